@@ -1,0 +1,110 @@
+"""The errors of the system, the same on both sides of the wire.
+
+A service raises a `RstitchError`; the server kit turns it into a gRPC status with `google.rpc.ErrorInfo` (and
+`RetryInfo`); a client turns that back into a `RstitchError`. This module does not know who raises or who catches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "rstitch"
+
+
+class RstitchError(Exception):
+    """A refused or failed call.
+
+    Attributes:
+        code: gRPC status code.
+        reason: constant in UPPER_SNAKE_CASE that a program can branch on.
+        message: one sentence for people.
+        field: the request's field at fault, if one is.
+        remedy: what to do about it, if something can be done.
+        metadata: further facts, such as `held` or `resume_from`.
+        retry_after_s: when to try again, in seconds, if that helps.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.field = field
+        self.remedy = remedy
+        self.metadata = dict(metadata or {})
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        where = f"{self.field}: " if self.field else ""
+        remedy = f" {self.remedy}" if self.remedy else ""
+        return f"{where}{self.message}{remedy}"
+
+
+def invalid(field: str, message: str, remedy: str, reason: str = "INVALID_FIELD") -> RstitchError:
+    """A request's field holds what it may not."""
+    return RstitchError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, field=field, remedy=remedy)
+
+
+def to_status(error: RstitchError) -> grpc.Status:
+    """The gRPC status that carries `error` over the wire (for `context.abort_with_status`)."""
+    metadata = dict(error.metadata)
+    if error.field:
+        metadata["field"] = error.field
+    if error.remedy:
+        metadata["remedy"] = error.remedy
+    details = [any_pb2.Any(), any_pb2.Any()]
+    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
+    if error.retry_after_s is None:
+        details.pop()
+    else:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        details[1].Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return rpc_status.to_status(
+        status_pb2.Status(code=error.code.value[0], message=error.message, details=details)
+    )
+
+
+def from_rpc_error(exc: grpc.RpcError) -> RstitchError:
+    """The error behind a failed call; a failure that is not ours (no peer, deadline) becomes one with reason `TRANSPORT`."""
+    code: grpc.StatusCode = exc.code()
+    message: str = exc.details() or code.name
+    status = rpc_status.from_call(exc)
+    info = error_details_pb2.ErrorInfo()
+    retry = error_details_pb2.RetryInfo()
+    retry_after_s = None
+    found = False
+    for detail in status.details if status is not None else ():
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+            found = info.domain == DOMAIN
+        elif detail.Is(retry.DESCRIPTOR):
+            detail.Unpack(retry)
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    if not found:
+        return RstitchError(code, "TRANSPORT", message, retry_after_s=retry_after_s)
+    metadata = dict(info.metadata)
+    return RstitchError(
+        code,
+        info.reason,
+        message,
+        field=metadata.pop("field", None),
+        remedy=metadata.pop("remedy", None),
+        metadata=metadata,
+        retry_after_s=retry_after_s,
+    )

@@ -1,0 +1,375 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from rstitch.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SwitchReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SWITCH_REASON_UNSPECIFIED: _ClassVar[SwitchReason]
+    SWITCH_REASON_ENTROPY_ABOVE: _ClassVar[SwitchReason]
+    SWITCH_REASON_ENTROPY_BELOW: _ClassVar[SwitchReason]
+
+class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
+    FINISH_REASON_STOP: _ClassVar[FinishReason]
+    FINISH_REASON_STOP_STRING: _ClassVar[FinishReason]
+    FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+
+class TrajectoryState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRAJECTORY_STATE_UNSPECIFIED: _ClassVar[TrajectoryState]
+    TRAJECTORY_STATE_RUNNING: _ClassVar[TrajectoryState]
+    TRAJECTORY_STATE_FINISHED: _ClassVar[TrajectoryState]
+    TRAJECTORY_STATE_INTERRUPTED: _ClassVar[TrajectoryState]
+
+class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SOURCE_UNSPECIFIED: _ClassVar[Source]
+    SOURCE_PROMPT: _ClassVar[Source]
+    SOURCE_SLM: _ClassVar[Source]
+    SOURCE_LLM: _ClassVar[Source]
+SWITCH_REASON_UNSPECIFIED: SwitchReason
+SWITCH_REASON_ENTROPY_ABOVE: SwitchReason
+SWITCH_REASON_ENTROPY_BELOW: SwitchReason
+FINISH_REASON_UNSPECIFIED: FinishReason
+FINISH_REASON_STOP: FinishReason
+FINISH_REASON_STOP_STRING: FinishReason
+FINISH_REASON_LENGTH: FinishReason
+TRAJECTORY_STATE_UNSPECIFIED: TrajectoryState
+TRAJECTORY_STATE_RUNNING: TrajectoryState
+TRAJECTORY_STATE_FINISHED: TrajectoryState
+TRAJECTORY_STATE_INTERRUPTED: TrajectoryState
+SOURCE_UNSPECIFIED: Source
+SOURCE_PROMPT: Source
+SOURCE_SLM: Source
+SOURCE_LLM: Source
+
+class GenerateRequest(_message.Message):
+    __slots__ = ("session_id", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FROM_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    CHAT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    EARLY_EXIT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    resume_from: int
+    text: str
+    chat: Chat
+    tokens: TokenIds
+    policy: Policy
+    early_exit: EarlyExit
+    sampling: _common_pb2.Sampling
+    max_new_tokens: int
+    stop: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Chat(_message.Message):
+    __slots__ = ("messages",)
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[ChatMessage]
+    def __init__(self, messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ...) -> None: ...
+
+class ChatMessage(_message.Message):
+    __slots__ = ("role", "content")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    content: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+
+class TokenIds(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Policy(_message.Message):
+    __slots__ = ("threshold", "learned", "confidence", "llm_only", "slm_only", "random", "speculative")
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    LEARNED_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    LLM_ONLY_FIELD_NUMBER: _ClassVar[int]
+    SLM_ONLY_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_FIELD_NUMBER: _ClassVar[int]
+    SPECULATIVE_FIELD_NUMBER: _ClassVar[int]
+    threshold: Threshold
+    learned: Learned
+    confidence: Confidence
+    llm_only: LlmOnly
+    slm_only: SlmOnly
+    random: Random
+    speculative: Speculative
+    def __init__(self, threshold: _Optional[_Union[Threshold, _Mapping]] = ..., learned: _Optional[_Union[Learned, _Mapping]] = ..., confidence: _Optional[_Union[Confidence, _Mapping]] = ..., llm_only: _Optional[_Union[LlmOnly, _Mapping]] = ..., slm_only: _Optional[_Union[SlmOnly, _Mapping]] = ..., random: _Optional[_Union[Random, _Mapping]] = ..., speculative: _Optional[_Union[Speculative, _Mapping]] = ...) -> None: ...
+
+class Threshold(_message.Message):
+    __slots__ = ("tau", "tau_return")
+    TAU_FIELD_NUMBER: _ClassVar[int]
+    TAU_RETURN_FIELD_NUMBER: _ClassVar[int]
+    tau: float
+    tau_return: float
+    def __init__(self, tau: _Optional[float] = ..., tau_return: _Optional[float] = ...) -> None: ...
+
+class Learned(_message.Message):
+    __slots__ = ("name", "tau")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TAU_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    tau: float
+    def __init__(self, name: _Optional[str] = ..., tau: _Optional[float] = ...) -> None: ...
+
+class Confidence(_message.Message):
+    __slots__ = ("threshold",)
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    threshold: float
+    def __init__(self, threshold: _Optional[float] = ...) -> None: ...
+
+class LlmOnly(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SlmOnly(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Random(_message.Message):
+    __slots__ = ("slm_probability",)
+    SLM_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    slm_probability: float
+    def __init__(self, slm_probability: _Optional[float] = ...) -> None: ...
+
+class Speculative(_message.Message):
+    __slots__ = ("draft_tokens",)
+    DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    draft_tokens: int
+    def __init__(self, draft_tokens: _Optional[int] = ...) -> None: ...
+
+class EarlyExit(_message.Message):
+    __slots__ = ("threshold",)
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    threshold: float
+    def __init__(self, threshold: _Optional[float] = ...) -> None: ...
+
+class GenerateResponse(_message.Message):
+    __slots__ = ("started", "chunk", "switch", "finished")
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SWITCH_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    started: Started
+    chunk: Chunk
+    switch: Switch
+    finished: Finished
+    def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., switch: _Optional[_Union[Switch, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
+
+class Started(_message.Message):
+    __slots__ = ("session_id", "num_prompt_tokens", "position", "trace_id")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    num_prompt_tokens: int
+    position: int
+    trace_id: str
+    def __init__(self, session_id: _Optional[str] = ..., num_prompt_tokens: _Optional[int] = ..., position: _Optional[int] = ..., trace_id: _Optional[str] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("model", "position", "tokens", "entropies", "text")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ENTROPIES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    model: _common_pb2.Model
+    position: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    entropies: _containers.RepeatedScalarFieldContainer[float]
+    text: str
+    def __init__(self, model: _Optional[_Union[_common_pb2.Model, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class Switch(_message.Message):
+    __slots__ = ("to", "position", "entropy", "reason")
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    to: _common_pb2.Model
+    position: int
+    entropy: float
+    reason: SwitchReason
+    def __init__(self, to: _Optional[_Union[_common_pb2.Model, str]] = ..., position: _Optional[int] = ..., entropy: _Optional[float] = ..., reason: _Optional[_Union[SwitchReason, str]] = ..., **kwargs) -> None: ...
+
+class Finished(_message.Message):
+    __slots__ = ("reason", "usage", "length")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    reason: FinishReason
+    usage: Usage
+    length: int
+    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., length: _Optional[int] = ...) -> None: ...
+
+class Usage(_message.Message):
+    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us")
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_LLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DISCARDED_PROPOSALS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SWITCHES_FIELD_NUMBER: _ClassVar[int]
+    NUM_CATCH_UP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SLM_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    LLM_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    TIME_TO_FIRST_TOKEN_US_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    SLM_FORWARD_US_FIELD_NUMBER: _ClassVar[int]
+    LLM_FORWARD_US_FIELD_NUMBER: _ClassVar[int]
+    num_prompt_tokens: int
+    num_slm_tokens: int
+    num_llm_tokens: int
+    num_discarded_proposals: int
+    num_switches: int
+    num_catch_up_tokens: int
+    slm_time_us: int
+    llm_time_us: int
+    time_to_first_token_us: int
+    total_time_us: int
+    slm_forward_us: int
+    llm_forward_us: int
+    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("source", "position", "tokens", "entropies", "text", "reason", "switch_entropy")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ENTROPIES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SWITCH_ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    source: Source
+    position: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    entropies: _containers.RepeatedScalarFieldContainer[float]
+    text: str
+    reason: SwitchReason
+    switch_entropy: float
+    def __init__(self, source: _Optional[_Union[Source, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., reason: _Optional[_Union[SwitchReason, str]] = ..., switch_entropy: _Optional[float] = ...) -> None: ...
+
+class Trajectory(_message.Message):
+    __slots__ = ("session_id", "state", "length", "epoch", "segments", "policy", "finished", "created", "updated")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    state: TrajectoryState
+    length: int
+    epoch: int
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    policy: Policy
+    finished: Finished
+    created: _timestamp_pb2.Timestamp
+    updated: _timestamp_pb2.Timestamp
+    def __init__(self, session_id: _Optional[str] = ..., state: _Optional[_Union[TrajectoryState, str]] = ..., length: _Optional[int] = ..., epoch: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetTrajectoryRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class GetTrajectoryResponse(_message.Message):
+    __slots__ = ("trajectory",)
+    TRAJECTORY_FIELD_NUMBER: _ClassVar[int]
+    trajectory: Trajectory
+    def __init__(self, trajectory: _Optional[_Union[Trajectory, _Mapping]] = ...) -> None: ...
+
+class ListTrajectoriesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListTrajectoriesResponse(_message.Message):
+    __slots__ = ("trajectories", "next_page_token")
+    TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    trajectories: _containers.RepeatedCompositeFieldContainer[Trajectory]
+    next_page_token: str
+    def __init__(self, trajectories: _Optional[_Iterable[_Union[Trajectory, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class DeleteTrajectoryRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class DeleteTrajectoryResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WorkerStatus(_message.Message):
+    __slots__ = ("role", "address", "ready", "detail", "model", "device", "dtype", "num_parameters", "context_length")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    role: _common_pb2.Model
+    address: str
+    ready: bool
+    detail: str
+    model: str
+    device: str
+    dtype: str
+    num_parameters: int
+    context_length: int
+    def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., address: _Optional[str] = ..., ready: bool = ..., detail: _Optional[str] = ..., model: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., num_parameters: _Optional[int] = ..., context_length: _Optional[int] = ...) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("ready", "detail", "workers", "policies", "default_tau", "num_running", "version")
+    READY_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_TAU_FIELD_NUMBER: _ClassVar[int]
+    NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ready: bool
+    detail: str
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
+    policies: _containers.RepeatedScalarFieldContainer[str]
+    default_tau: float
+    num_running: int
+    version: str
+    def __init__(self, ready: bool = ..., detail: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., policies: _Optional[_Iterable[str]] = ..., default_tau: _Optional[float] = ..., num_running: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,255 @@
+from rstitch.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Logits(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LOGITS_UNSPECIFIED: _ClassVar[Logits]
+    LOGITS_NONE: _ClassVar[Logits]
+    LOGITS_TOP_K: _ClassVar[Logits]
+    LOGITS_FULL: _ClassVar[Logits]
+LOGITS_UNSPECIFIED: Logits
+LOGITS_NONE: Logits
+LOGITS_TOP_K: Logits
+LOGITS_FULL: Logits
+
+class Returns(_message.Message):
+    __slots__ = ("logits", "top_k", "hidden_state")
+    LOGITS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_STATE_FIELD_NUMBER: _ClassVar[int]
+    logits: Logits
+    top_k: int
+    hidden_state: bool
+    def __init__(self, logits: _Optional[_Union[Logits, str]] = ..., top_k: _Optional[int] = ..., hidden_state: bool = ...) -> None: ...
+
+class StepRequest(_message.Message):
+    __slots__ = ("session_id", "position", "tokens", "sampling", "returns", "prefix_checksum")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    RETURNS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    position: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    sampling: _common_pb2.Sampling
+    returns: Returns
+    prefix_checksum: int
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., returns: _Optional[_Union[Returns, _Mapping]] = ..., prefix_checksum: _Optional[int] = ...) -> None: ...
+
+class StepResponse(_message.Message):
+    __slots__ = ("token", "logprob", "entropy", "logits", "top_logits", "hidden_state", "held", "timing")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGITS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_STATE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    logprob: float
+    entropy: float
+    logits: bytes
+    top_logits: _containers.RepeatedCompositeFieldContainer[TopLogit]
+    hidden_state: bytes
+    held: int
+    timing: Timing
+    def __init__(self, token: _Optional[int] = ..., logprob: _Optional[float] = ..., entropy: _Optional[float] = ..., logits: _Optional[bytes] = ..., top_logits: _Optional[_Iterable[_Union[TopLogit, _Mapping]]] = ..., hidden_state: _Optional[bytes] = ..., held: _Optional[int] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
+
+class TopLogit(_message.Message):
+    __slots__ = ("token", "logit")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOGIT_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    logit: float
+    def __init__(self, token: _Optional[int] = ..., logit: _Optional[float] = ...) -> None: ...
+
+class Timing(_message.Message):
+    __slots__ = ("queue_us", "forward_us", "total_us", "num_steps", "num_computed_tokens")
+    QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_US_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_US_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    queue_us: int
+    forward_us: int
+    total_us: int
+    num_steps: int
+    num_computed_tokens: int
+    def __init__(self, queue_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., total_us: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ...) -> None: ...
+
+class Handoff(_message.Message):
+    __slots__ = ("above", "below", "hidden_state")
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    BELOW_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_STATE_FIELD_NUMBER: _ClassVar[int]
+    above: float
+    below: float
+    hidden_state: bool
+    def __init__(self, above: _Optional[float] = ..., below: _Optional[float] = ..., hidden_state: bool = ...) -> None: ...
+
+class DecodeRequest(_message.Message):
+    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HANDOFF_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    position: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    sampling: _common_pb2.Sampling
+    max_tokens: int
+    stop_tokens: _containers.RepeatedScalarFieldContainer[int]
+    handoff: Handoff
+    prefix_checksum: int
+    traceparent: str
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
+
+class DecodeResponse(_message.Message):
+    __slots__ = ("tokens", "entropies", "logprobs", "finish")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ENTROPIES_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    entropies: _containers.RepeatedScalarFieldContainer[float]
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    finish: Finish
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
+
+class Finish(_message.Message):
+    __slots__ = ("reason", "held", "proposal", "timing")
+    class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REASON_UNSPECIFIED: _ClassVar[Finish.Reason]
+        REASON_STOP: _ClassVar[Finish.Reason]
+        REASON_LENGTH: _ClassVar[Finish.Reason]
+        REASON_HANDOFF: _ClassVar[Finish.Reason]
+        REASON_SUPERSEDED: _ClassVar[Finish.Reason]
+        REASON_CONTEXT: _ClassVar[Finish.Reason]
+    REASON_UNSPECIFIED: Finish.Reason
+    REASON_STOP: Finish.Reason
+    REASON_LENGTH: Finish.Reason
+    REASON_HANDOFF: Finish.Reason
+    REASON_SUPERSEDED: Finish.Reason
+    REASON_CONTEXT: Finish.Reason
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    PROPOSAL_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    reason: Finish.Reason
+    held: int
+    proposal: Proposal
+    timing: Timing
+    def __init__(self, reason: _Optional[_Union[Finish.Reason, str]] = ..., held: _Optional[int] = ..., proposal: _Optional[_Union[Proposal, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
+
+class Proposal(_message.Message):
+    __slots__ = ("token", "entropy", "logprob", "hidden_state")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_STATE_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    entropy: float
+    logprob: float
+    hidden_state: bytes
+    def __init__(self, token: _Optional[int] = ..., entropy: _Optional[float] = ..., logprob: _Optional[float] = ..., hidden_state: _Optional[bytes] = ...) -> None: ...
+
+class CloseSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class CloseSessionResponse(_message.Message):
+    __slots__ = ("held",)
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    held: int
+    def __init__(self, held: _Optional[int] = ...) -> None: ...
+
+class GetInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetInfoResponse(_message.Message):
+    __slots__ = ("role", "model", "tokenizer_fingerprint", "vocab_size", "stop_tokens", "context_length", "hidden_size", "dtype", "device", "capacity", "architecture", "num_parameters", "instance_id", "version")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    STOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    role: _common_pb2.Model
+    model: str
+    tokenizer_fingerprint: str
+    vocab_size: int
+    stop_tokens: _containers.RepeatedScalarFieldContainer[int]
+    context_length: int
+    hidden_size: int
+    dtype: str
+    device: str
+    capacity: Capacity
+    architecture: str
+    num_parameters: int
+    instance_id: str
+    version: str
+    def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., model: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., context_length: _Optional[int] = ..., hidden_size: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., architecture: _Optional[str] = ..., num_parameters: _Optional[int] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Capacity(_message.Message):
+    __slots__ = ("page_size", "num_pages", "num_free_pages", "num_sessions", "num_runs", "max_batch_tokens")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NUM_PAGES_FIELD_NUMBER: _ClassVar[int]
+    NUM_FREE_PAGES_FIELD_NUMBER: _ClassVar[int]
+    NUM_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_RUNS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    num_pages: int
+    num_free_pages: int
+    num_sessions: int
+    num_runs: int
+    max_batch_tokens: int
+    def __init__(self, page_size: _Optional[int] = ..., num_pages: _Optional[int] = ..., num_free_pages: _Optional[int] = ..., num_sessions: _Optional[int] = ..., num_runs: _Optional[int] = ..., max_batch_tokens: _Optional[int] = ...) -> None: ...
+
+class GetTokenizerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetTokenizerResponse(_message.Message):
+    __slots__ = ("data", "chat_template", "special_tokens")
+    class SpecialTokensEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    chat_template: str
+    special_tokens: _containers.ScalarMap[str, str]
+    def __init__(self, data: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., special_tokens: _Optional[_Mapping[str, str]] = ...) -> None: ...
