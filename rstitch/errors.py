@@ -75,13 +75,18 @@ def to_status(error: RstitchError) -> grpc.Status:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         details[1].Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    return rpc_status.to_status(
+    status: grpc.Status = rpc_status.to_status(
         status_pb2.Status(code=error.code.value[0], message=error.message, details=details)
     )
+    return status
 
 
 def from_rpc_error(exc: grpc.RpcError) -> RstitchError:
-    """The error behind a failed call; a failure that is not ours (no peer, deadline) becomes one with reason `TRANSPORT`."""
+    """The error behind a failed call.
+
+    A failure that is not ours (no peer, deadline) becomes one with reason `TRANSPORT`; a message that the library
+    itself found too large, one with `MESSAGE_TOO_LARGE`.
+    """
     code: grpc.StatusCode = exc.code()
     message: str = exc.details() or code.name
     status = rpc_status.from_call(exc)
@@ -96,6 +101,8 @@ def from_rpc_error(exc: grpc.RpcError) -> RstitchError:
         elif detail.Is(retry.DESCRIPTOR):
             detail.Unpack(retry)
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    if not found and code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
+        return RstitchError(code, "MESSAGE_TOO_LARGE", message, remedy="Send less at once.")
     if not found:
         return RstitchError(code, "TRANSPORT", message, retry_after_s=retry_after_s)
     metadata = dict(info.metadata)

@@ -1,0 +1,41 @@
+"""gRPC options that both ends of a wire must agree on. It opens nothing and knows no service."""
+
+from __future__ import annotations
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+ChannelOptions = list[tuple[str, int]]
+
+
+def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions:
+    """Options of a channel: big messages, a dead peer is noticed, a restarted one is found again quickly.
+
+    The pings are slower than what `server_options` permits, else the server would cut the client off.
+    """
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 500),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
+
+
+def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions:
+    """Options of a server.
+
+    It takes messages of four times the limit in: one between the two limits is refused by the interceptor, with a
+    reason and a remedy, which the library's own refusal lacks. Without `so_reuseport` a second process on the same port
+    would start without a word and get half of the calls.
+    """
+    return [
+        ("grpc.max_receive_message_length", 4 * max_message_bytes),
+        ("grpc.max_send_message_length", 4 * max_message_bytes),
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]

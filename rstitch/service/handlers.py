@@ -1,0 +1,71 @@
+"""Runs every kind of gRPC handler inside a scope.
+
+Both interceptors wrap handlers; the four kinds are told apart here and nowhere else. It does not know what a scope
+does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any, TypeAlias
+
+import grpc
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Scope = Callable[[Context], AbstractAsyncContextManager[None]]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]]
+# Runs first inside the scope, with the request (or the iterator of requests).
+Check = Callable[[Any], Any]
+
+
+def is_infrastructure(method: str) -> bool:
+    """Whether `method` is health or reflection: neither ours to translate nor worth a span."""
+    return method.startswith("/grpc.")
+
+
+def in_scope(
+    handler: Handler,
+    scope: Scope,
+    parse: Callable[[bytes], Any] | None = None,
+    check: Check = lambda request: request,
+) -> Handler:
+    """The same handler, run inside `scope(context)`; `parse` replaces its parser, `check` sees the request first.
+
+    A streaming handler becomes one coroutine that writes: a call that is cancelled while a reply is being written then
+    closes the handler's generator at once and in its own task, not when the garbage collector comes by.
+    """
+    kind = (handler.request_streaming, handler.response_streaming)
+    # The stubs know handlers of the blocking server only.
+    inner: Any = {
+        (False, False): handler.unary_unary,
+        (False, True): handler.unary_stream,
+        (True, False): handler.stream_unary,
+        (True, True): handler.stream_stream,
+    }[kind]
+
+    async def unary(request: Any, context: Context) -> Any:
+        async with scope(context):
+            return await inner(check(request), context)
+
+    async def stream(request: Any, context: Context) -> None:
+        async with scope(context):
+            replies = inner(check(request), context)
+            if inspect.isawaitable(replies):
+                await replies
+                return
+            async with aclosing(replies):
+                async for reply in replies:
+                    await context.write(reply)
+
+    wrap: Any
+    wrap, wrapped = {
+        (False, False): (grpc.unary_unary_rpc_method_handler, unary),
+        (False, True): (grpc.unary_stream_rpc_method_handler, stream),
+        (True, False): (grpc.stream_unary_rpc_method_handler, unary),
+        (True, True): (grpc.stream_stream_rpc_method_handler, stream),
+    }[kind]
+    made: Handler = wrap(wrapped, parse or handler.request_deserializer, handler.response_serializer)
+    return made

@@ -1,0 +1,111 @@
+"""One place where exceptions become gRPC statuses, so that handlers hold no try/except.
+
+It also refuses what no handler should see: messages that do not parse or are too large. It does not know what a
+service does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import structlog
+
+from rstitch.channels import MAX_MESSAGE_BYTES
+from rstitch.errors import RstitchError, invalid, to_status
+from rstitch.service.handlers import Context, Continuation, Handler, in_scope, is_infrastructure
+
+_log = structlog.get_logger(__name__)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """`RstitchError` -> its status; a cancelled call stays cancelled; anything else -> logged, INTERNAL."""
+
+    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._max_message_bytes = max_message_bytes
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """The handler of the call, guarded."""
+        handler = await continuation(handler_call_details)
+        method: str = handler_call_details.method
+        if handler is None or is_infrastructure(method):
+            return handler
+
+        @asynccontextmanager
+        async def scope(context: Context) -> AsyncIterator[None]:
+            try:
+                yield
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except RstitchError as error:
+                await context.abort_with_status(to_status(error))
+            except Exception as error:
+                session_id = structlog.contextvars.get_contextvars().get("session_id")
+                _log.exception("call failed", method=method)
+                await context.abort_with_status(to_status(_internal(error, session_id)))
+
+        parse = _guarded_deserializer(handler.request_deserializer, self._max_message_bytes)
+        return in_scope(handler, scope, parse, _each_good if handler.request_streaming else _good)
+
+
+def _internal(error: Exception, session_id: str | None) -> RstitchError:
+    return RstitchError(
+        grpc.StatusCode.INTERNAL,
+        "INTERNAL",
+        f"the service failed: {type(error).__name__}",
+        remedy="This is a bug; the service's log has the details.",
+        metadata={"session_id": session_id} if session_id else {},
+    )
+
+
+class _Refused:
+    """Stands in for a message that is not handed to the handler."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: RstitchError) -> None:
+        self.error = error
+
+
+def _guarded_deserializer(parse: Callable[[bytes], Any] | None, max_message_bytes: int) -> Callable[[bytes], Any]:
+    """A parser that never raises: left to itself, the library answers a bad message without a reason."""
+
+    def guarded(data: bytes) -> Any:
+        if len(data) > max_message_bytes:
+            return _Refused(
+                RstitchError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    "MESSAGE_TOO_LARGE",
+                    f"the message has {len(data)} bytes, the limit is {max_message_bytes}.",
+                    remedy="Send less at once.",
+                )
+            )
+        try:
+            return parse(data) if parse is not None else data
+        except Exception as error:  # what protobuf raises for bad bytes differs between its backends
+            return _Refused(
+                invalid(
+                    "request",
+                    f"the message does not parse: {error}.",
+                    "Encode it with the contract in protos/ and text as UTF-8.",
+                    reason="MALFORMED_MESSAGE",
+                )
+            )
+
+    return guarded
+
+
+def _good(request: Any) -> Any:
+    if isinstance(request, _Refused):
+        raise request.error
+    return request
+
+
+async def _each_good(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _good(request)

@@ -1,0 +1,67 @@
+"""Names of span attributes, all of them.
+
+`GEN_AI_*` and `RPC_*` follow the OpenTelemetry semantic conventions 1.44.0, where the GenAI ones still have the status
+"development": a change of theirs is a change of this file only. `RSTITCH_*` are ours. It does not know who sets them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SEMCONV_SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
+
+# The generation, on its root span.
+GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
+GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
+GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
+GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+GEN_AI_REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
+GEN_AI_REQUEST_TOP_P: Final = "gen_ai.request.top_p"
+GEN_AI_REQUEST_TOP_K: Final = "gen_ai.request.top_k"
+GEN_AI_REQUEST_SEED: Final = "gen_ai.request.seed"
+GEN_AI_REQUEST_STOP_SEQUENCES: Final = "gen_ai.request.stop_sequences"
+GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+
+# Ours, on its root span.
+RSTITCH_SESSION_ID: Final = "rstitch.session_id"
+RSTITCH_POLICY: Final = "rstitch.policy"
+RSTITCH_TAU: Final = "rstitch.tau"
+RSTITCH_EPOCH: Final = "rstitch.epoch"
+RSTITCH_USAGE_SLM_TOKENS: Final = "rstitch.usage.slm_tokens"
+RSTITCH_USAGE_LLM_TOKENS: Final = "rstitch.usage.llm_tokens"
+RSTITCH_USAGE_DISCARDED_PROPOSALS: Final = "rstitch.usage.discarded_proposals"
+RSTITCH_USAGE_SWITCHES: Final = "rstitch.usage.switches"
+RSTITCH_USAGE_CATCH_UP_TOKENS: Final = "rstitch.usage.catch_up_tokens"
+RSTITCH_USAGE_TIME_TO_FIRST_TOKEN_US: Final = "rstitch.usage.time_to_first_token_us"
+
+# A segment: a run of tokens by one model. `from` is the model that had the pen before (none for the first).
+RSTITCH_SEGMENT_FROM: Final = "rstitch.segment.from"
+RSTITCH_SEGMENT_TO: Final = "rstitch.segment.to"
+RSTITCH_SEGMENT_MODEL: Final = "rstitch.segment.model"
+RSTITCH_SEGMENT_REASON: Final = "rstitch.segment.reason"
+RSTITCH_SEGMENT_ENTROPY: Final = "rstitch.segment.entropy"
+RSTITCH_SEGMENT_TAU: Final = "rstitch.segment.tau"
+RSTITCH_SEGMENT_POSITION: Final = "rstitch.segment.position"
+RSTITCH_SEGMENT_NUM_TOKENS: Final = "rstitch.segment.num_tokens"
+RSTITCH_SEGMENT_NUM_CATCH_UP_TOKENS: Final = "rstitch.segment.num_catch_up_tokens"
+RSTITCH_SEGMENT_QUEUE_US: Final = "rstitch.segment.queue_us"
+RSTITCH_SEGMENT_FORWARD_US: Final = "rstitch.segment.forward_us"
+
+# A run on a worker.
+RSTITCH_RUN_ROLE: Final = "rstitch.run.role"
+RSTITCH_RUN_POSITION: Final = "rstitch.run.position"
+RSTITCH_RUN_NUM_TOKENS: Final = "rstitch.run.num_tokens"
+RSTITCH_RUN_NUM_CATCH_UP_TOKENS: Final = "rstitch.run.num_catch_up_tokens"
+RSTITCH_RUN_REASON: Final = "rstitch.run.reason"
+RSTITCH_RUN_QUEUE_US: Final = "rstitch.run.queue_us"
+RSTITCH_RUN_FORWARD_US: Final = "rstitch.run.forward_us"
+
+# A gRPC call.
+RPC_SYSTEM: Final = "rpc.system"
+RPC_SERVICE: Final = "rpc.service"
+RPC_METHOD: Final = "rpc.method"
+RPC_GRPC_STATUS_CODE: Final = "rpc.grpc.status_code"

@@ -1,0 +1,120 @@
+"""A gRPC server as every rstitch service runs it: health, reflection, keepalive, typed errors, traces, graceful drain.
+
+It does not know which services are added to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from rstitch.channels import MAX_MESSAGE_BYTES, server_options
+from rstitch.errors import RstitchError
+from rstitch.service.interceptors import ErrorInterceptor
+from rstitch.service.telemetry import Telemetry
+
+_log = structlog.get_logger(__name__)
+
+
+class Server:
+    """A server that says NOT_SERVING until told otherwise.
+
+    Args:
+        listen: HOST:PORT; port 0 picks a free one.
+        service_names: full names, such as `rstitch.v1.RouterService`, for health and reflection.
+        telemetry: its interceptor goes outermost, so that a span sees the final status.
+        max_message_bytes: larger requests are refused with reason MESSAGE_TOO_LARGE.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        *,
+        service_names: Sequence[str],
+        telemetry: Telemetry,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        self._listen = listen
+        self._service_names = tuple(service_names)
+        self._telemetry = telemetry
+        tracing = telemetry.server_interceptor()
+        self.grpc: grpc.aio.Server = grpc.aio.server(
+            interceptors=[*([tracing] if tracing else []), ErrorInterceptor(max_message_bytes)],
+            options=server_options(max_message_bytes),
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        names = (*self._service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), self.grpc)
+
+    async def start(self) -> int:
+        """Binds and serves; the health says NOT_SERVING.
+
+        Returns: the port. Raises: RstitchError (UNAVAILABLE, CANNOT_LISTEN) if the address cannot be had.
+        """
+        await self.set_serving(False)
+        try:
+            port: int = self.grpc.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise RstitchError(
+                grpc.StatusCode.UNAVAILABLE,
+                "CANNOT_LISTEN",
+                f"cannot listen on {self._listen}.",
+                field="listen",
+                remedy="Another process may have the port, or the host is not this machine's; choose another.",
+            ) from error
+        await self.grpc.start()
+        return port
+
+    async def set_serving(self, serving: bool) -> None:
+        """Sets the health of the server and of each of its services."""
+        kinds = health_pb2.HealthCheckResponse
+        for name in ("", *self._service_names):
+            await self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
+
+    async def serve_until_signal(self, grace_s: float, on_drain: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Serves until SIGTERM or SIGINT, then drains: NOT_SERVING, `on_drain`, calls in flight get `grace_s` to end.
+
+        A second signal cuts them off. `on_drain` runs before the server refuses new calls and should return soon.
+        """
+        loop = asyncio.get_running_loop()
+        drain, stop_now = asyncio.Event(), asyncio.Event()
+
+        def on_signal() -> None:
+            (stop_now if drain.is_set() else drain).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            await drain.wait()
+            _log.info("draining", grace_s=grace_s)
+            await self._health.enter_graceful_shutdown()
+            if on_drain is not None:
+                await on_drain()
+            stopping = asyncio.create_task(self.grpc.stop(grace_s))
+            hurry = asyncio.create_task(stop_now.wait())
+            await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                await self.grpc.stop(None)
+            hurry.cancel()
+            await stopping
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        await self._flush()
+        _log.info("stopped")
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new calls and gives those in flight `grace_s` to end."""
+        await self._health.enter_graceful_shutdown()
+        await self.grpc.stop(grace_s)
+        await self._flush()
+
+    async def _flush(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self._telemetry.shutdown)

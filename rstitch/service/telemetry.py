@@ -1,0 +1,75 @@
+"""Traces by OTLP, or nothing at all.
+
+With no endpoint every method is a no-op and the OpenTelemetry SDK is not imported. The interceptors are our own: those
+of opentelemetry-instrumentation-grpc never end the span of a cancelled client call and report code 0 for cancelled and
+timed out server calls. It does not know what is traced.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from opentelemetry import trace
+
+from rstitch import __version__
+from rstitch.service.semconv import SEMCONV_SCHEMA_URL
+from rstitch.service.tracing_interceptors import TracingServerInterceptor, tracing_client_interceptors
+from rstitch.tracecontext import context_from_traceparent, current_metadata, traceparent_of
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+__all__ = ["Telemetry", "context_from_traceparent", "current_metadata", "setup_telemetry", "traceparent_of"]
+
+# The default of 2,048 overflows when a thousand answers end together.
+_MAX_QUEUED_SPANS = 65_536
+
+
+class Telemetry:
+    """Where spans go. Made by `setup_telemetry`.
+
+    Attributes:
+        enabled: whether spans are recorded.
+        tracer: makes spans; a no-op one if not enabled.
+    """
+
+    def __init__(self, provider: TracerProvider | None) -> None:
+        self._provider = provider
+        self.enabled = provider is not None
+        self.tracer: trace.Tracer = (
+            provider.get_tracer("rstitch", __version__, SEMCONV_SCHEMA_URL)
+            if provider is not None
+            else trace.NoOpTracer()
+        )
+
+    def server_interceptor(self) -> grpc.aio.ServerInterceptor | None:
+        """Opens a SERVER span per call, child of the caller's; None if not enabled."""
+        return TracingServerInterceptor(self.tracer) if self.enabled else None
+
+    def client_interceptors(self) -> list[Any]:
+        """Pass the current context on and, below an active span, open a CLIENT span per call; empty if not enabled."""
+        return tracing_client_interceptors(self.tracer) if self.enabled else []
+
+    def shutdown(self, timeout_s: float = 5.0) -> None:
+        """Sends what is queued, for at most `timeout_s`. Blocks; nothing is traced afterwards."""
+        if self._provider is not None:
+            self._provider.force_flush(int(timeout_s * 1000))
+            self._provider.shutdown()
+
+
+def setup_telemetry(service_name: str, endpoint: str | None) -> Telemetry:
+    """Telemetry that exports to `endpoint` (OTLP over gRPC: `http://host:4317` or `host:4317`); None or "": off."""
+    if not endpoint:
+        return Telemetry(None)
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    url = endpoint if "://" in endpoint else f"http://{endpoint}"
+    exporter = OTLPSpanExporter(endpoint=url, insecure=not url.startswith("https://"))
+    resource = Resource.create({"service.name": service_name, "service.version": __version__})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_MAX_QUEUED_SPANS))
+    return Telemetry(provider)

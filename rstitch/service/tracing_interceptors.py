@@ -1,0 +1,168 @@
+"""gRPC interceptors that open spans, and always end them, whatever ends the call. They do not know where spans go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+
+from rstitch.service import semconv
+from rstitch.service.handlers import Context, Continuation, Handler, in_scope, is_infrastructure
+from rstitch.tracecontext import context_from_metadata, current_metadata
+
+# A client that gives up at its deadline resets the call a moment before the server's own clock says so.
+_DEADLINE_SLACK_S = 0.1
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+# What the server is to blame for; the others are the caller's (semantic conventions, RPC).
+_SERVER_FAULTS = {
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+}
+
+
+class TracingServerInterceptor(grpc.aio.ServerInterceptor):
+    """A SERVER span named `rstitch.v1.Service/Method`, child of the caller's, current while the handler runs."""
+
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self._tracer = tracer
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """The handler of the call, traced; health and reflection are not."""
+        handler = await continuation(handler_call_details)
+        method: str = handler_call_details.method
+        if handler is None or is_infrastructure(method):
+            return handler
+        metadata = handler_call_details.invocation_metadata
+
+        @asynccontextmanager
+        async def scope(context: Context) -> AsyncIterator[None]:
+            parent = context_from_metadata(metadata)
+            span = self._tracer.start_span(
+                method.lstrip("/"), parent, trace.SpanKind.SERVER, attributes=_rpc_attributes(method)
+            )
+            token = otel_context.attach(trace.set_span_in_context(span, parent))
+            code = grpc.StatusCode.OK
+            try:
+                yield
+                code = _code_set_on(context)
+            except asyncio.CancelledError:
+                code = _why_cancelled(context)
+                raise
+            except grpc.aio.AbortError:
+                code = _code_set_on(context)
+                raise
+            except BaseException:
+                code = grpc.StatusCode.UNKNOWN
+                raise
+            finally:
+                otel_context.detach(token)
+                _end(span, code, code in _SERVER_FAULTS)
+
+        return in_scope(handler, scope)
+
+
+def tracing_client_interceptors(tracer: trace.Tracer) -> list[Any]:
+    """Interceptors of a `grpc.aio` channel for unary-unary, unary-stream and stream-stream calls."""
+    return [_UnaryUnary(tracer), _UnaryStream(tracer), _StreamStream(tracer)]
+
+
+class _ClientInterceptor:
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self._tracer = tracer
+
+    async def _intercept(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Any],
+        details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        method = details.method.decode() if isinstance(details.method, bytes) else details.method
+        if is_infrastructure(method) or not trace.get_current_span().get_span_context().is_valid:
+            return await continuation(details, request)
+        span = self._tracer.start_span(
+            method.lstrip("/"), kind=trace.SpanKind.CLIENT, attributes=_rpc_attributes(method)
+        )
+        metadata = list(details.metadata or ()) + current_metadata(trace.set_span_in_context(span))
+        try:
+            call = await continuation(_with_metadata(details, metadata), request)
+        except asyncio.CancelledError:
+            _end(span, grpc.StatusCode.CANCELLED, True)
+            raise
+        except BaseException:
+            _end(span, grpc.StatusCode.UNKNOWN, True)
+            raise
+        call.add_done_callback(lambda done: _end_with(span, done))
+        return call
+
+
+class _UnaryUnary(_ClientInterceptor, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._intercept(continuation, client_call_details, request)
+
+
+class _UnaryStream(_ClientInterceptor, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._intercept(continuation, client_call_details, request)
+
+
+class _StreamStream(_ClientInterceptor, grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await self._intercept(continuation, client_call_details, request_iterator)
+
+
+def _with_metadata(details: Any, metadata: list[Any]) -> grpc.aio.ClientCallDetails:
+    made: grpc.aio.ClientCallDetails = details._replace(metadata=metadata)  # a named tuple, which the stubs do not say
+    return made
+
+
+def _rpc_attributes(method: str) -> dict[str, str]:
+    service, _, name = method.lstrip("/").partition("/")
+    return {semconv.RPC_SYSTEM: "grpc", semconv.RPC_SERVICE: service, semconv.RPC_METHOD: name}
+
+
+def _code_set_on(context: Context) -> grpc.StatusCode:
+    """The code that the handler set or aborted with; the library gives it as a number or a StatusCode."""
+    code = context.code()
+    return code if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, grpc.StatusCode.UNKNOWN)
+
+
+def _why_cancelled(context: Context) -> grpc.StatusCode:
+    left = context.time_remaining()
+    timed_out = left is not None and left <= _DEADLINE_SLACK_S
+    return grpc.StatusCode.DEADLINE_EXCEEDED if timed_out else grpc.StatusCode.CANCELLED
+
+
+def _end_with(span: trace.Span, call: grpc.aio.Call) -> None:
+    """Ends the span of a client call that is done.
+
+    `call.code()` is a coroutine; of a done call it returns without waiting, so it can be run here and now: a task could
+    be lost with the loop, and the span with it.
+    """
+    code = grpc.StatusCode.UNKNOWN
+    coroutine = call.code()
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        code = done.value
+    finally:
+        coroutine.close()
+        _end(span, code, code is not grpc.StatusCode.OK)
+
+
+def _end(span: trace.Span, code: grpc.StatusCode, failed: bool) -> None:
+    span.set_attribute(semconv.RPC_GRPC_STATUS_CODE, code.value[0])
+    if failed:
+        span.set_status(trace.Status(trace.StatusCode.ERROR, code.name))
+    span.end()
