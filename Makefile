@@ -1,0 +1,90 @@
+# The only way in: every target uses the project's own .venv, made by `make setup`.
+
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+# The first that runs (a name on PATH may be an empty shim) and is new enough.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# On a machine with a GPU the default build is right. Without one, the CPU build saves gigabytes where pip is configured
+# to find it.
+TORCH ?= torch==2.13.0
+STAMP := $(VENV)/.stamp-setup
+PROTO_VENV := .cache/proto
+PROTO_STAMP := $(PROTO_VENV)/.stamp-1.76.0
+PROTOS := $(wildcard protos/rstitch/v1/*.proto)
+PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check
+# One line that grows instead of a page of names; errors are not touched.
+COUNTED := awk '/^ *Downloading/ { printf "\r  %3d downloads, now %s %s\033[K", ++n, $$2, $$3; fflush() } \
+	/^Installing/ { printf "\n  installing\n"; fflush() }'
+SOURCES := rstitch model_worker slm_worker llm_worker router_svc training evals tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format proto train-tiny eval-tiny bench-overhead up clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with everything in it
+
+# torch comes first: packages that depend on it would otherwise choose its build.
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "setup: no Python 3.11 or newer on PATH; install one, or name it: make setup PYTHON=..." >&2; exit 1; }
+	@echo "setup 1/3: $(VENV) with $$($(PYTHON) --version)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "setup: $(PYTHON) cannot make a virtual environment (Debian has it in python3-venv)" >&2; rm -rf $(VENV); exit 1; }
+	@echo "setup 2/3: $(TORCH), the largest part"
+	@$(PIP) install "$(TORCH)" | $(COUNTED)
+	@echo "setup 3/3: rstitch and its tools"
+	@$(PIP) install -e '.[dev]' | $(COUNTED)
+	@touch $@
+	@echo "setup: done. Next: make demo, make test, or $(BIN)/rstitch up"
+
+demo: setup ## start the stack, ask three questions, stop (no root, no containers)
+	@$(BIN)/rstitch demo
+
+test: setup ## every test that needs no GPU
+	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+lint: setup $(PROTO_STAMP) ## ruff, mypy, import rules, buf, stubs up to date
+	@echo "ruff";         $(BIN)/ruff check --quiet .
+	@echo "ruff format";  $(BIN)/ruff format --check --quiet .
+	@echo "mypy";         $(BIN)/mypy --no-error-summary
+	@echo "import rules"; $(BIN)/lint-imports --no-logo > .cache/lint-imports.txt || { cat .cache/lint-imports.txt; exit 1; }
+	@echo "buf";          cd protos && ../$(BIN)/buf lint
+	@echo "stubs";        rm -rf .cache/stubs && mkdir -p .cache/stubs && $(call protoc,.cache/stubs)
+	@diff -r -x __pycache__ -x __init__.py .cache/stubs/rstitch/v1 rstitch/v1 || { echo "lint: the stubs are not those of protos/: make proto" >&2; exit 1; }
+
+format: setup ## format and fix what can be fixed
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+	@cd protos && ../$(BIN)/buf format -w
+
+proto: $(PROTO_STAMP) ## generate the stubs from protos/
+	@$(call protoc,.)
+
+# Code of this version loads under protobuf 6 and 7; newer ones write code that refuses 6. It has an environment of its
+# own because it wants protobuf 6.
+$(PROTO_STAMP): | $(STAMP)
+	@mkdir -p .cache
+	@$(BIN)/python -m venv --clear $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/python -m pip --disable-pip-version-check install --quiet "grpcio-tools==1.76.0" "setuptools<81"
+	@touch $@
+
+protoc = $(PROTO_VENV)/bin/python -W ignore -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
+
+train-tiny: setup ## train the tiny pair anew (hours of CPU, minutes of GPU)
+	@$(BIN)/python -m training.tiny $(ARGS)
+
+eval-tiny: setup ## measure the tiny pair on the running stack; writes docs/results.md
+	@$(BIN)/python -m evals.tiny $(ARGS)
+
+bench-overhead: setup ## time per token and per switch spent outside the models
+	@$(BIN)/python -m evals.bench_overhead $(ARGS)
+
+up: setup ## Redis, both workers and the router on this machine, until Ctrl-C
+	@$(BIN)/rstitch up $(ARGS)
+
+clean: ## remove all that these targets made
+	rm -rf $(VENV) .cache .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
