@@ -1,0 +1,1 @@
+"""The LLM's worker: a role and its defaults. Everything it does is in `model_worker`."""

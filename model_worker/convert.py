@@ -1,0 +1,215 @@
+"""Messages to engine types and back, and what a request may not hold. Generated messages stop here and in `service.py`."""
+
+from __future__ import annotations
+
+import math
+
+import grpc
+
+from model_worker.engine.engine import Engine
+from model_worker.engine.errors import (
+    ContextFull,
+    EngineError,
+    ForwardFailed,
+    HeldTooShort,
+    InvalidRun,
+    NoCapacity,
+    PrefixMismatch,
+    SessionBusy,
+    SessionClosed,
+)
+from model_worker.engine.types import (
+    GREEDY,
+    Capacity,
+    FinishReason,
+    Handoff,
+    Proposal,
+    Returns,
+    RunFinished,
+    RunRequest,
+    Sampling,
+    Timing,
+)
+from rstitch.errors import RstitchError, invalid
+from rstitch.v1 import common_pb2, worker_pb2
+
+MAX_SESSION_ID_LENGTH = 128
+MAX_TEMPERATURE = 100.0
+_RETRY_AFTER_S = 0.05
+
+_CODES = {
+    InvalidRun: grpc.StatusCode.INVALID_ARGUMENT,
+    ContextFull: grpc.StatusCode.OUT_OF_RANGE,
+    HeldTooShort: grpc.StatusCode.FAILED_PRECONDITION,
+    PrefixMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    SessionBusy: grpc.StatusCode.ABORTED,
+    SessionClosed: grpc.StatusCode.ABORTED,
+    NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ForwardFailed: grpc.StatusCode.INTERNAL,
+}
+
+_REASONS = {
+    FinishReason.STOP: worker_pb2.Finish.REASON_STOP,
+    FinishReason.LENGTH: worker_pb2.Finish.REASON_LENGTH,
+    FinishReason.HANDOFF: worker_pb2.Finish.REASON_HANDOFF,
+    FinishReason.SUPERSEDED: worker_pb2.Finish.REASON_SUPERSEDED,
+    FinishReason.CONTEXT: worker_pb2.Finish.REASON_CONTEXT,
+}
+
+
+def to_rstitch_error(error: Exception) -> RstitchError:
+    """The one table from engine errors to statuses. Other exceptions are bugs and become INTERNAL."""
+    if not isinstance(error, EngineError):
+        return RstitchError(grpc.StatusCode.INTERNAL, "INTERNAL", str(error))
+    return RstitchError(
+        _CODES[type(error)],
+        error.reason,
+        str(error),
+        field=error.field,
+        remedy=error.remedy,
+        metadata={} if error.held is None else {"held": str(error.held)},
+        retry_after_s=_RETRY_AFTER_S if isinstance(error, NoCapacity) else None,
+    )
+
+
+def step_request(message: worker_pb2.StepRequest, vocab_size: int) -> RunRequest:
+    """Raises RstitchError INVALID_ARGUMENT."""
+    return RunRequest(
+        session_id=_session_id(message.session_id),
+        position=message.position,
+        tokens=message.tokens,
+        sampling=_sampling(message),
+        returns=_returns(message.returns, vocab_size),
+        prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
+    )
+
+
+def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int) -> RunRequest:
+    """Raises RstitchError INVALID_ARGUMENT."""
+    for token in message.stop_tokens:
+        if token >= vocab_size:
+            raise invalid(
+                "stop_tokens", f"token id {token} is outside the vocabulary of {vocab_size}.", f"Send ids below {vocab_size}."
+            )
+    return RunRequest(
+        session_id=_session_id(message.session_id),
+        position=message.position,
+        tokens=message.tokens,
+        sampling=_sampling(message),
+        max_tokens=message.max_tokens,
+        stop_tokens=frozenset(message.stop_tokens),
+        handoff=_handoff(message.handoff) if message.HasField("handoff") else None,
+        prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
+    )
+
+
+def step_response(finished: RunFinished) -> worker_pb2.StepResponse:
+    """What a step found."""
+    proposal = finished.proposal
+    assert proposal is not None, "a step always ends with a proposal"
+    return worker_pb2.StepResponse(
+        token=proposal.token,
+        logprob=proposal.logprob,
+        entropy=proposal.entropy,
+        logits=proposal.logits,
+        top_logits=[worker_pb2.TopLogit(token=token, logit=logit) for token, logit in proposal.top_logits],
+        hidden_state=proposal.hidden_state,
+        held=finished.held,
+        timing=timing(finished.timing),
+    )
+
+
+def finish(finished: RunFinished) -> worker_pb2.Finish:
+    """The end of a run."""
+    return worker_pb2.Finish(
+        reason=_REASONS[finished.reason],
+        held=finished.held,
+        proposal=_proposal(finished.proposal),
+        timing=timing(finished.timing),
+    )
+
+
+def timing(value: Timing) -> worker_pb2.Timing:
+    """Microseconds and counts."""
+    return worker_pb2.Timing(
+        queue_us=value.queue_us,
+        forward_us=value.forward_us,
+        total_us=value.total_us,
+        num_steps=value.num_steps,
+        num_computed_tokens=value.num_computed_tokens,
+    )
+
+
+def capacity(value: Capacity) -> worker_pb2.Capacity:
+    """Room, now."""
+    return worker_pb2.Capacity(
+        page_size=value.page_size,
+        num_pages=value.num_pages,
+        num_free_pages=value.num_free_pages,
+        num_sessions=value.num_sessions,
+        num_runs=value.num_runs,
+        max_batch_tokens=value.max_batch_tokens,
+    )
+
+
+def capacity_of(engine: Engine) -> Capacity:
+    """To be asked in the engine's thread."""
+    return engine.capacity
+
+
+def _proposal(value: Proposal | None) -> worker_pb2.Proposal | None:
+    if value is None:
+        return None
+    return worker_pb2.Proposal(
+        token=value.token, entropy=value.entropy, logprob=value.logprob, hidden_state=value.hidden_state
+    )
+
+
+def _session_id(session_id: str) -> str:
+    if not 1 <= len(session_id) <= MAX_SESSION_ID_LENGTH:
+        raise invalid(
+            "session_id",
+            f"a session id has 1 to {MAX_SESSION_ID_LENGTH} characters, not {len(session_id)}.",
+            "Choose one, such as a UUID.",
+        )
+    return session_id
+
+
+def _sampling(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> Sampling:
+    if not message.HasField("sampling"):
+        return GREEDY
+    value: common_pb2.Sampling = message.sampling
+    # Comparisons that NaN fails, too.
+    if not 0 <= value.temperature <= MAX_TEMPERATURE:
+        raise invalid(
+            "sampling.temperature", f"{value.temperature} is not in [0, {MAX_TEMPERATURE:g}].", "Send 0 for greedy."
+        )
+    if not 0 <= value.top_p <= 1:
+        raise invalid("sampling.top_p", f"{value.top_p} is not in (0, 1].", "Leave it unset to keep all tokens.")
+    return Sampling(value.temperature, value.top_p or 1.0, value.top_k, value.seed)
+
+
+def _handoff(message: worker_pb2.Handoff) -> Handoff | None:
+    rule = message.WhichOneof("rule")
+    if rule is None:
+        raise invalid("handoff.rule", "a hand-off needs a rule.", "Set above or below, or leave handoff unset.")
+    bound = float(getattr(message, rule))
+    if math.isnan(bound):
+        raise invalid(f"handoff.{rule}", "NaN is no bound.", "Send an entropy; those of a model are in [0, 1].")
+    return Handoff(
+        above=bound if rule == "above" else None,
+        below=bound if rule == "below" else None,
+        hidden_state=message.hidden_state,
+    )
+
+
+def _returns(message: worker_pb2.Returns, vocab_size: int) -> Returns:
+    if message.logits == worker_pb2.LOGITS_FULL:
+        return Returns(-1, message.hidden_state)
+    if message.logits == worker_pb2.LOGITS_TOP_K:
+        if not 1 <= message.top_k <= vocab_size:
+            raise invalid("returns.top_k", f"{message.top_k} is not in [1, {vocab_size}].", "Say how many logits.")
+        return Returns(message.top_k, message.hidden_state)
+    if message.logits in (worker_pb2.LOGITS_UNSPECIFIED, worker_pb2.LOGITS_NONE):
+        return Returns(0, message.hidden_state)
+    raise invalid("returns.logits", f"{message.logits} is no way to return logits.", "Send one of the enum Logits.")

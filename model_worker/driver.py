@@ -1,0 +1,150 @@
+"""The thread that owns the engine, and the way to it from the event loop.
+
+The loop posts commands and never waits for a forward; the thread posts back what came of them, once per step. It knows
+nothing of gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from model_worker.engine.engine import Engine
+from model_worker.engine.errors import EngineError
+from model_worker.engine.types import Event, RunFailed, RunRequest, TokenKept
+
+T = TypeVar("T")
+Sink = Callable[[int, Event], None]
+
+
+class EngineDriver:
+    """Runs an engine in a thread of its own. All public methods are called from the event loop.
+
+    A run is known outside by its ticket. Its events are given to the sink of its submission, on the loop, in order; the
+    last is RunFinished or RunFailed, unless the run was cancelled.
+    """
+
+    def __init__(self, engine: Engine, on_fatal: Callable[[BaseException], None]) -> None:
+        self._engine = engine
+        self._on_fatal = on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._commands: queue.SimpleQueue[Callable[[], list[tuple[int, Event]]] | None] = queue.SimpleQueue()
+        self._tickets = itertools.count(1)
+        self._sinks: dict[int, Sink] = {}  # loop only
+        self._run_of: dict[int, int] = {}  # engine thread only, as is the next
+        self._ticket_of: dict[int, int] = {}
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Ends the thread after the step that it is in."""
+        self._commands.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    def submit(self, request: RunRequest, sink: Sink) -> int:
+        """Posts a run; a refusal comes as RunFailed. Returns its ticket."""
+        ticket = next(self._tickets)
+        self._sinks[ticket] = sink
+
+        def command() -> list[tuple[int, Event]]:
+            try:
+                run_id = self._engine.submit(request)
+            except EngineError as error:
+                return [(ticket, RunFailed(0, error))]
+            self._run_of[ticket] = run_id
+            self._ticket_of[run_id] = ticket
+            return []
+
+        self._commands.put(command)
+        return ticket
+
+    def supersede(self, ticket: int) -> None:
+        """Ends a run where it stands, with an event. An ended run is left alone."""
+        self._commands.put(lambda: self._tag(self._engine.supersede(self._run_of.get(ticket, 0))))
+
+    def cancel(self, ticket: int) -> None:
+        """Ends a run without an event. An ended run is left alone."""
+        self._sinks.pop(ticket, None)
+
+        def command() -> list[tuple[int, Event]]:
+            run_id = self._run_of.pop(ticket, 0)
+            self._ticket_of.pop(run_id, None)
+            self._engine.cancel(run_id)
+            return []
+
+        self._commands.put(command)
+
+    async def close_session(self, session_id: str) -> int:
+        """Forgets a session, ending its run if one is going on; returns how many tokens it held."""
+        done: asyncio.Future[int] = self._loop.create_future()
+
+        def command() -> list[tuple[int, Event]]:
+            held, events = self._engine.close_session(session_id)
+            self._loop.call_soon_threadsafe(_resolve, done, held)
+            return self._tag(events)
+
+        self._commands.put(command)
+        return await done
+
+    async def ask(self, question: Callable[[Engine], T]) -> T:
+        """What `question` returns, asked between two steps in the engine's thread."""
+        done: asyncio.Future[T] = self._loop.create_future()
+
+        def command() -> list[tuple[int, Event]]:
+            self._loop.call_soon_threadsafe(_resolve, done, question(self._engine))
+            return []
+
+        self._commands.put(command)
+        return await done
+
+    def _work(self) -> None:
+        try:
+            while True:
+                tagged: list[tuple[int, Event]] = []
+                # Sleep only when there is nothing to compute; else take what has come and go on.
+                block = self._engine.is_idle
+                while block or not self._commands.empty():
+                    command = self._commands.get()
+                    if command is None:
+                        return
+                    tagged += command()
+                    block = False
+                tagged += self._tag(self._engine.step())
+                if tagged:
+                    self._loop.call_soon_threadsafe(self._deliver, tagged)
+        except BaseException as error:
+            self._loop.call_soon_threadsafe(self._on_fatal, error)
+            raise
+
+    def _tag(self, events: list[Event]) -> list[tuple[int, Event]]:
+        """Events with their runs' tickets; an ended run is forgotten here."""
+        tagged = []
+        for event in events:
+            ticket = self._ticket_of.get(event.run_id)
+            if ticket is None:
+                continue
+            tagged.append((ticket, event))
+            if not isinstance(event, TokenKept):
+                del self._ticket_of[event.run_id], self._run_of[ticket]
+        return tagged
+
+    def _deliver(self, tagged: list[tuple[int, Event]]) -> None:
+        for ticket, event in tagged:
+            sink = self._sinks.get(ticket)
+            if sink is None:  # cancelled while the step was running
+                continue
+            if not isinstance(event, TokenKept):
+                del self._sinks[ticket]
+            sink(ticket, event)
+
+
+def _resolve(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)

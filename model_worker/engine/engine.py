@@ -1,0 +1,296 @@
+"""The stepping engine: tokens in, tokens and their uncertainty out, for many sessions at once.
+
+`step()` is the system in three calls: schedule, run, commit. One thread owns an engine. It knows no text, no network and
+no other model.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+
+import torch
+
+from model_worker.engine.errors import (
+    ContextFull,
+    ForwardFailed,
+    HeldTooShort,
+    InvalidRun,
+    PrefixMismatch,
+    SessionBusy,
+    SessionClosed,
+)
+from model_worker.engine.loader import LoadedModel
+from model_worker.engine.pages import PagePool
+from model_worker.engine.runner import Outcome, Runner, check_parity, reference_logits
+from model_worker.engine.scheduler import Row, Run, Scheduler
+from model_worker.engine.session import Session, SessionTable
+from model_worker.engine.types import (
+    Capacity,
+    Counters,
+    Event,
+    FinishReason,
+    Limits,
+    Proposal,
+    Returns,
+    RunFailed,
+    RunFinished,
+    RunRequest,
+    TokenKept,
+)
+
+
+class Engine:
+    """A model with its sessions.
+
+    Raises (from the constructor) UnsupportedModel if its own path does not give the model's own logits.
+    """
+
+    def __init__(self, loaded: LoadedModel, limits: Limits) -> None:
+        self.limits = limits
+        self.counters = Counters()
+        self._stop_tokens = loaded.stop_tokens
+        self._pool = PagePool(limits.num_pages, limits.page_size)
+        self._table = SessionTable(self._pool)
+        self._scheduler = Scheduler(self._table, limits.max_batch_tokens)
+        self._run_ids = itertools.count(1)
+        self._runner = self._verified_runner(loaded)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would do nothing."""
+        return len(self._scheduler) == 0
+
+    @property
+    def capacity(self) -> Capacity:
+        """Room, now."""
+        return Capacity(
+            page_size=self.limits.page_size,
+            num_pages=self.limits.num_pages,
+            num_free_pages=self._pool.num_free,
+            num_sessions=len(self._table),
+            num_runs=len(self._scheduler),
+            max_batch_tokens=self.limits.max_batch_tokens,
+        )
+
+    def submit(self, request: RunRequest) -> int:
+        """Accepts a run and returns its id; its events come out of `step()`.
+
+        Raises an EngineError, with the session unchanged, if the request cannot be right.
+        """
+        self._check(request)
+        session = self._table.open(request.session_id)
+        try:
+            self._check_session(request, session)
+        except Exception:
+            if session.held == 0 and not session.running:
+                self._table.close(session)
+            raise
+        self._table.truncate(session, request.position)
+        session.tokens.extend(request.tokens)
+        run = Run(next(self._run_ids), request, session)
+        if run.wants_token and session.num_pending == 0:
+            # The distribution after a token that is computed already: compute that token again.
+            self._table.uncompute(session, session.held - 1)
+        self._scheduler.add(run)
+        return run.run_id
+
+    def supersede(self, run_id: int) -> list[Event]:
+        """Ends a run where it stands; what it appended and kept stays in the session. Unknown ids are ended runs."""
+        run = self._scheduler.get(run_id)
+        return [] if run is None else [self._finish(run, FinishReason.SUPERSEDED)]
+
+    def cancel(self, run_id: int) -> None:
+        """Ends a run without an event; its session stays, idle."""
+        run = self._scheduler.get(run_id)
+        if run is not None:
+            self._scheduler.remove(run)
+
+    def close_session(self, session_id: str) -> tuple[int, list[Event]]:
+        """Forgets a session; a run of it that is going on fails. Returns how many tokens it held, and the events."""
+        session = self._table.get(session_id)
+        if session is None:
+            return 0, []
+        events: list[Event] = []
+        for run in self._scheduler.runs_of(session):
+            self._scheduler.remove(run)
+            events.append(RunFailed(run.run_id, SessionClosed("the session was closed during the run")))
+        held = session.held
+        self._table.close(session)
+        return held, events
+
+    def step(self) -> list[Event]:
+        """Runs the model once on what is most urgent and says what came of it."""
+        schedule = self._scheduler.schedule()
+        events: list[Event] = [RunFailed(run.run_id, error) for run, error in schedule.refused]
+        events += [self._result(run, FinishReason.LENGTH) for run in schedule.yielded]
+        self.counters.num_refusals += len(schedule.refused)
+        self.counters.num_evictions = self._table.num_evictions
+        events += [self._finish(run, FinishReason.LENGTH) for run in self._scheduler.without_work()]
+        if not schedule.rows:
+            return events
+        begin = time.perf_counter()
+        try:
+            outcome = self._runner.run(schedule.rows)
+        except Exception as error:  # whatever a model may raise: the runs of this step fail, the others go on
+            for row in schedule.rows:
+                self._scheduler.remove(row.run)
+            failure = ForwardFailed(f"the model's forward failed: {error}")
+            failure.__cause__ = error
+            return events + [RunFailed(row.run.run_id, failure) for row in schedule.rows]
+        self._account(schedule.rows, begin, time.perf_counter())
+        return events + self._commit(schedule.rows, outcome)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if a page is leaked or a session's books are wrong."""
+        self._table.check_integrity()
+
+    def _check(self, request: RunRequest) -> None:
+        vocab_size = self.limits.vocab_size
+        if request.tokens and max(request.tokens) >= vocab_size:
+            bad = next(token for token in request.tokens if token >= vocab_size)
+            raise InvalidRun(
+                f"token id {bad} is outside the vocabulary of {vocab_size}",
+                field="tokens",
+                remedy=f"Send ids below {vocab_size}, from the tokenizer that GetInfo's fingerprint names.",
+            )
+        end = request.position + len(request.tokens)
+        decodes = request.max_tokens > 0
+        if end == 0:
+            raise InvalidRun(
+                "there is no token to go on from", field="tokens", remedy="Send at least one token, or a position over 0."
+            )
+        if end + decodes > self.limits.context_length:
+            raise ContextFull(
+                f"position {request.position} and {len(request.tokens)} tokens do not fit the context of "
+                f"{self.limits.context_length}" + (" with room for one more" if decodes else ""),
+                field="tokens",
+                remedy="Send fewer tokens.",
+            )
+
+    def _check_session(self, request: RunRequest, session: Session) -> None:
+        if session.running:
+            raise SessionBusy(
+                f"another run of session {request.session_id} is going on",
+                field="session_id",
+                remedy="Wait for its finish, or cancel its stream.",
+            )
+        if request.position > session.held:
+            raise HeldTooShort(
+                f"the session holds {session.held} tokens, not {request.position}",
+                field="position",
+                remedy=f"Send the tokens from position {session.held} on.",
+                held=session.held,
+            )
+        expected = request.prefix_checksum
+        if expected is not None and session.checksum(request.position) != expected:
+            raise PrefixMismatch(
+                f"the session's first {request.position} tokens are not the caller's",
+                field="prefix_checksum",
+                remedy="Send all tokens from position 0 on.",
+                held=session.held,
+            )
+
+    def _account(self, rows: Sequence[Row], begin: float, end: float) -> None:
+        forward_us = int((end - begin) * 1e6)
+        self.counters.num_steps += 1
+        self.counters.forward_us += forward_us
+        for row in rows:
+            timing = row.run.timing
+            if timing.num_steps == 0:
+                timing.queue_us = int((begin - row.run.arrived) * 1e6)
+            timing.num_steps += 1
+            timing.forward_us += forward_us
+            timing.num_computed_tokens += row.num_tokens
+            self.counters.num_computed_tokens += row.num_tokens
+
+    def _commit(self, rows: Sequence[Row], outcome: Outcome | None) -> list[Event]:
+        events: list[Event] = []
+        index = 0
+        for row in rows:
+            row.run.session.num_computed += row.num_tokens
+            if not row.is_last:
+                continue
+            if not row.run.wants_token:
+                events.append(self._finish(row.run, FinishReason.LENGTH))
+                continue
+            assert outcome is not None
+            events += self._advance(row.run, outcome, index)
+            index += 1
+        return events
+
+    def _advance(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
+        """What becomes of the token that the run's distribution gave."""
+        request, session, choices = run.request, run.session, outcome.choices
+        token, entropy, logprob = choices.tokens[index], choices.entropies[index], choices.logprobs[index]
+        if request.returns is not None:
+            return [self._finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]
+        handoff = request.handoff
+        if handoff is not None and handoff.above is not None and entropy > handoff.above:
+            proposal = _proposal(outcome, index, Returns(hidden_state=handoff.hidden_state))
+            return [self._finish(run, FinishReason.HANDOFF, proposal)]
+        session.tokens.append(token)
+        run.num_kept += 1
+        self.counters.num_kept_tokens += 1
+        events: list[Event] = [TokenKept(run.run_id, token, entropy, logprob)]
+        reason = None
+        if token in (request.stop_tokens or self._stop_tokens):
+            reason = FinishReason.STOP
+        elif handoff is not None and handoff.below is not None and entropy <= handoff.below:
+            reason = FinishReason.HANDOFF
+        elif run.num_kept == request.max_tokens:
+            reason = FinishReason.LENGTH
+        elif session.held == self.limits.context_length:
+            reason = FinishReason.CONTEXT
+        if reason is not None:
+            events.append(self._finish(run, reason))
+        return events
+
+    def _finish(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
+        self._scheduler.remove(run)
+        return self._result(run, reason, proposal)
+
+    def _result(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
+        run.timing.total_us = int((time.perf_counter() - run.arrived) * 1e6)
+        return RunFinished(run.run_id, reason, run.session.held, run.timing, proposal)
+
+    def _verified_runner(self, loaded: LoadedModel) -> Runner:
+        """A runner whose logits, for a prompt fed in two chunks, are the model's own."""
+        name = type(loaded.module).__name__
+        count = min(24, self.limits.context_length - 1)
+        tokens = [(7 * index + 3) % self.limits.vocab_size for index in range(count)]
+        reference = reference_logits(loaded, tokens)
+        runner = Runner(loaded, self.limits)
+        session = self._table.open("parity")
+        session.tokens.extend(tokens)
+        assert self._table.reserve(session, count)
+        run = Run(0, RunRequest("parity", 0, tokens, returns=Returns()), session)
+        half = count // 2
+        runner.run([Row(run, 0, half, is_last=False)])
+        outcome = runner.run([Row(run, half, count - half, is_last=True)])
+        assert outcome is not None
+        check_parity(name, outcome.logits[0], reference)
+        self._table.close(session)
+        return runner
+
+
+def _proposal(outcome: Outcome, index: int, returns: Returns) -> Proposal:
+    choices = outcome.choices
+    vocab_size = outcome.logits.shape[1]
+    return Proposal(
+        token=choices.tokens[index],
+        entropy=choices.entropies[index],
+        logprob=choices.logprobs[index],
+        hidden_state=outcome.hidden_state(index) if returns.hidden_state else b"",
+        logits=outcome.raw_logits(index) if returns.top_logits == -1 else b"",
+        top_logits=outcome.top_logits(index, min(returns.top_logits, vocab_size)) if returns.top_logits > 0 else (),
+    )
+
+
+def pages_that_fit(loaded: LoadedModel, page_size: int, *, cpu_bytes: int = 1 << 30, share: float = 0.9) -> int:
+    """Pages to allocate: on CUDA `share` of the free memory, on CPU what `cpu_bytes` hold."""
+    room = cpu_bytes
+    if loaded.device.type == "cuda":
+        room = int(torch.cuda.mem_get_info(loaded.device)[0] * share)
+    return max(1, room // (loaded.kv_bytes_per_token * page_size))

@@ -1,0 +1,67 @@
+"""What the engine refuses, as types. It knows no status codes: the service translates them in one table."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base. `reason` is a constant for programs; `field` the request's field at fault; `remedy` what to do."""
+
+    reason = "ENGINE"
+
+    def __init__(self, message: str, *, field: str | None = None, remedy: str | None = None, held: int | None = None):
+        super().__init__(message)
+        self.field = field
+        self.remedy = remedy
+        self.held = held
+
+
+class InvalidRun(EngineError):
+    """A field holds what it may not."""
+
+    reason = "INVALID_FIELD"
+
+
+class ContextFull(EngineError):
+    """More tokens than the context takes."""
+
+    reason = "CONTEXT_FULL"
+
+
+class HeldTooShort(EngineError):
+    """The session holds less than `position`."""
+
+    reason = "HELD_TOO_SHORT"
+
+
+class PrefixMismatch(EngineError):
+    """The session's tokens before `position` are not the caller's."""
+
+    reason = "PREFIX_MISMATCH"
+
+
+class SessionBusy(EngineError):
+    """Another run of the session is going on."""
+
+    reason = "SESSION_BUSY"
+
+
+class SessionClosed(EngineError):
+    """The session was closed while a run of it was going on."""
+
+    reason = "SESSION_CLOSED"
+
+
+class NoCapacity(EngineError):
+    """No page is free and none can be evicted."""
+
+    reason = "NO_CAPACITY"
+
+
+class ForwardFailed(EngineError):
+    """The model's forward raised; nothing of the step was kept."""
+
+    reason = "FORWARD_FAILED"
+
+
+class UnsupportedModel(Exception):
+    """The model needs something that the engine does not do exactly; it is refused at start."""

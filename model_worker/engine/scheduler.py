@@ -1,0 +1,162 @@
+"""Which tokens go into the next forward. No torch; it does not know what a forward is.
+
+There is no prefill phase and no decode phase: a run's session has tokens that are not computed yet, and a step
+computes some of them for many sessions at once, under a token budget. Decode rows come first, then what other runs
+still lack (prompts in chunks), then background catch-up in the room that is left.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from model_worker.engine.errors import NoCapacity
+from model_worker.engine.session import Session, SessionTable
+from model_worker.engine.types import RunRequest, Timing
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A request in the engine. `run_id` grows with arrival: a smaller one is older."""
+
+    run_id: int
+    request: RunRequest
+    session: Session
+    num_kept: int = 0
+    timing: Timing = field(default_factory=Timing)
+    arrived: float = field(default_factory=time.perf_counter)
+
+    @property
+    def is_background(self) -> bool:
+        """Catch-up only: nobody waits for it."""
+        return self.request.max_tokens == 0 and self.request.returns is None
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether the distribution after the last token is asked for."""
+        return not self.is_background
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens [start, start + num_tokens) of a run's session; `is_last` if none is left after them."""
+
+    run: Run
+    start: int
+    num_tokens: int
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The rows of the next forward, and the runs that end for want of room.
+
+    A foreground run is refused. A background run yields: its tokens are in the session and get computed when a
+    foreground run needs them.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    refused: list[tuple[Run, NoCapacity]] = field(default_factory=list)
+    yielded: list[Run] = field(default_factory=list)
+
+
+class Scheduler:
+    """Keeps the runs in order of arrival and forms batches of them."""
+
+    def __init__(self, table: SessionTable, max_batch_tokens: int) -> None:
+        self._table = table
+        self._max_batch_tokens = max_batch_tokens
+        self._runs: dict[int, Run] = {}
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def get(self, run_id: int) -> Run | None:
+        """The run, or None if it has ended."""
+        return self._runs.get(run_id)
+
+    def runs_of(self, session: Session) -> list[Run]:
+        """The session's run, if one is going on."""
+        return [run for run in self._runs.values() if run.session is session]
+
+    def without_work(self) -> list[Run]:
+        """Background runs whose tokens are all computed."""
+        return [run for run in self._runs.values() if run.session.num_pending == 0]
+
+    def add(self, run: Run) -> None:
+        """Begins a run; its session is held for it until `remove`."""
+        assert not run.session.running, "one run per session"
+        run.session.running = True
+        self._runs[run.run_id] = run
+
+    def remove(self, run: Run) -> None:
+        """Ends a run; its session is idle from now on."""
+        del self._runs[run.run_id]
+        run.session.running = False
+
+    def schedule(self) -> Schedule:
+        """Chooses the next batch and reserves its pages. Refused and yielded runs are removed."""
+        schedule = Schedule()
+        budget = self._max_batch_tokens
+        for run in self._in_order():
+            if budget == 0:
+                break
+            if run.run_id not in self._runs:  # refused for the sake of an older one
+                continue
+            num_tokens = min(run.session.num_pending, budget)
+            if num_tokens == 0 or not self._make_room(run, num_tokens, schedule):
+                continue
+            budget -= num_tokens
+            start = run.session.num_computed
+            schedule.rows.append(Row(run, start, num_tokens, start + num_tokens == run.session.held))
+        return schedule
+
+    def _in_order(self) -> list[Run]:
+        """Decode rows, then other foreground runs, then background ones; older first."""
+
+        def key(run: Run) -> tuple[bool, bool]:
+            return run.is_background, run.session.num_pending > 1
+
+        return sorted(self._runs.values(), key=key)
+
+    def _make_room(self, run: Run, num_tokens: int, schedule: Schedule) -> bool:
+        """Reserves pages for a row. When idle sessions do not suffice, background runs lose their KV, then the
+        youngest runs are refused: the oldest always gets on, so the worker never stands still."""
+        until = run.session.num_computed + num_tokens
+        in_batch = {row.run.run_id for row in schedule.rows}
+        while not self._table.reserve(run.session, until):
+            if run.is_background:
+                schedule.yielded.append(run)
+                self.remove(run)
+                return False
+            victim = self._victim(run, in_batch)
+            if victim is None and any(run_id > run.run_id for run_id in in_batch):
+                return False  # a younger run is in this batch already: wait for it
+            if victim is not None and victim.is_background:
+                self._table.uncompute(victim.session, 0)
+                continue
+            refused = victim or run
+            schedule.refused.append((refused, _no_capacity()))
+            self.remove(refused)
+            if refused is run:
+                return False
+        return True
+
+    def _victim(self, asking: Run, in_batch: set[int]) -> Run | None:
+        """A background run with pages, else the youngest foreground run with pages that is younger than `asking`."""
+        candidates = [
+            run
+            for run in self._runs.values()
+            if run.session.pages
+            and run.run_id not in in_batch
+            and run is not asking
+            and (run.is_background or run.run_id > asking.run_id)
+        ]
+        return max(candidates, key=lambda run: (run.is_background, run.run_id), default=None)
+
+
+def _no_capacity() -> NoCapacity:
+    return NoCapacity(
+        "the KV cache is full and every session in it is running",
+        remedy="Try again after the delay, or start the worker with more pages (--num-pages).",
+    )

@@ -1,0 +1,181 @@
+"""What goes into the engine and what comes out of it. Plain data: no torch, no grpc, no text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen; a function of (seed, position, logits).
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: nucleus mass in (0, 1]; 1 keeps all.
+        top_k: only the so many most probable tokens; 0 keeps all.
+        seed: of the counter-based generator.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """When a run gives the pen back: entropy > `above` (token not kept) or entropy <= `below` (token kept)."""
+
+    above: float | None = None
+    below: float | None = None
+    hidden_state: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Returns:
+    """What a step returns beside the token: the `top_logits` largest logits (all if -1, none if 0), the hidden state."""
+
+    top_logits: int = 0
+    hidden_state: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """Append `tokens` at `position` of a session, then decode up to `max_tokens`.
+
+    With `returns` the run is a step: nothing is decoded, the next token comes back as a proposal. Without it,
+    `max_tokens == 0` is catch-up only, at background priority.
+    """
+
+    session_id: str
+    position: int
+    tokens: Sequence[int]
+    sampling: Sampling = GREEDY
+    max_tokens: int = 0
+    stop_tokens: frozenset[int] = frozenset()
+    handoff: Handoff | None = None
+    returns: Returns | None = None
+    prefix_checksum: int | None = None
+
+
+class FinishReason(Enum):
+    """Why a run ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    HANDOFF = "handoff"
+    SUPERSEDED = "superseded"
+    CONTEXT = "context"
+    STEP = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A token that the model would write and that is not in the session.
+
+    Attributes:
+        token: its id.
+        entropy: of its distribution, in [0, 1].
+        logprob: natural log, in the model's own distribution.
+        hidden_state: float32 little-endian, [hidden_size]; empty unless asked for.
+        logits: float32 little-endian, [vocab_size]; empty unless asked for.
+        top_logits: (token, logit), descending; empty unless asked for.
+    """
+
+    token: int
+    entropy: float
+    logprob: float
+    hidden_state: bytes = b""
+    logits: bytes = b""
+    top_logits: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where the time of a run went, in microseconds."""
+
+    queue_us: int = 0
+    forward_us: int = 0
+    total_us: int = 0
+    num_steps: int = 0
+    num_computed_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKept:
+    """A decoded token is in the session."""
+
+    run_id: int
+    token: int
+    entropy: float
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """A run ended as asked."""
+
+    run_id: int
+    reason: FinishReason
+    held: int
+    timing: Timing
+    proposal: Proposal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailed:
+    """A run ended by an error; the session keeps what it held."""
+
+    run_id: int
+    error: Exception
+
+
+Event = TokenKept | RunFinished | RunFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The KV cache's room and who is in it."""
+
+    page_size: int
+    num_pages: int
+    num_free_pages: int
+    num_sessions: int
+    num_runs: int
+    max_batch_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes of an engine.
+
+    Attributes:
+        vocab_size: entries of the real vocabulary; logits beyond are not looked at.
+        context_length: the most tokens of a session.
+        num_pages, page_size: of the KV cache.
+        max_batch_tokens: the most tokens of one forward.
+    """
+
+    vocab_size: int
+    context_length: int
+    num_pages: int
+    page_size: int = 16
+    max_batch_tokens: int = 512
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the engine has done since it started."""
+
+    num_steps: int = 0
+    num_computed_tokens: int = 0
+    num_kept_tokens: int = 0
+    num_evictions: int = 0
+    num_refusals: int = 0
+    forward_us: int = 0
+    batch_rows: dict[int, int] = field(default_factory=dict)

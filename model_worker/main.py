@@ -1,0 +1,137 @@
+"""The process of a worker: settings, model, engine, server, drain. A role decides its name and its defaults."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import uuid
+from dataclasses import dataclass
+
+import structlog
+import torch
+import transformers
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from model_worker.driver import EngineDriver
+from model_worker.engine.engine import Engine, pages_that_fit
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.loader import LoadedModel, load
+from model_worker.engine.types import Limits
+from model_worker.service import WorkerService
+from model_worker.settings import WorkerSettings
+from model_worker.tokenizer import TokenizerFiles, load_tokenizer
+from rstitch import __version__
+from rstitch.errors import RstitchError
+from rstitch.service.logs import setup_logging
+from rstitch.service.server import Server
+from rstitch.service.telemetry import setup_telemetry
+from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
+
+_log = structlog.get_logger(__name__)
+_SERVICE = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What distinguishes the two workers."""
+
+    name: str
+    model: common_pb2.Model
+    settings: type[WorkerSettings]
+
+
+def main(role: Role) -> None:
+    """Runs a worker until SIGTERM or SIGINT; the entry point of `python -m slm_worker` and `llm_worker`."""
+    try:
+        settings = CliApp.run(role.settings)
+    except ValidationError as error:
+        sys.exit(_explain(role, error))
+    setup_logging(f"{role.name}-worker", settings.log_level)
+    transformers.logging.set_verbosity_error()
+    try:
+        asyncio.run(_serve(role, settings))
+    except (UnsupportedModel, RstitchError) as error:
+        _log.error("cannot start", error=str(error))
+        sys.exit(1)
+
+
+def _explain(role: Role, error: ValidationError) -> str:
+    """One line per setting at fault, naming its flag and its variable."""
+    lines = [f"{role.name}-worker: cannot start:"]
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else "settings"
+        lines.append(f"  --{name.replace('_', '-')} (or RSTITCH_{name.upper()}): {item['msg']}")
+    return "\n".join(lines)
+
+
+async def _serve(role: Role, settings: WorkerSettings) -> None:
+    telemetry = setup_telemetry(f"rstitch-{role.name}-worker", settings.otlp_endpoint)
+    tokenizer = load_tokenizer(settings.model)
+    loaded, engine = build(settings, tokenizer.vocab_size)
+    stopped_by: list[BaseException] = []
+
+    def on_fatal(error: BaseException) -> None:
+        """The engine's thread is gone: this process cannot serve."""
+        _log.error("engine stopped", exc_info=error)
+        stopped_by.append(error)
+        asyncio.get_running_loop().create_task(server.stop(0)).add_done_callback(lambda _: sys.exit(1))
+
+    driver = EngineDriver(engine, on_fatal)
+    server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
+    service = WorkerService(driver, _info(role, settings, loaded, engine, tokenizer), _tokenizer(tokenizer), telemetry)
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
+    port = await server.start()
+    driver.start()
+    await server.set_serving(True)
+    _log.info("ready", address=f"{settings.listen.rpartition(':')[0]}:{port}", model=settings.model, device=settings.device)
+    await server.serve_until_signal(settings.drain_grace_s)
+    await driver.stop()
+
+
+def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engine]:
+    """The model and its engine. Raises UnsupportedModel."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = torch.device(settings.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnsupportedModel(f"--device {settings.device}: torch sees no CUDA device here; use --device cpu")
+    name = settings.dtype
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    loaded = load(settings.model, getattr(torch, name), device, settings.context_length)
+    num_pages = settings.num_pages or pages_that_fit(loaded, settings.page_size)
+    limits = Limits(
+        vocab_size=min(vocab_size, loaded.num_logits),
+        context_length=min(loaded.context_length, num_pages * settings.page_size),
+        num_pages=num_pages,
+        page_size=settings.page_size,
+        max_batch_tokens=settings.max_batch_tokens,
+    )
+    return loaded, Engine(loaded, limits)
+
+
+def _info(
+    role: Role, settings: WorkerSettings, loaded: LoadedModel, engine: Engine, tokenizer: TokenizerFiles
+) -> worker_pb2.GetInfoResponse:
+    return worker_pb2.GetInfoResponse(
+        role=role.model,
+        model=settings.model,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=engine.limits.vocab_size,
+        stop_tokens=sorted(loaded.stop_tokens),
+        context_length=engine.limits.context_length,
+        hidden_size=loaded.hidden_size,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        device=str(loaded.device),
+        architecture=type(loaded.module).__name__,
+        num_parameters=sum(parameter.numel() for parameter in loaded.module.parameters()),
+        instance_id=uuid.uuid4().hex,
+        version=__version__,
+    )
+
+
+def _tokenizer(tokenizer: TokenizerFiles) -> worker_pb2.GetTokenizerResponse:
+    return worker_pb2.GetTokenizerResponse(
+        data=tokenizer.data, chat_template=tokenizer.chat_template, special_tokens=tokenizer.special_tokens
+    )

@@ -1,0 +1,190 @@
+"""WorkerService on the wire: streams of runs in, streams of kept tokens out. It computes nothing and waits for nothing
+but the driver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry import trace
+
+from model_worker import convert
+from model_worker.driver import EngineDriver
+from model_worker.engine.types import Event, RunFailed, RunFinished, RunRequest, TokenKept
+from rstitch.errors import invalid
+from rstitch.service import semconv
+from rstitch.service.telemetry import Telemetry, context_from_traceparent
+from rstitch.v1 import worker_pb2, worker_pb2_grpc
+
+_TOKENIZER_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One Decode call: the events of its runs in order, and the run that goes on.
+
+    `ended` is set when the client will send no more. None in `events` wakes the writer.
+    """
+
+    events: asyncio.Queue[tuple[int, Event] | None] = field(default_factory=asyncio.Queue)
+    ticket: int = 0
+    session_id: str = ""
+    ended: bool = False
+    failure: Exception | None = None
+    spans: dict[int, trace.Span] = field(default_factory=dict)
+
+    def put(self, ticket: int, event: Event) -> None:
+        """The driver's sink."""
+        if ticket == self.ticket and not isinstance(event, TokenKept):
+            self.ticket = 0
+        self.events.put_nowait((ticket, event))
+
+
+class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
+    """The contract of worker.proto over an engine.
+
+    Args:
+        driver: of the engine.
+        info: what GetInfo says, but for the capacity.
+        tokenizer: what GetTokenizer says.
+    """
+
+    def __init__(
+        self,
+        driver: EngineDriver,
+        info: worker_pb2.GetInfoResponse,
+        tokenizer: worker_pb2.GetTokenizerResponse,
+        telemetry: Telemetry,
+    ) -> None:
+        self._driver = driver
+        self._info = info
+        self._tokenizer = tokenizer
+        self._tracer = telemetry.tracer
+
+    async def Step(self, request: worker_pb2.StepRequest, context: Any) -> worker_pb2.StepResponse:
+        """One position: append, then return the distribution after it."""
+        run = convert.step_request(request, self._info.vocab_size)
+        done: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        ticket = self._driver.submit(run, lambda _, event: None if done.done() else done.set_result(event))
+        try:
+            event = await done
+        except asyncio.CancelledError:
+            self._driver.cancel(ticket)
+            raise
+        if isinstance(event, RunFailed):
+            raise convert.to_rstitch_error(event.error)
+        assert isinstance(event, RunFinished)
+        return convert.step_response(event)
+
+    async def Decode(
+        self, request_iterator: AsyncIterator[worker_pb2.DecodeRequest], context: Any
+    ) -> AsyncIterator[worker_pb2.DecodeResponse]:
+        """Runs, one after another."""
+        stream = _Stream()
+        reader = asyncio.create_task(self._read(stream, request_iterator))
+        try:
+            async for response in self._responses(stream):
+                yield response
+        finally:
+            reader.cancel()
+            if stream.ticket:
+                self._driver.cancel(stream.ticket)
+            for span in stream.spans.values():
+                span.end()
+
+    async def CloseSession(self, request: worker_pb2.CloseSessionRequest, context: Any) -> worker_pb2.CloseSessionResponse:
+        """Frees a session's pages."""
+        return worker_pb2.CloseSessionResponse(held=await self._driver.close_session(request.session_id))
+
+    async def GetInfo(self, request: worker_pb2.GetInfoRequest, context: Any) -> worker_pb2.GetInfoResponse:
+        """The model, and the room at this moment."""
+        response = worker_pb2.GetInfoResponse()
+        response.CopyFrom(self._info)
+        response.capacity.CopyFrom(convert.capacity(await self._driver.ask(convert.capacity_of)))
+        return response
+
+    async def GetTokenizer(
+        self, request: worker_pb2.GetTokenizerRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.GetTokenizerResponse]:
+        """The tokenizer's file in parts."""
+        data = self._tokenizer.data
+        yield worker_pb2.GetTokenizerResponse(
+            data=data[:_TOKENIZER_CHUNK_BYTES],
+            chat_template=self._tokenizer.chat_template,
+            special_tokens=dict(self._tokenizer.special_tokens),
+        )
+        for start in range(_TOKENIZER_CHUNK_BYTES, len(data), _TOKENIZER_CHUNK_BYTES):
+            yield worker_pb2.GetTokenizerResponse(data=data[start : start + _TOKENIZER_CHUNK_BYTES])
+
+    async def _read(self, stream: _Stream, requests: AsyncIterator[worker_pb2.DecodeRequest]) -> None:
+        """Submits the runs of a stream as they come; each ends the one before."""
+        try:
+            async for message in requests:
+                run = convert.decode_request(message, self._info.vocab_size)
+                if stream.session_id not in ("", run.session_id):
+                    raise invalid(
+                        "session_id",
+                        f"this stream serves session {stream.session_id}, not {run.session_id}.",
+                        "Open one stream per session.",
+                    )
+                stream.session_id = run.session_id
+                if stream.ticket:
+                    self._driver.supersede(stream.ticket)
+                stream.ticket = self._driver.submit(run, stream.put)
+                self._open_span(stream, run, message.traceparent)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the writer raises it to the interceptor
+            stream.failure = error
+        stream.ended = True
+        stream.events.put_nowait(None)
+
+    async def _responses(self, stream: _Stream) -> AsyncIterator[worker_pb2.DecodeResponse]:
+        """Everything that has come since the last message goes into the next one, up to a run's end."""
+        while not (stream.ended and not stream.ticket and stream.events.empty()):
+            response = worker_pb2.DecodeResponse()
+            failure: Exception | None = None
+            item = await stream.events.get()
+            while item is not None:
+                ticket, event = item
+                if isinstance(event, TokenKept):
+                    response.tokens.append(event.token)
+                    response.entropies.append(event.entropy)
+                    response.logprobs.append(event.logprob)
+                elif isinstance(event, RunFinished):
+                    response.finish.CopyFrom(convert.finish(event))
+                    self._close_span(stream, ticket, event)
+                    break
+                else:
+                    failure = convert.to_rstitch_error(event.error)
+                    break
+                item = None if stream.events.empty() else stream.events.get_nowait()
+            if response.tokens or response.HasField("finish"):
+                yield response
+            failure = failure or stream.failure
+            if failure is not None:
+                raise failure
+
+    def _open_span(self, stream: _Stream, run: RunRequest, traceparent: str) -> None:
+        """A span per run below the caller's span; a no-op one where tracing is off."""
+        parent = context_from_traceparent(traceparent) if traceparent else None
+        stream.spans[stream.ticket] = self._tracer.start_span(
+            "worker.decode" if run.max_tokens else "worker.catch_up",
+            context=parent,
+            attributes={semconv.RSTITCH_SESSION_ID: run.session_id, semconv.RSTITCH_RUN_POSITION: run.position},
+        )
+
+    def _close_span(self, stream: _Stream, ticket: int, event: RunFinished) -> None:
+        span = stream.spans.pop(ticket)
+        if span.is_recording():
+            span.set_attributes(
+                {
+                    semconv.RSTITCH_RUN_REASON: event.reason.value,
+                    semconv.RSTITCH_RUN_NUM_TOKENS: event.timing.num_computed_tokens,
+                    semconv.RSTITCH_RUN_QUEUE_US: event.timing.queue_us,
+                    semconv.RSTITCH_RUN_FORWARD_US: event.timing.forward_us,
+                }
+            )
+        span.end()
