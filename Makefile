@@ -13,12 +13,15 @@ TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.stamp-setup
 PROTO_VENV := .cache/proto
 PROTO_STAMP := $(PROTO_VENV)/.stamp-1.76.0
-PROTOS := $(wildcard protos/rstitch/v1/*.proto)
+PROTO_FILES := $(wildcard protos/rstitch/v1/*.proto)
 PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check
-# One line that grows instead of a page of names; errors are not touched.
-COUNTED := awk '/^ *Downloading/ { printf "\r  %3d downloads, now %s %s\033[K", ++n, $$2, $$3; fflush() } \
-	/^Installing/ { printf "\n  installing\n"; fflush() }'
-SOURCES := rstitch model_worker slm_worker llm_worker router_svc training evals tests
+# Writes the stubs under a folder.
+PROTOC = $(PROTO_VENV)/bin/python -W ignore -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) \
+	--grpc_python_out=$(1) $(PROTO_FILES)
+# One line that grows instead of pages of names; what pip says beside that is shown only if it fails.
+INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | awk \
+	'/^ *(Downloading|Using cached)/ { sub(/-(cp|py).*/, "", $$(NF - 2)); printf "\r  %3d %-60s", ++n, $$(NF - 2); fflush() } \
+	/^Installing/ { printf "\r      installing %50s\n", ""; fflush() }' || { cat .cache/setup.log >&2; exit 1; }; }
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format proto train-tiny eval-tiny bench-overhead up clean
@@ -35,9 +38,9 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "setup: $(PYTHON) cannot make a virtual environment (Debian has it in python3-venv)" >&2; rm -rf $(VENV); exit 1; }
 	@echo "setup 2/3: $(TORCH), the largest part"
-	@$(PIP) install "$(TORCH)" | $(COUNTED)
+	@$(call INSTALL,"$(TORCH)")
 	@echo "setup 3/3: rstitch and its tools"
-	@$(PIP) install -e '.[dev]' | $(COUNTED)
+	@$(call INSTALL,-e '.[dev]')
 	@touch $@
 	@echo "setup: done. Next: make demo, make test, or $(BIN)/rstitch up"
 
@@ -53,7 +56,7 @@ lint: setup $(PROTO_STAMP) ## ruff, mypy, import rules, buf, stubs up to date
 	@echo "mypy";         $(BIN)/mypy --no-error-summary
 	@echo "import rules"; $(BIN)/lint-imports --no-logo > .cache/lint-imports.txt || { cat .cache/lint-imports.txt; exit 1; }
 	@echo "buf";          cd protos && ../$(BIN)/buf lint
-	@echo "stubs";        rm -rf .cache/stubs && mkdir -p .cache/stubs && $(call protoc,.cache/stubs)
+	@echo "stubs";        rm -rf .cache/stubs && mkdir -p .cache/stubs && $(call PROTOC,.cache/stubs)
 	@diff -r -x __pycache__ -x __init__.py .cache/stubs/rstitch/v1 rstitch/v1 || { echo "lint: the stubs are not those of protos/: make proto" >&2; exit 1; }
 
 format: setup ## format and fix what can be fixed
@@ -61,17 +64,15 @@ format: setup ## format and fix what can be fixed
 	@cd protos && ../$(BIN)/buf format -w
 
 proto: $(PROTO_STAMP) ## generate the stubs from protos/
-	@$(call protoc,.)
+	@$(call PROTOC,.)
 
 # Code of this version loads under protobuf 6 and 7; newer ones write code that refuses 6. It has an environment of its
 # own because it wants protobuf 6.
-$(PROTO_STAMP): | $(STAMP)
+$(PROTO_STAMP):
 	@mkdir -p .cache
-	@$(BIN)/python -m venv --clear $(PROTO_VENV)
+	@$(PYTHON) -m venv --clear $(PROTO_VENV)
 	@$(PROTO_VENV)/bin/python -m pip --disable-pip-version-check install --quiet "grpcio-tools==1.76.0" "setuptools<81"
 	@touch $@
-
-protoc = $(PROTO_VENV)/bin/python -W ignore -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
 
 train-tiny: setup ## train the tiny pair anew (hours of CPU, minutes of GPU)
 	@$(BIN)/python -m training.tiny $(ARGS)

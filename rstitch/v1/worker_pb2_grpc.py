@@ -94,7 +94,7 @@ class WorkerServiceServicer(object):
     def Decode(self, request_iterator, context):
         """The fast path: one stream per generation and worker; each request is a run that appends, then decodes by itself.
         Runs of a stream follow one another: a request that comes while a run is going on ends that run first
-        (REASON_SUPERSEDED). Closing or cancelling the stream stops the work at once; the session stays, evictable.
+        (REASON_SUPERSEDED). Cancelling the stream stops the work at once, half-closing it lets the run end; the session stays, evictable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
