@@ -7,6 +7,7 @@ A service raises a `RstitchError`; the server kit turns it into a gRPC status wi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -89,7 +90,8 @@ def from_rpc_error(exc: grpc.RpcError) -> RstitchError:
     """
     code: grpc.StatusCode = exc.code()
     message: str = exc.details() or code.name
-    status = rpc_status.from_call(exc)
+    call: Any = exc  # each error that grpc raises is also its call
+    status = rpc_status.from_call(call)
     info = error_details_pb2.ErrorInfo()
     retry = error_details_pb2.RetryInfo()
     retry_after_s = None

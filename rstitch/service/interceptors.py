@@ -44,7 +44,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except RstitchError as error:
                 await context.abort_with_status(to_status(error))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the one table that translates whatever is left
                 session_id = structlog.contextvars.get_contextvars().get("session_id")
                 _log.exception("call failed", method=method)
                 await context.abort_with_status(to_status(_internal(error, session_id)))
@@ -87,7 +87,7 @@ def _guarded_deserializer(parse: Callable[[bytes], Any] | None, max_message_byte
             )
         try:
             return parse(data) if parse is not None else data
-        except Exception as error:  # what protobuf raises for bad bytes differs between its backends
+        except Exception as error:  # noqa: BLE001 - what protobuf raises differs between its backends
             return _Refused(
                 invalid(
                     "request",

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from rstitch.channels import MAX_MESSAGE_BYTES, server_options
 from rstitch.errors import RstitchError
@@ -51,7 +51,7 @@ class Server:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         names = (*self._service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), self.grpc)
+        reflection.enable_server_reflection(names, self.grpc)
 
     async def start(self) -> int:
         """Binds and serves; the health says NOT_SERVING.

@@ -1,1 +1,1 @@
-"""Generated stubs of the contract in `protos/` (`make proto`). Messages stop in edge files: `service.py`, `workers.py`."""
+"""Generated stubs of the contract in `protos/` (`make proto`). Messages stop in edge files such as `service.py`."""
