@@ -1,0 +1,169 @@
+"""A quick look at the tiny pair in one process: `python -m training.tiny.evaluate SLM LLM [--split dev] [--n 500]`.
+
+It exists for choosing checkpoints. The figures of record come from the service; this stitcher serves one problem at a
+time and only agrees with Algorithm 1. SLM and LLM are exported folders or checkpoints of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+
+from training.tiny.recipe import RECIPES
+from training.tiny.task import Problem, is_correct, problems
+from training.tiny.tokenizer import train_tokenizer
+from training.tiny.train import new_model
+
+MAX_NEW_TOKENS = 320
+TAUS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one way of decoding did on a set of problems."""
+
+    name: str
+    right: list[bool] = field(default_factory=list)
+    tokens: int = 0
+    llm_tokens: int = 0
+    switches: int = 0
+    seconds: float = 0.0
+
+    def figures(self) -> dict[str, float | int | str]:
+        """Accuracy with its interval, and means over the problems."""
+        n, k = len(self.right), sum(self.right)
+        low, high = wilson(k, n)
+        return {
+            "decoding": self.name,
+            "n": n,
+            "accuracy": round(100 * k / n, 1),
+            "low": round(100 * low, 1),
+            "high": round(100 * high, 1),
+            "tokens": round(self.tokens / n, 1),
+            "llm_share": round(100 * self.llm_tokens / max(1, self.tokens), 1),
+            "switches": round(self.switches / n, 2),
+            "ms": round(1000 * self.seconds / n, 1),
+        }
+
+
+def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95% interval of a share of k in n."""
+    p, s = k / n, z * z / n
+    middle, half = p + s / 2, z * math.sqrt(p * (1 - p) / n + s / (4 * n))
+    return (middle - half) / (1 + s), (middle + half) / (1 + s)
+
+
+def load(path: Path) -> PreTrainedModel:
+    """A model from an exported folder, or the averaged weights of a training checkpoint."""
+    if path.is_dir():
+        exported: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32)
+        exported.eval()
+        return exported
+    state = torch.load(path, weights_only=True)
+    model = new_model(RECIPES[state["recipe"]["role"]], train_tokenizer())
+    model.load_state_dict(state["average"])
+    model.eval()
+    return model
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> list[int]:
+    """The question as the chat template puts it."""
+    chat = [{"role": "user", "content": problem.question}]
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False)
+    return ids
+
+
+@torch.no_grad()
+def alone(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tasks: list[Problem], batch: int = 50
+) -> Tally:
+    """One model by itself, greedy, left-padded batches."""
+    tally = Tally(name)
+    started = time.perf_counter()
+    for start in track(range(0, len(tasks), batch), description=name):
+        group = tasks[start : start + batch]
+        inputs = tokenizer.pad({"input_ids": [prompt_ids(tokenizer, p) for p in group]}, return_tensors="pt")
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_NEW_TOKENS)  # type: ignore[operator]
+        for problem, row in zip(group, out[:, inputs["input_ids"].shape[1] :], strict=True):
+            tally.right.append(is_correct(str(tokenizer.decode(row)), problem))
+            tally.tokens += int((row != tokenizer.pad_token_id).sum())
+    tally.seconds = time.perf_counter() - started
+    tally.llm_tokens = tally.tokens if name == "llm_only" else 0
+    return tally
+
+
+class _Cached:
+    """A model with the cache of one trajectory, caught up when asked for the next token."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.cache, self.held = model, DynamicCache(), 0
+
+    def next(self, ids: list[int], vocabulary: int) -> tuple[int, float]:
+        """The greedy token after `ids` and the entropy, in [0, 1], of its distribution."""
+        fresh = torch.tensor([ids[self.held :]])
+        out = self.model(input_ids=fresh, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.held = len(ids)
+        log_p = torch.log_softmax(out.logits[0, -1, :vocabulary].float(), -1)
+        return int(log_p.argmax()), float(-(log_p.exp() * log_p).sum()) / math.log(vocabulary)
+
+
+@torch.no_grad()
+def stitched(
+    slm: PreTrainedModel, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tasks: list[Problem], tau: float
+) -> Tally:
+    """R-Stitch with one threshold, one problem at a time."""
+    tally = Tally(f"tau {tau:g}")
+    started = time.perf_counter()
+    for problem in track(tasks, description=tally.name):
+        ids = prompt_ids(tokenizer, problem)
+        first, last = len(ids), len(ids) + MAX_NEW_TOKENS
+        models, active = (_Cached(slm), _Cached(llm)), 0
+        while len(ids) < last and (len(ids) == first or ids[-1] != tokenizer.eos_token_id):
+            token, entropy = models[active].next(ids, len(tokenizer))
+            if active == 0 and entropy > tau:
+                active, tally.switches = 1, tally.switches + 1
+                continue
+            ids.append(token)
+            tally.llm_tokens += active
+            if active == 1 and entropy <= tau:
+                active, tally.switches = 0, tally.switches + 1
+        tally.tokens += len(ids) - first
+        tally.right.append(is_correct(str(tokenizer.decode(ids[first:])), problem))
+    tally.seconds = time.perf_counter() - started
+    return tally
+
+
+def evaluate(slm: Path, llm: Path, split: str, n: int, taus: tuple[float, ...] = TAUS) -> list[Tally]:
+    """Both models alone, then stitched at each threshold."""
+    pair, tasks = (load(slm), load(llm)), problems(split, n)
+    folder = slm if slm.is_dir() else None
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder)) if folder else train_tokenizer()
+    tallies = [alone("slm_only", pair[0], tokenizer, tasks), alone("llm_only", pair[1], tokenizer, tasks)]
+    return tallies + [stitched(*pair, tokenizer, tasks, tau) for tau in taus]
+
+
+def main() -> None:
+    """Command line: one JSON line for each way of decoding."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("slm", type=Path)
+    parser.add_argument("llm", type=Path)
+    parser.add_argument("--split", default="dev", choices=("dev", "calibration", "test"))
+    parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--taus", type=float, nargs="*", default=list(TAUS))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for tally in evaluate(args.slm, args.llm, args.split, args.n, tuple(args.taus)):
+        print(json.dumps(tally.figures()))
+
+
+if __name__ == "__main__":
+    main()
