@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -49,6 +51,7 @@ def main(role: Role) -> None:
         sys.exit(_explain(role, error))
     setup_logging(f"{role.name}-worker", settings.log_level)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         asyncio.run(_serve(role, settings))
     except (UnsupportedModel, RstitchError) as error:
@@ -65,18 +68,25 @@ def _explain(role: Role, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-async def _serve(role: Role, settings: WorkerSettings) -> None:
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker that serves."""
+
+    server: Server
+    driver: EngineDriver
+    port: int
+
+    async def stop(self) -> None:
+        """Ends calls in flight and the engine's thread."""
+        await self.server.stop(0)
+        await self.driver.stop()
+
+
+async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseException], None]) -> Worker:
+    """Loads the model and serves it. Raises UnsupportedModel, or RstitchError if the address cannot be had."""
     telemetry = setup_telemetry(f"rstitch-{role.name}-worker", settings.otlp_endpoint)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size)
-    stopped_by: list[BaseException] = []
-
-    def on_fatal(error: BaseException) -> None:
-        """The engine's thread is gone: this process cannot serve."""
-        _log.error("engine stopped", exc_info=error)
-        stopped_by.append(error)
-        asyncio.get_running_loop().create_task(server.stop(0)).add_done_callback(lambda _: sys.exit(1))
-
     driver = EngineDriver(engine, on_fatal)
     server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
     service = WorkerService(driver, _info(role, settings, loaded, engine, tokenizer), _tokenizer(tokenizer), telemetry)
@@ -84,9 +94,20 @@ async def _serve(role: Role, settings: WorkerSettings) -> None:
     port = await server.start()
     driver.start()
     await server.set_serving(True)
-    _log.info("ready", address=f"{settings.listen.rpartition(':')[0]}:{port}", model=settings.model, device=settings.device)
-    await server.serve_until_signal(settings.drain_grace_s)
-    await driver.stop()
+    return Worker(server, driver, port)
+
+
+async def _serve(role: Role, settings: WorkerSettings) -> None:
+    def on_fatal(error: BaseException) -> None:
+        """Without its engine this process cannot serve; whoever supervises it starts a new one."""
+        _log.error("engine stopped", exc_info=error)
+        os._exit(70)
+
+    worker = await start(role, settings, on_fatal)
+    address = f"{settings.listen.rpartition(':')[0]}:{worker.port}"
+    _log.info("ready", address=address, model=settings.model, device=settings.device)
+    await worker.server.serve_until_signal(settings.drain_grace_s)
+    await worker.driver.stop()
 
 
 def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engine]:

@@ -1,0 +1,1 @@
+"""Measuring: the reference decoder, tasks, benchmarks. May import everything; nothing imports it."""

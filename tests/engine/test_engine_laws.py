@@ -1,0 +1,226 @@
+"""Laws 1, 6 and 7 at the engine: one model's tokens are transformers' own, whatever else the batch holds."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from model_worker.engine.errors import HeldTooShort, InvalidRun, NoCapacity, PrefixMismatch, SessionBusy
+from model_worker.engine.types import FinishReason, Handoff, Returns, RunRequest, Sampling
+
+from tests.engine.harness import Result, collect, generate, make_engine, run_all, run_one
+from tests.pairs import CONFIGS, STOP_TOKEN, VOCAB_SIZE
+
+PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_greedy_decoding_equals_transformers_generate(architecture: str) -> None:
+    engine, model = make_engine(architecture, max_batch_tokens=24)
+    requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=40) for i, prompt in enumerate(PROMPTS)]
+    for prompt, result in zip(PROMPTS, run_all(engine, requests), strict=True):
+        assert result.tokens == generate(model, prompt, 40)
+
+
+def test_step_returns_the_models_own_distribution() -> None:
+    engine, model = make_engine("qwen2")
+    result = run_one(engine, RunRequest("s", 0, PROMPTS[3], returns=Returns(-1, True)))
+    with torch.inference_mode():
+        output = model(torch.tensor([PROMPTS[3]]), output_hidden_states=True)
+    proposal = result.finished.proposal
+    logits = torch.frombuffer(bytearray(proposal.logits), dtype=torch.float32)
+    hidden = torch.frombuffer(bytearray(proposal.hidden_state), dtype=torch.float32)
+    expected = output.logits[0, -1, :VOCAB_SIZE]
+    torch.testing.assert_close(logits, expected.float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(hidden, output.hidden_states[-1][0, -1].float(), atol=1e-4, rtol=1e-4)
+    logprobs = expected.log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs).sum() / torch.tensor(float(VOCAB_SIZE)).log()
+    assert proposal.entropy == pytest.approx(float(entropy), abs=1e-6)
+    assert proposal.logprob == pytest.approx(float(logprobs[proposal.token]), abs=1e-6)
+
+
+def test_step_by_step_equals_decoding() -> None:
+    engine, model = make_engine()
+    tokens = list(PROMPTS[0])
+    proposal = run_one(engine, RunRequest("s", 0, tokens, returns=Returns())).finished.proposal
+    for _ in range(15):
+        tokens.append(proposal.token)
+        request = RunRequest("s", len(tokens) - 1, [proposal.token], returns=Returns())
+        proposal = run_one(engine, request).finished.proposal
+    assert tokens[len(PROMPTS[0]) :] == generate(model, PROMPTS[0], 15)
+
+
+def test_rollback_and_retry_change_nothing() -> None:
+    """Going back to any position and on again gives the same tokens as never having gone further."""
+    engine, model = make_engine("qwen3")
+    expected = generate(model, PROMPTS[0], 40)
+    rng = random.Random(1)
+    tokens = PROMPTS[0] + run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=40)).tokens
+    for _ in range(20):
+        position = rng.randrange(len(PROMPTS[0]), len(tokens))
+        result = run_one(engine, RunRequest("s", position, [], max_tokens=len(tokens) - position))
+        assert tokens[:position] + result.tokens == tokens
+    assert tokens[len(PROMPTS[0]) :] == expected
+
+
+def test_handoff_above_discards_and_below_keeps() -> None:
+    engine, _ = make_engine()
+    free = run_one(engine, RunRequest("free", 0, PROMPTS[0], max_tokens=60))
+    tau = sorted(free.entropies)[len(free.entropies) // 2]
+    first_above = next(i for i, entropy in enumerate(free.entropies) if entropy > tau)
+    first_below = next(i for i, entropy in enumerate(free.entropies) if entropy <= tau)
+    above = run_one(engine, RunRequest("above", 0, PROMPTS[0], max_tokens=60, handoff=Handoff(above=tau)))
+    assert above.tokens == free.tokens[:first_above]
+    assert above.finished.reason is FinishReason.HANDOFF
+    assert above.finished.proposal.token == free.tokens[first_above]
+    assert above.finished.held == len(PROMPTS[0]) + first_above
+    below = run_one(engine, RunRequest("below", 0, PROMPTS[0], max_tokens=60, handoff=Handoff(below=tau)))
+    assert below.tokens == free.tokens[: first_below + 1]
+    assert below.finished.reason is FinishReason.HANDOFF
+    assert below.finished.held == len(PROMPTS[0]) + first_below + 1
+
+
+def test_stop_token_is_kept_and_ends_the_run() -> None:
+    engine, _ = make_engine()
+    free = run_one(engine, RunRequest("free", 0, PROMPTS[0], max_tokens=30))
+    stop = free.tokens[10]
+    result = run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=30, stop_tokens=frozenset([stop])))
+    assert result.tokens == free.tokens[: free.tokens.index(stop) + 1]
+    assert result.finished.reason is FinishReason.STOP
+
+
+def test_context_ends_the_run() -> None:
+    engine, _ = make_engine(context_length=32)
+    result = run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=100))
+    assert len(PROMPTS[0]) + len(result.tokens) == 32
+    assert result.finished.reason is FinishReason.CONTEXT
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.8, seed=3), Sampling(1.3, 0.7, 0, 4), Sampling(1.0, 1.0, 5, 2**64 - 1)])
+def test_seeded_sampling_is_the_same_alone_in_a_batch_and_after_a_restart(sampling: Sampling) -> None:
+    engine, _ = make_engine()
+    alone = [
+        run_one(engine, RunRequest(f"a{i}", 0, prompt, sampling, max_tokens=30)).tokens for i, prompt in enumerate(PROMPTS)
+    ]
+    batch = run_all(engine, [RunRequest(f"b{i}", 0, p, sampling, max_tokens=30) for i, p in enumerate(PROMPTS)])
+    assert [result.tokens for result in batch] == alone
+    again, _ = make_engine()
+    half = run_one(again, RunRequest("c", 0, PROMPTS[0] + alone[0][:13], sampling, max_tokens=17))
+    assert half.tokens == alone[0][13:]
+
+
+def test_sampling_follows_the_distribution() -> None:
+    """Frequencies over seeds against probabilities: a chi-square statistic far beyond its mean would mean a wrong sampler."""
+    engine, model = make_engine()
+    with torch.inference_mode():
+        probabilities = model(torch.tensor([PROMPTS[0]])).logits[0, -1, :VOCAB_SIZE].softmax(-1)
+    draws = 600
+    counts = torch.zeros(VOCAB_SIZE)
+    requests = [RunRequest(f"s{i}", 0, PROMPTS[0], Sampling(1.0, seed=i), returns=Returns()) for i in range(draws)]
+    for start in range(0, draws, 20):
+        for result in run_all(engine, requests[start : start + 20]):
+            counts[result.finished.proposal.token] += 1
+    expected = probabilities * draws
+    cells = expected >= 5
+    statistic = float(((counts - expected)[cells] ** 2 / expected[cells]).sum())
+    degrees = int(cells.sum())
+    assert statistic < degrees + 5 * (2 * degrees) ** 0.5
+    nucleus = run_one(engine, RunRequest("top_k", 0, PROMPTS[0], Sampling(2.0, top_k=1, seed=9), returns=Returns()))
+    assert nucleus.finished.proposal.token == int(probabilities.argmax())
+
+
+def test_no_page_is_leaked_and_tokens_are_right_under_eviction_and_refusal() -> None:
+    """Law 6 with a pool for three sessions and twelve of them: whatever is refused or evicted is sent again."""
+    engine, model = make_engine(num_pages=16, page_size=8, context_length=120, max_batch_tokens=32)
+    prompts = {f"s{i}": [10 + i, 11, 12, 200 - i] for i in range(12)}
+    kept = {name: list(prompt) for name, prompt in prompts.items()}
+    refusals = 0
+    for _ in range(500):
+        todo = [name for name, tokens in kept.items() if len(tokens) < 44 and tokens[-1] != STOP_TOKEN]
+        if not todo:
+            break
+        results: dict[int, Result] = {}
+        names: dict[int, str] = {}
+        for name in todo[:5]:
+            try:
+                run = engine.submit(RunRequest(name, len(kept[name]) - 1, kept[name][-1:], max_tokens=44 - len(kept[name])))
+            except HeldTooShort as error:
+                tail = kept[name][error.held :]
+                run = engine.submit(RunRequest(name, error.held, tail, max_tokens=44 - len(kept[name])))
+            results[run], names[run] = Result(), name
+        while not engine.is_idle:
+            collect(engine, results)
+        engine.check_integrity()
+        for run, result in results.items():
+            kept[names[run]] += result.tokens
+            refusals += isinstance(result.error, NoCapacity)
+    assert refusals > 0
+    assert engine.counters.num_evictions > 0
+    for name, prompt in prompts.items():
+        assert kept[name][len(prompt) :] == generate(model, prompt, 40)
+
+
+def test_a_run_of_a_busy_session_is_refused() -> None:
+    engine, _ = make_engine()
+    engine.submit(RunRequest("s", 0, [5], max_tokens=5))
+    with pytest.raises(SessionBusy):
+        engine.submit(RunRequest("s", 0, [5], max_tokens=5))
+
+
+def test_superseded_run_keeps_its_tokens() -> None:
+    engine, model = make_engine()
+    run = engine.submit(RunRequest("s", 0, PROMPTS[0], max_tokens=50))
+    for _ in range(8):
+        engine.step()
+    (event,) = engine.supersede(run)
+    assert event.reason is FinishReason.SUPERSEDED
+    assert event.held == len(PROMPTS[0]) + 8
+    rest = run_one(engine, RunRequest("s", event.held, [], max_tokens=12))
+    assert rest.tokens == generate(model, PROMPTS[0], 20)[8:]
+
+
+def test_catch_up_keeps_nothing_back() -> None:
+    engine, model = make_engine()
+    result = run_one(engine, RunRequest("s", 0, PROMPTS[3]))
+    assert result.finished.reason is FinishReason.LENGTH
+    assert result.finished.held == len(PROMPTS[3])
+    assert engine.counters.num_computed_tokens == len(PROMPTS[3])
+    after = run_one(engine, RunRequest("s", len(PROMPTS[3]), [], max_tokens=10))
+    assert after.tokens == generate(model, PROMPTS[3], 10)
+
+
+def test_a_failed_forward_fails_its_runs_and_leaves_the_books_right() -> None:
+    engine, model = make_engine()
+    runner_run = engine._runner.run
+
+    def broken(rows: object) -> None:
+        raise RuntimeError("device lost")
+
+    engine._runner.run = broken
+    failed = run_all(engine, [RunRequest("s", 0, PROMPTS[0], max_tokens=5)])[0]
+    assert "device lost" in str(failed.error)
+    engine._runner.run = runner_run
+    assert run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=5)).tokens == generate(model, PROMPTS[0], 5)
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "field"),
+    [
+        (RunRequest("s", 0, [VOCAB_SIZE], max_tokens=1), InvalidRun, "tokens"),
+        (RunRequest("s", 0, [], max_tokens=1), InvalidRun, "tokens"),
+        (RunRequest("s", 5, [1], max_tokens=1), HeldTooShort, "position"),
+        (RunRequest("held", 2, [1], max_tokens=1, prefix_checksum=1), PrefixMismatch, "prefix_checksum"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_and_changes_nothing(
+    request_: RunRequest, error: type[Exception], field: str
+) -> None:
+    engine, _ = make_engine()
+    run_one(engine, RunRequest("held", 0, [5, 6, 7]))
+    with pytest.raises(error) as caught:
+        engine.submit(request_)
+    assert caught.value.field == field
+    assert engine.capacity.num_sessions == 1
+    assert engine.close_session("held") == (3, [])
+    engine.check_integrity()

@@ -1,0 +1,166 @@
+"""Laws of the bookkeeping, without a model: pages, sessions, batches."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from model_worker.engine.pages import PagePool
+from model_worker.engine.scheduler import Run, Scheduler
+from model_worker.engine.session import SessionTable
+from model_worker.engine.types import Returns, RunRequest
+
+_ids = itertools.count(1)
+
+
+class Bench:
+    """A scheduler over a small pool, stepped without a model: scheduled rows just count as computed."""
+
+    def __init__(self, num_pages: int, page_size: int = 4, budget: int = 16) -> None:
+        self.pool = PagePool(num_pages, page_size)
+        self.table = SessionTable(self.pool)
+        self.scheduler = Scheduler(self.table, budget)
+
+    def start(self, session_id: str, num_tokens: int, max_tokens: int = 100) -> Run:
+        session = self.table.open(session_id)
+        session.tokens.extend(range(num_tokens))
+        run = Run(next(_ids), RunRequest(session_id, 0, (), max_tokens=max_tokens), session)
+        self.scheduler.add(run)
+        return run
+
+    def step(self):
+        schedule = self.scheduler.schedule()
+        for row in schedule.rows:
+            row.run.session.num_computed += row.num_tokens
+        self.table.check_integrity()
+        return schedule
+
+
+def test_long_prompt_is_chunked_and_does_not_stop_decoding() -> None:
+    bench = Bench(num_pages=64)
+    short, long = bench.start("short", 3), bench.start("long", 50)
+    bench.step()
+    short.session.tokens.append(9)  # it decodes from now on
+    rows = {row.run.run_id: row for row in bench.step().rows}
+    assert rows[short.run_id].num_tokens == 1
+    assert rows[short.run_id].is_last
+    assert 1 <= rows[long.run_id].num_tokens <= 15
+    assert not rows[long.run_id].is_last
+
+
+def test_background_gets_only_what_is_left() -> None:
+    bench = Bench(num_pages=64, budget=16)
+    background, foreground = bench.start("background", 40, max_tokens=0), bench.start("foreground", 12)
+    rows = {row.run.run_id: row.num_tokens for row in bench.step().rows}
+    assert rows == {foreground.run_id: 12, background.run_id: 4}
+
+
+def test_batch_never_exceeds_the_budget() -> None:
+    bench = Bench(num_pages=200, budget=16)
+    for index in range(30):
+        bench.start(f"s{index}", 1 + index)
+    for _ in range(5):
+        assert sum(row.num_tokens for row in bench.step().rows) <= 16
+
+
+def test_idle_sessions_are_evicted_least_recently_used_first() -> None:
+    bench = Bench(num_pages=4)
+    for name in ("old", "older", "new"):
+        run = bench.start(name, 4)
+        bench.step()
+        bench.scheduler.remove(run)
+    bench.table.open("old")  # used again
+    bench.start("big", 8)
+    bench.step()
+    assert bench.table.get("older") is None
+    assert bench.table.get("old") is not None
+    assert bench.table.num_evictions == 1
+
+
+def test_oldest_run_is_never_refused_and_the_youngest_is() -> None:
+    bench = Bench(num_pages=4)
+    runs = [bench.start(f"s{index}", 4) for index in range(4)]
+    bench.step()
+    for run in runs:
+        run.session.tokens.append(1)
+    refused = [run for run, _ in bench.step().refused]
+    while not refused:
+        refused = [run for run, _ in bench.step().refused]
+    assert runs[0] not in refused
+    assert runs[-1] in refused
+
+
+def test_refused_run_says_so_and_its_session_becomes_evictable() -> None:
+    bench = Bench(num_pages=2)
+    bench.start("a", 8)
+    bench.step()
+    late = bench.start("b", 4)
+    schedule = bench.step()
+    assert [run for run, _ in schedule.refused] == [late]
+    assert not late.session.running
+
+
+def test_background_yields_to_foreground_and_keeps_its_tokens() -> None:
+    bench = Bench(num_pages=3)
+    background = bench.start("background", 8, max_tokens=0)
+    bench.step()
+    foreground = bench.start("foreground", 12)
+    background.session.tokens.extend([1, 2])
+    schedule = bench.step()
+    assert [row.run for row in schedule.rows] == [foreground]
+    assert schedule.yielded == [background]
+    assert background.session.held == 10
+    assert background.session.num_computed == 0
+
+
+def test_pool_refuses_to_hold_a_page_twice() -> None:
+    pool = PagePool(4, 4)
+    pages = pool.allocate(2)
+    pool.check_integrity(pages)
+    with pytest.raises(AssertionError, match="leaked"):
+        pool.check_integrity(pages[:1])
+    with pytest.raises(AssertionError, match="leaked"):
+        pool.check_integrity(pages + pages[:1])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_page_is_leaked_by_any_mix(seed: int) -> None:
+    """Runs that begin, grow, are rolled back, cancelled, refused, evicted and closed, at random: the books stay right and
+    the worker never stands still."""
+    rng = random.Random(seed)
+    bench = Bench(num_pages=8, budget=12)
+    live: list[Run] = []
+    for _ in range(300):
+        action = rng.random()
+        if action < 0.4 and len(live) < 6:
+            session_id = f"s{rng.randrange(10)}"
+            session = bench.table.get(session_id)
+            if session is None or (not session.running and session.held < 20):
+                if session is not None:
+                    bench.table.truncate(session, rng.randrange(session.held + 1))
+                request = RunRequest("", 0, (), max_tokens=rng.choice([0, 5]), returns=rng.choice([None, Returns()]))
+                session = bench.table.open(session_id)
+                session.tokens.extend([0] * rng.randrange(1, 12))
+                run = Run(next(_ids), request, session)
+                if run.wants_token and session.num_pending == 0:
+                    bench.table.uncompute(session, session.held - 1)
+                bench.scheduler.add(run)
+                live.append(run)
+        elif action < 0.5 and live:
+            run = live.pop(rng.randrange(len(live)))
+            bench.scheduler.remove(run)
+            if rng.random() < 0.5:
+                bench.table.close(run.session)
+        foreground = [run for run in live if not run.is_background]
+        schedule = bench.step()
+        ended = [run for run, _ in schedule.refused] + schedule.yielded
+        live = [run for run in live if run not in ended]
+        assert not foreground or schedule.rows
+        for row in schedule.rows:
+            if row.is_last and row.run in live:
+                if row.run.session.held < 20 and row.run.wants_token:
+                    row.run.session.tokens.append(0)
+                else:
+                    bench.scheduler.remove(row.run)
+                    live.remove(row.run)
