@@ -1,0 +1,159 @@
+"""The asyncio client of a router. `rstitch.client.sync` is its blocking twin; what they do is in `convert` and
+`reconnect`, here is only how to call and to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from rstitch.channels import client_options
+from rstitch.client import common, convert
+from rstitch.client.reconnect import Resumable, ended_early
+from rstitch.client.tracing import trace_metadata
+from rstitch.client.types import Answer, EarlyExit, Event, Finished, Policy, Sampling, Status, Trajectory
+from rstitch.errors import RstitchError, from_rpc_error
+from rstitch.v1 import router_pb2, router_pb2_grpc
+
+
+class AsyncClient:
+    """A router, for asyncio programs. Make it inside the running loop; close it or use it with `async with`.
+
+    Arguments and methods as of `rstitch.client.Client`.
+    """
+
+    def __init__(
+        self,
+        address: str = common.DEFAULT_ADDRESS,
+        timeout_s: float | None = None,
+        *,
+        reconnect_s: float = common.DEFAULT_RECONNECT_S,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self.address = common.checked_address(address)
+        self._timeout_s = timeout_s
+        self._reconnect_s = reconnect_s
+        self._channel = (
+            grpc.aio.insecure_channel(address, client_options())
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, client_options())
+        )
+        self._stub: Any = router_pb2_grpc.RouterServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection and every call on it. The router keeps what was written."""
+        await self._channel.close()
+
+    def generate(
+        self,
+        text: str | None = None,
+        *,
+        chat: convert.ChatInput | None = None,
+        tokens: Sequence[int] | None = None,
+        policy: Policy | None = None,
+        early_exit: EarlyExit | None = None,
+        sampling: Sampling | None = None,
+        max_new_tokens: int = 0,
+        stop: Sequence[str] = (),
+        session_id: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Event]:
+        """As `Client.generate`."""
+        request = convert.generate_request(
+            session_id=session_id,
+            text=text,
+            chat=chat,
+            tokens=tokens,
+            policy=policy,
+            early_exit=early_exit,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+        )
+        return self._events(request, timeout_s)
+
+    async def answer(self, text: str | None = None, **arguments: Any) -> Answer:
+        """As `generate`, but waits for the whole answer."""
+        return Answer.of([event async for event in self.generate(text, **arguments)])
+
+    def attach(self, session_id: str, resume_from: int = 0, *, timeout_s: float | None = None) -> AsyncIterator[Event]:
+        """As `Client.attach`."""
+        return self._events(convert.attach_request(session_id, resume_from), timeout_s)
+
+    async def trajectory(self, session_id: str) -> Trajectory:
+        """One trajectory, whole."""
+        reply = await self._call("GetTrajectory", router_pb2.GetTrajectoryRequest(session_id=session_id))
+        return convert.trajectory(reply.trajectory)
+
+    async def trajectories(self, page_size: int = 0) -> AsyncIterator[Trajectory]:
+        """As `Client.trajectories`."""
+        request = router_pb2.ListTrajectoriesRequest(page_size=page_size)
+        while True:
+            reply = await self._call("ListTrajectories", request)
+            for m in reply.trajectories:
+                yield convert.trajectory(m)
+            if not reply.next_page_token:
+                return
+            request.page_token = reply.next_page_token
+
+    async def delete_trajectory(self, session_id: str) -> None:
+        """As `Client.delete_trajectory`."""
+        await self._call("DeleteTrajectory", router_pb2.DeleteTrajectoryRequest(session_id=session_id))
+
+    async def status(self, *, timeout_s: float | None = None) -> Status:
+        """As `Client.status`."""
+        return convert.status(await self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
+
+    async def wait_ready(self, timeout_s: float = 60.0) -> Status:
+        """As `Client.wait_ready`."""
+        deadline = time.monotonic() + timeout_s
+        last: Status | RstitchError | None = None
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                last = await self.status(timeout_s=left)
+                if last.ready:
+                    return last
+            except RstitchError as error:
+                if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise
+                last = error
+            await asyncio.sleep(min(common.POLL_S, max(0.0, deadline - time.monotonic())))
+        raise common.not_ready(self.address, timeout_s, last)
+
+    async def _call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
+        timeout_s = timeout_s or self._timeout_s or common.DEFAULT_UNARY_TIMEOUT_S
+        try:
+            return await getattr(self._stub, method)(request, timeout=timeout_s, metadata=trace_metadata())
+        except grpc.RpcError as error:
+            raise common.with_address(from_rpc_error(error), self.address) from None
+
+    async def _events(self, request: router_pb2.GenerateRequest, timeout_s: float | None) -> AsyncIterator[Event]:
+        state = Resumable(request, reconnect_s=self._reconnect_s, timeout_s=timeout_s or self._timeout_s)
+        while True:
+            call = self._stub.Generate(state.request(), timeout=state.time_left_s(), metadata=trace_metadata())
+            try:
+                async for response in call:
+                    event = state.accept(response)
+                    if event is not None:
+                        yield event
+                    if isinstance(event, Finished):
+                        return
+                lost = ended_early()
+            except grpc.RpcError as error:
+                lost = common.with_address(from_rpc_error(error), self.address)
+            finally:
+                call.cancel()
+            await asyncio.sleep(state.wait_after(lost))

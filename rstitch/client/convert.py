@@ -1,0 +1,217 @@
+"""Between the client's values and the contract's messages, both ways; shared by the sync and the async client.
+
+It checks only what cannot be said in a message; whether a value is allowed is the router's to judge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import grpc
+
+from rstitch.client import types as t
+from rstitch.errors import RstitchError, invalid
+from rstitch.v1 import common_pb2, router_pb2
+
+E = TypeVar("E", bound=StrEnum)
+
+ChatInput = Sequence[t.Message | Mapping[str, str]]
+
+
+def generate_request(
+    *,
+    session_id: str,
+    text: str | None,
+    chat: ChatInput | None,
+    tokens: Sequence[int] | None,
+    policy: t.Policy | None,
+    early_exit: t.EarlyExit | None,
+    sampling: t.Sampling | None,
+    max_new_tokens: int,
+    stop: Sequence[str],
+) -> router_pb2.GenerateRequest:
+    """A question. Raises: RstitchError (INVALID_ARGUMENT) naming the argument."""
+    if sum(given is not None for given in (text, chat, tokens)) != 1:
+        raise invalid("input", "one of text, chat and tokens is needed.", "Give exactly one of them.")
+    if isinstance(stop, str):
+        raise invalid("stop", "stop is a list of strings, not one string.", f"Write stop=({stop!r},).")
+    request = router_pb2.GenerateRequest()
+    field = "session_id"
+    try:
+        request.session_id = session_id
+        if text is not None:
+            field = "text"
+            request.text = text
+        if chat is not None:
+            field = "chat"
+            request.chat.messages.extend(_chat_message(message) for message in chat)
+            request.chat.SetInParent()
+        if tokens is not None:
+            field = "tokens"
+            request.tokens.ids.extend(tokens)
+            request.tokens.SetInParent()
+        if policy is not None:
+            field = "policy"
+            request.policy.CopyFrom(policy_message(policy))
+        if early_exit is not None:
+            field = "early_exit"
+            request.early_exit.threshold = early_exit.threshold
+        if sampling is not None:
+            field = "sampling"
+            request.sampling.CopyFrom(common_pb2.Sampling(**dataclasses.asdict(sampling)))
+        field = "max_new_tokens"
+        request.max_new_tokens = max_new_tokens
+        field = "stop"
+        request.stop.extend(stop)
+    except (TypeError, ValueError) as error:  # of the wrong type, out of a number's range, not encodable as UTF-8
+        raise invalid(field, f"cannot be sent: {error}.", "See protos/rstitch/v1/router.proto for its type.") from error
+    return request
+
+
+def attach_request(session_id: str, resume_from: int) -> router_pb2.GenerateRequest:
+    """Goes on with an answer at a position. Raises: RstitchError (INVALID_ARGUMENT)."""
+    try:
+        return router_pb2.GenerateRequest(session_id=session_id, resume_from=resume_from)
+    except (TypeError, ValueError) as error:
+        raise invalid("resume_from", f"cannot be sent: {error}.", "Give a position of the session.") from error
+
+
+def event(response: router_pb2.GenerateResponse) -> t.Event:
+    """One event of an answer."""
+    kind = response.WhichOneof("event")
+    if kind == "started":
+        m = response.started
+        return t.Started(m.session_id, m.num_prompt_tokens, m.position, m.trace_id)
+    if kind == "chunk":
+        c = response.chunk
+        return t.Chunk(_model(c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text)
+    if kind == "switch":
+        s = response.switch
+        from_model = getattr(s, "from")  # a keyword of Python
+        return t.Switch(_model(from_model), _model(s.to), s.position, s.entropy, _switch_reason(s.reason))
+    if kind == "finished":
+        return _finished(response.finished)
+    raise RstitchError(
+        grpc.StatusCode.UNIMPLEMENTED,
+        "UNKNOWN_EVENT",
+        "the router sent an event that this client does not know.",
+        remedy="Update the client to the router's version.",
+    )
+
+
+def trajectory(m: router_pb2.Trajectory) -> t.Trajectory:
+    """All of a session."""
+    return t.Trajectory(
+        session_id=m.session_id,
+        state=_enum(t.TrajectoryState, router_pb2.TrajectoryState.Name, "TRAJECTORY_STATE_", m.state),
+        length=m.length,
+        epoch=m.epoch,
+        segments=tuple(_segment(segment) for segment in m.segments),
+        policy=_policy(m.policy),
+        finished=_finished(m.finished) if m.HasField("finished") else None,
+        created=m.created.ToDatetime(tzinfo=UTC),
+        updated=m.updated.ToDatetime(tzinfo=UTC),
+    )
+
+
+def status(m: router_pb2.GetStatusResponse) -> t.Status:
+    """The router's state."""
+    workers = tuple(
+        t.WorkerStatus(
+            role=_model(w.role),
+            address=w.address,
+            ready=w.ready,
+            detail=w.detail,
+            model=w.model,
+            device=w.device,
+            dtype=w.dtype,
+            num_parameters=w.num_parameters,
+            context_length=w.context_length,
+        )
+        for w in m.workers
+    )
+    return t.Status(m.ready, m.detail, workers, tuple(m.policies), m.default_tau, m.num_running, m.version)
+
+
+def policy_message(policy: t.Policy) -> router_pb2.Policy:
+    """A policy as the contract has it."""
+    p = router_pb2
+    match policy:
+        case t.Threshold(tau, tau_return):
+            return p.Policy(threshold=p.Threshold(tau=tau, tau_return=tau_return))
+        case t.Learned(name, tau):
+            return p.Policy(learned=p.Learned(name=name, tau=tau))
+        case t.Confidence(threshold):
+            return p.Policy(confidence=p.Confidence(threshold=threshold))
+        case t.LlmOnly():
+            return p.Policy(llm_only=p.LlmOnly())
+        case t.SlmOnly():
+            return p.Policy(slm_only=p.SlmOnly())
+        case t.Random(slm_probability):
+            return p.Policy(random=p.Random(slm_probability=slm_probability))
+        case t.Speculative(draft_tokens):
+            return p.Policy(speculative=p.Speculative(draft_tokens=draft_tokens))
+    raise TypeError(f"{policy!r} is no policy")
+
+
+def _policy(m: router_pb2.Policy) -> t.Policy | None:
+    match m.WhichOneof("kind"):
+        case "threshold":
+            returns = m.threshold.tau_return if m.threshold.HasField("tau_return") else None
+            return t.Threshold(m.threshold.tau, returns)
+        case "learned":
+            return t.Learned(m.learned.name, m.learned.tau)
+        case "confidence":
+            return t.Confidence(m.confidence.threshold)
+        case "llm_only":
+            return t.LlmOnly()
+        case "slm_only":
+            return t.SlmOnly()
+        case "random":
+            return t.Random(m.random.slm_probability)
+        case "speculative":
+            return t.Speculative(m.speculative.draft_tokens)
+    return None
+
+
+def _chat_message(message: t.Message | Mapping[str, str]) -> router_pb2.ChatMessage:
+    if isinstance(message, t.Message):
+        return router_pb2.ChatMessage(role=message.role, content=message.content)
+    return router_pb2.ChatMessage(**message)
+
+
+def _finished(m: router_pb2.Finished) -> t.Finished:
+    usage = t.Usage(**{field.name: getattr(m.usage, field.name) for field in dataclasses.fields(t.Usage)})
+    return t.Finished(_enum(t.FinishReason, router_pb2.FinishReason.Name, "FINISH_REASON_", m.reason), usage, m.length)
+
+
+def _segment(m: router_pb2.Segment) -> t.Segment:
+    return t.Segment(
+        source=_enum(t.Source, router_pb2.Source.Name, "SOURCE_", m.source),
+        position=m.position,
+        tokens=tuple(m.tokens),
+        entropies=tuple(m.entropies),
+        text=m.text,
+        reason=_switch_reason(m.reason),
+        switch_entropy=m.switch_entropy,
+    )
+
+
+def _model(value: common_pb2.Model) -> t.Model:
+    return _enum(t.Model, common_pb2.Model.Name, "MODEL_", value)
+
+
+def _switch_reason(value: router_pb2.SwitchReason) -> t.SwitchReason:
+    return _enum(t.SwitchReason, router_pb2.SwitchReason.Name, "SWITCH_REASON_", value)
+
+
+def _enum(kind: type[E], name_of: Callable[[Any], str], prefix: str, value: Any) -> E:
+    """The member of `kind` for a number of the wire; one that a newer router invented is UNSPECIFIED."""
+    try:
+        return kind(name_of(value).removeprefix(prefix).lower())
+    except ValueError:
+        return kind("unspecified")

@@ -1,0 +1,177 @@
+"""One answer across any number of streams: each token exactly once.
+
+It tracks the position of the next token, decides what to ask for after a lost stream and how long to wait before, and
+lets each event through once. The sync and the async client drive it; it opens no stream and sleeps nowhere.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable
+
+import grpc
+
+from rstitch.client import convert
+from rstitch.client.common import UNREACHABLE
+from rstitch.client.types import Chunk, Event, Finished, Started, Switch
+from rstitch.errors import RstitchError
+from rstitch.v1 import router_pb2
+
+_FIRST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 2.0
+
+# A process that is killed shows as any of these, by where the call stood.
+_LOST = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+}
+# With these a router may say that what was kept can be gone on with.
+_PASSING = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.INTERNAL,
+}
+
+
+class Resumable:
+    """The state of one answer on the client's side.
+
+    Args:
+        request: the question, or the wish to re-attach. A question without a session id gets one made here: only then
+            can it be told after a lost stream whether the router had taken it.
+        reconnect_s: how long to keep trying without a new token; 0: not at all.
+        timeout_s: for the whole answer, all streams together; None: none.
+    """
+
+    def __init__(
+        self,
+        request: router_pb2.GenerateRequest,
+        *,
+        reconnect_s: float,
+        timeout_s: float | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._question = router_pb2.GenerateRequest()
+        self._question.CopyFrom(request)
+        self._ours = not request.session_id
+        if self._ours:
+            self._question.session_id = uuid.uuid4().hex
+        self._attaching = request.HasField("resume_from")
+        self._clock = clock
+        self._deadline = None if timeout_s is None else clock() + timeout_s
+        self._reconnect_s = reconnect_s
+        self._lost_since: float | None = None
+        self._num_tries = 0
+        self._started = False
+        self._next_position = request.resume_from
+        # The switches given out since the last token: a new stream may begin with them again.
+        self._switches_here: set[tuple[str, str]] = set()
+
+    @property
+    def session_id(self) -> str:
+        """The session of the answer."""
+        return self._question.session_id
+
+    def request(self) -> router_pb2.GenerateRequest:
+        """What to send now."""
+        if self._attaching:
+            return convert.attach_request(self.session_id, self._next_position)
+        return self._question
+
+    def time_left_s(self) -> float | None:
+        """The deadline of the next call; None: none."""
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    def accept(self, response: router_pb2.GenerateResponse) -> Event | None:
+        """The event to give out, None if it was given out before. Raises: RstitchError (DATA_LOSS) on a gap."""
+        event = convert.event(response)
+        match event:
+            case Started():
+                return self._start(event)
+            case Chunk():
+                self._check(event.position, len(event.tokens))
+                self._next_position += len(event.tokens)
+                self._switches_here.clear()
+                self._lost_since, self._num_tries = None, 0
+            case Switch():
+                edge = (event.from_model, event.to_model)
+                if event.position < self._next_position or edge in self._switches_here:
+                    return None
+                self._switches_here.add(edge)
+            case Finished():
+                pass
+        return event
+
+    def wait_after(self, error: RstitchError) -> float:
+        """Seconds to wait before the next try. Raises: `error`, with what was kept, if there is none."""
+        if not self._started and self._attaching and self._ours and error.code is grpc.StatusCode.NOT_FOUND:
+            self._attaching = False  # the router never took the question: it is asked again
+            return 0.0
+        now = self._clock()
+        if self._lost_since is None:
+            self._lost_since = now
+        left = self._lost_since + self._reconnect_s - now
+        if self._deadline is not None:
+            left = min(left, self._deadline - now)
+        if left <= 0 or not self._may_retry(error):
+            raise self._with_what_was_kept(error)
+        self._attaching = True
+        wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0**self._num_tries) * random.uniform(0.5, 1.0)
+        self._num_tries += 1
+        return min(left, max(wait, error.retry_after_s or 0.0))
+
+    def _may_retry(self, error: RstitchError) -> bool:
+        if not (self._started or self._ours or self._attaching):
+            # The session existed before and the router may or may not have taken the question: to ask again could put
+            # it there twice, to re-attach could give the answer to the question before.
+            return False
+        if error.reason == UNREACHABLE:
+            # Nobody there when asked for the first time: the caller should know now, not after a long wait.
+            return self._attaching
+        if error.reason == "TRANSPORT":
+            return error.code in _LOST
+        if error.code is grpc.StatusCode.UNAVAILABLE:
+            return True
+        return error.code in _PASSING and self._attaching_helps(error)
+
+    def _attaching_helps(self, error: RstitchError) -> bool:
+        return "resume_from" in error.metadata or (self._attaching and error.retry_after_s is not None)
+
+    def _start(self, event: Started) -> Event | None:
+        if self._started:
+            self._check(event.position, 0)
+            return None
+        self._started = True
+        self._attaching = True
+        self._question.session_id = event.session_id
+        self._next_position = event.position
+        return event
+
+    def _check(self, position: int, num_tokens: int) -> None:
+        if position != self._next_position:
+            raise RstitchError(
+                grpc.StatusCode.DATA_LOSS,
+                "OUT_OF_ORDER",
+                f"the stream brought {num_tokens} tokens at position {position}, {self._next_position} was next.",
+                remedy="This is a bug of the router; GetTrajectory has the whole answer.",
+                metadata=self._kept(),
+            )
+
+    def _kept(self) -> dict[str, str]:
+        return {"session_id": self.session_id, "resume_from": str(self._next_position)}
+
+    def _with_what_was_kept(self, error: RstitchError) -> RstitchError:
+        if self._started:
+            error.metadata.update(self._kept())
+            error.remedy = error.remedy or f"attach({self.session_id!r}, resume_from={self._next_position}) goes on."
+        return error
+
+
+def ended_early() -> RstitchError:
+    """A stream that ended well, but without its last event."""
+    return RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the stream ended before the answer did.")

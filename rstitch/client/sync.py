@@ -1,0 +1,165 @@
+"""The blocking client of a router. `rstitch.client.aio` is its asyncio twin; what they do is in `convert` and
+`reconnect`, here is only how to call and to wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from rstitch.channels import client_options
+from rstitch.client import common, convert
+from rstitch.client.reconnect import Resumable, ended_early
+from rstitch.client.tracing import trace_metadata
+from rstitch.client.types import Answer, EarlyExit, Event, Finished, Policy, Sampling, Status, Trajectory
+from rstitch.errors import RstitchError, from_rpc_error
+from rstitch.v1 import router_pb2, router_pb2_grpc
+
+
+class Client:
+    """A router, for programs without an event loop. Safe to share between threads; close it or use it with `with`.
+
+    Args:
+        address: HOST:PORT.
+        timeout_s: deadline of a call, of a whole answer for `generate`; None: 30 s, and none for `generate`.
+        reconnect_s: how long `generate` tries to go on after a lost connection without getting a new token.
+        credentials: of TLS; None: no TLS.
+
+    All methods raise RstitchError.
+    """
+
+    def __init__(
+        self,
+        address: str = common.DEFAULT_ADDRESS,
+        timeout_s: float | None = None,
+        *,
+        reconnect_s: float = common.DEFAULT_RECONNECT_S,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self.address = common.checked_address(address)
+        self._timeout_s = timeout_s
+        self._reconnect_s = reconnect_s
+        self._channel = (
+            grpc.insecure_channel(address, client_options())
+            if credentials is None
+            else grpc.secure_channel(address, credentials, client_options())
+        )
+        self._stub: Any = router_pb2_grpc.RouterServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection and every call on it. The router keeps what was written."""
+        self._channel.close()
+
+    def generate(
+        self,
+        text: str | None = None,
+        *,
+        chat: convert.ChatInput | None = None,
+        tokens: Sequence[int] | None = None,
+        policy: Policy | None = None,
+        early_exit: EarlyExit | None = None,
+        sampling: Sampling | None = None,
+        max_new_tokens: int = 0,
+        stop: Sequence[str] = (),
+        session_id: str = "",
+        timeout_s: float | None = None,
+    ) -> Iterator[Event]:
+        """Asks, and yields the answer as it is written: Started, then Chunk and Switch, at last Finished.
+
+        Each token comes exactly once, whatever happens to the connection or the router meanwhile. To stop early, close
+        the iterator. Arguments as in GenerateRequest of protos/rstitch/v1/router.proto; `policy=None`: the router's.
+        """
+        request = convert.generate_request(
+            session_id=session_id,
+            text=text,
+            chat=chat,
+            tokens=tokens,
+            policy=policy,
+            early_exit=early_exit,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+        )
+        return self._events(request, timeout_s)
+
+    def answer(self, text: str | None = None, **arguments: Any) -> Answer:
+        """As `generate`, but waits for the whole answer."""
+        return Answer.of(self.generate(text, **arguments))
+
+    def attach(self, session_id: str, resume_from: int = 0, *, timeout_s: float | None = None) -> Iterator[Event]:
+        """Goes on with an answer from the token at `resume_from`; 0: from its first."""
+        return self._events(convert.attach_request(session_id, resume_from), timeout_s)
+
+    def trajectory(self, session_id: str) -> Trajectory:
+        """One trajectory, whole."""
+        reply = self._call("GetTrajectory", router_pb2.GetTrajectoryRequest(session_id=session_id))
+        return convert.trajectory(reply.trajectory)
+
+    def trajectories(self, page_size: int = 0) -> Iterator[Trajectory]:
+        """All trajectories without their segments, newest first; fetched page by page."""
+        request = router_pb2.ListTrajectoriesRequest(page_size=page_size)
+        while True:
+            reply = self._call("ListTrajectories", request)
+            yield from (convert.trajectory(m) for m in reply.trajectories)
+            if not reply.next_page_token:
+                return
+            request.page_token = reply.next_page_token
+
+    def delete_trajectory(self, session_id: str) -> None:
+        """Forgets a trajectory; stops it first if it is still being written."""
+        self._call("DeleteTrajectory", router_pb2.DeleteTrajectoryRequest(session_id=session_id))
+
+    def status(self, *, timeout_s: float | None = None) -> Status:
+        """Whether the router is ready, its workers and policies."""
+        return convert.status(self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
+
+    def wait_ready(self, timeout_s: float = 60.0) -> Status:
+        """Waits until the router takes questions. Raises: RstitchError (NOT_READY) saying why not."""
+        deadline = time.monotonic() + timeout_s
+        last: Status | RstitchError | None = None
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                last = self.status(timeout_s=left)
+                if last.ready:
+                    return last
+            except RstitchError as error:
+                if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise
+                last = error
+            time.sleep(min(common.POLL_S, max(0.0, deadline - time.monotonic())))
+        raise common.not_ready(self.address, timeout_s, last)
+
+    def _call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
+        timeout_s = timeout_s or self._timeout_s or common.DEFAULT_UNARY_TIMEOUT_S
+        try:
+            return getattr(self._stub, method)(request, timeout=timeout_s, metadata=trace_metadata())
+        except grpc.RpcError as error:
+            raise common.with_address(from_rpc_error(error), self.address) from None
+
+    def _events(self, request: router_pb2.GenerateRequest, timeout_s: float | None) -> Iterator[Event]:
+        state = Resumable(request, reconnect_s=self._reconnect_s, timeout_s=timeout_s or self._timeout_s)
+        while True:
+            call = self._stub.Generate(state.request(), timeout=state.time_left_s(), metadata=trace_metadata())
+            try:
+                for response in call:
+                    event = state.accept(response)
+                    if event is not None:
+                        yield event
+                    if isinstance(event, Finished):
+                        return
+                lost = ended_early()
+            except grpc.RpcError as error:
+                lost = common.with_address(from_rpc_error(error), self.address)
+            finally:
+                call.cancel()
+            time.sleep(state.wait_after(lost))

@@ -1,0 +1,303 @@
+"""What a client sends and gets, as plain frozen values.
+
+They mirror protos/rstitch/v1/router.proto, which says what each field means. They know no wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+
+class Model(StrEnum):
+    """Which model of the pair."""
+
+    UNSPECIFIED = "unspecified"
+    SLM = "slm"
+    LLM = "llm"
+
+
+class Source(StrEnum):
+    """Who put a segment's tokens there."""
+
+    UNSPECIFIED = "unspecified"
+    PROMPT = "prompt"
+    SLM = "slm"
+    LLM = "llm"
+
+
+class SwitchReason(StrEnum):
+    """Why the pen was handed over."""
+
+    UNSPECIFIED = "unspecified"
+    ENTROPY_ABOVE = "entropy_above"
+    ENTROPY_BELOW = "entropy_below"
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    UNSPECIFIED = "unspecified"
+    STOP = "stop"
+    STOP_STRING = "stop_string"
+    LENGTH = "length"
+
+
+class TrajectoryState(StrEnum):
+    """Whether a trajectory is being written, complete, or stopped on the way."""
+
+    UNSPECIFIED = "unspecified"
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """R-Stitch: the SLM writes while its entropy is at most `tau`, the LLM hands back at `tau_return` (None: `tau`)."""
+
+    tau: float
+    tau_return: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """R-Stitch+: the head `name` decides where the entropy is over `tau`."""
+
+    name: str
+    tau: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """R-Stitch v1: an SLM token less probable than `threshold` goes to the LLM."""
+
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class LlmOnly:
+    """The LLM alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlmOnly:
+    """The SLM alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Each token goes to the SLM with this probability."""
+
+    slm_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speculative:
+    """The SLM drafts so many tokens, the LLM verifies them."""
+
+    draft_tokens: int
+
+
+Policy: TypeAlias = Threshold | Learned | Confidence | LlmOnly | SlmOnly | Random | Speculative
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyExit:
+    """DEER: end the thinking where a trial answer is at least so confident."""
+
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen; the default is greedy. top_p 0 and top_k 0 mean all tokens."""
+
+    temperature: float = 0.0
+    top_p: float = 0.0
+    top_k: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """First event: the session is open; `position` is that of the first token to come."""
+
+    session_id: str
+    num_prompt_tokens: int
+    position: int
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens by one model, and the text that they complete."""
+
+    model: Model
+    position: int
+    tokens: tuple[int, ...]
+    entropies: tuple[float, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """The pen went from one model to the other; `position` is the first of the new segment."""
+
+    from_model: Model
+    to_model: Model
+    position: int
+    entropy: float
+    reason: SwitchReason
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer took. Times in microseconds."""
+
+    num_prompt_tokens: int = 0
+    num_slm_tokens: int = 0
+    num_llm_tokens: int = 0
+    num_discarded_proposals: int = 0
+    num_switches: int = 0
+    num_catch_up_tokens: int = 0
+    slm_time_us: int = 0
+    llm_time_us: int = 0
+    time_to_first_token_us: int = 0
+    total_time_us: int = 0
+    slm_forward_us: int = 0
+    llm_forward_us: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the answer."""
+        return self.num_slm_tokens + self.num_llm_tokens
+
+    @property
+    def llm_share(self) -> float:
+        """Part of the answer's tokens that the LLM wrote, in [0, 1]."""
+        return self.num_llm_tokens / self.num_tokens if self.num_tokens else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Last event: the answer is complete; `length` counts the session's tokens, prompt included."""
+
+    reason: FinishReason
+    usage: Usage
+    length: int
+
+
+Event: TypeAlias = Started | Chunk | Switch | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: its events, put together."""
+
+    session_id: str
+    text: str
+    chunks: tuple[Chunk, ...]
+    switches: tuple[Switch, ...]
+    finished: Finished
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All token ids of the answer, in order."""
+        return tuple(token for chunk in self.chunks for token in chunk.tokens)
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Answer:
+        """The answer that a complete stream of events tells."""
+        session_id, chunks, switches, finished = "", [], [], None
+        for event in events:
+            match event:
+                case Started():
+                    session_id = event.session_id
+                case Chunk():
+                    chunks.append(event)
+                case Switch():
+                    switches.append(event)
+                case Finished():
+                    finished = event
+        if finished is None:
+            raise ValueError("the events have no Finished among them")
+        text = "".join(chunk.text for chunk in chunks)
+        return cls(session_id, text, tuple(chunks), tuple(switches), finished)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of tokens from one source; `reason` and `switch_entropy` say why it began, if by a switch."""
+
+    source: Source
+    position: int
+    tokens: tuple[int, ...]
+    entropies: tuple[float, ...]
+    text: str
+    reason: SwitchReason
+    switch_entropy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """All that is known of a session. In a list the segments are left out."""
+
+    session_id: str
+    state: TrajectoryState
+    length: int
+    epoch: int
+    segments: tuple[Segment, ...]
+    policy: Policy | None
+    finished: Finished | None
+    created: datetime
+    updated: datetime
+
+    @property
+    def text(self) -> str:
+        """The whole text, prompt included."""
+        return "".join(segment.text for segment in self.segments)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All token ids, prompt included."""
+        return tuple(token for segment in self.segments for token in segment.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker as the router sees it."""
+
+    role: Model
+    address: str
+    ready: bool
+    detail: str
+    model: str
+    device: str
+    dtype: str
+    num_parameters: int
+    context_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The router and what is behind it."""
+
+    ready: bool
+    detail: str
+    workers: tuple[WorkerStatus, ...]
+    policies: tuple[str, ...]
+    default_tau: float
+    num_running: int
+    version: str
