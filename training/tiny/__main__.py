@@ -1,6 +1,6 @@
 """The whole recipe: `python -m training.tiny [--work FOLDER] [--models FOLDER]`, which is `make train-tiny`.
 
-Checks the splits, trains both models side by side (one core each; a stopped run goes on where it was), exports them, and
+Checks the splits, trains both models side by side (one core each; a stopped run goes on where it was), exports them and
 measures them on the test split for their cards. The choices of the recipe were made on the dev split.
 """
 

@@ -114,6 +114,8 @@ def export(role: str, checkpoint: Path, out: Path, figures: list[dict[str, Any]]
     model.bfloat16()
     model.save_pretrained(out)
     tokens.save(tokenizer, out)
+    for path in out.iterdir():
+        path.chmod(0o644)  # safetensors writes for its owner alone; a container runs as somebody else
     weights = sum(f.stat().st_size for f in out.glob("*.safetensors"))
     card = _CARD.format(
         **recipe.as_dict(),
