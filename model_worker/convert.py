@@ -1,4 +1,7 @@
-"""Messages to engine types and back, and what a request may not hold. Generated messages stop here and in `service.py`."""
+"""Messages to engine types and back, and what a request may not hold.
+
+Generated messages stop here and in `service.py`.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,9 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int) -> RunReq
     for token in message.stop_tokens:
         if token >= vocab_size:
             raise invalid(
-                "stop_tokens", f"token id {token} is outside the vocabulary of {vocab_size}.", f"Send ids below {vocab_size}."
+                "stop_tokens",
+                f"token id {token} is outside the vocabulary of {vocab_size}.",
+                f"Send ids below {vocab_size}.",
             )
     return RunRequest(
         session_id=_session_id(message.session_id),

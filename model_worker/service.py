@@ -1,5 +1,6 @@
 """WorkerService on the wire: streams of runs in, streams of kept tokens out. It computes nothing and waits for nothing
-but the driver."""
+but the driver.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +95,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             for span in stream.spans.values():
                 span.end()
 
-    async def CloseSession(self, request: worker_pb2.CloseSessionRequest, context: Any) -> worker_pb2.CloseSessionResponse:
+    async def CloseSession(
+        self, request: worker_pb2.CloseSessionRequest, context: Any
+    ) -> worker_pb2.CloseSessionResponse:
         """Frees a session's pages."""
         return worker_pb2.CloseSessionResponse(held=await self._driver.close_session(request.session_id))
 

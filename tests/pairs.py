@@ -1,5 +1,6 @@
 """Random pairs of models for the laws: several architectures, one small tokenizer, weights wide enough
-that entropies differ."""
+that entropies differ.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Group:
     Attributes:
         queries: slice of the flattened batch, rows x num_queries tokens in order.
         num_rows: rows.
-        slots: int64 [num_rows * num_keys], where the keys lie; padding repeats a slot and is masked.
+        slots: int64 [num_rows * num_keys], where the keys lie; padding repeats a written one and is masked.
         mask: bool [num_rows, 1, num_queries, num_keys]; None if every query sees every key.
     """
 
@@ -53,11 +53,12 @@ class PagedAttention:
 
     def __init__(self, shapes: list[LayerShape], num_slots: int, dtype: torch.dtype, device: torch.device) -> None:
         self._shapes = shapes
+        # Not zeroed: only written slots are read (a group's padding repeats a slot of its own row).
         self._keys = [
-            torch.zeros(num_slots, shape.num_kv_heads, shape.key_dim, dtype=dtype, device=device) for shape in shapes
+            torch.empty(num_slots, shape.num_kv_heads, shape.key_dim, dtype=dtype, device=device) for shape in shapes
         ]
         self._values = [
-            torch.zeros(num_slots, shape.num_kv_heads, shape.value_dim, dtype=dtype, device=device) for shape in shapes
+            torch.empty(num_slots, shape.num_kv_heads, shape.value_dim, dtype=dtype, device=device) for shape in shapes
         ]
         self._plan: BatchPlan | None = None
 

@@ -1,7 +1,7 @@
 """The stepping engine: tokens in, tokens and their uncertainty out, for many sessions at once.
 
-`step()` is the system in three calls: schedule, run, commit. One thread owns an engine. It knows no text, no network and
-no other model.
+`step()` is the system in three calls: schedule, run, commit. One thread owns an engine. It knows no text, no network
+and no other model.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Engine:
         begin = time.perf_counter()
         try:
             outcome = self._runner.run(schedule.rows)
-        except Exception as error:  # whatever a model may raise: the runs of this step fail, the others go on
+        except Exception as error:  # noqa: BLE001 - whatever a model may raise: these runs fail, others go on
             for row in schedule.rows:
                 self._scheduler.remove(row.run)
             failure = ForwardFailed(f"the model's forward failed: {error}")
@@ -159,7 +159,9 @@ class Engine:
         decodes = request.max_tokens > 0
         if end == 0:
             raise InvalidRun(
-                "there is no token to go on from", field="tokens", remedy="Send at least one token, or a position over 0."
+                "there is no token to go on from",
+                field="tokens",
+                remedy="Send at least one token, or a position over 0.",
             )
         if end + decodes > self.limits.context_length:
             raise ContextFull(

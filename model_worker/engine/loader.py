@@ -1,8 +1,8 @@
 """From a folder or hub id to a model that the engine can run exactly, or a refusal that names what it cannot do.
 
 Nothing here is a list of model classes. The model is run once with a probe in place of its attention, which sees what
-each layer asks for: anything beyond plain causal attention (with an optional score cap) is refused. Then the engine's own
-path is compared with the model's own, so that a wrong model never starts (`verify` in runner.py).
+each layer asks for: anything beyond plain causal attention (with an optional score cap) is refused. Then the engine's path
+is compared with the model's own (`check_parity` in runner.py), so that a wrong model never starts.
 """
 
 from __future__ import annotations
@@ -22,9 +22,22 @@ from model_worker.engine.attention import LayerShape
 from model_worker.engine.errors import UnsupportedModel
 
 # What layers pass that does not change the result of a causal attention at inference.
-_HARMLESS = {"dropout", "position_ids", "cache_position", "use_cache", "output_attentions", "is_causal", "layer_idx",
-             "output_router_logits", "head_mask", "target_dtype", "past_key_values", "past_key_value", "position_embeddings",
-             "token_type_ids"}  # fmt: skip
+_HARMLESS = {
+    "cache_position",
+    "dropout",
+    "head_mask",
+    "is_causal",
+    "layer_idx",
+    "output_attentions",
+    "output_router_logits",
+    "past_key_value",
+    "past_key_values",
+    "position_embeddings",
+    "position_ids",
+    "target_dtype",
+    "token_type_ids",
+    "use_cache",
+}
 # RoPE variants whose angles depend on how long the *batch* is: a session's tokens would depend on its neighbours.
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
@@ -79,10 +92,10 @@ def load(model: str, dtype: torch.dtype, device: torch.device, context_length: i
         raise UnsupportedModel(f"{model}: no such folder, and not a hub id of the form owner/name")
     try:
         config = AutoConfig.from_pretrained(folder if folder.is_dir() else model)
-        module = AutoModelForCausalLM.from_pretrained(folder if folder.is_dir() else model, config=config, dtype=dtype)
+        module: Any = AutoModelForCausalLM.from_pretrained(folder if folder.is_dir() else model, config=config, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
-    return adopt(module.to(device), context_length)
+    return adopt(module.to(device=device), context_length)
 
 
 def adopt(module: Any, context_length: int = 0) -> LoadedModel:
@@ -95,7 +108,9 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
         raise UnsupportedModel(f"{name}: the config names no max_position_embeddings; give --context-length")
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and longest > limit:
-        raise UnsupportedModel(f"{name}: --context-length {longest} is over the model's max_position_embeddings {limit}")
+        raise UnsupportedModel(
+            f"{name}: --context-length {longest} is over the model's max_position_embeddings {limit}"
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{name}: encoder-decoder models are not supported")
     if "logits_to_keep" not in inspect.signature(module.forward).parameters:
@@ -179,7 +194,7 @@ def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape
             logits = module(input_ids=ids, use_cache=False).logits
     except UnsupportedModel:
         raise
-    except Exception as error:  # whatever its code may raise: it does not run here, and start is the time to say so
+    except Exception as error:  # noqa: BLE001 - whatever its code raises: it does not run here
         raise UnsupportedModel(f"{name}: a forward in {next(module.parameters()).dtype} failed: {error}") from error
     finally:
         hook.remove()

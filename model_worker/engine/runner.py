@@ -126,9 +126,10 @@ class Runner:
                 mask = self._tensor(np.arange(len(slots[0]))[None, :] <= ends[:, None])[None, None]
             return Group(queries, 1, self._tensor(slots[0]), mask)
         lengths = np.array([len(row_slots) for row_slots in slots])
-        padded = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
+        padded = np.empty((len(rows), int(lengths.max())), dtype=np.int64)
         for index, row_slots in enumerate(slots):
             padded[index, : len(row_slots)] = row_slots
+            padded[index, len(row_slots) :] = row_slots[0]
         mask = None
         if lengths.min() != lengths.max():
             mask = self._tensor(np.arange(padded.shape[1])[None, :] < lengths[:, None])[:, None, None]
@@ -158,7 +159,9 @@ def check_parity(name: str, ours: Tensor, reference: Tensor) -> None:
     reference = reference[: ours.shape[-1]].to(ours.dtype)
     difference = float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-6))
     if not difference <= _TOLERANCE[reference.dtype]:
-        raise UnsupportedModel(f"{name}: the engine's logits differ from the model's own by {difference:.1e}; not served")
+        raise UnsupportedModel(
+            f"{name}: the engine's logits differ from the model's own by {difference:.1e}; not served"
+        )
 
 
 def _raw(values: Tensor) -> bytes:

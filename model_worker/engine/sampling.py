@@ -56,7 +56,7 @@ def choose(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[in
         positions: the position that each row's token would take.
     """
     logprobs = torch.log_softmax(logits, dim=-1)
-    # entr(p) is -p log p with entr(0) = 0. Rounding may leave [0, 1] by an ulp: laws at tau < 0 and tau >= 1 need it inside.
+    # entr(p) is -p log p with entr(0) = 0. Rounding may leave [0, 1] by an ulp; tau < 0 and tau >= 1 need it inside.
     entropy = torch.special.entr(logprobs.exp()).sum(-1) / math.log(logits.shape[-1])
     tokens = logits.argmax(-1)
     random_rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]

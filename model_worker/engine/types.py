@@ -38,7 +38,7 @@ class Handoff:
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """What a step returns beside the token: the `top_logits` largest logits (all if -1, none if 0), the hidden state."""
+    """What a step returns beside the token: the `top_logits` largest logits (-1: all), and the hidden state."""
 
     top_logits: int = 0
     hidden_state: bool = False

@@ -6,9 +6,9 @@ import random
 
 import pytest
 import torch
+
 from model_worker.engine.errors import HeldTooShort, InvalidRun, NoCapacity, PrefixMismatch, SessionBusy
 from model_worker.engine.types import FinishReason, Handoff, Returns, RunRequest, Sampling
-
 from tests.engine.harness import Result, collect, generate, make_engine, run_all, run_one
 from tests.pairs import CONFIGS, STOP_TOKEN, VOCAB_SIZE
 
@@ -97,11 +97,14 @@ def test_context_ends_the_run() -> None:
     assert result.finished.reason is FinishReason.CONTEXT
 
 
-@pytest.mark.parametrize("sampling", [Sampling(0.8, seed=3), Sampling(1.3, 0.7, 0, 4), Sampling(1.0, 1.0, 5, 2**64 - 1)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(0.8, seed=3), Sampling(1.3, 0.7, 0, 4), Sampling(1.0, 1.0, 5, 2**64 - 1)]
+)
 def test_seeded_sampling_is_the_same_alone_in_a_batch_and_after_a_restart(sampling: Sampling) -> None:
     engine, _ = make_engine()
     alone = [
-        run_one(engine, RunRequest(f"a{i}", 0, prompt, sampling, max_tokens=30)).tokens for i, prompt in enumerate(PROMPTS)
+        run_one(engine, RunRequest(f"a{i}", 0, prompt, sampling, max_tokens=30)).tokens
+        for i, prompt in enumerate(PROMPTS)
     ]
     batch = run_all(engine, [RunRequest(f"b{i}", 0, p, sampling, max_tokens=30) for i, p in enumerate(PROMPTS)])
     assert [result.tokens for result in batch] == alone
@@ -111,7 +114,7 @@ def test_seeded_sampling_is_the_same_alone_in_a_batch_and_after_a_restart(sampli
 
 
 def test_sampling_follows_the_distribution() -> None:
-    """Frequencies over seeds against probabilities: a chi-square statistic far beyond its mean would mean a wrong sampler."""
+    """Frequencies over seeds against probabilities: chi-square far beyond its mean would mean a wrong sampler."""
     engine, model = make_engine()
     with torch.inference_mode():
         probabilities = model(torch.tensor([PROMPTS[0]])).logits[0, -1, :VOCAB_SIZE].softmax(-1)
@@ -144,7 +147,9 @@ def test_no_page_is_leaked_and_tokens_are_right_under_eviction_and_refusal() -> 
         names: dict[int, str] = {}
         for name in todo[:5]:
             try:
-                run = engine.submit(RunRequest(name, len(kept[name]) - 1, kept[name][-1:], max_tokens=44 - len(kept[name])))
+                run = engine.submit(
+                    RunRequest(name, len(kept[name]) - 1, kept[name][-1:], max_tokens=44 - len(kept[name]))
+                )
             except HeldTooShort as error:
                 tail = kept[name][error.held :]
                 run = engine.submit(RunRequest(name, error.held, tail, max_tokens=44 - len(kept[name])))

@@ -6,6 +6,7 @@ import itertools
 import random
 
 import pytest
+
 from model_worker.engine.pages import PagePool
 from model_worker.engine.scheduler import Run, Scheduler
 from model_worker.engine.session import SessionTable
@@ -127,7 +128,8 @@ def test_pool_refuses_to_hold_a_page_twice() -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_no_page_is_leaked_by_any_mix(seed: int) -> None:
     """Runs that begin, grow, are rolled back, cancelled, refused, evicted and closed, at random: the books stay right and
-    the worker never stands still."""
+    the worker never stands still.
+    """
     rng = random.Random(seed)
     bench = Bench(num_pages=8, budget=12)
     live: list[Run] = []

@@ -1,0 +1,94 @@
+"""What cannot be served exactly is refused at start, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.bloom import BloomConfig
+from transformers.models.gemma3 import Gemma3TextConfig
+from transformers.models.gpt_oss import GptOssConfig
+from transformers.models.llama import LlamaConfig
+from transformers.models.mamba import MambaConfig
+from transformers.models.mistral import MistralConfig
+
+from model_worker.engine.engine import Engine
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.loader import adopt, load
+from model_worker.engine.types import Limits
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (MistralConfig(**SIZES, sliding_window=64), ["MistralForCausalLM", "sliding-window", "--context-length 64"]),
+        (Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=32), ["sliding-window", "--context-length 32"]),
+        (
+            GptOssConfig(**SIZES, head_dim=16, sliding_window=256, num_local_experts=2, num_experts_per_tok=1),
+            ["GptOssForCausalLM", "s_aux"],
+        ),
+        (MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2), ["MambaForCausalLM"]),
+        (BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4), ["BloomForCausalLM"]),
+        (
+            LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
+            ["LlamaForCausalLM", "dynamic"],
+        ),
+    ],
+)
+def test_what_is_not_exact_is_refused_by_name(config: Any, words: list[str]) -> None:
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with pytest.raises(UnsupportedModel) as caught:
+        adopt(model, 0 if hasattr(config, "max_position_embeddings") else 128)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_sliding_window_as_long_as_the_context_is_exact() -> None:
+    model = AutoModelForCausalLM.from_config(MistralConfig(**SIZES, sliding_window=64), dtype=torch.float32)
+    loaded = adopt(model, context_length=64)
+    Engine(loaded, Limits(vocab_size=64, context_length=64, num_pages=8))
+
+
+def test_a_model_whose_logits_come_out_wrong_is_refused() -> None:
+    """The last line of defence: the engine's own path is compared with the model's at start."""
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES), dtype=torch.float32)
+    loaded = adopt(model)
+    inner = model.model.forward
+    calls = []
+
+    def differs_when_called_again(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        output = inner(*args, **kwargs)
+        output.last_hidden_state = output.last_hidden_state + len(calls)
+        return output
+
+    model.model.forward = differs_when_called_again
+    with pytest.raises(UnsupportedModel, match="differ"):
+        Engine(loaded, Limits(vocab_size=64, context_length=64, num_pages=8))
+
+
+@pytest.mark.parametrize("name", ["missing/folder/of/four", "./nowhere", "no-owner"])
+def test_what_is_no_model_is_refused(name: str) -> None:
+    with pytest.raises(UnsupportedModel, match=name):
+        load(name, torch.float32, torch.device("cpu"))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=r"config\.json"):
+        load(str(tmp_path), torch.float32, torch.device("cpu"))
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
+    with pytest.raises(UnsupportedModel, match="not loadable"):
+        load(str(tmp_path), torch.float32, torch.device("cpu"))

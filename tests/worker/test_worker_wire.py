@@ -1,0 +1,268 @@
+"""WorkerService through the front door: a real server, a real model, the generated stubs."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from array import array
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from model_worker.engine.engine import Engine
+from rstitch.errors import RstitchError, from_rpc_error
+from rstitch.v1 import common_pb2
+from rstitch.v1 import worker_pb2 as pb
+from tests.engine.harness import generate
+from tests.pairs import CONTEXT_LENGTH, VOCAB_SIZE
+from tests.worker.conftest import StartWorker
+
+PROMPT = [7, 8, 9, 10, 11]
+
+
+@pytest.fixture(scope="session")
+def model(model_folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float64).eval()
+
+
+async def read_run(call: Any) -> tuple[list[int], pb.Finish]:
+    """The rest of a run: its kept tokens and its finish."""
+    tokens: list[int] = []
+    while True:
+        response = await call.read()
+        assert response is not grpc.aio.EOF
+        tokens += response.tokens
+        assert len(response.tokens) == len(response.entropies) == len(response.logprobs)
+        if response.HasField("finish"):
+            return tokens, response.finish
+
+
+async def error_of(awaitable: Any) -> RstitchError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await awaitable
+    return from_rpc_error(caught.value)
+
+
+async def decode_once(stub: Any, request: pb.DecodeRequest) -> tuple[list[int], pb.Finish]:
+    async def requests() -> AsyncIterator[pb.DecodeRequest]:
+        yield request
+
+    return await read_run(stub.Decode(requests()))
+
+
+async def test_get_info_tells_the_model(start_worker: StartWorker, model_folder: Path) -> None:
+    _, stub = await start_worker()
+    info = await stub.GetInfo(pb.GetInfoRequest())
+    assert info.role == common_pb2.MODEL_SLM
+    assert info.vocab_size == VOCAB_SIZE
+    assert info.context_length == CONTEXT_LENGTH
+    assert info.architecture == "LlamaForCausalLM"
+    assert info.hidden_size == 32
+    assert info.capacity.num_free_pages == info.capacity.num_pages > 0
+
+
+async def test_the_tokenizer_travels(start_worker: StartWorker, model_folder: Path) -> None:
+    from tokenizers import Tokenizer
+
+    _, stub = await start_worker()
+    parts = [part async for part in stub.GetTokenizer(pb.GetTokenizerRequest())]
+    received = Tokenizer.from_str(b"".join(part.data for part in parts).decode())
+    own = AutoTokenizer.from_pretrained(model_folder)
+    assert received.encode("the fox, Übermut!").ids == own.encode("the fox, Übermut!")
+    assert parts[0].chat_template == own.chat_template
+    assert parts[0].special_tokens["eos_token"] == own.eos_token
+
+
+async def test_a_stream_decodes_as_transformers_does(start_worker: StartWorker, model: Any) -> None:
+    _, stub = await start_worker()
+    tokens, finish = await decode_once(stub, pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=40))
+    assert tokens == generate(model, PROMPT, 40)
+    assert finish.held == len(PROMPT) + len(tokens)
+    assert finish.timing.num_computed_tokens == len(PROMPT) + len(tokens) - 1
+
+
+async def test_runs_of_a_stream_follow_one_another(start_worker: StartWorker, model: Any) -> None:
+    """Two short runs and a rollback give what one long run gives."""
+    _, stub = await start_worker()
+    call = stub.Decode()
+    await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=10))
+    first, finish = await read_run(call)
+    checksum = zlib.crc32(array("I", PROMPT + first[:5]).tobytes())
+    await call.write(
+        pb.DecodeRequest(
+            session_id="s", position=finish.held - 5, tokens=first[5:], max_tokens=10, prefix_checksum=checksum
+        )
+    )
+    second, _ = await read_run(call)
+    assert first + second == generate(model, PROMPT, 20)
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+
+
+async def test_the_next_request_supersedes_a_run(start_worker: StartWorker, model: Any) -> None:
+    _, stub = await start_worker()
+    call = stub.Decode()
+    await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=400))
+    head = list((await call.read()).tokens)
+    await call.write(pb.DecodeRequest(session_id="s", position=len(PROMPT), max_tokens=12))
+    rest, finish = await read_run(call)
+    assert finish.reason == pb.Finish.REASON_SUPERSEDED
+    assert finish.held == len(PROMPT) + len(head) + len(rest)
+    again, finish = await read_run(call)
+    assert finish.reason in (pb.Finish.REASON_LENGTH, pb.Finish.REASON_STOP)
+    assert again == generate(model, PROMPT, 12)
+    call.cancel()
+
+
+async def test_background_catch_up_is_promoted(start_worker: StartWorker, model: Any) -> None:
+    _, stub = await start_worker(max_batch_tokens=8)
+    prompt = list(range(20, 220))
+    call = stub.Decode()
+    await call.write(pb.DecodeRequest(session_id="s", tokens=prompt))
+    await call.write(pb.DecodeRequest(session_id="s", position=len(prompt), max_tokens=6))
+    _, finish = await read_run(call)
+    assert finish.held == len(prompt)
+    tokens, _ = await read_run(call)
+    assert tokens == generate(model, prompt, 6)
+    call.cancel()
+
+
+async def test_cancelling_a_stream_stops_the_work_and_keeps_the_session(start_worker: StartWorker) -> None:
+    worker, stub = await start_worker()
+    call = stub.Decode()
+    await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=CONTEXT_LENGTH, stop_tokens=[1]))
+    await call.read()
+    call.cancel()
+    while not await worker.driver.ask(lambda engine: engine.is_idle):
+        await asyncio.sleep(0)
+    info = await stub.GetInfo(pb.GetInfoRequest())
+    assert (info.capacity.num_runs, info.capacity.num_sessions) == (0, 1)
+    closed = await stub.CloseSession(pb.CloseSessionRequest(session_id="s"))
+    assert len(PROMPT) < closed.held < CONTEXT_LENGTH
+    info = await stub.GetInfo(pb.GetInfoRequest())
+    assert info.capacity.num_free_pages == info.capacity.num_pages
+    assert (await stub.CloseSession(pb.CloseSessionRequest(session_id="s"))).held == 0
+
+
+async def test_closing_a_session_ends_its_run(start_worker: StartWorker) -> None:
+    _, stub = await start_worker()
+    call = stub.Decode()
+    await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=CONTEXT_LENGTH, stop_tokens=[1]))
+    await call.read()
+    await stub.CloseSession(pb.CloseSessionRequest(session_id="s"))
+    error = await error_of(read_run(call))
+    assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "SESSION_CLOSED")
+
+
+async def test_a_session_has_one_run_at_a_time_and_others_go_on(start_worker: StartWorker, model: Any) -> None:
+    _, stub = await start_worker()
+    call = stub.Decode()
+    await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=400, stop_tokens=[1]))
+    await call.read()
+    error = await error_of(decode_once(stub, pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1)))
+    assert (error.code, error.reason, error.field) == (grpc.StatusCode.ABORTED, "SESSION_BUSY", "session_id")
+    other, _ = await decode_once(stub, pb.DecodeRequest(session_id="other", tokens=PROMPT, max_tokens=8))
+    assert other == generate(model, PROMPT, 8)
+    call.cancel()
+
+
+async def test_a_full_cache_refuses_the_youngest_and_says_when_to_try_again(start_worker: StartWorker) -> None:
+    _, stub = await start_worker(num_pages=8, page_size=8)
+    old = stub.Decode()
+    await old.write(pb.DecodeRequest(session_id="old", tokens=PROMPT, max_tokens=50, stop_tokens=[1]))
+    await old.read()
+    error = await error_of(
+        decode_once(stub, pb.DecodeRequest(session_id="young", tokens=list(range(5, 62)), max_tokens=2))
+    )
+    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "NO_CAPACITY")
+    assert error.retry_after_s is not None
+    _, finish = await read_run(old)
+    assert finish.held == len(PROMPT) + 50
+
+
+async def test_an_evicted_session_says_what_it_holds(start_worker: StartWorker) -> None:
+    _, stub = await start_worker(num_pages=8, page_size=8)
+    await stub.Step(pb.StepRequest(session_id="a", tokens=PROMPT))
+    await stub.Step(pb.StepRequest(session_id="b", tokens=list(range(5, 67))))
+    error = await error_of(stub.Step(pb.StepRequest(session_id="a", position=5, tokens=[1])))
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "HELD_TOO_SHORT")
+    assert error.metadata["held"] == "0"
+
+
+SAMPLING = common_pb2.Sampling
+BAD_STEPS = {
+    "no session id": (pb.StepRequest(tokens=PROMPT), "INVALID_ARGUMENT", "session_id"),
+    "long session id": (pb.StepRequest(session_id="x" * 129, tokens=PROMPT), "INVALID_ARGUMENT", "session_id"),
+    "no tokens": (pb.StepRequest(session_id="s"), "INVALID_ARGUMENT", "tokens"),
+    "token outside the vocabulary": (pb.StepRequest(session_id="s", tokens=[VOCAB_SIZE]), "INVALID_ARGUMENT", "tokens"),
+    "over the context": (pb.StepRequest(session_id="s", tokens=[5] * (CONTEXT_LENGTH + 1)), "OUT_OF_RANGE", "tokens"),
+    "position beyond held": (pb.StepRequest(session_id="s", position=3, tokens=[1]), "FAILED_PRECONDITION", "position"),
+    "prefix differs": (
+        pb.StepRequest(session_id="held", position=2, tokens=[1], prefix_checksum=7),
+        "FAILED_PRECONDITION",
+        "prefix_checksum",
+    ),
+    "negative temperature": (
+        pb.StepRequest(session_id="s", tokens=PROMPT, sampling=SAMPLING(temperature=-1)),
+        "INVALID_ARGUMENT",
+        "sampling.temperature",
+    ),
+    "NaN temperature": (
+        pb.StepRequest(session_id="s", tokens=PROMPT, sampling=SAMPLING(temperature=float("nan"))),
+        "INVALID_ARGUMENT",
+        "sampling.temperature",
+    ),
+    "top_p over 1": (
+        pb.StepRequest(session_id="s", tokens=PROMPT, sampling=SAMPLING(top_p=1.5)),
+        "INVALID_ARGUMENT",
+        "sampling.top_p",
+    ),
+    "top_k of no logits": (
+        pb.StepRequest(session_id="s", tokens=PROMPT, returns=pb.Returns(logits=pb.LOGITS_TOP_K)),
+        "INVALID_ARGUMENT",
+        "returns.top_k",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STEPS)
+async def test_a_bad_step_names_its_field_and_changes_nothing(start_worker: StartWorker, case: str) -> None:
+    _, stub = await start_worker(num_pages=64)
+    await stub.Step(pb.StepRequest(session_id="held", tokens=PROMPT))
+    request, code, field = BAD_STEPS[case]
+    error = await error_of(stub.Step(request))
+    assert (error.code.name, error.field) == (code, field)
+    assert error.remedy
+    info = await stub.GetInfo(pb.GetInfoRequest())
+    assert info.capacity.num_sessions == 1
+    assert (await stub.CloseSession(pb.CloseSessionRequest(session_id="held"))).held == len(PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1, handoff=pb.Handoff()), "handoff.rule"),
+        (pb.DecodeRequest(session_id="s", tokens=PROMPT, handoff=pb.Handoff(above=float("nan"))), "handoff.above"),
+        (pb.DecodeRequest(session_id="s", tokens=PROMPT, stop_tokens=[VOCAB_SIZE]), "stop_tokens"),
+    ],
+)
+async def test_a_bad_run_names_its_field(start_worker: StartWorker, request_: pb.DecodeRequest, field: str) -> None:
+    _, stub = await start_worker()
+    error = await error_of(decode_once(stub, request_))
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_a_stream_serves_one_session(start_worker: StartWorker) -> None:
+    worker, stub = await start_worker()
+    call = stub.Decode()
+    await call.write(pb.DecodeRequest(session_id="a", tokens=PROMPT, max_tokens=1))
+    await read_run(call)
+    await call.write(pb.DecodeRequest(session_id="b", tokens=PROMPT, max_tokens=1))
+    error = await error_of(read_run(call))
+    assert error.field == "session_id"
+    await worker.driver.ask(Engine.check_integrity)
