@@ -138,8 +138,9 @@ async def test_cancelling_a_stream_stops_the_work_and_keeps_the_session(start_wo
     await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=CONTEXT_LENGTH, stop_tokens=[1]))
     await call.read()
     call.cancel()
-    while not await worker.driver.ask(lambda engine: engine.is_idle):
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while not await worker.driver.ask(lambda engine: engine.is_idle):  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0)
     info = await stub.GetInfo(pb.GetInfoRequest())
     assert (info.capacity.num_runs, info.capacity.num_sessions) == (0, 1)
     closed = await stub.CloseSession(pb.CloseSessionRequest(session_id="s"))

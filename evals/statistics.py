@@ -1,0 +1,27 @@
+"""Intervals for figures that are measured on samples. It knows nothing of what was measured."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+
+def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """95% Wilson score interval of a proportion, in [0, 1]."""
+    if n == 0:
+        return 0.0, 1.0
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return centre - half, centre + half
+
+
+def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], draws: int = 2000) -> tuple[float, float, float]:
+    """Mean of ours - theirs on the same problems, and its 95% bootstrap interval (fixed seed)."""
+    assert len(ours) == len(theirs), "paired: one outcome each per problem"
+    differences = [int(a) - int(b) for a, b in zip(ours, theirs, strict=True)]
+    n = len(differences)
+    rng = random.Random(0)
+    means = sorted(sum(rng.choices(differences, k=n)) / n for _ in range(draws))
+    return sum(differences) / n, means[int(0.025 * draws)], means[int(0.975 * draws)]
