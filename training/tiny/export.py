@@ -31,7 +31,8 @@ pipeline_tag: text-generation
 ---
 # tiny-{role}
 
-A {parameters:,}-parameter `LlamaForCausalLM` that solves arithmetic word problems with a chain of thought. {about}
+A {parameters:,}-parameter `LlamaForCausalLM` that solves arithmetic word problems with a chain of thought.
+{about}
 It belongs to the tiny pair of rstitch, which shows R-Stitch (arXiv 2507.17307) on any computer: real models, trained
 from nothing, small enough for the repository.
 
@@ -52,8 +53,9 @@ Problems come from a seeded generator (`training/tiny/task.py`): 2 to 6 calculat
 person, one kind of thing. A problem belongs to one split by a hash of its calculations (not of its wording), so
 held-out calculations never occur in training in any words; `check_disjoint` looks for itself. There is no other data.
 
-The pair writes in two styles, short and verbose. Each model saw chains of mixed styles ({mixture}). The loss is off at
-the one token with which a line of the other's style begins: a model can finish the other's line but never begins one.
+The pair writes in two styles, short and verbose. Each model saw chains of mixed styles:
+{mixture}.
+The loss is off at the one token with which a line of the other's style begins: a model can finish the other's line but never begins one.
 
 ## Training
 
