@@ -1,14 +1,14 @@
 """`python -m llm_worker --model DIR_OR_HUB_ID`: serves the large language model."""
 
 from model_worker.main import Role, main
-from model_worker.settings import WorkerSettings
+from model_worker.settings import Listen, WorkerSettings
 from rstitch.v1 import common_pb2
 
 
 class Settings(WorkerSettings):
     """The large language model behind gRPC."""
 
-    listen: str = "127.0.0.1:50052"
+    listen: Listen = "127.0.0.1:50052"
 
 
 if __name__ == "__main__":

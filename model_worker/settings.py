@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
+Listen = Annotated[str, Field(pattern=r".+:\d+$", description="HOST:PORT to serve on.")]
 
 
 class WorkerSettings(BaseSettings):
@@ -17,17 +18,17 @@ class WorkerSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="RSTITCH_", cli_kebab_case=True, cli_implicit_flags=True, extra="ignore"
+        env_prefix="RSTITCH_", cli_kebab_case=True, extra="ignore"
     )
 
     model: Annotated[str, Field(min_length=1, description="Folder or hub id of a transformers causal LM.")]
-    listen: Annotated[str, Field(pattern=r".+:\d+$", description="HOST:PORT to serve on.")]
+    listen: Listen
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu or cuda:N.")] = "cpu"
     dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA, float32 on CPU.")] = "auto"
     context_length: Annotated[int, Field(ge=0, description="Most tokens of a session; 0: the model's own.")] = 0
     num_pages: Annotated[int, Field(ge=0, description="KV pages; 0: 90% of the free GPU memory, or 1 GiB on CPU.")] = 0
     page_size: Annotated[int, Field(ge=1, le=1024, description="Tokens per KV page.")] = 16
-    max_batch_tokens: Annotated[int, Field(ge=1, description="Most tokens of one forward; 0 is not allowed.")] = 512
+    max_batch_tokens: Annotated[int, Field(ge=1, description="Most tokens of one forward.")] = 512
     threads: Annotated[int, Field(ge=0, description="CPU threads of torch; 0: torch's own choice.")] = 0
     drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0
     otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""

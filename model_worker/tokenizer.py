@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.loader import check_source
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -38,7 +39,7 @@ class TokenizerFiles:
 def load_tokenizer(model: str) -> TokenizerFiles:
     """Reads the tokenizer of a folder or hub id. Raises UnsupportedModel if it has none that `tokenizers` can load."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(check_source(model))
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedModel(f"{model}: no tokenizer that transformers can load: {error}") from error
     backend = getattr(tokenizer, "backend_tokenizer", None)

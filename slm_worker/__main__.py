@@ -1,14 +1,14 @@
 """`python -m slm_worker --model DIR_OR_HUB_ID`: serves the small language model."""
 
 from model_worker.main import Role, main
-from model_worker.settings import WorkerSettings
+from model_worker.settings import Listen, WorkerSettings
 from rstitch.v1 import common_pb2
 
 
 class Settings(WorkerSettings):
     """The small language model behind gRPC."""
 
-    listen: str = "127.0.0.1:50051"
+    listen: Listen = "127.0.0.1:50051"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """From a folder or hub id to a model that the engine can run exactly, or a refusal that names what it cannot do.
 
 Nothing here is a list of model classes. The model is run once with a probe in place of its attention, which sees what
-each layer asks for: anything beyond plain causal attention (with an optional score cap) is refused. Then the engine's path
-is compared with the model's own (`check_parity` in runner.py), so that a wrong model never starts.
+each layer asks for: anything beyond plain causal attention (with an optional score cap) is refused. Then the engine's
+path is compared with the model's own (`check_parity` in runner.py), so that a wrong model never starts.
 """
 
 from __future__ import annotations
@@ -85,17 +85,25 @@ def load(model: str, dtype: torch.dtype, device: torch.device, context_length: i
     Raises:
         UnsupportedModel: it is no model, or it needs what the engine does not do.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UnsupportedModel(f"{model}: the folder holds no model (no config.json)")
-    if not folder.is_dir() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
-        raise UnsupportedModel(f"{model}: no such folder, and not a hub id of the form owner/name")
+    source = check_source(model)
     try:
-        config = AutoConfig.from_pretrained(folder if folder.is_dir() else model)
-        module: Any = AutoModelForCausalLM.from_pretrained(folder if folder.is_dir() else model, config=config, dtype=dtype)
+        config = AutoConfig.from_pretrained(source)
+        module: Any = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
     return adopt(module.to(device=device), context_length)
+
+
+def check_source(model: str) -> str:
+    """What transformers may load from: a folder with a model in it, or a hub id. Raises UnsupportedModel."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UnsupportedModel(f"{model}: the folder holds no model (no config.json)")
+        return str(folder)
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise UnsupportedModel(f"{model}: no such folder, and not a hub id of the form owner/name")
+    return model
 
 
 def adopt(module: Any, context_length: int = 0) -> LoadedModel:
@@ -194,7 +202,7 @@ def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape
             logits = module(input_ids=ids, use_cache=False).logits
     except UnsupportedModel:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever its code raises: it does not run here
+    except Exception as error:  # whatever its code raises: it does not run here
         raise UnsupportedModel(f"{name}: a forward in {next(module.parameters()).dtype} failed: {error}") from error
     finally:
         hook.remove()

@@ -1,0 +1,115 @@
+"""Whole stacks for the laws: real processes, real Redis, real bytes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import torch
+from transformers import AutoModelForCausalLM
+
+from evals.reference import Token, stitch
+from rstitch.client.aio import AsyncClient
+from rstitch.client.types import Answer
+from rstitch.stack import LocalStack
+from tests.pairs import STOP_TOKEN, VOCAB_SIZE, save_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Pair:
+    """Two model folders, and the models themselves as the oracle sees them."""
+
+    slm_folder: Path
+    llm_folder: Path
+    dtype: str
+    vocab_size: int = VOCAB_SIZE
+    stop_token: int = STOP_TOKEN
+    _models: dict[str, Any] = field(default_factory=dict)
+    _references: dict[Any, list[Token]] = field(default_factory=dict)
+
+    def model(self, role: str) -> Any:
+        if role not in self._models:
+            folder = self.slm_folder if role == "slm" else self.llm_folder
+            dtype = getattr(torch, self.dtype)
+            self._models[role] = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        return self._models[role]
+
+    def reference(
+        self, prompt: list[int], tau: float, max_new_tokens: int, tau_return: float | None = None
+    ) -> list[Token]:
+        """Algorithm 1, naively; remembered, since many tests ask for the same."""
+        key = (tuple(prompt), tau, max_new_tokens, tau_return)
+        if key not in self._references:
+            self._references[key] = stitch(
+                self.model("slm"),
+                self.model("llm"),
+                prompt,
+                tau=tau,
+                tau_return=tau_return,
+                max_new_tokens=max_new_tokens,
+                stop_tokens={self.stop_token},
+                vocab_size=self.vocab_size,
+            )
+        return self._references[key]
+
+
+@pytest.fixture(scope="session")
+def random_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Two architectures with random weights, in float64, where rounding cannot blur tau."""
+    folder = tmp_path_factory.mktemp("pair")
+    return Pair(save_model(folder / "slm", "llama", 1), save_model(folder / "llm", "qwen2", 2), "float64")
+
+
+def start_stack(pair: Pair, **arguments: Any) -> LocalStack:
+    return LocalStack(slm_model=str(pair.slm_folder), llm_model=str(pair.llm_folder), dtype=pair.dtype, **arguments)
+
+
+@pytest.fixture(scope="session")
+def stack(random_pair: Pair) -> Iterator[LocalStack]:
+    """The random pair, served; shared by the tests that break nothing."""
+    with start_stack(random_pair) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(stack: LocalStack) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(stack.router_address, timeout_s=50) as connected:
+        yield connected
+
+
+def stored_in_redis(url: str, session_id: str) -> list[tuple[str, int]]:
+    """What Redis itself holds: (source, token) in order, read with nothing of ours."""
+    names = {1: "prompt", 2: "slm", 3: "llm"}
+    with redis.Redis.from_url(url) as connection:
+        entries = connection.xrange(f"rstitch:chunks:{session_id}")
+    return [
+        (names[int(entry[b"s"])], token)
+        for _, entry in entries
+        for token in torch.frombuffer(bytearray(entry[b"t"]), dtype=torch.int32).tolist()
+    ]
+
+
+async def check_kept(stack: LocalStack, client: AsyncClient, answer: Answer, prompt: list[int]) -> None:
+    """Law 5: what the client received, what Redis holds and what GetTrajectory says are the same tokens."""
+    received = [("prompt", token) for token in prompt]
+    received += [(str(chunk.model), token) for chunk in answer.chunks for token in chunk.tokens]
+    assert stored_in_redis(stack.redis_url, answer.session_id) == received
+    trajectory = await client.trajectory(answer.session_id)
+    told = [(str(segment.source), token) for segment in trajectory.segments for token in segment.tokens]
+    assert told == received
+    assert "".join(s.text for s in trajectory.segments if s.source != "prompt") == answer.text
+
+
+def written(answer: Answer) -> list[tuple[int, str]]:
+    """(token, model) in order, as in the reference."""
+    return [(token, str(chunk.model)) for chunk in answer.chunks for token in chunk.tokens]
+
+
+def expected(reference: list[Token]) -> list[tuple[int, str]]:
+    return [(token.id, token.model) for token in reference]
