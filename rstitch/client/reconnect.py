@@ -19,7 +19,7 @@ from rstitch.client.types import Chunk, Event, Finished, Started, Switch
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
 
-_FIRST_WAIT_S = 0.1
+_FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
 
 # A process that is killed shows as any of these, by where the call stood.

@@ -1,0 +1,242 @@
+"""Values in, values out; errors that say what to do; nothing imported that a client does not need."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry import trace
+
+from rstitch import (
+    Answer,
+    AsyncClient,
+    Client,
+    Confidence,
+    EarlyExit,
+    FinishReason,
+    Learned,
+    LlmOnly,
+    Message,
+    Model,
+    Random,
+    RstitchError,
+    Sampling,
+    SlmOnly,
+    Source,
+    Speculative,
+    Started,
+    Threshold,
+    TrajectoryState,
+)
+from rstitch.client import convert
+from rstitch.service.telemetry import context_from_traceparent
+from rstitch.v1 import router_pb2 as pb
+from tests.client.conftest import Ask, Call
+from tests.fake_router import FakeRouter
+
+POLICIES = [
+    Threshold(0.25),
+    Threshold(0.25, tau_return=0.5),
+    Learned("head", 0.5),
+    Confidence(0.5),
+    LlmOnly(),
+    SlmOnly(),
+    Random(0.5),
+    Speculative(4),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_every_policy_survives_the_round_trip(policy: Any) -> None:
+    assert convert.trajectory(pb.Trajectory(policy=convert.policy_message(policy))).policy == policy
+
+
+def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
+    ask(
+        router.address,
+        "generate",
+        chat=[Message("system", "Be brief."), {"role": "user", "content": "Wie viel? ä"}],
+        policy=Threshold(0.1),
+        early_exit=EarlyExit(0.9),
+        sampling=Sampling(0.5, 0.9, 40, 7),
+        max_new_tokens=64,
+        stop=["\n"],
+        session_id="talk",
+    )
+    (question,) = router.questions
+    assert [(m.role, m.content) for m in question.chat.messages] == [("system", "Be brief."), ("user", "Wie viel? ä")]
+    assert question.policy.threshold.tau == 0.1
+    assert question.early_exit.threshold == 0.9
+    s = question.sampling
+    assert (s.temperature, s.top_p, s.top_k, s.seed) == (0.5, 0.9, 40, 7)
+    assert (question.max_new_tokens, list(question.stop), question.session_id) == (64, ["\n"], "talk")
+
+
+def test_an_unset_policy_stays_unset(router: FakeRouter, ask: Ask) -> None:
+    ask(router.address, "generate", tokens=[1, 2])
+    assert not router.questions[0].HasField("policy")
+    assert list(router.questions[0].tokens.ids) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({}, "input"),
+        ({"text": "a", "tokens": [1]}, "input"),
+        ({"tokens": [-1]}, "tokens"),
+        ({"tokens": ["a"]}, "tokens"),
+        ({"text": "\ud800"}, "text"),
+        ({"text": 3}, "text"),
+        ({"chat": [{"role": "user", "text": "x"}]}, "chat"),
+        ({"text": "a", "max_new_tokens": -1}, "max_new_tokens"),
+        ({"text": "a", "max_new_tokens": 1 << 40}, "max_new_tokens"),
+        ({"text": "a", "sampling": Sampling(top_k=-1)}, "sampling"),
+        ({"text": "a", "policy": "threshold"}, "policy"),
+        ({"text": "a", "stop": "END"}, "stop"),
+        ({"text": "a", "stop": [1]}, "stop"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_by_name(router: FakeRouter, ask: Ask, arguments: Any, field: str) -> None:
+    with pytest.raises(RstitchError) as caught:
+        ask(router.address, "generate", **arguments)
+    assert (caught.value.code, caught.value.field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+    assert caught.value.remedy
+
+
+def test_the_routers_refusal_arrives_whole(router: FakeRouter, ask: Ask) -> None:
+    with pytest.raises(RstitchError) as caught:
+        ask(router.address, "generate", "refuse")
+    error = caught.value
+    assert (error.reason, error.field, error.remedy) == (
+        "INVALID_FIELD",
+        "policy.threshold.tau",
+        "Give a number in [-1, 2].",
+    )
+
+
+def test_an_answer_is_its_events_together(router: FakeRouter, call: Call) -> None:
+    answer: Answer = call(router.address, "answer", "What?")
+    assert len(answer.tokens) == 60
+    assert answer.text.startswith("w5 w6 ")
+    assert {chunk.model for chunk in answer.chunks} == {Model.SLM, Model.LLM}
+    assert answer.finished.reason is FinishReason.STOP
+    assert answer.finished.usage.llm_share == pytest.approx(1 / 3)
+    assert answer.finished.usage.num_switches == len(answer.switches)
+
+
+def test_trajectories_are_shown_listed_and_deleted(router: FakeRouter, call: Call, ask: Ask) -> None:
+    for name in "abc":
+        ask(router.address, "generate", "What?", session_id=name)
+    trajectory = call(router.address, "trajectory", "b")
+    assert (trajectory.state, trajectory.length) == (TrajectoryState.FINISHED, 65)
+    assert trajectory.segments[0].source is Source.PROMPT
+    assert trajectory.text.startswith("What? w5 ")
+    assert len(trajectory.tokens) == 65
+    assert [t.session_id for t in ask(router.address, "trajectories", 2)] == ["a", "b", "c"]
+    call(router.address, "delete_trajectory", "b")
+    with pytest.raises(RstitchError) as caught:
+        call(router.address, "trajectory", "b")
+    assert caught.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_status(router: FakeRouter, call: Call) -> None:
+    status = call(router.address, "status")
+    assert (status.ready, status.policies, status.default_tau) == (True, ("threshold", "llm_only"), 0.02)
+    assert [worker.role for worker in status.workers] == [Model.SLM, Model.LLM]
+
+
+def test_wait_ready_waits_and_says_what_for(router: FakeRouter, call: Call) -> None:
+    router.ready = False
+    with pytest.raises(RstitchError, match="waiting for the SLM worker") as caught:
+        call(router.address, "wait_ready", 0.3)
+    assert caught.value.reason == "NOT_READY"
+    timer = threading.Timer(0.3, lambda: setattr(router, "ready", True))
+    timer.start()
+    assert call(router.address, "wait_ready", 10).ready
+    timer.join()
+
+
+def test_no_router_is_said_at_once_with_the_remedy(ask: Ask) -> None:
+    with pytest.raises(RstitchError, match="rstitch up") as caught:
+        ask("127.0.0.1:1", "generate", "What?")
+    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "UNREACHABLE")
+
+
+@pytest.mark.parametrize("address", ["", "a b:1"])
+def test_an_address_that_is_none_is_refused(ask: Ask, address: str) -> None:
+    with pytest.raises(RstitchError, match="HOST:PORT"):
+        ask(address, "generate", "What?")
+
+
+def test_an_iterator_closed_early_ends_the_call(router: FakeRouter) -> None:
+    blocked, left = threading.Event(), threading.Event()
+
+    def block(n: int) -> None:
+        if n == 4:
+            blocked.wait(10)
+            left.set()
+
+    router.before_event = block
+    with Client(router.address) as client:
+        events = client.generate("What?")
+        assert isinstance(next(events), Started)
+        events.close()
+    blocked.set()
+    assert left.wait(10)
+
+
+async def test_a_cancelled_task_ends_the_call(router: FakeRouter) -> None:
+    arrived, blocked = threading.Event(), threading.Event()
+
+    def block(n: int) -> None:
+        if n == 4:
+            arrived.set()
+            blocked.wait(10)
+
+    router.before_event = block
+    async with AsyncClient(router.address) as client:
+        task = asyncio.create_task(client.answer("What?"))
+        await asyncio.to_thread(arrived.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    blocked.set()
+
+
+def test_the_current_trace_goes_with_the_call(router: FakeRouter, ask: Ask) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    ask(router.address, "generate", "What?")
+    with trace.use_span(trace.get_current_span(context_from_traceparent(traceparent))):
+        ask(router.address, "generate", "What?")
+    assert [metadata.get("traceparent") for metadata in router.metadata] == [None, traceparent]
+
+
+def test_the_client_imports_no_more_than_it_needs() -> None:
+    heavy = (
+        "torch",
+        "redis",
+        "opentelemetry",
+        "structlog",
+        "pydantic",
+        "transformers",
+        "numpy",
+        "typer",
+        "rstitch.service",
+    )
+    code = (
+        f"import sys, rstitch; rstitch.Client; sys.exit(str([n for n in sys.modules if n.startswith({heavy!r})] or ''))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert result.stderr.strip() == ""
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import rstitch
+
+    with pytest.raises(AttributeError, match="Klient"):
+        _ = rstitch.Klient

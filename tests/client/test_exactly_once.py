@@ -1,0 +1,160 @@
+"""However often the stream is lost, each token and each switch comes once and in order."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from rstitch import Chunk, Event, Finished, RstitchError, Started, Switch
+from rstitch.client import convert
+from tests.client.conftest import Ask
+from tests.client.flaky_proxy import FlakyProxy
+from tests.fake_router import NUM_PROMPT_TOKENS, FakeRouter, script
+
+LOST = RstitchError(grpc.StatusCode.UNAVAILABLE, "DRAINING", "the router goes away", metadata={"resume_from": "0"})
+CANCELLED = RstitchError(grpc.StatusCode.CANCELLED, "", "")
+BUSY = RstitchError(
+    grpc.StatusCode.ABORTED, "TAKEN_OVER", "another router", retry_after_s=0.01, metadata={"resume_from": "1"}
+)
+
+
+def told(events: list[Event]) -> tuple[list[int], str, list[Switch]]:
+    """Tokens, text and switches of an answer that must begin and end well."""
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Finished)
+    assert not any(isinstance(event, Started | Finished) for event in events[1:-1])
+    chunks = [event for event in events if isinstance(event, Chunk)]
+    position = chunks[0].position
+    for chunk in chunks:
+        assert chunk.position == position
+        position += len(chunk.tokens)
+    tokens = [token for chunk in chunks for token in chunk.tokens]
+    return tokens, "".join(c.text for c in chunks), [e for e in events if isinstance(e, Switch)]
+
+
+def expected(router: FakeRouter) -> tuple[list[int], str, list[Switch]]:
+    events = [convert.event(message) for message in router.answer]
+    return told([Started("", NUM_PROMPT_TOKENS, NUM_PROMPT_TOKENS, ""), *events])
+
+
+def lose_sometimes(seed: int, error: RstitchError, probability: float = 0.15) -> Callable[[int], None]:
+    dice = random.Random(seed)
+
+    def before_event(n: int) -> None:
+        if dice.random() < probability:
+            raise error
+
+    return before_event
+
+
+@pytest.mark.parametrize("error", [LOST, CANCELLED, BUSY], ids=lambda error: error.code.name)
+@pytest.mark.parametrize("seed", range(2))
+def test_streams_ended_by_the_router(router: FakeRouter, ask: Ask, seed: int, error: RstitchError) -> None:
+    lose = lose_sometimes(seed, error)
+    router.before_event = lambda n: lose(n) if error is not BUSY or n > 2 else None
+    events = ask(router.address, "generate", "What?")
+    assert told(events) == expected(router)
+    assert len(router.questions) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_connections_that_are_cut(router: FakeRouter, ask: Ask, seed: int) -> None:
+    dice = random.Random(seed)
+    router.answer = script(num_tokens=400)
+    router.before_event = lambda n: time.sleep(0.001)  # else one packet holds the whole answer
+    with FlakyProxy(router.address, lambda: dice.randint(1500, 5000)) as proxy:
+        events = ask(proxy.address, "generate", "What?")
+    assert proxy.num_connections > 2
+    assert told(events) == expected(router)
+    assert len(router.questions) == 1
+
+
+def test_a_stream_that_ends_without_its_end(router: FakeRouter, ask: Ask) -> None:
+    whole = router.answer
+    router.answer = whole[:7]
+
+    def heal(n: int) -> None:
+        if n == 10:
+            router._sessions[router.questions[0].session_id] = whole
+
+    router.before_event = heal
+    events = ask(router.address, "generate", "What?")
+    router.answer = whole
+    assert told(events) == expected(router)
+
+
+def test_a_question_lost_before_it_was_taken_is_asked_again(router: FakeRouter, ask: Ask) -> None:
+    def lose_the_first(n: int) -> None:
+        if n == 0:
+            raise LOST
+
+    router.before_event = lose_the_first
+    assert told(ask(router.address, "generate", "What?")) == expected(router)
+    assert len(router.questions) == 1
+
+
+def test_a_question_lost_after_it_was_taken_is_not_asked_again(router: FakeRouter, ask: Ask) -> None:
+    def lose_the_start(n: int) -> None:
+        if n == 1:
+            raise LOST
+
+    router.before_event = lose_the_start
+    assert told(ask(router.address, "generate", "What?")) == expected(router)
+    assert len(router.questions) == 1
+
+
+def test_a_follow_up_question_that_may_have_been_taken_is_not_repeated(router: FakeRouter, ask: Ask) -> None:
+    ask(router.address, "generate", "What?", session_id="talk")
+
+    def lose(n: int) -> None:
+        raise LOST
+
+    router.before_event = lose
+    with pytest.raises(RstitchError, match="goes away"):
+        ask(router.address, "generate", "And then?", session_id="talk")
+    assert len(router.questions) == 1
+
+
+@pytest.mark.parametrize("position", [0, NUM_PROMPT_TOKENS + 7, NUM_PROMPT_TOKENS + 60])
+def test_attach_goes_on_where_it_is_told(router: FakeRouter, ask: Ask, position: int) -> None:
+    tokens, _, _ = expected(router)
+    ask(router.address, "generate", "What?", session_id="talk")
+    events = ask(router.address, "attach", "talk", position)
+    got = [token for event in events if isinstance(event, Chunk) for token in event.tokens]
+    assert got == tokens[max(0, position - NUM_PROMPT_TOKENS) :]
+
+
+def test_a_gap_is_an_error_not_a_shorter_answer(router: FakeRouter, ask: Ask) -> None:
+    chunks = [i for i, event in enumerate(router.answer) if event.HasField("chunk")]
+    del router.answer[chunks[3]]
+    with pytest.raises(RstitchError) as caught:
+        ask(router.address, "generate", "What?")
+    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.DATA_LOSS, "OUT_OF_ORDER")
+    assert caught.value.metadata["session_id"]
+
+
+def test_it_gives_up_in_time_and_says_how_to_go_on(router: FakeRouter, ask: Ask) -> None:
+    def lose_all_later(n: int) -> None:
+        if n > 6:
+            raise RstitchError(grpc.StatusCode.UNAVAILABLE, "WORKER_LOST", "the LLM worker is gone")
+
+    router.before_event = lose_all_later
+    with pytest.raises(RstitchError, match="attach") as caught:
+        ask(router.address, "generate", "What?", session_id="talk", client={"reconnect_s": 0.4})
+    error = caught.value
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST")
+    router.before_event = lambda n: None
+    rest = ask(router.address, "attach", error.metadata["session_id"], int(error.metadata["resume_from"]))
+    assert isinstance(rest[-1], Finished)
+
+
+def test_the_deadline_is_for_the_answer_not_for_a_stream(router: FakeRouter, ask: Ask) -> None:
+    router.before_event = lose_sometimes(1, LOST, 0.9)
+    with pytest.raises(RstitchError):
+        ask(router.address, "generate", "What?", timeout_s=0.5, client={"reconnect_s": 60.0})
+    assert all(left is not None and left <= 0.6 for left in router.deadlines)
+    assert router.deadlines[-1] < router.deadlines[0]

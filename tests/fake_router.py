@@ -1,0 +1,210 @@
+"""A router without models: it answers from a script, on a real wire, and loses streams when told to."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from rstitch.channels import server_options
+from rstitch.errors import RstitchError, invalid, to_status
+from rstitch.v1 import common_pb2, router_pb2_grpc
+from rstitch.v1 import router_pb2 as pb
+
+NUM_PROMPT_TOKENS = 5
+SLM, LLM = common_pb2.MODEL_SLM, common_pb2.MODEL_LLM
+
+
+def script(num_tokens: int = 60, seed: int = 0) -> list[pb.GenerateResponse]:
+    """Chunks and switches of an answer, a switch on top of a switch among them."""
+    dice = random.Random(seed)
+    events: list[pb.GenerateResponse] = []
+    position, end, model = NUM_PROMPT_TOKENS, NUM_PROMPT_TOKENS + num_tokens, SLM
+
+    def switch() -> None:
+        nonlocal model
+        to = LLM if model == SLM else SLM
+        reason = pb.SWITCH_REASON_ENTROPY_ABOVE if to == LLM else pb.SWITCH_REASON_ENTROPY_BELOW
+        events.append(
+            pb.GenerateResponse(
+                switch=pb.Switch(**{"from": model}, to=to, position=position, entropy=0.5, reason=reason)
+            )
+        )
+        model = to
+
+    while position < end:
+        size = min(dice.randint(1, 4), end - position)
+        tokens = range(position, position + size)
+        chunk = pb.Chunk(
+            model=model,
+            position=position,
+            tokens=[100 + p for p in tokens],
+            entropies=[(p % 10) / 10 for p in tokens],
+            text="".join(f"w{p} " for p in tokens),
+        )
+        events.append(pb.GenerateResponse(chunk=chunk))
+        position += size
+        for _ in range(dice.choice([0, 1, 2]) if position < end else 0):
+            switch()
+    usage = pb.Usage(num_prompt_tokens=NUM_PROMPT_TOKENS, num_slm_tokens=num_tokens - 20, num_llm_tokens=20)
+    usage.num_switches = sum(e.HasField("switch") for e in events)
+    usage.total_time_us, usage.time_to_first_token_us = 1_500_000, 20_000
+    finished = pb.Finished(reason=pb.FINISH_REASON_STOP, usage=usage, length=end)
+    return [*events, pb.GenerateResponse(finished=finished)]
+
+
+class FakeRouter(router_pb2_grpc.RouterServiceServicer):
+    """Keeps sessions like the real one. `before_event(n)` runs before the n-th event of any stream and may raise."""
+
+    def __init__(self) -> None:
+        self.before_event: Callable[[int], None] = lambda n: None
+        self.answer = script()
+        self.questions: list[pb.GenerateRequest] = []
+        self.metadata: list[dict[str, Any]] = []
+        self.deadlines: list[float | None] = []
+        self.ready = True
+        self._sessions: dict[str, list[pb.GenerateResponse]] = {}
+        self._count = itertools.count()
+        self._lock = threading.Lock()
+        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=server_options())
+        router_pb2_grpc.add_RouterServiceServicer_to_server(self, self._server)
+        self.health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._server.stop(None).wait()
+
+    def Generate(self, request: pb.GenerateRequest, context: Any) -> Iterator[pb.GenerateResponse]:
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.deadlines.append(context.time_remaining())
+        try:
+            yield from self._generate(request)
+        except RstitchError as error:
+            if not error.reason:  # as the library itself ends a call
+                context.abort(error.code, error.message)
+            context.abort_with_status(to_status(error))
+
+    def _generate(self, request: pb.GenerateRequest) -> Iterator[pb.GenerateResponse]:
+        self.before_event(next(self._count))
+        session_id = request.session_id or "made-by-the-router"
+        if not request.HasField("resume_from"):
+            if request.text == "refuse":
+                raise invalid("policy.threshold.tau", "tau is 7.", "Give a number in [-1, 2].")
+            self.questions.append(request)
+            self._sessions[session_id] = self.answer
+        elif session_id not in self._sessions:
+            raise RstitchError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION", f"there is no session {session_id}.")
+        start = max(request.resume_from, NUM_PROMPT_TOKENS)
+        self.before_event(next(self._count))
+        started = pb.Started(
+            session_id=session_id, num_prompt_tokens=NUM_PROMPT_TOKENS, position=start, trace_id="ab" * 16
+        )
+        yield pb.GenerateResponse(started=started)
+        for event in self._sessions[session_id]:
+            rest = _from(event, start)
+            if rest is not None:
+                self.before_event(next(self._count))
+                yield rest
+
+    def GetTrajectory(self, request: pb.GetTrajectoryRequest, context: Any) -> pb.GetTrajectoryResponse:
+        if request.session_id not in self._sessions:
+            error = RstitchError(
+                grpc.StatusCode.NOT_FOUND,
+                "UNKNOWN_SESSION",
+                f"there is no session {request.session_id}.",
+                remedy="`rstitch trajectory ls` lists those kept.",
+            )
+            context.abort_with_status(to_status(error))
+        return pb.GetTrajectoryResponse(trajectory=self._trajectory(request.session_id))
+
+    def ListTrajectories(self, request: pb.ListTrajectoriesRequest, context: Any) -> pb.ListTrajectoriesResponse:
+        names, start = sorted(self._sessions), int(request.page_token or 0)
+        page = names[start : start + (request.page_size or 2)]
+        more = start + len(page) < len(names)
+        trajectories = [self._trajectory(name) for name in page]
+        for trajectory in trajectories:
+            del trajectory.segments[:]
+        return pb.ListTrajectoriesResponse(
+            trajectories=trajectories, next_page_token=str(start + len(page)) if more else ""
+        )
+
+    def DeleteTrajectory(self, request: pb.DeleteTrajectoryRequest, context: Any) -> pb.DeleteTrajectoryResponse:
+        self._sessions.pop(request.session_id, None)
+        return pb.DeleteTrajectoryResponse()
+
+    def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
+        workers = [
+            pb.WorkerStatus(
+                role=role,
+                address="127.0.0.1:1",
+                ready=self.ready,
+                model="m",
+                device="cpu",
+                dtype="float32",
+                detail="" if self.ready else "no answer",
+            )
+            for role in (SLM, LLM)
+        ]
+        return pb.GetStatusResponse(
+            ready=self.ready,
+            detail="" if self.ready else "waiting for the SLM worker",
+            workers=workers,
+            policies=["threshold", "llm_only"],
+            default_tau=0.02,
+            version="9",
+        )
+
+    def set_health(self, serving: bool) -> None:
+        kinds = health_pb2.HealthCheckResponse
+        self.health.set("", kinds.SERVING if serving else kinds.NOT_SERVING)
+
+    def _trajectory(self, name: str) -> pb.Trajectory:
+        segments = [pb.Segment(source=pb.SOURCE_PROMPT, tokens=range(NUM_PROMPT_TOKENS), text="What? ")]
+        for event in self._sessions[name]:
+            if event.HasField("chunk"):
+                c = event.chunk
+                source = pb.SOURCE_SLM if c.model == SLM else pb.SOURCE_LLM
+                segments.append(
+                    pb.Segment(source=source, position=c.position, tokens=c.tokens, entropies=c.entropies, text=c.text)
+                )
+        return pb.Trajectory(
+            session_id=name,
+            state=pb.TRAJECTORY_STATE_FINISHED,
+            length=self.answer[-1].finished.length,
+            epoch=1,
+            segments=segments,
+            policy=pb.Policy(threshold=pb.Threshold(tau=0.02)),
+            finished=self.answer[-1].finished,
+        )
+
+
+def _from(event: pb.GenerateResponse, start: int) -> pb.GenerateResponse | None:
+    """What is left of an event for a stream that begins at `start`. A switch right there is told again."""
+    if event.HasField("switch"):
+        return event if event.switch.position >= start else None
+    if not event.HasField("chunk") or event.chunk.position >= start:
+        return event
+    skip = start - event.chunk.position
+    if skip >= len(event.chunk.tokens):
+        return None
+    c = event.chunk
+    rest = pb.Chunk(
+        model=c.model,
+        position=start,
+        tokens=c.tokens[skip:],
+        entropies=c.entropies[skip:],
+        text="".join(f"w{p} " for p in range(start, start + len(c.tokens) - skip)),
+    )
+    return pb.GenerateResponse(chunk=rest)
