@@ -36,8 +36,7 @@ class _Model:
 
     def next(self, tokens: list[int], vocab_size: int) -> tuple[int, float]:
         """Feeds what is missing; returns the most probable token and the entropy of its distribution."""
-        self._cache.crop(len(tokens) - 1 if self._length >= len(tokens) else self._length)
-        self._length = min(self._length, len(tokens) - 1)
+        assert self._length < len(tokens), "a discarded token never enters the cache, so nothing is rolled back"
         missing = torch.tensor([tokens[self._length :]])
         begin = time.perf_counter()
         logits = self._model(missing, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits[0, -1]

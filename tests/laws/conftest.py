@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,9 +90,7 @@ def stored_in_redis(url: str, session_id: str) -> list[tuple[str, int]]:
     with redis.Redis.from_url(url) as connection:
         entries = connection.xrange(f"rstitch:chunks:{session_id}")
     return [
-        (names[int(entry[b"s"])], token)
-        for _, entry in entries
-        for token in torch.frombuffer(bytearray(entry[b"t"]), dtype=torch.int32).tolist()
+        (names[int(entry[b"s"])], token) for _, entry in entries for (token,) in struct.iter_unpack("<I", entry[b"t"])
     ]
 
 

@@ -1,0 +1,49 @@
+"""What measures must itself be right: intervals, the bare loop, the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evals import bare, report
+from evals.reference import stitch
+from evals.statistics import paired_difference, wilson
+from tests.engine.harness import generate
+from tests.pairs import CONFIGS, STOP_TOKEN, VOCAB_SIZE, make_model
+
+PROMPT = [7, 8, 9, 10, 11]
+
+
+def test_wilson_interval_has_the_published_values() -> None:
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe (1998), table I, method 3
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 20)[0] == pytest.approx(0)
+
+
+def test_paired_difference_counts_each_problem_once() -> None:
+    ours, theirs = [True] * 90 + [False] * 10, [True] * 80 + [False] * 20
+    mean, low, high = paired_difference(ours, theirs)
+    assert mean == pytest.approx(0.1)
+    assert low < 0.1 < high
+    assert paired_difference(ours, ours) == (0, 0, 0)
+
+
+def test_the_reference_and_the_bare_loop_are_one_algorithm() -> None:
+    slm, llm = make_model(CONFIGS["llama"], 1), make_model(CONFIGS["qwen2"], 2)
+    for tau in (-1.0, 0.3, 0.4, 1.0):
+        reference = stitch(
+            slm, llm, PROMPT, tau=tau, max_new_tokens=50, stop_tokens={STOP_TOKEN}, vocab_size=VOCAB_SIZE
+        )
+        run = bare.stitch(slm, llm, PROMPT, tau, 50, {STOP_TOKEN}, VOCAB_SIZE)
+        assert run.tokens == [token.id for token in reference]
+    assert [token.id for token in reference] == generate(slm, PROMPT, 50)
+
+
+def test_a_report_replaces_its_own_section_only(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text("before\n<!-- tiny:begin -->\nold\n<!-- tiny:end -->\nafter\n")
+    report.replace_section(page, "tiny", "new")
+    assert page.read_text() == "before\n<!-- tiny:begin -->\nnew\n<!-- tiny:end -->\nafter\n"
+    with pytest.raises(ValueError, match="other"):
+        report.replace_section(page, "other", "new")

@@ -1,0 +1,67 @@
+"""An answer as an OTLP backend gets it: one span per segment, in the trace that the client began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from rstitch.client.aio import AsyncClient
+from rstitch.client.types import Threshold
+from rstitch.service import semconv
+from tests.laws.conftest import Pair, start_stack
+from tests.otlp_receiver import OtlpReceiver, attributes
+
+PROMPT = [7, 8, 9, 10, 11]
+TAU = 0.3
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[OtlpReceiver]:
+    with OtlpReceiver() as running:
+        yield running
+
+
+async def test_one_segment_span_per_segment_in_the_clients_trace(random_pair: Pair, receiver: OtlpReceiver) -> None:
+    tracer = TracerProvider().get_tracer("a client")
+    with start_stack(random_pair, otlp_endpoint=receiver.endpoint) as stack:
+        async with AsyncClient(stack.router_address, timeout_s=50) as client:
+            with tracer.start_as_current_span("question") as question:
+                answer = await client.answer(tokens=PROMPT, policy=Threshold(TAU), max_new_tokens=60)
+            trajectory = await client.trajectory(answer.session_id)
+    # The stack is down: every service has sent what it had.
+    trace_id = question.get_span_context().trace_id.to_bytes(16, "big")
+    ours = [span for span in receiver.spans if span.trace_id == trace_id]
+    assert trace.format_span_id(question.get_span_context().span_id) in {span.parent_span_id.hex() for span in ours}
+    (root,) = [span for span in ours if span.name == "rstitch.generate"]
+    usage = answer.finished.usage
+    assert attributes(root)[semconv.GEN_AI_USAGE_OUTPUT_TOKENS] == usage.num_tokens
+    assert attributes(root)[semconv.GEN_AI_USAGE_INPUT_TOKENS] == len(PROMPT)
+
+    segments = [segment for segment in trajectory.segments if segment.source != "prompt"]
+    spans = sorted(
+        (s for s in ours if s.name.startswith("rstitch.segment")), key=lambda span: span.start_time_unix_nano
+    )
+    assert len(spans) == len(segments) > 3
+    for index, (span, segment) in enumerate(zip(spans, segments, strict=True)):
+        told = attributes(span)
+        assert span.parent_span_id == root.span_id
+        assert told[semconv.RSTITCH_SEGMENT_MODEL] == told[semconv.RSTITCH_SEGMENT_TO] == str(segment.source)
+        assert told[semconv.RSTITCH_SEGMENT_POSITION] == segment.position
+        assert told[semconv.RSTITCH_SEGMENT_NUM_TOKENS] == len(segment.tokens)
+        assert told[semconv.RSTITCH_SEGMENT_NUM_CATCH_UP_TOKENS] >= 0
+        assert told[semconv.RSTITCH_SEGMENT_TAU] == TAU
+        assert told[semconv.RSTITCH_SEGMENT_FORWARD_US] > 0
+        assert told[semconv.RSTITCH_SEGMENT_QUEUE_US] >= 0
+        if index:
+            assert [link.span_id for link in span.links] == [spans[index - 1].span_id]
+            assert told[semconv.RSTITCH_SEGMENT_FROM] != told[semconv.RSTITCH_SEGMENT_TO]
+            assert told[semconv.RSTITCH_SEGMENT_REASON] == str(segment.reason)
+            assert told[semconv.RSTITCH_SEGMENT_ENTROPY] == pytest.approx(segment.switch_entropy)
+            assert (told[semconv.RSTITCH_SEGMENT_ENTROPY] > TAU) == (told[semconv.RSTITCH_SEGMENT_FROM] == "slm")
+    by_id = {span.span_id: span for span in ours}
+    runs = [span for span in ours if span.name == "worker.decode"]
+    assert len(runs) >= len(segments)
+    assert all(by_id[run.parent_span_id].name.startswith("rstitch.segment") for run in runs)
