@@ -1,0 +1,47 @@
+"""Whether a service on a port takes work: grpc.health.v1 for ours, PING for Redis. It does not know who started it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from rstitch.errors import from_rpc_error
+
+
+def health_of(address: str, service: str = "", timeout_s: float = 2.0) -> str:
+    """`SERVING`, `NOT_SERVING`, `SERVICE_UNKNOWN`, or `UNREACHABLE: why` of a gRPC server."""
+    with grpc.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        try:
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
+        except grpc.RpcError as exc:
+            error = from_rpc_error(exc)
+            return "SERVICE_UNKNOWN" if error.code is grpc.StatusCode.NOT_FOUND else f"UNREACHABLE: {error.message}"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
+
+
+def is_serving(address: str, timeout_s: float = 2.0) -> bool:
+    """Whether a gRPC server says SERVING. Cheap where nobody listens yet."""
+    host, port = address.rsplit(":", 1)
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout_s):
+        return health_of(address, timeout_s=timeout_s) == "SERVING"
+    return False
+
+
+def redis_answers(url: str, timeout_s: float = 2.0) -> bool:
+    """Whether a Redis answers at `redis://host:port` at all (it may still want a password)."""
+    parts = urlsplit(url)
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379), timeout_s) as s,
+    ):
+        s.sendall(b"PING\r\n")
+        # -LOADING: it is there, but not yet for us.
+        reply = s.recv(64)
+        return reply.startswith((b"+PONG", b"-NOAUTH"))
+    return False
