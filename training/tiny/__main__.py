@@ -39,7 +39,8 @@ def main() -> None:
     for role in sorted(RECIPES):
         command = [sys.executable, "-m", "training.tiny.train", role, "--out", str(args.work / role), "--resume"]
         runs.append(subprocess.Popen(command))
-    if any([run.wait() for run in runs]):
+    exits = [run.wait() for run in runs]
+    if any(exits):
         sys.exit("Training failed.")
 
     folders = {role: args.models / f"tiny-{role}" for role in RECIPES}

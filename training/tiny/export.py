@@ -55,7 +55,8 @@ held-out calculations never occur in training in any words; `check_disjoint` loo
 
 The pair writes in two styles, short and verbose. Each model saw chains of mixed styles:
 {mixture}.
-The loss is off at the one token with which a line of the other's style begins: a model can finish the other's line but never begins one.
+The loss is off at the one token with which a line of the other's style begins: a model can finish the other's line but
+never begins one.
 
 ## Training
 
