@@ -1,0 +1,131 @@
+"""The router's values into the messages of router.proto. The messages stop at this edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf import timestamp_pb2
+
+from router_svc.detokenizer import Decode, Detokenizer
+from router_svc.events import Event, Switched
+from router_svc.policies import AnswerSettings, Policy, Threshold
+from router_svc.trajectory import Chunk, Finished, Header, Model, State, SwitchReason, Usage, joined
+from rstitch.v1 import common_pb2, router_pb2
+
+_STATES = {
+    State.RUNNING: router_pb2.TRAJECTORY_STATE_RUNNING,
+    State.FINISHED: router_pb2.TRAJECTORY_STATE_FINISHED,
+    State.INTERRUPTED: router_pb2.TRAJECTORY_STATE_INTERRUPTED,
+}
+
+
+def started(session_id: str, num_prompt_tokens: int, position: int, trace_id: str) -> router_pb2.GenerateResponse:
+    """The first event of a stream."""
+    return router_pb2.GenerateResponse(
+        started=router_pb2.Started(
+            session_id=session_id, num_prompt_tokens=num_prompt_tokens, position=position, trace_id=trace_id
+        )
+    )
+
+
+def event(value: Event) -> router_pb2.GenerateResponse:
+    """A chunk or a switch."""
+    if isinstance(value, Switched):
+        # `from` is a keyword of the language.
+        fields: dict[str, Any] = {"from": model(value.to.other)}
+        return router_pb2.GenerateResponse(
+            switch=router_pb2.Switch(
+                to=model(value.to),
+                position=value.position,
+                entropy=value.entropy,
+                reason=_reason(value.reason),
+                **fields,
+            )
+        )
+    return router_pb2.GenerateResponse(
+        chunk=router_pb2.Chunk(
+            model=model(value.model),
+            position=value.position,
+            tokens=value.tokens,
+            entropies=value.entropies,
+            text=value.text,
+        )
+    )
+
+
+def finished(value: Finished) -> router_pb2.GenerateResponse:
+    """The last event of a stream."""
+    return router_pb2.GenerateResponse(finished=_finished(value))
+
+
+def trajectory(header: Header, chunks: Sequence[Chunk] = (), decode: Decode | None = None) -> router_pb2.Trajectory:
+    """A trajectory; without `decode` without texts, without `chunks` without segments."""
+    settings = AnswerSettings.from_json(header.settings)
+    segments = joined(chunks)
+    texts = _texts(segments, decode) if decode is not None else [""] * len(segments)
+    return router_pb2.Trajectory(
+        session_id=header.session_id,
+        state=_STATES[header.state],
+        length=header.length,
+        epoch=header.epoch,
+        segments=[_segment(segment, text) for segment, text in zip(segments, texts, strict=True)],
+        policy=_policy(settings.policy),
+        finished=_finished(header.finished) if header.finished else None,
+        created=_timestamp(header.created_ms),
+        updated=_timestamp(header.updated_ms),
+    )
+
+
+def model(value: Model) -> common_pb2.Model:
+    """One of the pair."""
+    return common_pb2.MODEL_SLM if value is Model.SLM else common_pb2.MODEL_LLM
+
+
+def _reason(value: SwitchReason) -> str:
+    return router_pb2.SwitchReason.Name(value.value)
+
+
+def _segment(segment: Chunk, text: str) -> router_pb2.Segment:
+    return router_pb2.Segment(
+        source=router_pb2.Source.Name(segment.source.value),
+        position=segment.position,
+        tokens=segment.tokens,
+        entropies=segment.entropies,
+        text=text,
+        reason=_reason(segment.reason),
+        switch_entropy=segment.switch_entropy,
+    )
+
+
+def _texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
+    """One text per segment, whole characters each; together the whole text."""
+    detokenizer = Detokenizer(decode)
+    texts = ["".join(detokenizer.push(token) for token in segment.tokens) for segment in segments]
+    if texts:
+        texts[-1] += detokenizer.flush()
+    return texts
+
+
+def _policy(policy: Policy) -> router_pb2.Policy:
+    if isinstance(policy, Threshold):
+        return router_pb2.Policy(threshold=router_pb2.Threshold(tau=policy.tau, tau_return=policy.tau_return))
+    if policy.name == "llm_only":
+        return router_pb2.Policy(llm_only=router_pb2.LlmOnly())
+    return router_pb2.Policy(slm_only=router_pb2.SlmOnly())
+
+
+def _finished(value: Finished) -> router_pb2.Finished:
+    return router_pb2.Finished(
+        reason=router_pb2.FinishReason.Name(value.reason.value), usage=_usage(value.usage), length=value.length
+    )
+
+
+def _usage(usage: Usage) -> router_pb2.Usage:
+    return router_pb2.Usage(**usage.as_dict())
+
+
+def _timestamp(unix_ms: int) -> timestamp_pb2.Timestamp:
+    made = timestamp_pb2.Timestamp()
+    made.FromMilliseconds(unix_ms)
+    return made

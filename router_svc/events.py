@@ -1,0 +1,102 @@
+"""What a reader of an answer is told, made from the chunks of its trajectory.
+
+The same chunks give the same events however they were cut and wherever a reader comes in, so one who comes back at the
+first token that he lacks gets every token, switch and piece of text exactly once. It knows no wire.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from router_svc.answer_text import AnswerText
+from router_svc.detokenizer import Decode
+from router_svc.trajectory import Chunk, Model, SwitchReason
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Tokens by one model, and the text that they complete."""
+
+    model: Model
+    position: int
+    tokens: array[int]
+    entropies: array[float]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """The pen went to `to` at `position`."""
+
+    to: Model
+    position: int
+    entropy: float
+    reason: SwitchReason
+
+
+Event = Written | Switched
+
+
+class Reader:
+    """Turns chunks into events.
+
+    A token whose text is held back (an unfinished character, a possible stop string) waits for the next one or the end:
+    the last token of an answer then carries all the text that is left, and no text ever comes without a token. A reader
+    that is cut off lacks the token and its text, or has both.
+
+    Args:
+        decode: token ids to text.
+        context: the session's last tokens before the answer.
+        stops: strings that end the answer.
+        position: of the first token wanted; what comes before is read for its text's sake only.
+    """
+
+    def __init__(self, decode: Decode, context: Sequence[int], stops: Sequence[str], position: int) -> None:
+        self._text = AnswerText(decode, context, stops)
+        self.position = position  # of the first token that the reader has not got
+        self._waiting: Written | None = None
+
+    def read(self, chunks: Iterable[Chunk]) -> Iterator[Event]:
+        """The events of further chunks."""
+        for chunk in chunks:
+            yield from self._read(chunk)
+
+    def _read(self, chunk: Chunk) -> Iterator[Event]:
+        model = chunk.source.model
+        if chunk.reason and chunk.position >= self.position:
+            yield from self._release("")
+            yield Switched(model, chunk.position, chunk.switch_entropy, chunk.reason)
+        if not chunk.tokens:
+            return
+        texts = [self._text.push(token) for token in chunk.tokens]
+        if chunk.end <= self.position:
+            return
+        yield from self._release("")
+        wanted = max(chunk.position, self.position)
+        skip = wanted - chunk.position
+        fresh = Written(model, wanted, chunk.tokens[skip:], chunk.entropies[skip:], "".join(texts[skip:]))
+        if not self._text.holds:
+            yield from self._give(fresh)
+            return
+        last = len(fresh.tokens) - 1
+        if last:
+            text = "".join(texts[skip:-1])
+            yield from self._give(Written(model, wanted, fresh.tokens[:last], fresh.entropies[:last], text))
+        self._waiting = Written(model, wanted + last, fresh.tokens[last:], fresh.entropies[last:], texts[-1])
+
+    def end(self) -> Iterator[Event]:
+        """The last of them: no more chunks come."""
+        yield from self._release(self._text.flush())
+
+    def _release(self, text: str) -> Iterator[Event]:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            yield from self._give(
+                Written(waiting.model, waiting.position, waiting.tokens, waiting.entropies, waiting.text + text)
+            )
+
+    def _give(self, written: Written) -> Iterator[Event]:
+        self.position = written.position + len(written.tokens)
+        yield written

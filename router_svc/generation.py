@@ -1,0 +1,208 @@
+"""The decode loop of one answer: Algorithm 1 of R-Stitch (arXiv 2507.17307).
+
+It keeps nothing but the trajectory and what the workers hold of it: every iteration starts from the tokens kept so far,
+so a failed run, a lost worker or another router going on is the next iteration and nothing else. It knows neither
+readers nor the store.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Mapping
+
+from router_svc.answer_text import AnswerText
+from router_svc.journal import Journal
+from router_svc.policies import AnswerSettings, Threshold
+from router_svc.recovery import Recovery
+from router_svc.segments import GenerationTrace
+from router_svc.trajectory import Chunk, FinishReason, Model, Source, SwitchReason, Usage, entropies_of, tokens_of
+from router_svc.worker_session import WorkerSession
+from router_svc.workers import Reply, RunEnd, RunFinish
+from rstitch.errors import RstitchError
+
+
+class Generation:
+    """One answer being written.
+
+    Args:
+        settings: what was asked for.
+        tokens: of the session; grows as tokens are kept.
+        last: the last chunk with tokens in the trajectory: a prompt, or where an answer was broken off.
+        usage: of the answer so far; updated.
+        workers: both models' sides of the session.
+        stop_tokens: of each model.
+        text: of the answer so far, if stop strings must be looked for.
+        journal: takes what is kept.
+        started: when the request came, by `clock`.
+    """
+
+    def __init__(
+        self,
+        settings: AnswerSettings,
+        tokens: array[int],
+        last: Chunk,
+        usage: Usage,
+        workers: Mapping[Model, WorkerSession],
+        stop_tokens: Mapping[Model, frozenset[int]],
+        text: AnswerText | None,
+        journal: Journal,
+        recovery: Recovery,
+        trace: GenerationTrace,
+        started: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._policy = settings.policy
+        self._tokens = tokens
+        self._last = last
+        self._usage = usage
+        self._workers = workers
+        self._stop_tokens = stop_tokens
+        self._text = text
+        self._journal = journal
+        self._recovery = recovery
+        self._trace = trace
+        self._clock = clock
+        self._started = started - usage.total_time_us / 1e6
+        self._opening = (SwitchReason.NONE, 0.0)  # why the segment that has no token yet began
+        self._traceparent = ""
+
+    async def run(self) -> FinishReason:
+        """Writes until the answer is complete. Raises RstitchError when it cannot go on; what is kept stays kept."""
+        pen = self._take_pen()
+        await self._catch_up(pen.other)
+        while (complete := self._complete()) is None:
+            finish = await self._write(pen)
+            if finish is None:
+                pen = self._pen_again(pen)
+            elif finish.end is RunEnd.STOP:
+                return FinishReason.STOP
+            elif finish.end is RunEnd.CONTEXT:
+                return FinishReason.LENGTH
+            elif finish.end is RunEnd.HANDOFF and self._complete() is None:
+                pen = self._hand_over(pen, finish.proposal_entropy)
+        return complete
+
+    def stop_clock(self) -> None:
+        """Brings the usage's total time up to now."""
+        self._usage.total_time_us = int((self._clock() - self._started) * 1e6)
+
+    async def _write(self, pen: Model) -> RunFinish | None:
+        """One run of `pen`: it is fed what it has not seen, then decodes by itself until the hand-off condition holds.
+
+        Returns: how it ended; None if a stop string cut it short or it failed and another try is worth it.
+        """
+        worker = self._workers[pen]
+        run = await worker.decode(self._budget(), self._policy.handoff(pen), self._traceparent)
+        self._trace.fed(run.num_sent)
+        since = self._clock()
+        try:
+            while True:
+                reply = await run.next()
+                since = self._took(pen, since)
+                if reply.tokens and self._keep(pen, reply):
+                    return None
+                if reply.finish is not None:
+                    worker.count(run)
+                    self._trace.ran(reply.finish)
+                    return reply.finish
+                await self._journal.room()
+                await self._catch_up(pen.other)
+        except RstitchError as error:
+            worker.refused(run, error)
+            await self._recovery.after(pen, error)
+            self._took(pen, since)
+            return None
+
+    def _keep(self, pen: Model, reply: Reply) -> bool:
+        """Tokens go into the trajectory, up to one that completes a stop string; returns whether one does."""
+        num = len(reply.tokens)
+        if self._text is not None:
+            for index, token in enumerate(reply.tokens):
+                self._text.push(token)
+                if self._text.stopped:
+                    num = index + 1
+                    break
+        self._add(pen, tokens_of(reply.tokens[:num]), entropies_of(reply.entropies[:num]))
+        return self._text is not None and self._text.stopped
+
+    def _add(self, pen: Model, tokens: array[int], entropies: array[float]) -> None:
+        reason, entropy = self._opening
+        chunk = Chunk(pen.source, len(self._tokens), tokens, entropies, reason, entropy)
+        self._opening = (SwitchReason.NONE, 0.0)
+        self._tokens.extend(tokens)
+        usage = self._usage
+        if tokens:
+            self._last = chunk
+            self._workers[pen].wrote(len(tokens))
+            self._trace.wrote(len(tokens))
+            self._recovery.progress()
+            self.stop_clock()
+            usage.time_to_first_token_us = usage.time_to_first_token_us or usage.total_time_us
+        if pen is Model.SLM:
+            usage.num_slm_tokens += len(tokens)
+        else:
+            usage.num_llm_tokens += len(tokens)
+        self._journal.add(chunk, usage)
+
+    def _hand_over(self, pen: Model, proposal_entropy: float | None) -> Model:
+        """The pen goes to the other model: the SLM's token was discarded, or the LLM's was kept and sure."""
+        self._usage.num_switches += 1
+        if self._segment_is_empty(pen):
+            self._add(pen, tokens_of(), entropies_of())
+        if pen is Model.SLM:
+            self._usage.num_discarded_proposals += 1
+            self._open(pen.other, SwitchReason.ENTROPY_ABOVE, proposal_entropy or 0.0)
+        else:
+            self._open(pen.other, SwitchReason.ENTROPY_BELOW, self._last.entropies[-1])
+        return pen.other
+
+    def _open(self, pen: Model, reason: SwitchReason, entropy: float) -> None:
+        self._opening = (reason, entropy)
+        tau: float | None = None
+        if isinstance(self._policy, Threshold):
+            tau = self._policy.tau_return if reason is SwitchReason.ENTROPY_BELOW else self._policy.tau
+        self._traceparent = self._trace.begin_segment(pen, len(self._tokens), reason, entropy, tau)
+
+    def _take_pen(self) -> Model:
+        """At the start of an answer whom the policy says; where an answer was broken off, whom its last token says."""
+        starts = self._last.source is Source.PROMPT
+        pen = self._policy.starts() if starts else self._last.source.model
+        self._open(pen, SwitchReason.NONE, 0.0)
+        return pen if starts else self._pen_again(pen)
+
+    def _pen_again(self, pen: Model) -> Model:
+        """Who goes on after a run that did not say: what its last token says, if it wrote one."""
+        if self._segment_is_empty(pen) or self._complete() is not None:
+            return pen
+        after = self._policy.pen_after(pen, self._last.entropies[-1])
+        return pen if after is pen else self._hand_over(pen, None)
+
+    def _segment_is_empty(self, pen: Model) -> bool:
+        return bool(self._opening[0]) or self._last.source is not pen.source
+
+    def _complete(self) -> FinishReason | None:
+        """Whether the tokens kept are a whole answer: also one whose last run could not say so."""
+        if self._last.source is not Source.PROMPT and self._tokens[-1] in self._stop_tokens[self._last.source.model]:
+            return FinishReason.STOP
+        if self._text is not None and self._text.stopped:
+            return FinishReason.STOP_STRING
+        return FinishReason.LENGTH if self._budget() <= 0 else None
+
+    def _budget(self) -> int:
+        return self._settings.max_new_tokens - (len(self._tokens) - self._settings.start)
+
+    async def _catch_up(self, model: Model) -> None:
+        """The model that waits is fed in the background, so that a switch costs a decode step and not a prefill."""
+        if self._policy.may_write(model):
+            await self._workers[model].catch_up(self._traceparent)
+
+    def _took(self, pen: Model, since: float) -> float:
+        now = self._clock()
+        took_us = int((now - since) * 1e6)
+        if pen is Model.SLM:
+            self._usage.slm_time_us += took_us
+        else:
+            self._usage.llm_time_us += took_us
+        return now

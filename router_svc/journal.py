@@ -1,0 +1,116 @@
+"""Writes an answer into the store, in order and behind the decode loop's back; only what is stored is shown.
+
+The loop adds and goes on; a task appends all that has come meanwhile in one go. So Redis costs no decoding time, and a
+reader never sees a token that a crash could take back. It knows neither models nor readers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+
+from router_svc.store import TrajectoryStore
+from router_svc.trajectory import Chunk, FinishReason, State, Usage, joined
+
+# The loop waits when so many chunks are not stored yet.
+_MAX_PENDING_CHUNKS = 512
+
+
+class Journal:
+    """The one writer of one trajectory while this router owns it.
+
+    Args:
+        epoch: the fence.
+        length: of the trajectory so far.
+        usage: of the answer so far.
+        show: called with chunks once they are stored.
+    """
+
+    def __init__(
+        self,
+        store: TrajectoryStore,
+        session_id: str,
+        epoch: int,
+        length: int,
+        usage: Usage,
+        show: Callable[[list[Chunk]], None],
+    ) -> None:
+        self._store = store
+        self._session_id = session_id
+        self._epoch = epoch
+        self._show = show
+        self.length = length  # stored
+        self._usage = dataclasses.replace(usage)  # of what is stored
+        self._pending: list[tuple[Chunk, Usage]] = []
+        self._closing = False
+        self._work = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self.task = asyncio.create_task(self._write(), name=f"journal-{session_id}")
+
+    def add(self, chunk: Chunk, usage: Usage) -> None:
+        """Takes a chunk; `usage` is the answer's up to and with it.
+
+        An empty one is stored with the next token or not at all: until then its hand-over can be decided anew.
+        """
+        self._pending.append((chunk, dataclasses.replace(usage)))
+        if chunk.tokens:
+            self._work.set()
+        if len(self._pending) >= _MAX_PENDING_CHUNKS:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Returns when there is room for more. Should the journal fail, its owner must cancel whoever waits here."""
+        await self._room.wait()
+
+    async def finish(self, reason: FinishReason, usage: Usage) -> None:
+        """Stores what is left together with the end. Raises what the store raises."""
+        await self._close()
+        self._usage = dataclasses.replace(usage)
+        await self._flush(State.FINISHED, reason, keep_usage=True)
+
+    async def interrupt(self, patience_s: float | None = None) -> None:
+        """Stores what is left and sets the trajectory free for others to go on with; also after the task failed.
+
+        Raises what the store raises.
+        """
+        if not self.task.done():
+            await self._close()
+        await self._flush(State.INTERRUPTED, patience_s=patience_s)
+
+    async def _close(self) -> None:
+        self._closing = True
+        self._work.set()
+        await self.task
+
+    async def _write(self) -> None:
+        while True:
+            await self._work.wait()
+            if self._closing:
+                return
+            self._work.clear()
+            await self._flush(State.RUNNING)
+
+    async def _flush(
+        self,
+        state: State,
+        finish: FinishReason | None = None,
+        *,
+        keep_usage: bool = False,
+        patience_s: float | None = None,
+    ) -> None:
+        """Stores the pending chunks up to the last that has tokens; should that fail, they stay pending."""
+        num = max((index + 1 for index, (chunk, _) in enumerate(self._pending) if chunk.tokens), default=0)
+        ready = self._pending[:num]
+        usage = ready[-1][1] if ready and not keep_usage else self._usage
+        chunks = joined(chunk for chunk, _ in ready)
+        await self._store.append(
+            self._session_id, self._epoch, self.length, chunks, usage, state, finish, patience_s=patience_s
+        )
+        del self._pending[:num]
+        self._usage = usage
+        self.length += sum(len(chunk.tokens) for chunk in chunks)
+        self._room.set()
+        if chunks:
+            self._show(chunks)

@@ -1,0 +1,146 @@
+"""The process of the router: settings, connections, server, and what it waits for until it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+
+import structlog
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from router_svc.backoff import Backoff
+from router_svc.lease import Lease
+from router_svc.pair import Pair
+from router_svc.service import RouterService
+from router_svc.sessions import Sessions
+from router_svc.settings import RouterSettings
+from router_svc.store import TrajectoryStore
+from router_svc.trajectory import Model
+from router_svc.workers import WorkerClient
+from rstitch.errors import RstitchError
+from rstitch.service.logs import setup_logging
+from rstitch.service.server import Server
+from rstitch.service.telemetry import Telemetry, setup_telemetry
+from rstitch.v1 import router_pb2, router_pb2_grpc
+
+_log = structlog.get_logger(__name__)
+_SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
+
+
+def main() -> None:
+    """Runs the router until SIGTERM or SIGINT; the entry point of `python -m router_svc`."""
+    try:
+        settings = CliApp.run(RouterSettings)
+    except ValidationError as error:
+        sys.exit(_explain(error))
+    setup_logging("router", settings.log_level)
+    try:
+        asyncio.run(_serve(settings))
+    except RstitchError as error:
+        _log.error("cannot start", error=str(error))
+        sys.exit(1)
+
+
+def _explain(error: ValidationError) -> str:
+    """One line per setting at fault, naming its flag and its variable."""
+    lines = ["router: cannot start:"]
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else "settings"
+        lines.append(f"  --{name.replace('_', '-')} (or RSTITCH_{name.upper()}): {item['msg']}")
+    return "\n".join(lines)
+
+
+class Router:
+    """A router that serves, ready or not. Made by `running`.
+
+    Attributes:
+        port: that it listens on.
+        ready: set once it takes questions.
+    """
+
+    def __init__(self, settings: RouterSettings, telemetry: Telemetry) -> None:
+        self._settings = settings
+        slm, llm = (
+            WorkerClient(model, address, telemetry)
+            for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
+        )
+        self.pair = Pair(slm, llm)
+        self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
+        self.lease = Lease(self.store, settings.lease_s)
+        self.sessions = Sessions(settings, self.pair, self.store, self.lease, telemetry)
+        self.service = RouterService(settings, self.pair, self.sessions)
+        self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
+        router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
+        self.port = 0
+        self.ready = asyncio.Event()
+
+    async def start(self) -> None:
+        """Binds; the server says NOT_SERVING until `attend` has found all that it needs."""
+        self.service.detail = f"waiting for redis at {self._settings.redis}"
+        self.port = await self.server.start()
+
+    async def attend(self) -> None:
+        """Waits for Redis and the workers, then keeps health and lease as they should be. Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.pair.watch())
+            await self._wait_for_redis()
+            group.create_task(self.lease.keep(self.sessions.tidy))
+            group.create_task(self._tell_health())
+
+    async def _wait_for_redis(self) -> None:
+        backoff = Backoff(first_s=0.1, max_s=2.0, patience_s=None)
+        while True:
+            try:
+                await self.store.ping()
+                await self.lease.renew()
+            except RstitchError as error:
+                _log.warning("waiting for redis", url=self._settings.redis, error=str(error))
+                await asyncio.sleep(backoff.next_s() or 0)
+            else:
+                self.service.detail = ""
+                return
+
+    async def _tell_health(self) -> None:
+        """SERVING while the pair is sound; a worker that is away for a while is waited for by those who need it."""
+        while True:
+            await self.pair.wait_ready()
+            await self.server.set_serving(True)
+            if not self.ready.is_set():
+                host = self._settings.listen.rpartition(":")[0]
+                _log.info("ready", address=f"{host}:{self.port}", slm=self._settings.slm, llm=self._settings.llm)
+                self.ready.set()
+            while self.pair.ready:
+                await self.pair.wait_change()
+            await self.server.set_serving(False)
+            _log.error("not ready", detail=self.pair.detail)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.pair.close()
+        await self.store.close()
+
+
+@contextlib.asynccontextmanager
+async def running(settings: RouterSettings, telemetry: Telemetry) -> AsyncIterator[Router]:
+    """A router that listens and attends to its readiness. Ends without a drain; that is the caller's to do."""
+    router = Router(settings, telemetry)
+    await router.start()
+    attending = asyncio.create_task(router.attend(), name="attend")
+    try:
+        yield router
+    finally:
+        attending.cancel()
+        await asyncio.wait({attending})
+        await router.close()
+        if not attending.cancelled() and (error := attending.exception()) is not None:
+            raise error
+
+
+async def _serve(settings: RouterSettings) -> None:
+    endpoint = settings.otlp_endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    async with running(settings, setup_telemetry("rstitch-router", endpoint)) as router:
+        await router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)

@@ -1,0 +1,75 @@
+"""What to do when a run fails: correct, wait, or give up. It keeps every token; it starts no run itself."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import structlog
+
+from router_svc.backoff import Backoff
+from router_svc.pair import Pair
+from router_svc.trajectory import Model
+from rstitch.errors import RstitchError
+
+_log = structlog.get_logger(__name__)
+# The worker said what it lacks: the next run sends that.
+_CORRECTED = ("HELD_TOO_SHORT", "PREFIX_MISMATCH")
+# More corrections than this without a token between them are no accident.
+_MAX_CORRECTIONS = 16
+_TRANSPORT_CODES = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.CANCELLED,
+)
+
+
+class Recovery:
+    """The patience of one generation with its workers.
+
+    Args:
+        worker_patience_s: how long a lost or busy worker is waited for without progress.
+        capacity_patience_s: how long room on a worker is waited for without progress.
+    """
+
+    def __init__(self, pair: Pair, worker_patience_s: float, capacity_patience_s: float) -> None:
+        self._pair = pair
+        self._worker_patience_s = worker_patience_s
+        self._lost = Backoff(first_s=0.05, max_s=1.0, patience_s=worker_patience_s)
+        self._full = Backoff(first_s=0.05, max_s=1.0, patience_s=capacity_patience_s)
+        self._num_corrections = 0
+
+    def progress(self) -> None:
+        """A token was kept."""
+        self._lost.reset()
+        self._full.reset()
+        self._num_corrections = 0
+
+    async def after(self, model: Model, error: RstitchError) -> None:
+        """Returns when a new run is worth a try. Raises the error when it is not."""
+        if error.reason in _CORRECTED:
+            self._num_corrections += 1
+            if self._num_corrections > _MAX_CORRECTIONS:
+                raise error
+            return
+        if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.reason != "MESSAGE_TOO_LARGE":
+            await self._pause(self._full, model, error)
+            return
+        if error.reason == "SESSION_BUSY":
+            await self._pause(self._lost, model, error)
+            return
+        if error.code is grpc.StatusCode.UNAVAILABLE or (
+            error.reason == "TRANSPORT" and error.code in _TRANSPORT_CODES
+        ):
+            await self._pause(self._lost, model, error)
+            await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
+            return
+        raise error
+
+    async def _pause(self, backoff: Backoff, model: Model, error: RstitchError) -> None:
+        delay_s = backoff.next_s(error.retry_after_s or 0.0)
+        if delay_s is None:
+            raise error
+        _log.info("run will be tried again", model=model.label, reason=error.reason, delay_s=round(delay_s, 3))
+        await asyncio.sleep(delay_s)

@@ -1,0 +1,342 @@
+"""The sessions of this router: begins answers, goes on with those that were broken off, lets readers join, drains.
+
+At most one router writes a session, and in it at most one task. It knows no wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import uuid
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from weakref import WeakValueDictionary
+
+import grpc
+import structlog
+
+from router_svc.answer_log import AnswerLog
+from router_svc.answer_text import AnswerText
+from router_svc.generation import Generation
+from router_svc.journal import Journal
+from router_svc.lease import Lease
+from router_svc.pair import Pair
+from router_svc.policies import AnswerSettings
+from router_svc.recovery import Recovery
+from router_svc.request import Question, Reattach, budget_for, prompt_of
+from router_svc.running import Running
+from router_svc.segments import GenerationTrace, begin_trace
+from router_svc.settings import RouterSettings
+from router_svc.store import Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.trajectory import Chunk, Header, Model, Source, State, Trajectory, Usage, entropies_of, joined_tokens
+from router_svc.worker_session import WorkerSession
+from rstitch.errors import RstitchError
+from rstitch.service.telemetry import Telemetry
+
+_log = structlog.get_logger(__name__)
+_OWNER_POLL_S = 0.1
+
+
+class Sessions:
+    """All answers that this router writes."""
+
+    def __init__(
+        self, settings: RouterSettings, pair: Pair, store: TrajectoryStore, lease: Lease, telemetry: Telemetry
+    ) -> None:
+        self._settings = settings
+        self._pair = pair
+        self._store = store
+        self._lease = lease
+        self._telemetry = telemetry
+        self._running: dict[str, Running] = {}
+        self._stale: list[Running] = []  # the store may still think that they run
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._draining = False
+
+    @property
+    def num_running(self) -> int:
+        """Answers being written."""
+        return len(self._running)
+
+    async def begin(self, question: Question, started: float) -> AnswerLog:
+        """Puts the question into its session and starts the answer. Raises RstitchError for anything in the way.
+
+        Args:
+            started: when the request came, monotonic, in s.
+        """
+        self._check_open()
+        session_id = question.session_id or uuid.uuid4().hex
+        async with self._lock(session_id):
+            if session_id in self._running:
+                raise _running_already(session_id)
+            trace = begin_trace(self._telemetry)
+            try:
+                return await self._claimed(
+                    session_id,
+                    lambda: self._try_begin(session_id, question, trace, started),
+                    _running_already(session_id),
+                )
+            except RstitchError as error:
+                trace.end(error)
+                raise
+
+    async def attach(self, asked: Reattach, started: float) -> AnswerLog:
+        """The last answer of a session, gone on with if its router is gone. Raises RstitchError."""
+        self._check_open()
+        async with self._lock(asked.session_id):
+            running = self._running.get(asked.session_id)
+            if running is not None:
+                _check_within(asked, running.log.length)
+                return running.log
+            elsewhere = RstitchError(
+                grpc.StatusCode.UNAVAILABLE,
+                "OWNED_ELSEWHERE",
+                f"another router is writing session {asked.session_id}.",
+                field="session_id",
+                remedy="Re-attach there; should it be gone, try again here.",
+                retry_after_s=self._lease.lease_s,
+            )
+            return await self._claimed(asked.session_id, lambda: self._try_attach(asked, started), elsewhere)
+
+    async def trajectory(self, session_id: str) -> Trajectory:
+        """As stored. Raises RstitchError (NOT_FOUND)."""
+        trajectory = await self._store.trajectory(session_id)
+        if trajectory is None:
+            raise _unknown(session_id)
+        return trajectory
+
+    async def page(self, num: int, before: tuple[int, str] | None) -> tuple[list[Header], tuple[int, str] | None]:
+        """A page of headers, as `TrajectoryStore.page`."""
+        return await self._store.page(num, before)
+
+    async def delete(self, session_id: str) -> None:
+        """Stops and forgets a session, here, in the store and on the workers. Raises RstitchError (NOT_FOUND)."""
+        async with self._lock(session_id):
+            running = self._running.get(session_id)
+            if running is not None:
+                running.interrupt(
+                    RstitchError(grpc.StatusCode.ABORTED, "DELETED", f"session {session_id} was deleted.")
+                )
+                await asyncio.wait({running.task})
+            if not await self._store.delete(session_id):
+                raise _unknown(session_id)
+        await asyncio.gather(*(self._forget(model, session_id) for model in Model))
+
+    async def tidy(self) -> None:
+        """Marks answers as interrupted that the store could not be told of when they were."""
+        while self._stale:
+            if not await self._stale[-1].release():
+                return
+            self._stale.pop()
+
+    async def drain(self) -> None:
+        """Interrupts every answer cleanly and gives the sessions free for other routers."""
+        self._draining = True
+        running = list(self._running.values())
+        for answer in running:
+            answer.interrupt(_draining())
+        if running:
+            await asyncio.wait({answer.task for answer in running})
+        await self._lease.resign()
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise _draining()
+        self._pair.check_ready()
+
+    def _lock(self, session_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(session_id, asyncio.Lock())
+
+    async def _claimed(
+        self,
+        session_id: str,
+        attempt: Callable[[], Awaitable[AnswerLog | OwnedElsewhere | None]],
+        refusal: RstitchError,
+    ) -> AnswerLog:
+        """Tries until it is ours. Waits for the lease of a router that is gone; one that renews it lives: `refusal`."""
+        lease_ms: int | None = None
+        while True:
+            match await attempt():
+                case AnswerLog() as log:
+                    return log
+                case OwnedElsewhere(left_ms):
+                    if lease_ms is not None and left_ms > lease_ms:
+                        raise refusal
+                    if lease_ms is None:
+                        _log.info("waiting for the lease of another router", session_id=session_id, lease_ms=left_ms)
+                    lease_ms = left_ms
+                    await asyncio.sleep(min(_OWNER_POLL_S, left_ms / 1000 + 0.001))
+                case None:
+                    _log.debug("changed meanwhile, reading again", session_id=session_id)
+
+    async def _try_begin(
+        self, session_id: str, question: Question, trace: GenerationTrace, started: float
+    ) -> AnswerLog | OwnedElsewhere | None:
+        before = await self._store.trajectory(session_id) if question.session_id else None
+        if len(self._running) >= self._settings.max_running:
+            raise RstitchError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "TOO_MANY_ANSWERS",
+                f"{len(self._running)} answers are being written, the limit is {self._settings.max_running}.",
+                remedy="Try again later, or raise --max-running (RSTITCH_MAX_RUNNING).",
+                retry_after_s=1.0,
+            )
+        prompt = await self._prompt(question, before)
+        length = before.header.length if before else 0
+        start = length + len(prompt)
+        settings = AnswerSettings(
+            policy=question.policy,
+            sampling=question.sampling,
+            max_new_tokens=budget_for(
+                start, question.max_new_tokens, self._settings.max_new_tokens, self._pair.context_length
+            ),
+            stop=question.stop,
+            start=start,
+            traceparent=trace.traceparent,
+        )
+        usage = Usage(num_prompt_tokens=start)
+        chunk = Chunk(Source.PROMPT, length, prompt, entropies_of())
+        claimed = await self._store.claim(
+            before.header if before else None, session_id, self._lease.router_id, settings.to_json(), usage, [chunk]
+        )
+        if not isinstance(claimed, Owned):
+            return claimed
+        chunks = [*(before.chunks if before else ()), chunk]
+        return self._start(session_id, settings, chunks, claimed.epoch, length, usage, trace, started)
+
+    async def _prompt(self, question: Question, before: Trajectory | None) -> array[int]:
+        """Off the loop: a long text takes its time."""
+        return await asyncio.to_thread(
+            prompt_of, question.input, self._pair.tokenizer, self._pair.vocab_size, before, self._is_stop
+        )
+
+    async def _try_attach(self, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
+        trajectory = await self.trajectory(asked.session_id)
+        header = trajectory.header
+        _check_within(asked, header.length)
+        settings = AnswerSettings.from_json(header.settings)
+        if header.state is State.FINISHED:
+            chunks = _answer(trajectory.chunks, settings)
+            return AnswerLog(asked.session_id, settings, trajectory.tokens(), chunks, header.finished)
+        usage = dataclasses.replace(header.usage)
+        claimed = await self._store.claim(header, asked.session_id, self._lease.router_id, header.settings, usage, [])
+        if not isinstance(claimed, Owned):
+            return claimed
+        trace = begin_trace(self._telemetry, settings.traceparent)
+        chunks = list(trajectory.chunks)
+        return self._start(asked.session_id, settings, chunks, claimed.epoch, header.length, usage, trace, started)
+
+    def _start(
+        self,
+        session_id: str,
+        settings: AnswerSettings,
+        chunks: list[Chunk],
+        epoch: int,
+        held: int,
+        usage: Usage,
+        trace: GenerationTrace,
+        started: float,
+    ) -> AnswerLog:
+        """The session is ours: from here to the task's start nothing is awaited, so nothing can come between."""
+        tokens = joined_tokens(chunks)
+        answer = _answer(chunks, settings)
+        log = AnswerLog(session_id, settings, tokens, answer, trace_id=trace.trace_id)
+        text: AnswerText | None = None
+        if settings.stop:
+            text = AnswerText(self._pair.tokenizer.decode, log.context, settings.stop)
+            for token in tokens[settings.start :]:
+                text.push(token)
+        workers = {
+            model: WorkerSession(
+                self._pair.client(model),
+                session_id,
+                tokens,
+                held,
+                settings.sampling,
+                usage,
+                self._settings.catch_up_tokens,
+            )
+            for model in Model
+        }
+        journal = Journal(self._store, session_id, epoch, len(tokens), usage, log.show)
+        recovery = Recovery(self._pair, self._settings.worker_patience_s, self._settings.capacity_patience_s)
+        last = next(chunk for chunk in reversed(chunks) if chunk.tokens)
+        generation = Generation(
+            settings, tokens, last, usage, workers, self._stop_tokens(), text, journal, recovery, trace, started
+        )
+        trace.describe(session_id, epoch, settings, self._models())
+        self._running[session_id] = Running(
+            log, generation, journal, workers, usage, trace, self._settings.detach_grace_s, self._ended
+        )
+        return log
+
+    def _ended(self, running: Running, stale: bool) -> None:
+        del self._running[running.session_id]
+        if stale:
+            self._stale.append(running)
+
+    def _stop_tokens(self) -> dict[Model, frozenset[int]]:
+        infos = {model: self._pair.info(model) for model in Model}
+        return {model: info.stop_tokens if info else frozenset() for model, info in infos.items()}
+
+    def _is_stop(self, token: int) -> bool:
+        return any(token in tokens for tokens in self._stop_tokens().values())
+
+    def _models(self) -> dict[Model, str]:
+        infos = {model: self._pair.info(model) for model in Model}
+        return {model: info.model if info else "" for model, info in infos.items()}
+
+    async def _forget(self, model: Model, session_id: str) -> None:
+        """Best effort: what a worker holds of a forgotten session is evicted anyway."""
+        try:
+            await self._pair.client(model).close_session(session_id)
+        except RstitchError as error:
+            _log.info("session not closed on worker", role=model.label, session_id=session_id, error=str(error))
+
+
+def _answer(chunks: Sequence[Chunk], settings: AnswerSettings) -> list[Chunk]:
+    """The chunks of the last answer."""
+    return [chunk for chunk in chunks if chunk.position >= settings.start and chunk.source is not Source.PROMPT]
+
+
+def _check_within(asked: Reattach, length: int) -> None:
+    if asked.resume_from > length:
+        raise RstitchError(
+            grpc.StatusCode.OUT_OF_RANGE,
+            "RESUME_BEYOND_END",
+            f"the session has {length} tokens, {asked.resume_from} is beyond them.",
+            field="resume_from",
+            remedy="Send the position of the first token that you have not got.",
+            metadata={"session_id": asked.session_id, "length": str(length)},
+        )
+
+
+def _unknown(session_id: str) -> RstitchError:
+    return RstitchError(
+        grpc.StatusCode.NOT_FOUND,
+        "UNKNOWN_SESSION",
+        f"there is no session {session_id}; it may have been forgotten.",
+        field="session_id",
+        remedy="Look it up with ListTrajectories, or ask anew.",
+    )
+
+
+def _running_already(session_id: str) -> RstitchError:
+    return RstitchError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "SESSION_RUNNING",
+        f"an answer is being written in session {session_id}.",
+        field="session_id",
+        remedy="Re-attach to it with resume_from, or wait until it is finished.",
+        metadata={"session_id": session_id},
+    )
+
+
+def _draining() -> RstitchError:
+    return RstitchError(
+        grpc.StatusCode.UNAVAILABLE,
+        "ROUTER_DRAINING",
+        "this router is being stopped.",
+        remedy="Re-attach with resume_from once it or another one serves.",
+        retry_after_s=1.0,
+    )

@@ -1,0 +1,58 @@
+"""The router's settings: flags and environment, typed and complete before anything is opened."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_ADDRESS = r".+:\d+$"
+
+
+class RouterSettings(BaseSettings):
+    """The router in front of two model workers.
+
+    Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="RSTITCH_", cli_kebab_case=True, cli_implicit_flags=True, extra="ignore", frozen=True
+    )
+
+    slm: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT of the SLM's worker.")] = "127.0.0.1:50051"
+    llm: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT of the LLM's worker.")] = "127.0.0.1:50052"
+    redis: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://", description="URL of Redis.")] = (
+        "redis://127.0.0.1:6379/0"
+    )
+    listen: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT to serve on.")] = "127.0.0.1:50050"
+
+    tau: Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False, description="tau where a request names none.")] = 0.02
+    max_new_tokens: Annotated[int, Field(ge=1, description="Limit where a request names none.")] = 2048
+    max_running: Annotated[int, Field(ge=1, description="Most answers being written at once.")] = 1024
+    max_list: Annotated[int, Field(ge=1, le=1000, description="Page size of ListTrajectories by default.")] = 100
+
+    ttl_s: Annotated[float, Field(gt=0, description="A trajectory is forgotten so long after it last grew, in s.")] = (
+        86_400.0
+    )
+    lease_s: Annotated[
+        float,
+        Field(ge=0.2, description="A router that died is given up after so long, in s; its sessions are free then."),
+    ] = 3.0
+    detach_grace_s: Annotated[
+        float, Field(ge=0, description="An answer nobody listens to is interrupted after so long, in s.")
+    ] = 10.0
+    catch_up_tokens: Annotated[
+        int, Field(ge=0, description="Catch the waiting model up when it lags by so many tokens; 0: never.")
+    ] = 16
+    worker_patience_s: Annotated[
+        float, Field(ge=0, description="How long an answer waits for a lost worker without progress, in s.")
+    ] = 30.0
+    capacity_patience_s: Annotated[
+        float, Field(ge=0, description="How long an answer waits for room on a worker without progress, in s.")
+    ] = 60.0
+    redis_patience_s: Annotated[float, Field(ge=0, description="How long a write to Redis is retried, in s.")] = 10.0
+    drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0
+
+    otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Log level.")] = "info"

@@ -1,0 +1,363 @@
+"""Trajectories in Redis: the truth. Every change goes through one of two Lua scripts, fenced by epoch and length.
+
+It retries what a lost connection may have cost, for a bounded time. It knows neither models nor wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, RedisError, TimeoutError
+
+from router_svc import keys
+from router_svc.backoff import Backoff
+from router_svc.trajectory import (
+    Chunk,
+    FinishReason,
+    Header,
+    Source,
+    State,
+    SwitchReason,
+    Trajectory,
+    Usage,
+    pack,
+    unpack,
+)
+from rstitch.errors import RstitchError
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+Cursor = tuple[int, str]
+_PASSING = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+_MAX_CONNECTIONS = 64
+_POOL_TIMEOUT_S = 20.0
+_SOCKET_TIMEOUT_S = 5.0
+
+
+class Fenced(RstitchError):
+    """Another router owns the trajectory now, or it was deleted: nothing more may be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """The claim went through; `epoch` is the fence of every append."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedElsewhere:
+    """A router that lives is writing it; its lease runs out in `lease_ms` unless renewed."""
+
+    lease_ms: int
+
+
+class TrajectoryStore:
+    """Reads and writes trajectories.
+
+    Args:
+        url: of Redis.
+        ttl_s: a trajectory is forgotten so long after its last change.
+        patience_s: how long a call is retried while Redis cannot be reached.
+    """
+
+    def __init__(self, url: str, *, ttl_s: float, patience_s: float) -> None:
+        self._url = url
+        self._ttl_ms = int(ttl_s * 1000)
+        self._patience_s = patience_s
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=_POOL_TIMEOUT_S,
+            socket_timeout=_SOCKET_TIMEOUT_S,
+            socket_connect_timeout=_SOCKET_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),  # ours below is the only one
+            protocol=2,
+        )
+        self._redis = Redis.from_pool(pool)
+        self._append = self._redis.register_script(_script("append.lua"))
+        self._claim = self._redis.register_script(_script("claim.lua"))
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        """One try. Raises RstitchError (UNAVAILABLE)."""
+        try:
+            await self._redis.ping()
+        except RedisError as error:
+            raise self._unavailable(error) from error
+
+    async def header(self, session_id: str) -> Header | None:
+        """Without tokens; None if unknown or forgotten."""
+        fields: dict[bytes, bytes] = await self._retry(lambda: self._read("HGETALL", keys.trajectory(session_id)))
+        return _header(session_id, fields) if fields else None
+
+    async def trajectory(self, session_id: str) -> Trajectory | None:
+        """Whole, read at one moment; None if unknown or forgotten."""
+
+        async def read() -> tuple[dict[bytes, bytes], list[tuple[bytes, dict[bytes, bytes]]]]:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hgetall(keys.trajectory(session_id))
+                pipe.xrange(keys.chunks(session_id))
+                header, entries = await pipe.execute()
+                return header, entries
+
+        fields, entries = await self._retry(read)
+        if not fields:
+            return None
+        return Trajectory(_header(session_id, fields), tuple(_chunk(entry) for _, entry in entries))
+
+    async def claim(
+        self,
+        before: Header | None,
+        session_id: str,
+        router_id: str,
+        settings: str,
+        usage: Usage,
+        chunks: Sequence[Chunk],
+    ) -> Owned | OwnedElsewhere | None:
+        """Makes `router_id` the owner and appends `chunks` (a prompt) in one step; the state is RUNNING then.
+
+        Args:
+            before: the header as read; None: the session must not exist.
+            settings: of the answer to come or to go on with.
+            usage: of that answer so far.
+        Returns: None if the trajectory is not as in `before` any more: read it again.
+        """
+        length = before.length if before else 0
+        reply = await self._retry(
+            lambda: self._claim(
+                keys=[*self._keys(session_id), keys.router(router_id)],
+                args=[
+                    before.epoch if before else 0,
+                    length,
+                    length + sum(len(chunk.tokens) for chunk in chunks),
+                    settings,
+                    _dump(usage),
+                    router_id,
+                    _now_ms(),
+                    self._ttl_ms,
+                    session_id,
+                    keys.ROUTER_PREFIX,
+                    *_entries(chunks),
+                ],
+            )
+        )
+        match reply[0]:
+            case b"OK":
+                return Owned(int(reply[1]))
+            case b"OWNED":
+                return OwnedElsewhere(int(reply[1]))
+            case _:
+                return None
+
+    async def append(
+        self,
+        session_id: str,
+        epoch: int,
+        length: int,
+        chunks: Sequence[Chunk],
+        usage: Usage,
+        state: State = State.RUNNING,
+        finish: FinishReason | None = None,
+        patience_s: float | None = None,
+    ) -> None:
+        """Appends `chunks` at `length`, sets state and usage. May come twice: the second does nothing.
+
+        Raises: Fenced (ABORTED, TAKEN_OVER or DELETED); RstitchError (UNAVAILABLE) after the patience.
+        """
+        reply = await self._retry(
+            lambda: self._append(
+                keys=self._keys(session_id),
+                args=[
+                    epoch,
+                    length,
+                    length + sum(len(chunk.tokens) for chunk in chunks),
+                    state.value,
+                    finish.value if finish else "",
+                    _dump(usage),
+                    _now_ms(),
+                    self._ttl_ms,
+                    session_id,
+                    *_entries(chunks),
+                ],
+            ),
+            patience_s,
+        )
+        match reply[0]:
+            case b"OK":
+                return
+            case b"LOST":
+                raise Fenced(
+                    grpc.StatusCode.ABORTED,
+                    "TAKEN_OVER",
+                    f"another router took session {session_id} over.",
+                    remedy="Re-attach with resume_from.",
+                    metadata={"session_id": session_id},
+                )
+            case b"GONE":
+                raise Fenced(
+                    grpc.StatusCode.ABORTED,
+                    "DELETED",
+                    f"session {session_id} was deleted while it was being written.",
+                    remedy="Ask again under a new session.",
+                    metadata={"session_id": session_id},
+                )
+            case other:
+                raise AssertionError(f"{session_id}: append at {length}, epoch {epoch}: {other!r} {reply[1]!r}")
+
+    async def delete(self, session_id: str) -> bool:
+        """Forgets a trajectory; a router that writes it finds out at its next append. False if there was none."""
+
+        async def drop() -> list[int]:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.delete(keys.trajectory(session_id))
+                pipe.delete(keys.chunks(session_id))
+                pipe.zrem(keys.INDEX, session_id)
+                counts: list[int] = await pipe.execute()
+                return counts
+
+        return any(await self._retry(drop))
+
+    async def page(self, num: int, before: Cursor | None) -> tuple[list[Header], Cursor | None]:
+        """Headers, those that changed last first.
+
+        Args:
+            num: at most so many, at least 1.
+            before: where the page before ended, as returned.
+        Returns: the headers, and where this page ended; None on the last.
+        """
+        found: list[Header] = []
+        while True:
+            entries = await self._entries_after(before, num - len(found) + 1)
+            for entry in entries:
+                if len(found) == num:
+                    return found, before
+                before = entry
+                header = await self.header(entry[1])
+                if header is not None:  # else forgotten, and the index not tidied yet
+                    found.append(header)
+            if not entries:
+                return found, None
+
+    async def _entries_after(self, before: Cursor | None, num: int) -> list[Cursor]:
+        """Some of the index's entries that follow `before`, in order; none at the end."""
+        top = before[0] if before else "+inf"
+        skip = 0
+        while True:
+            args = (keys.INDEX, top, "-inf", "WITHSCORES", "LIMIT", skip, num)
+            flat: list[bytes] = await self._retry(lambda args=args: self._read("ZREVRANGEBYSCORE", *args))  # type: ignore[misc]
+            entries = [(int(score), name.decode()) for name, score in zip(flat[::2], flat[1::2], strict=True)]
+            # Of equal scores the greater id comes first.
+            fresh = [entry for entry in entries if before is None or entry < before]
+            if fresh or not entries:
+                return fresh
+            skip += len(entries)
+
+    async def renew(self, router_id: str, lease_s: float) -> None:
+        """Shows that a router lives. One try. Raises RstitchError (UNAVAILABLE)."""
+        try:
+            await self._redis.set(keys.router(router_id), 1, px=int(lease_s * 1000))
+        except RedisError as error:
+            raise self._unavailable(error) from error
+
+    async def resign(self, router_id: str) -> None:
+        """Gives the sessions of a router that ends free at once."""
+        try:
+            await self._redis.delete(keys.router(router_id))
+        except RedisError as error:
+            _log.warning("the lease runs out by itself", error=str(error))
+
+    def _keys(self, session_id: str) -> list[str]:
+        return [keys.trajectory(session_id), keys.chunks(session_id), keys.INDEX]
+
+    async def _read(self, *command: Any) -> Any:
+        return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def _retry(self, call: Callable[[], Awaitable[_T]], patience_s: float | None = None) -> _T:
+        patience_s = self._patience_s if patience_s is None else patience_s
+        backoff = Backoff(first_s=0.05, max_s=1.0, patience_s=patience_s)
+        while True:
+            try:
+                return await call()
+            except _PASSING as error:
+                delay_s = backoff.next_s()
+                if delay_s is None:
+                    raise self._unavailable(error) from error
+                _log.warning("waiting for redis", url=self._url, error=str(error))
+                await asyncio.sleep(delay_s)
+
+    def _unavailable(self, error: Exception) -> RstitchError:
+        return RstitchError(
+            grpc.StatusCode.UNAVAILABLE,
+            "REDIS_UNAVAILABLE",
+            f"Redis at {self._url} does not answer: {error}.",
+            remedy="Start it, or correct --redis (RSTITCH_REDIS); then try again.",
+            retry_after_s=1.0,
+        )
+
+
+def _script(name: str) -> str:
+    folder = resources.files("router_svc")
+    return (folder / "entries.lua").read_text() + (folder / name).read_text()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _dump(usage: Usage) -> str:
+    return json.dumps(usage.as_dict(), separators=(",", ":"))
+
+
+def _entries(chunks: Sequence[Chunk]) -> list[Any]:
+    made: list[Any] = []
+    for chunk in chunks:
+        made += [
+            chunk.source.value,
+            chunk.position,
+            pack(chunk.tokens),
+            pack(chunk.entropies),
+            chunk.reason.value,
+            repr(chunk.switch_entropy),
+        ]
+    return made
+
+
+def _chunk(entry: dict[bytes, bytes]) -> Chunk:
+    return Chunk(
+        source=Source(int(entry[b"s"])),
+        position=int(entry[b"p"]),
+        tokens=unpack("I", entry[b"t"]),
+        entropies=unpack("f", entry[b"e"]),
+        reason=SwitchReason(int(entry[b"r"])),
+        switch_entropy=float(entry[b"h"]),
+    )
+
+
+def _header(session_id: str, fields: dict[bytes, bytes]) -> Header:
+    return Header(
+        session_id=session_id,
+        state=State(fields[b"state"].decode()),
+        length=int(fields[b"length"]),
+        epoch=int(fields[b"epoch"]),
+        owner=fields[b"owner"].decode(),
+        settings=fields[b"settings"].decode(),
+        usage=Usage(**json.loads(fields[b"usage"])),
+        finish=FinishReason(int(fields[b"finish"])) if fields[b"finish"] else None,
+        created_ms=int(fields[b"created"]),
+        updated_ms=int(fields[b"updated"]),
+    )

@@ -1,0 +1,263 @@
+"""The words of the router: models, chunks, segments, what an answer was asked for and what it took.
+
+It knows neither wire nor store; numbers of enums are those of the contract.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+
+class Model(IntEnum):
+    """One of the two models of the pair."""
+
+    SLM = 1
+    LLM = 2
+
+    @property
+    def other(self) -> Model:
+        """The one that waits while this one writes."""
+        return Model.LLM if self is Model.SLM else Model.SLM
+
+    @property
+    def source(self) -> Source:
+        """As the author of tokens."""
+        return Source.SLM if self is Model.SLM else Source.LLM
+
+    @property
+    def label(self) -> str:
+        """For people, logs and spans."""
+        return self.name.lower()
+
+
+class Source(IntEnum):
+    """Who put tokens into a trajectory."""
+
+    PROMPT = 1
+    SLM = 2
+    LLM = 3
+
+    @property
+    def model(self) -> Model:
+        """The model; ValueError for a prompt."""
+        return Model(self - 1)
+
+
+class SwitchReason(IntEnum):
+    """Why a segment began."""
+
+    NONE = 0
+    ENTROPY_ABOVE = 1
+    ENTROPY_BELOW = 2
+
+
+class FinishReason(IntEnum):
+    """Why an answer is complete."""
+
+    STOP = 1
+    STOP_STRING = 2
+    LENGTH = 3
+
+
+class State(StrEnum):
+    """State of a trajectory."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens from one source: a segment, or a piece of one.
+
+    A chunk with a switch reason begins a segment. It may be empty: a model got the pen and its first proposal was
+    discarded.
+
+    Attributes:
+        source: who wrote them.
+        position: of the first token, counted from the session's start.
+        tokens: array('I').
+        entropies: array('f'), one per token; empty for a prompt.
+        reason: why the segment began, NONE within a segment and for the first of an answer.
+        switch_entropy: the entropy that decided, 0 without a switch.
+    """
+
+    source: Source
+    position: int
+    tokens: array[int]
+    entropies: array[float]
+    reason: SwitchReason = SwitchReason.NONE
+    switch_entropy: float = 0.0
+
+    @property
+    def end(self) -> int:
+        """Position after the last token."""
+        return self.position + len(self.tokens)
+
+
+def tokens_of(ids: Iterable[int] = ()) -> array[int]:
+    """Token ids as kept throughout the router."""
+    return array("I", ids)
+
+
+def entropies_of(values: Iterable[float] = ()) -> array[float]:
+    """Entropies, rounded to float32."""
+    return array("f", values)
+
+
+def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
+    """The same tokens in as few chunks as keep sources and switches apart: whole segments, given whole answers."""
+    made: list[Chunk] = []
+    for chunk in chunks:
+        last = made[-1] if made else None
+        if last is not None and last.source is chunk.source and not chunk.reason and last.end == chunk.position:
+            made[-1] = Chunk(
+                last.source,
+                last.position,
+                last.tokens + chunk.tokens,
+                last.entropies + chunk.entropies,
+                last.reason,
+                last.switch_entropy,
+            )
+        else:
+            made.append(chunk)
+    return made
+
+
+def joined_tokens(chunks: Iterable[Chunk]) -> array[int]:
+    """The token ids of chunks, in order."""
+    made = tokens_of()
+    for chunk in chunks:
+        made.extend(chunk.tokens)
+    return made
+
+
+def pack(values: array[Any]) -> bytes:
+    """Little-endian bytes, four per value."""
+    if sys.byteorder == "big":
+        values = values[:]
+        values.byteswap()
+    return values.tobytes()
+
+
+def unpack(typecode: str, data: bytes) -> array[Any]:
+    """The inverse of `pack`; `typecode` is "I" or "f"."""
+    values: array[Any] = array(typecode)
+    values.frombytes(data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+class PrefixChecksum:
+    """CRC-32 of the tokens before a position, as the workers check it. Moving forward costs the new tokens only."""
+
+    __slots__ = ("_checksum", "_position", "_tokens")
+
+    def __init__(self, tokens: array[int]) -> None:
+        self._tokens = tokens
+        self._position = 0
+        self._checksum = 0
+
+    def at(self, position: int) -> int:
+        """Of tokens [0, position); `tokens` may have grown since, what was there must not have changed."""
+        if position < self._position:
+            self._position, self._checksum = 0, 0
+        if position > self._position:
+            self._checksum = zlib.crc32(pack(self._tokens[self._position : position]), self._checksum)
+            self._position = position
+        return self._checksum
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen; the default is greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 0.0
+    top_k: int = 0
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Usage:
+    """What an answer took so far; fields as in the contract."""
+
+    num_prompt_tokens: int = 0
+    num_slm_tokens: int = 0
+    num_llm_tokens: int = 0
+    num_discarded_proposals: int = 0
+    num_switches: int = 0
+    num_catch_up_tokens: int = 0
+    slm_time_us: int = 0
+    llm_time_us: int = 0
+    time_to_first_token_us: int = 0
+    total_time_us: int = 0
+    slm_forward_us: int = 0
+    llm_forward_us: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """By field name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How an answer ended."""
+
+    reason: FinishReason
+    usage: Usage
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A trajectory without its tokens.
+
+    Attributes:
+        session_id: whose.
+        state: as written; a RUNNING one may have lost its router.
+        length: tokens in all.
+        epoch: counts the routers that have owned it.
+        owner: the router that owned it last.
+        settings: of the last answer, as `AnswerSettings.to_json` made it.
+        usage: of the last answer so far.
+        finish: how the last answer ended, None before.
+        created_ms: Unix time of the first token.
+        updated_ms: Unix time of the last change.
+    """
+
+    session_id: str
+    state: State
+    length: int
+    epoch: int
+    owner: str
+    settings: str
+    usage: Usage
+    finish: FinishReason | None
+    created_ms: int
+    updated_ms: int
+
+    @property
+    def finished(self) -> Finished | None:
+        """How the last answer ended, if it has."""
+        return Finished(self.finish, self.usage, self.length) if self.finish is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """All that is known of a session; its chunks cover [0, header.length)."""
+
+    header: Header
+    chunks: Sequence[Chunk] = field(default_factory=tuple)
+
+    def tokens(self) -> array[int]:
+        """All token ids in order."""
+        return joined_tokens(self.chunks)

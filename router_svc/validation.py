@@ -1,0 +1,174 @@
+"""Requests into the router's own values, or a refusal that names the field and the remedy. Nothing is done yet.
+
+What needs the session to be judged (does the prompt fit?) is judged in `request`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+
+import grpc
+
+from router_svc.policies import MAX_TAU, MIN_TAU, UNIMPLEMENTED, LlmOnly, Policy, SlmOnly, Threshold
+from router_svc.request import Chat, Question, Reattach, Text, Tokens
+from router_svc.tokenizer import Message
+from router_svc.trajectory import Sampling, tokens_of
+from rstitch.errors import RstitchError, invalid
+from rstitch.v1 import common_pb2, router_pb2
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MAX_STOPS = 16
+_MAX_STOP_CHARS = 256
+_MAX_TEMPERATURE = 100.0
+_MAX_PAGE = 1000
+
+
+def question(request: router_pb2.GenerateRequest, default_tau: float) -> Question:
+    """A request without `resume_from`. Raises RstitchError."""
+    _refuse_early_exit(request)
+    return Question(
+        session_id=session_id(request.session_id, may_be_empty=True),
+        input=_input(request),
+        policy=_policy(request, default_tau),
+        sampling=_sampling(request.sampling),
+        max_new_tokens=request.max_new_tokens,
+        stop=_stop(list(request.stop)),
+    )
+
+
+def reattach(request: router_pb2.GenerateRequest) -> Reattach:
+    """A request with `resume_from`: nothing but the session may come with it. Raises RstitchError."""
+    given = request.WhichOneof("input")
+    if given is None:
+        others = ("policy", "early_exit", "sampling")
+        given = next((name for name in others if request.HasField(name)), None)
+    if given is None:
+        given = "max_new_tokens" if request.max_new_tokens else "stop" if request.stop else None
+    if given is not None:
+        raise invalid(
+            given,
+            "an answer that is gone on with keeps what it was asked for.",
+            f"Leave out {given}, or leave out resume_from to ask something new.",
+        )
+    return Reattach(session_id(request.session_id), request.resume_from)
+
+
+def session_id(value: str, *, may_be_empty: bool = False) -> str:
+    """A session's id. Raises RstitchError."""
+    if (value or not may_be_empty) and not _SESSION_ID.fullmatch(value):
+        raise invalid(
+            "session_id",
+            "it is empty." if not value else f"{value[:140]!r} is no session id.",
+            "Use 1 to 128 of the characters A-Z a-z 0-9 . _ -",
+        )
+    return value
+
+
+def page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tuple[int, tuple[int, str] | None]:
+    """Size of the page and where the one before ended. Raises RstitchError."""
+    if request.page_size > _MAX_PAGE:
+        raise invalid("page_size", f"{request.page_size} is too many.", f"Ask for at most {_MAX_PAGE}.")
+    before: tuple[int, str] | None = None
+    if request.page_token:
+        try:
+            score, _, name = base64.urlsafe_b64decode(request.page_token.encode()).decode().partition(":")
+            before = (int(score), session_id(name))
+        except (binascii.Error, ValueError, RstitchError):
+            raise invalid("page_token", "it is none of ours.", "Send the next_page_token of the page before.") from None
+    return request.page_size or default, before
+
+
+def page_token(ended: tuple[int, str] | None) -> str:
+    """The inverse of what `page` reads."""
+    return base64.urlsafe_b64encode(f"{ended[0]}:{ended[1]}".encode()).decode() if ended else ""
+
+
+def _input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
+    kind = request.WhichOneof("input")
+    if kind == "text":
+        if not request.text:
+            raise invalid("text", "the prompt is empty.", "Send at least one character.")
+        return Text(request.text)
+    if kind == "chat":
+        messages = tuple(Message(message.role, message.content) for message in request.chat.messages)
+        if not any(message.content for message in messages):
+            raise invalid("chat.messages", "the prompt is empty.", "Send at least one message with content.")
+        for index, message in enumerate(messages):
+            if not message.role:
+                raise invalid(f"chat.messages[{index}].role", "it is empty.", "Use system, user or assistant.")
+        return Chat(messages)
+    if kind == "tokens":
+        if not request.tokens.ids:
+            raise invalid("tokens.ids", "the prompt is empty.", "Send at least one token id.")
+        return Tokens(tokens_of(request.tokens.ids))
+    raise invalid("input", "there is no input.", "Send text, chat or tokens; or resume_from to go on with an answer.")
+
+
+def _policy(request: router_pb2.GenerateRequest, default_tau: float) -> Policy:
+    if not request.HasField("policy"):
+        return Threshold(default_tau, default_tau)
+    kind = request.policy.WhichOneof("kind")
+    if kind is None:
+        raise invalid(
+            "policy",
+            "it is of no kind that this router knows.",
+            "Send threshold, llm_only or slm_only, or leave it out.",
+        )
+    if kind in UNIMPLEMENTED:
+        raise _unimplemented(f"policy.{kind}", f"the policy {kind}", "Use threshold, llm_only or slm_only.")
+    if kind == "threshold":
+        wanted = request.policy.threshold
+        tau = _tau("policy.threshold.tau", wanted.tau)
+        if wanted.HasField("tau_return"):
+            return Threshold(tau, _tau("policy.threshold.tau_return", wanted.tau_return))
+        return Threshold(tau, tau)
+    return LlmOnly() if kind == "llm_only" else SlmOnly()
+
+
+def _tau(field: str, value: float) -> float:
+    if not (math.isfinite(value) and MIN_TAU <= value <= MAX_TAU):
+        raise invalid(
+            field,
+            f"{value} is no entropy threshold.",
+            f"Use a number in [{MIN_TAU:g}, {MAX_TAU:g}]; entropies lie in [0, 1].",
+        )
+    return value
+
+
+def _sampling(sampling: common_pb2.Sampling) -> Sampling:
+    if not (0 <= sampling.temperature <= _MAX_TEMPERATURE):
+        raise invalid(
+            "sampling.temperature",
+            f"{sampling.temperature} is no temperature.",
+            f"Use a number in [0, {_MAX_TEMPERATURE:g}]; 0 is greedy.",
+        )
+    if not (0 <= sampling.top_p <= 1):
+        raise invalid(
+            "sampling.top_p", f"{sampling.top_p} is no probability.", "Use a number in (0, 1]; 0 or unset: all."
+        )
+    return Sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed)
+
+
+def _stop(stop: list[str]) -> tuple[str, ...]:
+    if len(stop) > _MAX_STOPS:
+        raise invalid("stop", f"{len(stop)} stop strings are too many.", f"Send at most {_MAX_STOPS}.")
+    for index, text in enumerate(stop):
+        if not text:
+            raise invalid(f"stop[{index}]", "it is empty.", "Leave it out, or give it at least one character.")
+        if len(text) > _MAX_STOP_CHARS:
+            raise invalid(f"stop[{index}]", f"{len(text)} characters are too many.", f"Use at most {_MAX_STOP_CHARS}.")
+    return tuple(stop)
+
+
+def _refuse_early_exit(request: router_pb2.GenerateRequest) -> None:
+    if request.HasField("early_exit"):
+        raise _unimplemented("early_exit", "early exit", "Leave it out.")
+
+
+def _unimplemented(field: str, what: str, remedy: str) -> RstitchError:
+    return RstitchError(
+        grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED", f"{what} is not implemented yet.", field=field, remedy=remedy
+    )

@@ -1,0 +1,301 @@
+"""The two model workers as the router sees them; the edge where the messages of worker.proto stop.
+
+It sends runs and hands back replies. It does not know who has the pen, nor what to do about an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import grpc
+
+from router_svc.policies import Handoff
+from router_svc.tokenizer import TokenizerFiles
+from router_svc.trajectory import Model, Sampling
+from rstitch.channels import client_options
+from rstitch.errors import RstitchError, from_rpc_error
+from rstitch.service.telemetry import Telemetry
+from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
+
+
+class RunEnd(IntEnum):
+    """Why a run ended; as in the contract."""
+
+    STOP = 1
+    LENGTH = 2
+    HANDOFF = 3
+    SUPERSEDED = 4
+    CONTEXT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a worker says of itself. Sizes in tokens."""
+
+    role: Model | None
+    model: str
+    fingerprint: str
+    vocab_size: int
+    stop_tokens: frozenset[int]
+    context_length: int
+    dtype: str
+    device: str
+    num_parameters: int
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a worker is asked to do: append `tokens` at `position`, then decode."""
+
+    position: int
+    tokens: array[int]
+    max_tokens: int
+    sampling: Sampling
+    handoff: Handoff | None
+    prefix_checksum: int
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinish:
+    """How a run ended.
+
+    Attributes:
+        held: tokens that the worker holds now.
+        proposal_entropy: of the token that was not kept, under `Handoff.above`.
+        queue_us, forward_us: the worker's own timing.
+    """
+
+    end: RunEnd
+    held: int
+    proposal_entropy: float | None
+    queue_us: int
+    forward_us: int
+
+
+@dataclass(slots=True)
+class Reply:
+    """What has come of a run since the last reply: kept tokens, then perhaps the finish."""
+
+    tokens: list[int]
+    entropies: list[float]
+    finish: RunFinish | None
+
+
+class PendingRun:
+    """A run whose replies come. Made by `DecodeStream.start`."""
+
+    __slots__ = ("_failure", "_replies", "_wake", "accepted", "finish", "num_sent")
+
+    def __init__(self, num_sent: int) -> None:
+        self.num_sent = num_sent
+        self.accepted = False
+        self.finish: RunFinish | None = None
+        self._replies: list[Reply] = []
+        self._failure: RstitchError | None = None
+        self._wake: asyncio.Future[None] | None = None
+
+    @property
+    def failure(self) -> RstitchError | None:
+        """Why no more will come, if the run failed."""
+        return self._failure
+
+    async def next(self) -> Reply:
+        """All that has come since the last call, at least something. Raises RstitchError when the run failed."""
+        if not self._replies:
+            if self._failure is not None:
+                raise self._failure
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+            return await self.next()
+        replies, self._replies = self._replies, []
+        first = replies[0]
+        for reply in replies[1:]:
+            first.tokens += reply.tokens
+            first.entropies += reply.entropies
+            first.finish = reply.finish
+        return first
+
+    def feed(self, reply: Reply) -> None:
+        """A message came."""
+        self.accepted = True
+        self.finish = reply.finish
+        self._replies.append(reply)
+        self._awake()
+
+    def fail(self, error: RstitchError) -> None:
+        """The stream broke."""
+        self._failure = error
+        self._awake()
+
+    def _awake(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+class DecodeStream:
+    """One Decode call: runs go out at once, replies go to their runs as they come. Nothing waits for the caller."""
+
+    def __init__(self, stub: worker_pb2_grpc.WorkerServiceStub, session_id: str) -> None:
+        self._session_id = session_id
+        self._outgoing: asyncio.Queue[worker_pb2.DecodeRequest | None] = asyncio.Queue()
+        self._runs: deque[PendingRun] = deque()  # oldest first; each ends with exactly one finish
+        self._failure: RstitchError | None = None
+        self._closed = False
+        self._call: Any = stub.Decode(self._requests())
+        self._reader = asyncio.create_task(self._read(), name=f"decode-{session_id}")
+
+    @property
+    def broken(self) -> bool:
+        """Whether the call is over: open a new one."""
+        return self._failure is not None
+
+    def start(self, run: Run) -> PendingRun:
+        """Sends a run; one that is still going on ends first (SUPERSEDED)."""
+        pending = PendingRun(len(run.tokens))
+        if self._failure is not None:
+            pending.fail(self._failure)
+            return pending
+        self._runs.append(pending)
+        self._outgoing.put_nowait(_decode_request(self._session_id, run))
+        return pending
+
+    async def close(self) -> None:
+        """Stops the work at once; the session stays on the worker, evictable."""
+        if self._closed:
+            return
+        self._closed = True
+        self._call.cancel()
+        self._reader.cancel()
+        await asyncio.wait({self._reader})
+
+    async def _requests(self) -> AsyncIterator[worker_pb2.DecodeRequest]:
+        while (request := await self._outgoing.get()) is not None:
+            yield request
+
+    async def _read(self) -> None:
+        try:
+            async for message in self._call:
+                reply = _reply(message)
+                run = self._runs[0]
+                if reply.finish is not None:
+                    self._runs.popleft()
+                run.feed(reply)
+            error = RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the worker ended the stream.")
+        except grpc.aio.AioRpcError as exc:
+            error = from_rpc_error(exc)
+        except (IndexError, ValueError) as exc:
+            error = RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"the worker broke the contract: {exc}.")
+        except asyncio.CancelledError:
+            error = RstitchError(grpc.StatusCode.CANCELLED, "CLOSED", "the stream was closed.")
+        self._failure = error
+        self._outgoing.put_nowait(None)
+        while self._runs:
+            self._runs.popleft().fail(error)
+
+
+class WorkerClient:
+    """The connection to one worker. Every method raises RstitchError; none retries.
+
+    Args:
+        model: which of the pair it should be.
+        address: HOST:PORT.
+    """
+
+    def __init__(self, model: Model, address: str, telemetry: Telemetry) -> None:
+        self.model = model
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(
+            address, options=client_options(), interceptors=telemetry.client_interceptors()
+        )
+        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+
+    async def info(self, timeout_s: float = 5.0) -> WorkerInfo:
+        """What model this is."""
+        try:
+            message = await self._stub.GetInfo(worker_pb2.GetInfoRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+        return WorkerInfo(
+            role=Model(message.role) if message.role else None,
+            model=message.model,
+            fingerprint=message.tokenizer_fingerprint,
+            vocab_size=message.vocab_size,
+            stop_tokens=frozenset(message.stop_tokens),
+            context_length=message.context_length,
+            dtype=message.dtype,
+            device=message.device,
+            num_parameters=message.num_parameters,
+            instance_id=message.instance_id,
+        )
+
+    async def tokenizer(self, timeout_s: float = 60.0) -> TokenizerFiles:
+        """The model's tokenizer."""
+        data: list[bytes] = []
+        first: Any = None
+        try:
+            async for message in self._stub.GetTokenizer(worker_pb2.GetTokenizerRequest(), timeout=timeout_s):
+                first = first if first is not None else message
+                data.append(message.data)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+        return TokenizerFiles(
+            data=b"".join(data),
+            chat_template=first.chat_template if first is not None else "",
+            special_tokens=dict(first.special_tokens) if first is not None else {},
+        )
+
+    def open(self, session_id: str) -> DecodeStream:
+        """A stream of runs for one session; a worker that is not there fails its first run."""
+        return DecodeStream(self._stub, session_id)
+
+    async def close_session(self, session_id: str, timeout_s: float = 2.0) -> None:
+        """Frees what the worker holds for a session."""
+        try:
+            await self._stub.CloseSession(worker_pb2.CloseSessionRequest(session_id=session_id), timeout=timeout_s)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+
+def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
+    handoff = run.handoff
+    return worker_pb2.DecodeRequest(
+        session_id=session_id,
+        position=run.position,
+        tokens=run.tokens,
+        sampling=common_pb2.Sampling(
+            temperature=run.sampling.temperature,
+            top_p=run.sampling.top_p,
+            top_k=run.sampling.top_k,
+            seed=run.sampling.seed,
+        ),
+        max_tokens=run.max_tokens,
+        handoff=worker_pb2.Handoff(above=handoff.above, below=handoff.below) if handoff is not None else None,
+        prefix_checksum=run.prefix_checksum,
+        traceparent=run.traceparent,
+    )
+
+
+def _reply(message: worker_pb2.DecodeResponse) -> Reply:
+    finish: RunFinish | None = None
+    if message.HasField("finish"):
+        ended = message.finish
+        finish = RunFinish(
+            end=RunEnd(ended.reason),
+            held=ended.held,
+            proposal_entropy=ended.proposal.entropy if ended.HasField("proposal") else None,
+            queue_us=ended.timing.queue_us,
+            forward_us=ended.timing.forward_us,
+        )
+    return Reply(list(message.tokens), list(message.entropies), finish)

@@ -1,0 +1,177 @@
+"""A worker on the real wire whose model is a toy; it can be slowed, broken, emptied and restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+import uuid
+import zlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from rstitch.errors import RstitchError
+from rstitch.service.server import Server
+from rstitch.service.telemetry import setup_telemetry
+from rstitch.v1 import worker_pb2, worker_pb2_grpc
+from tests.router.toy import STOP, VOCAB_SIZE, ToyModel, make_tokenizer_files
+
+_Finish = worker_pb2.Finish
+
+
+class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
+    """role: 1 SLM, 2 LLM. `start` and `stop` may alternate; the port stays, sessions do not."""
+
+    def __init__(self, role: int, model: ToyModel, seed: int = 0) -> None:
+        self.role = role
+        self.model = model
+        self.files = make_tokenizer_files()
+        self.context_length = 4096
+        self.delay_s = 0.0  # per token
+        self.max_message_tokens = 4
+        self.errors: list[RstitchError] = []  # raised by the next runs that decode
+        self.break_after: list[int] = []  # the next streams end without a word after so many tokens
+        self.requests: list[worker_pb2.DecodeRequest] = []
+        self.closed: list[str] = []
+        self.sessions: dict[str, list[int]] = {}
+        self.num_streams = 0
+        self.port = 0
+        self._rng = random.Random(seed)
+        self._server: Server | None = None
+        self.instance_id = ""
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self.sessions.clear()
+        self.instance_id = uuid.uuid4().hex
+        self._server = Server(f"127.0.0.1:{self.port}", service_names=[], telemetry=setup_telemetry("fake", None))
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server.grpc)
+        self.port = await self._server.start()
+        await self._server.set_serving(True)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(0)
+            self._server = None
+
+    async def GetInfo(self, request: Any, context: Any) -> worker_pb2.GetInfoResponse:
+        return worker_pb2.GetInfoResponse(
+            role=self.role,
+            model=f"toy-{self.role}",
+            tokenizer_fingerprint=f"{zlib.crc32(self.files.data):08x}",
+            vocab_size=VOCAB_SIZE,
+            stop_tokens=[STOP],
+            context_length=self.context_length,
+            dtype="float32",
+            device="cpu",
+            num_parameters=1,
+            instance_id=self.instance_id,
+        )
+
+    async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[worker_pb2.GetTokenizerResponse]:
+        half = len(self.files.data) // 2
+        yield worker_pb2.GetTokenizerResponse(
+            data=self.files.data[:half],
+            chat_template=self.files.chat_template,
+            special_tokens=dict(self.files.special_tokens),
+        )
+        yield worker_pb2.GetTokenizerResponse(data=self.files.data[half:])
+
+    async def CloseSession(self, request: Any, context: Any) -> worker_pb2.CloseSessionResponse:
+        self.closed.append(request.session_id)
+        return worker_pb2.CloseSessionResponse(held=len(self.sessions.pop(request.session_id, [])))
+
+    async def Decode(
+        self, request_iterator: AsyncIterator[worker_pb2.DecodeRequest], context: Any
+    ) -> AsyncIterator[worker_pb2.DecodeResponse]:
+        self.num_streams += 1
+        queue: asyncio.Queue[worker_pb2.DecodeRequest | None] = asyncio.Queue()
+
+        async def read() -> None:
+            async for request in request_iterator:
+                queue.put_nowait(request)
+            queue.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (request := await queue.get()) is not None:
+                self.requests.append(request)
+                async for response in self._run(request, queue):
+                    yield response
+        finally:
+            reader.cancel()
+            self.num_streams -= 1
+
+    async def _run(
+        self, request: worker_pb2.DecodeRequest, queue: asyncio.Queue[Any]
+    ) -> AsyncIterator[worker_pb2.DecodeResponse]:
+        if self.errors and request.max_tokens:
+            raise self.errors.pop(0)
+        session = self._accept(request)
+        if request.max_tokens == 0:
+            await asyncio.sleep(self.delay_s)
+            yield self._finish(session, _Finish.REASON_LENGTH if queue.empty() else _Finish.REASON_SUPERSEDED)
+            return
+        stop_after = self.break_after.pop(0) if self.break_after else None
+        num, reply = 0, worker_pb2.DecodeResponse()
+        while True:
+            await asyncio.sleep(self.delay_s)
+            if not queue.empty():
+                reason = _Finish.REASON_SUPERSEDED
+                break
+            token, entropy = self.model.token(session), self.model.entropy(session)
+            rule = request.handoff.WhichOneof("rule")
+            if rule == "above" and entropy > request.handoff.above:
+                reply.finish.proposal.token, reply.finish.proposal.entropy = token, entropy
+                reason = _Finish.REASON_HANDOFF
+                break
+            session.append(token)
+            reply.tokens.append(token)
+            reply.entropies.append(entropy)
+            num += 1
+            if stop_after is not None and num >= stop_after:
+                yield reply
+                raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "broken by the test")
+            if token == STOP:
+                reason = _Finish.REASON_STOP
+                break
+            if rule == "below" and entropy <= request.handoff.below:
+                reason = _Finish.REASON_HANDOFF
+                break
+            if num == request.max_tokens:
+                reason = _Finish.REASON_LENGTH
+                break
+            if len(reply.tokens) >= self._rng.randint(1, self.max_message_tokens):
+                yield reply
+                reply = worker_pb2.DecodeResponse()
+        if reply.tokens and self._rng.random() < 0.3:  # the finish may come by itself
+            proposal = reply.finish.proposal if reply.finish.HasField("proposal") else None
+            yield worker_pb2.DecodeResponse(tokens=reply.tokens, entropies=reply.entropies)
+            reply = worker_pb2.DecodeResponse()
+            if proposal is not None:
+                reply.finish.proposal.CopyFrom(proposal)
+        reply.finish.MergeFrom(self._finish(session, reason).finish)
+        yield reply
+
+    def _accept(self, request: worker_pb2.DecodeRequest) -> list[int]:
+        session = self.sessions.setdefault(request.session_id, [])
+        held = {"held": str(len(session))}
+        if len(session) < request.position:
+            raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "HELD_TOO_SHORT", "short", metadata=held)
+        prefix = session[: request.position]
+        if request.prefix_checksum != zlib.crc32(struct.pack(f"<{len(prefix)}I", *prefix)):
+            raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "PREFIX_MISMATCH", "differs", metadata=held)
+        session[request.position :] = request.tokens
+        assert session, "no tokens at position 0"
+        if self._rng.random() < 0.05:
+            self.sessions.pop(request.session_id)  # evicted while it runs out, so to speak: the next run finds nothing
+        return session
+
+    def _finish(self, session: list[int], reason: int) -> worker_pb2.DecodeResponse:
+        timing = worker_pb2.Timing(queue_us=3, forward_us=7)
+        return worker_pb2.DecodeResponse(finish=_Finish(reason=reason, held=len(session), timing=timing))

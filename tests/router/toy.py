@@ -1,0 +1,86 @@
+"""Two toy 'models' whose next token and entropy are hashes of the prefix, a tokenizer for them, and Algorithm 1 written
+naively over them: the oracle of the router's tests."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from router_svc.tokenizer import TokenizerFiles
+
+SPECIAL = ("<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>")
+STOP = 0
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}{{ raise_exception('no role ' + message['role']) }}"
+    "{% endif %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def make_tokenizer_files(last_token: str = "zz", chat_template: str = CHAT_TEMPLATE) -> TokenizerFiles:
+    """Byte-level: specials, 256 bytes, a few merges. `last_token` spells the last entry."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("a", "n"), (last_token[0], last_token[1])]
+    vocab = {token: index for index, token in enumerate([*SPECIAL, *alphabet, *("".join(pair) for pair in merges)])}
+    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    return TokenizerFiles(tokenizer.to_str().encode(), chat_template, {"eos_token": "<|end|>"})
+
+
+VOCAB_SIZE = len(SPECIAL) + 256 + 4
+
+
+def _hash(seed: int, prefix: Sequence[int], salt: int) -> int:
+    data = struct.pack(f"<II{len(prefix)}I", seed, salt, *prefix)
+    # Two rounds: CRC alone is linear.
+    return zlib.crc32(struct.pack("<I", zlib.crc32(data) * 2654435761 % 2**32), salt)
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """`stop_every`: about one token in so many is the stop token; 0: none."""
+
+    seed: int
+    stop_every: int = 40
+    choose: Callable[[Sequence[int]], int] | None = field(default=None, compare=False)
+
+    def token(self, prefix: Sequence[int]) -> int:
+        if self.choose is not None:
+            return self.choose(prefix)
+        value = _hash(self.seed, prefix, 1)
+        if self.stop_every and value % self.stop_every == 0:
+            return STOP
+        return len(SPECIAL) + value // 64 % (VOCAB_SIZE - len(SPECIAL))
+
+    def entropy(self, prefix: Sequence[int]) -> float:
+        """float32 in [0, 1]; 0 and 1 themselves come up."""
+        value = _hash(self.seed, prefix, 2) % 1000
+        exact = 0.0 if value < 30 else 1.0 if value > 970 else value / 1000
+        return struct.unpack("<f", struct.pack("<f", exact))[0]
+
+
+def algorithm_1(
+    slm: ToyModel, llm: ToyModel, prompt: Sequence[int], tau: float, tau_return: float, max_new_tokens: int
+) -> tuple[list[int], list[str]]:
+    """The tokens, and who wrote each."""
+    tokens, authors, active = list(prompt), [], "slm"
+    while len(authors) < max_new_tokens:
+        model = slm if active == "slm" else llm
+        token, entropy = model.token(tokens), model.entropy(tokens)
+        if active == "slm" and entropy > tau:
+            active = "llm"
+            continue
+        tokens.append(token)
+        authors.append(active)
+        if active == "llm" and entropy <= tau_return:
+            active = "slm"
+        if token == STOP:
+            break
+    return tokens[len(prompt) :], authors
