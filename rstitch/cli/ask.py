@@ -1,0 +1,85 @@
+"""`rstitch ask`: streams an answer, coloured by the model that wrote it, then says what it took."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rstitch.cli import render
+from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json
+from rstitch.cli.policies import NAMES, policy_of
+from rstitch.client.sync import Client
+from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Started, Switch
+
+
+@command
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
+    router: Router = DEFAULT_ROUTER,
+    policy: Annotated[str | None, typer.Option(help=f"{' | '.join(NAMES)}. Default: the router's.")] = None,
+    tau: Annotated[float | None, typer.Option(help="threshold: the LLM takes over above this entropy.")] = None,
+    tau_return: Annotated[float | None, typer.Option(help="threshold: the LLM hands back at this one [tau].")] = None,
+    slm_probability: Annotated[float, typer.Option(help="random: share of the SLM.")] = 0.5,
+    draft_tokens: Annotated[int, typer.Option(help="speculative: tokens per draft.")] = 4,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus; 0: all tokens.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="The most probable only; 0: all tokens.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="At most so many; 0: the router's default.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="String that ends the answer; may be repeated.")] = None,
+    session: Annotated[str, typer.Option(help="Continue this conversation, or name a new one.")] = "",
+    system: Annotated[str, typer.Option(help="System message before the question.")] = "",
+    raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text as it is.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
+    json: Json = False,
+) -> None:
+    """Asks a question and shows who writes which part of the answer."""
+    if question == "-":
+        question = sys.stdin.read()
+    messages = [*([Message("system", system)] if system else []), Message("user", question)]
+    with Client(router, timeout) as client:
+        events = client.generate(
+            question if raw else None,
+            chat=None if raw else messages,
+            policy=policy_of(policy, tau, tau_return, slm_probability, draft_tokens),
+            sampling=Sampling(temperature, top_p, top_k, seed),
+            max_new_tokens=max_new_tokens,
+            stop=stop or (),
+            session_id=session,
+        )
+        if json:
+            for event in events:
+                print_json({"event": type(event).__name__.lower(), **as_dict(event)})
+        else:
+            show(events, out())
+
+
+def show(events: Iterable[Event], console: Console) -> None:
+    """Prints an answer as it comes, then its strip, switches and usage."""
+    written: list[render.Written] = []
+    switches: list[Switch] = []
+    session_id = trace_id = ""
+    for event in events:
+        match event:
+            case Started():
+                session_id, trace_id = event.session_id, event.trace_id
+                console.print(render.legend(), "\n")
+            case Chunk():
+                console.print(event.text, style=render.style_of(event.model), end="", markup=False, soft_wrap=True)
+                written += [(event.model.value, entropy) for entropy in event.entropies]
+            case Switch():
+                switches.append(event)
+            case Finished():
+                console.print("\n")
+                console.print(render.entropy_line(written), "")
+                for line in render.switch_list(switches):
+                    console.print(line)
+                if switches:
+                    console.print()
+                console.print(render.usage_table(event, session_id))
+                if trace_id:
+                    console.print(f"trace {trace_id}", style="dim")

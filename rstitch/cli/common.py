@@ -1,0 +1,88 @@
+"""What the commands share: options, consoles, and errors as one red line with a remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from rstitch.errors import RstitchError
+from rstitch.parts import StackError
+
+P = ParamSpec("P")
+
+Router = Annotated[
+    str, typer.Option("--router", envvar="RSTITCH_ROUTER", metavar="HOST:PORT", help="Address of the router.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+DEFAULT_ROUTER = "127.0.0.1:50050"
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+_BAD_INPUT_CODES = {"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION"}
+
+
+def out() -> Console:
+    """Where results go. Made anew for each command: the terminal may have another size by now."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """Where everything else goes."""
+    return Console(stderr=True, highlight=False)
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """A command whose errors are for people: one red line, exit code 2 for bad input and 1 for the rest."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except RstitchError as error:
+            print_error(str(error))
+            raise typer.Exit(BAD_INPUT if error.code.name in _BAD_INPUT_CODES else FAILED) from None
+        except StackError as error:
+            for line in error.log:
+                err().print(Text(f"  {line}", style="dim"))
+            print_error(" ".join(filter(None, [str(error.args[0]), error.remedy])))
+            raise typer.Exit(FAILED) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+    return guarded
+
+
+def print_error(message: str) -> None:
+    """One red line on stderr."""
+    err().print(Text(f"error: {' '.join(message.split())}", style="bold red"), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False, default=_plain))
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """A client's value as JSON can say it, by the contract's names."""
+    plain: dict[str, Any] = dataclasses.asdict(value)
+    for ours, theirs in (("from_model", "from"), ("to_model", "to")):
+        if ours in plain:
+            plain[theirs] = plain.pop(ours)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{value!r} is nothing that JSON can say")

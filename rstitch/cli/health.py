@@ -1,0 +1,61 @@
+"""`rstitch health`: is it ready? Exit code 0 or 1, for people and for container health checks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from rstitch.cli.common import DEFAULT_ROUTER, FAILED, Json, Router, as_dict, command, out, print_json
+
+
+@command
+def health(
+    router: Router = DEFAULT_ROUTER,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Ask this gRPC server's grpc.health.v1 instead.")
+    ] = None,
+    service: Annotated[str, typer.Option(help="With --address: the service; empty: the whole server.")] = "",
+    timeout: Annotated[float, typer.Option(min=0.001, help="Give up after so many seconds.")] = 5.0,
+    json: Json = False,
+) -> None:
+    """Says whether the router and both workers are ready; exit code 1 if not."""
+    ready = _server_health(address, service, timeout, json) if address else _router_health(router, timeout, json)
+    if not ready:
+        raise typer.Exit(FAILED)
+
+
+def _server_health(address: str, service: str, timeout: float, json: bool) -> bool:
+    from rstitch.readiness import health_of
+
+    state = health_of(address, service, timeout)
+    if json:
+        print_json({"address": address, "health": state})
+    else:
+        typer.echo(state)
+    return state == "SERVING"
+
+
+def _router_health(router: str, timeout: float, json: bool) -> bool:
+    from rstitch.client.sync import Client
+
+    with Client(router) as client:
+        status = client.status(timeout_s=timeout)
+    if json:
+        print_json(as_dict(status))
+        return status.ready
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("router", router, _mark(status.ready), status.detail or f"{status.num_running} answers being written")
+    for worker in status.workers:
+        model = f"{worker.model} ({worker.num_parameters / 1e6:,.1f}M, {worker.dtype}, {worker.device})"
+        table.add_row(f"{worker.role.upper()} worker", worker.address, _mark(worker.ready), worker.detail or model)
+    console = out()
+    console.print(table)
+    console.print(f"policies: {', '.join(status.policies)}; default tau {status.default_tau:g}", style="dim")
+    return status.ready
+
+
+def _mark(ready: bool) -> Text:
+    return Text("ready", style="green") if ready else Text("not ready", style="bold red")

@@ -1,0 +1,73 @@
+"""The start of a stack as people see it: a live table on a terminal, one line per ready part elsewhere."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from rstitch.stack import LocalStack, State
+
+
+class StackProgress:
+    """Told about each part's state; shows them. A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._states: dict[str, tuple[State, float]] = {}
+        self._spinner = Spinner("dots", style="cyan")
+        self._live = Live(self._table(), console=console, refresh_per_second=10) if console.is_terminal else None
+
+    def __enter__(self) -> StackProgress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+
+    def __call__(self, part: str, state: State, seconds: float) -> None:
+        """`OnProgress` of a stack."""
+        self._states[part] = (state, seconds)
+        if self._live:
+            self._live.update(self._table())
+        elif state == "ready":
+            self._console.print(f"{part} ready after {seconds:.1f} s")
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for part, (state, seconds) in self._states.items():
+            mark = Text("✔", style="green") if state == "ready" else self._spinner
+            table.add_row(mark, part, Text(state, style="green" if state == "ready" else "cyan"), f"{seconds:5.1f} s")
+        return table
+
+
+def start(stack: LocalStack, console: Console) -> None:
+    """Starts a stack and shows how it gets on."""
+    with StackProgress(console) as progress:
+        stack.start(progress)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the block as Ctrl-C does: by KeyboardInterrupt."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,120 @@
+"""How answers look: text coloured by model, the entropy strip, switches, usage. It fetches nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from rstitch.client.types import Finished, Model, Segment, Source, Switch, SwitchReason, Usage
+
+STYLES = {"slm": "cyan", "llm": "bold magenta", "prompt": "dim", "unspecified": ""}
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+# A token's model and entropy.
+Written = tuple[str, float]
+
+
+def legend() -> Text:
+    """Which colour is whose."""
+    return Text.assemble(("■", STYLES["slm"]), " SLM  ", ("■", STYLES["llm"]), " LLM")
+
+
+def style_of(model: Model | Source) -> str:
+    """The colour of a model."""
+    return STYLES[model.value]
+
+
+def entropy_strip(tokens: Sequence[Written]) -> Text:
+    """One block per token, as high as the square root of its entropy (small ones matter), coloured by model."""
+    highest = max((entropy for _, entropy in tokens), default=0.0)
+    strip = Text()
+    for model, entropy in tokens:
+        part = math.sqrt(max(0.0, entropy) / highest) if highest > 0 else 0.0
+        strip.append(_BLOCKS[round(part * (len(_BLOCKS) - 1))], style=STYLES[model])
+    return strip
+
+
+def entropy_line(tokens: Sequence[Written]) -> Text:
+    """The strip with its scale."""
+    highest = max((entropy for _, entropy in tokens), default=0.0)
+    return Text.assemble((f"entropy, one block per token, █ = {highest:.3f}\n", "dim"), entropy_strip(tokens))
+
+
+def switch_line(switch: Switch) -> Text:
+    """One switch in words."""
+    return Text.assemble(
+        (f"@{switch.position:<5}", "dim"),
+        (switch.from_model.upper(), style_of(switch.from_model)),
+        " → ",
+        (switch.to_model.upper(), style_of(switch.to_model)),
+        (f"  entropy {switch.entropy:.4f} {_why(switch.reason)}", "dim"),
+    )
+
+
+def switch_list(switches: Sequence[Switch], at_most: int = 12) -> Iterable[Text]:
+    """The switches, one a line; a long list is cut."""
+    for switch in switches[:at_most]:
+        yield switch_line(switch)
+    if len(switches) > at_most:
+        yield Text(f"… and {len(switches) - at_most} more (--json has all)", style="dim")
+
+
+def usage_table(finished: Finished, session_id: str) -> Table:
+    """What an answer took, in two columns of facts."""
+    usage = finished.usage
+    table = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        table.add_column()
+    table.add_row("tokens", _tokens(usage), "time", f"{seconds(usage.total_time_us)}")
+    table.add_row("LLM share", share(usage), "first token", seconds(usage.time_to_first_token_us))
+    table.add_row("switches", str(usage.num_switches), "SLM / LLM had the pen", _pen(usage))
+    table.add_row("discarded proposals", str(usage.num_discarded_proposals), "ended by", finished.reason.value)
+    table.add_row("catch-up tokens", str(usage.num_catch_up_tokens), "session", session_id)
+    for column in (0, 2):
+        table.columns[column].style = "dim"
+    return table
+
+
+def segments_table(segments: Sequence[Segment]) -> Table:
+    """One row per segment."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("position", justify="right")
+    table.add_column("by")
+    table.add_column("tokens", justify="right")
+    table.add_column("began because")
+    table.add_column("text", overflow="ellipsis", no_wrap=True, ratio=1)
+    for segment in segments:
+        began = (
+            f"entropy {segment.switch_entropy:.4f} {_why(segment.reason)}"
+            if segment.reason is not SwitchReason.UNSPECIFIED
+            else ""
+        )
+        by = Text(segment.source.upper(), style=style_of(segment.source))
+        table.add_row(str(segment.position), by, str(len(segment.tokens)), began, Text(repr(segment.text)[1:-1]))
+    return table
+
+
+def share(usage: Usage) -> str:
+    """Part of the tokens that the LLM wrote."""
+    return f"{100 * usage.llm_share:.0f}%"
+
+
+def seconds(microseconds: int) -> str:
+    """A time as people say it."""
+    return f"{microseconds / 1e6:.2f} s" if microseconds >= 1_000_000 else f"{microseconds / 1e3:.0f} ms"
+
+
+def _tokens(usage: Usage) -> Text:
+    slm, llm = (f"SLM {usage.num_slm_tokens}", STYLES["slm"]), (f"LLM {usage.num_llm_tokens}", STYLES["llm"])
+    return Text.assemble(f"{usage.num_tokens} (", slm, ", ", llm, ")")
+
+
+def _pen(usage: Usage) -> str:
+    return f"{seconds(usage.slm_time_us)} / {seconds(usage.llm_time_us)}"
+
+
+def _why(reason: SwitchReason) -> str:
+    return {SwitchReason.ENTROPY_ABOVE: "above tau", SwitchReason.ENTROPY_BELOW: "at or below tau"}.get(reason, "")

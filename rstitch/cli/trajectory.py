@@ -1,0 +1,101 @@
+"""`rstitch trajectory ls | show | rm`: the trajectories that a router keeps."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from rstitch.cli import render
+from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json
+from rstitch.client.sync import Client
+from rstitch.client.types import Policy, Source, Trajectory
+
+app = typer.Typer(no_args_is_help=True, help="The trajectories that a router keeps.")
+
+Session = Annotated[str, typer.Argument(help="Id of the session.")]
+
+
+@app.command("ls")
+@command
+def ls(
+    router: Router = DEFAULT_ROUTER,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    json: Json = False,
+) -> None:
+    """Lists trajectories, newest first."""
+    with Client(router) as client:
+        found = list(islice(client.trajectories(page_size=min(limit, 1000)), limit))
+    if json:
+        for trajectory in found:
+            print_json(_plain(trajectory))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("session", "state", "tokens", "LLM share", "policy", "updated"):
+        table.add_column(name, justify="right" if name in ("tokens", "LLM share") else "left", overflow="fold")
+    for t in found:
+        share = render.share(t.finished.usage) if t.finished else ""
+        policy = policy_text(t.policy)
+        table.add_row(t.session_id, t.state.value, str(t.length), share, policy, f"{t.updated.astimezone():%F %T}")
+    console = out()
+    console.print(table if found else "no trajectories yet")
+
+
+@app.command("show")
+@command
+def show(session: Session, router: Router = DEFAULT_ROUTER, json: Json = False) -> None:
+    """Shows one: its text coloured by model, its segments, its usage."""
+    with Client(router) as client:
+        trajectory = client.trajectory(session)
+    if json:
+        print_json(_plain(trajectory))
+        return
+    console = out()
+    console.print(
+        f"session {trajectory.session_id}: {trajectory.state.value}, {trajectory.length} tokens, "
+        f"policy {policy_text(trajectory.policy)}, epoch {trajectory.epoch}\n",
+        style="dim",
+    )
+    console.print(render.legend(), "\n")
+    for segment in trajectory.segments:
+        console.print(segment.text, style=render.style_of(segment.source), end="", markup=False, soft_wrap=True)
+    console.print("\n")
+    answer = [s for s in trajectory.segments if s.source is not Source.PROMPT]
+    console.print(render.entropy_line([(s.source.value, entropy) for s in answer for entropy in s.entropies]), "")
+    console.print(render.segments_table(trajectory.segments))
+    if trajectory.finished:
+        console.print()
+        console.print(render.usage_table(trajectory.finished, trajectory.session_id))
+
+
+@app.command("rm")
+@command
+def rm(
+    sessions: Annotated[list[str], typer.Argument(help="Ids of the sessions.")], router: Router = DEFAULT_ROUTER
+) -> None:
+    """Forgets trajectories; one that is being written is stopped first."""
+    with Client(router) as client:
+        for session in sessions:
+            client.delete_trajectory(session)
+            typer.echo(f"removed {session}")
+
+
+def policy_text(policy: Policy | None) -> str:
+    """A policy in one word and its numbers."""
+    if policy is None:
+        return ""
+    name = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(policy).__name__).lstrip("_")
+    numbers = [
+        f"{value:g}" if isinstance(value, float) else f"{value}"
+        for value in as_dict(policy).values()
+        if value is not None
+    ]
+    return f"{name}({', '.join(numbers)})" if numbers else name
+
+
+def _plain(trajectory: Trajectory) -> dict[str, object]:
+    plain = as_dict(trajectory)
+    plain["policy"] = policy_text(trajectory.policy)
+    return plain

@@ -1,0 +1,58 @@
+"""`rstitch up`: the whole system on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from rstitch.cli.common import command, err
+from rstitch.cli.progress import start, stopped_by_signals
+from rstitch.stack import LocalStack
+
+_WATCH_S = 0.5
+
+
+@command
+def up(
+    slm_model: Annotated[str | None, typer.Option(help="Folder or hub id [the bundled tiny SLM].")] = None,
+    llm_model: Annotated[str | None, typer.Option(help="Folder or hub id [the bundled tiny LLM].")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda:N, for both models.")] = "cpu",
+    slm_device: Annotated[str | None, typer.Option(help="For the SLM alone.")] = None,
+    llm_device: Annotated[str | None, typer.Option(help="For the LLM alone.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float64 [float32 on CPU].")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the router; 0: a free one.")] = 50050,
+    redis: Annotated[str | None, typer.Option(metavar="URL", help="An existing Redis [one of its own].")] = None,
+    otlp_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Where traces go [nowhere].")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="How long a part may take to start, in s.")] = 600.0,
+) -> None:
+    """Starts Redis, both workers and the router, and stops them on Ctrl-C."""
+    console = err()
+    stack = LocalStack(
+        slm_model=slm_model,
+        llm_model=llm_model,
+        device=device,
+        slm_device=slm_device,
+        llm_device=llm_device,
+        dtype=dtype,
+        router_port=port,
+        redis_url=redis,
+        otlp_endpoint=otlp_endpoint,
+        timeout_s=timeout,
+    )
+    with stopped_by_signals():
+        start(stack, console)
+        try:
+            where = "" if port == 50050 else f" --router {stack.router_address}"
+            slm, llm = stack.worker_addresses
+            console.print(f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {stack.redis_url}")
+            console.print(f'ask:  [bold]rstitch ask{where} "Mia has 47 shells. She finds 28 more. How many now?"[/]')
+            console.print(f"logs: {stack.folder}\nCtrl-C stops everything", style="dim")
+            while True:
+                stack.check()
+                time.sleep(_WATCH_S)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            stack.stop(lambda part: console.print(f"stopping {part}", style="dim"))
