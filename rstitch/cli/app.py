@@ -29,7 +29,7 @@ def main() -> None:
     try:
         app()
     except BrokenPipeError:  # whoever read our output has had enough
-        sys.stdout = None  # type: ignore[assignment]  # or the interpreter would try to flush it
+        sys.stdout = None  # or the interpreter would try to flush it
         raise SystemExit(0) from None
 
 

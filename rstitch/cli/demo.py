@@ -1,4 +1,4 @@
-"""`rstitch demo`: the system in a minute. Starts the stack, asks a few questions three ways, shows them side by side."""
+"""`rstitch demo`: the system in a minute. A few questions, each asked three ways, side by side."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def demo(
         finally:
             stack.stop()
     console.print(
-        '\nstopped. To keep it running: [bold]rstitch up[/], and elsewhere [bold]rstitch ask "..."[/]', style="dim"
+        '\nStopped. To keep it running: [bold]rstitch up[/]; then, elsewhere: [bold]rstitch ask "..."[/]', style="dim"
     )
 
 
