@@ -7,10 +7,11 @@ from typing import Any
 
 from google.protobuf import timestamp_pb2
 
+from router_svc.answer_text import CONTEXT_TOKENS
 from router_svc.detokenizer import Decode, Detokenizer
 from router_svc.events import Event, Switched
 from router_svc.policies import AnswerSettings, Policy, Threshold
-from router_svc.trajectory import Chunk, Finished, Header, Model, State, SwitchReason, Usage, joined
+from router_svc.trajectory import Chunk, Finished, Header, Model, Source, State, SwitchReason, Usage, joined, tokens_of
 from rstitch.v1 import common_pb2, router_pb2
 
 _STATES = {
@@ -99,9 +100,16 @@ def _segment(segment: Chunk, text: str) -> router_pb2.Segment:
 
 
 def _texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
-    """One text per segment, whole characters each; together the whole text."""
+    """One text per segment, whole characters each; prompts and answers are told apart as they were for readers."""
+    texts: list[str] = []
+    before = tokens_of()
     detokenizer = Detokenizer(decode)
-    texts = ["".join(detokenizer.push(token) for token in segment.tokens) for segment in segments]
+    for index, segment in enumerate(segments):
+        if index and (segment.source is Source.PROMPT) != (segments[index - 1].source is Source.PROMPT):
+            texts[-1] += detokenizer.flush()
+            detokenizer = Detokenizer(decode, before[-CONTEXT_TOKENS:])
+        texts.append("".join(detokenizer.push(token) for token in segment.tokens))
+        before.extend(segment.tokens)
     if texts:
         texts[-1] += detokenizer.flush()
     return texts

@@ -1,5 +1,6 @@
 """Two toy 'models' whose next token and entropy are hashes of the prefix, a tokenizer for them, and Algorithm 1 written
-naively over them: the oracle of the router's tests."""
+naively over them: the oracle of the router's tests.
+"""
 
 from __future__ import annotations
 
