@@ -49,5 +49,5 @@ class Recipe:
 
 RECIPES = {
     "slm": Recipe("slm", "short", 96, 2, 256, 2, num_steps=2_000, learning_rate=3e-3, seed=11),
-    "llm": Recipe("llm", "verbose", 192, 6, 512, 3, num_steps=4_500, learning_rate=2e-3, seed=22),
+    "llm": Recipe("llm", "verbose", 192, 6, 512, 3, num_steps=5_500, learning_rate=2e-3, seed=22),
 }
