@@ -28,6 +28,17 @@ def free_port() -> int:
         return port
 
 
+def is_free(port: int) -> bool:
+    """Whether this machine's `port` can be listened on."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((_LOCALHOST, port))
+        except OSError:
+            return False
+        return True
+
+
 class Guard:
     """A small process beside this one that outlives it by a moment, to kill what it left (see `rstitch.guard`).
 

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from rstitch.parts import POLL_S, ROOT, Part, StackError, bundled_model, default_threads, redis_server
-from rstitch.processes import ChildProcess, Guard, free_port
+from rstitch.processes import ChildProcess, Guard, free_port, is_free
 from rstitch.readiness import is_serving, redis_answers
 
 __all__ = ["LocalStack", "Part", "StackError"]
@@ -102,6 +102,7 @@ class LocalStack:
         self.folder = Path(tempfile.mkdtemp(prefix="rstitch-"))
         self._guard.remove(self.folder)
         try:
+            self._check_port()
             self._add_parts()
             waiting = list(self.parts)
             for part in waiting:
@@ -184,6 +185,15 @@ class LocalStack:
         for role in ("slm", "llm"):
             self._add_worker(role)
         self._new_router("router", self._router_port or free_port())
+
+    def _check_port(self) -> None:
+        """Said at once; the router itself could say it only after the models are loaded."""
+        if self._router_port and not is_free(self._router_port):
+            raise StackError(
+                f"port {self._router_port} is in use.",
+                part="router",
+                remedy="Is a stack running already? Else choose another: --port 0 takes a free one.",
+            )
 
     def _add_worker(self, role: str) -> None:
         address = f"{_LOCALHOST}:{free_port()}"

@@ -67,7 +67,7 @@ def show(events: Iterable[Event], console: Console) -> None:
         match event:
             case Started():
                 session_id, trace_id = event.session_id, event.trace_id
-                console.print(render.legend(), "\n")
+                console.print(render.legend(), end="\n\n")
             case Chunk():
                 console.print(event.text, style=render.style_of(event.model), end="", markup=False, soft_wrap=True)
                 written += [(event.model.value, entropy) for entropy in event.entropies]
@@ -75,7 +75,7 @@ def show(events: Iterable[Event], console: Console) -> None:
                 switches.append(event)
             case Finished():
                 console.print("\n")
-                console.print(render.entropy_line(written), "")
+                console.print(render.entropy_line(written), end="\n\n")
                 for line in render.switch_list(switches):
                     console.print(line)
                 if switches:

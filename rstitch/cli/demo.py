@@ -60,7 +60,7 @@ def ask_all(router: str, examples: tuple[Example, ...], tau: float, console: Con
             _ask(client, Example("How many?", 0), policy, max_new_tokens=4)
         for number, example in enumerate(examples, 1):
             console.print(Rule(f"question {number} of {len(examples)}", style="dim"))
-            console.print(Text(example.question, style="bold"), "")
+            console.print(Text(example.question, style="bold"), end="\n\n")
             table = Table(box=None, padding=(0, 3, 0, 0), expand=True)
             for name in policies:
                 table.add_column(name, ratio=1)
@@ -69,7 +69,8 @@ def ask_all(router: str, examples: tuple[Example, ...], tau: float, console: Con
             latest = [answers[name][-1] for name in policies]
             table.add_row(*(_text(answer) for answer in latest))
             table.add_row(*(_facts(answer, example) for answer in latest))
-            console.print(table, "")
+            console.print(table)
+            console.print()
     stitched = max(answers[f"R-Stitch, tau {tau:g}"], key=lambda answer: len(answer.switches))
     _print_trace(stitched, console)
     console.print(Rule("all together", style="dim"))
@@ -96,9 +97,9 @@ def _facts(answer: Answer, example: Example) -> Text:
 def _print_trace(answer: Answer, console: Console) -> None:
     written = [(chunk.model.value, entropy) for chunk in answer.chunks for entropy in chunk.entropies]
     console.print(Rule("who wrote what", style="dim"))
-    console.print(render.legend(), "")
+    console.print(render.legend(), end="\n\n")
     console.print(_text(answer))
-    console.print(render.entropy_line(written), "")
+    console.print(render.entropy_line(written), end="\n\n")
     for line in render.switch_list(answer.switches):
         console.print(line)
     console.print()

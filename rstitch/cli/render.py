@@ -81,11 +81,11 @@ def usage_table(finished: Finished, session_id: str) -> Table:
 def segments_table(segments: Sequence[Segment]) -> Table:
     """One row per segment."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("position", justify="right")
-    table.add_column("by")
-    table.add_column("tokens", justify="right")
-    table.add_column("began because")
-    table.add_column("text", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("position", justify="right", min_width=8)
+    table.add_column("by", min_width=6)
+    table.add_column("tokens", justify="right", min_width=6)
+    table.add_column("began because", min_width=13, no_wrap=True)
+    table.add_column("text", overflow="ellipsis", no_wrap=True)
     for segment in segments:
         began = (
             f"entropy {segment.switch_entropy:.4f} {_why(segment.reason)}"

@@ -34,7 +34,7 @@ def ls(
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("session", "state", "tokens", "LLM share", "policy", "updated"):
-        table.add_column(name, justify="right" if name in ("tokens", "LLM share") else "left", overflow="fold")
+        table.add_column(name, justify="right" if name in ("tokens", "LLM share") else "left", no_wrap=name != "policy")
     for t in found:
         share = render.share(t.finished.usage) if t.finished else ""
         policy = policy_text(t.policy)
@@ -58,12 +58,13 @@ def show(session: Session, router: Router = DEFAULT_ROUTER, json: Json = False) 
         f"policy {policy_text(trajectory.policy)}, epoch {trajectory.epoch}\n",
         style="dim",
     )
-    console.print(render.legend(), "\n")
+    console.print(render.legend(), end="\n\n")
     for segment in trajectory.segments:
         console.print(segment.text, style=render.style_of(segment.source), end="", markup=False, soft_wrap=True)
     console.print("\n")
     answer = [s for s in trajectory.segments if s.source is not Source.PROMPT]
-    console.print(render.entropy_line([(s.source.value, entropy) for s in answer for entropy in s.entropies]), "")
+    written = [(s.source.value, entropy) for s in answer for entropy in s.entropies]
+    console.print(render.entropy_line(written), end="\n\n")
     console.print(render.segments_table(trajectory.segments))
     if trajectory.finished:
         console.print()

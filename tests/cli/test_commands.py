@@ -1,0 +1,160 @@
+"""The commands that talk to a router: what they print, as text and as JSON, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.fake_router import FakeRouter
+
+
+def lines(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_ask_shows_text_strip_switches_and_usage(run: Run) -> None:
+    result = run("ask", "What?")
+    assert result.exit_code == 0, result.stderr
+    assert "w5 w6 w7 " in result.stdout
+    assert result.stdout.count("→") == 12
+    assert "more (--json has all)" in result.stdout
+    for fact in ("60 (SLM 40, LLM 20)", "33%", "1.50 s", "20 ms", "stop"):
+        assert fact in result.stdout
+    strip = [line for line in result.stdout.splitlines() if line and set(line) <= set("▁▂▃▄▅▆▇█")]
+    assert sum(map(len, strip)) == 60
+
+
+def test_ask_json_is_one_event_a_line(run: Run, router: FakeRouter) -> None:
+    result = run("ask", "What?", "--json")
+    events = lines(result.stdout)
+    assert len(events) == len(router.answer) + 1
+    assert events[0]["event"] == "started"
+    assert events[-1]["event"] == "finished"
+    switch = next(event for event in events if event["event"] == "switch")
+    assert (switch["from"], switch["to"], switch["reason"]) == ("slm", "llm", "entropy_above")
+    chunk = next(event for event in events if event["event"] == "chunk")
+    assert (chunk["model"], chunk["position"]) == ("slm", 5)
+
+
+def test_every_flag_of_ask_arrives(run: Run, router: FakeRouter) -> None:
+    # fmt: off
+    result = run("ask", "-", "--tau", "0.1", "--tau-return", "0.05", "--temperature", "0.7", "--top-p", "0.9",
+                 "--top-k", "5", "--seed", "3", "--max-new-tokens", "9", "--stop", "a", "--stop", "b",
+                 "--session", "s1", "--system", "Be brief.", input="How many?")
+    # fmt: on
+    assert result.exit_code == 0, result.stderr
+    (question,) = router.questions
+    assert [(m.role, m.content) for m in question.chat.messages] == [("system", "Be brief."), ("user", "How many?")]
+    assert (question.policy.threshold.tau, question.policy.threshold.tau_return) == (0.1, 0.05)
+    s = question.sampling
+    assert (s.temperature, s.top_p, s.top_k, s.seed) == (0.7, 0.9, 5, 3)
+    assert (question.max_new_tokens, list(question.stop), question.session_id) == (9, ["a", "b"], "s1")
+
+
+def test_raw_text_goes_without_a_template(run: Run, router: FakeRouter) -> None:
+    run("ask", "Once upon", "--raw")
+    assert router.questions[0].text == "Once upon"
+
+
+@pytest.mark.parametrize("name", ["llm_only", "slm-only", "random", "speculative"])
+def test_policies_by_name(run: Run, router: FakeRouter, name: str) -> None:
+    assert run("ask", "What?", "--policy", name).exit_code == 0
+    assert router.questions[0].policy.WhichOneof("kind") == name.replace("-", "_")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["ask", "refuse", "--raw"], "Give a number in [-1, 2]."),
+        (["ask", "x", "--policy", "best"], "Choose one of threshold, llm_only"),
+        (["ask", "x", "--policy", "slm_only", "--tau", "0.1"], "has no tau"),
+        (["ask", "x", "--policy", "threshold"], "Give --tau"),
+        (["ask", "x", "--max-new-tokens", "-1"], "max_new_tokens"),
+        (["trajectory", "show", "nobody"], "there is no session nobody."),
+        (["health", "--router", "no address"], "HOST:PORT"),
+    ],
+)
+def test_bad_input_is_one_line_with_a_remedy_and_code_2(run: Run, args: list[str], says: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("args", [["ask", "x"], ["health"], ["trajectory", "ls"], ["trajectory", "rm", "x"]])
+def test_no_router_is_one_line_with_a_remedy_and_code_1(run: Run, args: list[str]) -> None:
+    result = run(*args, "--router", "127.0.0.1:1")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "rstitch up" in line
+
+
+def test_trajectories_are_listed_shown_and_removed(run: Run) -> None:
+    for name in ("one", "two", "three"):
+        run("ask", "What?", "--session", name)
+    listed = run("trajectory", "ls", "-n", "2").stdout
+    assert "one" in listed
+    assert "two" not in listed
+    assert [t["session_id"] for t in lines(run("trajectory", "ls", "--json").stdout)] == ["one", "three", "two"]
+    shown = run("trajectory", "show", "one")
+    assert "What? w5 w6" in shown.stdout
+    assert "threshold(0.02)" in shown.stdout
+    whole = json.loads(run("trajectory", "show", "one", "--json").stdout)
+    assert sum(len(segment["tokens"]) for segment in whole["segments"]) == whole["length"] == 65
+    assert run("trajectory", "rm", "one", "two").exit_code == 0
+    assert [t["session_id"] for t in lines(run("trajectory", "ls", "--json").stdout)] == ["three"]
+
+
+def test_no_trajectories(run: Run) -> None:
+    assert "no trajectories yet" in run("trajectory", "ls").stdout
+
+
+def test_health_says_who_is_not_ready(run: Run, router: FakeRouter) -> None:
+    result = run("health")
+    assert result.exit_code == 0
+    assert "SLM worker" in result.stdout
+    router.ready = False
+    result = run("health")
+    assert result.exit_code == 1
+    assert "waiting for the SLM worker" in result.stdout
+    assert json.loads(run("health", "--json").stdout)["ready"] is False
+
+
+@pytest.mark.parametrize(("serving", "code"), [(True, 0), (False, 1)])
+def test_health_of_an_address_is_its_grpc_health(run: Run, router: FakeRouter, serving: bool, code: int) -> None:
+    router.set_health(serving)
+    result = run("health", "--address", router.address)
+    assert (result.exit_code, result.stdout.strip()) == (code, "SERVING" if serving else "NOT_SERVING")
+    assert run("health", "--address", router.address, "--service", "x.Y").stdout.strip() == "SERVICE_UNKNOWN"
+
+
+def test_health_of_nobody(run: Run) -> None:
+    result = run("health", "--address", "127.0.0.1:1", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["health"].startswith("UNREACHABLE")
+
+
+def test_version(run: Run) -> None:
+    assert run("version").stdout.startswith("rstitch ")
+    assert {"rstitch", "python", "grpcio"} <= set(json.loads(run("version", "--json").stdout))
+
+
+def test_usage_errors_have_code_2(run: Run) -> None:
+    assert run("ask").exit_code == 2
+    assert run("ask", "x", "--temperature", "hot").exit_code == 2
+
+
+def test_up_shows_the_log_of_what_cannot_start_and_leaves_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = run("up", "--slm-model", str(tmp_path), "--port", "0")
+    assert result.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+    assert "error: the slm worker ended with code 1." in result.stderr
+    assert str(tmp_path) in result.stderr

@@ -1,0 +1,57 @@
+"""The entropy strip and the other pieces of an answer's face."""
+
+from __future__ import annotations
+
+import pytest
+
+from rstitch.cli.examples import EXAMPLES, boxed
+from rstitch.cli.render import entropy_strip, seconds, switch_list
+from rstitch.cli.trajectory import policy_text
+from rstitch.client.types import LlmOnly, Model, Policy, Switch, SwitchReason, Threshold
+
+
+def test_the_strip_has_one_block_per_token_coloured_by_model() -> None:
+    strip = entropy_strip([("slm", 0.0), ("llm", 0.01), ("slm", 0.04)])
+    assert strip.plain == "▁▅█"
+    assert [str(span.style) for span in strip.spans] == ["cyan", "bold magenta", "cyan"]
+
+
+def test_a_strip_of_certainty_is_flat() -> None:
+    assert entropy_strip([("slm", 0.0)] * 3).plain == "▁▁▁"
+    assert entropy_strip([]).plain == ""
+
+
+def test_a_long_list_of_switches_is_cut() -> None:
+    switch = Switch(Model.SLM, Model.LLM, 7, 0.25, SwitchReason.ENTROPY_ABOVE)
+    lines = [line.plain for line in switch_list([switch] * 5, at_most=3)]
+    assert lines[0] == "@7    SLM → LLM  entropy 0.2500 above tau"
+    assert len(lines) == 4
+    assert "2 more" in lines[-1]
+
+
+@pytest.mark.parametrize(("us", "text"), [(0, "0 ms"), (12_345, "12 ms"), (999_999, "1000 ms"), (1_500_000, "1.50 s")])
+def test_times(us: int, text: str) -> None:
+    assert seconds(us) == text
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"), [(LlmOnly(), "llm_only"), (Threshold(0.02, 0.5), "threshold(0.02, 0.5)"), (None, "")]
+)
+def test_policies_in_a_word(policy: Policy | None, text: str) -> None:
+    assert policy_text(policy) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [(r"so \boxed{ 12 }", 12), (r"\boxed{1} no, \boxed{-2}", -2), ("12", None), (r"\boxed{x}", None)],
+)
+def test_the_last_boxed_number_counts(text: str, number: int | None) -> None:
+    assert boxed(text) == number
+
+
+def test_every_example_has_a_question_and_another_answer_is_wrong() -> None:
+    assert len({example.question for example in EXAMPLES}) == len(EXAMPLES) >= 3
+    for example in EXAMPLES:
+        assert example.question.endswith("?")
+        assert example.is_solved_by(rf"<think>\boxed{{0}}</think>\boxed{{{example.answer}}}")
+        assert not example.is_solved_by(rf"\boxed{{{example.answer + 1}}}")
