@@ -17,9 +17,7 @@ class WorkerSettings(BaseSettings):
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="RSTITCH_", cli_kebab_case=True, extra="ignore"
-    )
+    model_config = SettingsConfigDict(env_prefix="RSTITCH_", cli_kebab_case=True, extra="ignore")
 
     model: Annotated[str, Field(min_length=1, description="Folder or hub id of a transformers causal LM.")]
     listen: Listen

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
 
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.loader import check_source
@@ -38,11 +39,15 @@ class TokenizerFiles:
 
 def load_tokenizer(model: str) -> TokenizerFiles:
     """Reads the tokenizer of a folder or hub id. Raises UnsupportedModel if it has none that `tokenizers` can load."""
+    source = check_source(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(check_source(model))
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        file = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedModel(f"{model}: no tokenizer that transformers can load: {error}") from error
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    # The file itself where there is one: the class that transformers picks by model type may add tokens of its own,
+    # and two models that share a file would seem to differ.
+    backend = Tokenizer.from_file(file) if file else getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise UnsupportedModel(f"{model}: its tokenizer has no `tokenizers` backend (tokenizer.json)")
     template = tokenizer.chat_template

@@ -4,6 +4,7 @@ that entropies differ.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,9 @@ CONFIGS = {
 }
 
 
+@functools.cache
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE of VOCAB_SIZE entries; any UTF-8 goes through."""
+    """Byte-level BPE of VOCAB_SIZE entries; any UTF-8 goes through. One for all: training breaks ties at random."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
