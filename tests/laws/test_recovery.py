@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
 
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer, Chunk, Event, LlmOnly, Sampling, Threshold
-from rstitch.stack import LocalStack
+from rstitch.client.types import Answer, Chunk, Event, LlmOnly, Sampling, Started, Threshold, TrajectoryState
+from rstitch.stack import LocalStack, Part
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
-from tests.laws.conftest import Pair, check_kept, expected, start_stack, written
+from tests.laws.conftest import Pair, check_kept, expected, start_stack, stored_in_redis, written
 
 TAUS = (0.25, 0.35, 0.45)
 
@@ -67,32 +67,34 @@ async def test_eviction_changes_nothing_and_leaks_nothing(small_stack: LocalStac
         assert free == total
 
 
-async def drain(events: Any, kill: Any, after_tokens: int) -> Answer:
-    """Reads an answer; calls `kill` once so many tokens have come."""
+async def interrupted(events: AsyncIterator[Event], part: Part, is_running: Callable[[str], Awaitable[bool]]) -> Answer:
+    """Reads an answer; once 20 tokens have come, kills a part, makes sure that the answer is not over, restarts it."""
+    loop = asyncio.get_running_loop()
     got: list[Event] = []
     killed = False
     async for event in events:
         got.append(event)
-        num_tokens = sum(len(item.tokens) for item in got if isinstance(item, Chunk))
-        if not killed and num_tokens >= after_tokens:
+        if not killed and sum(len(item.tokens) for item in got if isinstance(item, Chunk)) >= 20:
             killed = True
-            await asyncio.get_running_loop().run_in_executor(None, kill)
-    assert killed, "the answer was over before the part was killed"
+            await loop.run_in_executor(None, part.kill)
+            assert isinstance(got[0], Started)
+            assert await is_running(got[0].session_id), "the answer was over before the part was killed"
+            await loop.run_in_executor(None, part.restart)
+    assert killed
     return Answer.of(got)
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("role", ["slm", "llm"])
-async def test_a_killed_worker_changes_nothing(mortal_stack: LocalStack, random_pair: Pair, role: str) -> None:
+async def test_a_killed_worker_changes_nothing(mortal_stack: LocalStack, random_pair: Pair, role: Any) -> None:
     ((prompt, tau),) = long_prompts(random_pair, 1, 300)
-
-    def kill() -> None:
-        mortal_stack.worker(role).kill()
-        mortal_stack.worker(role).restart()
-
     async with AsyncClient(mortal_stack.router_address, timeout_s=100) as client:
+
+        async def is_running(session_id: str) -> bool:
+            return (await client.trajectory(session_id)).state is TrajectoryState.RUNNING
+
         events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=300)
-        answer = await drain(events, kill, after_tokens=20)
+        answer = await interrupted(events, mortal_stack.worker(role), is_running)
         assert written(answer) == expected(random_pair.reference(prompt, tau, 300))
         await check_kept(mortal_stack, client, answer, prompt)
 
@@ -102,13 +104,12 @@ async def test_a_killed_router_loses_nothing(mortal_stack: LocalStack, random_pa
     """The client re-attaches by itself; each token comes exactly once."""
     ((prompt, tau),) = long_prompts(random_pair, 1, 300)
 
-    def kill() -> None:
-        mortal_stack.router.kill()
-        mortal_stack.router.restart()
+    async def is_running(session_id: str) -> bool:
+        return len(stored_in_redis(mortal_stack.redis_url, session_id)) < len(prompt) + 300
 
     async with AsyncClient(mortal_stack.router_address, timeout_s=100, reconnect_s=60) as client:
         events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=300)
-        answer = await drain(events, kill, after_tokens=20)
+        answer = await interrupted(events, mortal_stack.router, is_running)
         assert written(answer) == expected(random_pair.reference(prompt, tau, 300))
         await check_kept(mortal_stack, client, answer, prompt)
         assert (await client.trajectory(answer.session_id)).epoch == 2
