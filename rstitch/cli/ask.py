@@ -20,16 +20,18 @@ from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Star
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
     router: Router = DEFAULT_ROUTER,
-    policy: Annotated[str | None, typer.Option(help=f"{' | '.join(NAMES)}. Default: the router's.")] = None,
+    policy: Annotated[str | None, typer.Option(help=" | ".join(NAMES), show_default="the router's")] = None,
     tau: Annotated[float | None, typer.Option(help="threshold: the LLM takes over above this entropy.")] = None,
-    tau_return: Annotated[float | None, typer.Option(help="threshold: the LLM hands back at this one [tau].")] = None,
+    tau_return: Annotated[
+        float | None, typer.Option(help="threshold: the LLM hands back at this one.", show_default="tau")
+    ] = None,
     slm_probability: Annotated[float, typer.Option(help="random: share of the SLM.")] = 0.5,
     draft_tokens: Annotated[int, typer.Option(help="speculative: tokens per draft.")] = 4,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus; 0: all tokens.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="The most probable only; 0: all tokens.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Nucleus; 0 is all tokens.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="The most probable only; 0 is all tokens.")] = 0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="At most so many; 0: the router's default.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="At most so many.", show_default="the router's")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="String that ends the answer; may be repeated.")] = None,
     session: Annotated[str, typer.Option(help="Continue this conversation, or name a new one.")] = "",
     system: Annotated[str, typer.Option(help="System message before the question.")] = "",

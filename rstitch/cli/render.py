@@ -11,6 +11,7 @@ from rich.text import Text
 from rstitch.client.types import Finished, Model, Segment, Source, Switch, SwitchReason, Usage
 
 STYLES = {"slm": "cyan", "llm": "bold magenta", "prompt": "dim", "unspecified": ""}
+_WIDTH_BESIDE_TEXT = 62
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 # A token's model and entropy.
@@ -78,14 +79,11 @@ def usage_table(finished: Finished, session_id: str) -> Table:
     return table
 
 
-def segments_table(segments: Sequence[Segment]) -> Table:
-    """One row per segment."""
+def segments_table(segments: Sequence[Segment], width: int) -> Table:
+    """One row per segment; their texts are cut to what `width` leaves them."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("position", justify="right", min_width=8)
-    table.add_column("by", min_width=6)
-    table.add_column("tokens", justify="right", min_width=6)
-    table.add_column("began because", min_width=13, no_wrap=True)
-    table.add_column("text", overflow="ellipsis", no_wrap=True)
+    for name in ("position", "by", "tokens", "began because", "text"):
+        table.add_column(name, justify="right" if name in ("position", "tokens") else "left", no_wrap=True)
     for segment in segments:
         began = (
             f"entropy {segment.switch_entropy:.4f} {_why(segment.reason)}"
@@ -93,7 +91,9 @@ def segments_table(segments: Sequence[Segment]) -> Table:
             else ""
         )
         by = Text(segment.source.upper(), style=style_of(segment.source))
-        table.add_row(str(segment.position), by, str(len(segment.tokens)), began, Text(repr(segment.text)[1:-1]))
+        text = Text(repr(segment.text)[1:-1])
+        text.truncate(max(16, width - _WIDTH_BESIDE_TEXT), overflow="ellipsis")
+        table.add_row(str(segment.position), by, str(len(segment.tokens)), began, text)
     return table
 
 

@@ -59,13 +59,15 @@ def show(session: Session, router: Router = DEFAULT_ROUTER, json: Json = False) 
         style="dim",
     )
     console.print(render.legend(), end="\n\n")
-    for segment in trajectory.segments:
+    for before, segment in zip((None, *trajectory.segments), trajectory.segments, strict=False):
+        if before is not None and Source.PROMPT in (before.source, segment.source):
+            console.print()  # the marks between messages are special tokens, which are no text
         console.print(segment.text, style=render.style_of(segment.source), end="", markup=False, soft_wrap=True)
     console.print("\n")
     answer = [s for s in trajectory.segments if s.source is not Source.PROMPT]
     written = [(s.source.value, entropy) for s in answer for entropy in s.entropies]
     console.print(render.entropy_line(written), end="\n\n")
-    console.print(render.segments_table(trajectory.segments))
+    console.print(render.segments_table(trajectory.segments, console.width))
     if trajectory.finished:
         console.print()
         console.print(render.usage_table(trajectory.finished, trajectory.session_id))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rstitch.cli.common import command, err
+from rstitch.cli.examples import EXAMPLES
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.stack import LocalStack
 
@@ -16,15 +17,25 @@ _WATCH_S = 0.5
 
 @command
 def up(
-    slm_model: Annotated[str | None, typer.Option(help="Folder or hub id [the bundled tiny SLM].")] = None,
-    llm_model: Annotated[str | None, typer.Option(help="Folder or hub id [the bundled tiny LLM].")] = None,
+    slm_model: Annotated[
+        str | None, typer.Option(help="Folder or hub id.", show_default="the bundled tiny SLM")
+    ] = None,
+    llm_model: Annotated[
+        str | None, typer.Option(help="Folder or hub id.", show_default="the bundled tiny LLM")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda:N, for both models.")] = "cpu",
-    slm_device: Annotated[str | None, typer.Option(help="For the SLM alone.")] = None,
-    llm_device: Annotated[str | None, typer.Option(help="For the LLM alone.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float64 [float32 on CPU].")] = None,
+    slm_device: Annotated[str | None, typer.Option(help="For the SLM alone.", show_default="--device")] = None,
+    llm_device: Annotated[str | None, typer.Option(help="For the LLM alone.", show_default="--device")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float64.", show_default="float32 on CPU, auto on CUDA")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the router; 0: a free one.")] = 50050,
-    redis: Annotated[str | None, typer.Option(metavar="URL", help="An existing Redis [one of its own].")] = None,
-    otlp_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Where traces go [nowhere].")] = None,
+    redis: Annotated[
+        str | None, typer.Option(metavar="URL", help="An existing Redis.", show_default="one of its own")
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where traces go: OTLP over gRPC.", show_default="nowhere")
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="How long a part may take to start, in s.")] = 600.0,
 ) -> None:
     """Starts Redis, both workers and the router, and stops them on Ctrl-C."""
@@ -47,7 +58,7 @@ def up(
             where = "" if port == 50050 else f" --router {stack.router_address}"
             slm, llm = stack.worker_addresses
             console.print(f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {stack.redis_url}")
-            console.print(f'ask:  [bold]rstitch ask{where} "Mia has 47 shells. She finds 28 more. How many now?"[/]')
+            console.print(f'ask:  [bold]rstitch ask{where} "{EXAMPLES[3].question}"[/]')
             console.print(f"logs: {stack.folder}\nCtrl-C stops everything", style="dim")
             while True:
                 stack.check()

@@ -1,0 +1,81 @@
+"""`rstitch up` for real: the bundled pair answers, Ctrl-C ends all of it, nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+RSTITCH = [sys.executable, "-m", "rstitch.cli.app"]
+
+
+class Up:
+    """A running `rstitch up` and its output so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._log = folder.with_suffix(".log")
+        env = {**os.environ, "TMPDIR": str(folder), "COLUMNS": "200"}
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen([*RSTITCH, "up", "--port", "0"], stdout=log, stderr=log, env=env)
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def router(self) -> str:
+        """Waits for the line that says where the router is."""
+        while (found := re.search(r"^router (127\.\S+:\d+),", self.output, re.MULTILINE)) is None:
+            assert self.process.poll() is None, self.output
+            time.sleep(0.1)
+        return found[1]
+
+    def children(self) -> list[int]:
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    running = Up(folder)
+    yield running
+    running.process.kill()
+    running.process.wait()
+
+
+def rstitch(*args: str) -> str:
+    done = subprocess.run([*RSTITCH, *args], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_up_ask_demo_and_ctrl_c(up: Up) -> None:
+    router = up.router()
+    events = [json.loads(line) for line in rstitch("ask", "How many?", "--router", router, "--json").splitlines()]
+    assert [events[0]["event"], events[-1]["event"]] == ["started", "finished"]
+    shown = json.loads(rstitch("trajectory", "show", events[0]["session_id"], "--router", router, "--json"))
+    sent = [token for event in events if event["event"] == "chunk" for token in event["tokens"]]
+    assert [token for segment in shown["segments"] for token in segment["tokens"]][-len(sent) :] == sent
+    assert "ready" in rstitch("health", "--router", router)
+    assert "R-Stitch" in rstitch("demo", "--router", router, "-n", "1")
+
+    children = up.children()
+    assert len(children) == 5  # Redis, two workers, router, guard
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(30) == 0
+    stopped = re.findall(r"^stopping (.*)$", up.output, re.MULTILINE)
+    assert stopped == ["router", "slm worker", "llm worker", "redis"]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    assert list(up.folder.iterdir()) == []
