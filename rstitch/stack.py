@@ -227,7 +227,12 @@ class LocalStack:
         self, name: str, command: Sequence[str], address: str, is_ready: Callable[[], bool], env: Mapping[str, str]
     ) -> Part:
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+        own = {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TMPDIR": str(self.folder),  # what a part leaves there (torch does) goes with the folder
+        }
         process = ChildProcess(
             name,
             command,
