@@ -63,9 +63,14 @@ class SessionTable:
         return self._sessions.get(session_id)
 
     def open(self, session_id: str) -> Session:
-        """The session, made if unknown, now the most recently used."""
+        """The session, made if unknown, now the most recently used.
+
+        There are never many more sessions than pages: one without pages costs little, but is not kept for ever.
+        """
         session = self._sessions.get(session_id)
         if session is None:
+            if len(self._sessions) >= self._pool.num_pages:
+                self._evict(next((idle for idle in self if not idle.running), None))
             session = self._sessions[session_id] = Session(session_id)
         self._sessions.move_to_end(session_id)
         return session
@@ -96,11 +101,8 @@ class SessionTable:
         if missing <= 0:
             return True
         while self._pool.num_free < missing:
-            victim = self._evictable(session)
-            if victim is None:
+            if not self._evict(self._least_recently_used(session)):
                 return False
-            self.close(victim)
-            self.num_evictions += 1
         session.pages.extend(self._pool.allocate(missing))
         return True
 
@@ -111,9 +113,14 @@ class SessionTable:
             assert len(session.pages) >= self._pool.pages_for(session.num_computed), "computed tokens without pages"
         self._pool.check_integrity([page for session in self for page in session.pages])
 
-    def _evictable(self, asking: Session) -> Session | None:
-        """The least recently used idle session that holds pages."""
-        for session in self:
-            if not session.running and session.pages and session is not asking:
-                return session
-        return None
+    def _least_recently_used(self, asking: Session) -> Session | None:
+        """Of the idle sessions that hold pages."""
+        return next((s for s in self if not s.running and s.pages and s is not asking), None)
+
+    def _evict(self, victim: Session | None) -> bool:
+        """Closes an idle session; returns whether there was one."""
+        if victim is None:
+            return False
+        self.close(victim)
+        self.num_evictions += 1
+        return True

@@ -7,10 +7,12 @@ import random
 import pytest
 import torch
 
+from model_worker.engine.engine import Engine
 from model_worker.engine.errors import HeldTooShort, InvalidRun, NoCapacity, PrefixMismatch, SessionBusy
-from model_worker.engine.types import FinishReason, Handoff, Returns, RunRequest, Sampling
+from model_worker.engine.loader import adopt
+from model_worker.engine.types import FinishReason, Handoff, Limits, Returns, RunRequest, Sampling
 from tests.engine.harness import Result, collect, generate, make_engine, run_all, run_one
-from tests.pairs import CONFIGS, STOP_TOKEN, VOCAB_SIZE
+from tests.pairs import CONFIGS, CONTEXT_LENGTH, STOP_TOKEN, VOCAB_SIZE, make_model
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
 
@@ -38,6 +40,17 @@ def test_step_returns_the_models_own_distribution() -> None:
     entropy = -(logprobs.exp() * logprobs).sum() / torch.tensor(float(VOCAB_SIZE)).log()
     assert proposal.entropy == pytest.approx(float(entropy), abs=1e-6)
     assert proposal.logprob == pytest.approx(float(logprobs[proposal.token]), abs=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.3)])
+def test_other_dtypes_give_the_models_own_logits(dtype: torch.dtype, tolerance: float) -> None:
+    model = make_model(CONFIGS["llama"], 0).to(dtype)
+    with torch.inference_mode():
+        expected = [float(model(torch.tensor([prompt])).logits[0, -1, :VOCAB_SIZE].max()) for prompt in PROMPTS]
+    engine = Engine(adopt(model), Limits(VOCAB_SIZE, CONTEXT_LENGTH, num_pages=128))
+    requests = [RunRequest(f"s{i}", 0, prompt, returns=Returns(1)) for i, prompt in enumerate(PROMPTS)]
+    found = [result.finished.proposal.top_logits[0][1] for result in run_all(engine, requests)]
+    assert found == pytest.approx(expected, abs=tolerance)
 
 
 def test_step_by_step_equals_decoding() -> None:

@@ -79,6 +79,15 @@ def test_idle_sessions_are_evicted_least_recently_used_first() -> None:
     assert bench.table.num_evictions == 1
 
 
+def test_sessions_without_pages_are_not_kept_for_ever() -> None:
+    bench = Bench(num_pages=4)
+    for index in range(100):
+        run = bench.start(f"s{index}", 3)
+        bench.scheduler.remove(run)  # cancelled before it was computed
+    assert len(bench.table) <= 5
+    assert bench.table.get("s99") is not None
+
+
 def test_oldest_run_is_never_refused_and_the_youngest_is() -> None:
     bench = Bench(num_pages=4)
     runs = [bench.start(f"s{index}", 4) for index in range(4)]
@@ -127,8 +136,9 @@ def test_pool_refuses_to_hold_a_page_twice() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_no_page_is_leaked_by_any_mix(seed: int) -> None:
-    """Runs that begin, grow, are rolled back, cancelled, refused, evicted and closed, at random: the books stay right and
-    the worker never stands still.
+    """Runs that begin, grow, are rolled back, cancelled, refused, evicted and closed, at random.
+
+    The books stay right and the worker never stands still.
     """
     rng = random.Random(seed)
     bench = Bench(num_pages=8, budget=12)
