@@ -4,6 +4,7 @@ that entropies differ.
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_model(config: Any, seed: int) -> Any:
     """A random model whose next-token entropies range widely: wide weights, logits of standard deviation 4."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float64).eval()
     with torch.inference_mode(False), torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
