@@ -70,6 +70,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.metadata: list[dict[str, Any]] = []
         self.deadlines: list[float | None] = []
         self.ready = True
+        # Set when a call of Generate has ended, however it did.
+        self.ended = threading.Event()
         self._sessions: dict[str, list[pb.GenerateResponse]] = {}
         self._count = itertools.count()
         self._lock = threading.Lock()
@@ -89,6 +91,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
     def Generate(self, request: pb.GenerateRequest, context: Any) -> Iterator[pb.GenerateResponse]:
         self.metadata.append(dict(context.invocation_metadata()))
         self.deadlines.append(context.time_remaining())
+        context.add_callback(self.ended.set)
         try:
             yield from self._generate(request)
         except RstitchError as error:

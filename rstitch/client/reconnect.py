@@ -135,12 +135,12 @@ class Resumable:
             return self._attaching
         if error.reason == "TRANSPORT":
             return error.code in _LOST
+        says_when = error.retry_after_s is not None
+        if not self._attaching:  # the router has refused the question, and says by a delay if it only cannot yet
+            return error.code is grpc.StatusCode.UNAVAILABLE and says_when
         if error.code is grpc.StatusCode.UNAVAILABLE:
             return True
-        return error.code in _PASSING and self._attaching_helps(error)
-
-    def _attaching_helps(self, error: RstitchError) -> bool:
-        return "resume_from" in error.metadata or (self._attaching and error.retry_after_s is not None)
+        return error.code in _PASSING and (says_when or "resume_from" in error.metadata)
 
     def _start(self, event: Started) -> Event | None:
         if self._started:

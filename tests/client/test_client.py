@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -173,39 +174,38 @@ def test_an_address_that_is_none_is_refused(ask: Ask, address: str) -> None:
         ask(address, "generate", "What?")
 
 
-def test_an_iterator_closed_early_ends_the_call(router: FakeRouter) -> None:
-    blocked, left = threading.Event(), threading.Event()
-
-    def block(n: int) -> None:
-        if n == 4:
-            blocked.wait(10)
-            left.set()
-
-    router.before_event = block
-    with Client(router.address) as client:
-        events = client.generate("What?")
-        assert isinstance(next(events), Started)
-        events.close()
-    blocked.set()
-    assert left.wait(10)
-
-
-async def test_a_cancelled_task_ends_the_call(router: FakeRouter) -> None:
-    arrived, blocked = threading.Event(), threading.Event()
+@pytest.fixture
+def stuck(router: FakeRouter) -> Iterator[threading.Event]:
+    """The router's answers stop after a few events; set once they do."""
+    arrived, released = threading.Event(), threading.Event()
 
     def block(n: int) -> None:
         if n == 4:
             arrived.set()
-            blocked.wait(10)
+            released.wait(30)
 
     router.before_event = block
+    yield arrived
+    released.set()
+
+
+def test_an_iterator_closed_early_ends_the_call(router: FakeRouter, stuck: threading.Event) -> None:
+    with Client(router.address) as client:
+        events = client.generate("What?")
+        assert isinstance(next(events), Started)
+        assert stuck.wait(10)
+        events.close()
+        assert router.ended.wait(10)
+
+
+async def test_a_cancelled_task_ends_the_call(router: FakeRouter, stuck: threading.Event) -> None:
     async with AsyncClient(router.address) as client:
         task = asyncio.create_task(client.answer("What?"))
-        await asyncio.to_thread(arrived.wait, 10)
+        assert await asyncio.to_thread(stuck.wait, 10)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    blocked.set()
+        assert await asyncio.to_thread(router.ended.wait, 10)
 
 
 def test_the_current_trace_goes_with_the_call(router: FakeRouter, ask: Ask) -> None:

@@ -15,7 +15,7 @@ from tests.client.conftest import Ask
 from tests.client.flaky_proxy import FlakyProxy
 from tests.fake_router import NUM_PROMPT_TOKENS, FakeRouter, script
 
-LOST = RstitchError(grpc.StatusCode.UNAVAILABLE, "DRAINING", "the router goes away", metadata={"resume_from": "0"})
+LOST = RstitchError(grpc.StatusCode.UNAVAILABLE, "ROUTER_DRAINING", "the router goes away", retry_after_s=0.01)
 CANCELLED = RstitchError(grpc.StatusCode.CANCELLED, "", "")
 BUSY = RstitchError(
     grpc.StatusCode.ABORTED, "TAKEN_OVER", "another router", retry_after_s=0.01, metadata={"resume_from": "1"}
@@ -95,6 +95,19 @@ def test_a_question_lost_before_it_was_taken_is_asked_again(router: FakeRouter, 
     router.before_event = lose_the_first
     assert told(ask(router.address, "generate", "What?")) == expected(router)
     assert len(router.questions) == 1
+
+
+def test_a_question_refused_for_good_is_not_asked_again(router: FakeRouter, ask: Ask) -> None:
+    times = []
+
+    def refuse(n: int) -> None:
+        times.append(n)
+        raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TOKENIZER_MISMATCH", "the models do not match")
+
+    router.before_event = refuse
+    with pytest.raises(RstitchError, match="do not match"):
+        ask(router.address, "generate", "What?")
+    assert times == [0]
 
 
 def test_a_question_lost_after_it_was_taken_is_not_asked_again(router: FakeRouter, ask: Ask) -> None:
