@@ -156,8 +156,8 @@ def reference_logits(loaded: LoadedModel, tokens: Sequence[int]) -> Tensor:
 
 def check_parity(name: str, ours: Tensor, reference: Tensor) -> None:
     """Raises UnsupportedModel if the engine's logits are not the model's own."""
-    reference = reference[: ours.shape[-1]].to(ours.dtype)
-    difference = float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-6))
+    expected = reference[: ours.shape[-1]].to(ours.dtype)
+    difference = float((ours - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
     if not difference <= _TOLERANCE[reference.dtype]:
         raise UnsupportedModel(
             f"{name}: the engine's logits differ from the model's own by {difference:.1e}; not served"
