@@ -166,6 +166,7 @@ class Pair:
             try:
                 async with asyncio.timeout(delay_s):
                     await watched.look.wait()
+                backoff.reset()  # someone waits for it
             except TimeoutError:
                 continue
 

@@ -37,6 +37,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.closed: list[str] = []
         self.sessions: dict[str, list[int]] = {}
         self.num_streams = 0
+        self._busy: set[str] = set()  # sessions in which a run is going on
         self.port = 0
         self._rng = random.Random(seed)
         self._server: Server | None = None
@@ -101,8 +102,14 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         try:
             while (request := await queue.get()) is not None:
                 self.requests.append(request)
-                async for response in self._run(request, queue):
-                    yield response
+                if request.session_id in self._busy:
+                    raise RstitchError(grpc.StatusCode.ABORTED, "SESSION_BUSY", "another stream runs it")
+                self._busy.add(request.session_id)
+                try:
+                    async for response in self._run(request, queue):
+                        yield response
+                finally:
+                    self._busy.discard(request.session_id)
         finally:
             reader.cancel()
             self.num_streams -= 1
