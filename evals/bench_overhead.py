@@ -113,7 +113,7 @@ def main() -> None:
         for name in ("tiny-slm", "tiny-llm")
     )
     tokenizer = AutoTokenizer.from_pretrained(options.models / "tiny-slm")
-    prompts = [
+    prompts: list[list[int]] = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": problem.question}], add_generation_prompt=True, return_dict=False
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib import pyplot as plt
 
 Row = dict[str, Any]
 
-_COLUMNS = {
+_COLUMNS: dict[str, Callable[[Row], str]] = {
     "system": lambda row: row["system"],
     "accuracy": lambda row: f"{row['accuracy']:.1%} [{row['accuracy_low']:.1%}, {row['accuracy_high']:.1%}]",
     "to LLM-only, points": lambda row: (

@@ -80,7 +80,7 @@ def _running(compared: list[Outcomes]) -> str:
 def rows(compared: list[Outcomes]) -> list[dict[str, float | str]]:
     """One row per system: figures with their intervals, the speed-up split into its two causes."""
     llm = compared[0]
-    table = []
+    table: list[dict[str, float | str]] = []
     for outcomes in compared:
         n = len(outcomes.correct)
         low, high = wilson(sum(outcomes.correct), n)
