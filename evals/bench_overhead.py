@@ -112,7 +112,7 @@ def main() -> None:
         AutoModelForCausalLM.from_pretrained(options.models / name, dtype=torch.float32).eval()
         for name in ("tiny-slm", "tiny-llm")
     )
-    tokenizer = AutoTokenizer.from_pretrained(options.models / "tiny-slm")
+    tokenizer: Any = AutoTokenizer.from_pretrained(options.models / "tiny-slm")
     prompts: list[list[int]] = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": problem.question}], add_generation_prompt=True, return_dict=False
