@@ -104,7 +104,7 @@ def from_rpc_error(exc: grpc.RpcError) -> RstitchError:
             detail.Unpack(retry)
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
     if not found and code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
-        return RstitchError(code, "MESSAGE_TOO_LARGE", message, remedy="Send less at once.")
+        return RstitchError(code, "MESSAGE_TOO_LARGE", f"too large: {message}.", remedy="Send less at once.")
     if not found:
         return RstitchError(code, "TRANSPORT", message, retry_after_s=retry_after_s)
     metadata = dict(info.metadata)

@@ -158,6 +158,10 @@ class LocalStack:
         """HOST:PORT of the SLM's and of the LLM's worker."""
         return self.worker("slm").address, self.worker("llm").address
 
+    def log_tail(self, name: str, num_lines: int = 20) -> list[str]:
+        """The last lines that a part wrote."""
+        return self._part(name).process.log_tail(num_lines)
+
     def start_router(self, *args: str) -> Part:
         """One more router on the same workers and Redis, with further flags; ready when this returns."""
         number = sum(part.name.startswith("router") for part in self.parts) + 1

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from rstitch.cli.log_lines import last_lines
 from rstitch.errors import RstitchError
 from rstitch.parts import StackError
 
@@ -29,6 +30,7 @@ FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
+_NUM_LOG_LINES = 12
 _BAD_INPUT_CODES = {"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION"}
 
 
@@ -53,8 +55,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             print_error(str(error))
             raise typer.Exit(BAD_INPUT if error.code.name in _BAD_INPUT_CODES else FAILED) from None
         except StackError as error:
-            for line in error.log:
-                err().print(Text(f"  {line}", style="dim"))
+            for line in last_lines(error.log, _NUM_LOG_LINES):
+                err().print(Text(f"  {line}", style="dim"), soft_wrap=True)
             print_error(" ".join(filter(None, [str(error.args[0]), error.remedy])))
             raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:

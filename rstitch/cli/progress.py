@@ -13,14 +13,18 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from rstitch.cli.log_lines import last_lines
 from rstitch.stack import LocalStack, State
+
+_PATIENCE_S = 5.0
 
 
 class StackProgress:
     """Told about each part's state; shows them. A context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, stack: LocalStack) -> None:
         self._console = console
+        self._stack = stack
         self._states: dict[str, tuple[State, float]] = {}
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(self._table(), console=console, refresh_per_second=10) if console.is_terminal else None
@@ -47,13 +51,21 @@ class StackProgress:
         table = Table.grid(padding=(0, 2))
         for part, (state, seconds) in self._states.items():
             mark = Text("✔", style="green") if state == "ready" else self._spinner
-            table.add_row(mark, part, Text(state, style="green" if state == "ready" else "cyan"), f"{seconds:5.1f} s")
+            word = Text(state, style="green" if state == "ready" else "cyan")
+            table.add_row(mark, part, word, f"{seconds:5.1f} s", self._said(part, state, seconds))
         return table
+
+    def _said(self, part: str, state: State, seconds: float) -> Text:
+        """What a part that takes long last said: it may wait for something."""
+        if state == "ready" or seconds < _PATIENCE_S:
+            return Text()
+        lines = last_lines(self._stack.log_tail(part), 1)
+        return Text(lines[0] if lines else "", style="dim", overflow="ellipsis", no_wrap=True)
 
 
 def start(stack: LocalStack, console: Console) -> None:
     """Starts a stack and shows how it gets on."""
-    with StackProgress(console) as progress:
+    with StackProgress(console, stack) as progress:
         stack.start(progress)
 
 

@@ -25,7 +25,10 @@ def checked_address(address: str) -> str:
 
 
 def with_address(error: RstitchError, address: str) -> RstitchError:
-    """The same error; one that says that nobody answers (reason UNREACHABLE) or no longer does also says where."""
+    """The same error; one of the wire's own also says where, and one that nobody answers has reason UNREACHABLE."""
+    if error.code is grpc.StatusCode.DEADLINE_EXCEEDED and error.reason == "TRANSPORT":
+        error.message = f"the deadline passed before the router at {address} was done."
+        error.remedy = "Allow more time."
     if error.code is grpc.StatusCode.UNAVAILABLE and error.reason == "TRANSPORT":
         if "failed to connect" in error.message:
             error.reason = UNREACHABLE

@@ -1,0 +1,27 @@
+"""Log lines of the services, made readable. It knows their JSON keys, not what they mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+_NOT_FOR_PEOPLE = {"event", "level", "timestamp", "service", "exception"}
+
+
+def readable(line: str) -> str:
+    """A line as people read it; one that is no JSON object stays as it is."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(entry, dict) or "event" not in entry:
+        return line
+    facts = [f"{key}={value}" for key, value in entry.items() if key not in _NOT_FOR_PEOPLE]
+    told = ": ".join(filter(None, [entry.get("level"), entry["event"], ", ".join(facts)]))
+    return "\n".join(filter(None, [told, entry.get("exception")]))
+
+
+def last_lines(lines: Iterable[str], at_most: int) -> list[str]:
+    """The last lines, readable; what is said again and again is said once."""
+    seen = dict.fromkeys(readable(line) for line in reversed(list(lines)))
+    return list(seen)[:at_most][::-1]
