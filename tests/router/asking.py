@@ -37,9 +37,9 @@ def threshold(tau: float, tau_return: float | None = None) -> router_pb2.Policy:
     return router_pb2.Policy(threshold=router_pb2.Threshold(tau=tau, tau_return=tau_return))
 
 
-def ask_for(tokens: Any = (7, 8, 9), **fields: Any) -> router_pb2.GenerateRequest:
+def ask_for(prompt: Any = (7, 8, 9), **fields: Any) -> router_pb2.GenerateRequest:
     if not {"text", "chat", "tokens", "resume_from"} & fields.keys():
-        fields["tokens"] = router_pb2.TokenIds(ids=tokens)
+        fields["tokens"] = router_pb2.TokenIds(ids=prompt)
     return router_pb2.GenerateRequest(**fields)
 
 

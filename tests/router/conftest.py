@@ -47,6 +47,8 @@ class RedisProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        if self._process is not None:
+            return
         command = [_redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         with (self._folder / "redis.log").open("wb") as log:
             self._process = subprocess.Popen([*command, "--dir", str(self._folder)], stdout=log, stderr=log)
@@ -77,6 +79,7 @@ def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisPro
 
 @pytest.fixture
 async def redis_url(redis_process: RedisProcess) -> AsyncIterator[str]:
+    redis_process.start()  # a test that failed may have left it stopped
     async with Redis.from_url(redis_process.url) as client:
         await client.flushall()
         yield redis_process.url

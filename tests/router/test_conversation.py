@@ -1,0 +1,141 @@
+"""Text and chat in, text out; a session goes on where it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from router_svc.tokenizer import Message, Tokenizer
+from rstitch.v1 import router_pb2
+from tests.router.asking import Answer, ask_for, check_kept, stored, take, threshold
+from tests.router.conftest import Stack
+from tests.router.test_bad_input import chat
+from tests.router.toy import STOP, ToyModel, algorithm_1, make_tokenizer_files
+
+TOKENIZER = Tokenizer(make_tokenizer_files())
+
+
+def says(text: str, ends: bool = True) -> Any:
+    """A model that writes `text`, then stops; it starts again at each opening of an assistant's turn."""
+    ids = list(TOKENIZER.encode(text, begins=False))
+
+    def choose(prefix: Any) -> int:
+        opening = TOKENIZER.chat([Message("user", "x")])[-1]
+        begun = len(prefix) - 1 - list(reversed(list(prefix))).index(opening) if opening in prefix else 0
+        at = len(prefix) - begun - 1
+        return ids[at] if at < len(ids) else STOP if ends else ids[at % len(ids)]
+
+    return ToyModel(5, choose=choose)
+
+
+async def ask_chat(stub: Any, text: str, **fields: Any) -> Answer:
+    return await take(stub, ask_for(chat=chat(("user", text)), **fields))
+
+
+async def test_a_conversation_has_the_tokens_that_rendering_it_whole_would_give(stack: Stack) -> None:
+    stack.slm.model = stack.llm.model = says("Grüße 👩‍👩‍👧!")
+    stub = await stack.stub(await stack.router())
+    first = await ask_chat(stub, "Hallo")
+    assert first.error is None
+    assert first.text == "Grüße 👩‍👩‍👧!"
+    second = await ask_chat(stub, "Und?", session_id=first.session_id)
+    assert second.error is None
+    assert second.text == "Grüße 👩‍👩‍👧!"
+    third = await ask_chat(stub, "So.", session_id=first.session_id)
+    trajectory = await check_kept(stub, third)
+    tokens = [token for segment in trajectory.segments for token in segment.tokens]
+    said = [("user", "Hallo"), ("assistant", first.text), ("user", "Und?"), ("assistant", second.text), ("user", "So.")]
+    whole = list(TOKENIZER.chat([Message(role, text) for role, text in said]))
+    assert tokens[: third.num_prompt_tokens] == whole
+    assert trajectory.epoch == 1
+    assert sum(segment.source == 1 for segment in trajectory.segments) == 3
+    texts = [segment.text for segment in trajectory.segments if segment.source != 1]
+    assert "".join(texts) == first.text * 3
+
+
+@pytest.mark.parametrize("cut", [{"max_new_tokens": 3}, {"stop": ["ü"]}])
+async def test_a_turn_that_did_not_end_is_closed_as_the_template_does(stack: Stack, cut: dict[str, Any]) -> None:
+    stack.slm.model = stack.llm.model = says("Grüße")
+    stub = await stack.stub(await stack.router())
+    first = await ask_chat(stub, "Hallo", **cut)
+    await ask_chat(stub, "Und?", session_id=first.session_id)
+    trajectory = await stored(stub, first.session_id)
+    joined = "".join(TOKENIZER.spelling(token) or "" for segment in trajectory.segments for token in segment.tokens)
+    assert joined.startswith("<|user|>Hallo<|end|>Ċ<|assistant|>Gr")
+    assert joined.count("<|end|>Ċ<|user|>Und?<|end|>Ċ<|assistant|>Gr") == 1
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        (["\nth"], "one two"),
+        (["four", "x"], "one two\nthree "),
+        (["wo\n", "two\nt"], "one t"),
+        (["fouro"], "one two\nthree "),
+    ],
+)
+async def test_stop_strings_end_the_answer_before_them(stack: Stack, stop: list[str], text: str) -> None:
+    stack.slm.model = stack.llm.model = says("one two\nthree four", ends=False)
+    stub = await stack.stub(await stack.router())
+    answer = await ask_chat(stub, "?", stop=stop, max_new_tokens=60, policy=threshold(0.5))
+    assert answer.error is None
+    assert (answer.text, answer.finished.reason) == (text, 2)
+    # The tokens kept are those up to the one that completes the stop string.
+    assert any(wanted in TOKENIZER.decode(answer.tokens) for wanted in stop)
+    assert not any(wanted in TOKENIZER.decode(answer.tokens[:-1]) for wanted in stop)
+    await check_kept(stub, answer)
+    again = await take(stub, router_pb2.GenerateRequest(session_id=answer.session_id, resume_from=0))
+    assert (again.tokens, again.text) == (answer.tokens, answer.text)
+
+
+async def test_the_beginning_of_a_stop_string_at_the_end_is_text(stack: Stack) -> None:
+    stack.slm.model = stack.llm.model = says("one two")
+    stub = await stack.stub(await stack.router())
+    answer = await ask_chat(stub, "?", stop=["two!"])
+    assert (answer.text, answer.finished.reason) == ("one two", 1)
+
+
+async def test_raw_text_and_what_follows_it(stack: Stack) -> None:
+    stub = await stack.stub(await stack.router())
+    first = await take(stub, ask_for(text="the end", policy=threshold(0.5), max_new_tokens=9))
+    assert first.num_prompt_tokens == len(TOKENIZER.encode("the end", begins=True))
+    more = ask_for(text=" and on", session_id=first.session_id, policy=threshold(0.3), max_new_tokens=30)
+    second = await take(stub, more)
+    trajectory = await check_kept(stub, second)
+    tokens = [token for segment in trajectory.segments for token in segment.tokens]
+    expected = algorithm_1(stack.slm.model, stack.llm.model, tokens[: second.num_prompt_tokens], 0.3, 0.3, 30)
+    assert (second.tokens, second.authors) == expected
+    assert trajectory.policy.threshold.tau == 0.3
+
+
+async def test_a_session_keeps_its_workers_caches(stack: Stack) -> None:
+    """A follow-up sends only what is new."""
+    stack.slm.model = says("abc")
+    stub = await stack.stub(await stack.router())
+    first = await ask_chat(stub, "Hallo", policy={"slm_only": {}})
+    stack.slm.requests.clear()
+    stack.slm.sessions[first.session_id] = [
+        t for s in (await stored(stub, first.session_id)).segments for t in s.tokens
+    ]
+    await ask_chat(stub, "Und?", session_id=first.session_id, policy={"slm_only": {}})
+    assert stack.slm.requests[0].position == first.finished.length
+    assert len(stack.slm.requests) == 1
+
+
+async def test_the_list_is_newest_first_and_pages_hold_each_once(stack: Stack) -> None:
+    stub = await stack.stub(await stack.router())
+    names = [f"s{number}" for number in range(7)]
+    for name in names:
+        await take(stub, ask_for(session_id=name, max_new_tokens=2))
+    listed: list[str] = []
+    token = ""
+    while True:
+        page = await stub.ListTrajectories(router_pb2.ListTrajectoriesRequest(page_size=3, page_token=token))
+        assert len(page.trajectories) <= 3
+        listed += [trajectory.session_id for trajectory in page.trajectories]
+        assert not any(trajectory.segments for trajectory in page.trajectories)
+        token = page.next_page_token
+        if not token:
+            break
+    assert listed == names[::-1]

@@ -1,0 +1,109 @@
+"""The router says what it waits for, and takes questions only when the pair is sound."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from rstitch.v1 import router_pb2
+from tests.router.asking import ask_for, refused, take
+from tests.router.conftest import RedisProcess, Stack
+from tests.router.toy import make_tokenizer_files
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def health(port: int) -> int:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        request = health_pb2.HealthCheckRequest(service="rstitch.v1.RouterService")
+        return (await health_pb2_grpc.HealthStub(channel).Check(request)).status
+
+
+async def status(stub: Any) -> router_pb2.GetStatusResponse:
+    return await stub.GetStatus(router_pb2.GetStatusRequest())
+
+
+async def until_ready(stub: Any, ready: bool = True) -> router_pb2.GetStatusResponse:
+    async with asyncio.timeout(15):
+        while (found := await status(stub)).ready is not ready:
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def test_waits_for_a_worker_and_says_so(stack: Stack) -> None:
+    await stack.llm.stop()
+    router = await stack.router(ready=False)
+    stub = await stack.stub(router)
+    found = await status(stub)
+    assert not found.ready
+    assert f"LLM worker at {stack.llm.address}" in found.detail
+    assert await health(router.port) == NOT_SERVING
+    error = await refused(stub.Generate(ask_for()))
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
+    assert stack.llm.address in error.message
+
+    await stack.llm.start()
+    found = await until_ready(stub)
+    assert [worker.ready for worker in found.workers] == [True, True]
+    assert [worker.model for worker in found.workers] == ["toy-1", "toy-2"]
+    assert list(found.policies) == ["threshold", "llm_only", "slm_only"]
+    assert found.default_tau == 0.02
+    assert await health(router.port) == SERVING
+    assert (await take(stub, ask_for())).error is None
+
+
+async def test_waits_for_redis_and_says_so(stack: Stack, redis_process: RedisProcess) -> None:
+    redis_process.stop()
+    router = await stack.router(ready=False)
+    stub = await stack.stub(router)
+    assert f"redis at {stack.redis_url}" in (await status(stub)).detail
+    assert await health(router.port) == NOT_SERVING
+    redis_process.start()
+    await until_ready(stub)
+    assert (await take(stub, ask_for())).error is None
+
+
+async def test_two_tokenizers_that_differ_are_refused_by_the_first_token(stack: Stack) -> None:
+    stack.llm.files = make_tokenizer_files(last_token="qz")
+    router = await stack.router(ready=False)
+    stub = await stack.stub(router)
+    async with asyncio.timeout(10):
+        while "token id" not in (found := await status(stub)).detail:
+            await asyncio.sleep(0.02)
+    assert not found.ready
+    assert "token id 264 is 'zz' to the SLM and 'qz' to the LLM" in found.detail
+    assert await health(router.port) == NOT_SERVING
+    error = await refused(stub.Generate(ask_for()))
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TOKENIZER_MISMATCH")
+    assert "264" in error.message
+    assert error.remedy
+
+    await stack.llm.stop()
+    stack.llm.files = make_tokenizer_files()
+    await stack.llm.start()
+    await until_ready(stub)
+    assert await health(router.port) == SERVING
+
+
+async def test_a_worker_that_comes_back_with_another_tokenizer_is_noticed(stack: Stack) -> None:
+    stub = await stack.stub(await stack.router())
+    await stack.slm.stop()
+    stack.slm.files = make_tokenizer_files(last_token="qz")
+    await stack.slm.start()
+    found = await until_ready(stub, ready=False)
+    assert "token id 264" in found.detail
+    answer = await take(stub, ask_for())
+    assert answer.error is not None
+    assert answer.error.reason == "TOKENIZER_MISMATCH"
+
+
+async def test_swapped_addresses_are_refused(stack: Stack) -> None:
+    router = await stack.router(ready=False, slm=stack.llm.address, llm=stack.slm.address)
+    stub = await stack.stub(router)
+    async with asyncio.timeout(10):
+        while "it says that it is the LLM" not in (await status(stub)).detail:
+            await asyncio.sleep(0.02)
+    assert not (await status(stub)).ready

@@ -1,0 +1,201 @@
+"""The store against a real Redis: fences, repeats, expiry, pages; and the order in which the journal writes."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from router_svc import keys
+from router_svc.journal import Journal
+from router_svc.store import Fenced, Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.trajectory import (
+    Chunk,
+    FinishReason,
+    Source,
+    State,
+    SwitchReason,
+    Usage,
+    entropies_of,
+    joined_tokens,
+    tokens_of,
+)
+
+
+def chunk(source: Source, position: int, *tokens: int, reason: SwitchReason = SwitchReason.NONE) -> Chunk:
+    entropies = [] if source is Source.PROMPT else [0.1] * len(tokens)
+    return Chunk(source, position, tokens_of(tokens), entropies_of(entropies), reason, 0.75 if reason else 0.0)
+
+
+PROMPT = chunk(Source.PROMPT, 0, 1, 2, 2**32 - 1)
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[TrajectoryStore]:
+    made = TrajectoryStore(redis_url, ttl_s=50, patience_s=1)
+    yield made
+    await made.close()
+
+
+async def begun(store: TrajectoryStore, router: str = "a", session: str = "s") -> int:
+    claimed = await store.claim(None, session, router, "settings", Usage(num_prompt_tokens=3), [PROMPT])
+    assert isinstance(claimed, Owned)
+    return claimed.epoch
+
+
+async def test_what_goes_in_comes_out(store: TrajectoryStore) -> None:
+    epoch = await begun(store)
+    written = [chunk(Source.SLM, 3, 4, 5), chunk(Source.LLM, 5, 6, reason=SwitchReason.ENTROPY_ABOVE)]
+    usage = Usage(num_prompt_tokens=3, num_slm_tokens=2, num_llm_tokens=1, num_switches=1)
+    await store.append("s", epoch, 3, written, usage, State.FINISHED, FinishReason.STOP)
+    trajectory = await store.trajectory("s")
+    assert trajectory is not None
+    assert list(trajectory.chunks) == [PROMPT, *written]
+    header = trajectory.header
+    assert (header.state, header.length, header.epoch, header.owner) == (State.FINISHED, 6, 1, "a")
+    assert header.finished is not None
+    assert (header.finished.reason, header.finished.usage) == (FinishReason.STOP, usage)
+    assert await store.trajectory("other") is None
+
+
+async def test_an_append_that_comes_twice_is_done_once(store: TrajectoryStore) -> None:
+    epoch = await begun(store)
+    for _ in range(3):
+        await store.append("s", epoch, 3, [chunk(Source.SLM, 3, 4, 5)], Usage())
+    trajectory = await store.trajectory("s")
+    assert trajectory is not None
+    assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4, 5]
+
+
+async def test_a_claim_that_comes_twice_is_done_once(store: TrajectoryStore) -> None:
+    assert await begun(store) == await begun(store) == 1
+    trajectory = await store.trajectory("s")
+    assert trajectory is not None
+    assert trajectory.header.length == 3
+
+
+async def test_whoever_lost_the_session_writes_nothing(store: TrajectoryStore) -> None:
+    epoch = await begun(store, "a")
+    await store.renew("a", 0.1)
+    header = await store.header("s")
+    other = await store.claim(header, "s", "b", "settings", Usage(), [])
+    assert isinstance(other, OwnedElsewhere)
+    assert 0 < other.lease_ms <= 100
+    await store.resign("a")
+    assert await store.claim(header, "s", "b", "settings", Usage(), []) == Owned(2)
+    with pytest.raises(Fenced) as caught:
+        await store.append("s", epoch, 3, [chunk(Source.SLM, 3, 4)], Usage())
+    assert caught.value.reason == "TAKEN_OVER"
+    await store.append("s", 2, 3, [chunk(Source.SLM, 3, 9)], Usage())
+    await store.delete("s")
+    with pytest.raises(Fenced) as caught:
+        await store.append("s", 2, 4, [chunk(Source.SLM, 4, 4)], Usage())
+    assert caught.value.reason == "DELETED"
+
+
+async def test_of_many_who_claim_at_once_one_wins(store: TrajectoryStore) -> None:
+    await begun(store, "dead")
+    header = await store.header("s")
+    routers = [f"r{number}" for number in range(8)]
+    await asyncio.gather(*(store.renew(router, 5) for router in routers))
+    claims = [store.claim(header, "s", router, "settings", Usage(), []) for router in routers]
+    outcomes = await asyncio.gather(*claims)
+    assert outcomes.count(Owned(2)) == 1
+    assert outcomes.count(None) == 7
+
+
+async def test_value_and_expiry_are_written_together_and_the_index_is_tidied(redis_url: str) -> None:
+    store = TrajectoryStore(redis_url, ttl_s=0.3, patience_s=1)
+    async with Redis.from_url(redis_url) as client:
+        await begun(store, session="old")
+        for key in (keys.trajectory("old"), keys.chunks("old")):
+            assert 0 < await client.pttl(key) <= 300
+        await asyncio.sleep(0.35)
+        assert await store.trajectory("old") is None
+        assert await store.page(10, None) == ([], None)
+        await begun(store, session="new")
+        assert await client.zrange(keys.INDEX, 0, -1) == [b"new"]
+    await store.close()
+
+
+async def test_pages_do_not_repeat_or_skip_equal_times(store: TrajectoryStore, redis_url: str) -> None:
+    names = [f"s{number:02}" for number in range(23)]
+    for name in names:
+        await begun(store, session=name)
+    async with Redis.from_url(redis_url) as client:
+        await client.zadd(keys.INDEX, dict.fromkeys(names, 2000000000000))
+    await store.delete("s05")
+    found, before = [], None
+    while True:
+        headers, before = await store.page(4, before)
+        found += [header.session_id for header in headers]
+        if before is None:
+            break
+    assert found == [name for name in reversed(names) if name != "s05"]
+
+
+class Recorder:
+    """What the journal has shown."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+
+    def show(self, chunks: list[Chunk]) -> None:
+        self.chunks += chunks
+
+
+async def test_only_what_is_stored_is_shown_and_a_late_hand_over_is_not_stored(store: TrajectoryStore) -> None:
+    epoch = await begun(store)
+    seen = Recorder()
+    usage = Usage(num_prompt_tokens=3)
+    journal = Journal(store, "s", epoch, 3, usage, seen.show)
+    usage.num_slm_tokens = 1
+    journal.add(chunk(Source.SLM, 3, 4), usage)
+    usage.num_switches, usage.num_discarded_proposals = 1, 1
+    journal.add(chunk(Source.LLM, 4, reason=SwitchReason.ENTROPY_ABOVE), usage)
+    assert not seen.chunks
+    await journal.interrupt()
+    assert seen.chunks == [chunk(Source.SLM, 3, 4)]
+    trajectory = await store.trajectory("s")
+    assert trajectory is not None
+    assert trajectory.header.state is State.INTERRUPTED
+    assert trajectory.header.usage == dataclasses.replace(usage, num_switches=0, num_discarded_proposals=0)
+    assert list(trajectory.chunks) == [PROMPT, chunk(Source.SLM, 3, 4)]
+
+
+async def test_what_comes_while_redis_is_busy_is_stored_in_one_entry(store: TrajectoryStore) -> None:
+    epoch = await begun(store)
+    seen = Recorder()
+    journal = Journal(store, "s", epoch, 3, Usage(), seen.show)
+    for position in range(3, 300):
+        journal.add(chunk(Source.SLM, position, position), Usage())
+    await journal.room()
+    await journal.finish(FinishReason.LENGTH, Usage())
+    trajectory = await store.trajectory("s")
+    assert trajectory is not None
+    assert list(joined_tokens(trajectory.chunks[1:])) == list(range(3, 300)) == list(joined_tokens(seen.chunks))
+    assert len(trajectory.chunks) < 5
+
+
+async def test_a_lost_reply_is_found_out(store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The append is done but its reply is lost; the retry finds it done."""
+    epoch = await begun(store)
+    inner = store._append
+    lost = [True, False, True, False]
+
+    async def lossy(**call: Any) -> Any:
+        reply = await inner(**call)
+        if lost.pop(0):
+            raise ConnectionResetError("lost")
+        return reply
+
+    monkeypatch.setattr(store, "_append", lossy)
+    await store.append("s", epoch, 3, [chunk(Source.SLM, 3, 4)], Usage())
+    await store.append("s", epoch, 4, [chunk(Source.SLM, 4, 5)], Usage())
+    trajectory = await store.trajectory("s")
+    assert trajectory is not None
+    assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4, 5]
