@@ -159,8 +159,8 @@ class LocalStack:
         return self.worker("slm").address, self.worker("llm").address
 
     def log_tail(self, name: str, num_lines: int = 20) -> list[str]:
-        """The last lines that a part wrote."""
-        return self._part(name).process.log_tail(num_lines)
+        """The last lines that a part wrote; none once it is stopped."""
+        return [line for part in self.parts if part.name == name for line in part.process.log_tail(num_lines)]
 
     def start_router(self, *args: str) -> Part:
         """One more router on the same workers and Redis, with further flags; ready when this returns."""

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from rstitch.cli.examples import EXAMPLES, boxed
+from rstitch.cli.progress import StackProgress
 from rstitch.cli.render import entropy_strip, seconds, switch_list
 from rstitch.cli.trajectory import policy_text
 from rstitch.client.types import LlmOnly, Model, Policy, Switch, SwitchReason, Threshold
+from rstitch.stack import LocalStack
+
+
+def test_progress_of_a_start_that_fails_shows_the_last_state() -> None:
+    console = Console(force_terminal=True, width=80, file=io.StringIO())
+    stack = LocalStack(slm_model="m", llm_model="m")
+    with StackProgress(console, stack) as progress:
+        progress("redis", "ready", 0.1)
+        progress("router", "starting", 20.0)
+    assert isinstance(console.file, io.StringIO)
+    assert "router" in console.file.getvalue()
 
 
 def test_the_strip_has_one_block_per_token_coloured_by_model() -> None:
