@@ -7,6 +7,7 @@ and no other model.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 
@@ -226,6 +227,9 @@ class Engine:
         """What becomes of the token that the run's distribution gave."""
         request, session, choices = run.request, run.session, outcome.choices
         token, entropy, logprob = choices.tokens[index], choices.entropies[index], choices.logprobs[index]
+        if math.isnan(entropy):  # no bound holds for it: the token would be kept as if the model were sure
+            self._scheduler.remove(run)
+            return [RunFailed(run.run_id, ForwardFailed("the model's logits are not finite"))]
         if request.returns is not None:
             return [self._finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]
         handoff = request.handoff

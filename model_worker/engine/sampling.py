@@ -38,7 +38,7 @@ class Choices:
 
     Attributes:
         tokens: chosen ids.
-        entropies: -sum p log p / log V, in [0, 1].
+        entropies: -sum p log p / log V, in [0, 1]; NaN where the logits are no distribution.
         logprobs: natural log of the chosen tokens' probabilities at temperature 1.
     """
 
@@ -79,7 +79,9 @@ def _sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[i
         return torch.tensor(values, dtype=dtype, device=device)[:, None]
 
     vocab_size = logits.shape[-1]
-    scaled = logits.double() / column([sampling.temperature for sampling in samplings])
+    # The largest becomes 0 first: a temperature near 0 then gives the greedy choice, not infinities and NaN.
+    shifted = logits.double() - logits.amax(-1, keepdim=True).double()
+    scaled = shifted / column([sampling.temperature for sampling in samplings])
     # Stable: equal probabilities stay in order of id, so that the order is a function of the logits alone.
     probabilities, ids = torch.softmax(scaled, dim=-1).sort(dim=-1, descending=True, stable=True)
     cumulative = probabilities.cumsum(-1)
@@ -92,5 +94,5 @@ def _sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[i
     target = column([uniform(s.seed, position) for s, position in zip(samplings, positions, strict=True)])
     chosen = torch.searchsorted(cumulative, target * cumulative[:, -1:], right=True)
     # Rounding can lead past the last kept token.
-    last = keep.sum(-1, keepdim=True) - 1
+    last = (keep.sum(-1, keepdim=True) - 1).clamp_min(0)  # none is kept of a row of NaN
     return ids.gather(-1, torch.minimum(chosen, last))[:, 0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model_worker.engine.engine import Engine
-from model_worker.engine.errors import HeldTooShort, InvalidRun, NoCapacity, PrefixMismatch, SessionBusy
+from model_worker.engine.errors import ForwardFailed, HeldTooShort, InvalidRun, NoCapacity, PrefixMismatch, SessionBusy
 from model_worker.engine.loader import adopt
 from model_worker.engine.types import FinishReason, Handoff, Limits, Returns, RunRequest, Sampling
 from tests.engine.harness import Result, collect, generate, make_engine, run_all, run_one
@@ -242,3 +242,35 @@ def test_what_cannot_be_right_is_refused_and_changes_nothing(
     assert engine.capacity.num_sessions == 1
     assert engine.close_session("held") == (3, [])
     engine.check_integrity()
+
+
+def test_a_temperature_near_zero_is_greedy() -> None:
+    engine, _ = make_engine()
+    greedy = run_one(engine, RunRequest("greedy", 0, PROMPTS[0], max_tokens=10)).tokens
+    for temperature in (1e-3, 1e-300, 5e-324):
+        cold = RunRequest(f"{temperature}", 0, PROMPTS[0], Sampling(temperature, seed=3), max_tokens=10)
+        other = RunRequest(f"other{temperature}", 0, PROMPTS[0], max_tokens=10)
+        assert [result.tokens for result in run_all(engine, [cold, other])] == [greedy, greedy]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0)])
+def test_logits_that_are_no_distribution_fail_their_run_alone(sampling: Sampling) -> None:
+    """A token of a NaN row would be kept under `above`, and its choice would fail the whole batch."""
+    engine, model = make_engine()
+    broken_token = 299
+    head = engine._runner._loaded.module.get_output_embeddings()
+
+    def break_row(module: object, inputs: tuple[torch.Tensor, ...], logits: torch.Tensor) -> torch.Tensor:
+        rows = [run.session.tokens[-1] == broken_token for run in engine._scheduler._runs.values()]
+        logits[0, torch.tensor(rows)] = float("nan")
+        return logits
+
+    head.register_forward_hook(break_row)
+    requests = [
+        RunRequest("bad", 0, [5, broken_token], sampling, max_tokens=8, handoff=Handoff(above=0.5)),
+        RunRequest("good", 0, [5, 6], max_tokens=8),
+    ]
+    bad, good = run_all(engine, requests)
+    assert isinstance(bad.error, ForwardFailed)
+    assert bad.tokens == []
+    assert good.tokens == generate(model, [5, 6], 8)
