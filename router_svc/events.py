@@ -1,8 +1,8 @@
 """What a reader of an answer is told, made from the chunks of its trajectory.
 
 The same chunks give the same events however they were cut and wherever a reader comes in, so one who comes back at the
-first token that he lacks gets every token and every piece of text exactly once; switches at that token come with it, also
-to one who has seen them. It knows no wire.
+first token that he lacks gets every token and every piece of text exactly once; switches at that token come with it,
+also to one who has seen them. It knows no wire.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from router_svc.answer_text import AnswerText
 from router_svc.journal import Journal
 from router_svc.policies import AnswerSettings, Threshold
 from router_svc.recovery import Recovery
+from router_svc.runs import Reply, RunEnd, RunFinish
 from router_svc.segments import GenerationTrace
 from router_svc.trajectory import Chunk, FinishReason, Model, Source, SwitchReason, Usage, entropies_of, tokens_of
 from router_svc.worker_session import WorkerSession
-from router_svc.workers import Reply, RunEnd, RunFinish
 from rstitch.errors import RstitchError
 
 

@@ -13,9 +13,10 @@ import grpc
 import structlog
 
 from router_svc.backoff import Backoff
+from router_svc.runs import WorkerInfo
 from router_svc.tokenizer import Tokenizer, TokenizerFiles, first_difference
 from router_svc.trajectory import Model
-from router_svc.workers import WorkerClient, WorkerInfo
+from router_svc.workers import WorkerClient
 from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)

@@ -10,8 +10,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from router_svc.policies import AnswerSettings, Threshold
+from router_svc.runs import RunFinish
 from router_svc.trajectory import Finished, Model, SwitchReason
-from router_svc.workers import RunFinish
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.telemetry import Telemetry, context_from_traceparent, traceparent_of

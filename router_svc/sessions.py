@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from weakref import WeakValueDictionary
 
-import grpc
 import structlog
 
 from router_svc.answer_log import AnswerLog
@@ -23,6 +22,15 @@ from router_svc.lease import Lease
 from router_svc.pair import Pair
 from router_svc.policies import AnswerSettings
 from router_svc.recovery import Recovery
+from router_svc.refusals import (
+    check_within,
+    deleted,
+    owned_elsewhere,
+    router_draining,
+    session_running,
+    too_many_answers,
+    unknown_session,
+)
 from router_svc.request import Question, Reattach, budget_for, prompt_of
 from router_svc.running import Running
 from router_svc.segments import GenerationTrace, begin_trace
@@ -68,13 +76,13 @@ class Sessions:
         session_id = question.session_id or uuid.uuid4().hex
         async with self._lock(session_id):
             if session_id in self._running:
-                raise _running_already(session_id)
+                raise session_running(session_id)
             trace = begin_trace(self._telemetry)
             try:
                 return await self._claimed(
                     session_id,
                     lambda: self._try_begin(session_id, question, trace, started),
-                    _running_already(session_id),
+                    session_running(session_id),
                 )
             except RstitchError as error:
                 trace.end(error)
@@ -86,23 +94,16 @@ class Sessions:
         async with self._lock(asked.session_id):
             running = self._running.get(asked.session_id)
             if running is not None:
-                _check_within(asked, running.log.length)
+                check_within(asked, running.log.length)
                 return running.log
-            elsewhere = RstitchError(
-                grpc.StatusCode.UNAVAILABLE,
-                "OWNED_ELSEWHERE",
-                f"another router is writing session {asked.session_id}.",
-                field="session_id",
-                remedy="Re-attach there; should it be gone, try again here.",
-                retry_after_s=self._lease.lease_s,
-            )
+            elsewhere = owned_elsewhere(asked.session_id, self._lease.lease_s)
             return await self._claimed(asked.session_id, lambda: self._try_attach(asked, started), elsewhere)
 
     async def trajectory(self, session_id: str) -> Trajectory:
         """As stored. Raises RstitchError (NOT_FOUND)."""
         trajectory = await self._store.trajectory(session_id)
         if trajectory is None:
-            raise _unknown(session_id)
+            raise unknown_session(session_id)
         return trajectory
 
     async def page(self, num: int, before: tuple[int, str] | None) -> tuple[list[Header], tuple[int, str] | None]:
@@ -114,12 +115,10 @@ class Sessions:
         async with self._lock(session_id):
             running = self._running.get(session_id)
             if running is not None:
-                running.interrupt(
-                    RstitchError(grpc.StatusCode.ABORTED, "DELETED", f"session {session_id} was deleted.")
-                )
+                running.interrupt(deleted(session_id))
                 await asyncio.wait({running.task})
             if not await self._store.delete(session_id):
-                raise _unknown(session_id)
+                raise unknown_session(session_id)
         await asyncio.gather(*(self._forget(model, session_id) for model in Model))
 
     async def tidy(self) -> None:
@@ -134,14 +133,14 @@ class Sessions:
         self._draining = True
         running = list(self._running.values())
         for answer in running:
-            answer.interrupt(_draining())
+            answer.interrupt(router_draining())
         if running:
             await asyncio.wait({answer.task for answer in running})
         await self._lease.resign()
 
     def _check_open(self) -> None:
         if self._draining:
-            raise _draining()
+            raise router_draining()
         self._pair.check_ready()
 
     def _lock(self, session_id: str) -> asyncio.Lock:
@@ -174,13 +173,7 @@ class Sessions:
     ) -> AnswerLog | OwnedElsewhere | None:
         before = await self._store.trajectory(session_id) if question.session_id else None
         if len(self._running) >= self._settings.max_running:
-            raise RstitchError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "TOO_MANY_ANSWERS",
-                f"{len(self._running)} answers are being written, the limit is {self._settings.max_running}.",
-                remedy="Try again later, or raise --max-running (RSTITCH_MAX_RUNNING).",
-                retry_after_s=1.0,
-            )
+            raise too_many_answers(len(self._running), self._settings.max_running)
         prompt = await self._prompt(question, before)
         length = before.header.length if before else 0
         start = length + len(prompt)
@@ -213,7 +206,7 @@ class Sessions:
     async def _try_attach(self, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
         trajectory = await self.trajectory(asked.session_id)
         header = trajectory.header
-        _check_within(asked, header.length)
+        check_within(asked, header.length)
         settings = AnswerSettings.from_json(header.settings)
         if header.state is State.FINISHED:
             chunks = _answer(trajectory.chunks, settings)
@@ -297,46 +290,3 @@ class Sessions:
 def _answer(chunks: Sequence[Chunk], settings: AnswerSettings) -> list[Chunk]:
     """The chunks of the last answer."""
     return [chunk for chunk in chunks if chunk.position >= settings.start and chunk.source is not Source.PROMPT]
-
-
-def _check_within(asked: Reattach, length: int) -> None:
-    if asked.resume_from > length:
-        raise RstitchError(
-            grpc.StatusCode.OUT_OF_RANGE,
-            "RESUME_BEYOND_END",
-            f"the session has {length} tokens, {asked.resume_from} is beyond them.",
-            field="resume_from",
-            remedy="Send the position of the first token that you have not got.",
-            metadata={"session_id": asked.session_id, "length": str(length)},
-        )
-
-
-def _unknown(session_id: str) -> RstitchError:
-    return RstitchError(
-        grpc.StatusCode.NOT_FOUND,
-        "UNKNOWN_SESSION",
-        f"there is no session {session_id}; it may have been forgotten.",
-        field="session_id",
-        remedy="Look it up with ListTrajectories, or ask anew.",
-    )
-
-
-def _running_already(session_id: str) -> RstitchError:
-    return RstitchError(
-        grpc.StatusCode.FAILED_PRECONDITION,
-        "SESSION_RUNNING",
-        f"an answer is being written in session {session_id}.",
-        field="session_id",
-        remedy="Re-attach to it with resume_from, or wait until it is finished.",
-        metadata={"session_id": session_id},
-    )
-
-
-def _draining() -> RstitchError:
-    return RstitchError(
-        grpc.StatusCode.UNAVAILABLE,
-        "ROUTER_DRAINING",
-        "this router is being stopped.",
-        remedy="Re-attach with resume_from once it or another one serves.",
-        retry_after_s=1.0,
-    )

@@ -6,7 +6,6 @@ It retries what a lost connection may have cost, for a bounded time. It knows ne
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,20 +19,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, RedisError, TimeoutError
 
-from router_svc import keys
+from router_svc import keys, records
 from router_svc.backoff import Backoff
-from router_svc.trajectory import (
-    Chunk,
-    FinishReason,
-    Header,
-    Source,
-    State,
-    SwitchReason,
-    Trajectory,
-    Usage,
-    pack,
-    unpack,
-)
+from router_svc.trajectory import Chunk, FinishReason, Header, State, Trajectory, Usage
 from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
@@ -103,7 +91,7 @@ class TrajectoryStore:
     async def header(self, session_id: str) -> Header | None:
         """Without tokens; None if unknown or forgotten."""
         fields: dict[bytes, bytes] = await self._retry(lambda: self._read("HGETALL", keys.trajectory(session_id)))
-        return _header(session_id, fields) if fields else None
+        return records.header(session_id, fields) if fields else None
 
     async def trajectory(self, session_id: str) -> Trajectory | None:
         """Whole, read at one moment; None if unknown or forgotten."""
@@ -118,7 +106,7 @@ class TrajectoryStore:
         fields, entries = await self._retry(read)
         if not fields:
             return None
-        return Trajectory(_header(session_id, fields), tuple(_chunk(entry) for _, entry in entries))
+        return Trajectory(records.header(session_id, fields), tuple(records.chunk(entry) for _, entry in entries))
 
     async def claim(
         self,
@@ -146,13 +134,13 @@ class TrajectoryStore:
                     length,
                     length + sum(len(chunk.tokens) for chunk in chunks),
                     settings,
-                    _dump(usage),
+                    records.dump(usage),
                     router_id,
                     _now_ms(),
                     self._ttl_ms,
                     session_id,
                     keys.ROUTER_PREFIX,
-                    *_entries(chunks),
+                    *records.entries(chunks),
                 ],
             )
         )
@@ -188,11 +176,11 @@ class TrajectoryStore:
                     length + sum(len(chunk.tokens) for chunk in chunks),
                     state.value,
                     finish.value if finish else "",
-                    _dump(usage),
+                    records.dump(usage),
                     _now_ms(),
                     self._ttl_ms,
                     session_id,
-                    *_entries(chunks),
+                    *records.entries(chunks),
                 ],
             ),
             patience_s,
@@ -317,47 +305,3 @@ def _script(name: str) -> str:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _dump(usage: Usage) -> str:
-    return json.dumps(usage.as_dict(), separators=(",", ":"))
-
-
-def _entries(chunks: Sequence[Chunk]) -> list[Any]:
-    made: list[Any] = []
-    for chunk in chunks:
-        made += [
-            chunk.source.value,
-            chunk.position,
-            pack(chunk.tokens),
-            pack(chunk.entropies),
-            chunk.reason.value,
-            repr(chunk.switch_entropy),
-        ]
-    return made
-
-
-def _chunk(entry: dict[bytes, bytes]) -> Chunk:
-    return Chunk(
-        source=Source(int(entry[b"s"])),
-        position=int(entry[b"p"]),
-        tokens=unpack("I", entry[b"t"]),
-        entropies=unpack("f", entry[b"e"]),
-        reason=SwitchReason(int(entry[b"r"])),
-        switch_entropy=float(entry[b"h"]),
-    )
-
-
-def _header(session_id: str, fields: dict[bytes, bytes]) -> Header:
-    return Header(
-        session_id=session_id,
-        state=State(fields[b"state"].decode()),
-        length=int(fields[b"length"]),
-        epoch=int(fields[b"epoch"]),
-        owner=fields[b"owner"].decode(),
-        settings=fields[b"settings"].decode(),
-        usage=Usage(**json.loads(fields[b"usage"])),
-        finish=FinishReason(int(fields[b"finish"])) if fields[b"finish"] else None,
-        created_ms=int(fields[b"created"]),
-        updated_ms=int(fields[b"updated"]),
-    )

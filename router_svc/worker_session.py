@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from array import array
 
+from router_svc.packing import PrefixChecksum
 from router_svc.policies import Handoff
-from router_svc.trajectory import Model, PrefixChecksum, Sampling, Usage
-from router_svc.workers import DecodeStream, PendingRun, Run, WorkerClient
+from router_svc.runs import PendingRun, Run
+from router_svc.trajectory import Model, Sampling, Usage
+from router_svc.workers import DecodeStream, WorkerClient
 from rstitch.errors import RstitchError
 
 # After a failed catch-up the next one waits so long: it is a convenience, not worth a storm.

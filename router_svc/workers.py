@@ -6,138 +6,19 @@ It sends runs and hands back replies. It does not know who has the pen, nor what
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import grpc
 
-from router_svc.policies import Handoff
+from router_svc.runs import PendingRun, Reply, Run, RunEnd, RunFinish, WorkerInfo
 from router_svc.tokenizer import TokenizerFiles
-from router_svc.trajectory import Model, Sampling
+from router_svc.trajectory import Model
 from rstitch.channels import client_options
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.service.telemetry import Telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
-
-
-class RunEnd(IntEnum):
-    """Why a run ended; as in the contract."""
-
-    STOP = 1
-    LENGTH = 2
-    HANDOFF = 3
-    SUPERSEDED = 4
-    CONTEXT = 5
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """What a worker says of itself. Sizes in tokens."""
-
-    role: Model | None
-    model: str
-    fingerprint: str
-    vocab_size: int
-    stop_tokens: frozenset[int]
-    context_length: int
-    dtype: str
-    device: str
-    num_parameters: int
-    instance_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What a worker is asked to do: append `tokens` at `position`, then decode."""
-
-    position: int
-    tokens: array[int]
-    max_tokens: int
-    sampling: Sampling
-    handoff: Handoff | None
-    prefix_checksum: int
-    traceparent: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RunFinish:
-    """How a run ended.
-
-    Attributes:
-        held: tokens that the worker holds now.
-        proposal_entropy: of the token that was not kept, under `Handoff.above`.
-        queue_us, forward_us: the worker's own timing.
-    """
-
-    end: RunEnd
-    held: int
-    proposal_entropy: float | None
-    queue_us: int
-    forward_us: int
-
-
-@dataclass(slots=True)
-class Reply:
-    """What has come of a run since the last reply: kept tokens, then perhaps the finish."""
-
-    tokens: list[int]
-    entropies: list[float]
-    finish: RunFinish | None
-
-
-class PendingRun:
-    """A run whose replies come. Made by `DecodeStream.start`."""
-
-    __slots__ = ("_failure", "_replies", "_wake", "accepted", "finish", "num_sent")
-
-    def __init__(self, num_sent: int) -> None:
-        self.num_sent = num_sent
-        self.accepted = False
-        self.finish: RunFinish | None = None
-        self._replies: list[Reply] = []
-        self._failure: RstitchError | None = None
-        self._wake: asyncio.Future[None] | None = None
-
-    @property
-    def failure(self) -> RstitchError | None:
-        """Why no more will come, if the run failed."""
-        return self._failure
-
-    async def next(self) -> Reply:
-        """All that has come since the last call, at least something. Raises RstitchError when the run failed."""
-        if not self._replies:
-            if self._failure is not None:
-                raise self._failure
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
-            return await self.next()
-        replies, self._replies = self._replies, []
-        first = replies[0]
-        for reply in replies[1:]:
-            first.tokens += reply.tokens
-            first.entropies += reply.entropies
-            first.finish = reply.finish
-        return first
-
-    def feed(self, reply: Reply) -> None:
-        """A message came."""
-        self.accepted = True
-        self.finish = reply.finish
-        self._replies.append(reply)
-        self._awake()
-
-    def fail(self, error: RstitchError) -> None:
-        """The stream broke."""
-        self._failure = error
-        self._awake()
-
-    def _awake(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
 
 
 class DecodeStream:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,12 +89,24 @@ def _add(answer: Answer, response: router_pb2.GenerateResponse) -> None:
 async def refused(call: Any) -> RstitchError:
     """The error of a call that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        if hasattr(call, "__aiter__") and not hasattr(call, "__await__"):
-            async for _ in call:
-                pass
-        else:
-            await call
+        await (_all(call) if isinstance(call, grpc.aio.UnaryStreamCall) else call)
     return from_rpc_error(caught.value)
+
+
+async def _all(stream: Any) -> list[Any]:
+    return [message async for message in stream]
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """Waits for a condition, which may be a coroutine's, for at most fifteen seconds; returns what it gave."""
+    async with asyncio.timeout(15):
+        while True:
+            found = condition()
+            if inspect.isawaitable(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.01)
 
 
 async def stored(stub: Any, session_id: str) -> router_pb2.Trajectory:

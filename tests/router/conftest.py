@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -142,16 +142,3 @@ async def stack(redis_url: str) -> AsyncIterator[Stack]:
     await made.llm.start()
     yield made
     await made.close()
-
-
-@pytest.fixture
-def eventually() -> Callable[..., Any]:
-    """Waits for a condition, checked often, for at most ten seconds."""
-
-    async def wait(condition: Callable[[], Any]) -> Any:
-        async with asyncio.timeout(10):
-            while not (found := condition()):
-                await asyncio.sleep(0.005)
-            return found
-
-    return wait

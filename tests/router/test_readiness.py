@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rstitch.v1 import router_pb2
-from tests.router.asking import ask_for, refused, take
+from tests.router.asking import ask_for, refused, take, until
 from tests.router.conftest import RedisProcess, Stack
 from tests.router.toy import make_tokenizer_files
 
@@ -27,10 +26,19 @@ async def status(stub: Any) -> router_pb2.GetStatusResponse:
 
 
 async def until_ready(stub: Any, ready: bool = True) -> router_pb2.GetStatusResponse:
-    async with asyncio.timeout(15):
-        while (found := await status(stub)).ready is not ready:
-            await asyncio.sleep(0.02)
-    return found
+    async def reached() -> Any:
+        found = await status(stub)
+        return found if found.ready is ready else None
+
+    return await until(reached)
+
+
+async def until_it_says(stub: Any, what: str) -> router_pb2.GetStatusResponse:
+    async def said() -> Any:
+        found = await status(stub)
+        return found if what in found.detail else None
+
+    return await until(said)
 
 
 async def test_waits_for_a_worker_and_says_so(stack: Stack) -> None:
@@ -70,9 +78,7 @@ async def test_two_tokenizers_that_differ_are_refused_by_the_first_token(stack: 
     stack.llm.files = make_tokenizer_files(last_token="qz")
     router = await stack.router(ready=False)
     stub = await stack.stub(router)
-    async with asyncio.timeout(10):
-        while "token id" not in (found := await status(stub)).detail:
-            await asyncio.sleep(0.02)
+    found = await until_it_says(stub, "token id")
     assert not found.ready
     assert "token id 264 is 'zz' to the SLM and 'qz' to the LLM" in found.detail
     assert await health(router.port) == NOT_SERVING
@@ -103,7 +109,5 @@ async def test_a_worker_that_comes_back_with_another_tokenizer_is_noticed(stack:
 async def test_swapped_addresses_are_refused(stack: Stack) -> None:
     router = await stack.router(ready=False, slm=stack.llm.address, llm=stack.slm.address)
     stub = await stack.stub(router)
-    async with asyncio.timeout(10):
-        while "it says that it is the LLM" not in (await status(stub)).detail:
-            await asyncio.sleep(0.02)
+    await until_it_says(stub, "it says that it is the LLM")
     assert not (await status(stub)).ready

@@ -1,4 +1,4 @@
-"""The stitched answer is Algorithm 1's, whatever the tau, however messages are cut, sessions evicted and runs superseded."""
+"""The stitched answer is Algorithm 1's, whatever the tau, however messages are cut and sessions evicted."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -11,7 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from rstitch.service import semconv
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2
-from tests.router.asking import ask_for, check_kept, take, threshold
+from tests.router.asking import ask_for, check_kept, take, threshold, until
 from tests.router.conftest import Stack
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -30,7 +28,7 @@ def named(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
     return sorted(found, key=lambda span: span.start_time or 0)
 
 
-async def test_a_span_per_segment_below_one_root_in_the_callers_trace(stack: Stack, eventually: Any) -> None:
+async def test_a_span_per_segment_below_one_root_in_the_callers_trace(stack: Stack) -> None:
     telemetry, exporter = recording()
     stub = await stack.stub(await stack.router(telemetry=telemetry))
     request = ask_for(policy=threshold(0.5, 0.4), max_new_tokens=50, session_id="traced")
@@ -38,7 +36,7 @@ async def test_a_span_per_segment_below_one_root_in_the_callers_trace(stack: Sta
     assert answer.error is None
     assert answer.trace_id == TRACE_ID
     trajectory = await check_kept(stub, answer)
-    await eventually(lambda: named(exporter, "rstitch.v1.RouterService/Generate"))
+    await until(lambda: named(exporter, "rstitch.v1.RouterService/Generate"))
     (root,) = named(exporter, "rstitch.generate")
     (call,) = named(exporter, "rstitch.v1.RouterService/Generate")
     assert root.parent is not None
@@ -81,7 +79,7 @@ async def test_a_span_per_segment_below_one_root_in_the_callers_trace(stack: Sta
     assert {run.traceparent for run in [*stack.slm.requests, *stack.llm.requests]} <= contexts
 
 
-async def test_an_answer_that_is_gone_on_with_elsewhere_stays_in_its_trace(stack: Stack, eventually: Any) -> None:
+async def test_an_answer_that_is_gone_on_with_elsewhere_stays_in_its_trace(stack: Stack) -> None:
     stack.slm.delay_s = stack.llm.delay_s = 0.01
     first = await stack.router(telemetry=recording()[0])
     request = ask_for(policy={"llm_only": {}}, max_new_tokens=18)
@@ -92,7 +90,7 @@ async def test_an_answer_that_is_gone_on_with_elsewhere_stays_in_its_trace(stack
     rest = await take(stub, router_pb2.GenerateRequest(session_id=answer.session_id, resume_from=answer.next))
     assert rest.error is None
     assert rest.trace_id == TRACE_ID
-    await eventually(lambda: named(exporter, "rstitch.generate"))
+    await until(lambda: named(exporter, "rstitch.generate"))
 
 
 async def test_without_telemetry_nothing_is_sent_along(stack: Stack) -> None:
