@@ -22,7 +22,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def test_splits_are_disjoint() -> None:
-    check_disjoint(n_train=3_000, n_held_out=1_500)
+    check_disjoint(n_train=3_000, n_held_out=600)
 
 
 def test_a_rewording_stays_in_its_split() -> None:
