@@ -115,8 +115,10 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedModel(f"--device {settings.device}: torch sees no CUDA device here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise UnsupportedModel(
+            f"--device {settings.device}: torch sees {count} CUDA devices here; name one of them, or cpu"
+        )
     name = settings.dtype
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" else "float32"

@@ -88,9 +88,13 @@ def load(model: str, dtype: torch.dtype, device: torch.device, context_length: i
     source = check_source(model)
     try:
         config = AutoConfig.from_pretrained(source)
-        module: Any = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
+    except Exception as error:  # whatever its files may raise: each format has errors of its own
         raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
+    module, found = loaded
+    if found["missing_keys"]:  # transformers would go on with random numbers in their place
+        missing = sorted(found["missing_keys"])
+        raise UnsupportedModel(f"{model}: {len(missing)} of its weights are missing, such as {missing[0]}")
     return adopt(module.to(device=device), context_length)
 
 
@@ -158,7 +162,7 @@ def _stop_tokens(module: Any) -> frozenset[int]:
     generation = getattr(module, "generation_config", None)
     eos = getattr(generation, "eos_token_id", None)
     if eos is None:
-        eos = module.config.eos_token_id
+        eos = getattr(module.config, "eos_token_id", None)
     return frozenset([eos] if isinstance(eos, int) else eos or ())
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.bloom import BloomConfig
 from transformers.models.gemma3 import Gemma3TextConfig
@@ -19,6 +22,7 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.loader import adopt, load
 from model_worker.engine.types import Limits
+from tests.pairs import save_model
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -92,3 +96,50 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
     with pytest.raises(UnsupportedModel, match="not loadable"):
         load(str(tmp_path), torch.float32, torch.device("cpu"))
+
+
+def spoil_truncated(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+
+
+def spoil_missing(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def spoil_sizes(folder: Path) -> None:
+    set_in_config(folder, "intermediate_size", 48)
+
+
+def spoil_more_layers(folder: Path) -> None:
+    set_in_config(folder, "num_hidden_layers", 3)
+
+
+def spoil_types(folder: Path) -> None:
+    set_in_config(folder, "hidden_size", "wide")
+
+
+def set_in_config(folder: Path, key: str, value: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_truncated, "not loadable"),
+        (spoil_missing, r"missing.*layers\.1\.mlp\.up_proj"),
+        (spoil_more_layers, r"missing.*layers\.2"),
+        (spoil_sizes, "not loadable"),
+        (spoil_types, "not loadable"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused(tmp_path: Path, spoil: Callable[[Path], None], words: str) -> None:
+    """Left to itself, transformers puts random numbers where a weight is missing, and serves them."""
+    folder = save_model(tmp_path / "llama", "llama", 0)
+    load(str(folder), torch.float32, torch.device("cpu"))
+    spoil(folder)
+    with pytest.raises(UnsupportedModel, match=words) as caught:
+        load(str(folder), torch.float32, torch.device("cpu"))
+    assert str(folder) in str(caught.value)
