@@ -15,6 +15,9 @@ from router_svc.policies import AnswerSettings
 from router_svc.trajectory import Chunk, Finished, joined
 from rstitch.errors import RstitchError
 
+# Chunks that a reader is given at once.
+_AT_ONCE = 64
+
 
 class AnswerLog:
     """Chunks of one answer, growing until there is an outcome.
@@ -72,8 +75,11 @@ class AnswerLog:
         while True:
             grown = self._grown
             if seen < len(self._chunks):
-                fresh, seen = self._chunks[seen:], len(self._chunks)
+                fresh = self._chunks[seen : seen + _AT_ONCE]
+                seen += len(fresh)
                 yield joined(fresh)
+                if seen < len(self._chunks):
+                    await asyncio.sleep(0)  # a reader who is far behind must not hold up the others
             elif self.outcome is not None:
                 return
             else:

@@ -20,6 +20,7 @@ class Lease:
     def __init__(self, store: TrajectoryStore, lease_s: float) -> None:
         self.router_id = uuid.uuid4().hex
         self.lease_s = lease_s
+        self.trouble = ""  # why it could not be renewed the last time
         self._store = store
 
     async def renew(self) -> None:
@@ -28,18 +29,17 @@ class Lease:
 
     async def keep(self, after_renewal: Callable[[], Awaitable[None]]) -> None:
         """Renews until cancelled; `after_renewal` runs while the store can be reached."""
-        lost = False
         while True:
             try:
                 await self.renew()
-                if lost:
+                if self.trouble:
                     _log.info("redis is back")
-                lost = False
+                self.trouble = ""
                 await after_renewal()
             except RstitchError as error:
-                if not lost:
+                if not self.trouble:
                     _log.warning("lease not renewed", error=str(error))
-                lost = True
+                self.trouble = error.message
             await asyncio.sleep(self.lease_s / 3)
 
     async def resign(self) -> None:

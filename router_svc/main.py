@@ -72,7 +72,7 @@ class Router:
         self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
         self.sessions = Sessions(settings, self.pair, self.store, self.lease, telemetry)
-        self.service = RouterService(settings, self.pair, self.sessions)
+        self.service = RouterService(settings, self.pair, self.sessions, self.lease)
         self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
         self.port = 0

@@ -94,10 +94,10 @@ class Running:
         finally:
             if self._leave is not None:
                 self._leave.cancel()
-            for worker in self._workers.values():
-                await worker.close()
+            await asyncio.gather(*(worker.close() for worker in self._workers.values()))
         self._trace.end(outcome)
         self._say(outcome)
+        self.log.on_reader = self.log.on_deserted = None
         self._on_end(self, stale)
         self.log.end(outcome)
 

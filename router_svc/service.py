@@ -12,6 +12,7 @@ import structlog
 from router_svc import convert, validation
 from router_svc.answer_log import AnswerLog
 from router_svc.events import Reader
+from router_svc.lease import Lease
 from router_svc.pair import Pair
 from router_svc.policies import IMPLEMENTED
 from router_svc.sessions import Sessions
@@ -27,10 +28,11 @@ _T = TypeVar("_T")
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     """The contract of router.proto."""
 
-    def __init__(self, settings: RouterSettings, pair: Pair, sessions: Sessions) -> None:
+    def __init__(self, settings: RouterSettings, pair: Pair, sessions: Sessions, lease: Lease) -> None:
         self._settings = settings
         self._pair = pair
         self._sessions = sessions
+        self._lease = lease
         self.detail = ""  # what the start waits for beside the workers
 
     async def Generate(
@@ -96,8 +98,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def GetStatus(self, request: router_pb2.GetStatusRequest, context: Any) -> router_pb2.GetStatusResponse:
         """Answers at any time, also while nothing else does."""
         return router_pb2.GetStatusResponse(
-            ready=self._pair.ready and not self.detail,
-            detail="; ".join(filter(None, (self.detail, self._pair.detail))),
+            ready=self._pair.ready and not self.detail and not self._lease.trouble,
+            detail="; ".join(filter(None, (self.detail, self._lease.trouble, self._pair.detail))),
             workers=[self._worker(model) for model in Model],
             policies=IMPLEMENTED,
             default_tau=self._settings.tau,

@@ -123,6 +123,16 @@ async def test_resume_beyond_the_end_and_new_input_while_running(stack: Stack) -
     assert error.metadata["length"] == str(rest.finished.length)
 
 
+async def test_too_many_answers_at_once(stack: Stack) -> None:
+    stack.slm.delay_s = stack.llm.delay_s = 0.05
+    stub = await stack.stub(await stack.router(max_running=2))
+    for _ in range(2):
+        await take(stub, ask_for(policy=threshold(0.5)), num_tokens=1)
+    error = await refused(stub.Generate(ask_for()))
+    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ANSWERS")
+    assert error.retry_after_s
+
+
 async def test_other_calls_refuse_by_name(stack: Stack) -> None:
     stub = await stack.stub(await stack.router())
     calls = [

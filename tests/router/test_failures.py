@@ -279,6 +279,9 @@ async def test_redis_that_stays_away_ends_the_answer_with_what_was_kept(
         assert answer.tokens == expected(stack, 500)[0][: len(answer.tokens)]
         error = await refused(stub.Generate(ask_for()))
         assert error.reason == "REDIS_UNAVAILABLE"
+        status = await stub.GetStatus(router_pb2.GetStatusRequest())
+        assert not status.ready
+        assert stack.redis_url in status.detail
     finally:
         redis_process.start()
 
