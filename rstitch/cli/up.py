@@ -58,7 +58,7 @@ def up(
             where = "" if port == 50050 else f" --router {stack.router_address}"
             slm, llm = stack.worker_addresses
             console.print(f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {stack.redis_url}")
-            console.print(f'ask:  [bold]rstitch ask{where} "{EXAMPLES[3].question}"[/]')
+            console.print(f'ask:  [bold]rstitch ask{where} "{EXAMPLES[3].question}"[/]', soft_wrap=True)
             console.print(f"logs: {stack.folder}\nCtrl-C stops everything", style="dim")
             while True:
                 stack.check()
