@@ -21,6 +21,7 @@ from model_worker.engine.errors import (
     PrefixMismatch,
     SessionBusy,
     SessionClosed,
+    UnsupportedModel,
 )
 from model_worker.engine.loader import LoadedModel
 from model_worker.engine.pages import PagePool
@@ -78,16 +79,11 @@ class Engine:
     def submit(self, request: RunRequest) -> int:
         """Accepts a run and returns its id; its events come out of `step()`.
 
-        Raises an EngineError, with the session unchanged, if the request cannot be right.
+        Raises an EngineError, with every session unchanged, if the request cannot be right.
         """
         self._check(request)
+        self._check_session(request, self._table.get(request.session_id) or Session(request.session_id))
         session = self._table.open(request.session_id)
-        try:
-            self._check_session(request, session)
-        except Exception:
-            if session.held == 0 and not session.running:
-                self._table.close(session)
-            raise
         self._table.truncate(session, request.position)
         session.tokens.extend(request.tokens)
         run = Run(next(self._run_ids), request, session)
@@ -168,8 +164,8 @@ class Engine:
             raise ContextFull(
                 f"position {request.position} and {len(request.tokens)} tokens do not fit the context of "
                 f"{self.limits.context_length}" + (" with room for one more" if decodes else ""),
-                field="tokens",
-                remedy="Send fewer tokens.",
+                field="position" if request.position > self.limits.context_length else "tokens",
+                remedy=f"Keep a session, and what is to be decoded, within {self.limits.context_length} tokens.",
             )
 
     def _check_session(self, request: RunRequest, session: Session) -> None:
@@ -264,7 +260,11 @@ class Engine:
     def _verified_runner(self, loaded: LoadedModel) -> Runner:
         """A runner whose logits, for a prompt fed in two chunks, are the model's own."""
         name = type(loaded.module).__name__
-        count = min(24, self.limits.context_length - 1)
+        count = min(24, self.limits.context_length)
+        if count < 2:
+            raise UnsupportedModel(
+                f"{name}: a context of {count} is too short; give more --context-length or --num-pages"
+            )
         tokens = [(7 * index + 3) % self.limits.vocab_size for index in range(count)]
         reference = reference_logits(loaded, tokens)
         runner = Runner(loaded, self.limits)

@@ -93,6 +93,7 @@ class Scheduler:
         """Ends a run; its session is idle from now on."""
         del self._runs[run.run_id]
         run.session.running = False
+        self._table.touch(run.session)
 
     def schedule(self) -> Schedule:
         """Chooses the next batch and reserves its pages. Refused and yielded runs are removed."""

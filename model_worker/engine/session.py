@@ -72,8 +72,12 @@ class SessionTable:
             if len(self._sessions) >= self._pool.num_pages:
                 self._evict(next((idle for idle in self if not idle.running), None))
             session = self._sessions[session_id] = Session(session_id)
-        self._sessions.move_to_end(session_id)
+        self.touch(session)
         return session
+
+    def touch(self, session: Session) -> None:
+        """The session is the most recently used from now on."""
+        self._sessions.move_to_end(session.session_id)
 
     def truncate(self, session: Session, position: int) -> None:
         """Drops what the session holds from `position` on, and the pages that become empty."""

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from model_worker.engine.engine import Engine
-from model_worker.engine.errors import ForwardFailed, HeldTooShort, InvalidRun, NoCapacity, PrefixMismatch, SessionBusy
+from model_worker.engine.errors import (
+    ContextFull,
+    ForwardFailed,
+    HeldTooShort,
+    InvalidRun,
+    NoCapacity,
+    PrefixMismatch,
+    SessionBusy,
+)
 from model_worker.engine.loader import adopt
 from model_worker.engine.types import FinishReason, Handoff, Limits, Returns, RunRequest, Sampling
 from tests.engine.harness import Result, collect, generate, make_engine, run_all, run_one
@@ -228,18 +236,22 @@ def test_a_failed_forward_fails_its_runs_and_leaves_the_books_right() -> None:
         (RunRequest("s", 0, [VOCAB_SIZE], max_tokens=1), InvalidRun, "tokens"),
         (RunRequest("s", 0, [], max_tokens=1), InvalidRun, "tokens"),
         (RunRequest("s", 5, [1], max_tokens=1), HeldTooShort, "position"),
+        (RunRequest("s", 2**32 - 1, [1], max_tokens=2**32 - 1), ContextFull, "position"),
+        (RunRequest("s", 0, [5] * CONTEXT_LENGTH, max_tokens=1), ContextFull, "tokens"),
         (RunRequest("held", 2, [1], max_tokens=1, prefix_checksum=1), PrefixMismatch, "prefix_checksum"),
     ],
 )
 def test_what_cannot_be_right_is_refused_and_changes_nothing(
     request_: RunRequest, error: type[Exception], field: str
 ) -> None:
-    engine, _ = make_engine()
+    engine, _ = make_engine(num_pages=CONTEXT_LENGTH // 16)
     run_one(engine, RunRequest("held", 0, [5, 6, 7]))
+    for index in range(engine.limits.num_pages - 1):  # the table is full: one session more would evict one
+        run_one(engine, RunRequest(f"s{index}", 0, [5]))
     with pytest.raises(error) as caught:
         engine.submit(request_)
     assert caught.value.field == field
-    assert engine.capacity.num_sessions == 1
+    assert engine.capacity.num_sessions == engine.limits.num_pages
     assert engine.close_session("held") == (3, [])
     engine.check_integrity()
 

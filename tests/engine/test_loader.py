@@ -66,6 +66,13 @@ def test_a_sliding_window_as_long_as_the_context_is_exact() -> None:
     Engine(loaded, Limits(vocab_size=64, context_length=64, num_pages=8))
 
 
+def test_the_shortest_context_serves_and_a_shorter_one_is_refused() -> None:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES), dtype=torch.float32)
+    Engine(adopt(model, 2), Limits(vocab_size=64, context_length=2, num_pages=1))
+    with pytest.raises(UnsupportedModel, match="--context-length"):
+        Engine(adopt(model, 1), Limits(vocab_size=64, context_length=1, num_pages=1))
+
+
 def test_a_model_whose_logits_come_out_wrong_is_refused() -> None:
     """The last line of defence: the engine's own path is compared with the model's at start."""
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES), dtype=torch.float32)

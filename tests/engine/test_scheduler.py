@@ -79,6 +79,18 @@ def test_idle_sessions_are_evicted_least_recently_used_first() -> None:
     assert bench.table.num_evictions == 1
 
 
+def test_a_session_is_in_use_until_its_run_ends() -> None:
+    bench = Bench(num_pages=4)
+    long, short = bench.start("long", 4), bench.start("short", 4)
+    bench.step()
+    bench.scheduler.remove(short)
+    bench.scheduler.remove(long)
+    bench.start("big", 12)
+    bench.step()
+    assert bench.table.get("short") is None
+    assert bench.table.get("long") is not None
+
+
 def test_sessions_without_pages_are_not_kept_for_ever() -> None:
     bench = Bench(num_pages=4)
     for index in range(100):
