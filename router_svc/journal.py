@@ -10,9 +10,14 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 
-from router_svc.store import TrajectoryStore
-from router_svc.trajectory import Chunk, FinishReason, State, Usage, joined
+import grpc
+import structlog
 
+from router_svc.store import Behind, TrajectoryStore
+from router_svc.trajectory import Chunk, FinishReason, State, Usage, joined
+from rstitch.errors import RstitchError
+
+_log = structlog.get_logger(__name__)
 # The loop waits when so many chunks are not stored yet.
 _MAX_PENDING_CHUNKS = 512
 
@@ -41,6 +46,7 @@ class Journal:
         self._epoch = epoch
         self._show = show
         self.length = length  # stored
+        self._stored: list[Chunk] = []  # by this journal
         self._usage = dataclasses.replace(usage)  # of what is stored
         self._pending: list[tuple[Chunk, Usage]] = []
         self._closing = False
@@ -105,12 +111,40 @@ class Journal:
         ready = self._pending[:num]
         usage = ready[-1][1] if ready and not keep_usage else self._usage
         chunks = joined(chunk for chunk, _ in ready)
-        await self._store.append(
-            self._session_id, self._epoch, self.length, chunks, usage, state, finish, patience_s=patience_s
-        )
+        try:
+            await self._append(self.length, chunks, usage, state, finish, patience_s)
+        except Behind as error:
+            await self._append(error.length, self._since(error.length) + chunks, usage, state, finish, patience_s)
         del self._pending[:num]
         self._usage = usage
+        self._stored += chunks
         self.length += sum(len(chunk.tokens) for chunk in chunks)
         self._room.set()
         if chunks:
             self._show(chunks)
+
+    async def _append(
+        self,
+        length: int,
+        chunks: list[Chunk],
+        usage: Usage,
+        state: State,
+        finish: FinishReason | None,
+        patience_s: float | None,
+    ) -> None:
+        await self._store.append(self._session_id, self._epoch, length, chunks, usage, state, finish, patience_s)
+
+    def _since(self, length: int) -> list[Chunk]:
+        """What was stored beyond `length` and is lost there. Raises RstitchError (DATA_LOSS) if unknown here."""
+        first = self._stored[0].position if self._stored else self.length
+        if not first <= length < self.length:
+            raise RstitchError(
+                grpc.StatusCode.DATA_LOSS,
+                "TRAJECTORY_LOST",
+                f"Redis has {length} of the session's {self.length} tokens.",
+                remedy="Ask again under a new session; let Redis write its file at every change.",
+                metadata={"session_id": self._session_id},
+            )
+        _log.warning("redis lost the end of a trajectory, written again", length=length, lost=self.length - length)
+        # An empty chunk was stored together with the token at its position.
+        return [c.since(length) for c in self._stored if c.end > length or (not c.tokens and c.position >= length)]

@@ -32,8 +32,6 @@ class Lease:
         while True:
             try:
                 await self.renew()
-                if self.trouble:
-                    _log.info("redis is back")
                 self.trouble = ""
                 await after_renewal()
             except RstitchError as error:

@@ -15,6 +15,7 @@ from pydantic_settings import CliApp
 from router_svc.backoff import Backoff
 from router_svc.lease import Lease
 from router_svc.pair import Pair
+from router_svc.redis_link import shown
 from router_svc.service import RouterService
 from router_svc.sessions import Sessions
 from router_svc.settings import RouterSettings
@@ -80,7 +81,7 @@ class Router:
 
     async def start(self) -> None:
         """Binds; the server says NOT_SERVING until `attend` has found all that it needs."""
-        self.service.detail = f"waiting for redis at {self._settings.redis}"
+        self.service.detail = f"waiting for redis at {shown(self._settings.redis)}"
         self.port = await self.server.start()
 
     async def attend(self) -> None:
@@ -95,10 +96,9 @@ class Router:
         backoff = Backoff(first_s=0.1, max_s=2.0, patience_s=None)
         while True:
             try:
-                await self.store.ping()
                 await self.lease.renew()
             except RstitchError as error:
-                _log.warning("waiting for redis", url=self._settings.redis, error=str(error))
+                _log.warning("waiting for redis", error=str(error))
                 await asyncio.sleep(backoff.next_s() or 0)
             else:
                 self.service.detail = ""

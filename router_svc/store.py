@@ -1,40 +1,41 @@
 """Trajectories in Redis: the truth. Every change goes through one of two Lua scripts, fenced by epoch and length.
 
-It retries what a lost connection may have cost, for a bounded time. It knows neither models nor wire.
+It knows neither models nor wire.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, TypeVar
 
 import grpc
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, RedisError, TimeoutError
 
 from router_svc import keys, records
-from router_svc.backoff import Backoff
+from router_svc.redis_link import RedisLink
 from router_svc.trajectory import Chunk, FinishReason, Header, State, Trajectory, Usage
 from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
-_T = TypeVar("_T")
 Cursor = tuple[int, str]
-_PASSING = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
-_MAX_CONNECTIONS = 64
-_POOL_TIMEOUT_S = 20.0
-_SOCKET_TIMEOUT_S = 5.0
 
 
 class Fenced(RstitchError):
     """Another router owns the trajectory now, or it was deleted: nothing more may be written."""
+
+
+class Behind(Exception):
+    """The store lost the end of a trajectory, as a Redis that crashed may.
+
+    Attributes:
+        length: what it has left.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"the store has {length} tokens")
+        self.length = length
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,49 +62,31 @@ class TrajectoryStore:
     """
 
     def __init__(self, url: str, *, ttl_s: float, patience_s: float) -> None:
-        self._url = url
         self._ttl_ms = int(ttl_s * 1000)
-        self._patience_s = patience_s
-        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_MAX_CONNECTIONS,
-            timeout=_POOL_TIMEOUT_S,
-            socket_timeout=_SOCKET_TIMEOUT_S,
-            socket_connect_timeout=_SOCKET_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),  # ours below is the only one
-            protocol=2,
-        )
-        self._redis = Redis.from_pool(pool)
-        self._append = self._redis.register_script(_script("append.lua"))
-        self._claim = self._redis.register_script(_script("claim.lua"))
+        self._link = RedisLink(url, patience_s)
+        self._append = self._link.redis.register_script(_script("append.lua"))
+        self._claim = self._link.redis.register_script(_script("claim.lua"))
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._redis.aclose()
-
-    async def ping(self) -> None:
-        """One try. Raises RstitchError (UNAVAILABLE)."""
-        try:
-            await self._redis.ping()
-        except RedisError as error:
-            raise self._unavailable(error) from error
+        await self._link.close()
 
     async def header(self, session_id: str) -> Header | None:
         """Without tokens; None if unknown or forgotten."""
-        fields: dict[bytes, bytes] = await self._retry(lambda: self._read("HGETALL", keys.trajectory(session_id)))
+        fields: dict[bytes, bytes] = await self._link.command("HGETALL", keys.trajectory(session_id))
         return records.header(session_id, fields) if fields else None
 
     async def trajectory(self, session_id: str) -> Trajectory | None:
         """Whole, read at one moment; None if unknown or forgotten."""
 
         async def read() -> tuple[dict[bytes, bytes], list[tuple[bytes, dict[bytes, bytes]]]]:
-            async with self._redis.pipeline(transaction=True) as pipe:
+            async with self._link.redis.pipeline(transaction=True) as pipe:
                 pipe.hgetall(keys.trajectory(session_id))
                 pipe.xrange(keys.chunks(session_id))
                 header, entries = await pipe.execute()
                 return header, entries
 
-        fields, entries = await self._retry(read)
+        fields, entries = await self._link.call(read)
         if not fields:
             return None
         return Trajectory(records.header(session_id, fields), tuple(records.chunk(entry) for _, entry in entries))
@@ -126,7 +109,7 @@ class TrajectoryStore:
         Returns: None if the trajectory is not as in `before` any more: read it again.
         """
         length = before.length if before else 0
-        reply = await self._retry(
+        reply = await self._link.call(
             lambda: self._claim(
                 keys=[*self._keys(session_id), keys.router(router_id)],
                 args=[
@@ -165,9 +148,9 @@ class TrajectoryStore:
     ) -> None:
         """Appends `chunks` at `length`, sets state and usage. May come twice: the second does nothing.
 
-        Raises: Fenced (ABORTED, TAKEN_OVER or DELETED); RstitchError (UNAVAILABLE) after the patience.
+        Raises: Fenced (ABORTED, TAKEN_OVER or DELETED); Behind; RstitchError (UNAVAILABLE) after the patience.
         """
-        reply = await self._retry(
+        reply = await self._link.call(
             lambda: self._append(
                 keys=self._keys(session_id),
                 args=[
@@ -204,21 +187,21 @@ class TrajectoryStore:
                     remedy="Ask again under a new session.",
                     metadata={"session_id": session_id},
                 )
-            case other:
-                raise AssertionError(f"{session_id}: append at {length}, epoch {epoch}: {other!r} {reply[1]!r}")
+            case _:
+                raise Behind(int(reply[1]))
 
     async def delete(self, session_id: str) -> bool:
         """Forgets a trajectory; a router that writes it finds out at its next append. False if there was none."""
 
         async def drop() -> list[int]:
-            async with self._redis.pipeline(transaction=True) as pipe:
+            async with self._link.redis.pipeline(transaction=True) as pipe:
                 pipe.delete(keys.trajectory(session_id))
                 pipe.delete(keys.chunks(session_id))
                 pipe.zrem(keys.INDEX, session_id)
                 counts: list[int] = await pipe.execute()
                 return counts
 
-        return any(await self._retry(drop))
+        return any(await self._link.call(drop))
 
     async def page(self, num: int, before: Cursor | None) -> tuple[list[Header], Cursor | None]:
         """Headers, those that changed last first.
@@ -247,7 +230,7 @@ class TrajectoryStore:
         skip = 0
         while True:
             args = (keys.INDEX, top, "-inf", "WITHSCORES", "LIMIT", skip, num)
-            flat: list[bytes] = await self._retry(lambda args=args: self._read("ZREVRANGEBYSCORE", *args))  # type: ignore[misc]
+            flat: list[bytes] = await self._link.command("ZREVRANGEBYSCORE", *args)
             entries = [(int(score), name.decode()) for name, score in zip(flat[::2], flat[1::2], strict=True)]
             # Of equal scores the greater id comes first.
             fresh = [entry for entry in entries if before is None or entry < before]
@@ -257,45 +240,18 @@ class TrajectoryStore:
 
     async def renew(self, router_id: str, lease_s: float) -> None:
         """Shows that a router lives. One try. Raises RstitchError (UNAVAILABLE)."""
-        try:
-            await self._redis.set(keys.router(router_id), 1, px=int(lease_s * 1000))
-        except RedisError as error:
-            raise self._unavailable(error) from error
+        redis = self._link.redis
+        await self._link.call(lambda: redis.set(keys.router(router_id), 1, px=int(lease_s * 1000)), patience_s=0)
 
     async def resign(self, router_id: str) -> None:
-        """Gives the sessions of a router that ends free at once."""
+        """Gives the sessions of a router that ends free at once. One try; the lease runs out by itself."""
         try:
-            await self._redis.delete(keys.router(router_id))
-        except RedisError as error:
-            _log.warning("the lease runs out by itself", error=str(error))
+            await self._link.call(lambda: self._link.redis.delete(keys.router(router_id)), patience_s=0)
+        except RstitchError as error:
+            _log.warning("lease not given back", error=str(error))
 
     def _keys(self, session_id: str) -> list[str]:
         return [keys.trajectory(session_id), keys.chunks(session_id), keys.INDEX]
-
-    async def _read(self, *command: Any) -> Any:
-        return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
-
-    async def _retry(self, call: Callable[[], Awaitable[_T]], patience_s: float | None = None) -> _T:
-        patience_s = self._patience_s if patience_s is None else patience_s
-        backoff = Backoff(first_s=0.05, max_s=1.0, patience_s=patience_s)
-        while True:
-            try:
-                return await call()
-            except _PASSING as error:
-                delay_s = backoff.next_s()
-                if delay_s is None:
-                    raise self._unavailable(error) from error
-                _log.warning("waiting for redis", url=self._url, error=str(error))
-                await asyncio.sleep(delay_s)
-
-    def _unavailable(self, error: Exception) -> RstitchError:
-        return RstitchError(
-            grpc.StatusCode.UNAVAILABLE,
-            "REDIS_UNAVAILABLE",
-            f"Redis at {self._url} does not answer: {error}.",
-            remedy="Start it, or correct --redis (RSTITCH_REDIS); then try again.",
-            retry_after_s=1.0,
-        )
 
 
 def _script(name: str) -> str:

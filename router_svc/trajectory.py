@@ -98,6 +98,13 @@ class Chunk:
         """Position after the last token."""
         return self.position + len(self.tokens)
 
+    def since(self, position: int) -> Chunk:
+        """Without the tokens before `position`; what is left of a cut one is the middle of a segment."""
+        if position <= self.position:
+            return self
+        skip = position - self.position
+        return Chunk(self.source, position, self.tokens[skip:], self.entropies[skip:])
+
 
 def tokens_of(ids: Iterable[int] = ()) -> array[int]:
     """Token ids as kept throughout the router."""

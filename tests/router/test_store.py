@@ -7,11 +7,13 @@ import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
 from redis.asyncio import Redis
 
 from router_svc import keys
 from router_svc.journal import Journal
+from router_svc.redis_link import shown
 from router_svc.store import Fenced, Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.trajectory import (
     Chunk,
@@ -21,9 +23,12 @@ from router_svc.trajectory import (
     SwitchReason,
     Usage,
     entropies_of,
+    joined,
     joined_tokens,
     tokens_of,
 )
+from rstitch.errors import RstitchError
+from tests.router.asking import until
 
 
 def chunk(source: Source, position: int, *tokens: int, reason: SwitchReason = SwitchReason.NONE) -> Chunk:
@@ -179,6 +184,65 @@ async def test_what_comes_while_redis_is_busy_is_stored_in_one_entry(store: Traj
     assert trajectory is not None
     assert list(joined_tokens(trajectory.chunks[1:])) == list(range(3, 300)) == list(joined_tokens(seen.chunks))
     assert len(trajectory.chunks) < 5
+
+
+async def test_what_redis_lost_is_written_again(store: TrajectoryStore, redis_url: str) -> None:
+    """A Redis that crashed may come back without the last appends."""
+    epoch = await begun(store)
+    seen = Recorder()
+    journal = Journal(store, "s", epoch, 3, Usage(), seen.show)
+    written = [
+        chunk(Source.SLM, 3, 4, 5),
+        chunk(Source.LLM, 5, 6, 7, reason=SwitchReason.ENTROPY_ABOVE),
+        chunk(Source.SLM, 7, reason=SwitchReason.ENTROPY_BELOW),
+        chunk(Source.LLM, 7, 8, reason=SwitchReason.ENTROPY_ABOVE),
+        chunk(Source.LLM, 8, 9),
+    ]
+    for piece in written[:4]:
+        journal.add(piece, Usage())
+        if piece.tokens:
+            await until(lambda end=piece.end: len(joined_tokens(seen.chunks)) == end - 3)
+    async with Redis.from_url(redis_url) as client:
+        for entry, _ in (await client.xrange(keys.chunks("s")))[2:]:
+            await client.xdel(keys.chunks("s"), entry)
+        await client.hset(keys.trajectory("s"), "length", 5)
+    journal.add(written[4], Usage())
+    await journal.finish(FinishReason.LENGTH, Usage())
+    trajectory = await store.trajectory("s")
+    assert trajectory is not None
+    assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4, 5, 6, 7, 8, 9]
+    assert joined(trajectory.chunks) == [PROMPT, *joined(written)]
+    assert list(joined_tokens(seen.chunks)) == [4, 5, 6, 7, 8, 9]
+
+
+async def test_what_nobody_has_any_more_is_said_to_be_lost(store: TrajectoryStore, redis_url: str) -> None:
+    epoch = await begun(store)
+    journal = Journal(store, "s", epoch, 3, Usage(), Recorder().show)
+    async with Redis.from_url(redis_url) as client:
+        await client.hset(keys.trajectory("s"), "length", 1)
+    journal.add(chunk(Source.SLM, 3, 4), Usage())
+    with pytest.raises(RstitchError) as caught:
+        await journal.task
+    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.DATA_LOSS, "TRAJECTORY_LOST")
+
+
+async def test_a_redis_that_refuses_is_said_to(store: TrajectoryStore, redis_url: str) -> None:
+    async with Redis.from_url(redis_url) as client:
+        epoch = await begun(store)
+        await client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(RstitchError) as caught:
+                await store.append("s", epoch, 3, [chunk(Source.SLM, 3, 4)], Usage())
+        finally:
+            await client.config_set("maxmemory", 0)
+    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "REDIS_REFUSED")
+    assert caught.value.remedy
+
+
+def test_a_password_is_not_shown() -> None:
+    assert shown("redis://user:secret@host:1/0") == "redis://user:***@host:1/0"
+    assert shown("redis://:secret@host:1/0") == "redis://:***@host:1/0"
+    assert shown("redis://host:1/0") == "redis://host:1/0"
 
 
 async def test_a_lost_reply_is_found_out(store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
