@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from training.tiny import tokenizer as tokens
 from training.tiny.chains import MIXTURES
-from training.tiny.recipe import RECIPES, Recipe
+from training.tiny.recipe import RECIPES
 from training.tiny.train import new_model
 
 _ABOUT = {
@@ -61,8 +61,8 @@ never begins one.
 ## Training
 
 `make train-tiny` makes the pair again. This model: seed {seed}, {steps:,} steps of about {batch_tokens:,} tokens, Muon
-for matrices and AdamW for the rest, highest learning rate {learning_rate:g}, falling to zero over the last
-{decay_share:.0%} of the steps, moving average of the weights, bfloat16 autocast. {minutes:.0f} minutes on one shared
+for matrices and AdamW for the rest, highest learning rate {learning_rate:g}, scheduled as
+{knots} (step: share of it), moving average of the weights, bfloat16 autocast. {minutes:.0f} minutes on one shared
 CPU core; last training loss {loss:.4f}.
 
 ## Held-out figures
@@ -104,7 +104,7 @@ def table(figures: list[dict[str, Any]]) -> str:
 def export(role: str, checkpoint: Path, out: Path, figures: list[dict[str, Any]], note: str = "") -> Path:
     """Write the folder that `from_pretrained` loads."""
     state = torch.load(checkpoint, weights_only=True)
-    recipe = Recipe(**state["recipe"])
+    recipe = RECIPES[role]
     tokenizer = tokens.train_tokenizer()
     model = new_model(recipe, tokenizer)
     model.load_state_dict(state["average"])
@@ -128,6 +128,7 @@ def export(role: str, checkpoint: Path, out: Path, figures: list[dict[str, Any]]
         size_mb=weights / 1e6,
         vocabulary=len(tokenizer),
         mixture=", ".join(f"{share:.0%} of them with {p:.0%} own lines" for share, p in MIXTURES[recipe.own]),
+        knots=", ".join(f"{max(0, step):,}: {share:g}" for step, share in recipe.schedule),
         steps=state["step"],
         minutes=state["seconds"] / 60,
         loss=state.get("loss", float("nan")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from training.tiny.chains import Style
@@ -19,14 +20,24 @@ class Recipe:
     num_layers: int
     intermediate_size: int
     num_heads: int
-    num_steps: int
-    learning_rate: float
+    learning_rate: float  # the highest; `schedule` gives the share of it
+    schedule: tuple[tuple[int, float], ...]  # (step, share), straight lines between; the last step ends the run
     batch_tokens: int = 4_096
-    warmup_steps: int = 100
-    decay_share: float = 0.4  # the last part of the run, over which the learning rate falls to zero
     weight_decay: float = 0.02
     average: float = 0.995  # of the exponential moving average of the weights, which is what is exported
     seed: int = 1
+
+    @property
+    def num_steps(self) -> int:
+        """The length of the run."""
+        return self.schedule[-1][0]
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        for (start, low), (end, high) in pairwise(self.schedule):
+            if step <= end:
+                return self.learning_rate * (low + (high - low) * (step - start) / (end - start))
+        return 0.0
 
     def model_config(self, vocab_size: int) -> dict[str, Any]:
         """The arguments of a `LlamaConfig`."""
@@ -47,7 +58,10 @@ class Recipe:
         return asdict(self)
 
 
+# The knot at 3,900 is no art: the run was cut short there, and this is what it did.
+LLM_SCHEDULE = ((-1, 0.0), (99, 1.0), (3_300, 1.0), (3_900, 0.727), (4_500, 0.0))
+
 RECIPES = {
-    "slm": Recipe("slm", "short", 96, 2, 256, 2, num_steps=2_000, learning_rate=3e-3, seed=11),
-    "llm": Recipe("llm", "verbose", 192, 6, 512, 3, num_steps=5_500, learning_rate=2e-3, seed=22),
+    "slm": Recipe("slm", "short", 96, 2, 256, 2, 3e-3, ((-1, 0.0), (99, 1.0), (1_200, 1.0), (2_000, 0.0)), seed=11),
+    "llm": Recipe("llm", "verbose", 192, 6, 512, 3, 2e-3, LLM_SCHEDULE, seed=22),
 }

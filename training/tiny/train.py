@@ -51,12 +51,6 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     ]
 
 
-def rate(step: int, num_steps: int, recipe: Recipe) -> float:
-    """The learning rate as a share of the highest: up, level, down to zero."""
-    decay_steps = max(1, int(num_steps * recipe.decay_share))
-    return min(1.0, (step + 1) / recipe.warmup_steps, (num_steps - step) / decay_steps)
-
-
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Mean cross-entropy over the places that carry loss; only these reach the vocabulary."""
     learned = batch.labels != IGNORE
@@ -70,7 +64,7 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
     """Train, and return the checkpoint's path. A run can be stopped at any time and resumed."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(1)
-    num_steps = num_steps or recipe.num_steps
+    num_steps = min(num_steps or recipe.num_steps, recipe.num_steps)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     model = new_model(recipe, tokenizer)
@@ -92,7 +86,7 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
         for step in range(first, num_steps):
             for opt in opts:
                 for group in opt.param_groups:
-                    group["lr"] = recipe.learning_rate * rate(step, num_steps, recipe)
+                    group["lr"] = recipe.rate(step)
             loss = loss_of(model, next(source))
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -143,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("role", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, help="length of the whole run; by default the recipe's")
+    parser.add_argument("--steps", type=int, help="stop after this many steps; the schedule stays the recipe's")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     args = parser.parse_args()
     train(RECIPES[args.role], args.out, args.steps, args.resume)
