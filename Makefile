@@ -71,7 +71,8 @@ proto: $(PROTO_STAMP) ## generate the stubs from protos/
 $(PROTO_STAMP):
 	@mkdir -p .cache
 	@$(PYTHON) -m venv --clear $(PROTO_VENV)
-	@$(PROTO_VENV)/bin/python -m pip --disable-pip-version-check install --quiet "grpcio-tools==1.76.0" "setuptools<81"
+	@$(PROTO_VENV)/bin/python -m pip --disable-pip-version-check install --quiet "grpcio-tools==1.76.0" "setuptools<81" \
+		2> .cache/proto.log || { cat .cache/proto.log >&2; exit 1; }
 	@touch $@
 
 train-tiny: setup ## train the tiny pair anew (hours of CPU, minutes of GPU)
