@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -52,10 +53,11 @@ class EngineDriver:
         """Posts a run; a refusal comes as RunFailed. Returns its ticket."""
         ticket = next(self._tickets)
         self._sinks[ticket] = sink
+        arrived = time.perf_counter()  # here, not when the thread has ended the step that it is in
 
         def command() -> list[tuple[int, Event]]:
             try:
-                run_id = self._engine.submit(request)
+                run_id = self._engine.submit(request, arrived)
             except EngineError as error:
                 return [(ticket, RunFailed(0, error))]
             self._run_of[ticket] = run_id

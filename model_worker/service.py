@@ -9,16 +9,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from opentelemetry import trace
 
 from model_worker import convert
 from model_worker.driver import EngineDriver
+from model_worker.engine.errors import ForwardFailed
 from model_worker.engine.types import Event, RunFailed, RunFinished, RunRequest, TokenKept
-from rstitch.errors import invalid
+from rstitch.errors import RstitchError, invalid
 from rstitch.service import semconv
 from rstitch.service.telemetry import Telemetry, context_from_traceparent
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
 
+_log = structlog.get_logger(__name__)
 _TOKENIZER_CHUNK_BYTES = 1 << 20
 
 
@@ -75,7 +78,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             self._driver.cancel(ticket)
             raise
         if isinstance(event, RunFailed):
-            raise convert.to_rstitch_error(event.error)
+            raise _refusal(event.error)
         assert isinstance(event, RunFinished)
         return convert.step_response(event)
 
@@ -161,7 +164,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                     self._close_span(stream, ticket, event)
                     break
                 else:
-                    failure = convert.to_rstitch_error(event.error)
+                    failure = _refusal(event.error)
                     break
                 item = None if stream.events.empty() else stream.events.get_nowait()
             if response.tokens or response.HasField("finish"):
@@ -191,3 +194,10 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 }
             )
         span.end()
+
+
+def _refusal(error: Exception) -> RstitchError:
+    """What the caller is told; a failed forward, which the caller cannot look into, also goes to the log."""
+    if isinstance(error, ForwardFailed):
+        _log.error("forward failed", exc_info=error)
+    return convert.to_rstitch_error(error)

@@ -76,8 +76,11 @@ class Engine:
             max_batch_tokens=self.limits.max_batch_tokens,
         )
 
-    def submit(self, request: RunRequest) -> int:
+    def submit(self, request: RunRequest, arrived: float | None = None) -> int:
         """Accepts a run and returns its id; its events come out of `step()`.
+
+        Args:
+            arrived: when the request came, by time.perf_counter(); None: now.
 
         Raises an EngineError, with every session unchanged, if the request cannot be right.
         """
@@ -86,7 +89,7 @@ class Engine:
         session = self._table.open(request.session_id)
         self._table.truncate(session, request.position)
         session.tokens.extend(request.tokens)
-        run = Run(next(self._run_ids), request, session)
+        run = Run(next(self._run_ids), request, session, arrived=time.perf_counter() if arrived is None else arrived)
         if run.wants_token and session.num_pending == 0:
             # The distribution after a token that is computed already: compute that token again.
             self._table.uncompute(session, session.held - 1)
@@ -112,7 +115,10 @@ class Engine:
         events: list[Event] = []
         for run in self._scheduler.runs_of(session):
             self._scheduler.remove(run)
-            events.append(RunFailed(run.run_id, SessionClosed("the session was closed during the run")))
+            closed = SessionClosed(
+                "the session was closed during the run.", remedy="To go on, send all tokens from position 0."
+            )
+            events.append(RunFailed(run.run_id, closed))
         held = session.held
         self._table.close(session)
         return held, events
@@ -130,10 +136,12 @@ class Engine:
         begin = time.perf_counter()
         try:
             outcome = self._runner.run(schedule.rows)
+        except torch.AcceleratorError:  # the device is lost to this process: no later step could be right
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a model may raise: these runs fail, others go on
             for row in schedule.rows:
                 self._scheduler.remove(row.run)
-            failure = ForwardFailed(f"the model's forward failed: {error}")
+            failure = _forward_failed(f"the model's forward failed: {error}.")
             failure.__cause__ = error
             return events + [RunFailed(row.run.run_id, failure) for row in schedule.rows]
         self._account(schedule.rows, begin, time.perf_counter())
@@ -148,7 +156,7 @@ class Engine:
         if request.tokens and max(request.tokens) >= vocab_size:
             bad = next(token for token in request.tokens if token >= vocab_size)
             raise InvalidRun(
-                f"token id {bad} is outside the vocabulary of {vocab_size}",
+                f"token id {bad} is outside the vocabulary of {vocab_size}.",
                 field="tokens",
                 remedy=f"Send ids below {vocab_size}, from the tokenizer that GetInfo's fingerprint names.",
             )
@@ -156,14 +164,14 @@ class Engine:
         decodes = request.max_tokens > 0
         if end == 0:
             raise InvalidRun(
-                "there is no token to go on from",
+                "there is no token to go on from.",
                 field="tokens",
                 remedy="Send at least one token, or a position over 0.",
             )
         if end + decodes > self.limits.context_length:
             raise ContextFull(
                 f"position {request.position} and {len(request.tokens)} tokens do not fit the context of "
-                f"{self.limits.context_length}" + (" with room for one more" if decodes else ""),
+                f"{self.limits.context_length}{' with room for one more' if decodes else ''}.",
                 field="position" if request.position > self.limits.context_length else "tokens",
                 remedy=f"Keep a session, and what is to be decoded, within {self.limits.context_length} tokens.",
             )
@@ -171,13 +179,13 @@ class Engine:
     def _check_session(self, request: RunRequest, session: Session) -> None:
         if session.running:
             raise SessionBusy(
-                f"another run of session {request.session_id} is going on",
+                f"another run of session {request.session_id} is going on.",
                 field="session_id",
                 remedy="Wait for its finish, or cancel its stream.",
             )
         if request.position > session.held:
             raise HeldTooShort(
-                f"the session holds {session.held} tokens, not {request.position}",
+                f"the session holds {session.held} tokens, not {request.position}.",
                 field="position",
                 remedy=f"Send the tokens from position {session.held} on.",
                 held=session.held,
@@ -185,7 +193,7 @@ class Engine:
         expected = request.prefix_checksum
         if expected is not None and session.checksum(request.position) != expected:
             raise PrefixMismatch(
-                f"the session's first {request.position} tokens are not the caller's",
+                f"the session's first {request.position} tokens are not the caller's.",
                 field="prefix_checksum",
                 remedy="Send all tokens from position 0 on.",
                 held=session.held,
@@ -225,7 +233,7 @@ class Engine:
         token, entropy, logprob = choices.tokens[index], choices.entropies[index], choices.logprobs[index]
         if math.isnan(entropy):  # no bound holds for it: the token would be kept as if the model were sure
             self._scheduler.remove(run)
-            return [RunFailed(run.run_id, ForwardFailed("the model's logits are not finite"))]
+            return [RunFailed(run.run_id, _forward_failed("the model's logits are not finite."))]
         if request.returns is not None:
             return [self._finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]
         handoff = request.handoff
@@ -279,6 +287,10 @@ class Engine:
         check_parity(name, outcome.logits[0], reference)
         self._table.close(session)
         return runner
+
+
+def _forward_failed(message: str) -> ForwardFailed:
+    return ForwardFailed(message, remedy="Send the run again; if it fails again, see the worker's log.")
 
 
 def _proposal(outcome: Outcome, index: int, returns: Returns) -> Proposal:

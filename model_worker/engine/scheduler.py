@@ -159,6 +159,6 @@ class Scheduler:
 
 def _no_capacity() -> NoCapacity:
     return NoCapacity(
-        "the KV cache is full and every session in it is running",
+        "the KV cache is full and every session in it is running.",
         remedy="Try again after the delay, or start the worker with more pages (--num-pages).",
     )

@@ -256,6 +256,19 @@ def test_what_cannot_be_right_is_refused_and_changes_nothing(
     engine.check_integrity()
 
 
+def test_a_lost_device_ends_the_engine() -> None:
+    """The worker then exits and is started anew: every later forward would fail, and the health would say SERVING."""
+    engine, _ = make_engine()
+
+    def lost(rows: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    engine._runner.run = lost
+    engine.submit(RunRequest("s", 0, PROMPTS[0], max_tokens=5))
+    with pytest.raises(torch.AcceleratorError):
+        engine.step()
+
+
 def test_a_temperature_near_zero_is_greedy() -> None:
     engine, _ = make_engine()
     greedy = run_one(engine, RunRequest("greedy", 0, PROMPTS[0], max_tokens=10)).tokens

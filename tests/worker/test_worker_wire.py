@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from array import array
 from collections.abc import AsyncIterator
@@ -11,10 +12,12 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_worker.engine.engine import Engine
+from model_worker.engine.runner import Runner
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import common_pb2
 from rstitch.v1 import worker_pb2 as pb
@@ -158,6 +161,7 @@ async def test_closing_a_session_ends_its_run(start_worker: StartWorker) -> None
     await stub.CloseSession(pb.CloseSessionRequest(session_id="s"))
     error = await error_of(read_run(call))
     assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "SESSION_CLOSED")
+    assert error.remedy
 
 
 async def test_a_session_has_one_run_at_a_time_and_others_go_on(start_worker: StartWorker, model: Any) -> None:
@@ -184,6 +188,36 @@ async def test_a_full_cache_refuses_the_youngest_and_says_when_to_try_again(star
     assert error.retry_after_s is not None
     _, finish = await read_run(old)
     assert finish.held == len(PROMPT) + 50
+
+
+async def test_the_queue_time_counts_the_step_that_was_going_on(start_worker: StartWorker) -> None:
+    worker, stub = await start_worker()
+    busy = asyncio.create_task(worker.driver.ask(lambda engine: time.sleep(0.3)))  # stands for a long forward
+    await asyncio.sleep(0)
+    response = await stub.Step(pb.StepRequest(session_id="s", tokens=PROMPT))
+    await busy
+    assert response.timing.queue_us > 100_000
+    assert response.timing.total_us >= response.timing.queue_us + response.timing.forward_us
+
+
+async def test_a_failed_forward_says_what_to_do_and_is_logged(
+    start_worker: StartWorker, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, stub = await start_worker()
+
+    def broken(runner: object, rows: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+        patch.setattr(Runner, "run", broken)
+        request = pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=8)
+        error = await error_of(decode_once(stub, request))
+    assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "FORWARD_FAILED")
+    assert "out of memory" in error.message
+    assert error.remedy
+    assert [entry["event"] for entry in logs] == ["forward failed"]
+    tokens, _ = await decode_once(stub, request)
+    assert tokens == generate(model, PROMPT, 8)
 
 
 async def test_an_evicted_session_says_what_it_holds(start_worker: StartWorker) -> None:
@@ -239,6 +273,7 @@ async def test_a_bad_step_names_its_field_and_changes_nothing(start_worker: Star
     error = await error_of(stub.Step(request))
     assert (error.code.name, error.field) == (code, field)
     assert error.remedy
+    assert error.message.endswith("."), "a sentence, that the remedy goes on from"
     info = await stub.GetInfo(pb.GetInfoRequest())
     assert info.capacity.num_sessions == 1
     assert (await stub.CloseSession(pb.CloseSessionRequest(session_id="held"))).held == len(PROMPT)
