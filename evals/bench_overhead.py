@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evals import bare
+from evals import bare, report
 from evals.provenance import ROOT, line, provenance
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Threshold, Usage
@@ -31,6 +32,7 @@ from training.tiny.task import problems
 # From the LLM alone to the SLM alone, so that tokens and switches vary independently.
 TAUS = (-1.0, 0.005, 0.02, 0.1, 1.0)
 MAX_NEW_TOKENS = 400
+COLUMNS = ("tau", "tokens", "switches", "stack", "its forwards", "outside", "bare loop", "its forwards")
 
 
 async def ask(client: AsyncClient, prompt: list[int], tau: float) -> Usage:
@@ -77,24 +79,24 @@ def fit(records: list[dict[str, float]]) -> tuple[float, float, float]:
     return float(per_token), float(per_switch), float(per_answer)
 
 
-def table_of(records: list[dict[str, float]]) -> Table:
+def rows(records: list[dict[str, float]]) -> list[list[str]]:
     """One row per tau: milliseconds per token, both ways."""
-    table = Table(title="milliseconds per token")
-    for name in ("tau", "tokens", "switches", "stack", "of it forwards", "outside", "bare loop", "of it forwards"):
-        table.add_column(name, justify="right")
+    table = []
     for tau in TAUS:
         chosen = [r for r in records if r["tau"] == tau]
         tokens, bare_tokens = sum(r["tokens"] for r in chosen), sum(r["bare_tokens"] for r in chosen)
         stack, forward = sum(r["stack_ms"] for r in chosen), sum(r["stack_forward_ms"] for r in chosen)
-        table.add_row(
-            f"{tau:g}",
-            f"{fmean(r['tokens'] for r in chosen):.1f}",
-            f"{fmean(r['switches'] for r in chosen):.1f}",
-            f"{stack / tokens:.3f}",
-            f"{forward / tokens:.3f}",
-            f"{(stack - forward) / tokens:.3f}",
-            f"{sum(r['bare_ms'] for r in chosen) / bare_tokens:.3f}",
-            f"{sum(r['bare_forward_ms'] for r in chosen) / bare_tokens:.3f}",
+        table.append(
+            [
+                f"{tau:g}",
+                f"{fmean(r['tokens'] for r in chosen):.1f}",
+                f"{fmean(r['switches'] for r in chosen):.1f}",
+                f"{stack / tokens:.3f}",
+                f"{forward / tokens:.3f}",
+                f"{(stack - forward) / tokens:.3f}",
+                f"{sum(r['bare_ms'] for r in chosen) / bare_tokens:.3f}",
+                f"{sum(r['bare_forward_ms'] for r in chosen) / bare_tokens:.3f}",
+            ]
         )
     return table
 
@@ -105,9 +107,11 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=30, help="problems (default 30)")
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with tiny-slm and tiny-llm")
     parser.add_argument("--json", type=Path, help="also write the records to this file")
+    parser.add_argument("--write", action="store_true", help="also write the table into docs/results.md")
     options = parser.parse_args()
     console = Console()
     torch.set_num_threads(1)  # as the stack's workers
+    transformers.logging.disable_progress_bar()
     slm, llm = (
         AutoModelForCausalLM.from_pretrained(options.models / name, dtype=torch.float32).eval()
         for name in ("tiny-slm", "tiny-llm")
@@ -119,15 +123,25 @@ def main() -> None:
         )
         for problem in problems("dev", options.n)
     ]
-    with LocalStack() as stack:
+    # No background catch-up: then every forward is on the answer's own path, and what is left is outside of it.
+    with LocalStack(router_args=["--catch-up-tokens", "0"]) as stack:
         records = asyncio.run(measure(stack.router_address, slm, llm, prompts, console))
-    console.print(table_of(records))
     per_token, per_switch, per_answer = fit(records)
-    console.print(
-        f"outside the forwards (least squares over {len(records)} answers): [bold]{per_token:.3f} ms a token, "
-        f"{per_switch:.3f} ms a switch[/], {per_answer:.3f} ms an answer"
+    summary = (
+        f"Outside the forwards (least squares over {len(records)} answers): {per_token:.3f} ms a token, "
+        f"{per_switch:.3f} ms a switch, {per_answer:.3f} ms an answer."
     )
+    table = Table(*COLUMNS, title="milliseconds per token")
+    for row in rows(records):
+        table.add_row(*row)
+    console.print(table)
+    console.print(summary, style="bold")
     console.print(line(provenance()), style="dim")
+    if options.write:
+        lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "-:|" * len(COLUMNS)]
+        lines += ["| " + " | ".join(row) + " |" for row in rows(records)]
+        text = "\n".join([*lines, "", f"Milliseconds per token. {summary} {line(provenance())}"])
+        report.replace_section(ROOT / "docs" / "results.md", "overhead", text)
     if options.json is not None:
         options.json.write_text(json.dumps({"provenance": provenance(), "records": records}, indent=1) + "\n")
 
