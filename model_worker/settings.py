@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
-Listen = Annotated[str, Field(pattern=r".+:\d+$", description="HOST:PORT to serve on.")]
+
+
+def _host_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError("it should be HOST:PORT with a port of at most 65535")
+    return value
+
+
+# gRPC itself would take a larger port for another one, and listen there.
+Listen = Annotated[str, AfterValidator(_host_and_port), Field(description="HOST:PORT to serve on.")]
 
 
 class WorkerSettings(BaseSettings):

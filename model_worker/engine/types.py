@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -178,4 +178,3 @@ class Counters:
     num_evictions: int = 0
     num_refusals: int = 0
     forward_us: int = 0
-    batch_rows: dict[int, int] = field(default_factory=dict)
