@@ -13,7 +13,7 @@ from collections.abc import Callable
 import grpc
 import structlog
 
-from router_svc.store import Behind, TrajectoryStore
+from router_svc.store import Behind, Owned, TrajectoryStore
 from router_svc.trajectory import Chunk, FinishReason, State, Usage, joined
 from rstitch.errors import RstitchError
 
@@ -26,7 +26,7 @@ class Journal:
     """The one writer of one trajectory while this router owns it.
 
     Args:
-        epoch: the fence.
+        owned: the fence.
         length: of the trajectory so far.
         usage: of the answer so far.
         show: called with chunks once they are stored.
@@ -36,14 +36,14 @@ class Journal:
         self,
         store: TrajectoryStore,
         session_id: str,
-        epoch: int,
+        owned: Owned,
         length: int,
         usage: Usage,
         show: Callable[[list[Chunk]], None],
     ) -> None:
         self._store = store
         self._session_id = session_id
-        self._epoch = epoch
+        self._owned = owned
         self._show = show
         self.length = length  # stored
         self._stored: list[Chunk] = []  # by this journal
@@ -132,7 +132,7 @@ class Journal:
         finish: FinishReason | None,
         patience_s: float | None,
     ) -> None:
-        await self._store.append(self._session_id, self._epoch, length, chunks, usage, state, finish, patience_s)
+        await self._store.append(self._session_id, self._owned, length, chunks, usage, state, finish, patience_s)
 
     def _since(self, length: int) -> list[Chunk]:
         """What was stored beyond `length` and is lost there. Raises RstitchError (DATA_LOSS) if unknown here."""

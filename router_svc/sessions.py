@@ -195,7 +195,7 @@ class Sessions:
         if not isinstance(claimed, Owned):
             return claimed
         chunks = [*(before.chunks if before else ()), chunk]
-        return self._start(session_id, settings, chunks, claimed.epoch, length, usage, trace, started)
+        return self._start(session_id, settings, chunks, claimed, length, usage, trace, started)
 
     async def _prompt(self, question: Question, before: Trajectory | None) -> array[int]:
         """Off the loop: a long text takes its time."""
@@ -217,14 +217,14 @@ class Sessions:
             return claimed
         trace = begin_trace(self._telemetry, settings.traceparent)
         chunks = list(trajectory.chunks)
-        return self._start(asked.session_id, settings, chunks, claimed.epoch, header.length, usage, trace, started)
+        return self._start(asked.session_id, settings, chunks, claimed, header.length, usage, trace, started)
 
     def _start(
         self,
         session_id: str,
         settings: AnswerSettings,
         chunks: list[Chunk],
-        epoch: int,
+        owned: Owned,
         held: int,
         usage: Usage,
         trace: GenerationTrace,
@@ -251,13 +251,13 @@ class Sessions:
             )
             for model in Model
         }
-        journal = Journal(self._store, session_id, epoch, len(tokens), usage, log.show)
+        journal = Journal(self._store, session_id, owned, len(tokens), usage, log.show)
         recovery = Recovery(self._pair, self._settings.worker_patience_s, self._settings.capacity_patience_s)
         last = next(chunk for chunk in reversed(chunks) if chunk.tokens)
         generation = Generation(
             settings, tokens, last, usage, workers, self._stop_tokens(), text, journal, recovery, trace, started
         )
-        trace.describe(session_id, epoch, settings, self._models())
+        trace.describe(session_id, owned.epoch, settings, self._models())
         self._running[session_id] = Running(
             log, generation, journal, workers, usage, trace, self._settings.detach_grace_s, self._ended
         )

@@ -40,9 +40,10 @@ class Behind(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """The claim went through; `epoch` is the fence of every append."""
+    """The claim went through; epoch and owner are the fence of every append."""
 
     epoch: int
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class TrajectoryStore:
         )
         match reply[0]:
             case b"OK":
-                return Owned(int(reply[1]))
+                return Owned(int(reply[1]), router_id)
             case b"OWNED":
                 return OwnedElsewhere(int(reply[1]))
             case _:
@@ -138,7 +139,7 @@ class TrajectoryStore:
     async def append(
         self,
         session_id: str,
-        epoch: int,
+        owned: Owned,
         length: int,
         chunks: Sequence[Chunk],
         usage: Usage,
@@ -154,7 +155,7 @@ class TrajectoryStore:
             lambda: self._append(
                 keys=self._keys(session_id),
                 args=[
-                    epoch,
+                    owned.epoch,
                     length,
                     length + sum(len(chunk.tokens) for chunk in chunks),
                     state.value,
@@ -163,6 +164,7 @@ class TrajectoryStore:
                     _now_ms(),
                     self._ttl_ms,
                     session_id,
+                    owned.owner,
                     *records.entries(chunks),
                 ],
             ),

@@ -46,17 +46,17 @@ async def store(redis_url: str) -> AsyncIterator[TrajectoryStore]:
     await made.close()
 
 
-async def begun(store: TrajectoryStore, router: str = "a", session: str = "s") -> int:
+async def begun(store: TrajectoryStore, router: str = "a", session: str = "s") -> Owned:
     claimed = await store.claim(None, session, router, "settings", Usage(num_prompt_tokens=3), [PROMPT])
     assert isinstance(claimed, Owned)
-    return claimed.epoch
+    return claimed
 
 
 async def test_what_goes_in_comes_out(store: TrajectoryStore) -> None:
-    epoch = await begun(store)
+    owned = await begun(store)
     written = [chunk(Source.SLM, 3, 4, 5), chunk(Source.LLM, 5, 6, reason=SwitchReason.ENTROPY_ABOVE)]
     usage = Usage(num_prompt_tokens=3, num_slm_tokens=2, num_llm_tokens=1, num_switches=1)
-    await store.append("s", epoch, 3, written, usage, State.FINISHED, FinishReason.STOP)
+    await store.append("s", owned, 3, written, usage, State.FINISHED, FinishReason.STOP)
     trajectory = await store.trajectory("s")
     assert trajectory is not None
     assert list(trajectory.chunks) == [PROMPT, *written]
@@ -68,38 +68,51 @@ async def test_what_goes_in_comes_out(store: TrajectoryStore) -> None:
 
 
 async def test_an_append_that_comes_twice_is_done_once(store: TrajectoryStore) -> None:
-    epoch = await begun(store)
+    owned = await begun(store)
     for _ in range(3):
-        await store.append("s", epoch, 3, [chunk(Source.SLM, 3, 4, 5)], Usage())
+        await store.append("s", owned, 3, [chunk(Source.SLM, 3, 4, 5)], Usage())
     trajectory = await store.trajectory("s")
     assert trajectory is not None
     assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4, 5]
 
 
 async def test_a_claim_that_comes_twice_is_done_once(store: TrajectoryStore) -> None:
-    assert await begun(store) == await begun(store) == 1
+    assert await begun(store) == await begun(store) == Owned(1, "a")
     trajectory = await store.trajectory("s")
     assert trajectory is not None
     assert trajectory.header.length == 3
 
 
 async def test_whoever_lost_the_session_writes_nothing(store: TrajectoryStore) -> None:
-    epoch = await begun(store, "a")
+    owned = await begun(store, "a")
     await store.renew("a", 0.1)
     header = await store.header("s")
     other = await store.claim(header, "s", "b", "settings", Usage(), [])
     assert isinstance(other, OwnedElsewhere)
     assert 0 < other.lease_ms <= 100
     await store.resign("a")
-    assert await store.claim(header, "s", "b", "settings", Usage(), []) == Owned(2)
+    assert await store.claim(header, "s", "b", "settings", Usage(), []) == Owned(2, "b")
     with pytest.raises(Fenced) as caught:
-        await store.append("s", epoch, 3, [chunk(Source.SLM, 3, 4)], Usage())
+        await store.append("s", owned, 3, [chunk(Source.SLM, 3, 4)], Usage())
     assert caught.value.reason == "TAKEN_OVER"
-    await store.append("s", 2, 3, [chunk(Source.SLM, 3, 9)], Usage())
+    await store.append("s", Owned(2, "b"), 3, [chunk(Source.SLM, 3, 9)], Usage())
     await store.delete("s")
     with pytest.raises(Fenced) as caught:
-        await store.append("s", 2, 4, [chunk(Source.SLM, 4, 4)], Usage())
+        await store.append("s", Owned(2, "b"), 4, [chunk(Source.SLM, 4, 4)], Usage())
     assert caught.value.reason == "DELETED"
+
+
+async def test_a_session_begun_anew_after_its_deletion_is_none_of_its_last_writer(store: TrajectoryStore) -> None:
+    """The same id, epoch and length, but another trajectory."""
+    last = await begun(store, "a")
+    await store.delete("s")
+    await begun(store, "b")
+    with pytest.raises(Fenced) as caught:
+        await store.append("s", last, 3, [chunk(Source.SLM, 3, 4)], Usage())
+    assert caught.value.reason == "DELETED"
+    trajectory = await store.trajectory("s")
+    assert trajectory is not None
+    assert list(trajectory.chunks) == [PROMPT]
 
 
 async def test_of_many_who_claim_at_once_one_wins(store: TrajectoryStore) -> None:
@@ -109,7 +122,7 @@ async def test_of_many_who_claim_at_once_one_wins(store: TrajectoryStore) -> Non
     await asyncio.gather(*(store.renew(router, 5) for router in routers))
     claims = [store.claim(header, "s", router, "settings", Usage(), []) for router in routers]
     outcomes = await asyncio.gather(*claims)
-    assert outcomes.count(Owned(2)) == 1
+    assert sum(isinstance(outcome, Owned) for outcome in outcomes) == 1
     assert outcomes.count(None) == 7
 
 
@@ -154,10 +167,10 @@ class Recorder:
 
 
 async def test_only_what_is_stored_is_shown_and_a_late_hand_over_is_not_stored(store: TrajectoryStore) -> None:
-    epoch = await begun(store)
+    owned = await begun(store)
     seen = Recorder()
     usage = Usage(num_prompt_tokens=3)
-    journal = Journal(store, "s", epoch, 3, usage, seen.show)
+    journal = Journal(store, "s", owned, 3, usage, seen.show)
     usage.num_slm_tokens = 1
     journal.add(chunk(Source.SLM, 3, 4), usage)
     usage.num_switches, usage.num_discarded_proposals = 1, 1
@@ -173,9 +186,9 @@ async def test_only_what_is_stored_is_shown_and_a_late_hand_over_is_not_stored(s
 
 
 async def test_what_comes_while_redis_is_busy_is_stored_in_one_entry(store: TrajectoryStore) -> None:
-    epoch = await begun(store)
+    owned = await begun(store)
     seen = Recorder()
-    journal = Journal(store, "s", epoch, 3, Usage(), seen.show)
+    journal = Journal(store, "s", owned, 3, Usage(), seen.show)
     for position in range(3, 300):
         journal.add(chunk(Source.SLM, position, position), Usage())
     await journal.room()
@@ -188,9 +201,9 @@ async def test_what_comes_while_redis_is_busy_is_stored_in_one_entry(store: Traj
 
 async def test_what_redis_lost_is_written_again(store: TrajectoryStore, redis_url: str) -> None:
     """A Redis that crashed may come back without the last appends."""
-    epoch = await begun(store)
+    owned = await begun(store)
     seen = Recorder()
-    journal = Journal(store, "s", epoch, 3, Usage(), seen.show)
+    journal = Journal(store, "s", owned, 3, Usage(), seen.show)
     written = [
         chunk(Source.SLM, 3, 4, 5),
         chunk(Source.LLM, 5, 6, 7, reason=SwitchReason.ENTROPY_ABOVE),
@@ -216,8 +229,8 @@ async def test_what_redis_lost_is_written_again(store: TrajectoryStore, redis_ur
 
 
 async def test_what_nobody_has_any_more_is_said_to_be_lost(store: TrajectoryStore, redis_url: str) -> None:
-    epoch = await begun(store)
-    journal = Journal(store, "s", epoch, 3, Usage(), Recorder().show)
+    owned = await begun(store)
+    journal = Journal(store, "s", owned, 3, Usage(), Recorder().show)
     async with Redis.from_url(redis_url) as client:
         await client.hset(keys.trajectory("s"), "length", 1)
     journal.add(chunk(Source.SLM, 3, 4), Usage())
@@ -228,11 +241,11 @@ async def test_what_nobody_has_any_more_is_said_to_be_lost(store: TrajectoryStor
 
 async def test_a_redis_that_refuses_is_said_to(store: TrajectoryStore, redis_url: str) -> None:
     async with Redis.from_url(redis_url) as client:
-        epoch = await begun(store)
+        owned = await begun(store)
         await client.config_set("maxmemory", 1)
         try:
             with pytest.raises(RstitchError) as caught:
-                await store.append("s", epoch, 3, [chunk(Source.SLM, 3, 4)], Usage())
+                await store.append("s", owned, 3, [chunk(Source.SLM, 3, 4)], Usage())
         finally:
             await client.config_set("maxmemory", 0)
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "REDIS_REFUSED")
@@ -247,7 +260,7 @@ def test_a_password_is_not_shown() -> None:
 
 async def test_a_lost_reply_is_found_out(store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The append is done but its reply is lost; the retry finds it done."""
-    epoch = await begun(store)
+    owned = await begun(store)
     inner = store._append
     lost = [True, False, True, False]
 
@@ -258,8 +271,8 @@ async def test_a_lost_reply_is_found_out(store: TrajectoryStore, monkeypatch: py
         return reply
 
     monkeypatch.setattr(store, "_append", lossy)
-    await store.append("s", epoch, 3, [chunk(Source.SLM, 3, 4)], Usage())
-    await store.append("s", epoch, 4, [chunk(Source.SLM, 4, 5)], Usage())
+    await store.append("s", owned, 3, [chunk(Source.SLM, 3, 4)], Usage())
+    await store.append("s", owned, 4, [chunk(Source.SLM, 4, 5)], Usage())
     trajectory = await store.trajectory("s")
     assert trajectory is not None
     assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4, 5]
