@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
 
 from model_worker.engine.attention import LayerShape
 from model_worker.engine.errors import UnsupportedModel
@@ -144,10 +144,12 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
     )
 
 
-def use_attention(module: Any, function: Callable[..., Any]) -> None:
-    """Makes the model's layers call `function` for attention, with no mask (none is registered under its name)."""
+def use_attention(module: Any, function: Callable[..., Any], mask: Callable[..., None] | None = None) -> None:
+    """Makes the model's layers call `function` for attention, with no mask; `mask` is told which ones it would make."""
     name = next(_names)
     AttentionInterface.register(name, function)
+    if mask is not None:
+        AttentionMaskInterface.register(name, mask)
     module.set_attn_implementation(name)
 
 
@@ -170,16 +172,22 @@ def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape
     """Runs two tokens with an attention that looks at what it is asked for."""
     shapes: dict[int, LayerShape] = {}
 
-    def attention(
-        layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
-    ) -> tuple[Tensor, None]:
-        scaling, softcap = kwargs.pop("scaling", None), kwargs.pop("softcap", None)
-        window = kwargs.pop("sliding_window", None)
+    def refuse_window(window: int | None) -> None:
         if window is not None and window < context_length:
             raise UnsupportedModel(
-                f"{name}: sliding-window attention over {window} tokens is not supported; "
+                f"{name}: sliding-window or chunked attention over {window} tokens is not supported; "
                 f"start with --context-length {window} or less"
             )
+
+    def mask(*, local_size: int | None = None, **_: Any) -> None:
+        """Some layers are windowed, or cut into chunks, by their mask alone."""
+        refuse_window(local_size)
+
+    def attention(
+        layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        scaling, softcap = kwargs.pop("scaling", None), kwargs.pop("softcap", None)
+        refuse_window(kwargs.pop("sliding_window", None))
         if getattr(layer, "is_causal", True) is False or kwargs.get("is_causal") is False:
             raise UnsupportedModel(f"{name}: attention that is not causal is not supported")
         unknown = sorted(key for key, item in kwargs.items() if key not in _HARMLESS and item is not None)
@@ -199,7 +207,7 @@ def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape
     if head is None:
         raise UnsupportedModel(f"{name}: it has no LM head")
     hook = head.register_forward_pre_hook(lambda _, inputs: hidden_sizes.append(inputs[0].shape[-1]))
-    use_attention(module, attention)
+    use_attention(module, attention, mask)
     try:
         with torch.inference_mode():
             ids = torch.zeros(1, 2, dtype=torch.long, device=next(module.parameters()).device)

@@ -122,7 +122,8 @@ class Scheduler:
 
     def _make_room(self, run: Run, num_tokens: int, schedule: Schedule) -> bool:
         """Reserves pages for a row. When idle sessions do not suffice, background runs lose their KV, then the
-        youngest runs are refused: the oldest always gets on, so the worker never stands still.
+        youngest runs are refused, so the worker never stands still. A run may have to wait for younger ones that are
+        in the batch already; it is never refused for their sake.
         """
         until = run.session.num_computed + num_tokens
         in_batch = {row.run.run_id for row in schedule.rows}

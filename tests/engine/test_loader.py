@@ -15,6 +15,7 @@ from transformers.models.bloom import BloomConfig
 from transformers.models.gemma3 import Gemma3TextConfig
 from transformers.models.gpt_oss import GptOssConfig
 from transformers.models.llama import LlamaConfig
+from transformers.models.llama4 import Llama4TextConfig
 from transformers.models.mamba import MambaConfig
 from transformers.models.mistral import MistralConfig
 
@@ -40,6 +41,17 @@ SIZES: dict[str, Any] = {
     [
         (MistralConfig(**SIZES, sliding_window=64), ["MistralForCausalLM", "sliding-window", "--context-length 64"]),
         (Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=32), ["sliding-window", "--context-length 32"]),
+        (
+            Llama4TextConfig(
+                **SIZES,
+                head_dim=16,
+                attention_chunk_size=64,
+                num_local_experts=2,
+                num_experts_per_tok=1,
+                pad_token_id=0,
+            ),
+            ["Llama4ForCausalLM", "chunked", "--context-length 64"],
+        ),
         (
             GptOssConfig(**SIZES, head_dim=16, sliding_window=256, num_local_experts=2, num_experts_per_tok=1),
             ["GptOssForCausalLM", "s_aux"],
