@@ -114,7 +114,8 @@ class Journal:
         try:
             await self._append(self.length, chunks, usage, state, finish, patience_s)
         except Behind as error:
-            await self._append(error.length, self._since(error.length) + chunks, usage, state, finish, patience_s)
+            rest = self._since(error.length, chunks)
+            await self._append(error.length, rest, usage, state, finish, patience_s)
         del self._pending[:num]
         self._usage = usage
         self._stored += chunks
@@ -134,10 +135,15 @@ class Journal:
     ) -> None:
         await self._store.append(self._session_id, self._owned, length, chunks, usage, state, finish, patience_s)
 
-    def _since(self, length: int) -> list[Chunk]:
-        """What was stored beyond `length` and is lost there. Raises RstitchError (DATA_LOSS) if unknown here."""
-        first = self._stored[0].position if self._stored else self.length
-        if not first <= length < self.length:
+    def _since(self, length: int, chunks: list[Chunk]) -> list[Chunk]:
+        """What the store lacks of what was stored and of `chunks`, which follow. Raises RstitchError (DATA_LOSS) if
+        that is not known here.
+
+        It may have lost the end, or have more than thought: an append whose reply never came.
+        """
+        known = self._stored + chunks
+        first, end = (known[0].position, known[-1].end) if known else (self.length, self.length)
+        if not first <= length <= end:
             raise RstitchError(
                 grpc.StatusCode.DATA_LOSS,
                 "TRAJECTORY_LOST",
@@ -145,6 +151,7 @@ class Journal:
                 remedy="Ask again under a new session; let Redis write its file at every change.",
                 metadata={"session_id": self._session_id},
             )
-        _log.warning("redis lost the end of a trajectory, written again", length=length, lost=self.length - length)
+        if length < self.length:
+            _log.warning("redis lost the end of a trajectory, written again", length=length, lost=self.length - length)
         # An empty chunk was stored together with the token at its position.
-        return [c.since(length) for c in self._stored if c.end > length or (not c.tokens and c.position >= length)]
+        return [c.since(length) for c in known if c.end > length or (not c.tokens and c.position >= length)]

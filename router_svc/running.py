@@ -124,14 +124,14 @@ class Running:
         return isinstance(error, Fenced) or await self.release()
 
     async def release(self) -> bool:
-        """Stores what is left and marks the trajectory as interrupted; False if the store could not be told."""
+        """Stores what is left and marks the trajectory as interrupted; False if that is worth another try later."""
         try:
             await self._journal.interrupt(_RELEASE_PATIENCE_S)
         except Fenced:
             return True
         except RstitchError as failure:
-            _log.warning("answer not marked as interrupted", error=str(failure))
-            return False
+            _log.warning("answer not marked as interrupted", session_id=self.session_id, error=str(failure))
+            return failure.code is not grpc.StatusCode.UNAVAILABLE
         return True
 
     def _reader_came(self) -> None:

@@ -124,9 +124,10 @@ class Sessions:
     async def tidy(self) -> None:
         """Marks answers as interrupted that the store could not be told of when they were."""
         while self._stale:
-            if not await self._stale[-1].release():
+            running = self._stale[0]
+            if not await running.release():
                 return
-            self._stale.pop()
+            self._stale.remove(running)
 
     async def drain(self) -> None:
         """Interrupts every answer cleanly and gives the sessions free for other routers."""

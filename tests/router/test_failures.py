@@ -286,6 +286,37 @@ async def test_redis_that_stays_away_ends_the_answer_with_what_was_kept(
         redis_process.start()
 
 
+async def test_answers_that_redis_could_not_be_told_of_are_free_once_it_is_back(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their router lives on; without that, no other one could go on with them."""
+    endless(stack)
+    first, second = await stack.router(), await stack.router()
+    stub = await stack.stub(first)
+    asking = [asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=900))) for _ in range(3)]
+    await asyncio.sleep(0.4)
+    inner = first.store.append
+
+    async def without_reply(*arguments: Any) -> None:
+        await inner(*arguments)
+        raise RstitchError(grpc.StatusCode.UNAVAILABLE, "REDIS_UNAVAILABLE", "away")
+
+    monkeypatch.setattr(first.store, "append", without_reply)
+    answers = await asyncio.gather(*asking)
+    monkeypatch.undo()
+    assert {answer.error.reason for answer in answers if answer.error} == {"REDIS_UNAVAILABLE"}
+    other = await stack.stub(second)
+
+    async def freed() -> bool:
+        return all([await state_of(other, answer.session_id) == INTERRUPTED for answer in answers])
+
+    await until(freed)
+    stack.slm.delay_s = stack.llm.delay_s = 0
+    for answer in answers:
+        answer.error = None
+        assert glued(answer, await take(other, resume(answer))).tokens == expected(stack, 900)[0]
+
+
 async def test_a_deleted_answer_stops_and_is_gone(stack: Stack) -> None:
     endless(stack)
     router = await stack.router()

@@ -228,6 +228,39 @@ async def test_what_redis_lost_is_written_again(store: TrajectoryStore, redis_ur
     assert list(joined_tokens(seen.chunks)) == [4, 5, 6, 7, 8, 9]
 
 
+async def test_what_was_stored_without_a_reply_is_not_lost(
+    store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The append is done, but Redis stays away for longer than the patience; meanwhile more tokens come."""
+    owned = await begun(store)
+    seen = Recorder()
+    inner = store.append
+    replies = [RstitchError(grpc.StatusCode.UNAVAILABLE, "REDIS_UNAVAILABLE", "away"), None, None]
+
+    async def lossy(*arguments: Any) -> None:
+        await inner(*arguments)
+        if (error := replies.pop(0)) is not None:
+            raise error
+
+    monkeypatch.setattr(store, "append", lossy)
+    journal = Journal(store, "s", owned, 3, Usage(), seen.show)
+    written = [
+        chunk(Source.SLM, 3, 4, 5),
+        chunk(Source.LLM, 5, reason=SwitchReason.ENTROPY_ABOVE),
+        chunk(Source.LLM, 5, 6),
+    ]
+    journal.add(written[0], Usage())
+    await asyncio.wait({journal.task})
+    for piece in written[1:]:
+        journal.add(piece, Usage())
+    await journal.interrupt(1.0)
+    trajectory = await store.trajectory("s")
+    assert trajectory is not None
+    assert joined(trajectory.chunks) == [PROMPT, *joined(written)]
+    assert trajectory.header.state is State.INTERRUPTED
+    assert joined(seen.chunks) == joined(written)
+
+
 async def test_what_nobody_has_any_more_is_said_to_be_lost(store: TrajectoryStore, redis_url: str) -> None:
     owned = await begun(store)
     journal = Journal(store, "s", owned, 3, Usage(), Recorder().show)
