@@ -22,14 +22,15 @@ class Lease:
         self.lease_s = lease_s
         self.trouble = ""  # why it could not be renewed the last time
         self._store = store
+        self._resigned = False
 
     async def renew(self) -> None:
         """Once. Raises RstitchError (UNAVAILABLE)."""
         await self._store.renew(self.router_id, self.lease_s)
 
     async def keep(self, after_renewal: Callable[[], Awaitable[None]]) -> None:
-        """Renews until cancelled; `after_renewal` runs while the store can be reached."""
-        while True:
+        """Renews until cancelled or resigned; `after_renewal` runs while the store can be reached."""
+        while not self._resigned:
             try:
                 await self.renew()
                 self.trouble = ""
@@ -41,5 +42,6 @@ class Lease:
             await asyncio.sleep(self.lease_s / 3)
 
     async def resign(self) -> None:
-        """Gives the sessions free at once."""
+        """Gives the sessions free at once, for good."""
+        self._resigned = True
         await self._store.resign(self.router_id)

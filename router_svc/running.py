@@ -24,6 +24,8 @@ from rstitch.errors import RstitchError
 _log = structlog.get_logger(__name__)
 # Marking an answer as interrupted is tried so long; whoever wants to go on with it can do so without the mark, later.
 _RELEASE_PATIENCE_S = 2.0
+# Whoever asked gets at least so long to begin reading.
+_MIN_ARRIVAL_S = 1.0
 
 
 class Running:
@@ -59,7 +61,7 @@ class Running:
         self._loop_task: asyncio.Task[FinishReason] | None = None
         log.on_reader = self._reader_came
         log.on_deserted = self._deserted
-        self._deserted()  # the caller may be gone already
+        self._leave_after(max(detach_grace_s, _MIN_ARRIVAL_S))  # the caller may be gone already
         self.task = asyncio.create_task(self._main(), name=f"generation-{log.session_id}")
 
     @property
@@ -141,8 +143,10 @@ class Running:
 
     def _deserted(self) -> None:
         self._reader_came()
-        loop = asyncio.get_running_loop()
-        self._leave = loop.call_later(self._detach_grace_s, self._abandon)
+        self._leave_after(self._detach_grace_s)
+
+    def _leave_after(self, delay_s: float) -> None:
+        self._leave = asyncio.get_running_loop().call_later(delay_s, self._abandon)
 
     def _abandon(self) -> None:
         self.interrupt(

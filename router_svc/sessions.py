@@ -57,6 +57,7 @@ class Sessions:
         self._lease = lease
         self._telemetry = telemetry
         self._running: dict[str, Running] = {}
+        self._num_beginning = 0  # answers that will be running soon
         self._stale: list[Running] = []  # the store may still think that they run
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._draining = False
@@ -73,6 +74,16 @@ class Sessions:
             started: when the request came, monotonic, in s.
         """
         self._check_open()
+        num = len(self._running) + self._num_beginning
+        if num >= self._settings.max_running:
+            raise too_many_answers(num, self._settings.max_running)
+        self._num_beginning += 1
+        try:
+            return await self._begin(question, started)
+        finally:
+            self._num_beginning -= 1
+
+    async def _begin(self, question: Question, started: float) -> AnswerLog:
         session_id = question.session_id or uuid.uuid4().hex
         async with self._lock(session_id):
             if session_id in self._running:
@@ -173,8 +184,6 @@ class Sessions:
         self, session_id: str, question: Question, trace: GenerationTrace, started: float
     ) -> AnswerLog | OwnedElsewhere | None:
         before = await self._store.trajectory(session_id) if question.session_id else None
-        if len(self._running) >= self._settings.max_running:
-            raise too_many_answers(len(self._running), self._settings.max_running)
         prompt = await self._prompt(question, before)
         length = before.header.length if before else 0
         start = length + len(prompt)
@@ -262,6 +271,8 @@ class Sessions:
         self._running[session_id] = Running(
             log, generation, journal, workers, usage, trace, self._settings.detach_grace_s, self._ended
         )
+        if self._draining:  # since it was asked for
+            self._running[session_id].interrupt(router_draining())
         return log
 
     def _ended(self, running: Running, stale: bool) -> None:

@@ -133,6 +133,15 @@ async def test_too_many_answers_at_once(stack: Stack) -> None:
     assert error.retry_after_s
 
 
+async def test_too_many_answers_in_one_burst(stack: Stack) -> None:
+    stack.slm.delay_s = stack.llm.delay_s = 0.05
+    stub = await stack.stub(await stack.router(max_running=2))
+    answers = await asyncio.gather(*(take(stub, ask_for(policy=threshold(0.5)), num_tokens=1) for _ in range(12)))
+    errors = [answer.error for answer in answers if answer.error is not None]
+    assert {error.reason for error in errors} == {"TOO_MANY_ANSWERS"}
+    assert len(errors) == 10
+
+
 async def test_other_calls_refuse_by_name(stack: Stack) -> None:
     stub = await stack.stub(await stack.router())
     calls = [

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
+from router_svc import keys
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
 from tests.router.asking import Answer, ask_for, check_kept, refused, stored, take, threshold, until
@@ -181,6 +182,46 @@ async def test_an_answer_nobody_reads_is_interrupted_and_its_workers_freed(stack
     assert glued(answer, await take(stub, resume(answer))).tokens == expected(stack, 200)[0]
 
 
+async def test_whoever_asked_is_not_nobody_before_the_first_read(stack: Stack) -> None:
+    endless(stack, 0)
+    stub = await stack.stub(await stack.router(detach_grace_s=0))
+    assert (await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=30))).tokens == expected(stack, 30)[0]
+
+
+async def test_a_drained_router_gives_up_its_lease_for_good(stack: Stack) -> None:
+    router = await stack.router(lease_s=0.3)
+    await router.sessions.drain()
+    await asyncio.sleep(0.25)
+    async with Redis.from_url(stack.redis_url) as client:
+        assert not await client.exists(keys.router(router.lease.router_id))
+
+
+async def test_an_answer_that_begins_during_a_drain_is_interrupted_too(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless(stack)
+    router = await stack.router()
+    stub = await stack.stub(router)
+    claimed, drained = asyncio.Event(), asyncio.Event()
+    inner = router.store.claim
+
+    async def slow(*arguments: Any) -> Any:
+        outcome = await inner(*arguments)
+        claimed.set()
+        await drained.wait()
+        return outcome
+
+    monkeypatch.setattr(router.store, "claim", slow)
+    asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=900)))
+    await claimed.wait()
+    await router.sessions.drain()
+    drained.set()
+    answer = await asking
+    assert answer.error is not None
+    assert answer.error.reason == "ROUTER_DRAINING"
+    assert await state_of(stub, answer.session_id) == INTERRUPTED
+
+
 async def test_a_drained_router_hands_over_at_once(stack: Stack) -> None:
     endless(stack)
     first = await stack.router(lease_s=30)
@@ -293,7 +334,7 @@ async def test_answers_that_redis_could_not_be_told_of_are_free_once_it_is_back(
     endless(stack)
     first, second = await stack.router(), await stack.router()
     stub = await stack.stub(first)
-    asking = [asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=900))) for _ in range(3)]
+    asking = [asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=400))) for _ in range(3)]
     await asyncio.sleep(0.4)
     inner = first.store.append
 
@@ -314,7 +355,7 @@ async def test_answers_that_redis_could_not_be_told_of_are_free_once_it_is_back(
     stack.slm.delay_s = stack.llm.delay_s = 0
     for answer in answers:
         answer.error = None
-        assert glued(answer, await take(other, resume(answer))).tokens == expected(stack, 900)[0]
+        assert glued(answer, await take(other, resume(answer))).tokens == expected(stack, 400)[0]
 
 
 async def test_a_deleted_answer_stops_and_is_gone(stack: Stack) -> None:
