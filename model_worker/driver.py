@@ -96,11 +96,16 @@ class EngineDriver:
         return await done
 
     async def ask(self, question: Callable[[Engine], T]) -> T:
-        """What `question` returns, asked between two steps in the engine's thread."""
+        """What `question` returns or raises, asked between two steps in the engine's thread."""
         done: asyncio.Future[T] = self._loop.create_future()
 
         def command() -> list[tuple[int, Event]]:
-            self._loop.call_soon_threadsafe(_resolve, done, question(self._engine))
+            try:
+                answer = question(self._engine)
+            except Exception as error:  # noqa: BLE001 - it is the asker's, not the engine's
+                self._loop.call_soon_threadsafe(_reject, done, error)
+            else:
+                self._loop.call_soon_threadsafe(_resolve, done, answer)
             return []
 
         self._commands.put(command)
@@ -150,3 +155,8 @@ class EngineDriver:
 def _resolve(future: asyncio.Future[T], value: T) -> None:
     if not future.done():
         future.set_result(value)
+
+
+def _reject(future: asyncio.Future[T], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -165,6 +165,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                     break
                 else:
                     failure = _refusal(event.error)
+                    stream.spans[ticket].set_status(trace.StatusCode.ERROR, str(failure))
                     break
                 item = None if stream.events.empty() else stream.events.get_nowait()
             if response.tokens or response.HasField("finish"):

@@ -60,6 +60,9 @@ async def test_eviction_changes_nothing_and_leaks_nothing(small_stack: LocalStac
         for (prompt, tau), answer in zip(asked, answers, strict=True):
             assert written(answer) == expected(random_pair.reference(prompt, tau, 60))
             await check_kept(small_stack, client, answer, prompt)
+        # Without eviction each model is fed the prompt and what the other wrote, once.
+        fed = sum(answer.finished.usage.num_catch_up_tokens for answer in answers)
+        assert fed > sum(2 * len(prompt) + 60 for prompt, _ in asked), "nothing was evicted"
         for answer in answers:
             await client.delete_trajectory(answer.session_id)
     for address in small_stack.worker_addresses:

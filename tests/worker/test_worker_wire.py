@@ -302,3 +302,15 @@ async def test_a_stream_serves_one_session(start_worker: StartWorker) -> None:
     error = await error_of(read_run(call))
     assert error.field == "session_id"
     await worker.driver.ask(Engine.check_integrity)
+
+
+async def test_a_question_that_fails_is_the_askers_and_not_the_engines(start_worker: StartWorker) -> None:
+    worker, stub = await start_worker()
+
+    def question(engine: Engine) -> None:
+        raise AssertionError("the books are wrong")
+
+    with pytest.raises(AssertionError, match="books"):
+        await worker.driver.ask(question)
+    tokens, _ = await decode_once(stub, pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=3))
+    assert len(tokens) == 3
