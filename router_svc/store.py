@@ -78,7 +78,7 @@ class TrajectoryStore:
         return records.header(session_id, fields) if fields else None
 
     async def trajectory(self, session_id: str) -> Trajectory | None:
-        """Whole, read at one moment; None if unknown or forgotten."""
+        """Whole, read at one moment; None if unknown or forgotten. Raises RstitchError (DATA_LOSS) if not whole."""
 
         async def read() -> tuple[dict[bytes, bytes], list[tuple[bytes, dict[bytes, bytes]]]]:
             async with self._link.redis.pipeline(transaction=True) as pipe:
@@ -90,7 +90,18 @@ class TrajectoryStore:
         fields, entries = await self._link.call(read)
         if not fields:
             return None
-        return Trajectory(records.header(session_id, fields), tuple(records.chunk(entry) for _, entry in entries))
+        chunks = tuple(records.chunk(entry) for _, entry in entries)
+        made = Trajectory(records.header(session_id, fields), chunks)
+        num = sum(len(chunk.tokens) for chunk in chunks)
+        if num != made.header.length:
+            raise RstitchError(
+                grpc.StatusCode.DATA_LOSS,
+                "TRAJECTORY_LOST",
+                f"Redis has {num} of the {made.header.length} tokens of session {session_id}.",
+                remedy="Ask again under a new session; Redis must not evict keys (maxmemory-policy noeviction).",
+                metadata={"session_id": session_id},
+            )
+        return made
 
     async def claim(
         self,

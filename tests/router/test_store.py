@@ -228,6 +228,17 @@ async def test_what_redis_lost_is_written_again(store: TrajectoryStore, redis_ur
     assert list(joined_tokens(seen.chunks)) == [4, 5, 6, 7, 8, 9]
 
 
+async def test_a_trajectory_that_is_not_whole_is_not_given_out(store: TrajectoryStore, redis_url: str) -> None:
+    """A Redis that is told to evict keys may keep the header and drop the tokens."""
+    await begun(store)
+    async with Redis.from_url(redis_url) as client:
+        await client.delete(keys.chunks("s"))
+    with pytest.raises(RstitchError) as caught:
+        await store.trajectory("s")
+    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.DATA_LOSS, "TRAJECTORY_LOST")
+    assert "noeviction" in (caught.value.remedy or "")
+
+
 async def test_what_was_stored_without_a_reply_is_not_lost(
     store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
