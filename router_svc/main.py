@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 
@@ -61,6 +62,7 @@ class Router:
     Attributes:
         port: that it listens on.
         ready: set once it takes questions.
+        attending: the task of `attend`, which ends only by a bug.
     """
 
     def __init__(self, settings: RouterSettings, telemetry: Telemetry) -> None:
@@ -78,6 +80,7 @@ class Router:
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
         self.port = 0
         self.ready = asyncio.Event()
+        self.attending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Binds; the server says NOT_SERVING until `attend` has found all that it needs."""
@@ -129,7 +132,7 @@ async def running(settings: RouterSettings, telemetry: Telemetry) -> AsyncIterat
     """A router that listens and attends to its readiness. Ends without a drain; that is the caller's to do."""
     router = Router(settings, telemetry)
     await router.start()
-    attending = asyncio.create_task(router.attend(), name="attend")
+    router.attending = attending = asyncio.create_task(router.attend(), name="attend")
     try:
         yield router
     finally:
@@ -143,4 +146,11 @@ async def running(settings: RouterSettings, telemetry: Telemetry) -> AsyncIterat
 async def _serve(settings: RouterSettings) -> None:
     endpoint = settings.otlp_endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     async with running(settings, setup_telemetry("rstitch-router", endpoint)) as router:
-        await router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)
+        assert router.attending is not None
+        drained = router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)
+        serving = asyncio.create_task(drained, name="serve")
+        await asyncio.wait({serving, router.attending}, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():  # without lease and watch it must not go on; `running` says what went wrong
+            _log.error("cannot go on", error=repr(router.attending.exception()))
+            signal.raise_signal(signal.SIGTERM)
+        await serving

@@ -40,6 +40,7 @@ class Pair:
         self._watched = {Model.SLM: _Watched(slm), Model.LLM: _Watched(llm)}
         self._changed = asyncio.Condition()
         self._tokenizer: Tokenizer | None = None
+        self._tokenizer_files: TokenizerFiles | None = None
         self.mismatch: RstitchError | None = None
 
     @property
@@ -206,7 +207,8 @@ class Pair:
         self.mismatch = None
         # The LLM is the one whose answers are imitated: its template counts, the SLM's where it has none.
         files = llm.files if llm.files.chat_template or not slm.files.chat_template else slm.files
-        self._tokenizer = Tokenizer(files)
+        if files != self._tokenizer_files:  # a big one takes long to read, and answers are being written
+            self._tokenizer, self._tokenizer_files = Tokenizer(files), files
 
     def _infos(self) -> list[WorkerInfo]:
         self.check_ready()

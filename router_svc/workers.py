@@ -72,7 +72,7 @@ class DecodeStream:
             error = RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the worker ended the stream.")
         except grpc.aio.AioRpcError as exc:
             error = from_rpc_error(exc)
-        except (IndexError, ValueError) as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever a broken message leads to: a run must never wait for ever
             error = RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"the worker broke the contract: {exc}.")
         except asyncio.CancelledError:
             error = RstitchError(grpc.StatusCode.CANCELLED, "CLOSED", "the stream was closed.")
@@ -105,7 +105,7 @@ class WorkerClient:
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
         return WorkerInfo(
-            role=Model(message.role) if message.role else None,
+            role=_role(message.role),
             model=message.model,
             fingerprint=message.tokenizer_fingerprint,
             vocab_size=message.vocab_size,
@@ -147,6 +147,15 @@ class WorkerClient:
     async def close(self) -> None:
         """Closes the connection."""
         await self._channel.close()
+
+
+def _role(number: int) -> Model | None:
+    try:
+        return Model(number) if number else None
+    except ValueError:
+        raise RstitchError(
+            grpc.StatusCode.FAILED_PRECONDITION, "WRONG_ROLE", f"it says that its role is {number}, which is none"
+        ) from None
 
 
 def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:

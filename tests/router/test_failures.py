@@ -10,7 +10,7 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from router_svc import keys
+from router_svc import keys, workers
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
 from tests.router.asking import Answer, ask_for, check_kept, refused, stored, take, threshold, until
@@ -78,6 +78,18 @@ async def test_errors_of_workers_change_nothing(stack: Stack, seed: int) -> None
     assert answer.error is None
     assert (answer.tokens, answer.authors) == expected(stack, 80)
     await check_kept(stub, answer)
+
+
+async def test_a_reply_that_cannot_be_read_ends_the_answer(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(message: Any) -> Any:
+        raise AttributeError("what the library makes of bytes that do not parse is None")
+
+    monkeypatch.setattr(workers, "_reply", unreadable)
+    stub = await stack.stub(await stack.router())
+    async with asyncio.timeout(10):
+        answer = await take(stub, ask_for())
+    assert answer.error is not None
+    assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.INTERNAL, "PROTOCOL")
 
 
 @pytest.mark.parametrize("role", ["slm", "llm"])

@@ -11,7 +11,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
+import pytest
 
+from router_svc.lease import Lease
+from router_svc.main import _serve
 from rstitch.channels import client_options
 from rstitch.v1 import router_pb2_grpc
 from tests.router.asking import ask_for, take, threshold
@@ -62,6 +65,19 @@ async def test_sigterm_hands_the_answers_over(stack: Stack) -> None:
         assert process.returncode == 0
         assert b"Traceback" not in log
         assert log.count(b'"ready"') == 0
+
+
+async def test_a_router_that_cannot_look_after_itself_ends(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a lease its sessions would be taken over while its health says SERVING."""
+
+    async def broken(lease: Lease, after_renewal: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Lease, "keep", broken)
+    async with asyncio.timeout(20):
+        with pytest.raises(ExceptionGroup) as caught:
+            await _serve(stack.settings())
+    assert caught.group_contains(ZeroDivisionError)
 
 
 async def test_a_bad_setting_is_named() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from router_svc.trajectory import Model
 from rstitch.v1 import router_pb2
 from tests.router.asking import ask_for, refused, take, until
 from tests.router.conftest import RedisProcess, Stack
@@ -111,3 +112,28 @@ async def test_swapped_addresses_are_refused(stack: Stack) -> None:
     stub = await stack.stub(router)
     await until_it_says(stub, "it says that it is the LLM")
     assert not (await status(stub)).ready
+
+
+async def test_a_role_that_nobody_knows_is_refused_and_the_watch_goes_on(stack: Stack) -> None:
+    stack.slm.role = 77
+    stub = await stack.stub(await stack.router(ready=False))
+    await until_it_says(stub, "its role is 77")
+    stack.slm.role = 1
+    await until_ready(stub)
+
+
+async def test_a_restarted_worker_does_not_cost_the_tokenizer_again(stack: Stack) -> None:
+    router = await stack.router()
+    stub = await stack.stub(router)
+    before = router.pair.tokenizer
+    await stack.slm.stop()
+    await stack.slm.start()
+    known = stack.slm.instance_id
+
+    def seen() -> bool:
+        info = router.pair.info(Model.SLM)
+        return info is not None and info.instance_id == known
+
+    await until(seen)
+    assert router.pair.tokenizer is before
+    assert (await take(stub, ask_for())).error is None
