@@ -102,6 +102,9 @@ class Generation:
                 reply = await run.next()
                 since = self._took(pen, since)
                 if reply.tokens and self._keep(pen, reply):
+                    finish = await worker.cut_short(run)
+                    if finish is not None:
+                        self._trace.ran(finish)
                     return None
                 if reply.finish is not None:
                     worker.count(run)

@@ -10,7 +10,7 @@ from array import array
 
 from router_svc.packing import PrefixChecksum
 from router_svc.policies import Handoff
-from router_svc.runs import PendingRun, Run
+from router_svc.runs import PendingRun, Run, RunFinish
 from router_svc.trajectory import Model, Sampling, Usage
 from router_svc.workers import DecodeStream, WorkerClient
 from rstitch.errors import RstitchError
@@ -74,6 +74,22 @@ class WorkerSession:
     def wrote(self, num: int) -> None:
         """The worker decoded `num` tokens that were kept; what it decoded beyond is dropped at the next run."""
         self._held += num
+
+    async def cut_short(self, run: PendingRun) -> RunFinish | None:
+        """Ends a run whose rest is not wanted: the worker drops that, and what the run took is counted.
+
+        Returns: how it ended; None if the worker does not say any more.
+        """
+        self._settle_catch_up()
+        if run.finish is None:
+            self._catching_up = self._start(0, None, "")
+        try:
+            while run.finish is None:
+                await run.next()
+        except RstitchError:
+            return None
+        self.count(run)
+        return run.finish
 
     def count(self, run: PendingRun) -> None:
         """Adds what a run that is over took to the usage."""

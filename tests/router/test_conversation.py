@@ -89,6 +89,19 @@ async def test_stop_strings_end_the_answer_before_them(stack: Stack, stop: list[
     assert (again.tokens, again.text) == (answer.tokens, answer.text)
 
 
+async def test_what_an_answer_took_is_known_at_a_stop_string_too(stack: Stack) -> None:
+    stack.slm.model = stack.llm.model = says("one two\nthree four", ends=False)
+    stack.slm.delay_s = 0.002
+    stub = await stack.stub(await stack.router())
+    policy = {"slm_only": {}}
+    answer = await ask_chat(stub, "?", stop=["four"], max_new_tokens=60, policy=policy)
+    assert (answer.finished.reason, answer.finished.usage.num_slm_tokens) == (2, len(answer.tokens))
+    assert answer.finished.usage.slm_forward_us > 0
+    assert answer.finished.usage.num_catch_up_tokens == answer.num_prompt_tokens
+    if answer.session_id in stack.slm.sessions:  # the fake evicts now and then
+        assert len(stack.slm.sessions[answer.session_id]) == answer.finished.length
+
+
 async def test_the_beginning_of_a_stop_string_at_the_end_is_text(stack: Stack) -> None:
     stack.slm.model = stack.llm.model = says("one two")
     stub = await stack.stub(await stack.router())
