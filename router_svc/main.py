@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -144,8 +143,7 @@ async def running(settings: RouterSettings, telemetry: Telemetry) -> AsyncIterat
 
 
 async def _serve(settings: RouterSettings) -> None:
-    endpoint = settings.otlp_endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    async with running(settings, setup_telemetry("rstitch-router", endpoint)) as router:
+    async with running(settings, setup_telemetry("rstitch-router", settings.otlp_endpoint)) as router:
         assert router.attending is not None
         drained = router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)
         serving = asyncio.create_task(drained, name="serve")

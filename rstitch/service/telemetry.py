@@ -7,6 +7,7 @@ timed out server calls. It does not know what is traced.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -59,7 +60,12 @@ class Telemetry:
 
 
 def setup_telemetry(service_name: str, endpoint: str | None) -> Telemetry:
-    """Telemetry that exports to `endpoint` (OTLP over gRPC: `http://host:4317` or `host:4317`); None or "": off."""
+    """Telemetry that exports by OTLP over gRPC.
+
+    Args:
+        endpoint: `http://host:4317` or `host:4317`; None or "": OTEL_EXPORTER_OTLP_ENDPOINT, and without that, off.
+    """
+    endpoint = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if not endpoint:
         return Telemetry(None)
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter

@@ -30,6 +30,10 @@ _SERVER_FAULTS = {
 }
 
 
+# Asked every few seconds by whoever watches: each would be a trace of its own.
+_UNTRACED = ("/GetInfo", "/GetStatus")
+
+
 class TracingServerInterceptor(grpc.aio.ServerInterceptor):
     """A SERVER span named `rstitch.v1.Service/Method`, child of the caller's, current while the handler runs."""
 
@@ -39,10 +43,10 @@ class TracingServerInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
-        """The handler of the call, traced; health and reflection are not."""
+        """The handler of the call, traced; health, reflection and questions about the service itself are not."""
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
-        if handler is None or is_infrastructure(method):
+        if handler is None or is_infrastructure(method) or method.endswith(_UNTRACED):
             return handler
         metadata = handler_call_details.invocation_metadata
 

@@ -122,3 +122,11 @@ def test_off_does_not_import_the_sdk() -> None:
         "sys.exit(any(name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter')) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_standard_variable_is_honoured(receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+    telemetry = setup_telemetry("test", None)
+    telemetry.tracer.start_span("by the variable").end()
+    telemetry.shutdown()
+    assert receiver.named("by the variable")
