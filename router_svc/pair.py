@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from router_svc.backoff import Backoff
+from router_svc.refusals import worker_unavailable
 from router_svc.runs import WorkerInfo
 from router_svc.tokenizer import Tokenizer, TokenizerFiles, first_difference
 from router_svc.trajectory import Model
@@ -127,13 +128,7 @@ class Pair:
             async with asyncio.timeout(timeout_s), self._changed:
                 await self._changed.wait_for(lambda: watched.answers or self.mismatch is not None)
         except TimeoutError:
-            raise RstitchError(
-                grpc.StatusCode.UNAVAILABLE,
-                "WORKER_UNAVAILABLE",
-                f"the {model.name} worker at {watched.client.address} does not answer: {watched.detail}.",
-                remedy="Start it again, then re-attach with resume_from.",
-                retry_after_s=1.0,
-            ) from None
+            raise worker_unavailable(model, watched.client.address, watched.detail) from None
         if self.mismatch is not None:
             raise self.mismatch
 

@@ -9,6 +9,7 @@ import structlog
 
 from router_svc.backoff import Backoff
 from router_svc.pair import Pair
+from router_svc.refusals import worker_unavailable
 from router_svc.trajectory import Model
 from rstitch.errors import RstitchError
 
@@ -62,14 +63,21 @@ class Recovery:
         if error.code is grpc.StatusCode.UNAVAILABLE or (
             error.reason == "TRANSPORT" and error.code in _TRANSPORT_CODES
         ):
-            await self._pause(self._lost, model, error)
+            if not await self._paused(self._lost, model, error):
+                raise worker_unavailable(model, self._pair.client(model).address, error.message)
             await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
             return
         raise error
 
     async def _pause(self, backoff: Backoff, model: Model, error: RstitchError) -> None:
+        if not await self._paused(backoff, model, error):
+            raise error
+
+    async def _paused(self, backoff: Backoff, model: Model, error: RstitchError) -> bool:
+        """Waits for the next try; False if the patience is at its end."""
         delay_s = backoff.next_s(error.retry_after_s or 0.0)
         if delay_s is None:
-            raise error
+            return False
         _log.info("run will be tried again", model=model.label, reason=error.reason, delay_s=round(delay_s, 3))
         await asyncio.sleep(delay_s)
+        return True

@@ -1,10 +1,11 @@
-"""The errors about sessions that more than one place raises: reason, words and remedy once each."""
+"""The errors that more than one place raises: reason, words and remedy once each."""
 
 from __future__ import annotations
 
 import grpc
 
 from router_svc.request import Reattach
+from router_svc.trajectory import Model
 from rstitch.errors import RstitchError
 
 
@@ -65,6 +66,17 @@ def owned_elsewhere(session_id: str, lease_s: float) -> RstitchError:
         remedy="Re-attach there; should it be gone, try again here.",
         metadata={"session_id": session_id},
         retry_after_s=lease_s,
+    )
+
+
+def worker_unavailable(model: Model, address: str, why: str) -> RstitchError:
+    """UNAVAILABLE: the patience with a worker is at its end."""
+    return RstitchError(
+        grpc.StatusCode.UNAVAILABLE,
+        "WORKER_UNAVAILABLE",
+        f"the {model.name} worker at {address} does not answer: {why.rstrip('.')}.",
+        remedy="Start it again, then re-attach with resume_from.",
+        retry_after_s=1.0,
     )
 
 

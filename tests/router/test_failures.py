@@ -134,6 +134,19 @@ async def test_a_worker_that_stays_away_ends_the_answer_with_what_was_kept(stack
     assert (await check_kept(stub, whole)).state == FINISHED
 
 
+async def test_a_worker_that_fails_again_and_again_is_named(stack: Stack) -> None:
+    endless(stack, 0)
+    stub = await stack.stub(await stack.router(worker_patience_s=0.3))
+    stack.slm.errors = [RstitchError(grpc.StatusCode.UNKNOWN, "TRANSPORT", "Stream removed")] * 100
+    answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=20))
+    assert answer.error is not None
+    assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_UNAVAILABLE")
+    assert stack.slm.address in answer.error.message
+    assert "Stream removed" in answer.error.message
+    assert answer.error.metadata["resume_from"] == "3"
+    assert answer.error.remedy
+
+
 async def test_no_room_for_long_ends_the_answer_resumably(stack: Stack) -> None:
     endless(stack, 0)
     stub = await stack.stub(await stack.router(capacity_patience_s=0.2))
