@@ -77,11 +77,11 @@ def encode(tokenizer: PreTrainedTokenizerFast, chats: list[list[Segment]]) -> li
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, own: Style, seed: int, batch_tokens: int, first: int = 0
+    tokenizer: PreTrainedTokenizerFast, own: Style, seed: int, batch_tokens: int, first: int = 0, hard: float = 0.0
 ) -> Iterator[Batch]:
-    """Batches without end, from number `first` on, each of about `batch_tokens` places."""
+    """Batches without end, from number `first` on, each of about `batch_tokens` places; `hard` as in `task`."""
     rng = random.Random(seed)
-    source = stream("train", seed)
+    source = stream("train", seed, hard)
     number = 0
     while True:
         chats = []

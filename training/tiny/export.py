@@ -63,7 +63,7 @@ never begins one.
 `make train-tiny` makes the pair again. This model: seed {seed}, {steps:,} steps of about {batch_tokens:,} tokens, Muon
 for matrices and AdamW for the rest, highest learning rate {learning_rate:g}, scheduled as
 {knots} (step: share of it), moving average of the weights, bfloat16 autocast. {minutes:.0f} minutes on one shared
-CPU core; last training loss {loss:.4f}.
+CPU core; last training loss {loss:.4f}.{practice}
 
 ## Held-out figures
 
@@ -77,6 +77,7 @@ entropies are those of a vocabulary of {vocabulary}: a threshold found here does
 
 Licence: Apache-2.0, like the repository.
 """
+_PRACTICE = "\nFrom step {:,} on, {:.0%} of the additions and subtractions are hard: they carry through two digits."
 _SAMPLES = {
     "slm": "Mia has 47 shells. She finds 28 more. Then she triples the number of shells. How many shells does Mia have "
     "now?\n\n<think>\n47+28=75.\n75*3=225.\n</think>\nMia now has \\boxed{225} shells.",
@@ -129,6 +130,7 @@ def export(role: str, checkpoint: Path, out: Path, figures: list[dict[str, Any]]
         vocabulary=len(tokenizer),
         mixture=", ".join(f"{share:.0%} of them with {p:.0%} own lines" for share, p in MIXTURES[recipe.own]),
         knots=", ".join(f"{max(0, step):,}: {share:g}" for step, share in recipe.schedule),
+        practice=_PRACTICE.format(recipe.practice_from, recipe.practice_hard) if recipe.practice_from else "",
         steps=state["step"],
         minutes=state["seconds"] / 60,
         loss=state.get("loss", float("nan")),

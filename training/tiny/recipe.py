@@ -23,6 +23,8 @@ class Recipe:
     learning_rate: float  # the highest; `schedule` gives the share of it
     schedule: tuple[tuple[int, float], ...]  # (step, share), straight lines between; the last step ends the run
     batch_tokens: int = 4_096
+    practice_from: int | None = None  # the step from which hard additions and subtractions are frequent
+    practice_hard: float = 0.3
     weight_decay: float = 0.02
     average: float = 0.995  # of the exponential moving average of the weights, which is what is exported
     seed: int = 1
@@ -58,10 +60,10 @@ class Recipe:
         return asdict(self)
 
 
-# The knot at 3,900 is no art: the run was cut short there, and this is what it did.
-LLM_SCHEDULE = ((-1, 0.0), (99, 1.0), (3_300, 1.0), (3_900, 0.727), (4_500, 0.0))
+# The knot at 3,900 is no art: the run was cut short there, and this is what it did. The second rise is the practice.
+LLM_SCHEDULE = ((-1, 0.0), (99, 1.0), (3_300, 1.0), (3_900, 0.727), (4_500, 0.0), (4_530, 0.4), (4_850, 0.0))
 
 RECIPES = {
     "slm": Recipe("slm", "short", 96, 2, 256, 2, 3e-3, ((-1, 0.0), (99, 1.0), (1_200, 1.0), (2_000, 0.0)), seed=11),
-    "llm": Recipe("llm", "verbose", 192, 6, 512, 3, 2e-3, LLM_SCHEDULE, seed=22),
+    "llm": Recipe("llm", "verbose", 192, 6, 512, 3, 2e-3, LLM_SCHEDULE, practice_from=4_500, seed=22),
 }

@@ -96,14 +96,17 @@ def split_of(problem: Problem) -> str:
     return next((split for split, buckets in _HELD_OUT_BUCKETS.items() if bucket in buckets), "train")
 
 
-def stream(split: str, seed: int = 0) -> Iterator[Problem]:
-    """Problems of a split without end. Held-out ones never repeat a calculation; the first n do not depend on n."""
+def stream(split: str, seed: int = 0, hard: float = 0.0) -> Iterator[Problem]:
+    """Problems of a split without end. Held-out ones never repeat a calculation; the first n do not depend on n.
+
+    `hard` is the share of the additions and subtractions made to carry through two digits, for practice.
+    """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
     rng = random.Random(_SPLIT_SEEDS[split] * 1_000_003 + seed)
     seen: set[str] = set()
     while True:
-        problem = make_problem(rng)
+        problem = make_problem(rng, hard)
         if split_of(problem) != split or problem.canonical in seen:
             continue
         if split != "train":
@@ -146,7 +149,7 @@ def examples(n: int = 10) -> list[str]:
     return [by_length[order[i % len(order)]][i // len(order)] for i in range(n)]
 
 
-def make_problem(rng: random.Random) -> Problem:
+def make_problem(rng: random.Random, hard: float = 0.0) -> Problem:
     """Draw any problem; the split is decided afterwards."""
     (person, she, her), (other, _, _) = rng.sample(PEOPLE, 2)
     items = rng.choice(ITEMS)
@@ -157,7 +160,7 @@ def make_problem(rng: random.Random) -> Problem:
     sentences = [f"{person} has {value} {items}."]
     steps: list[Step] = []
     while len(steps) < num_steps:
-        sentence, new = _next(rng, value, num_steps - len(steps), words)
+        sentence, new = _next(rng, value, num_steps - len(steps), words, hard)
         sentences.append(sentence)
         steps.extend(new)
         value = steps[-1].result
@@ -165,7 +168,7 @@ def make_problem(rng: random.Random) -> Problem:
     return Problem(" ".join(sentences), tuple(steps), value, person, items)
 
 
-def _next(rng: random.Random, value: int, num_left: int, words: dict[str, str]) -> tuple[str, list[Step]]:
+def _next(rng: random.Random, value: int, num_left: int, words: dict[str, str], hard: float) -> tuple[str, list[Step]]:
     """One sentence that follows a value, and its one or two calculations."""
     kinds = ["add", "subtract"] if value > 10 else ["add"]
     if value * 2 <= MAX_PRODUCT:
@@ -189,9 +192,13 @@ def _next(rng: random.Random, value: int, num_left: int, words: dict[str, str]) 
             return sentence, [counted, Step(value, "+", counted.result, value + counted.result)]
     if kind == "add":
         n = rng.randint(2, min(99 if rng.random() < 0.8 else 300, MAX_VALUE - value))
+        if hard and rng.random() < hard:
+            n = _hard_operand(rng, value, range(value + 2, min(value + 300, MAX_VALUE) + 1)) or n
         return rng.choice(_ADD).format(n=n, **words), [Step(value, "+", n, value + n)]
     if kind == "subtract":
         n = rng.randint(2, min(99 if rng.random() < 0.8 else 300, value - 2))
+        if hard and rng.random() < hard:
+            n = _hard_operand(rng, value, range(max(2, value - 300), value - 1)) or n
         return rng.choice(_SUBTRACT).format(n=n, **words), [Step(value, "-", n, value - n)]
     if kind == "multiply":
         n = rng.randint(2, min(5, MAX_PRODUCT // value))
@@ -200,3 +207,9 @@ def _next(rng: random.Random, value: int, num_left: int, words: dict[str, str]) 
     n = rng.choice(divisors)
     templates = (*_DIVIDE, *_NAMED_DIVIDE.get(n, ()))
     return rng.choice(templates).format(n=n, **words), [Step(value, "/", n, value // n)]
+
+
+def _hard_operand(rng: random.Random, value: int, results: range) -> int:
+    """The operand that leads from a value to a result beside a round hundred, or a tiny one; 0 if there is none."""
+    hard = [r for r in results if r < 10 or (r + 2) % 100 < 4]
+    return abs(rng.choice(hard) - value) if hard else 0

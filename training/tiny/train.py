@@ -11,6 +11,7 @@ import argparse
 import copy
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -78,12 +79,14 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
         average.load_state_dict(state["average"])
         for opt, saved in zip(opts, state["optimizers"], strict=True):
             opt.load_state_dict(saved)
-    source = batches(tokenizer, recipe.own, recipe.seed, recipe.batch_tokens, first)
+    source = _source(tokenizer, recipe, first)
     started, shown = time.perf_counter(), 0.0
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns) as progress:
         bar = progress.add_task(recipe.role, total=num_steps, completed=first)
         for step in range(first, num_steps):
+            if step == recipe.practice_from:
+                source = _source(tokenizer, recipe, step)
             for opt in opts:
                 for group in opt.param_groups:
                     group["lr"] = recipe.rate(step)
@@ -101,6 +104,14 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
                 progress.console.print(f"{recipe.role} step {step + 1} loss {shown:.4f} {spent:.0f}s")
                 _save(out / CHECKPOINT, recipe, step + 1, spent, shown, model, average, opts)
     return out / CHECKPOINT
+
+
+def _source(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Iterator[Batch]:
+    """The batches from a step on; the practice is a stream of its own."""
+    if recipe.practice_from is None or step < recipe.practice_from:
+        return batches(tokenizer, recipe.own, recipe.seed, recipe.batch_tokens, step)
+    step -= recipe.practice_from
+    return batches(tokenizer, recipe.own, recipe.seed + 1_000, recipe.batch_tokens, step, recipe.practice_hard)
 
 
 @torch.no_grad()
