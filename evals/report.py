@@ -33,12 +33,22 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def rich_table(rows: list[Row]) -> Table:
-    """For the terminal."""
-    table = Table(title=f"n = {rows[0]['n']}, 95% intervals")
-    for name in _COLUMNS:
-        table.add_column(name, justify="left" if name == "system" else "right")
+    """For the terminal: what fits eighty columns."""
+    table = Table(title=f"n = {rows[0]['n']}, 95% intervals", padding=(0, 1, 0, 0), box=None)
+    for name in ("", "accuracy", "tokens", "LLM", "switches", "ms", "speed-up", "= shorter", "x cheaper"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(cell(row) for cell in _COLUMNS.values()))
+        table.add_row(
+            row["system"].replace("R-Stitch ", ""),
+            f"{row['accuracy']:.1%} [{100 * row['accuracy_low']:.1f}, {100 * row['accuracy_high']:.1f}]",
+            f"{row['tokens']:.1f}",
+            f"{row['llm_share']:.1%}",
+            f"{row['switches']:.1f}",
+            f"{row['latency_ms']:.1f}",
+            f"{row['speed_up']:.2f}",
+            f"{row['shorter']:.2f}",
+            f"{row['cheaper']:.2f}",
+        )
     return table
 
 
