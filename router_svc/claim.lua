@@ -19,9 +19,9 @@ if header[3] == "running" and header[4] ~= ARGV[6] then
     return {"OWNED", left}
   end
 end
--- Another owner, or one that left it running: whatever the last one may still send is fenced off.
+-- Another owner, or one that did not finish: whatever the last one may still send is fenced off.
 local epoch = tonumber(ARGV[1])
-if header[4] ~= ARGV[6] or header[3] == "running" then
+if header[4] ~= ARGV[6] or header[3] ~= "finished" then
   epoch = epoch + 1
 end
 if not header[1] then

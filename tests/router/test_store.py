@@ -115,6 +115,22 @@ async def test_a_session_begun_anew_after_its_deletion_is_none_of_its_last_write
     assert list(trajectory.chunks) == [PROMPT]
 
 
+async def test_an_answer_that_was_interrupted_here_is_fenced_off_when_it_is_gone_on_with_here(
+    store: TrajectoryStore,
+) -> None:
+    """The reply to its last word may have been lost; when that comes again, the answer is being written anew."""
+    first = await begun(store)
+    last_word = ("s", first, 3, [chunk(Source.SLM, 3, 4)], Usage(), State.INTERRUPTED)
+    await store.append(*last_word)
+    second = await store.claim(await store.header("s"), "s", "a", "settings", Usage(), [])
+    assert second == Owned(2, "a")
+    with pytest.raises(Fenced):
+        await store.append(*last_word)
+    header = await store.header("s")
+    assert header is not None
+    assert header.state is State.RUNNING
+
+
 async def test_of_many_who_claim_at_once_one_wins(store: TrajectoryStore) -> None:
     await begun(store, "dead")
     header = await store.header("s")
