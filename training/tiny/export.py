@@ -72,7 +72,8 @@ CPU core; last training loss {loss:.4f}.{practice}
 ## Limits
 
 It knows this one task in these words: other questions get fluent nonsense. English only. Up to six calculations; no
-decimals, no negative numbers, nothing above 999. Errors are errors of a very small network, not of reasoning. Its
+decimals, no negative numbers, nothing above 999. Errors are errors of a very small network, not of reasoning. A
+"Check" writes the sum backwards; chains in training are right, so a check never finds a mistake and mends none. Its
 entropies are those of a vocabulary of {vocabulary}: a threshold found here does not carry over to a large vocabulary.
 
 Licence: Apache-2.0, like the repository.
