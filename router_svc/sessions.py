@@ -130,7 +130,8 @@ class Sessions:
                 await asyncio.wait({running.task})
             if not await self._store.delete(session_id):
                 raise unknown_session(session_id)
-        await asyncio.gather(*(self._forget(model, session_id) for model in Model))
+            # Below the lock: a question that begins the session anew must not lose its run to this.
+            await asyncio.gather(*(self._forget(model, session_id) for model in Model))
 
     async def tidy(self) -> None:
         """Marks answers as interrupted that the store could not be told of when they were."""
