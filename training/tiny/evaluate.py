@@ -17,6 +17,7 @@ import torch
 from rich.progress import track
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
+from evals.statistics import wilson
 from training.tiny.recipe import RECIPES
 from training.tiny.task import Problem, is_correct, problems
 from training.tiny.tokenizer import train_tokenizer
@@ -52,13 +53,6 @@ class Tally:
             "switches": round(self.switches / n, 2),
             "ms": round(1000 * self.seconds / n, 1),
         }
-
-
-def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval of a share of k in n."""
-    p, s = k / n, z * z / n
-    middle, half = p + s / 2, z * math.sqrt(p * (1 - p) / n + s / (4 * n))
-    return (middle - half) / (1 + s), (middle + half) / (1 + s)
 
 
 def load(path: Path) -> PreTrainedModel:
