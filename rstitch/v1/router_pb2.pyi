@@ -11,6 +11,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Guard(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GUARD_UNSPECIFIED: _ClassVar[Guard]
+    GUARD_ON: _ClassVar[Guard]
+    GUARD_OFF: _ClassVar[Guard]
+
 class SwitchReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SWITCH_REASON_UNSPECIFIED: _ClassVar[SwitchReason]
@@ -37,6 +43,9 @@ class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SOURCE_PROMPT: _ClassVar[Source]
     SOURCE_SLM: _ClassVar[Source]
     SOURCE_LLM: _ClassVar[Source]
+GUARD_UNSPECIFIED: Guard
+GUARD_ON: Guard
+GUARD_OFF: Guard
 SWITCH_REASON_UNSPECIFIED: SwitchReason
 SWITCH_REASON_ENTROPY_ABOVE: SwitchReason
 SWITCH_REASON_ENTROPY_BELOW: SwitchReason
@@ -54,7 +63,7 @@ SOURCE_SLM: Source
 SOURCE_LLM: Source
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("session_id", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop")
+    __slots__ = ("session_id", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     RESUME_FROM_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +74,7 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    GUARD_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     resume_from: int
     text: str
@@ -75,7 +85,8 @@ class GenerateRequest(_message.Message):
     sampling: _common_pb2.Sampling
     max_new_tokens: int
     stop: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, session_id: _Optional[str] = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ...) -> None: ...
+    guard: Guard
+    def __init__(self, session_id: _Optional[str] = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ...) -> None: ...
 
 class Chat(_message.Message):
     __slots__ = ("messages",)
@@ -215,17 +226,21 @@ class Switch(_message.Message):
     def __init__(self, to: _Optional[_Union[_common_pb2.Model, str]] = ..., position: _Optional[int] = ..., entropy: _Optional[float] = ..., reason: _Optional[_Union[SwitchReason, str]] = ..., **kwargs) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("reason", "usage", "length")
+    __slots__ = ("reason", "usage", "length", "policy", "guard_reason")
     REASON_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    GUARD_REASON_FIELD_NUMBER: _ClassVar[int]
     reason: FinishReason
     usage: Usage
     length: int
-    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., length: _Optional[int] = ...) -> None: ...
+    policy: Policy
+    guard_reason: str
+    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., length: _Optional[int] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., guard_reason: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us")
+    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us", "num_run_ahead_tokens", "num_run_ahead_discarded", "breakdown")
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_SLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_LLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +253,9 @@ class Usage(_message.Message):
     TOTAL_TIME_US_FIELD_NUMBER: _ClassVar[int]
     SLM_FORWARD_US_FIELD_NUMBER: _ClassVar[int]
     LLM_FORWARD_US_FIELD_NUMBER: _ClassVar[int]
+    NUM_RUN_AHEAD_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_RUN_AHEAD_DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    BREAKDOWN_FIELD_NUMBER: _ClassVar[int]
     num_prompt_tokens: int
     num_slm_tokens: int
     num_llm_tokens: int
@@ -250,7 +268,30 @@ class Usage(_message.Message):
     total_time_us: int
     slm_forward_us: int
     llm_forward_us: int
-    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ...) -> None: ...
+    num_run_ahead_tokens: int
+    num_run_ahead_discarded: int
+    breakdown: TimeBreakdown
+    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., num_run_ahead_tokens: _Optional[int] = ..., num_run_ahead_discarded: _Optional[int] = ..., breakdown: _Optional[_Union[TimeBreakdown, _Mapping]] = ...) -> None: ...
+
+class TimeBreakdown(_message.Message):
+    __slots__ = ("slm_forward_us", "llm_forward_us", "background_us", "scheduling_us", "waiting_us", "transport_us", "store_us", "routing_us")
+    SLM_FORWARD_US_FIELD_NUMBER: _ClassVar[int]
+    LLM_FORWARD_US_FIELD_NUMBER: _ClassVar[int]
+    BACKGROUND_US_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULING_US_FIELD_NUMBER: _ClassVar[int]
+    WAITING_US_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_US_FIELD_NUMBER: _ClassVar[int]
+    STORE_US_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_US_FIELD_NUMBER: _ClassVar[int]
+    slm_forward_us: int
+    llm_forward_us: int
+    background_us: int
+    scheduling_us: int
+    waiting_us: int
+    transport_us: int
+    store_us: int
+    routing_us: int
+    def __init__(self, slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., background_us: _Optional[int] = ..., scheduling_us: _Optional[int] = ..., waiting_us: _Optional[int] = ..., transport_us: _Optional[int] = ..., store_us: _Optional[int] = ..., routing_us: _Optional[int] = ...) -> None: ...
 
 class Segment(_message.Message):
     __slots__ = ("source", "position", "tokens", "entropies", "text", "reason", "switch_entropy")
@@ -357,7 +398,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., address: _Optional[str] = ..., ready: bool = ..., detail: _Optional[str] = ..., model: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., num_parameters: _Optional[int] = ..., context_length: _Optional[int] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("ready", "detail", "workers", "policies", "default_tau", "num_running", "version")
+    __slots__ = ("ready", "detail", "workers", "policies", "default_tau", "num_running", "version", "guard")
     READY_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
@@ -365,6 +406,7 @@ class GetStatusResponse(_message.Message):
     DEFAULT_TAU_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    GUARD_FIELD_NUMBER: _ClassVar[int]
     ready: bool
     detail: str
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
@@ -372,4 +414,23 @@ class GetStatusResponse(_message.Message):
     default_tau: float
     num_running: int
     version: str
-    def __init__(self, ready: bool = ..., detail: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., policies: _Optional[_Iterable[str]] = ..., default_tau: _Optional[float] = ..., num_running: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    guard: GuardStatus
+    def __init__(self, ready: bool = ..., detail: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., policies: _Optional[_Iterable[str]] = ..., default_tau: _Optional[float] = ..., num_running: _Optional[int] = ..., version: _Optional[str] = ..., guard: _Optional[_Union[GuardStatus, _Mapping]] = ...) -> None: ...
+
+class GuardStatus(_message.Message):
+    __slots__ = ("llm_only", "reason", "routed_us", "llm_only_us", "num_routed", "num_llm_only", "default_guard")
+    LLM_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ROUTED_US_FIELD_NUMBER: _ClassVar[int]
+    LLM_ONLY_US_FIELD_NUMBER: _ClassVar[int]
+    NUM_ROUTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_LLM_ONLY_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_GUARD_FIELD_NUMBER: _ClassVar[int]
+    llm_only: bool
+    reason: str
+    routed_us: int
+    llm_only_us: int
+    num_routed: int
+    num_llm_only: int
+    default_guard: Guard
+    def __init__(self, llm_only: bool = ..., reason: _Optional[str] = ..., routed_us: _Optional[int] = ..., llm_only_us: _Optional[int] = ..., num_routed: _Optional[int] = ..., num_llm_only: _Optional[int] = ..., default_guard: _Optional[_Union[Guard, str]] = ...) -> None: ...

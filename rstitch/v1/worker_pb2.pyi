@@ -14,10 +14,17 @@ class Logits(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOGITS_NONE: _ClassVar[Logits]
     LOGITS_TOP_K: _ClassVar[Logits]
     LOGITS_FULL: _ClassVar[Logits]
+
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_BACKGROUND: _ClassVar[Priority]
 LOGITS_UNSPECIFIED: Logits
 LOGITS_NONE: Logits
 LOGITS_TOP_K: Logits
 LOGITS_FULL: Logits
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_BACKGROUND: Priority
 
 class Returns(_message.Message):
     __slots__ = ("logits", "top_k", "hidden_state")
@@ -74,18 +81,22 @@ class TopLogit(_message.Message):
     def __init__(self, token: _Optional[int] = ..., logit: _Optional[float] = ...) -> None: ...
 
 class Timing(_message.Message):
-    __slots__ = ("queue_us", "forward_us", "total_us", "num_steps", "num_computed_tokens")
+    __slots__ = ("queue_us", "forward_us", "total_us", "num_steps", "num_computed_tokens", "host_us", "wait_us")
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
     FORWARD_US_FIELD_NUMBER: _ClassVar[int]
     TOTAL_US_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HOST_US_FIELD_NUMBER: _ClassVar[int]
+    WAIT_US_FIELD_NUMBER: _ClassVar[int]
     queue_us: int
     forward_us: int
     total_us: int
     num_steps: int
     num_computed_tokens: int
-    def __init__(self, queue_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., total_us: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ...) -> None: ...
+    host_us: int
+    wait_us: int
+    def __init__(self, queue_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., total_us: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ..., host_us: _Optional[int] = ..., wait_us: _Optional[int] = ...) -> None: ...
 
 class Handoff(_message.Message):
     __slots__ = ("above", "below", "hidden_state")
@@ -98,7 +109,7 @@ class Handoff(_message.Message):
     def __init__(self, above: _Optional[float] = ..., below: _Optional[float] = ..., hidden_state: bool = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent")
+    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +119,7 @@ class DecodeRequest(_message.Message):
     HANDOFF_FIELD_NUMBER: _ClassVar[int]
     PREFIX_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -117,7 +129,8 @@ class DecodeRequest(_message.Message):
     handoff: Handoff
     prefix_checksum: int
     traceparent: str
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
     __slots__ = ("tokens", "entropies", "logprobs", "finish")
@@ -186,7 +199,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("role", "model", "tokenizer_fingerprint", "vocab_size", "stop_tokens", "context_length", "hidden_size", "dtype", "device", "capacity", "architecture", "num_parameters", "instance_id", "version")
+    __slots__ = ("role", "model", "tokenizer_fingerprint", "vocab_size", "stop_tokens", "context_length", "hidden_size", "dtype", "device", "capacity", "architecture", "num_parameters", "instance_id", "version", "step_costs", "counters")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -201,6 +214,8 @@ class GetInfoResponse(_message.Message):
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    STEP_COSTS_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
     role: _common_pb2.Model
     model: str
     tokenizer_fingerprint: str
@@ -215,7 +230,43 @@ class GetInfoResponse(_message.Message):
     num_parameters: int
     instance_id: str
     version: str
-    def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., model: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., context_length: _Optional[int] = ..., hidden_size: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., architecture: _Optional[str] = ..., num_parameters: _Optional[int] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    step_costs: _containers.RepeatedCompositeFieldContainer[StepCost]
+    counters: Counters
+    def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., model: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., context_length: _Optional[int] = ..., hidden_size: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., architecture: _Optional[str] = ..., num_parameters: _Optional[int] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ..., step_costs: _Optional[_Iterable[_Union[StepCost, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ...) -> None: ...
+
+class StepCost(_message.Message):
+    __slots__ = ("num_rows", "num_tokens_per_row", "step_us")
+    NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_PER_ROW_FIELD_NUMBER: _ClassVar[int]
+    STEP_US_FIELD_NUMBER: _ClassVar[int]
+    num_rows: int
+    num_tokens_per_row: int
+    step_us: int
+    def __init__(self, num_rows: _Optional[int] = ..., num_tokens_per_row: _Optional[int] = ..., step_us: _Optional[int] = ...) -> None: ...
+
+class Counters(_message.Message):
+    __slots__ = ("num_steps", "num_computed_tokens", "num_kept_tokens", "num_evictions", "num_refusals", "forward_us", "num_graph_steps", "num_graph_misses", "num_delayed_steps", "delayed_us")
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_KEPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_EVICTIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_US_FIELD_NUMBER: _ClassVar[int]
+    NUM_GRAPH_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_GRAPH_MISSES_FIELD_NUMBER: _ClassVar[int]
+    NUM_DELAYED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DELAYED_US_FIELD_NUMBER: _ClassVar[int]
+    num_steps: int
+    num_computed_tokens: int
+    num_kept_tokens: int
+    num_evictions: int
+    num_refusals: int
+    forward_us: int
+    num_graph_steps: int
+    num_graph_misses: int
+    num_delayed_steps: int
+    delayed_us: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ..., num_kept_tokens: _Optional[int] = ..., num_evictions: _Optional[int] = ..., num_refusals: _Optional[int] = ..., forward_us: _Optional[int] = ..., num_graph_steps: _Optional[int] = ..., num_graph_misses: _Optional[int] = ..., num_delayed_steps: _Optional[int] = ..., delayed_us: _Optional[int] = ...) -> None: ...
 
 class Capacity(_message.Message):
     __slots__ = ("page_size", "num_pages", "num_free_pages", "num_sessions", "num_runs", "max_batch_tokens")
