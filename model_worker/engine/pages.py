@@ -1,6 +1,15 @@
-"""The pool of KV pages: who may write where. Numbers only: it does not know what a page holds, or for whom."""
+"""The pool of KV pages: who may write where. Numbers only: it does not know what a page holds, or for whom.
+
+Any free page will do for any session, so nothing is ever refused for want of a *neighbouring* page. But attention reads
+pages that follow one another in place, without copying them, and rows at equal distances all at once. So the pool is
+cut into lanes, a first page is given at the start of a lane, lanes are given out far from each other first (bit
+reversal: 0, 1/2, 1/4, 3/4, ...), and later pages follow the one before while they can.
+"""
 
 from __future__ import annotations
+
+_MAX_LANES = 256
+_MIN_LANE_PAGES = 16
 
 
 class PagePool:
@@ -9,31 +18,56 @@ class PagePool:
     def __init__(self, num_pages: int, page_size: int) -> None:
         self.num_pages = num_pages
         self.page_size = page_size
-        self._free = list(range(num_pages - 1, -1, -1))
-
-    @property
-    def num_free(self) -> int:
-        """Pages that nobody holds."""
-        return len(self._free)
+        self.num_free = num_pages
+        self._is_free = bytearray(b"\1" * num_pages)
+        bits = max(0, min(_MAX_LANES, num_pages // _MIN_LANE_PAGES).bit_length() - 1)
+        self._lane_pages = num_pages >> bits
+        self._lane_starts = [_reversed(lane, bits) * self._lane_pages for lane in range(1 << bits)]
 
     def pages_for(self, num_tokens: int) -> int:
         """Pages that hold `num_tokens` tokens."""
         return -(-num_tokens // self.page_size)
 
-    def allocate(self, count: int) -> list[int]:
-        """Takes `count` pages; the caller has checked `num_free`."""
-        assert count <= len(self._free), "allocate() without checking num_free"
-        taken = self._free[len(self._free) - count :]
-        del self._free[len(self._free) - count :]
+    def allocate(self, count: int, after: int | None = None) -> list[int]:
+        """Takes `count` pages, following page `after` and each other as far as free ones do.
+
+        The caller has checked `num_free`.
+        """
+        assert count <= self.num_free, "allocate() without checking num_free"
+        taken: list[int] = []
+        for _ in range(count):
+            page = self._first() if after is None else after + 1
+            if page >= self.num_pages or not self._is_free[page]:
+                page = self._is_free.find(1)
+            self._is_free[page] = 0
+            taken.append(page)
+            after = page
+        self.num_free -= count
         return taken
 
     def release(self, pages: list[int]) -> None:
         """Gives pages back."""
-        self._free.extend(pages)
+        for page in pages:
+            assert not self._is_free[page], f"page {page} given back twice"
+            self._is_free[page] = 1
+        self.num_free += len(pages)
 
     def check_integrity(self, held: list[int]) -> None:
         """Raises AssertionError unless `held` and the free pages are each page exactly once."""
-        every = sorted(held + self._free)
-        assert every == list(range(self.num_pages)), (
-            f"pages leaked or held twice: {len(held)} held, {len(self._free)} free, {self.num_pages} in all"
+        free = [page for page in range(self.num_pages) if self._is_free[page]]
+        assert self.num_free == len(free), f"{self.num_free} pages counted as free, {len(free)} are"
+        assert sorted(held + free) == list(range(self.num_pages)), (
+            f"pages leaked or held twice: {len(held)} held, {len(free)} free, {self.num_pages} in all"
         )
+
+    def _first(self) -> int:
+        """The start of the first lane that is free throughout; else of one whose start is; else any free page."""
+        lane = self._lane_pages
+        for start in self._lane_starts:
+            if self._is_free.find(0, start, start + lane) < 0:
+                return start
+        return next((start for start in self._lane_starts if self._is_free[start]), 0)
+
+
+def _reversed(number: int, bits: int) -> int:
+    return int(f"{number:0{bits}b}"[::-1], 2) if bits else 0

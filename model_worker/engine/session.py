@@ -14,16 +14,17 @@ class Session:
     """Tokens of one conversation on this worker.
 
     Invariant: 0 <= num_computed <= len(tokens), and `pages` has room for `num_computed` tokens. Tokens from
-    `num_computed` on are accepted but have no KV yet.
+    `num_computed` on are accepted but have no KV yet. `contiguous` says that each page follows the one before.
     """
 
-    __slots__ = ("num_computed", "pages", "running", "session_id", "tokens")
+    __slots__ = ("contiguous", "num_computed", "pages", "running", "session_id", "tokens")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.tokens = array("I")
         self.num_computed = 0
         self.pages: list[int] = []
+        self.contiguous = True
         self.running = False
 
     @property
@@ -90,6 +91,7 @@ class SessionTable:
         keep = self._pool.pages_for(session.num_computed)
         self._pool.release(session.pages[keep:])
         del session.pages[keep:]
+        session.contiguous = session.contiguous or _contiguous(session.pages)
 
     def close(self, session: Session) -> None:
         """Forgets the session."""
@@ -107,7 +109,8 @@ class SessionTable:
         while self._pool.num_free < missing:
             if not self._evict(self._least_recently_used(session)):
                 return False
-        session.pages.extend(self._pool.allocate(missing))
+        session.pages.extend(self._pool.allocate(missing, session.pages[-1] if session.pages else None))
+        session.contiguous = _contiguous(session.pages)
         return True
 
     def check_integrity(self) -> None:
@@ -115,6 +118,7 @@ class SessionTable:
         for session in self:
             assert 0 <= session.num_computed <= session.held, f"session {session.session_id}: computed beyond held"
             assert len(session.pages) >= self._pool.pages_for(session.num_computed), "computed tokens without pages"
+            assert session.contiguous == _contiguous(session.pages), "pages that are not where attention looks for them"
         self._pool.check_integrity([page for session in self for page in session.pages])
 
     def _least_recently_used(self, asking: Session) -> Session | None:
@@ -128,3 +132,7 @@ class SessionTable:
         self.close(victim)
         self.num_evictions += 1
         return True
+
+
+def _contiguous(pages: list[int]) -> bool:
+    return not pages or pages == list(range(pages[0], pages[0] + len(pages)))

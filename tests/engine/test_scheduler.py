@@ -23,10 +23,10 @@ class Bench:
         self.table = SessionTable(self.pool)
         self.scheduler = Scheduler(self.table, budget)
 
-    def start(self, session_id: str, num_tokens: int, max_tokens: int = 100) -> Run:
+    def start(self, session_id: str, num_tokens: int, max_tokens: int = 100, background: bool = False) -> Run:
         session = self.table.open(session_id)
         session.tokens.extend(range(num_tokens))
-        run = Run(next(_ids), RunRequest(session_id, 0, (), max_tokens=max_tokens), session)
+        run = Run(next(_ids), RunRequest(session_id, 0, (), max_tokens=max_tokens, background=background), session)
         self.scheduler.add(run)
         return run
 
@@ -55,6 +55,33 @@ def test_background_gets_only_what_is_left() -> None:
     background, foreground = bench.start("background", 40, max_tokens=0), bench.start("foreground", 12)
     rows = {row.run.run_id: row.num_tokens for row in bench.step().rows}
     assert rows == {foreground.run_id: 12, background.run_id: 4}
+
+
+def test_a_background_run_that_decodes_gets_only_what_is_left() -> None:
+    bench = Bench(num_pages=64, budget=4)
+    ahead = bench.start("ahead", 2, background=True)
+    assert [row.run for row in bench.step().rows] == [ahead]
+    ahead.session.tokens.append(9)
+    prompt = bench.start("prompt", 4)
+    assert [row.run for row in bench.step().rows] == [prompt]
+    prompt.session.tokens.append(9)
+    assert [row.run for row in bench.step().rows] == [prompt, ahead]
+
+
+@pytest.mark.parametrize("asks", ["background", "foreground"])
+def test_a_background_run_that_decodes_ends_where_pages_run_short(asks: str) -> None:
+    """It is not refused, takes no page from a run that somebody waits for, and its session keeps its tokens."""
+    bench = Bench(num_pages=3)
+    ahead = bench.start("ahead", 4, background=True)
+    foreground = bench.start("foreground", 8)
+    bench.step()
+    (ahead if asks == "background" else foreground).session.tokens.append(9)
+    schedule = bench.step()
+    assert schedule.yielded == [ahead]
+    assert schedule.refused == []
+    assert not ahead.session.running
+    assert bench.table.get("ahead") is None or ahead.session.held >= 4
+    assert [row.run for row in schedule.rows] == ([] if asks == "background" else [foreground])
 
 
 def test_batch_never_exceeds_the_budget() -> None:
@@ -163,7 +190,14 @@ def test_no_page_is_leaked_by_any_mix(seed: int) -> None:
             if session is None or (not session.running and session.held < 20):
                 if session is not None:
                     bench.table.truncate(session, rng.randrange(session.held + 1))
-                request = RunRequest("", 0, (), max_tokens=rng.choice([0, 5]), returns=rng.choice([None, Returns()]))
+                request = RunRequest(
+                    "",
+                    0,
+                    (),
+                    max_tokens=rng.choice([0, 5]),
+                    returns=rng.choice([None, Returns()]),
+                    background=rng.random() < 0.3,
+                )
                 session = bench.table.open(session_id)
                 session.tokens.extend([0] * rng.randrange(1, 12))
                 run = Run(next(_ids), request, session)
@@ -188,3 +222,25 @@ def test_no_page_is_leaked_by_any_mix(seed: int) -> None:
                 else:
                     bench.scheduler.remove(row.run)
                     live.remove(row.run)
+
+
+def test_sessions_lie_in_one_piece_and_far_apart_while_there_is_room() -> None:
+    bench = Bench(num_pages=256, budget=1000)
+    sessions = [bench.start(f"s{index}", 8).session for index in range(8)]
+    for _ in range(12):  # they grow in turn
+        bench.step()
+        for session in sessions:
+            session.tokens.extend(range(4))
+    assert all(session.contiguous for session in sessions)
+    starts = sorted(session.pages[0] for session in sessions)
+    assert {later - earlier for earlier, later in itertools.pairwise(starts)} == {32}
+
+
+def test_a_full_pool_gives_scattered_pages_rather_than_none() -> None:
+    pool = PagePool(64, 4)
+    held = [pool.allocate(1) for _ in range(64)]
+    assert pool.num_free == 0
+    for pages in held[::2]:
+        pool.release(pages)
+    assert len(pool.allocate(32, after=held[1][0])) == 32
+    pool.check_integrity(list(range(64)))
