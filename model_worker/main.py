@@ -122,7 +122,9 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     name = settings.dtype
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" else "float32"
-    loaded = load(settings.model, getattr(torch, name), device, settings.context_length)
+    if settings.random_weights is not None:
+        _log.warning("random weights: for benchmarks only", model=settings.model, seed=settings.random_weights)
+    loaded = load(settings.model, getattr(torch, name), device, settings.context_length, settings.random_weights)
     num_pages = settings.num_pages or pages_that_fit(loaded, settings.page_size)
     limits = Limits(
         vocab_size=min(vocab_size, loaded.num_logits),

@@ -37,6 +37,9 @@ class WorkerSettings(BaseSettings):
     num_pages: Annotated[int, Field(ge=0, description="KV pages; 0: 90% of the free GPU memory, or 1 GiB on CPU.")] = 0
     page_size: Annotated[int, Field(ge=1, le=1024, description="Tokens per KV page.")] = 16
     max_batch_tokens: Annotated[int, Field(ge=1, description="Most tokens of one forward.")] = 512
+    random_weights: Annotated[
+        int | None, Field(ge=0, description="For benchmarks: weights drawn with this seed instead of the model's own.")
+    ] = None
     threads: Annotated[int, Field(ge=0, description="CPU threads of torch; 0: torch's own choice.")] = 0
     drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0
     otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""

@@ -73,7 +73,9 @@ class LoadedModel:
         return elements * self.dtype.itemsize
 
 
-def load(model: str, dtype: torch.dtype, device: torch.device, context_length: int = 0) -> LoadedModel:
+def load(
+    model: str, dtype: torch.dtype, device: torch.device, context_length: int = 0, random_weights: int | None = None
+) -> LoadedModel:
     """Loads a causal LM.
 
     Args:
@@ -81,21 +83,35 @@ def load(model: str, dtype: torch.dtype, device: torch.device, context_length: i
         dtype: float32, bfloat16 or float64.
         device: where it runs.
         context_length: the most tokens of a session; 0: what the model was made for.
+        random_weights: a seed: only the config is read, the weights are drawn on the device.
 
     Raises:
         UnsupportedModel: it is no model, or it needs what the engine does not do.
     """
     source = check_source(model)
+    missing: list[str] = []
     try:
         config = AutoConfig.from_pretrained(source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
+        if random_weights is not None:
+            module = _drawn(config, dtype, device, random_weights)
+        else:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, output_loading_info=True
+            )
+            module, found = loaded
+            missing = sorted(found["missing_keys"])
     except Exception as error:  # whatever its files may raise: each format has errors of its own
         raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
-    module, found = loaded
-    if found["missing_keys"]:  # transformers would go on with random numbers in their place
-        missing = sorted(found["missing_keys"])
+    if missing:  # transformers would go on with random numbers in their place
         raise UnsupportedModel(f"{model}: {len(missing)} of its weights are missing, such as {missing[0]}")
     return adopt(module.to(device=device), context_length)
+
+
+def _drawn(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
+    """A model of the config's shape that costs what a trained one costs and says nothing sensible."""
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def check_source(model: str) -> str:
