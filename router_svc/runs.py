@@ -49,6 +49,7 @@ class Run:
     handoff: Handoff | None
     prefix_checksum: int
     traceparent: str = ""
+    background: bool = False  # decodes in rows that the worker has to spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,13 @@ class RunFinish:
 
     Attributes:
         held: tokens that the worker holds now.
-        proposal_entropy: of the token that was not kept, under `Handoff.above`.
+        proposal_token, proposal_entropy: of the token that was not kept, under `Handoff.above`.
         queue_us, forward_us: the worker's own timing.
     """
 
     end: RunEnd
     held: int
+    proposal_token: int | None
     proposal_entropy: float | None
     queue_us: int
     forward_us: int
@@ -103,6 +105,17 @@ class PendingRun:
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
             return await self.next()
+        return self._taken()
+
+    def poll(self) -> Reply | None:
+        """As `next`, but None if nothing has come."""
+        return self._taken() if self._replies else None
+
+    def unread(self, reply: Reply) -> None:
+        """Puts a reply back: the next read gets it first."""
+        self._replies.insert(0, reply)
+
+    def _taken(self) -> Reply:
         replies, self._replies = self._replies, []
         first = replies[0]
         for reply in replies[1:]:

@@ -169,6 +169,8 @@ class Usage:
     total_time_us: int = 0
     slm_forward_us: int = 0
     llm_forward_us: int = 0
+    num_run_ahead_tokens: int = 0
+    num_run_ahead_discarded: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """By field name."""

@@ -174,6 +174,7 @@ def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
         handoff=worker_pb2.Handoff(above=handoff.above, below=handoff.below) if handoff is not None else None,
         prefix_checksum=run.prefix_checksum,
         traceparent=run.traceparent,
+        priority=worker_pb2.PRIORITY_BACKGROUND if run.background else worker_pb2.PRIORITY_UNSPECIFIED,
     )
 
 
@@ -184,6 +185,7 @@ def _reply(message: worker_pb2.DecodeResponse) -> Reply:
         finish = RunFinish(
             end=RunEnd(ended.reason),
             held=ended.held,
+            proposal_token=ended.proposal.token if ended.HasField("proposal") else None,
             proposal_entropy=ended.proposal.entropy if ended.HasField("proposal") else None,
             queue_us=ended.timing.queue_us,
             forward_us=ended.timing.forward_us,
