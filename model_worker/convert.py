@@ -6,6 +6,7 @@ Generated messages stop here and in `service.py`.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import grpc
 
@@ -24,6 +25,7 @@ from model_worker.engine.errors import (
 from model_worker.engine.types import (
     GREEDY,
     Capacity,
+    Counters,
     FinishReason,
     Handoff,
     Proposal,
@@ -105,6 +107,7 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int) -> RunReq
         stop_tokens=frozenset(message.stop_tokens),
         handoff=_handoff(message.handoff) if message.HasField("handoff") else None,
         prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
+        background=message.priority == worker_pb2.PRIORITY_BACKGROUND,
     )
 
 
@@ -142,6 +145,8 @@ def timing(value: Timing) -> worker_pb2.Timing:
         total_us=value.total_us,
         num_steps=value.num_steps,
         num_computed_tokens=value.num_computed_tokens,
+        host_us=value.host_us,
+        wait_us=value.wait_us,
     )
 
 
@@ -157,9 +162,25 @@ def capacity(value: Capacity) -> worker_pb2.Capacity:
     )
 
 
-def capacity_of(engine: Engine) -> Capacity:
+def counters(value: Counters) -> worker_pb2.Counters:
+    """Sums since the start."""
+    return worker_pb2.Counters(
+        num_steps=value.num_steps,
+        num_computed_tokens=value.num_computed_tokens,
+        num_kept_tokens=value.num_kept_tokens,
+        num_evictions=value.num_evictions,
+        num_refusals=value.num_refusals,
+        forward_us=value.forward_us,
+        num_graph_steps=value.num_graph_steps,
+        num_graph_misses=value.num_graph_misses,
+        num_delayed_steps=value.num_delayed_steps,
+        delayed_us=value.delayed_us,
+    )
+
+
+def state_of(engine: Engine) -> tuple[Capacity, Counters]:
     """To be asked in the engine's thread."""
-    return engine.capacity
+    return engine.capacity, replace(engine.counters)
 
 
 def _proposal(value: Proposal | None) -> worker_pb2.Proposal | None:

@@ -105,10 +105,12 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         return worker_pb2.CloseSessionResponse(held=await self._driver.close_session(request.session_id))
 
     async def GetInfo(self, request: worker_pb2.GetInfoRequest, context: Any) -> worker_pb2.GetInfoResponse:
-        """The model, and the room at this moment."""
+        """The model, and its room and counters at this moment."""
         response = worker_pb2.GetInfoResponse()
         response.CopyFrom(self._info)
-        response.capacity.CopyFrom(convert.capacity(await self._driver.ask(convert.capacity_of)))
+        capacity, counters = await self._driver.ask(convert.state_of)
+        response.capacity.CopyFrom(convert.capacity(capacity))
+        response.counters.CopyFrom(convert.counters(counters))
         return response
 
     async def GetTokenizer(

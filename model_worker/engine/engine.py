@@ -125,6 +125,7 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Runs the model once on what is most urgent and says what came of it."""
+        begin = time.perf_counter()
         schedule = self._scheduler.schedule()
         events: list[Event] = [RunFailed(run.run_id, error) for run, error in schedule.refused]
         events += [self._result(run, FinishReason.LENGTH) for run in schedule.yielded]
@@ -133,7 +134,7 @@ class Engine:
         events += [self._finish(run, FinishReason.LENGTH) for run in self._scheduler.without_work()]
         if not schedule.rows:
             return events
-        begin = time.perf_counter()
+        forward_begin = time.perf_counter()
         try:
             outcome = self._runner.run(schedule.rows)
         except torch.AcceleratorError:  # the device is lost to this process: no later step could be right
@@ -144,8 +145,10 @@ class Engine:
             failure = _forward_failed(f"the model's forward failed: {error}.")
             failure.__cause__ = error
             return events + [RunFailed(row.run.run_id, failure) for row in schedule.rows]
-        self._account(schedule.rows, begin, time.perf_counter())
-        return events + self._commit(schedule.rows, outcome)
+        forward_us = _us(time.perf_counter() - forward_begin)
+        events += self._commit(schedule.rows, outcome)
+        self._account(schedule.rows, begin, forward_us)
+        return events
 
     def check_integrity(self) -> None:
         """Raises AssertionError if a page is leaked or a session's books are wrong."""
@@ -199,16 +202,20 @@ class Engine:
                 held=session.held,
             )
 
-    def _account(self, rows: Sequence[Row], begin: float, end: float) -> None:
-        forward_us = int((end - begin) * 1e6)
+    def _account(self, rows: Sequence[Row], begin: float, forward_us: int) -> None:
+        """A step's time goes to its runs, also to those that ended in it: their events carry the same Timing."""
+        end = time.perf_counter()
+        host_us = _us(end - begin) - forward_us
         self.counters.num_steps += 1
         self.counters.forward_us += forward_us
         for row in rows:
             timing = row.run.timing
             if timing.num_steps == 0:
-                timing.queue_us = int((begin - row.run.arrived) * 1e6)
+                timing.queue_us = _us(begin - row.run.arrived)
             timing.num_steps += 1
             timing.forward_us += forward_us
+            timing.host_us += host_us
+            timing.total_us = _us(end - row.run.arrived)
             timing.num_computed_tokens += row.num_tokens
             self.counters.num_computed_tokens += row.num_tokens
 
@@ -262,7 +269,7 @@ class Engine:
         return self._result(run, reason, proposal)
 
     def _result(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
-        run.timing.total_us = int((time.perf_counter() - run.arrived) * 1e6)
+        run.timing.total_us = _us(time.perf_counter() - run.arrived)
         return RunFinished(run.run_id, reason, run.session.held, run.timing, proposal)
 
     def _verified_runner(self, loaded: LoadedModel) -> Runner:
@@ -287,6 +294,10 @@ class Engine:
         check_parity(name, outcome.logits[0], reference)
         self._table.close(session)
         return runner
+
+
+def _us(seconds: float) -> int:
+    return int(seconds * 1e6)
 
 
 def _forward_failed(message: str) -> ForwardFailed:

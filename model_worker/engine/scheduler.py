@@ -2,7 +2,7 @@
 
 There is no prefill phase and no decode phase: a run's session has tokens that are not computed yet, and a step
 computes some of them for many sessions at once, under a token budget. Decode rows come first, then what other runs
-still lack (prompts in chunks), then background catch-up in the room that is left.
+still lack (prompts in chunks), then background runs in the room that is left.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Run:
 
     @property
     def is_background(self) -> bool:
-        """Catch-up only: nobody waits for it."""
-        return self.request.max_tokens == 0 and self.request.returns is None
+        """Nobody waits for it: it only catches up, or it was asked for as such."""
+        return self.request.background or not self.wants_token
 
     @property
     def wants_token(self) -> bool:
         """Whether the distribution after the last token is asked for."""
-        return not self.is_background
+        return self.request.max_tokens > 0 or self.request.returns is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Row:
 class Schedule:
     """The rows of the next forward, and the runs that end for want of room.
 
-    A foreground run is refused. A background run yields: its tokens are in the session and get computed when a
-    foreground run needs them.
+    A foreground run is refused. A background run yields: the tokens that it appended and kept are in the session and
+    get computed when a foreground run needs them.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Scheduler:
         return [run for run in self._runs.values() if run.session is session]
 
     def without_work(self) -> list[Run]:
-        """Background runs whose tokens are all computed."""
+        """Catch-up runs whose tokens are all computed."""
         return [run for run in self._runs.values() if run.session.num_pending == 0]
 
     def add(self, run: Run) -> None:
@@ -102,7 +102,7 @@ class Scheduler:
         for run in self._in_order():
             if budget == 0:
                 break
-            if run.run_id not in self._runs:  # refused for the sake of an older one
+            if run.run_id not in self._runs:  # refused for the sake of an older one, or yielded
                 continue
             num_tokens = min(run.session.num_pending, budget)
             if num_tokens == 0 or not self._make_room(run, num_tokens, schedule):
@@ -121,9 +121,9 @@ class Scheduler:
         return sorted(self._runs.values(), key=key)
 
     def _make_room(self, run: Run, num_tokens: int, schedule: Schedule) -> bool:
-        """Reserves pages for a row. When idle sessions do not suffice, background runs lose their KV, then the
-        youngest runs are refused, so the worker never stands still. A run may have to wait for younger ones that are
-        in the batch already; it is never refused for their sake.
+        """Reserves pages for a row. When idle sessions do not suffice, background runs yield and lose their KV, then
+        the youngest runs are refused, so the worker never stands still. A run may have to wait for younger ones that
+        are in the batch already; it is never refused for their sake.
         """
         until = run.session.num_computed + num_tokens
         in_batch = {row.run.run_id for row in schedule.rows}
@@ -137,6 +137,8 @@ class Scheduler:
                 return False  # a younger run is in this batch already: wait for it
             if victim is not None and victim.is_background:
                 self._table.uncompute(victim.session, 0)
+                schedule.yielded.append(victim)
+                self.remove(victim)
                 continue
             refused = victim or run
             schedule.refused.append((refused, _no_capacity()))

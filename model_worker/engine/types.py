@@ -50,6 +50,8 @@ class RunRequest:
 
     With `returns` the run is a step: nothing is decoded, the next token comes back as a proposal. Without it,
     `max_tokens == 0` is catch-up only, at background priority.
+
+    A `background` run takes only the room that others leave, and ends early (LENGTH) where pages run short.
     """
 
     session_id: str
@@ -61,6 +63,7 @@ class RunRequest:
     handoff: Handoff | None = None
     returns: Returns | None = None
     prefix_checksum: int | None = None
+    background: bool = False
 
 
 class FinishReason(Enum):
@@ -97,13 +100,26 @@ class Proposal:
 
 @dataclass(slots=True)
 class Timing:
-    """Where the time of a run went, in microseconds."""
+    """Where the time of a run went, in microseconds.
+
+    Attributes:
+        queue_us: from its arrival until its first step.
+        forward_us: of the steps that it took part in, shared ones in full.
+        host_us: the rest of those steps: scheduling, bookkeeping.
+        total_us: from its arrival until now.
+    """
 
     queue_us: int = 0
     forward_us: int = 0
+    host_us: int = 0
     total_us: int = 0
     num_steps: int = 0
     num_computed_tokens: int = 0
+
+    @property
+    def wait_us(self) -> int:
+        """After its first step, outside the steps that it took part in."""
+        return max(0, self.total_us - self.queue_us - self.forward_us - self.host_us) if self.num_steps else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +186,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Counters:
-    """What the engine has done since it started."""
+    """What the engine has done since it started. Delayed steps were held back for a fuller batch."""
 
     num_steps: int = 0
     num_computed_tokens: int = 0
@@ -178,3 +194,7 @@ class Counters:
     num_evictions: int = 0
     num_refusals: int = 0
     forward_us: int = 0
+    num_graph_steps: int = 0
+    num_graph_misses: int = 0
+    num_delayed_steps: int = 0
+    delayed_us: int = 0

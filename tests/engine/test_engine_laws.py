@@ -206,6 +206,44 @@ def test_superseded_run_keeps_its_tokens() -> None:
     assert rest.tokens == generate(model, PROMPTS[0], 20)[8:]
 
 
+def test_a_background_run_writes_the_same_tokens_and_is_continued_by_a_normal_one() -> None:
+    engine, model = make_engine(max_batch_tokens=6)
+    sampling = Sampling(0.9, seed=5)
+    alone = run_one(engine, RunRequest("alone", 0, PROMPTS[0], sampling, max_tokens=20)).tokens
+    ahead = RunRequest("ahead", 0, PROMPTS[0], sampling, max_tokens=12, background=True)
+    others = [RunRequest(f"s{i}", 0, prompt, max_tokens=20) for i, prompt in enumerate(PROMPTS)]
+    written, *rest = run_all(engine, [ahead, *others])
+    assert written.finished.reason is FinishReason.LENGTH
+    assert written.tokens == alone[:12]
+    assert [result.tokens for result in rest] == [generate(model, prompt, 20) for prompt in PROMPTS]
+    run = engine.submit(RunRequest("ahead", written.finished.held, [], sampling, max_tokens=20, background=True))
+    engine.step()
+    (superseded,) = engine.supersede(run)
+    normal = run_one(engine, RunRequest("ahead", superseded.held, [], sampling, max_tokens=7))
+    assert normal.tokens == alone[13:]
+
+
+def test_a_background_run_stops_at_its_handoff() -> None:
+    engine, _ = make_engine()
+    free = run_one(engine, RunRequest("free", 0, PROMPTS[0], max_tokens=60))
+    tau = sorted(free.entropies)[len(free.entropies) // 2]
+    request = RunRequest("s", 0, PROMPTS[0], max_tokens=60, handoff=Handoff(above=tau), background=True)
+    ahead = run_one(engine, request)
+    assert ahead.finished.reason is FinishReason.HANDOFF
+    assert ahead.tokens == free.tokens[: len(ahead.tokens)]
+    assert ahead.finished.proposal.entropy > tau
+
+
+def test_the_time_of_a_run_adds_up() -> None:
+    engine, _ = make_engine(max_batch_tokens=8)
+    requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=10) for i, prompt in enumerate(PROMPTS)]
+    for result in run_all(engine, requests):
+        timing = result.finished.timing
+        parts = timing.queue_us + timing.forward_us + timing.host_us + timing.wait_us
+        assert timing.num_steps > 0
+        assert abs(parts - timing.total_us) <= timing.num_steps + 2  # microseconds, each part rounded down
+
+
 def test_catch_up_keeps_nothing_back() -> None:
     engine, model = make_engine()
     result = run_one(engine, RunRequest("s", 0, PROMPTS[3]))

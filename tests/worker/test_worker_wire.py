@@ -69,6 +69,20 @@ async def test_get_info_tells_the_model(start_worker: StartWorker, model_folder:
     assert info.capacity.num_free_pages == info.capacity.num_pages > 0
 
 
+async def test_a_run_at_background_priority_decodes_and_counters_count(start_worker: StartWorker, model: Any) -> None:
+    _, stub = await start_worker()
+    request = pb.DecodeRequest(
+        session_id="s", tokens=PROMPT, max_tokens=8, priority=pb.PRIORITY_BACKGROUND, stop_tokens=[VOCAB_SIZE - 1]
+    )
+    tokens, finish = await decode_once(stub, request)
+    assert tokens == generate(model, PROMPT, 8)
+    assert finish.reason == pb.Finish.REASON_LENGTH
+    counters = (await stub.GetInfo(pb.GetInfoRequest())).counters
+    assert counters.num_steps >= finish.timing.num_steps == 8
+    assert counters.num_kept_tokens == 8
+    assert counters.forward_us >= finish.timing.forward_us > 0
+
+
 async def test_the_tokenizer_travels(start_worker: StartWorker, model_folder: Path) -> None:
     from tokenizers import Tokenizer
 
