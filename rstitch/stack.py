@@ -46,6 +46,7 @@ class LocalStack:
         otlp_endpoint: where traces go; None: nowhere.
         threads: CPU threads of each worker; None: RSTITCH_THREADS, else half of the machine's.
         worker_args, slm_args, llm_args, router_args: more flags of both workers, of one, of the router.
+        router_module: what is run as the router.
         env: more variables for all parts.
         timeout_s: how long a part may take to become ready.
         stop_grace_s: how long a part may take to end before it is killed.
@@ -70,6 +71,7 @@ class LocalStack:
         slm_args: Sequence[str] = (),
         llm_args: Sequence[str] = (),
         router_args: Sequence[str] = (),
+        router_module: str = "router_svc",
         env: Mapping[str, str] | None = None,
         timeout_s: float = 300.0,
         stop_grace_s: float = 10.0,
@@ -83,6 +85,7 @@ class LocalStack:
         self._threads = threads if threads is not None else default_threads()
         self._worker_args = {"slm": [*worker_args, *slm_args], "llm": [*worker_args, *llm_args]}
         self._router_args = list(router_args)
+        self._router_module = router_module
         self._env = dict(env or {})
         self._timeout_s = timeout_s
         self._stop_grace_s = stop_grace_s
@@ -220,8 +223,8 @@ class LocalStack:
         address = f"{_LOCALHOST}:{port}"
         slm, llm = self.worker_addresses
         # fmt: off
-        command = [sys.executable, "-m", "router_svc", "--slm", slm, "--llm", llm, "--redis", self.redis_url,
-                   "--listen", address, *self._telemetry_args, *self._router_args, *args]
+        command = [sys.executable, "-m", self._router_module, "--slm", slm, "--llm", llm,
+                   "--redis", self.redis_url, "--listen", address, *self._telemetry_args, *self._router_args, *args]
         # fmt: on
         return self._add(
             name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S), {"OMP_NUM_THREADS": "1"}
