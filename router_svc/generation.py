@@ -35,6 +35,7 @@ class Generation:
         text: of the answer so far, if stop strings must be looked for.
         journal: takes what is kept.
         started: when the request came, by `clock`.
+        claim_s: how long the store then took to give the session.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Generation:
         recovery: Recovery,
         trace: GenerationTrace,
         started: float,
+        claim_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -65,6 +67,8 @@ class Generation:
         self._trace = trace
         self._clock = clock
         self._started = started - usage.total_time_us / 1e6
+        self._idle_since = started + claim_s  # no run is going on that decodes
+        usage.breakdown.store_us += int(claim_s * 1e6)
         self._opening = (SwitchReason.NONE, 0.0)  # why the segment that has no token yet began
         self._traceparent = ""
 
@@ -88,6 +92,11 @@ class Generation:
         """Brings the usage's total time up to now."""
         self._usage.total_time_us = int((self._clock() - self._started) * 1e6)
 
+    def end(self) -> None:
+        """All but the end is stored: since the last run only the store was waited for."""
+        self._usage.breakdown.store_us += int((self._clock() - self._idle_since) * 1e6)
+        self.stop_clock()
+
     async def _write(self, pen: Model) -> RunFinish | None:
         """One run of `pen`: it is fed what it has not seen, then decodes by itself until the hand-off condition holds.
 
@@ -96,27 +105,47 @@ class Generation:
         worker = self._workers[pen]
         run = await worker.decode(self._budget(), self._policy.handoff(pen), self._traceparent)
         self._trace.fed(run.num_sent)
-        since = self._clock()
+        began = since = self._sent()
         try:
             while True:
                 reply = await run.next()
                 since = self._took(pen, since)
                 if reply.tokens and self._keep(pen, reply):
-                    finish = await worker.cut_short(run)
-                    if finish is not None:
-                        self._trace.ran(finish)
+                    self._ran(worker, await worker.cut_short(run), began)
                     return None
                 if reply.finish is not None:
-                    worker.count(run)
-                    self._trace.ran(reply.finish)
+                    self._ran(worker, reply.finish, began)
                     return reply.finish
-                await self._journal.room()
+                began += await self._room()
                 await self._catch_up(pen.other)
         except RstitchError as error:
             worker.refused(run, error)
             await self._recovery.after(pen, error)
-            self._took(pen, since)
+            self._idle_since = self._took(pen, since)
             return None
+
+    def _sent(self) -> float:
+        """A run that decodes begins: until now the router was at work. Returns the time."""
+        now = self._clock()
+        self._usage.breakdown.routing_us += int((now - self._idle_since) * 1e6)
+        return now
+
+    def _ran(self, worker: WorkerSession, finish: RunFinish | None, began: float) -> None:
+        """A run that decodes is over; None: the worker did not say how."""
+        self._idle_since = self._clock()
+        if finish is not None:
+            worker.count(finish, int((self._idle_since - began) * 1e6))
+            self._trace.ran(finish)
+
+    async def _room(self) -> float:
+        """Waits for room in the journal; returns for how long, in s."""
+        if self._journal.has_room:
+            return 0.0
+        since = self._clock()
+        await self._journal.room()
+        waited = self._clock() - since
+        self._usage.breakdown.store_us += int(waited * 1e6)
+        return waited
 
     def _keep(self, pen: Model, reply: Reply) -> bool:
         """Tokens go into the trajectory, up to one that completes a stop string; returns whether one does."""

@@ -7,7 +7,6 @@ reader never sees a token that a crash could take back. It knows neither models 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable
 
 import grpc
@@ -47,7 +46,7 @@ class Journal:
         self._show = show
         self.length = length  # stored
         self._stored: list[Chunk] = []  # by this journal
-        self._usage = dataclasses.replace(usage)  # of what is stored
+        self._usage = usage.copy()  # of what is stored
         self._pending: list[tuple[Chunk, Usage]] = []
         self._closing = False
         self._work = asyncio.Event()
@@ -60,20 +59,31 @@ class Journal:
 
         An empty one is stored with the next token or not at all: until then its hand-over can be decided anew.
         """
-        self._pending.append((chunk, dataclasses.replace(usage)))
+        self._pending.append((chunk, usage.copy()))
         if chunk.tokens:
             self._work.set()
         if len(self._pending) >= _MAX_PENDING_CHUNKS:
             self._room.clear()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `room` would return at once."""
+        return self._room.is_set()
+
     async def room(self) -> None:
         """Returns when there is room for more. Should the journal fail, its owner must cancel whoever waits here."""
         await self._room.wait()
 
+    async def close(self) -> None:
+        """Takes no more; returns when no append is under way. Raises what the store raises."""
+        self._closing = True
+        self._work.set()
+        await self.task
+
     async def finish(self, reason: FinishReason, usage: Usage) -> None:
         """Stores what is left together with the end. Raises what the store raises."""
-        await self._close()
-        self._usage = dataclasses.replace(usage)
+        await self.close()
+        self._usage = usage.copy()
         await self._flush(State.FINISHED, reason, keep_usage=True)
 
     async def interrupt(self, patience_s: float | None = None) -> None:
@@ -82,13 +92,8 @@ class Journal:
         Raises what the store raises.
         """
         if not self.task.done():
-            await self._close()
+            await self.close()
         await self._flush(State.INTERRUPTED, patience_s=patience_s)
-
-    async def _close(self) -> None:
-        self._closing = True
-        self._work.set()
-        await self.task
 
     async def _write(self) -> None:
         while True:

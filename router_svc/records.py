@@ -51,7 +51,7 @@ def header(session_id: str, fields: dict[bytes, bytes]) -> Header:
         epoch=int(fields[b"epoch"]),
         owner=fields[b"owner"].decode(),
         settings=fields[b"settings"].decode(),
-        usage=Usage(**json.loads(fields[b"usage"])),
+        usage=Usage.from_dict(json.loads(fields[b"usage"])),
         finish=FinishReason(int(fields[b"finish"])) if fields[b"finish"] else None,
         created_ms=int(fields[b"created"]),
         updated_ms=int(fields[b"updated"]),

@@ -6,7 +6,6 @@ It joins loop, journal, trace and readers, and gives everything back however the
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable
 
 import grpc
@@ -118,9 +117,10 @@ class Running:
         except asyncio.CancelledError:
             assert self._stop is not None, "only interrupt cancels the loop"
             raise self._stop from None
-        self._generation.stop_clock()
+        await self._journal.close()
+        self._generation.end()
         await self._journal.finish(reason, self._usage)
-        return Finished(reason, dataclasses.replace(self._usage), self._journal.length)
+        return Finished(reason, self._usage.copy(), self._journal.length)
 
     async def _released(self, error: RstitchError) -> bool:
         return isinstance(error, Fenced) or await self.release()

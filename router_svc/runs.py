@@ -59,7 +59,7 @@ class RunFinish:
     Attributes:
         held: tokens that the worker holds now.
         proposal_token, proposal_entropy: of the token that was not kept, under `Handoff.above`.
-        queue_us, forward_us: the worker's own timing.
+        queue_us, forward_us, host_us, wait_us, total_us: the worker's own timing.
     """
 
     end: RunEnd
@@ -68,6 +68,9 @@ class RunFinish:
     proposal_entropy: float | None
     queue_us: int
     forward_us: int
+    host_us: int
+    wait_us: int
+    total_us: int
 
 
 @dataclass(slots=True)

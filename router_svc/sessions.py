@@ -6,7 +6,7 @@ At most one router writes a session, and in it at most one task. It knows no wir
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import time
 import uuid
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
@@ -184,7 +184,9 @@ class Sessions:
     async def _try_begin(
         self, session_id: str, question: Question, trace: GenerationTrace, started: float
     ) -> AnswerLog | OwnedElsewhere | None:
+        asked = time.monotonic()
         before = await self._store.trajectory(session_id) if question.session_id else None
+        read_s = time.monotonic() - asked
         prompt = await self._prompt(question, before)
         length = before.header.length if before else 0
         start = length + len(prompt)
@@ -200,13 +202,15 @@ class Sessions:
         )
         usage = Usage(num_prompt_tokens=start)
         chunk = Chunk(Source.PROMPT, length, prompt, entropies_of())
+        asked = time.monotonic()
         claimed = await self._store.claim(
             before.header if before else None, session_id, self._lease.router_id, settings.to_json(), usage, [chunk]
         )
         if not isinstance(claimed, Owned):
             return claimed
+        claim_s = read_s + time.monotonic() - asked
         chunks = [*(before.chunks if before else ()), chunk]
-        return self._start(session_id, settings, chunks, claimed, length, usage, trace, started)
+        return self._start(session_id, settings, chunks, claimed, length, usage, trace, started, claim_s)
 
     async def _prompt(self, question: Question, before: Trajectory | None) -> array[int]:
         """Off the loop: a long text takes its time."""
@@ -215,6 +219,7 @@ class Sessions:
         )
 
     async def _try_attach(self, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
+        since = time.monotonic()
         trajectory = await self.trajectory(asked.session_id)
         header = trajectory.header
         check_within(asked, header.length)
@@ -222,13 +227,14 @@ class Sessions:
         if header.state is State.FINISHED:
             chunks = _answer(trajectory.chunks, settings)
             return AnswerLog(asked.session_id, settings, trajectory.tokens(), chunks, header.finished)
-        usage = dataclasses.replace(header.usage)
+        usage = header.usage.copy()
         claimed = await self._store.claim(header, asked.session_id, self._lease.router_id, header.settings, usage, [])
         if not isinstance(claimed, Owned):
             return claimed
+        claim_s = time.monotonic() - since
         trace = begin_trace(self._telemetry, settings.traceparent)
         chunks = list(trajectory.chunks)
-        return self._start(asked.session_id, settings, chunks, claimed, header.length, usage, trace, started)
+        return self._start(asked.session_id, settings, chunks, claimed, header.length, usage, trace, started, claim_s)
 
     def _start(
         self,
@@ -240,6 +246,7 @@ class Sessions:
         usage: Usage,
         trace: GenerationTrace,
         started: float,
+        claim_s: float,
     ) -> AnswerLog:
         """The session is ours: from here to the task's start nothing is awaited, so nothing can come between."""
         tokens = joined_tokens(chunks)
@@ -266,7 +273,18 @@ class Sessions:
         recovery = Recovery(self._pair, self._settings.worker_patience_s, self._settings.capacity_patience_s)
         last = next(chunk for chunk in reversed(chunks) if chunk.tokens)
         generation = Generation(
-            settings, tokens, last, usage, workers, self._stop_tokens(), text, journal, recovery, trace, started
+            settings,
+            tokens,
+            last,
+            usage,
+            workers,
+            self._stop_tokens(),
+            text,
+            journal,
+            recovery,
+            trace,
+            started,
+            claim_s,
         )
         trace.describe(session_id, owned.epoch, settings, self._models())
         self._running[session_id] = Running(

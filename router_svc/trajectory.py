@@ -5,10 +5,12 @@ It knows neither wire nor store; numbers of enums are those of the contract.
 
 from __future__ import annotations
 
+import copy
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import Any
 
 
 class Model(IntEnum):
@@ -154,6 +156,20 @@ class Sampling:
 
 
 @dataclass(slots=True)
+class TimeBreakdown:
+    """Where an answer's time went so far; fields as in the contract."""
+
+    slm_forward_us: int = 0
+    llm_forward_us: int = 0
+    background_us: int = 0
+    scheduling_us: int = 0
+    waiting_us: int = 0
+    transport_us: int = 0
+    store_us: int = 0
+    routing_us: int = 0
+
+
+@dataclass(slots=True)
 class Usage:
     """What an answer took so far; fields as in the contract."""
 
@@ -171,10 +187,24 @@ class Usage:
     llm_forward_us: int = 0
     num_run_ahead_tokens: int = 0
     num_run_ahead_discarded: int = 0
+    breakdown: TimeBreakdown = field(default_factory=TimeBreakdown)
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         """By field name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        made = {name: getattr(self, name) for name in self.__slots__}
+        made["breakdown"] = {name: getattr(self.breakdown, name) for name in self.breakdown.__slots__}
+        return made
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Usage:
+        """The inverse; what an older router did not count stays 0."""
+        return cls(**{**fields, "breakdown": TimeBreakdown(**fields.get("breakdown", {}))})
+
+    def copy(self) -> Usage:
+        """As it is now."""
+        made = copy.copy(self)
+        made.breakdown = copy.copy(self.breakdown)
+        return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class WorkerSession:
         self._held += num
 
     async def cut_short(self, run: PendingRun) -> RunFinish | None:
-        """Ends a run whose rest is not wanted: the worker drops that, and what the run took is counted.
+        """Ends a run whose rest is not wanted: the worker drops that. What the run took is left to be counted.
 
         Returns: how it ended; None if the worker does not say any more.
         """
@@ -88,17 +88,26 @@ class WorkerSession:
                 await run.next()
         except RstitchError:
             return None
-        self.count(run)
         return run.finish
 
-    def count(self, run: PendingRun) -> None:
-        """Adds what a run that is over took to the usage."""
-        if run.finish is None:
-            return
-        if self.model is Model.SLM:
-            self._usage.slm_forward_us += run.finish.forward_us
+    def count(self, finish: RunFinish, took_us: int | None = None) -> None:
+        """Adds what a run took to the usage: a decoding one `took_us` as seen from here; None: it ran beside those."""
+        slm = self.model is Model.SLM
+        breakdown = self._usage.breakdown
+        if slm:
+            self._usage.slm_forward_us += finish.forward_us
         else:
-            self._usage.llm_forward_us += run.finish.forward_us
+            self._usage.llm_forward_us += finish.forward_us
+        if took_us is None:
+            breakdown.background_us += finish.forward_us
+            return
+        if slm:
+            breakdown.slm_forward_us += finish.forward_us
+        else:
+            breakdown.llm_forward_us += finish.forward_us
+        breakdown.scheduling_us += finish.host_us
+        breakdown.waiting_us += finish.queue_us + finish.wait_us
+        breakdown.transport_us += max(0, took_us - finish.total_us)
 
     def refused(self, run: PendingRun, error: RstitchError) -> None:
         """A run failed: what it was to feed was not fed, what the worker holds may be less than thought."""
@@ -143,7 +152,7 @@ class WorkerSession:
             self.refused(run, run.failure)
             self._next_catch_up = time.monotonic() + (0 if run.failure.reason in _REFUSED else _CATCH_UP_PAUSE_S)
         elif run.finish is not None:
-            self.count(run)
+            self.count(run.finish)
         else:
             return
         self._catching_up = None

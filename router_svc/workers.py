@@ -182,12 +182,16 @@ def _reply(message: worker_pb2.DecodeResponse) -> Reply:
     finish: RunFinish | None = None
     if message.HasField("finish"):
         ended = message.finish
+        timing = ended.timing
         finish = RunFinish(
             end=RunEnd(ended.reason),
             held=ended.held,
             proposal_token=ended.proposal.token if ended.HasField("proposal") else None,
             proposal_entropy=ended.proposal.entropy if ended.HasField("proposal") else None,
-            queue_us=ended.timing.queue_us,
-            forward_us=ended.timing.forward_us,
+            queue_us=timing.queue_us,
+            forward_us=timing.forward_us,
+            host_us=timing.host_us,
+            wait_us=timing.wait_us,
+            total_us=timing.total_us,
         )
     return Reply(list(message.tokens), list(message.entropies), finish)

@@ -185,8 +185,15 @@ def _chat_message(message: t.Message | Mapping[str, str]) -> router_pb2.ChatMess
 
 
 def _finished(m: router_pb2.Finished) -> t.Finished:
-    usage = t.Usage(**{field.name: getattr(m.usage, field.name) for field in dataclasses.fields(t.Usage)})
-    return t.Finished(_enum(t.FinishReason, router_pb2.FinishReason.Name, "FINISH_REASON_", m.reason), usage, m.length)
+    reason = _enum(t.FinishReason, router_pb2.FinishReason.Name, "FINISH_REASON_", m.reason)
+    return t.Finished(reason, _usage(m.usage), m.length)
+
+
+def _usage(m: router_pb2.Usage) -> t.Usage:
+    fields = {field.name: getattr(m, field.name) for field in dataclasses.fields(t.Usage)}
+    parts = dataclasses.fields(t.TimeBreakdown)
+    fields["breakdown"] = t.TimeBreakdown(**{part.name: getattr(m.breakdown, part.name) for part in parts})
+    return t.Usage(**fields)
 
 
 def _segment(m: router_pb2.Segment) -> t.Segment:

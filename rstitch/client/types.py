@@ -163,6 +163,23 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeBreakdown:
+    """Where an answer's time went, in microseconds; each part as in `TimeBreakdown` of the contract.
+
+    What runs beside the decoding (`background_us`) is not part of the total time.
+    """
+
+    slm_forward_us: int = 0
+    llm_forward_us: int = 0
+    background_us: int = 0
+    scheduling_us: int = 0
+    waiting_us: int = 0
+    transport_us: int = 0
+    store_us: int = 0
+    routing_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What an answer took. Times in microseconds."""
 
@@ -180,6 +197,7 @@ class Usage:
     llm_forward_us: int = 0
     num_run_ahead_tokens: int = 0
     num_run_ahead_discarded: int = 0
+    breakdown: TimeBreakdown = TimeBreakdown()
 
     @property
     def num_tokens(self) -> int:
