@@ -1,0 +1,289 @@
+"""Never slower than the LLM alone: what routed and LLM-only answers cost at a load, and which of them to write now.
+
+Cost. Time per answer is what a user waits for and, with a fixed number of answers being written, the inverse of
+throughput; but answers differ in length because questions do. So it is taken apart: time per token at this load (a
+median: one that waited for a lost worker must not decide) times the length of a trace. Routing changes both, hence
+
+    ratio = routed / LLM-only = (t_routed * n_routed) / (t_llm * n_llm)
+
+Lengths do not depend on load and are pooled over all of them. n_llm / n_routed is the ratio of the mean lengths seen,
+drawn towards 1 while few were: it is right only as far as both were asked similar questions, which holds where the
+guard chooses between them by turns. With no LLM-only answer it is 1, although routing is known to shorten traces, for
+the two errors are not alike: taking routing for too dear brings LLM-only answers, which show the mistake, while taking
+it for cheap would bring none.
+
+By the same argument t_llm, where too few LLM-only answers are seen, is estimated by a lower bound: the LLM's forwards
+in the runs that it decoded within routed answers, per token (no wire, no waiting, a smaller batch). As soon as LLM-only
+answers are there too, their time over that estimate is kept as its correction.
+
+Forgetting. The weight of an answer halves with every `half_life` answers that finish after it, at any load; a figure
+keeps at most that many. It counts once the weights add up to `min_answers`.
+
+Hysteresis. Routing loses at a load after `patience` answers in a row with a ratio over 1.05 by more than one standard
+error, and no longer after as many with a ratio under 0.95. Meanwhile every `explore_every`-th answer is still routed.
+
+What it cannot see: those few run beside LLM-only ones, on an SLM that is idle, and look cheaper than many would be; the
+state may then swing, as slowly as figures are forgotten. All routed policies count as one.
+
+It knows no wire and no clock: the same answers in the same order give the same choices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+SLOWER, FASTER = 1.05, 0.95
+# So many answers of each kind weigh as much as the belief that lengths are equal.
+_PRIOR_ANSWERS = 16
+# Of the spread of a normal distribution over its median absolute deviation, and of a median's error over a mean's.
+_SPREAD, _MEDIAN_ERROR = 1.4826, 1.2533
+_NUM_BUCKETS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer that came to its end, undisturbed from its first token on.
+
+    Attributes:
+        routed: whether both models could write; else the LLM alone.
+        load: answers being written meanwhile, itself included, on average.
+        time_us: from the request to the end.
+        num_tokens: of the answer, at least 1.
+        llm_forward_us, num_llm_tokens: the LLM's forwards in runs that decode, and what it wrote.
+    """
+
+    routed: bool
+    load: float
+    time_us: int
+    num_tokens: int
+    llm_forward_us: int = 0
+    num_llm_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is known at a load. Times are those of an answer as long as a routed one usually is; 0: unknown.
+
+    Attributes:
+        llm_only: whether routing loses.
+        reason: in words.
+        routed_us: of a routed answer.
+        llm_only_us: of an LLM-only answer to the same questions, measured or estimated.
+        num_routed, num_llm_only: answers looked at.
+    """
+
+    llm_only: bool
+    reason: str
+    routed_us: int = 0
+    llm_only_us: int = 0
+    num_routed: int = 0
+    num_llm_only: int = 0
+
+
+def bucket_of(load: float) -> int:
+    """Loads of 1, 2-3, 4-7, 8-15, 16-31 and 32 or more are alike."""
+    return min(max(int(load), 1).bit_length(), _NUM_BUCKETS) - 1
+
+
+def bucket_name(bucket: int) -> str:
+    """As people say it."""
+    low = 1 << bucket
+    if bucket == 0:
+        return "1 session"
+    return f"{low} or more sessions" if bucket == _NUM_BUCKETS - 1 else f"{low}-{2 * low - 1} sessions"
+
+
+class _Figure:
+    """The recent values of one figure, older ones weighing less."""
+
+    def __init__(self, half_life: int) -> None:
+        self._half_life = half_life
+        self._values: deque[tuple[int, float]] = deque(maxlen=half_life)  # when seen, value
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, now: int, value: float) -> None:
+        self._values.append((now, value))
+
+    def _weighted(self, now: int) -> list[tuple[float, float]]:
+        return [(value, 0.5 ** ((now - seen) / self._half_life)) for seen, value in self._values]
+
+    def weight(self, now: int) -> float:
+        """How many fresh values these are worth."""
+        return sum(weight for _, weight in self._weighted(now))
+
+    def median(self, now: int) -> tuple[float, float]:
+        """The median and its relative variance."""
+        values = self._weighted(now)
+        middle = _median(values)
+        deviation = _median([(abs(value - middle), weight) for value, weight in values])
+        error = _MEDIAN_ERROR * _SPREAD * deviation / middle
+        return middle, error**2 / self.weight(now)
+
+    def mean(self, now: int) -> tuple[float, float]:
+        """The mean and its relative variance."""
+        values, total = self._weighted(now), self.weight(now)
+        mean = sum(value * weight for value, weight in values) / total
+        variance = sum(weight * (value - mean) ** 2 for value, weight in values) / total
+        return mean, variance / mean**2 / total
+
+
+def _median(values: list[tuple[float, float]]) -> float:
+    """The value at which half of the weight is reached."""
+    rest = sum(weight for _, weight in values) / 2
+    for value, weight in sorted(values):
+        rest -= weight
+        if rest <= 0:
+            return value
+    raise AssertionError("no values")
+
+
+@dataclass(slots=True)
+class _Load:
+    """What was seen at one load: times per token in us, and whether routing loses."""
+
+    routed: _Figure
+    llm_only: _Figure
+    llm_forward: _Figure  # the LLM's alone, within routed answers
+    correction: float = 1.0
+    loses: bool = False
+    streak: int = 0
+    turn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Times of a typical answer in us, and the relative error of their ratio."""
+
+    routed_us: float
+    llm_only_us: float
+    error: float
+    estimated: bool
+
+    @property
+    def ratio(self) -> float:
+        return self.routed_us / self.llm_only_us
+
+
+class Guard:
+    """Watches one pair of workers.
+
+    Args:
+        half_life: answers after which one counts half.
+        min_answers: no figure is worth anything before.
+        patience: verdicts in a row before the state changes.
+        explore_every: while routing loses, one in so many is still routed.
+    """
+
+    def __init__(self, *, half_life: int = 64, min_answers: int = 6, patience: int = 4, explore_every: int = 8) -> None:
+        self._half_life = half_life
+        self._min_answers = min_answers
+        self._patience = patience
+        self._explore_every = explore_every
+        self._pair: Hashable = None
+        self._forget()
+
+    def of_pair(self, pair: Hashable) -> None:
+        """Which workers are there now; figures of others, or of a worker before its restart, say nothing of them."""
+        if pair != self._pair:
+            self._pair = pair
+            self._forget()
+
+    def choose(self, load: int) -> str:
+        """Why a new answer, one of `load`, should be LLM-only; "": it should be routed. Counts the turns."""
+        view = self.view(load)
+        if not view.llm_only:
+            return ""
+        at = self._loads[bucket_of(load)]
+        at.turn += 1
+        return view.reason if at.turn % self._explore_every else ""
+
+    def saw(self, answer: Answered) -> None:
+        """Learns from an answer."""
+        self._now += 1
+        at = self._loads[bucket_of(answer.load)]
+        per_token = max(1, answer.time_us) / answer.num_tokens
+        if answer.routed:
+            at.routed.add(self._now, per_token)
+            if answer.num_llm_tokens and answer.llm_forward_us:
+                at.llm_forward.add(self._now, answer.llm_forward_us / answer.num_llm_tokens)
+            self._routed_lengths.add(self._now, answer.num_tokens)
+        else:
+            at.llm_only.add(self._now, per_token)
+            self._llm_only_lengths.add(self._now, answer.num_tokens)
+        if self._known(at.llm_only) and self._known(at.llm_forward):
+            at.correction = at.llm_only.median(self._now)[0] / at.llm_forward.median(self._now)[0]
+        self._judge(at)
+
+    def view(self, load: int) -> View:
+        """What is known at a load."""
+        bucket = bucket_of(load)
+        at = self._loads[bucket]
+        nums = {"num_routed": len(at.routed), "num_llm_only": len(at.llm_only)}
+        verdict = self._verdict(at)
+        if verdict is None:
+            words = f"too few answers at {bucket_name(bucket)} to say whether routing pays"
+            return View(False, f"{words} ({_counts(at)}).", **nums)
+        estimated = ", LLM-only time estimated from its forwards" if verdict.estimated else ""
+        reason = (
+            f"routed answers took {verdict.ratio:.2f}x as long as LLM-only ones at {bucket_name(bucket)} "
+            f"({_counts(at)}{estimated})."
+        )
+        return View(at.loses, reason, round(verdict.routed_us), round(verdict.llm_only_us), **nums)
+
+    def _forget(self) -> None:
+        self._now = 0  # answers seen
+        self._routed_lengths, self._llm_only_lengths = self._figure(), self._figure()
+        self._loads = [_Load(self._figure(), self._figure(), self._figure()) for _ in range(_NUM_BUCKETS)]
+
+    def _figure(self) -> _Figure:
+        return _Figure(self._half_life)
+
+    def _known(self, figure: _Figure) -> bool:
+        return figure.weight(self._now) >= self._min_answers
+
+    def _judge(self, at: _Load) -> None:
+        """Counts verdicts against the state; enough in a row turn it. What is forgotten cannot hold it."""
+        verdict = self._verdict(at)
+        if verdict is None:
+            at.loses, at.streak = False, 0
+            return
+        against = verdict.ratio < FASTER if at.loses else verdict.ratio * math.exp(-verdict.error) > SLOWER
+        at.streak = at.streak + 1 if against else 0
+        if at.streak >= self._patience:
+            at.loses, at.streak = not at.loses, 0
+
+    def _verdict(self, at: _Load) -> _Verdict | None:
+        if not self._known(at.routed):
+            return None
+        routed, routed_variance = at.routed.median(self._now)
+        estimated = not self._known(at.llm_only)
+        if not estimated:
+            llm, llm_variance = at.llm_only.median(self._now)
+        elif self._known(at.llm_forward):
+            llm, llm_variance = at.llm_forward.median(self._now)
+            llm *= at.correction
+        else:
+            return None
+        longer, longer_variance = self._llm_only_over_routed_length()
+        length, _ = self._routed_lengths.mean(self._now)
+        error = math.sqrt(routed_variance + llm_variance + longer_variance)
+        return _Verdict(routed * length, llm * longer * length, error, estimated)
+
+    def _llm_only_over_routed_length(self) -> tuple[float, float]:
+        """How much longer an LLM-only trace is, drawn towards 1 while few were seen, and its relative variance."""
+        num = min(self._routed_lengths.weight(self._now), self._llm_only_lengths.weight(self._now))
+        if num == 0:
+            return 1.0, 0.0
+        trust = num / (num + _PRIOR_ANSWERS)
+        llm_only, llm_only_variance = self._llm_only_lengths.mean(self._now)
+        routed, routed_variance = self._routed_lengths.mean(self._now)
+        return (llm_only / routed) ** trust, trust**2 * (llm_only_variance + routed_variance)
+
+
+def _counts(at: _Load) -> str:
+    return f"n={len(at.routed)} and {len(at.llm_only)}"
