@@ -1,16 +1,27 @@
-"""Paged attention behind transformers' `AttentionInterface`: the KV cache's tensors and the reading of them.
+"""Paged attention behind transformers' `AttentionInterface`: the KV cache's tensors, written and read in place.
 
 A model's layers call `PagedAttention.forward` instead of their own attention. It writes the new keys and values to
-their pages and lets every row of the batch attend to its own pages. It does not know sessions or scheduling: a
-`BatchPlan` says where to write and what to read.
+their pages and lets every row of the batch attend to its own. It does not know scheduling: `begin` is told the rows.
+
+No step copies the cache where it can be helped. The pages of a session mostly lie side by side: a row then reads a
+view of the cache, and rows at equal distances read one strided view together. Only a session whose pages are scattered
+is gathered first. (A CUDA device reads pages through block tables instead: attention_varlen.py.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from model_worker.engine.scheduler import Row
+
+# Up to so many tokens of a row attend with the query heads that share a key head side by side; of more, the mask would
+# be too big.
+_SHORT_EXTEND = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,48 +34,102 @@ class LayerShape:
     softcap: float | None
 
 
+class KvCache:
+    """Keys and values of all layers, [num_slots, num_kv_heads, dim] each; slot = page * page_size + offset.
+
+    Zeroed: a masked slot is read all the same, and must be finite.
+    """
+
+    def __init__(
+        self, shapes: Sequence[LayerShape], num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.shapes = shapes
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self.num_slots = num_pages * page_size
+        self.dtype = dtype
+        self.device = device
+
+        def zeros(num_heads: int, dim: int) -> Tensor:
+            return torch.zeros(self.num_slots, num_heads, dim, dtype=dtype, device=device)
+
+        self.keys = [zeros(shape.num_kv_heads, shape.key_dim) for shape in shapes]
+        self.values = [zeros(shape.num_kv_heads, shape.value_dim) for shape in shapes]
+
+    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Keys and values [1, kv_heads, tokens, dim] of tokens go to `slots`, int64 [tokens]."""
+        self.keys[layer].index_copy_(0, slots, key[0].transpose(0, 1))
+        self.values[layer].index_copy_(0, slots, value[0].transpose(0, 1))
+
+    def wipe(self, pages: Sequence[int]) -> None:
+        """Zeroes pages that may hold what is not finite."""
+        for page in pages:
+            for tensor in (*self.keys, *self.values):
+                tensor[page * self.page_size : (page + 1) * self.page_size] = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that attend together: same number of queries, padded to the longest context.
+    """Rows that attend together: same number of queries, read as far as the longest context.
 
     Attributes:
         queries: slice of the flattened batch, rows x num_queries tokens in order.
-        num_rows: rows.
-        slots: int64 [num_rows * num_keys], where the keys lie; padding repeats a written one and is masked.
-        mask: bool [num_rows, 1, num_queries, num_keys]; None if every query sees every key.
+        num_rows, num_queries, num_keys: sizes; more than one query only where there is one row.
+        first, distance: row i's keys lie in the slots from first + i * distance on; if `slots` is None.
+        slots: int64 [num_rows * num_keys], where the keys lie; padding repeats a written one.
+        mask: bool [num_rows, 1, num_queries, num_keys] or the same additive; None if every query sees every key.
+        is_causal: there are as many keys as queries, and query i sees the first i + 1 of them; without a mask.
     """
 
     queries: slice
     num_rows: int
-    slots: Tensor
-    mask: Tensor | None
+    num_queries: int
+    num_keys: int
+    first: int = 0
+    distance: int = 0
+    slots: Tensor | None = None
+    mask: Tensor | None = None
+    is_causal: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BatchPlan:
-    """One forward: where the new tokens' keys go (int64 [num_tokens]) and what each group reads."""
-
-    write_slots: Tensor
-    groups: list[Group]
+def batch_order(row: Row) -> tuple[bool, bool, int]:
+    """Sort key of a batch's rows: of one token first, those in one piece first, by place in the cache."""
+    session = row.run.session
+    return row.num_tokens > 1, not session.contiguous, session.pages[0]
 
 
 class PagedAttention:
-    """Keys and values of all layers, [num_slots, num_kv_heads, dim] each; slot = page * page_size + offset."""
+    """Attention over a `KvCache` by `scaled_dot_product_attention`, on any device.
 
-    def __init__(self, shapes: list[LayerShape], num_slots: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._shapes = shapes
-        # Not zeroed: only written slots are read (a group's padding repeats a slot of its own row).
-        self._keys = [
-            torch.empty(num_slots, shape.num_kv_heads, shape.key_dim, dtype=dtype, device=device) for shape in shapes
-        ]
-        self._values = [
-            torch.empty(num_slots, shape.num_kv_heads, shape.value_dim, dtype=dtype, device=device) for shape in shapes
-        ]
-        self._plan: BatchPlan | None = None
+    Args:
+        in_place: read views of the cache where pages lie side by side; off: always gather (to compare).
+    """
 
-    def begin(self, plan: BatchPlan) -> None:
-        """The next forward is of this batch."""
-        self._plan = plan
+    def __init__(self, cache: KvCache, *, in_place: bool = True) -> None:
+        self._cache = cache
+        self._in_place = in_place
+        self._softcapped = any(shape.softcap is not None for shape in cache.shapes)
+        self._groups: list[Group] = []
+        self._write_slots = torch.empty(0, dtype=torch.int64)
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """The next forward is of these rows, sorted by `batch_order`."""
+        page_size = self._cache.page_size
+        slots: list[int] = []
+        for row in rows:
+            pages = row.run.session.pages
+            for position in range(row.start, row.start + row.num_tokens):
+                slots.append(pages[position // page_size] * page_size + position % page_size)
+        self._write_slots = torch.tensor(slots).to(self._cache.device, non_blocking=True)
+        num_single = sum(row.num_tokens == 1 for row in rows)
+        self._groups = []
+        at = 0
+        while at < num_single:
+            count = self._add_single(rows, at, num_single)
+            at += count
+        for row in rows[num_single:]:
+            self._add_extend(row, at)
+            at += row.num_tokens
 
     def forward(
         self,
@@ -80,34 +145,132 @@ class PagedAttention:
 
         Returns [1, tokens, heads, value_dim]. Keywords that would change the result were refused at start.
         """
-        assert self._plan is not None, "begin() before the forward"
         layer = int(module.layer_idx)  # type: ignore[arg-type]
-        keys, values = self._keys[layer], self._values[layer]
-        keys.index_copy_(0, self._plan.write_slots, key[0].transpose(0, 1))
-        values.index_copy_(0, self._plan.write_slots, value[0].transpose(0, 1))
-        outputs = [self._attend(group, query, keys, values, scaling, layer) for group in self._plan.groups]
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)), None
+        self._cache.write(layer, self._write_slots, key, value)
+        outputs = [self._attend(group, query[0], scaling, layer) for group in self._groups]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
-    def _attend(
-        self, group: Group, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, layer: int
-    ) -> Tensor:
-        """The group's outputs, [1, tokens of the group, heads, value_dim]."""
-        rows = group.num_rows
-        num_heads = query.shape[1]
-        # [1, heads, rows * queries, dim] -> [rows, heads, queries, dim]
-        q = query[0, :, group.queries].unflatten(1, (rows, -1)).transpose(0, 1)
-        # [rows * keys, kv_heads, dim] -> [rows, kv_heads, keys, dim]
-        k = keys.index_select(0, group.slots).unflatten(0, (rows, -1)).transpose(1, 2)
-        v = values.index_select(0, group.slots).unflatten(0, (rows, -1)).transpose(1, 2)
-        softcap = self._shapes[layer].softcap
-        if softcap is None:
-            out = nn.functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=group.mask, scale=scaling, enable_gqa=k.shape[1] != num_heads
+    def _attend(self, group: Group, query: Tensor, scaling: float | None, layer: int) -> Tensor:
+        """The group's outputs, [tokens of the group, heads, value_dim]; query: [heads, tokens, key_dim]."""
+        shape = self._cache.shapes[layer]
+        k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
+        num_heads, num_kv_heads = query.shape[0], shape.num_kv_heads
+        q = query if len(self._groups) == 1 else query[:, group.queries]
+        mask, repeated = group.mask, num_heads // num_kv_heads
+        if group.num_queries == 1:
+            # The query heads that share a key head are so many queries of it: [rows, kv_heads, repeated, dim].
+            q = q.unflatten(0, (num_kv_heads, repeated)).permute(2, 0, 1, 3)
+        elif repeated > 1 and group.num_queries <= _SHORT_EXTEND:
+            q = q.reshape(1, num_kv_heads, repeated * group.num_queries, -1)
+            mask = mask.repeat(1, 1, repeated, 1) if mask is not None else None
+        else:
+            q = q[None]
+        if shape.softcap is None:
+            out: Tensor = nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=group.is_causal, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
         else:
-            out = _softcapped(q, k, v, group.mask, scaling, softcap)
-        # [rows, heads, queries, dim] -> [1, rows * queries, heads, dim]
-        return out.transpose(1, 2).flatten(0, 1)[None]
+            out = _softcapped(q, k, v, mask, scaling, shape.softcap)
+        if group.num_queries == 1:
+            return out.flatten(1, 2)
+        return out.reshape(num_heads, group.num_queries, -1).transpose(0, 1)
+
+    def _read(self, group: Group, tensor: Tensor) -> Tensor:
+        """Keys or values of a group, [rows, kv_heads, num_keys, dim]: a view unless the pages are scattered."""
+        if group.slots is not None:
+            size = (group.num_rows, group.num_keys, *tensor.shape[1:])
+            return tensor.index_select(0, group.slots).view(size).transpose(1, 2)
+        width, dim = tensor.stride(0), tensor.shape[2]
+        return tensor.as_strided(
+            (group.num_rows, tensor.shape[1], group.num_keys, dim),
+            (group.distance * width, dim, width, 1),
+            group.first * width,
+        )
+
+    def _add_single(self, rows: Sequence[Row], at: int, end: int) -> int:
+        """Adds a group of rows of one token from `rows[at]` on; returns how many it has."""
+        page_size = self._cache.page_size
+        session = rows[at].run.session
+        longest = rows[at].start + 1
+        if not (session.contiguous and self._in_place):
+            until = at + 1
+            while until < end and not (rows[until].run.session.contiguous and self._in_place):
+                until += 1
+            self._groups.append(self._gathered(rows[at:until], at))
+            return until - at
+        first = session.pages[0]
+        distance = count = total = 0
+        for row in rows[at:end]:
+            if not row.run.session.contiguous:
+                break
+            step = row.run.session.pages[0] - first - distance * max(0, count - 1)
+            padded = max(longest, row.start + 1)
+            # Equally far from each other, no row read into another, and not more padding than keys.
+            if count == 1:
+                distance = step
+            too_padded = padded * (count + 1) > 2 * (total + row.start + 1)
+            if count and (step != distance or padded > distance * page_size or too_padded):
+                break
+            longest, count, total = padded, count + 1, total + row.start + 1
+        lengths = [row.start + 1 for row in rows[at : at + count]]
+        mask = self._length_mask(np.array(lengths), longest) if count > 1 else None
+        self._groups.append(
+            Group(slice(at, at + count), count, 1, longest, first * page_size, distance * page_size, mask=mask)
+        )
+        return count
+
+    def _gathered(self, rows: Sequence[Row], at: int) -> Group:
+        """Rows of one token whose pages are scattered."""
+        all_slots = [self._slots(row) for row in rows]
+        lengths = np.array([len(slots) for slots in all_slots])
+        padded = np.empty((len(rows), int(lengths.max())), dtype=np.int64)
+        for index, slots in enumerate(all_slots):
+            padded[index, : len(slots)] = slots
+            padded[index, len(slots) :] = slots[0]
+        mask = self._length_mask(lengths, padded.shape[1])
+        queries = slice(at, at + len(rows))
+        return Group(queries, len(rows), 1, padded.shape[1], slots=self._tensor(padded.ravel()), mask=mask)
+
+    def _add_extend(self, row: Row, at: int) -> None:
+        """Adds a row of several tokens: query i stands at start + i and sees the keys up to itself."""
+        session, end = row.run.session, row.start + row.num_tokens
+        in_place = session.contiguous and self._in_place
+        is_causal = row.start == 0 and row.num_tokens > _SHORT_EXTEND and not self._softcapped
+        mask = None
+        if not is_causal:
+            mask = self._additive(np.arange(end)[None, :] <= np.arange(row.start, end)[:, None])[None, None]
+        self._groups.append(
+            Group(
+                slice(at, at + row.num_tokens),
+                1,
+                row.num_tokens,
+                end,
+                first=session.pages[0] * self._cache.page_size,
+                slots=None if in_place else self._tensor(self._slots(row)),
+                mask=mask,
+                is_causal=is_causal,
+            )
+        )
+
+    def _slots(self, row: Row) -> np.ndarray:
+        """Slots of everything up to the row's end, int64."""
+        page_size = self._cache.page_size
+        pages = np.array(row.run.session.pages, dtype=np.int64)
+        return (pages[:, None] * page_size + np.arange(page_size)).ravel()[: row.start + row.num_tokens]
+
+    def _length_mask(self, lengths: np.ndarray, longest: int) -> Tensor | None:
+        if (lengths == longest).all():
+            return None
+        return self._additive(np.arange(longest)[None, :] < lengths[:, None])[:, None, None]
+
+    def _additive(self, seen: np.ndarray) -> Tensor:
+        """0 where seen, -inf elsewhere: made once a step and not once a layer."""
+        mask = torch.zeros(seen.shape, dtype=self._cache.dtype)
+        mask.masked_fill_(torch.from_numpy(~seen), float("-inf"))
+        return mask.to(self._cache.device, non_blocking=True)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._cache.device, non_blocking=True)
 
 
 def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None, cap: float) -> Tensor:
@@ -117,5 +280,5 @@ def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: f
     scores = (q @ k.transpose(-1, -2)) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
     scores = cap * torch.tanh(scores / cap)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores + mask
     return torch.softmax(scores, dim=-1, dtype=torch.promote_types(torch.float32, q.dtype)).to(q.dtype) @ v

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
+from model_worker.engine.cost_model import CostModel
 from model_worker.engine.errors import (
     ContextFull,
     ForwardFailed,
@@ -55,7 +56,7 @@ class Engine:
         self._stop_tokens = loaded.stop_tokens
         self._pool = PagePool(limits.num_pages, limits.page_size)
         self._table = SessionTable(self._pool)
-        self._scheduler = Scheduler(self._table, limits.max_batch_tokens)
+        self._scheduler = Scheduler(self._table, limits)
         self._run_ids = itertools.count(1)
         self._runner = self._verified_runner(loaded)
 
@@ -75,6 +76,15 @@ class Engine:
             num_runs=len(self._scheduler),
             max_batch_tokens=self.limits.max_batch_tokens,
         )
+
+    @property
+    def costs(self) -> CostModel | None:
+        """What a step takes, if it was measured."""
+        return self._scheduler.costs
+
+    @costs.setter
+    def costs(self, costs: CostModel | None) -> None:
+        self._scheduler.costs = costs
 
     def submit(self, request: RunRequest, arrived: float | None = None) -> int:
         """Accepts a run and returns its id; its events come out of `step()`.
@@ -240,6 +250,8 @@ class Engine:
         token, entropy, logprob = choices.tokens[index], choices.entropies[index], choices.logprobs[index]
         if math.isnan(entropy):  # no bound holds for it: the token would be kept as if the model were sure
             self._scheduler.remove(run)
+            self._runner.wipe(session.pages)  # whoever gets the pages next may read them, masked
+            self._table.uncompute(session, 0)
             return [RunFailed(run.run_id, _forward_failed("the model's logits are not finite."))]
         if request.returns is not None:
             return [self._finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]

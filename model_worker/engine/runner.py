@@ -1,6 +1,6 @@
 """Runs the model on the rows of a schedule: host lists in, chosen tokens and entropies out.
 
-It builds the flattened batch (ids, positions, where KV goes, what each row reads) and calls the unmodified
+It builds the flattened batch and calls the unmodified
 transformers model. It decides nothing: which rows, how many and what happens with a token is the engine's business.
 """
 
@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_worker.engine.attention import BatchPlan, Group, PagedAttention
+from model_worker.engine.attention import KvCache, PagedAttention, batch_order
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.loader import LoadedModel, use_attention
 from model_worker.engine.sampling import Choices, choose
 from model_worker.engine.scheduler import Row
-from model_worker.engine.session import Session
 from model_worker.engine.types import Limits
 
 # Largest difference of a logit between the engine's path and the model's own, relative to the largest logit.
@@ -60,9 +58,8 @@ class Runner:
     def __init__(self, loaded: LoadedModel, limits: Limits) -> None:
         self._loaded = loaded
         self._limits = limits
-        self._attention = PagedAttention(
-            loaded.shapes, limits.num_pages * limits.page_size, loaded.dtype, loaded.device
-        )
+        self._cache = KvCache(loaded.shapes, limits.num_pages, limits.page_size, loaded.dtype, loaded.device)
+        self._attention = PagedAttention(self._cache, in_place=limits.in_place)
         self._hidden: Tensor | None = None
         loaded.module.get_output_embeddings().register_forward_pre_hook(self._capture)
         use_attention(loaded.module, self._attention.forward)
@@ -72,24 +69,36 @@ class Runner:
         self._hidden = inputs[0][0]
 
     @torch.inference_mode()
-    def run(self, rows: Sequence[Row]) -> Outcome | None:
-        """Computes the rows' KV. Returns the outcome of the rows that are last and want a token, None if none is."""
-        asked = [row for row in rows if row.is_last and row.run.wants_token]
-        ends = np.cumsum([row.num_tokens for row in rows])
-        wanted = [int(end) - 1 for row, end in zip(rows, ends, strict=True) if row.is_last and row.run.wants_token]
-        ids = [token for row in rows for token in row.run.session.tokens[row.start : row.start + row.num_tokens]]
-        positions = np.concatenate([np.arange(row.start, row.start + row.num_tokens) for row in rows])
-        self._attention.begin(self._plan(rows))
+    def run(self, rows: list[Row]) -> Outcome | None:
+        """Computes the rows' KV; sorts `rows` into the order of the batch.
+
+        Returns the outcome of the rows that are last and want a token, in that order; None if none is.
+        """
+        rows.sort(key=batch_order)
+        ids: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        asked: list[Row] = []
+        for row in rows:
+            end = row.start + row.num_tokens
+            ids.extend(row.run.session.tokens[row.start : end])
+            positions.extend(range(row.start, end))
+            if row.is_last and row.run.wants_token:
+                asked.append(row)
+                wanted.append(len(ids) - 1)
+        self._attention.begin(rows)
         inputs = {
-            "input_ids": self._tensor(np.array(ids))[None],
+            "input_ids": self._tensor(ids)[None],
             "position_ids": self._tensor(positions)[None],
             "use_cache": False,
         }
         if not asked:
             self._loaded.module.base_model(**inputs)
             return None
-        logits = self._loaded.module(**inputs, logits_to_keep=self._tensor(np.array(wanted))).logits[0]
-        logits = logits[:, : self._limits.vocab_size]
+        keep = 0 if len(wanted) == len(ids) else self._tensor(wanted)  # 0: all
+        logits = self._loaded.module(**inputs, logits_to_keep=keep).logits[0]
+        if logits.shape[1] != self._limits.vocab_size:
+            logits = logits[:, : self._limits.vocab_size]
         if logits.dtype != torch.float64:
             logits = logits.float()
         assert self._hidden is not None
@@ -100,49 +109,12 @@ class Runner:
         )
         return Outcome(choices, logits, self._hidden)
 
-    def _plan(self, rows: Sequence[Row]) -> BatchPlan:
-        """Rows of one token attend as one padded group if they stand side by side; every other row by itself."""
-        all_slots = [self._slots(row.run.session, row.start + row.num_tokens) for row in rows]
-        write = np.concatenate([slots[row.start :] for row, slots in zip(rows, all_slots, strict=True)])
-        groups: list[Group] = []
-        at = index = 0
-        while index < len(rows):
-            until = index + 1
-            if rows[index].num_tokens == 1:
-                while until < len(rows) and rows[until].num_tokens == 1:
-                    until += 1
-            num_tokens = sum(row.num_tokens for row in rows[index:until])
-            groups.append(self._group(slice(at, at + num_tokens), rows[index:until], all_slots[index:until]))
-            at += num_tokens
-            index = until
-        return BatchPlan(self._tensor(write), groups)
+    def wipe(self, pages: Sequence[int]) -> None:
+        """Zeroes pages that a forward left with what is not finite."""
+        self._cache.wipe(pages)
 
-    def _group(self, queries: slice, rows: Sequence[Row], slots: Sequence[np.ndarray]) -> Group:
-        if len(rows) == 1:
-            (row,) = rows
-            mask = None
-            if row.num_tokens > 1:  # query i stands at start + i and sees the keys up to itself
-                ends = np.arange(row.start, row.start + row.num_tokens)
-                mask = self._tensor(np.arange(len(slots[0]))[None, :] <= ends[:, None])[None, None]
-            return Group(queries, 1, self._tensor(slots[0]), mask)
-        lengths = np.array([len(row_slots) for row_slots in slots])
-        padded = np.empty((len(rows), int(lengths.max())), dtype=np.int64)
-        for index, row_slots in enumerate(slots):
-            padded[index, : len(row_slots)] = row_slots
-            padded[index, len(row_slots) :] = row_slots[0]
-        mask = None
-        if lengths.min() != lengths.max():
-            mask = self._tensor(np.arange(padded.shape[1])[None, :] < lengths[:, None])[:, None, None]
-        return Group(queries, len(rows), self._tensor(padded.ravel()), mask)
-
-    def _slots(self, session: Session, num_tokens: int) -> np.ndarray:
-        """Slots of the session's first `num_tokens` tokens."""
-        page_size = self._limits.page_size
-        pages = np.array(session.pages, dtype=np.int64)
-        return (pages[:, None] * page_size + np.arange(page_size)).ravel()[:num_tokens]
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._loaded.device, non_blocking=True)
+    def _tensor(self, values: list[int]) -> Tensor:
+        return torch.tensor(values).to(self._loaded.device, non_blocking=True)
 
 
 def reference_logits(loaded: LoadedModel, tokens: Sequence[int]) -> Tensor:

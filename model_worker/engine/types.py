@@ -175,6 +175,9 @@ class Limits:
         context_length: the most tokens of a session.
         num_pages, page_size: of the KV cache.
         max_batch_tokens: the most tokens of one forward.
+        background_stretch: background rows make a step that others wait for longer by at most this share.
+        background_us: a step of background rows alone takes at most this, or what a decode step takes if that is more.
+        in_place: attention reads the cache where it lies, if it can; off: it always copies what it reads (to compare).
     """
 
     vocab_size: int
@@ -182,6 +185,9 @@ class Limits:
     num_pages: int
     page_size: int = 16
     max_batch_tokens: int = 512
+    background_stretch: float = 0.25
+    background_us: int = 5000
+    in_place: bool = True
 
 
 @dataclass(slots=True)

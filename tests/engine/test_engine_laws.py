@@ -25,12 +25,29 @@ from tests.pairs import CONFIGS, CONTEXT_LENGTH, STOP_TOKEN, VOCAB_SIZE, make_mo
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
 
 
+@pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_greedy_decoding_equals_transformers_generate(architecture: str) -> None:
-    engine, model = make_engine(architecture, max_batch_tokens=24)
+def test_greedy_decoding_equals_transformers_generate(architecture: str, in_place: bool) -> None:
+    engine, model = make_engine(architecture, max_batch_tokens=24, in_place=in_place)
     requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=40) for i, prompt in enumerate(PROMPTS)]
     for prompt, result in zip(PROMPTS, run_all(engine, requests), strict=True):
         assert result.tokens == generate(model, prompt, 40)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma2"])
+def test_pages_that_lie_scattered_change_nothing(architecture: str) -> None:
+    """Sessions that grow in turn in a pool so small that their pages get between each other."""
+    engine, model = make_engine(architecture, num_pages=40, page_size=4)
+    requests = [RunRequest(f"s{i}", 0, prompt[:12], max_tokens=20) for i, prompt in enumerate(PROMPTS)]
+    results = {engine.submit(request): Result() for request in requests}
+    scattered = False
+    while not engine.is_idle:
+        collect(engine, results)
+        scattered = scattered or any(not session.contiguous for session in engine._table)
+    engine.check_integrity()
+    assert scattered, "the pool was too large for this test"
+    for request, result in zip(requests, results.values(), strict=True):
+        assert result.tokens == generate(model, list(request.tokens), 20)
 
 
 def test_step_returns_the_models_own_distribution() -> None:
