@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import grpc
 
+from model_worker.engine.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import (
     ContextFull,
@@ -176,6 +177,14 @@ def counters(value: Counters) -> worker_pb2.Counters:
         num_delayed_steps=value.num_delayed_steps,
         delayed_us=value.delayed_us,
     )
+
+
+def step_costs(costs: CostModel | None) -> list[worker_pb2.StepCost]:
+    """What was measured at the start."""
+    return [
+        worker_pb2.StepCost(num_rows=cost.num_rows, num_tokens_per_row=cost.num_tokens_per_row, step_us=cost.step_us)
+        for cost in (costs.step_costs if costs is not None else ())
+    ]
 
 
 def state_of(engine: Engine) -> tuple[Capacity, Counters]:

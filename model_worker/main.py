@@ -15,10 +15,13 @@ import transformers
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from model_worker import convert
 from model_worker.driver import EngineDriver
+from model_worker.engine.cost_model import StepCost
 from model_worker.engine.engine import Engine, pages_that_fit
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.loader import LoadedModel, load
+from model_worker.engine.measure import measure_steps
 from model_worker.engine.types import Limits
 from model_worker.service import WorkerService
 from model_worker.settings import WorkerSettings
@@ -132,8 +135,18 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
         num_pages=num_pages,
         page_size=settings.page_size,
         max_batch_tokens=settings.max_batch_tokens,
+        background_stretch=settings.background_stretch,
+        background_us=round(settings.background_ms * 1000),
     )
-    return loaded, Engine(loaded, limits)
+    engine = Engine(loaded, limits)
+    engine.costs = measure_steps(engine, settings.measure_ms / 1000)
+    if engine.costs is not None:
+        _log.info("steps measured", **{_shape(cost): cost.step_us for cost in engine.costs.step_costs})
+    return loaded, engine
+
+
+def _shape(cost: StepCost) -> str:
+    return f"rows_{cost.num_rows}_tokens_{cost.num_tokens_per_row}_us"
 
 
 def _info(
@@ -153,6 +166,7 @@ def _info(
         num_parameters=sum(parameter.numel() for parameter in loaded.module.parameters()),
         instance_id=uuid.uuid4().hex,
         version=__version__,
+        step_costs=convert.step_costs(engine.costs),
     )
 
 

@@ -37,6 +37,16 @@ class WorkerSettings(BaseSettings):
     num_pages: Annotated[int, Field(ge=0, description="KV pages; 0: 90% of the free GPU memory, or 1 GiB on CPU.")] = 0
     page_size: Annotated[int, Field(ge=1, le=1024, description="Tokens per KV page.")] = 16
     max_batch_tokens: Annotated[int, Field(ge=1, description="Most tokens of one forward.")] = 512
+    measure_ms: Annotated[
+        int, Field(ge=0, description="Time to measure at the start what a step costs, in ms; 0: do not.")
+    ] = 1000
+    background_stretch: Annotated[
+        float, Field(ge=0, description="Background rows make a step longer by at most this share.")
+    ] = 0.25
+    background_ms: Annotated[
+        float,
+        Field(ge=0, description="Longest step of background rows alone, in ms; one decode step if that is longer."),
+    ] = 5.0
     random_weights: Annotated[
         int | None, Field(ge=0, description="For benchmarks: weights drawn with this seed instead of the model's own.")
     ] = None

@@ -8,11 +8,13 @@ still lack (prompts in chunks), then background runs in the room that is left.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from model_worker.engine.cost_model import CostModel
 from model_worker.engine.errors import NoCapacity
 from model_worker.engine.session import Session, SessionTable
-from model_worker.engine.types import RunRequest, Timing
+from model_worker.engine.types import Limits, RunRequest, Timing
 
 
 @dataclass(slots=True, eq=False)
@@ -61,12 +63,17 @@ class Schedule:
 
 
 class Scheduler:
-    """Keeps the runs in order of arrival and forms batches of them."""
+    """Keeps the runs in order of arrival and forms batches of them.
 
-    def __init__(self, table: SessionTable, max_batch_tokens: int) -> None:
+    Attributes:
+        costs: what a step takes; None: not known, and background rows are bounded by the token budget alone.
+    """
+
+    def __init__(self, table: SessionTable, limits: Limits) -> None:
         self._table = table
-        self._max_batch_tokens = max_batch_tokens
+        self._limits = limits
         self._runs: dict[int, Run] = {}
+        self.costs: CostModel | None = None
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -98,13 +105,15 @@ class Scheduler:
     def schedule(self) -> Schedule:
         """Chooses the next batch and reserves its pages. Refused and yielded runs are removed."""
         schedule = Schedule()
-        budget = self._max_batch_tokens
+        budget = self._limits.max_batch_tokens
         for run in self._in_order():
             if budget == 0:
                 break
             if run.run_id not in self._runs:  # refused for the sake of an older one, or yielded
                 continue
             num_tokens = min(run.session.num_pending, budget)
+            if run.is_background:
+                num_tokens = self._spare_tokens(schedule.rows, num_tokens)
             if num_tokens == 0 or not self._make_room(run, num_tokens, schedule):
                 continue
             budget -= num_tokens
@@ -119,6 +128,22 @@ class Scheduler:
             return run.is_background, run.session.num_pending > 1
 
         return sorted(self._runs.values(), key=key)
+
+    def _spare_tokens(self, rows: Sequence[Row], num_tokens: int) -> int:
+        """Of a background row's tokens, those that may go into a step of `rows`: with foreground rows in it, the step
+        gets longer by a bounded share; without, it stays short, for a decode that arrives waits for its end.
+        """
+        if self.costs is None:
+            return num_tokens
+        waited_for = [row for row in rows if not row.run.is_background]
+        alone_us = max(self._limits.background_us, self.costs.step_us(1))
+        bound_us = (1 + self._limits.background_stretch) * self._step_us(waited_for) if waited_for else alone_us
+        spare = self.costs.most_tokens(*_load(rows), num_tokens, bound_us)
+        return spare if rows else max(spare, 1)
+
+    def _step_us(self, rows: Sequence[Row]) -> float:
+        assert self.costs is not None
+        return self.costs.step_us(*_load(rows))
 
     def _make_room(self, run: Run, num_tokens: int, schedule: Schedule) -> bool:
         """Reserves pages for a row. When idle sessions do not suffice, background runs yield and lose their KV, then
@@ -158,6 +183,12 @@ class Scheduler:
             and (run.is_background or run.run_id > asking.run_id)
         ]
         return max(candidates, key=lambda run: (run.is_background, run.run_id), default=None)
+
+
+def _load(rows: Sequence[Row]) -> tuple[int, int]:
+    """Decode rows, and the tokens of the others."""
+    decode = sum(row.num_tokens == 1 for row in rows)
+    return decode, sum(row.num_tokens for row in rows) - decode
 
 
 def _no_capacity() -> NoCapacity:

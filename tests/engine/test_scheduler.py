@@ -7,10 +7,11 @@ import random
 
 import pytest
 
+from model_worker.engine.cost_model import CostModel
 from model_worker.engine.pages import PagePool
 from model_worker.engine.scheduler import Run, Scheduler
 from model_worker.engine.session import SessionTable
-from model_worker.engine.types import Returns, RunRequest
+from model_worker.engine.types import Limits, Returns, RunRequest
 
 _ids = itertools.count(1)
 
@@ -18,10 +19,10 @@ _ids = itertools.count(1)
 class Bench:
     """A scheduler over a small pool, stepped without a model: scheduled rows just count as computed."""
 
-    def __init__(self, num_pages: int, page_size: int = 4, budget: int = 16) -> None:
+    def __init__(self, num_pages: int, page_size: int = 4, budget: int = 16, **limits: float) -> None:
         self.pool = PagePool(num_pages, page_size)
         self.table = SessionTable(self.pool)
-        self.scheduler = Scheduler(self.table, budget)
+        self.scheduler = Scheduler(self.table, Limits(0, 0, num_pages, page_size, budget, **limits))
 
     def start(self, session_id: str, num_tokens: int, max_tokens: int = 100, background: bool = False) -> Run:
         session = self.table.open(session_id)
@@ -55,6 +56,38 @@ def test_background_gets_only_what_is_left() -> None:
     background, foreground = bench.start("background", 40, max_tokens=0), bench.start("foreground", 12)
     rows = {row.run.run_id: row.num_tokens for row in bench.step().rows}
     assert rows == {foreground.run_id: 12, background.run_id: 4}
+
+
+# A decode row costs 100 us beyond the 1000 of any step, a token of a longer row 20, alone or riding along.
+COSTS = CostModel(decode={1: 1100, 64: 7400}, extend={2: 1140, 512: 11340}, ride={1: 20, 512: 10240})
+
+
+def test_background_stretches_a_step_that_others_wait_for_by_a_bounded_share() -> None:
+    bench = Bench(num_pages=512, budget=512, background_stretch=0.25)
+    bench.scheduler.costs = COSTS
+    background, decoding = bench.start("background", 400, max_tokens=0), bench.start("decoding", 1)
+    rows = {row.run.run_id: row.num_tokens for row in bench.step().rows}
+    assert rows == {decoding.run_id: 1, background.run_id: 13}  # 13 * 20 us within 1100 us / 4
+    assert COSTS.step_us(1, 13) <= 1.25 * COSTS.step_us(1) < COSTS.step_us(1, 14)
+
+
+def test_background_that_does_not_fit_waits_for_a_step_of_its_own_which_is_short() -> None:
+    bench = Bench(num_pages=512, budget=512, background_stretch=0.0, background_us=1500)
+    bench.scheduler.costs = COSTS
+    background, decoding = bench.start("background", 400, max_tokens=0), bench.start("decoding", 1)
+    assert [row.run for row in bench.step().rows] == [decoding]
+    bench.scheduler.remove(decoding)
+    (row,) = bench.step().rows
+    assert row.run is background
+    assert row.num_tokens == 20  # 1100 us + 20 * 20 us
+
+
+def test_background_alone_never_stands_still() -> None:
+    bench = Bench(num_pages=512, budget=512, background_us=0)
+    bench.scheduler.costs = COSTS
+    background = bench.start("background", 5, max_tokens=0)
+    while background.session.num_pending:
+        assert bench.step().rows
 
 
 def test_a_background_run_that_decodes_gets_only_what_is_left() -> None:

@@ -1,0 +1,91 @@
+"""Measures at the start what a step costs, by stepping an engine that nobody uses yet."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from statistics import median
+
+from model_worker.engine.cost_model import CostModel
+from model_worker.engine.engine import Engine
+from model_worker.engine.types import Counters, Returns, RunRequest
+
+_CONTEXT = 32  # tokens before each row
+_ROUNDS = 8
+_DECODE_ROWS = (1, 2, 4, 8, 16, 32, 64)
+_LONG_ROWS = (2, 4, 8, 16, 64, 256)
+
+# Decode rows in a step, and the tokens of one longer row (0: there is none).
+Shape = tuple[int, int]
+
+
+def measure_steps(engine: Engine, budget_s: float) -> CostModel | None:
+    """Steps of each shape in turn, round after round, so that a busy moment of the machine falls on all shapes alike.
+
+    Nothing is left behind, neither sessions nor counts. Returns None if there was no room or time for one decode row.
+    """
+    until = time.perf_counter() + budget_s
+    rows = _Rows(engine)
+    times: dict[Shape, list[float]] = {}
+    for shape in itertools.chain.from_iterable([rows.shapes()] * _ROUNDS):
+        if time.perf_counter() > until:
+            break
+        times.setdefault(shape, []).append(rows.step_us(shape))
+    rows.close()
+    engine.counters = Counters()
+    # The first step of a shape is its warm-up, where there is another.
+    typical = {shape: median(seen[1:] or seen) for shape, seen in times.items()}
+    if (1, 0) not in typical:
+        return None
+    return CostModel(
+        decode={rows: us for (rows, long), us in typical.items() if not long},
+        extend={long: us for (rows, long), us in typical.items() if not rows},
+        ride={long: us - typical[1, 0] for (rows, long), us in typical.items() if rows and long},
+    )
+
+
+class _Rows:
+    """Sessions of `_CONTEXT` tokens that compute the tokens after them again and again. They take no more pages than
+    there are: half for decode rows, half for the longer one.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        limits = engine.limits
+        self._context = min(_CONTEXT, limits.context_length // 2, limits.num_pages * limits.page_size // 4)
+        self._most_rows = limits.num_pages // 2 // -(-(self._context + 1) // limits.page_size)
+        self._most_tokens = min(limits.context_length, limits.num_pages // 2 * limits.page_size) - self._context
+        self._fed: set[str] = set()
+
+    def shapes(self) -> list[Shape]:
+        """Those that there is room for, the most telling first."""
+        shapes = [(rows, 0) for rows in _DECODE_ROWS if rows <= self._most_rows]
+        shapes += [(rows, tokens) for tokens in _LONG_ROWS if tokens <= self._most_tokens for rows in (0, 1)]
+        return [shape for shape in shapes if sum(shape) <= self._engine.limits.max_batch_tokens]
+
+    def step_us(self, shape: Shape) -> float:
+        """The time of one step."""
+        rows, tokens = shape
+        lengths = {f"measure-{index}": 1 for index in range(rows)}
+        if tokens:
+            lengths["measure-long"] = tokens
+        for name in lengths.keys() - self._fed:
+            self._engine.submit(RunRequest(name, 0, self._tokens(self._context)))
+            self._fed.add(name)
+        while not self._engine.is_idle:
+            self._engine.step()
+        for name, length in lengths.items():
+            self._engine.submit(RunRequest(name, self._context, self._tokens(length), returns=Returns()))
+        begin = time.perf_counter()
+        self._engine.step()
+        end = time.perf_counter()
+        assert self._engine.is_idle, "a shape is one step"
+        return (end - begin) * 1e6
+
+    def close(self) -> None:
+        """Forgets the sessions."""
+        for name in self._fed:
+            self._engine.close_session(name)
+
+    def _tokens(self, count: int) -> list[int]:
+        return [(7 * index + 3) % self._engine.limits.vocab_size for index in range(count)]
