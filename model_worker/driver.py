@@ -1,7 +1,7 @@
 """The thread that owns the engine, and the way to it from the event loop.
 
-The loop posts commands and never waits for a forward; the thread posts back what came of them, once per step. It knows
-nothing of gRPC.
+The loop posts commands and never waits for a forward; the thread posts back what came of them, at most once a step. It
+knows nothing of gRPC.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ from typing import TypeVar
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import EngineError
 from model_worker.engine.types import Event, RunFailed, RunRequest, TokenKept
+from model_worker.outbox import Outbox, Piece
 
 T = TypeVar("T")
-Sink = Callable[[int, Event], None]
+Sink = Callable[[int, Piece], None]
 
 
 class EngineDriver:
     """Runs an engine in a thread of its own. All public methods are called from the event loop.
 
-    A run is known outside by its ticket. Its events are given to the sink of its submission, on the loop, in order; the
-    last is RunFinished or RunFailed, unless the run was cancelled.
+    A run is known outside by its ticket. What comes of it goes to the sink of its submission, on the loop, in order;
+    the last piece says how it ended, unless the run was cancelled.
+
+    Args:
+        on_fatal: called on the loop with what ended the thread.
+        flush_s: the longest that a kept token waits for others; a run's first and its last go out at once.
     """
 
-    def __init__(self, engine: Engine, on_fatal: Callable[[BaseException], None]) -> None:
+    def __init__(self, engine: Engine, on_fatal: Callable[[BaseException], None], flush_s: float = 0.0) -> None:
         self._engine = engine
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
@@ -38,6 +43,7 @@ class EngineDriver:
         self._sinks: dict[int, Sink] = {}  # loop only
         self._run_of: dict[int, int] = {}  # engine thread only, as is the next
         self._ticket_of: dict[int, int] = {}
+        self._outbox = Outbox(flush_s)
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -78,6 +84,7 @@ class EngineDriver:
         def command() -> list[tuple[int, Event]]:
             run_id = self._run_of.pop(ticket, 0)
             self._ticket_of.pop(run_id, None)
+            self._outbox.drop(ticket)
             self._engine.cancel(run_id)
             return []
 
@@ -124,8 +131,11 @@ class EngineDriver:
                     tagged += command()
                     block = False
                 tagged += self._tag(self._engine.step())
-                if tagged:
-                    self._loop.call_soon_threadsafe(self._deliver, tagged)
+                for ticket, event in tagged:
+                    self._outbox.put(ticket, event)
+                due = self._outbox.due(time.perf_counter())
+                if due:
+                    self._loop.call_soon_threadsafe(self._deliver, due)
         except BaseException as error:
             self._loop.call_soon_threadsafe(self._on_fatal, error)
             raise
@@ -142,14 +152,14 @@ class EngineDriver:
                 del self._ticket_of[event.run_id], self._run_of[ticket]
         return tagged
 
-    def _deliver(self, tagged: list[tuple[int, Event]]) -> None:
-        for ticket, event in tagged:
+    def _deliver(self, pieces: list[tuple[int, Piece]]) -> None:
+        for ticket, piece in pieces:
             sink = self._sinks.get(ticket)
             if sink is None:  # cancelled while the step was running
                 continue
-            if not isinstance(event, TokenKept):
+            if piece.end is not None:
                 del self._sinks[ticket]
-            sink(ticket, event)
+            sink(ticket, piece)
 
 
 def _resolve(future: asyncio.Future[T], value: T) -> None:

@@ -90,7 +90,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     telemetry = setup_telemetry(f"rstitch-{role.name}-worker", settings.otlp_endpoint)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size)
-    driver = EngineDriver(engine, on_fatal)
+    driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000)
     server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
     service = WorkerService(driver, _info(role, settings, loaded, engine, tokenizer), _tokenizer(tokenizer), telemetry)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)

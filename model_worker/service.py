@@ -15,7 +15,8 @@ from opentelemetry import trace
 from model_worker import convert
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import ForwardFailed
-from model_worker.engine.types import Event, RunFailed, RunFinished, RunRequest, TokenKept
+from model_worker.engine.types import RunFailed, RunFinished, RunRequest
+from model_worker.outbox import Piece
 from rstitch.errors import RstitchError, invalid
 from rstitch.service import semconv
 from rstitch.service.telemetry import Telemetry, context_from_traceparent
@@ -27,23 +28,23 @@ _TOKENIZER_CHUNK_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class _Stream:
-    """One Decode call: the events of its runs in order, and the run that goes on.
+    """One Decode call: the pieces of its runs in order, and the run that goes on.
 
-    `ended` is set when the client will send no more. None in `events` wakes the writer.
+    `ended` is set when the client will send no more. None in `pieces` wakes the writer.
     """
 
-    events: asyncio.Queue[tuple[int, Event] | None] = field(default_factory=asyncio.Queue)
+    pieces: asyncio.Queue[tuple[int, Piece] | None] = field(default_factory=asyncio.Queue)
     ticket: int = 0
     session_id: str = ""
     ended: bool = False
     failure: Exception | None = None
     spans: dict[int, trace.Span] = field(default_factory=dict)
 
-    def put(self, ticket: int, event: Event) -> None:
+    def put(self, ticket: int, piece: Piece) -> None:
         """The driver's sink."""
-        if ticket == self.ticket and not isinstance(event, TokenKept):
+        if ticket == self.ticket and piece.end is not None:
             self.ticket = 0
-        self.events.put_nowait((ticket, event))
+        self.pieces.put_nowait((ticket, piece))
 
 
 class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
@@ -70,17 +71,17 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     async def Step(self, request: worker_pb2.StepRequest, context: Any) -> worker_pb2.StepResponse:
         """One position: append, then return the distribution after it."""
         run = convert.step_request(request, self._info.vocab_size)
-        done: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
-        ticket = self._driver.submit(run, lambda _, event: None if done.done() else done.set_result(event))
+        done: asyncio.Future[Piece] = asyncio.get_running_loop().create_future()
+        ticket = self._driver.submit(run, lambda _, piece: None if done.done() else done.set_result(piece))
         try:
-            event = await done
+            end = (await done).end
         except asyncio.CancelledError:
             self._driver.cancel(ticket)
             raise
-        if isinstance(event, RunFailed):
-            raise _refusal(event.error)
-        assert isinstance(event, RunFinished)
-        return convert.step_response(event)
+        if isinstance(end, RunFailed):
+            raise _refusal(end.error)
+        assert end is not None, "a step keeps no token"
+        return convert.step_response(end)
 
     async def Decode(
         self, request_iterator: AsyncIterator[worker_pb2.DecodeRequest], context: Any
@@ -147,29 +148,29 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         except Exception as error:  # noqa: BLE001 - whatever it is, the writer raises it to the interceptor
             stream.failure = error
         stream.ended = True
-        stream.events.put_nowait(None)
+        stream.pieces.put_nowait(None)
 
     async def _responses(self, stream: _Stream) -> AsyncIterator[worker_pb2.DecodeResponse]:
         """Everything that has come since the last message goes into the next one, up to a run's end."""
-        while not (stream.ended and not stream.ticket and stream.events.empty()):
+        pieces = stream.pieces
+        while not (stream.ended and not stream.ticket and pieces.empty()):
             response = worker_pb2.DecodeResponse()
             failure: Exception | None = None
-            item = await stream.events.get()
+            item = await pieces.get()
             while item is not None:
-                ticket, event = item
-                if isinstance(event, TokenKept):
-                    response.tokens.append(event.token)
-                    response.entropies.append(event.entropy)
-                    response.logprobs.append(event.logprob)
-                elif isinstance(event, RunFinished):
-                    response.finish.CopyFrom(convert.finish(event))
-                    self._close_span(stream, ticket, event)
+                ticket, piece = item
+                response.tokens.extend(piece.tokens)
+                response.entropies.extend(piece.entropies)
+                response.logprobs.extend(piece.logprobs)
+                if isinstance(piece.end, RunFinished):
+                    response.finish.CopyFrom(convert.finish(piece.end))
+                    self._close_span(stream, ticket, piece.end)
                     break
-                else:
-                    failure = _refusal(event.error)
+                if piece.end is not None:
+                    failure = _refusal(piece.end.error)
                     stream.spans[ticket].set_status(trace.StatusCode.ERROR, str(failure))
                     break
-                item = None if stream.events.empty() else stream.events.get_nowait()
+                item = None if pieces.empty() else pieces.get_nowait()
             if response.tokens or response.HasField("finish"):
                 yield response
             failure = failure or stream.failure
