@@ -1,0 +1,17 @@
+"""docs/performance.md: one marked section per benchmark; a section that is not there yet is added at the end."""
+
+from __future__ import annotations
+
+from evals.provenance import ROOT
+from evals.report import replace_section
+
+PAGE = ROOT / "docs" / "performance.md"
+
+
+def write(section: str, text: str) -> None:
+    """Puts `text` between the section's markers."""
+    begin = f"<!-- {section}:begin -->"
+    content = PAGE.read_text() if PAGE.exists() else "# Performance\n"
+    if begin not in content:
+        PAGE.write_text(f"{content}\n{begin}\n<!-- {section}:end -->\n")
+    replace_section(PAGE, section, text)

@@ -1,0 +1,128 @@
+"""The router with routing imposed on it: `python -m evals.bench.replay_router --traces FILE ...`, else as router_svc.
+
+The decode loop, journal, Redis and the wire are the router's own. Only a run's end is not left to the models'
+entropies: a run is asked for by its length in the trace, and comes back as if its hand-off condition had held. An SLM's
+run is asked for one token more, which is dropped: the proposal that a real one computes in vain.
+
+Which trace a session follows is in its id; answers without a hand-off condition (llm_only, slm_only) follow none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from evals.bench.traces import Trace, read
+from router_svc import main as router
+from router_svc import workers
+from router_svc.runs import PendingRun, Reply, Run, RunEnd
+
+_PREFIX = "replay"
+_SURE, _UNSURE = 0.0, 1.0  # entropies as the trace has them; THRESHOLD lies between
+THRESHOLD = 0.5
+
+
+def session_id(trace_index: int, num_prompt_tokens: int) -> str:
+    """A new session that follows a trace of the router's file from the end of its prompt on."""
+    return f"{_PREFIX}.{trace_index}.{num_prompt_tokens}.{uuid.uuid4().hex}"
+
+
+class _ImposedRun(PendingRun):
+    """A run that ends where the trace says; `left` is None for one that is left alone."""
+
+    __slots__ = ("is_slm", "left", "num_seen")
+
+    def __init__(self, num_sent: int) -> None:
+        super().__init__(num_sent)
+        self.left: int | None = None
+        self.is_slm = False
+        self.num_seen = 0
+
+    def feed(self, reply: Reply) -> None:
+        """A message came."""
+        if self.left is not None:
+            self._impose(reply, self.left)
+        super().feed(reply)
+
+    def _impose(self, reply: Reply, left: int) -> None:
+        """Entropies as the trace implies them, and its hand-off in place of the length that stood for it."""
+        first, self.num_seen = self.num_seen, self.num_seen + len(reply.tokens)
+        over = self.num_seen > left
+        proposal = reply.tokens.pop() if over else None
+        num_kept = len(reply.tokens)
+        if self.is_slm:
+            reply.entropies = [_SURE] * num_kept
+        else:
+            reply.entropies = [_SURE if first + index + 1 == left else _UNSURE for index in range(num_kept)]
+        finish = reply.finish
+        if finish is None or finish.end is not RunEnd.LENGTH:
+            return
+        if over:
+            reply.finish = dataclasses.replace(
+                finish,
+                end=RunEnd.HANDOFF,
+                held=finish.held - 1,
+                proposal_token=proposal,
+                proposal_entropy=_UNSURE,
+            )
+        elif not self.is_slm and self.num_seen == left:
+            reply.finish = dataclasses.replace(finish, end=RunEnd.HANDOFF)
+
+
+class _Traced:
+    """A session's trace, by the position in the session."""
+
+    def __init__(self, trace: Trace, num_prompt_tokens: int) -> None:
+        self._start = num_prompt_tokens
+        self._slm, self._llm = trace.left("slm"), trace.left("llm")
+
+    def left(self, is_slm: bool, position: int) -> int:
+        """Tokens from `position` on until the hand-off; behind the trace's end as many as one likes."""
+        counts = self._slm if is_slm else self._llm
+        offset = position - self._start
+        return counts[offset] if offset < len(counts) else sys.maxsize
+
+
+def _stream(traces: list[Trace]) -> type[workers.DecodeStream]:
+    class ReplayStream(workers.DecodeStream):
+        """Sends the lengths of a trace in place of hand-off conditions."""
+
+        def __init__(self, stub: Any, session: str) -> None:
+            self._traced: _Traced | None = None
+            if session.startswith(f"{_PREFIX}."):
+                _, index, num_prompt_tokens, _ = session.split(".")
+                self._traced = _Traced(traces[int(index)], int(num_prompt_tokens))
+            super().__init__(stub, session)
+
+        def start(self, run: Run) -> PendingRun:
+            if self._traced is None or run.handoff is None or run.max_tokens == 0:
+                return super().start(run)
+            is_slm = run.handoff.above is not None
+            left = self._traced.left(is_slm, run.position + len(run.tokens))
+            length = min(run.max_tokens, left + 1 if is_slm else left)
+            pending = super().start(dataclasses.replace(run, max_tokens=length, handoff=None))
+            assert isinstance(pending, _ImposedRun)
+            pending.is_slm, pending.left = is_slm, left
+            return pending
+
+    return ReplayStream
+
+
+def main() -> None:
+    """As the router's, with --traces."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--traces", type=Path, required=True)
+    options, rest = parser.parse_known_args()
+    sys.argv[1:] = rest
+    stream = _stream(read(options.traces))
+    with mock.patch.object(workers, "DecodeStream", stream), mock.patch.object(workers, "PendingRun", _ImposedRun):
+        router.main()
+
+
+if __name__ == "__main__":
+    main()
