@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2
 from router_svc.answer_text import CONTEXT_TOKENS
 from router_svc.detokenizer import Decode, Detokenizer
 from router_svc.events import Event, Switched
+from router_svc.guard import View
 from router_svc.policies import AnswerSettings, Policy, Threshold
 from router_svc.trajectory import Chunk, Finished, Header, Model, Source, State, SwitchReason, Usage, joined, tokens_of
 from rstitch.v1 import common_pb2, router_pb2
@@ -55,9 +56,9 @@ def event(value: Event) -> router_pb2.GenerateResponse:
     )
 
 
-def finished(value: Finished) -> router_pb2.GenerateResponse:
+def finished(value: Finished, settings: AnswerSettings) -> router_pb2.GenerateResponse:
     """The last event of a stream."""
-    return router_pb2.GenerateResponse(finished=_finished(value))
+    return router_pb2.GenerateResponse(finished=_finished(value, settings))
 
 
 def trajectory(header: Header, chunks: Sequence[Chunk] = (), decode: Decode | None = None) -> router_pb2.Trajectory:
@@ -72,9 +73,22 @@ def trajectory(header: Header, chunks: Sequence[Chunk] = (), decode: Decode | No
         epoch=header.epoch,
         segments=[_segment(segment, text) for segment, text in zip(segments, texts, strict=True)],
         policy=_policy(settings.policy),
-        finished=_finished(header.finished) if header.finished else None,
+        finished=_finished(header.finished, settings) if header.finished else None,
         created=_timestamp(header.created_ms),
         updated=_timestamp(header.updated_ms),
+    )
+
+
+def guard_status(view: View, on: bool) -> router_pb2.GuardStatus:
+    """What the guard has seen."""
+    return router_pb2.GuardStatus(
+        llm_only=view.llm_only,
+        reason=view.reason,
+        routed_us=view.routed_us,
+        llm_only_us=view.llm_only_us,
+        num_routed=view.num_routed,
+        num_llm_only=view.num_llm_only,
+        default_guard=router_pb2.GUARD_ON if on else router_pb2.GUARD_OFF,
     )
 
 
@@ -123,9 +137,13 @@ def _policy(policy: Policy) -> router_pb2.Policy:
     return router_pb2.Policy(slm_only=router_pb2.SlmOnly())
 
 
-def _finished(value: Finished) -> router_pb2.Finished:
+def _finished(value: Finished, settings: AnswerSettings) -> router_pb2.Finished:
     return router_pb2.Finished(
-        reason=router_pb2.FinishReason.Name(value.reason.value), usage=_usage(value.usage), length=value.length
+        reason=router_pb2.FinishReason.Name(value.reason.value),
+        usage=_usage(value.usage),
+        length=value.length,
+        policy=_policy(settings.policy),
+        guard_reason=settings.guard_reason,
     )
 
 

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 from pydantic import ValidationError
@@ -64,7 +65,7 @@ class Router:
         attending: the task of `attend`, which ends only by a bug.
     """
 
-    def __init__(self, settings: RouterSettings, telemetry: Telemetry) -> None:
+    def __init__(self, settings: RouterSettings, telemetry: Telemetry, clock: Callable[[], float]) -> None:
         self._settings = settings
         slm, llm = (
             WorkerClient(model, address, telemetry)
@@ -73,7 +74,7 @@ class Router:
         self.pair = Pair(slm, llm)
         self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
-        self.sessions = Sessions(settings, self.pair, self.store, self.lease, telemetry)
+        self.sessions = Sessions(settings, self.pair, self.store, self.lease, telemetry, clock)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease)
         self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
@@ -127,9 +128,11 @@ class Router:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: RouterSettings, telemetry: Telemetry) -> AsyncIterator[Router]:
+async def running(
+    settings: RouterSettings, telemetry: Telemetry, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Router]:
     """A router that listens and attends to its readiness. Ends without a drain; that is the caller's to do."""
-    router = Router(settings, telemetry)
+    router = Router(settings, telemetry, clock)
     await router.start()
     router.attending = attending = asyncio.create_task(router.attend(), name="attend")
     try:

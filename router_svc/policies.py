@@ -129,6 +129,7 @@ class AnswerSettings:
         stop: strings that end the answer.
         start: position of the answer's first token.
         traceparent: W3C context of the generation's root span, "" if not traced.
+        guard_reason: why the guard chose the policy, "" if it is the one asked for.
     """
 
     policy: Policy
@@ -137,6 +138,7 @@ class AnswerSettings:
     stop: tuple[str, ...]
     start: int
     traceparent: str = ""
+    guard_reason: str = ""
 
     def to_json(self) -> str:
         """For the store."""
@@ -150,6 +152,7 @@ class AnswerSettings:
             "stop": self.stop,
             "start": self.start,
             "traceparent": self.traceparent,
+            "guard_reason": self.guard_reason,
         }
         return json.dumps(fields, separators=(",", ":"))
 
@@ -171,4 +174,5 @@ class AnswerSettings:
             stop=tuple(fields["stop"]),
             start=fields["start"],
             traceparent=fields["traceparent"],
+            guard_reason=fields.get("guard_reason", ""),  # trajectories of 0.1 have none
         )

@@ -45,6 +45,7 @@ class Question:
     Attributes:
         session_id: "" for a new one.
         max_new_tokens: 0 for the router's default, cut to what fits.
+        guard: whether the guard may choose another policy; None: the router's setting.
     """
 
     session_id: str
@@ -53,6 +54,7 @@ class Question:
     sampling: Sampling
     max_new_tokens: int
     stop: tuple[str, ...]
+    guard: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class Running:
     Args:
         log: what readers follow.
         detach_grace_s: interrupted when nobody has read for so long.
-        on_end: called when all is over; the argument says whether the store may still think that it runs.
+        on_end: called when all is over, with how it ended and whether the store may still think that it runs.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Running:
         usage: Usage,
         trace: GenerationTrace,
         detach_grace_s: float,
-        on_end: Callable[[Running, bool], None],
+        on_end: Callable[[Running, Finished | RstitchError, bool], None],
     ) -> None:
         self.log = log
         self._generation = generation
@@ -99,7 +99,7 @@ class Running:
         self._trace.end(outcome)
         self._say(outcome)
         self.log.on_reader = self.log.on_deserted = None
-        self._on_end(self, stale)
+        self._on_end(self, outcome, stale)
         self.log.end(outcome)
 
     async def _outcome(self) -> Finished:

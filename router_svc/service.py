@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
@@ -39,7 +38,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[router_pb2.GenerateResponse]:
         """Begins an answer, or joins one, and shows it as it is stored."""
-        came = time.monotonic()
+        came = self._sessions.clock()
         if request.HasField("resume_from"):
             asked = validation.reattach(request)
             structlog.contextvars.bind_contextvars(session_id=asked.session_id)
@@ -66,7 +65,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             raise _with_way_on(outcome, log, reader.position)
         for event in reader.end():
             yield convert.event(event)
-        yield convert.finished(outcome)
+        yield convert.finished(outcome, log.settings)
 
     async def GetTrajectory(
         self, request: router_pb2.GetTrajectoryRequest, context: Any
@@ -105,6 +104,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             default_tau=self._settings.tau,
             num_running=self._sessions.num_running,
             version=__version__,
+            guard=convert.guard_status(self._sessions.watch.view(), self._sessions.watch.on),
         )
 
     def _worker(self, model: Model) -> router_pb2.WorkerStatus:

@@ -10,6 +10,7 @@ import time
 import uuid
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 import structlog
@@ -36,7 +37,19 @@ from router_svc.running import Running
 from router_svc.segments import GenerationTrace, begin_trace
 from router_svc.settings import RouterSettings
 from router_svc.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory import Chunk, Header, Model, Source, State, Trajectory, Usage, entropies_of, joined_tokens
+from router_svc.trajectory import (
+    Chunk,
+    Finished,
+    Header,
+    Model,
+    Source,
+    State,
+    Trajectory,
+    Usage,
+    entropies_of,
+    joined_tokens,
+)
+from router_svc.watch import Watch
 from router_svc.worker_session import WorkerSession
 from rstitch.errors import RstitchError
 from rstitch.service.telemetry import Telemetry
@@ -46,16 +59,28 @@ _OWNER_POLL_S = 0.1
 
 
 class Sessions:
-    """All answers that this router writes."""
+    """All answers that this router writes.
+
+    Args:
+        clock: monotonic, in s.
+    """
 
     def __init__(
-        self, settings: RouterSettings, pair: Pair, store: TrajectoryStore, lease: Lease, telemetry: Telemetry
+        self,
+        settings: RouterSettings,
+        pair: Pair,
+        store: TrajectoryStore,
+        lease: Lease,
+        telemetry: Telemetry,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._pair = pair
         self._store = store
         self._lease = lease
         self._telemetry = telemetry
+        self.clock = clock
+        self.watch = Watch(pair, settings.guard == "on", clock)
         self._running: dict[str, Running] = {}
         self._num_beginning = 0  # answers that will be running soon
         self._stale: list[Running] = []  # the store may still think that they run
@@ -71,7 +96,7 @@ class Sessions:
         """Puts the question into its session and starts the answer. Raises RstitchError for anything in the way.
 
         Args:
-            started: when the request came, monotonic, in s.
+            started: when the request came, by `clock`.
         """
         self._check_open()
         num = len(self._running) + self._num_beginning
@@ -88,11 +113,14 @@ class Sessions:
         async with self._lock(session_id):
             if session_id in self._running:
                 raise session_running(session_id)
+            load = len(self._running) + self._num_beginning
+            policy, guard_reason = self.watch.decide(question.policy, question.guard, load)
+            decided = replace(question, policy=policy)
             trace = begin_trace(self._telemetry)
             try:
                 return await self._claimed(
                     session_id,
-                    lambda: self._try_begin(session_id, question, trace, started),
+                    lambda: self._try_begin(session_id, decided, guard_reason, trace, started),
                     session_running(session_id),
                 )
             except RstitchError as error:
@@ -182,7 +210,7 @@ class Sessions:
                     _log.debug("changed meanwhile, reading again", session_id=session_id)
 
     async def _try_begin(
-        self, session_id: str, question: Question, trace: GenerationTrace, started: float
+        self, session_id: str, question: Question, guard_reason: str, trace: GenerationTrace, started: float
     ) -> AnswerLog | OwnedElsewhere | None:
         asked = time.monotonic()
         before = await self._store.trajectory(session_id) if question.session_id else None
@@ -199,6 +227,7 @@ class Sessions:
             stop=question.stop,
             start=start,
             traceparent=trace.traceparent,
+            guard_reason=guard_reason,
         )
         usage = Usage(num_prompt_tokens=start)
         chunk = Chunk(Source.PROMPT, length, prompt, entropies_of())
@@ -285,7 +314,9 @@ class Sessions:
             trace,
             started,
             claim_s,
+            self.clock,
         )
+        self.watch.began(session_id, whole=len(tokens) == settings.start)
         trace.describe(session_id, owned.epoch, settings, self._models())
         self._running[session_id] = Running(
             log, generation, journal, workers, usage, trace, self._settings.detach_grace_s, self._ended
@@ -294,8 +325,9 @@ class Sessions:
             self._running[session_id].interrupt(router_draining())
         return log
 
-    def _ended(self, running: Running, stale: bool) -> None:
+    def _ended(self, running: Running, outcome: Finished | RstitchError, stale: bool) -> None:
         del self._running[running.session_id]
+        self.watch.ended(running.session_id, running.log.settings, outcome)
         if stale:
             self._stale.append(running)
 

@@ -28,6 +28,9 @@ class RouterSettings(BaseSettings):
     listen: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT to serve on.")] = "127.0.0.1:50050"
 
     tau: Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False, description="tau where a request names none.")] = 0.02
+    guard: Annotated[
+        Literal["on", "off"], Field(description="Where a request does not say: LLM-only while routing loses?")
+    ] = "off"
     max_new_tokens: Annotated[int, Field(ge=1, description="Limit where a request names none.")] = 2048
     max_running: Annotated[int, Field(ge=1, description="Most answers being written at once.")] = 1024
     max_list: Annotated[int, Field(ge=1, le=1000, description="Page size of ListTrajectories by default.")] = 100

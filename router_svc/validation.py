@@ -36,6 +36,7 @@ def question(request: router_pb2.GenerateRequest, default_tau: float) -> Questio
         sampling=_sampling(request.sampling),
         max_new_tokens=request.max_new_tokens,
         stop=_stop(list(request.stop)),
+        guard=_guard(request.guard),
     )
 
 
@@ -46,7 +47,7 @@ def reattach(request: router_pb2.GenerateRequest) -> Reattach:
         others = ("policy", "early_exit", "sampling")
         given = next((name for name in others if request.HasField(name)), None)
     if given is None:
-        given = "max_new_tokens" if request.max_new_tokens else "stop" if request.stop else None
+        given = next((name for name in ("max_new_tokens", "stop", "guard") if getattr(request, name)), None)
     if given is not None:
         raise invalid(
             given,
@@ -126,6 +127,14 @@ def _policy(request: router_pb2.GenerateRequest, default_tau: float) -> Policy:
             return Threshold(tau, _tau("policy.threshold.tau_return", wanted.tau_return))
         return Threshold(tau, tau)
     return LlmOnly() if kind == "llm_only" else SlmOnly()
+
+
+def _guard(value: router_pb2.Guard) -> bool | None:
+    if value not in router_pb2.Guard.values():
+        raise invalid(
+            "guard", f"{value} is none that this router knows.", "Send GUARD_ON or GUARD_OFF, or leave it out."
+        )
+    return None if value == router_pb2.GUARD_UNSPECIFIED else value == router_pb2.GUARD_ON
 
 
 def _tau(field: str, value: float) -> float:

@@ -1,0 +1,88 @@
+"""What the router learns from its answers as they begin and end, and what it makes of it for the next one.
+
+It joins guard and load to the router's words; it knows neither wire nor store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router_svc.guard import Answered, Guard, View
+from router_svc.load import LoadMeter
+from router_svc.pair import Pair
+from router_svc.policies import AnswerSettings, LlmOnly, Policy
+from router_svc.trajectory import Finished, Model
+from rstitch.errors import RstitchError
+
+
+class Watch:
+    """Of all answers that this router writes.
+
+    Args:
+        on: whether the guard may step in where a question does not say.
+        clock: monotonic, in s.
+    """
+
+    def __init__(self, pair: Pair, on: bool, clock: Callable[[], float]) -> None:
+        self._pair = pair
+        self.on = on
+        self._clock = clock
+        self._guard = Guard()
+        self._load = LoadMeter()
+        self._whole: set[str] = set()  # sessions whose answer is written here from its first token on
+
+    def decide(self, policy: Policy, guard: bool | None, load: int) -> tuple[Policy, str]:
+        """The policy to answer with, and why it is not the one asked for ("" if it is). Called once per question.
+
+        Args:
+            guard: what the question says; None: nothing.
+            load: answers being written with this one.
+        """
+        if not (self.on if guard is None else guard) or not _is_routed(policy):
+            return policy, ""
+        self._guard.of_pair(self._workers())
+        reason = self._guard.choose(load)
+        return (LlmOnly(), reason) if reason else (policy, "")
+
+    def began(self, session_id: str, whole: bool) -> None:
+        """An answer is being written; `whole`: from its first token on."""
+        self._load.enter(session_id, self._clock())
+        if whole:
+            self._whole.add(session_id)
+
+    def ended(self, session_id: str, settings: AnswerSettings, outcome: Finished | RstitchError) -> None:
+        """It is no longer. What was broken off, or only its end written here, says nothing of costs."""
+        load = self._load.leave(session_id, self._clock())
+        whole = session_id in self._whole
+        self._whole.discard(session_id)
+        routed = _is_routed(settings.policy)
+        if not whole or isinstance(outcome, RstitchError) or not (routed or _is_llm_only(settings.policy)):
+            return
+        usage = outcome.usage
+        self._guard.of_pair(self._workers())
+        self._guard.saw(
+            Answered(
+                routed=routed,
+                load=load,
+                time_us=usage.total_time_us,
+                num_tokens=max(1, usage.num_slm_tokens + usage.num_llm_tokens),
+                llm_forward_us=usage.breakdown.llm_forward_us,
+                num_llm_tokens=usage.num_llm_tokens,
+            )
+        )
+
+    def view(self) -> View:
+        """What a new answer would find."""
+        return self._guard.view(self._load.num + 1)
+
+    def _workers(self) -> tuple[str, ...]:
+        infos = [self._pair.info(model) for model in Model]
+        return tuple(info.instance_id if info else "" for info in infos)
+
+
+def _is_routed(policy: Policy) -> bool:
+    return policy.may_write(Model.SLM) and policy.may_write(Model.LLM)
+
+
+def _is_llm_only(policy: Policy) -> bool:
+    return policy.may_write(Model.LLM) and not policy.may_write(Model.SLM)
