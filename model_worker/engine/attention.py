@@ -159,7 +159,7 @@ class PagedAttention:
         mask, repeated = group.mask, num_heads // num_kv_heads
         if group.num_queries == 1:
             # The query heads that share a key head are so many queries of it: [rows, kv_heads, repeated, dim].
-            q = q.unflatten(0, (num_kv_heads, repeated)).permute(2, 0, 1, 3)
+            q = q.view(num_kv_heads, repeated, group.num_rows, q.shape[2]).permute(2, 0, 1, 3)
         elif repeated > 1 and group.num_queries <= _SHORT_EXTEND:
             q = q.reshape(1, num_kv_heads, repeated * group.num_queries, -1)
             mask = mask.repeat(1, 1, repeated, 1) if mask is not None else None
