@@ -70,10 +70,16 @@ class Generation:
         self._idle_since = started + claim_s  # no run is going on that decodes
         usage.breakdown.store_us += int(claim_s * 1e6)
         self._opening = (SwitchReason.NONE, 0.0)  # why the segment that has no token yet began
+        self._proposal: int | None = None  # the SLM's, discarded just now
         self._traceparent = ""
 
     async def run(self) -> FinishReason:
         """Writes until the answer is complete. Raises RstitchError when it cannot go on; what is kept stays kept."""
+        reason = await self._run()
+        self._workers[Model.SLM].stop_ahead()
+        return reason
+
+    async def _run(self) -> FinishReason:
         pen = self._take_pen()
         await self._catch_up(pen.other)
         while (complete := self._complete()) is None:
@@ -85,7 +91,7 @@ class Generation:
             elif finish.end is RunEnd.CONTEXT:
                 return FinishReason.LENGTH
             elif finish.end is RunEnd.HANDOFF and self._complete() is None:
-                pen = self._hand_over(pen, finish.proposal_entropy)
+                pen = self._hand_over(pen, finish)
         return complete
 
     def stop_clock(self) -> None:
@@ -106,6 +112,7 @@ class Generation:
         run = await worker.decode(self._budget(), self._policy.handoff(pen), self._traceparent)
         self._trace.fed(run.num_sent)
         began = since = self._sent()
+        self._run_ahead()
         try:
             while True:
                 reply = await run.next()
@@ -167,8 +174,7 @@ class Generation:
         usage = self._usage
         if tokens:
             self._last = chunk
-            self._workers[pen].wrote(len(tokens))
-            self._trace.wrote(len(tokens))
+            self._trace.wrote(len(tokens), self._workers[pen].wrote(len(tokens)))
             self._recovery.progress()
             self.stop_clock()
             usage.time_to_first_token_us = usage.time_to_first_token_us or usage.total_time_us
@@ -178,14 +184,16 @@ class Generation:
             usage.num_llm_tokens += len(tokens)
         self._journal.add(chunk, usage)
 
-    def _hand_over(self, pen: Model, proposal_entropy: float | None) -> Model:
+    def _hand_over(self, pen: Model, finish: RunFinish | None) -> Model:
         """The pen goes to the other model: the SLM's token was discarded, or the LLM's was kept and sure."""
         self._usage.num_switches += 1
         if self._segment_is_empty(pen):
             self._add(pen, tokens_of(), entropies_of())
         if pen is Model.SLM:
             self._usage.num_discarded_proposals += 1
-            self._open(pen.other, SwitchReason.ENTROPY_ABOVE, proposal_entropy or 0.0)
+            assert finish is not None, "whether the SLM goes on is its worker's to say"
+            self._proposal = finish.proposal_token
+            self._open(pen.other, SwitchReason.ENTROPY_ABOVE, finish.proposal_entropy or 0.0)
         else:
             self._open(pen.other, SwitchReason.ENTROPY_BELOW, self._last.entropies[-1])
         return pen.other
@@ -229,6 +237,15 @@ class Generation:
         """The model that waits is fed in the background, so that a switch costs a decode step and not a prefill."""
         if self._policy.may_write(model):
             await self._workers[model].catch_up(self._traceparent)
+
+    def _run_ahead(self) -> None:
+        """Once the LLM is asked for a position, the SLM goes on from what it proposed there itself."""
+        proposal, self._proposal = self._proposal, None
+        if proposal is None or not (self._policy.runs_ahead and self._policy.may_write(Model.SLM)):
+            return
+        if proposal not in self._stop_tokens[Model.SLM]:
+            handoff = self._policy.handoff(Model.SLM)
+            self._workers[Model.SLM].run_ahead(proposal, self._budget() - 1, handoff, self._traceparent)
 
     def _took(self, pen: Model, since: float) -> float:
         now = self._clock()

@@ -29,6 +29,7 @@ class Policy(Protocol):
     """What the decode loop asks a policy."""
 
     name: ClassVar[str]
+    runs_ahead: ClassVar[bool]  # whether the worker alone can tell where the SLM would stop next
 
     def starts(self) -> Model:
         """Who writes the first token."""
@@ -52,6 +53,7 @@ class Threshold:
     """R-Stitch, Algorithm 1: an SLM token above `tau` goes to the LLM, an LLM token up to `tau_return` hands back."""
 
     name: ClassVar[str] = "threshold"
+    runs_ahead: ClassVar[bool] = True
     tau: float
     tau_return: float
 
@@ -80,6 +82,7 @@ class _Only:
     """One model writes all."""
 
     name: ClassVar[str]
+    runs_ahead: ClassVar[bool] = False
     model: ClassVar[Model]
 
     def starts(self) -> Model:

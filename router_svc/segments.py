@@ -35,6 +35,7 @@ class GenerationTrace:
         self._segment: trace.Span | None = None
         self._before: trace.SpanContext | None = None
         self._num_tokens = 0
+        self._num_ahead_tokens = 0
         self._num_catch_up_tokens = 0
         self._queue_us = 0
         self._forward_us = 0
@@ -106,9 +107,10 @@ class GenerationTrace:
         """The segment's model was fed so many tokens that it had not seen."""
         self._num_catch_up_tokens += num_tokens
 
-    def wrote(self, num_tokens: int) -> None:
-        """So many tokens were kept."""
+    def wrote(self, num_tokens: int, num_ahead_tokens: int) -> None:
+        """So many tokens were kept, so many of them written ahead."""
         self._num_tokens += num_tokens
+        self._num_ahead_tokens += num_ahead_tokens
 
     def ran(self, finish: RunFinish) -> None:
         """A run of the segment is over."""
@@ -121,6 +123,7 @@ class GenerationTrace:
             self._segment.set_attributes(
                 {
                     semconv.RSTITCH_SEGMENT_NUM_TOKENS: self._num_tokens,
+                    semconv.RSTITCH_SEGMENT_NUM_RUN_AHEAD_TOKENS: self._num_ahead_tokens,
                     semconv.RSTITCH_SEGMENT_NUM_CATCH_UP_TOKENS: self._num_catch_up_tokens,
                     semconv.RSTITCH_SEGMENT_QUEUE_US: self._queue_us,
                     semconv.RSTITCH_SEGMENT_FORWARD_US: self._forward_us,
@@ -128,7 +131,8 @@ class GenerationTrace:
             )
             self._segment.end()
             self._segment = None
-        self._num_tokens = self._num_catch_up_tokens = self._queue_us = self._forward_us = 0
+        self._num_tokens = self._num_ahead_tokens = self._num_catch_up_tokens = 0
+        self._queue_us = self._forward_us = 0
 
     def end(self, outcome: Finished | RstitchError) -> None:
         """Ends all of it."""

@@ -33,6 +33,7 @@ from router_svc.refusals import (
     unknown_session,
 )
 from router_svc.request import Question, Reattach, budget_for, prompt_of
+from router_svc.run_ahead import RunAheadGate
 from router_svc.running import Running
 from router_svc.segments import GenerationTrace, begin_trace
 from router_svc.settings import RouterSettings
@@ -82,6 +83,9 @@ class Sessions:
         self.clock = clock
         self.watch = Watch(pair, settings.guard == "on", clock)
         self._running: dict[str, Running] = {}
+        self._run_ahead = RunAheadGate(
+            settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
+        )
         self._num_beginning = 0  # answers that will be running soon
         self._stale: list[Running] = []  # the store may still think that they run
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -295,6 +299,7 @@ class Sessions:
                 settings.sampling,
                 usage,
                 self._settings.catch_up_tokens,
+                self._run_ahead,
             )
             for model in Model
         }

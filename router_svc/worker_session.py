@@ -10,13 +10,14 @@ from array import array
 
 from router_svc.packing import PrefixChecksum
 from router_svc.policies import Handoff
+from router_svc.run_ahead import RunAhead, RunAheadGate
 from router_svc.runs import PendingRun, Run, RunFinish
-from router_svc.trajectory import Model, Sampling, Usage
+from router_svc.trajectory import Model, Sampling, Usage, tokens_of
 from router_svc.workers import DecodeStream, WorkerClient
 from rstitch.errors import RstitchError
 
-# After a failed catch-up the next one waits so long: it is a convenience, not worth a storm.
-_CATCH_UP_PAUSE_S = 1.0
+# After a failed run in the background the next one waits so long: it is a convenience, not worth a storm.
+_BACKGROUND_PAUSE_S = 1.0
 _REFUSED = ("HELD_TOO_SHORT", "PREFIX_MISMATCH")
 
 
@@ -28,6 +29,7 @@ class WorkerSession:
         held: how many of them the worker presumably holds; wrong guesses are corrected by the worker.
         usage: where tokens fed and time spent are counted.
         catch_up_tokens: `catch_up` does nothing while the lag is smaller.
+        gate: says how far to run ahead.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class WorkerSession:
         sampling: Sampling,
         usage: Usage,
         catch_up_tokens: int,
+        gate: RunAheadGate,
     ) -> None:
         self.model: Model = worker.model
         self._worker = worker
@@ -49,38 +52,84 @@ class WorkerSession:
         self._sampling = sampling
         self._usage = usage
         self._catch_up_tokens = catch_up_tokens
+        self._gate = gate
         self._stream: DecodeStream | None = None
         self._catching_up: PendingRun | None = None
-        self._next_catch_up = 0.0
+        self._ahead: RunAhead | None = None
+        self._in_vain: PendingRun | None = None  # ran ahead and is not wanted; its finish may be still to come
+        self._num_ahead = 0  # of the tokens to be kept next, those written ahead
+        self._next_background = 0.0
 
     async def decode(self, max_tokens: int, handoff: Handoff | None, traceparent: str) -> PendingRun:
-        """Starts a run at the end of the tokens. A catch-up that is going on is promoted: its tokens stay."""
-        self._settle_catch_up()
+        """Starts a run at the end of the tokens, or goes on with the one that ran ahead if it was right.
+
+        A catch-up that is going on is promoted: its tokens stay.
+        """
+        self._settle()
+        run = self._taken_over()
+        if run is not None:
+            return run
         if self._stream is not None and self._stream.broken:
             await self.close()
         return self._start(max_tokens, handoff, traceparent)
 
     async def catch_up(self, traceparent: str) -> None:
-        """Feeds what this model has not seen, in the background, if there is enough of it and none under way."""
-        self._settle_catch_up()
-        if self._catching_up is not None or not self._catch_up_tokens:
+        """Feeds what this model has not seen, in the background, if there is enough of it and none under way.
+
+        A run-ahead that may still be right goes on instead; one that was wrong ends here.
+        """
+        self._settle()
+        if self._ahead is not None:
+            if self._ahead_may_be_right(self._ahead):
+                return
+            self._drop_ahead(self._ahead)
+        if self._catching_up is not None:
             return
-        if len(self._tokens) - self._held < self._catch_up_tokens or time.monotonic() < self._next_catch_up:
-            return
+        if self._in_vain is None:
+            lag = len(self._tokens) - self._held
+            if not self._catch_up_tokens or lag < self._catch_up_tokens or time.monotonic() < self._next_background:
+                return
         if self._stream is not None and self._stream.broken:
             await self.close()
         self._catching_up = self._start(0, None, traceparent)
 
-    def wrote(self, num: int) -> None:
-        """The worker decoded `num` tokens that were kept; what it decoded beyond is dropped at the next run."""
+    def run_ahead(self, proposal: int, max_tokens: int, handoff: Handoff | None, traceparent: str) -> None:
+        """The model goes on from the proposal that was just discarded, in the background, if that is worth it."""
+        self._settle()
+        if self._stream is None or self._stream.broken or self._held != len(self._tokens):
+            return
+        max_tokens = min(max_tokens, self._gate.num_tokens())
+        if max_tokens <= 0 or time.monotonic() < self._next_background:
+            return
+        run = self._run(tokens_of([proposal]), max_tokens, handoff, traceparent, background=True)
+        self._ahead = RunAhead(self._stream.start(run), run.position, proposal)
+
+    def stop_ahead(self) -> None:
+        """The answer is complete: the worker drops what it wrote ahead, lest the next turn find tokens not its own."""
+        if self._ahead is not None:
+            self._ahead.look(self._tokens)
+            self._drop_ahead(self._ahead)
+            if self._stream is not None and not self._stream.broken:
+                self._catching_up = self._start(0, None, "")
+
+    def wrote(self, num: int) -> int:
+        """`num` tokens of this model were kept; what it decoded beyond is dropped at the next run.
+
+        Returns: how many of them were written ahead.
+        """
         self._held += num
+        num_ahead = min(num, self._num_ahead)
+        self._usage.num_run_ahead_tokens += num_ahead
+        self._usage.num_run_ahead_discarded += self._num_ahead - num_ahead
+        self._num_ahead = 0
+        return num_ahead
 
     async def cut_short(self, run: PendingRun) -> RunFinish | None:
         """Ends a run whose rest is not wanted: the worker drops that. What the run took is left to be counted.
 
         Returns: how it ended; None if the worker does not say any more.
         """
-        self._settle_catch_up()
+        self._settle()
         if run.finish is None:
             self._catching_up = self._start(0, None, "")
         try:
@@ -91,7 +140,12 @@ class WorkerSession:
         return run.finish
 
     def count(self, finish: RunFinish, took_us: int | None = None) -> None:
-        """Adds what a run took to the usage: a decoding one `took_us` as seen from here; None: it ran beside those."""
+        """Adds what a run took to the usage.
+
+        Args:
+            took_us: of a run that decodes, as seen from here; if it took longer itself, it ran ahead for the rest.
+                None: it ran in the background only.
+        """
         slm = self.model is Model.SLM
         breakdown = self._usage.breakdown
         if slm:
@@ -101,12 +155,15 @@ class WorkerSession:
         if took_us is None:
             breakdown.background_us += finish.forward_us
             return
+        share = min(1.0, took_us / finish.total_us) if finish.total_us else 1.0
+        forward_us = int(finish.forward_us * share)
+        breakdown.background_us += finish.forward_us - forward_us
         if slm:
-            breakdown.slm_forward_us += finish.forward_us
+            breakdown.slm_forward_us += forward_us
         else:
-            breakdown.llm_forward_us += finish.forward_us
-        breakdown.scheduling_us += finish.host_us
-        breakdown.waiting_us += finish.queue_us + finish.wait_us
+            breakdown.llm_forward_us += forward_us
+        breakdown.scheduling_us += int(finish.host_us * share)
+        breakdown.waiting_us += int((finish.queue_us + finish.wait_us) * share)
         breakdown.transport_us += max(0, took_us - finish.total_us)
 
     def refused(self, run: PendingRun, error: RstitchError) -> None:
@@ -114,6 +171,9 @@ class WorkerSession:
         if not run.accepted:
             self._usage.num_catch_up_tokens -= run.num_sent
             self._held -= run.num_sent
+        self._corrected(error)
+
+    def _corrected(self, error: RstitchError) -> None:
         if error.reason == "HELD_TOO_SHORT":
             self._held = min(int(error.metadata.get("held", "0")), len(self._tokens))
         elif error.reason == "PREFIX_MISMATCH":
@@ -124,35 +184,91 @@ class WorkerSession:
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.close()
-        self._settle_catch_up()
+        if self._ahead is not None:
+            self._drop_ahead(self._ahead)
+        self._settle()
         self._catching_up = None
 
     def _start(self, max_tokens: int, handoff: Handoff | None, traceparent: str) -> PendingRun:
         if self._stream is None:
             self._stream = self._worker.open(self._session_id)
-        position = min(self._held, len(self._tokens))
-        run = Run(
-            position=position,
-            tokens=self._tokens[position:],
-            max_tokens=max_tokens,
-            sampling=self._sampling,
-            handoff=handoff,
-            prefix_checksum=self._checksum.at(position),
-            traceparent=traceparent,
-        )
+        run = self._run(self._tokens[self._held :], max_tokens, handoff, traceparent)
         self._held = len(self._tokens)
         self._usage.num_catch_up_tokens += len(run.tokens)
         return self._stream.start(run)
 
-    def _settle_catch_up(self) -> None:
+    def _run(
+        self, tokens: array[int], max_tokens: int, handoff: Handoff | None, traceparent: str, background: bool = False
+    ) -> Run:
+        """Appends `tokens` to what the worker holds."""
+        return Run(
+            position=self._held,
+            tokens=tokens,
+            max_tokens=max_tokens,
+            sampling=self._sampling,
+            handoff=handoff,
+            prefix_checksum=self._checksum.at(self._held),
+            traceparent=traceparent,
+            background=background,
+        )
+
+    def _taken_over(self) -> PendingRun | None:
+        """The run that ran ahead, if it is what would be asked for now."""
+        ahead = self._ahead
+        if ahead is None:
+            return None
+        ahead.look(self._tokens)
+        if not ahead.is_ahead(len(self._tokens)):
+            self._drop_ahead(ahead)
+            return None
+        self._ahead = None
+        self._gate.tried(ahead.num_saved(len(self._tokens)))
+        self._num_ahead = ahead.take_over(len(self._tokens))
+        self._usage.num_run_ahead_discarded += ahead.num_written - self._num_ahead
+        self._usage.num_catch_up_tokens += ahead.run.num_sent
+        self._held = len(self._tokens)
+        return ahead.run
+
+    def _ahead_may_be_right(self, ahead: RunAhead) -> bool:
+        """Not if the other model wrote something else, nor if it is further and will stay so."""
+        ahead.look(self._tokens)
+        lag = len(self._tokens) - ahead.end
+        is_over = ahead.run.finish is not None
+        if ahead.run.failure is not None or not ahead.agrees:
+            return False
+        return lag <= 0 or not (is_over or 0 < self._catch_up_tokens <= lag)
+
+    def _drop_ahead(self, ahead: RunAhead) -> None:
+        """What was written ahead is not wanted. The worker drops at its next run what is not the session's."""
+        self._ahead, self._in_vain = None, ahead.run
+        self._gate.tried(0)
+        self._usage.num_run_ahead_discarded += ahead.num_written
+        if ahead.run.failure is None:
+            self._held = ahead.agreed_end
+        self._settle()
+
+    def _settle(self) -> None:
+        """Counts what ended in the background since the last call."""
+        run = self._in_vain
+        if run is not None:
+            reply = run.poll()
+            self._usage.num_run_ahead_discarded += len(reply.tokens) if reply is not None else 0
+            if run.failure is not None:
+                self._failed_in_background(run.failure)
+            elif run.finish is not None:
+                self.count(run.finish)
+            if run.failure is not None or run.finish is not None:
+                self._in_vain = None
         run = self._catching_up
-        if run is None:
-            return
-        if run.failure is not None:
-            self.refused(run, run.failure)
-            self._next_catch_up = time.monotonic() + (0 if run.failure.reason in _REFUSED else _CATCH_UP_PAUSE_S)
-        elif run.finish is not None:
-            self.count(run.finish)
-        else:
-            return
-        self._catching_up = None
+        if run is not None:
+            if run.failure is not None:
+                self.refused(run, run.failure)
+                self._failed_in_background(run.failure)
+            elif run.finish is not None:
+                self.count(run.finish)
+            if run.failure is not None or run.finish is not None:
+                self._catching_up = None
+
+    def _failed_in_background(self, error: RstitchError) -> None:
+        self._corrected(error)
+        self._next_background = time.monotonic() + (0 if error.reason in _REFUSED else _BACKGROUND_PAUSE_S)

@@ -7,7 +7,7 @@ import random
 import struct
 import uuid
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -30,8 +30,11 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.files = make_tokenizer_files()
         self.context_length = 4096
         self.delay_s = 0.0  # per token
+        self.pace: Callable[[], Awaitable[None]] = self._sleep  # awaited before each token
+        self.evict_share = 0.05  # of the runs: their session is forgotten with them
         self.max_message_tokens = 4
         self.errors: list[RstitchError] = []  # raised by the next runs that decode
+        self.background_errors: list[RstitchError] = []  # raised by the next of them in the background
         self.break_after: list[int] = []  # the next streams end without a word after so many tokens
         self.requests: list[worker_pb2.DecodeRequest] = []
         self.closed: list[str] = []
@@ -119,15 +122,17 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[worker_pb2.DecodeResponse]:
         if self.errors and request.max_tokens:
             raise self.errors.pop(0)
+        if self.background_errors and request.priority == worker_pb2.PRIORITY_BACKGROUND:
+            raise self.background_errors.pop(0)
         session = self._accept(request)
         if request.max_tokens == 0:
-            await asyncio.sleep(self.delay_s)
+            await self._sleep()
             yield self._finish(session, _Finish.REASON_LENGTH if queue.empty() else _Finish.REASON_SUPERSEDED)
             return
         stop_after = self.break_after.pop(0) if self.break_after else None
         num, reply = 0, worker_pb2.DecodeResponse()
         while True:
-            await asyncio.sleep(self.delay_s)
+            await self.pace()
             if not queue.empty():
                 reason = _Finish.REASON_SUPERSEDED
                 break
@@ -165,6 +170,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         reply.finish.MergeFrom(self._finish(session, reason).finish)
         yield reply
 
+    async def _sleep(self) -> None:
+        await asyncio.sleep(self.delay_s)
+
     def _accept(self, request: worker_pb2.DecodeRequest) -> list[int]:
         session = self.sessions.setdefault(request.session_id, [])
         held = {"held": str(len(session))}
@@ -175,7 +183,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "PREFIX_MISMATCH", "differs", metadata=held)
         session[request.position :] = request.tokens
         assert session, "no tokens at position 0"
-        if self._rng.random() < 0.05:
+        if self._rng.random() < self.evict_share:
             self.sessions.pop(request.session_id)  # evicted while it runs out, so to speak: the next run finds nothing
         return session
 
