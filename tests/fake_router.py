@@ -167,6 +167,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             policies=["threshold", "llm_only"],
             default_tau=0.02,
             version="9",
+            guard=pb.GuardStatus(reason="routed answers took 0.40x as long.", default_guard=pb.GUARD_OFF),
         )
 
     def set_health(self, serving: bool) -> None:

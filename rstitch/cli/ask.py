@@ -11,9 +11,10 @@ from rich.console import Console
 
 from rstitch.cli import render
 from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json
-from rstitch.cli.policies import NAMES, policy_of
+from rstitch.cli.policies import NAMES, policy_of, policy_text
 from rstitch.client.sync import Client
 from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Started, Switch
+from rstitch.errors import invalid
 
 
 @command
@@ -33,6 +34,10 @@ def ask(
     seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="At most so many.", show_default="the router's")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="String that ends the answer; may be repeated.")] = None,
+    guard: Annotated[
+        str | None,
+        typer.Option(help="on | off: may the LLM write alone while routing loses?", show_default="the router's"),
+    ] = None,
     session: Annotated[str, typer.Option(help="Continue this conversation, or name a new one.")] = "",
     system: Annotated[str, typer.Option(help="System message before the question.")] = "",
     raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text as it is.")] = False,
@@ -51,13 +56,27 @@ def ask(
             sampling=Sampling(temperature, top_p, top_k, seed),
             max_new_tokens=max_new_tokens,
             stop=stop or (),
+            guard=_on_or_off(guard),
             session_id=session,
         )
         if json:
             for event in events:
-                print_json({"event": type(event).__name__.lower(), **as_dict(event)})
+                print_json({"event": type(event).__name__.lower(), **_plain(event)})
         else:
             show(events, out())
+
+
+def _plain(event: Event) -> dict[str, object]:
+    plain = as_dict(event)
+    if isinstance(event, Finished):
+        plain["policy"] = policy_text(event.policy)
+    return plain
+
+
+def _on_or_off(value: str | None) -> bool | None:
+    if value not in (None, "on", "off"):
+        raise invalid("--guard", f"{value} is neither on nor off.", "Write --guard on or --guard off.")
+    return None if value is None else value == "on"
 
 
 def show(events: Iterable[Event], console: Console) -> None:
@@ -83,5 +102,7 @@ def show(events: Iterable[Event], console: Console) -> None:
                 if switches:
                     console.print()
                 console.print(render.usage_table(event, session_id))
+                if event.guard_reason:
+                    console.print(f"the LLM alone: {event.guard_reason}", style="yellow")
                 if trace_id:
                     console.print(f"trace {trace_id}", style="dim")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from rstitch.cli.common import DEFAULT_ROUTER, FAILED, Json, Router, as_dict, command, out, print_json
+
+if TYPE_CHECKING:
+    from rstitch.client.types import GuardStatus
 
 
 @command
@@ -54,7 +57,14 @@ def _router_health(router: str, timeout: float, json: bool) -> bool:
     console = out()
     console.print(table)
     console.print(f"policies: {', '.join(status.policies)}; default tau {status.default_tau:g}", style="dim")
+    console.print(_guard(status.guard), style="dim")
     return status.ready
+
+
+def _guard(guard: GuardStatus) -> str:
+    """What routing costs at the moment, and what follows."""
+    new = "LLM-only" if guard.llm_only and guard.on else "routed"
+    return f"guard {'on' if guard.on else 'off'}, new answers {new}: {guard.reason or 'this router does not say'}"
 
 
 def _mark(ready: bool) -> Text:

@@ -1,7 +1,8 @@
-"""A policy from the flags of a command. It does not know what a policy does."""
+"""A policy from the flags of a command, and in words. It does not know what a policy does."""
 
 from __future__ import annotations
 
+from rstitch.cli.common import as_dict
 from rstitch.client.types import LlmOnly, Policy, Random, SlmOnly, Speculative, Threshold
 from rstitch.errors import invalid
 
@@ -29,3 +30,16 @@ def policy_of(
         case "speculative":
             return Speculative(draft_tokens)
     return None if tau is None else Threshold(tau, tau_return)
+
+
+def policy_text(policy: Policy | None) -> str:
+    """A policy in one word and its numbers."""
+    if policy is None:
+        return ""
+    name = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(policy).__name__).lstrip("_")
+    numbers = [
+        f"{value:g}" if isinstance(value, float) else f"{value}"
+        for value in as_dict(policy).values()
+        if value is not None
+    ]
+    return f"{name}({', '.join(numbers)})" if numbers else name

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from rstitch.cli import render
 from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json
+from rstitch.cli.policies import policy_text
 from rstitch.client.sync import Client
-from rstitch.client.types import Policy, Source, Trajectory
+from rstitch.client.types import Source, Trajectory
 
 app = typer.Typer(no_args_is_help=True, help="The trajectories that a router keeps.")
 
@@ -85,20 +86,9 @@ def rm(
             typer.echo(f"removed {session}")
 
 
-def policy_text(policy: Policy | None) -> str:
-    """A policy in one word and its numbers."""
-    if policy is None:
-        return ""
-    name = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(policy).__name__).lstrip("_")
-    numbers = [
-        f"{value:g}" if isinstance(value, float) else f"{value}"
-        for value in as_dict(policy).values()
-        if value is not None
-    ]
-    return f"{name}({', '.join(numbers)})" if numbers else name
-
-
 def _plain(trajectory: Trajectory) -> dict[str, object]:
     plain = as_dict(trajectory)
     plain["policy"] = policy_text(trajectory.policy)
+    if trajectory.finished:
+        plain["finished"]["policy"] = policy_text(trajectory.finished.policy)
     return plain

@@ -68,6 +68,7 @@ class AsyncClient:
         sampling: Sampling | None = None,
         max_new_tokens: int = 0,
         stop: Sequence[str] = (),
+        guard: bool | None = None,
         session_id: str = "",
         timeout_s: float | None = None,
     ) -> AsyncIterator[Event]:
@@ -82,6 +83,7 @@ class AsyncClient:
             sampling=sampling,
             max_new_tokens=max_new_tokens,
             stop=stop,
+            guard=guard,
         )
         return self._events(request, timeout_s)
 

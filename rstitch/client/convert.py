@@ -33,6 +33,7 @@ def generate_request(
     sampling: t.Sampling | None,
     max_new_tokens: int,
     stop: Sequence[str],
+    guard: bool | None,
 ) -> router_pb2.GenerateRequest:
     """A question. Raises: RstitchError (INVALID_ARGUMENT) naming the argument."""
     if sum(given is not None for given in (text, chat, tokens)) != 1:
@@ -67,6 +68,8 @@ def generate_request(
         request.max_new_tokens = max_new_tokens
         field = "stop"
         request.stop.extend(stop)
+        if guard is not None:
+            request.guard = router_pb2.GUARD_ON if guard else router_pb2.GUARD_OFF
     except (TypeError, ValueError) as error:  # of the wrong type, out of a number's range, not encodable as UTF-8
         raise invalid(field, f"cannot be sent: {error}.", "See protos/rstitch/v1/router.proto for its type.") from error
     return request
@@ -134,7 +137,16 @@ def status(m: router_pb2.GetStatusResponse) -> t.Status:
         )
         for w in m.workers
     )
-    return t.Status(m.ready, m.detail, workers, tuple(m.policies), m.default_tau, m.num_running, m.version)
+    guard = t.GuardStatus(
+        llm_only=m.guard.llm_only,
+        reason=m.guard.reason,
+        routed_us=m.guard.routed_us,
+        llm_only_us=m.guard.llm_only_us,
+        num_routed=m.guard.num_routed,
+        num_llm_only=m.guard.num_llm_only,
+        on=m.guard.default_guard == router_pb2.GUARD_ON,
+    )
+    return t.Status(m.ready, m.detail, workers, tuple(m.policies), m.default_tau, m.num_running, m.version, guard)
 
 
 def policy_message(policy: t.Policy) -> router_pb2.Policy:
@@ -186,7 +198,7 @@ def _chat_message(message: t.Message | Mapping[str, str]) -> router_pb2.ChatMess
 
 def _finished(m: router_pb2.Finished) -> t.Finished:
     reason = _enum(t.FinishReason, router_pb2.FinishReason.Name, "FINISH_REASON_", m.reason)
-    return t.Finished(reason, _usage(m.usage), m.length)
+    return t.Finished(reason, _usage(m.usage), m.length, _policy(m.policy), m.guard_reason)
 
 
 def _usage(m: router_pb2.Usage) -> t.Usage:

@@ -71,6 +71,7 @@ class Client:
         sampling: Sampling | None = None,
         max_new_tokens: int = 0,
         stop: Sequence[str] = (),
+        guard: bool | None = None,
         session_id: str = "",
         timeout_s: float | None = None,
     ) -> Iterator[Event]:
@@ -89,6 +90,7 @@ class Client:
             sampling=sampling,
             max_new_tokens=max_new_tokens,
             stop=stop,
+            guard=guard,
         )
         return self._events(request, timeout_s)
 

@@ -212,11 +212,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Last event: the answer is complete; `length` counts the session's tokens, prompt included."""
+    """Last event: the answer is complete; `length` counts the session's tokens, prompt included.
+
+    `policy` is who wrote it (None: a router that does not say), `guard_reason` why that is not what was asked for.
+    """
 
     reason: FinishReason
     usage: Usage
     length: int
+    policy: Policy | None = None
+    guard_reason: str = ""
 
 
 Event: TypeAlias = Started | Chunk | Switch | Finished
@@ -311,6 +316,23 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardStatus:
+    """What routing costs and saves, as measured; times in microseconds, 0 where unknown.
+
+    `llm_only` says whether new answers go to the LLM alone where the guard is on, `on` whether it is where a request
+    does not say.
+    """
+
+    llm_only: bool = False
+    reason: str = ""
+    routed_us: int = 0
+    llm_only_us: int = 0
+    num_routed: int = 0
+    num_llm_only: int = 0
+    on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The router and what is behind it."""
 
@@ -321,3 +343,4 @@ class Status:
     default_tau: float
     num_running: int
     version: str
+    guard: GuardStatus = GuardStatus()

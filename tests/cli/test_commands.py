@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rstitch.v1 import router_pb2
 from tests.cli.conftest import Run
 from tests.fake_router import FakeRouter
 
@@ -43,7 +44,7 @@ def test_every_flag_of_ask_arrives(run: Run, router: FakeRouter) -> None:
     # fmt: off
     result = run("ask", "-", "--tau", "0.1", "--tau-return", "0.05", "--temperature", "0.7", "--top-p", "0.9",
                  "--top-k", "5", "--seed", "3", "--max-new-tokens", "9", "--stop", "a", "--stop", "b",
-                 "--session", "s1", "--system", "Be brief.", input="How many?")
+                 "--session", "s1", "--system", "Be brief.", "--guard", "off", input="How many?")
     # fmt: on
     assert result.exit_code == 0, result.stderr
     (question,) = router.questions
@@ -52,6 +53,17 @@ def test_every_flag_of_ask_arrives(run: Run, router: FakeRouter) -> None:
     s = question.sampling
     assert (s.temperature, s.top_p, s.top_k, s.seed) == (0.7, 0.9, 5, 3)
     assert (question.max_new_tokens, list(question.stop), question.session_id) == (9, ["a", "b"], "s1")
+    assert question.guard == router_pb2.GUARD_OFF
+
+
+def test_an_answer_that_the_guard_took_says_why(run: Run, router: FakeRouter) -> None:
+    finished = router.answer[-1].finished
+    finished.policy.llm_only.SetInParent()
+    finished.guard_reason = "routed answers took 1.30x as long."
+    assert "the LLM alone: routed answers took 1.30x as long." in run("ask", "What?").stdout
+    event = lines(run("ask", "What?", "--json").stdout)[-1]
+    assert event["policy"] == "llm_only"
+    assert event["guard_reason"] == finished.guard_reason
 
 
 def test_raw_text_goes_without_a_template(run: Run, router: FakeRouter) -> None:
@@ -73,6 +85,7 @@ def test_policies_by_name(run: Run, router: FakeRouter, name: str) -> None:
         (["ask", "x", "--policy", "slm_only", "--tau", "0.1"], "has no tau"),
         (["ask", "x", "--policy", "threshold"], "Give --tau"),
         (["ask", "x", "--max-new-tokens", "-1"], "max_new_tokens"),
+        (["ask", "x", "--guard", "maybe"], "Write --guard on or --guard off."),
         (["trajectory", "show", "nobody"], "there is no session nobody."),
         (["health", "--router", "no address"], "HOST:PORT"),
     ],
@@ -119,6 +132,7 @@ def test_health_says_who_is_not_ready(run: Run, router: FakeRouter) -> None:
     result = run("health")
     assert result.exit_code == 0
     assert "SLM worker" in result.stdout
+    assert "guard off, new answers routed: routed answers took 0.40x" in result.stdout
     router.ready = False
     result = run("health")
     assert result.exit_code == 1
