@@ -38,3 +38,8 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], block: int = 1, draws:
     ratios.sort()
     value = median(ours) / median(theirs)
     return Ratio(value, ratios[int(0.025 * draws)], ratios[int(0.975 * draws)])
+
+
+def quiet(seconds: Sequence[float]) -> float:
+    """The 10th percentile: what it takes while nothing else runs on the machine."""
+    return sorted(seconds)[len(seconds) // 10]

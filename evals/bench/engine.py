@@ -1,0 +1,189 @@
+"""`bench engine`: what a step of our engine takes beside a bare cached `transformers` forward, and where the rest goes.
+
+Both run in this process, on the same weights, a step of one after a step of the other: whatever else the machine does
+then slows both, and the ratio stays. A step of the engine schedules, computes, measures entropy and samples; a bare
+forward computes the logits of the last position. Variants of the engine's limits can be measured in the same turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import Progress
+
+from evals.bench import engine_tables, page
+from evals.bench.shapes import SHAPES, make_pair
+from evals.bench.stepping import BLOCK, Contest, Ours
+from evals.progress import progress_bar
+from evals.provenance import ROOT, line, provenance
+from model_worker.engine.loader import load
+from model_worker.engine.types import Limits
+from model_worker.tokenizer import load_tokenizer
+from rstitch.parts import default_threads
+
+_PAGE_SIZE = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `bench engine`."""
+    names = ", ".join(SHAPES)
+    parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with tiny-slm and tiny-llm")
+    parser.add_argument(
+        "--model", action="append", metavar="NAME_OR_DIR", help=f"instead: {names} (random weights), or a model folder"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
+    parser.add_argument("--dtype", help="default: float32 on CPU, bfloat16 on CUDA")
+    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads of torch")
+    parser.add_argument("--steps", type=int, default=64, help="of each batch and context (default 64)")
+    parser.add_argument("--batches", type=_numbers, default=[1, 2, 4, 8, 16, 32, 64], help="default 1,2,4,8,16,32,64")
+    parser.add_argument("--contexts", type=_numbers, default=[64, 256, 512], help="default 64,256,512")
+    parser.add_argument(
+        "--engine-option", action="append", default=[], metavar="KEY=VALUE", help="a limit of every engine (repeatable)"
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE[,KEY=VALUE]",
+        help="one more engine with these limits, measured in the same turns (repeatable)",
+    )
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    parser.add_argument("--write", action="store_true", help="also write the tables into docs/performance.md")
+    parser.add_argument("--plot", type=Path, help="also draw step times to this file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures and prints."""
+    console = Console()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)
+    names = options.model or [str(options.models / name) for name in ("tiny-slm", "tiny-llm")]
+    models = []
+    with progress_bar(console) as progress:
+        for name in names:
+            models.append(measure(name, options, progress))
+    facts = provenance()
+    for model in models:
+        engine_tables.show(model, console)
+    console.print(line(facts), style="dim")
+    if options.json is not None:
+        options.json.write_text(json.dumps({"provenance": facts, "models": models}, indent=1) + "\n")
+    if options.plot is not None:
+        engine_tables.plot(models, options.plot)
+    if options.write:
+        page.write("engine", "\n\n".join([*(engine_tables.document(model) for model in models), line(facts)]))
+    return 0
+
+
+def measure(name: str, options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """All figures of one model."""
+    device = torch.device(options.device)
+    dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    task = progress.add_task(Path(name).name, total=len(options.contexts) * max(1, options.steps // BLOCK))
+    with tempfile.TemporaryDirectory(prefix="rstitch-engine-") as folder:
+        served, _ = make_pair(name, name, Path(folder))
+        loaded = load(str(served.folder), dtype, device, random_weights=None if served.has_weights else 0)
+        vocab_size = min(load_tokenizer(str(served.folder)).vocab_size, loaded.num_logits)
+    limits = _limits(vocab_size, max(options.contexts), max(options.batches), options.engine_option)
+    bare = _copy(loaded.module)
+    bare.set_attn_implementation("sdpa")
+    variants = {"": limits} | {text: _with(limits, text.split(",")) for text in options.variant}
+    engines = {
+        variant: Ours(dataclasses.replace(loaded, module=_copy(loaded.module)), chosen)
+        for variant, chosen in variants.items()
+    }
+    contest = Contest(bare, engines, vocab_size, device)
+    rows = [
+        row
+        for context in options.contexts
+        for row in contest.decode(context, options.batches, options.steps, lambda: progress.advance(task))
+    ]
+    made: dict[str, Any] = {
+        "model": Path(name).name,
+        "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": options.threads,
+        "rows": rows,
+        "extends": list(contest.extend(options.contexts[len(options.contexts) // 2], options.steps)),
+        "counters": {variant: asdict(ours.engine.counters) for variant, ours in engines.items()},
+    }
+    if device.type == "cuda":
+        bandwidth, weights = _copy_bandwidth(device), _bytes_per_step(loaded.module)
+        made["copy_bandwidth_gb_s"] = bandwidth / 1e9
+        made["floor_ms"] = 1000 * weights / bandwidth
+        for row in rows:
+            row["floor_share"] = made["floor_ms"] / row["run_on_ms"]
+    return made
+
+
+def _copy(module: Any) -> Any:
+    """The same weights in another module, whose attention can be set apart."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared)
+
+
+def _limits(vocab_size: int, context: int, num_sessions: int, changes: Sequence[str]) -> Limits:
+    """With room for all sessions."""
+    length = context + 8 * BLOCK
+    num_pages = num_sessions * math.ceil(length / _PAGE_SIZE)
+    return _with(Limits(vocab_size, length, num_pages, page_size=_PAGE_SIZE), changes)
+
+
+def _with(limits: Limits, changes: Sequence[str]) -> Limits:
+    """With `key=value` changes. Raises SystemExit naming one that is none."""
+    values: dict[str, Any] = {}
+    for text in changes:
+        key, _, value = text.partition("=")
+        present = getattr(limits, key, None)
+        try:
+            if isinstance(present, bool):
+                values[key] = {"true": True, "false": False}[value.lower()]
+            elif isinstance(present, int | float | str):
+                values[key] = type(present)(value)
+            else:
+                raise KeyError(key)
+        except (KeyError, ValueError):
+            known = ", ".join(item.name for item in dataclasses.fields(limits))
+            raise SystemExit(f"bench engine: {text!r} should be KEY=VALUE with a key of {known}") from None
+    return dataclasses.replace(limits, **values)
+
+
+def _copy_bandwidth(device: torch.device, num_bytes: int = 1 << 30, repeats: int = 20) -> float:
+    """Bytes a second that a copy within the device's memory reads and writes."""
+    source = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(repeats):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        target.copy_(source)
+        end.record()
+        end.synchronize()
+        seconds.append(float(begin.elapsed_time(end)) / 1000)
+    return 2 * num_bytes / median(seconds)
+
+
+def _bytes_per_step(module: Any) -> int:
+    """Weights that a step reads: all but an input embedding of its own, of which it reads a few rows."""
+    total = sum(int(parameter.numel() * parameter.itemsize) for parameter in module.parameters())
+    embedding: torch.Tensor = module.get_input_embeddings().weight
+    is_tied = embedding is module.get_output_embeddings().weight
+    return total - (0 if is_tied else embedding.numel() * embedding.itemsize)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]

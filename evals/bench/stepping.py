@@ -1,0 +1,242 @@
+"""Steps of our engine and bare forwards of a plain cached model in turn, on the same weights. It prints nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from evals.bench.timing import quiet, ratio
+from evals.report import Row
+from model_worker.engine.engine import Engine
+from model_worker.engine.loader import LoadedModel
+from model_worker.engine.types import Limits, RunFailed, RunRequest, TokenKept
+
+EXTENDS = (2, 4, 8, 16)
+BLOCK = 8  # steps from one position on, then back to it: the context stays nearly the same
+
+
+@dataclass(slots=True)
+class Times:
+    """Of one batch size, in seconds, step by step in turn.
+
+    Attributes:
+        bare: a forward at batch 1.
+        engine: a step, until its results are on the host.
+        run_on: a step among others that follow one another at once.
+        inside: the model's part of a watched step, and `watched`, all of it; empty where it cannot be told.
+        agreed: whether both chose the same token.
+    """
+
+    bare: list[float] = field(default_factory=list)
+    engine: list[float] = field(default_factory=list)
+    run_on: list[float] = field(default_factory=list)
+    inside: list[float] = field(default_factory=list)
+    watched: list[float] = field(default_factory=list)
+    agreed: list[bool] = field(default_factory=list)
+
+
+class Bare:
+    """One conversation in a plain transformers model with its own cache and its own default attention."""
+
+    def __init__(self, module: Any, tokens: Sequence[int]) -> None:
+        self._module = module
+        self._device = next(module.parameters()).device
+        self._cache = DynamicCache(config=module.config)
+        self._base = len(tokens)
+        self.forward(tokens)
+
+    @torch.inference_mode()
+    def forward(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Logits after the last token, [num_logits]."""
+        ids = torch.tensor([list(tokens)], device=self._device)
+        logits: torch.Tensor = self._module(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits
+        return logits[0, -1]
+
+    def back(self) -> None:
+        """To the end of the first tokens."""
+        self._cache.crop(self._base - self._cache.get_seq_length())
+
+
+class Ours:
+    """An engine with as many sessions as the largest batch, all with the same tokens."""
+
+    def __init__(self, loaded: LoadedModel, limits: Limits) -> None:
+        self.engine = Engine(loaded, limits)
+        self.module = loaded.module
+        self._base = 0
+        self._runs: list[int] = []
+
+    def prefill(self, num_sessions: int, tokens: Sequence[int]) -> None:
+        """Computes the tokens in every session."""
+        self._base = len(tokens)
+        for index in range(num_sessions):
+            self.engine.submit(RunRequest(f"{index}", 0, tokens, max_tokens=1))
+            while not self.engine.is_idle:
+                self.step()
+
+    def begin(self, batch: int, tokens: Sequence[int], max_tokens: int) -> None:
+        """Runs of `batch` sessions that append `tokens` after the first ones."""
+        self._runs = [
+            self.engine.submit(RunRequest(f"{index}", self._base, tokens, max_tokens=max_tokens))
+            for index in range(batch)
+        ]
+
+    def step(self) -> list[int]:
+        """One step. Returns: the tokens that were kept. Raises the error of a run that failed."""
+        kept = []
+        for event in self.engine.step():
+            if isinstance(event, RunFailed):
+                raise event.error
+            if isinstance(event, TokenKept):
+                kept.append(event.token)
+        return kept
+
+    def end(self) -> None:
+        """Ends the runs; the sessions stay."""
+        for run_id in self._runs:
+            self.engine.cancel(run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """A bare model and engines, by name of their variant, on the same weights."""
+
+    bare: Any
+    engines: dict[str, Ours]
+    vocab_size: int
+    device: torch.device
+
+    def timed(self, action: Callable[[], Any]) -> tuple[float, Any]:
+        """Seconds until the device is done with it, and what it returned."""
+        begin = time.perf_counter()
+        made = action()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - begin, made
+
+    def decode(self, context: int, batches: Sequence[int], num_steps: int, tick: Callable[[], None]) -> Iterator[Row]:
+        """Rows of all batches and variants at one context."""
+        tokens = _tokens(context - BLOCK // 2, self.vocab_size)
+        bare = Bare(self.bare, tokens)
+        for ours in self.engines.values():
+            ours.prefill(max(batches), tokens)
+        times = {(name, batch): Times() for batch in batches for name in self.engines}
+        for _ in range(max(1, num_steps // BLOCK)):
+            for (name, batch), made in times.items():
+                self._block(bare, self.engines[name], batch, min(BLOCK, num_steps), made)
+            tick()
+        for (name, batch), made in times.items():
+            single = times.get((name, 1), made)
+            yield _row(made, name, context, batch, single)
+
+    def _block(self, bare: Bare, ours: Ours, batch: int, num_steps: int, made: Times) -> None:
+        first = [1]
+        ours.begin(batch, first, 4 * BLOCK)
+        token = bare.forward(first)[: self.vocab_size].argmax().item()
+        kept = ours.step()
+        agreed = kept[0] == token
+        for _ in range(num_steps):
+            following = [int(token)]
+            seconds, logits = self.timed(lambda following=following: bare.forward(following))  # type: ignore[misc]
+            made.bare.append(seconds)
+            token = logits[: self.vocab_size].argmax().item()
+            seconds, kept = self.timed(ours.step)
+            made.engine.append(seconds)
+            agreed = agreed and kept[0] == token  # after a difference both go on from tokens of their own
+        made.agreed.append(agreed)
+        ours.end()
+        bare.back()
+        ours.begin(batch, first, 4 * BLOCK)
+        ours.step()
+        seconds, _ = self.timed(lambda: [ours.step() for _ in range(num_steps)])
+        made.run_on.append(seconds / num_steps)
+        if self.device.type == "cpu":
+            with _watch(ours.module) as inside:
+                for _ in range(num_steps):
+                    inside.clear()
+                    seconds, _ = self.timed(ours.step)
+                    if inside:
+                        made.inside.append(sum(inside))
+                        made.watched.append(seconds)
+        ours.end()
+
+    def extend(self, context: int, num_steps: int) -> Iterator[Row]:
+        """Rows of short extends: so many tokens appended and one decoded, in one step."""
+        tokens = _tokens(context, self.vocab_size)
+        bare = Bare(self.bare, tokens)
+        for ours in self.engines.values():
+            ours.prefill(1, tokens)
+        times = {(name, count): Times() for count in (1, *EXTENDS) for name in self.engines}
+        for _ in range(num_steps):
+            for (name, count), made in times.items():
+                following = _tokens(count, self.vocab_size)
+                seconds, _ = self.timed(lambda following=following: bare.forward(following))  # type: ignore[misc]
+                made.bare.append(seconds)
+                bare.back()
+                ours = self.engines[name]
+                ours.begin(1, following, 1)
+                seconds, kept = self.timed(ours.step)
+                made.engine.append(seconds)
+                assert len(kept) == 1, "an extend of this length is one step"
+        for (name, count), made in times.items():
+            yield {
+                "variant": name,
+                "tokens": count,
+                "bare_ms": 1000 * median(made.bare),
+                "engine_ms": 1000 * median(made.engine),
+                "ratio": asdict(ratio(made.engine, made.bare, BLOCK)),
+                "quiet_ratio": quiet(made.engine) / quiet(made.bare),
+                "over_decode": median(made.engine) / median(times[name, 1].engine),
+            }
+
+
+def _row(made: Times, variant: str, context: int, batch: int, single: Times) -> Row:
+    step = median(made.run_on)
+    return {
+        "variant": variant,
+        "context": context,
+        "batch": batch,
+        "bare_ms": 1000 * median(made.bare),
+        "engine_ms": 1000 * median(made.engine),
+        "ratio": asdict(ratio(made.engine, made.bare, BLOCK)),
+        "quiet_ratio": quiet(made.engine) / quiet(made.bare),
+        "run_on_ms": 1000 * step,
+        "tokens_per_s": batch / step,
+        "over_batch_1": batch * median(single.run_on) / step,
+        "outside_model": 1 - median(made.inside) / median(made.watched) if made.inside else None,
+        "agreed": sum(made.agreed) / len(made.agreed),
+    }
+
+
+@contextmanager
+def _watch(module: Any) -> Iterator[list[float]]:
+    """Seconds that the model's own code takes: its layers, attention included, and its LM head."""
+    seconds: list[float] = []
+    begun: list[float] = []
+    parts = (module.base_model, module.get_output_embeddings())
+
+    def begin(*_: Any) -> None:
+        begun.append(time.perf_counter())
+
+    def end(*_: Any) -> None:
+        seconds.append(time.perf_counter() - begun.pop())
+
+    hooks = [
+        hook for part in parts for hook in (part.register_forward_pre_hook(begin), part.register_forward_hook(end))
+    ]
+    try:
+        yield seconds
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tokens(count: int, vocab_size: int) -> list[int]:
+    return [(7 * index + 3) % vocab_size for index in range(count)]
