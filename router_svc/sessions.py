@@ -216,9 +216,9 @@ class Sessions:
     async def _try_begin(
         self, session_id: str, question: Question, guard_reason: str, trace: GenerationTrace, started: float
     ) -> AnswerLog | OwnedElsewhere | None:
-        asked = time.monotonic()
+        asked = self.clock()
         before = await self._store.trajectory(session_id) if question.session_id else None
-        read_s = time.monotonic() - asked
+        read_s = self.clock() - asked
         prompt = await self._prompt(question, before)
         length = before.header.length if before else 0
         start = length + len(prompt)
@@ -235,13 +235,13 @@ class Sessions:
         )
         usage = Usage(num_prompt_tokens=start)
         chunk = Chunk(Source.PROMPT, length, prompt, entropies_of())
-        asked = time.monotonic()
+        asked = self.clock()
         claimed = await self._store.claim(
             before.header if before else None, session_id, self._lease.router_id, settings.to_json(), usage, [chunk]
         )
         if not isinstance(claimed, Owned):
             return claimed
-        claim_s = read_s + time.monotonic() - asked
+        claim_s = read_s + self.clock() - asked
         chunks = [*(before.chunks if before else ()), chunk]
         return self._start(session_id, settings, chunks, claimed, length, usage, trace, started, claim_s)
 
@@ -252,7 +252,7 @@ class Sessions:
         )
 
     async def _try_attach(self, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
-        since = time.monotonic()
+        since = self.clock()
         trajectory = await self.trajectory(asked.session_id)
         header = trajectory.header
         check_within(asked, header.length)
@@ -264,7 +264,7 @@ class Sessions:
         claimed = await self._store.claim(header, asked.session_id, self._lease.router_id, header.settings, usage, [])
         if not isinstance(claimed, Owned):
             return claimed
-        claim_s = time.monotonic() - since
+        claim_s = self.clock() - since
         trace = begin_trace(self._telemetry, settings.traceparent)
         chunks = list(trajectory.chunks)
         return self._start(asked.session_id, settings, chunks, claimed, header.length, usage, trace, started, claim_s)

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -108,16 +108,25 @@ class Stack:
         }
         return RouterSettings(**(values | changes))
 
-    async def router(self, *, telemetry: Telemetry | None = None, ready: bool = True, **changes: Any) -> Router:
-        router = await self._exits.enter_async_context(self.routing(telemetry=telemetry, **changes))
+    async def router(
+        self,
+        *,
+        telemetry: Telemetry | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        ready: bool = True,
+        **changes: Any,
+    ) -> Router:
+        router = await self._exits.enter_async_context(self.routing(telemetry=telemetry, clock=clock, **changes))
         if ready:
             async with asyncio.timeout(10):
                 await router.ready.wait()
         return router
 
     @asynccontextmanager
-    async def routing(self, *, telemetry: Telemetry | None = None, **changes: Any) -> AsyncIterator[Router]:
-        async with running(self.settings(**changes), telemetry or setup_telemetry("router", None)) as router:
+    async def routing(
+        self, *, telemetry: Telemetry | None = None, clock: Callable[[], float] = time.monotonic, **changes: Any
+    ) -> AsyncIterator[Router]:
+        async with running(self.settings(**changes), telemetry or setup_telemetry("router", None), clock) as router:
             try:
                 yield router
             finally:

@@ -48,6 +48,7 @@ BAD = {
     "confidence": (ask_for(policy={"confidence": {}}), grpc.StatusCode.UNIMPLEMENTED, "policy.confidence"),
     "random": (ask_for(policy={"random": {}}), grpc.StatusCode.UNIMPLEMENTED, "policy.random"),
     "speculative": (ask_for(policy={"speculative": {}}), grpc.StatusCode.UNIMPLEMENTED, "policy.speculative"),
+    "guard": (ask_for(guard=7), INVALID, "guard"),
     "early exit": (ask_for(early_exit={"threshold": 0.9}), grpc.StatusCode.UNIMPLEMENTED, "early_exit"),
     "cold": (ask_for(sampling={"temperature": -0.1}), INVALID, "sampling.temperature"),
     "hot": (ask_for(sampling={"temperature": 101}), INVALID, "sampling.temperature"),
@@ -70,6 +71,7 @@ BAD = {
     "resume and policy": (ask_for(session_id="s", resume_from=0, policy=threshold(0.1)), INVALID, "policy"),
     "resume and limit": (ask_for(session_id="s", resume_from=0, max_new_tokens=5), INVALID, "max_new_tokens"),
     "resume and stop": (ask_for(session_id="s", resume_from=0, stop=["a"]), INVALID, "stop"),
+    "resume and guard": (ask_for(session_id="s", resume_from=0, guard=1), INVALID, "guard"),
 }
 
 
