@@ -1,0 +1,156 @@
+"""The guard on a real wire. Time passes only where a toy model computes: a token costs what the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from rstitch.v1 import router_pb2
+from tests.router.asking import Answer, ask_for, check_kept, stored, take, threshold, until
+from tests.router.conftest import Stack
+from tests.router.toy import ToyModel, algorithm_1
+
+ON, OFF = router_pb2.GUARD_ON, router_pb2.GUARD_OFF
+SLM, LLM = ToyModel(seed=1, stop_every=0), ToyModel(seed=2, stop_every=0)
+PROMPT = (7, 8, 9)
+NUM_TOKENS = 30
+
+
+class Clock:
+    """Goes on when told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def costing(self, model: ToyModel, token_s: float) -> ToyModel:
+        """The same model, each of whose tokens takes its time."""
+
+        def choose(prefix: Sequence[int]) -> int:
+            self.now_s += token_s
+            return model.token(prefix)
+
+        return ToyModel(model.seed, model.stop_every, choose)
+
+
+@pytest.fixture
+def asker(stack: Stack) -> Callable[..., Any]:
+    """A stub of a router whose pair takes so long per token."""
+
+    async def make(slm_s: float, llm_s: float, **changes: Any) -> Any:
+        clock = Clock()
+        stack.slm.model, stack.llm.model = clock.costing(SLM, slm_s), clock.costing(LLM, llm_s)
+        return await stack.stub(await stack.router(clock=clock, **changes))
+
+    return make
+
+
+async def ask(stub: Any, **fields: Any) -> Answer:
+    answer = await take(stub, ask_for(PROMPT, **({"policy": threshold(0.5), "max_new_tokens": NUM_TOKENS} | fields)))
+    assert answer.error is None
+    return answer
+
+
+async def ask_until_llm_only(stub: Any, **fields: Any) -> Answer:
+    for _ in range(40):
+        answer = await ask(stub, **fields)
+        if answer.finished.guard_reason:
+            return answer
+    raise AssertionError("the guard never stepped in")
+
+
+async def status(stub: Any) -> Any:
+    return (await stub.GetStatus(router_pb2.GetStatusRequest())).guard
+
+
+def kind(answer: Answer) -> str:
+    return str(answer.finished.policy.WhichOneof("kind"))
+
+
+async def test_while_routing_loses_new_answers_are_llm_only_and_say_why(asker: Callable[..., Any]) -> None:
+    stub = await asker(slm_s=0.003, llm_s=0.001)
+    first = await ask(stub, guard=ON)
+    assert kind(first) == "threshold"
+    assert first.finished.guard_reason == ""
+    assert (await status(stub)).num_routed == 1
+
+    guarded = await ask_until_llm_only(stub, guard=ON)
+    assert kind(guarded) == "llm_only"
+    assert guarded.finished.guard_reason.startswith("routed answers took ")
+    assert "x as long as LLM-only ones at 1 session (n=" in guarded.finished.guard_reason
+    assert (guarded.tokens, set(guarded.authors)) == (algorithm_1(SLM, LLM, PROMPT, -1, -1, NUM_TOKENS)[0], {"llm"})
+    kept = await check_kept(stub, guarded)
+    assert kept.policy.WhichOneof("kind") == "llm_only"
+    assert kept.finished == guarded.finished
+
+    turns = [kind(await ask(stub, guard=ON)) for _ in range(16)]
+    assert turns.count("threshold") == 2
+    seen = await status(stub)
+    assert seen.llm_only
+    assert seen.routed_us > seen.llm_only_us == NUM_TOKENS * 1000
+    assert seen.num_llm_only == 15
+    assert seen.default_guard == OFF
+
+
+async def test_what_the_request_says_beats_the_setting(asker: Callable[..., Any]) -> None:
+    stub = await asker(slm_s=0.003, llm_s=0.001, guard="on")
+    await ask_until_llm_only(stub)
+    assert (await status(stub)).default_guard == ON
+    routed = await ask(stub, guard=OFF)
+    assert kind(routed) == "threshold"
+    assert routed.tokens == algorithm_1(SLM, LLM, PROMPT, 0.5, 0.5, NUM_TOKENS)[0]
+
+
+async def test_off_it_watches_and_lets_be(asker: Callable[..., Any]) -> None:
+    stub = await asker(slm_s=0.003, llm_s=0.001)
+    for _ in range(12):
+        assert kind(await ask(stub)) == "threshold"
+        assert kind(await ask(stub, policy={"llm_only": {}})) == "llm_only"
+    assert (await status(stub)).llm_only
+
+
+async def test_the_slm_alone_is_a_wish(asker: Callable[..., Any]) -> None:
+    stub = await asker(slm_s=0.003, llm_s=0.001, guard="on")
+    await ask_until_llm_only(stub)
+    for policy in ({"slm_only": {}}, threshold(1.0)):
+        answer = await ask(stub, policy=policy)
+        assert set(answer.authors) == {"slm"}
+        assert answer.finished.guard_reason == ""
+
+
+async def test_where_routing_pays_it_stays_routed(asker: Callable[..., Any]) -> None:
+    stub = await asker(slm_s=0.001, llm_s=0.02, guard="on")
+    for _ in range(10):
+        await ask(stub, policy={"llm_only": {}})
+        assert kind(await ask(stub)) == "threshold"
+    seen = await status(stub)
+    assert not seen.llm_only
+    assert 0 < seen.routed_us < seen.llm_only_us
+
+
+async def test_an_answer_that_is_gone_on_with_keeps_its_policy_and_its_reason(
+    stack: Stack, asker: Callable[..., Any]
+) -> None:
+    stub = await asker(slm_s=0.003, llm_s=0.001, guard="on", detach_grace_s=0)
+    await ask_until_llm_only(stub)
+    request = ask_for(PROMPT, policy=threshold(0.5), max_new_tokens=NUM_TOKENS, session_id="s")
+    stack.llm.delay_s = 0.01
+    begun = await take(stub, request, num_tokens=1)
+    other = await stack.stub(await stack.router(guard="off"))
+    stack.llm.delay_s = 0
+
+    async def gone_on_with() -> Answer | None:
+        rest = await take(other, router_pb2.GenerateRequest(session_id="s", resume_from=begun.next))
+        return rest if rest.error is None else None
+
+    rest = await until(gone_on_with)  # the first router must have let go
+    assert kind(rest) == "llm_only"
+    assert rest.finished.guard_reason
+    assert begun.tokens + rest.tokens == algorithm_1(SLM, LLM, PROMPT, -1, -1, NUM_TOKENS)[0]
+    again = await ask(other, session_id="s")
+    assert kind(again) == "threshold"
+    assert (await stored(other, "s")).finished.guard_reason == ""
