@@ -13,8 +13,10 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 Row = dict[str, Any]
+# Heading and how a row fills it. The first column is the name of a row.
+Columns = dict[str, Callable[[Row], str]]
 
-_COLUMNS: dict[str, Callable[[Row], str]] = {
+_COLUMNS: Columns = {
     "system": lambda row: row["system"],
     "accuracy": lambda row: f"{row['accuracy']:.1%} [{row['accuracy_low']:.1%}, {row['accuracy_high']:.1%}]",
     "to LLM-only, points": lambda row: (
@@ -56,15 +58,30 @@ def rich_table(rows: list[Row]) -> Table:
 def markdown(rows: list[Row], caption: str, image: Path) -> str:
     """For a document: table, plot, where it comes from."""
     lines = [
-        "| " + " | ".join(_COLUMNS) + " |",
-        "|" + "|".join("-" if name == "system" else "-:" for name in _COLUMNS) + "|",
-        *("| " + " | ".join(cell(row) for cell in _COLUMNS.values()) + " |" for row in rows),
+        markdown_table(_COLUMNS, rows),
         "",
         f"n = {rows[0]['n']} each; intervals are 95% (Wilson; paired bootstrap for differences). {caption}",
         "",
         f"![accuracy over latency]({image.as_posix()})",
     ]
     return "\n".join(lines)
+
+
+def markdown_table(columns: Columns, rows: list[Row]) -> str:
+    """Heading, alignment and one line per row."""
+    lines = ["| " + " | ".join(columns) + " |", "|-|" + "-:|" * (len(columns) - 1)]
+    lines += ["| " + " | ".join(cell(row) for cell in columns.values()) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def terminal_table(title: str, columns: Columns, rows: list[Row]) -> Table:
+    """The same for the terminal."""
+    table = Table(title=title, title_justify="left", padding=(0, 1, 0, 0), box=None)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(cell(row) for cell in columns.values()))
+    return table
 
 
 def replace_section(document: Path, name: str, text: str) -> None:

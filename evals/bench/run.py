@@ -1,0 +1,216 @@
+"""`rstitch bench run`: `transformers`, our engine and our whole system on the same problems, under the same loads.
+
+Paired: all systems answer a problem (with more sessions: a block of problems) before the next is asked. Questions and
+answers are those of the tiny pair's task; other pairs can be named, and say nothing about accuracy then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import AutoTokenizer
+
+from evals.bench import page, plots, stacks, tables
+from evals.bench.baselines import Generate, load_model
+from evals.bench.collector import Collector
+from evals.bench.load import Load
+from evals.bench.matrix import Plan, baseline_of, measure, rows, taking_part
+from evals.bench.records import Record, Row, difference
+from evals.bench.systems import InProcess, Served, System
+from evals.progress import progress_bar
+from evals.provenance import ROOT, line, provenance
+from rstitch.cli.progress import start, stopped_by_signals
+from rstitch.client.aio import AsyncClient
+from rstitch.client.types import LlmOnly, Policy, SlmOnly, Threshold
+from rstitch.service.logs import setup_logging
+from training.tiny.task import SPLITS, problems
+
+KINDS = ("generate", "assisted", "engine", "llm_only", "slm_only", "threshold")
+TELEMETRY = "telemetry"
+_NUM_PRACTICE = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `rstitch bench run`."""
+    parser.description = __doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    # fmt: off
+    parser.add_argument("--n", type=_positive, default=64,
+                        help="problems of each system and load, rounded up to whole blocks, at least two where "
+                             "sessions are many (default 64; 500 for a claim about accuracy)")
+    parser.add_argument("--systems", nargs="+", choices=KINDS, default=list(KINDS), metavar="SYSTEM",
+                        help=f"who takes part: {', '.join(KINDS)} (default all)")
+    parser.add_argument("--taus", type=float, nargs="*", default=[0.005, 0.02, 0.05], help="of threshold")
+    parser.add_argument("--concurrency", type=_positive, nargs="*", default=[1, 4, 16, 64],
+                        help="sessions of the closed loops, each of which asks its next question when the one before "
+                             "is answered (default 1 4 16 64)")
+    parser.add_argument("--rate", type=float, nargs="*", default=[],
+                        help="also Poisson arrivals of so many questions a second; latency counts from the arrival")
+    parser.add_argument("--rounds", type=_positive, default=4, help="questions of each session in a block (default 4)")
+    parser.add_argument("--split", choices=[split for split in SPLITS if split != "train"], default="test",
+                        help="dev is for choosing, test for reporting (default test)")
+    parser.add_argument("--seed", type=int, default=0, help="of problems and arrivals (default 0)")
+    parser.add_argument("--variant", action="append", default=[], type=stacks.named_variant, metavar="'NAME: FLAGS'",
+                        help="a second stack with further flags (as --router-arg and its kin), block by block beside "
+                             "the first; can be given again")
+    parser.add_argument("--telemetry", action="store_true", help="a variant that sends its traces to a collector")
+    parser.add_argument("--json", metavar="FILE", help="records and rows; - writes them to stdout, tables to stderr")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="accuracy over latency, throughput over sessions")
+    parser.add_argument("--write", action="store_true", help="replace the tables and plot of docs/performance.md")
+    # fmt: on
+    stacks.add_stack_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Starts what takes part, measures, prints and writes. Returns the exit code."""
+    setup_logging("bench", "warning")
+    console = Console(stderr=options.json == "-", highlight=False)
+    loads = [*(Load(sessions) for sessions in options.concurrency), *(Load(rate=rate) for rate in options.rate)]
+    facts = provenance()
+    with stopped_by_signals(), ExitStack() as held:
+        running = _start(options, held, console)
+        found = asyncio.run(_measure(options, running, loads, console))
+    result = _result(options, facts, found)
+    _show(result, console)
+    if options.json == "-":
+        json.dump(result, sys.stdout)
+        sys.stdout.write("\n")
+    elif options.json:
+        Path(options.json).write_text(json.dumps(result) + "\n")
+    if options.plot:
+        plots.plot(result["rows"], options.plot)
+    if options.write:
+        _write(result, console)
+    return 0
+
+
+# The running routers by the suffix of their systems' names: "" is the stack itself, the others its variants.
+Routers = dict[str, str]
+
+
+def _start(options: argparse.Namespace, held: ExitStack, console: Console) -> Routers:
+    if not {"llm_only", "slm_only", "threshold"} & set(options.systems):
+        return {}
+    wanted = {"": stacks.local_stack(options)}
+    for name, flags in options.variant:
+        wanted[f" ({name})"] = stacks.local_stack(options, flags)
+    if options.telemetry:
+        collector = held.enter_context(Collector())
+        wanted[f" ({TELEMETRY})"] = stacks.local_stack(options, otlp_endpoint=collector.endpoint)
+    for stack in wanted.values():
+        start(stack, console)
+        held.callback(stack.stop)
+    return {suffix: stack.router_address for suffix, stack in wanted.items()}
+
+
+async def _measure(
+    options: argparse.Namespace, routers: Routers, loads: list[Load], console: Console
+) -> dict[Load, dict[str, list[Record]]]:
+    plan = Plan(options.n, options.rounds, options.seed)
+    asked = problems(options.split, max(plan.num_asked(load) for load in loads), options.seed)
+    found: dict[Load, dict[str, list[Record]]] = {}
+    async with AsyncExitStack() as held:
+        clients = {suffix: await held.enter_async_context(AsyncClient(address)) for suffix, address in routers.items()}
+        systems = _systems(options, clients)
+        total = sum(plan.num_asked(load) * len(taking_part(systems, load)) for load in loads)
+        with progress_bar(console) as progress:
+            task = progress.add_task("measuring", total=total)
+            for load in loads:
+                practice = problems("calibration", _NUM_PRACTICE * load.num_sessions)
+                found[load] = await measure(
+                    taking_part(systems, load), asked, practice, load, plan, _advance(progress, task, load)
+                )
+                if not console.is_terminal:  # where no bar moves
+                    console.print(f"{load.label}: done")
+    return found
+
+
+def _advance(progress: Any, task: Any, load: Load) -> Callable[[str, int], None]:
+    return lambda system, num: progress.update(task, advance=num, description=f"{load.label}: {system}")
+
+
+def _systems(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> list[System]:
+    """In the order of the tables."""
+    slm, llm = stacks.models(options)
+    torch.set_num_threads(options.threads)
+    systems: list[System] = []
+    if {"generate", "assisted"} & set(options.systems):
+        tokenizer = AutoTokenizer.from_pretrained(llm)
+        models = {"llm": load_model(llm, *stacks.device_and_dtype(options, "llm"))}
+        if "generate" in options.systems:
+            systems.append(Generate("generate", models["llm"], tokenizer))
+        if "assisted" in options.systems:
+            models["slm"] = load_model(slm, *stacks.device_and_dtype(options, "slm"))
+            systems.append(Generate("assisted", models["llm"], tokenizer, models["slm"]))
+    if "engine" in options.systems:
+        systems.append(InProcess("engine", stacks.llm_engine(options), AutoTokenizer.from_pretrained(llm)))
+    policies: dict[str, Policy] = {}
+    if "llm_only" in options.systems:
+        policies["llm_only"] = LlmOnly()
+    if "slm_only" in options.systems:
+        policies["slm_only"] = SlmOnly()
+    if "threshold" in options.systems:
+        policies |= {f"tau={tau:g}": Threshold(tau) for tau in options.taus}
+    for suffix, client in clients.items():
+        systems += [Served(name + suffix, client, policy) for name, policy in policies.items()]
+    return systems
+
+
+def _result(
+    options: argparse.Namespace, facts: dict[str, str], found: dict[Load, dict[str, list[Record]]]
+) -> dict[str, Any]:
+    """All that is known, as JSON can say it."""
+    variants: list[Row] = []
+    suffixes = [f" ({name})" for name, _ in options.variant] + ([f" ({TELEMETRY})"] if options.telemetry else [])
+    for load, by_system in found.items():
+        for name, chosen in by_system.items():
+            suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
+            if suffix is not None:
+                baseline = by_system[name.removesuffix(suffix)]
+                variants.append({"system": name, "load": load.label} | difference(chosen, baseline))
+    return {
+        "provenance": facts,
+        "settings": {name: getattr(options, name) for name in ("split", "seed", "rounds", "threads")},
+        "baseline": baseline_of(next(iter(found.values()))),
+        "rows": [row for load, by_system in found.items() for row in rows(by_system, load)],
+        "variants": variants,
+        "records": [
+            {"load": load.label} | dataclasses.asdict(record)
+            for load, by_system in found.items()
+            for chosen in by_system.values()
+            for record in chosen
+        ],
+    }
+
+
+def _show(result: dict[str, Any], console: Console) -> None:
+    for table in tables.terminal(result):
+        console.print(table)
+        console.print()
+    console.print(tables.NOTES.format(baseline=result["baseline"]), style="dim")
+    console.print(line(result["provenance"]), style="dim")
+
+
+def _write(result: dict[str, Any], console: Console) -> None:
+    docs = ROOT / "docs"
+    plots.plot(result["rows"], docs / "results" / "matrix.png")
+    without_records = {name: value for name, value in result.items() if name != "records"}
+    (docs / "results" / "matrix.json").write_text(json.dumps(without_records, indent=1) + "\n")
+    page.write("matrix", tables.document(result, Path("results/matrix.png")))
+    console.print(f"written: {page.PAGE}")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)

@@ -1,0 +1,245 @@
+"""The paired matrix: its figures are right on records made up for it, and a small one of the real stack adds up."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from evals.bench import plots, stacks, tables
+from evals.bench import records as figures
+from evals.bench.__main__ import main
+from evals.bench.load import Load, closed_loop, open_loop, poisson_arrivals
+from evals.bench.matrix import Plan, measure, rows
+from evals.bench.records import Record
+from evals.bench.systems import Reply, System
+from evals.statistics import paired_ratio
+from training.tiny.task import problems
+
+
+def record(problem: int, latency_ms: float, num_tokens: int = 10, **values: Any) -> Record:
+    """An answer that began with its block."""
+    fields = {"system": "x", "block": problem, "start_s": 0.0, "ttft_ms": 1.0, "correct": True, "num_slm_tokens": 0}
+    return Record(problem=problem, end_s=latency_ms / 1000, num_llm_tokens=num_tokens, **(fields | values))
+
+
+# Figures of made-up records.
+
+
+def test_percentiles_lie_between_neighbours() -> None:
+    row = figures.speed([record(i, latency) for i, latency in enumerate((10, 20, 30, 40, 50))], [record(0, 30)])
+    assert (row["latency_p50_ms"], row["latency_p90_ms"], row["latency_p99_ms"]) == pytest.approx((30, 46, 49.6))
+    assert row["speed_up_p50"] == pytest.approx(1)
+
+
+def test_tpot_leaves_the_first_token_out() -> None:
+    assert record(0, 100, num_tokens=11, ttft_ms=20).tpot_ms == pytest.approx(8)
+    assert record(0, 100, num_tokens=1).tpot_ms == 0
+
+
+def test_the_speed_up_is_shorter_traces_times_cheaper_tokens() -> None:
+    theirs = [record(i, 200 + i, num_tokens=100) for i in range(8)]
+    ours = [record(i, 50 + i, num_tokens=50) for i in range(8)]
+    row = figures.quality(ours, theirs)
+    assert row["shorter"] == pytest.approx(2)
+    assert row["speed_up"] == pytest.approx(fmean(r.latency_ms for r in theirs) / fmean(r.latency_ms for r in ours))
+    assert row["shorter"] * row["cheaper"] == pytest.approx(row["speed_up"])
+    assert row["speed_up_low"] < row["speed_up"] < row["speed_up_high"]
+
+
+def test_throughput_counts_each_block_once_and_to_its_last_answer() -> None:
+    together = [record(i, latency, block=0) for i, latency in enumerate((1000, 1500, 500))]
+    alone = [record(3, 500, block=1)]
+    row = figures.throughput([*together, *alone])
+    assert (row["wall_s"], row["requests_per_s"], row["output_tokens_per_s"]) == pytest.approx((2, 2, 20))
+
+
+def test_the_parts_of_a_token_are_weighted_by_tokens() -> None:
+    told = [
+        record(0, 10, num_tokens=10, parts_us={"llm_forward": 9000, "client": 1000}),
+        record(1, 50, num_tokens=40, parts_us={"llm_forward": 36000, "client": 14000}),
+    ]
+    row = figures.parts(told)
+    assert (row["llm_forward"], row["client"], row["store"]) == pytest.approx((0.9, 0.3, 0))
+    assert row["total"] == pytest.approx(sum(row[part] for part in figures.PARTS))
+    assert figures.parts([record(0, 10)]) == {}
+
+
+def test_a_variant_is_compared_problem_by_problem() -> None:
+    plain = [record(i, 100 + 50 * i, num_tokens=100) for i in range(9)]
+    slower = [replace(r, end_s=1.1 * r.end_s) for r in plain]
+    row = figures.difference(slower, plain)
+    assert (row["ratio"], row["ratio_low"], row["ratio_high"], row["median_ratio"]) == pytest.approx((1.1,) * 4)
+    assert row["per_token_ms"] == pytest.approx(0.1 * fmean(r.latency_ms for r in plain) / 100)
+
+
+def test_the_interval_of_a_ratio_holds_the_ratio() -> None:
+    ratio, low, high = paired_ratio([2, 4, 9], [1, 2, 3])
+    assert ratio == pytest.approx(15 / 6)
+    assert 2 <= low < ratio < high <= 3
+
+
+# Loads.
+
+
+class Busy(System):
+    """Answers after a few turns of the loop and notes how many questions it had at once."""
+
+    def __init__(self) -> None:
+        super().__init__("busy")
+        self.now = self.most = 0
+        self.asked: list[str] = []
+
+    async def answer(self, question: str) -> Reply:
+        self.asked.append(question)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.now -= 1
+        return Reply("", 0.0, num_llm_tokens=1)
+
+
+@pytest.mark.parametrize("num_sessions", [1, 3, 20])
+async def test_a_closed_loop_keeps_its_sessions_busy(num_sessions: int) -> None:
+    system = Busy()
+    done = await closed_loop(system.answer, [str(i) for i in range(12)], num_sessions)
+    assert system.most == min(num_sessions, 12)
+    assert sorted(one.index for one in done) == list(range(12))
+    assert sorted(system.asked) == sorted(map(str, range(12)))
+
+
+async def test_arrivals_do_not_wait_for_answers() -> None:
+    system = Busy()
+    done = await open_loop(system.answer, ["a", "b", "c"], [0.0, 0.0, 0.0])
+    assert system.most == 3
+    assert all(one.end_s >= one.start_s for one in done)
+
+
+def test_poisson_arrivals_are_seeded_and_have_their_rate() -> None:
+    times = poisson_arrivals(5.0, 4000, (0, 1))
+    assert times == poisson_arrivals(5.0, 4000, (0, 1)) != poisson_arrivals(5.0, 4000, (0, 2))
+    gaps = [b - a for a, b in pairwise(times)]
+    assert times[0] == 0
+    assert fmean(gaps) == pytest.approx(0.2, rel=0.1)
+    assert fmean(gap * gap for gap in gaps) == pytest.approx(2 * 0.2**2, rel=0.15)  # exponential
+
+
+@pytest.mark.parametrize("load", [Load(1), Load(4), Load(64), Load(rate=2.0)])
+def test_a_plan_asks_whole_blocks_and_enough(load: Load) -> None:
+    plan = Plan(num_problems=64)
+    assert plan.num_asked(load) >= 64
+    assert plan.num_asked(load) == plan.num_blocks(load) * plan.block_size(load)
+    assert load.is_alone or plan.num_blocks(load) >= 2
+
+
+async def test_all_systems_answer_a_block_before_the_next_is_asked() -> None:
+    order: list[tuple[str, str]] = []
+
+    class Noted(Busy):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        async def answer(self, question: str) -> Reply:
+            order.append((question, self.name))
+            return await super().answer(question)
+
+    asked = problems("dev", 3)
+    found = await measure([Noted("llm_only"), Noted("other")], asked, [], Load(1), Plan(3))
+    questions = [problem.question for problem in asked]
+    assert order == [
+        (questions[0], "llm_only"), (questions[0], "other"),
+        (questions[1], "other"), (questions[1], "llm_only"),
+        (questions[2], "llm_only"), (questions[2], "other"),
+    ]  # fmt: skip
+    assert [record.problem for record in found["other"]] == [0, 1, 2]
+    assert [row["system"] for row in rows(found, Load(1))] == ["llm_only", "other"]
+
+
+# Flags.
+
+
+def test_a_variant_is_a_name_and_flags() -> None:
+    name, flags = stacks.named_variant("eager: --router-arg=--catch-up-tokens=0 --worker-arg=--num-pages=9")
+    assert (name, flags.router, flags.worker) == ("eager", ["--catch-up-tokens=0"], ["--num-pages=9"])
+    for wrong in ("eager", "eager:", ": --router-arg=--a=1", "eager: --catch-up-tokens=0"):
+        with pytest.raises(argparse.ArgumentTypeError, match="NAME: FLAGS"):
+            stacks.named_variant(wrong)
+
+
+@pytest.mark.parametrize("arguments", [["--concurrency", "0"], ["--systems", "vllm"], ["sprint"], ["--variant", "x"]])
+def test_flags_that_cannot_be_right_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert arguments[-1] in capsys.readouterr().err
+
+
+# The real stack.
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All systems, two problems, one and two sessions."""
+    file = tmp_path_factory.mktemp("bench") / "result.json"
+    # fmt: off
+    assert main(["run", "--n", "2", "--rounds", "1", "--concurrency", "1", "2", "--taus", "0.02",
+                 "--json", str(file)]) == 0
+    # fmt: on
+    return json.loads(file.read_text())
+
+
+@pytest.mark.timeout(120)
+def test_the_matrix_of_the_real_stack_adds_up(result: dict[str, Any]) -> None:
+    alone = ["generate", "assisted", "engine", "llm_only", "slm_only", "tau=0.02"]
+    many = [name for name in alone if name != "assisted"]
+    found = {(row["load"], row["system"]): row for row in result["rows"]}
+    assert list(found) == [("1 session", name) for name in alone] + [("2 sessions", name) for name in many]
+    assert result["baseline"] == "llm_only"
+    for (load, system), row in found.items():
+        mine = [r for r in result["records"] if (r["load"], r["system"]) == (load, system)]
+        assert row["n"] == len(mine) == (2 if load == "1 session" else 4)
+        assert row["tokens"] == fmean(r["num_slm_tokens"] + r["num_llm_tokens"] for r in mine)
+        assert row["shorter"] * row["cheaper"] == pytest.approx(row["speed_up"])
+        assert all(0 < r["ttft_ms"] <= 1000 * (r["end_s"] - r["start_s"]) for r in mine)
+    for load in ("1 session", "2 sessions"):
+        assert found[load, "llm_only"]["speed_up"] == found[load, "llm_only"]["requests_ratio"] == 1
+        assert found[load, "llm_only"]["llm_share"] == 1
+        assert found[load, "slm_only"]["llm_share"] == 0
+
+
+@pytest.mark.timeout(120)
+def test_the_llm_writes_the_same_by_every_way(result: dict[str, Any]) -> None:
+    written = {
+        name: [(r["num_llm_tokens"], r["correct"]) for r in result["records"] if r["system"] == name and r["block"] < 2]
+        for name in ("generate", "engine", "llm_only")
+    }
+    assert written["generate"] == written["engine"] == written["llm_only"]
+
+
+@pytest.mark.timeout(120)
+def test_the_time_of_a_token_is_all_accounted_for(result: dict[str, Any]) -> None:
+    for row in result["rows"]:
+        told = row["parts_ms_per_token"]
+        assert bool(told) == (row["system"] not in ("generate", "assisted"))
+        if told:
+            on_the_way = sum(told[part] for part in figures.PARTS if part != "background")
+            assert on_the_way == pytest.approx(told["total"], rel=0.05)
+
+
+@pytest.mark.timeout(120)
+def test_tables_and_plot_show_every_system(result: dict[str, Any], tmp_path: Path) -> None:
+    page = tables.document(result, Path("results/matrix.png"))
+    for row in result["rows"]:
+        assert f"| {row['system']} |" in page
+    assert result["provenance"]["commit"] in page
+    assert len(tables.terminal(result)) == 7
+    plots.plot(result["rows"], tmp_path / "matrix.png")
+    assert (tmp_path / "matrix.png").stat().st_size > 10_000
