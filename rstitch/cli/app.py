@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from rstitch.cli import ask, demo, health, trajectory, up, version
+from rstitch.cli import ask, bench, demo, health, trajectory, up, version
 
 app = typer.Typer(
     name="rstitch",
@@ -21,6 +21,7 @@ app.command("ask")(ask.ask)
 app.add_typer(trajectory.app, name="trajectory")
 app.command("health")(health.health)
 app.command("demo")(demo.demo)
+app.command("bench", context_settings=bench.SETTINGS)(bench.bench)
 app.command("version")(version.version)
 
 

@@ -173,3 +173,25 @@ def test_up_shows_the_log_of_what_cannot_start_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
     assert "error: the slm worker ended with code 1." in result.stderr
     assert str(tmp_path) in result.stderr
+
+
+def test_bench_hands_its_arguments_on_and_its_exit_code_back(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "evals" / "bench"
+    package.mkdir(parents=True)
+    told = tmp_path / "told"
+    (package / "__main__.py").write_text(f"import sys; open({str(told)!r}, 'w').write(repr(sys.argv[1:])); sys.exit(7)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = run("bench", "switch", "--n", "3", "--help", "--router-arg=--tau=1")
+    assert result.exit_code == 7, result.stderr
+    assert told.read_text() == "['switch', '--n', '3', '--help', '--router-arg=--tau=1']"
+
+
+def test_bench_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("evals", "torch") else name)
+    result = run("bench", "run")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "needs evals and torch" in line
+    assert "pip install 'rstitch[evals,local]'" in line
