@@ -1,7 +1,8 @@
 """`bench replay`: real costs at real sizes without real weights; routing follows traces, not entropies.
 
 Client, router, Redis, wire and workers are the real ones (see `replay_router`), the weights are random. Answers of
-llm_only and of the traces have the same number of tokens and are asked in turn, in closed loops of so many sessions.
+llm_only, slm_only and of the traces have the same number of tokens and are asked in turn, in closed loops of so many
+sessions.
 """
 
 from __future__ import annotations
@@ -9,10 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
-import random
-import tempfile
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,25 +18,20 @@ from typing import Any
 
 import transformers
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from evals.bench import page
 from evals.bench.load import closed_loop
-from evals.bench.replay_router import THRESHOLD, session_id
-from evals.bench.shapes import SHAPES, Served, make_pair
-from evals.bench.stacks import Flags, add_flag_arguments
+from evals.bench.replay_stack import SYSTEMS, Measured, add_pair_arguments, ask, replay_stack, shape_name
+from evals.bench.shapes import SHAPES
 from evals.bench.timing import ratio
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
+from evals.progress import progress_bar
 from evals.provenance import line, provenance
-from evals.report import Columns, markdown_table, terminal_table
+from evals.report import Columns, Row, markdown_table, terminal_table
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import LlmOnly, Policy, SlmOnly, Source, Threshold, Usage
-from rstitch.parts import default_threads
+from rstitch.client.types import Source, Threshold
 from rstitch.stack import LocalStack
-
-SYSTEMS: dict[str, Policy] = {"llm_only": LlmOnly(), "slm_only": SlmOnly(), "replay": Threshold(THRESHOLD)}
-_PAGE_SIZE = 16
-
 
 _COLUMNS: Columns = {
     "": lambda row: row["system"],
@@ -67,37 +59,23 @@ _WIDE: Columns = {
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One answer. Times in milliseconds.
-
-    Attributes:
-        num_sessions: of its closed loop.
-        wall_ms: of the whole loop that it was part of.
-        parts_us: as the router's breakdown.
-    """
+class Loop:
+    """One closed loop of one system."""
 
     system: str
     num_sessions: int
-    block: int
     wall_ms: float
-    latency_ms: float
-    total_ms: float
-    num_slm_tokens: int
-    num_llm_tokens: int
-    num_switches: int
-    num_catch_up_tokens: int
-    num_run_ahead_tokens: int
-    parts_us: dict[str, int]
+    answers: list[Measured]
 
     @property
-    def num_tokens(self) -> int:
-        """Of the answer."""
-        return self.num_slm_tokens + self.num_llm_tokens
+    def tokens_per_s(self) -> float:
+        """Output tokens of all sessions."""
+        return 1000 * sum(answer.num_tokens for answer in self.answers) / self.wall_ms
 
     @property
-    def outside_ms(self) -> float:
-        """What is neither model's forward."""
-        return self.total_ms - (self.parts_us["slm_forward_us"] + self.parts_us["llm_forward_us"]) / 1000
+    def token_ms(self) -> float:
+        """Latency per token, the median answer's."""
+        return median(answer.latency_ms / answer.num_tokens for answer in self.answers)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,11 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--llm-shape", nargs="+", default=["tiny-50m"], help="the same for the LLM; each in turn (default tiny-50m)"
     )
-    parser.add_argument("--device", default="cpu", help="of both models (default cpu)")
-    parser.add_argument("--slm-device", help="of the SLM alone")
-    parser.add_argument("--llm-device", help="of the LLM alone")
-    parser.add_argument("--dtype", help="default: float32 on CPU, bfloat16 on CUDA")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads of each model")
     parser.add_argument("--record", type=Path, metavar="FILE", help="record traces of the bundled pair into FILE, end")
     parser.add_argument("--tau", type=float, default=0.02, help="for --record (default 0.02)")
     parser.add_argument("--traces", type=Path, metavar="FILE", help="follow these instead of drawn ones")
@@ -126,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--answers", type=int, default=1, help="by each session in a loop (default 1)")
     parser.add_argument("--json", type=Path, help="also write all answers to this file")
     parser.add_argument("--write", action="store_true", help="also write the table into docs/performance.md")
-    add_flag_arguments(parser)
+    add_pair_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -136,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     if options.record is not None:
         traces = asyncio.run(record(options.num_traces, options.tau, console))
         save(traces, options.record)
-        share = sum(t.num_llm_tokens for t in traces) / sum(t.num_tokens for t in traces)
+        share = sum(trace.num_llm_tokens for trace in traces) / sum(trace.num_tokens for trace in traces)
         console.print(f"{len(traces)} traces, {share:.1%} LLM tokens: {options.record}")
         return 0
     traces = _traces(options)
@@ -153,23 +126,34 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+async def record(num: int, tau: float, console: Console) -> list[Trace]:
+    """Traces of real answers of the bundled pair to problems of its dev split."""
+    from training.tiny.task import problems
+
+    made = []
+    with LocalStack() as stack, progress_bar(console) as progress:
+        async with AsyncClient(stack.router_address) as client:
+            for problem in progress.track(problems("dev", num), description="recording"):
+                chat = [{"role": "user", "content": problem.question}]
+                answer = await client.answer(chat=chat, policy=Threshold(tau))
+                trajectory = await client.trajectory(answer.session_id)
+                written = [segment for segment in trajectory.segments if segment.source is not Source.PROMPT]
+                made.append(trace_of(("slm" if s.source is Source.SLM else "llm", len(s.tokens)) for s in written))
+    return made
+
+
 def _measured_pair(
     options: argparse.Namespace, llm_shape: str, traces: Sequence[Trace], console: Console
 ) -> dict[str, Any]:
     """One pair on a stack of its own, measured and printed."""
-    with tempfile.TemporaryDirectory(prefix="rstitch-replay-") as folder:
-        pair = make_pair(options.slm_shape, llm_shape, Path(folder))
-        trace_file = Path(folder) / "traces.jsonl"
-        save(traces, trace_file)
-        stack = _stack(options, pair, trace_file, traces)
-        with console.status("starting the stack"):
-            stack.start()
-        try:
-            answers = asyncio.run(measure(stack.router_address, traces, options, console))
-        finally:
-            stack.stop()
-    name = f"{_name(options.slm_shape)} with {_name(llm_shape)}"
-    figures, spent = rows(answers), outside(answers)
+    shapes = (options.slm_shape, llm_shape)
+    with (
+        replay_stack(options, shapes, traces, options.prompt_tokens, max(options.concurrency), console) as stack,
+        progress_bar(console) as progress,
+    ):
+        loops = asyncio.run(measure(stack.router_address, traces, options, progress))
+    name = " with ".join(shape_name(shape) for shape in shapes)
+    figures, spent = rows(loops), outside(loops)
     notes = []
     if spent:
         notes.append(
@@ -177,7 +161,7 @@ def _measured_pair(
             f"{spent['llm_token_ms']:.3f} ms of the LLM, {spent['switch_ms']:.3f} ms a switch more."
         )
         for system in SYSTEMS:
-            told = ", ".join(f"{part.replace('_', ' ')} {ms:.3f}" for part, ms in parts(answers, system).items())
+            told = ", ".join(f"{part.replace('_', ' ')} {ms:.3f}" for part, ms in parts(loops, system).items())
             notes.append(f"A token of {system}, in ms: {told}.")
     console.print(terminal_table(name, _COLUMNS, figures))
     for note in notes:
@@ -187,49 +171,25 @@ def _measured_pair(
         "rows": figures,
         "outside": spent,
         "notes": notes,
-        "answers": [asdict(answer) for answer in answers],
+        "loops": [asdict(loop) for loop in loops],
     }
 
 
-async def record(num: int, tau: float, console: Console) -> list[Trace]:
-    """Traces of real answers of the bundled pair to problems of its dev split."""
-    from training.tiny.task import problems
-
-    made = []
-    with console.status("starting the stack"):
-        stack = LocalStack()
-        stack.start()
-    try:
-        async with AsyncClient(stack.router_address) as client:
-            for problem in track(problems("dev", num), "recording", console=console):
-                answer = await client.answer(
-                    chat=[{"role": "user", "content": problem.question}], policy=Threshold(tau)
-                )
-                trajectory = await client.trajectory(answer.session_id)
-                written = [s for s in trajectory.segments if s.source is not Source.PROMPT]
-                made.append(trace_of(("slm" if s.source is Source.SLM else "llm", len(s.tokens)) for s in written))
-    finally:
-        stack.stop()
-    return made
-
-
-async def measure(
-    address: str, traces: Sequence[Trace], options: argparse.Namespace, console: Console
-) -> list[Measured]:
+async def measure(address: str, traces: Sequence[Trace], options: argparse.Namespace, progress: Progress) -> list[Loop]:
     """Every system under every concurrency, in turn; the order turns around with every round."""
-    blocks = [
+    planned = [
         (num, index, name)
         for num in options.concurrency
         for index in range(options.rounds)
         for name in (reversed(SYSTEMS) if index % 2 else SYSTEMS)
     ]
-    measured: list[Measured] = []
+    made: list[Loop] = []
     async with AsyncClient(address) as client:
         for name in SYSTEMS:  # every path warm, every shape of a batch seen
             await _loop(client, name, traces, max(options.concurrency), 0, options.prompt_tokens, 1)
-        for num, index, name in track(blocks, "measuring", console=console):
-            measured += await _loop(client, name, traces, num, index, options.prompt_tokens, options.answers)
-    return measured
+        for num, index, name in progress.track(planned, description="measuring"):
+            made.append(await _loop(client, name, traces, num, index, options.prompt_tokens, options.answers))
+    return made
 
 
 async def _loop(
@@ -237,117 +197,82 @@ async def _loop(
     system: str,
     traces: Sequence[Trace],
     num_sessions: int,
-    block: int,
+    number: int,
     num_prompt_tokens: int,
     answers_each: int,
-) -> list[Measured]:
-    """One closed loop. Every system gets the same prompts and lengths in the same block."""
-    asked: list[str] = []
+) -> Loop:
+    """Every system gets the same prompts and lengths in its loop of the same number."""
 
-    async def ask(number: int) -> Usage:
-        index = (block * num_sessions + number) % len(traces)
-        rng = random.Random(number)
-        session = session_id(index, num_prompt_tokens) if system == "replay" else uuid.uuid4().hex
-        asked.append(session)
-        answer = await client.answer(
-            tokens=[rng.randrange(100, 256) for _ in range(num_prompt_tokens)],
-            policy=SYSTEMS[system],
-            max_new_tokens=traces[index].num_tokens,
-            session_id=session,
-        )
-        return answer.finished.usage
+    async def one(seed: int) -> Measured:
+        index = (number * num_sessions + seed) % len(traces)
+        return await ask(client, system, index, traces[index].num_tokens, num_prompt_tokens, seed)
 
-    done = await closed_loop(ask, range(num_sessions * answers_each), num_sessions)
+    done = await closed_loop(one, range(num_sessions * answers_each), num_sessions)
     wall_s = max(timed.end_s for timed in done) - min(timed.start_s for timed in done)
-    for session in asked:
-        await client.delete_trajectory(session)
-    return [
-        Measured(
-            system=system,
-            num_sessions=num_sessions,
-            block=block,
-            wall_ms=1000 * wall_s,
-            latency_ms=1000 * (timed.end_s - timed.start_s),
-            total_ms=timed.reply.total_time_us / 1000,
-            num_slm_tokens=timed.reply.num_slm_tokens,
-            num_llm_tokens=timed.reply.num_llm_tokens,
-            num_switches=timed.reply.num_switches,
-            num_catch_up_tokens=timed.reply.num_catch_up_tokens,
-            num_run_ahead_tokens=timed.reply.num_run_ahead_tokens,
-            parts_us=asdict(timed.reply.breakdown),
-        )
-        for timed in done
-    ]
+    for timed in done:
+        await client.delete_trajectory(timed.reply.session_id)
+    return Loop(system, num_sessions, 1000 * wall_s, [timed.reply for timed in done])
 
 
-def rows(answers: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Figures of each system at each concurrency, beside llm_only's of the same blocks."""
+def rows(loops: Sequence[Loop]) -> list[Row]:
+    """Figures of each system at each concurrency, beside llm_only's of the same rounds."""
     made = []
     rates: dict[tuple[str, int], float] = {}
-    for num in sorted({a.num_sessions for a in answers}):
-        base = _blocks([a for a in answers if a.num_sessions == num and a.system == "llm_only"])
-        for system in SYSTEMS:
-            chosen = [a for a in answers if a.num_sessions == num and a.system == system]
-            blocks = _blocks(chosen)
-            rates[system, num] = median(rate for rate, _ in blocks)
-            first = min(n for name, n in rates if name == system)
+    for num in sorted({loop.num_sessions for loop in loops}):
+        by_system = {
+            name: [loop for loop in loops if (loop.system, loop.num_sessions) == (name, num)] for name in SYSTEMS
+        }
+        base = by_system["llm_only"]
+        for system, chosen in by_system.items():
+            answers = [answer for loop in chosen for answer in loop.answers]
+            rates[system, num] = median(loop.tokens_per_s for loop in chosen)
+            fewest = min(n for name, n in rates if name == system)
+            num_tokens = sum(answer.num_tokens for answer in answers)
             made.append(
                 {
                     "sessions": num,
                     "system": system,
-                    "n": len(chosen),
-                    "tokens": sum(a.num_tokens for a in chosen) / len(chosen),
-                    "llm_share": sum(a.num_llm_tokens for a in chosen) / sum(a.num_tokens for a in chosen),
-                    "switches": sum(a.num_switches for a in chosen) / len(chosen),
-                    "token_ms": median(a.latency_ms / a.num_tokens for a in chosen),
+                    "n": len(answers),
+                    "tokens": num_tokens / len(answers),
+                    "llm_share": sum(answer.num_llm_tokens for answer in answers) / num_tokens,
+                    "switches": sum(answer.num_switches for answer in answers) / len(answers),
+                    "token_ms": median(loop.token_ms for loop in chosen),
                     "tokens_per_s": rates[system, num],
-                    "speed_up": asdict(ratio([ms for _, ms in base], [ms for _, ms in blocks])),
-                    "throughput_ratio": asdict(ratio([rate for rate, _ in blocks], [rate for rate, _ in base])),
-                    "scaling": rates[system, num] / rates[system, first],
+                    "speed_up": asdict(ratio([a.token_ms for a in base], [b.token_ms for b in chosen])),
+                    "throughput_ratio": asdict(ratio([a.tokens_per_s for a in chosen], [b.tokens_per_s for b in base])),
+                    "scaling": rates[system, num] / rates[system, fewest],
                 }
             )
     return made
 
 
-def _blocks(answers: Sequence[Measured]) -> list[tuple[float, float]]:
-    """Per closed loop: tokens a second, and the median milliseconds per token."""
-    numbers = sorted({a.block for a in answers})
-    loops = [[a for a in answers if a.block == number] for number in numbers]
-    return [
-        (1000 * sum(a.num_tokens for a in loop) / loop[0].wall_ms, median(a.latency_ms / a.num_tokens for a in loop))
-        for loop in loops
-    ]
-
-
-def outside(answers: Sequence[Measured]) -> dict[str, float]:
+def outside(loops: Sequence[Loop]) -> dict[str, float]:
     """Milliseconds outside the forwards at one session: per token of each model alone, and what a switch adds.
 
     What an answer costs once is in its tokens.
     """
-    alone = [a for a in answers if a.num_sessions == 1]
-    if not alone:
+    alone = {name: _alone(loops, name) for name in SYSTEMS}
+    if not alone["replay"]:
         return {}
-    slm, llm = (
-        median(a.outside_ms / a.num_tokens for a in alone if a.system == system) for system in ("slm_only", "llm_only")
-    )
+    slm, llm = (median(a.outside_ms / a.num_tokens for a in alone[name]) for name in ("slm_only", "llm_only"))
     switch = median(
-        (a.outside_ms - a.num_slm_tokens * slm - a.num_llm_tokens * llm) / a.num_switches
-        for a in alone
-        if a.num_switches
+        (a.outside_ms - a.num_slm_tokens * slm - a.num_llm_tokens * llm) / max(1, a.num_switches)
+        for a in alone["replay"]
     )
     return {"slm_token_ms": slm, "llm_token_ms": llm, "switch_ms": switch}
 
 
-def parts(answers: Sequence[Measured], system: str) -> dict[str, float]:
+def parts(loops: Sequence[Loop], system: str) -> dict[str, float]:
     """Where a token's time goes at one session, in milliseconds, as the router's breakdown has it."""
-    alone = [a for a in answers if a.num_sessions == 1 and a.system == system]
-    tokens = sum(a.num_tokens for a in alone)
-    names = list(alone[0].parts_us) if alone else []
+    alone = _alone(loops, system)
+    tokens = sum(answer.num_tokens for answer in alone)
+    names = list(alone[0].parts_us)
     return {name.removesuffix("_us"): sum(a.parts_us[name] for a in alone) / 1000 / tokens for name in names}
 
 
-def _name(shape: str) -> str:
-    return shape if shape in SHAPES else Path(shape).name
+def _alone(loops: Sequence[Loop], system: str) -> list[Measured]:
+    chosen = [loop for loop in loops if loop.num_sessions == 1 and loop.system == system]
+    return [answer for loop in chosen for answer in loop.answers]
 
 
 def _source(options: argparse.Namespace) -> str:
@@ -366,32 +291,6 @@ def _traces(options: argparse.Namespace) -> list[Trace]:
         synthetic(options.llm_share, options.segment_length, options.tokens, options.seed + index)
         for index in range(options.num_traces)
     ]
-
-
-def _stack(
-    options: argparse.Namespace, pair: tuple[Served, Served], trace_file: Path, traces: Sequence[Trace]
-) -> LocalStack:
-    """With as many pages in both models as the most sessions need: both may be on one GPU."""
-    context = options.prompt_tokens + max(trace.num_tokens for trace in traces) + _PAGE_SIZE
-    num_pages = (max(options.concurrency) + 1) * math.ceil(context / _PAGE_SIZE)
-    sizes = ["--page-size", str(_PAGE_SIZE), "--num-pages", str(num_pages), "--context-length", str(context)]
-    flags = Flags.of(options)
-    slm, llm = pair
-    return LocalStack(
-        slm_model=str(slm.folder),
-        llm_model=str(llm.folder),
-        device=options.device,
-        slm_device=options.slm_device,
-        llm_device=options.llm_device,
-        dtype=options.dtype,
-        threads=options.threads,
-        worker_args=[*sizes, *flags.worker],
-        slm_args=[*slm.worker_args(), *flags.slm],
-        llm_args=[*llm.worker_args(), *flags.llm],
-        router_args=["--traces", str(trace_file), *flags.router],
-        router_module="evals.bench.replay_router",
-        timeout_s=900,
-    )
 
 
 def _numbers(text: str) -> list[int]:
