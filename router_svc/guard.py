@@ -219,7 +219,7 @@ class Guard:
             at.correction = at.llm_only.median(self._now)[0] / at.llm_forward.median(self._now)[0]
         self._judge(at)
 
-    def view(self, load: int) -> View:
+    def view(self, load: float) -> View:
         """What is known at a load."""
         bucket = bucket_of(load)
         at = self._loads[bucket]

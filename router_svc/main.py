@@ -25,6 +25,7 @@ from router_svc.trajectory import Model
 from router_svc.workers import WorkerClient
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
+from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics
 from rstitch.service.server import Server
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2, router_pb2_grpc
@@ -65,7 +66,9 @@ class Router:
         attending: the task of `attend`, which ends only by a bug.
     """
 
-    def __init__(self, settings: RouterSettings, telemetry: Telemetry, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: RouterSettings, telemetry: Telemetry, clock: Callable[[], float], metrics: Metrics
+    ) -> None:
         self._settings = settings
         slm, llm = (
             WorkerClient(model, address, telemetry)
@@ -74,7 +77,7 @@ class Router:
         self.pair = Pair(slm, llm)
         self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
-        self.sessions = Sessions(settings, self.pair, self.store, self.lease, telemetry, clock)
+        self.sessions = Sessions(settings, self.pair, self.store, self.lease, telemetry, clock, metrics)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease)
         self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
@@ -129,10 +132,13 @@ class Router:
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: RouterSettings, telemetry: Telemetry, clock: Callable[[], float] = time.monotonic
+    settings: RouterSettings,
+    telemetry: Telemetry,
+    clock: Callable[[], float] = time.monotonic,
+    metrics: Metrics = NO_METRICS,
 ) -> AsyncIterator[Router]:
     """A router that listens and attends to its readiness. Ends without a drain; that is the caller's to do."""
-    router = Router(settings, telemetry, clock)
+    router = Router(settings, telemetry, clock, metrics)
     await router.start()
     router.attending = attending = asyncio.create_task(router.attend(), name="attend")
     try:
@@ -146,7 +152,9 @@ async def running(
 
 
 async def _serve(settings: RouterSettings) -> None:
-    async with running(settings, setup_telemetry("rstitch-router", settings.otlp_endpoint)) as router:
+    telemetry = setup_telemetry("rstitch-router", settings.otlp_endpoint)
+    metrics = setup_metrics("rstitch-router", settings.metrics_endpoint)
+    async with running(settings, telemetry, metrics=metrics) as router:
         assert router.attending is not None
         drained = router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)
         serving = asyncio.create_task(drained, name="serve")
@@ -155,3 +163,4 @@ async def _serve(settings: RouterSettings) -> None:
             _log.error("cannot go on", error=repr(router.attending.exception()))
             signal.raise_signal(signal.SIGTERM)
         await serving
+    await asyncio.to_thread(metrics.shutdown)

@@ -53,6 +53,7 @@ from router_svc.trajectory import (
 from router_svc.watch import Watch
 from router_svc.worker_session import WorkerSession
 from rstitch.errors import RstitchError
+from rstitch.service.metrics import NO_METRICS, Metrics
 from rstitch.service.telemetry import Telemetry
 
 _log = structlog.get_logger(__name__)
@@ -74,6 +75,7 @@ class Sessions:
         lease: Lease,
         telemetry: Telemetry,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._settings = settings
         self._pair = pair
@@ -81,7 +83,7 @@ class Sessions:
         self._lease = lease
         self._telemetry = telemetry
         self.clock = clock
-        self.watch = Watch(pair, settings.guard == "on", clock)
+        self.watch = Watch(pair, settings.guard == "on", clock, metrics)
         self._running: dict[str, Running] = {}
         self._run_ahead = RunAheadGate(
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running

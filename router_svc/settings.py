@@ -66,4 +66,5 @@ class RouterSettings(BaseSettings):
     drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0
 
     otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""
+    metrics_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for metrics; empty: there are none.")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Log level.")] = "info"

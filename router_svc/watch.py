@@ -1,18 +1,20 @@
 """What the router learns from its answers as they begin and end, and what it makes of it for the next one.
 
-It joins guard and load to the router's words; it knows neither wire nor store.
+It joins guard, load and metrics to the router's words; it knows neither wire nor store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from router_svc.guard import Answered, Guard, View
+from router_svc.answer_metrics import AnswerMetrics
+from router_svc.guard import Answered, Guard, View, bucket_name, bucket_of
 from router_svc.load import LoadMeter
 from router_svc.pair import Pair
 from router_svc.policies import AnswerSettings, LlmOnly, Policy
 from router_svc.trajectory import Finished, Model
 from rstitch.errors import RstitchError
+from rstitch.service.metrics import Metrics
 
 
 class Watch:
@@ -23,12 +25,13 @@ class Watch:
         clock: monotonic, in s.
     """
 
-    def __init__(self, pair: Pair, on: bool, clock: Callable[[], float]) -> None:
+    def __init__(self, pair: Pair, on: bool, clock: Callable[[], float], metrics: Metrics) -> None:
         self._pair = pair
         self.on = on
         self._clock = clock
         self._guard = Guard()
         self._load = LoadMeter()
+        self._metrics = AnswerMetrics(metrics, lambda: self._load.num)
         self._whole: set[str] = set()  # sessions whose answer is written here from its first token on
 
     def decide(self, policy: Policy, guard: bool | None, load: int) -> tuple[Policy, str]:
@@ -55,6 +58,7 @@ class Watch:
         load = self._load.leave(session_id, self._clock())
         whole = session_id in self._whole
         self._whole.discard(session_id)
+        self._metrics.ended(settings, outcome)
         routed = _is_routed(settings.policy)
         if not whole or isinstance(outcome, RstitchError) or not (routed or _is_llm_only(settings.policy)):
             return
@@ -70,6 +74,8 @@ class Watch:
                 num_llm_tokens=usage.num_llm_tokens,
             )
         )
+        if self._metrics.enabled:
+            self._metrics.knows(bucket_name(bucket_of(load)), self._guard.view(load))
 
     def view(self) -> View:
         """What a new answer would find."""

@@ -1,4 +1,4 @@
-"""Names of span attributes, all of them.
+"""Names of span attributes and of metrics, all of them.
 
 `GEN_AI_*` and `RPC_*` follow the OpenTelemetry semantic conventions 1.44.0, where the GenAI ones still have the status
 "development": a change of theirs is a change of this file only. `RSTITCH_*` are ours. It does not know who sets them.
@@ -60,6 +60,47 @@ RSTITCH_RUN_NUM_CATCH_UP_TOKENS: Final = "rstitch.run.num_catch_up_tokens"
 RSTITCH_RUN_REASON: Final = "rstitch.run.reason"
 RSTITCH_RUN_QUEUE_US: Final = "rstitch.run.queue_us"
 RSTITCH_RUN_FORWARD_US: Final = "rstitch.run.forward_us"
+
+# Metrics of the router. Times in s, as the conventions want them.
+GEN_AI_SERVER_REQUEST_DURATION: Final = "gen_ai.server.request.duration"
+GEN_AI_SERVER_TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"
+GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_token"
+METRIC_ANSWERS: Final = "rstitch.answers"
+METRIC_TOKENS: Final = "rstitch.tokens"
+METRIC_SWITCHES: Final = "rstitch.switches"
+METRIC_DISCARDED_PROPOSALS: Final = "rstitch.discarded_proposals"
+METRIC_CATCH_UP_TOKENS: Final = "rstitch.catch_up_tokens"
+METRIC_RUN_AHEAD_TOKENS: Final = "rstitch.run_ahead_tokens"
+METRIC_RUNNING: Final = "rstitch.running"
+METRIC_GUARD_LLM_ONLY: Final = "rstitch.guard.llm_only"
+METRIC_GUARD_COST: Final = "rstitch.guard.cost"
+
+# Metrics of a worker.
+METRIC_WORKER_STEPS: Final = "rstitch.worker.steps"
+METRIC_WORKER_COMPUTED_TOKENS: Final = "rstitch.worker.computed_tokens"
+METRIC_WORKER_KEPT_TOKENS: Final = "rstitch.worker.kept_tokens"
+METRIC_WORKER_FORWARD_TIME: Final = "rstitch.worker.forward_time"
+METRIC_WORKER_QUEUE_TIME: Final = "rstitch.worker.queue_time"
+METRIC_WORKER_EVICTIONS: Final = "rstitch.worker.evictions"
+METRIC_WORKER_REFUSALS: Final = "rstitch.worker.refusals"
+METRIC_WORKER_GRAPH_STEPS: Final = "rstitch.worker.graph_steps"
+METRIC_WORKER_GRAPH_MISSES: Final = "rstitch.worker.graph_misses"
+METRIC_WORKER_DELAYED_STEPS: Final = "rstitch.worker.delayed_steps"
+METRIC_WORKER_DELAYED_TIME: Final = "rstitch.worker.delayed_time"
+METRIC_WORKER_PAGES: Final = "rstitch.worker.pages"
+METRIC_WORKER_SESSIONS: Final = "rstitch.worker.sessions"
+METRIC_WORKER_RUNS: Final = "rstitch.worker.runs"
+
+# Attributes of metrics.
+ERROR_TYPE: Final = "error.type"
+RSTITCH_FINISH_REASON: Final = "rstitch.finish_reason"
+RSTITCH_GUARDED: Final = "rstitch.guarded"
+RSTITCH_MODEL: Final = "rstitch.model"
+RSTITCH_KEPT: Final = "rstitch.kept"
+RSTITCH_LOAD: Final = "rstitch.load"
+RSTITCH_BATCH: Final = "rstitch.batch"
+RSTITCH_STATE: Final = "rstitch.state"
+RSTITCH_RUN_KIND: Final = "rstitch.run.kind"
 
 # A gRPC call.
 RPC_SYSTEM: Final = "rpc.system"

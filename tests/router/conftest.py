@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from router_svc.main import Router, running
 from router_svc.settings import RouterSettings
 from rstitch.channels import client_options
+from rstitch.service.metrics import NO_METRICS, Metrics
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2_grpc
 from tests.router.fake_worker import FakeWorker
@@ -113,10 +114,12 @@ class Stack:
         *,
         telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics = NO_METRICS,
         ready: bool = True,
         **changes: Any,
     ) -> Router:
-        router = await self._exits.enter_async_context(self.routing(telemetry=telemetry, clock=clock, **changes))
+        routing = self.routing(telemetry=telemetry, clock=clock, metrics=metrics, **changes)
+        router = await self._exits.enter_async_context(routing)
         if ready:
             async with asyncio.timeout(10):
                 await router.ready.wait()
@@ -124,9 +127,15 @@ class Stack:
 
     @asynccontextmanager
     async def routing(
-        self, *, telemetry: Telemetry | None = None, clock: Callable[[], float] = time.monotonic, **changes: Any
+        self,
+        *,
+        telemetry: Telemetry | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics = NO_METRICS,
+        **changes: Any,
     ) -> AsyncIterator[Router]:
-        async with running(self.settings(**changes), telemetry or setup_telemetry("router", None), clock) as router:
+        telemetry = telemetry or setup_telemetry("router", None)
+        async with running(self.settings(**changes), telemetry, clock, metrics) as router:
             try:
                 yield router
             finally:

@@ -1,0 +1,88 @@
+"""Metrics by OTLP, or nothing at all.
+
+With no endpoint every instrument is a no-op and the OpenTelemetry SDK is not imported. It has an endpoint of its own,
+for what takes traces need not take metrics. It does not know what is measured.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from opentelemetry import metrics
+
+from rstitch import __version__
+from rstitch.service.semconv import SEMCONV_SCHEMA_URL
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics import MeterProvider
+
+# A value with its attributes.
+Reading = tuple[int | float, Mapping[str, str | bool]]
+
+
+class Metrics:
+    """Where metrics go. Made by `setup_metrics`.
+
+    Attributes:
+        enabled: whether anything is recorded.
+        meter: makes instruments; no-op ones if not enabled.
+    """
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        self._provider = provider
+        self.enabled = provider is not None
+        self.meter: metrics.Meter = (
+            provider.get_meter("rstitch", __version__, SEMCONV_SCHEMA_URL)
+            if provider is not None
+            else metrics.NoOpMeter("rstitch")
+        )
+
+    def sum_of(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
+        """A sum that only grows, read when metrics are sent, in the sender's thread: `read` must not wait."""
+        self.meter.create_observable_counter(name, [_callback(read)], unit, description)
+
+    def gauge_of(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
+        """A value of the moment, read as in `sum_of`."""
+        self.meter.create_observable_gauge(name, [_callback(read)], unit, description)
+
+    def shutdown(self, timeout_s: float = 5.0) -> None:
+        """Sends what there is, for at most `timeout_s`. Blocks; nothing is recorded afterwards."""
+        if self._provider is not None:
+            self._provider.shutdown(timeout_s * 1000)
+
+
+# For those that measure nothing.
+NO_METRICS = Metrics(None)
+
+
+def setup_metrics(service_name: str, endpoint: str | None) -> Metrics:
+    """Metrics that are exported by OTLP over gRPC every OTEL_METRIC_EXPORT_INTERVAL ms (60,000) and at the end.
+
+    Args:
+        endpoint: `http://host:4317` or `host:4317`; None or "": OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, and without that,
+            off.
+    """
+    endpoint = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+    if not endpoint:
+        return NO_METRICS
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.resources import Resource
+
+    url = endpoint if "://" in endpoint else f"http://{endpoint}"
+    exporter = OTLPMetricExporter(endpoint=url, insecure=not url.startswith("https://"))
+    resource = Resource.create({"service.name": service_name, "service.version": __version__})
+    reader = PeriodicExportingMetricReader(exporter)
+    return Metrics(MeterProvider([reader], resource, shutdown_on_exit=False))
+
+
+def _callback(
+    read: Callable[[], Iterable[Reading]],
+) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
+    def observe(_options: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return [metrics.Observation(value, dict(attributes)) for value, attributes in read()]
+
+    return observe
