@@ -112,7 +112,7 @@ class Scheduler:
             if run.run_id not in self._runs:  # refused for the sake of an older one, or yielded
                 continue
             num_tokens = min(run.session.num_pending, budget)
-            if run.is_background:
+            if run.is_background and num_tokens:
                 num_tokens = self._spare_tokens(schedule.rows, num_tokens)
             if num_tokens == 0 or not self._make_room(run, num_tokens, schedule):
                 continue

@@ -90,6 +90,14 @@ def test_background_alone_never_stands_still() -> None:
         assert bench.step().rows
 
 
+def test_a_catch_up_without_tokens_is_no_row() -> None:
+    """It only drops what the session held beyond its position."""
+    bench = Bench(num_pages=512)
+    bench.scheduler.costs = COSTS
+    bench.start("empty", 0, max_tokens=0)
+    assert not bench.step().rows
+
+
 def test_a_background_run_that_decodes_gets_only_what_is_left() -> None:
     bench = Bench(num_pages=64, budget=4)
     ahead = bench.start("ahead", 2, background=True)
