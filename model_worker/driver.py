@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from model_worker.engine.batching import Arrivals, BatchingRule
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import EngineError
-from model_worker.engine.types import Event, RunFailed, RunRequest, TokenKept
+from model_worker.engine.types import Event, FinishReason, RunFailed, RunFinished, RunRequest, TokenKept
 from model_worker.outbox import Outbox, Piece
 
 T = TypeVar("T")
@@ -32,18 +33,28 @@ class EngineDriver:
     Args:
         on_fatal: called on the loop with what ended the thread.
         flush_s: the longest that a kept token waits for others; a run's first and its last go out at once.
+        batching: holds steps back for a fuller batch; None: every step starts at once.
     """
 
-    def __init__(self, engine: Engine, on_fatal: Callable[[BaseException], None], flush_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        on_fatal: Callable[[BaseException], None],
+        flush_s: float = 0.0,
+        batching: BatchingRule | None = None,
+    ) -> None:
         self._engine = engine
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
         self._commands: queue.SimpleQueue[Callable[[], list[tuple[int, Event]]] | None] = queue.SimpleQueue()
         self._tickets = itertools.count(1)
         self._sinks: dict[int, Sink] = {}  # loop only
-        self._run_of: dict[int, int] = {}  # engine thread only, as is the next
+        self._run_of: dict[int, int] = {}  # engine thread only, as are the next ones
         self._ticket_of: dict[int, int] = {}
+        self._request_of: dict[int, RunRequest] = {}  # of a ticket
         self._outbox = Outbox(flush_s)
+        self._batching = batching
+        self._arrivals = Arrivals()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -68,6 +79,9 @@ class EngineDriver:
                 return [(ticket, RunFailed(0, error))]
             self._run_of[ticket] = run_id
             self._ticket_of[run_id] = ticket
+            self._request_of[ticket] = request
+            if not request.is_background:
+                self._arrivals.came(request.session_id, arrived)
             return []
 
         self._commands.put(command)
@@ -84,8 +98,18 @@ class EngineDriver:
         def command() -> list[tuple[int, Event]]:
             run_id = self._run_of.pop(ticket, 0)
             self._ticket_of.pop(run_id, None)
+            self._request_of.pop(ticket, None)
             self._outbox.drop(ticket)
             self._engine.cancel(run_id)
+            return []
+
+        self._commands.put(command)
+
+    def leave(self, session_id: str) -> None:
+        """The session's stream is over: it is not waited for any more."""
+
+        def command() -> list[tuple[int, Event]]:
+            self._arrivals.gone(session_id)
             return []
 
         self._commands.put(command)
@@ -121,24 +145,47 @@ class EngineDriver:
     def _work(self) -> None:
         try:
             while True:
-                tagged: list[tuple[int, Event]] = []
-                # Sleep only when there is nothing to compute; else take what has come and go on.
-                block = self._engine.is_idle
-                while block or not self._commands.empty():
-                    command = self._commands.get()
+                # Sleep only when there is nothing to compute, or it had better wait; else take what has come and go on.
+                wait: float | None = None if self._engine.is_idle else 0.0
+                while True:
+                    try:
+                        command = self._commands.get(timeout=wait)
+                    except queue.Empty:
+                        wait = self._hold_back()
+                        if wait:
+                            continue
+                        break
                     if command is None:
                         return
-                    tagged += command()
-                    block = False
-                tagged += self._tag(self._engine.step())
-                for ticket, event in tagged:
-                    self._outbox.put(ticket, event)
-                due = self._outbox.due(time.perf_counter())
-                if due:
-                    self._loop.call_soon_threadsafe(self._deliver, due)
+                    self._put(command())
+                    wait = 0.0
+                self._put(self._tag(self._engine.step()))
+                self._send()
         except BaseException as error:
             self._loop.call_soon_threadsafe(self._on_fatal, error)
             raise
+
+    def _hold_back(self) -> float:
+        """How long the step had better wait for a fuller batch; 0: it starts now."""
+        if self._batching is None:
+            return 0.0
+        now = time.perf_counter()
+        delay = self._batching.delay(now, self._engine.load, self._arrivals)
+        if delay:
+            self._send()
+        elif held := self._batching.started(now):
+            self._engine.counters.num_delayed_steps += 1
+            self._engine.counters.delayed_us += int(held * 1e6)
+        return delay
+
+    def _put(self, tagged: list[tuple[int, Event]]) -> None:
+        for ticket, event in tagged:
+            self._outbox.put(ticket, event)
+
+    def _send(self) -> None:
+        due = self._outbox.due(time.perf_counter())
+        if due:
+            self._loop.call_soon_threadsafe(self._deliver, due)
 
     def _tag(self, events: list[Event]) -> list[tuple[int, Event]]:
         """Events with their runs' tickets; an ended run is forgotten here."""
@@ -150,6 +197,13 @@ class EngineDriver:
             tagged.append((ticket, event))
             if not isinstance(event, TokenKept):
                 del self._ticket_of[event.run_id], self._run_of[ticket]
+                request = self._request_of.pop(ticket)
+                if (
+                    isinstance(event, RunFinished)
+                    and event.reason is FinishReason.HANDOFF
+                    and not request.is_background
+                ):
+                    self._arrivals.left(request.session_id, time.perf_counter())
         return tagged
 
     def _deliver(self, pieces: list[tuple[int, Piece]]) -> None:

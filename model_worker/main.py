@@ -17,6 +17,7 @@ from pydantic_settings import CliApp
 
 from model_worker import convert
 from model_worker.driver import EngineDriver
+from model_worker.engine.batching import BatchingRule
 from model_worker.engine.cost_model import StepCost
 from model_worker.engine.engine import Engine, pages_that_fit
 from model_worker.engine.errors import UnsupportedModel
@@ -90,7 +91,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     telemetry = setup_telemetry(f"rstitch-{role.name}-worker", settings.otlp_endpoint)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size)
-    driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000)
+    driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, _batching(settings, engine))
     server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
     service = WorkerService(driver, _info(role, settings, loaded, engine, tokenizer), _tokenizer(tokenizer), telemetry)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
@@ -143,6 +144,13 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     if engine.costs is not None:
         _log.info("steps measured", **{_shape(cost): cost.step_us for cost in engine.costs.step_costs})
     return loaded, engine
+
+
+def _batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:
+    if settings.batching == "eager":
+        return None
+    size = int(settings.batching.removeprefix("fixed:")) if settings.batching != "delayed" else 0
+    return BatchingRule(engine.costs, settings.max_delay_ms / 1000, size)
 
 
 def _shape(cost: StepCost) -> str:

@@ -96,6 +96,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             reader.cancel()
             if stream.ticket:
                 self._driver.cancel(stream.ticket)
+            self._driver.leave(stream.session_id)
             for span in stream.spans.values():
                 span.end()
 

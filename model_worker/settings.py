@@ -50,6 +50,14 @@ class WorkerSettings(BaseSettings):
     random_weights: Annotated[
         int | None, Field(ge=0, description="For benchmarks: weights drawn with this seed instead of the model's own.")
     ] = None
+    batching: Annotated[
+        str,
+        Field(
+            pattern=r"^(eager|delayed|fixed:[1-9]\d*)$",
+            description="eager: steps start at once; delayed: when it pays; fixed:N: with N rows if they can come.",
+        ),
+    ] = "eager"
+    max_delay_ms: Annotated[float, Field(ge=0, description="No step is held back longer, in ms.")] = 10.0
     flush_ms: Annotated[
         float, Field(ge=0, description="A token waits so long for others to share its message, in ms; 0: not at all.")
     ] = 10.0

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
+from model_worker.engine.batching import Load
 from model_worker.engine.cost_model import CostModel
 from model_worker.engine.errors import (
     ContextFull,
@@ -76,6 +77,11 @@ class Engine:
             num_runs=len(self._scheduler),
             max_batch_tokens=self.limits.max_batch_tokens,
         )
+
+    @property
+    def load(self) -> Load:
+        """What the next step has to do for those who wait."""
+        return self._scheduler.load
 
     @property
     def costs(self) -> CostModel | None:

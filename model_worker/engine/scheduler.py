@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from model_worker.engine.batching import Load
 from model_worker.engine.cost_model import CostModel
 from model_worker.engine.errors import NoCapacity
 from model_worker.engine.session import Session, SessionTable
@@ -30,13 +31,13 @@ class Run:
 
     @property
     def is_background(self) -> bool:
-        """Nobody waits for it: it only catches up, or it was asked for as such."""
-        return self.request.background or not self.wants_token
+        """Nobody waits for it."""
+        return self.request.is_background
 
     @property
     def wants_token(self) -> bool:
         """Whether the distribution after the last token is asked for."""
-        return self.request.max_tokens > 0 or self.request.returns is not None
+        return self.request.wants_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,14 @@ class Scheduler:
     def without_work(self) -> list[Run]:
         """Catch-up runs whose tokens are all computed."""
         return [run for run in self._runs.values() if run.session.num_pending == 0]
+
+    @property
+    def load(self) -> Load:
+        """What somebody waits for."""
+        pending = [run.session.num_pending for run in self._runs.values() if not run.is_background]
+        decode = pending.count(1)
+        other = min(sum(pending) - decode, self._limits.max_batch_tokens)
+        return Load(len(pending), decode, other)
 
     def add(self, run: Run) -> None:
         """Begins a run; its session is held for it until `remove`."""

@@ -65,6 +65,16 @@ class RunRequest:
     prefix_checksum: int | None = None
     background: bool = False
 
+    @property
+    def wants_token(self) -> bool:
+        """Whether the distribution after the last token is asked for."""
+        return self.max_tokens > 0 or self.returns is not None
+
+    @property
+    def is_background(self) -> bool:
+        """Nobody waits for it: it only catches up, or it was asked for as such."""
+        return self.background or not self.wants_token
+
 
 class FinishReason(Enum):
     """Why a run ended."""

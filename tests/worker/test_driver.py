@@ -1,0 +1,106 @@
+"""The engine's thread: when it steps, and that this changes no token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from model_worker.driver import EngineDriver
+from model_worker.engine.batching import Arrivals, BatchingRule, Load
+from model_worker.engine.cost_model import CostModel
+from model_worker.engine.engine import Engine
+from model_worker.engine.types import FinishReason, Handoff, RunFinished, RunRequest
+from model_worker.outbox import Piece
+from tests.engine.harness import generate, make_engine
+
+PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], [5, 250, 17, 130]]
+COSTS = CostModel({1: 20_000, 64: 21_000}, {2: 20_000}, {2: 0})
+Run = Callable[[RunRequest], Awaitable[tuple[list[int], RunFinished]]]
+
+
+@asynccontextmanager
+async def driving(engine: Engine, batching: BatchingRule | None) -> AsyncIterator[tuple[EngineDriver, Run]]:
+    """A driver and a way to run something to its end."""
+
+    def on_fatal(error: BaseException) -> None:
+        raise AssertionError("the engine's thread died") from error
+
+    driver = EngineDriver(engine, on_fatal, batching=batching)
+
+    async def run(request: RunRequest) -> tuple[list[int], RunFinished]:
+        tokens: list[int] = []
+        done: asyncio.Future[RunFinished] = asyncio.get_running_loop().create_future()
+
+        def sink(ticket: int, piece: Piece) -> None:
+            tokens.extend(piece.tokens)
+            if piece.end is not None:
+                assert isinstance(piece.end, RunFinished)
+                done.set_result(piece.end)
+
+        driver.submit(request, sink)
+        return tokens, await done
+
+    driver.start()
+    yield driver, run
+    await driver.ask(Engine.check_integrity)
+    await driver.stop()
+
+
+class UntilTwo(BatchingRule):
+    """Holds a step back for longer than any test lasts, unless it has two rows."""
+
+    def delay(self, now: float, load: Load, arrivals: Arrivals) -> float:
+        self._held_since = self._held_since or now
+        return 3600.0 if load.num_rows == 1 else 0.0
+
+
+async def test_a_step_that_is_held_back_starts_when_the_awaited_row_comes() -> None:
+    engine, model = make_engine()
+    async with driving(engine, UntilTwo(None, 3600.0)) as (driver, run):
+        first = asyncio.create_task(run(RunRequest("first", 0, PROMPTS[0], max_tokens=5)))
+        await asyncio.sleep(0)  # it is submitted
+        assert await driver.ask(lambda engine: engine.load.num_rows) == 1
+        assert engine.counters.num_steps == 0
+        second = asyncio.create_task(run(RunRequest("second", 0, PROMPTS[1], max_tokens=5)))
+        for prompt, task in zip(PROMPTS, (first, second), strict=False):
+            tokens, finished = await task
+            assert tokens == generate(model, prompt, 5)
+            assert finished.timing.num_steps == 5
+        assert engine.counters.num_steps == 5
+        assert engine.counters.num_delayed_steps >= 1
+        assert engine.counters.delayed_us > 0
+
+
+async def test_catch_up_is_not_held_back() -> None:
+    engine, _ = make_engine()
+    async with driving(engine, UntilTwo(None, 3600.0)) as (_, run):
+        _, finished = await run(RunRequest("s", 0, PROMPTS[0]))
+        assert finished.held == len(PROMPTS[0])
+
+
+@pytest.mark.parametrize("batching", [None, BatchingRule(COSTS, 0.02), BatchingRule(None, 0.02, size=3)])
+async def test_holding_back_changes_no_token(batching: BatchingRule | None) -> None:
+    """Sessions that hand over after each token and come back, some at once and some after a moment."""
+    engine, model = make_engine()
+    async with driving(engine, batching) as (driver, run):
+
+        async def session(index: int) -> list[int]:
+            kept = list(PROMPTS[index])
+            for turn in range(12):
+                position, new = (len(kept), []) if turn else (0, list(kept))
+                request = RunRequest(f"s{index}", position, new, max_tokens=9, handoff=Handoff(below=1.0))
+                tokens, finished = await run(request)
+                assert finished.reason in (FinishReason.HANDOFF, FinishReason.STOP)
+                kept += tokens
+                await asyncio.sleep(0.001 * (index % 3))
+            driver.leave(f"s{index}")
+            return kept[len(PROMPTS[index]) :]
+
+        written = await asyncio.gather(*(session(index) for index in range(len(PROMPTS))))
+        for prompt, tokens in zip(PROMPTS, written, strict=True):
+            assert tokens == generate(model, prompt, 12)
+        counters = await driver.ask(lambda engine: engine.counters)
+        assert batching is not None or counters.num_delayed_steps == 0
