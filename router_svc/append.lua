@@ -1,23 +1,44 @@
--- Appends chunks to a trajectory that this router owns, or only changes its state. Follows entries.lua.
--- KEYS: trajectory hash, chunk stream, index.
--- ARGV: 1 epoch, 2 expected length, 3 new length, 4 state, 5 finish reason or "", 6 usage, 7 now ms, 8 ttl ms,
---       9 session id, 10 router id, 11... entries.
--- Returns {"OK"}, {"LOST", epoch} if another owns it, {"GONE"} if it was deleted, {"LENGTH", length} else.
-local header = redis.call("HMGET", KEYS[1], "epoch", "length", "owner")
--- Epochs begin at 1 again after a deletion: one of another owner that is no later is another trajectory.
-if not header[1] or (header[3] ~= ARGV[10] and tonumber(header[1]) <= tonumber(ARGV[1])) then
-  return {"GONE"}
+-- Appends chunks to trajectories that this router owns, or only changes their states: many sessions in one call, each
+-- as if it were alone. Follows entries.lua.
+-- KEYS: index, then of each session: trajectory hash, chunk stream.
+-- ARGV: 1 now ms, 2 ttl ms, then of each session: session id, router id, epoch, expected length, new length, state,
+--       finish reason or "", usage, number of arguments that its entries take, entries.
+-- Returns of each session {"OK"}, {"LOST", epoch} if another owns it, {"GONE"} if it was deleted, {"ERROR", message} if
+-- Redis refused, {"LENGTH", length} else; "OK" if all are.
+local function append(trajectory, chunks, at)
+  local id, owner, epoch, expected, length = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local header = redis.call("HMGET", trajectory, "epoch", "length", "owner")
+  -- Epochs begin at 1 again after a deletion: one of another owner that is no later is another trajectory.
+  if not header[1] or (header[3] ~= owner and tonumber(header[1]) <= tonumber(epoch)) then
+    return {"GONE"}
+  end
+  if header[1] ~= epoch then
+    return {"LOST", header[1]}
+  end
+  -- The reply to an append may be lost, then it comes again. Only this epoch writes, one append at a time, so a length
+  -- that is already the new one means that it was done.
+  if header[2] == expected then
+    add_entries(chunks, at + 9, at + 8 + ARGV[at + 8])
+  elseif header[2] ~= length then
+    return {"LENGTH", header[2]}
+  end
+  redis.call("HSET", trajectory, "length", length, "state", ARGV[at + 5], "finish", ARGV[at + 6], "usage", ARGV[at + 7],
+    "updated", ARGV[1])
+  touch(trajectory, chunks, KEYS[1], id, ARGV[1], ARGV[2])
+  return {"OK"}
 end
-if header[1] ~= ARGV[1] then
-  return {"LOST", header[1]}
+
+local replies, all_ok, at = {}, true, 3
+for key = 2, #KEYS, 2 do
+  local done, reply = pcall(append, KEYS[key], KEYS[key + 1], at)
+  if not done then
+    reply = {"ERROR", type(reply) == "table" and reply.err or tostring(reply)}
+  end
+  all_ok = all_ok and reply[1] == "OK"
+  replies[#replies + 1] = reply
+  at = at + 9 + ARGV[at + 8]
 end
--- The reply to an append may be lost, then it comes again. Only this epoch writes, one append at a time, so a length
--- that is already the new one means that it was done.
-if header[2] == ARGV[2] then
-  add_entries(KEYS[2], 11)
-elseif header[2] ~= ARGV[3] then
-  return {"LENGTH", header[2]}
+if all_ok then
+  return "OK"
 end
-redis.call("HSET", KEYS[1], "length", ARGV[3], "state", ARGV[4], "finish", ARGV[5], "usage", ARGV[6], "updated", ARGV[7])
-touch(ARGV[9], ARGV[7], ARGV[8])
-return {"OK"}
+return replies

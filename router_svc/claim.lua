@@ -28,8 +28,9 @@ if not header[1] then
   redis.call("DEL", KEYS[2])
   redis.call("HSET", KEYS[1], "created", ARGV[7])
 end
-add_entries(KEYS[2], 11)
+add_entries(KEYS[2], 11, #ARGV)
 redis.call("HSET", KEYS[1], "epoch", epoch, "length", ARGV[3], "state", "running", "finish", "", "owner", ARGV[6],
   "settings", ARGV[4], "usage", ARGV[5], "updated", ARGV[7])
-touch(ARGV[9], ARGV[7], ARGV[8])
+touch(KEYS[1], KEYS[2], KEYS[3], ARGV[9], ARGV[7], ARGV[8])
+tidy(KEYS[3], ARGV[7], ARGV[8])
 return {"OK", epoch}

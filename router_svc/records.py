@@ -9,10 +9,12 @@ from typing import Any
 from router_svc.packing import pack, unpack
 from router_svc.trajectory import Chunk, FinishReason, Header, Source, State, SwitchReason, Usage
 
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
 
 def dump(usage: Usage) -> str:
     """Usage as a field of the hash."""
-    return json.dumps(usage.as_dict(), separators=(",", ":"))
+    return _encode(usage.as_dict())
 
 
 def entries(chunks: Sequence[Chunk]) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -12,7 +13,15 @@ import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, RedisError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
 from router_svc.backoff import Backoff
 from rstitch.errors import RstitchError
@@ -46,11 +55,16 @@ class RedisLink:
             retry=Retry(NoBackoff(), 0),  # ours below is the only one
             protocol=2,
         )
+        self._pool = pool
         self.redis = Redis.from_pool(pool)
 
     async def close(self) -> None:
         """Closes the connections."""
         await self.redis.aclose()
+
+    def script(self, text: str) -> Script:
+        """A script that is called all the time. Close it before this."""
+        return Script(self._pool, text)
 
     async def command(self, *command: Any) -> Any:
         """One command, retried."""
@@ -89,6 +103,57 @@ class RedisLink:
             remedy="Start it, give it room, or correct --redis (RSTITCH_REDIS); then try again.",
             retry_after_s=1.0,
         )
+
+
+class Script:
+    """A Lua script on a connection of its own, one call at a time. Made by `RedisLink.script`.
+
+    What a pool and a client of many talents do for each call costs more than the call.
+
+    A call is made again at once if the connection has died since the last one: the script must bear to be done twice.
+    """
+
+    def __init__(self, pool: BlockingConnectionPool, text: str) -> None:
+        self._pool = pool
+        self._text = text
+        self._sha = hashlib.sha1(text.encode()).hexdigest()
+        self._connection: Any = None
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """What the script returns. Raises what redis raises."""
+        if self._connection is not None:
+            try:
+                return await self._call(keys, args)
+            except (ConnectionError, OSError):
+                await self.close()
+        self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            return await self._call(keys, args)
+        except (ConnectionError, TimeoutError, OSError):
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Gives the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect()
+            await self._pool.release(connection)
+
+    async def _call(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            return await self._ask("EVALSHA", self._sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await self._ask("EVAL", self._text, len(keys), *keys, *args)
+
+    async def _ask(self, *command: Any) -> Any:
+        await self._connection.send_command(*command)
+        return await self._connection.read_response()
+
+
+def refusal(message: str) -> RedisError:
+    """The error that a script caught and told."""
+    return ReadOnlyError(message) if "READONLY" in message else ResponseError(message)
 
 
 def shown(url: str) -> str:

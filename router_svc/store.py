@@ -9,12 +9,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import grpc
 import structlog
+from redis.exceptions import RedisError
 
 from router_svc import keys, records
-from router_svc.redis_link import RedisLink
+from router_svc.group_commit import GroupCommit
+from router_svc.redis_link import RedisLink, refusal
 from router_svc.trajectory import Chunk, FinishReason, Header, State, Trajectory, Usage
 from rstitch.errors import RstitchError
 
@@ -65,11 +68,13 @@ class TrajectoryStore:
     def __init__(self, url: str, *, ttl_s: float, patience_s: float) -> None:
         self._ttl_ms = int(ttl_s * 1000)
         self._link = RedisLink(url, patience_s)
-        self._append = self._link.redis.register_script(_script("append.lua"))
+        self._append = self._link.script(_script("append.lua"))
+        self._commit = GroupCommit(self._append_all)
         self._claim = self._link.redis.register_script(_script("claim.lua"))
 
     async def close(self) -> None:
         """Closes the connections."""
+        await self._append.close()
         await self._link.close()
 
     async def header(self, session_id: str) -> Header | None:
@@ -160,27 +165,24 @@ class TrajectoryStore:
     ) -> None:
         """Appends `chunks` at `length`, sets state and usage. May come twice: the second does nothing.
 
+        Appends of other sessions that come meanwhile share a call.
+
         Raises: Fenced (ABORTED, TAKEN_OVER or DELETED); Behind; RstitchError (UNAVAILABLE) after the patience.
         """
-        reply = await self._link.call(
-            lambda: self._append(
-                keys=self._keys(session_id),
-                args=[
-                    owned.epoch,
-                    length,
-                    length + sum(len(chunk.tokens) for chunk in chunks),
-                    state.value,
-                    finish.value if finish else "",
-                    records.dump(usage),
-                    _now_ms(),
-                    self._ttl_ms,
-                    session_id,
-                    owned.owner,
-                    *records.entries(chunks),
-                ],
-            ),
-            patience_s,
-        )
+        entries = records.entries(chunks)
+        arguments = [
+            session_id,
+            owned.owner,
+            owned.epoch,
+            length,
+            length + sum(len(chunk.tokens) for chunk in chunks),
+            state.value,
+            finish.value if finish else "",
+            records.dump(usage),
+            len(entries),
+            *entries,
+        ]
+        reply = await self._link.call(lambda: self._commit((session_id, arguments)), patience_s)
         match reply[0]:
             case b"OK":
                 return
@@ -202,6 +204,17 @@ class TrajectoryStore:
                 )
             case _:
                 raise Behind(int(reply[1]))
+
+    async def _append_all(self, appends: list[tuple[str, list[Any]]]) -> list[list[bytes] | RedisError]:
+        """The replies to the appends of several sessions, in one call."""
+        names, arguments = [keys.INDEX], [_now_ms(), self._ttl_ms]
+        for session_id, of_session in appends:
+            names += (keys.trajectory(session_id), keys.chunks(session_id))
+            arguments += of_session
+        replies = await self._append(keys=names, args=arguments)
+        if replies == b"OK":
+            return [[b"OK"]] * len(appends)
+        return [refusal(reply[1].decode()) if reply[0] == b"ERROR" else reply for reply in replies]
 
     async def delete(self, session_id: str) -> bool:
         """Forgets a trajectory; a router that writes it finds out at its next append. False if there was none."""

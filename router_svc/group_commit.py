@@ -1,0 +1,48 @@
+"""Writes of many that share a round trip. It knows neither the writes nor where they go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class GroupCommit(Generic[T, R]):
+    """What comes while a call is under way goes out together in the next one.
+
+    Args:
+        send: the call; it returns a result for each item, or an exception for one that was refused.
+    """
+
+    def __init__(self, send: Callable[[list[T]], Awaitable[Sequence[R | Exception]]]) -> None:
+        self._send = send
+        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self, item: T) -> R:
+        """The result for `item`. Raises what the call raised, or its own exception."""
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, done))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="group commit")
+        return await done
+
+    async def _run(self) -> None:
+        while self._waiting:
+            group = [(item, done) for item, done in self._waiting if not done.done()]
+            self._waiting = []
+            try:
+                results = await self._send([item for item, _ in group]) if group else []
+            except Exception as error:  # noqa: BLE001 - each of those who wait is told
+                results = [error] * len(group)
+            for (_, done), result in zip(group, results, strict=True):
+                if done.done():
+                    continue
+                if isinstance(result, Exception):
+                    done.set_exception(result)
+                else:
+                    done.set_result(result)
+        self._task = None
