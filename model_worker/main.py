@@ -24,12 +24,14 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.loader import LoadedModel, load
 from model_worker.engine.measure import measure_steps
 from model_worker.engine.types import Limits
+from model_worker.metrics import WorkerMetrics
 from model_worker.service import WorkerService
 from model_worker.settings import WorkerSettings
 from model_worker.tokenizer import TokenizerFiles, load_tokenizer
 from rstitch import __version__
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
+from rstitch.service.metrics import Metrics, setup_metrics
 from rstitch.service.server import Server
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
@@ -79,11 +81,13 @@ class Worker:
     server: Server
     driver: EngineDriver
     port: int
+    metrics: Metrics
 
     async def stop(self) -> None:
         """Ends calls in flight and the engine's thread."""
         await self.server.stop(0)
         await self.driver.stop()
+        await asyncio.to_thread(self.metrics.shutdown)
 
 
 async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseException], None]) -> Worker:
@@ -93,12 +97,14 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     loaded, engine = build(settings, tokenizer.vocab_size)
     driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, _batching(settings, engine))
     server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
-    service = WorkerService(driver, _info(role, settings, loaded, engine, tokenizer), _tokenizer(tokenizer), telemetry)
+    metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
+    info, files = _info(role, settings, loaded, engine, tokenizer), _tokenizer(tokenizer)
+    service = WorkerService(driver, info, files, telemetry, WorkerMetrics(metrics, engine))
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
     port = await server.start()
     driver.start()
     await server.set_serving(True)
-    return Worker(server, driver, port)
+    return Worker(server, driver, port, metrics)
 
 
 async def _serve(role: Role, settings: WorkerSettings) -> None:
@@ -112,6 +118,7 @@ async def _serve(role: Role, settings: WorkerSettings) -> None:
     _log.info("ready", address=address, model=settings.model, device=settings.device)
     await worker.server.serve_until_signal(settings.drain_grace_s)
     await worker.driver.stop()
+    await asyncio.to_thread(worker.metrics.shutdown)
 
 
 def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engine]:
@@ -129,17 +136,20 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     if settings.random_weights is not None:
         _log.warning("random weights: for benchmarks only", model=settings.model, seed=settings.random_weights)
     loaded = load(settings.model, getattr(torch, name), device, settings.context_length, settings.random_weights)
-    num_pages = settings.num_pages or pages_that_fit(loaded, settings.page_size)
+    page_size = settings.page_size or (256 if device.type == "cuda" else 16)
+    num_pages = settings.num_pages or pages_that_fit(loaded, page_size)
     limits = Limits(
         vocab_size=min(vocab_size, loaded.num_logits),
-        context_length=min(loaded.context_length, num_pages * settings.page_size),
+        context_length=min(loaded.context_length, num_pages * page_size),
         num_pages=num_pages,
-        page_size=settings.page_size,
+        page_size=page_size,
         max_batch_tokens=settings.max_batch_tokens,
         background_stretch=settings.background_stretch,
         background_us=round(settings.background_ms * 1000),
+        attention=settings.attention,
+        graphs=settings.graphs,
     )
-    engine = Engine(loaded, limits)
+    engine = Engine(loaded, limits, lambda done, of: _log.info("capturing steps", done=done, of=of))
     engine.costs = measure_steps(engine, settings.measure_ms / 1000)
     if engine.costs is not None:
         _log.info("steps measured", **{_shape(cost): cost.step_us for cost in engine.costs.step_costs})

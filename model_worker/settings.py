@@ -35,7 +35,16 @@ class WorkerSettings(BaseSettings):
     dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA, float32 on CPU.")] = "auto"
     context_length: Annotated[int, Field(ge=0, description="Most tokens of a session; 0: the model's own.")] = 0
     num_pages: Annotated[int, Field(ge=0, description="KV pages; 0: 90% of the free GPU memory, or 1 GiB on CPU.")] = 0
-    page_size: Annotated[int, Field(ge=1, le=1024, description="Tokens per KV page.")] = 16
+    page_size: Annotated[
+        int, Field(ge=0, le=1024, description="Tokens per KV page; 0: 256 on CUDA, as its kernels like, else 16.")
+    ] = 0
+    attention: Annotated[
+        Literal["auto", "varlen", "in-place", "gather"],
+        Field(description="How the KV cache is read; auto: varlen on CUDA where it runs, else in-place."),
+    ] = "auto"
+    graphs: Annotated[
+        Literal["auto", "on", "off"], Field(description="Capture steps as CUDA graphs; auto: where varlen runs.")
+    ] = "auto"
     max_batch_tokens: Annotated[int, Field(ge=1, description="Most tokens of one forward.")] = 512
     measure_ms: Annotated[
         int, Field(ge=0, description="Time to measure at the start what a step costs, in ms; 0: do not.")
@@ -64,4 +73,5 @@ class WorkerSettings(BaseSettings):
     threads: Annotated[int, Field(ge=0, description="CPU threads of torch; 0: torch's own choice.")] = 0
     drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0
     otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""
+    metrics_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for metrics; empty: there are none.")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Log level.")] = "info"

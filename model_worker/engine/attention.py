@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model_worker.engine.batch import Batch
 from model_worker.engine.scheduler import Row
 
 # Up to so many tokens of a row attend with the query heads that share a key head side by side; of more, the mask would
@@ -92,12 +93,6 @@ class Group:
     is_causal: bool = False
 
 
-def batch_order(row: Row) -> tuple[bool, bool, int]:
-    """Sort key of a batch's rows: of one token first, those in one piece first, by place in the cache."""
-    session = row.run.session
-    return row.num_tokens > 1, not session.contiguous, session.pages[0]
-
-
 class PagedAttention:
     """Attention over a `KvCache` by `scaled_dot_product_attention`, on any device.
 
@@ -112,15 +107,10 @@ class PagedAttention:
         self._groups: list[Group] = []
         self._write_slots = torch.empty(0, dtype=torch.int64)
 
-    def begin(self, rows: Sequence[Row]) -> None:
-        """The next forward is of these rows, sorted by `batch_order`."""
-        page_size = self._cache.page_size
-        slots: list[int] = []
-        for row in rows:
-            pages = row.run.session.pages
-            for position in range(row.start, row.start + row.num_tokens):
-                slots.append(pages[position // page_size] * page_size + position % page_size)
-        self._write_slots = torch.tensor(slots).to(self._cache.device, non_blocking=True)
+    def begin(self, batch: Batch) -> None:
+        """The next forward is of this batch."""
+        rows = batch.rows
+        self._write_slots = torch.tensor(batch.slots).to(self._cache.device, non_blocking=True)
         num_single = sum(row.num_tokens == 1 for row in rows)
         self._groups = []
         at = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -48,10 +48,15 @@ from model_worker.engine.types import (
 class Engine:
     """A model with its sessions.
 
+    Args:
+        on_progress: told how many of how many steps have been captured, where the device captures any.
+
     Raises (from the constructor) UnsupportedModel if its own path does not give the model's own logits.
     """
 
-    def __init__(self, loaded: LoadedModel, limits: Limits) -> None:
+    def __init__(
+        self, loaded: LoadedModel, limits: Limits, on_progress: Callable[[int, int], None] = lambda done, of: None
+    ) -> None:
         self.limits = limits
         self.counters = Counters()
         self._stop_tokens = loaded.stop_tokens
@@ -59,7 +64,7 @@ class Engine:
         self._table = SessionTable(self._pool)
         self._scheduler = Scheduler(self._table, limits)
         self._run_ids = itertools.count(1)
-        self._runner = self._verified_runner(loaded)
+        self._runner = self._verified_runner(loaded, on_progress)
 
     @property
     def is_idle(self) -> bool:
@@ -223,7 +228,10 @@ class Engine:
         end = time.perf_counter()
         host_us = _us(end - begin) - forward_us
         self.counters.num_steps += 1
+        self.counters.num_steps_by_rows[len(rows).bit_length() - 1] += 1
         self.counters.forward_us += forward_us
+        self.counters.num_graph_steps = self._runner.num_graph_steps
+        self.counters.num_graph_misses = self._runner.num_graph_misses
         for row in rows:
             timing = row.run.timing
             if timing.num_steps == 0:
@@ -290,7 +298,7 @@ class Engine:
         run.timing.total_us = _us(time.perf_counter() - run.arrived)
         return RunFinished(run.run_id, reason, run.session.held, run.timing, proposal)
 
-    def _verified_runner(self, loaded: LoadedModel) -> Runner:
+    def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
         """A runner whose logits, for a prompt fed in two chunks, are the model's own."""
         name = type(loaded.module).__name__
         count = min(24, self.limits.context_length)
@@ -300,7 +308,7 @@ class Engine:
             )
         tokens = [(7 * index + 3) % self.limits.vocab_size for index in range(count)]
         reference = reference_logits(loaded, tokens)
-        runner = Runner(loaded, self.limits)
+        runner = Runner(loaded, self.limits, on_progress)
         session = self._table.open("parity")
         session.tokens.extend(tokens)
         assert self._table.reserve(session, count)
@@ -309,7 +317,7 @@ class Engine:
         runner.run([Row(run, 0, half, is_last=False)])
         outcome = runner.run([Row(run, half, count - half, is_last=True)])
         assert outcome is not None
-        check_parity(name, outcome.logits[0], reference)
+        check_parity(name, outcome.logits[outcome.index[0]], reference)
         self._table.close(session)
         return runner
 

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model_worker.engine.attention import KvCache, PagedAttention, batch_order
+from model_worker.engine.attention import KvCache, PagedAttention
+from model_worker.engine.attention_varlen import VarlenAttention
+from model_worker.engine.batch import Batch, batch_order
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.graphs import Graph, Graphs, OnProgress, cuda_capture, repeat
 from model_worker.engine.loader import LoadedModel, use_attention
-from model_worker.engine.sampling import Choices, choose
-from model_worker.engine.scheduler import Row
-from model_worker.engine.types import Limits
+from model_worker.engine.sampling import Choices, choose, measure, measure_on_host, unpack
+from model_worker.engine.scheduler import Row, Run
+from model_worker.engine.session import Session
+from model_worker.engine.types import Limits, Returns, RunRequest
 
 # Largest difference of a logit between the engine's path and the model's own, relative to the largest logit.
 # (Eager attention makes its softmax in float32 even for a float64 model.)
@@ -30,43 +34,56 @@ class Outcome:
 
     Attributes:
         choices: on the host.
-        logits: [rows, vocab_size], float32 (float64 for a float64 model), on the device.
-        hidden: [rows, hidden_size], on the device.
+        logits: [n, vocab_size], on the device, valid until the next run.
+        hidden: [n, hidden_size], likewise.
+        index: which of the n belongs to each row.
     """
 
     choices: Choices
     logits: Tensor
     hidden: Tensor
+    index: Sequence[int]
 
     def hidden_state(self, row: int) -> bytes:
         """Float32 little-endian."""
-        return _raw(self.hidden[row])
+        return _raw(self.hidden[self.index[row]])
 
     def raw_logits(self, row: int) -> bytes:
         """Float32 little-endian."""
-        return _raw(self.logits[row])
+        return _raw(self.logits[self.index[row]])
 
     def top_logits(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
         """The `count` largest, descending."""
-        values, ids = self.logits[row].topk(min(count, self.logits.shape[1]))
+        values, ids = self.logits[self.index[row]].float().topk(min(count, self.logits.shape[1]))
         return tuple(zip(ids.tolist(), values.tolist(), strict=True))
 
 
 class Runner:
-    """Owns the KV tensors and the model's device; used by one thread only."""
+    """Owns the KV tensors and the model's device; used by one thread only.
 
-    def __init__(self, loaded: LoadedModel, limits: Limits) -> None:
+    Raises (from the constructor) UnsupportedModel if `limits` ask for a path that model or device cannot take.
+    """
+
+    def __init__(self, loaded: LoadedModel, limits: Limits, on_progress: OnProgress = lambda done, of: None) -> None:
         self._loaded = loaded
         self._limits = limits
-        self._cache = KvCache(loaded.shapes, limits.num_pages, limits.page_size, loaded.dtype, loaded.device)
-        self._attention = PagedAttention(self._cache, in_place=limits.in_place)
+        # One page more than the sessions get: left-over rows of graphs write there.
+        self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
         self._hidden: Tensor | None = None
-        loaded.module.get_output_embeddings().register_forward_pre_hook(self._capture)
+        loaded.module.get_output_embeddings().register_forward_pre_hook(self._capture_hidden)
+        self._attention = self._make_attention()
         use_attention(loaded.module, self._attention.forward)
+        self._graphs = self._make_graphs(on_progress)
 
-    def _capture(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """The LM head's input is the last hidden state of just the rows asked for."""
-        self._hidden = inputs[0][0]
+    @property
+    def num_graph_steps(self) -> int:
+        """Steps that a captured graph ran."""
+        return self._graphs.num_steps if self._graphs is not None else 0
+
+    @property
+    def num_graph_misses(self) -> int:
+        """Steps that fitted no graph."""
+        return self._graphs.num_misses if self._graphs is not None else 0
 
     @torch.inference_mode()
     def run(self, rows: list[Row]) -> Outcome | None:
@@ -75,43 +92,92 @@ class Runner:
         Returns the outcome of the rows that are last and want a token, in that order; None if none is.
         """
         rows.sort(key=batch_order)
-        ids: list[int] = []
-        positions: list[int] = []
-        wanted: list[int] = []
-        asked: list[Row] = []
-        for row in rows:
-            end = row.start + row.num_tokens
-            ids.extend(row.run.session.tokens[row.start : end])
-            positions.extend(range(row.start, end))
-            if row.is_last and row.run.wants_token:
-                asked.append(row)
-                wanted.append(len(ids) - 1)
-        self._attention.begin(rows)
-        inputs = {
-            "input_ids": self._tensor(ids)[None],
-            "position_ids": self._tensor(positions)[None],
-            "use_cache": False,
-        }
-        if not asked:
-            self._loaded.module.base_model(**inputs)
+        batch = Batch.of(rows, self._limits.page_size)
+        samplings = [row.run.request.sampling for row in batch.asked]
+        positions = [row.start + row.num_tokens for row in batch.asked]
+        if self._graphs is not None and (output := self._graphs.run(batch)) is not None:
+            choices = choose(output.measured, output.logits, batch.wanted, samplings, positions)
+            return Outcome(choices, output.logits, output.hidden, batch.wanted)
+        self._attention.begin(batch)
+        ids, places = self._tensor(batch.ids)[None], self._tensor(batch.positions)[None]
+        if not batch.asked:
+            self._loaded.module.base_model(input_ids=ids, position_ids=places, use_cache=False)
             return None
-        keep = 0 if len(wanted) == len(ids) else self._tensor(wanted)  # 0: all
-        logits = self._loaded.module(**inputs, logits_to_keep=keep).logits[0]
-        if logits.shape[1] != self._limits.vocab_size:
-            logits = logits[:, : self._limits.vocab_size]
-        if logits.dtype != torch.float64:
-            logits = logits.float()
-        assert self._hidden is not None
-        choices = choose(
-            logits,
-            [row.run.request.sampling for row in asked],
-            [row.start + row.num_tokens for row in asked],
-        )
-        return Outcome(choices, logits, self._hidden)
+        every = len(batch.wanted) == batch.num_tokens
+        logits, hidden = self._forward(ids, places, 0 if every else self._tensor(batch.wanted))
+        measured = measure_on_host(logits) if logits.device.type == "cpu" else unpack(measure(logits))
+        index = range(len(batch.asked))
+        return Outcome(choose(measured, logits, index, samplings, positions), logits, hidden, index)
 
     def wipe(self, pages: Sequence[int]) -> None:
         """Zeroes pages that a forward left with what is not finite."""
         self._cache.wipe(pages)
+
+    def _forward(self, ids: Tensor, positions: Tensor, logits_to_keep: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Logits [kept, vocab_size] and hidden states [kept, hidden_size]; ids and positions: int64 [1, tokens]."""
+        logits = self._loaded.module(
+            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=logits_to_keep
+        ).logits[0]
+        assert self._hidden is not None
+        return logits[:, : self._limits.vocab_size], self._hidden
+
+    def _capture_hidden(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """The LM head's input is the last hidden state of just the rows asked for."""
+        self._hidden = inputs[0][0]
+
+    def _make_attention(self) -> PagedAttention | VarlenAttention:
+        wish = self._limits.attention
+        sixteen_bit = self._loaded.dtype in (torch.bfloat16, torch.float16)
+        if wish == "varlen" or (wish == "auto" and self._loaded.device.type == "cuda" and sixteen_bit):
+            try:
+                attention = VarlenAttention(self._cache, self._limits.context_length)
+                use_attention(self._loaded.module, attention.forward)
+                self._try(attention)
+            except Exception as error:  # whatever a kernel says that cannot do this model or device
+                if wish == "varlen":
+                    raise UnsupportedModel(f"varlen attention does not run this model here: {error}") from error
+            else:
+                return attention
+        return PagedAttention(self._cache, in_place=wish != "gather")
+
+    @torch.inference_mode()
+    def _try(self, attention: VarlenAttention) -> None:
+        """One forward of one token on the page that nobody reads."""
+        session = Session("trial")
+        session.tokens.append(0)
+        session.pages.append(self._limits.num_pages)
+        run = Run(0, RunRequest("trial", 0, (0,), returns=Returns()), session)
+        batch = Batch.of([Row(run, 0, 1, is_last=True)], self._limits.page_size)
+        attention.begin(batch)
+        unpack(measure(self._forward(self._tensor(batch.ids)[None], self._tensor(batch.positions)[None])[0]))
+
+    @torch.inference_mode()
+    def _make_graphs(self, on_progress: OnProgress) -> Graphs | None:
+        attention, device = self._attention, self._loaded.device
+        if self._limits.graphs == "off" or (self._limits.graphs == "auto" and device.type != "cuda"):
+            return None
+        if not isinstance(attention, VarlenAttention):
+            if self._limits.graphs == "on":
+                raise UnsupportedModel("graphs need varlen attention, which does not run this model here")
+            return None
+        # On a CPU a graph is its function, run again: padded as on a device, without the gain.
+        capture = cuda_capture(torch.cuda.graph_pool_handle()) if device.type == "cuda" else repeat
+
+        def make(num_tokens: int, max_queries: int) -> Graph:
+            limits = self._limits
+            return Graph(
+                num_tokens,
+                max_queries,
+                attention,
+                self._forward,
+                capture,
+                context_length=limits.context_length,
+                page_size=limits.page_size,
+                scratch_page=limits.num_pages,
+                device=device,
+            )
+
+        return Graphs(make, on_progress)
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values).to(self._loaded.device, non_blocking=True)
@@ -128,6 +194,7 @@ def reference_logits(loaded: LoadedModel, tokens: Sequence[int]) -> Tensor:
 
 def check_parity(name: str, ours: Tensor, reference: Tensor) -> None:
     """Raises UnsupportedModel if the engine's logits are not the model's own."""
+    ours = ours.to(torch.promote_types(ours.dtype, torch.float32))
     expected = reference[: ours.shape[-1]].to(ours.dtype)
     difference = float((ours - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
     if not difference <= _TOLERANCE[reference.dtype]:

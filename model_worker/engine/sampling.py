@@ -8,7 +8,7 @@ generator, and picks the token by inverting the cumulative distribution.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,12 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.types import Sampling
+
+measure_fused: Callable[[Tensor], Tensor] | None
+try:
+    from model_worker.engine.fused import measure_fused
+except ImportError:  # no Triton: torch's build for CPU comes without it
+    measure_fused = None
 
 _MASK = (1 << 64) - 1
 _MIN_SHIFT = -1e4  # exp of it is 0 in every dtype
@@ -49,47 +55,70 @@ class Choices:
     logprobs: list[float]
 
 
-def choose(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> Choices:
-    """Chooses a token per row and measures the row's own distribution (temperature 1, before top-k and top-p).
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Of each distribution the most probable token, the entropy, that token's logprob; as in `Choices`."""
+
+    tokens: list[int]
+    entropies: list[float]
+    logprobs: list[float]
+
+
+def choose(
+    measured: Measured, logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], positions: Sequence[int]
+) -> Choices:
+    """Chooses a token of each row asked for; what is measured is the model's own distribution (temperature 1, before
+    top-k and top-p).
 
     Args:
-        logits: float32 or float64, [rows, vocab_size], real vocabulary only.
-        samplings: one per row.
+        measured: of `logits`.
+        logits: float, [n, vocab_size], real vocabulary only.
+        rows: which of the n are asked for.
+        samplings: one per row asked for.
         positions: the position that each row's token would take.
     """
-    tokens, entropies, logprobs = _measure_on_host(logits) if logits.device.type == "cpu" else _measure(logits)
-    random_rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
-    if random_rows:
-        index = torch.tensor(random_rows, device=logits.device)
-        own = logits[index]
-        sampled = _sample(own, [samplings[row] for row in random_rows], [positions[row] for row in random_rows])
-        of_sampled = own.log_softmax(-1).gather(-1, sampled[:, None])[:, 0]
-        for row, token, logprob in zip(random_rows, sampled.tolist(), of_sampled.tolist(), strict=True):
-            tokens[row], logprobs[row] = token, logprob
+    tokens = [measured.tokens[row] for row in rows]
+    logprobs = [measured.logprobs[row] for row in rows]
     # Rounding may leave [0, 1] by an ulp; tau < 0 and tau >= 1 need it inside. NaN stays.
-    return Choices(tokens, [0.0 if h < 0 else 1.0 if h > 1 else h for h in entropies], logprobs)
+    entropies = [0.0 if (h := measured.entropies[row]) < 0 else 1.0 if h > 1 else h for row in rows]
+    random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if random:
+        own = logits[torch.tensor([rows[index] for index in random], device=logits.device)]
+        sampled = _sample(own, [samplings[index] for index in random], [positions[index] for index in random])
+        of_sampled = own.log_softmax(-1, torch.promote_types(own.dtype, torch.float32)).gather(-1, sampled[:, None])
+        for index, token, logprob in zip(random, sampled.tolist(), of_sampled[:, 0].tolist(), strict=True):
+            tokens[index], logprobs[index] = token, logprob
+    return Choices(tokens, entropies, logprobs)
 
 
-def _measure(logits: Tensor) -> tuple[list[int], list[float], list[float]]:
-    """The most probable tokens, the entropies, those tokens' logprobs: one pass, one copy to the host.
+def measure(logits: Tensor) -> Tensor:
+    """Most probable token, entropy and its logprob of each row: [3, n], float64 of float64, else float32, there.
 
     H = log Z - sum p x with the largest logit x moved to 0, so that what is summed, and with it the rounding, is small
     where the model is sure. Where p underflows to 0 its part is 0, also where a logit is -inf.
     """
+    if logits.is_cuda and measure_fused is not None and logits.dtype != torch.float64:
+        return measure_fused(logits)
+    if logits.dtype != torch.float64:
+        logits = logits.float()
     largest, tokens = logits.max(-1)
     shifted = logits - largest[:, None]
     weights = shifted.exp()
     total = weights.sum(-1)
     log_total = total.log()
     entropy = (log_total - weights.mul(shifted.clamp_min(_MIN_SHIFT)).sum(-1) / total) / math.log(logits.shape[-1])
-    # float64 holds token ids exactly.
-    packed = torch.stack([tokens.double(), entropy.double(), -log_total.double()]).tolist()
-    return [int(token) for token in packed[0]], packed[1], packed[2]
+    return torch.stack([tokens.to(logits.dtype), entropy, -log_total])
 
 
-def _measure_on_host(logits: Tensor) -> tuple[list[int], list[float], list[float]]:
+def unpack(results: Tensor) -> Measured:
+    """What `measure` returns, on the host: one copy. A float32 holds ids up to 2^24."""
+    tokens, entropies, logprobs = results.tolist()
+    return Measured([int(token) for token in tokens], entropies, logprobs)
+
+
+def measure_on_host(logits: Tensor) -> Measured:
     """The same by numpy, whose calls cost a third of torch's: of a tiny model's step they are a tenth."""
-    values = logits.numpy()
+    values = (logits if logits.dtype == torch.float64 else logits.float()).numpy()
     tokens = values.argmax(-1)
     with np.errstate(invalid="ignore"):  # logits that are no distribution give NaN, which the engine looks for
         shifted = values - values[np.arange(len(values)), tokens][:, None]
@@ -98,7 +127,7 @@ def _measure_on_host(logits: Tensor) -> tuple[list[int], list[float], list[float
         log_total = np.log(total)
         np.maximum(shifted, _MIN_SHIFT, out=shifted)
         entropy = (log_total - np.einsum("ij,ij->i", weights, shifted) / total) / math.log(logits.shape[-1])
-    return tokens.tolist(), entropy.tolist(), (-log_total).tolist()
+    return Measured(tokens.tolist(), entropy.tolist(), (-log_total).tolist())
 
 
 def _sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> Tensor:

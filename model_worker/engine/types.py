@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,9 @@ class Limits:
         max_batch_tokens: the most tokens of one forward.
         background_stretch: background rows make a step that others wait for longer by at most this share.
         background_us: a step of background rows alone takes at most this, or what a decode step takes if that is more.
-        in_place: attention reads the cache where it lies, if it can; off: it always copies what it reads (to compare).
+        attention: how the cache is read: "varlen" by block tables (CUDA, 16-bit), "in-place" by views where pages lie
+            side by side, "gather" by copies; "auto" takes the first that works on the device.
+        graphs: whether steps of fixed shapes are captured; "auto": on CUDA with varlen attention.
     """
 
     vocab_size: int
@@ -197,12 +200,16 @@ class Limits:
     max_batch_tokens: int = 512
     background_stretch: float = 0.25
     background_us: int = 5000
-    in_place: bool = True
+    attention: Literal["auto", "varlen", "in-place", "gather"] = "auto"
+    graphs: Literal["auto", "on", "off"] = "auto"
 
 
 @dataclass(slots=True)
 class Counters:
-    """What the engine has done since it started. Delayed steps were held back for a fuller batch."""
+    """What the engine has done since it started. Delayed steps were held back for a fuller batch.
+
+    `num_steps_by_rows[b]` counts the steps with 2^b to 2^(b+1) - 1 rows.
+    """
 
     num_steps: int = 0
     num_computed_tokens: int = 0
@@ -214,3 +221,4 @@ class Counters:
     num_graph_misses: int = 0
     num_delayed_steps: int = 0
     delayed_us: int = 0
+    num_steps_by_rows: list[int] = field(default_factory=lambda: [0] * 16)

@@ -15,7 +15,7 @@ from model_worker.engine.types import Limits, RunFailed, RunFinished, RunRequest
 from tests.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
 
 
-def make_engine(architecture: str = "llama", seed: int = 0, **limits: int) -> tuple[Engine, Any]:
+def make_engine(architecture: str = "llama", seed: int = 0, **limits: Any) -> tuple[Engine, Any]:
     """An engine and an untouched copy of its model."""
     model = make_model(CONFIGS[architecture], seed)
     sizes = replace(Limits(VOCAB_SIZE, CONTEXT_LENGTH, num_pages=128), **limits)

@@ -25,10 +25,10 @@ from tests.pairs import CONFIGS, CONTEXT_LENGTH, STOP_TOKEN, VOCAB_SIZE, make_mo
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
 
 
-@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("attention", ["in-place", "gather"])
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_greedy_decoding_equals_transformers_generate(architecture: str, in_place: bool) -> None:
-    engine, model = make_engine(architecture, max_batch_tokens=24, in_place=in_place)
+def test_greedy_decoding_equals_transformers_generate(architecture: str, attention: str) -> None:
+    engine, model = make_engine(architecture, max_batch_tokens=24, attention=attention)
     requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=40) for i, prompt in enumerate(PROMPTS)]
     for prompt, result in zip(PROMPTS, run_all(engine, requests), strict=True):
         assert result.tokens == generate(model, prompt, 40)

@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_worker.engine.sampling import _measure, _measure_on_host
+from model_worker.engine.sampling import Measured, measure, measure_on_host, unpack
 
-Measure = Callable[[Tensor], tuple[list[int], list[float], list[float]]]
+Measure = Callable[[Tensor], Measured]
 
 
-@pytest.mark.parametrize("measure", [_measure, _measure_on_host])
+def measure_as_on_a_device(logits: Tensor) -> Measured:
+    return unpack(measure(logits))
+
+
+@pytest.mark.parametrize("measure", [measure_as_on_a_device, measure_on_host])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_entropy_token_and_logprob_equal_those_in_float64(measure: Measure, scale: float) -> None:
     logits = torch.randn(7, 5000, generator=torch.Generator().manual_seed(3)) * scale
@@ -22,7 +26,8 @@ def test_entropy_token_and_logprob_equal_those_in_float64(measure: Measure, scal
     logits[2, 44] = 1e4  # sure of it: entropy is exactly 0
     exact = logits.double().log_softmax(-1)
     entropy = torch.special.entr(exact.exp()).sum(-1) / math.log(5000)
-    tokens, entropies, logprobs = measure(logits)
+    found = measure(logits)
+    tokens, entropies, logprobs = found.tokens, found.entropies, found.logprobs
     assert tokens == logits.argmax(-1).tolist()
     torch.testing.assert_close(torch.tensor(entropies, dtype=torch.float64), entropy, atol=1e-6, rtol=1e-5)
     chosen = exact.gather(-1, torch.tensor(tokens)[:, None])[:, 0]
@@ -30,11 +35,11 @@ def test_entropy_token_and_logprob_equal_those_in_float64(measure: Measure, scal
     assert entropies[2] == 0
 
 
-@pytest.mark.parametrize("measure", [_measure, _measure_on_host])
+@pytest.mark.parametrize("measure", [measure_as_on_a_device, measure_on_host])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_logits_that_are_no_distribution_have_no_entropy(measure: Measure, bad: float) -> None:
     logits = torch.randn(2, 50)
     logits[0, 7] = bad
-    _, entropies, _ = measure(logits)
+    entropies = measure(logits).entropies
     assert math.isnan(entropies[0])
     assert not math.isnan(entropies[1])

@@ -1,0 +1,136 @@
+"""The CUDA path's bookkeeping on a CPU: block tables, padding to captured shapes, fused measuring.
+
+The kernel is a naive one with `varlen_attn`'s signature, a graph is its function run again; what is left to a GPU
+(tests marked gpu) is the kernel and the capture themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model_worker.engine import attention_varlen
+from model_worker.engine.engine import Engine
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.graphs import DECODE_SIZES
+from model_worker.engine.loader import adopt
+from model_worker.engine.types import Limits, Returns, RunRequest, Sampling
+from tests.engine.harness import generate, make_engine, run_all, run_one
+from tests.pairs import CONFIGS, VOCAB_SIZE, make_model
+
+
+def naive_varlen_attn(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ends: Tensor,
+    ends_of_keys: None,
+    max_queries: int,
+    max_keys: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+    seqused_k: Tensor,
+    block_table: Tensor,
+) -> Tensor:
+    assert window_size == (-1, 0)
+    out = torch.full((*query.shape[:2], value.shape[-1]), float("nan"), dtype=query.dtype)
+    for row in range(len(ends) - 1):
+        begin, end, length = int(ends[row]), int(ends[row + 1]), int(seqused_k[row])
+        if begin == end:
+            continue
+        assert end - begin <= max_queries
+        assert length <= max_keys
+        pages = block_table[row, : -(-length // key.shape[1])].long()
+        k, v = key[pages].flatten(0, 1)[:length], value[pages].flatten(0, 1)[:length]
+        positions = torch.arange(length - (end - begin), length)
+        mask = torch.arange(length)[None] <= positions[:, None]
+        out[begin:end] = torch.nn.functional.scaled_dot_product_attention(
+            query[begin:end].transpose(0, 1)[None],
+            k.transpose(0, 1)[None],
+            v.transpose(0, 1)[None],
+            attn_mask=mask,
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )[0].transpose(0, 1)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def _naive_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_varlen, "varlen_attn", naive_varlen_attn)
+
+
+PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
+
+
+@pytest.mark.parametrize("graphs", ["off", "on"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox"])
+def test_varlen_decoding_equals_transformers_generate(architecture: str, graphs: str) -> None:
+    engine, model = make_engine(architecture, max_batch_tokens=24, attention="varlen", graphs=graphs)
+    requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=25) for i, prompt in enumerate(PROMPTS)]
+    for prompt, result in zip(PROMPTS, run_all(engine, requests), strict=True):
+        assert result.tokens == generate(model, prompt, 25)
+    used = engine.counters.num_graph_steps
+    assert used > 0 if graphs == "on" else used == 0
+
+
+def test_a_batch_beyond_every_graph_is_counted_and_right() -> None:
+    engine, model = make_engine(attention="varlen", graphs="on")
+    prompt = [(3 * index) % VOCAB_SIZE for index in range(DECODE_SIZES[-1] + 6)]
+    result = run_one(engine, RunRequest("s", 0, prompt, max_tokens=8))
+    assert result.tokens == generate(model, prompt, 8)
+    assert engine.counters.num_graph_misses == 1
+
+
+def test_sampling_and_proposals_are_the_same_with_graphs_and_without() -> None:
+    found: list[Any] = []
+    for graphs in ("off", "on"):
+        engine, _ = make_engine("qwen3", attention="varlen", graphs=graphs)
+        sampling = Sampling(temperature=0.8, top_p=0.9, seed=5)
+        decoded = run_one(engine, RunRequest("a", 0, PROMPTS[0], sampling, max_tokens=20))
+        step = run_one(engine, RunRequest("b", 0, PROMPTS[0], returns=Returns(5, True)))
+        proposal = step.finished.proposal
+        found.append((decoded.tokens, proposal.token, [token for token, _ in proposal.top_logits]))
+        hidden = torch.frombuffer(bytearray(proposal.hidden_state), dtype=torch.float32)
+        found[-1] += (hidden.round(decimals=4).tolist(),)
+    assert found[0] == found[1]
+
+
+def test_what_the_kernel_cannot_do_is_refused_by_name_or_done_otherwise() -> None:
+    model = make_model(CONFIGS["gemma2"], 0)
+    with pytest.raises(UnsupportedModel, match="caps no scores"):
+        Engine(adopt(model), Limits(VOCAB_SIZE, 512, num_pages=64, attention="varlen"))
+    with pytest.raises(UnsupportedModel, match="graphs need varlen attention"):
+        Engine(adopt(model), Limits(VOCAB_SIZE, 512, num_pages=64, graphs="on"))
+    Engine(adopt(model), Limits(VOCAB_SIZE, 512, num_pages=64))
+
+
+_FUSED = """
+import math, torch
+from model_worker.engine.fused import measure_fused
+logits = torch.randn(5, 9001, generator=torch.Generator().manual_seed(1)) * torch.tensor([0.0, 1, 5, 30, 1])[:, None]
+logits[1, :5000] = -math.inf
+logits[4, 77] = math.nan
+exact = logits.double().log_softmax(-1)
+tokens, entropies, logprobs = measure_fused(logits)
+assert tokens[:4].long().tolist() == logits[:4].argmax(-1).tolist()
+entropy = torch.special.entr(exact.exp()).sum(-1) / math.log(9001)
+torch.testing.assert_close(entropies.double(), entropy, atol=2e-6, rtol=1e-5, equal_nan=True)
+chosen = exact.gather(-1, tokens.long()[:, None])[:, 0]
+torch.testing.assert_close(logprobs[:4].double(), chosen[:4], atol=4e-6, rtol=1e-5)
+assert entropies[4].isnan()
+"""
+
+
+def test_fused_measuring_equals_float64() -> None:
+    """Triton's interpreter runs the kernel on the CPU, where Triton is installed."""
+    pytest.importorskip("triton")
+    subprocess.run([sys.executable, "-c", _FUSED], check=True, env=os.environ | {"TRITON_INTERPRET": "1"})
