@@ -195,11 +195,17 @@ class PagedAttention:
                 break
             step = row.run.session.pages[0] - first - distance * max(0, count - 1)
             padded = max(longest, row.start + 1)
-            # Equally far from each other, no row read into another, and not more padding than keys.
+            # Equally far from each other, no row read into another or beyond the cache, not more padding than keys.
             if count == 1:
                 distance = step
+            end_of_reading = row.run.session.pages[0] * page_size + padded
             too_padded = padded * (count + 1) > 2 * (total + row.start + 1)
-            if count and (step != distance or padded > distance * page_size or too_padded):
+            if count and (
+                step != distance
+                or padded > distance * page_size
+                or end_of_reading > self._cache.num_slots
+                or too_padded
+            ):
                 break
             longest, count, total = padded, count + 1, total + row.start + 1
         lengths = [row.start + 1 for row in rows[at : at + count]]

@@ -50,6 +50,19 @@ def test_pages_that_lie_scattered_change_nothing(architecture: str) -> None:
         assert result.tokens == generate(model, list(request.tokens), 20)
 
 
+def test_a_long_row_and_a_short_one_at_the_end_of_the_cache() -> None:
+    """Read together, the short one's padding would reach beyond the cache."""
+    engine, model = make_engine(num_pages=64, page_size=4)
+    long, short = [index % 290 for index in range(130)], PROMPTS[0]
+    run_all(engine, [RunRequest(name, 0, [5]) for name in ("long", "b", "c", "short")])  # a lane each
+    for name in ("b", "c"):
+        engine.close_session(name)
+    requests = [RunRequest("long", 0, long, max_tokens=10), RunRequest("short", 0, short, max_tokens=10)]
+    for request, result in zip(requests, run_all(engine, requests), strict=True):
+        assert result.error is None
+        assert result.tokens == generate(model, list(request.tokens), 10)
+
+
 def test_step_returns_the_models_own_distribution() -> None:
     engine, model = make_engine("qwen2")
     result = run_one(engine, RunRequest("s", 0, PROMPTS[3], returns=Returns(-1, True)))
