@@ -16,6 +16,7 @@ from model_worker import convert
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
+from model_worker.metrics import WorkerMetrics
 from model_worker.outbox import Piece
 from rstitch.errors import RstitchError, invalid
 from rstitch.service import semconv
@@ -39,6 +40,7 @@ class _Stream:
     ended: bool = False
     failure: Exception | None = None
     spans: dict[int, trace.Span] = field(default_factory=dict)
+    background: set[int] = field(default_factory=set)  # tickets
 
     def put(self, ticket: int, piece: Piece) -> None:
         """The driver's sink."""
@@ -62,11 +64,13 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         info: worker_pb2.GetInfoResponse,
         tokenizer: worker_pb2.GetTokenizerResponse,
         telemetry: Telemetry,
+        metrics: WorkerMetrics,
     ) -> None:
         self._driver = driver
         self._info = info
         self._tokenizer = tokenizer
         self._tracer = telemetry.tracer
+        self._metrics = metrics
 
     async def Step(self, request: worker_pb2.StepRequest, context: Any) -> worker_pb2.StepResponse:
         """One position: append, then return the distribution after it."""
@@ -143,6 +147,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 if stream.ticket:
                     self._driver.supersede(stream.ticket)
                 stream.ticket = self._driver.submit(run, stream.put)
+                if run.background or not run.max_tokens:
+                    stream.background.add(stream.ticket)
                 self._open_span(stream, run, message.traceparent)
         except asyncio.CancelledError:
             raise
@@ -166,6 +172,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 if isinstance(piece.end, RunFinished):
                     response.finish.CopyFrom(convert.finish(piece.end))
                     self._close_span(stream, ticket, piece.end)
+                    self._metrics.ran(piece.end.timing, ticket in stream.background)
+                    stream.background.discard(ticket)
                     break
                 if piece.end is not None:
                     failure = _refusal(piece.end.error)

@@ -49,8 +49,9 @@ class Metrics:
 
     def shutdown(self, timeout_s: float = 5.0) -> None:
         """Sends what there is, for at most `timeout_s`. Blocks; nothing is recorded afterwards."""
-        if self._provider is not None:
-            self._provider.shutdown(timeout_s * 1000)
+        provider, self._provider = self._provider, None
+        if provider is not None:
+            provider.shutdown(timeout_s * 1000)
 
 
 # For those that measure nothing.

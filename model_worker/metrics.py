@@ -1,0 +1,113 @@
+"""What a worker measures. The engine counts for itself; here it is read when metrics are sent.
+
+The sender's thread reads plain integers of the engine without asking its thread: a step may lie between two of them,
+but nothing waits for anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from model_worker.engine.engine import Engine
+from model_worker.engine.types import Counters, Timing
+from rstitch.service import semconv
+from rstitch.service.metrics import Metrics, Reading
+
+# In s: from a waiting loop to a full machine.
+_QUEUE_TIMES = [0.0001 * 2**power for power in range(18)]
+
+
+class WorkerMetrics:
+    """Instruments of one worker."""
+
+    def __init__(self, metrics: Metrics, engine: Engine) -> None:
+        self._engine = engine
+
+        def sum_of(name: str, unit: str, description: str, read: Callable[[Counters], int | float]) -> None:
+            metrics.sum_of(name, unit, description, lambda: [(read(engine.counters), {})])
+
+        metrics.sum_of(semconv.METRIC_WORKER_STEPS, "{step}", "Forwards, by sessions in them.", self._steps)
+        sum_of(
+            semconv.METRIC_WORKER_COMPUTED_TOKENS,
+            "{token}",
+            "Tokens put through the model.",
+            lambda counters: counters.num_computed_tokens,
+        )
+        sum_of(
+            semconv.METRIC_WORKER_KEPT_TOKENS,
+            "{token}",
+            "Tokens decoded and kept.",
+            lambda counters: counters.num_kept_tokens,
+        )
+        sum_of(semconv.METRIC_WORKER_FORWARD_TIME, "s", "Time in forwards.", lambda counters: counters.forward_us / 1e6)
+        sum_of(
+            semconv.METRIC_WORKER_EVICTIONS,
+            "{session}",
+            "Idle sessions whose pages were taken.",
+            lambda counters: counters.num_evictions,
+        )
+        sum_of(
+            semconv.METRIC_WORKER_REFUSALS,
+            "{run}",
+            "Runs refused for want of pages.",
+            lambda counters: counters.num_refusals,
+        )
+        sum_of(
+            semconv.METRIC_WORKER_GRAPH_STEPS,
+            "{step}",
+            "Steps that a captured graph ran.",
+            lambda counters: counters.num_graph_steps,
+        )
+        sum_of(
+            semconv.METRIC_WORKER_GRAPH_MISSES,
+            "{step}",
+            "Steps that no captured graph fitted.",
+            lambda counters: counters.num_graph_misses,
+        )
+        sum_of(
+            semconv.METRIC_WORKER_DELAYED_STEPS,
+            "{step}",
+            "Steps held back for a fuller batch.",
+            lambda counters: counters.num_delayed_steps,
+        )
+        sum_of(
+            semconv.METRIC_WORKER_DELAYED_TIME,
+            "s",
+            "How long steps were held back.",
+            lambda counters: counters.delayed_us / 1e6,
+        )
+        metrics.gauge_of(semconv.METRIC_WORKER_PAGES, "{page}", "Pages of the KV cache.", self._pages)
+        metrics.gauge_of(
+            semconv.METRIC_WORKER_SESSIONS,
+            "{session}",
+            "Sessions held, idle ones included.",
+            lambda: [(engine.capacity.num_sessions, {})],
+        )
+        metrics.gauge_of(
+            semconv.METRIC_WORKER_RUNS,
+            "{run}",
+            "Runs waiting or going on.",
+            lambda: [(engine.capacity.num_runs, {})],
+        )
+        self._queue_time = metrics.meter.create_histogram(
+            semconv.METRIC_WORKER_QUEUE_TIME,
+            "s",
+            "A run's wait for its first step.",
+            explicit_bucket_boundaries_advisory=_QUEUE_TIMES,
+        )
+
+    def ran(self, timing: Timing, background: bool) -> None:
+        """A run is over."""
+        kind = "background" if background else "decode"
+        self._queue_time.record(timing.queue_us / 1e6, {semconv.RSTITCH_RUN_KIND: kind})
+
+    def _steps(self) -> Iterator[Reading]:
+        for bits, num in enumerate(self._engine.counters.num_steps_by_rows):
+            low, high = 1 << bits, (2 << bits) - 1
+            if num:
+                yield num, {semconv.RSTITCH_BATCH: "1" if low == high else f"{low}-{high}"}
+
+    def _pages(self) -> Iterator[Reading]:
+        capacity = self._engine.capacity
+        yield capacity.num_free_pages, {semconv.RSTITCH_STATE: "free"}
+        yield capacity.num_pages - capacity.num_free_pages, {semconv.RSTITCH_STATE: "used"}
