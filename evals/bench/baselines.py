@@ -23,8 +23,10 @@ class Generate(System):
     are there when the longest is.
     """
 
-    def __init__(self, name: str, llm: Any, tokenizer: Any, assistant: Any = None) -> None:
-        super().__init__(name)
+    def __init__(
+        self, name: str, llm: Any, tokenizer: Any, assistant: Any = None, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> None:
+        super().__init__(name, max_new_tokens)
         self.is_single = assistant is not None  # assisted generation knows no batches
         self._llm = llm
         self._tokenizer = tokenizer
@@ -62,7 +64,7 @@ class Generate(System):
         output = self._llm.generate(
             **inputs,
             do_sample=False,
-            max_new_tokens=MAX_NEW_TOKENS,
+            max_new_tokens=self.max_new_tokens,
             streamer=clock,
             assistant_model=self._assistant,
         )

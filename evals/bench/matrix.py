@@ -85,14 +85,21 @@ def baseline_of(found: Mapping[str, object]) -> str:
     return "llm_only" if "llm_only" in found else next(iter(found))
 
 
+def variant_name(system: str, variant: str) -> str:
+    """Of a system on a stack with other settings; a variant without a name is the system itself."""
+    return f"{system} ({variant})" if variant else system
+
+
 def rows(found: dict[str, list[Record]], load: Load) -> list[Row]:
-    """One row per system: what was written, how fast, and where the time went."""
+    """One row per system: what was written, how fast, where the time went; of a variant, what it changes."""
     baseline = found[baseline_of(found)]
     table = []
     for name, chosen in found.items():
         row: Row = {"system": name, "load": load.label, "num_sessions": load.num_sessions, "rate": load.rate}
         row |= records.quality(chosen, baseline) | records.speed(chosen, baseline)
         row["parts_ms_per_token"] = records.parts(chosen)
+        varied = name.partition(" (")[0]
+        row["variation"] = records.variation(chosen, found[varied]) if varied != name else None
         table.append(row)
     return table
 

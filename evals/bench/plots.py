@@ -25,7 +25,7 @@ _SIZE = (12.0, 4.8)
 
 def plot(rows: list[Row], path: Path) -> None:
     """Writes the picture. Variants are left out: they lie on what they vary."""
-    rows = [row for row in rows if "(" not in row["system"]]
+    rows = [row for row in rows if not row["variation"]]
     figure, (left, right) = plt.subplots(1, 2, figsize=_SIZE, layout="constrained")
     first = rows[0]["load"]
     _accuracy_over_latency(left, [row for row in rows if row["load"] == first])

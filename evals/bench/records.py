@@ -151,21 +151,17 @@ def parts(records: Sequence[Record]) -> Row:
     return row
 
 
-def difference(records: Sequence[Record], baseline: Sequence[Record]) -> Row:
-    """What a variant costs beside the system that it varies: a ratio of the latencies, and milliseconds per token."""
-    ours, theirs = ([record.latency_ms for record in chosen] for chosen in (records, baseline))
+def variation(records: Sequence[Record], varied: Sequence[Record]) -> Row:
+    """What other settings make of a system: a ratio of latencies, milliseconds per token, a ratio of throughputs."""
+    ours, theirs = ([record.latency_ms for record in chosen] for chosen in (records, varied))
     ratio, low, high = paired_ratio(ours, theirs)
-    tokens = sum(record.num_tokens for record in baseline)
     return {
-        "n": len(ours),
-        "latency_ms": fmean(ours),
-        "baseline_ms": fmean(theirs),
         "ratio": ratio,
         "ratio_low": low,
         "ratio_high": high,
-        "median_ratio": float(np.median([a / b for a, b in zip(ours, theirs, strict=True)])),
-        "per_token_ms": (sum(ours) - sum(theirs)) / tokens,
-        "requests_ratio": throughput(records)["requests_per_s"] / throughput(baseline)["requests_per_s"],
+        "median_ratio": percentile([a / b for a, b in zip(ours, theirs, strict=True)], 50),
+        "per_token_ms": (sum(ours) - sum(theirs)) / sum(record.num_tokens for record in varied),
+        "variation_requests_ratio": throughput(records)["requests_per_s"] / throughput(varied)["requests_per_s"],
     }
 
 

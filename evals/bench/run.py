@@ -23,10 +23,11 @@ from transformers import AutoTokenizer
 from evals.bench import page, plots, stacks, tables
 from evals.bench.baselines import Generate, load_model
 from evals.bench.collector import Collector
+from evals.bench.flags import numbers, positive, positives, some_of
 from evals.bench.load import Load
-from evals.bench.matrix import Plan, baseline_of, measure, rows, taking_part
-from evals.bench.records import Record, Row, difference
-from evals.bench.systems import InProcess, Served, System
+from evals.bench.matrix import Plan, baseline_of, measure, rows, taking_part, variant_name
+from evals.bench.records import Record
+from evals.bench.systems import MAX_NEW_TOKENS, InProcess, Served, System
 from evals.progress import progress_bar
 from evals.provenance import ROOT, line, provenance
 from rstitch.cli.progress import start, stopped_by_signals
@@ -37,7 +38,10 @@ from training.tiny.task import SPLITS, problems
 
 KINDS = ("generate", "assisted", "engine", "llm_only", "slm_only", "threshold")
 TELEMETRY = "telemetry"
-_NUM_PRACTICE = 2
+_MIN_PRACTICE = 2
+
+# Answers by load and system.
+Found = dict[Load, dict[str, list[Record]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,21 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     # fmt: off
-    parser.add_argument("--n", type=_positive, default=64,
+    parser.add_argument("--n", type=positive, default=64,
                         help="problems of each system and load, rounded up to whole blocks, at least two where "
                              "sessions are many (default 64; 500 for a claim about accuracy)")
-    parser.add_argument("--systems", nargs="+", choices=KINDS, default=list(KINDS), metavar="SYSTEM",
-                        help=f"who takes part: {', '.join(KINDS)} (default all)")
-    parser.add_argument("--taus", type=float, nargs="*", default=[0.005, 0.02, 0.05], help="of threshold")
-    parser.add_argument("--concurrency", type=_positive, nargs="*", default=[1, 4, 16, 64],
+    parser.add_argument("--systems", type=some_of(KINDS), default=list(KINDS),
+                        help=f"who takes part (default {','.join(KINDS)})")
+    parser.add_argument("--taus", type=numbers, default=[0.005, 0.02, 0.05],
+                        help="of threshold (default 0.005,0.02,0.05)")
+    parser.add_argument("--concurrency", type=positives, default=[1, 4, 16, 64],
                         help="sessions of the closed loops, each of which asks its next question when the one before "
-                             "is answered (default 1 4 16 64)")
-    parser.add_argument("--rate", type=float, nargs="*", default=[],
+                             "is answered (default 1,4,16,64)")
+    parser.add_argument("--rate", type=numbers, default=[],
                         help="also Poisson arrivals of so many questions a second; latency counts from the arrival")
-    parser.add_argument("--rounds", type=_positive, default=4, help="questions of each session in a block (default 4)")
+    parser.add_argument("--rounds", type=positive, default=4, help="questions of each session in a block (default 4)")
     parser.add_argument("--split", choices=[split for split in SPLITS if split != "train"], default="test",
                         help="dev is for choosing, test for reporting (default test)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and arrivals (default 0)")
+    parser.add_argument("--max-new-tokens", type=positive, default=MAX_NEW_TOKENS,
+                        help=f"of an answer (default {MAX_NEW_TOKENS}: more than the tiny pair ever needs)")
     parser.add_argument("--variant", action="append", default=[], type=stacks.named_variant, metavar="'NAME: FLAGS'",
                         help="a second stack with further flags (as --router-arg and its kin), block by block beside "
                              "the first; can be given again")
@@ -94,39 +101,33 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-# The running routers by the suffix of their systems' names: "" is the stack itself, the others its variants.
-Routers = dict[str, str]
-
-
-def _start(options: argparse.Namespace, held: ExitStack, console: Console) -> Routers:
+def _start(options: argparse.Namespace, held: ExitStack, console: Console) -> dict[str, str]:
+    """The addresses of the routers by the name of the variant; "" is the stack itself."""
     if not {"llm_only", "slm_only", "threshold"} & set(options.systems):
         return {}
     wanted = {"": stacks.local_stack(options)}
-    for name, flags in options.variant:
-        wanted[f" ({name})"] = stacks.local_stack(options, flags)
+    wanted |= {name: stacks.local_stack(options, flags) for name, flags in options.variant}
     if options.telemetry:
         collector = held.enter_context(Collector())
-        wanted[f" ({TELEMETRY})"] = stacks.local_stack(options, otlp_endpoint=collector.endpoint)
+        wanted[TELEMETRY] = stacks.local_stack(options, otlp_endpoint=collector.endpoint)
     for stack in wanted.values():
         start(stack, console)
         held.callback(stack.stop)
-    return {suffix: stack.router_address for suffix, stack in wanted.items()}
+    return {name: stack.router_address for name, stack in wanted.items()}
 
 
-async def _measure(
-    options: argparse.Namespace, routers: Routers, loads: list[Load], console: Console
-) -> dict[Load, dict[str, list[Record]]]:
+async def _measure(options: argparse.Namespace, routers: dict[str, str], loads: list[Load], console: Console) -> Found:
     plan = Plan(options.n, options.rounds, options.seed)
     asked = problems(options.split, max(plan.num_asked(load) for load in loads), options.seed)
-    found: dict[Load, dict[str, list[Record]]] = {}
+    found: Found = {}
     async with AsyncExitStack() as held:
-        clients = {suffix: await held.enter_async_context(AsyncClient(address)) for suffix, address in routers.items()}
+        clients = {name: await held.enter_async_context(AsyncClient(address)) for name, address in routers.items()}
         systems = _systems(options, clients)
         total = sum(plan.num_asked(load) * len(taking_part(systems, load)) for load in loads)
         with progress_bar(console) as progress:
             task = progress.add_task("measuring", total=total)
             for load in loads:
-                practice = problems("calibration", _NUM_PRACTICE * load.num_sessions)
+                practice = problems("calibration", max(_MIN_PRACTICE, load.num_sessions))
                 found[load] = await measure(
                     taking_part(systems, load), asked, practice, load, plan, _advance(progress, task, load)
                 )
@@ -142,18 +143,19 @@ def _advance(progress: Any, task: Any, load: Load) -> Callable[[str, int], None]
 def _systems(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> list[System]:
     """In the order of the tables."""
     slm, llm = stacks.models(options)
+    limit = options.max_new_tokens
     torch.set_num_threads(options.threads)
     systems: list[System] = []
     if {"generate", "assisted"} & set(options.systems):
         tokenizer = AutoTokenizer.from_pretrained(llm)
         models = {"llm": load_model(llm, *stacks.device_and_dtype(options, "llm"))}
         if "generate" in options.systems:
-            systems.append(Generate("generate", models["llm"], tokenizer))
+            systems.append(Generate("generate", models["llm"], tokenizer, max_new_tokens=limit))
         if "assisted" in options.systems:
             models["slm"] = load_model(slm, *stacks.device_and_dtype(options, "slm"))
-            systems.append(Generate("assisted", models["llm"], tokenizer, models["slm"]))
+            systems.append(Generate("assisted", models["llm"], tokenizer, models["slm"], limit))
     if "engine" in options.systems:
-        systems.append(InProcess("engine", stacks.llm_engine(options), AutoTokenizer.from_pretrained(llm)))
+        systems.append(InProcess("engine", stacks.llm_engine(options), AutoTokenizer.from_pretrained(llm), limit))
     policies: dict[str, Policy] = {}
     if "llm_only" in options.systems:
         policies["llm_only"] = LlmOnly()
@@ -161,29 +163,18 @@ def _systems(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> li
         policies["slm_only"] = SlmOnly()
     if "threshold" in options.systems:
         policies |= {f"tau={tau:g}": Threshold(tau) for tau in options.taus}
-    for suffix, client in clients.items():
-        systems += [Served(name + suffix, client, policy) for name, policy in policies.items()]
+    for variant, client in clients.items():
+        systems += [Served(variant_name(name, variant), client, policy, limit) for name, policy in policies.items()]
     return systems
 
 
-def _result(
-    options: argparse.Namespace, facts: dict[str, str], found: dict[Load, dict[str, list[Record]]]
-) -> dict[str, Any]:
+def _result(options: argparse.Namespace, facts: dict[str, str], found: Found) -> dict[str, Any]:
     """All that is known, as JSON can say it."""
-    variants: list[Row] = []
-    suffixes = [f" ({name})" for name, _ in options.variant] + ([f" ({TELEMETRY})"] if options.telemetry else [])
-    for load, by_system in found.items():
-        for name, chosen in by_system.items():
-            suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
-            if suffix is not None:
-                baseline = by_system[name.removesuffix(suffix)]
-                variants.append({"system": name, "load": load.label} | difference(chosen, baseline))
     return {
         "provenance": facts,
-        "settings": {name: getattr(options, name) for name in ("split", "seed", "rounds", "threads")},
+        "settings": {name: getattr(options, name) for name in ("split", "seed", "rounds", "threads", "max_new_tokens")},
         "baseline": baseline_of(next(iter(found.values()))),
         "rows": [row for load, by_system in found.items() for row in rows(by_system, load)],
-        "variants": variants,
         "records": [
             {"load": load.label} | dataclasses.asdict(record)
             for load, by_system in found.items()
@@ -208,9 +199,3 @@ def _write(result: dict[str, Any], console: Console) -> None:
     (docs / "results" / "matrix.json").write_text(json.dumps(without_records, indent=1) + "\n")
     page.write("matrix", tables.document(result, Path("results/matrix.png")))
     console.print(f"written: {page.PAGE}")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic_settings import CliApp
@@ -49,9 +50,9 @@ def add_flag_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
     """Models, devices and settings."""
-    parser.add_argument(
-        "--models", nargs=2, metavar=("SLM", "LLM"), help="folders or hub ids (default: the bundled tiny pair)"
-    )
+    parser.add_argument("--models", type=Path, help="folder with tiny-slm and tiny-llm (default: the bundled ones)")
+    parser.add_argument("--slm-model", help="folder or hub id of the SLM alone")
+    parser.add_argument("--llm-model", help="folder or hub id of the LLM alone")
     parser.add_argument("--device", default="cpu", help="of both models: cpu or cuda:N (default cpu)")
     parser.add_argument("--slm-device", help="of the SLM alone")
     parser.add_argument("--llm-device", help="of the LLM alone")
@@ -83,7 +84,11 @@ def named_variant(text: str) -> tuple[str, Flags]:
 
 def models(options: argparse.Namespace) -> tuple[str, str]:
     """The pair."""
-    slm, llm = options.models or (bundled_model("tiny-slm"), bundled_model("tiny-llm"))
+    slm, llm = (
+        getattr(options, f"{role}_model")
+        or (str(options.models / f"tiny-{role}") if options.models else bundled_model(f"tiny-{role}"))
+        for role in ("slm", "llm")
+    )
     return slm, llm
 
 

@@ -39,12 +39,13 @@ class System(ABC):
 
     is_single = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
         self.name = name
+        self.max_new_tokens = max_new_tokens
 
     @abstractmethod
     async def answer(self, question: str) -> Reply:
-        """One answer, greedy, of at most MAX_NEW_TOKENS tokens."""
+        """One answer, greedy, of at most `max_new_tokens`."""
 
     async def forget(self) -> None:  # noqa: B027 - most have nothing to forget
         """Called between blocks, outside of the measured time: drops what the answers left behind."""
@@ -53,8 +54,8 @@ class System(ABC):
 class InProcess(System):
     """Our engine without services: no thread, no wire, no router; the LLM alone."""
 
-    def __init__(self, name: str, engine: Engine, tokenizer: Any) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, engine: Engine, tokenizer: Any, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+        super().__init__(name, max_new_tokens)
         self._engine = engine
         self._tokenizer = tokenizer
         self._runs: dict[int, _Run] = {}
@@ -63,7 +64,9 @@ class InProcess(System):
     async def answer(self, question: str) -> Reply:
         """Whoever waits steps the engine, and a step is for all."""
         begin = time.perf_counter()
-        request = RunRequest(next(self._session_ids), 0, prompt(self._tokenizer, question), max_tokens=MAX_NEW_TOKENS)
+        request = RunRequest(
+            next(self._session_ids), 0, prompt(self._tokenizer, question), max_tokens=self.max_new_tokens
+        )
         run_id = self._engine.submit(request)
         run = self._runs[run_id] = _Run()
         while run.finished is None:
@@ -104,8 +107,8 @@ class _Run:
 class Served(System):
     """The whole system: client, router, Redis, two workers."""
 
-    def __init__(self, name: str, client: AsyncClient, policy: Policy) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, client: AsyncClient, policy: Policy, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+        super().__init__(name, max_new_tokens)
         self._client = client
         self._policy = policy
         self._session_ids: list[str] = []
@@ -114,7 +117,10 @@ class Served(System):
         """As a client sees it."""
         begin, first_token_s, events = time.perf_counter(), 0.0, list[ClientEvent]()
         async for event in self._client.generate(
-            chat=[Message("user", question)], policy=self._policy, max_new_tokens=MAX_NEW_TOKENS
+            chat=[Message("user", question)],
+            policy=self._policy,
+            max_new_tokens=self.max_new_tokens,
+            guard=False,  # what was asked for is what is measured
         ):
             if not first_token_s and isinstance(event, Chunk):
                 first_token_s = time.perf_counter()

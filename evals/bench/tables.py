@@ -81,11 +81,10 @@ _PART_HEADINGS = {
 assert set(PARTS) < set(_PART_HEADINGS), "every part has a column"
 _PARTS: Columns = _SYSTEM | {heading: _fixed(name, 3) for name, heading in _PART_HEADINGS.items()}
 _VARIANT: Columns = _SYSTEM | {
-    "load": lambda row: row["load"],
     "latency x": _interval("ratio", 3),
     "median x": _fixed("median_ratio", 3),
     "ms/token": lambda row: f"{row['per_token_ms']:+.3f}",
-    "req/s x": _fixed("requests_ratio", 3),
+    "req/s x": _fixed("variation_requests_ratio", 3),
 }
 
 
@@ -113,19 +112,21 @@ def document(result: dict[str, Any], image: Path) -> str:
 
 def _parts(result: dict[str, Any], quality: Columns) -> Iterator[_Part]:
     over = f"over {result['baseline']}"
-    for load, rows in _by_load(result["rows"]).items():
+    plain = [row for row in result["rows"] if not row["variation"]]
+    variants = [row | row["variation"] for row in result["rows"] if row["variation"]]
+    for load, rows in _by_load(plain).items():
         yield _Part(f"{load}: answers, n = {rows[0]['n']} ({over})", quality, rows)
         yield _Part(f"{load}: times in ms, throughput (x: {over})", _SPEED, rows)
-    for load, rows in _by_load(result["rows"]).items():
+    for load, rows in _by_load(plain).items():
         told = [row | row["parts_ms_per_token"] for row in rows if row["parts_ms_per_token"]]
         if told:
             yield _Part(f"{load}: where the time of a token goes, in ms", _PARTS, told)
-    scaled, counts = _scaling(result["rows"])
+    scaled, counts = _scaling(plain)
     if scaled:
         columns = _SYSTEM | {count: _scaling_cell(count) for count in counts}
         yield _Part("tok/s by sessions (over one)", columns, scaled)
-    if result["variants"]:
-        yield _Part("variants, over the same system without", _VARIANT, result["variants"])
+    for load, rows in _by_load(variants).items():
+        yield _Part(f"{load}: variants over the same system without", _VARIANT, rows)
 
 
 def _by_load(rows: list[Row]) -> dict[str, list[Row]]:

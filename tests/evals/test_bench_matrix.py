@@ -17,7 +17,7 @@ from evals.bench import plots, stacks, tables
 from evals.bench import records as figures
 from evals.bench.__main__ import main
 from evals.bench.load import Load, closed_loop, open_loop, poisson_arrivals
-from evals.bench.matrix import Plan, measure, rows
+from evals.bench.matrix import Plan, measure, rows, variant_name
 from evals.bench.records import Record
 from evals.bench.systems import Reply, System
 from evals.statistics import paired_ratio
@@ -75,7 +75,7 @@ def test_the_parts_of_a_token_are_weighted_by_tokens() -> None:
 def test_a_variant_is_compared_problem_by_problem() -> None:
     plain = [record(i, 100 + 50 * i, num_tokens=100) for i in range(9)]
     slower = [replace(r, end_s=1.1 * r.end_s) for r in plain]
-    row = figures.difference(slower, plain)
+    row = figures.variation(slower, plain)
     assert (row["ratio"], row["ratio_low"], row["ratio_high"], row["median_ratio"]) == pytest.approx((1.1,) * 4)
     assert row["per_token_ms"] == pytest.approx(0.1 * fmean(r.latency_ms for r in plain) / 100)
 
@@ -92,8 +92,8 @@ def test_the_interval_of_a_ratio_holds_the_ratio() -> None:
 class Busy(System):
     """Answers after a few turns of the loop and notes how many questions it had at once."""
 
-    def __init__(self) -> None:
-        super().__init__("busy")
+    def __init__(self, name: str = "busy") -> None:
+        super().__init__(name)
         self.now = self.most = 0
         self.asked: list[str] = []
 
@@ -140,14 +140,20 @@ def test_a_plan_asks_whole_blocks_and_enough(load: Load) -> None:
     assert load.is_alone or plan.num_blocks(load) >= 2
 
 
+async def test_a_variant_stands_beside_what_it_varies() -> None:
+    systems = [Busy("llm_only"), Busy(variant_name("llm_only", "eager"))]
+    found = await measure(systems, problems("dev", 2), [], Load(1), Plan(2))
+    plain, varied = rows(found, Load(1))
+    assert (plain["variation"], varied["system"]) == (None, "llm_only (eager)")
+    assert varied["variation"]["ratio"] == pytest.approx(varied["latency_ms"] / plain["latency_ms"])
+    result = {"rows": [plain, varied], "baseline": "llm_only", "settings": {}}
+    assert "1 session: variants over the same system without" in [str(table.title) for table in tables.terminal(result)]
+
+
 async def test_all_systems_answer_a_block_before_the_next_is_asked() -> None:
     order: list[tuple[str, str]] = []
 
     class Noted(Busy):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
-
         async def answer(self, question: str) -> Reply:
             order.append((question, self.name))
             return await super().answer(question)
@@ -175,11 +181,14 @@ def test_a_variant_is_a_name_and_flags() -> None:
             stacks.named_variant(wrong)
 
 
-@pytest.mark.parametrize("arguments", [["--concurrency", "0"], ["--systems", "vllm"], ["sprint"], ["--variant", "x"]])
+WRONG = [["--concurrency", "0"], ["--taus", "small"], ["--systems", "engine,vllm"], ["--variant", "x"], ["sprint"]]
+
+
+@pytest.mark.parametrize("arguments", WRONG)
 def test_flags_that_cannot_be_right_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert arguments[-1] in capsys.readouterr().err
+    assert arguments[-1].split(",")[-1] in capsys.readouterr().err
 
 
 # The real stack.
@@ -190,7 +199,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All systems, two problems, one and two sessions."""
     file = tmp_path_factory.mktemp("bench") / "result.json"
     # fmt: off
-    assert main(["run", "--n", "2", "--rounds", "1", "--concurrency", "1", "2", "--taus", "0.02",
+    assert main(["run", "--n", "2", "--rounds", "1", "--concurrency", "1,2", "--taus", "0.02", "--max-new-tokens", "64",
                  "--json", str(file)]) == 0
     # fmt: on
     return json.loads(file.read_text())

@@ -1,0 +1,42 @@
+"""Values of flags: what cannot be right is refused with what would be."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def positives(text: str) -> list[int]:
+    """Whole numbers above 0, with commas between them; none if empty."""
+    return [positive(part) for part in _parts(text)]
+
+
+def numbers(text: str) -> list[float]:
+    """Numbers with commas between them; none if empty."""
+    try:
+        return [float(part) for part in _parts(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between them") from None
+
+
+def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """Of these, with commas between them."""
+
+    def chosen(text: str) -> list[str]:
+        for part in _parts(text):
+            if part not in names:
+                raise argparse.ArgumentTypeError(f"{part!r} is none of {', '.join(names)}")
+        return _parts(text)
+
+    return chosen
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")] if text else []
