@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 import transformers
@@ -145,20 +145,18 @@ def _limits(vocab_size: int, context: int, num_sessions: int, changes: Sequence[
 
 def _with(limits: Limits, changes: Sequence[str]) -> Limits:
     """With `key=value` changes. Raises SystemExit naming one that is none."""
+    kinds = get_type_hints(Limits)
     values: dict[str, Any] = {}
     for text in changes:
         key, _, value = text.partition("=")
-        present = getattr(limits, key, None)
+        choices = get_args(kinds.get(key))
         try:
-            if isinstance(present, bool):
-                values[key] = {"true": True, "false": False}[value.lower()]
-            elif isinstance(present, int | float | str):
-                values[key] = type(present)(value)
-            else:
-                raise KeyError(key)
+            if choices and value not in choices:
+                raise ValueError(value)
+            values[key] = value if choices else kinds[key](value)
         except (KeyError, ValueError):
-            known = ", ".join(item.name for item in dataclasses.fields(limits))
-            raise SystemExit(f"bench engine: {text!r} should be KEY=VALUE with a key of {known}") from None
+            known = ", ".join(choices or kinds)
+            raise SystemExit(f"bench engine: {text!r} should be KEY=VALUE, of {known}") from None
     return dataclasses.replace(limits, **values)
 
 

@@ -1,0 +1,170 @@
+"""The parts of the benchmark measure what they say: traces are followed to the token, engine and bare model agree."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from evals.bench import engine, page
+from evals.bench.replay_stack import add_pair_arguments, ask, replay_stack
+from evals.bench.shapes import SHAPES, make_pair
+from evals.bench.timing import ratio
+from evals.bench.traces import Trace, read, save, synthetic, trace_of
+from evals.provenance import ROOT
+from model_worker.engine.loader import load
+from rstitch.client.aio import AsyncClient
+from rstitch.client.types import Source, SwitchReason
+
+TINY = [str(ROOT / "models" / name) for name in ("tiny-slm", "tiny-llm")]
+
+
+@pytest.mark.parametrize(("share", "length", "tokens"), [(0.15, 4, 400), (0.5, 2, 41), (0.02, 1, 100)])
+def test_a_drawn_trace_has_the_asked_share(share: float, length: float, tokens: int) -> None:
+    trace = synthetic(share, length, tokens, seed=0)
+    assert trace.num_tokens == tokens
+    assert trace.num_llm_tokens == round(share * tokens)
+    assert trace.num_switches == 2 * max(1, round(trace.num_llm_tokens / length))
+    assert trace == synthetic(share, length, tokens, seed=0) != synthetic(share, length, tokens, seed=1)
+
+
+def test_traces_that_no_answer_can_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="do not part"):
+        synthetic(0.9, 1, 100, seed=0)
+    file = tmp_path / "traces"
+    file.write_text('[["slm", 3]]\n[["slm", 1], ["llm", 0]]\n')
+    with pytest.raises(ValueError, match="line 2: segment 1 has 0 tokens"):
+        read(file)
+
+
+def test_a_trace_comes_back_from_its_file(tmp_path: Path) -> None:
+    traces = [synthetic(0.2, 3, 50, seed) for seed in range(3)] + [trace_of([("llm", 2), ("slm", 1), ("slm", 4)])]
+    save(traces, tmp_path / "traces")
+    assert read(tmp_path / "traces") == traces
+    assert [segment.num_tokens for segment in traces[3].segments] == [0, 2, 5]
+
+
+def test_a_model_knows_from_the_trace_when_to_give_the_pen_back() -> None:
+    trace = trace_of([("slm", 2), ("llm", 3), ("slm", 0), ("llm", 1), ("slm", 1)])
+    assert trace.left("slm") == [2, 1, 0, 0, 0, 0, 1]  # 0: unsure at once
+    assert trace.left("llm") == [1, 1, 3, 2, 1, 1, 1]
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_pair_arguments(parser)
+    return parser.parse_args(["--threads", "1", *arguments])
+
+
+@pytest.mark.timeout(180)  # two models, Redis and two routers start as processes
+async def test_a_replay_yields_exactly_the_traces_segments() -> None:
+    """By the real router, Redis and workers; also where the SLM runs ahead and where nothing is caught up before."""
+    traces = [
+        trace_of([("slm", 3), ("llm", 2), ("slm", 0), ("llm", 1), ("slm", 9), ("llm", 4)]),
+        trace_of([("llm", 1), ("slm", 20), ("llm", 1), ("slm", 2)]),
+    ]
+    chosen = options("--worker-arg=--measure-ms=0")
+    with replay_stack(chosen, (TINY[0], TINY[1]), traces, 20, 2, Console(quiet=True)) as stack:
+        other = stack.start_router("--run-ahead", "on", "--catch-up-tokens", "0")
+        for address in (stack.router_address, other.address):
+            async with AsyncClient(address) as client:
+                for index, trace in enumerate(traces):
+                    await follow(client, index, trace)
+                alone = await ask(client, "llm_only", 0, 12, 20, seed=1)
+                assert (alone.num_slm_tokens, alone.num_llm_tokens) == (0, 12)
+
+
+async def follow(client: AsyncClient, index: int, trace: Trace) -> None:
+    answer = await ask(client, "replay", index, trace.num_tokens, 20, seed=index)
+    kept = await client.trajectory(answer.session_id)
+    prompt, *segments = kept.segments
+    assert prompt.source is Source.PROMPT
+    assert [(str(s.source), len(s.tokens)) for s in segments] == [(s.model, s.num_tokens) for s in trace.segments]
+    assert [str(s.reason) for s in segments[1:]] == [
+        SwitchReason.ENTROPY_ABOVE if segment.model == "llm" else SwitchReason.ENTROPY_BELOW
+        for segment in trace.segments[1:]
+    ]
+    assert answer.num_switches == trace.num_switches
+    assert answer.num_llm_tokens == trace.num_llm_tokens
+
+
+def test_the_engine_bench_times_two_ways_to_the_same_tokens(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    engine.add_arguments(parser)
+    arguments = [
+        "--threads",
+        "1",
+        "--steps",
+        "5",
+        "--batches",
+        "1,3",
+        "--contexts",
+        "40",
+        "--variant",
+        "attention=gather",
+    ]
+    chosen = parser.parse_args(arguments)
+    made = engine.measure(TINY[0], chosen, Progress(disable=True))
+    rows = made["rows"]
+    assert [(row["variant"], row["batch"]) for row in rows] == [
+        ("", 1), ("attention=gather", 1), ("", 3), ("attention=gather", 3)
+    ]  # fmt: skip
+    for row in rows:
+        assert row["agreed"] == 1
+        assert min(row["bare_ms"], row["engine_ms"], row["run_on_ms"], row["tokens_per_s"]) > 0
+        assert 0 < row["outside_model"] < 1
+        assert row["ratio"]["low"] <= row["ratio"]["value"] <= row["ratio"]["high"]
+    assert [row["tokens"] for row in made["extends"] if not row["variant"]] == [1, 2, 4, 8, 16]
+    json.dumps(made)
+    for wrong in ("no_such=1", "attention=none", "page_size=many"):
+        chosen.engine_option = [wrong]
+        with pytest.raises(SystemExit, match=wrong):
+            engine.measure(TINY[0], chosen, Progress(disable=True))
+
+
+def test_a_shape_is_served_with_weights_drawn_from_a_seed(tmp_path: Path) -> None:
+    slm, llm = make_pair("tiny-8m", TINY[1], tmp_path)
+    assert (slm.has_weights, llm.has_weights) == (False, True)
+    assert (slm.folder / "tokenizer.json").read_text() == (llm.folder / "tokenizer.json").read_text()
+    device = torch.device("cpu")
+    one, same, other = (load(str(slm.folder), torch.float32, device, 64, random_weights=seed) for seed in (0, 0, 1))
+    assert one.stop_tokens == frozenset()
+    assert sum(parameter.numel() for parameter in one.module.parameters()) == pytest.approx(7.8e6, rel=0.01)
+    head, same_head, other_head = (loaded.module.lm_head.weight for loaded in (one, same, other))
+    assert torch.equal(head, same_head)
+    assert not torch.equal(head, other_head)
+    assert load(str(llm.folder), torch.float32, device).stop_tokens == frozenset()
+    with pytest.raises(ValueError, match="neither a shape"):
+        make_pair("no-such", "tiny-8m", tmp_path / "other")
+
+
+def test_shapes_have_the_published_sizes() -> None:
+    from transformers import AutoModelForCausalLM
+
+    published = {"qwen2.5-1.5b": 1.54e9, "qwen2.5-7b": 7.61e9, "qwen2.5-14b": 14.7e9, "qwen2.5-32b": 32.5e9}
+    for name, expected in published.items():
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(SHAPES[name].config())
+        assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(expected, rel=0.01)
+
+
+def test_a_ratio_of_times_measured_in_turn_ignores_what_slows_both() -> None:
+    theirs = [1.0, 1.1, 5.0, 5.5] * 10
+    found = ratio([2 * seconds for seconds in theirs], theirs, block=4)
+    assert found.value == pytest.approx(2)
+    assert found.low <= 2 <= found.high
+
+
+def test_a_section_is_added_once_and_then_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "PAGE", tmp_path / "performance.md")
+    for text in ("first", "second"):
+        page.write("engine", text)
+        page.write("switch", text)
+    text = page.PAGE.read_text()
+    assert text.count("second") == text.count(":begin") == 2
+    assert "first" not in text
