@@ -84,16 +84,20 @@ class View:
 
 
 def bucket_of(load: float) -> int:
-    """Loads of 1, 2-3, 4-7, 8-15, 16-31 and 32 or more are alike."""
-    return min(max(int(load), 1).bit_length(), _NUM_BUCKETS) - 1
+    """Loads of 1, 2, 3-5, 6-11, 12-22 and 23 or more are alike.
+
+    Powers of two lie in the middle, so that a client that keeps 8 answers going, whose mean is a little less, is found
+    where it is looked for.
+    """
+    return min(round(math.log2(max(load, 1))), _NUM_BUCKETS - 1)
 
 
 def bucket_name(bucket: int) -> str:
     """As people say it."""
-    low = 1 << bucket
-    if bucket == 0:
-        return "1 session"
-    return f"{low} or more sessions" if bucket == _NUM_BUCKETS - 1 else f"{low}-{2 * low - 1} sessions"
+    low, high = math.ceil(2 ** (bucket - 0.5)), math.floor(2 ** (bucket + 0.5))
+    if bucket == _NUM_BUCKETS - 1:
+        return f"{low} or more sessions"
+    return "1 session" if high == 1 else f"{low} sessions" if low == high else f"{low}-{high} sessions"
 
 
 class _Figure:

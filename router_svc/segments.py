@@ -69,6 +69,8 @@ class GenerationTrace:
         )
         if isinstance(settings.policy, Threshold):
             self._root.set_attribute(semconv.RSTITCH_TAU, settings.policy.tau)
+        if settings.guard_reason:
+            self._root.set_attribute(semconv.RSTITCH_GUARD_REASON, settings.guard_reason)
 
     def begin_segment(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from router_svc.guard import Answered, Guard, bucket_of
+from router_svc.guard import Answered, Guard, bucket_name, bucket_of
 from router_svc.load import LoadMeter
 
 PATIENCE = 4
@@ -53,27 +53,30 @@ def test_one_side_alone_says_nothing(answer: Answered) -> None:
 
 def test_it_speaks_for_the_load_that_it_has_seen_and_for_no_other() -> None:
     guard = losing(Guard())
-    assert guard.choose(15)
-    assert guard.choose(7) == guard.choose(16) == ""
-    assert [bucket_of(load) for load in (0, 1, 1.9, 2, 3.9, 4, 8, 16, 31.9, 32, 1000)] == [
-        0,
-        0,
-        0,
-        1,
-        1,
-        2,
-        3,
-        4,
-        4,
-        5,
-        5,
-    ]
+    assert guard.choose(11)
+    assert guard.choose(5) == guard.choose(12) == ""
+
+
+def test_loads_are_alike_around_powers_of_two() -> None:
+    names = [bucket_name(bucket_of(load)) for load in range(1, 101)]
+    counted = {name: names.count(name) for name in names}
+    assert counted == {
+        "1 session": 1,
+        "2 sessions": 1,
+        "3-5 sessions": 3,
+        "6-11 sessions": 6,
+        "12-22 sessions": 11,
+        "23 or more sessions": 78,
+    }
+    for load in (1, 2, 4, 8, 16, 32):
+        assert bucket_of(0.9 * load) == bucket_of(load) == bucket_of(1.1 * load)
+    assert bucket_of(0) == 0
 
 
 def test_the_reason_has_the_figures() -> None:
     guard = losing(Guard())
     reason = guard.choose(8)
-    assert reason == "routed answers took 1.30x as long as LLM-only ones at 8-15 sessions (n=12 and 12)."
+    assert reason == "routed answers took 1.30x as long as LLM-only ones at 6-11 sessions (n=12 and 12)."
     view = guard.view(8)
     assert (view.routed_us, view.llm_only_us, view.num_routed, view.num_llm_only) == (130_000, 100_000, 12, 12)
 
