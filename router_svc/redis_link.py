@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 import grpc
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -32,6 +33,11 @@ _PASSING = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSEr
 _MAX_CONNECTIONS = 64
 _POOL_TIMEOUT_S = 20.0
 _SOCKET_TIMEOUT_S = 5.0
+_CONNECTION: dict[str, Any] = {
+    "socket_connect_timeout": _SOCKET_TIMEOUT_S,
+    "retry": Retry(NoBackoff(), 0),  # ours below is the only one
+    "protocol": 2,
+}
 
 
 class RedisLink:
@@ -46,16 +52,14 @@ class RedisLink:
         self.address = shown(url)
         self._patience_s = patience_s
         self._away = False
+        self._url = url
         pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
             url,
             max_connections=_MAX_CONNECTIONS,
             timeout=_POOL_TIMEOUT_S,
             socket_timeout=_SOCKET_TIMEOUT_S,
-            socket_connect_timeout=_SOCKET_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),  # ours below is the only one
-            protocol=2,
+            **_CONNECTION,
         )
-        self._pool = pool
         self.redis = Redis.from_pool(pool)
 
     async def close(self) -> None:
@@ -64,7 +68,7 @@ class RedisLink:
 
     def script(self, text: str) -> Script:
         """A script that is called all the time. Close it before this."""
-        return Script(self._pool, text)
+        return Script(self._url, text)
 
     async def command(self, *command: Any) -> Any:
         """One command, retried."""
@@ -75,11 +79,14 @@ class RedisLink:
 
         Raises: RstitchError (UNAVAILABLE): REDIS_UNAVAILABLE after the patience, REDIS_REFUSED at once.
         """
-        backoff = Backoff(first_s=0.05, max_s=1.0, patience_s=self._patience_s if patience_s is None else patience_s)
+        backoff: Backoff | None = None
         while True:
             try:
                 result = await call()
             except _PASSING as error:
+                backoff = backoff or Backoff(
+                    first_s=0.05, max_s=1.0, patience_s=self._patience_s if patience_s is None else patience_s
+                )
                 delay_s = backoff.next_s()
                 if delay_s is None:
                     raise self._error("REDIS_UNAVAILABLE", f"does not answer: {error}") from error
@@ -113,34 +120,35 @@ class Script:
     A call is made again at once if the connection has died since the last one: the script must bear to be done twice.
     """
 
-    def __init__(self, pool: BlockingConnectionPool, text: str) -> None:
-        self._pool = pool
+    def __init__(self, url: str, text: str) -> None:
+        # Without the socket's own timeout, which would make a task for each write; `_call` has one for all of it.
+        pool: ConnectionPool = ConnectionPool.from_url(url, **_CONNECTION)
+        self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
         self._text = text
         self._sha = hashlib.sha1(text.encode()).hexdigest()
-        self._connection: Any = None
 
     async def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """What the script returns. Raises what redis raises."""
-        if self._connection is not None:
+        if self._connection.is_connected:
             try:
                 return await self._call(keys, args)
             except (ConnectionError, OSError):
                 await self.close()
-        self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            return await self._call(keys, args)
-        except (ConnectionError, TimeoutError, OSError):
-            await self.close()
-            raise
+        return await self._call(keys, args)
 
     async def close(self) -> None:
-        """Gives the connection back."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect()
-            await self._pool.release(connection)
+        """Closes the connection; a call opens it again."""
+        await self._connection.disconnect()
 
     async def _call(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            async with asyncio.timeout(_SOCKET_TIMEOUT_S):
+                return await self._run(keys, args)
+        except builtins.TimeoutError:
+            await self.close()
+            raise TimeoutError(f"no answer within {_SOCKET_TIMEOUT_S:g} s") from None
+
+    async def _run(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
             return await self._ask("EVALSHA", self._sha, len(keys), *keys, *args)
         except NoScriptError:

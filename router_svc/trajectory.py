@@ -5,11 +5,11 @@ It knows neither wire nor store; numbers of enums are those of the contract.
 
 from __future__ import annotations
 
-import copy
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from operator import attrgetter
 from typing import Any
 
 
@@ -202,9 +202,14 @@ class Usage:
 
     def copy(self) -> Usage:
         """As it is now."""
-        made = copy.copy(self)
-        made.breakdown = copy.copy(self.breakdown)
+        made = Usage(*_USAGE(self))
+        made.breakdown = TimeBreakdown(*_BREAKDOWN(self.breakdown))
         return made
+
+
+# Every append copies: `copy.copy` takes four times as long.
+_USAGE = attrgetter(*Usage.__slots__)
+_BREAKDOWN = attrgetter(*TimeBreakdown.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
