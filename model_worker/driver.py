@@ -19,8 +19,10 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import EngineError
 from model_worker.engine.types import Event, FinishReason, RunFailed, RunFinished, RunRequest, TokenKept
 from model_worker.outbox import Outbox, Piece
+from model_worker.turns import DeviceTurns
 
 T = TypeVar("T")
+_ASK_AGAIN_S = 0.0001  # for the device: a wait of half of that on average, between steps of milliseconds
 Sink = Callable[[int, Piece], None]
 
 
@@ -34,6 +36,7 @@ class EngineDriver:
         on_fatal: called on the loop with what ended the thread.
         flush_s: the longest that a kept token waits for others; a run's first and its last go out at once.
         batching: holds steps back for a fuller batch; None: every step starts at once.
+        turns: with the other worker on this device; None: the device is this worker's own.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class EngineDriver:
         on_fatal: Callable[[BaseException], None],
         flush_s: float = 0.0,
         batching: BatchingRule | None = None,
+        turns: DeviceTurns | None = None,
     ) -> None:
         self._engine = engine
         self._on_fatal = on_fatal
@@ -54,6 +58,7 @@ class EngineDriver:
         self._request_of: dict[int, RunRequest] = {}  # of a ticket
         self._outbox = Outbox(flush_s)
         self._batching = batching
+        self._turns = turns
         self._arrivals = Arrivals()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -65,6 +70,8 @@ class EngineDriver:
         """Ends the thread after the step that it is in."""
         self._commands.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
+        if self._turns is not None:
+            self._turns.close()
 
     def submit(self, request: RunRequest, sink: Sink) -> int:
         """Posts a run; a refusal comes as RunFailed. Returns its ticket."""
@@ -160,20 +167,25 @@ class EngineDriver:
                     self._put(command())
                     wait = 0.0
                 self._put(self._tag(self._engine.step()))
+                if self._turns is not None:
+                    self._turns.end(somebody_waits=self._engine.load.num_rows > 0)
                 self._send()
         except BaseException as error:
             self._loop.call_soon_threadsafe(self._on_fatal, error)
             raise
 
     def _hold_back(self) -> float:
-        """How long the step had better wait for a fuller batch; 0: it starts now."""
-        if self._batching is None:
+        """How long the step had better wait, for a fuller batch or for the device; 0: it starts now."""
+        if self._batching is None and self._turns is None:
             return 0.0
         now = time.perf_counter()
-        delay = self._batching.delay(now, self._engine.load, self._arrivals)
+        load = self._engine.load
+        delay = self._batching.delay(now, load, self._arrivals) if self._batching is not None else 0.0
+        if not delay and self._turns is not None and not self._turns.begin(not self._engine.is_idle, load.num_rows > 0):
+            delay = _ASK_AGAIN_S
         if delay:
             self._send()
-        elif held := self._batching.started(now):
+        elif self._batching is not None and (held := self._batching.started(now)):
             self._engine.counters.num_delayed_steps += 1
             self._engine.counters.delayed_us += int(held * 1e6)
         return delay

@@ -8,6 +8,8 @@ import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import structlog
 import torch
@@ -28,6 +30,7 @@ from model_worker.metrics import WorkerMetrics
 from model_worker.service import WorkerService
 from model_worker.settings import WorkerSettings
 from model_worker.tokenizer import TokenizerFiles, load_tokenizer
+from model_worker.turns import DeviceTurns
 from rstitch import __version__
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
@@ -95,7 +98,9 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     telemetry = setup_telemetry(f"rstitch-{role.name}-worker", settings.otlp_endpoint)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size)
-    driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, _batching(settings, engine))
+    driver = EngineDriver(
+        engine, on_fatal, settings.flush_ms / 1000, _batching(settings, engine), _turns(role, settings)
+    )
     server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
     info, files = _info(role, settings, loaded, engine, tokenizer), _tokenizer(tokenizer)
@@ -161,6 +166,13 @@ def _batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:
         return None
     size = int(settings.batching.removeprefix("fixed:")) if settings.batching != "delayed" else 0
     return BatchingRule(engine.costs, settings.max_delay_ms / 1000, size)
+
+
+def _turns(role: Role, settings: WorkerSettings) -> DeviceTurns | None:
+    if not settings.share_device:
+        return None
+    side: Literal["slm", "llm"] = "llm" if role.model == common_pb2.MODEL_LLM else "slm"
+    return DeviceTurns(Path(settings.share_device), side, settings.share_slm_steps)
 
 
 def _shape(cost: StepCost) -> str:

@@ -67,6 +67,12 @@ class WorkerSettings(BaseSettings):
         ),
     ] = "eager"
     max_delay_ms: Annotated[float, Field(ge=0, description="No step is held back longer, in ms.")] = 10.0
+    share_device: Annotated[
+        str, Field(description="A file that both workers on one device name: they step in turns. Empty: no turns.")
+    ] = ""
+    share_slm_steps: Annotated[
+        int, Field(ge=1, description="On a shared device, SLM steps for each LLM step; the same for both workers.")
+    ] = 8
     flush_ms: Annotated[
         float, Field(ge=0, description="A token waits so long for others to share its message, in ms; 0: not at all.")
     ] = 10.0

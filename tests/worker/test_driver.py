@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from model_worker.engine.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.types import FinishReason, Handoff, RunFinished, RunRequest
 from model_worker.outbox import Piece
+from model_worker.turns import DeviceTurns
 from tests.engine.harness import generate, make_engine
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], [5, 250, 17, 130]]
@@ -22,13 +24,15 @@ Run = Callable[[RunRequest], Awaitable[tuple[list[int], RunFinished]]]
 
 
 @asynccontextmanager
-async def driving(engine: Engine, batching: BatchingRule | None) -> AsyncIterator[tuple[EngineDriver, Run]]:
+async def driving(
+    engine: Engine, batching: BatchingRule | None, turns: DeviceTurns | None = None
+) -> AsyncIterator[tuple[EngineDriver, Run]]:
     """A driver and a way to run something to its end."""
 
     def on_fatal(error: BaseException) -> None:
         raise AssertionError("the engine's thread died") from error
 
-    driver = EngineDriver(engine, on_fatal, batching=batching)
+    driver = EngineDriver(engine, on_fatal, batching=batching, turns=turns)
 
     async def run(request: RunRequest) -> tuple[list[int], RunFinished]:
         tokens: list[int] = []
@@ -87,6 +91,22 @@ async def test_catch_up_is_not_held_back() -> None:
     async with driving(engine, UntilTwo()) as (_, run):
         _, finished = await run(RunRequest("s", 0, PROMPTS[0]))
         assert finished.held == len(PROMPTS[0])
+
+
+async def test_two_workers_in_turns_write_what_each_writes_alone(tmp_path: Path) -> None:
+    """Runs that decode, runs that only catch up and runs that are cancelled, on both sides at once."""
+    (slm, slm_model), (llm, llm_model) = make_engine(seed=0), make_engine(seed=1)
+    sides = [DeviceTurns(tmp_path / "device", role, 2) for role in ("slm", "llm")]
+    async with driving(slm, None, sides[0]) as (_, run_slm), driving(llm, None, sides[1]) as (llm_driver, run_llm):
+        llm_driver.cancel(llm_driver.submit(RunRequest("gone", 0, [5], max_tokens=50), lambda *_: None))
+        runs = [
+            run(RunRequest(f"s{i}", 0, p, max_tokens=8)) for i, p in enumerate(PROMPTS) for run in (run_slm, run_llm)
+        ]
+        catch_up = [run(RunRequest("c", 0, PROMPTS[1])) for run in (run_slm, run_llm)]
+        *written, _, _ = await asyncio.gather(*runs, *catch_up)
+        for index, prompt in enumerate(PROMPTS):
+            assert written[2 * index][0] == generate(slm_model, prompt, 8)
+            assert written[2 * index + 1][0] == generate(llm_model, prompt, 8)
 
 
 @pytest.mark.parametrize("batching", [None, BatchingRule(COSTS, 0.02), BatchingRule(None, 0.02, size=3)])
