@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from evals.reference import Token, stitch
+from router_svc.main import running
+from router_svc.settings import RouterSettings
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer
+from rstitch.service.telemetry import setup_telemetry
 from rstitch.stack import LocalStack
 from tests.pairs import STOP_TOKEN, VOCAB_SIZE, save_model
 
@@ -82,6 +86,19 @@ def stack(random_pair: Pair) -> Iterator[LocalStack]:
 async def client(stack: LocalStack) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(stack.router_address, timeout_s=50) as connected:
         yield connected
+
+
+@asynccontextmanager
+async def another_router(stack: LocalStack, **settings: Any) -> AsyncIterator[AsyncClient]:
+    """A client of a router with settings of its own, in this process, on the workers and the Redis of a stack."""
+    slm, llm = stack.worker_addresses
+    chosen = RouterSettings(slm=slm, llm=llm, redis=stack.redis_url, listen="127.0.0.1:0", **settings)
+    async with running(chosen, setup_telemetry("router", None)) as router:
+        await router.ready.wait()
+        async with AsyncClient(f"127.0.0.1:{router.port}", timeout_s=50) as connected:
+            yield connected
+        await router.sessions.drain()
+        await router.server.stop(0)
 
 
 def stored_in_redis(url: str, session_id: str) -> list[tuple[str, int]]:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Message, SlmOnly, Threshold
 from tests.engine.harness import generate
-from tests.laws.conftest import ROOT, Pair, check_kept, expected, start_stack, written
+from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, start_stack, written
 from tests.pairs import save_model
 from training.tiny.task import problems
 
@@ -44,7 +44,10 @@ async def test_the_bundled_pair_keeps_the_laws() -> None:
         stop_token=tokenizer.eos_token_id,
     )
     with start_stack(pair) as stack:
-        async with AsyncClient(stack.router_address, timeout_s=50) as client:
+        async with (
+            AsyncClient(stack.router_address, timeout_s=50) as client,
+            another_router(stack, run_ahead="on") as ahead,
+        ):
             for problem in problems("dev", 3):
                 chat = [Message("user", problem.question)]
                 prompt = tokenizer.apply_chat_template(
@@ -60,3 +63,5 @@ async def test_the_bundled_pair_keeps_the_laws() -> None:
                     answer = await client.answer(chat=chat, policy=Threshold(tau), max_new_tokens=300)
                     assert written(answer) == expected(pair.reference(prompt, tau, 300))
                     await check_kept(stack, client, answer, prompt)
+                    again = await ahead.answer(chat=chat, policy=Threshold(tau), max_new_tokens=300)
+                    assert written(again) == written(answer)

@@ -1,0 +1,141 @@
+"""Laws 3, 5, 6 and 7 with run-ahead on: the answers are those of Algorithm 1, to the token, the author and the entropy.
+
+The LLM of this pair is the SLM with a little noise, so that it often writes what the SLM proposed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rstitch.client.aio import AsyncClient
+from rstitch.client.types import Answer, Sampling, Threshold, TrajectoryState
+from rstitch.stack import LocalStack
+from tests.laws.conftest import Pair, another_router, check_kept, expected, start_stack, written
+from tests.laws.test_recovery import free_pages, interrupted, long_prompts
+from tests.pairs import make_tokenizer, save_model
+
+TAUS = (0.1, 0.25, 0.35)
+TOKENS = 60
+
+
+@pytest.fixture(scope="module")
+def kindred_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("kindred")
+    slm = save_model(folder / "slm", "llama", 1)
+    model = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float64)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.add_(0.05 * parameter.std() * torch.randn_like(parameter))
+    model.save_pretrained(folder / "llm")
+    make_tokenizer().save_pretrained(folder / "llm")
+    return Pair(slm, folder / "llm", "float64")
+
+
+@pytest.fixture(scope="module")
+def ahead_stack(kindred_pair: Pair) -> Iterator[LocalStack]:
+    with start_stack(kindred_pair, router_args=["--run-ahead", "on"]) as running:
+        yield running
+
+
+@pytest.fixture
+async def ahead(ahead_stack: LocalStack) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(ahead_stack.router_address, timeout_s=50) as connected:
+        yield connected
+
+
+def some_prompts(count: int) -> list[tuple[list[int], float]]:
+    rng = random.Random(5)
+    return [([rng.randrange(5, 300) for _ in range(rng.randrange(1, 60))], rng.choice(TAUS)) for _ in range(count)]
+
+
+def check_usage(answer: Answer) -> None:
+    """One discarded proposal per hand-over to the LLM, whether its entropy was known ahead or not."""
+    usage = answer.finished.usage
+    assert usage.num_switches == len(answer.switches)
+    assert usage.num_discarded_proposals == sum(str(switch.from_model) == "slm" for switch in answer.switches)
+    assert usage.num_run_ahead_tokens <= usage.num_slm_tokens
+
+
+async def test_threshold_equals_the_reference(ahead_stack: LocalStack, ahead: AsyncClient, kindred_pair: Pair) -> None:
+    usages = []
+    for prompt, tau in some_prompts(6):
+        reference = kindred_pair.reference(prompt, tau, TOKENS)
+        answer = await ahead.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=TOKENS)
+        assert written(answer) == expected(reference)
+        entropies = [entropy for chunk in answer.chunks for entropy in chunk.entropies]
+        assert entropies == pytest.approx([token.entropy for token in reference], abs=1e-6)
+        await check_kept(ahead_stack, ahead, answer, prompt)
+        check_usage(answer)
+        usages.append(answer.finished.usage)
+    assert sum(usage.num_run_ahead_tokens + usage.num_run_ahead_discarded for usage in usages) > 0
+
+
+async def test_thirty_two_sessions_at_once_equal_the_reference(
+    ahead_stack: LocalStack, ahead: AsyncClient, kindred_pair: Pair
+) -> None:
+    asked = some_prompts(32)
+    answers = await asyncio.gather(
+        *(ahead.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=TOKENS) for prompt, tau in asked)
+    )
+    for (prompt, tau), answer in zip(asked, answers, strict=True):
+        assert written(answer) == expected(kindred_pair.reference(prompt, tau, TOKENS))
+        await check_kept(ahead_stack, ahead, answer, prompt)
+        check_usage(answer)
+
+
+async def test_limits_and_hysteresis_equal_the_reference(ahead: AsyncClient, kindred_pair: Pair) -> None:
+    ((prompt, tau),) = long_prompts(kindred_pair, 1, TOKENS)
+    for back in (0.1, 0.3):
+        whole = kindred_pair.reference(prompt, tau, TOKENS, tau_return=back)
+        limits = range(1, TOKENS + 1, 4)
+        answers = await asyncio.gather(
+            *(ahead.answer(tokens=prompt, policy=Threshold(tau, back), max_new_tokens=limit) for limit in limits)
+        )
+        for limit, answer in zip(limits, answers, strict=True):
+            assert written(answer) == expected(whole[:limit])
+
+
+async def three_ways(client: AsyncClient, prompt: list[int], tau: float) -> list[tuple[Any, str]]:
+    """A seeded answer, the same up to a stop string, and another turn after the first."""
+    policy, sampling = Threshold(tau), Sampling(temperature=0.7, top_p=0.95, seed=3)
+    seeded = await client.answer(tokens=prompt, policy=policy, sampling=sampling, max_new_tokens=TOKENS)
+    stop = [seeded.text[len(seeded.text) // 2 :][:2] or "x"]
+    cut = await client.answer(tokens=prompt, policy=policy, sampling=sampling, max_new_tokens=TOKENS, stop=stop)
+    turn = await client.answer(tokens=[40, 41], policy=policy, max_new_tokens=TOKENS, session_id=seeded.session_id)
+    return [(written(answer), answer.text) for answer in (seeded, cut, turn)]
+
+
+async def test_seeds_stop_strings_and_another_turn_are_as_without(ahead: AsyncClient, ahead_stack: LocalStack) -> None:
+    asked = some_prompts(6)
+    on = await asyncio.gather(*(three_ways(ahead, *each) for each in asked))
+    async with another_router(ahead_stack, run_ahead="off") as client:
+        assert await asyncio.gather(*(three_ways(client, *each) for each in asked)) == on
+    async for trajectory in ahead.trajectories():
+        await ahead.delete_trajectory(trajectory.session_id)
+    for address in ahead_stack.worker_addresses:
+        free, total = await free_pages(address)
+        assert free == total
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("role", ["slm", "llm"])
+async def test_a_killed_worker_changes_nothing(ahead_stack: LocalStack, kindred_pair: Pair, role: Any) -> None:
+    ((prompt, tau),) = long_prompts(kindred_pair, 1, 300)
+    async with AsyncClient(ahead_stack.router_address, timeout_s=100) as client:
+
+        async def is_running(session_id: str) -> bool:
+            return (await client.trajectory(session_id)).state is TrajectoryState.RUNNING
+
+        events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=300)
+        answer = await interrupted(events, ahead_stack.worker(role), is_running)
+        assert written(answer) == expected(kindred_pair.reference(prompt, tau, 300))
+        await check_kept(ahead_stack, client, answer, prompt)
