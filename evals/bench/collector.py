@@ -1,4 +1,4 @@
-"""The other end of `--telemetry`: takes traces over OTLP and throws them away, so that only the sender's part costs."""
+"""The other end of `--telemetry`: takes traces and metrics over OTLP and drops them, so that only sending costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import grpc
 
-_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
+_SERVICES = [f"opentelemetry.proto.collector.{kind}.v1.{kind.capitalize()}Service" for kind in ("trace", "metrics")]
 
 
 class Collector:
@@ -19,7 +19,9 @@ class Collector:
         self._server = grpc.server(futures.ThreadPoolExecutor(1))
         # Neither request nor response is parsed: an empty message is a full acceptance.
         export: Any = grpc.unary_unary_rpc_method_handler(self._export)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": export}),))
+        self._server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(service, {"Export": export}) for service in _SERVICES]
+        )
         self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     def __enter__(self) -> Self:

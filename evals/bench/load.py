@@ -58,9 +58,7 @@ async def closed_loop(
             reply = await ask(question)
             done.append(Timed(index, start, time.perf_counter(), reply))
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(num_sessions, len(questions))):
-            group.create_task(session())
+    await asyncio.gather(*(session() for _ in range(min(num_sessions, len(questions)))))
     return done
 
 
@@ -76,9 +74,8 @@ async def open_loop(
         reply = await ask(question)
         done.append(Timed(index, due, time.perf_counter(), reply))
 
-    async with asyncio.TaskGroup() as group:
-        for index, (question, arrival) in enumerate(zip(questions, arrivals_s, strict=True)):
-            group.create_task(request(index, question, begin + arrival))
+    numbered = enumerate(zip(questions, arrivals_s, strict=True))
+    await asyncio.gather(*(request(index, question, begin + arrival) for index, (question, arrival) in numbered))
     return done
 
 

@@ -16,11 +16,13 @@ import pytest
 from evals.bench import plots, stacks, tables
 from evals.bench import records as figures
 from evals.bench.__main__ import main
+from evals.bench.collector import Collector
 from evals.bench.load import Load, closed_loop, open_loop, poisson_arrivals
 from evals.bench.matrix import Plan, measure, rows, variant_name
 from evals.bench.records import Record
 from evals.bench.systems import Reply, System
 from evals.statistics import paired_ratio
+from rstitch.service.telemetry import setup_telemetry
 from training.tiny.task import problems
 
 
@@ -189,6 +191,14 @@ def test_flags_that_cannot_be_right_are_refused(arguments: list[str], capsys: py
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert arguments[-1].split(",")[-1] in capsys.readouterr().err
+
+
+def test_the_collector_takes_what_a_service_sends() -> None:
+    with Collector() as collector:
+        telemetry = setup_telemetry("bench", collector.endpoint)
+        telemetry.tracer.start_span("one").end()
+        telemetry.shutdown()
+    assert collector.num_bytes > 0
 
 
 # The real stack.
