@@ -85,7 +85,7 @@ bench: setup ## speed beside `transformers`, paired, by sessions; ARGS=--write w
 	@$(BIN)/python -m evals.bench $(ARGS)
 
 bench-overhead: setup ## time per token and per switch spent outside the models
-	@$(BIN)/python -m evals.bench_overhead $(ARGS)
+	@$(BIN)/python -m evals.bench overhead $(ARGS)
 
 up: setup ## Redis, both workers and the router on this machine, until Ctrl-C
 	@$(BIN)/rstitch up $(ARGS)

@@ -8,6 +8,7 @@ import sys
 
 from rich.console import Console
 
+from rstitch.errors import RstitchError
 from rstitch.parts import StackError
 
 # Each is the module of its name, with `add_arguments(parser)` and `run(options) -> exit code`, loaded when asked for.
@@ -16,6 +17,7 @@ COMMANDS = {
     "engine": "an engine's step by batch and context, beside a bare transformers forward",
     "switch": "what a switch costs by the length of the catch-up",
     "replay": "models of any size with random weights, routed by recorded traces",
+    "overhead": "what a token and a switch cost outside the forwards, beside a bare loop",
 }
 
 
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
-    except StackError as error:
+    except (StackError, RstitchError) as error:
         Console(stderr=True).print(str(error), style="bold red", markup=False)
         return 1
     except KeyboardInterrupt:
