@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from evals.bench import engine_tables, page
-from evals.bench.shapes import SHAPES, make_pair
+from evals.bench.flags import positive, positives
+from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
 from evals.bench.stepping import BLOCK, Contest, Ours
 from evals.progress import progress_bar
 from evals.provenance import ROOT, line, provenance
@@ -42,14 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(SHAPES)
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with tiny-slm and tiny-llm")
     parser.add_argument(
-        "--model", action="append", metavar="NAME_OR_DIR", help=f"instead: {names} (random weights), or a model folder"
+        "--model",
+        type=shape_or_folder,
+        action="append",
+        metavar="NAME_OR_DIR",
+        help=f"instead: {names} (random weights), or a model folder",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     parser.add_argument("--dtype", help="default: float32 on CPU, bfloat16 on CUDA")
     parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads of torch")
-    parser.add_argument("--steps", type=int, default=64, help="of each batch and context (default 64)")
-    parser.add_argument("--batches", type=_numbers, default=[1, 2, 4, 8, 16, 32, 64], help="default 1,2,4,8,16,32,64")
-    parser.add_argument("--contexts", type=_numbers, default=[64, 256, 512], help="default 64,256,512")
+    parser.add_argument("--steps", type=positive, default=64, help="of each batch and context (default 64)")
+    parser.add_argument("--batches", type=positives, default=[1, 2, 4, 8, 16, 32, 64], help="default 1,2,4,8,16,32,64")
+    parser.add_argument("--contexts", type=positives, default=[64, 256, 512], help="default 64,256,512")
     parser.add_argument(
         "--engine-option", action="append", default=[], metavar="KEY=VALUE", help="a limit of every engine (repeatable)"
     )
@@ -181,7 +186,3 @@ def _bytes_per_step(module: Any) -> int:
     embedding: torch.Tensor = module.get_input_embeddings().weight
     is_tied = embedding is module.get_output_embeddings().weight
     return total - (0 if is_tied else embedding.numel() * embedding.itemsize)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]

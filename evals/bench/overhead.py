@@ -23,6 +23,7 @@ from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals import bare, report
+from evals.bench.flags import positive
 from evals.bench.stacks import Flags, add_flag_arguments
 from evals.progress import progress_bar
 from evals.provenance import ROOT, line, provenance
@@ -136,7 +137,7 @@ def rows(records: list[dict[str, float]]) -> list[Row]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `bench overhead`."""
-    parser.add_argument("--n", type=int, default=30, help="problems (default 30)")
+    parser.add_argument("--n", type=positive, default=30, help="problems (default 30)")
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with tiny-slm and tiny-llm")
     parser.add_argument("--json", type=Path, help="also write the records to this file")
     parser.add_argument("--write", action="store_true", help="also write the table into docs/results.md")

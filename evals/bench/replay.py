@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from evals.bench import page
+from evals.bench.flags import positive, positives
 from evals.bench.load import closed_loop
 from evals.bench.replay_stack import SYSTEMS, Measured, add_pair_arguments, ask, replay_stack, shape_name
-from evals.bench.shapes import SHAPES
+from evals.bench.shapes import SHAPES, shape_or_folder
 from evals.bench.timing import ratio
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
 from evals.progress import progress_bar
@@ -81,22 +82,28 @@ class Loop:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `bench replay`."""
     names = ", ".join(SHAPES)
-    parser.add_argument("--slm-shape", default="tiny-8m", help=f"{names}, or a model folder (default tiny-8m)")
     parser.add_argument(
-        "--llm-shape", nargs="+", default=["tiny-50m"], help="the same for the LLM; each in turn (default tiny-50m)"
+        "--slm-shape", type=shape_or_folder, default="tiny-8m", help=f"{names}, or a model folder (default tiny-8m)"
+    )
+    parser.add_argument(
+        "--llm-shape",
+        type=shape_or_folder,
+        nargs="+",
+        default=["tiny-50m"],
+        help="the same for the LLM; each in turn (default tiny-50m)",
     )
     parser.add_argument("--record", type=Path, metavar="FILE", help="record traces of the bundled pair into FILE, end")
     parser.add_argument("--tau", type=float, default=0.02, help="for --record (default 0.02)")
-    parser.add_argument("--traces", type=Path, metavar="FILE", help="follow these instead of drawn ones")
-    parser.add_argument("--num-traces", type=int, default=16, help="to record or draw (default 16)")
+    parser.add_argument("--traces", type=_trace_file, metavar="FILE", help="follow these instead of drawn ones")
+    parser.add_argument("--num-traces", type=positive, default=16, help="to record or draw (default 16)")
     parser.add_argument("--llm-share", type=float, default=0.15, help="of drawn traces (default 0.15)")
     parser.add_argument("--segment-length", type=float, default=4, help="mean LLM segment of drawn traces (default 4)")
-    parser.add_argument("--tokens", type=int, default=400, help="of drawn traces (default 400)")
+    parser.add_argument("--tokens", type=positive, default=400, help="of drawn traces (default 400)")
     parser.add_argument("--seed", type=int, default=0, help="of drawn traces")
-    parser.add_argument("--prompt-tokens", type=int, default=64, help="default 64")
-    parser.add_argument("--concurrency", type=_numbers, default=[1, 4, 16], help="sessions (default 1,4,16)")
-    parser.add_argument("--rounds", type=int, default=3, help="loops of each system and concurrency (default 3)")
-    parser.add_argument("--answers", type=int, default=1, help="by each session in a loop (default 1)")
+    parser.add_argument("--prompt-tokens", type=positive, default=64, help="default 64")
+    parser.add_argument("--concurrency", type=positives, default=[1, 4, 16], help="sessions (default 1,4,16)")
+    parser.add_argument("--rounds", type=positive, default=3, help="loops of each system and concurrency (default 3)")
+    parser.add_argument("--answers", type=positive, default=1, help="by each session in a loop (default 1)")
     parser.add_argument("--json", type=Path, help="also write all answers to this file")
     parser.add_argument("--write", action="store_true", help="also write the table into docs/performance.md")
     add_pair_arguments(parser)
@@ -287,11 +294,19 @@ def _source(options: argparse.Namespace) -> str:
 def _traces(options: argparse.Namespace) -> list[Trace]:
     if options.traces is not None:
         return read(options.traces)
-    return [
-        synthetic(options.llm_share, options.segment_length, options.tokens, options.seed + index)
-        for index in range(options.num_traces)
-    ]
+    try:
+        return [
+            synthetic(options.llm_share, options.segment_length, options.tokens, options.seed + index)
+            for index in range(options.num_traces)
+        ]
+    except ValueError as error:
+        raise SystemExit(f"bench replay: {error}") from None
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+def _trace_file(text: str) -> Path:
+    path = Path(text)
+    try:
+        read(path)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path

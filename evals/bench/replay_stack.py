@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from evals.bench.flags import positive
 from evals.bench.replay_router import THRESHOLD, session_id
 from evals.bench.shapes import SHAPES, make_pair
 from evals.bench.stacks import Flags, add_flag_arguments
@@ -66,7 +67,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slm-device", help="of the SLM alone")
     parser.add_argument("--llm-device", help="of the LLM alone")
     parser.add_argument("--dtype", help="default: float32 on CPU, bfloat16 on CUDA")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads of each model")
+    parser.add_argument("--threads", type=positive, default=default_threads(), help="CPU threads of each model")
     add_flag_arguments(parser)
 
 
@@ -79,10 +80,7 @@ def replay_stack(
     num_sessions: int,
     console: Console,
 ) -> Iterator[LocalStack]:
-    """A running stack of the SLM's and the LLM's shape, with pages for just so many sessions: both may be on one GPU.
-
-    Raises ValueError for a shape that is none.
-    """
+    """A running stack of the SLM's and the LLM's shape, with pages for just so many sessions (one GPU may hold both)."""
     context = num_prompt_tokens + max(trace.num_tokens for trace in traces) + _PAGE_SIZE
     num_pages = (num_sessions + 1) * math.ceil(context / _PAGE_SIZE)
     sizes = ["--page-size", str(_PAGE_SIZE), "--num-pages", str(num_pages), "--context-length", str(context)]

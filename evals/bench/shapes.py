@@ -6,6 +6,7 @@ vocabulary, so that logits, sampling and text cost what they cost.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,31 +80,37 @@ class Served:
 
 
 def make_pair(slm: str, llm: str, folder: Path) -> tuple[Served, Served]:
-    """Two folders below `folder` with one tokenizer. Raises ValueError for what is neither shape nor model folder."""
-    chosen = [SHAPES.get(name) for name in (slm, llm)]
-    own = [Path(name) for name, shape in zip((slm, llm), chosen, strict=True) if shape is None]
-    for model in own:
-        if not (model / "config.json").is_file():
-            raise ValueError(f"{model} is neither a shape ({', '.join(SHAPES)}) nor a folder with a config.json")
+    """Two folders below `folder` with one tokenizer, from names as of `shape_or_folder`."""
+    own = [Path(name) for name in (slm, llm) if name not in SHAPES]
     with_tokenizer = [model for model in own if (model / "tokenizer.json").is_file()]
-    vocab_size = min([shape.vocab_size for shape in chosen if shape is not None], default=0)
     made = []
-    for role, name, shape in (("slm", slm, chosen[0]), ("llm", llm, chosen[1])):
+    for role, name in (("slm", slm), ("llm", llm)):
         target = folder / role
         target.mkdir(parents=True)
         has_weights = False
-        if shape is not None:
-            shape.config().save_pretrained(target)
+        if name in SHAPES:
+            SHAPES[name].config().save_pretrained(target)
         else:
             has_weights = _copy_without_stop(Path(name), target)
         if with_tokenizer:
             _link(with_tokenizer[0], target, ("tokenizer*", "special_tokens_map.json", "chat_template*"))
-        elif vocab_size:
-            _tokenizer(vocab_size).save_pretrained(target)
         else:
-            raise ValueError(f"{name} has no tokenizer.json")
+            _tokenizer(min(_vocab_size(slm), _vocab_size(llm))).save_pretrained(target)
         made.append(Served(target, has_weights))
     return made[0], made[1]
+
+
+def shape_or_folder(text: str) -> str:
+    """The value of a flag. Raises ArgumentTypeError."""
+    if text not in SHAPES and not (Path(text) / "config.json").is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither of {', '.join(SHAPES)} nor a folder with a config.json")
+    return text
+
+
+def _vocab_size(name: str) -> int:
+    if name in SHAPES:
+        return SHAPES[name].vocab_size
+    return int(json.loads((Path(name) / "config.json").read_text())["vocab_size"])
 
 
 def _copy_without_stop(model: Path, target: Path) -> bool:

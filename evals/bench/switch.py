@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from evals.bench import page
+from evals.bench.flags import positive, positives
 from evals.bench.replay_stack import Measured, add_pair_arguments, ask, replay_stack, shape_name
-from evals.bench.shapes import SHAPES
+from evals.bench.shapes import SHAPES, shape_or_folder
 from evals.bench.traces import Author, Trace, trace_of
 from evals.progress import progress_bar
 from evals.provenance import ROOT, line, provenance
@@ -92,12 +93,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `bench switch`."""
     names = ", ".join(SHAPES)
     models = ROOT / "models"
-    parser.add_argument("--slm-shape", default=str(models / "tiny-slm"), help=f"{names}, or a folder (default: tiny)")
-    parser.add_argument("--llm-shape", default=str(models / "tiny-llm"), help="the same for the LLM")
-    parser.add_argument("--lengths", type=_numbers, default=[1, 4, 16, 64, 256], help="default 1,4,16,64,256")
-    parser.add_argument("--prompt-tokens", type=int, default=64, help="tokens that both hold before (default 64)")
-    parser.add_argument("--rounds", type=int, default=20, help="of every kind (default 20)")
-    parser.add_argument("--answers", type=int, default=5, help="rounds of the whole stack (default 5)")
+    for role, whom in (("slm", "the SLM"), ("llm", "the LLM")):
+        parser.add_argument(
+            f"--{role}-shape",
+            type=shape_or_folder,
+            default=str(models / f"tiny-{role}"),
+            help=f"of {whom}: {names}, or a model folder (default: the bundled one)",
+        )
+    parser.add_argument("--lengths", type=positives, default=[1, 4, 16, 64, 256], help="default 1,4,16,64,256")
+    parser.add_argument("--prompt-tokens", type=positive, default=64, help="tokens that both hold before (default 64)")
+    parser.add_argument("--rounds", type=positive, default=20, help="of every kind (default 20)")
+    parser.add_argument("--answers", type=positive, default=5, help="rounds of the whole stack (default 5)")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument("--write", action="store_true", help="also write the tables into docs/performance.md")
     add_pair_arguments(parser)
@@ -279,7 +285,3 @@ _LEGEND = (
     "proposal, the catch-up, the exchange) with background catch-up, without, and with run-ahead on top; kept: of the "
     "tokens written ahead; outside: of background's, what is not in a forward."
 )
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from evals.bench import engine, page
 from evals.bench.replay_stack import add_pair_arguments, ask, replay_stack
-from evals.bench.shapes import SHAPES, make_pair
+from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
 from evals.bench.timing import ratio
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
 from evals.provenance import ROOT
@@ -139,8 +139,8 @@ def test_a_shape_is_served_with_weights_drawn_from_a_seed(tmp_path: Path) -> Non
     assert torch.equal(head, same_head)
     assert not torch.equal(head, other_head)
     assert load(str(llm.folder), torch.float32, device).stop_tokens == frozenset()
-    with pytest.raises(ValueError, match="neither a shape"):
-        make_pair("no-such", "tiny-8m", tmp_path / "other")
+    with pytest.raises(argparse.ArgumentTypeError, match="'no-such' is neither"):
+        shape_or_folder("no-such")
 
 
 def test_shapes_have_the_published_sizes() -> None:
