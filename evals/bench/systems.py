@@ -60,23 +60,20 @@ class InProcess(System):
         self._tokenizer = tokenizer
         self._runs: dict[int, _Run] = {}
         self._session_ids = (f"bench-{number}" for number in itertools.count())
+        self._stepping: asyncio.Task[None] | None = None
 
     async def answer(self, question: str) -> Reply:
-        """Whoever waits steps the engine, and a step is for all."""
+        """Steps go on while there is anything to compute; those who wait join in between."""
         begin = time.perf_counter()
-        request = RunRequest(
-            next(self._session_ids), 0, prompt(self._tokenizer, question), max_tokens=self.max_new_tokens
-        )
-        run_id = self._engine.submit(request)
-        run = self._runs[run_id] = _Run()
-        while run.finished is None:
-            for event in self._engine.step():
-                self._runs[event.run_id].take(event)
-            await asyncio.sleep(0)  # the others ask or take what is theirs
+        session_id, tokens = next(self._session_ids), prompt(self._tokenizer, question)
+        run_id = self._engine.submit(RunRequest(session_id, 0, tokens, max_tokens=self.max_new_tokens))
+        run = self._runs[run_id] = _Run(asyncio.get_running_loop().create_future())
+        if self._stepping is None or self._stepping.done():
+            self._stepping = asyncio.create_task(self._steps())
+        timing = (await run.finished).timing
         del self._runs[run_id]
-        self._engine.close_session(request.session_id)
+        self._engine.close_session(session_id)
         text = str(self._tokenizer.decode(run.tokens, skip_special_tokens=True))
-        timing = run.finished.timing
         parts = {
             "llm_forward": timing.forward_us,
             "scheduling": timing.host_us,
@@ -85,23 +82,34 @@ class InProcess(System):
         parts["client"] = int(1e6 * (time.perf_counter() - begin)) - sum(parts.values())
         return Reply(text, run.first_token_s, num_llm_tokens=len(run.tokens), parts_us=parts)
 
+    async def _steps(self) -> None:
+        try:
+            while not self._engine.is_idle:
+                for event in self._engine.step():
+                    self._runs[event.run_id].take(event)
+                await asyncio.sleep(0)
+        except Exception as error:  # noqa: BLE001 - it is told to those who wait, and ends their blocks
+            for run in self._runs.values():
+                if not run.finished.done():
+                    run.finished.set_exception(error)
 
+
+@dataclass(slots=True)
 class _Run:
     """A run of the engine as it goes on."""
 
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.first_token_s = 0.0
-        self.finished: RunFinished | None = None
+    finished: asyncio.Future[RunFinished]
+    tokens: list[int] = field(default_factory=list)
+    first_token_s: float = 0.0
 
     def take(self, event: Event) -> None:
         if isinstance(event, TokenKept):
             self.first_token_s = self.first_token_s or time.perf_counter()
             self.tokens.append(event.token)
         elif isinstance(event, RunFailed):
-            raise event.error
+            self.finished.set_exception(event.error)
         else:
-            self.finished = event
+            self.finished.set_result(event)
 
 
 class Served(System):
