@@ -25,6 +25,7 @@ from model_worker.engine.engine import Engine, pages_that_fit
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.loader import LoadedModel, load
 from model_worker.engine.measure import measure_steps
+from model_worker.engine.memory import tokens_beside
 from model_worker.engine.types import Limits
 from model_worker.metrics import WorkerMetrics
 from model_worker.service import WorkerService
@@ -142,7 +143,7 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
         _log.warning("random weights: for benchmarks only", model=settings.model, seed=settings.random_weights)
     loaded = load(settings.model, getattr(torch, name), device, settings.context_length, settings.random_weights)
     page_size = settings.page_size or (256 if device.type == "cuda" else 16)
-    num_pages = settings.num_pages or pages_that_fit(loaded, page_size)
+    num_pages = _num_pages(settings, loaded, page_size)
     limits = Limits(
         vocab_size=min(vocab_size, loaded.num_logits),
         context_length=min(loaded.context_length, num_pages * page_size),
@@ -159,6 +160,13 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     if engine.costs is not None:
         _log.info("steps measured", **{_shape(cost): cost.step_us for cost in engine.costs.step_costs})
     return loaded, engine
+
+
+def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int) -> int:
+    if settings.num_pages:
+        return settings.num_pages
+    tokens = settings.kv_tokens or (tokens_beside(loaded, settings.beside) if settings.beside else 0)
+    return max(1, tokens // page_size) if tokens else pages_that_fit(loaded, page_size)
 
 
 def _batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:

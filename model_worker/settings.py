@@ -35,6 +35,10 @@ class WorkerSettings(BaseSettings):
     dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA, float32 on CPU.")] = "auto"
     context_length: Annotated[int, Field(ge=0, description="Most tokens of a session; 0: the model's own.")] = 0
     num_pages: Annotated[int, Field(ge=0, description="KV pages; 0: 90% of the free GPU memory, or 1 GiB on CPU.")] = 0
+    kv_tokens: Annotated[int, Field(ge=0, description="KV cache in tokens, instead of --num-pages; 0: not given.")] = 0
+    beside: Annotated[
+        str, Field(description="The other model on this device: both caches get as many tokens. Empty: there is none.")
+    ] = ""
     page_size: Annotated[
         int, Field(ge=0, le=1024, description="Tokens per KV page; 0: 256 on CUDA, as its kernels like, else 16.")
     ] = 0

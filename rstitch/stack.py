@@ -209,7 +209,7 @@ class LocalStack:
         # fmt: off
         command = [sys.executable, "-m", f"{role}_worker", "--model", self._models[role], "--listen", address,
                    "--device", device, "--dtype", dtype, "--threads", str(self._threads),
-                   *self._telemetry_args, *self._worker_args[role]]
+                   *self._telemetry_args, *self._sharing_args(role), *self._worker_args[role]]
         # fmt: on
         self._add(
             f"{role} worker",
@@ -218,6 +218,14 @@ class LocalStack:
             lambda: is_serving(address, _CHECK_TIMEOUT_S),
             {"OMP_NUM_THREADS": str(self._threads)},
         )
+
+    def _sharing_args(self, role: str) -> list[str]:
+        """Two models on one GPU know of each other: caches of as many tokens, steps in turns."""
+        device = self._devices[role]
+        if device == "cpu" or self._devices["slm"] != self._devices["llm"]:
+            return []
+        other = self._models["llm" if role == "slm" else "slm"]
+        return ["--beside", other, "--share-device", str(self.folder / "device")]
 
     def _new_router(self, name: str, port: int, args: Sequence[str] = ()) -> Part:
         address = f"{_LOCALHOST}:{port}"
