@@ -80,7 +80,7 @@ def replay_stack(
     num_sessions: int,
     console: Console,
 ) -> Iterator[LocalStack]:
-    """A running stack of the SLM's and the LLM's shape, with pages for just so many sessions (one GPU may hold both)."""
+    """A running stack of the SLM's and the LLM's shape, with pages for just so many sessions: a GPU may hold both."""
     context = num_prompt_tokens + max(trace.num_tokens for trace in traces) + _PAGE_SIZE
     num_pages = (num_sessions + 1) * math.ceil(context / _PAGE_SIZE)
     sizes = ["--page-size", str(_PAGE_SIZE), "--num-pages", str(num_pages), "--context-length", str(context)]
