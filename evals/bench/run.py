@@ -39,6 +39,8 @@ from training.tiny.task import SPLITS, problems
 KINDS = ("generate", "assisted", "engine", "llm_only", "slm_only", "threshold")
 TELEMETRY = "telemetry"
 _MIN_PRACTICE = 2
+# Tokens; questions of the task need fewer than half of them.
+_ROOM_FOR_PROMPT = 512
 
 # Answers by load and system.
 Found = dict[Load, dict[str, list[Record]]]
@@ -69,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"of an answer (default {MAX_NEW_TOKENS}: more than the tiny pair ever needs)")
     parser.add_argument("--variant", action="append", default=[], type=stacks.named_variant, metavar="'NAME: FLAGS'",
                         help="a second stack with further flags (as --router-arg and its kin), block by block beside "
-                             "the first; can be given again")
+                             "the first; can be given again. On a GPU all stacks must fit: --worker-arg=--kv-tokens=N")
     parser.add_argument("--telemetry", action="store_true", help="a variant that sends its traces to a collector")
     parser.add_argument("--json", metavar="FILE", help="records and rows; - writes them to stdout, tables to stderr")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="accuracy over latency, throughput over sessions")
@@ -83,10 +85,15 @@ def run(options: argparse.Namespace) -> int:
     setup_logging("bench", "warning")
     console = Console(stderr=options.json == "-", highlight=False)
     loads = [*(Load(sessions) for sessions in options.concurrency), *(Load(rate=rate) for rate in options.rate)]
+    if not (loads and options.systems):
+        console.print("error: nothing to measure: name a --concurrency or a --rate, and --systems", style="bold red")
+        return 2
     facts = provenance()
     with stopped_by_signals(), ExitStack() as held:
-        running = _start(options, held, console)
-        found = asyncio.run(_measure(options, running, loads, console))
+        plan = Plan(options.n, options.rounds, options.seed)
+        in_process = _in_process(options, max(plan.most_at_once(load) for load in loads))
+        routers = _start(options, held, console)
+        found = asyncio.run(_measure(options, plan, in_process, routers, loads, console))
     result = _result(options, facts, found)
     _show(result, console)
     if options.json == "-":
@@ -116,13 +123,19 @@ def _start(options: argparse.Namespace, held: ExitStack, console: Console) -> di
     return {name: stack.router_address for name, stack in wanted.items()}
 
 
-async def _measure(options: argparse.Namespace, routers: dict[str, str], loads: list[Load], console: Console) -> Found:
-    plan = Plan(options.n, options.rounds, options.seed)
+async def _measure(
+    options: argparse.Namespace,
+    plan: Plan,
+    in_process: list[System],
+    routers: dict[str, str],
+    loads: list[Load],
+    console: Console,
+) -> Found:
     asked = problems(options.split, max(plan.num_asked(load) for load in loads), options.seed)
     found: Found = {}
     async with AsyncExitStack() as held:
         clients = {name: await held.enter_async_context(AsyncClient(address)) for name, address in routers.items()}
-        systems = _systems(options, clients)
+        systems = [*in_process, *_served(options, clients)]
         total = sum(plan.num_asked(load) * len(taking_part(systems, load)) for load in loads)
         with progress_bar(console) as progress:
             task = progress.add_task("measuring", total=total)
@@ -140,22 +153,27 @@ def _advance(progress: Any, task: Any, load: Load) -> Callable[[str, int], None]
     return lambda system, num: progress.update(task, advance=num, description=f"{load.label}: {system}")
 
 
-def _systems(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> list[System]:
-    """In the order of the tables."""
+def _in_process(options: argparse.Namespace, num_sessions: int) -> list[System]:
+    """What runs in this process, with room for so many sessions. Loaded first: a GPU's workers take what is left."""
     slm, llm = stacks.models(options)
     limit = options.max_new_tokens
     torch.set_num_threads(options.threads)
     systems: list[System] = []
     if {"generate", "assisted"} & set(options.systems):
         tokenizer = AutoTokenizer.from_pretrained(llm)
-        models = {"llm": load_model(llm, *stacks.device_and_dtype(options, "llm"))}
+        model = load_model(llm, *stacks.device_and_dtype(options, "llm"))
         if "generate" in options.systems:
-            systems.append(Generate("generate", models["llm"], tokenizer, max_new_tokens=limit))
+            systems.append(Generate("generate", model, tokenizer, max_new_tokens=limit))
         if "assisted" in options.systems:
-            models["slm"] = load_model(slm, *stacks.device_and_dtype(options, "slm"))
-            systems.append(Generate("assisted", models["llm"], tokenizer, models["slm"], limit))
+            assistant = load_model(slm, *stacks.device_and_dtype(options, "slm"))
+            systems.append(Generate("assisted", model, tokenizer, assistant, limit))
     if "engine" in options.systems:
-        systems.append(InProcess("engine", stacks.llm_engine(options), AutoTokenizer.from_pretrained(llm), limit))
+        engine = stacks.llm_engine(options, kv_tokens=num_sessions * (_ROOM_FOR_PROMPT + limit))
+        systems.append(InProcess("engine", engine, AutoTokenizer.from_pretrained(llm), limit))
+    return systems
+
+
+def _served(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> list[System]:
     policies: dict[str, Policy] = {}
     if "llm_only" in options.systems:
         policies["llm_only"] = LlmOnly()
@@ -163,9 +181,11 @@ def _systems(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> li
         policies["slm_only"] = SlmOnly()
     if "threshold" in options.systems:
         policies |= {f"tau={tau:g}": Threshold(tau) for tau in options.taus}
-    for variant, client in clients.items():
-        systems += [Served(variant_name(name, variant), client, policy, limit) for name, policy in policies.items()]
-    return systems
+    return [
+        Served(variant_name(name, variant), client, policy, options.max_new_tokens)
+        for variant, client in clients.items()
+        for name, policy in policies.items()
+    ]
 
 
 def _result(options: argparse.Namespace, facts: dict[str, str], found: Found) -> dict[str, Any]:

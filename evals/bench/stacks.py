@@ -117,15 +117,15 @@ def local_stack(options: argparse.Namespace, extra: Flags | None = None, **argum
     )
 
 
-def llm_engine(options: argparse.Namespace) -> Engine:
-    """The engine that the LLM's worker would have, in this process."""
+def llm_engine(options: argparse.Namespace, kv_tokens: int) -> Engine:
+    """The engine that the LLM's worker would have, in this process, with a cache of so many tokens."""
     llm = models(options)[1]
     device, dtype = device_and_dtype(options, "llm")
     flags = Flags.of(options)
     # fmt: off
     settings = CliApp.run(WorkerSettings, [
         "--model", llm, "--listen", "127.0.0.1:0", "--device", device, "--dtype", dtype,
-        "--threads", str(options.threads), *flags.worker, *flags.llm,
+        "--threads", str(options.threads), "--kv-tokens", str(kv_tokens), *flags.worker, *flags.llm,
     ])
     # fmt: on
     _, engine = build(settings, load_tokenizer(llm).vocab_size)

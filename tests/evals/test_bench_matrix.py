@@ -226,6 +226,11 @@ def test_flags_that_cannot_be_right_are_refused(arguments: list[str], capsys: py
     assert arguments[-1].split(",")[-1] in capsys.readouterr().err
 
 
+def test_nothing_to_measure_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--concurrency", ""]) == 2
+    assert "name a --concurrency or a --rate" in capsys.readouterr().out
+
+
 def test_the_collector_takes_what_a_service_sends() -> None:
     with Collector() as collector:
         telemetry = setup_telemetry("bench", collector.endpoint)
