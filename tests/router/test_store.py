@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from router_svc import keys
 from router_svc.journal import Journal
 from router_svc.redis_link import shown
-from router_svc.store import Fenced, Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.store import Behind, Fenced, Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.trajectory import (
     Chunk,
     FinishReason,
@@ -310,6 +310,62 @@ async def test_a_redis_that_refuses_is_said_to(store: TrajectoryStore, redis_url
             await client.config_set("maxmemory", 0)
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "REDIS_REFUSED")
     assert caught.value.remedy
+
+
+async def test_usage_of_an_older_router_is_read(store: TrajectoryStore, redis_url: str) -> None:
+    await begun(store)
+    async with Redis.from_url(redis_url) as client:
+        await client.hset(keys.trajectory("s"), "usage", '{"num_prompt_tokens":3,"num_llm_tokens":2}')
+    header = await store.header("s")
+    assert header is not None
+    assert header.usage == Usage(num_prompt_tokens=3, num_llm_tokens=2)
+
+
+async def test_appends_of_many_sessions_share_a_call_and_none_harms_another(
+    store: TrajectoryStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"s{index}" for index in range(6)]
+    owned = {name: await begun(store, session=name) for name in names}
+    inner, calls = store._append, []
+
+    async def counted(**call: Any) -> Any:
+        calls.append(len(call["keys"]) // 2)
+        return await inner(**call)
+
+    monkeypatch.setattr(store, "_append", counted)
+    async with Redis.from_url(redis_url) as client:
+        await client.set(keys.chunks("s0"), "not a stream")
+        await client.hset(keys.trajectory("s1"), "epoch", 9)
+        await client.hset(keys.trajectory("s2"), "length", 1)
+        await client.delete(keys.trajectory("s3"))
+    results = await asyncio.gather(
+        *(store.append(name, owned[name], 3, [chunk(Source.SLM, 3, 4)], Usage()) for name in names),
+        return_exceptions=True,
+    )
+    assert calls == [6]
+    reasons = [getattr(result, "reason", None) for result in results]
+    assert reasons == ["REDIS_REFUSED", "TAKEN_OVER", None, "DELETED", None, None]
+    assert isinstance(results[2], Behind)
+    assert results[4:] == [None, None]
+    for name in names[4:]:
+        trajectory = await store.trajectory(name)
+        assert trajectory is not None
+        assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4]
+
+
+async def test_a_script_that_redis_forgot_and_a_connection_that_died_are_no_errors(
+    store: TrajectoryStore, redis_url: str
+) -> None:
+    owned = await begun(store)
+    await store.append("s", owned, 3, [chunk(Source.SLM, 3, 4)], Usage())
+    async with Redis.from_url(redis_url) as client:
+        await client.script_flush()
+        await store.append("s", owned, 4, [chunk(Source.SLM, 4, 5)], Usage())
+        await client.client_kill_filter(_type="normal", skipme=True)
+    await store.append("s", owned, 5, [chunk(Source.SLM, 5, 6)], Usage())
+    trajectory = await store.trajectory("s")
+    assert trajectory is not None
+    assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4, 5, 6]
 
 
 def test_a_password_is_not_shown() -> None:

@@ -136,6 +136,26 @@ async def test_the_next_request_supersedes_a_run(start_worker: StartWorker, mode
     call.cancel()
 
 
+async def test_a_first_token_comes_at_once_and_an_end_with_all_that_waited(
+    start_worker: StartWorker, model: Any
+) -> None:
+    _, stub = await start_worker(flush_ms=3.6e6)
+    call = stub.Decode()
+    await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=20))
+    expected = generate(model, PROMPT, 20)
+    first, rest = await call.read(), await call.read()
+    assert list(first.tokens) == expected[:1]
+    assert list(rest.tokens) == expected[1:]
+    assert rest.finish.held == len(PROMPT) + 20
+    await call.write(pb.DecodeRequest(session_id="s", position=len(PROMPT) + 20, max_tokens=CONTEXT_LENGTH // 2))
+    first = await call.read()
+    await call.write(pb.DecodeRequest(session_id="s", position=len(PROMPT) + 20))
+    tokens, finish = await read_run(call)
+    assert finish.reason == pb.Finish.REASON_SUPERSEDED
+    assert finish.held == len(PROMPT) + 20 + len(first.tokens) + len(tokens), "what was kept is told"
+    call.cancel()
+
+
 async def test_background_catch_up_is_promoted(start_worker: StartWorker, model: Any) -> None:
     _, stub = await start_worker(max_batch_tokens=8)
     prompt = list(range(20, 220))
