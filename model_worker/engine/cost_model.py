@@ -63,14 +63,16 @@ class CostModel:
     Args:
         decode: number of decode rows to the time of their step.
         extend: number of tokens of one row to the time of its step.
-        ride: number of tokens of one more row to what they add to a step of decode rows.
+        ride: number of tokens of one more row to what they add to a step of decode rows; empty: as alone.
     """
 
     def __init__(self, decode: Mapping[int, float], extend: Mapping[int, float], ride: Mapping[int, float]) -> None:
         self._points = [StepCost(rows, 1, round(us)) for rows, us in sorted(decode.items())]
         self._points += [StepCost(1, tokens, round(us)) for tokens, us in sorted(extend.items())]
         self._decode = Curve(decode)
-        self._extend = Curve({1: decode[min(decode)]} | dict(extend))
+        single = decode[min(decode)]
+        self._extend = Curve({1: single} | dict(extend))
+        ride = ride or {tokens: us - single for tokens, us in extend.items()}
         self._ride = Curve({0: 0.0} | {tokens: max(0.0, us) for tokens, us in ride.items()})
 
     @property

@@ -17,18 +17,21 @@ _LONG_ROWS = (2, 4, 8, 16, 64, 256)
 
 # Decode rows in a step, and the tokens of one longer row (0: there is none).
 Shape = tuple[int, int]
+# Measured whatever it takes: without a point in each direction there is nothing to bound steps by.
+_ESSENTIAL: tuple[Shape, ...] = ((1, 0), (8, 0), (1, 64), (0, 64))
 
 
 def measure_steps(engine: Engine, budget_s: float) -> CostModel | None:
     """Steps of each shape in turn, round after round, so that a busy moment of the machine falls on all shapes alike.
 
-    Nothing is left behind, neither sessions nor counts. Returns None if there was no room or time for one decode row.
+    Nothing is left behind, neither sessions nor counts. Returns None without time, or without room for a decode row.
     """
     until = time.perf_counter() + budget_s
     rows = _Rows(engine)
     times: dict[Shape, list[float]] = {}
-    for shape in itertools.chain.from_iterable([rows.shapes()] * _ROUNDS):
-        if time.perf_counter() > until:
+    shapes = rows.shapes() if budget_s > 0 else []
+    for shape in itertools.chain.from_iterable([shapes] * _ROUNDS):
+        if time.perf_counter() > until and (shape not in _ESSENTIAL or shape in times):
             break
         times.setdefault(shape, []).append(rows.step_us(shape))
     rows.close()
@@ -61,7 +64,8 @@ class _Rows:
         """Those that there is room for, the most telling first."""
         shapes = [(rows, 0) for rows in _DECODE_ROWS if rows <= self._most_rows]
         shapes += [(rows, tokens) for tokens in _LONG_ROWS if tokens <= self._most_tokens for rows in (0, 1)]
-        return [shape for shape in shapes if sum(shape) <= self._engine.limits.max_batch_tokens]
+        fitting = [shape for shape in shapes if sum(shape) <= self._engine.limits.max_batch_tokens]
+        return sorted(fitting, key=lambda shape: shape not in _ESSENTIAL)
 
     def step_us(self, shape: Shape) -> float:
         """The time of one step."""

@@ -72,6 +72,14 @@ def test_measuring_leaves_nothing_behind_and_changes_no_token(limits: dict[str, 
     assert result.tokens == generate(model, PROMPTS[0], 3)
 
 
+def test_a_short_time_is_enough_to_know_what_riding_tokens_cost() -> None:
+    engine, _ = make_engine()
+    costs = measure_steps(engine, budget_s=1e-6)
+    assert costs is not None
+    assert {(cost.num_rows, cost.num_tokens_per_row) for cost in costs.step_costs} == {(1, 1), (8, 1), (1, 64)}
+    assert CostModel({1: 100}, {64: 900}, {}).step_us(1, 64) == 900
+
+
 def test_without_time_nothing_is_measured() -> None:
     engine, _ = make_engine()
     assert measure_steps(engine, budget_s=0) is None
