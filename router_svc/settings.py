@@ -55,7 +55,7 @@ class RouterSettings(BaseSettings):
     run_ahead_tokens: Annotated[int, Field(ge=1, description="Most tokens written ahead of one switch.")] = 32
     run_ahead_max_running: Annotated[
         int, Field(ge=0, description="With `--run-ahead auto`: not while more answers than these are being written.")
-    ] = 4
+    ] = 16
     worker_patience_s: Annotated[
         float, Field(ge=0, description="How long an answer waits for a lost worker without progress, in s.")
     ] = 30.0

@@ -93,7 +93,7 @@ async def test_with_and_without_the_same_answer(stack: Stack, delays: tuple[floa
     stack.slm.model, stack.llm.model = half_agreeing()
     stack.slm.delay_s, stack.llm.delay_s = delays
     on = await stack.stub(await stack.router(run_ahead="on", run_ahead_tokens=num_ahead))
-    off = await stack.stub(await stack.router())
+    off = await stack.stub(await stack.router(run_ahead="off"))
     seen = []
 
     async def one(tau: float, back: float, prompt: list[int]) -> None:
@@ -204,7 +204,7 @@ async def test_a_proposed_stop_token_is_not_gone_on_from(stack: Stack) -> None:
 
 async def test_a_stop_string_cuts_what_was_written_ahead(stack: Stack) -> None:
     script(stack, Scripted(1, unsure=at(6)), Scripted(2))
-    off = await stack.stub(await stack.router())
+    off = await stack.stub(await stack.router(run_ahead="off"))
     on = await stack.stub(await stack.router(run_ahead="on"))
     whole = await take(off, ask_for(PROMPT, policy=threshold(0.5), max_new_tokens=40))
     stop = whole.text[len(whole.text) // 2 :][:2]
