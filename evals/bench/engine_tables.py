@@ -115,6 +115,10 @@ def plot(models: Sequence[dict[str, Any]], path: Path) -> None:
             axes.axhline(rows[0]["bare_ms"], color=f"C{number}", linestyle="--", linewidth=0.8)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        batches = sorted({row["batch"] for row in model["rows"]})
+        axes.set_xticks(batches, [str(batch) for batch in batches])
+        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatter("{x:g}")
         axes.set_xlabel("sessions in the step")
         axes.set_ylabel("ms per step (dashed: bare forward at batch 1)")
         axes.set_title(model["model"])

@@ -259,13 +259,11 @@ def outside(loops: Sequence[Loop]) -> dict[str, float]:
     What an answer costs once is in its tokens.
     """
     alone = {name: _alone(loops, name) for name in SYSTEMS}
-    if not alone["replay"]:
+    switched = [answer for answer in alone["replay"] if answer.num_switches]
+    if not switched:
         return {}
     slm, llm = (median(a.outside_ms / a.num_tokens for a in alone[name]) for name in ("slm_only", "llm_only"))
-    switch = median(
-        (a.outside_ms - a.num_slm_tokens * slm - a.num_llm_tokens * llm) / max(1, a.num_switches)
-        for a in alone["replay"]
-    )
+    switch = median((a.outside_ms - a.num_slm_tokens * slm - a.num_llm_tokens * llm) / a.num_switches for a in switched)
     return {"slm_token_ms": slm, "llm_token_ms": llm, "switch_ms": switch}
 
 
