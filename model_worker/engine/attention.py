@@ -107,10 +107,10 @@ class PagedAttention:
         self._groups: list[Group] = []
         self._write_slots = torch.empty(0, dtype=torch.int64)
 
-    def begin(self, batch: Batch) -> None:
-        """The next forward is of this batch."""
+    def begin(self, batch: Batch, slots: Tensor) -> None:
+        """The next forward is of this batch; `slots` are the batch's, int64 [tokens] on the device."""
         rows = batch.rows
-        self._write_slots = torch.tensor(batch.slots).to(self._cache.device, non_blocking=True)
+        self._write_slots = slots
         num_single = sum(row.num_tokens == 1 for row in rows)
         self._groups = []
         at = 0
@@ -137,8 +137,19 @@ class PagedAttention:
         """
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self._cache.write(layer, self._write_slots, key, value)
+        if query.shape[2] == 1 and not self._softcapped:
+            return self._attend_alone(query, scaling, layer), None
         outputs = [self._attend(group, query[0], scaling, layer) for group in self._groups]
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
+
+    def _attend_alone(self, query: Tensor, scaling: float | None, layer: int) -> Tensor:
+        """As `_attend`, for a batch of one token: with no other session every call counts. [1, 1, heads, value_dim]."""
+        group, shape = self._groups[0], self._cache.shapes[layer]
+        num_heads = query.shape[1]
+        k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
+        q = query.view(1, shape.num_kv_heads, num_heads // shape.num_kv_heads, shape.key_dim)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)
+        return out.reshape(1, 1, num_heads, shape.value_dim)
 
     def _attend(self, group: Group, query: Tensor, scaling: float | None, layer: int) -> Tensor:
         """The group's outputs, [tokens of the group, heads, value_dim]; query: [heads, tokens, key_dim]."""

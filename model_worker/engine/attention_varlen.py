@@ -25,7 +25,7 @@ Attend = Callable[..., Any]
 
 @dataclass(slots=True)
 class Tables:
-    """What the kernel is told; int32 on the device but for the maxima.
+    """What the kernel is told; int32 on the device but for `slots` (any integers) and the maxima.
 
     Attributes:
         slots: [tokens], where keys and values go.
@@ -69,8 +69,8 @@ class VarlenAttention:
         """Columns of the page table of a captured graph."""
         return self._max_pages
 
-    def begin(self, batch: Batch) -> None:
-        """The next forward is of this batch."""
+    def begin(self, batch: Batch, slots: Tensor) -> None:
+        """As `PagedAttention.begin`."""
         rows = batch.rows
         counts = [row.num_tokens for row in rows]
         lengths = [row.start + row.num_tokens for row in rows]
@@ -82,7 +82,7 @@ class VarlenAttention:
             pages[index, : len(held)] = held
         self.use(
             Tables(
-                slots=self._tensor(np.array(batch.slots, dtype=np.int32)),
+                slots=slots,
                 ends=self._tensor(np.cumsum([0, *counts], dtype=np.int32)),
                 lengths=self._tensor(np.array(lengths, dtype=np.int32)),
                 pages=self._tensor(pages),

@@ -1,13 +1,11 @@
-"""One pass over the logits on CUDA: the most probable token, the entropy and the token's log-probability of each row.
+"""One pass over the logits on CUDA: the most probable token, the entropy and the token's probability of each row.
 
 Written for Triton: each program reads its row once, block by block, and keeps the running maximum m, Z = sum e^(x-m)
 and E = sum (x-m) e^(x-m), both rescaled when m grows (the online softmax of arXiv 1805.02867, with E carried along).
-Then H = log Z - E / Z and log p(max) = -log Z. Nothing of the size of the vocabulary is written.
+Then H = log Z - E / Z and max p = 1 / Z. Nothing of the size of the vocabulary is written.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import triton
@@ -18,7 +16,7 @@ _BLOCK = 4096
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _measure_kernel(logits, results, row_stride, num_rows, vocab_size, scale, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _measure_kernel(logits, results, row_stride, num_rows, vocab_size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0)
     largest = -float("inf")
     token = 0
@@ -44,16 +42,14 @@ def _measure_kernel(logits, results, row_stride, num_rows, vocab_size, scale, BL
         largest = grown
     log_total = tl.log(total)
     tl.store(results + row, tl.cast(token, tl.float32))
-    tl.store(results + num_rows + row, (log_total - weighted / total) * scale)
-    tl.store(results + 2 * num_rows + row, -log_total)
+    tl.store(results + num_rows + row, log_total - weighted / total)
+    tl.store(results + 2 * num_rows + row, 1.0 / total)
 
 
 def measure_fused(logits: Tensor) -> Tensor:
-    """As `sampling.measure`: [3, rows] in float32 of tokens, entropies and logprobs, on the device of `logits`."""
+    """As `sampling.measure`: tokens, entropies in nats, probabilities; float32 [3, rows] on the device of `logits`."""
     num_rows, vocab_size = logits.shape
     assert logits.stride(1) == 1, "rows that lie in one piece"
     results = torch.empty(3, num_rows, dtype=torch.float32, device=logits.device)
-    _measure_kernel[(num_rows,)](
-        logits, results, logits.stride(0), num_rows, vocab_size, 1 / math.log(vocab_size), BLOCK=_BLOCK
-    )
+    _measure_kernel[(num_rows,)](logits, results, logits.stride(0), num_rows, vocab_size, BLOCK=_BLOCK)
     return results

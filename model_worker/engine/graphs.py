@@ -91,7 +91,7 @@ class Graph:
         self._results.copy_(self._packed, non_blocking=True)
         if self._device.is_cuda:
             torch.cuda.current_stream(self._device.device).synchronize()
-        return GraphOutput(self._logits, self._hidden, unpack(self._results))
+        return GraphOutput(self._logits, self._hidden, unpack(self._results, self._logits.shape[-1]))
 
     def _write(self, batch: Batch) -> None:
         num, room = batch.num_tokens, self._num_tokens

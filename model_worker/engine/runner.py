@@ -98,20 +98,27 @@ class Runner:
         if self._graphs is not None and (output := self._graphs.run(batch)) is not None:
             choices = choose(output.measured, output.logits, batch.wanted, samplings, positions)
             return Outcome(choices, output.logits, output.hidden, batch.wanted)
-        self._attention.begin(batch)
-        ids, places = self._tensor(batch.ids)[None], self._tensor(batch.positions)[None]
+        ids, places = self._begin(batch)
         if not batch.asked:
             self._loaded.module.base_model(input_ids=ids, position_ids=places, use_cache=False)
             return None
-        every = len(batch.wanted) == batch.num_tokens
-        logits, hidden = self._forward(ids, places, 0 if every else self._tensor(batch.wanted))
-        measured = measure_on_host(logits) if logits.device.type == "cpu" else unpack(measure(logits))
+        wanted: int | Tensor = 0  # all
+        if len(batch.wanted) < batch.num_tokens:
+            wanted = torch.tensor(batch.wanted).to(self._loaded.device, non_blocking=True)
+        logits, hidden = self._forward(ids, places, wanted)
+        measured = measure_on_host(logits) if logits.device.type == "cpu" else unpack(measure(logits), logits.shape[-1])
         index = range(len(batch.asked))
         return Outcome(choose(measured, logits, index, samplings, positions), logits, hidden, index)
 
     def wipe(self, pages: Sequence[int]) -> None:
         """Zeroes pages that a forward left with what is not finite."""
         self._cache.wipe(pages)
+
+    def _begin(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Ids and positions, int64 [1, tokens]; the attention is told the rest. One tensor, one copy."""
+        numbers = torch.tensor((batch.ids, batch.positions, batch.slots)).to(self._loaded.device, non_blocking=True)
+        self._attention.begin(batch, numbers[2])
+        return numbers[0:1], numbers[1:2]
 
     def _forward(self, ids: Tensor, positions: Tensor, logits_to_keep: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Logits [kept, vocab_size] and hidden states [kept, hidden_size]; ids and positions: int64 [1, tokens]."""
@@ -148,8 +155,8 @@ class Runner:
         session.pages.append(self._limits.num_pages)
         run = Run(0, RunRequest("trial", 0, (0,), returns=Returns()), session)
         batch = Batch.of([Row(run, 0, 1, is_last=True)], self._limits.page_size)
-        attention.begin(batch)
-        unpack(measure(self._forward(self._tensor(batch.ids)[None], self._tensor(batch.positions)[None])[0]))
+        self._attention = attention
+        measure(self._forward(*self._begin(batch))[0]).tolist()
 
     @torch.inference_mode()
     def _make_graphs(self, on_progress: OnProgress) -> Graphs | None:
@@ -178,9 +185,6 @@ class Runner:
             )
 
         return Graphs(make, on_progress)
-
-    def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values).to(self._loaded.device, non_blocking=True)
 
 
 def reference_logits(loaded: LoadedModel, tokens: Sequence[int]) -> Tensor:

@@ -160,6 +160,8 @@ class Scheduler:
         are in the batch already; it is never refused for their sake.
         """
         until = run.session.num_computed + num_tokens
+        if self._table.reserve(run.session, until):
+            return True
         in_batch = {row.run.run_id for row in schedule.rows}
         while not self._table.reserve(run.session, until):
             if run.is_background:

@@ -15,7 +15,7 @@ Measure = Callable[[Tensor], Measured]
 
 
 def measure_as_on_a_device(logits: Tensor) -> Measured:
-    return unpack(measure(logits))
+    return unpack(measure(logits), logits.shape[-1])
 
 
 @pytest.mark.parametrize("measure", [measure_as_on_a_device, measure_on_host])
