@@ -79,7 +79,7 @@ class WorkerSettings(BaseSettings):
     ] = 8
     flush_ms: Annotated[
         float, Field(ge=0, description="A token waits so long for others to share its message, in ms; 0: not at all.")
-    ] = 20.0
+    ] = 50.0
     threads: Annotated[int, Field(ge=0, description="CPU threads of torch; 0: torch's own choice.")] = 0
     drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0
     otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""

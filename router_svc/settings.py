@@ -47,15 +47,15 @@ class RouterSettings(BaseSettings):
     ] = 10.0
     catch_up_tokens: Annotated[
         int, Field(ge=0, description="Catch the waiting model up when it lags by so many tokens; 0: never.")
-    ] = 16
+    ] = 32
     run_ahead: Annotated[
         Literal["auto", "on", "off"],
         Field(description="Whether the SLM writes on while its session waits for the LLM; auto: where it pays."),
-    ] = "off"
+    ] = "auto"
     run_ahead_tokens: Annotated[int, Field(ge=1, description="Most tokens written ahead of one switch.")] = 32
     run_ahead_max_running: Annotated[
         int, Field(ge=0, description="With `--run-ahead auto`: not while more answers than these are being written.")
-    ] = 16
+    ] = 4
     worker_patience_s: Annotated[
         float, Field(ge=0, description="How long an answer waits for a lost worker without progress, in s.")
     ] = 30.0
