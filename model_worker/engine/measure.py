@@ -55,7 +55,8 @@ class _Rows:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         limits = engine.limits
-        self._context = min(_CONTEXT, limits.context_length // 2, limits.num_pages * limits.page_size // 4)
+        fitting = min(_CONTEXT, limits.context_length // 2, limits.num_pages * limits.page_size // 4)
+        self._context = max(1, fitting)
         self._most_rows = limits.num_pages // 2 // -(-(self._context + 1) // limits.page_size)
         self._most_tokens = min(limits.context_length, limits.num_pages // 2 * limits.page_size) - self._context
         self._fed: set[str] = set()

@@ -72,6 +72,13 @@ def test_measuring_leaves_nothing_behind_and_changes_no_token(limits: dict[str, 
     assert result.tokens == generate(model, PROMPTS[0], 3)
 
 
+@pytest.mark.parametrize(("num_pages", "page_size"), [(2, 1), (3, 1), (1, 3), (1, 2)])
+def test_a_cache_too_small_to_measure_in_is_no_error(num_pages: int, page_size: int) -> None:
+    engine, _ = make_engine(num_pages=num_pages, page_size=page_size, context_length=num_pages * page_size)
+    engine.costs = measure_steps(engine, budget_s=0.01)
+    assert engine.capacity.num_free_pages == num_pages
+
+
 def test_a_short_time_is_enough_to_know_what_riding_tokens_cost() -> None:
     engine, _ = make_engine()
     costs = measure_steps(engine, budget_s=1e-6)
