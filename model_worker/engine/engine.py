@@ -230,8 +230,8 @@ class Engine:
         self.counters.num_steps += 1
         self.counters.num_steps_by_rows[len(rows).bit_length() - 1] += 1
         self.counters.forward_us += forward_us
-        self.counters.num_graph_steps = self._runner.num_graph_steps
-        self.counters.num_graph_misses = self._runner.num_graph_misses
+        self.counters.num_graph_steps += self._runner.graphed is True
+        self.counters.num_graph_misses += self._runner.graphed is False
         for row in rows:
             timing = row.run.timing
             if timing.num_steps == 0:

@@ -133,11 +133,9 @@ def _split(buffer: Tensor, num_tokens: int, width: int) -> tuple[Tensor, ...]:
 
 
 class Graphs:
-    """All captured shapes, and how often they fitted."""
+    """All captured shapes."""
 
     def __init__(self, make: Callable[[int, int], Graph], on_progress: OnProgress) -> None:
-        self.num_steps = 0
-        self.num_misses = 0
         # The largest first: the smaller ones then live in its memory.
         shapes = sorted([(size, 1) for size in DECODE_SIZES] + [(size, size) for size in EXTEND_SIZES], reverse=True)
         self._graphs: dict[tuple[int, bool], Graph] = {}
@@ -150,9 +148,7 @@ class Graphs:
         sizes = DECODE_SIZES if batch.is_decode else EXTEND_SIZES
         size = next((size for size in sizes if size >= batch.num_tokens), None)
         if size is None:
-            self.num_misses += 1
             return None
-        self.num_steps += 1
         return self._graphs[size, batch.is_decode].run(batch)
 
 

@@ -59,7 +59,10 @@ class Outcome:
 
 
 class Runner:
-    """Owns the KV tensors and the model's device; used by one thread only.
+    """Owns the KV tensors and the model's device; used by one thread at a time.
+
+    Attributes:
+        graphed: whether the last step was a captured graph's; None: none is captured here.
 
     Raises (from the constructor) UnsupportedModel if `limits` ask for a path that model or device cannot take.
     """
@@ -74,16 +77,7 @@ class Runner:
         self._attention = self._make_attention()
         use_attention(loaded.module, self._attention.forward)
         self._graphs = self._make_graphs(on_progress)
-
-    @property
-    def num_graph_steps(self) -> int:
-        """Steps that a captured graph ran."""
-        return self._graphs.num_steps if self._graphs is not None else 0
-
-    @property
-    def num_graph_misses(self) -> int:
-        """Steps that fitted no graph."""
-        return self._graphs.num_misses if self._graphs is not None else 0
+        self.graphed: bool | None = None
 
     @torch.inference_mode()
     def run(self, rows: list[Row]) -> Outcome | None:
@@ -95,9 +89,12 @@ class Runner:
         batch = Batch.of(rows, self._limits.page_size)
         samplings = [row.run.request.sampling for row in batch.asked]
         positions = [row.start + row.num_tokens for row in batch.asked]
-        if self._graphs is not None and (output := self._graphs.run(batch)) is not None:
-            choices = choose(output.measured, output.logits, batch.wanted, samplings, positions)
-            return Outcome(choices, output.logits, output.hidden, batch.wanted)
+        if self._graphs is not None:
+            output = self._graphs.run(batch)
+            self.graphed = output is not None
+            if output is not None:
+                choices = choose(output.measured, output.logits, batch.wanted, samplings, positions)
+                return Outcome(choices, output.logits, output.hidden, batch.wanted)
         ids, places = self._begin(batch)
         if not batch.asked:
             self._loaded.module.base_model(input_ids=ids, position_ids=places, use_cache=False)
@@ -184,7 +181,13 @@ class Runner:
                 device=device,
             )
 
-        return Graphs(make, on_progress)
+        try:
+            return Graphs(make, on_progress)
+        except Exception as error:  # whatever a model does that a graph cannot hold, or a device has no room for
+            raise UnsupportedModel(
+                f"{type(self._loaded.module).__name__}: its steps cannot be captured here: {error}; "
+                "start with --graphs off"
+            ) from error
 
 
 def reference_logits(loaded: LoadedModel, tokens: Sequence[int]) -> Tensor:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from model_worker.engine import attention_varlen
+from model_worker.engine import attention_varlen, runner
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.graphs import DECODE_SIZES
 from model_worker.engine.loader import adopt
+from model_worker.engine.measure import measure_steps
 from model_worker.engine.types import Limits, Returns, RunRequest, Sampling
 from tests.engine.harness import generate, make_engine, run_all, run_one
 from tests.pairs import CONFIGS, VOCAB_SIZE, make_model
@@ -78,8 +80,26 @@ def test_varlen_decoding_equals_transformers_generate(architecture: str, graphs:
     requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=25) for i, prompt in enumerate(PROMPTS)]
     for prompt, result in zip(PROMPTS, run_all(engine, requests), strict=True):
         assert result.tokens == generate(model, prompt, 25)
-    used = engine.counters.num_graph_steps
-    assert used > 0 if graphs == "on" else used == 0
+    counters = engine.counters
+    assert counters.num_graph_steps + counters.num_graph_misses == (counters.num_steps if graphs == "on" else 0)
+    assert (counters.num_graph_steps > 0) is (graphs == "on")
+
+
+def test_measuring_at_the_start_leaves_no_graph_steps_behind() -> None:
+    engine, _ = make_engine(attention="varlen", graphs="on")
+    measure_steps(engine, budget_s=1e-6)
+    run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=3))
+    assert engine.counters.num_graph_steps == engine.counters.num_steps == 3
+    assert engine.counters.num_graph_misses == 0
+
+
+def test_a_model_that_cannot_be_captured_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def capture(body: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(runner, "repeat", capture)
+    with pytest.raises(UnsupportedModel, match="not permitted when stream is capturing.*--graphs off"):
+        make_engine(attention="varlen", graphs="on")
 
 
 def test_a_batch_beyond_every_graph_is_counted_and_right() -> None:
