@@ -98,6 +98,9 @@ class Runner:
         ids, places = self._begin(batch)
         if not batch.asked:
             self._loaded.module.base_model(input_ids=ids, position_ids=places, use_cache=False)
+            if self._loaded.device.type == "cuda":
+                # No result makes the host wait: steps would pile up, and whoever comes would wait for all of them.
+                torch.cuda.current_stream(self._loaded.device).synchronize()
             return None
         wanted: int | Tensor = 0  # all
         if len(batch.wanted) < batch.num_tokens:

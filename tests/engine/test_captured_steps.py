@@ -98,7 +98,7 @@ def test_a_model_that_cannot_be_captured_is_refused_with_the_remedy(monkeypatch:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(runner, "repeat", capture)
-    with pytest.raises(UnsupportedModel, match="not permitted when stream is capturing.*--graphs off"):
+    with pytest.raises(UnsupportedModel, match=r"not permitted when stream is capturing.*--graphs off"):
         make_engine(attention="varlen", graphs="on")
 
 

@@ -31,6 +31,15 @@ def test_the_device_decodes_what_the_cpu_decodes(architecture: str) -> None:
     assert decode(architecture, torch.float64)[1] == expected
 
 
+def test_a_step_that_only_catches_up_ends_when_the_device_is_done() -> None:
+    model = make_model(CONFIGS["llama"], 0).to("cuda")
+    engine = Engine(adopt(model), Limits(VOCAB_SIZE, CONTEXT_LENGTH, num_pages=16, page_size=256))
+    model.base_model.register_forward_hook(lambda *_: torch.cuda._sleep(200_000_000))  # cycles
+    engine.submit(RunRequest("s", 0, PROMPTS[0]))
+    engine.step()
+    assert torch.cuda.current_stream().query(), "the host is ahead of the device"
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 def test_graphs_change_no_token(architecture: str) -> None:
     captured, tokens = decode(architecture, torch.bfloat16, attention="varlen", graphs="on")
