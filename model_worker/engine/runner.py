@@ -70,6 +70,7 @@ class Runner:
     def __init__(self, loaded: LoadedModel, limits: Limits, on_progress: OnProgress = lambda done, of: None) -> None:
         self._loaded = loaded
         self._limits = limits
+        self._use_device()
         # One page more than the sessions get: left-over rows of graphs write there.
         self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
         self._hidden: Tensor | None = None
@@ -85,6 +86,7 @@ class Runner:
 
         Returns the outcome of the rows that are last and want a token, in that order; None if none is.
         """
+        self._use_device()
         rows.sort(key=batch_order)
         batch = Batch.of(rows, self._limits.page_size)
         samplings = [row.run.request.sampling for row in batch.asked]
@@ -113,6 +115,11 @@ class Runner:
     def wipe(self, pages: Sequence[int]) -> None:
         """Zeroes pages that a forward left with what is not finite."""
         self._cache.wipe(pages)
+
+    def _use_device(self) -> None:
+        """Captures, and kernels that are not torch's own, go to the current device; every thread has its own."""
+        if self._loaded.device.type == "cuda":
+            torch.cuda.set_device(self._loaded.device)
 
     def _begin(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids and positions, int64 [1, tokens]; the attention is told the rest. One tensor, one copy."""

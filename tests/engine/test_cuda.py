@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -15,12 +17,15 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
 
 
-def decode(architecture: str, dtype: torch.dtype, **limits: object) -> tuple[Engine, list[list[int]]]:
-    model = make_model(CONFIGS[architecture], 0).to("cuda", dtype)
+def decode(
+    architecture: str, dtype: torch.dtype, device: str = "cuda:0", **limits: object
+) -> tuple[Engine, list[list[int]]]:
+    model = make_model(CONFIGS[architecture], 0).to(device, dtype)
     sizes = Limits(VOCAB_SIZE, CONTEXT_LENGTH, num_pages=16, page_size=256, **limits)  # type: ignore[arg-type]
     engine = Engine(adopt(model), sizes)
     requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=30) for i, prompt in enumerate(PROMPTS)]
-    return engine, [result.tokens for result in run_all(engine, requests)]
+    with ThreadPoolExecutor(1) as thread:  # a worker's engine steps in another thread than the one that made it
+        return engine, [result.tokens for result in thread.submit(run_all, engine, requests).result()]
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -47,6 +52,13 @@ def test_graphs_change_no_token(architecture: str) -> None:
     assert captured.counters.num_graph_steps > 0
     assert plain.counters.num_graph_steps == 0
     assert tokens == expected
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device")
+def test_any_device_will_do() -> None:
+    captured, tokens = decode("llama", torch.bfloat16, "cuda:1", attention="varlen", graphs="on")
+    assert captured.counters.num_graph_steps > 0
+    assert tokens == decode("llama", torch.bfloat16, "cuda:0", attention="varlen", graphs="on")[1]
 
 
 def test_fused_measuring_equals_float64_on_the_device() -> None:
