@@ -100,7 +100,12 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size)
     driver = EngineDriver(
-        engine, on_fatal, settings.flush_ms / 1000, _batching(settings, engine), _turns(role, settings)
+        engine,
+        on_fatal,
+        settings.flush_ms / 1000,
+        settings.gather_ms / 1000,
+        _batching(settings, engine),
+        _turns(role, settings),
     )
     server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
@@ -142,7 +147,7 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     if settings.random_weights is not None:
         _log.warning("random weights: for benchmarks only", model=settings.model, seed=settings.random_weights)
     loaded = load(settings.model, getattr(torch, name), device, settings.context_length, settings.random_weights)
-    page_size = settings.page_size or (256 if device.type == "cuda" else 16)
+    page_size = settings.page_size or default_page_size(device)
     num_pages = _num_pages(settings, loaded, page_size)
     limits = Limits(
         vocab_size=min(vocab_size, loaded.num_logits),
@@ -160,6 +165,11 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     if engine.costs is not None:
         _log.info("steps measured", **{_shape(cost): cost.step_us for cost in engine.costs.step_costs})
     return loaded, engine
+
+
+def default_page_size(device: torch.device) -> int:
+    """Tokens per KV page. On CUDA of a size that attention's kernel takes; with others it would not run."""
+    return 256 if device.type == "cuda" else 16
 
 
 def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int) -> int:

@@ -32,10 +32,9 @@ from evals.progress import progress_bar
 from evals.provenance import ROOT, line, provenance
 from model_worker.engine.loader import load
 from model_worker.engine.types import Limits
+from model_worker.main import default_page_size
 from model_worker.tokenizer import load_tokenizer
 from rstitch.parts import default_threads
-
-_PAGE_SIZE = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +101,7 @@ def measure(name: str, options: argparse.Namespace, progress: Progress) -> dict[
         served, _ = make_pair(name, name, Path(folder))
         loaded = load(str(served.folder), dtype, device, random_weights=None if served.has_weights else 0)
         vocab_size = min(load_tokenizer(str(served.folder)).vocab_size, loaded.num_logits)
-    limits = _limits(vocab_size, max(options.contexts), max(options.batches), options.engine_option)
+    limits = limits_for(vocab_size, max(options.contexts), max(options.batches), options.engine_option, device)
     bare = _copy(loaded.module)
     bare.set_attn_implementation("sdpa")
     variants = {"": limits} | {text: _with(limits, text.split(",")) for text in options.variant}
@@ -141,11 +140,13 @@ def _copy(module: Any) -> Any:
     return copy.deepcopy(module, shared)
 
 
-def _limits(vocab_size: int, context: int, num_sessions: int, changes: Sequence[str]) -> Limits:
-    """With room for all sessions."""
-    length = context + 8 * BLOCK
-    num_pages = num_sessions * math.ceil(length / _PAGE_SIZE)
-    return _with(Limits(vocab_size, length, num_pages, page_size=_PAGE_SIZE), changes)
+def limits_for(
+    vocab_size: int, context: int, num_sessions: int, changes: Sequence[str], device: torch.device
+) -> Limits:
+    """With room for all sessions, in pages as a worker on the device has them."""
+    length, page_size = context + 8 * BLOCK, default_page_size(device)
+    num_pages = num_sessions * math.ceil(length / page_size)
+    return _with(Limits(vocab_size, length, num_pages, page_size=page_size), changes)
 
 
 def _with(limits: Limits, changes: Sequence[str]) -> Limits:

@@ -27,7 +27,8 @@ from rstitch.stack import LocalStack
 
 # The last one follows the traces.
 SYSTEMS: dict[str, Policy] = {"llm_only": LlmOnly(), "slm_only": SlmOnly(), "replay": Threshold(THRESHOLD)}
-_PAGE_SIZE = 16
+_ROUND_TO = 256  # tokens: whole pages, of whatever size the worker chooses
+_SPARE = 16  # tokens of context beyond those of an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +81,9 @@ def replay_stack(
     num_sessions: int,
     console: Console,
 ) -> Iterator[LocalStack]:
-    """A running stack of the SLM's and the LLM's shape, with pages for just so many sessions: a GPU may hold both."""
-    context = num_prompt_tokens + max(trace.num_tokens for trace in traces) + _PAGE_SIZE
-    num_pages = (num_sessions + 1) * math.ceil(context / _PAGE_SIZE)
-    sizes = ["--page-size", str(_PAGE_SIZE), "--num-pages", str(num_pages), "--context-length", str(context)]
+    """A running stack of the SLM's and the LLM's shape, with room for just so many sessions: a GPU may hold both."""
+    context = num_prompt_tokens + max(trace.num_tokens for trace in traces) + _SPARE
+    sizes = cache_args(num_sessions, context)
     flags = Flags.of(options)
     with tempfile.TemporaryDirectory(prefix="rstitch-replay-") as name:
         slm, llm = make_pair(*shapes, Path(name))
@@ -112,6 +112,12 @@ def replay_stack(
             stack.stop()
 
 
+def cache_args(num_sessions: int, context: int) -> list[str]:
+    """Flags of a worker with room for so many sessions of so many tokens, and one more."""
+    kv_tokens = (num_sessions + 1) * math.ceil(context / _ROUND_TO) * _ROUND_TO
+    return ["--kv-tokens", str(kv_tokens), "--context-length", str(context)]
+
+
 async def ask(
     client: AsyncClient, system: str, index: int, num_tokens: int, num_prompt_tokens: int, seed: int
 ) -> Measured:
@@ -122,6 +128,7 @@ async def ask(
         tokens=[rng.randrange(100, 256) for _ in range(num_prompt_tokens)],
         policy=SYSTEMS[system],
         max_new_tokens=num_tokens,
+        guard=False,
         session_id=session_id(index, num_prompt_tokens) if system == "replay" else uuid.uuid4().hex,
     )
     latency_s = time.perf_counter() - begin

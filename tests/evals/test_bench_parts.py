@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic_settings import CliApp
 from rich.console import Console
 from rich.progress import Progress
 
 from evals.bench import engine, page
-from evals.bench.replay_stack import add_pair_arguments, ask, replay_stack
+from evals.bench.replay_stack import add_pair_arguments, ask, cache_args, replay_stack
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
 from evals.bench.timing import ratio
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
 from evals.provenance import ROOT
 from model_worker.engine.loader import load
+from model_worker.main import default_page_size
+from model_worker.settings import WorkerSettings
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Source, SwitchReason
 
@@ -125,6 +129,19 @@ def test_the_engine_bench_times_two_ways_to_the_same_tokens(tmp_path: Path) -> N
         chosen.engine_option = [wrong]
         with pytest.raises(SystemExit, match=wrong):
             engine.measure(TINY[0], chosen, Progress(disable=True))
+
+
+@pytest.mark.parametrize(("device", "page_size"), [("cpu", 16), ("cuda", 256)])
+def test_benchmarks_read_the_cache_as_a_worker_on_the_device_does(device: str, page_size: int) -> None:
+    """A CUDA device reads pages through block tables only where they are of a size that its kernel takes."""
+    assert default_page_size(torch.device(device)) == page_size
+    limits = engine.limits_for(1000, 300, 5, (), torch.device(device))
+    assert limits.page_size == page_size
+    assert limits.num_pages >= 5 * math.ceil(limits.context_length / page_size)
+    settings = CliApp.run(WorkerSettings, ["--model", "m", "--listen", "h:1", *cache_args(5, 300)])
+    assert settings.page_size == settings.num_pages == 0, "the worker's own choice"
+    assert settings.context_length == 300
+    assert settings.kv_tokens // page_size >= 6 * math.ceil(300 / page_size)
 
 
 def test_a_shape_is_served_with_weights_drawn_from_a_seed(tmp_path: Path) -> None:
