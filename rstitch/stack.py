@@ -221,8 +221,8 @@ class LocalStack:
 
     def _sharing_args(self, role: str) -> list[str]:
         """Two models on one GPU know of each other: caches of as many tokens, steps in turns."""
-        device = self._devices[role]
-        if device == "cpu" or self._devices["slm"] != self._devices["llm"]:
+        devices = {"cuda:0" if device == "cuda" else device for device in self._devices.values()}
+        if len(devices) > 1 or "cpu" in devices:
             return []
         other = self._models["llm" if role == "slm" else "slm"]
         return ["--beside", other, "--share-device", str(self.folder / "device")]
