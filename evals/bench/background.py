@@ -25,7 +25,7 @@ from model_worker.tokenizer import load_tokenizer
 
 # Name: the share by which background rows may stretch a step.
 BOUNDS = {"0": 0.0, "0.25": 0.25, "1": 1.0, "none": 1e9}
-_PROMPT = 64
+PROMPT = 64
 _DECODED = 48
 
 
@@ -40,12 +40,14 @@ class Beside:
 def decode(engine: Engine, names: itertools.count[int], num_catch_up_tokens: int) -> Beside:
     """Decodes for a while; with tokens to catch up, in the steps that carry them."""
     vocab_size = engine.limits.vocab_size
-    prompt = [(7 * index + 3) % vocab_size for index in range(_PROMPT + num_catch_up_tokens)]
+    tokens = [(7 * index + 3) % vocab_size for index in range(max(PROMPT, num_catch_up_tokens))]
     name = f"s{next(names)}"
     never = frozenset([vocab_size])
-    engine.submit(RunRequest(name, 0, prompt[:_PROMPT], max_tokens=_DECODED, stop_tokens=never))
+    engine.submit(RunRequest(name, 0, tokens[:PROMPT], max_tokens=_DECODED, stop_tokens=never))
     engine.step()
-    catch_up = engine.submit(RunRequest(f"{name}-beside", 0, prompt)) if num_catch_up_tokens else 0
+    catch_up = 0
+    if num_catch_up_tokens:
+        catch_up = engine.submit(RunRequest(f"{name}-beside", 0, tokens[:num_catch_up_tokens]))
     steps: list[float] = []
     ended = 0
     while engine.load.num_rows and not (catch_up and ended):
@@ -70,7 +72,7 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=256, help="to catch up (default 256)")
+    parser.add_argument("--tokens", type=int, default=320, help="to catch up (default 320)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     engines = {bound: _engine(stretch) for bound, stretch in BOUNDS.items()}
