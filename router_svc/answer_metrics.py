@@ -96,17 +96,17 @@ class AnswerMetrics:
             after_first_us = usage.total_time_us - usage.time_to_first_token_us
             self._per_token.record(after_first_us / (num_tokens - 1) / 1e6, timed)
 
-    def knows(self, load: str, view: View) -> None:
-        """What the guard knows at a load by now."""
-        self._views[load] = view
+    def knows(self, views: dict[str, View]) -> None:
+        """What the guard knows by now, by the load's name."""
+        self._views = views
 
     def _guard_states(self) -> Iterator[Reading]:
-        for load, view in list(self._views.items()):
+        for load, view in self._views.items():
             yield int(view.llm_only), {semconv.RSTITCH_LOAD: load}
 
     def _costs(self) -> Iterator[Reading]:
         """Only where both are known."""
-        for load, view in list(self._views.items()):
+        for load, view in self._views.items():
             if view.routed_us:
                 yield view.routed_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "routed"}
                 yield view.llm_only_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "llm_only"}

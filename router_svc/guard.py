@@ -225,7 +225,14 @@ class Guard:
 
     def view(self, load: float) -> View:
         """What is known at a load."""
-        bucket = bucket_of(load)
+        return self._view(bucket_of(load))
+
+    def views(self) -> dict[str, View]:
+        """What is known at each load at which answers were seen, by the load's name."""
+        seen = (bucket for bucket, at in enumerate(self._loads) if at.routed or at.llm_only)
+        return {bucket_name(bucket): self._view(bucket) for bucket in seen}
+
+    def _view(self, bucket: int) -> View:
         at = self._loads[bucket]
         nums = {"num_routed": len(at.routed), "num_llm_only": len(at.llm_only)}
         verdict = self._verdict(at)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from router_svc.answer_metrics import AnswerMetrics
-from router_svc.guard import Answered, Guard, View, bucket_name, bucket_of
+from router_svc.guard import Answered, Guard, View
 from router_svc.load import LoadMeter
 from router_svc.pair import Pair
 from router_svc.policies import AnswerSettings, LlmOnly, Policy
@@ -32,7 +32,8 @@ class Watch:
         self._guard = Guard()
         self._load = LoadMeter()
         self._metrics = AnswerMetrics(metrics, lambda: self._load.num)
-        self._whole: set[str] = set()  # sessions whose answer is written here from its first token on
+        # Of each session whose answer is written here from its first token on: by which workers.
+        self._begun: dict[str, tuple[str, ...]] = {}
 
     def decide(self, policy: Policy, guard: bool | None, load: int) -> tuple[Policy, str]:
         """The policy to answer with, and why it is not the one asked for ("" if it is). Called once per question.
@@ -51,19 +52,21 @@ class Watch:
         """An answer is being written; `whole`: from its first token on."""
         self._load.enter(session_id, self._clock())
         if whole:
-            self._whole.add(session_id)
+            self._begun[session_id] = self._workers()
 
     def ended(self, session_id: str, settings: AnswerSettings, outcome: Finished | RstitchError) -> None:
-        """It is no longer. What was broken off, or only its end written here, says nothing of costs."""
+        """It is no longer. What was broken off, or began elsewhere, or waited for a worker's restart, says nothing of
+        costs.
+        """
         load = self._load.leave(session_id, self._clock())
-        whole = session_id in self._whole
-        self._whole.discard(session_id)
+        workers = self._workers()
+        undisturbed = self._begun.pop(session_id, None) == workers
         self._metrics.ended(settings, outcome)
         routed = _is_routed(settings.policy)
-        if not whole or isinstance(outcome, RstitchError) or not (routed or _is_llm_only(settings.policy)):
+        if not undisturbed or isinstance(outcome, RstitchError) or not (routed or isinstance(settings.policy, LlmOnly)):
             return
         usage = outcome.usage
-        self._guard.of_pair(self._workers())
+        self._guard.of_pair(workers)
         self._guard.saw(
             Answered(
                 routed=routed,
@@ -75,10 +78,11 @@ class Watch:
             )
         )
         if self._metrics.enabled:
-            self._metrics.knows(bucket_name(bucket_of(load)), self._guard.view(load))
+            self._metrics.knows(self._guard.views())
 
     def view(self) -> View:
         """What a new answer would find."""
+        self._guard.of_pair(self._workers())
         return self._guard.view(self._load.num + 1)
 
     def _workers(self) -> tuple[str, ...]:
@@ -88,7 +92,3 @@ class Watch:
 
 def _is_routed(policy: Policy) -> bool:
     return policy.may_write(Model.SLM) and policy.may_write(Model.LLM)
-
-
-def _is_llm_only(policy: Policy) -> bool:
-    return policy.may_write(Model.LLM) and not policy.may_write(Model.SLM)

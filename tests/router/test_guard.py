@@ -208,6 +208,15 @@ def test_other_workers_make_a_new_beginning() -> None:
     assert guard.choose(8) == ""
 
 
+def test_what_is_known_is_told_of_each_load_as_it_is_now() -> None:
+    guard = losing(Guard())
+    assert {load: view.llm_only for load, view in guard.views().items()} == {"6-11 sessions": True}
+    see(guard, [routed(500, load=1)] * 400)
+    assert {load: view.llm_only for load, view in guard.views().items()} == {"1 session": False, "6-11 sessions": False}
+    guard.of_pair(("a", "b"))
+    assert guard.views() == {}
+
+
 def test_the_same_answers_give_the_same_choices() -> None:
     runs = [closed_loop(Guard(), lambda step: 1500 if step % 300 < 150 else 700, 900) for _ in range(2)]
     assert runs[0] == runs[1]

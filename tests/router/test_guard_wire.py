@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from router_svc.trajectory import Model
 from rstitch.v1 import router_pb2
 from tests.router.asking import Answer, ask_for, check_kept, stored, take, threshold, until
 from tests.router.conftest import Stack
@@ -120,6 +122,50 @@ async def test_the_slm_alone_is_a_wish(asker: Callable[..., Any]) -> None:
         answer = await ask(stub, policy=policy)
         assert set(answer.authors) == {"slm"}
         assert answer.finished.guard_reason == ""
+
+
+async def test_what_the_slm_wrote_a_part_of_is_no_llm_only_answer(asker: Callable[..., Any]) -> None:
+    """The LLM never hands back, but the SLM begins: such an answer says nothing of LLM-only ones."""
+    stub = await asker(slm_s=0.003, llm_s=0.001)
+    answer = await ask(stub, policy=threshold(0.9, -1))
+    assert set(answer.authors) == {"slm", "llm"}
+    seen = await status(stub)
+    assert (seen.num_routed, seen.num_llm_only) == (0, 0)
+
+
+async def test_an_answer_that_saw_a_worker_restart_says_nothing_of_costs(stack: Stack) -> None:
+    router = await stack.router()
+    stub = await stack.stub(router)
+    await ask(stub)
+    assert (await status(stub)).num_routed == 1
+    before = router.pair.info(Model.SLM)
+    llm_has_the_pen = asyncio.Event()
+
+    async def pace() -> None:
+        llm_has_the_pen.set()
+        await until(lambda: router.pair.info(Model.SLM) != before)
+
+    stack.llm.pace = pace
+    asked = asyncio.create_task(ask(stub))
+    await llm_has_the_pen.wait()
+    await stack.slm.stop()
+    await stack.slm.start()
+    await asked
+    assert (await status(stub)).num_routed == 0
+    await ask(stub)
+    assert (await status(stub)).num_routed == 1
+
+
+async def test_figures_of_a_worker_before_its_restart_are_not_told(stack: Stack) -> None:
+    router = await stack.router()
+    stub = await stack.stub(router)
+    await ask(stub)
+    assert (await status(stub)).num_routed == 1
+    before = router.pair.info(Model.SLM)
+    await stack.slm.stop()
+    await stack.slm.start()
+    await until(lambda: router.pair.info(Model.SLM) != before)
+    assert (await status(stub)).num_routed == 0
 
 
 async def test_where_routing_pays_it_stays_routed(asker: Callable[..., Any]) -> None:
