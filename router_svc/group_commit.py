@@ -15,10 +15,12 @@ class GroupCommit(Generic[T, R]):
 
     Args:
         send: the call; it returns a result for each item, or an exception for one that was refused.
+        max_group: items of one call.
     """
 
-    def __init__(self, send: Callable[[list[T]], Awaitable[Sequence[R | Exception]]]) -> None:
+    def __init__(self, send: Callable[[list[T]], Awaitable[Sequence[R | Exception]]], max_group: int) -> None:
         self._send = send
+        self._max_group = max_group
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -32,8 +34,8 @@ class GroupCommit(Generic[T, R]):
 
     async def _run(self) -> None:
         while self._waiting:
-            group = [(item, done) for item, done in self._waiting if not done.done()]
-            self._waiting = []
+            waiting = [(item, done) for item, done in self._waiting if not done.done()]
+            group, self._waiting = waiting[: self._max_group], waiting[self._max_group :]
             try:
                 results = await self._send([item for item, _ in group]) if group else []
             except Exception as error:  # noqa: BLE001 - each of those who wait is told

@@ -23,6 +23,9 @@ from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
 Cursor = tuple[int, str]
+# Appends of one call: after an outage each may have thousands of arguments, of which Redis 6.2 takes 2**20, and while
+# the call runs Redis serves nobody else.
+_MAX_APPENDS = 64
 
 
 class Fenced(RstitchError):
@@ -69,7 +72,7 @@ class TrajectoryStore:
         self._ttl_ms = int(ttl_s * 1000)
         self._link = RedisLink(url, patience_s)
         self._append = self._link.script(_script("append.lua"))
-        self._commit = GroupCommit(self._append_all)
+        self._commit = GroupCommit(self._append_all, _MAX_APPENDS)
         self._claim = self._link.redis.register_script(_script("claim.lua"))
 
     async def close(self) -> None:
