@@ -9,8 +9,8 @@ w + t(n + 1). Summed over the rows, waiting is better by
 
 b is the *break-even*: the late row's own step shared by all that wait for it, less what its row costs in theirs. To
 wait for a time h in vain costs n h. So with w as random as the gaps between recent arrivals say, given the time since
-the last one, the rule waits for the h that gains most, and starts at once if none gains. Only sessions that are away at
-the other model can come: with one session none is, and no step waits.
+the last one, the rule waits for the h below b that gains most, and starts at once if none gains. Only sessions that are
+away at the other model can come: with one session none is, and no step waits.
 
 docs/batching.md has the measurements.
 """
@@ -81,7 +81,8 @@ def break_even_s(costs: CostModel, load: Load) -> float:
 
 
 def best_wait_s(waits: list[float], num_rows: int, break_even: float) -> float:
-    """The wait that gains most on average, if the next row comes after one of `waits`; 0: none gains.
+    """Of the waits below the break-even the one that gains most on average, if the next row comes after one of
+    `waits`; 0: none gains.
 
     Args:
         waits: ascending, all equally likely.
