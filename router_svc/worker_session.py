@@ -222,7 +222,8 @@ class WorkerSession:
             self._drop_ahead(ahead)
             return None
         self._ahead = None
-        self._gate.tried(ahead.num_saved(len(self._tokens)))
+        # A run of which nothing has come may not have begun, for want of spare rows.
+        self._gate.tried(ahead.num_saved(len(self._tokens)) if ahead.run.accepted else 0)
         self._num_ahead = ahead.take_over(len(self._tokens))
         self._usage.num_run_ahead_discarded += ahead.num_written - self._num_ahead
         self._usage.num_catch_up_tokens += ahead.run.num_sent

@@ -335,6 +335,22 @@ def test_what_does_not_is_dropped_but_for_what_it_shares(ahead: RunAhead, llm: l
     assert ahead.agreed_end == agreed
 
 
+async def test_a_step_that_nothing_says_has_begun_saves_none(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker without spare rows has not looked at the run when the LLM agrees: that is no success of running ahead."""
+    script(stack, Scripted(1, unsure=at(6)), Scripted(2))
+    saved: list[int] = []
+    monkeypatch.setattr(RunAheadGate, "tried", lambda _, num_saved: saved.append(num_saved))
+
+    async def no_room_until_taken_over() -> None:
+        if runs(stack.slm)[-1].endswith("~"):
+            await until(lambda: saved)
+
+    stack.slm.pace = no_room_until_taken_over
+    await ask(stack, ask_for(PROMPT, policy=threshold(0.5), max_new_tokens=10))
+    assert runs(stack.slm) == ["0+3", "6+1~"]
+    assert saved == [0]
+
+
 def gate(mode: Literal["auto", "on", "off"], num_running: int = 1) -> RunAheadGate:
     return RunAheadGate(mode, 8, 4, lambda: num_running)
 
