@@ -336,7 +336,7 @@ def test_what_does_not_is_dropped_but_for_what_it_shares(ahead: RunAhead, llm: l
 
 
 async def test_a_step_that_nothing_says_has_begun_saves_none(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker without spare rows has not looked at the run when the LLM agrees: that is no success of running ahead."""
+    """A worker without spare rows has not looked at the run when the LLM agrees: no success of running ahead."""
     script(stack, Scripted(1, unsure=at(6)), Scripted(2))
     saved: list[int] = []
     monkeypatch.setattr(RunAheadGate, "tried", lambda _, num_saved: saved.append(num_saved))
