@@ -16,7 +16,7 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return centre - half, centre + half
+    return min(centre - half, share), max(centre + half, share)  # of none and of all, but for rounding
 
 
 def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], draws: int = 2000) -> tuple[float, float, float]:

@@ -100,12 +100,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size)
     driver = EngineDriver(
-        engine,
-        on_fatal,
-        settings.flush_ms / 1000,
-        settings.gather_ms / 1000,
-        _batching(settings, engine),
-        _turns(role, settings),
+        engine, on_fatal, settings.flush_ms / 1000, _batching(settings, engine), _turns(role, settings)
     )
     server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)

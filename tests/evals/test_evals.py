@@ -15,6 +15,13 @@ from tests.pairs import CONFIGS, STOP_TOKEN, VOCAB_SIZE, make_model
 PROMPT = [7, 8, 9, 10, 11]
 
 
+def test_wilson_interval_holds_its_own_share() -> None:
+    for n in range(1, 600):
+        for successes in {0, n // 3, n}:
+            low, high = wilson(successes, n)
+            assert low <= successes / n <= high
+
+
 def test_wilson_interval_has_the_published_values() -> None:
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe (1998), table I, method 3
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
