@@ -123,7 +123,7 @@ class Contest:
 
     def decode(self, context: int, batches: Sequence[int], num_steps: int, tick: Callable[[], None]) -> Iterator[Row]:
         """Rows of all batches and variants at one context."""
-        tokens = _tokens(context - BLOCK // 2, self.vocab_size)
+        tokens = _tokens(max(1, context - BLOCK // 2), self.vocab_size)
         bare = Bare(self.bare, tokens)
         for ours in self.engines.values():
             ours.prefill(max(batches), tokens)
