@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"of an answer (default {MAX_NEW_TOKENS}: more than the tiny pair ever needs)")
     parser.add_argument("--variant", action="append", default=[], type=stacks.named_variant, metavar="'NAME: FLAGS'",
                         help="a second stack with further flags (as --router-arg and its kin), block by block beside "
-                             "the first; can be given again. On one GPU all that takes part must fit: --worker-arg=--kv-tokens=N")
+                             "the first; can be given again. On one GPU all that takes part must fit: "
+                             "--worker-arg=--kv-tokens=N")
     parser.add_argument("--telemetry", action="store_true", help="a variant that sends its traces to a collector")
     parser.add_argument("--json", metavar="FILE", help="records and rows; - writes them to stdout, tables to stderr")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="accuracy over latency, throughput over sessions")
