@@ -57,6 +57,7 @@ class WorkerSession:
         self._catching_up: PendingRun | None = None
         self._ahead: RunAhead | None = None
         self._in_vain: PendingRun | None = None  # ran ahead and is not wanted; its finish may be still to come
+        self._strayed = False  # the worker holds tokens that were written ahead and are not the session's
         self._num_ahead = 0  # of the tokens to be kept next, those written ahead
         self._next_background = 0.0
 
@@ -109,8 +110,8 @@ class WorkerSession:
         if self._ahead is not None:
             self._ahead.look(self._tokens)
             self._drop_ahead(self._ahead)
-            if self._stream is not None and not self._stream.broken:
-                self._catching_up = self._start(0, None, "")
+        if self._strayed and self._stream is not None and not self._stream.broken:
+            self._catching_up = self._start(0, None, "")
 
     def wrote(self, num: int) -> int:
         """`num` tokens of this model were kept; what it decoded beyond is dropped at the next run.
@@ -194,6 +195,7 @@ class WorkerSession:
             self._stream = self._worker.open(self._session_id)
         run = self._run(self._tokens[self._held :], max_tokens, handoff, traceparent)
         self._held = len(self._tokens)
+        self._strayed = False
         self._usage.num_catch_up_tokens += len(run.tokens)
         return self._stream.start(run)
 
@@ -241,7 +243,7 @@ class WorkerSession:
 
     def _drop_ahead(self, ahead: RunAhead) -> None:
         """What was written ahead is not wanted. The worker drops at its next run what is not the session's."""
-        self._ahead, self._in_vain = None, ahead.run
+        self._ahead, self._in_vain, self._strayed = None, ahead.run, True
         self._gate.tried(0)
         self._usage.num_run_ahead_discarded += ahead.num_written
         if ahead.run.failure is None:
