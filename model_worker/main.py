@@ -33,7 +33,7 @@ from model_worker.settings import WorkerSettings
 from model_worker.tokenizer import TokenizerFiles, load_tokenizer
 from model_worker.turns import DeviceTurns
 from rstitch import __version__
-from rstitch.errors import RstitchError
+from rstitch.errors import RstitchError, invalid
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import Metrics, setup_metrics
 from rstitch.service.server import Server
@@ -95,13 +95,12 @@ class Worker:
 
 
 async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseException], None]) -> Worker:
-    """Loads the model and serves it. Raises UnsupportedModel, or RstitchError if the address cannot be had."""
+    """Loads the model and serves it. Raises UnsupportedModel, or RstitchError if a setting cannot be met."""
+    turns = _turns(role, settings)
     telemetry = setup_telemetry(f"rstitch-{role.name}-worker", settings.otlp_endpoint)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size)
-    driver = EngineDriver(
-        engine, on_fatal, settings.flush_ms / 1000, _batching(settings, engine), _turns(role, settings)
-    )
+    driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, _batching(settings, engine), turns)
     server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
     info, files = _info(role, settings, loaded, engine, tokenizer), _tokenizer(tokenizer)
@@ -178,6 +177,8 @@ def _batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:
     if settings.batching == "eager":
         return None
     size = int(settings.batching.removeprefix("fixed:")) if settings.batching != "delayed" else 0
+    if not size and engine.costs is None:
+        raise invalid("--batching", "delayed needs to know what a step costs.", "Give --measure-ms more than 0.")
     return BatchingRule(engine.costs, settings.max_delay_ms / 1000, size)
 
 
@@ -185,7 +186,11 @@ def _turns(role: Role, settings: WorkerSettings) -> DeviceTurns | None:
     if not settings.share_device:
         return None
     side: Literal["slm", "llm"] = "llm" if role.model == common_pb2.MODEL_LLM else "slm"
-    return DeviceTurns(Path(settings.share_device), side, settings.share_slm_steps)
+    try:
+        return DeviceTurns(Path(settings.share_device), side, settings.share_slm_steps)
+    except OSError as error:
+        remedy = "Name a file in a folder that both workers may write to."
+        raise invalid("--share-device", f"{error.filename}: {error.strerror}.", remedy) from error
 
 
 def _shape(cost: StepCost) -> str:

@@ -83,6 +83,22 @@ async def test_a_run_at_background_priority_decodes_and_counters_count(start_wor
     assert counters.forward_us >= finish.timing.forward_us > 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"share_device": "/nowhere/at/all"}, "--share-device"),
+        ({"batching": "delayed", "measure_ms": 0}, "--batching"),
+    ],
+)
+async def test_a_setting_that_cannot_work_is_named(
+    start_worker: StartWorker, settings: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(RstitchError) as refused:
+        await start_worker(**settings)
+    assert refused.value.field == field
+    assert refused.value.remedy
+
+
 async def test_the_tokenizer_travels(start_worker: StartWorker, model_folder: Path) -> None:
     from tokenizers import Tokenizer
 
