@@ -155,6 +155,7 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
         graphs=settings.graphs,
     )
     engine = Engine(loaded, limits, lambda done, of: _log.info("capturing steps", done=done, of=of))
+    _log.info("engine made", steps=engine.path, page_size=page_size, num_pages=num_pages)
     engine.costs = measure_steps(engine, settings.measure_ms / 1000)
     if engine.costs is not None:
         _log.info("steps measured", **{_shape(cost): cost.step_us for cost in engine.costs.step_costs})

@@ -96,6 +96,9 @@ class Group:
 class PagedAttention:
     """Attention over a `KvCache` by `scaled_dot_product_attention`, on any device.
 
+    Attributes:
+        name: as `Limits.attention` has it.
+
     Args:
         in_place: read views of the cache where pages lie side by side; off: always gather (to compare).
     """
@@ -104,6 +107,7 @@ class PagedAttention:
         self._cache = cache
         self._in_place = in_place
         self._softcapped = any(shape.softcap is not None for shape in cache.shapes)
+        self.name = "in-place" if in_place else "gather"
         self._groups: list[Group] = []
         self._write_slots = torch.empty(0, dtype=torch.int64)
 

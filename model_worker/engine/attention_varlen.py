@@ -46,11 +46,16 @@ class Tables:
 class VarlenAttention:
     """Attention over a `KvCache` by `varlen_attn`.
 
+    Attributes:
+        name: as `Limits.attention` has it.
+
     Args:
         attend: another kernel with `varlen_attn`'s signature.
 
     Raises (from the constructor) UnsupportedModel if the kernel cannot do what the layers need.
     """
+
+    name = "varlen"
 
     def __init__(self, cache: KvCache, context_length: int, attend: Attend | None = None) -> None:
         self._cache = cache

@@ -84,6 +84,11 @@ class Engine:
         )
 
     @property
+    def path(self) -> str:
+        """How steps run; with the limits at "auto" it depends on the device and the model."""
+        return self._runner.path
+
+    @property
     def load(self) -> Load:
         """What the next step has to do for those who wait."""
         return self._scheduler.load

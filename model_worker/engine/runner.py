@@ -80,6 +80,11 @@ class Runner:
         self._graphs = self._make_graphs(on_progress)
         self.graphed: bool | None = None
 
+    @property
+    def path(self) -> str:
+        """How steps run: the way the cache is read, and whether there are graphs."""
+        return f"{self._attention.name} with graphs" if self._graphs is not None else self._attention.name
+
     @torch.inference_mode()
     def run(self, rows: list[Row]) -> Outcome | None:
         """Computes the rows' KV; sorts `rows` into the order of the batch.

@@ -85,6 +85,12 @@ def test_varlen_decoding_equals_transformers_generate(architecture: str, graphs:
     assert (counters.num_graph_steps > 0) is (graphs == "on")
 
 
+def test_the_path_that_steps_take_is_told() -> None:
+    for wished, path in (("auto", "in-place"), ("gather", "gather"), ("varlen", "varlen")):
+        assert make_engine(attention=wished)[0].path == path
+    assert make_engine(attention="varlen", graphs="on")[0].path == "varlen with graphs"
+
+
 def test_measuring_at_the_start_leaves_no_graph_steps_behind() -> None:
     engine, _ = make_engine(attention="varlen", graphs="on")
     measure_steps(engine, budget_s=1e-6)
