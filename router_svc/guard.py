@@ -13,9 +13,9 @@ the two errors are not alike: taking routing for too dear brings LLM-only answer
 it for cheap would bring none.
 
 By the same argument t_llm, where too few LLM-only answers are seen, is estimated rather low: the LLM's forwards in the
-runs that it decoded within routed answers, per token (no wire, no waiting, a smaller batch). As soon as LLM-only answers
-are there too, their time over that estimate is kept as its correction. It is no lower bound: what catches the LLM up in
-a run's first step is in it, and where that is dear and segments are short, only LLM-only answers show what they cost.
+runs that it decoded within routed answers, per token (no wire, no waiting, a smaller batch). As soon as there are
+LLM-only answers, their time over that estimate is kept as its correction. It is no lower bound: what catches the LLM up
+in a run's first step is in it, and where that is dear and segments are short, only LLM-only answers show their cost.
 
 Forgetting. The weight of an answer halves with every `half_life` answers that finish after it, at any load; a figure
 keeps at most that many. It counts once the weights add up to `min_answers`.
