@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 
 
@@ -21,9 +22,20 @@ def positives(text: str) -> list[int]:
 def numbers(text: str) -> list[float]:
     """Numbers with commas between them; none if empty."""
     try:
-        return [float(part) for part in _parts(text)]
+        found = [float(part) for part in _parts(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between them") from None
+    if not all(math.isfinite(number) for number in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: each should be finite")
+    return found
+
+
+def rates(text: str) -> list[float]:
+    """Numbers above 0 with commas between them; none if empty."""
+    found = numbers(text)
+    if not all(number > 0 for number in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: each should be above 0")
+    return found
 
 
 def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from evals.bench import page, plots, stacks, tables
 from evals.bench.baselines import Generate, load_model
 from evals.bench.collector import Collector
-from evals.bench.flags import numbers, positive, positives, some_of
+from evals.bench.flags import numbers, positive, positives, rates, some_of
 from evals.bench.load import Load
 from evals.bench.matrix import Plan, baseline_of, measure, rows, taking_part, variant_name
 from evals.bench.records import Record
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=positives, default=[1, 4, 16, 64],
                         help="sessions of the closed loops, each of which asks its next question when the one before "
                              "is answered (default 1,4,16,64)")
-    parser.add_argument("--rate", type=numbers, default=[],
+    parser.add_argument("--rate", type=rates, default=[],
                         help="also Poisson arrivals of so many questions a second; latency counts from the arrival")
     parser.add_argument("--rounds", type=positive, default=4, help="questions of each session in a block (default 4)")
     parser.add_argument("--split", choices=[split for split in SPLITS if split != "train"], default="test",

@@ -216,7 +216,16 @@ def test_a_variant_is_a_name_and_flags() -> None:
             stacks.named_variant(wrong)
 
 
-WRONG = [["--concurrency", "0"], ["--taus", "small"], ["--systems", "engine,vllm"], ["--variant", "x"], ["sprint"]]
+WRONG = [
+    ["--concurrency", "0"],
+    ["--rate", "2,0.0"],
+    ["--rate", "inf"],
+    ["--taus", "small"],
+    ["--taus", "0.1,nan"],
+    ["--systems", "engine,vllm"],
+    ["--variant", "x"],
+    ["sprint"],
+]
 
 
 @pytest.mark.parametrize("arguments", WRONG)
