@@ -109,6 +109,9 @@ class Generation:
         Returns: how it ended; None if a stop string cut it short or it failed and another try is worth it.
         """
         worker = self._workers[pen]
+        if worker.lost:
+            await self._recovery.before(pen)
+            await worker.found()
         run = await worker.decode(self._budget(), self._policy.handoff(pen), self._traceparent)
         self._trace.fed(run.num_sent)
         began = since = self._sent()
@@ -128,6 +131,7 @@ class Generation:
         except RstitchError as error:
             worker.refused(run, error)
             await self._recovery.after(pen, error)
+            await worker.found()
             self._idle_since = self._took(pen, since)
             return None
 

@@ -11,6 +11,7 @@ from router_svc.backoff import Backoff
 from router_svc.pair import Pair
 from router_svc.refusals import worker_unavailable
 from router_svc.trajectory import Model
+from router_svc.workers import is_lost
 from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
@@ -18,12 +19,6 @@ _log = structlog.get_logger(__name__)
 _CORRECTED = ("HELD_TOO_SHORT", "PREFIX_MISMATCH")
 # More corrections than this without a token between them are no accident.
 _MAX_CORRECTIONS = 16
-_TRANSPORT_CODES = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.CANCELLED,
-)
 
 
 class Recovery:
@@ -47,6 +42,13 @@ class Recovery:
         self._full.reset()
         self._num_corrections = 0
 
+    async def before(self, model: Model) -> None:
+        """The worker was lost while nobody waited for it: it is looked at before anything is trusted to it.
+
+        Raises RstitchError if it does not come back, or as another.
+        """
+        await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
+
     async def after(self, model: Model, error: RstitchError) -> None:
         """Returns when a new run is worth a try. Raises the error when it is not."""
         if error.reason in _CORRECTED:
@@ -60,9 +62,7 @@ class Recovery:
         if error.reason == "SESSION_BUSY":
             await self._pause(self._lost, model, error)
             return
-        if error.code is grpc.StatusCode.UNAVAILABLE or (
-            error.reason == "TRANSPORT" and error.code in _TRANSPORT_CODES
-        ):
+        if is_lost(error):
             if not await self._paused(self._lost, model, error):
                 raise worker_unavailable(model, self._pair.client(model).address, error.message)
             await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)

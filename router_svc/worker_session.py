@@ -54,12 +54,24 @@ class WorkerSession:
         self._catch_up_tokens = catch_up_tokens
         self._gate = gate
         self._stream: DecodeStream | None = None
+        self._lost = False  # with a stream before this one
         self._catching_up: PendingRun | None = None
         self._ahead: RunAhead | None = None
         self._in_vain: PendingRun | None = None  # ran ahead and is not wanted; its finish may be still to come
         self._strayed = False  # the worker holds tokens that were written ahead and are not the session's
         self._num_ahead = 0  # of the tokens to be kept next, those written ahead
         self._next_background = 0.0
+
+    @property
+    def lost(self) -> bool:
+        """Whether the worker went away since it was last `found`; it may have come back as another."""
+        return self._lost or (self._stream is not None and self._stream.lost)
+
+    async def found(self) -> None:
+        """The worker was looked at; a stream of after its return stays."""
+        if self._stream is not None and self._stream.lost:
+            await self.close()
+        self._lost = False
 
     async def decode(self, max_tokens: int, handoff: Handoff | None, traceparent: str) -> PendingRun:
         """Starts a run at the end of the tokens, or goes on with the one that ran ahead if it was right.
@@ -182,6 +194,7 @@ class WorkerSession:
 
     async def close(self) -> None:
         """Ends the stream and with it whatever the worker does for this session."""
+        self._lost = self.lost
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.close()

@@ -20,6 +20,8 @@ from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.service.telemetry import Telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
+_TRANSPORT_CODES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
+
 
 class DecodeStream:
     """One Decode call: runs go out at once, replies go to their runs as they come. Nothing waits for the caller."""
@@ -37,6 +39,11 @@ class DecodeStream:
     def broken(self) -> bool:
         """Whether the call is over: open a new one."""
         return self._failure is not None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is over because the worker went away."""
+        return self._failure is not None and is_lost(self._failure)
 
     def start(self, run: Run) -> PendingRun:
         """Sends a run; one that is still going on ends first (SUPERSEDED)."""
@@ -147,6 +154,11 @@ class WorkerClient:
     async def close(self) -> None:
         """Closes the connection."""
         await self._channel.close()
+
+
+def is_lost(error: RstitchError) -> bool:
+    """Whether the worker went away, and not only refused."""
+    return error.code is grpc.StatusCode.UNAVAILABLE or (error.reason == "TRANSPORT" and error.code in _TRANSPORT_CODES)
 
 
 def _role(number: int) -> Model | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router_svc.trajectory import Model
 from rstitch.v1 import router_pb2
-from tests.router.asking import ask_for, refused, take, until
+from tests.router.asking import ask_for, refused, take, threshold, until
 from tests.router.conftest import RedisProcess, Stack
+from tests.router.test_run_ahead import Scripted, at, script
 from tests.router.toy import make_tokenizer_files
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -105,6 +108,29 @@ async def test_a_worker_that_comes_back_with_another_tokenizer_is_noticed(stack:
     answer = await take(stub, ask_for())
     assert answer.error is not None
     assert answer.error.reason == "TOKENIZER_MISMATCH"
+
+
+@pytest.mark.parametrize("run_ahead", ["on", "off"])
+async def test_one_that_was_lost_while_the_other_wrote_is_looked_at_first(stack: Stack, run_ahead: str) -> None:
+    """Nobody waited for the SLM when it went; what it is now must not write into the answer."""
+    script(stack, Scripted(1, unsure=at(6)), Scripted(2))
+    stub = await stack.stub(await stack.router(run_ahead=run_ahead))
+    before, llm_has_the_pen = stack.slm.instance_id, asyncio.Event()
+
+    async def until_restarted() -> None:
+        llm_has_the_pen.set()
+        await until(lambda: stack.slm.instance_id != before)
+
+    stack.llm.pace = until_restarted
+    asked = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=20)))
+    await llm_has_the_pen.wait()
+    await stack.slm.stop()
+    stack.slm.files = make_tokenizer_files(last_token="qz")
+    await stack.slm.start()
+    answer = await asked
+    assert answer.error is not None
+    assert answer.error.reason == "TOKENIZER_MISMATCH"
+    assert answer.authors == ["slm"] * 3 + ["llm"]
 
 
 async def test_swapped_addresses_are_refused(stack: Stack) -> None:
