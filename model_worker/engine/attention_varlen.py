@@ -125,7 +125,9 @@ class VarlenAttention:
             tables.max_queries,
             tables.max_keys,
             scale=scaling,
-            window_size=(-1, 0),  # causal, aligned at the last query
+            # Causal, aligned at the last query. A row's only query sees every key anyway, and without a window the
+            # kernel splits the keys and packs the query heads that share a key head.
+            window_size=(-1, 0) if tables.max_queries > 1 else (-1, -1),
             enable_gqa=query.shape[1] != key.shape[1],
             seqused_k=tables.lengths,
             block_table=tables.pages,

@@ -42,7 +42,7 @@ def naive_varlen_attn(
     seqused_k: Tensor,
     block_table: Tensor,
 ) -> Tensor:
-    assert window_size == (-1, 0)
+    assert window_size == (-1, 0) if max_queries > 1 else (-1, -1)
     out = torch.full((*query.shape[:2], value.shape[-1]), float("nan"), dtype=query.dtype)
     for row in range(len(ends) - 1):
         begin, end, length = int(ends[row]), int(ends[row + 1]), int(seqused_k[row])
