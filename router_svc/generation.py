@@ -76,7 +76,7 @@ class Generation:
     async def run(self) -> FinishReason:
         """Writes until the answer is complete. Raises RstitchError when it cannot go on; what is kept stays kept."""
         reason = await self._run()
-        self._workers[Model.SLM].stop_ahead()
+        self._workers[Model.SLM].stop_ahead(self._traceparent)
         return reason
 
     async def _run(self) -> FinishReason:
@@ -121,7 +121,7 @@ class Generation:
                 reply = await run.next()
                 since = self._took(pen, since)
                 if reply.tokens and self._keep(pen, reply):
-                    self._ran(worker, await worker.cut_short(run), began)
+                    self._ran(worker, await worker.cut_short(run, self._traceparent), began)
                     return None
                 if reply.finish is not None:
                     self._ran(worker, reply.finish, began)

@@ -117,13 +117,13 @@ class WorkerSession:
         run = self._run(tokens_of([proposal]), max_tokens, handoff, traceparent, background=True)
         self._ahead = RunAhead(self._stream.start(run), run.position, proposal)
 
-    def stop_ahead(self) -> None:
+    def stop_ahead(self, traceparent: str) -> None:
         """The answer is complete: the worker drops what it wrote ahead, lest the next turn find tokens not its own."""
         if self._ahead is not None:
             self._ahead.look(self._tokens)
             self._drop_ahead(self._ahead)
         if self._strayed and self._stream is not None and not self._stream.broken:
-            self._catching_up = self._start(0, None, "")
+            self._catching_up = self._start(0, None, traceparent)
 
     def wrote(self, num: int) -> int:
         """`num` tokens of this model were kept; what it decoded beyond is dropped at the next run.
@@ -137,14 +137,14 @@ class WorkerSession:
         self._num_ahead = 0
         return num_ahead
 
-    async def cut_short(self, run: PendingRun) -> RunFinish | None:
+    async def cut_short(self, run: PendingRun, traceparent: str) -> RunFinish | None:
         """Ends a run whose rest is not wanted: the worker drops that. What the run took is left to be counted.
 
         Returns: how it ended; None if the worker does not say any more.
         """
         self._settle()
         if run.finish is None:
-            self._catching_up = self._start(0, None, "")
+            self._catching_up = self._start(0, None, traceparent)
         try:
             while run.finish is None:
                 await run.next()

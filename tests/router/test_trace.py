@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -28,9 +29,10 @@ def named(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
     return sorted(found, key=lambda span: span.start_time or 0)
 
 
-async def test_a_span_per_segment_below_one_root_in_the_callers_trace(stack: Stack) -> None:
+@pytest.mark.parametrize("run_ahead", ["on", "off"])
+async def test_a_span_per_segment_below_one_root_in_the_callers_trace(stack: Stack, run_ahead: str) -> None:
     telemetry, exporter = recording()
-    stub = await stack.stub(await stack.router(telemetry=telemetry))
+    stub = await stack.stub(await stack.router(telemetry=telemetry, run_ahead=run_ahead))
     request = ask_for(policy=threshold(0.5, 0.4), max_new_tokens=50, session_id="traced")
     answer = await take(stub, request, metadata=[("traceparent", TRACEPARENT)])
     assert answer.error is None
