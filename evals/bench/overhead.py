@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evals import bare, report
+from evals import bare
+from evals.bench import page
 from evals.bench.flags import positive
 from evals.bench.stacks import Flags, add_flag_arguments
 from evals.progress import progress_bar
@@ -140,7 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=positive, default=30, help="problems (default 30)")
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with tiny-slm and tiny-llm")
     parser.add_argument("--json", type=Path, help="also write the records to this file")
-    parser.add_argument("--write", action="store_true", help="also write the table into docs/results.md")
+    parser.add_argument("--write", action="store_true", help="also write the table into docs/performance.md")
     add_flag_arguments(parser)
 
 
@@ -167,8 +168,8 @@ def run(options: argparse.Namespace) -> int:
             worker_args=flags.worker,
             slm_args=flags.slm,
             llm_args=flags.llm,
-            # No background catch-up: then every forward is on the answer's own path, and what is left is outside of it.
-            router_args=["--catch-up-tokens", "0", *flags.router],
+            # Nothing in the background: every forward is then on the answer's own path, and what is left outside of it.
+            router_args=["--catch-up-tokens", "0", "--run-ahead", "off", *flags.router],
         ) as stack,
         progress_bar(console) as progress,
     ):
@@ -185,7 +186,7 @@ def run(options: argparse.Namespace) -> int:
         text = "\n\n".join(
             [markdown_table(_COLUMNS, table), "Milliseconds per token.", markdown_table(_PARTS, parts), told]
         )
-        report.replace_section(ROOT / "docs" / "results.md", "overhead", text)
+        page.write("overhead", text)
     if options.json is not None:
         options.json.write_text(json.dumps({"provenance": facts, "parts": parts, "records": records}, indent=1) + "\n")
     return 0
