@@ -23,6 +23,7 @@ from model_worker.engine.scheduler import Row
 # Up to so many tokens of a row attend with the query heads that share a key head side by side; of more, the mask would
 # be too big.
 _SHORT_EXTEND = 16
+_CACHE_LINE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class LayerShape:
 class KvCache:
     """Keys and values of all layers, [num_slots, num_kv_heads, dim] each; slot = page * page_size + offset.
 
-    Zeroed: a masked slot is read all the same, and must be finite.
+    Zeroed: a masked slot is read all the same, and must be finite. On a CPU, what no session has used takes no memory.
     """
 
     def __init__(
@@ -52,7 +53,14 @@ class KvCache:
         self.device = device
 
         def zeros(num_heads: int, dim: int) -> Tensor:
-            return torch.zeros(self.num_slots, num_heads, dim, dtype=dtype, device=device)
+            shape = (self.num_slots, num_heads, dim)
+            if device.type != "cpu":
+                return torch.zeros(shape, dtype=dtype, device=device)
+            # numpy leaves the zeroing to the system, page by page when they are first used; torch writes them all.
+            size = self.num_slots * num_heads * dim * dtype.itemsize
+            raw = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
+            begin = -raw.ctypes.data % _CACHE_LINE
+            return torch.from_numpy(raw[begin : begin + size]).view(dtype).view(shape)
 
         self.keys = [zeros(shape.num_kv_heads, shape.key_dim) for shape in shapes]
         self.values = [zeros(shape.num_kv_heads, shape.value_dim) for shape in shapes]
