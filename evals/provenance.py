@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+_COPIES = ("--json", "--plot")
 
 
 def provenance() -> dict[str, str]:
@@ -18,7 +19,7 @@ def provenance() -> dict[str, str]:
         "commit": _git("rev-parse", "--short=10", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
         "machine": f"{os.cpu_count()} cores, {_cpu()}",
         "python": platform.python_version(),
-        "command": " ".join(["python", "-m", *_module(), *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", *_module(), *_without_files(sys.argv[1:])]),
         "day": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 
@@ -29,6 +30,16 @@ def line(facts: dict[str, str]) -> str:
         f"`{facts['command']}` at commit `{facts['commit']}`, {facts['day']}, {facts['machine']}, "
         f"Python {facts['python']}."
     )
+
+
+def _without_files(arguments: list[str]) -> list[str]:
+    """Where copies of the figures went says nothing of them, and names a path of one machine."""
+    kept: list[str] = []
+    for index, argument in enumerate(arguments):
+        follows = index > 0 and arguments[index - 1] in _COPIES
+        if not follows and argument.partition("=")[0] not in _COPIES:
+            kept.append(argument)
+    return kept
 
 
 def _module() -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from evals import bare, report
+from evals.provenance import provenance
 from evals.reference import stitch
 from evals.statistics import paired_difference, wilson
 from tests.engine.harness import generate
@@ -54,3 +56,8 @@ def test_a_report_replaces_its_own_section_only(tmp_path: Path) -> None:
     assert page.read_text() == "before\n<!-- tiny:begin -->\nnew\n<!-- tiny:end -->\nafter\n"
     with pytest.raises(ValueError, match="other"):
         report.replace_section(page, "other", "new")
+
+
+def test_provenance_names_the_command_without_where_its_copies_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "run", "--n", "4", "--json", "out.json", "--plot=a.png", "--write"])
+    assert provenance()["command"].endswith(" run --n 4 --write")
