@@ -75,6 +75,7 @@ class Runner:
         self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
         self._hidden: Tensor | None = None
         loaded.module.get_output_embeddings().register_forward_pre_hook(self._capture_hidden)
+        self._not_varlen = ""  # why it was tried in vain
         self._attention = self._make_attention()
         use_attention(loaded.module, self._attention.forward)
         self._graphs = self._make_graphs(on_progress)
@@ -83,7 +84,7 @@ class Runner:
     @property
     def path(self) -> str:
         """How steps run: the way the cache is read, and whether there are graphs."""
-        return f"{self._attention.name} with graphs" if self._graphs is not None else self._attention.name
+        return f"{self._attention.name}{' with graphs' if self._graphs is not None else ''}{self._not_varlen}"
 
     @torch.inference_mode()
     def run(self, rows: list[Row]) -> Outcome | None:
@@ -155,6 +156,7 @@ class Runner:
             except Exception as error:  # whatever a kernel says that cannot do this model or device
                 if wish == "varlen":
                     raise UnsupportedModel(f"varlen attention does not run this model here: {error}") from error
+                self._not_varlen = f", as varlen does not run here: {error}"
             else:
                 return attention
         return PagedAttention(self._cache, in_place=wish != "gather")
