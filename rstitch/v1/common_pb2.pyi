@@ -10,9 +10,22 @@ class Model(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_UNSPECIFIED: _ClassVar[Model]
     MODEL_SLM: _ClassVar[Model]
     MODEL_LLM: _ClassVar[Model]
+
+class Signal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIGNAL_UNSPECIFIED: _ClassVar[Signal]
+    SIGNAL_ENTROPY: _ClassVar[Signal]
+    SIGNAL_CONFIDENCE: _ClassVar[Signal]
+    SIGNAL_MARGIN: _ClassVar[Signal]
+    SIGNAL_ENTROPY_WINDOW: _ClassVar[Signal]
 MODEL_UNSPECIFIED: Model
 MODEL_SLM: Model
 MODEL_LLM: Model
+SIGNAL_UNSPECIFIED: Signal
+SIGNAL_ENTROPY: Signal
+SIGNAL_CONFIDENCE: Signal
+SIGNAL_MARGIN: Signal
+SIGNAL_ENTROPY_WINDOW: Signal
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_p", "top_k", "seed")

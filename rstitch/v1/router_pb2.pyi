@@ -17,11 +17,24 @@ class Guard(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GUARD_ON: _ClassVar[Guard]
     GUARD_OFF: _ClassVar[Guard]
 
+class BudgetThen(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BUDGET_THEN_UNSPECIFIED: _ClassVar[BudgetThen]
+    BUDGET_THEN_SLM: _ClassVar[BudgetThen]
+    BUDGET_THEN_STOP: _ClassVar[BudgetThen]
+
 class SwitchReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SWITCH_REASON_UNSPECIFIED: _ClassVar[SwitchReason]
     SWITCH_REASON_ENTROPY_ABOVE: _ClassVar[SwitchReason]
     SWITCH_REASON_ENTROPY_BELOW: _ClassVar[SwitchReason]
+    SWITCH_REASON_UNCERTAINTY_ABOVE: _ClassVar[SwitchReason]
+    SWITCH_REASON_UNCERTAINTY_BELOW: _ClassVar[SwitchReason]
+    SWITCH_REASON_HEAD: _ClassVar[SwitchReason]
+    SWITCH_REASON_COIN: _ClassVar[SwitchReason]
+    SWITCH_REASON_VERIFICATION: _ClassVar[SwitchReason]
+    SWITCH_REASON_DRAFT: _ClassVar[SwitchReason]
+    SWITCH_REASON_BUDGET: _ClassVar[SwitchReason]
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -29,6 +42,7 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_STOP: _ClassVar[FinishReason]
     FINISH_REASON_STOP_STRING: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+    FINISH_REASON_BUDGET: _ClassVar[FinishReason]
 
 class TrajectoryState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -46,13 +60,24 @@ class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 GUARD_UNSPECIFIED: Guard
 GUARD_ON: Guard
 GUARD_OFF: Guard
+BUDGET_THEN_UNSPECIFIED: BudgetThen
+BUDGET_THEN_SLM: BudgetThen
+BUDGET_THEN_STOP: BudgetThen
 SWITCH_REASON_UNSPECIFIED: SwitchReason
 SWITCH_REASON_ENTROPY_ABOVE: SwitchReason
 SWITCH_REASON_ENTROPY_BELOW: SwitchReason
+SWITCH_REASON_UNCERTAINTY_ABOVE: SwitchReason
+SWITCH_REASON_UNCERTAINTY_BELOW: SwitchReason
+SWITCH_REASON_HEAD: SwitchReason
+SWITCH_REASON_COIN: SwitchReason
+SWITCH_REASON_VERIFICATION: SwitchReason
+SWITCH_REASON_DRAFT: SwitchReason
+SWITCH_REASON_BUDGET: SwitchReason
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_STOP_STRING: FinishReason
 FINISH_REASON_LENGTH: FinishReason
+FINISH_REASON_BUDGET: FinishReason
 TRAJECTORY_STATE_UNSPECIFIED: TrajectoryState
 TRAJECTORY_STATE_RUNNING: TrajectoryState
 TRAJECTORY_STATE_FINISHED: TrajectoryState
@@ -63,7 +88,7 @@ SOURCE_SLM: Source
 SOURCE_LLM: Source
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("session_id", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard")
+    __slots__ = ("session_id", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard", "budget")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     RESUME_FROM_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +100,7 @@ class GenerateRequest(_message.Message):
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     GUARD_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     resume_from: int
     text: str
@@ -86,7 +112,8 @@ class GenerateRequest(_message.Message):
     max_new_tokens: int
     stop: _containers.RepeatedScalarFieldContainer[str]
     guard: Guard
-    def __init__(self, session_id: _Optional[str] = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ...) -> None: ...
+    budget: Budget
+    def __init__(self, session_id: _Optional[str] = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
 
 class Chat(_message.Message):
     __slots__ = ("messages",)
@@ -109,7 +136,7 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Policy(_message.Message):
-    __slots__ = ("threshold", "learned", "confidence", "llm_only", "slm_only", "random", "speculative")
+    __slots__ = ("threshold", "learned", "confidence", "llm_only", "slm_only", "random", "speculative", "profile")
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     LEARNED_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +144,7 @@ class Policy(_message.Message):
     SLM_ONLY_FIELD_NUMBER: _ClassVar[int]
     RANDOM_FIELD_NUMBER: _ClassVar[int]
     SPECULATIVE_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     threshold: Threshold
     learned: Learned
     confidence: Confidence
@@ -124,15 +152,20 @@ class Policy(_message.Message):
     slm_only: SlmOnly
     random: Random
     speculative: Speculative
-    def __init__(self, threshold: _Optional[_Union[Threshold, _Mapping]] = ..., learned: _Optional[_Union[Learned, _Mapping]] = ..., confidence: _Optional[_Union[Confidence, _Mapping]] = ..., llm_only: _Optional[_Union[LlmOnly, _Mapping]] = ..., slm_only: _Optional[_Union[SlmOnly, _Mapping]] = ..., random: _Optional[_Union[Random, _Mapping]] = ..., speculative: _Optional[_Union[Speculative, _Mapping]] = ...) -> None: ...
+    profile: str
+    def __init__(self, threshold: _Optional[_Union[Threshold, _Mapping]] = ..., learned: _Optional[_Union[Learned, _Mapping]] = ..., confidence: _Optional[_Union[Confidence, _Mapping]] = ..., llm_only: _Optional[_Union[LlmOnly, _Mapping]] = ..., slm_only: _Optional[_Union[SlmOnly, _Mapping]] = ..., random: _Optional[_Union[Random, _Mapping]] = ..., speculative: _Optional[_Union[Speculative, _Mapping]] = ..., profile: _Optional[str] = ...) -> None: ...
 
 class Threshold(_message.Message):
-    __slots__ = ("tau", "tau_return")
+    __slots__ = ("tau", "tau_return", "signal", "window")
     TAU_FIELD_NUMBER: _ClassVar[int]
     TAU_RETURN_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
     tau: float
     tau_return: float
-    def __init__(self, tau: _Optional[float] = ..., tau_return: _Optional[float] = ...) -> None: ...
+    signal: _common_pb2.Signal
+    window: int
+    def __init__(self, tau: _Optional[float] = ..., tau_return: _Optional[float] = ..., signal: _Optional[_Union[_common_pb2.Signal, str]] = ..., window: _Optional[int] = ...) -> None: ...
 
 class Learned(_message.Message):
     __slots__ = ("name", "tau")
@@ -157,22 +190,44 @@ class SlmOnly(_message.Message):
     def __init__(self) -> None: ...
 
 class Random(_message.Message):
-    __slots__ = ("slm_probability",)
+    __slots__ = ("slm_probability", "seed")
     SLM_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     slm_probability: float
-    def __init__(self, slm_probability: _Optional[float] = ...) -> None: ...
+    seed: int
+    def __init__(self, slm_probability: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Speculative(_message.Message):
-    __slots__ = ("draft_tokens",)
+    __slots__ = ("draft_tokens", "min_confidence")
     DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     draft_tokens: int
-    def __init__(self, draft_tokens: _Optional[int] = ...) -> None: ...
+    min_confidence: float
+    def __init__(self, draft_tokens: _Optional[int] = ..., min_confidence: _Optional[float] = ...) -> None: ...
 
 class EarlyExit(_message.Message):
-    __slots__ = ("threshold",)
+    __slots__ = ("threshold", "boundaries", "prompt", "end", "max_trial_tokens")
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARIES_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    MAX_TRIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     threshold: float
-    def __init__(self, threshold: _Optional[float] = ...) -> None: ...
+    boundaries: _containers.RepeatedScalarFieldContainer[str]
+    prompt: str
+    end: str
+    max_trial_tokens: int
+    def __init__(self, threshold: _Optional[float] = ..., boundaries: _Optional[_Iterable[str]] = ..., prompt: _Optional[str] = ..., end: _Optional[str] = ..., max_trial_tokens: _Optional[int] = ...) -> None: ...
+
+class Budget(_message.Message):
+    __slots__ = ("llm_tokens", "max_switches", "then")
+    LLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SWITCHES_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
+    llm_tokens: int
+    max_switches: int
+    then: BudgetThen
+    def __init__(self, llm_tokens: _Optional[int] = ..., max_switches: _Optional[int] = ..., then: _Optional[_Union[BudgetThen, str]] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("started", "chunk", "switch", "finished")
@@ -199,18 +254,20 @@ class Started(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., num_prompt_tokens: _Optional[int] = ..., position: _Optional[int] = ..., trace_id: _Optional[str] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("model", "position", "tokens", "entropies", "text")
+    __slots__ = ("model", "position", "tokens", "entropies", "text", "uncertainties")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     ENTROPIES_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAINTIES_FIELD_NUMBER: _ClassVar[int]
     model: _common_pb2.Model
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     entropies: _containers.RepeatedScalarFieldContainer[float]
     text: str
-    def __init__(self, model: _Optional[_Union[_common_pb2.Model, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ...) -> None: ...
+    uncertainties: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, model: _Optional[_Union[_common_pb2.Model, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., uncertainties: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Switch(_message.Message):
     __slots__ = ("to", "position", "entropy", "reason")
@@ -226,21 +283,35 @@ class Switch(_message.Message):
     def __init__(self, to: _Optional[_Union[_common_pb2.Model, str]] = ..., position: _Optional[int] = ..., entropy: _Optional[float] = ..., reason: _Optional[_Union[SwitchReason, str]] = ..., **kwargs) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("reason", "usage", "length", "policy", "guard_reason")
+    __slots__ = ("reason", "usage", "length", "policy", "guard_reason", "budget_spent", "early_exit", "profile")
     REASON_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     GUARD_REASON_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_SPENT_FIELD_NUMBER: _ClassVar[int]
+    EARLY_EXIT_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     reason: FinishReason
     usage: Usage
     length: int
     policy: Policy
     guard_reason: str
-    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., length: _Optional[int] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., guard_reason: _Optional[str] = ...) -> None: ...
+    budget_spent: _containers.RepeatedScalarFieldContainer[str]
+    early_exit: EarlyExitTaken
+    profile: str
+    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., length: _Optional[int] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., guard_reason: _Optional[str] = ..., budget_spent: _Optional[_Iterable[str]] = ..., early_exit: _Optional[_Union[EarlyExitTaken, _Mapping]] = ..., profile: _Optional[str] = ...) -> None: ...
+
+class EarlyExitTaken(_message.Message):
+    __slots__ = ("position", "confidence")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    confidence: float
+    def __init__(self, position: _Optional[int] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us", "num_run_ahead_tokens", "num_run_ahead_discarded", "breakdown")
+    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us", "num_run_ahead_tokens", "num_run_ahead_discarded", "breakdown", "num_draft_tokens", "num_accepted_draft_tokens", "num_trials", "num_trial_tokens", "trial_time_us", "num_consultations")
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_SLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_LLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -256,6 +327,12 @@ class Usage(_message.Message):
     NUM_RUN_AHEAD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_RUN_AHEAD_DISCARDED_FIELD_NUMBER: _ClassVar[int]
     BREAKDOWN_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACCEPTED_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_TRIALS_FIELD_NUMBER: _ClassVar[int]
+    NUM_TRIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     num_prompt_tokens: int
     num_slm_tokens: int
     num_llm_tokens: int
@@ -271,7 +348,13 @@ class Usage(_message.Message):
     num_run_ahead_tokens: int
     num_run_ahead_discarded: int
     breakdown: TimeBreakdown
-    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., num_run_ahead_tokens: _Optional[int] = ..., num_run_ahead_discarded: _Optional[int] = ..., breakdown: _Optional[_Union[TimeBreakdown, _Mapping]] = ...) -> None: ...
+    num_draft_tokens: int
+    num_accepted_draft_tokens: int
+    num_trials: int
+    num_trial_tokens: int
+    trial_time_us: int
+    num_consultations: int
+    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., num_run_ahead_tokens: _Optional[int] = ..., num_run_ahead_discarded: _Optional[int] = ..., breakdown: _Optional[_Union[TimeBreakdown, _Mapping]] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., num_trials: _Optional[int] = ..., num_trial_tokens: _Optional[int] = ..., trial_time_us: _Optional[int] = ..., num_consultations: _Optional[int] = ...) -> None: ...
 
 class TimeBreakdown(_message.Message):
     __slots__ = ("slm_forward_us", "llm_forward_us", "background_us", "scheduling_us", "waiting_us", "transport_us", "store_us", "routing_us")
@@ -294,7 +377,7 @@ class TimeBreakdown(_message.Message):
     def __init__(self, slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., background_us: _Optional[int] = ..., scheduling_us: _Optional[int] = ..., waiting_us: _Optional[int] = ..., transport_us: _Optional[int] = ..., store_us: _Optional[int] = ..., routing_us: _Optional[int] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("source", "position", "tokens", "entropies", "text", "reason", "switch_entropy")
+    __slots__ = ("source", "position", "tokens", "entropies", "text", "reason", "switch_entropy", "uncertainties")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -302,6 +385,7 @@ class Segment(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SWITCH_ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAINTIES_FIELD_NUMBER: _ClassVar[int]
     source: Source
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -309,10 +393,11 @@ class Segment(_message.Message):
     text: str
     reason: SwitchReason
     switch_entropy: float
-    def __init__(self, source: _Optional[_Union[Source, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., reason: _Optional[_Union[SwitchReason, str]] = ..., switch_entropy: _Optional[float] = ...) -> None: ...
+    uncertainties: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, source: _Optional[_Union[Source, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., reason: _Optional[_Union[SwitchReason, str]] = ..., switch_entropy: _Optional[float] = ..., uncertainties: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Trajectory(_message.Message):
-    __slots__ = ("session_id", "state", "length", "epoch", "segments", "policy", "finished", "created", "updated")
+    __slots__ = ("session_id", "state", "length", "epoch", "segments", "policy", "finished", "created", "updated", "early_exit", "budget")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -322,6 +407,8 @@ class Trajectory(_message.Message):
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     UPDATED_FIELD_NUMBER: _ClassVar[int]
+    EARLY_EXIT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     state: TrajectoryState
     length: int
@@ -331,7 +418,69 @@ class Trajectory(_message.Message):
     finished: Finished
     created: _timestamp_pb2.Timestamp
     updated: _timestamp_pb2.Timestamp
-    def __init__(self, session_id: _Optional[str] = ..., state: _Optional[_Union[TrajectoryState, str]] = ..., length: _Optional[int] = ..., epoch: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    early_exit: EarlyExit
+    budget: Budget
+    def __init__(self, session_id: _Optional[str] = ..., state: _Optional[_Union[TrajectoryState, str]] = ..., length: _Optional[int] = ..., epoch: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
+
+class Profile(_message.Message):
+    __slots__ = ("name", "policy", "early_exit", "budget", "description", "updated")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    EARLY_EXIT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    policy: Policy
+    early_exit: EarlyExit
+    budget: Budget
+    description: str
+    updated: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., description: _Optional[str] = ..., updated: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class PutProfileRequest(_message.Message):
+    __slots__ = ("profile",)
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    profile: Profile
+    def __init__(self, profile: _Optional[_Union[Profile, _Mapping]] = ...) -> None: ...
+
+class PutProfileResponse(_message.Message):
+    __slots__ = ("profile",)
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    profile: Profile
+    def __init__(self, profile: _Optional[_Union[Profile, _Mapping]] = ...) -> None: ...
+
+class ListProfilesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListProfilesResponse(_message.Message):
+    __slots__ = ("profiles",)
+    PROFILES_FIELD_NUMBER: _ClassVar[int]
+    profiles: _containers.RepeatedCompositeFieldContainer[Profile]
+    def __init__(self, profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ...) -> None: ...
+
+class DeleteProfileRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteProfileResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HeadStatus(_message.Message):
+    __slots__ = ("name", "version", "tau", "detail")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TAU_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    tau: float
+    detail: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., tau: _Optional[float] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class GetTrajectoryRequest(_message.Message):
     __slots__ = ("session_id",)
@@ -398,7 +547,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., address: _Optional[str] = ..., ready: bool = ..., detail: _Optional[str] = ..., model: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., num_parameters: _Optional[int] = ..., context_length: _Optional[int] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("ready", "detail", "workers", "policies", "default_tau", "num_running", "version", "guard")
+    __slots__ = ("ready", "detail", "workers", "policies", "default_tau", "num_running", "version", "guard", "heads")
     READY_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
@@ -407,6 +556,7 @@ class GetStatusResponse(_message.Message):
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     GUARD_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     ready: bool
     detail: str
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
@@ -415,7 +565,8 @@ class GetStatusResponse(_message.Message):
     num_running: int
     version: str
     guard: GuardStatus
-    def __init__(self, ready: bool = ..., detail: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., policies: _Optional[_Iterable[str]] = ..., default_tau: _Optional[float] = ..., num_running: _Optional[int] = ..., version: _Optional[str] = ..., guard: _Optional[_Union[GuardStatus, _Mapping]] = ...) -> None: ...
+    heads: _containers.RepeatedCompositeFieldContainer[HeadStatus]
+    def __init__(self, ready: bool = ..., detail: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., policies: _Optional[_Iterable[str]] = ..., default_tau: _Optional[float] = ..., num_running: _Optional[int] = ..., version: _Optional[str] = ..., guard: _Optional[_Union[GuardStatus, _Mapping]] = ..., heads: _Optional[_Iterable[_Union[HeadStatus, _Mapping]]] = ...) -> None: ...
 
 class GuardStatus(_message.Message):
     __slots__ = ("llm_only", "reason", "routed_us", "llm_only_us", "num_routed", "num_llm_only", "default_guard")

@@ -61,6 +61,21 @@ class RouterServiceStub(object):
                 request_serializer=rstitch_dot_v1_dot_router__pb2.DeleteTrajectoryRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteTrajectoryResponse.FromString,
                 _registered_method=True)
+        self.PutProfile = channel.unary_unary(
+                '/rstitch.v1.RouterService/PutProfile',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.PutProfileRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.PutProfileResponse.FromString,
+                _registered_method=True)
+        self.ListProfiles = channel.unary_unary(
+                '/rstitch.v1.RouterService/ListProfiles',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.ListProfilesRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.ListProfilesResponse.FromString,
+                _registered_method=True)
+        self.DeleteProfile = channel.unary_unary(
+                '/rstitch.v1.RouterService/DeleteProfile',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.DeleteProfileRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteProfileResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/rstitch.v1.RouterService/GetStatus',
                 request_serializer=rstitch_dot_v1_dot_router__pb2.GetStatusRequest.SerializeToString,
@@ -106,6 +121,27 @@ class RouterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutProfile(self, request, context):
+        """Keeps a policy under a name, to be asked for by Policy.profile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProfiles(self, request, context):
+        """The profiles kept, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteProfile(self, request, context):
+        """Forgets a profile; answers that were begun with it are not touched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Whether the router is ready, its workers, models and policies.
         """
@@ -135,6 +171,21 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.DeleteTrajectory,
                     request_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteTrajectoryRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_router__pb2.DeleteTrajectoryResponse.SerializeToString,
+            ),
+            'PutProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutProfile,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.PutProfileRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.PutProfileResponse.SerializeToString,
+            ),
+            'ListProfiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProfiles,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.ListProfilesRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.ListProfilesResponse.SerializeToString,
+            ),
+            'DeleteProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteProfile,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteProfileRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.DeleteProfileResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -257,6 +308,87 @@ class RouterService(object):
             '/rstitch.v1.RouterService/DeleteTrajectory',
             rstitch_dot_v1_dot_router__pb2.DeleteTrajectoryRequest.SerializeToString,
             rstitch_dot_v1_dot_router__pb2.DeleteTrajectoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/PutProfile',
+            rstitch_dot_v1_dot_router__pb2.PutProfileRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.PutProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/ListProfiles',
+            rstitch_dot_v1_dot_router__pb2.ListProfilesRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.ListProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/DeleteProfile',
+            rstitch_dot_v1_dot_router__pb2.DeleteProfileRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.DeleteProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from rstitch.v1 import common_pb2 as rstitch_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rstitch/v1/worker.proto\x12\nrstitch.v1\x1a\x17rstitch/v1/common.proto\"R\n\x07Returns\x12\"\n\x06logits\x18\x01 \x01(\x0e\x32\x12.rstitch.v1.Logits\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x14\n\x0chidden_state\x18\x03 \x01(\x08\"\xc3\x01\n\x0bStepRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12&\n\x08sampling\x18\x04 \x01(\x0b\x32\x14.rstitch.v1.Sampling\x12$\n\x07returns\x18\x05 \x01(\x0b\x32\x13.rstitch.v1.Returns\x12\x1c\n\x0fprefix_checksum\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\x12\n\x10_prefix_checksum\"\xc1\x01\n\x0cStepResponse\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0f\n\x07\x65ntropy\x18\x03 \x01(\x02\x12\x0e\n\x06logits\x18\x04 \x01(\x0c\x12(\n\ntop_logits\x18\x05 \x03(\x0b\x32\x14.rstitch.v1.TopLogit\x12\x14\n\x0chidden_state\x18\x06 \x01(\x0c\x12\x0c\n\x04held\x18\x07 \x01(\r\x12\"\n\x06timing\x18\x08 \x01(\x0b\x32\x12.rstitch.v1.Timing\"(\n\x08TopLogit\x12\r\n\x05token\x18\x01 \x01(\r\x12\r\n\x05logit\x18\x02 \x01(\x02\"\x92\x01\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\nforward_us\x18\x02 \x01(\x04\x12\x10\n\x08total_us\x18\x03 \x01(\x04\x12\x11\n\tnum_steps\x18\x04 \x01(\r\x12\x1b\n\x13num_computed_tokens\x18\x05 \x01(\r\x12\x0f\n\x07host_us\x18\x06 \x01(\x04\x12\x0f\n\x07wait_us\x18\x07 \x01(\x04\"I\n\x07Handoff\x12\x0f\n\x05\x61\x62ove\x18\x01 \x01(\x01H\x00\x12\x0f\n\x05\x62\x65low\x18\x02 \x01(\x01H\x00\x12\x14\n\x0chidden_state\x18\x03 \x01(\x08\x42\x06\n\x04rule\"\xab\x02\n\rDecodeRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12&\n\x08sampling\x18\x04 \x01(\x0b\x32\x14.rstitch.v1.Sampling\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x13\n\x0bstop_tokens\x18\x06 \x03(\r\x12$\n\x07handoff\x18\x07 \x01(\x0b\x32\x13.rstitch.v1.Handoff\x12\x1c\n\x0fprefix_checksum\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12&\n\x08priority\x18\n \x01(\x0e\x32\x14.rstitch.v1.PriorityB\x12\n\x10_prefix_checksum\"i\n\x0e\x44\x65\x63odeResponse\x12\x0e\n\x06tokens\x18\x01 \x03(\r\x12\x11\n\tentropies\x18\x02 \x03(\x02\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\"\n\x06\x66inish\x18\x04 \x01(\x0b\x32\x12.rstitch.v1.Finish\"\x93\x02\n\x06\x46inish\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.rstitch.v1.Finish.Reason\x12\x0c\n\x04held\x18\x02 \x01(\r\x12&\n\x08proposal\x18\x03 \x01(\x0b\x32\x14.rstitch.v1.Proposal\x12\"\n\x06timing\x18\x04 \x01(\x0b\x32\x12.rstitch.v1.Timing\"\x83\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0f\n\x0bREASON_STOP\x10\x01\x12\x11\n\rREASON_LENGTH\x10\x02\x12\x12\n\x0eREASON_HANDOFF\x10\x03\x12\x15\n\x11REASON_SUPERSEDED\x10\x04\x12\x12\n\x0eREASON_CONTEXT\x10\x05\"Q\n\x08Proposal\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0f\n\x07\x65ntropy\x18\x02 \x01(\x02\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12\x14\n\x0chidden_state\x18\x04 \x01(\x0c\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"$\n\x14\x43loseSessionResponse\x12\x0c\n\x04held\x18\x01 \x01(\r\"\x10\n\x0eGetInfoRequest\"\xa3\x03\n\x0fGetInfoResponse\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.rstitch.v1.Model\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x13\n\x0bstop_tokens\x18\x05 \x03(\r\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\x12\x13\n\x0bhidden_size\x18\x07 \x01(\r\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12&\n\x08\x63\x61pacity\x18\n \x01(\x0b\x32\x14.rstitch.v1.Capacity\x12\x14\n\x0c\x61rchitecture\x18\x0b \x01(\t\x12\x16\n\x0enum_parameters\x18\x0c \x01(\x04\x12\x13\n\x0binstance_id\x18\r \x01(\t\x12\x0f\n\x07version\x18\x0e \x01(\t\x12(\n\nstep_costs\x18\x0f \x03(\x0b\x32\x14.rstitch.v1.StepCost\x12&\n\x08\x63ounters\x18\x10 \x01(\x0b\x32\x14.rstitch.v1.Counters\"I\n\x08StepCost\x12\x10\n\x08num_rows\x18\x01 \x01(\r\x12\x1a\n\x12num_tokens_per_row\x18\x02 \x01(\r\x12\x0f\n\x07step_us\x18\x03 \x01(\x04\"\xf6\x01\n\x08\x43ounters\x12\x11\n\tnum_steps\x18\x01 \x01(\x04\x12\x1b\n\x13num_computed_tokens\x18\x02 \x01(\x04\x12\x17\n\x0fnum_kept_tokens\x18\x03 \x01(\x04\x12\x15\n\rnum_evictions\x18\x04 \x01(\x04\x12\x14\n\x0cnum_refusals\x18\x05 \x01(\x04\x12\x12\n\nforward_us\x18\x06 \x01(\x04\x12\x17\n\x0fnum_graph_steps\x18\x07 \x01(\x04\x12\x18\n\x10num_graph_misses\x18\x08 \x01(\x04\x12\x19\n\x11num_delayed_steps\x18\t \x01(\x04\x12\x12\n\ndelayed_us\x18\n \x01(\x04\"\x8a\x01\n\x08\x43\x61pacity\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x11\n\tnum_pages\x18\x02 \x01(\r\x12\x16\n\x0enum_free_pages\x18\x03 \x01(\r\x12\x14\n\x0cnum_sessions\x18\x04 \x01(\r\x12\x10\n\x08num_runs\x18\x05 \x01(\r\x12\x18\n\x10max_batch_tokens\x18\x06 \x01(\r\"\x15\n\x13GetTokenizerRequest\"\xbe\x01\n\x14GetTokenizerResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x15\n\rchat_template\x18\x02 \x01(\t\x12K\n\x0especial_tokens\x18\x03 \x03(\x0b\x32\x33.rstitch.v1.GetTokenizerResponse.SpecialTokensEntry\x1a\x34\n\x12SpecialTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*T\n\x06Logits\x12\x16\n\x12LOGITS_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLOGITS_NONE\x10\x01\x12\x10\n\x0cLOGITS_TOP_K\x10\x02\x12\x0f\n\x0bLOGITS_FULL\x10\x03*=\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x01\x32\xfb\x02\n\rWorkerService\x12\x39\n\x04Step\x12\x17.rstitch.v1.StepRequest\x1a\x18.rstitch.v1.StepResponse\x12\x43\n\x06\x44\x65\x63ode\x12\x19.rstitch.v1.DecodeRequest\x1a\x1a.rstitch.v1.DecodeResponse(\x01\x30\x01\x12Q\n\x0c\x43loseSession\x12\x1f.rstitch.v1.CloseSessionRequest\x1a .rstitch.v1.CloseSessionResponse\x12\x42\n\x07GetInfo\x12\x1a.rstitch.v1.GetInfoRequest\x1a\x1b.rstitch.v1.GetInfoResponse\x12S\n\x0cGetTokenizer\x12\x1f.rstitch.v1.GetTokenizerRequest\x1a .rstitch.v1.GetTokenizerResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rstitch/v1/worker.proto\x12\nrstitch.v1\x1a\x17rstitch/v1/common.proto\"R\n\x07Returns\x12\"\n\x06logits\x18\x01 \x01(\x0e\x32\x12.rstitch.v1.Logits\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x14\n\x0chidden_state\x18\x03 \x01(\x08\"\xc3\x01\n\x0bStepRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12&\n\x08sampling\x18\x04 \x01(\x0b\x32\x14.rstitch.v1.Sampling\x12$\n\x07returns\x18\x05 \x01(\x0b\x32\x13.rstitch.v1.Returns\x12\x1c\n\x0fprefix_checksum\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\x12\n\x10_prefix_checksum\"\xc1\x01\n\x0cStepResponse\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0f\n\x07\x65ntropy\x18\x03 \x01(\x02\x12\x0e\n\x06logits\x18\x04 \x01(\x0c\x12(\n\ntop_logits\x18\x05 \x03(\x0b\x32\x14.rstitch.v1.TopLogit\x12\x14\n\x0chidden_state\x18\x06 \x01(\x0c\x12\x0c\n\x04held\x18\x07 \x01(\r\x12\"\n\x06timing\x18\x08 \x01(\x0b\x32\x12.rstitch.v1.Timing\"(\n\x08TopLogit\x12\r\n\x05token\x18\x01 \x01(\r\x12\r\n\x05logit\x18\x02 \x01(\x02\"\x92\x01\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\nforward_us\x18\x02 \x01(\x04\x12\x10\n\x08total_us\x18\x03 \x01(\x04\x12\x11\n\tnum_steps\x18\x04 \x01(\r\x12\x1b\n\x13num_computed_tokens\x18\x05 \x01(\r\x12\x0f\n\x07host_us\x18\x06 \x01(\x04\x12\x0f\n\x07wait_us\x18\x07 \x01(\x04\"\xa5\x01\n\x07Handoff\x12\x0f\n\x05\x61\x62ove\x18\x01 \x01(\x01H\x00\x12\x0f\n\x05\x62\x65low\x18\x02 \x01(\x01H\x00\x12\x14\n\x0chidden_state\x18\x03 \x01(\x08\x12\"\n\x06signal\x18\x04 \x01(\x0e\x32\x12.rstitch.v1.Signal\x12\x0e\n\x06window\x18\x05 \x01(\r\x12\x18\n\x10recent_entropies\x18\x06 \x03(\x02\x12\x0c\n\x04head\x18\x07 \x01(\tB\x06\n\x04rule\"\xba\x02\n\rDecodeRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12&\n\x08sampling\x18\x04 \x01(\x0b\x32\x14.rstitch.v1.Sampling\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x13\n\x0bstop_tokens\x18\x06 \x03(\r\x12$\n\x07handoff\x18\x07 \x01(\x0b\x32\x13.rstitch.v1.Handoff\x12\x1c\n\x0fprefix_checksum\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12&\n\x08priority\x18\n \x01(\x0e\x32\x14.rstitch.v1.Priority\x12\r\n\x05\x64raft\x18\x0b \x03(\rB\x12\n\x10_prefix_checksum\"\x80\x01\n\x0e\x44\x65\x63odeResponse\x12\x0e\n\x06tokens\x18\x01 \x03(\r\x12\x11\n\tentropies\x18\x02 \x03(\x02\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\"\n\x06\x66inish\x18\x04 \x01(\x0b\x32\x12.rstitch.v1.Finish\x12\x15\n\runcertainties\x18\x05 \x03(\x02\"\xc4\x02\n\x06\x46inish\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.rstitch.v1.Finish.Reason\x12\x0c\n\x04held\x18\x02 \x01(\r\x12&\n\x08proposal\x18\x03 \x01(\x0b\x32\x14.rstitch.v1.Proposal\x12\"\n\x06timing\x18\x04 \x01(\x0b\x32\x12.rstitch.v1.Timing\x12\x14\n\x0cnum_accepted\x18\x05 \x01(\r\x12\x19\n\x11num_consultations\x18\x06 \x01(\r\"\x83\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0f\n\x0bREASON_STOP\x10\x01\x12\x11\n\rREASON_LENGTH\x10\x02\x12\x12\n\x0eREASON_HANDOFF\x10\x03\x12\x15\n\x11REASON_SUPERSEDED\x10\x04\x12\x12\n\x0eREASON_CONTEXT\x10\x05\"f\n\x08Proposal\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0f\n\x07\x65ntropy\x18\x02 \x01(\x02\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12\x14\n\x0chidden_state\x18\x04 \x01(\x0c\x12\x13\n\x0buncertainty\x18\x05 \x01(\x02\",\n\x0ePutHeadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x11\n\x0fPutHeadResponse\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"$\n\x14\x43loseSessionResponse\x12\x0c\n\x04held\x18\x01 \x01(\r\"\x10\n\x0eGetInfoRequest\"\xa3\x03\n\x0fGetInfoResponse\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.rstitch.v1.Model\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x13\n\x0bstop_tokens\x18\x05 \x03(\r\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\x12\x13\n\x0bhidden_size\x18\x07 \x01(\r\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12&\n\x08\x63\x61pacity\x18\n \x01(\x0b\x32\x14.rstitch.v1.Capacity\x12\x14\n\x0c\x61rchitecture\x18\x0b \x01(\t\x12\x16\n\x0enum_parameters\x18\x0c \x01(\x04\x12\x13\n\x0binstance_id\x18\r \x01(\t\x12\x0f\n\x07version\x18\x0e \x01(\t\x12(\n\nstep_costs\x18\x0f \x03(\x0b\x32\x14.rstitch.v1.StepCost\x12&\n\x08\x63ounters\x18\x10 \x01(\x0b\x32\x14.rstitch.v1.Counters\"I\n\x08StepCost\x12\x10\n\x08num_rows\x18\x01 \x01(\r\x12\x1a\n\x12num_tokens_per_row\x18\x02 \x01(\r\x12\x0f\n\x07step_us\x18\x03 \x01(\x04\"\xf6\x01\n\x08\x43ounters\x12\x11\n\tnum_steps\x18\x01 \x01(\x04\x12\x1b\n\x13num_computed_tokens\x18\x02 \x01(\x04\x12\x17\n\x0fnum_kept_tokens\x18\x03 \x01(\x04\x12\x15\n\rnum_evictions\x18\x04 \x01(\x04\x12\x14\n\x0cnum_refusals\x18\x05 \x01(\x04\x12\x12\n\nforward_us\x18\x06 \x01(\x04\x12\x17\n\x0fnum_graph_steps\x18\x07 \x01(\x04\x12\x18\n\x10num_graph_misses\x18\x08 \x01(\x04\x12\x19\n\x11num_delayed_steps\x18\t \x01(\x04\x12\x12\n\ndelayed_us\x18\n \x01(\x04\"\x8a\x01\n\x08\x43\x61pacity\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x11\n\tnum_pages\x18\x02 \x01(\r\x12\x16\n\x0enum_free_pages\x18\x03 \x01(\r\x12\x14\n\x0cnum_sessions\x18\x04 \x01(\r\x12\x10\n\x08num_runs\x18\x05 \x01(\r\x12\x18\n\x10max_batch_tokens\x18\x06 \x01(\r\"\x15\n\x13GetTokenizerRequest\"\xbe\x01\n\x14GetTokenizerResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x15\n\rchat_template\x18\x02 \x01(\t\x12K\n\x0especial_tokens\x18\x03 \x03(\x0b\x32\x33.rstitch.v1.GetTokenizerResponse.SpecialTokensEntry\x1a\x34\n\x12SpecialTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*T\n\x06Logits\x12\x16\n\x12LOGITS_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLOGITS_NONE\x10\x01\x12\x10\n\x0cLOGITS_TOP_K\x10\x02\x12\x0f\n\x0bLOGITS_FULL\x10\x03*=\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x01\x32\xbf\x03\n\rWorkerService\x12\x39\n\x04Step\x12\x17.rstitch.v1.StepRequest\x1a\x18.rstitch.v1.StepResponse\x12\x43\n\x06\x44\x65\x63ode\x12\x19.rstitch.v1.DecodeRequest\x1a\x1a.rstitch.v1.DecodeResponse(\x01\x30\x01\x12Q\n\x0c\x43loseSession\x12\x1f.rstitch.v1.CloseSessionRequest\x1a .rstitch.v1.CloseSessionResponse\x12\x42\n\x07PutHead\x12\x1a.rstitch.v1.PutHeadRequest\x1a\x1b.rstitch.v1.PutHeadResponse\x12\x42\n\x07GetInfo\x12\x1a.rstitch.v1.GetInfoRequest\x1a\x1b.rstitch.v1.GetInfoResponse\x12S\n\x0cGetTokenizer\x12\x1f.rstitch.v1.GetTokenizerRequest\x1a .rstitch.v1.GetTokenizerResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._loaded_options = None
   _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_options = b'8\001'
-  _globals['_LOGITS']._serialized_start=2780
-  _globals['_LOGITS']._serialized_end=2864
-  _globals['_PRIORITY']._serialized_start=2866
-  _globals['_PRIORITY']._serialized_end=2927
+  _globals['_LOGITS']._serialized_start=3047
+  _globals['_LOGITS']._serialized_end=3131
+  _globals['_PRIORITY']._serialized_start=3133
+  _globals['_PRIORITY']._serialized_end=3194
   _globals['_RETURNS']._serialized_start=64
   _globals['_RETURNS']._serialized_end=146
   _globals['_STEPREQUEST']._serialized_start=149
@@ -48,38 +48,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOPLOGIT']._serialized_end=582
   _globals['_TIMING']._serialized_start=585
   _globals['_TIMING']._serialized_end=731
-  _globals['_HANDOFF']._serialized_start=733
-  _globals['_HANDOFF']._serialized_end=806
-  _globals['_DECODEREQUEST']._serialized_start=809
-  _globals['_DECODEREQUEST']._serialized_end=1108
-  _globals['_DECODERESPONSE']._serialized_start=1110
-  _globals['_DECODERESPONSE']._serialized_end=1215
-  _globals['_FINISH']._serialized_start=1218
-  _globals['_FINISH']._serialized_end=1493
-  _globals['_FINISH_REASON']._serialized_start=1362
-  _globals['_FINISH_REASON']._serialized_end=1493
-  _globals['_PROPOSAL']._serialized_start=1495
-  _globals['_PROPOSAL']._serialized_end=1576
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=1578
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=1619
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=1621
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1657
-  _globals['_GETINFOREQUEST']._serialized_start=1659
-  _globals['_GETINFOREQUEST']._serialized_end=1675
-  _globals['_GETINFORESPONSE']._serialized_start=1678
-  _globals['_GETINFORESPONSE']._serialized_end=2097
-  _globals['_STEPCOST']._serialized_start=2099
-  _globals['_STEPCOST']._serialized_end=2172
-  _globals['_COUNTERS']._serialized_start=2175
-  _globals['_COUNTERS']._serialized_end=2421
-  _globals['_CAPACITY']._serialized_start=2424
-  _globals['_CAPACITY']._serialized_end=2562
-  _globals['_GETTOKENIZERREQUEST']._serialized_start=2564
-  _globals['_GETTOKENIZERREQUEST']._serialized_end=2585
-  _globals['_GETTOKENIZERRESPONSE']._serialized_start=2588
-  _globals['_GETTOKENIZERRESPONSE']._serialized_end=2778
-  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_start=2726
-  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_end=2778
-  _globals['_WORKERSERVICE']._serialized_start=2930
-  _globals['_WORKERSERVICE']._serialized_end=3309
+  _globals['_HANDOFF']._serialized_start=734
+  _globals['_HANDOFF']._serialized_end=899
+  _globals['_DECODEREQUEST']._serialized_start=902
+  _globals['_DECODEREQUEST']._serialized_end=1216
+  _globals['_DECODERESPONSE']._serialized_start=1219
+  _globals['_DECODERESPONSE']._serialized_end=1347
+  _globals['_FINISH']._serialized_start=1350
+  _globals['_FINISH']._serialized_end=1674
+  _globals['_FINISH_REASON']._serialized_start=1543
+  _globals['_FINISH_REASON']._serialized_end=1674
+  _globals['_PROPOSAL']._serialized_start=1676
+  _globals['_PROPOSAL']._serialized_end=1778
+  _globals['_PUTHEADREQUEST']._serialized_start=1780
+  _globals['_PUTHEADREQUEST']._serialized_end=1824
+  _globals['_PUTHEADRESPONSE']._serialized_start=1826
+  _globals['_PUTHEADRESPONSE']._serialized_end=1843
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=1845
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=1886
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=1888
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1924
+  _globals['_GETINFOREQUEST']._serialized_start=1926
+  _globals['_GETINFOREQUEST']._serialized_end=1942
+  _globals['_GETINFORESPONSE']._serialized_start=1945
+  _globals['_GETINFORESPONSE']._serialized_end=2364
+  _globals['_STEPCOST']._serialized_start=2366
+  _globals['_STEPCOST']._serialized_end=2439
+  _globals['_COUNTERS']._serialized_start=2442
+  _globals['_COUNTERS']._serialized_end=2688
+  _globals['_CAPACITY']._serialized_start=2691
+  _globals['_CAPACITY']._serialized_end=2829
+  _globals['_GETTOKENIZERREQUEST']._serialized_start=2831
+  _globals['_GETTOKENIZERREQUEST']._serialized_end=2852
+  _globals['_GETTOKENIZERRESPONSE']._serialized_start=2855
+  _globals['_GETTOKENIZERRESPONSE']._serialized_end=3045
+  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_start=2993
+  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_end=3045
+  _globals['_WORKERSERVICE']._serialized_start=3197
+  _globals['_WORKERSERVICE']._serialized_end=3644
 # @@protoc_insertion_point(module_scope)

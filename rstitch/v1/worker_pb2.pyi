@@ -99,17 +99,25 @@ class Timing(_message.Message):
     def __init__(self, queue_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., total_us: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ..., host_us: _Optional[int] = ..., wait_us: _Optional[int] = ...) -> None: ...
 
 class Handoff(_message.Message):
-    __slots__ = ("above", "below", "hidden_state")
+    __slots__ = ("above", "below", "hidden_state", "signal", "window", "recent_entropies", "head")
     ABOVE_FIELD_NUMBER: _ClassVar[int]
     BELOW_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_STATE_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    RECENT_ENTROPIES_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     above: float
     below: float
     hidden_state: bool
-    def __init__(self, above: _Optional[float] = ..., below: _Optional[float] = ..., hidden_state: bool = ...) -> None: ...
+    signal: _common_pb2.Signal
+    window: int
+    recent_entropies: _containers.RepeatedScalarFieldContainer[float]
+    head: str
+    def __init__(self, above: _Optional[float] = ..., below: _Optional[float] = ..., hidden_state: bool = ..., signal: _Optional[_Union[_common_pb2.Signal, str]] = ..., window: _Optional[int] = ..., recent_entropies: _Optional[_Iterable[float]] = ..., head: _Optional[str] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority")
+    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +128,7 @@ class DecodeRequest(_message.Message):
     PREFIX_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -130,22 +139,25 @@ class DecodeRequest(_message.Message):
     prefix_checksum: int
     traceparent: str
     priority: Priority
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+    draft: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., draft: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
-    __slots__ = ("tokens", "entropies", "logprobs", "finish")
+    __slots__ = ("tokens", "entropies", "logprobs", "finish", "uncertainties")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     ENTROPIES_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAINTIES_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     entropies: _containers.RepeatedScalarFieldContainer[float]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     finish: Finish
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
+    uncertainties: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., uncertainties: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Finish(_message.Message):
-    __slots__ = ("reason", "held", "proposal", "timing")
+    __slots__ = ("reason", "held", "proposal", "timing", "num_accepted", "num_consultations")
     class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REASON_UNSPECIFIED: _ClassVar[Finish.Reason]
@@ -164,23 +176,41 @@ class Finish(_message.Message):
     HELD_FIELD_NUMBER: _ClassVar[int]
     PROPOSAL_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     reason: Finish.Reason
     held: int
     proposal: Proposal
     timing: Timing
-    def __init__(self, reason: _Optional[_Union[Finish.Reason, str]] = ..., held: _Optional[int] = ..., proposal: _Optional[_Union[Proposal, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
+    num_accepted: int
+    num_consultations: int
+    def __init__(self, reason: _Optional[_Union[Finish.Reason, str]] = ..., held: _Optional[int] = ..., proposal: _Optional[_Union[Proposal, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., num_accepted: _Optional[int] = ..., num_consultations: _Optional[int] = ...) -> None: ...
 
 class Proposal(_message.Message):
-    __slots__ = ("token", "entropy", "logprob", "hidden_state")
+    __slots__ = ("token", "entropy", "logprob", "hidden_state", "uncertainty")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ENTROPY_FIELD_NUMBER: _ClassVar[int]
     LOGPROB_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_STATE_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAINTY_FIELD_NUMBER: _ClassVar[int]
     token: int
     entropy: float
     logprob: float
     hidden_state: bytes
-    def __init__(self, token: _Optional[int] = ..., entropy: _Optional[float] = ..., logprob: _Optional[float] = ..., hidden_state: _Optional[bytes] = ...) -> None: ...
+    uncertainty: float
+    def __init__(self, token: _Optional[int] = ..., entropy: _Optional[float] = ..., logprob: _Optional[float] = ..., hidden_state: _Optional[bytes] = ..., uncertainty: _Optional[float] = ...) -> None: ...
+
+class PutHeadRequest(_message.Message):
+    __slots__ = ("name", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class PutHeadResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class CloseSessionRequest(_message.Message):
     __slots__ = ("session_id",)

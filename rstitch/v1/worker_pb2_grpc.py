@@ -59,6 +59,11 @@ class WorkerServiceStub(object):
                 request_serializer=rstitch_dot_v1_dot_worker__pb2.CloseSessionRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_worker__pb2.CloseSessionResponse.FromString,
                 _registered_method=True)
+        self.PutHead = channel.unary_unary(
+                '/rstitch.v1.WorkerService/PutHead',
+                request_serializer=rstitch_dot_v1_dot_worker__pb2.PutHeadRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_worker__pb2.PutHeadResponse.FromString,
+                _registered_method=True)
         self.GetInfo = channel.unary_unary(
                 '/rstitch.v1.WorkerService/GetInfo',
                 request_serializer=rstitch_dot_v1_dot_worker__pb2.GetInfoRequest.SerializeToString,
@@ -107,6 +112,13 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutHead(self, request, context):
+        """Takes a policy head, to be named in Handoff.head. Soft state: a worker that was restarted knows none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInfo(self, request, context):
         """What model this is and how much room it has.
         """
@@ -138,6 +150,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.CloseSession,
                     request_deserializer=rstitch_dot_v1_dot_worker__pb2.CloseSessionRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_worker__pb2.CloseSessionResponse.SerializeToString,
+            ),
+            'PutHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutHead,
+                    request_deserializer=rstitch_dot_v1_dot_worker__pb2.PutHeadRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_worker__pb2.PutHeadResponse.SerializeToString,
             ),
             'GetInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInfo,
@@ -241,6 +258,33 @@ class WorkerService(object):
             '/rstitch.v1.WorkerService/CloseSession',
             rstitch_dot_v1_dot_worker__pb2.CloseSessionRequest.SerializeToString,
             rstitch_dot_v1_dot_worker__pb2.CloseSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.WorkerService/PutHead',
+            rstitch_dot_v1_dot_worker__pb2.PutHeadRequest.SerializeToString,
+            rstitch_dot_v1_dot_worker__pb2.PutHeadResponse.FromString,
             options,
             channel_credentials,
             insecure,

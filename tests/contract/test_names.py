@@ -21,15 +21,15 @@ NAMES = {
         "session_id resume_from text chat tokens policy early_exit sampling max_new_tokens stop"
     ),
     router_pb2.Policy: "threshold learned confidence llm_only slm_only random speculative",
-    router_pb2.Threshold: "tau tau_return",
+    router_pb2.Threshold: "tau tau_return signal window",
     router_pb2.GenerateResponse: "started chunk switch finished",
     router_pb2.Chunk: "model position tokens entropies text",
     router_pb2.Switch: "from to position entropy reason",
     router_pb2.Finished: "reason usage",
 }
 METHODS = {
-    "WorkerService": "Step Decode CloseSession GetInfo",
-    "RouterService": "Generate GetTrajectory ListTrajectories DeleteTrajectory GetStatus",
+    "WorkerService": "Step Decode CloseSession PutHead GetInfo GetTokenizer",
+    "RouterService": "Generate GetTrajectory ListTrajectories DeleteTrajectory PutProfile ListProfiles DeleteProfile GetStatus",
 }
 
 
