@@ -8,17 +8,19 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from training.tiny import task
-from training.tiny.chains import MIXTURES, Style, chain, line, text
+from training.tiny.chains import MIXTURES, chain, text
 from training.tiny.data import IGNORE, answer_segments, batches, conversation, encode
+from training.tiny.domain import Style
 from training.tiny.task import Problem, check_disjoint, extract_answer, is_correct, problems, split_of
 from training.tiny.tokenizer import MAX_ENTRIES, SPECIAL, THINK, train_tokenizer
+from training.tiny.words import WORDS, line
 
 STYLES: tuple[Style, ...] = ("short", "verbose")
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return train_tokenizer()
+    return train_tokenizer(WORDS)
 
 
 def test_splits_are_disjoint() -> None:
@@ -57,8 +59,8 @@ def test_steps_follow_from_each_other_and_stay_in_range() -> None:
 def test_every_chain_is_right(own: Style) -> None:
     rng = random.Random(0)
     for problem in problems("train", 300):
-        assert is_correct(text(chain(problem, own)), problem)
-        assert is_correct(text(chain(problem, own, rng)), problem)
+        assert is_correct(text(chain(WORDS, problem, own)), problem)
+        assert is_correct(text(chain(WORDS, problem, own, rng)), problem)
 
 
 def test_the_last_box_is_the_answer() -> None:
@@ -100,7 +102,7 @@ def test_the_chat_template_is_what_training_writes(tokenizer: PreTrainedTokenize
     problem = problems("train", 1)[0]
     chat = [{"role": "user", "content": problem.question}]
     prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    seeds = (conversation(problem, "short", random.Random(seed)) for seed in range(100))
+    seeds = (conversation(WORDS, problem, "short", random.Random(seed)) for seed in range(100))
     plain = next(c for c in seeds if c[0].text == "<|begin|>")
     assert prompt == plain[0].text + plain[1].text
 
@@ -117,7 +119,7 @@ def test_loss_is_off_at_style_decisions_and_nowhere_else(own: Style, tokenizer: 
     rng = random.Random(3)
     num_off = 0
     for problem in problems("train", 200):
-        pieces = chain(problem, own, rng)
+        pieces = chain(WORDS, problem, own, rng)
         ((ids, labels),) = encode(tokenizer, [answer_segments(pieces)])
         assert ids == tokenizer.encode(text(pieces) + "<|end|>")
         foreign = {line(step, other) for step in problem.steps}
@@ -134,7 +136,7 @@ def test_loss_is_off_at_style_decisions_and_nowhere_else(own: Style, tokenizer: 
 
 
 def test_a_resumed_stream_goes_on_where_it_was(tokenizer: PreTrainedTokenizerFast) -> None:
-    whole, rest = batches(tokenizer, "short", 5, 2_048), batches(tokenizer, "short", 5, 2_048, first=3)
+    whole, rest = batches(WORDS, tokenizer, "short", 5, 2_048), batches(WORDS, tokenizer, "short", 5, 2_048, first=3)
     for _ in range(3):
         next(whole)
     assert next(whole).ids.equal(next(rest).ids)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from training.tiny.chains import Piece, Style, chain
-from training.tiny.task import Problem, stream
+from training.tiny.chains import Piece, chain
+from training.tiny.domain import Domain, Style
+from training.tiny.splits import P
 from training.tiny.tokenizer import SYSTEM_PROMPTS
 
 IGNORE = -100
@@ -45,7 +46,9 @@ def answer_segments(pieces: list[Piece]) -> list[Segment]:
     return [*(Segment(p.text, True, p.foreign) for p in pieces), Segment("<|end|>", True)]
 
 
-def conversation(problem: Problem, own: Style, rng: random.Random, earlier: Problem | None = None) -> list[Segment]:
+def conversation(
+    domain: Domain[P], problem: P, own: Style, rng: random.Random, earlier: P | None = None, mixed: bool = True
+) -> list[Segment]:
     """A chat of one question (or a second one after an earlier one), answered in a mixture of styles."""
     opening = "<|begin|>"
     if rng.random() < _P_SYSTEM:
@@ -54,7 +57,7 @@ def conversation(problem: Problem, own: Style, rng: random.Random, earlier: Prob
     for turn in (earlier, problem):
         if turn is not None:
             segments.append(Segment(f"<|user|>{turn.question}<|end|><|assistant|>", False))
-            segments += answer_segments(chain(turn, own, rng))
+            segments += answer_segments(chain(domain, turn, own, rng if mixed else None))
     return segments
 
 
@@ -77,17 +80,24 @@ def encode(tokenizer: PreTrainedTokenizerFast, chats: list[list[Segment]]) -> li
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, own: Style, seed: int, batch_tokens: int, first: int = 0, hard: float = 0.0
+    domain: Domain[P],
+    tokenizer: PreTrainedTokenizerFast,
+    own: Style,
+    seed: int,
+    batch_tokens: int,
+    first: int = 0,
+    hard: float = 0.0,
+    mixed: bool = True,
 ) -> Iterator[Batch]:
     """Batches without end, from number `first` on, each of about `batch_tokens` places; `hard` as in `task`."""
     rng = random.Random(seed)
-    source = stream("train", seed, hard)
+    source = domain.generator.stream("train", seed, hard)
     number = 0
     while True:
         chats = []
         for _ in range(_POOL):
             earlier = next(source) if rng.random() < _P_SECOND_TURN else None
-            chats.append(conversation(next(source), own, rng, earlier))
+            chats.append(conversation(domain, next(source), own, rng, earlier, mixed))
         rows = sorted(encode(tokenizer, chats), key=lambda row: len(row[0]))
         groups: list[list[tuple[list[int], list[int]]]] = [[]]
         for row in rows:

@@ -1,4 +1,4 @@
-"""A quick look at the tiny pair in one process: `python -m training.tiny.evaluate SLM LLM [--split dev] [--n 500]`.
+"""A quick look at a tiny pair in one process: `python -m training.tiny.evaluate SLM LLM [--domain words] [--n 500]`.
 
 It exists for choosing checkpoints. The figures of record come from the service; this stitcher serves one problem at a
 time and only agrees with Algorithm 1. SLM and LLM are exported folders or checkpoints of training.
@@ -12,19 +12,21 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic
 
 import torch
 from rich.progress import track
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from evals.statistics import wilson
+from training.tiny.domain import Domain
+from training.tiny.domains import DOMAINS
 from training.tiny.recipe import RECIPES
-from training.tiny.task import Problem, is_correct, problems
+from training.tiny.splits import P
 from training.tiny.tokenizer import train_tokenizer
 from training.tiny.train import new_model
 
-MAX_NEW_TOKENS = 320
-TAUS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15)
+TAUS = (0.005, 0.02, 0.05)
 
 
 @dataclass(slots=True)
@@ -62,37 +64,72 @@ def load(path: Path) -> PreTrainedModel:
         exported.eval()
         return exported
     state = torch.load(path, weights_only=True)
-    model = new_model(RECIPES[state["recipe"]["role"]], train_tokenizer())
+    recipe = RECIPES[state["recipe"]["name"]]
+    model = new_model(recipe, train_tokenizer(DOMAINS[recipe.domain]))
     model.load_state_dict(state["average"])
     model.eval()
     return model
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> list[int]:
-    """The question as the chat template puts it."""
-    chat = [{"role": "user", "content": problem.question}]
-    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False)
-    return ids
+@dataclass(frozen=True, slots=True)
+class Exam(Generic[P]):
+    """What is asked of whom: problems of a domain in a tokenizer."""
 
+    domain: Domain[P]
+    tokenizer: PreTrainedTokenizerFast
+    asked: list[P]
 
-@torch.no_grad()
-def alone(
-    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tasks: list[Problem], batch: int = 50
-) -> Tally:
-    """One model by itself, greedy, left-padded batches."""
-    tally = Tally(name)
-    started = time.perf_counter()
-    for start in track(range(0, len(tasks), batch), description=name):
-        group = tasks[start : start + batch]
-        inputs = tokenizer.pad({"input_ids": [prompt_ids(tokenizer, p) for p in group]}, return_tensors="pt")
-        out = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_NEW_TOKENS)  # type: ignore[operator]
-        for problem, row in zip(group, out[:, inputs["input_ids"].shape[1] :], strict=True):
-            tally.right.append(is_correct(str(tokenizer.decode(row)), problem))
-            tally.tokens += int((row != tokenizer.pad_token_id).sum())
-    tally.seconds = time.perf_counter() - started
-    tally.llm_tokens = tally.tokens if name == "llm_only" else 0
-    return tally
+    def prompt(self, problem: P) -> list[int]:
+        """The question as the chat template puts it."""
+        chat = [{"role": "user", "content": problem.question}]
+        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def is_right(self, answer: list[int], problem: P) -> bool:
+        """Whether the tokens of an answer end in the right one."""
+        return self.domain.is_correct(str(self.tokenizer.decode(answer)), problem)
+
+    @torch.no_grad()
+    def alone(self, name: str, model: PreTrainedModel, batch: int = 50) -> Tally:
+        """One model by itself, greedy, left-padded batches."""
+        tally = Tally(name)
+        pad = self.tokenizer.pad_token_id
+        started = time.perf_counter()
+        for start in track(range(0, len(self.asked), batch), description=name):
+            group = self.asked[start : start + batch]
+            inputs = self.tokenizer.pad({"input_ids": [self.prompt(p) for p in group]}, return_tensors="pt")
+            length = self.domain.max_new_tokens
+            out = model.generate(**inputs, do_sample=False, max_new_tokens=length)  # type: ignore[operator]
+            for problem, row in zip(group, out[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+                tally.right.append(self.is_right(row, problem))
+                tally.tokens += sum(token != pad for token in row)
+        tally.seconds = time.perf_counter() - started
+        tally.llm_tokens = tally.tokens if name == "llm_only" else 0
+        return tally
+
+    @torch.no_grad()
+    def stitched(self, slm: PreTrainedModel, llm: PreTrainedModel, tau: float) -> Tally:
+        """R-Stitch with one threshold, one problem at a time."""
+        tally = Tally(f"tau {tau:g}")
+        started = time.perf_counter()
+        for problem in track(self.asked, description=tally.name):
+            ids = self.prompt(problem)
+            first, last = len(ids), len(ids) + self.domain.max_new_tokens
+            models, active = (_Cached(slm), _Cached(llm)), 0
+            while len(ids) < last and (len(ids) == first or ids[-1] != self.tokenizer.eos_token_id):
+                token, entropy = models[active].next(ids, len(self.tokenizer))
+                if active == 0 and entropy > tau:
+                    active, tally.switches = 1, tally.switches + 1
+                    continue
+                ids.append(token)
+                tally.llm_tokens += active
+                if active == 1 and entropy <= tau:
+                    active, tally.switches = 0, tally.switches + 1
+            tally.tokens += len(ids) - first
+            tally.right.append(self.is_right(ids[first:], problem))
+        tally.seconds = time.perf_counter() - started
+        return tally
 
 
 class _Cached:
@@ -110,39 +147,15 @@ class _Cached:
         return int(log_p.argmax()), float(-(log_p.exp() * log_p).sum()) / math.log(vocabulary)
 
 
-@torch.no_grad()
-def stitched(
-    slm: PreTrainedModel, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tasks: list[Problem], tau: float
-) -> Tally:
-    """R-Stitch with one threshold, one problem at a time."""
-    tally = Tally(f"tau {tau:g}")
-    started = time.perf_counter()
-    for problem in track(tasks, description=tally.name):
-        ids = prompt_ids(tokenizer, problem)
-        first, last = len(ids), len(ids) + MAX_NEW_TOKENS
-        models, active = (_Cached(slm), _Cached(llm)), 0
-        while len(ids) < last and (len(ids) == first or ids[-1] != tokenizer.eos_token_id):
-            token, entropy = models[active].next(ids, len(tokenizer))
-            if active == 0 and entropy > tau:
-                active, tally.switches = 1, tally.switches + 1
-                continue
-            ids.append(token)
-            tally.llm_tokens += active
-            if active == 1 and entropy <= tau:
-                active, tally.switches = 0, tally.switches + 1
-        tally.tokens += len(ids) - first
-        tally.right.append(is_correct(str(tokenizer.decode(ids[first:])), problem))
-    tally.seconds = time.perf_counter() - started
-    return tally
-
-
-def evaluate(slm: Path, llm: Path, split: str, n: int, taus: tuple[float, ...] = TAUS) -> list[Tally]:
+def evaluate(
+    slm: Path, llm: Path, domain: Domain[P], split: str, n: int, taus: tuple[float, ...] = TAUS
+) -> list[Tally]:
     """Both models alone, then stitched at each threshold."""
-    pair, tasks = (load(slm), load(llm)), problems(split, n)
-    folder = slm if slm.is_dir() else None
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder)) if folder else train_tokenizer()
-    tallies = [alone("slm_only", pair[0], tokenizer, tasks), alone("llm_only", pair[1], tokenizer, tasks)]
-    return tallies + [stitched(*pair, tokenizer, tasks, tau) for tau in taus]
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(slm)) if slm.is_dir() else train_tokenizer(domain)
+    exam = Exam(domain, tokenizer, domain.generator.problems(split, n))
+    pair = load(slm), load(llm)
+    tallies = [exam.alone("slm_only", pair[0]), exam.alone("llm_only", pair[1])]
+    return tallies + [exam.stitched(*pair, tau) for tau in taus]
 
 
 def main() -> None:
@@ -150,12 +163,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slm", type=Path)
     parser.add_argument("llm", type=Path)
+    parser.add_argument("--domain", default="words", choices=sorted(DOMAINS))
     parser.add_argument("--split", default="dev", choices=("dev", "calibration", "test"))
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--taus", type=float, nargs="*", default=list(TAUS))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for tally in evaluate(args.slm, args.llm, args.split, args.n, tuple(args.taus)):
+    for tally in evaluate(args.slm, args.llm, DOMAINS[args.domain], args.split, args.n, tuple(args.taus)):
         print(json.dumps(tally.figures()))
 
 

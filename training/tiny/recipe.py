@@ -1,4 +1,4 @@
-"""What makes the two tiny models different: their sizes, styles and schedules. Values only."""
+"""What makes the tiny models different: domain, size, style and schedule. Values only."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from training.tiny.chains import Style
+from training.tiny.domain import Style
 from training.tiny.tokenizer import MAX_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model's shape and training run."""
+    """One model's shape and training run. A `short` writer is an SLM, a `verbose` one an LLM."""
 
-    role: str
+    name: str  # of the folder in models/
     own: Style
     hidden_size: int
     num_layers: int
@@ -22,6 +22,8 @@ class Recipe:
     num_heads: int
     learning_rate: float  # the highest; `schedule` gives the share of it
     schedule: tuple[tuple[int, float], ...]  # (step, share), straight lines between; the last step ends the run
+    domain: str = "words"
+    mixed: bool = True  # chains of mixed styles; False: one's own style alone, which cannot be stitched
     batch_tokens: int = 4_096
     practice_from: int | None = None  # the step from which hard additions and subtractions are frequent
     practice_hard: float = 0.3
@@ -61,9 +63,29 @@ class Recipe:
 
 
 # The knot at 3,900 is no art: the run was cut short there, and this is what it did. The second rise is the practice.
-LLM_SCHEDULE = ((-1, 0.0), (99, 1.0), (3_300, 1.0), (3_900, 0.727), (4_500, 0.0), (4_530, 0.4), (4_850, 0.0))
+_LLM_SCHEDULE = ((-1, 0.0), (99, 1.0), (3_300, 1.0), (3_900, 0.727), (4_500, 0.0), (4_530, 0.4), (4_850, 0.0))
 
-RECIPES = {
-    "slm": Recipe("slm", "short", 96, 2, 256, 2, 3e-3, ((-1, 0.0), (99, 1.0), (1_200, 1.0), (2_000, 0.0)), seed=11),
-    "llm": Recipe("llm", "verbose", 192, 6, 512, 3, 2e-3, LLM_SCHEDULE, practice_from=4_500, seed=22),
+
+def _plain(peak_until: int, steps: int) -> tuple[tuple[int, float], ...]:
+    """Up in a hundred steps, flat, and down to nothing."""
+    return ((-1, 0.0), (99, 1.0), (peak_until, 1.0), (steps, 0.0))
+
+
+_ALL = (
+    Recipe("tiny-slm", "short", 96, 2, 256, 2, 3e-3, _plain(1_200, 2_000), seed=11),
+    Recipe("tiny-llm", "verbose", 192, 6, 512, 3, 2e-3, _LLM_SCHEDULE, practice_from=4_500, seed=22),
+    # Other SLMs for tiny-llm: a worse one, a better one, and one that was never taught the LLM's style.
+    Recipe("tiny-slm-xs", "short", 64, 2, 176, 2, 3e-3, _plain(900, 1_500), seed=31),
+    Recipe("tiny-slm-xl", "short", 128, 3, 336, 4, 3e-3, _plain(1_800, 3_000), seed=32),
+    Recipe("tiny-slm-unmixed", "short", 96, 2, 256, 2, 3e-3, _plain(900, 1_500), mixed=False, seed=33),
+    Recipe("tiny-programs-slm", "short", 96, 2, 256, 2, 3e-3, _plain(1_300, 2_200), domain="programs", seed=41),
+    Recipe("tiny-programs-llm", "verbose", 144, 5, 384, 3, 2e-3, _plain(1_900, 2_800), domain="programs", seed=42),
+)
+RECIPES = {recipe.name: recipe for recipe in _ALL}
+PARTNERS = {  # the LLM that an SLM is measured with
+    "tiny-slm": "tiny-llm",
+    "tiny-slm-xs": "tiny-llm",
+    "tiny-slm-xl": "tiny-llm",
+    "tiny-slm-unmixed": "tiny-llm",
+    "tiny-programs-slm": "tiny-programs-llm",
 }

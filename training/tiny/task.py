@@ -1,27 +1,23 @@
 """The task of the tiny pair: arithmetic word problems in plain English, and the check of an answer.
 
 A problem is a story of one person and one kind of thing, 2 to 6 calculations long, with a whole number below 1,000
-after each of them. It belongs to exactly one split, by a hash of its calculations: no wording of a held-out problem's
-calculations can reach the training stream. Knows nothing of tokens, chains of thought, models or torch.
+after each of them. Its split is that of its calculations: no wording of a held-out problem's calculations can reach
+the training stream. Knows nothing of tokens, chains of thought, models or torch.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
-SPLITS = ("train", "test", "dev", "calibration")
+from training.tiny.splits import SPLITS as SPLITS
+from training.tiny.splits import Generator
+
 MIN_STEPS, MAX_STEPS = 2, 6
 MAX_VALUE = 999
 MAX_PRODUCT = 600
 
-# Shares of a hundred hash buckets; what is left trains.
-_HELD_OUT_BUCKETS = {"test": range(0, 4), "dev": range(4, 6), "calibration": range(6, 8)}
-_SPLIT_SEEDS = {"train": 101, "test": 202, "dev": 303, "calibration": 404}
 _BOXED = re.compile(r"\\boxed\{\s*(-?\d+)\s*\}")
 
 # name, subject pronoun, object pronoun
@@ -88,45 +84,6 @@ class Problem:
     def canonical(self) -> str:
         """The calculations alone: what two wordings of one problem share."""
         return ";".join(f"{s.left}{s.op}{s.right}" for s in self.steps)
-
-
-def split_of(problem: Problem) -> str:
-    """The one split that may show this problem."""
-    bucket = int(hashlib.sha256(problem.canonical.encode()).hexdigest()[:8], 16) % 100
-    return next((split for split, buckets in _HELD_OUT_BUCKETS.items() if bucket in buckets), "train")
-
-
-def stream(split: str, seed: int = 0, hard: float = 0.0) -> Iterator[Problem]:
-    """Problems of a split without end. Held-out ones never repeat a calculation; the first n do not depend on n.
-
-    `hard` is the share of the additions and subtractions made to carry through two digits, for practice.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
-    rng = random.Random(_SPLIT_SEEDS[split] * 1_000_003 + seed)
-    seen: set[str] = set()
-    while True:
-        problem = make_problem(rng, hard)
-        if split_of(problem) != split or problem.canonical in seen:
-            continue
-        if split != "train":
-            seen.add(problem.canonical)
-        yield problem
-
-
-def problems(split: str, n: int, seed: int = 0) -> list[Problem]:
-    """The first n problems of a split."""
-    return list(islice(stream(split, seed), n))
-
-
-def check_disjoint(n_train: int = 20_000, n_held_out: int = 1_500) -> None:
-    """Look, rather than trust the hash: no held-out problem is in the training stream, in whatever words."""
-    held_out = {s: {p.canonical for p in problems(s, n_held_out)} for s in SPLITS if s != "train"}
-    held_out["train"] = {p.canonical for p in problems("train", n_train)}
-    for a in SPLITS:
-        for b in SPLITS:
-            if a < b and held_out[a] & held_out[b]:
-                raise AssertionError(f"{a} and {b} share problems: {sorted(held_out[a] & held_out[b])[:3]}")
 
 
 def extract_answer(text: str) -> int | None:
@@ -213,3 +170,10 @@ def _hard_operand(rng: random.Random, value: int, results: range) -> int:
     """The operand that leads from a value to a result beside a round hundred, or a tiny one; 0 if there is none."""
     hard = [r for r in results if r < 10 or (r + 2) % 100 < 4]
     return abs(rng.choice(hard) - value) if hard else 0
+
+
+GENERATOR = Generator(make_problem)
+stream = GENERATOR.stream
+problems = GENERATOR.problems
+split_of = GENERATOR.split_of
+check_disjoint = GENERATOR.check_disjoint

@@ -1,4 +1,4 @@
-"""The one tokenizer of the tiny pair: a byte-level BPE trained on the task, every digit a token of its own.
+"""The tokenizer of a domain: a byte-level BPE trained on its problems, every digit a token of its own.
 
 Any UTF-8 text goes in and comes back unchanged. Words keep the space before them, punctuation keeps a line break after
 it; nothing merges across these borders, so lines tokenize the same alone and together. Knows nothing of models.
@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from training.tiny import chains
-from training.tiny.task import problems
+from training.tiny.domain import Domain
+from training.tiny.splits import P
 
 BOS, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SPECIAL = (PAD, BOS, END, "<|system|>", "<|user|>", "<|assistant|>")
@@ -40,12 +41,12 @@ CHAT_TEMPLATE = (
 _PIECES = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+(?:\n| (?=\p{N}))?|\s+"
 
 
-def train_tokenizer(num_problems: int = 5_000) -> PreTrainedTokenizerFast:
+def train_tokenizer(domain: Domain[P], num_problems: int = 5_000) -> PreTrainedTokenizerFast:
     """Train on questions and chains of the training split; the same bytes come out every time."""
     rng = random.Random(7)
     texts = list(SYSTEM_PROMPTS) * 100
-    for problem in problems("train", num_problems):
-        texts += [problem.question, chains.text(chains.chain(problem, "verbose", rng))]
+    for problem in domain.generator.problems("train", num_problems):
+        texts += [problem.question, chains.text(chains.chain(domain, problem, "verbose", rng))]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

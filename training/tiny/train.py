@@ -20,6 +20,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.tiny.data import IGNORE, Batch, batches
+from training.tiny.domains import DOMAINS
 from training.tiny.recipe import RECIPES, Recipe
 from training.tiny.tokenizer import train_tokenizer
 
@@ -67,7 +68,7 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
     torch.set_num_threads(1)
     num_steps = min(num_steps or recipe.num_steps, recipe.num_steps)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer()
+    tokenizer = train_tokenizer(DOMAINS[recipe.domain])
     model = new_model(recipe, tokenizer)
     average = copy.deepcopy(model)
     opts = optimizers(model, recipe)
@@ -83,7 +84,7 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
     started, shown = time.perf_counter(), 0.0
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns) as progress:
-        bar = progress.add_task(recipe.role, total=num_steps, completed=first)
+        bar = progress.add_task(recipe.name, total=num_steps, completed=first)
         for step in range(first, num_steps):
             if step == recipe.practice_from:
                 source = _source(tokenizer, recipe, step)
@@ -98,10 +99,10 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
                 opt.zero_grad()
             _follow(average, model, min(recipe.average, step / (step + 10)))
             shown = loss.item() if step == first else 0.95 * shown + 0.05 * loss.item()
-            progress.update(bar, advance=1, description=f"{recipe.role} loss {shown:.4f}")
+            progress.update(bar, advance=1, description=f"{recipe.name} loss {shown:.4f}")
             if (step + 1) % 100 == 0 or step + 1 == num_steps:
                 spent = seconds + time.perf_counter() - started
-                progress.console.print(f"{recipe.role} step {step + 1} loss {shown:.4f} {spent:.0f}s")
+                progress.console.print(f"{recipe.name} step {step + 1} loss {shown:.4f} {spent:.0f}s")
                 _save(out / CHECKPOINT, recipe, step + 1, spent, shown, model, average, opts)
     return out / CHECKPOINT
 
@@ -109,9 +110,20 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
 def _source(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Iterator[Batch]:
     """The batches from a step on; the practice is a stream of its own."""
     if recipe.practice_from is None or step < recipe.practice_from:
-        return batches(tokenizer, recipe.own, recipe.seed, recipe.batch_tokens, step)
+        return batches(
+            DOMAINS[recipe.domain], tokenizer, recipe.own, recipe.seed, recipe.batch_tokens, step, mixed=recipe.mixed
+        )
     step -= recipe.practice_from
-    return batches(tokenizer, recipe.own, recipe.seed + 1_000, recipe.batch_tokens, step, recipe.practice_hard)
+    return batches(
+        DOMAINS[recipe.domain],
+        tokenizer,
+        recipe.own,
+        recipe.seed + 1_000,
+        recipe.batch_tokens,
+        step,
+        recipe.practice_hard,
+        recipe.mixed,
+    )
 
 
 @torch.no_grad()
@@ -146,12 +158,12 @@ def _save(
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("role", choices=sorted(RECIPES))
+    parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--steps", type=int, help="stop after this many steps; the schedule stays the recipe's")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     args = parser.parse_args()
-    train(RECIPES[args.role], args.out, args.steps, args.resume)
+    train(RECIPES[args.name], args.out, args.steps, args.resume)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A second domain for tiny pairs: telling what a small Python program prints."""
