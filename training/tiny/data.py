@@ -1,7 +1,7 @@
 """The training stream of a tiny model: conversations as token ids and labels, in batches of similar length.
 
-The stream is a function of (role, seed, batch number): a resumed run sees what an unbroken one would have seen. Knows
-nothing of models or optimizers.
+The stream is a function of (domain, style, seed, batch number): a resumed run sees what an unbroken one would have
+seen. Knows nothing of models or optimizers.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from evals.statistics import wilson
 from training.tiny.domain import Domain
 from training.tiny.domains import DOMAINS
 from training.tiny.recipe import RECIPES
-from training.tiny.splits import P
+from training.tiny.splits import AnyProblem, P
 from training.tiny.tokenizer import train_tokenizer
 from training.tiny.train import new_model
 
@@ -71,6 +71,14 @@ def load(path: Path) -> PreTrainedModel:
     return model
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: AnyProblem) -> list[int]:
+    """The question as the chat template puts it."""
+    chat = [{"role": "user", "content": problem.question}]
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False)
+    return ids
+
+
 @dataclass(frozen=True, slots=True)
 class Exam(Generic[P]):
     """What is asked of whom: problems of a domain in a tokenizer."""
@@ -78,13 +86,6 @@ class Exam(Generic[P]):
     domain: Domain[P]
     tokenizer: PreTrainedTokenizerFast
     asked: list[P]
-
-    def prompt(self, problem: P) -> list[int]:
-        """The question as the chat template puts it."""
-        chat = [{"role": "user", "content": problem.question}]
-        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return ids
 
     def is_right(self, answer: list[int], problem: P) -> bool:
         """Whether the tokens of an answer end in the right one."""
@@ -98,7 +99,9 @@ class Exam(Generic[P]):
         started = time.perf_counter()
         for start in track(range(0, len(self.asked), batch), description=name):
             group = self.asked[start : start + batch]
-            inputs = self.tokenizer.pad({"input_ids": [self.prompt(p) for p in group]}, return_tensors="pt")
+            inputs = self.tokenizer.pad(
+                {"input_ids": [prompt_ids(self.tokenizer, p) for p in group]}, return_tensors="pt"
+            )
             length = self.domain.max_new_tokens
             out = model.generate(**inputs, do_sample=False, max_new_tokens=length)  # type: ignore[operator]
             for problem, row in zip(group, out[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
@@ -114,7 +117,7 @@ class Exam(Generic[P]):
         tally = Tally(f"tau {tau:g}")
         started = time.perf_counter()
         for problem in track(self.asked, description=tally.name):
-            ids = self.prompt(problem)
+            ids = prompt_ids(self.tokenizer, problem)
             first, last = len(ids), len(ids) + self.domain.max_new_tokens
             models, active = (_Cached(slm), _Cached(llm)), 0
             while len(ids) < last and (len(ids) == first or ids[-1] != self.tokenizer.eos_token_id):
