@@ -1,0 +1,1 @@
+"""`rstitch eval`: how right, how fast and how routed the answers of each system are, problem by problem."""

@@ -1,0 +1,80 @@
+"""Which answers count as right."""
+
+from __future__ import annotations
+
+import pytest
+
+from evals.answers import OwnCheck
+from evals.answers_code import CodeCheck, extract
+from evals.answers_math import MathCheck, judge
+from evals.evaluation.data import Problem
+from evals.evaluation.task import load
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def problem(reference: str = "", **row: str) -> Problem:
+    return Problem(0, "0", "", reference, row)
+
+
+@pytest.mark.parametrize(
+    ("reference", "text", "correct"),
+    [
+        ("70000", "She makes $70,000.\n#### 70,000", True),
+        ("\\left( 3, \\frac{\\pi}{2} \\right)", "so \\boxed{(3, \\pi/2)}", True),
+        ("27.0", "The answer is \\boxed{27}.", True),
+        ("025", "\\boxed{25}", True),
+        ("\\frac{14}{3}", "\\boxed{4.67}", False),
+        ("p - q", "\\boxed{-q+p}", True),
+        ("\\text{Evelyn}", "\\boxed{\\text{Evelyn}}", True),
+        ("5", "I do not know.", False),
+        ("5", "", False),
+    ],
+)
+def test_mathematics_is_compared_by_meaning(reference: str, text: str, correct: bool) -> None:
+    assert judge(reference, text)["correct"] is correct
+
+
+def test_a_reference_that_cannot_be_read_says_so() -> None:
+    assert "cannot be read" in judge("", "5")["detail"]
+
+
+async def test_an_expression_without_end_costs_its_own_answer_only() -> None:
+    async with MathCheck(patience_s=10) as checker:
+        assert (await checker.check(problem("4"), "\\boxed{4}")).correct
+        checker._patience_s = 1
+        endless = await checker.check(problem("4"), "\\boxed{7^{7^{7^{7^{7^{7}}}}} \\cdot (9^{9^{9^{9}}})!}")
+        checker._patience_s = 30
+        assert not endless.correct
+        verdict = await checker.check(problem("5"), "It is \\boxed{4}.")
+        assert (verdict.correct, verdict.answer) == (False, "4")
+
+
+async def test_code_passes_with_its_tests() -> None:
+    human = problem(
+        question='import math\n\ndef area(r):\n    """The area."""\n',
+        test="def check(f):\n    assert abs(f(1) - 3.14159) < 1e-3",
+        entry_point="area",
+    )
+    code = load("humaneval").code
+    assert code is not None
+    async with CodeCheck(code) as checker:
+        whole = await checker.check(human, "Here:\n```python\ndef area(r):\n    return math.pi * r * r\n```\nDone.")
+        assert whole.correct, whole
+        assert (await checker.check(human, "    return math.pi * r ** 2\n")).correct  # goes on where the prompt ended
+        wrong = await checker.check(human, "```python\ndef area(r):\n    return r\n```")
+        assert (wrong.correct, wrong.detail) == (False, "AssertionError")
+
+
+def test_the_code_is_the_first_block_that_defines_something() -> None:
+    text = "First\n```\npip install x\n```\nthen\n```python\ndef f():\n    pass\n```\nso\n```python\nprint(f())\n```"
+    assert extract(text) == "def f():\n    pass\n"
+    assert extract("```python\ndef f():\n    retu") == "def f():\n    retu"
+    assert extract("    return 1") == "    return 1"
+
+
+async def test_a_generator_checks_its_own() -> None:
+    async with OwnCheck(lambda text, source: text == source) as checker:
+        asked = Problem(0, "0", "", "", {}, "yes")
+        assert (await checker.check(asked, "yes")).correct
+        assert not (await checker.check(asked, "no")).correct
