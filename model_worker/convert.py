@@ -34,6 +34,7 @@ from model_worker.engine.types import (
     RunFinished,
     RunRequest,
     Sampling,
+    Signal,
     Timing,
 )
 from rstitch.errors import RstitchError, invalid
@@ -41,6 +42,7 @@ from rstitch.v1 import common_pb2, worker_pb2
 
 MAX_SESSION_ID_LENGTH = 128
 MAX_TEMPERATURE = 100.0
+MAX_WINDOW = 64
 _RETRY_AFTER_S = 0.05
 
 _CODES = {
@@ -60,6 +62,14 @@ _REASONS = {
     FinishReason.HANDOFF: worker_pb2.Finish.REASON_HANDOFF,
     FinishReason.SUPERSEDED: worker_pb2.Finish.REASON_SUPERSEDED,
     FinishReason.CONTEXT: worker_pb2.Finish.REASON_CONTEXT,
+}
+
+_SIGNALS = {
+    common_pb2.SIGNAL_UNSPECIFIED: Signal.ENTROPY,
+    common_pb2.SIGNAL_ENTROPY: Signal.ENTROPY,
+    common_pb2.SIGNAL_CONFIDENCE: Signal.CONFIDENCE,
+    common_pb2.SIGNAL_MARGIN: Signal.MARGIN,
+    common_pb2.SIGNAL_ENTROPY_WINDOW: Signal.ENTROPY_WINDOW,
 }
 
 
@@ -196,7 +206,11 @@ def _proposal(value: Proposal | None) -> worker_pb2.Proposal | None:
     if value is None:
         return None
     return worker_pb2.Proposal(
-        token=value.token, entropy=value.entropy, logprob=value.logprob, hidden_state=value.hidden_state
+        token=value.token,
+        entropy=value.entropy,
+        logprob=value.logprob,
+        hidden_state=value.hidden_state,
+        uncertainty=value.uncertainty or 0.0,
     )
 
 
@@ -230,12 +244,38 @@ def _handoff(message: worker_pb2.Handoff) -> Handoff | None:
         raise invalid("handoff.rule", "a hand-off needs a rule.", "Set above or below, or leave handoff unset.")
     bound = float(getattr(message, rule))
     if math.isnan(bound):
-        raise invalid(f"handoff.{rule}", "NaN is no bound.", "Send an entropy; those of a model are in [0, 1].")
+        raise invalid(f"handoff.{rule}", "NaN is no bound.", "Send a bound of the signal; signals are in [0, 1].")
+    signal = _SIGNALS.get(message.signal)
+    if signal is None:
+        raise invalid("handoff.signal", f"{message.signal} is no signal.", "Send one of the enum Signal.")
+    _check_window(message, signal)
     return Handoff(
         above=bound if rule == "above" else None,
         below=bound if rule == "below" else None,
         hidden_state=message.hidden_state,
+        signal=signal,
+        window=message.window,
+        recent_entropies=tuple(message.recent_entropies),
     )
+
+
+def _check_window(message: worker_pb2.Handoff, signal: Signal) -> None:
+    entropies = message.recent_entropies
+    if signal is not Signal.ENTROPY_WINDOW:
+        for field in ("window", "recent_entropies"):
+            if getattr(message, field):
+                raise invalid(f"handoff.{field}", "only SIGNAL_ENTROPY_WINDOW has a window.", "Leave it unset.")
+        return
+    if not 1 <= message.window <= MAX_WINDOW:
+        raise invalid("handoff.window", f"{message.window} is not in [1, {MAX_WINDOW}].", "Say over how many tokens.")
+    if len(entropies) >= message.window:
+        raise invalid(
+            "handoff.recent_entropies",
+            f"a window of {message.window} looks at {message.window - 1} tokens before this one, not {len(entropies)}.",
+            "Send the last ones.",
+        )
+    if not all(0 <= entropy <= 1 for entropy in entropies):  # NaN fails, too
+        raise invalid("handoff.recent_entropies", "an entropy is in [0, 1].", "Send them as they were returned.")
 
 
 def _returns(message: worker_pb2.Returns, vocab_size: int) -> Returns:

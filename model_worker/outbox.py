@@ -19,6 +19,7 @@ class Piece:
     tokens: list[int] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    uncertainties: list[float] = field(default_factory=list)  # empty where the signal is the entropy
     end: RunFinished | RunFailed | None = None
 
 
@@ -45,6 +46,8 @@ class Outbox:
             piece.tokens.append(event.token)
             piece.entropies.append(event.entropy)
             piece.logprobs.append(event.logprob)
+            if event.uncertainty is not None:
+                piece.uncertainties.append(event.uncertainty)
             if ticket not in self._told:
                 self._told.add(ticket)
                 self._urgent.append(ticket)

@@ -169,6 +169,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 response.tokens.extend(piece.tokens)
                 response.entropies.extend(piece.entropies)
                 response.logprobs.extend(piece.logprobs)
+                response.uncertainties.extend(piece.uncertainties)
                 if isinstance(piece.end, RunFinished):
                     response.finish.CopyFrom(convert.finish(piece.end))
                     self._close_span(stream, ticket, piece.end)

@@ -30,6 +30,7 @@ from model_worker.engine.pages import PagePool
 from model_worker.engine.runner import Outcome, Runner, check_parity, reference_logits
 from model_worker.engine.scheduler import Row, Run, Scheduler
 from model_worker.engine.session import Session, SessionTable
+from model_worker.engine.signals import SignalMeter
 from model_worker.engine.types import (
     Capacity,
     Counters,
@@ -41,6 +42,7 @@ from model_worker.engine.types import (
     RunFailed,
     RunFinished,
     RunRequest,
+    Signal,
     TokenKept,
 )
 
@@ -119,6 +121,8 @@ class Engine:
         if run.wants_token and session.num_pending == 0:
             # The distribution after a token that is computed already: compute that token again.
             self._table.uncompute(session, session.held - 1)
+        if request.handoff is not None and request.handoff.signal is not Signal.ENTROPY:
+            run.meter = SignalMeter(request.handoff)
         self._scheduler.add(run)
         return run.run_id
 
@@ -274,18 +278,24 @@ class Engine:
             return [RunFailed(run.run_id, _forward_failed("the model's logits are not finite."))]
         if request.returns is not None:
             return [self._finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]
-        handoff = request.handoff
-        if handoff is not None and handoff.above is not None and entropy > handoff.above:
-            proposal = _proposal(outcome, index, Returns(hidden_state=handoff.hidden_state))
+        handoff, meter = request.handoff, run.meter
+        uncertainty = None
+        if meter is not None:
+            uncertainty = meter.read(entropy, logprob, outcome.margins.get(index, math.nan))
+        signal = entropy if uncertainty is None else uncertainty
+        if handoff is not None and handoff.above is not None and signal > handoff.above:
+            proposal = _proposal(outcome, index, Returns(hidden_state=handoff.hidden_state), uncertainty)
             return [self._finish(run, FinishReason.HANDOFF, proposal)]
         session.tokens.append(token)
         run.num_kept += 1
         self.counters.num_kept_tokens += 1
-        events: list[Event] = [TokenKept(run.run_id, token, entropy, logprob)]
+        if meter is not None:
+            meter.keep(entropy)
+        events: list[Event] = [TokenKept(run.run_id, token, entropy, logprob, uncertainty)]
         reason = None
         if token in (request.stop_tokens or self._stop_tokens):
             reason = FinishReason.STOP
-        elif handoff is not None and handoff.below is not None and entropy <= handoff.below:
+        elif handoff is not None and handoff.below is not None and signal <= handoff.below:
             reason = FinishReason.HANDOFF
         elif run.num_kept == request.max_tokens:
             reason = FinishReason.LENGTH
@@ -335,13 +345,14 @@ def _forward_failed(message: str) -> ForwardFailed:
     return ForwardFailed(message, remedy="Send the run again; if it fails again, see the worker's log.")
 
 
-def _proposal(outcome: Outcome, index: int, returns: Returns) -> Proposal:
+def _proposal(outcome: Outcome, index: int, returns: Returns, uncertainty: float | None = None) -> Proposal:
     choices = outcome.choices
     vocab_size = outcome.logits.shape[1]
     return Proposal(
         token=choices.tokens[index],
         entropy=choices.entropies[index],
         logprob=choices.logprobs[index],
+        uncertainty=uncertainty,
         hidden_state=outcome.hidden_state(index) if returns.hidden_state else b"",
         logits=outcome.raw_logits(index) if returns.top_logits == -1 else b"",
         top_logits=outcome.top_logits(index, min(returns.top_logits, vocab_size)) if returns.top_logits > 0 else (),

@@ -6,7 +6,7 @@ transformers model. It decides nothing: which rows, how many and what happens wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from model_worker.engine.batch import Batch, batch_order
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.graphs import Graph, Graphs, OnProgress, cuda_capture, repeat
 from model_worker.engine.loader import LoadedModel, use_attention
-from model_worker.engine.sampling import Choices, choose, measure, measure_on_host, unpack
+from model_worker.engine.sampling import Choices, Measured, choose, margins, measure, measure_on_host, unpack
 from model_worker.engine.scheduler import Row, Run
 from model_worker.engine.session import Session
 from model_worker.engine.types import Limits, Returns, RunRequest
@@ -37,12 +37,14 @@ class Outcome:
         logits: [n, vocab_size], on the device, valid until the next run.
         hidden: [n, hidden_size], likewise.
         index: which of the n belongs to each row.
+        margins: p1 - p2 of the rows whose hand-off looks at it.
     """
 
     choices: Choices
     logits: Tensor
     hidden: Tensor
     index: Sequence[int]
+    margins: Mapping[int, float]
 
     def hidden_state(self, row: int) -> bytes:
         """Float32 little-endian."""
@@ -95,14 +97,11 @@ class Runner:
         self._use_device()
         rows.sort(key=batch_order)
         batch = Batch.of(rows, self._limits.page_size)
-        samplings = [row.run.request.sampling for row in batch.asked]
-        positions = [row.start + row.num_tokens for row in batch.asked]
         if self._graphs is not None:
             output = self._graphs.run(batch)
             self.graphed = output is not None
             if output is not None:
-                choices = choose(output.measured, output.logits, batch.wanted, samplings, positions)
-                return Outcome(choices, output.logits, output.hidden, batch.wanted)
+                return _outcome(batch, output.measured, output.logits, output.hidden, batch.wanted)
         ids, places = self._begin(batch)
         if not batch.asked:
             self._loaded.module.base_model(input_ids=ids, position_ids=places, use_cache=False)
@@ -115,8 +114,7 @@ class Runner:
             wanted = torch.tensor(batch.wanted).to(self._loaded.device, non_blocking=True)
         logits, hidden = self._forward(ids, places, wanted)
         measured = measure_on_host(logits) if logits.device.type == "cpu" else unpack(measure(logits), logits.shape[-1])
-        index = range(len(batch.asked))
-        return Outcome(choose(measured, logits, index, samplings, positions), logits, hidden, index)
+        return _outcome(batch, measured, logits, hidden, range(len(batch.asked)))
 
     def wipe(self, pages: Sequence[int]) -> None:
         """Zeroes pages that a forward left with what is not finite."""
@@ -225,6 +223,16 @@ def check_parity(name: str, ours: Tensor, reference: Tensor) -> None:
         raise UnsupportedModel(
             f"{name}: the engine's logits differ from the model's own by {difference:.1e}; not served"
         )
+
+
+def _outcome(batch: Batch, measured: Measured, logits: Tensor, hidden: Tensor, index: Sequence[int]) -> Outcome:
+    """Args: `index` says which rows of `logits` and `hidden` the batch asked for."""
+    samplings = [row.run.request.sampling for row in batch.asked]
+    positions = [row.start + row.num_tokens for row in batch.asked]
+    choices = choose(measured, logits, index, samplings, positions)
+    by_margin = [place for place, row in enumerate(batch.asked) if row.run.needs_margin]
+    found = margins(logits, [index[place] for place in by_margin]) if by_margin else []
+    return Outcome(choices, logits, hidden, index, dict(zip(by_margin, found, strict=True)))
 
 
 def _raw(values: Tensor) -> bytes:

@@ -112,6 +112,13 @@ def measure_on_host(logits: Tensor) -> Measured:
     return _measured(tokens.tolist(), entropies.tolist(), probabilities.tolist(), logits.shape[-1])
 
 
+def margins(logits: Tensor, rows: Sequence[int]) -> list[float]:
+    """p1 - p2 of the two most probable tokens of each of the `rows` of `logits` [n, vocab_size]."""
+    own = logits[torch.tensor(rows, device=logits.device)]
+    largest = own.softmax(-1, torch.promote_types(own.dtype, torch.float32)).topk(2).values
+    return [first - second for first, second in largest.tolist()]
+
+
 def _measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Few calls rather than few operations: of a tiny model's step each call is a hundredth."""
     p = logits.softmax(-1, torch.promote_types(logits.dtype, torch.float32))

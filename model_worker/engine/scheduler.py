@@ -15,7 +15,8 @@ from model_worker.engine.batching import Load
 from model_worker.engine.cost_model import CostModel
 from model_worker.engine.errors import NoCapacity
 from model_worker.engine.session import Session, SessionTable
-from model_worker.engine.types import Limits, RunRequest, Timing
+from model_worker.engine.signals import SignalMeter
+from model_worker.engine.types import Limits, RunRequest, Signal, Timing
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +26,7 @@ class Run:
     run_id: int
     request: RunRequest
     session: Session
+    meter: SignalMeter | None = None  # None: the hand-off, if there is one, compares the entropy
     num_kept: int = 0
     timing: Timing = field(default_factory=Timing)
     arrived: float = field(default_factory=time.perf_counter)
@@ -38,6 +40,12 @@ class Run:
     def wants_token(self) -> bool:
         """Whether the distribution after the last token is asked for."""
         return self.request.wants_token
+
+    @property
+    def needs_margin(self) -> bool:
+        """Whether its signal is the margin."""
+        handoff = self.request.handoff
+        return handoff is not None and handoff.signal is Signal.MARGIN
 
 
 @dataclass(frozen=True, slots=True)

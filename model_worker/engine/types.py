@@ -28,13 +28,30 @@ class Sampling:
 GREEDY = Sampling()
 
 
+class Signal(Enum):
+    """A measure of uncertainty; `signals.py` says what each is."""
+
+    ENTROPY = "entropy"
+    CONFIDENCE = "confidence"
+    MARGIN = "margin"
+    ENTROPY_WINDOW = "entropy_window"
+
+
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """When a run gives the pen back: entropy > `above` (token not kept) or entropy <= `below` (token kept)."""
+    """When a run gives the pen back: signal > `above` (token not kept) or signal <= `below` (token kept).
+
+    Attributes:
+        window: under ENTROPY_WINDOW, over how many tokens; otherwise 0.
+        recent_entropies: under ENTROPY_WINDOW, of the last tokens before this run, oldest first; at most window - 1.
+    """
 
     above: float | None = None
     below: float | None = None
     hidden_state: bool = False
+    signal: Signal = Signal.ENTROPY
+    window: int = 0
+    recent_entropies: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +113,7 @@ class Proposal:
         token: its id.
         entropy: of its distribution, in [0, 1].
         logprob: natural log, in the model's own distribution.
+        uncertainty: the hand-off's signal; None where that is the entropy.
         hidden_state: float32 little-endian, [hidden_size]; empty unless asked for.
         logits: float32 little-endian, [vocab_size]; empty unless asked for.
         top_logits: (token, logit), descending; empty unless asked for.
@@ -104,6 +122,7 @@ class Proposal:
     token: int
     entropy: float
     logprob: float
+    uncertainty: float | None = None
     hidden_state: bytes = b""
     logits: bytes = b""
     top_logits: tuple[tuple[int, float], ...] = ()
@@ -135,12 +154,13 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class TokenKept:
-    """A decoded token is in the session."""
+    """A decoded token is in the session. `uncertainty` is the hand-off's signal; None where that is the entropy."""
 
     run_id: int
     token: int
     entropy: float
     logprob: float
+    uncertainty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

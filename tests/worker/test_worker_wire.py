@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import zlib
 from array import array
@@ -26,6 +27,7 @@ from tests.pairs import CONTEXT_LENGTH, VOCAB_SIZE
 from tests.worker.conftest import StartWorker
 
 PROMPT = [7, 8, 9, 10, 11]
+WINDOW = common_pb2.SIGNAL_ENTROPY_WINDOW
 
 
 @pytest.fixture(scope="session")
@@ -335,12 +337,55 @@ async def test_a_bad_step_names_its_field_and_changes_nothing(start_worker: Star
         (pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1, handoff=pb.Handoff()), "handoff.rule"),
         (pb.DecodeRequest(session_id="s", tokens=PROMPT, handoff=pb.Handoff(above=float("nan"))), "handoff.above"),
         (pb.DecodeRequest(session_id="s", tokens=PROMPT, stop_tokens=[VOCAB_SIZE]), "stop_tokens"),
+        *[
+            (pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1, handoff=handoff), field)
+            for handoff, field in (
+                (pb.Handoff(above=0.5, signal=17), "handoff.signal"),
+                (pb.Handoff(above=0.5, window=3), "handoff.window"),
+                (pb.Handoff(above=0.5, recent_entropies=[0.5]), "handoff.recent_entropies"),
+                (pb.Handoff(above=0.5, signal=WINDOW), "handoff.window"),
+                (pb.Handoff(above=0.5, signal=WINDOW, window=65), "handoff.window"),
+                (
+                    pb.Handoff(above=0.5, signal=WINDOW, window=2, recent_entropies=[0.1, 0.2]),
+                    "handoff.recent_entropies",
+                ),
+                (
+                    pb.Handoff(above=0.5, signal=WINDOW, window=2, recent_entropies=[float("nan")]),
+                    "handoff.recent_entropies",
+                ),
+            )
+        ],
     ],
 )
 async def test_a_bad_run_names_its_field(start_worker: StartWorker, request_: pb.DecodeRequest, field: str) -> None:
     _, stub = await start_worker()
     error = await error_of(decode_once(stub, request_))
     assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_a_signal_travels_with_the_tokens_and_the_proposal(start_worker: StartWorker) -> None:
+    _, stub = await start_worker()
+
+    async def run(bound: float) -> tuple[list[float], list[float], pb.Finish]:
+        """Of the kept tokens the logprobs and the signal; the end."""
+        request = pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=30)
+        request.handoff.CopyFrom(pb.Handoff(above=bound, signal=common_pb2.SIGNAL_CONFIDENCE))
+        call = stub.Decode()
+        await call.write(request)
+        responses = [await call.read()]
+        while not responses[-1].HasField("finish"):
+            responses.append(await call.read())
+        call.cancel()
+        logprobs = [value for response in responses for value in response.logprobs]
+        return logprobs, [value for response in responses for value in response.uncertainties], responses[-1].finish
+
+    logprobs, uncertainties, _ = await run(bound=1)
+    assert uncertainties == pytest.approx([1 - math.exp(logprob) for logprob in logprobs], abs=1e-6)
+    bound = sorted(uncertainties)[15]
+    first = next(index for index, value in enumerate(uncertainties) if value > bound)
+    _, kept, finish = await run(bound)
+    assert kept == uncertainties[:first]
+    assert finish.proposal.uncertainty == uncertainties[first]
 
 
 async def test_a_stream_serves_one_session(start_worker: StartWorker) -> None:

@@ -1,0 +1,52 @@
+"""Signals of uncertainty: how unsure a model is of its next token, a number in [0, 1]. No torch.
+
+Each is of the model's own distribution (temperature 1, before top-k and top-p). Entropy and confidence are those of
+R-Stitch (arXiv 2507.17307) and of its first version; margin is the difference of the two largest probabilities; the
+entropy over a window follows that paper's finding that the neighbourhood of a harmful token is uncertain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from struct import Struct
+
+from model_worker.engine.types import Handoff, Signal
+
+_FLOAT32 = Struct("f")
+
+
+class SignalMeter:
+    """Reads a run's signal, token by token."""
+
+    def __init__(self, handoff: Handoff) -> None:
+        self._signal = handoff.signal
+        self._recent = deque(handoff.recent_entropies, maxlen=max(handoff.window - 1, 0))
+
+    def read(self, entropy: float, logprob: float, margin: float) -> float:
+        """The signal of the next token.
+
+        Args:
+            entropy: of its distribution.
+            logprob: of the chosen token.
+            margin: p1 - p2 of the two most probable tokens; looked at under MARGIN only.
+        """
+        if self._signal is Signal.CONFIDENCE:
+            return max(0.0, 1.0 - math.exp(logprob))
+        if self._signal is Signal.MARGIN:
+            return 1.0 - margin
+        if self._signal is Signal.ENTROPY_WINDOW:
+            # Rounded as they are stored: a run that goes on from the stored ones reads the same. fsum knows no order.
+            window = (*self._recent, _rounded(entropy))
+            return math.fsum(window) / len(window)
+        return entropy
+
+    def keep(self, entropy: float) -> None:
+        """The token is in the session: from now on its entropy is one of the last."""
+        self._recent.append(_rounded(entropy))
+
+
+def _rounded(value: float) -> float:
+    """To float32."""
+    rounded: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
+    return rounded
