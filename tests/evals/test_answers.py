@@ -23,6 +23,7 @@ def problem(reference: str = "", **row: str) -> Problem:
         ("70000", "She makes $70,000.\n#### 70,000", True),
         ("\\left( 3, \\frac{\\pi}{2} \\right)", "so \\boxed{(3, \\pi/2)}", True),
         ("27.0", "The answer is \\boxed{27}.", True),
+        ("1,018", "\\boxed{1018}", True),
         ("025", "\\boxed{25}", True),
         ("\\frac{14}{3}", "\\boxed{4.67}", False),
         ("p - q", "\\boxed{-q+p}", True),

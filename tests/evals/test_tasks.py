@@ -111,7 +111,7 @@ def test_without_a_hub_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("title = ", "it is no TOML.*line 1"),
+        ("title = [", "it is no TOML: Invalid value"),
         (LOCAL.replace('check = "math"', 'check = "luck"'), "check: Input should be"),
         (LOCAL.replace('check = "math"', ""), "a generator brings its own check"),
         (LOCAL.replace('check = "math"', 'check = "code"'), r"table \[code\]"),
@@ -133,7 +133,7 @@ def test_a_malformed_task_is_refused_by_name(tmp_path: Path, text: str, said: st
 def test_an_unknown_task_is_refused_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(RstitchError, match=r"no task 'gsm9k'.*gsm8k"):
         load("gsm9k")
-    with pytest.raises(RstitchError, match="nowhere.toml: No such file"):
+    with pytest.raises(RstitchError, match=r"nowhere\.toml: No such file"):
         load(str(tmp_path / "nowhere.toml"))
 
 
@@ -168,9 +168,9 @@ def test_data_that_is_not_the_tasks_is_refused(tmp_path: Path) -> None:
         load_data(load("tiny"), split="train")
     with pytest.raises(RstitchError, match="Leave it out"):
         load_data(load("tiny"), tmp_path / "rows.jsonl")
+    hinted = load(task_file(tmp_path, LOCAL.replace("max_new_tokens", 'prompt = "{question} {hint}"\nmax_new_tokens')))
     with pytest.raises(RstitchError, match=r"\{hint\} stands in a template"):
-        text = LOCAL.replace("max_new_tokens", 'prompt = "{question} {hint}"\nmax_new_tokens')
-        load_data(load(task_file(tmp_path, text)), rows_file(tmp_path, {"problem": "a", "answer": 1}))
+        load_data(hinted, rows_file(tmp_path, {"problem": "a", "answer": 1}))
 
 
 def test_boxed_answers_nest() -> None:
