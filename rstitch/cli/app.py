@@ -6,7 +6,8 @@ import sys
 
 import typer
 
-from rstitch.cli import ask, bench, demo, health, trajectory, up, version
+from rstitch.cli import ask, bench, demo, health, profile, trajectory, up, version
+from rstitch.cli.hand_over import SETTINGS
 
 app = typer.Typer(
     name="rstitch",
@@ -21,7 +22,8 @@ app.command("ask")(ask.ask)
 app.add_typer(trajectory.app, name="trajectory")
 app.command("health")(health.health)
 app.command("demo")(demo.demo)
-app.command("bench", context_settings=bench.SETTINGS)(bench.bench)
+app.command("bench", context_settings=SETTINGS)(bench.bench)
+app.command("profile", context_settings=SETTINGS)(profile.profile)
 app.command("version")(version.version)
 
 
