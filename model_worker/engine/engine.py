@@ -56,6 +56,9 @@ class Engine:
     Raises (from the constructor) UnsupportedModel if its own path does not give the model's own logits.
     """
 
+    _run_type: type[Run] = Run
+    _scheduler_type: type[Scheduler] = Scheduler
+
     def __init__(
         self, loaded: LoadedModel, limits: Limits, on_progress: Callable[[int, int], None] = lambda done, of: None
     ) -> None:
@@ -64,7 +67,7 @@ class Engine:
         self._stop_tokens = loaded.stop_tokens
         self._pool = PagePool(limits.num_pages, limits.page_size)
         self._table = SessionTable(self._pool)
-        self._scheduler = Scheduler(self._table, limits)
+        self._scheduler = self._scheduler_type(self._table, limits)
         self._run_ids = itertools.count(1)
         self._runner = self._verified_runner(loaded, on_progress)
 
@@ -117,8 +120,9 @@ class Engine:
         session = self._table.open(request.session_id)
         self._table.truncate(session, request.position)
         session.tokens.extend(request.tokens)
-        run = Run(next(self._run_ids), request, session, arrived=time.perf_counter() if arrived is None else arrived)
-        if run.wants_token and session.num_pending == 0:
+        arrived = time.perf_counter() if arrived is None else arrived
+        run = self._run_type(next(self._run_ids), request, session, arrived=arrived)
+        if run.wants_token and run.num_pending == 0:
             # The distribution after a token that is computed already: compute that token again.
             self._table.uncompute(session, session.held - 1)
         if request.handoff is not None and request.handoff.signal is not Signal.ENTROPY:
@@ -216,6 +220,9 @@ class Engine:
                 field="session_id",
                 remedy="Wait for its finish, or cancel its stream.",
             )
+        self._check_held(request, session)
+
+    def _check_held(self, request: RunRequest, session: Session) -> None:
         if request.position > session.held:
             raise HeldTooShort(
                 f"the session holds {session.held} tokens, not {request.position}.",
@@ -256,7 +263,7 @@ class Engine:
         events: list[Event] = []
         index = 0
         for row in rows:
-            row.run.session.num_computed += row.num_tokens
+            row.run.computed(row.num_tokens)
             if not row.is_last:
                 continue
             if not row.run.wants_token:
@@ -313,17 +320,24 @@ class Engine:
         run.timing.total_us = _us(time.perf_counter() - run.arrived)
         return RunFinished(run.run_id, reason, run.session.held, run.timing, proposal)
 
-    def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
-        """A runner whose logits, for a prompt fed in two chunks, are the model's own."""
-        name = type(loaded.module).__name__
+    def _parity_tokens(self, name: str) -> list[int]:
         count = min(24, self.limits.context_length)
         if count < 2:
             raise UnsupportedModel(
                 f"{name}: a context of {count} is too short; give more --context-length or --num-pages"
             )
-        tokens = [(7 * index + 3) % self.limits.vocab_size for index in range(count)]
+        return [(7 * index + 3) % self.limits.vocab_size for index in range(count)]
+
+    def _new_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
+        return Runner(loaded, self.limits, on_progress)
+
+    def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
+        """A runner whose logits, for a prompt fed in two chunks, are the model's own."""
+        name = type(loaded.module).__name__
+        tokens = self._parity_tokens(name)
+        count = len(tokens)
         reference = reference_logits(loaded, tokens)
-        runner = Runner(loaded, self.limits, on_progress)
+        runner = self._new_runner(loaded, on_progress)
         session = self._table.open("parity")
         session.tokens.extend(tokens)
         assert self._table.reserve(session, count)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,7 @@ class Runner:
         # One page more than the sessions get: left-over rows of graphs write there.
         self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
         self._hidden: Tensor | None = None
+        self._slots: Tensor = torch.empty(0, dtype=torch.int64)  # of the batch's tokens, on the device
         loaded.module.get_output_embeddings().register_forward_pre_hook(self._capture_hidden)
         self._not_varlen = ""  # why it was tried in vain
         self._attention = self._make_attention()
@@ -104,7 +106,8 @@ class Runner:
                 return _outcome(batch, output.measured, output.logits, output.hidden, batch.wanted)
         ids, places = self._begin(batch)
         if not batch.asked:
-            self._loaded.module.base_model(input_ids=ids, position_ids=places, use_cache=False)
+            module, inputs = self._model(ids)
+            module.base_model(**inputs, position_ids=places, use_cache=False)
             if self._loaded.device.type == "cuda":
                 # No result makes the host wait: steps would pile up, and whoever comes would wait for all of them.
                 torch.cuda.current_stream(self._loaded.device).synchronize()
@@ -128,14 +131,18 @@ class Runner:
     def _begin(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids and positions, int64 [1, tokens]; the attention is told the rest. One tensor, one copy."""
         numbers = torch.tensor((batch.ids, batch.positions, batch.slots)).to(self._loaded.device, non_blocking=True)
-        self._attention.begin(batch, numbers[2])
+        self._slots = numbers[2]
+        self._attention.begin(batch, self._slots)
         return numbers[0:1], numbers[1:2]
+
+    def _model(self, ids: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        """What runs on the batch's tokens, and what it is given of them."""
+        return self._loaded.module, {"input_ids": ids}
 
     def _forward(self, ids: Tensor, positions: Tensor, logits_to_keep: int | Tensor = 0) -> tuple[Tensor, Tensor]:
         """Logits [kept, vocab_size] and hidden states [kept, hidden_size]; ids and positions: int64 [1, tokens]."""
-        logits = self._loaded.module(
-            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=logits_to_keep
-        ).logits[0]
+        module, inputs = self._model(ids)
+        logits = module(**inputs, position_ids=positions, use_cache=False, logits_to_keep=logits_to_keep).logits[0]
         assert self._hidden is not None
         return logits[:, : self._limits.vocab_size], self._hidden
 

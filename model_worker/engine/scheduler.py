@@ -32,6 +32,20 @@ class Run:
     arrived: float = field(default_factory=time.perf_counter)
 
     @property
+    def num_computed(self) -> int:
+        """Tokens of its session that it need not compute."""
+        return self.session.num_computed
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that its next row may have."""
+        return self.session.num_pending
+
+    def computed(self, num_tokens: int) -> None:
+        """Its row of so many tokens is computed."""
+        self.session.num_computed += num_tokens
+
+    @property
     def is_background(self) -> bool:
         """Nobody waits for it."""
         return self.request.is_background
@@ -97,12 +111,12 @@ class Scheduler:
 
     def without_work(self) -> list[Run]:
         """Catch-up runs whose tokens are all computed."""
-        return [run for run in self._runs.values() if run.session.num_pending == 0]
+        return [run for run in self._runs.values() if run.num_pending == 0]
 
     @property
     def load(self) -> Load:
         """What somebody waits for."""
-        pending = [run.session.num_pending for run in self._runs.values() if not run.is_background]
+        pending = [run.num_pending for run in self._runs.values() if not run.is_background]
         decode = pending.count(1)
         other = min(sum(pending) - decode, self._limits.max_batch_tokens)
         return Load(len(pending), decode, other)
@@ -128,13 +142,13 @@ class Scheduler:
                 break
             if run.run_id not in self._runs:  # refused for the sake of an older one, or yielded
                 continue
-            num_tokens = min(run.session.num_pending, budget)
+            num_tokens = min(run.num_pending, budget)
             if run.is_background and num_tokens:
                 num_tokens = self._spare_tokens(schedule.rows, num_tokens)
             if num_tokens == 0 or not self._make_room(run, num_tokens, schedule):
                 continue
             budget -= num_tokens
-            start = run.session.num_computed
+            start = run.num_computed
             schedule.rows.append(Row(run, start, num_tokens, start + num_tokens == run.session.held))
         return schedule
 
@@ -142,7 +156,7 @@ class Scheduler:
         """Decode rows, then other foreground runs, then background ones; older first."""
 
         def key(run: Run) -> tuple[bool, bool]:
-            return run.is_background, run.session.num_pending > 1
+            return run.is_background, run.num_pending > 1
 
         return sorted(self._runs.values(), key=key)
 
@@ -167,7 +181,7 @@ class Scheduler:
         the youngest runs are refused, so the worker never stands still. A run may have to wait for younger ones that
         are in the batch already; it is never refused for their sake.
         """
-        until = run.session.num_computed + num_tokens
+        until = run.num_computed + num_tokens
         if self._table.reserve(run.session, until):
             return True
         in_batch = {row.run.run_id for row in schedule.rows}

@@ -13,16 +13,18 @@ from model_worker.engine.pages import PagePool
 class Session:
     """Tokens of one conversation on this worker.
 
-    Invariant: 0 <= num_computed <= len(tokens), and `pages` has room for `num_computed` tokens. Tokens from
-    `num_computed` on are accepted but have no KV yet. `contiguous` says that each page follows the one before.
+    Invariant: 0 <= num_computed <= num_shallow <= len(tokens), and `pages` has room for `num_shallow` tokens. Tokens
+    from `num_computed` on are accepted but have no KV yet; those before `num_shallow` have it in the layers below the
+    exit of a model that has one. `contiguous` says that each page follows the one before.
     """
 
-    __slots__ = ("contiguous", "num_computed", "pages", "running", "session_id", "tokens")
+    __slots__ = ("contiguous", "exit_computed", "num_computed", "pages", "running", "session_id", "tokens")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.tokens = array("I")
         self.num_computed = 0
+        self.exit_computed = 0
         self.pages: list[int] = []
         self.contiguous = True
         self.running = False
@@ -31,6 +33,11 @@ class Session:
     def held(self) -> int:
         """Tokens accepted."""
         return len(self.tokens)
+
+    @property
+    def num_shallow(self) -> int:
+        """Tokens that the layers below the exit have computed; as `num_computed` where there is no exit."""
+        return max(self.num_computed, self.exit_computed)
 
     @property
     def num_pending(self) -> int:
@@ -88,7 +95,8 @@ class SessionTable:
     def uncompute(self, session: Session, position: int) -> None:
         """Forgets the KV from `position` on; the tokens stay."""
         session.num_computed = min(session.num_computed, position)
-        keep = self._pool.pages_for(session.num_computed)
+        session.exit_computed = min(session.exit_computed, position)
+        keep = self._pool.pages_for(session.num_shallow)
         self._pool.release(session.pages[keep:])
         del session.pages[keep:]
         session.contiguous = session.contiguous or _contiguous(session.pages)
@@ -116,8 +124,8 @@ class SessionTable:
     def check_integrity(self) -> None:
         """Raises AssertionError if a page is leaked or shared, or a session's invariant is broken."""
         for session in self:
-            assert 0 <= session.num_computed <= session.held, f"session {session.session_id}: computed beyond held"
-            assert len(session.pages) >= self._pool.pages_for(session.num_computed), "computed tokens without pages"
+            assert 0 <= session.num_shallow <= session.held, f"session {session.session_id}: computed beyond held"
+            assert len(session.pages) >= self._pool.pages_for(session.num_shallow), "computed tokens without pages"
             assert session.contiguous == _contiguous(session.pages), "pages that are not where attention looks for them"
         self._pool.check_integrity([page for session in self for page in session.pages])
 

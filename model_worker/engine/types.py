@@ -70,6 +70,7 @@ class RunRequest:
     `max_tokens == 0` is catch-up only, at background priority.
 
     A `background` run takes only the room that others leave, and ends early (LENGTH) where pages run short.
+    An `exit` run is the SLM's, at the exit of a model that has one.
     """
 
     session_id: str
@@ -82,6 +83,7 @@ class RunRequest:
     returns: Returns | None = None
     prefix_checksum: int | None = None
     background: bool = False
+    exit: bool = False
 
     @property
     def wants_token(self) -> bool:
