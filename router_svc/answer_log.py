@@ -10,8 +10,8 @@ from array import array
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
+from router_svc.answer_settings import AnswerSettings
 from router_svc.answer_text import CONTEXT_TOKENS
-from router_svc.policies import AnswerSettings
 from router_svc.trajectory import Chunk, Finished, joined
 from rstitch.errors import RstitchError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from router_svc.answer_settings import AnswerSettings
 from router_svc.guard import View
-from router_svc.policies import AnswerSettings
 from router_svc.trajectory import Finished, Model
 from rstitch.errors import RstitchError
 from rstitch.service import semconv

@@ -7,11 +7,13 @@ from typing import Any
 
 from google.protobuf import timestamp_pb2
 
+from router_svc.answer_settings import AnswerSettings
 from router_svc.answer_text import CONTEXT_TOKENS
+from router_svc.budget import NO_BUDGET, Budget
 from router_svc.detokenizer import Decode, Detokenizer
 from router_svc.events import Event, Switched
 from router_svc.guard import View
-from router_svc.policies import AnswerSettings, Policy, Threshold
+from router_svc.policies import Confidence, Learned, LlmOnly, Policy, Random, SlmOnly, Threshold
 from router_svc.trajectory import Chunk, Finished, Header, Model, Source, State, SwitchReason, Usage, joined, tokens_of
 from rstitch.v1 import common_pb2, router_pb2
 
@@ -52,6 +54,7 @@ def event(value: Event) -> router_pb2.GenerateResponse:
             tokens=value.tokens,
             entropies=value.entropies,
             text=value.text,
+            uncertainties=value.uncertainties,
         )
     )
 
@@ -72,10 +75,11 @@ def trajectory(header: Header, chunks: Sequence[Chunk] = (), decode: Decode | No
         length=header.length,
         epoch=header.epoch,
         segments=[_segment(segment, text) for segment, text in zip(segments, texts, strict=True)],
-        policy=_policy(settings.policy),
+        policy=policy(settings.policy),
         finished=_finished(header.finished, settings) if header.finished else None,
         created=_timestamp(header.created_ms),
         updated=_timestamp(header.updated_ms),
+        budget=budget(settings.budget) if settings.budget != NO_BUDGET else None,
     )
 
 
@@ -110,6 +114,7 @@ def _segment(segment: Chunk, text: str) -> router_pb2.Segment:
         text=text,
         reason=_reason(segment.reason),
         switch_entropy=segment.switch_entropy,
+        uncertainties=segment.uncertainties,
     )
 
 
@@ -129,12 +134,30 @@ def _texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
     return texts
 
 
-def _policy(policy: Policy) -> router_pb2.Policy:
-    if isinstance(policy, Threshold):
-        return router_pb2.Policy(threshold=router_pb2.Threshold(tau=policy.tau, tau_return=policy.tau_return))
-    if policy.name == "llm_only":
-        return router_pb2.Policy(llm_only=router_pb2.LlmOnly())
-    return router_pb2.Policy(slm_only=router_pb2.SlmOnly())
+def policy(value: Policy) -> router_pb2.Policy:
+    """A policy, every default filled in."""
+    p = router_pb2
+    match value:
+        case Threshold(tau, tau_return, signal, window):
+            name = common_pb2.Signal.Name(signal.value)
+            return p.Policy(threshold=p.Threshold(tau=tau, tau_return=tau_return, signal=name, window=window))
+        case Confidence(threshold):
+            return p.Policy(confidence=p.Confidence(threshold=threshold))
+        case Learned(head, tau):
+            return p.Policy(learned=p.Learned(name=head, tau=tau))
+        case Random(slm_probability, seed):
+            return p.Policy(random=p.Random(slm_probability=slm_probability, seed=seed))
+        case LlmOnly():
+            return p.Policy(llm_only=p.LlmOnly())
+        case SlmOnly():
+            return p.Policy(slm_only=p.SlmOnly())
+    raise TypeError(f"{value!r} is no policy")
+
+
+def budget(value: Budget) -> router_pb2.Budget:
+    """A budget, every default filled in."""
+    then = router_pb2.BUDGET_THEN_STOP if value.stop else router_pb2.BUDGET_THEN_SLM
+    return router_pb2.Budget(llm_tokens=value.llm_tokens, max_switches=value.max_switches, then=then)
 
 
 def _finished(value: Finished, settings: AnswerSettings) -> router_pb2.Finished:
@@ -142,8 +165,10 @@ def _finished(value: Finished, settings: AnswerSettings) -> router_pb2.Finished:
         reason=router_pb2.FinishReason.Name(value.reason.value),
         usage=_usage(value.usage),
         length=value.length,
-        policy=_policy(settings.policy),
+        policy=policy(settings.policy),
         guard_reason=settings.guard_reason,
+        budget_spent=settings.budget.spent(value.usage),
+        profile=settings.profile,
     )
 
 

@@ -1,10 +1,11 @@
 -- What both scripts share; put before them.
 
--- Each entry is six arguments: source, position, tokens, entropies, switch reason, switch entropy.
+-- Each entry is seven arguments: source, position, tokens, entropies, switch reason, switch entropy, uncertainties (the
+-- policy's signal; "" where that is the entropy).
 local function add_entries(stream, first, last)
-  for i = first, last, 6 do
+  for i = first, last, 7 do
     redis.call("XADD", stream, "*", "s", ARGV[i], "p", ARGV[i + 1], "t", ARGV[i + 2], "e", ARGV[i + 3],
-      "r", ARGV[i + 4], "h", ARGV[i + 5])
+      "r", ARGV[i + 4], "h", ARGV[i + 5], "u", ARGV[i + 6])
   end
 end
 

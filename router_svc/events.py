@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router_svc.answer_text import AnswerText
 from router_svc.detokenizer import Decode
@@ -25,6 +25,12 @@ class Written:
     tokens: array[int]
     entropies: array[float]
     text: str
+    uncertainties: array[float]
+
+    def cut(self, begin: int, end: int, text: str) -> Written:
+        """The tokens [begin, end) of it, with the text that they complete."""
+        tokens, entropies = self.tokens[begin:end], self.entropies[begin:end]
+        return Written(self.model, self.position + begin, tokens, entropies, text, self.uncertainties[begin:end])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +81,16 @@ class Reader:
         if chunk.end <= self.position:
             return
         yield from self._release("")
-        wanted = max(chunk.position, self.position)
-        skip = wanted - chunk.position
-        fresh = Written(model, wanted, chunk.tokens[skip:], chunk.entropies[skip:], "".join(texts[skip:]))
+        skip = max(0, self.position - chunk.position)
+        whole = Written(model, chunk.position, chunk.tokens, chunk.entropies, "", chunk.uncertainties)
+        num = len(chunk.tokens)
         if not self._text.holds:
-            yield from self._give(fresh)
+            yield from self._give(whole.cut(skip, num, "".join(texts[skip:])))
             return
-        last = len(fresh.tokens) - 1
-        if last:
-            text = "".join(texts[skip:-1])
-            yield from self._give(Written(model, wanted, fresh.tokens[:last], fresh.entropies[:last], text))
-        self._waiting = Written(model, wanted + last, fresh.tokens[last:], fresh.entropies[last:], texts[-1])
+        last = num - 1
+        if last > skip:
+            yield from self._give(whole.cut(skip, last, "".join(texts[skip:-1])))
+        self._waiting = whole.cut(last, num, texts[-1])
 
     def end(self) -> Iterator[Event]:
         """The last of them: no more chunks come."""
@@ -94,9 +99,7 @@ class Reader:
     def _release(self, text: str) -> Iterator[Event]:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            yield from self._give(
-                Written(waiting.model, waiting.position, waiting.tokens, waiting.entropies, waiting.text + text)
-            )
+            yield from self._give(replace(waiting, text=waiting.text + text))
 
     def _give(self, written: Written) -> Iterator[Event]:
         self.position = written.position + len(written.tokens)

@@ -11,9 +11,11 @@ import time
 from array import array
 from collections.abc import Callable, Mapping
 
+from router_svc.answer_settings import AnswerSettings
 from router_svc.answer_text import AnswerText
+from router_svc.budget import NO_BUDGET
 from router_svc.journal import Journal
-from router_svc.policies import AnswerSettings, Threshold
+from router_svc.policies import Handoff, Head, Trail
 from router_svc.recovery import Recovery
 from router_svc.runs import Reply, RunEnd, RunFinish
 from router_svc.segments import GenerationTrace
@@ -29,6 +31,7 @@ class Generation:
         settings: what was asked for.
         tokens: of the session; grows as tokens are kept.
         last: the last chunk with tokens in the trajectory: a prompt, or where an answer was broken off.
+        trail: of the answer so far; grows.
         usage: of the answer so far; updated.
         workers: both models' sides of the session.
         stop_tokens: of each model.
@@ -36,6 +39,7 @@ class Generation:
         journal: takes what is kept.
         started: when the request came, by `clock`.
         claim_s: how long the store then took to give the session.
+        head: of the policy, if it has one.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Generation:
         settings: AnswerSettings,
         tokens: array[int],
         last: Chunk,
+        trail: Trail,
         usage: Usage,
         workers: Mapping[Model, WorkerSession],
         stop_tokens: Mapping[Model, frozenset[int]],
@@ -53,11 +58,15 @@ class Generation:
         started: float,
         claim_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        head: Head | None = None,
     ) -> None:
         self._settings = settings
         self._policy = settings.policy
+        self._budget = settings.budget
+        self._head = head
         self._tokens = tokens
         self._last = last
+        self._trail = trail
         self._usage = usage
         self._workers = workers
         self._stop_tokens = stop_tokens
@@ -71,6 +80,7 @@ class Generation:
         usage.breakdown.store_us += int(claim_s * 1e6)
         self._opening = (SwitchReason.NONE, 0.0)  # why the segment that has no token yet began
         self._proposal: int | None = None  # the SLM's, discarded just now
+        self._out_of_budget = False  # and the answer is to end there
         self._traceparent = ""
 
     async def run(self) -> FinishReason:
@@ -90,8 +100,14 @@ class Generation:
                 return FinishReason.STOP
             elif finish.end is RunEnd.CONTEXT:
                 return FinishReason.LENGTH
-            elif finish.end is RunEnd.HANDOFF and self._complete() is None:
-                pen = self._hand_over(pen, finish)
+            elif self._complete() is not None:
+                continue
+            elif finish.end is RunEnd.HANDOFF and pen is Model.SLM:
+                pen = self._leave_slm(finish)
+            elif finish.end is RunEnd.HANDOFF:
+                pen = self._hand_over(pen)
+            else:
+                pen = self._pen_again(pen)
         return complete
 
     def stop_clock(self) -> None:
@@ -112,7 +128,7 @@ class Generation:
         if worker.lost:
             await self._recovery.before(pen)
             await worker.found()
-        run = await worker.decode(self._budget(), self._policy.handoff(pen), self._traceparent)
+        run = await worker.decode(self._run_length(pen), self._handoff(pen), self._traceparent)
         self._trace.fed(run.num_sent)
         began = since = self._sent()
         self._run_ahead()
@@ -158,8 +174,12 @@ class Generation:
         self._usage.breakdown.store_us += int(waited * 1e6)
         return waited
 
-    def _keep(self, pen: Model, reply: Reply) -> bool:
-        """Tokens go into the trajectory, up to one that completes a stop string; returns whether one does."""
+    def _keep(self, pen: Model, reply: Reply, is_proposal: bool = False) -> bool:
+        """Tokens go into the trajectory, up to one that completes a stop string; returns whether one does.
+
+        Args:
+            is_proposal: the worker has not kept it.
+        """
         num = len(reply.tokens)
         if self._text is not None:
             for index, token in enumerate(reply.tokens):
@@ -167,18 +187,28 @@ class Generation:
                 if self._text.stopped:
                     num = index + 1
                     break
-        self._add(pen, tokens_of(reply.tokens[:num]), entropies_of(reply.entropies[:num]))
+        entropies, uncertainties = entropies_of(reply.entropies[:num]), entropies_of(reply.uncertainties[:num])
+        self._add(pen, tokens_of(reply.tokens[:num]), entropies, uncertainties, is_proposal)
         return self._text is not None and self._text.stopped
 
-    def _add(self, pen: Model, tokens: array[int], entropies: array[float]) -> None:
+    def _add(
+        self,
+        pen: Model,
+        tokens: array[int],
+        entropies: array[float],
+        uncertainties: array[float],
+        is_proposal: bool = False,
+    ) -> None:
         reason, entropy = self._opening
-        chunk = Chunk(pen.source, len(self._tokens), tokens, entropies, reason, entropy)
+        chunk = Chunk(pen.source, len(self._tokens), tokens, entropies, reason, entropy, uncertainties)
         self._opening = (SwitchReason.NONE, 0.0)
         self._tokens.extend(tokens)
         usage = self._usage
         if tokens:
             self._last = chunk
-            self._trace.wrote(len(tokens), self._workers[pen].wrote(len(tokens)))
+            self._trail.grow(entropies, uncertainties)
+            num_ahead = 0 if is_proposal else self._workers[pen].wrote(len(tokens))
+            self._trace.wrote(len(tokens), num_ahead)
             self._recovery.progress()
             self.stop_clock()
             usage.time_to_first_token_us = usage.time_to_first_token_us or usage.total_time_us
@@ -188,31 +218,49 @@ class Generation:
             usage.num_llm_tokens += len(tokens)
         self._journal.add(chunk, usage)
 
-    def _hand_over(self, pen: Model, finish: RunFinish | None) -> Model:
-        """The pen goes to the other model: the SLM's token was discarded, or the LLM's was kept and sure."""
+    def _leave_slm(self, finish: RunFinish) -> Model:
+        """The SLM was unsure: its token is discarded and the LLM has the pen, unless head or budget say otherwise."""
+        proposal = finish.proposal
+        assert proposal is not None, "a worker that discards a token shows it"
+        if self._head is not None:
+            self._usage.num_consultations += 1
+            if not self._head.wants_llm(proposal.hidden_state, self._trail.position):
+                self._keep(Model.SLM, Reply([proposal.token], [proposal.entropy], None), is_proposal=True)
+                return Model.SLM
+        self._usage.num_discarded_proposals += 1
+        if not self._budget.llm_may_write(Model.SLM, self._usage):
+            self._out_of_budget = True
+            if self._opening[0]:  # it had just got the pen, and nobody will hear of that
+                self._usage.num_switches -= 1
+            return Model.SLM
+        self._proposal = proposal.token
+        return self._hand_over(Model.SLM, proposal.uncertainty)
+
+    def _hand_over(self, pen: Model, value: float | None = None, reason: SwitchReason | None = None) -> Model:
+        """The pen goes to the other model.
+
+        Args:
+            value: of the signal that decided; None: that of the last token kept.
+            reason: None: the policy's.
+        """
         self._usage.num_switches += 1
         if self._segment_is_empty(pen):
-            self._add(pen, tokens_of(), entropies_of())
-        if pen is Model.SLM:
-            self._usage.num_discarded_proposals += 1
-            assert finish is not None, "whether the SLM goes on is its worker's to say"
-            self._proposal = finish.proposal_token
-            self._open(pen.other, SwitchReason.ENTROPY_ABOVE, finish.proposal_entropy or 0.0)
-        else:
-            self._open(pen.other, SwitchReason.ENTROPY_BELOW, self._last.entropies[-1])
+            self._add(pen, tokens_of(), entropies_of(), entropies_of())
+        value = self._trail.uncertainty if value is None else value
+        self._open(pen.other, self._policy.reason(pen) if reason is None else reason, value)
         return pen.other
 
-    def _open(self, pen: Model, reason: SwitchReason, entropy: float) -> None:
-        self._opening = (reason, entropy)
-        tau: float | None = None
-        if isinstance(self._policy, Threshold):
-            tau = self._policy.tau_return if reason is SwitchReason.ENTROPY_BELOW else self._policy.tau
-        self._traceparent = self._trace.begin_segment(pen, len(self._tokens), reason, entropy, tau)
+    def _open(self, pen: Model, reason: SwitchReason, value: float) -> None:
+        if reason in (SwitchReason.COIN, SwitchReason.BUDGET):
+            value = 0.0
+        self._opening = (reason, value)
+        bound = self._policy.bound(pen.other if reason else Model.SLM)
+        self._traceparent = self._trace.begin_segment(pen, len(self._tokens), reason, value, bound)
 
     def _take_pen(self) -> Model:
         """At the start of an answer whom the policy says; where an answer was broken off, whom its last token says."""
         starts = self._last.source is Source.PROMPT
-        pen = self._policy.starts() if starts else self._last.source.model
+        pen = self._starts() if starts else self._last.source.model
         self._open(pen, SwitchReason.NONE, 0.0)
         return pen if starts else self._pen_again(pen)
 
@@ -220,8 +268,17 @@ class Generation:
         """Who goes on after a run that did not say: what its last token says, if it wrote one."""
         if self._segment_is_empty(pen) or self._complete() is not None:
             return pen
-        after = self._policy.pen_after(pen, self._last.entropies[-1])
-        return pen if after is pen else self._hand_over(pen, None)
+        after = self._policy.pen_after(pen, self._trail)
+        if after is Model.LLM and not self._budget.llm_may_write(pen, self._usage):
+            self._out_of_budget = self._budget.stop
+            after = pen if self._budget.stop else Model.SLM
+            return pen if after is pen else self._hand_over(pen, reason=SwitchReason.BUDGET)
+        return pen if after is pen else self._hand_over(pen)
+
+    def _starts(self) -> Model:
+        pen = self._policy.starts(self._trail)
+        may_return = self._policy.may_write(Model.SLM)
+        return pen if pen is Model.SLM or self._budget.llm_may_start(may_return) else Model.SLM
 
     def _segment_is_empty(self, pen: Model) -> bool:
         return bool(self._opening[0]) or self._last.source is not pen.source
@@ -232,14 +289,37 @@ class Generation:
             return FinishReason.STOP
         if self._text is not None and self._text.stopped:
             return FinishReason.STOP_STRING
-        return FinishReason.LENGTH if self._budget() <= 0 else None
+        if self._out_of_budget:
+            return FinishReason.BUDGET
+        return FinishReason.LENGTH if self._num_left() <= 0 else None
 
-    def _budget(self) -> int:
+    def _num_left(self) -> int:
         return self._settings.max_new_tokens - (len(self._tokens) - self._settings.start)
+
+    def _run_length(self, pen: Model) -> int:
+        """How many tokens a run may keep."""
+        bounds = [self._num_left()]
+        if (length := self._policy.run_length(pen, self._trail)) is not None:
+            bounds.append(length)
+        if pen is Model.LLM and (left := self._budget.llm_tokens_left(self._usage)) is not None:
+            bounds.append(left)
+        return min(bounds)
+
+    def _handoff(self, pen: Model) -> Handoff | None:
+        """The policy's condition; none where the SLM may not hand over, and writes the rest."""
+        if pen is Model.SLM and not (self._budget.stop or self._budget.llm_may_write(pen, self._usage)):
+            return None
+        return self._policy.handoff(pen, self._trail)
+
+    def _may_write(self, model: Model) -> bool:
+        """Whether a model can get the pen from here on."""
+        if model is Model.LLM:
+            return self._policy.may_write(model) and self._budget.llm_may_write(Model.SLM, self._usage)
+        return self._policy.may_write(model) or (self._budget.llm_tokens is not None and not self._budget.stop)
 
     async def _catch_up(self, model: Model) -> None:
         """The model that waits is fed in the background, so that a switch costs a decode step and not a prefill."""
-        if self._policy.may_write(model):
+        if self._may_write(model):
             await self._workers[model].catch_up(self._traceparent)
 
     def _run_ahead(self) -> None:
@@ -247,9 +327,10 @@ class Generation:
         proposal, self._proposal = self._proposal, None
         if proposal is None or not (self._policy.runs_ahead and self._policy.may_write(Model.SLM)):
             return
-        if proposal not in self._stop_tokens[Model.SLM]:
-            handoff = self._policy.handoff(Model.SLM)
-            self._workers[Model.SLM].run_ahead(proposal, self._budget() - 1, handoff, self._traceparent)
+        # A budget that the LLM is about to spend would change the hand-off.
+        if self._budget == NO_BUDGET and proposal not in self._stop_tokens[Model.SLM]:
+            handoff = self._policy.handoff(Model.SLM, self._trail)
+            self._workers[Model.SLM].run_ahead(proposal, self._num_left() - 1, handoff, self._traceparent)
 
     def _took(self, pen: Model, since: float) -> float:
         now = self._clock()

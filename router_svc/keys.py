@@ -6,6 +6,8 @@ _PREFIX = "rstitch"
 
 # Sorted set of session ids by the Unix time in ms at which they last grew.
 INDEX = f"{_PREFIX}:trajectories"
+# Hash: profiles as JSON by name.
+PROFILES = f"{_PREFIX}:profiles"
 # Exists while the router of that id lives: a string that its owner renews.
 ROUTER_PREFIX = f"{_PREFIX}:router:"
 

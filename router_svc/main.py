@@ -16,6 +16,7 @@ from pydantic_settings import CliApp
 from router_svc.backoff import Backoff
 from router_svc.lease import Lease
 from router_svc.pair import Pair
+from router_svc.profiles import Profiles
 from router_svc.redis_link import shown
 from router_svc.service import RouterService
 from router_svc.sessions import Sessions
@@ -78,7 +79,8 @@ class Router:
         self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
         self.sessions = Sessions(settings, self.pair, self.store, self.lease, telemetry, clock, metrics)
-        self.service = RouterService(settings, self.pair, self.sessions, self.lease)
+        self.profiles = Profiles(settings.redis, settings.redis_patience_s, settings.tau)
+        self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles)
         self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
         self.port = 0
@@ -127,6 +129,7 @@ class Router:
     async def close(self) -> None:
         """Closes the connections."""
         await self.pair.close()
+        await self.profiles.close()
         await self.store.close()
 
 

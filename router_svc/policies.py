@@ -5,95 +5,281 @@ Frozen values without memory: whatever they need to know is in the trajectory. T
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+import struct
+from abc import ABC, abstractmethod
+from array import array
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import ClassVar, Protocol
 
-from router_svc.trajectory import Model, Sampling
+from router_svc.trajectory import Model, Signal, SwitchReason
 
 MIN_TAU, MAX_TAU = -1.0, 2.0
-# Of the contract, but for a later issue.
-UNIMPLEMENTED = ("learned", "confidence", "random", "speculative")
+MAX_WINDOW, DEFAULT_WINDOW = 64, 8
+# Of the contract, but not served yet.
+UNIMPLEMENTED = ("learned", "speculative")
+# A run of one author is looked for so far ahead; a longer one is two runs.
+_MAX_COIN_RUN = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """When a worker gives the pen back: entropy > above (token not kept) or entropy <= below (token kept)."""
+    """When a worker gives the pen back: signal > above (token not kept) or signal <= below (token kept).
+
+    Attributes:
+        window, recent: of ENTROPY_WINDOW: over how many tokens, and the entropies of those before the run.
+        hidden_state: whether the proposal carries it.
+        head: asked by the worker where the signal is above; "": none is.
+    """
 
     above: float | None = None
     below: float | None = None
+    signal: Signal = Signal.ENTROPY
+    window: int = 0
+    recent: tuple[float, ...] = ()
+    hidden_state: bool = False
+    head: str = ""
 
 
-class Policy(Protocol):
+@dataclass(slots=True)
+class Trail:
+    """An answer as policies look at it.
+
+    Attributes:
+        start: position of its first token.
+        entropies: one per token.
+        uncertainty: of its last token, by the policy's signal; the entropy where that is the signal.
+    """
+
+    start: int
+    entropies: array[float]
+    uncertainty: float = 0.0
+
+    @property
+    def position(self) -> int:
+        """Of the next token."""
+        return self.start + len(self.entropies)
+
+    def grow(self, entropies: array[float], uncertainties: array[float]) -> None:
+        """Tokens were kept, at least one; `uncertainties` is empty where the signal is the entropy."""
+        self.entropies.extend(entropies)
+        self.uncertainty = (uncertainties or entropies)[-1]
+
+
+class Head(Protocol):
+    """What R-Stitch+ asks where the SLM is unsure."""
+
+    def wants_llm(self, hidden_state: bytes, position: int) -> bool:
+        """Whether the LLM is to write `position`.
+
+        Args:
+            hidden_state: the SLM's, of which it made its proposal: float32 little-endian, [hidden_size].
+        """
+        ...
+
+
+class Policy(ABC):
     """What the decode loop asks a policy."""
 
+    __slots__ = ()
     name: ClassVar[str]
-    runs_ahead: ClassVar[bool]  # whether the worker alone can tell where the SLM would stop next
 
-    def starts(self) -> Model:
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the SLM's worker alone can tell where it would stop next."""
+        return False
+
+    @abstractmethod
+    def starts(self, trail: Trail) -> Model:
         """Who writes the first token."""
-        ...
 
-    def handoff(self, active: Model) -> Handoff | None:
-        """The condition under which `active` gives the pen back; None: never."""
-        ...
+    @abstractmethod
+    def pen_after(self, model: Model, trail: Trail) -> Model:
+        """Who writes after `model` kept the trail's last token."""
 
-    def pen_after(self, model: Model, entropy: float) -> Model:
-        """Who writes after `model` kept a token of this entropy."""
-        ...
-
+    @abstractmethod
     def may_write(self, model: Model) -> bool:
         """Whether `model` can get the pen at all; if so, it is worth keeping it caught up."""
-        ...
+
+    def handoff(self, active: Model, trail: Trail) -> Handoff | None:
+        """The condition under which `active` gives the pen back; None: never."""
+        return None
+
+    def run_length(self, active: Model, trail: Trail) -> int | None:
+        """After how many tokens `active` stops all the same; None: no such limit."""
+        return None
+
+    def reason(self, leaving: Model) -> SwitchReason:
+        """Why the pen leaves a model."""
+        return SwitchReason.NONE
+
+    def bound(self, leaving: Model) -> float | None:
+        """What the signal is compared with before the pen leaves a model, if it is; for people."""
+        return None
 
 
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """R-Stitch, Algorithm 1: an SLM token above `tau` goes to the LLM, an LLM token up to `tau_return` hands back."""
+class _ByUncertainty(Policy):
+    """Algorithm 1: an SLM token above a bound goes to the LLM, an LLM token at or below one hands back."""
 
-    name: ClassVar[str] = "threshold"
-    runs_ahead: ClassVar[bool] = True
-    tau: float
-    tau_return: float
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        assert all(math.isfinite(tau) and MIN_TAU <= tau <= MAX_TAU for tau in (self.tau, self.tau_return))
+    @abstractmethod
+    def _rule(self) -> tuple[float, float, Signal, int]:
+        """The two bounds, the signal that is compared, and its window."""
 
-    def starts(self) -> Model:
+    @property
+    def runs_ahead(self) -> bool:
+        """Not with a window: it holds what the LLM is going to write."""
+        return not self._rule()[3]
+
+    def starts(self, trail: Trail) -> Model:
         """The SLM."""
         return Model.SLM
 
-    def handoff(self, active: Model) -> Handoff:
+    def handoff(self, active: Model, trail: Trail) -> Handoff:
         """The SLM's rule or the LLM's."""
-        return Handoff(above=self.tau) if active is Model.SLM else Handoff(below=self.tau_return)
+        above, below, signal, window = self._rule()
+        recent = tuple(trail.entropies[1 - window :]) if window > 1 else ()
+        if active is Model.SLM:
+            return Handoff(above=above, signal=signal, window=window, recent=recent)
+        return Handoff(below=below, signal=signal, window=window, recent=recent)
 
-    def pen_after(self, model: Model, entropy: float) -> Model:
-        """An SLM token that was kept was below tau; one sure LLM token hands back."""
-        return model if model is Model.LLM and entropy > self.tau_return else Model.SLM
+    def pen_after(self, model: Model, trail: Trail) -> Model:
+        """An SLM token that was kept was below its bound; one sure LLM token hands back."""
+        _, below, _, window = self._rule()
+        recent = trail.entropies[-window:] if window else (trail.uncertainty,)
+        return model if model is Model.LLM and sum(recent) / len(recent) > below else Model.SLM
+
+    def reason(self, leaving: Model) -> SwitchReason:
+        """Above or below."""
+        if self._rule()[2] is Signal.ENTROPY:
+            return SwitchReason.ENTROPY_ABOVE if leaving is Model.SLM else SwitchReason.ENTROPY_BELOW
+        return SwitchReason.UNCERTAINTY_ABOVE if leaving is Model.SLM else SwitchReason.UNCERTAINTY_BELOW
+
+    def bound(self, leaving: Model) -> float | None:
+        """Of the model's rule."""
+        return self._rule()[0 if leaving is Model.SLM else 1]
 
     def may_write(self, model: Model) -> bool:
-        """Entropy lies in [0, 1]: at tau >= 1 the SLM is never unsure, below 0 the LLM is never sure."""
-        return self.tau < 1 if model is Model.LLM else self.tau_return >= 0
+        """A signal lies in [0, 1]: from 1 on the SLM is never unsure, below 0 the LLM is never sure."""
+        above, below, _, _ = self._rule()
+        return above < 1 if model is Model.LLM else below >= 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Only:
+class Threshold(_ByUncertainty):
+    """R-Stitch: one bound each way.
+
+    Attributes:
+        tau, tau_return: an SLM token above the one goes to the LLM, an LLM token up to the other hands back.
+        signal: what is compared. `ENTROPY_WINDOW` is the mean over the answer's last `window` entropies, this token's
+            included, fewer at the beginning; each as float32, which is how they are kept.
+    """
+
+    name: ClassVar[str] = "threshold"
+    tau: float
+    tau_return: float
+    signal: Signal = Signal.ENTROPY
+    window: int = 0
+
+    def __post_init__(self) -> None:
+        assert all(math.isfinite(tau) and MIN_TAU <= tau <= MAX_TAU for tau in (self.tau, self.tau_return))
+        assert 0 < self.window <= MAX_WINDOW if self.signal is Signal.ENTROPY_WINDOW else self.window == 0
+
+    def _rule(self) -> tuple[float, float, Signal, int]:
+        return self.tau, self.tau_return, self.signal, self.window
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence(_ByUncertainty):
+    """R-Stitch v1 (July 2025): a token less probable than `threshold` goes to the LLM, one at least so hands back."""
+
+    name: ClassVar[str] = "confidence"
+    threshold: float
+
+    def _rule(self) -> tuple[float, float, Signal, int]:
+        return 1 - self.threshold, 1 - self.threshold, Signal.CONFIDENCE, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Learned(_ByUncertainty):
+    """R-Stitch+: where the SLM's entropy is above `tau`, a head decides; the LLM hands back at an entropy up to `tau`.
+
+    Attributes:
+        head: its name and version, NAME@VERSION.
+    """
+
+    name: ClassVar[str] = "learned"
+    head: str
+    tau: float
+
+    def _rule(self) -> tuple[float, float, Signal, int]:
+        return self.tau, self.tau, Signal.ENTROPY, 0
+
+    def handoff(self, active: Model, trail: Trail) -> Handoff:
+        """The SLM stops where the head is to be asked, and shows what the head looks at."""
+        return Handoff(above=self.tau, hidden_state=True) if active is Model.SLM else Handoff(below=self.tau)
+
+    def reason(self, leaving: Model) -> SwitchReason:
+        """The head, or the LLM's entropy."""
+        return SwitchReason.HEAD if leaving is Model.SLM else SwitchReason.ENTROPY_BELOW
+
+
+@dataclass(frozen=True, slots=True)
+class Random(Policy):
+    """Random routing: the SLM writes each token with a fixed probability, by a coin that knows seed and position.
+
+    Attributes:
+        seed: None in a question only: the answer's is made of its session's id.
+    """
+
+    name: ClassVar[str] = "random"
+    slm_probability: float
+    seed: int | None
+
+    def author(self, position: int) -> Model:
+        """Who writes a position: a function of seed and position, so that any router goes on as the last one would."""
+        assert self.seed is not None, "an answer's coin has a seed"
+        digest = blake2b(struct.pack("<QQ", self.seed, position), digest_size=8).digest()
+        uniform = int.from_bytes(digest[:7], "little") * 2.0**-56
+        return Model.SLM if uniform < self.slm_probability else Model.LLM
+
+    def starts(self, trail: Trail) -> Model:
+        """The first coin."""
+        return self.author(trail.position)
+
+    def run_length(self, active: Model, trail: Trail) -> int:
+        """Up to the next position that is the other's: the coins are known beforehand, no token is discarded."""
+        length = 1
+        while length < _MAX_COIN_RUN and self.author(trail.position + length) is active:
+            length += 1
+        return length
+
+    def pen_after(self, model: Model, trail: Trail) -> Model:
+        """The next coin."""
+        return self.author(trail.position)
+
+    def reason(self, leaving: Model) -> SwitchReason:
+        """The coin."""
+        return SwitchReason.COIN
+
+    def may_write(self, model: Model) -> bool:
+        """Unless the coin has one side."""
+        return self.slm_probability < 1 if model is Model.LLM else self.slm_probability > 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Only(Policy):
     """One model writes all."""
 
-    name: ClassVar[str]
-    runs_ahead: ClassVar[bool] = False
     model: ClassVar[Model]
 
-    def starts(self) -> Model:
+    def starts(self, trail: Trail) -> Model:
         """That model."""
         return self.model
 
-    def handoff(self, active: Model) -> Handoff | None:
-        """Never."""
-        return None
-
-    def pen_after(self, model: Model, entropy: float) -> Model:
+    def pen_after(self, model: Model, trail: Trail) -> Model:
         """The same."""
         return self.model
 
@@ -118,64 +304,6 @@ class SlmOnly(_Only):
     model = Model.SLM
 
 
-IMPLEMENTED = (Threshold.name, LlmOnly.name, SlmOnly.name)
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerSettings:
-    """What an answer was asked for, complete: another router can go on with nothing else.
-
-    Attributes:
-        policy: who writes.
-        sampling: how tokens are chosen.
-        max_new_tokens: limit of the answer, at least 1; kept tokens count, discarded proposals do not.
-        stop: strings that end the answer.
-        start: position of the answer's first token.
-        traceparent: W3C context of the generation's root span, "" if not traced.
-        guard_reason: why the guard chose the policy, "" if it is the one asked for.
-    """
-
-    policy: Policy
-    sampling: Sampling
-    max_new_tokens: int
-    stop: tuple[str, ...]
-    start: int
-    traceparent: str = ""
-    guard_reason: str = ""
-
-    def to_json(self) -> str:
-        """For the store."""
-        policy: dict[str, object] = {"kind": self.policy.name}
-        if isinstance(self.policy, Threshold):
-            policy |= {"tau": self.policy.tau, "tau_return": self.policy.tau_return}
-        fields = {
-            "policy": policy,
-            "sampling": asdict(self.sampling),
-            "max_new_tokens": self.max_new_tokens,
-            "stop": self.stop,
-            "start": self.start,
-            "traceparent": self.traceparent,
-            "guard_reason": self.guard_reason,
-        }
-        return json.dumps(fields, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> AnswerSettings:
-        """The inverse."""
-        fields = json.loads(text)
-        policy = fields["policy"]
-        kinds: dict[str, type[LlmOnly] | type[SlmOnly]] = {LlmOnly.name: LlmOnly, SlmOnly.name: SlmOnly}
-        made: Policy
-        if policy["kind"] == Threshold.name:
-            made = Threshold(policy["tau"], policy["tau_return"])
-        else:
-            made = kinds[policy["kind"]]()
-        return cls(
-            policy=made,
-            sampling=Sampling(**fields["sampling"]),
-            max_new_tokens=fields["max_new_tokens"],
-            stop=tuple(fields["stop"]),
-            start=fields["start"],
-            traceparent=fields["traceparent"],
-            guard_reason=fields.get("guard_reason", ""),  # trajectories of 0.1 have none
-        )
+KINDS: dict[str, type[Policy]] = {
+    kind.name: kind for kind in (Threshold, Confidence, Learned, Random, LlmOnly, SlmOnly)
+}

@@ -18,7 +18,7 @@ def dump(usage: Usage) -> str:
 
 
 def entries(chunks: Sequence[Chunk]) -> list[Any]:
-    """Chunks as the scripts take them: six arguments each."""
+    """Chunks as the scripts take them: seven arguments each."""
     made: list[Any] = []
     for chunk in chunks:
         made += [
@@ -28,6 +28,7 @@ def entries(chunks: Sequence[Chunk]) -> list[Any]:
             pack(chunk.entropies),
             chunk.reason.value,
             repr(chunk.switch_entropy),
+            pack(chunk.uncertainties),
         ]
     return made
 
@@ -41,6 +42,7 @@ def chunk(entry: dict[bytes, bytes]) -> Chunk:
         entropies=unpack("f", entry[b"e"]),
         reason=SwitchReason(int(entry[b"r"])),
         switch_entropy=float(entry[b"h"]),
+        uncertainties=unpack("f", entry.get(b"u", b"")),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from router_svc.budget import NO_BUDGET, Budget
 from router_svc.policies import Policy
 from router_svc.tokenizer import Message, Tokenizer
 from router_svc.trajectory import Sampling, Trajectory
@@ -46,6 +47,8 @@ class Question:
         session_id: "" for a new one.
         max_new_tokens: 0 for the router's default, cut to what fits.
         guard: whether the guard may choose another policy; None: the router's setting.
+        budget: of the LLM.
+        profile: name of the profile that the policy came from, "" if none.
     """
 
     session_id: str
@@ -55,6 +58,8 @@ class Question:
     max_new_tokens: int
     stop: tuple[str, ...]
     guard: bool | None = None
+    budget: Budget = NO_BUDGET
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class RunAhead:
         position: of the proposal.
     """
 
-    __slots__ = ("_entropies", "_num_agreed", "_position", "_tokens", "agrees", "run")
+    __slots__ = ("_entropies", "_num_agreed", "_position", "_tokens", "_uncertainties", "agrees", "run")
 
     def __init__(self, run: PendingRun, position: int, proposal: int) -> None:
         self.run = run
@@ -39,6 +39,7 @@ class RunAhead:
         self._position = position
         self._tokens = [proposal]
         self._entropies: list[float] = []  # of the tokens after the proposal
+        self._uncertainties: list[float] = []  # likewise, where the signal is another
         self._num_agreed = 0
 
     @property
@@ -62,6 +63,7 @@ class RunAhead:
         if reply is not None:
             self._tokens += reply.tokens
             self._entropies += reply.entropies
+            self._uncertainties += reply.uncertainties
         num = min(self.end, len(tokens)) - self._position
         while self._num_agreed < num and self._tokens[self._num_agreed] == tokens[self.agreed_end]:
             self._num_agreed += 1
@@ -84,7 +86,8 @@ class RunAhead:
         num = self.end - length
         if num or self.run.finish is not None:
             keep = len(self._tokens) - num
-            self.run.unread(Reply(self._tokens[keep:], self._entropies[keep - 1 :], self.run.finish))
+            entropies, uncertainties = self._entropies[keep - 1 :], self._uncertainties[keep - 1 :]
+            self.run.unread(Reply(self._tokens[keep:], entropies, self.run.finish, uncertainties))
         return num
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from router_svc.policies import Handoff
-from router_svc.trajectory import Model, Sampling
+from router_svc.trajectory import Model, Sampling, tokens_of
 from rstitch.errors import RstitchError
 
 
@@ -36,6 +36,7 @@ class WorkerInfo:
     device: str
     num_parameters: int
     instance_id: str
+    hidden_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,24 @@ class Run:
     prefix_checksum: int
     traceparent: str = ""
     background: bool = False  # decodes in rows that the worker has to spare
+    stop_tokens: frozenset[int] = frozenset()  # that end the run; none: the model's own
+    draft: array[int] = field(default_factory=tokens_of)  # to be verified after `tokens`
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A token that a model would write and did not keep.
+
+    Attributes:
+        entropy: of its distribution.
+        uncertainty: by the hand-off's signal; the entropy where that is the signal.
+        hidden_state: float32 little-endian, [hidden_size]; empty unless asked for.
+    """
+
+    token: int
+    entropy: float
+    uncertainty: float
+    hidden_state: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +77,35 @@ class RunFinish:
 
     Attributes:
         held: tokens that the worker holds now.
-        proposal_token, proposal_entropy: of the token that was not kept, under `Handoff.above`.
+        proposal: the token that was not kept, under `Handoff.above`.
         queue_us, forward_us, host_us, wait_us, total_us: the worker's own timing.
+        num_accepted: tokens of the draft that were kept.
+        num_consultations: how often the worker asked the hand-off's head.
     """
 
     end: RunEnd
     held: int
-    proposal_token: int | None
-    proposal_entropy: float | None
+    proposal: Proposal | None
     queue_us: int
     forward_us: int
     host_us: int
     wait_us: int
     total_us: int
+    num_accepted: int = 0
+    num_consultations: int = 0
 
 
 @dataclass(slots=True)
 class Reply:
-    """What has come of a run since the last reply: kept tokens, then perhaps the finish."""
+    """What has come of a run since the last reply: kept tokens, then perhaps the finish.
+
+    `uncertainties` is the hand-off's signal, one per token; empty where that is the entropy.
+    """
 
     tokens: list[int]
     entropies: list[float]
     finish: RunFinish | None
+    uncertainties: list[float] = field(default_factory=list)
 
 
 class PendingRun:
@@ -124,6 +150,7 @@ class PendingRun:
         for reply in replies[1:]:
             first.tokens += reply.tokens
             first.entropies += reply.entropies
+            first.uncertainties += reply.uncertainties
             first.finish = reply.finish
         return first
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from router_svc.policies import AnswerSettings, Threshold
+from router_svc.answer_settings import AnswerSettings
 from router_svc.runs import RunFinish
 from router_svc.trajectory import Finished, Model, SwitchReason
 from rstitch.errors import RstitchError
@@ -67,8 +67,9 @@ class GenerationTrace:
                 semconv.RSTITCH_POLICY: settings.policy.name,
             }
         )
-        if isinstance(settings.policy, Threshold):
-            self._root.set_attribute(semconv.RSTITCH_TAU, settings.policy.tau)
+        bound = settings.policy.bound(Model.SLM)
+        if bound is not None:
+            self._root.set_attribute(semconv.RSTITCH_TAU, bound)
         if settings.guard_reason:
             self._root.set_attribute(semconv.RSTITCH_GUARD_REASON, settings.guard_reason)
 

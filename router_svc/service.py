@@ -13,7 +13,8 @@ from router_svc.answer_log import AnswerLog
 from router_svc.events import Reader
 from router_svc.lease import Lease
 from router_svc.pair import Pair
-from router_svc.policies import IMPLEMENTED
+from router_svc.policies import KINDS, UNIMPLEMENTED
+from router_svc.profiles import Profiles
 from router_svc.sessions import Sessions
 from router_svc.settings import RouterSettings
 from router_svc.trajectory import Model
@@ -27,8 +28,11 @@ _T = TypeVar("_T")
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     """The contract of router.proto."""
 
-    def __init__(self, settings: RouterSettings, pair: Pair, sessions: Sessions, lease: Lease) -> None:
+    def __init__(
+        self, settings: RouterSettings, pair: Pair, sessions: Sessions, lease: Lease, profiles: Profiles
+    ) -> None:
         self._settings = settings
+        self._profiles = profiles
         self._pair = pair
         self._sessions = sessions
         self._lease = lease
@@ -45,7 +49,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             log = await _out_of_reach(self._sessions.attach(asked, came))
             position = max(asked.resume_from, log.settings.start)
         else:
-            question = validation.question(request, self._settings.tau)
+            question = await self._profiles.question(request)
             log = await _out_of_reach(self._sessions.begin(question, came))
             structlog.contextvars.bind_contextvars(session_id=log.session_id)
             position = log.settings.start
@@ -94,13 +98,30 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         await _out_of_reach(self._sessions.delete(validation.session_id(request.session_id)))
         return router_pb2.DeleteTrajectoryResponse()
 
+    async def PutProfile(self, request: router_pb2.PutProfileRequest, context: Any) -> router_pb2.PutProfileResponse:
+        """Keeps a policy under a name."""
+        return router_pb2.PutProfileResponse(profile=await self._profiles.put(request.profile))
+
+    async def ListProfiles(
+        self, request: router_pb2.ListProfilesRequest, context: Any
+    ) -> router_pb2.ListProfilesResponse:
+        """All of them, by name."""
+        return router_pb2.ListProfilesResponse(profiles=await self._profiles.all())
+
+    async def DeleteProfile(
+        self, request: router_pb2.DeleteProfileRequest, context: Any
+    ) -> router_pb2.DeleteProfileResponse:
+        """Forgets one."""
+        await self._profiles.delete(request.name)
+        return router_pb2.DeleteProfileResponse()
+
     async def GetStatus(self, request: router_pb2.GetStatusRequest, context: Any) -> router_pb2.GetStatusResponse:
         """Answers at any time, also while nothing else does."""
         return router_pb2.GetStatusResponse(
             ready=self._pair.ready and not self.detail and not self._lease.trouble,
             detail="; ".join(filter(None, (self.detail, self._lease.trouble, self._pair.detail))),
             workers=[self._worker(model) for model in Model],
-            policies=IMPLEMENTED,
+            policies=[*(name for name in KINDS if name not in UNIMPLEMENTED), "profile"],
             default_tau=self._settings.tau,
             num_running=self._sessions.num_running,
             version=__version__,

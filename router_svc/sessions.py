@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+import zlib
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -16,12 +17,13 @@ from weakref import WeakValueDictionary
 import structlog
 
 from router_svc.answer_log import AnswerLog
+from router_svc.answer_settings import AnswerSettings
 from router_svc.answer_text import AnswerText
 from router_svc.generation import Generation
 from router_svc.journal import Journal
 from router_svc.lease import Lease
 from router_svc.pair import Pair
-from router_svc.policies import AnswerSettings
+from router_svc.policies import Policy, Random, Trail
 from router_svc.recovery import Recovery
 from router_svc.refusals import (
     check_within,
@@ -225,7 +227,7 @@ class Sessions:
         length = before.header.length if before else 0
         start = length + len(prompt)
         settings = AnswerSettings(
-            policy=question.policy,
+            policy=_seeded(question.policy, session_id),
             sampling=question.sampling,
             max_new_tokens=budget_for(
                 start, question.max_new_tokens, self._settings.max_new_tokens, self._pair.context_length
@@ -234,6 +236,8 @@ class Sessions:
             start=start,
             traceparent=trace.traceparent,
             guard_reason=guard_reason,
+            budget=question.budget,
+            profile=question.profile,
         )
         usage = Usage(num_prompt_tokens=start)
         chunk = Chunk(Source.PROMPT, length, prompt, entropies_of())
@@ -308,10 +312,15 @@ class Sessions:
         journal = Journal(self._store, session_id, owned, len(tokens), usage, log.show)
         recovery = Recovery(self._pair, self._settings.worker_patience_s, self._settings.capacity_patience_s)
         last = next(chunk for chunk in reversed(chunks) if chunk.tokens)
+        trail = Trail(settings.start, entropies_of())
+        for chunk in answer:
+            if chunk.tokens:
+                trail.grow(chunk.entropies, chunk.uncertainties)
         generation = Generation(
             settings,
             tokens,
             last,
+            trail,
             usage,
             workers,
             self._stop_tokens(),
@@ -355,6 +364,13 @@ class Sessions:
             await self._pair.client(model).close_session(session_id)
         except RstitchError as error:
             _log.info("session not closed on worker", role=model.label, session_id=session_id, error=str(error))
+
+
+def _seeded(policy: Policy, session_id: str) -> Policy:
+    """With the seed of its coin, if it has one and the question gave none."""
+    if isinstance(policy, Random) and policy.seed is None:
+        return replace(policy, seed=zlib.crc32(session_id.encode()))
+    return policy
 
 
 def _answer(chunks: Sequence[Chunk], settings: AnswerSettings) -> list[Chunk]:

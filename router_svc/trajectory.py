@@ -54,6 +54,22 @@ class SwitchReason(IntEnum):
     NONE = 0
     ENTROPY_ABOVE = 1
     ENTROPY_BELOW = 2
+    UNCERTAINTY_ABOVE = 3
+    UNCERTAINTY_BELOW = 4
+    HEAD = 5
+    COIN = 6
+    VERIFICATION = 7
+    DRAFT = 8
+    BUDGET = 9
+
+
+class Signal(IntEnum):
+    """How unsure a model is of a token: numbers in [0, 1], the higher the less sure."""
+
+    ENTROPY = 1
+    CONFIDENCE = 2
+    MARGIN = 3
+    ENTROPY_WINDOW = 4
 
 
 class FinishReason(IntEnum):
@@ -62,6 +78,7 @@ class FinishReason(IntEnum):
     STOP = 1
     STOP_STRING = 2
     LENGTH = 3
+    BUDGET = 4
 
 
 class State(StrEnum):
@@ -85,7 +102,8 @@ class Chunk:
         tokens: array('I').
         entropies: array('f'), one per token; empty for a prompt.
         reason: why the segment began, NONE within a segment and for the first of an answer.
-        switch_entropy: the entropy that decided, 0 without a switch.
+        switch_entropy: the value that decided, the entropy or another signal; 0 without one.
+        uncertainties: the policy's signal, array('f'), one per token; empty where that is the entropy.
     """
 
     source: Source
@@ -94,6 +112,7 @@ class Chunk:
     entropies: array[float]
     reason: SwitchReason = SwitchReason.NONE
     switch_entropy: float = 0.0
+    uncertainties: array[float] = field(default_factory=lambda: entropies_of())
 
     @property
     def end(self) -> int:
@@ -105,7 +124,8 @@ class Chunk:
         if position <= self.position:
             return self
         skip = position - self.position
-        return Chunk(self.source, position, self.tokens[skip:], self.entropies[skip:])
+        uncertainties = self.uncertainties[skip:]
+        return Chunk(self.source, position, self.tokens[skip:], self.entropies[skip:], uncertainties=uncertainties)
 
 
 def tokens_of(ids: Iterable[int] = ()) -> array[int]:
@@ -131,6 +151,7 @@ def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
                 last.entropies + chunk.entropies,
                 last.reason,
                 last.switch_entropy,
+                last.uncertainties + chunk.uncertainties,
             )
         else:
             made.append(chunk)
@@ -188,6 +209,12 @@ class Usage:
     num_run_ahead_tokens: int = 0
     num_run_ahead_discarded: int = 0
     breakdown: TimeBreakdown = field(default_factory=TimeBreakdown)
+    num_draft_tokens: int = 0
+    num_accepted_draft_tokens: int = 0
+    num_trials: int = 0
+    num_trial_tokens: int = 0
+    trial_time_us: int = 0
+    num_consultations: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """By field name."""

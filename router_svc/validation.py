@@ -12,10 +12,24 @@ import re
 
 import grpc
 
-from router_svc.policies import MAX_TAU, MIN_TAU, UNIMPLEMENTED, LlmOnly, Policy, SlmOnly, Threshold
+from router_svc.budget import NO_BUDGET, Budget
+from router_svc.policies import (
+    DEFAULT_WINDOW,
+    KINDS,
+    MAX_TAU,
+    MAX_WINDOW,
+    MIN_TAU,
+    UNIMPLEMENTED,
+    Confidence,
+    LlmOnly,
+    Policy,
+    Random,
+    SlmOnly,
+    Threshold,
+)
 from router_svc.request import Chat, Question, Reattach, Text, Tokens
 from router_svc.tokenizer import Message
-from router_svc.trajectory import Sampling, tokens_of
+from router_svc.trajectory import Sampling, Signal, tokens_of
 from rstitch.errors import RstitchError, invalid
 from rstitch.v1 import common_pb2, router_pb2
 
@@ -29,14 +43,19 @@ _MAX_PAGE = 1000
 def question(request: router_pb2.GenerateRequest, default_tau: float) -> Question:
     """A request without `resume_from`. Raises RstitchError."""
     _refuse_early_exit(request)
+    wanted = policy(request.policy, default_tau) if request.HasField("policy") else Threshold(default_tau, default_tau)
+    bounds = budget(request.budget) if request.HasField("budget") else NO_BUDGET
+    if isinstance(wanted, LlmOnly) and bounds.stop and bounds.llm_tokens == 0:
+        raise invalid("budget.llm_tokens", "llm_only could write nothing.", "Allow a token, or BUDGET_THEN_SLM.")
     return Question(
         session_id=session_id(request.session_id, may_be_empty=True),
         input=_input(request),
-        policy=_policy(request, default_tau),
+        policy=wanted,
         sampling=_sampling(request.sampling),
         max_new_tokens=request.max_new_tokens,
         stop=_stop(list(request.stop)),
         guard=_guard(request.guard),
+        budget=bounds,
     )
 
 
@@ -44,7 +63,7 @@ def reattach(request: router_pb2.GenerateRequest) -> Reattach:
     """A request with `resume_from`: nothing but the session may come with it. Raises RstitchError."""
     given = request.WhichOneof("input")
     if given is None:
-        others = ("policy", "early_exit", "sampling")
+        others = ("policy", "early_exit", "sampling", "budget")
         given = next((name for name in others if request.HasField(name)), None)
     if given is None:
         given = next((name for name in ("max_new_tokens", "stop", "guard") if getattr(request, name)), None)
@@ -108,25 +127,64 @@ def _input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
     raise invalid("input", "there is no input.", "Send text, chat or tokens; or resume_from to go on with an answer.")
 
 
-def _policy(request: router_pb2.GenerateRequest, default_tau: float) -> Policy:
-    if not request.HasField("policy"):
-        return Threshold(default_tau, default_tau)
-    kind = request.policy.WhichOneof("kind")
-    if kind is None:
-        raise invalid(
-            "policy",
-            "it is of no kind that this router knows.",
-            "Send threshold, llm_only or slm_only, or leave it out.",
-        )
+def policy(message: router_pb2.Policy, default_tau: float) -> Policy:
+    """A policy. Raises RstitchError."""
+    kind = message.WhichOneof("kind")
     if kind in UNIMPLEMENTED:
-        raise _unimplemented(f"policy.{kind}", f"the policy {kind}", "Use threshold, llm_only or slm_only.")
-    if kind == "threshold":
-        wanted = request.policy.threshold
-        tau = _tau("policy.threshold.tau", wanted.tau)
-        if wanted.HasField("tau_return"):
-            return Threshold(tau, _tau("policy.threshold.tau_return", wanted.tau_return))
-        return Threshold(tau, tau)
-    return LlmOnly() if kind == "llm_only" else SlmOnly()
+        raise _unimplemented(f"policy.{kind}", f"the policy {kind}", f"Use one of {', '.join(KINDS)}.")
+    match kind:
+        case "threshold":
+            return _threshold(message.threshold)
+        case "confidence":
+            return Confidence(_probability("policy.confidence.threshold", message.confidence.threshold))
+        case "random":
+            seed = message.random.seed if message.random.HasField("seed") else None
+            return Random(_probability("policy.random.slm_probability", message.random.slm_probability), seed)
+        case "llm_only":
+            return LlmOnly()
+        case "slm_only":
+            return SlmOnly()
+    raise invalid(
+        "policy", "it is of no kind that this router knows.", f"Send one of {', '.join(KINDS)}, or leave it out."
+    )
+
+
+def budget(message: router_pb2.Budget) -> Budget:
+    """A budget. Raises RstitchError."""
+    if message.then not in router_pb2.BudgetThen.values():
+        raise invalid(
+            "budget.then",
+            f"{message.then} is nothing that this router knows.",
+            "Send BUDGET_THEN_SLM or BUDGET_THEN_STOP, or leave it out.",
+        )
+    llm_tokens = message.llm_tokens if message.HasField("llm_tokens") else None
+    max_switches = message.max_switches if message.HasField("max_switches") else None
+    if llm_tokens is None and max_switches is None:
+        raise invalid("budget", "it bounds nothing.", "Set llm_tokens or max_switches, or leave budget out.")
+    return Budget(llm_tokens, max_switches, message.then == router_pb2.BUDGET_THEN_STOP)
+
+
+def _threshold(message: router_pb2.Threshold) -> Threshold:
+    field = "policy.threshold"
+    tau = _tau(f"{field}.tau", message.tau)
+    tau_return = _tau(f"{field}.tau_return", message.tau_return) if message.HasField("tau_return") else tau
+    if message.signal not in common_pb2.Signal.values():
+        names = ", ".join(common_pb2.Signal.keys()[1:])
+        raise invalid(f"{field}.signal", f"{message.signal} is none that this router knows.", f"Send one of {names}.")
+    signal = Signal(message.signal or common_pb2.SIGNAL_ENTROPY)
+    if signal is not Signal.ENTROPY_WINDOW:
+        if message.window:
+            raise invalid(f"{field}.window", "this signal has none.", "Leave it out, or send SIGNAL_ENTROPY_WINDOW.")
+        return Threshold(tau, tau_return, signal)
+    if message.window > MAX_WINDOW:
+        raise invalid(f"{field}.window", f"{message.window} tokens are too many.", f"Use at most {MAX_WINDOW}.")
+    return Threshold(tau, tau_return, signal, message.window or DEFAULT_WINDOW)
+
+
+def _probability(field: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise invalid(field, f"{value} is no probability.", "Use a number in [0, 1].")
+    return value
 
 
 def _guard(value: router_pb2.Guard) -> bool | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from router_svc.answer_metrics import AnswerMetrics
+from router_svc.answer_settings import AnswerSettings
 from router_svc.guard import Answered, Guard, View
 from router_svc.load import LoadMeter
 from router_svc.pair import Pair
-from router_svc.policies import AnswerSettings, LlmOnly, Policy
+from router_svc.policies import LlmOnly, Policy
 from router_svc.trajectory import Finished, Model
 from rstitch.errors import RstitchError
 from rstitch.service.metrics import Metrics

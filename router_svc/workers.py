@@ -12,9 +12,10 @@ from typing import Any
 
 import grpc
 
-from router_svc.runs import PendingRun, Reply, Run, RunEnd, RunFinish, WorkerInfo
+from router_svc.policies import Handoff
+from router_svc.runs import PendingRun, Proposal, Reply, Run, RunEnd, RunFinish, WorkerInfo
 from router_svc.tokenizer import TokenizerFiles
-from router_svc.trajectory import Model
+from router_svc.trajectory import Model, Signal
 from rstitch.channels import client_options
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.service.telemetry import Telemetry
@@ -122,6 +123,7 @@ class WorkerClient:
             device=message.device,
             num_parameters=message.num_parameters,
             instance_id=message.instance_id,
+            hidden_size=message.hidden_size,
         )
 
     async def tokenizer(self, timeout_s: float = 60.0) -> TokenizerFiles:
@@ -183,10 +185,24 @@ def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
             seed=run.sampling.seed,
         ),
         max_tokens=run.max_tokens,
-        handoff=worker_pb2.Handoff(above=handoff.above, below=handoff.below) if handoff is not None else None,
+        handoff=_handoff(handoff) if handoff is not None else None,
         prefix_checksum=run.prefix_checksum,
         traceparent=run.traceparent,
         priority=worker_pb2.PRIORITY_BACKGROUND if run.background else worker_pb2.PRIORITY_UNSPECIFIED,
+        stop_tokens=run.stop_tokens,
+        draft=run.draft,
+    )
+
+
+def _handoff(handoff: Handoff) -> worker_pb2.Handoff:
+    return worker_pb2.Handoff(
+        above=handoff.above,
+        below=handoff.below,
+        signal=common_pb2.Signal.Name(handoff.signal.value) if handoff.signal is not Signal.ENTROPY else None,
+        window=handoff.window,
+        recent_entropies=handoff.recent,
+        hidden_state=handoff.hidden_state,
+        head=handoff.head,
     )
 
 
@@ -198,12 +214,19 @@ def _reply(message: worker_pb2.DecodeResponse) -> Reply:
         finish = RunFinish(
             end=RunEnd(ended.reason),
             held=ended.held,
-            proposal_token=ended.proposal.token if ended.HasField("proposal") else None,
-            proposal_entropy=ended.proposal.entropy if ended.HasField("proposal") else None,
+            proposal=_proposal(ended.proposal) if ended.HasField("proposal") else None,
             queue_us=timing.queue_us,
             forward_us=timing.forward_us,
             host_us=timing.host_us,
             wait_us=timing.wait_us,
             total_us=timing.total_us,
+            num_accepted=ended.num_accepted,
+            num_consultations=ended.num_consultations,
         )
-    return Reply(list(message.tokens), list(message.entropies), finish)
+    return Reply(list(message.tokens), list(message.entropies), finish, list(message.uncertainties))
+
+
+def _proposal(message: worker_pb2.Proposal) -> Proposal:
+    # 0 is unset: the signal is the entropy. What is taken from here is only shown.
+    uncertainty = message.uncertainty or message.entropy
+    return Proposal(message.token, message.entropy, uncertainty, message.hidden_state)

@@ -20,7 +20,7 @@ from unittest import mock
 from evals.bench.traces import Trace, read
 from router_svc import main as router
 from router_svc import workers
-from router_svc.runs import PendingRun, Reply, Run, RunEnd
+from router_svc.runs import PendingRun, Proposal, Reply, Run, RunEnd
 
 _PREFIX = "replay"
 _SURE, _UNSURE = 0.0, 1.0  # entropies as the trace has them; THRESHOLD lies between
@@ -67,8 +67,7 @@ class _ImposedRun(PendingRun):
                 finish,
                 end=RunEnd.HANDOFF,
                 held=finish.held - 1,
-                proposal_token=proposal,
-                proposal_entropy=_UNSURE,
+                proposal=Proposal(proposal, _UNSURE, _UNSURE, b"") if proposal is not None else None,
             )
         elif not self.is_slm and self.num_seen == left:
             reply.finish = dataclasses.replace(finish, end=RunEnd.HANDOFF)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rstitch.cli import render
 from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json
-from rstitch.cli.policies import NAMES, policy_of, policy_text
+from rstitch.cli.policies import HELP, policy_text, spec_of
 from rstitch.client.sync import Client
 from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Started, Switch
 from rstitch.errors import invalid
@@ -21,13 +21,11 @@ from rstitch.errors import invalid
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
     router: Router = DEFAULT_ROUTER,
-    policy: Annotated[str | None, typer.Option(help=" | ".join(NAMES), show_default="the router's")] = None,
+    policy: Annotated[str | None, typer.Option(help=HELP, show_default="the router's")] = None,
     tau: Annotated[float | None, typer.Option(help="threshold: the LLM takes over above this entropy.")] = None,
     tau_return: Annotated[
         float | None, typer.Option(help="threshold: the LLM hands back at this one.", show_default="tau")
     ] = None,
-    slm_probability: Annotated[float, typer.Option(help="random: share of the SLM.")] = 0.5,
-    draft_tokens: Annotated[int, typer.Option(help="speculative: tokens per draft.")] = 4,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus; 0 is all tokens.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="The most probable only; 0 is all tokens.")] = 0,
@@ -48,11 +46,14 @@ def ask(
     if question == "-":
         question = sys.stdin.read()
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
+    spec = spec_of(policy, tau, tau_return)
     with Client(router, timeout) as client:
         events = client.generate(
             question if raw else None,
             chat=None if raw else messages,
-            policy=policy_of(policy, tau, tau_return, slm_probability, draft_tokens),
+            policy=spec.policy,
+            early_exit=spec.early_exit,
+            budget=spec.budget,
             sampling=Sampling(temperature, top_p, top_k, seed),
             max_new_tokens=max_new_tokens,
             stop=stop or (),
@@ -102,6 +103,8 @@ def show(events: Iterable[Event], console: Console) -> None:
                 if switches:
                     console.print()
                 console.print(render.usage_table(event, session_id))
+                for ending in render.endings(event):
+                    console.print(ending, style="yellow")
                 if event.guard_reason:
                     console.print(f"the LLM alone: {event.guard_reason}", style="yellow")
                 if trace_id:

@@ -1,45 +1,32 @@
-"""A policy from the flags of a command, and in words. It does not know what a policy does."""
+"""How an answer is to be written, from the flags of a command, and in words. It does not know what a policy does."""
 
 from __future__ import annotations
 
-from rstitch.cli.common import as_dict
-from rstitch.client.types import LlmOnly, Policy, Random, SlmOnly, Speculative, Threshold
+import dataclasses
+
+from rstitch.client.specs import KINDS, Spec, parse, text_of
+from rstitch.client.types import Policy, Threshold
 from rstitch.errors import invalid
 
-NAMES = ("threshold", "llm_only", "slm_only", "random", "speculative")
+HELP = f"{' | '.join(KINDS)}, with its fields: random:slm_probability=0.9, profile:NAME, ...+budget:llm_tokens=20"
 
 
-def policy_of(
-    name: str | None, tau: float | None, tau_return: float | None, slm_probability: float, draft_tokens: int
-) -> Policy | None:
-    """The policy that the flags mean; None: the router's default. Raises: RstitchError (INVALID_ARGUMENT)."""
-    name = name.replace("-", "_") if name else None
-    if name not in (None, *NAMES):
-        raise invalid("--policy", f"there is no policy {name}.", f"Choose one of {', '.join(NAMES)}.")
-    if name not in (None, "threshold") and (tau is not None or tau_return is not None):
-        raise invalid("--tau", f"the policy {name} has no tau.", "Leave it out, or use --policy threshold.")
-    if tau is None and (tau_return is not None or name == "threshold"):
-        raise invalid("--tau", "the policy threshold needs it.", "Give --tau, such as --tau 0.02.")
-    match name:
-        case "llm_only":
-            return LlmOnly()
-        case "slm_only":
-            return SlmOnly()
-        case "random":
-            return Random(slm_probability)
-        case "speculative":
-            return Speculative(draft_tokens)
-    return None if tau is None else Threshold(tau, tau_return)
+def spec_of(text: str | None, tau: float | None, tau_return: float | None) -> Spec:
+    """What the flags mean; no policy: the router's default. Raises: RstitchError (INVALID_ARGUMENT)."""
+    if tau is None and tau_return is None:
+        if text == Threshold.__name__.lower():
+            raise invalid("--tau", "the policy threshold needs it.", "Give --tau, such as --tau 0.02.")
+        return parse(text) if text else Spec()
+    if tau is None:
+        raise invalid("--tau", "--tau-return goes with it.", "Give --tau, such as --tau 0.02.")
+    if text in (None, "", "threshold"):
+        return Spec(Threshold(tau, tau_return))
+    spec = parse(f"threshold:tau={tau}{text.removeprefix('threshold')}" if text.startswith("threshold+") else text)
+    if not isinstance(spec.policy, Threshold):
+        raise invalid("--tau", f"the policy {text} has none here.", "Leave it out, or use --policy threshold.")
+    return dataclasses.replace(spec, policy=dataclasses.replace(spec.policy, tau=tau, tau_return=tau_return))
 
 
 def policy_text(policy: Policy | None) -> str:
-    """A policy in one word and its numbers."""
-    if policy is None:
-        return ""
-    name = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(policy).__name__).lstrip("_")
-    numbers = [
-        f"{value:g}" if isinstance(value, float) else f"{value}"
-        for value in as_dict(policy).values()
-        if value is not None
-    ]
-    return f"{name}({', '.join(numbers)})" if numbers else name
+    """A policy in one word; "" if unknown."""
+    return "" if policy is None else text_of(Spec(policy))

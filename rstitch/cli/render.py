@@ -51,7 +51,7 @@ def switch_line(switch: Switch) -> Text:
         (switch.from_model.upper(), style_of(switch.from_model)),
         " → ",
         (switch.to_model.upper(), style_of(switch.to_model)),
-        (f"  entropy {switch.entropy:.4f} {_why(switch.reason)}", "dim"),
+        (f"  {_why(switch.reason, switch.entropy)}", "dim"),
     )
 
 
@@ -85,11 +85,7 @@ def segments_table(segments: Sequence[Segment], width: int) -> Table:
     for name in ("position", "by", "tokens", "began because", "text"):
         table.add_column(name, justify="right" if name in ("position", "tokens") else "left", no_wrap=True)
     for segment in segments:
-        began = (
-            f"entropy {segment.switch_entropy:.4f} {_why(segment.reason)}"
-            if segment.reason is not SwitchReason.UNSPECIFIED
-            else ""
-        )
+        began = _why(segment.reason, segment.switch_entropy)
         by = Text(segment.source.upper(), style=style_of(segment.source))
         text = Text(repr(segment.text)[1:-1])
         text.truncate(max(16, width - _WIDTH_BESIDE_TEXT), overflow="ellipsis")
@@ -116,5 +112,24 @@ def _pen(usage: Usage) -> str:
     return f"{seconds(usage.slm_time_us)} / {seconds(usage.llm_time_us)}"
 
 
-def _why(reason: SwitchReason) -> str:
-    return {SwitchReason.ENTROPY_ABOVE: "above tau", SwitchReason.ENTROPY_BELOW: "at or below tau"}.get(reason, "")
+def endings(finished: Finished) -> Iterable[str]:
+    """What bounded the answer beside its policy."""
+    if finished.budget_spent:
+        yield f"budget spent: {' and '.join(finished.budget_spent)}"
+    if finished.early_exit is not None:
+        yield f"thinking ended early @{finished.early_exit.position}, confidence {finished.early_exit.confidence:.3f}"
+
+
+def _why(reason: SwitchReason, value: float) -> str:
+    return {
+        SwitchReason.ENTROPY_ABOVE: f"entropy {value:.4f} above tau",
+        SwitchReason.ENTROPY_BELOW: f"entropy {value:.4f} at or below tau",
+        SwitchReason.UNCERTAINTY_ABOVE: f"uncertainty {value:.4f} above tau",
+        SwitchReason.UNCERTAINTY_BELOW: f"uncertainty {value:.4f} at or below tau",
+        SwitchReason.HEAD: f"entropy {value:.4f}, the head said so",
+        SwitchReason.COIN: "by the coin",
+        SwitchReason.VERIFICATION: "after the draft's accepted tokens",
+        SwitchReason.DRAFT: "the next draft",
+        SwitchReason.BUDGET: "the budget is spent",
+        SwitchReason.UNSPECIFIED: "",
+    }[reason]

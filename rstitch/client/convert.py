@@ -34,6 +34,7 @@ def generate_request(
     max_new_tokens: int,
     stop: Sequence[str],
     guard: bool | None,
+    budget: t.Budget | None = None,
 ) -> router_pb2.GenerateRequest:
     """A question. Raises: RstitchError (INVALID_ARGUMENT) naming the argument."""
     if sum(given is not None for given in (text, chat, tokens)) != 1:
@@ -60,7 +61,10 @@ def generate_request(
             request.policy.CopyFrom(policy_message(policy))
         if early_exit is not None:
             field = "early_exit"
-            request.early_exit.threshold = early_exit.threshold
+            request.early_exit.CopyFrom(early_exit_message(early_exit))
+        if budget is not None:
+            field = "budget"
+            request.budget.CopyFrom(budget_message(budget))
         if sampling is not None:
             field = "sampling"
             request.sampling.CopyFrom(common_pb2.Sampling(**dataclasses.asdict(sampling)))
@@ -91,7 +95,8 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
         return t.Started(m.session_id, m.num_prompt_tokens, m.position, m.trace_id)
     if kind == "chunk":
         c = response.chunk
-        return t.Chunk(_model(c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text)
+        uncertainties = tuple(c.uncertainties)
+        return t.Chunk(_model(c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text, uncertainties)
     if kind == "switch":
         s = response.switch
         from_model = getattr(s, "from")  # a keyword of Python
@@ -153,8 +158,9 @@ def policy_message(policy: t.Policy) -> router_pb2.Policy:
     """A policy as the contract has it."""
     p = router_pb2
     match policy:
-        case t.Threshold(tau, tau_return):
-            return p.Policy(threshold=p.Threshold(tau=tau, tau_return=tau_return))
+        case t.Threshold(tau, tau_return, signal, window):
+            name = f"SIGNAL_{signal.upper()}"
+            return p.Policy(threshold=p.Threshold(tau=tau, tau_return=tau_return, signal=name, window=window))
         case t.Learned(name, tau):
             return p.Policy(learned=p.Learned(name=name, tau=tau))
         case t.Confidence(threshold):
@@ -163,20 +169,34 @@ def policy_message(policy: t.Policy) -> router_pb2.Policy:
             return p.Policy(llm_only=p.LlmOnly())
         case t.SlmOnly():
             return p.Policy(slm_only=p.SlmOnly())
-        case t.Random(slm_probability):
-            return p.Policy(random=p.Random(slm_probability=slm_probability))
-        case t.Speculative(draft_tokens):
-            return p.Policy(speculative=p.Speculative(draft_tokens=draft_tokens))
+        case t.Random(slm_probability, seed):
+            return p.Policy(random=p.Random(slm_probability=slm_probability, seed=seed))
+        case t.Speculative(draft_tokens, min_confidence):
+            return p.Policy(speculative=p.Speculative(draft_tokens=draft_tokens, min_confidence=min_confidence))
+        case t.Profile(name):
+            return p.Policy(profile=name)
     raise TypeError(f"{policy!r} is no policy")
+
+
+def early_exit_message(value: t.EarlyExit) -> router_pb2.EarlyExit:
+    """Early exit as the contract has it."""
+    return router_pb2.EarlyExit(**dataclasses.asdict(value))
+
+
+def budget_message(value: t.Budget) -> router_pb2.Budget:
+    """A budget as the contract has it."""
+    then = router_pb2.BUDGET_THEN_STOP if value.stop else router_pb2.BUDGET_THEN_UNSPECIFIED
+    return router_pb2.Budget(llm_tokens=value.llm_tokens, max_switches=value.max_switches, then=then)
 
 
 def _policy(m: router_pb2.Policy) -> t.Policy | None:
     match m.WhichOneof("kind"):
         case "threshold":
             returns = m.threshold.tau_return if m.threshold.HasField("tau_return") else None
-            return t.Threshold(m.threshold.tau, returns)
+            signal = _enum(t.Signal, common_pb2.Signal.Name, "SIGNAL_", m.threshold.signal)
+            return t.Threshold(m.threshold.tau, returns, signal, m.threshold.window)
         case "learned":
-            return t.Learned(m.learned.name, m.learned.tau)
+            return t.Learned(m.learned.name, m.learned.tau if m.learned.HasField("tau") else None)
         case "confidence":
             return t.Confidence(m.confidence.threshold)
         case "llm_only":
@@ -184,9 +204,11 @@ def _policy(m: router_pb2.Policy) -> t.Policy | None:
         case "slm_only":
             return t.SlmOnly()
         case "random":
-            return t.Random(m.random.slm_probability)
+            return t.Random(m.random.slm_probability, m.random.seed if m.random.HasField("seed") else None)
         case "speculative":
-            return t.Speculative(m.speculative.draft_tokens)
+            return t.Speculative(m.speculative.draft_tokens, m.speculative.min_confidence)
+        case "profile":
+            return t.Profile(m.profile)
     return None
 
 
@@ -198,7 +220,17 @@ def _chat_message(message: t.Message | Mapping[str, str]) -> router_pb2.ChatMess
 
 def _finished(m: router_pb2.Finished) -> t.Finished:
     reason = _enum(t.FinishReason, router_pb2.FinishReason.Name, "FINISH_REASON_", m.reason)
-    return t.Finished(reason, _usage(m.usage), m.length, _policy(m.policy), m.guard_reason)
+    taken = t.EarlyExitTaken(m.early_exit.position, m.early_exit.confidence) if m.HasField("early_exit") else None
+    return t.Finished(
+        reason,
+        _usage(m.usage),
+        m.length,
+        _policy(m.policy),
+        m.guard_reason,
+        budget_spent=tuple(m.budget_spent),
+        early_exit=taken,
+        profile=m.profile,
+    )
 
 
 def _usage(m: router_pb2.Usage) -> t.Usage:
@@ -217,6 +249,7 @@ def _segment(m: router_pb2.Segment) -> t.Segment:
         text=m.text,
         reason=_switch_reason(m.reason),
         switch_entropy=m.switch_entropy,
+        uncertainties=tuple(m.uncertainties),
     )
 
 

@@ -15,7 +15,7 @@ from rstitch.channels import client_options
 from rstitch.client import common, convert
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.tracing import trace_metadata
-from rstitch.client.types import Answer, EarlyExit, Event, Finished, Policy, Sampling, Status, Trajectory
+from rstitch.client.types import Answer, Budget, EarlyExit, Event, Finished, Policy, Sampling, Status, Trajectory
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
@@ -72,6 +72,7 @@ class Client:
         max_new_tokens: int = 0,
         stop: Sequence[str] = (),
         guard: bool | None = None,
+        budget: Budget | None = None,
         session_id: str = "",
         timeout_s: float | None = None,
     ) -> Iterator[Event]:
@@ -91,6 +92,7 @@ class Client:
             max_new_tokens=max_new_tokens,
             stop=stop,
             guard=guard,
+            budget=budget,
         )
         return self._events(request, timeout_s)
 

@@ -35,6 +35,23 @@ class SwitchReason(StrEnum):
     UNSPECIFIED = "unspecified"
     ENTROPY_ABOVE = "entropy_above"
     ENTROPY_BELOW = "entropy_below"
+    UNCERTAINTY_ABOVE = "uncertainty_above"
+    UNCERTAINTY_BELOW = "uncertainty_below"
+    HEAD = "head"
+    COIN = "coin"
+    VERIFICATION = "verification"
+    DRAFT = "draft"
+    BUDGET = "budget"
+
+
+class Signal(StrEnum):
+    """How unsure a model is of its next token, as a number in [0, 1]: the higher, the less sure."""
+
+    UNSPECIFIED = "unspecified"
+    ENTROPY = "entropy"
+    CONFIDENCE = "confidence"
+    MARGIN = "margin"
+    ENTROPY_WINDOW = "entropy_window"
 
 
 class FinishReason(StrEnum):
@@ -44,6 +61,7 @@ class FinishReason(StrEnum):
     STOP = "stop"
     STOP_STRING = "stop_string"
     LENGTH = "length"
+    BUDGET = "budget"
 
 
 class TrajectoryState(StrEnum):
@@ -57,18 +75,23 @@ class TrajectoryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """R-Stitch: the SLM writes while its entropy is at most `tau`, the LLM hands back at `tau_return` (None: `tau`)."""
+    """R-Stitch: the SLM writes while its signal is at most `tau`, the LLM hands back at `tau_return` (None: `tau`).
+
+    `signal` is the entropy where it is unspecified; `window` (0: the router's) goes with `ENTROPY_WINDOW` only.
+    """
 
     tau: float
     tau_return: float | None = None
+    signal: Signal = Signal.UNSPECIFIED
+    window: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """R-Stitch+: the head `name` decides where the entropy is over `tau`."""
+    """R-Stitch+: the head `name` decides where the entropy is over `tau` (None: that of its training)."""
 
     name: str
-    tau: float
+    tau: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +113,51 @@ class SlmOnly:
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """Each token goes to the SLM with this probability."""
+    """Each token goes to the SLM with this probability, by a coin of seed (None: the session's) and position."""
 
     slm_probability: float
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Speculative:
-    """The SLM drafts so many tokens, the LLM verifies them."""
+    """The SLM drafts so many tokens, or up to one less probable than `min_confidence`; the LLM verifies them."""
 
     draft_tokens: int
+    min_confidence: float = 0.0
 
 
-Policy: TypeAlias = Threshold | Learned | Confidence | LlmOnly | SlmOnly | Random | Speculative
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The policy that the router keeps under this name."""
+
+    name: str
+
+
+Policy: TypeAlias = Threshold | Learned | Confidence | LlmOnly | SlmOnly | Random | Speculative | Profile
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyExit:
-    """DEER: end the thinking where a trial answer is at least so confident."""
+    """DEER: end the thinking where a trial answer is more confident than `threshold`.
+
+    What is empty or 0 is the router's setting for the models.
+    """
 
     threshold: float
+    boundaries: tuple[str, ...] = ()
+    prompt: str = ""
+    end: str = ""
+    max_trial_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What an answer may take of the LLM: tokens, hand-overs (None: no bound); then the SLM goes on, or it stops."""
+
+    llm_tokens: int | None = None
+    max_switches: int | None = None
+    stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +190,25 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive tokens by one model, and the text that they complete."""
+    """Consecutive tokens by one model, and the text that they complete.
+
+    `uncertainties` is the policy's signal, one per token; empty where that is the entropy.
+    """
 
     model: Model
     position: int
     tokens: tuple[int, ...]
     entropies: tuple[float, ...]
     text: str
+    uncertainties: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """The pen went from one model to the other; `position` is the first of the new segment."""
+    """The pen went from one model to the other; `position` is the first of the new segment.
+
+    `entropy` is the value that decided, also of a policy with another signal.
+    """
 
     from_model: Model
     to_model: Model
@@ -198,6 +253,12 @@ class Usage:
     num_run_ahead_tokens: int = 0
     num_run_ahead_discarded: int = 0
     breakdown: TimeBreakdown = TimeBreakdown()
+    num_draft_tokens: int = 0
+    num_accepted_draft_tokens: int = 0
+    num_trials: int = 0
+    num_trial_tokens: int = 0
+    trial_time_us: int = 0
+    num_consultations: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -211,10 +272,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyExitTaken:
+    """The thinking ended at `position`, with a trial answer of this mean token probability."""
+
+    position: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """Last event: the answer is complete; `length` counts the session's tokens, prompt included.
 
-    `policy` is who wrote it (None: a router that does not say), `guard_reason` why that is not what was asked for.
+    `policy` is who wrote it (None: a router that does not say), `profile` where that came from, `guard_reason` why it
+    is not what was asked for; `budget_spent` names the bounds that were reached, `early_exit` where the thinking ended.
     """
 
     reason: FinishReason
@@ -222,6 +292,9 @@ class Finished:
     length: int
     policy: Policy | None = None
     guard_reason: str = ""
+    budget_spent: tuple[str, ...] = ()
+    early_exit: EarlyExitTaken | None = None
+    profile: str = ""
 
 
 Event: TypeAlias = Started | Chunk | Switch | Finished
@@ -273,6 +346,7 @@ class Segment:
     text: str
     reason: SwitchReason
     switch_entropy: float
+    uncertainties: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

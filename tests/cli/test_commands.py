@@ -71,18 +71,40 @@ def test_raw_text_goes_without_a_template(run: Run, router: FakeRouter) -> None:
     assert router.questions[0].text == "Once upon"
 
 
-@pytest.mark.parametrize("name", ["llm_only", "slm-only", "random", "speculative"])
-def test_policies_by_name(run: Run, router: FakeRouter, name: str) -> None:
-    assert run("ask", "What?", "--policy", name).exit_code == 0
-    assert router.questions[0].policy.WhichOneof("kind") == name.replace("-", "_")
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("llm_only", "llm_only"),
+        ("slm-only", "slm_only"),
+        ("random:slm_probability=0.5", "random"),
+        ("speculative:draft_tokens=4", "speculative"),
+        ("profile:fast", "profile"),
+    ],
+)
+def test_policies_by_name(run: Run, router: FakeRouter, text: str, kind: str) -> None:
+    assert run("ask", "What?", "--policy", text).exit_code == 0
+    assert router.questions[0].policy.WhichOneof("kind") == kind
+
+
+def test_a_policy_in_one_word(run: Run, router: FakeRouter) -> None:
+    word = "threshold:tau=0.1,signal=entropy_window,window=4+early_exit:threshold=0.9,boundaries=.\\n|Wait"
+    assert run("ask", "What?", "--policy", f"{word}+budget:llm_tokens=3,stop=true").exit_code == 0
+    question = router.questions[0]
+    assert (question.policy.threshold.signal, question.policy.threshold.window) == (4, 4)
+    assert list(question.early_exit.boundaries) == [".\n", "Wait"]
+    assert (question.budget.llm_tokens, question.budget.then) == (3, 2)
+    assert not question.budget.HasField("max_switches")
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (["ask", "refuse", "--raw"], "Give a number in [-1, 2]."),
-        (["ask", "x", "--policy", "best"], "Choose one of threshold, llm_only"),
-        (["ask", "x", "--policy", "slm_only", "--tau", "0.1"], "has no tau"),
+        (["ask", "x", "--policy", "best"], "Choose one of threshold, learned"),
+        (["ask", "x", "--policy", "random"], "slm_probability is missing"),
+        (["ask", "x", "--policy", "threshold:tau=a"], "'a' is no such value"),
+        (["ask", "x", "--policy", "llm_only:tau=1"], "llm_only takes nothing"),
+        (["ask", "x", "--policy", "slm_only", "--tau", "0.1"], "has none here"),
         (["ask", "x", "--policy", "threshold"], "Give --tau"),
         (["ask", "x", "--max-new-tokens", "-1"], "max_new_tokens"),
         (["ask", "x", "--guard", "maybe"], "Write --guard on or --guard off."),
@@ -117,7 +139,7 @@ def test_trajectories_are_listed_shown_and_removed(run: Run) -> None:
     shown = run("trajectory", "show", "one")
     assert "What?" in shown.stdout
     assert "w5 w6" in shown.stdout
-    assert "threshold(0.02)" in shown.stdout
+    assert "threshold:tau=0.02" in shown.stdout
     whole = json.loads(run("trajectory", "show", "one", "--json").stdout)
     assert sum(len(segment["tokens"]) for segment in whole["segments"]) == whole["length"] == 65
     assert run("trajectory", "rm", "one", "two").exit_code == 0

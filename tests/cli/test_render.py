@@ -50,7 +50,8 @@ def test_times(us: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "text"), [(LlmOnly(), "llm_only"), (Threshold(0.02, 0.5), "threshold(0.02, 0.5)"), (None, "")]
+    ("policy", "text"),
+    [(LlmOnly(), "llm_only"), (Threshold(0.02, 0.5), "threshold:tau=0.02,tau_return=0.5"), (None, "")],
 )
 def test_policies_in_a_word(policy: Policy | None, text: str) -> None:
     assert policy_text(policy) == text

@@ -16,6 +16,7 @@ from opentelemetry import trace
 from rstitch import (
     Answer,
     AsyncClient,
+    Budget,
     Client,
     Confidence,
     EarlyExit,
@@ -24,9 +25,11 @@ from rstitch import (
     LlmOnly,
     Message,
     Model,
+    Profile,
     Random,
     RstitchError,
     Sampling,
+    Signal,
     SlmOnly,
     Source,
     Speculative,
@@ -35,6 +38,7 @@ from rstitch import (
     TrajectoryState,
 )
 from rstitch.client import convert
+from rstitch.client.specs import Spec, parse, text_of
 from rstitch.service.telemetry import context_from_traceparent
 from rstitch.v1 import router_pb2 as pb
 from tests.client.conftest import Ask, Call
@@ -48,8 +52,19 @@ POLICIES = [
     LlmOnly(),
     SlmOnly(),
     Random(0.5),
+    Random(0.5, seed=0),
     Speculative(4),
+    Speculative(4, min_confidence=0.5),
+    Threshold(0.25, signal=Signal.ENTROPY_WINDOW, window=4),
+    Learned("head"),
+    Profile("fast"),
 ]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_every_policy_is_one_word(policy: Any) -> None:
+    spec = Spec(policy, EarlyExit(0.5, boundaries=("a\n", "b\\"), end="}"), Budget(max_switches=2))
+    assert parse(text_of(spec)) == spec
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)

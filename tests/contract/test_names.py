@@ -29,7 +29,9 @@ NAMES = {
 }
 METHODS = {
     "WorkerService": "Step Decode CloseSession PutHead GetInfo GetTokenizer",
-    "RouterService": "Generate GetTrajectory ListTrajectories DeleteTrajectory PutProfile ListProfiles DeleteProfile GetStatus",
+    "RouterService": (
+        "Generate GetTrajectory ListTrajectories DeleteTrajectory PutProfile ListProfiles DeleteProfile GetStatus"
+    ),
 }
 
 

@@ -131,6 +131,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             return
         stop_after = self.break_after.pop(0) if self.break_after else None
         num, reply = 0, worker_pb2.DecodeResponse()
+        signal = request.handoff.signal
+        recent = list(request.handoff.recent_entropies)
         while True:
             await self.pace()
             if not queue.empty():
@@ -138,21 +140,28 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                 break
             token, entropy = self.model.token(session), self.model.entropy(session)
             rule = request.handoff.WhichOneof("rule")
-            if rule == "above" and entropy > request.handoff.above:
+            recent = [*recent, entropy][-request.handoff.window :] if signal == 4 else []
+            value = entropy if signal < 2 else sum(recent) / len(recent) if signal == 4 else self.model.doubt(session)
+            if rule == "above" and value > request.handoff.above:
                 reply.finish.proposal.token, reply.finish.proposal.entropy = token, entropy
+                reply.finish.proposal.hidden_state = struct.pack("<f", self.model.doubt(session))
+                if signal > 1:
+                    reply.finish.proposal.uncertainty = value
                 reason = _Finish.REASON_HANDOFF
                 break
             session.append(token)
             reply.tokens.append(token)
             reply.entropies.append(entropy)
+            if signal > 1:
+                reply.uncertainties.append(value)
             num += 1
             if stop_after is not None and num >= stop_after:
                 yield reply
                 raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "broken by the test")
-            if token == STOP:
+            if token in (request.stop_tokens or [STOP]):
                 reason = _Finish.REASON_STOP
                 break
-            if rule == "below" and entropy <= request.handoff.below:
+            if rule == "below" and value <= request.handoff.below:
                 reason = _Finish.REASON_HANDOFF
                 break
             if num == request.max_tokens:
@@ -163,7 +172,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                 reply = worker_pb2.DecodeResponse()
         if reply.tokens and self._rng.random() < 0.3:  # the finish may come by itself
             proposal = reply.finish.proposal if reply.finish.HasField("proposal") else None
-            yield worker_pb2.DecodeResponse(tokens=reply.tokens, entropies=reply.entropies)
+            yield worker_pb2.DecodeResponse(
+                tokens=reply.tokens, entropies=reply.entropies, uncertainties=reply.uncertainties
+            )
             reply = worker_pb2.DecodeResponse()
             if proposal is not None:
                 reply.finish.proposal.CopyFrom(proposal)

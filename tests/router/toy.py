@@ -66,6 +66,10 @@ class ToyModel:
         exact = 0.0 if value < 30 else 1.0 if value > 970 else value / 1000
         return struct.unpack("<f", struct.pack("<f", exact))[0]
 
+    def doubt(self, prefix: Sequence[int]) -> float:
+        """float32 in [0, 1]: a signal other than the entropy."""
+        return struct.unpack("<f", struct.pack("<f", _hash(self.seed, prefix, 3) % 1000 / 999))[0]
+
 
 def algorithm_1(
     slm: ToyModel, llm: ToyModel, prompt: Sequence[int], tau: float, tau_return: float, max_new_tokens: int
