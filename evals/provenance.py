@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_COPIES = ("--json", "--plot")
+_COPIES = ("--json", "--plot", "--out")
 
 
 def provenance() -> dict[str, str]:
@@ -36,7 +36,7 @@ def _without_files(arguments: list[str]) -> list[str]:
     """Where copies of the figures went says nothing of them, and names a path of one machine."""
     kept: list[str] = []
     for index, argument in enumerate(arguments):
-        follows = index > 0 and arguments[index - 1] in _COPIES
+        follows = index > 0 and arguments[index - 1] in _COPIES and not argument.startswith("-")
         if not follows and argument.partition("=")[0] not in _COPIES:
             kept.append(argument)
     return kept

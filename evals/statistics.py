@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -37,3 +38,20 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float], draws: int = 20
     sums = pairs[:, drawn].sum(axis=2)
     low, high = np.percentile(sums[0] / sums[1], (2.5, 97.5))
     return float(pairs[0].sum() / pairs[1].sum()), float(low), float(high)
+
+
+def bootstrap_mean(values: Sequence[float], draws: int = 2000) -> tuple[float, float, float]:
+    """The mean and its 95% percentile bootstrap interval (fixed seed); of differences, a paired bootstrap."""
+    data = np.asarray(values, dtype=float)
+    drawn = np.random.default_rng(0).integers(len(data), size=(draws, len(data)))
+    low, high = np.percentile(data[drawn].mean(axis=1), (2.5, 97.5))
+    return float(data.mean()), float(low), float(high)
+
+
+def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
+    """Exact p of two systems being as often right, by the problems that only one of them solves (McNemar 1947)."""
+    assert len(ours) == len(theirs), "paired: one outcome each per problem"
+    only_ours = sum(a and not b for a, b in zip(ours, theirs, strict=True))
+    only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+    discordant = only_ours + only_theirs
+    return float(stats.binomtest(only_ours, discordant).pvalue) if discordant else 1.0

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from rstitch.cli import ask, bench, demo, health, profile, trajectory, up, version
+from rstitch.cli import eval as evaluation
 from rstitch.cli.hand_over import SETTINGS
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app.command("health")(health.health)
 app.command("demo")(demo.demo)
 app.command("bench", context_settings=SETTINGS)(bench.bench)
 app.command("profile", context_settings=SETTINGS)(profile.profile)
+app.command("eval", context_settings=SETTINGS)(evaluation.evaluate)
 app.command("version")(version.version)
 
 

@@ -1,0 +1,61 @@
+"""The latency that a fitted model (`rstitch profile`) gives a recorded answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+
+from evals.evaluation.records import Record
+from rstitch.client.types import Segment, Source, SwitchReason, Trajectory, TrajectoryState
+from rstitch.errors import invalid
+from training.latency import LatencyModel, runs_of
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Algorithm 1's calls, one after the other, as the model times them: the paper's L, free of a machine's noise."""
+
+    model: LatencyModel
+
+    @classmethod
+    def load(cls, path: Path) -> Latencies:
+        """From the file of `rstitch profile`. Raises: RstitchError (INVALID_ARGUMENT)."""
+        try:
+            return cls(LatencyModel.load(path))
+        except (OSError, ValueError) as error:
+            raise invalid("--latency-model", f"{path}: {error}.", "Make one with `rstitch profile`.") from None
+
+    def ms(self, record: Record) -> float | None:
+        """Of one answer; None if it is not made of plain calls (drafts, trials), or its trace was not kept."""
+        if not record.parts or record.count("draft_tokens") or record.count("trials"):
+            return None
+        num_prompt_tokens, runs = runs_of(trajectory_of(record))
+        return self.model.trajectory_ms(num_prompt_tokens, runs)
+
+    def mean_ms(self, records: Sequence[Record]) -> float | None:
+        """Of many; None if it is not known of all of them."""
+        found = [self.ms(record) for record in records]
+        known = [value for value in found if value is not None]
+        return fmean(known) if known and len(known) == len(found) else None
+
+
+def trajectory_of(record: Record) -> Trajectory:
+    """The trajectory behind a record, as far as its segments go; the prompt's tokens are not known and stand as 0."""
+    position = record.count("prompt_tokens")
+    segments = [
+        Segment(Source.PROMPT, 0, (0,) * position, (), "", SwitchReason.UNSPECIFIED, 0.0),
+    ]
+    for part in record.parts:
+        begin = position - record.count("prompt_tokens")
+        tokens = record.tokens[begin : begin + part.num_tokens]
+        reason = SwitchReason(part.reason) if part.reason else SwitchReason.UNSPECIFIED
+        segments.append(Segment(Source(part.model), position, tokens, (), part.text, reason, part.value))
+        position += part.num_tokens
+    return Trajectory(
+        record.session_id, TrajectoryState.FINISHED, position, 0, tuple(segments), None, None, _NEVER, _NEVER
+    )

@@ -1,0 +1,257 @@
+"""A run as a file: one line that says what it is, then one line per answer. Written as it goes, read to go on.
+
+{"configuration": {...}}       what an answer's line depends on; a run goes on in a file of the same only
+{"provenance": {...}}          once per start: commit, machine, command, day
+{"system": ..., "problem": ..., "sample": ..., ...}        a `Record`
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rstitch.client.types import Answer, Chunk, Event, Switch
+from rstitch.errors import RstitchError, invalid
+
+Key = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A segment: by whom, how many tokens, their text; why it began and the value that decided, if by a switch."""
+
+    model: str
+    num_tokens: int
+    text: str
+    reason: str = ""
+    value: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One answer.
+
+    Attributes:
+        system: as it was asked for, in the words of `rstitch.client.specs`.
+        problem, id: its place in the data, and what the data calls it.
+        sample, seed: which of the k samples, and the seed of its tokens.
+        session_id, trace_id: of its trajectory and its trace.
+        correct, answer, detail: the verdict.
+        error: why there is no answer; "" if there is one. An error is not correct.
+        client_ms: from the request to the last token, as the client saw it.
+        usage: the router's account (`Usage`), times in microseconds.
+        parts, tokens, entropies: the trace; empty if it was not to be kept.
+    """
+
+    system: str
+    problem: int
+    id: str
+    sample: int
+    seed: int
+    session_id: str = ""
+    trace_id: str = ""
+    correct: bool = False
+    answer: str = ""
+    detail: str = ""
+    error: str = ""
+    finish: str = ""
+    budget_spent: tuple[str, ...] = ()
+    exited_early: bool = False
+    client_ms: float = 0.0
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    tokens: tuple[int, ...] = ()
+    entropies: tuple[float, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        """What there is one line of."""
+        return self.system, self.problem, self.sample
+
+    @property
+    def latency_ms(self) -> float:
+        """From the request to the end, as the router saw it."""
+        return float(self.usage.get("total_time_us", 0)) / 1000
+
+    @property
+    def ttft_ms(self) -> float:
+        """To the first token in the trajectory."""
+        return float(self.usage.get("time_to_first_token_us", 0)) / 1000
+
+    def count(self, name: str) -> int:
+        """A count of the usage, by its name; 0 where there is no answer."""
+        return int(self.usage.get(f"num_{name}", 0))
+
+    @property
+    def num_tokens(self) -> int:
+        """The length of the trace."""
+        return self.count("slm_tokens") + self.count("llm_tokens")
+
+    @property
+    def text(self) -> str:
+        """The answer, if its trace was kept."""
+        return "".join(part.text for part in self.parts)
+
+    @property
+    def models(self) -> list[str]:
+        """Who wrote each token."""
+        return [part.model for part in self.parts for _ in range(part.num_tokens)]
+
+
+def parts_of(events: Iterable[Event]) -> tuple[Part, ...]:
+    """The segments of an answer, in order; one is empty where a model got the pen and its proposal was thrown away."""
+    parts: list[Part] = []
+    for event in events:
+        if isinstance(event, Switch):
+            if not parts:
+                parts.append(Part(event.from_model.value, 0, ""))
+            parts.append(Part(event.to_model.value, 0, "", event.reason.value, _rounded(event.entropy)))
+        elif isinstance(event, Chunk):
+            if not parts or parts[-1].model != event.model.value:
+                parts.append(Part(event.model.value, 0, ""))
+            last = parts[-1]
+            grown, text = last.num_tokens + len(event.tokens), last.text + event.text
+            parts[-1] = replace(last, num_tokens=grown, text=text)
+    return tuple(parts)
+
+
+def entropies_of(answer: Answer) -> tuple[float, ...]:
+    """One per token, to three digits."""
+    return tuple(_rounded(entropy) for chunk in answer.chunks for entropy in chunk.entropies)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+class RunFile:
+    """The file of a run, open to be gone on with; a context manager.
+
+    Raises: RstitchError (INVALID_ARGUMENT) if the file is of another configuration, broken, or being written.
+    """
+
+    def __init__(self, path: Path, configuration: Mapping[str, Any], provenance: Mapping[str, str]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.records = self._go_on(path, configuration)
+        except BlockingIOError:
+            self._file.close()
+            raise invalid("--out", f"{path} is being written by another run.", "Wait, or name another file.") from None
+        except RstitchError:
+            self._file.close()
+            raise
+        self._write({"provenance": provenance})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+
+    def append(self, record: Record) -> None:
+        """One more answer; it is on disk when this returns."""
+        self._write(asdict(record))
+
+    def _go_on(self, path: Path, configuration: Mapping[str, Any]) -> list[Record]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind("\n") + 1]
+        if len(whole) < len(content):  # the last line was being written when the run ended
+            self._file.truncate(len(whole.encode()))
+        if not whole:
+            self._write({"configuration": configuration})
+            return []
+        found, records = _parse(path, whole)
+        for key in configuration.keys() | found.configuration.keys():
+            theirs, ours = found.configuration.get(key), configuration.get(key)
+            if theirs != ours:
+                raise invalid(
+                    "--out",
+                    f"{path} is a run with {key} {theirs!r}, not {ours!r}.",
+                    "Name another file, or go on as it was.",
+                )
+        return records
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+        self._file.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a file holds."""
+
+    configuration: dict[str, Any]
+    provenance: list[dict[str, str]]
+    records: list[Record]
+
+    @property
+    def systems(self) -> list[str]:
+        """The models alone first, then by name and numbers."""
+        return sorted({record.system for record in self.records}, key=_rank)
+
+    def of(self, system: str) -> list[Record]:
+        """Its answers, by problem and sample."""
+        return sorted((record for record in self.records if record.system == system), key=lambda record: record.key)
+
+
+def read(paths: Iterable[Path]) -> Run:
+    """One or more files of the same task as one run; a system counts where it is first found.
+
+    Raises: RstitchError (INVALID_ARGUMENT) for what is no run, empty, or of two tasks.
+    """
+    runs = []
+    for path in paths:
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise invalid("FILE", f"{path}: {error}.", "Give a file of `rstitch eval run`.") from None
+        found, records = _parse(path, content[: content.rfind("\n") + 1])
+        runs.append(Run(found.configuration, found.provenance, records))
+        for key in ("task", "task_digest", "data_digest"):
+            if found.configuration.get(key) != runs[0].configuration.get(key):
+                raise invalid("FILE", f"{path} has another {key}.", "Report the runs of one task together.")
+    merged: dict[str, list[Record]] = {}
+    for run in runs:
+        for system in run.systems:
+            merged.setdefault(system, run.of(system))
+    records = [record for found in merged.values() for record in found]
+    if not records:
+        raise invalid("FILE", "there is no answer in it.", "Begin with `rstitch eval run`.")
+    return Run(runs[0].configuration, [line for run in runs for line in run.provenance], records)
+
+
+def _rank(system: str) -> tuple[int, list[tuple[float, str]]]:
+    alone = ("llm_only", "slm_only")
+    words = [(float(part), "") if part[:1].isdigit() else (0.0, part) for part in re.split(r"(\d+(?:\.\d+)?)", system)]
+    return alone.index(system) if system in alone else len(alone), words
+
+
+def _parse(path: Path, content: str) -> tuple[Run, list[Record]]:
+    run = Run({}, [], [])
+    names = {item.name for item in fields(Record)}
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            plain = json.loads(line)
+            if number == 1:
+                run.configuration.update(plain["configuration"])
+            elif "provenance" in plain:
+                run.provenance.append(plain["provenance"])
+            else:
+                plain["parts"] = tuple(Part(**part) for part in plain["parts"])
+                for name in ("tokens", "entropies", "budget_spent"):
+                    plain[name] = tuple(plain[name])
+                run.records.append(Record(**{name: value for name, value in plain.items() if name in names}))
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise invalid(
+                "FILE", f"{path}, line {number}: this is no run of an evaluation ({error!r}).", "Name another file."
+            ) from None
+    return run, run.records

@@ -1,0 +1,78 @@
+"""`rstitch eval report`: the tables of one run, or of several of the same task."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from evals.evaluation import figures, tables
+from evals.evaluation.modelled import Latencies
+from evals.evaluation.records import Run, read
+from evals.provenance import line
+from evals.report import replace_section
+from rstitch.errors import invalid
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `rstitch eval report`."""
+    parser.description = __doc__
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
+    parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch profile: adds modelled latency")
+    parser.add_argument("--json", action="store_true", help="rows, configuration and provenance as JSON")
+    parser.add_argument("--markdown", action="store_true", help="as a document has it")
+    parser.add_argument(
+        "--write", metavar="FILE.md:SECTION", help="puts the markdown between the marks <!-- SECTION:begin --> and :end"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints and writes. Returns the exit code."""
+    found = read(options.files)
+    latencies = Latencies.load(options.latency_model) if options.latency_model else None
+    rows = figures.rows(found, latencies)
+    if options.json:
+        json.dump({"configuration": found.configuration, "provenance": found.provenance, "rows": rows}, sys.stdout)
+        sys.stdout.write("\n")
+    elif options.markdown:
+        sys.stdout.write(text(found, rows) + "\n")
+    else:
+        console = Console(highlight=False)
+        for table in tables.terminal(rows):
+            console.print(table)
+    if options.write:
+        write(options.write, text(found, rows))
+    return 0
+
+
+def text(run: Run, rows: list[figures.Row]) -> str:
+    """Tables and where they come from."""
+    return f"{tables.markdown(rows)}\n\n{caption(run, rows)}"
+
+
+def caption(run: Run, rows: list[figures.Row]) -> str:
+    """What was asked, how, by which command, at which commit, on which machine."""
+    facts = run.configuration
+    sampling = (
+        "greedy" if not facts["temperature"] else f"temperature {facts['temperature']:g}, top-p {facts['top_p']:g}"
+    )
+    n = " to ".join(str(count) for count in sorted({min(row["n"] for row in rows), max(row["n"] for row in rows)}))
+    commands = dict.fromkeys(line(provenance) for provenance in run.provenance)
+    return (
+        f"{facts['task']} ({facts['data']}), n = {n} answers a system, {sampling}, seed {facts['seed']}, at most "
+        f"{facts['max_new_tokens']} tokens; SLM {facts.get('slm', '?')}, LLM {facts.get('llm', '?')}; "
+        f"{facts['concurrency']} at a time, {facts['order']}; latency as the router saw it. Intervals are 95%: Wilson "
+        "(of k samples: bootstrap over problems), paired bootstrap for differences and ratios. " + " ".join(commands)
+    )
+
+
+def write(where: str, content: str) -> None:
+    """Into a section of a document. Raises: RstitchError (INVALID_ARGUMENT)."""
+    document, _, section = where.rpartition(":")
+    try:
+        replace_section(Path(document), section, content)
+    except (OSError, ValueError) as error:
+        raise invalid("--write", f"{error}.", "Write FILE.md:SECTION, and put its two marks into the file.") from None

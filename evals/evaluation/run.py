@@ -1,0 +1,193 @@
+"""`rstitch eval run`: every system answers every problem of a task; one line per answer, in a file.
+
+The same command again goes on where the file stops; more systems, problems or samples can be added to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from evals.answers import Checker, OwnCheck
+from evals.bench.flags import positive
+from evals.evaluation import figures, tables
+from evals.evaluation.data import Data, function_of, load_data
+from evals.evaluation.progress import RunProgress
+from evals.evaluation.records import Run, RunFile
+from evals.evaluation.runner import Plan, Runner, System, jobs
+from evals.evaluation.stacks import add_stack_arguments, router_of
+from evals.evaluation.task import Task, load
+from evals.provenance import provenance
+from rstitch.cli.progress import stopped_by_signals
+from rstitch.client.aio import AsyncClient
+from rstitch.client.specs import parse, text_of
+from rstitch.client.types import Sampling, Status
+from rstitch.errors import invalid
+from rstitch.parts import default_threads
+
+_DEFAULT_SYSTEMS = ("llm_only", "slm_only", "threshold:tau=0.02")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `rstitch eval run`."""
+    parser.description = __doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    # fmt: off
+    parser.add_argument("--task", required=True, metavar="NAME|FILE.toml", help="see rstitch eval list")
+    parser.add_argument("--data", type=Path, metavar="FILE",
+                        help="its problems, .jsonl or .json (default: from the Hugging Face hub)")
+    parser.add_argument("--split", default="", help="of problems that are generated (default: the task's test split)")
+    parser.add_argument("--n", type=positive, help="the first so many problems (default: all; generated ones: 500)")
+    parser.add_argument("--systems", nargs="+", default=list(_DEFAULT_SYSTEMS), metavar="POLICY",
+                        help="such as llm_only threshold:tau=0.02,signal=margin random:slm_probability=0.9 "
+                             "profile:NAME threshold:tau=0.02+early_exit:threshold=0.95+budget:llm_tokens=20; "
+                             "the shell expands threshold:tau={0.01,0.02} "
+                             f"(default {' '.join(_DEFAULT_SYSTEMS)})")
+    parser.add_argument("--samples", type=positive, default=1, metavar="K", help="answers per problem (default 1)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--top-p", type=float, default=0.0, help="nucleus; 0 is all tokens (default)")
+    parser.add_argument("--top-k", type=int, default=0, help="the most probable only; 0 is all tokens (default)")
+    parser.add_argument("--recommended", action="store_true", help="temperature, top-p and samples as the task says")
+    parser.add_argument("--seed", type=int, default=0, help="of tokens, coins and generated problems (default 0)")
+    parser.add_argument("--max-new-tokens", type=positive, help="of an answer (default: the task's)")
+    parser.add_argument("--concurrency", type=positive, default=1,
+                        help="questions open at a time; latencies are those of this load (default 1)")
+    parser.add_argument("--order", choices=("interleaved", "blocks"), default="interleaved",
+                        help="all systems on a problem before the next, so that a noisy machine is noisy for all of "
+                             "them, or one system after the other (default interleaved)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the run (default eval-TASK.jsonl)")
+    parser.add_argument("--no-traces", action="store_true",
+                        help="keep no tokens, entropies and texts: no entropy plots, hurt or harmful from this file")
+    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout, all else on stderr")
+    # fmt: on
+    add_stack_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Asks, writes, reports. Returns the exit code."""
+    console = Console(stderr=options.json, highlight=False)
+    task = load(options.task)
+    systems = systems_of(options.systems)
+    plan = _plan(options, task)
+    data = load_data(task, options.data, options.split, options.seed, options.n)
+    checker = checker_of(task)
+    path = options.out or Path(f"eval-{task.name}.jsonl")
+    with stopped_by_signals(), ExitStack() as held:
+        router = router_of(options, held, console)
+        records = asyncio.run(_run(router, task, data, systems, plan, checker, path, options, console))
+    rows = figures.rows(records)
+    if options.json:
+        json.dump({"configuration": records.configuration, "provenance": records.provenance, "rows": rows}, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        for table in tables.terminal(rows):
+            console.print(table)
+    console.print(f"written: {path}")
+    return 0
+
+
+def systems_of(words: Sequence[str]) -> list[System]:
+    """The systems that are named. Raises: RstitchError (INVALID_ARGUMENT)."""
+    specs = [parse(word) for word in words]
+    return [System(name, spec) for name, spec in {text_of(spec): spec for spec in specs}.items()]
+
+
+def checker_of(task: Task) -> Checker:
+    """Who judges its answers. Raises: RstitchError (INVALID_ARGUMENT) if that cannot be done here."""
+    if task.generator is not None:
+        return OwnCheck(function_of(task.generator.check))
+    if task.code is not None:
+        from evals.answers_code import CodeCheck
+
+        return CodeCheck(task.code)
+    from evals.answers_math import MathCheck
+
+    return MathCheck()
+
+
+def _plan(options: argparse.Namespace, task: Task) -> Plan:
+    if options.recommended:
+        if options.temperature or options.top_p or options.samples > 1:
+            raise invalid("--recommended", "it stands beside sampling of its own.", "Give one or the other.")
+        recommended = task.sampling
+        options.temperature, options.top_p = recommended.temperature, recommended.top_p
+        options.samples = recommended.samples
+    if options.temperature < 0 or not 0 <= options.top_p <= 1 or options.top_k < 0:
+        raise invalid("--temperature, --top-p, --top-k", "out of range.", "At least 0; --top-p at most 1.")
+    if options.samples > 1 and options.temperature == 0:
+        raise invalid("--samples", "greedy answers are all the same.", "Give a --temperature, or one sample.")
+    return Plan(
+        max_new_tokens=options.max_new_tokens or task.max_new_tokens,
+        samples=options.samples,
+        sampling=Sampling(options.temperature, options.top_p, options.top_k, options.seed),
+        concurrency=options.concurrency,
+        order=options.order,
+        keep_traces=not options.no_traces,
+    )
+
+
+async def _run(
+    router: str,
+    task: Task,
+    data: Data,
+    systems: list[System],
+    plan: Plan,
+    checker: Checker,
+    path: Path,
+    options: argparse.Namespace,
+    console: Console,
+) -> Run:
+    async with AsyncExitStack() as held:
+        client = await held.enter_async_context(AsyncClient(router))
+        await held.enter_async_context(checker)
+        configuration = _configuration(task, data, plan, await client.wait_ready(), options)
+        facts = provenance()
+        file = held.enter_context(RunFile(path, configuration, facts))
+        wanted = list(jobs(systems, data.problems, plan))
+        known = {record.key for record in file.records}
+        left = [job for job in wanted if job.key not in known]
+        if len(left) < len(wanted):
+            console.print(f"{path}: {len(wanted) - len(left)} of {len(wanted)} answers are there already")
+        runner = Runner(client, task, checker, plan)
+        if left:
+            await runner.try_out(list({job.system.name: job.system for job in left}.values()), data.problems[0])
+        records = list(file.records)
+        with RunProgress(console, wanted, file.records) as progress:
+
+            def take(record: Any) -> None:
+                records.append(record)
+                progress(record)
+
+            await runner.run(left, file, take)
+    asked = {job.key for job in wanted}
+    return Run(configuration, [facts], [record for record in records if record.key in asked])
+
+
+def _configuration(task: Task, data: Data, plan: Plan, status: Status, options: argparse.Namespace) -> dict[str, Any]:
+    """What an answer's line depends on."""
+    workers = {worker.role.value: worker for worker in status.workers}
+    return {
+        "task": task.name,
+        "task_digest": task.digest,
+        "data": data.source,
+        "data_digest": data.digest,
+        "max_new_tokens": plan.max_new_tokens,
+        "temperature": plan.sampling.temperature,
+        "top_p": plan.sampling.top_p,
+        "top_k": plan.sampling.top_k,
+        "seed": plan.sampling.seed,
+        "concurrency": plan.concurrency,
+        "order": plan.order,
+        "traces": plan.keep_traces,
+        "threads": None if options.router else options.threads or default_threads(),
+        **{role: Path(worker.model).name for role, worker in sorted(workers.items())},
+        **{f"{role}_runs": f"{worker.device} {worker.dtype}" for role, worker in sorted(workers.items())},
+    }
