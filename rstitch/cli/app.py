@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from rstitch.cli import ask, bench, demo, health, profile, trajectory, up, version
+from rstitch.cli import ask, bench, demo, health, pairs, profile, profiles, trajectory, up, version
 from rstitch.cli import eval as evaluation
 from rstitch.cli.hand_over import SETTINGS
 
@@ -21,10 +21,12 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("ask")(ask.ask)
 app.add_typer(trajectory.app, name="trajectory")
+app.add_typer(profiles.app, name="profiles")
 app.command("health")(health.health)
 app.command("demo")(demo.demo)
 app.command("bench", context_settings=SETTINGS)(bench.bench)
 app.command("profile", context_settings=SETTINGS)(profile.profile)
+app.command("pairs", context_settings=SETTINGS)(pairs.pairs)
 app.command("eval", context_settings=SETTINGS)(evaluation.evaluate)
 app.command("version")(version.version)
 

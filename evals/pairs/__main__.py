@@ -1,0 +1,168 @@
+"""`rstitch pairs`, or `python -m evals.pairs`: which SLM suits an LLM.
+
+For each candidate SLM: LLM share, switches, trace length and speed-up at equal accuracy, predicted from one pass in
+which each model reads the other's answers, and the threshold at which to run it. `--check` measures each of them on the
+real stack, on other questions, and prints both side by side. docs/pairs.md says how, and where it is blind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from transformers.utils import logging
+
+from evals.bench.flags import positive
+from evals.pairs import questions, report
+from evals.pairs.check import Measured, measure, rank_correlations
+from evals.pairs.predict import Candidate, Sample, predict, ranked
+from evals.pairs.questions import Asked, agrees
+from evals.pairs.reading import Loaded, answers, compatible, load, prompt_of, read
+from evals.pairs.timing import timings
+from evals.pairs.walk import Text
+from evals.progress import progress_bar
+from evals.provenance import provenance
+from model_worker.engine.errors import UnsupportedModel
+from rstitch.cli.progress import stopped_by_signals
+from rstitch.errors import RstitchError, invalid
+from rstitch.parts import StackError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def parser() -> argparse.ArgumentParser:
+    """All flags."""
+    # fmt: off
+    made = argparse.ArgumentParser(prog="rstitch pairs", description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--llm", required=True, metavar="DIR", help="folder or hub id of the LLM")
+    made.add_argument("--slm", required=True, action="append", metavar="DIR", help="a candidate; can be given again")
+    made.add_argument("--data", default="tiny:dev", metavar="FILE|NAME:SPLIT",
+                      help="JSONL with question (and answer), or tiny:dev, programs:dev (default tiny:dev)")
+    made.add_argument("--n", type=positive, default=32, help="questions to predict from (default 32)")
+    made.add_argument("--max-loss", type=float, default=1.0, metavar="POINTS",
+                      help="of accuracy that the proposed tau may cost (default 1)")
+    made.add_argument("--latency", type=Path, metavar="FILE", help="of rstitch profile (default: time it here)")
+    made.add_argument("--max-new-tokens", type=positive, help="of an answer (default: what the task needs)")
+    made.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
+    made.add_argument("--dtype", choices=sorted(_DTYPES), default="float32")
+    made.add_argument("--check", action="store_true", help="measure the ranking on the real stack too")
+    made.add_argument("--check-n", type=positive, default=100, help="questions of the check (default 100)")
+    made.add_argument("--json", type=Path, metavar="FILE", help="all figures for machines; - prints them")
+    made.add_argument("--plot", type=Path, metavar="FILE", help="accuracy over speed-up")
+    # fmt: on
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Predicts, measures if asked, tells; returns the exit code."""
+    options = parser().parse_args(arguments)
+    logging.disable_progress_bar()
+    console = Console(stderr=options.json == Path("-"), highlight=False, width=None if sys.stdout.isatty() else 120)
+    try:
+        with stopped_by_signals(), progress_bar(console) as progress:
+            asked, candidates, how = _predicted(options, progress)
+            measured = _measured(options, asked, candidates, progress) if options.check else {}
+        _tell(options, candidates, measured, how, console)
+    except (StackError, RstitchError, UnsupportedModel, ValueError, OSError) as error:
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
+        return 2 if isinstance(error, ValueError | UnsupportedModel) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _predicted(options: argparse.Namespace, progress: Progress) -> tuple[Asked, list[Candidate], str]:
+    if not 0 <= options.max_loss <= 100:
+        raise invalid("--max-loss", f"{options.max_loss} are no points of accuracy.", "Give 0 to 100.")
+    asked = questions.load(options.data, options.n, options.check_n if options.check else 0)
+    names = list(dict.fromkeys(options.slm))
+    files = compatible(options.llm, names)
+    vocab_size = files[options.llm].vocab_size
+    device, dtype = options.device, _DTYPES[options.dtype]
+    llm = load(options.llm, vocab_size, device, dtype)
+    slms = [load(name, vocab_size, device, dtype) for name in names]
+    prompts = [prompt_of(llm, question.text) for question in asked.questions]
+    limit = options.max_new_tokens or asked.max_new_tokens
+
+    def written(model: Loaded) -> list[list[int]]:
+        task = progress.add_task(f"{report.short_name(model.name)} answers", total=len(prompts))
+        return answers(model, prompts, limit, lambda num: progress.advance(task, num))
+
+    by_llm = written(llm)
+    by_slms = [written(slm) for slm in slms]
+    task = progress.add_task("reading each other", total=len(slms) * len(prompts))
+    of_llm = [read(llm, prompt, answer) for prompt, answer in zip(prompts, by_llm, strict=True)]
+    timed, how = timings(llm, slms, options.latency)
+    candidates = []
+    for slm, answers_, timing in zip(slms, by_slms, timed, strict=True):
+        samples = []
+        for number, (prompt, answer, theirs) in enumerate(zip(prompts, answers_, by_llm, strict=True)):
+            own_text, llm_text = (str(llm.tokenizer.decode(tokens)) for tokens in (answer, theirs))
+            is_right = asked.questions[number].is_right or agrees(llm_text)
+            own = Text(answer, is_right(own_text), read(slm, prompt, answer), read(llm, prompt, answer))
+            other = Text(theirs, is_right(llm_text), read(slm, prompt, theirs), of_llm[number])
+            samples.append(Sample(len(prompt), own, other))
+            progress.advance(task)
+        candidates.append(predict(slm.name, slm.num_parameters, samples, timing, options.max_loss / 100))
+    return asked, ranked(candidates), how
+
+
+def _measured(
+    options: argparse.Namespace, asked: Asked, candidates: list[Candidate], progress: Progress
+) -> dict[str, Measured]:
+    limit = options.max_new_tokens or asked.max_new_tokens
+    stack: dict[str, Any] = {"device": options.device, "dtype": options.dtype}
+    found = {}
+    for candidate in candidates:
+        task = progress.add_task(f"{report.short_name(candidate.name)} served", total=len(asked.for_check))
+        found[candidate.name] = measure(
+            options.llm, candidate, asked.for_check, limit, lambda task=task: progress.advance(task), **stack
+        )
+    return found
+
+
+def _tell(
+    options: argparse.Namespace,
+    candidates: list[Candidate],
+    measured: dict[str, Measured],
+    how: str,
+    console: Console,
+) -> None:
+    pairs = [(candidate, measured[candidate.name]) for candidate in candidates if measured]
+    correlations = rank_correlations(pairs) if pairs else {}
+    console.print(report.predictions(candidates, options.n))
+    console.print(f"Latency: {how}.")
+    if pairs:
+        console.print(report.comparison(pairs))
+        for figure, found in correlations.items():
+            words = f"Kendall {found['kendall']:+.2f}, Spearman {found['spearman']:+.2f}"
+            console.print(f"Rank correlation of {figure.replace('_', ' ')}, {len(pairs)} candidates: {words}")
+    if options.plot:
+        report.plot(candidates, measured, options.plot)
+    if options.json:
+        plain = {
+            "provenance": provenance(),
+            "llm": options.llm,
+            "data": options.data,
+            "n": options.n,
+            "latency": how,
+            "candidates": [
+                candidate.as_dict()
+                | {"measured": measured[candidate.name].as_dict() if candidate.name in measured else None}
+                for candidate in candidates
+            ],
+            "rank_correlations": correlations,
+        }
+        text = json.dumps(plain, indent=1) + "\n"
+        sys.stdout.write(text) if str(options.json) == "-" else options.json.write_text(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

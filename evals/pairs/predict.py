@@ -1,0 +1,126 @@
+"""What a candidate is worth: walks at many thresholds, the threshold it should run at, and how it ranks.
+
+Equal accuracy means: at most `max_loss` below the LLM on the same questions, as the walks come out. Of the thresholds
+where that holds the fastest is proposed; a candidate that has none is served by the LLM alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from evals.pairs.timing import Timing
+from evals.pairs.walk import Text, walk
+
+TAUS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question: the prompt's length and both models' answers."""
+
+    num_prompt_tokens: int
+    slm: Text
+    llm: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What stitching at one threshold is expected to give. Accuracy and LLM share in [0, 1]; the rest per answer."""
+
+    tau: float
+    accuracy: float
+    llm_share: float
+    switches: float
+    tokens: float
+    latency_ms: float
+    speed_up: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A candidate's prediction.
+
+    Attributes:
+        slm_follows: share of the tokens of the LLM's answers that the SLM would have written.
+        llm_follows: the other way about.
+        curve: over the thresholds, rising.
+        tau: proposed; None: none keeps the accuracy.
+    """
+
+    name: str
+    num_parameters: int
+    slm_accuracy: float
+    llm_accuracy: float
+    slm_tokens: float
+    llm_tokens: float
+    slm_follows: float
+    llm_follows: float
+    llm_only_ms: float
+    curve: tuple[Outlook, ...]
+    tau: float | None
+
+    @property
+    def proposed(self) -> Outlook:
+        """At the proposed threshold; the LLM alone if there is none."""
+        at = [outlook for outlook in self.curve if outlook.tau == self.tau]
+        alone = Outlook(-1.0, self.llm_accuracy, 1.0, 0.0, self.llm_tokens, self.llm_only_ms, 1.0)
+        return at[0] if at else alone
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {**asdict(self), "proposed": asdict(self.proposed)}
+
+
+def outlook(samples: Sequence[Sample], timing: Timing, tau: float) -> Outlook:
+    """The means over the questions at one threshold."""
+    walks = [walk(sample.slm, sample.llm, tau) for sample in samples]
+    num_tokens = sum(walked.num_tokens for walked in walks)
+    latency = fmean(timing.stitched_ms(s.num_prompt_tokens, w) for s, w in zip(samples, walks, strict=True))
+    return Outlook(
+        tau=tau,
+        accuracy=fmean(walked.is_right for walked in walks),
+        llm_share=sum(walked.count("llm") for walked in walks) / max(1, num_tokens),
+        switches=fmean(walked.num_switches for walked in walks),
+        tokens=num_tokens / len(walks),
+        latency_ms=latency,
+        speed_up=_llm_only_ms(samples, timing) / latency,
+    )
+
+
+def predict(
+    name: str,
+    num_parameters: int,
+    samples: Sequence[Sample],
+    timing: Timing,
+    max_loss: float,
+    taus: Sequence[float] = TAUS,
+) -> Candidate:
+    """One candidate. `max_loss` in [0, 1]."""
+    curve = tuple(outlook(samples, timing, tau) for tau in sorted(taus))
+    llm_accuracy = fmean(sample.llm.is_right for sample in samples)
+    fit = [one for one in curve if one.accuracy >= llm_accuracy - max_loss - 1e-9 and one.speed_up > 1]
+    return Candidate(
+        name=name,
+        num_parameters=num_parameters,
+        slm_accuracy=fmean(sample.slm.is_right for sample in samples),
+        llm_accuracy=llm_accuracy,
+        slm_tokens=fmean(len(sample.slm.tokens) for sample in samples),
+        llm_tokens=fmean(len(sample.llm.tokens) for sample in samples),
+        slm_follows=fmean(sample.llm.agreement("slm") for sample in samples),
+        llm_follows=fmean(sample.slm.agreement("llm") for sample in samples),
+        llm_only_ms=_llm_only_ms(samples, timing),
+        curve=curve,
+        tau=max(fit, key=lambda one: one.speed_up).tau if fit else None,
+    )
+
+
+def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The fastest at equal accuracy first; those for which there is no threshold by how well they are followed."""
+    return sorted(candidates, key=lambda one: (one.proposed.speed_up, one.llm_follows), reverse=True)
+
+
+def _llm_only_ms(samples: Sequence[Sample], timing: Timing) -> float:
+    return fmean(timing.llm_ms(sample.num_prompt_tokens, len(sample.llm.tokens)) for sample in samples)
