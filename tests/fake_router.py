@@ -64,6 +64,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
     """Keeps sessions like the real one. `before_event(n)` runs before the n-th event of any stream and may raise."""
 
     def __init__(self) -> None:
+        self.profiles: dict[str, pb.Profile] = {}
         self.before_event: Callable[[int], None] = lambda n: None
         self.answer = script()
         self.questions: list[pb.GenerateRequest] = []
@@ -146,6 +147,17 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
     def DeleteTrajectory(self, request: pb.DeleteTrajectoryRequest, context: Any) -> pb.DeleteTrajectoryResponse:
         self._sessions.pop(request.session_id, None)
         return pb.DeleteTrajectoryResponse()
+
+    def PutProfile(self, request: pb.PutProfileRequest, context: Any) -> pb.PutProfileResponse:
+        self.profiles[request.profile.name] = request.profile
+        return pb.PutProfileResponse(profile=request.profile)
+
+    def ListProfiles(self, request: pb.ListProfilesRequest, context: Any) -> pb.ListProfilesResponse:
+        return pb.ListProfilesResponse(profiles=[self.profiles[name] for name in sorted(self.profiles)])
+
+    def DeleteProfile(self, request: pb.DeleteProfileRequest, context: Any) -> pb.DeleteProfileResponse:
+        del self.profiles[request.name]
+        return pb.DeleteProfileResponse()
 
     def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         workers = [

@@ -16,7 +16,18 @@ from rstitch.channels import client_options
 from rstitch.client import common, convert
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.tracing import trace_metadata
-from rstitch.client.types import Answer, Budget, EarlyExit, Event, Finished, Policy, Sampling, Status, Trajectory
+from rstitch.client.types import (
+    Answer,
+    Budget,
+    EarlyExit,
+    Event,
+    Finished,
+    KeptProfile,
+    Policy,
+    Sampling,
+    Status,
+    Trajectory,
+)
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
@@ -116,6 +127,19 @@ class AsyncClient:
     async def delete_trajectory(self, session_id: str) -> None:
         """As `Client.delete_trajectory`."""
         await self._call("DeleteTrajectory", router_pb2.DeleteTrajectoryRequest(session_id=session_id))
+
+    async def put_profile(self, profile: KeptProfile) -> KeptProfile:
+        """Keeps a policy under a name, in place of one of that name; ask with `policy=Profile(name)`."""
+        return convert.profile((await self._call("PutProfile", convert.put_profile_request(profile))).profile)
+
+    async def profiles(self) -> list[KeptProfile]:
+        """The profiles kept, by name."""
+        reply = await self._call("ListProfiles", router_pb2.ListProfilesRequest())
+        return [convert.profile(m) for m in reply.profiles]
+
+    async def delete_profile(self, name: str) -> None:
+        """Forgets a profile; answers that were begun with it are not touched."""
+        await self._call("DeleteProfile", router_pb2.DeleteProfileRequest(name=name))
 
     async def status(self, *, timeout_s: float | None = None) -> Status:
         """As `Client.status`."""

@@ -103,12 +103,7 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
         return t.Switch(_model(from_model), _model(s.to), s.position, s.entropy, _switch_reason(s.reason))
     if kind == "finished":
         return _finished(response.finished)
-    raise RstitchError(
-        grpc.StatusCode.UNIMPLEMENTED,
-        "UNKNOWN_EVENT",
-        "the router sent an event that this client does not know.",
-        remedy="Update the client to the router's version.",
-    )
+    raise _unknown("an event")
 
 
 def trajectory(m: router_pb2.Trajectory) -> t.Trajectory:
@@ -152,6 +147,31 @@ def status(m: router_pb2.GetStatusResponse) -> t.Status:
         on=m.guard.default_guard == router_pb2.GUARD_ON,
     )
     return t.Status(m.ready, m.detail, workers, tuple(m.policies), m.default_tau, m.num_running, m.version, guard)
+
+
+def profile(m: router_pb2.Profile) -> t.KeptProfile:
+    """A profile as the router keeps it."""
+    policy = _policy(m.policy)
+    if policy is None:
+        raise _unknown("a policy")
+    return t.KeptProfile(
+        name=m.name,
+        policy=policy,
+        early_exit=_early_exit(m.early_exit) if m.HasField("early_exit") else None,
+        budget=_budget(m.budget) if m.HasField("budget") else None,
+        description=m.description,
+        updated=m.updated.ToDatetime(tzinfo=UTC),
+    )
+
+
+def put_profile_request(kept: t.KeptProfile) -> router_pb2.PutProfileRequest:
+    """A profile to be kept."""
+    m = router_pb2.Profile(name=kept.name, policy=policy_message(kept.policy), description=kept.description)
+    if kept.early_exit is not None:
+        m.early_exit.CopyFrom(early_exit_message(kept.early_exit))
+    if kept.budget is not None:
+        m.budget.CopyFrom(budget_message(kept.budget))
+    return router_pb2.PutProfileRequest(profile=m)
 
 
 def policy_message(policy: t.Policy) -> router_pb2.Policy:
@@ -210,6 +230,25 @@ def _policy(m: router_pb2.Policy) -> t.Policy | None:
         case "profile":
             return t.Profile(m.profile)
     return None
+
+
+def _early_exit(m: router_pb2.EarlyExit) -> t.EarlyExit:
+    return t.EarlyExit(m.threshold, tuple(m.boundaries), m.prompt, m.end, m.max_trial_tokens)
+
+
+def _budget(m: router_pb2.Budget) -> t.Budget:
+    llm_tokens = m.llm_tokens if m.HasField("llm_tokens") else None
+    max_switches = m.max_switches if m.HasField("max_switches") else None
+    return t.Budget(llm_tokens, max_switches, m.then == router_pb2.BUDGET_THEN_STOP)
+
+
+def _unknown(what: str) -> RstitchError:
+    return RstitchError(
+        grpc.StatusCode.UNIMPLEMENTED,
+        f"UNKNOWN_{what.split()[-1].upper()}",
+        f"the router sent {what} that this client does not know.",
+        remedy="Update the client to the router's version.",
+    )
 
 
 def _chat_message(message: t.Message | Mapping[str, str]) -> router_pb2.ChatMessage:

@@ -15,7 +15,18 @@ from rstitch.channels import client_options
 from rstitch.client import common, convert
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.tracing import trace_metadata
-from rstitch.client.types import Answer, Budget, EarlyExit, Event, Finished, Policy, Sampling, Status, Trajectory
+from rstitch.client.types import (
+    Answer,
+    Budget,
+    EarlyExit,
+    Event,
+    Finished,
+    KeptProfile,
+    Policy,
+    Sampling,
+    Status,
+    Trajectory,
+)
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
@@ -122,6 +133,19 @@ class Client:
     def delete_trajectory(self, session_id: str) -> None:
         """Forgets a trajectory; stops it first if it is still being written."""
         self._call("DeleteTrajectory", router_pb2.DeleteTrajectoryRequest(session_id=session_id))
+
+    def put_profile(self, profile: KeptProfile) -> KeptProfile:
+        """Keeps a policy under a name, in place of one of that name; ask with `policy=Profile(name)`."""
+        return convert.profile((self._call("PutProfile", convert.put_profile_request(profile))).profile)
+
+    def profiles(self) -> list[KeptProfile]:
+        """The profiles kept, by name."""
+        reply = self._call("ListProfiles", router_pb2.ListProfilesRequest())
+        return [convert.profile(m) for m in reply.profiles]
+
+    def delete_profile(self, name: str) -> None:
+        """Forgets a profile; answers that were begun with it are not touched."""
+        self._call("DeleteProfile", router_pb2.DeleteProfileRequest(name=name))
 
     def status(self, *, timeout_s: float | None = None) -> Status:
         """Whether the router is ready, its workers and policies."""

@@ -161,6 +161,18 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptProfile:
+    """A policy kept under a name, what goes with it, in words how it was found, and when (the router's to set)."""
+
+    name: str
+    policy: Policy
+    early_exit: EarlyExit | None = None
+    budget: Budget | None = None
+    description: str = ""
+    updated: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How a token is chosen; the default is greedy. top_p 0 and top_k 0 mean all tokens."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -10,6 +11,8 @@ import pytest
 from google.protobuf import json_format
 from redis.asyncio import Redis
 
+from rstitch.client.aio import AsyncClient
+from rstitch.client.types import Budget, KeptProfile, Threshold
 from rstitch.errors import from_rpc_error
 from rstitch.v1 import router_pb2
 from tests.router.asking import ask_for, take, threshold
@@ -133,6 +136,17 @@ async def test_a_profile_of_a_newer_router_is_used_as_far_as_it_is_known(stub: A
         await client.hset("rstitch:profiles", "new", text.replace("{", '{"invented": 1,', 1))
     answer = await take(stub, ask_for(policy=named("new"), max_new_tokens=3))
     assert answer.finished.profile == "new"
+
+
+async def test_the_client_puts_lists_and_forgets_profiles(stack: Stack) -> None:
+    router = await stack.router()
+    kept = KeptProfile("mine", Threshold(0.3, 0.2), budget=Budget(max_switches=4, stop=True), description="by hand")
+    async with AsyncClient(f"127.0.0.1:{router.port}") as client:
+        returned = await client.put_profile(kept)
+        assert replace(returned, policy=kept.policy, updated=None) == kept
+        assert await client.profiles() == [returned]
+        await client.delete_profile("mine")
+        assert await client.profiles() == []
 
 
 async def test_status_lists_it_among_the_policies(stub: Any) -> None:
