@@ -7,7 +7,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,8 @@ from model_worker.engine.batching import BatchingRule
 from model_worker.engine.cost_model import StepCost
 from model_worker.engine.engine import Engine, pages_that_fit
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.exit import load_exit
+from model_worker.engine.exit_engine import ExitEngine
 from model_worker.engine.loader import LoadedModel, load
 from model_worker.engine.measure import measure_steps
 from model_worker.engine.memory import tokens_beside
@@ -37,7 +39,7 @@ from rstitch.errors import RstitchError, invalid
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import Metrics, setup_metrics
 from rstitch.service.server import Server
-from rstitch.service.telemetry import setup_telemetry
+from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
 _log = structlog.get_logger(__name__)
@@ -80,15 +82,19 @@ def _explain(role: Role, error: ValidationError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker that serves."""
+    """A worker that serves; of a model with an exit also as the SLM, at another port."""
 
     server: Server
     driver: EngineDriver
     port: int
     metrics: Metrics
+    exit_server: Server | None = None
+    exit_port: int = 0
 
     async def stop(self) -> None:
         """Ends calls in flight and the engine's thread."""
+        if self.exit_server is not None:
+            await self.exit_server.stop(0)
         await self.server.stop(0)
         await self.driver.stop()
         await asyncio.to_thread(self.metrics.shutdown)
@@ -96,20 +102,34 @@ class Worker:
 
 async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseException], None]) -> Worker:
     """Loads the model and serves it. Raises UnsupportedModel, or RstitchError if a setting cannot be met."""
+    if settings.exit_listen:
+        _refuse_with_exit(role, settings)
     turns = _turns(role, settings)
     telemetry = setup_telemetry(f"rstitch-{role.name}-worker", settings.otlp_endpoint)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size)
     driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, _batching(settings, engine), turns)
-    server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
-    info, files = _info(role, settings, loaded, engine, tokenizer), _tokenizer(tokenizer)
-    service = WorkerService(driver, info, files, telemetry, WorkerMetrics(metrics, engine))
-    worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
-    port = await server.start()
+    files, measured = _tokenizer(tokenizer), WorkerMetrics(metrics, engine)
+
+    async def serve(address: str, info: worker_pb2.GetInfoResponse, telemetry: Telemetry) -> tuple[Server, int]:
+        server = Server(address, service_names=[_SERVICE], telemetry=telemetry)
+        at_exit = info.role != role.model
+        service = WorkerService(driver, info, files, telemetry, measured, at_exit)
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
+        return server, await server.start()
+
+    info = _info(role, settings, loaded, engine, tokenizer)
+    server, port = await serve(settings.listen, info, telemetry)
+    worker = Worker(server, driver, port, metrics)
+    if isinstance(engine, ExitEngine):
+        of_exit = setup_telemetry("rstitch-slm-worker", settings.otlp_endpoint)
+        exit_server, exit_port = await serve(settings.exit_listen, _exit_info(info, engine), of_exit)
+        worker = Worker(server, driver, port, metrics, exit_server, exit_port)
     driver.start()
-    await server.set_serving(True)
-    return Worker(server, driver, port, metrics)
+    for ready in filter(None, (worker.exit_server, server)):
+        await ready.set_serving(True)
+    return worker
 
 
 async def _serve(role: Role, settings: WorkerSettings) -> None:
@@ -121,7 +141,13 @@ async def _serve(role: Role, settings: WorkerSettings) -> None:
     worker = await start(role, settings, on_fatal)
     address = f"{settings.listen.rpartition(':')[0]}:{worker.port}"
     _log.info("ready", address=address, model=settings.model, device=settings.device)
-    await worker.server.serve_until_signal(settings.drain_grace_s)
+    async with asyncio.TaskGroup() as draining:
+
+        async def drain_exit() -> None:
+            if worker.exit_server is not None:
+                draining.create_task(worker.exit_server.stop(settings.drain_grace_s))
+
+        await worker.server.serve_until_signal(settings.drain_grace_s, drain_exit)
     await worker.driver.stop()
     await asyncio.to_thread(worker.metrics.shutdown)
 
@@ -141,8 +167,9 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     if settings.random_weights is not None:
         _log.warning("random weights: for benchmarks only", model=settings.model, seed=settings.random_weights)
     loaded = load(settings.model, getattr(torch, name), device, settings.context_length, settings.random_weights)
+    exit_ = load_exit(settings.model, loaded.module) if settings.exit_listen else None
     page_size = settings.page_size or default_page_size(device)
-    num_pages = _num_pages(settings, loaded, page_size)
+    num_pages = _num_pages(settings, loaded, page_size, exit_.bytes_per_token if exit_ is not None else 0)
     limits = Limits(
         vocab_size=min(vocab_size, loaded.num_logits),
         context_length=min(loaded.context_length, num_pages * page_size),
@@ -154,9 +181,15 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
         attention=settings.attention,
         graphs=settings.graphs,
     )
-    engine = Engine(loaded, limits, lambda done, of: _log.info("capturing steps", done=done, of=of))
+    engine = (
+        Engine(loaded, limits, lambda done, of: _log.info("capturing steps", done=done, of=of))
+        if exit_ is None
+        else ExitEngine(loaded, exit_, replace(limits, graphs="off"))
+    )
     _log.info("engine made", steps=engine.path, page_size=page_size, num_pages=num_pages)
     engine.costs = measure_steps(engine, settings.measure_ms / 1000)
+    if isinstance(engine, ExitEngine):
+        engine.exit_costs = measure_steps(engine, settings.measure_ms / 1000, at_exit=True)
     if engine.costs is not None:
         _log.info("steps measured", **{_shape(cost): cost.step_us for cost in engine.costs.step_costs})
     return loaded, engine
@@ -167,11 +200,11 @@ def default_page_size(device: torch.device) -> int:
     return 256 if device.type == "cuda" else 16
 
 
-def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int) -> int:
+def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int, more_bytes_per_token: int) -> int:
     if settings.num_pages:
         return settings.num_pages
     tokens = settings.kv_tokens or (tokens_beside(loaded, settings.beside) if settings.beside else 0)
-    return max(1, tokens // page_size) if tokens else pages_that_fit(loaded, page_size)
+    return max(1, tokens // page_size) if tokens else pages_that_fit(loaded, page_size, more_bytes_per_token)
 
 
 def _batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:
@@ -217,6 +250,31 @@ def _info(
         version=__version__,
         step_costs=convert.step_costs(engine.costs),
     )
+
+
+def _exit_info(info: worker_pb2.GetInfoResponse, engine: ExitEngine) -> worker_pb2.GetInfoResponse:
+    """What the SLM says of itself, from what the LLM does: as wide a hidden state, the same stop tokens."""
+    of_exit = worker_pb2.GetInfoResponse()
+    of_exit.CopyFrom(info)
+    of_exit.role = common_pb2.MODEL_SLM
+    of_exit.num_parameters = sum(parameter.numel() for parameter in engine.exit.module.parameters())
+    del of_exit.step_costs[:]
+    of_exit.step_costs.extend(convert.step_costs(engine.exit_costs))
+    return of_exit
+
+
+def _refuse_with_exit(role: Role, settings: WorkerSettings) -> None:
+    """Raises RstitchError if a setting cannot be met by a model that serves both roles."""
+    if role.model != common_pb2.MODEL_LLM:
+        raise invalid("--exit-listen", "the SLM's worker has no exit.", "Start llm_worker with it, and no slm_worker.")
+    for flag, wrong in (
+        ("--graphs", settings.graphs == "on"),
+        ("--batching", settings.batching != "eager"),
+        ("--share-device", bool(settings.share_device)),
+        ("--beside", bool(settings.beside)),
+    ):
+        if wrong:
+            raise invalid(flag, "it is not for a worker with --exit-listen.", "Leave it at its default.")
 
 
 def _tokenizer(tokenizer: TokenizerFiles) -> worker_pb2.GetTokenizerResponse:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -56,6 +56,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         driver: of the engine.
         info: what GetInfo says, but for the capacity.
         tokenizer: what GetTokenizer says.
+        at_exit: serves the SLM of a model that has an exit.
     """
 
     def __init__(
@@ -65,16 +66,18 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         tokenizer: worker_pb2.GetTokenizerResponse,
         telemetry: Telemetry,
         metrics: WorkerMetrics,
+        at_exit: bool = False,
     ) -> None:
         self._driver = driver
         self._info = info
         self._tokenizer = tokenizer
         self._tracer = telemetry.tracer
         self._metrics = metrics
+        self._at_exit = at_exit
 
     async def Step(self, request: worker_pb2.StepRequest, context: Any) -> worker_pb2.StepResponse:
         """One position: append, then return the distribution after it."""
-        run = convert.step_request(request, self._info.vocab_size)
+        run = self._of_role(convert.step_request(request, self._info.vocab_size))
         done: asyncio.Future[Piece] = asyncio.get_running_loop().create_future()
         ticket = self._driver.submit(run, lambda _, piece: None if done.done() else done.set_result(piece))
         try:
@@ -136,7 +139,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Submits the runs of a stream as they come; each ends the one before."""
         try:
             async for message in requests:
-                run = convert.decode_request(message, self._info.vocab_size)
+                run = self._of_role(convert.decode_request(message, self._info.vocab_size))
                 if stream.session_id not in ("", run.session_id):
                     raise invalid(
                         "session_id",
@@ -186,6 +189,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             failure = failure or stream.failure
             if failure is not None:
                 raise failure
+
+    def _of_role(self, run: RunRequest) -> RunRequest:
+        return replace(run, exit=True) if self._at_exit else run
 
     def _open_span(self, stream: _Stream, run: RunRequest, traceparent: str) -> None:
         """A span per run below the caller's span; a no-op one where tracing is off."""

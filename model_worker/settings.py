@@ -17,6 +17,10 @@ def _host_and_port(value: str) -> str:
     return value
 
 
+def _host_and_port_or_none(value: str) -> str:
+    return value and _host_and_port(value)
+
+
 # gRPC itself would take a larger port for another one, and listen there.
 Listen = Annotated[str, AfterValidator(_host_and_port), Field(description="HOST:PORT to serve on.")]
 
@@ -31,6 +35,11 @@ class WorkerSettings(BaseSettings):
 
     model: Annotated[str, Field(min_length=1, description="Folder or hub id of a transformers causal LM.")]
     listen: Listen
+    exit_listen: Annotated[
+        str,
+        AfterValidator(_host_and_port_or_none),
+        Field(description="LLM only: HOST:PORT where the exit of --model serves as the SLM. Empty: it has none."),
+    ] = ""
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu or cuda:N.")] = "cpu"
     dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA, float32 on CPU.")] = "auto"
     context_length: Annotated[int, Field(ge=0, description="Most tokens of a session; 0: the model's own.")] = 0

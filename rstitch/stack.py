@@ -39,6 +39,7 @@ class LocalStack:
 
     Args:
         slm_model, llm_model: folders or hub ids; None: the bundled tiny pair.
+        shared_model: folder of a model with an exit, which one worker then serves as both; instead of the two.
         device: of both workers (`cpu`, `cuda:N`); `slm_device`, `llm_device` for each.
         dtype: None: float32 on CPU, auto on CUDA.
         router_port: 0: a free one.
@@ -59,6 +60,7 @@ class LocalStack:
         *,
         slm_model: str | None = None,
         llm_model: str | None = None,
+        shared_model: str | None = None,
         device: str = "cpu",
         slm_device: str | None = None,
         llm_device: str | None = None,
@@ -76,7 +78,13 @@ class LocalStack:
         timeout_s: float = 300.0,
         stop_grace_s: float = 10.0,
     ) -> None:
-        self._models = {"slm": slm_model or bundled_model("tiny-slm"), "llm": llm_model or bundled_model("tiny-llm")}
+        if shared_model is not None and (slm_model or llm_model):
+            raise StackError("a shared model is both models.", remedy="Name it alone, or name two models.")
+        self._shared = shared_model is not None
+        self._models = {
+            "slm": shared_model or slm_model or bundled_model("tiny-slm"),
+            "llm": shared_model or llm_model or bundled_model("tiny-llm"),
+        }
         self._devices = {"slm": slm_device or device, "llm": llm_device or device}
         self._dtype = dtype
         self._router_port = router_port
@@ -148,7 +156,8 @@ class LocalStack:
         return self._part("router")
 
     def worker(self, role: Role) -> Part:
-        """The worker of a role."""
+        """The worker of a role; with a shared model the same of both."""
+        role = "llm" if self._shared else role
         return self._part(f"{role} worker")
 
     @property
@@ -159,7 +168,7 @@ class LocalStack:
     @property
     def worker_addresses(self) -> tuple[str, str]:
         """HOST:PORT of the SLM's and of the LLM's worker."""
-        return self.worker("slm").address, self.worker("llm").address
+        return self._exit_address or self.worker("slm").address, self.worker("llm").address
 
     def log_tail(self, name: str, num_lines: int = 20) -> list[str]:
         """The last lines that a part wrote; none once it is stopped."""
@@ -189,7 +198,8 @@ class LocalStack:
             self._add("redis", command, f"{_LOCALHOST}:{port}", lambda: redis_answers(url), {"LC_ALL": "C"})
         else:
             self.redis_url = self._given_redis_url
-        for role in ("slm", "llm"):
+        self._exit_address = f"{_LOCALHOST}:{free_port()}" if self._shared else ""
+        for role in ("llm",) if self._shared else ("slm", "llm"):
             self._add_worker(role)
         self._new_router("router", self._router_port or free_port())
 
@@ -209,6 +219,7 @@ class LocalStack:
         # fmt: off
         command = [sys.executable, "-m", f"{role}_worker", "--model", self._models[role], "--listen", address,
                    "--device", device, "--dtype", dtype, "--threads", str(self._threads),
+                   *(["--exit-listen", self._exit_address] if self._shared else []),
                    *self._telemetry_args, *self._sharing_args(role), *self._worker_args[role]]
         # fmt: on
         self._add(
@@ -222,7 +233,7 @@ class LocalStack:
     def _sharing_args(self, role: str) -> list[str]:
         """Two models on one GPU know of each other: caches of as many tokens, steps in turns."""
         devices = {"cuda:0" if device == "cuda" else device for device in self._devices.values()}
-        if len(devices) > 1 or "cpu" in devices:
+        if self._shared or len(devices) > 1 or "cpu" in devices:
             return []
         other = self._models["llm" if role == "slm" else "slm"]
         return ["--beside", other, "--share-device", str(self.folder / "device")]

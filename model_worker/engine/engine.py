@@ -373,9 +373,16 @@ def _proposal(outcome: Outcome, index: int, returns: Returns, uncertainty: float
     )
 
 
-def pages_that_fit(loaded: LoadedModel, page_size: int, *, cpu_bytes: int = 1 << 30, share: float = 0.9) -> int:
+def pages_that_fit(
+    loaded: LoadedModel,
+    page_size: int,
+    more_bytes_per_token: int = 0,
+    *,
+    cpu_bytes: int = 1 << 30,
+    share: float = 0.9,
+) -> int:
     """Pages to allocate: on CUDA `share` of the free memory, on CPU what `cpu_bytes` hold."""
     room = cpu_bytes
     if loaded.device.type == "cuda":
         room = int(torch.cuda.mem_get_info(loaded.device)[0] * share)
-    return max(1, room // (loaded.kv_bytes_per_token * page_size))
+    return max(1, room // ((loaded.kv_bytes_per_token + more_bytes_per_token) * page_size))

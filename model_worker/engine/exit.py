@@ -60,6 +60,11 @@ class Exit:
     upper: Any
     tail: ExitTail
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that a token takes beside its keys and values: the hidden state between the two parts."""
+        return int(self.tail.norm.weight.numel() * self.tail.norm.weight.itemsize)
+
 
 def load_exit(folder: str, module: Any) -> Exit:
     """The exit of a model that is loaded from a folder.

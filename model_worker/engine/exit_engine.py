@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from model_worker.engine.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.exit import Exit
 from model_worker.engine.exit_runner import ExitRunner
@@ -26,6 +27,9 @@ from model_worker.engine.types import Event, FinishReason, Limits, Returns, RunR
 class ExitEngine(Engine):
     """A model with its sessions; `RunRequest.exit` says which role a run is of.
 
+    Attributes:
+        exit_costs: what a step of the SLM takes, if it was measured; `costs` are of the whole model.
+
     Raises (from the constructor) UnsupportedModel if a part of the model does not give its own logits.
     """
 
@@ -33,7 +37,8 @@ class ExitEngine(Engine):
     _scheduler_type = ExitScheduler
 
     def __init__(self, loaded: LoadedModel, exit_: Exit, limits: Limits) -> None:
-        self._exit = exit_
+        self.exit = exit_
+        self.exit_costs: CostModel | None = None
         self._put_off: list[Run] = []
         super().__init__(loaded, limits)
 
@@ -85,14 +90,14 @@ class ExitEngine(Engine):
         return run.run_id
 
     def _new_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
-        return ExitRunner(loaded, self._exit, self.limits)
+        return ExitRunner(loaded, self.exit, self.limits)
 
     def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
         """A runner all of whose parts give the model's own logits."""
         name = type(loaded.module).__name__
         tokens = self._parity_tokens(name)
         deep = reference_logits(loaded, tokens)
-        shallow = reference_logits(replace(loaded, module=self._exit.module), tokens)
+        shallow = reference_logits(replace(loaded, module=self.exit.module), tokens)
         runner = super()._verified_runner(loaded, on_progress)
         session = self._table.open("parity")
         session.tokens.extend(tokens)

@@ -21,13 +21,14 @@ Shape = tuple[int, int]
 _ESSENTIAL: tuple[Shape, ...] = ((1, 0), (8, 0), (1, 64), (0, 64))
 
 
-def measure_steps(engine: Engine, budget_s: float) -> CostModel | None:
+def measure_steps(engine: Engine, budget_s: float, at_exit: bool = False) -> CostModel | None:
     """Steps of each shape in turn, round after round, so that a busy moment of the machine falls on all shapes alike.
 
-    Nothing is left behind, neither sessions nor counts. Returns None without time, or without room for a decode row.
+    Nothing is left behind, neither sessions nor counts. `at_exit`: of the SLM of a model with an exit. Returns None
+    without time, or without room for a decode row.
     """
     until = time.perf_counter() + budget_s
-    rows = _Rows(engine)
+    rows = _Rows(engine, at_exit)
     times: dict[Shape, list[float]] = {}
     shapes = rows.shapes() if budget_s > 0 else []
     for shape in itertools.chain.from_iterable([shapes] * _ROUNDS):
@@ -52,8 +53,10 @@ class _Rows:
     there are: half for decode rows, half for the longer one.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, at_exit: bool) -> None:
         self._engine = engine
+        self._at_exit = at_exit
+        self._num_steps = 0
         limits = engine.limits
         fitting = min(_CONTEXT, limits.context_length // 2, limits.num_pages * limits.page_size // 4)
         self._context = max(1, fitting)
@@ -75,12 +78,13 @@ class _Rows:
         if tokens:
             lengths["measure-long"] = tokens
         for name in lengths.keys() - self._fed:
-            self._engine.submit(RunRequest(name, 0, self._tokens(self._context)))
+            self._submit(name, 0, self._tokens(self._context))
             self._fed.add(name)
         while not self._engine.is_idle:
             self._engine.step()
         for name, length in lengths.items():
-            self._engine.submit(RunRequest(name, self._context, self._tokens(length), returns=Returns()))
+            self._submit(name, self._context, self._tokens(length, self._num_steps))
+        self._num_steps += 1
         begin = time.perf_counter()
         self._engine.step()
         end = time.perf_counter()
@@ -92,5 +96,9 @@ class _Rows:
         for name in self._fed:
             self._engine.close_session(name)
 
-    def _tokens(self, count: int) -> list[int]:
-        return [(7 * index + 3) % self._engine.limits.vocab_size for index in range(count)]
+    def _submit(self, name: str, position: int, tokens: list[int]) -> None:
+        self._engine.submit(RunRequest(name, position, tokens, returns=Returns(), exit=self._at_exit))
+
+    def _tokens(self, count: int, shift: int = 0) -> list[int]:
+        """Shifted ones are others: tokens that are held already might not be computed again."""
+        return [(7 * (index + shift) + 3) % self._engine.limits.vocab_size for index in range(count)]

@@ -23,6 +23,10 @@ def up(
     llm_model: Annotated[
         str | None, typer.Option(help="Folder or hub id.", show_default="the bundled tiny LLM")
     ] = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="A model with an exit that is both.", show_default="two models"),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda:N, for both models.")] = "cpu",
     slm_device: Annotated[str | None, typer.Option(help="For the SLM alone.", show_default="--device")] = None,
     llm_device: Annotated[str | None, typer.Option(help="For the LLM alone.", show_default="--device")] = None,
@@ -43,6 +47,7 @@ def up(
     stack = LocalStack(
         slm_model=slm_model,
         llm_model=llm_model,
+        shared_model=shared,
         device=device,
         slm_device=slm_device,
         llm_device=llm_device,

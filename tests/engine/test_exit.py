@@ -10,39 +10,18 @@ import random
 from typing import Any
 
 import pytest
-import torch
 
 from evals.reference import stitch
 from model_worker.engine.errors import HeldTooShort, PrefixMismatch, SessionBusy, UnsupportedModel
-from model_worker.engine.exit import ExitTail, make_exit
+from model_worker.engine.exit import make_exit
 from model_worker.engine.exit_engine import ExitEngine
 from model_worker.engine.loader import adopt
 from model_worker.engine.types import FinishReason, Handoff, Limits, Returns, RunRequest, Sampling
 from tests.engine.harness import Result, collect, generate, run_all, run_one
+from tests.exits import make_pair
 from tests.pairs import CONFIGS, CONTEXT_LENGTH, STOP_TOKEN, VOCAB_SIZE, make_model
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
-
-
-def random_tail(hidden_size: int, seed: int) -> ExitTail:
-    """One that changes much, in float64."""
-    torch.manual_seed(seed)
-    tail = ExitTail(hidden_size, 48, 1e-6).double()
-    with torch.no_grad():
-        for parameter in tail.parameters():
-            parameter.copy_(torch.randn_like(parameter) * (0.6 if parameter.ndim > 1 else 1.0))
-    return tail.eval()
-
-
-def make_pair(architecture: str = "llama", num_layers: int = 1, total: int = 3) -> tuple[Any, Any, ExitTail]:
-    """The model, its exit as a model of its own, and the tail: all float64, nobody's engine."""
-    config = copy.deepcopy(CONFIGS[architecture])
-    config.num_hidden_layers = total
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[0]] * total
-    model = make_model(config, 3)
-    tail = random_tail(config.hidden_size, 4)
-    return model, make_exit(model, num_layers, tail).module, tail
 
 
 def make_engine(architecture: str = "llama", num_layers: int = 1, **limits: Any) -> tuple[ExitEngine, Any, Any]:

@@ -1,0 +1,130 @@
+"""Laws 1, 2, 3, 5 and 6 of shared parameters: one worker serves a model and its exit as both models, over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from model_worker.engine.exit import load_exit
+from rstitch.client.aio import AsyncClient
+from rstitch.client.types import LlmOnly, SlmOnly, Threshold
+from rstitch.stack import LocalStack
+from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
+from tests.engine.harness import generate
+from tests.exits import save_pair
+from tests.laws.conftest import Pair, another_router, check_kept, expected, written
+
+PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
+TAUS = (0.1, 0.3, 0.45)
+TOKENS = 40
+
+
+def pair_of(folder: Path) -> Pair:
+    """A folder with an exit as the oracle sees it: two models."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    pair = Pair(folder, folder, "float64")
+    pair._models.update(llm=model, slm=load_exit(str(folder), model).module)
+    return pair
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return pair_of(save_pair(tmp_path_factory.mktemp("exit") / "model"))
+
+
+@pytest.fixture(scope="module")
+def shared(pair: Pair) -> Iterator[LocalStack]:
+    """Of so few pages that idle sessions are evicted when many are written at once."""
+    with LocalStack(shared_model=str(pair.llm_folder), dtype="float64", llm_args=["--num-pages", "80"]) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def client(shared: LocalStack) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(shared.router_address, timeout_s=50) as connected:
+        yield connected
+
+
+@pytest.mark.parametrize(("role", "policy", "taus"), [("llm", LlmOnly(), (-1.0,)), ("slm", SlmOnly(), (1.0, 2.0))])
+async def test_one_role_alone_equals_transformers_generate(
+    shared: LocalStack, client: AsyncClient, pair: Pair, role: str, policy: Any, taus: tuple[float, ...]
+) -> None:
+    for prompt in PROMPTS:
+        answer = await client.answer(tokens=prompt, policy=policy, max_new_tokens=TOKENS)
+        assert list(answer.tokens) == generate(pair.model(role), prompt, TOKENS)
+        assert {str(chunk.model) for chunk in answer.chunks} == {role}
+        for tau in taus:
+            at_end = await client.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=TOKENS)
+            assert written(at_end) == written(answer)
+        await check_kept(shared, client, answer, prompt)
+
+
+async def test_threshold_equals_the_reference_alone_and_among_others(
+    shared: LocalStack, client: AsyncClient, pair: Pair
+) -> None:
+    rng = random.Random(6)
+    asked = [(prompt, tau) for prompt in PROMPTS for tau in TAUS]
+    asked += [([rng.randrange(5, 300) for _ in range(rng.randrange(1, 50))], rng.choice(TAUS)) for _ in range(8)]
+    for prompt, tau in asked[:3]:
+        answer = await client.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=TOKENS)
+        assert written(answer) == expected(pair.reference(prompt, tau, TOKENS))
+    answers = await asyncio.gather(
+        *(client.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=TOKENS) for prompt, tau in asked)
+    )
+    for (prompt, tau), answer in zip(asked, answers, strict=True):
+        assert written(answer) == expected(pair.reference(prompt, tau, TOKENS))
+        await check_kept(shared, client, answer, prompt)
+    assert {model for answer in answers for _, model in written(answer)} == {"slm", "llm"}
+
+
+async def test_a_conversation_goes_on_with_either_role(client: AsyncClient, pair: Pair) -> None:
+    first = await client.answer(tokens=PROMPTS[0], policy=Threshold(0.3), max_new_tokens=20)
+    tokens = [*PROMPTS[0], *first.tokens]
+    for policy, role in ((LlmOnly(), "llm"), (SlmOnly(), "slm"), (LlmOnly(), "llm")):
+        answer = await client.answer(tokens=[40, 41], policy=policy, max_new_tokens=15, session_id=first.session_id)
+        tokens += [40, 41]
+        assert list(answer.tokens) == generate(pair.model(role), tokens, 15)
+        tokens += answer.tokens
+
+
+async def test_an_slm_told_to_run_ahead_changes_nothing(shared: LocalStack, pair: Pair) -> None:
+    """The worker puts it off: who writes ahead would take the time of who writes."""
+    async with another_router(shared, run_ahead="on") as client:
+        answers = await asyncio.gather(
+            *(client.answer(tokens=prompt, policy=Threshold(0.3), max_new_tokens=TOKENS) for prompt in PROMPTS)
+        )
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        assert written(answer) == expected(pair.reference(prompt, 0.3, TOKENS))
+
+
+async def test_a_worker_killed_midway_changes_nothing(pair: Pair, shared: LocalStack, client: AsyncClient) -> None:
+    answering = asyncio.create_task(client.answer(tokens=PROMPTS[3], policy=Threshold(0.3), max_new_tokens=TOKENS))
+    await asyncio.to_thread(shared.worker("slm").restart)
+    assert written(await answering) == expected(pair.reference(PROMPTS[3], 0.3, TOKENS))
+
+
+async def test_both_addresses_are_one_worker_and_no_page_is_leaked(shared: LocalStack, client: AsyncClient) -> None:
+    answers = await asyncio.gather(
+        *(client.answer(tokens=prompt, policy=Threshold(0.3), max_new_tokens=30) for prompt in PROMPTS)
+    )
+    infos = []
+    for address in shared.worker_addresses:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = worker_pb2_grpc.WorkerServiceStub(channel)
+            infos.append(await stub.GetInfo(worker_pb2.GetInfoRequest()))
+            if address == shared.worker_addresses[1]:
+                for answer in answers:
+                    assert (await stub.CloseSession(worker_pb2.CloseSessionRequest(session_id=answer.session_id))).held
+    slm, llm = infos
+    assert [slm.role, llm.role] == [common_pb2.MODEL_SLM, common_pb2.MODEL_LLM]
+    assert slm.instance_id == llm.instance_id
+    assert slm.num_parameters < llm.num_parameters
+    assert slm.capacity == llm.capacity
