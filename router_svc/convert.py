@@ -13,6 +13,7 @@ from router_svc.budget import NO_BUDGET, Budget
 from router_svc.detokenizer import Decode, Detokenizer
 from router_svc.events import Event, Switched
 from router_svc.guard import View
+from router_svc.heads import HeadState
 from router_svc.policies import Confidence, Learned, LlmOnly, Policy, Random, SlmOnly, Threshold
 from router_svc.trajectory import Chunk, Finished, Header, Model, Source, State, SwitchReason, Usage, joined, tokens_of
 from rstitch.v1 import common_pb2, router_pb2
@@ -94,6 +95,14 @@ def guard_status(view: View, on: bool) -> router_pb2.GuardStatus:
         num_llm_only=view.num_llm_only,
         default_guard=router_pb2.GUARD_ON if on else router_pb2.GUARD_OFF,
     )
+
+
+def heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
+    """The heads that can be asked for, and those that cannot."""
+    return [
+        router_pb2.HeadStatus(name=state.name, version=state.version, tau=state.tau, detail=state.detail)
+        for state in states
+    ]
 
 
 def model(value: Model) -> common_pb2.Model:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from router_svc.backoff import Backoff
+from router_svc.heads import Heads
 from router_svc.lease import Lease
 from router_svc.pair import Pair
 from router_svc.profiles import Profiles
@@ -78,9 +79,10 @@ class Router:
         self.pair = Pair(slm, llm)
         self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
-        self.sessions = Sessions(settings, self.pair, self.store, self.lease, telemetry, clock, metrics)
+        self.heads = Heads(settings.heads, lambda: self.pair.info(Model.SLM))
+        self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, telemetry, clock, metrics)
         self.profiles = Profiles(settings.redis, settings.redis_patience_s, settings.tau)
-        self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles)
+        self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
         self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
         self.port = 0

@@ -18,7 +18,7 @@ from router_svc.trajectory import Model, Signal, SwitchReason
 MIN_TAU, MAX_TAU = -1.0, 2.0
 MAX_WINDOW, DEFAULT_WINDOW = 64, 8
 # Of the contract, but not served yet.
-UNIMPLEMENTED = ("learned", "speculative")
+UNIMPLEMENTED = ("speculative",)
 # A run of one author is looked for so far ahead; a longer one is two runs.
 _MAX_COIN_RUN = 1024
 
@@ -207,14 +207,16 @@ class Learned(_ByUncertainty):
     """R-Stitch+: where the SLM's entropy is above `tau`, a head decides; the LLM hands back at an entropy up to `tau`.
 
     Attributes:
-        head: its name and version, NAME@VERSION.
+        head: its name and version, NAME@VERSION; in a question perhaps without the version.
+        tau: None in a question only: the answer's is the one that its head was trained with.
     """
 
     name: ClassVar[str] = "learned"
     head: str
-    tau: float
+    tau: float | None
 
     def _rule(self) -> tuple[float, float, Signal, int]:
+        assert self.tau is not None, "an answer's gate is settled"
         return self.tau, self.tau, Signal.ENTROPY, 0
 
     def handoff(self, active: Model, trail: Trail) -> Handoff:

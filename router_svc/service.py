@@ -11,6 +11,7 @@ import structlog
 from router_svc import convert, validation
 from router_svc.answer_log import AnswerLog
 from router_svc.events import Reader
+from router_svc.heads import Heads
 from router_svc.lease import Lease
 from router_svc.pair import Pair
 from router_svc.policies import KINDS, UNIMPLEMENTED
@@ -29,10 +30,17 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     """The contract of router.proto."""
 
     def __init__(
-        self, settings: RouterSettings, pair: Pair, sessions: Sessions, lease: Lease, profiles: Profiles
+        self,
+        settings: RouterSettings,
+        pair: Pair,
+        sessions: Sessions,
+        lease: Lease,
+        profiles: Profiles,
+        heads: Heads,
     ) -> None:
         self._settings = settings
         self._profiles = profiles
+        self._heads = heads
         self._pair = pair
         self._sessions = sessions
         self._lease = lease
@@ -126,6 +134,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             num_running=self._sessions.num_running,
             version=__version__,
             guard=convert.guard_status(self._sessions.watch.view(), self._sessions.watch.on),
+            heads=convert.heads(await asyncio.to_thread(self._heads.states)),
         )
 
     def _worker(self, model: Model) -> router_pb2.WorkerStatus:

@@ -20,10 +20,11 @@ from router_svc.answer_log import AnswerLog
 from router_svc.answer_settings import AnswerSettings
 from router_svc.answer_text import AnswerText
 from router_svc.generation import Generation
+from router_svc.heads import Heads, NamedHead
 from router_svc.journal import Journal
 from router_svc.lease import Lease
 from router_svc.pair import Pair
-from router_svc.policies import Policy, Random, Trail
+from router_svc.policies import Learned, Policy, Random, Trail
 from router_svc.recovery import Recovery
 from router_svc.refusals import (
     check_within,
@@ -75,6 +76,7 @@ class Sessions:
         pair: Pair,
         store: TrajectoryStore,
         lease: Lease,
+        heads: Heads,
         telemetry: Telemetry,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics = NO_METRICS,
@@ -83,6 +85,7 @@ class Sessions:
         self._pair = pair
         self._store = store
         self._lease = lease
+        self._heads = heads
         self._telemetry = telemetry
         self.clock = clock
         self.watch = Watch(pair, settings.guard == "on", clock, metrics)
@@ -224,10 +227,11 @@ class Sessions:
         before = await self._store.trajectory(session_id) if question.session_id else None
         read_s = self.clock() - asked
         prompt = await self._prompt(question, before)
+        named = await self._head(question.policy)
         length = before.header.length if before else 0
         start = length + len(prompt)
         settings = AnswerSettings(
-            policy=_seeded(question.policy, session_id),
+            policy=_settled(question.policy, session_id, named),
             sampling=question.sampling,
             max_new_tokens=budget_for(
                 start, question.max_new_tokens, self._settings.max_new_tokens, self._pair.context_length
@@ -249,7 +253,11 @@ class Sessions:
             return claimed
         claim_s = read_s + self.clock() - asked
         chunks = [*(before.chunks if before else ()), chunk]
-        return self._start(session_id, settings, chunks, claimed, length, usage, trace, started, claim_s)
+        return self._start(session_id, settings, named, chunks, claimed, length, usage, trace, started, claim_s)
+
+    async def _head(self, policy: Policy) -> NamedHead | None:
+        """Of a policy that has one. Raises RstitchError. Off the loop: it is read from a file, or fetched."""
+        return await asyncio.to_thread(self._heads.get, policy.head) if isinstance(policy, Learned) else None
 
     async def _prompt(self, question: Question, before: Trajectory | None) -> array[int]:
         """Off the loop: a long text takes its time."""
@@ -266,6 +274,7 @@ class Sessions:
         if header.state is State.FINISHED:
             chunks = _answer(trajectory.chunks, settings)
             return AnswerLog(asked.session_id, settings, trajectory.tokens(), chunks, header.finished)
+        named = await self._head(settings.policy)
         usage = header.usage.copy()
         claimed = await self._store.claim(header, asked.session_id, self._lease.router_id, header.settings, usage, [])
         if not isinstance(claimed, Owned):
@@ -273,12 +282,15 @@ class Sessions:
         claim_s = self.clock() - since
         trace = begin_trace(self._telemetry, settings.traceparent)
         chunks = list(trajectory.chunks)
-        return self._start(asked.session_id, settings, chunks, claimed, header.length, usage, trace, started, claim_s)
+        return self._start(
+            asked.session_id, settings, named, chunks, claimed, header.length, usage, trace, started, claim_s
+        )
 
     def _start(
         self,
         session_id: str,
         settings: AnswerSettings,
+        named: NamedHead | None,
         chunks: list[Chunk],
         owned: Owned,
         held: int,
@@ -331,6 +343,7 @@ class Sessions:
             started,
             claim_s,
             self.clock,
+            named.head if named is not None else None,
         )
         self.watch.began(session_id, whole=len(tokens) == settings.start)
         trace.describe(session_id, owned.epoch, settings, self._models())
@@ -366,10 +379,12 @@ class Sessions:
             _log.info("session not closed on worker", role=model.label, session_id=session_id, error=str(error))
 
 
-def _seeded(policy: Policy, session_id: str) -> Policy:
-    """With the seed of its coin, if it has one and the question gave none."""
+def _settled(policy: Policy, session_id: str, named: NamedHead | None) -> Policy:
+    """With what the question left open: the seed of its coin, the version of its head and the tau that it wants."""
     if isinstance(policy, Random) and policy.seed is None:
         return replace(policy, seed=zlib.crc32(session_id.encode()))
+    if isinstance(policy, Learned) and named is not None:
+        return Learned(named.full_name, named.head.facts.tau if policy.tau is None else policy.tau)
     return policy
 
 

@@ -28,6 +28,9 @@ class RouterSettings(BaseSettings):
     listen: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT to serve on.")] = "127.0.0.1:50050"
 
     tau: Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False, description="tau where a request names none.")] = 0.02
+    heads: Annotated[
+        str, Field(description="Folder of the heads for `learned`, NAME/head.safetensors each; empty: none.")
+    ] = ""
     guard: Annotated[
         Literal["on", "off"], Field(description="Where a request does not say: LLM-only while routing loses?")
     ] = "off"

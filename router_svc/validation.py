@@ -21,6 +21,7 @@ from router_svc.policies import (
     MIN_TAU,
     UNIMPLEMENTED,
     Confidence,
+    Learned,
     LlmOnly,
     Policy,
     Random,
@@ -140,6 +141,10 @@ def policy(message: router_pb2.Policy, default_tau: float) -> Policy:
         case "random":
             seed = message.random.seed if message.random.HasField("seed") else None
             return Random(_probability("policy.random.slm_probability", message.random.slm_probability), seed)
+        case "learned":
+            wanted = message.learned
+            tau = _tau("policy.learned.tau", wanted.tau) if wanted.HasField("tau") else None
+            return Learned(wanted.name, tau)
         case "llm_only":
             return LlmOnly()
         case "slm_only":
