@@ -1,0 +1,60 @@
+"""Systems that differ in one number belong together: a line of a frontier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rstitch.client.specs import Spec, name_of, parse
+from rstitch.client.types import Confidence, Learned, LlmOnly, Random, Signal, SlmOnly, Speculative, Threshold
+from rstitch.errors import RstitchError
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A system as a point of its line; `value` is the number that varies along it, None if none does."""
+
+    system: str
+    family: str
+    value: float | None
+
+
+def member_of(system: str) -> Member:
+    """Of a system by its name. One that our specs do not know stands for itself."""
+    try:
+        spec = parse(system)
+    except RstitchError:
+        return Member(system, system, None)
+    family, value = _line(spec)
+    extras = [part for part, given in (("early exit", spec.early_exit), ("budget", spec.budget)) if given is not None]
+    if value is None:
+        value = next(iter(_numbers(spec)), None)
+    return Member(system, " + ".join([family, *extras]), value)
+
+
+def _line(spec: Spec) -> tuple[str, float | None]:
+    match spec.policy:
+        case Threshold(tau, tau_return, signal, window):
+            kind = "entropy" if signal is Signal.UNSPECIFIED else signal.value.replace("_", " ")
+            return f"{kind}{f' {window}' if window else ''}{', tau_return' if tau_return is not None else ''}", tau
+        case Confidence(threshold):
+            return "confidence (v1)", threshold
+        case Random(probability):
+            return "random", probability
+        case Learned(name, tau):
+            return f"R-Stitch+ ({name})", tau
+        case Speculative(draft_tokens, min_confidence):
+            return f"speculative{', confident drafts' if min_confidence else ''}", draft_tokens
+        case LlmOnly() | SlmOnly():
+            return {"llm_only": "LLM-only", "slm_only": "SLM-only"}[name_of(type(spec.policy))], None
+        case None:
+            return "default", None
+        case profile:
+            return f"profile {profile.name}", None
+
+
+def _numbers(spec: Spec) -> list[float]:
+    """What can vary where the policy has no number."""
+    found = [spec.early_exit.threshold] if spec.early_exit else []
+    if spec.budget:
+        found += [float(bound) for bound in (spec.budget.llm_tokens, spec.budget.max_switches) if bound is not None]
+    return found

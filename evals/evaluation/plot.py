@@ -1,0 +1,81 @@
+"""`rstitch eval plot`: accuracy over latency and over the LLM's share, and token entropies by model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from evals.evaluation import figures, plots
+from evals.evaluation.families import member_of
+from evals.evaluation.records import Run, read
+from rstitch.client.specs import parse
+from rstitch.client.types import Signal, Threshold
+from rstitch.errors import invalid
+
+_MAX_PANELS = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `rstitch eval plot`."""
+    parser.description = __doc__
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets frontier.png and entropy.png")
+    parser.add_argument("--title", help="of the plots (default: task, pair and n)")
+    parser.add_argument("--name", default="", help="what the names of the files begin with")
+    parser.add_argument(
+        "--systems", nargs="+", metavar="POLICY", help="whose entropies (default: the models alone and a threshold)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draws. Returns the exit code."""
+    found = read(options.files)
+    rows = figures.rows(found)
+    facts = found.configuration
+    title = options.title or (
+        f"{facts['task']}: SLM {facts.get('slm')}, LLM {facts.get('llm')}, n = {max(row['n'] for row in rows)}, "
+        f"{facts['concurrency']} at a time"
+    )
+    console = Console(highlight=False)
+    path = options.out / f"{options.name}frontier.png"
+    plots.frontier(rows, title, path)
+    console.print(f"written: {path}")
+    systems = options.systems or _telling(found)
+    for system in systems:
+        if system not in found.systems:
+            raise invalid("--systems", f"{system} is none of the run.", f"Choose of {' '.join(found.systems)}.")
+    by_model = {system: by for system in systems if (by := entropies_by_model(found, system))}
+    if not by_model:
+        console.print("no entropies: the run kept no traces")
+        return 0
+    path = options.out / f"{options.name}entropy.png"
+    plots.entropies(by_model, {system: tau for system in by_model if (tau := _tau(system)) is not None}, title, path)
+    console.print(f"written: {path}")
+    return 0
+
+
+def entropies_by_model(run: Run, system: str) -> dict[str, list[float]]:
+    """The entropies of its tokens, by who wrote them; empty if no traces were kept."""
+    found: dict[str, list[float]] = {}
+    for record in run.of(system):
+        for model, entropy in zip(record.models, record.entropies, strict=True):
+            found.setdefault(model, []).append(entropy)
+    return dict(sorted(found.items(), reverse=True))
+
+
+def _telling(run: Run) -> list[str]:
+    """The models alone, and the threshold that is nearest to the paper's 0.02."""
+    alone = [system for system in ("slm_only", "llm_only") if system in run.systems]
+    taus = {system: tau for system in run.systems if (tau := _tau(system)) is not None}
+    nearest = sorted(taus, key=lambda system: abs(taus[system] - 0.02))
+    return (alone + nearest)[:_MAX_PANELS] or run.systems[:_MAX_PANELS]
+
+
+def _tau(system: str) -> float | None:
+    """The bound on entropy of a plain threshold."""
+    if member_of(system).family != "entropy":
+        return None
+    policy = parse(system).policy
+    return policy.tau if isinstance(policy, Threshold) and policy.signal is Signal.UNSPECIFIED else None

@@ -1,0 +1,174 @@
+"""The plots of an evaluation. It computes nothing but what a plot needs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from evals.evaluation.families import Member, member_of
+from evals.evaluation.figures import Row
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+# Okabe and Ito's colours, told apart also by the colour-blind; markers tell them apart in grey, too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
+_MARKERS = ("o", "D", "v", "P", "X", "<", ">", "h", "p", "d")
+_ALONE = {"LLM-only": ("black", "s"), "SLM-only": ("dimgray", "^")}
+MODEL_COLOURS = {"slm": "#0072B2", "llm": "#D55E00"}
+_SHARE_TICKS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+_SMALLEST_ENTROPY = 1e-6
+# Points of accuracy that the second row of a frontier shows.
+_NEAR = 8.0
+
+
+def frontier(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Accuracy over latency and over the LLM's share of the tokens: one line per family, one point per system.
+
+    Where some fall far behind, a second row shows those near the best.
+    """
+    lines = _lines(rows)
+    shown = [100 * row["accuracy"] for points in lines.values() for _, row in points]
+    zoomed = max(shown) - min(shown) > 1.5 * _NEAR
+    figure, panels = plt.subplots(
+        1 + zoomed,
+        2,
+        figsize=(13.5, 5.4 + 4.6 * zoomed),
+        layout="constrained",
+        sharey="row",
+        sharex="col",
+        squeeze=False,
+    )
+    for left, right in panels:
+        for (family, points), (colour, marker) in zip(lines.items(), _styles(list(lines)), strict=True):
+            _line(left, points, "latency_ms", family, colour, marker)
+            _line(right, points, "llm_share", family, colour, marker)
+        left.set_ylabel("accuracy (%), 95% interval")
+        left.grid(alpha=0.3)
+        right.grid(alpha=0.3)
+    if zoomed:
+        panels[1][0].set_ylim(max(shown) - _NEAR, max(shown) + 0.2 * _NEAR)
+    left, right = panels[-1]
+    left.set_xlabel("mean latency per answer (ms, logarithmic)")
+    left.set_xscale("log")
+    left.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    left.xaxis.set_minor_formatter(mpl.ticker.FuncFormatter(_some))
+    left.tick_params(axis="x", which="minor", labelsize=8)
+    right.set_xlabel("share of tokens by the LLM (linear up to 1%, then logarithmic)")
+    right.set_xscale("symlog", linthresh=0.01)
+    right.set_xticks(_SHARE_TICKS, [f"{100 * tick:g}%" for tick in _SHARE_TICKS])
+    right.minorticks_off()
+    right.set_xlim(-0.002, 1.3)
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), fontsize=9)
+    figure.suptitle(f"{title}; the numbers at a line's ends are its tau, threshold, probability or draft", fontsize=11)
+    _save(figure, path)
+
+
+def entropies(
+    found: Mapping[str, Mapping[str, Sequence[float]]], taus: Mapping[str, float], title: str, path: Path
+) -> None:
+    """Histograms of token entropies by model, one panel per system: {system: {model: entropies}}."""
+    figure, panels = plt.subplots(1, len(found), figsize=(5.2 * len(found), 4.2), layout="constrained", squeeze=False)
+    bins = np.logspace(np.log10(_SMALLEST_ENTROPY), 0, 49)
+    for axes, (system, by_model) in zip(panels[0], found.items(), strict=True):
+        total = sum(len(values) for values in by_model.values())
+        for model, values in by_model.items():
+            clipped = np.clip(values, _SMALLEST_ENTROPY, 1)
+            above = np.mean(np.asarray(values) > 0.1)
+            axes.hist(
+                clipped, bins, weights=np.full(len(values), 100 / total), histtype="stepfilled", alpha=0.45,
+                color=MODEL_COLOURS[model], edgecolor=MODEL_COLOURS[model],
+                hatch="//" if model == "llm" else None,
+                label=f"{model.upper()}: {len(values)} tokens, {above:.1%} above 0.1",
+            )  # fmt: skip
+        if system in taus:
+            axes.axvline(taus[system], color="black", linestyle="--", linewidth=1, label=f"tau {taus[system]:g}")
+        axes.set_xscale("log")
+        axes.set_title(system, fontsize=10)
+        axes.set_xlabel("entropy of the token's distribution (share of log V)")
+        axes.set_ylabel("% of the system's tokens")
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def around(
+    offsets: Sequence[int],
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
+    title: str,
+    path: Path,
+) -> None:
+    """Mean entropy by offset from a token, with intervals: {name: (means, lows, highs)}."""
+    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    for (name, (means, lows, highs)), colour, marker in zip(curves.items(), _COLOURS, _MARKERS, strict=False):
+        axes.plot(offsets, means, color=colour, marker=marker, markersize=4, label=name)
+        axes.fill_between(offsets, lows, highs, color=colour, alpha=0.2)
+    axes.axvline(0, color="black", linestyle="--", linewidth=1)
+    axes.set_xticks(list(offsets)[::2])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tokens from the first harmful one")
+    axes.set_ylabel("mean entropy, 95% interval")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def _line(axes: Any, points: list[tuple[Member, Row]], x: str, family: str, colour: str, marker: str) -> None:
+    xs, ys = [row[x] for _, row in points], [100 * row["accuracy"] for _, row in points]
+    errors = [
+        [100 * (row["accuracy"] - row["accuracy_low"]) for _, row in points],
+        [100 * (row["accuracy_high"] - row["accuracy"]) for _, row in points],
+    ]
+    axes.errorbar(xs, ys, yerr=errors, fmt="none", ecolor=colour, alpha=0.35, capsize=2, linewidth=1)
+    axes.plot(
+        xs, ys, color=colour, marker=marker, markersize=8 if family in _ALONE else 5.5, linewidth=1.4, alpha=0.9,
+        linestyle="" if len(points) == 1 else "-", label=family, zorder=3,
+    )  # fmt: skip
+    ends = [points[0], points[-1]] if len(points) > 1 else []
+    for member, row in ends:
+        if member.value is not None:
+            axes.annotate(
+                f"{member.value:g}", (row[x], 100 * row["accuracy"]), textcoords="offset points", xytext=(5, 5),
+                fontsize=7, color=colour,
+            )  # fmt: skip
+
+
+def _lines(rows: Sequence[Row]) -> dict[str, list[tuple[Member, Row]]]:
+    """Points by family, each in the order of what varies; the models alone come first."""
+    lines: dict[str, list[tuple[Member, Row]]] = defaultdict(list)
+    for row in rows:
+        if "latency_ms" in row:
+            member = member_of(row["system"])
+            lines[member.family].append((member, row))
+    for points in lines.values():
+        points.sort(key=lambda point: (point[0].value is None, point[0].value or 0.0))
+    return dict(sorted(lines.items(), key=lambda item: (item[0] not in _ALONE, item[0])))
+
+
+def _styles(families: Sequence[str]) -> list[tuple[str, str]]:
+    others = [family for family in families if family not in _ALONE]
+    numbered = {family: index for index, family in enumerate(others)}
+    return [
+        _ALONE.get(family) or (_COLOURS[numbered[family] % len(_COLOURS)], _MARKERS[numbered[family] % len(_MARKERS)])
+        for family in families
+    ]
+
+
+def _some(value: float, _: Any) -> str:
+    """Minor ticks of a logarithmic axis: 2, 3 and 5 of a decade are named."""
+    digit = round(value / 10 ** np.floor(np.log10(value)))
+    return f"{value:g}" if digit in (2, 3, 5) else ""
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
