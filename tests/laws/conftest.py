@@ -14,7 +14,7 @@ import redis
 import torch
 from transformers import AutoModelForCausalLM
 
-from evals.reference import Token, stitch
+from evals.reference import Signal, Token, stitch
 from router_svc.main import running
 from router_svc.settings import RouterSettings
 from rstitch.client.aio import AsyncClient
@@ -46,10 +46,16 @@ class Pair:
         return self._models[role]
 
     def reference(
-        self, prompt: list[int], tau: float, max_new_tokens: int, tau_return: float | None = None
+        self,
+        prompt: list[int],
+        tau: float,
+        max_new_tokens: int,
+        tau_return: float | None = None,
+        signal: Signal = "entropy",
+        window: int = 0,
     ) -> list[Token]:
         """Algorithm 1, naively; remembered, since many tests ask for the same."""
-        key = (tuple(prompt), tau, max_new_tokens, tau_return)
+        key = (tuple(prompt), tau, max_new_tokens, tau_return, signal, window)
         if key not in self._references:
             self._references[key] = stitch(
                 self.model("slm"),
@@ -60,6 +66,8 @@ class Pair:
                 max_new_tokens=max_new_tokens,
                 stop_tokens={self.stop_token},
                 vocab_size=self.vocab_size,
+                signal=signal,
+                window=window,
             )
         return self._references[key]
 
