@@ -319,7 +319,7 @@ class GetTokenizerRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetTokenizerResponse(_message.Message):
-    __slots__ = ("data", "chat_template", "special_tokens")
+    __slots__ = ("data", "chat_template", "special_tokens", "early_exit")
     class SpecialTokensEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -330,7 +330,21 @@ class GetTokenizerResponse(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EARLY_EXIT_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     chat_template: str
     special_tokens: _containers.ScalarMap[str, str]
-    def __init__(self, data: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., special_tokens: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    early_exit: ExitStyle
+    def __init__(self, data: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., special_tokens: _Optional[_Mapping[str, str]] = ..., early_exit: _Optional[_Union[ExitStyle, _Mapping]] = ...) -> None: ...
+
+class ExitStyle(_message.Message):
+    __slots__ = ("boundaries", "prompt", "end", "thinking_end")
+    BOUNDARIES_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    THINKING_END_FIELD_NUMBER: _ClassVar[int]
+    boundaries: _containers.RepeatedScalarFieldContainer[str]
+    prompt: str
+    end: str
+    thinking_end: str
+    def __init__(self, boundaries: _Optional[_Iterable[str]] = ..., prompt: _Optional[str] = ..., end: _Optional[str] = ..., thinking_end: _Optional[str] = ...) -> None: ...
