@@ -109,6 +109,10 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int) -> RunReq
                 f"token id {token} is outside the vocabulary of {vocab_size}.",
                 f"Send ids below {vocab_size}.",
             )
+    if message.draft and not message.max_tokens:
+        raise invalid("max_tokens", "nothing of a draft can be kept.", "Send how many tokens may be kept, at least 1.")
+    if message.draft and message.HasField("handoff"):
+        raise invalid("handoff", "a run that verifies a draft has no hand-off.", "Leave handoff or draft unset.")
     return RunRequest(
         session_id=_session_id(message.session_id),
         position=message.position,
@@ -119,6 +123,7 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int) -> RunReq
         handoff=_handoff(message.handoff) if message.HasField("handoff") else None,
         prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
         background=message.priority == worker_pb2.PRIORITY_BACKGROUND,
+        draft=message.draft,
     )
 
 
@@ -145,6 +150,7 @@ def finish(finished: RunFinished) -> worker_pb2.Finish:
         held=finished.held,
         proposal=_proposal(finished.proposal),
         timing=timing(finished.timing),
+        num_accepted=finished.num_accepted,
     )
 
 

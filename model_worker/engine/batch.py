@@ -21,8 +21,8 @@ class Batch:
     Attributes:
         rows: in `batch_order`.
         ids, positions, slots: one per token: its id, its position, where its keys and values go.
-        asked: the rows whose next token is wanted.
-        wanted: index of each asked row's last token.
+        asked: the row of each distribution that is asked for: one of a row, or as many as its draft needs.
+        wanted: index of the token that it comes after.
     """
 
     rows: Sequence[Row]
@@ -42,9 +42,9 @@ class Batch:
             for position in range(row.start, end):
                 batch.positions.append(position)
                 batch.slots.append(session.pages[position // page_size] * page_size + position % page_size)
-            if row.is_last and row.run.wants_token:
-                batch.asked.append(row)
-                batch.wanted.append(len(batch.ids) - 1)
+            if row.is_last and (num_asked := row.run.num_asked):
+                batch.asked.extend([row] * num_asked)
+                batch.wanted.extend(range(len(batch.ids) - num_asked, len(batch.ids)))
         return batch
 
     @property

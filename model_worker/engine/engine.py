@@ -122,9 +122,11 @@ class Engine:
         session.tokens.extend(request.tokens)
         arrived = time.perf_counter() if arrived is None else arrived
         run = self._run_type(next(self._run_ids), request, session, arrived=arrived)
-        if run.wants_token and run.num_pending == 0:
+        run.draft = self._draft(request)
+        session.tokens.extend(run.draft)
+        if run.num_pending < run.num_asked or run.draft:
             # The distribution after a token that is computed already: compute that token again.
-            self._table.uncompute(session, session.held - 1)
+            self._table.uncompute(session, session.held - run.num_asked)
         if request.handoff is not None and request.handoff.signal is not Signal.ENTROPY:
             run.meter = SignalMeter(request.handoff)
         self._scheduler.add(run)
@@ -190,14 +192,15 @@ class Engine:
 
     def _check(self, request: RunRequest) -> None:
         vocab_size = self.limits.vocab_size
-        if request.tokens and max(request.tokens) >= vocab_size:
-            bad = next(token for token in request.tokens if token >= vocab_size)
-            raise InvalidRun(
-                f"token id {bad} is outside the vocabulary of {vocab_size}.",
-                field="tokens",
-                remedy=f"Send ids below {vocab_size}, from the tokenizer that GetInfo's fingerprint names.",
-            )
-        end = request.position + len(request.tokens)
+        for field, tokens in (("tokens", request.tokens), ("draft", request.draft)):
+            if tokens and max(tokens) >= vocab_size:
+                bad = next(token for token in tokens if token >= vocab_size)
+                raise InvalidRun(
+                    f"token id {bad} is outside the vocabulary of {vocab_size}.",
+                    field=field,
+                    remedy=f"Send ids below {vocab_size}, from the tokenizer that GetInfo's fingerprint names.",
+                )
+        end = request.end
         decodes = request.max_tokens > 0
         if end == 0:
             raise InvalidRun(
@@ -270,8 +273,9 @@ class Engine:
                 events.append(self._finish(row.run, FinishReason.LENGTH))
                 continue
             assert outcome is not None
-            events += self._advance(row.run, outcome, index)
-            index += 1
+            num_asked = row.run.num_asked
+            events += (self._verify if row.run.request.draft else self._advance)(row.run, outcome, index)
+            index += num_asked
         return events
 
     def _advance(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
@@ -312,13 +316,48 @@ class Engine:
             events.append(self._finish(run, reason))
         return events
 
+    def _draft(self, request: RunRequest) -> Sequence[int]:
+        """Of a draft the tokens that are put through the model: no more than can be kept, but for the one after them,
+        and than one forward takes.
+        """
+        room = min(request.max_tokens, self.limits.context_length - request.end, self.limits.max_batch_tokens)
+        return request.draft[: max(0, room - 1)]
+
+    def _verify(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
+        """Keeps of a draft what the model itself would have written, then its own next token.
+
+        This is speculative decoding (arXiv 2211.17192) with the random numbers of its two samplings shared: as a choice
+        is a function of (seed, position, logits), the tokens kept are those of decoding without a draft, also when they
+        are sampled. That is more than their having the same distribution, and needs none of the draft's.
+        """
+        session, draft, end = run.session, run.draft, run.request.end
+        own = outcome.choices.tokens[index : index + run.num_asked]
+        num_agreed = _common_prefix(own, draft)
+        if any(math.isnan(entropy) for entropy in outcome.choices.entropies[index : index + run.num_asked]):
+            self._runner.wipe(session.pages)  # also where only what is rejected is not finite
+            self._table.uncompute(session, 0)
+        # The kept tokens come back one by one; the KV of those that were agreed on is there.
+        run.draft = ()
+        del session.tokens[end:]
+        events: list[Event] = []
+        for place in range(index, index + num_agreed + 1):
+            events += self._advance(run, outcome, place)
+            if not isinstance(events[-1], TokenKept):
+                break
+        else:
+            events.append(self._finish(run, FinishReason.LENGTH))
+        self._table.uncompute(session, min(session.held, end + num_agreed))
+        return events
+
     def _finish(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
         self._scheduler.remove(run)
         return self._result(run, reason, proposal)
 
     def _result(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
         run.timing.total_us = _us(time.perf_counter() - run.arrived)
-        return RunFinished(run.run_id, reason, run.session.held, run.timing, proposal)
+        request, session = run.request, run.session
+        num_accepted = _common_prefix(session.tokens[request.end :], request.draft) if request.draft else 0
+        return RunFinished(run.run_id, reason, session.held, run.timing, proposal, num_accepted)
 
     def _parity_tokens(self, name: str) -> list[int]:
         count = min(24, self.limits.context_length)
@@ -353,6 +392,12 @@ class Engine:
 
 def _us(seconds: float) -> int:
     return int(seconds * 1e6)
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two rows begin with in common."""
+    pairs = zip(left, right, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
 def _forward_failed(message: str) -> ForwardFailed:

@@ -31,7 +31,7 @@ _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 8e-2}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One row per schedule row that asked for a token.
+    """One row per distribution that was asked for.
 
     Attributes:
         choices: on the host.
@@ -94,7 +94,8 @@ class Runner:
     def run(self, rows: list[Row]) -> Outcome | None:
         """Computes the rows' KV; sorts `rows` into the order of the batch.
 
-        Returns the outcome of the rows that are last and want a token, in that order; None if none is.
+        Returns the outcome of the rows that are last and want a token, or the tokens of a draft, in that order; None
+        if none is.
         """
         self._use_device()
         rows.sort(key=batch_order)
@@ -235,7 +236,7 @@ def check_parity(name: str, ours: Tensor, reference: Tensor) -> None:
 def _outcome(batch: Batch, measured: Measured, logits: Tensor, hidden: Tensor, index: Sequence[int]) -> Outcome:
     """Args: `index` says which rows of `logits` and `hidden` the batch asked for."""
     samplings = [row.run.request.sampling for row in batch.asked]
-    positions = [row.start + row.num_tokens for row in batch.asked]
+    positions = [batch.positions[place] + 1 for place in batch.wanted]
     choices = choose(measured, logits, index, samplings, positions)
     by_margin = [place for place, row in enumerate(batch.asked) if row.run.needs_margin]
     found = margins(logits, [index[place] for place in by_margin]) if by_margin else []

@@ -21,11 +21,15 @@ from model_worker.engine.types import Limits, RunRequest, Signal, Timing
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A request in the engine. `run_id` grows with arrival: a smaller one is older."""
+    """A request in the engine. `run_id` grows with arrival: a smaller one is older.
+
+    The `draft` is at the end of the session's tokens until it is verified.
+    """
 
     run_id: int
     request: RunRequest
     session: Session
+    draft: Sequence[int] = ()
     meter: SignalMeter | None = None  # None: the hand-off, if there is one, compares the entropy
     num_kept: int = 0
     timing: Timing = field(default_factory=Timing)
@@ -54,6 +58,16 @@ class Run:
     def wants_token(self) -> bool:
         """Whether the distribution after the last token is asked for."""
         return self.request.wants_token
+
+    @property
+    def num_asked(self) -> int:
+        """Distributions asked for, after the last tokens; they are of one row."""
+        return len(self.draft) + 1 if self.wants_token else 0
+
+    def row_tokens(self, room: int) -> int:
+        """The tokens of its next row: all that are left, or a chunk before those whose distributions are asked for."""
+        pending = self.num_pending
+        return pending if pending <= room else max(0, min(room, pending - self.num_asked))
 
     @property
     def needs_margin(self) -> bool:
@@ -128,8 +142,10 @@ class Scheduler:
         self._runs[run.run_id] = run
 
     def remove(self, run: Run) -> None:
-        """Ends a run; its session is idle from now on."""
+        """Ends a run; its session is idle from now on, without a draft that was not verified."""
         del self._runs[run.run_id]
+        if run.draft:
+            self._table.truncate(run.session, run.session.held - len(run.draft))
         run.session.running = False
         self._table.touch(run.session)
 
@@ -142,9 +158,9 @@ class Scheduler:
                 break
             if run.run_id not in self._runs:  # refused for the sake of an older one, or yielded
                 continue
-            num_tokens = min(run.num_pending, budget)
+            num_tokens = run.row_tokens(budget)
             if run.is_background and num_tokens:
-                num_tokens = self._spare_tokens(schedule.rows, num_tokens)
+                num_tokens = self._spare_tokens(schedule.rows, run, num_tokens)
             if num_tokens == 0 or not self._make_room(run, num_tokens, schedule):
                 continue
             budget -= num_tokens
@@ -153,16 +169,17 @@ class Scheduler:
         return schedule
 
     def _in_order(self) -> list[Run]:
-        """Decode rows, then other foreground runs, then background ones; older first."""
+        """Decode rows and drafts, then other foreground runs, then background ones; older first."""
 
         def key(run: Run) -> tuple[bool, bool]:
-            return run.is_background, run.num_pending > 1
+            return run.is_background, run.num_pending > max(run.num_asked, 1)
 
         return sorted(self._runs.values(), key=key)
 
-    def _spare_tokens(self, rows: Sequence[Row], num_tokens: int) -> int:
-        """Of a background row's tokens, those that may go into a step of `rows`: with foreground rows in it, the step
-        gets longer by a bounded share; without, it stays short, for a decode that arrives waits for its end.
+    def _spare_tokens(self, rows: Sequence[Row], run: Run, num_tokens: int) -> int:
+        """Of the tokens of a background run's next row, those that may go into a step of `rows`: with foreground rows
+        in it, the step gets longer by a bounded share; without, it stays short, for a decode that arrives waits for
+        its end.
         """
         if self.costs is None:
             return num_tokens
@@ -170,7 +187,8 @@ class Scheduler:
         alone_us = max(self._limits.background_us, self.costs.step_us(1))
         bound_us = (1 + self._limits.background_stretch) * self._step_us(waited_for) if waited_for else alone_us
         spare = self.costs.most_tokens(*_load(rows), num_tokens, bound_us)
-        return spare if rows else max(spare, 1)
+        least = run.num_asked if run.num_pending == run.num_asked else 1
+        return run.row_tokens(spare) or (0 if rows else least)
 
     def _step_us(self, rows: Sequence[Row]) -> float:
         assert self.costs is not None

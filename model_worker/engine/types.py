@@ -69,6 +69,9 @@ class RunRequest:
     With `returns` the run is a step: nothing is decoded, the next token comes back as a proposal. Without it,
     `max_tokens == 0` is catch-up only, at background priority.
 
+    A `draft` is verified: the longest prefix of it that the model itself would have written is kept, then the model's
+    own next token, and the run ends.
+
     A `background` run takes only the room that others leave, and ends early (LENGTH) where pages run short.
     An `exit` run is the SLM's, at the exit of a model that has one.
     """
@@ -83,12 +86,18 @@ class RunRequest:
     returns: Returns | None = None
     prefix_checksum: int | None = None
     background: bool = False
+    draft: Sequence[int] = ()
     exit: bool = False
 
     @property
     def wants_token(self) -> bool:
         """Whether the distribution after the last token is asked for."""
         return self.max_tokens > 0 or self.returns is not None
+
+    @property
+    def end(self) -> int:
+        """The position of the first token to be written."""
+        return self.position + len(self.tokens)
 
     @property
     def is_background(self) -> bool:
@@ -167,13 +176,14 @@ class TokenKept:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """A run ended as asked."""
+    """A run ended as asked; `num_accepted` tokens of its draft were kept."""
 
     run_id: int
     reason: FinishReason
     held: int
     timing: Timing
     proposal: Proposal | None = None
+    num_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

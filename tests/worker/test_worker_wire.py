@@ -72,7 +72,7 @@ async def test_get_info_tells_the_model(start_worker: StartWorker, model_folder:
 
 
 async def test_a_run_at_background_priority_decodes_and_counters_count(start_worker: StartWorker, model: Any) -> None:
-    _, stub = await start_worker()
+    _, stub = await start_worker(measure_ms=0)  # else steps that look slow would be chunked
     request = pb.DecodeRequest(
         session_id="s", tokens=PROMPT, max_tokens=8, priority=pb.PRIORITY_BACKGROUND, stop_tokens=[VOCAB_SIZE - 1]
     )
@@ -355,6 +355,12 @@ async def test_a_bad_step_names_its_field_and_changes_nothing(start_worker: Star
                 ),
             )
         ],
+        (pb.DecodeRequest(session_id="s", tokens=PROMPT, draft=[3]), "max_tokens"),
+        (pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1, draft=[VOCAB_SIZE]), "draft"),
+        (
+            pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1, draft=[3], handoff=pb.Handoff(above=0.5)),
+            "handoff",
+        ),
     ],
 )
 async def test_a_bad_run_names_its_field(start_worker: StartWorker, request_: pb.DecodeRequest, field: str) -> None:
@@ -386,6 +392,20 @@ async def test_a_signal_travels_with_the_tokens_and_the_proposal(start_worker: S
     _, kept, finish = await run(bound)
     assert kept == uncertainties[:first]
     assert finish.proposal.uncertainty == uncertainties[first]
+
+
+async def test_a_draft_is_verified_in_one_step(start_worker: StartWorker, model: Any) -> None:
+    _, stub = await start_worker()
+    expected = generate(model, PROMPT, 20)
+    draft = [*expected[:4], (expected[4] + 1) % VOCAB_SIZE, *expected[5:8]]
+    request = pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=20, draft=draft)
+    tokens, finish = await decode_once(stub, request)
+    assert tokens == expected[:5]
+    assert (finish.num_accepted, finish.held, finish.timing.num_steps) == (4, len(PROMPT) + 5, 1)
+    assert finish.reason == pb.Finish.REASON_LENGTH
+    rest = pb.DecodeRequest(session_id="s", position=finish.held, max_tokens=15, draft=expected[5:])
+    tokens, finish = await decode_once(stub, rest)
+    assert (tokens, finish.num_accepted) == (expected[5:], 15)
 
 
 async def test_a_stream_serves_one_session(start_worker: StartWorker) -> None:
