@@ -7,7 +7,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -279,5 +279,8 @@ def _refuse_with_exit(role: Role, settings: WorkerSettings) -> None:
 
 def _tokenizer(tokenizer: TokenizerFiles) -> worker_pb2.GetTokenizerResponse:
     return worker_pb2.GetTokenizerResponse(
-        data=tokenizer.data, chat_template=tokenizer.chat_template, special_tokens=tokenizer.special_tokens
+        data=tokenizer.data,
+        chat_template=tokenizer.chat_template,
+        special_tokens=tokenizer.special_tokens,
+        early_exit=worker_pb2.ExitStyle(**asdict(tokenizer.early_exit)),
     )

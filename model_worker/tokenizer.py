@@ -1,4 +1,4 @@
-"""The model's tokenizer as other programs need it: its file, its chat template, its fingerprint.
+"""The model's tokenizer as other programs need it: its file, its chat template, its fingerprint, how it thinks.
 
 The worker itself never tokenizes; it hands these to the router.
 """
@@ -6,7 +6,9 @@ The worker itself never tokenizes; it hands these to the router.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
@@ -15,7 +17,18 @@ from transformers.utils.hub import cached_file
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.loader import check_source
 
+EXIT_STYLE_FILE = "early_exit.json"
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStyle:
+    """How early exit asks a model for its answer; fields as in the contract."""
+
+    boundaries: tuple[str, ...] = ()
+    prompt: str = ""
+    end: str = ""
+    thinking_end: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +41,7 @@ class TokenizerFiles:
         special_tokens: bos_token, eos_token, pad_token, unk_token where they exist.
         vocab_size: entries, added tokens included; ids are below it.
         fingerprint: SHA-256 of each id with its token, hex.
+        early_exit: what the folder's early_exit.json says.
     """
 
     data: bytes
@@ -35,6 +49,7 @@ class TokenizerFiles:
     special_tokens: dict[str, str]
     vocab_size: int
     fingerprint: str
+    early_exit: ExitStyle = field(default_factory=ExitStyle)
 
 
 def load_tokenizer(model: str) -> TokenizerFiles:
@@ -60,6 +75,7 @@ def load_tokenizer(model: str) -> TokenizerFiles:
         special_tokens={name: str(value) for name in _SPECIAL if (value := getattr(tokenizer, name, None))},
         vocab_size=max(vocabulary.values()) + 1,
         fingerprint=fingerprint(vocabulary),
+        early_exit=_exit_style(model, source),
     )
 
 
@@ -69,3 +85,25 @@ def fingerprint(vocabulary: dict[str, int]) -> str:
     for token, token_id in sorted(vocabulary.items(), key=lambda item: item[1]):
         digest.update(f"{token_id} {token}\n".encode())
     return digest.hexdigest()
+
+
+def _exit_style(model: str, source: str) -> ExitStyle:
+    """Few models have one. Raises UnsupportedModel if there is an early_exit.json that is none."""
+    file = cached_file(
+        source,
+        EXIT_STYLE_FILE,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if file is None:
+        return ExitStyle()
+    try:
+        given = json.loads(Path(file).read_text())
+        boundaries = given.pop("boundaries", [])
+        if not isinstance(boundaries, list) or not all(
+            isinstance(text, str) for text in (*boundaries, *given.values())
+        ):
+            raise TypeError("boundaries is a list of strings, all else a string")
+        return ExitStyle(tuple(boundaries), **given)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UnsupportedModel(f"{model}: {EXIT_STYLE_FILE} cannot be read: {error}") from error

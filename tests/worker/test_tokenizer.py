@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.tokenizer import load_tokenizer
+from model_worker.tokenizer import EXIT_STYLE_FILE, ExitStyle, load_tokenizer
 from tests.pairs import VOCAB_SIZE, save_model
 
 
@@ -25,4 +25,19 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     for file in folder.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(UnsupportedModel, match="tokenizer"):
+        load_tokenizer(str(folder))
+
+
+def test_a_folder_says_how_early_exit_asks_its_model(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "llama", "llama", 0)
+    assert load_tokenizer(str(folder)).early_exit == ExitStyle()
+    (folder / EXIT_STYLE_FILE).write_text('{"boundaries": [".\\n"], "prompt": "</think>"}')
+    assert load_tokenizer(str(folder)).early_exit == ExitStyle((".\n",), "</think>")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"boundaries": "."}', '{"prompt": 1}', '{"prompts": "x"}'])
+def test_an_early_exit_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    folder = save_model(tmp_path / "llama", "llama", 0)
+    (folder / EXIT_STYLE_FILE).write_text(text)
+    with pytest.raises(UnsupportedModel, match=EXIT_STYLE_FILE):
         load_tokenizer(str(folder))
