@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     path = options.out / f"{options.name}frontier.png"
     plots.frontier(rows, title, path)
-    console.print(f"written: {path}")
+    console.print(f"written: {path}", soft_wrap=True)
     systems = options.systems or _telling(found)
     for system in systems:
         if system not in found.systems:
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     path = options.out / f"{options.name}entropy.png"
     plots.entropies(by_model, {system: tau for system in by_model if (tau := _tau(system)) is not None}, title, path)
-    console.print(f"written: {path}")
+    console.print(f"written: {path}", soft_wrap=True)
     return 0
 
 

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(text(found, rows) + "\n")
     else:
         console = Console(highlight=False)
-        for table in tables.terminal(rows):
+        for table in tables.terminal(rows, console.width):
             console.print(table)
     if options.write:
         write(options.write, text(found, rows))

@@ -88,9 +88,9 @@ def run(options: argparse.Namespace) -> int:
         json.dump({"configuration": records.configuration, "provenance": records.provenance, "rows": rows}, sys.stdout)
         sys.stdout.write("\n")
     else:
-        for table in tables.terminal(rows):
+        for table in tables.terminal(rows, console.width):
             console.print(table)
-    console.print(f"written: {path}")
+    console.print(f"written: {path}", soft_wrap=True)
     return 0
 
 
@@ -155,7 +155,9 @@ async def _run(
         known = {record.key for record in file.records}
         left = [job for job in wanted if job.key not in known]
         if len(left) < len(wanted):
-            console.print(f"{path}: {len(wanted) - len(left)} of {len(wanted)} answers are there already")
+            console.print(
+                f"{path}: {len(wanted) - len(left)} of {len(wanted)} answers are there already", soft_wrap=True
+            )
         runner = Runner(client, task, checker, plan)
         if left:
             await runner.try_out(list({job.system.name: job.system for job in left}.values()), data.problems[0])

@@ -66,11 +66,13 @@ EXTRAS: Columns = {
     "exited early": lambda row: f"{row['exited_early'] / row['n']:.1%}",
     "budget spent": lambda row: f"{row['budget_spent'] / row['n']:.1%}",
 }
+# Left out on a terminal of fewer columns.
+_WIDE, _WIDE_FROM = ("by SLM", "by LLM", "p50", "= shorter", "x cheaper"), 120
 _EXTRA_FIELDS = ("accepted_share", "consultations", "trials", "exited_early", "budget_spent")
 
 
-def terminal(rows: Sequence[Row]) -> list[Table]:
-    """Accuracy, cost, and, of systems that have more to say, that."""
+def terminal(rows: Sequence[Row], width: int) -> list[Table]:
+    """Accuracy, cost, and, of systems that have more to say, that; a narrow terminal gets fewer columns."""
     titles = {"accuracy": ACCURACY, "cost, means per answer": COST}
     tables = [
         report.terminal_table(_title(title, rows), filled(columns, rows), list(rows))
