@@ -159,15 +159,18 @@ def test_what_serving_adds_is_found_in_spite_of_an_answer_that_was_held_up() -> 
     total = left + 0.8 * steps
     left[3] += 500
     total[3] += 500
-    found = fit_serving(left, total, calls, steps)
-    assert (found.answer_ms, found.call_ms, found.token_ms) == pytest.approx((8.0, 1.5, 0.2), rel=0.15)
+    two = steps * (np.arange(40) % 2)
+    left, total = left + 0.3 * two, total + 0.3 * two
+    found = fit_serving(left, total, np.column_stack([calls, steps, two]))
+    assert (found.answer_ms, found.call_ms, found.token_ms) == pytest.approx((8.0, 1.5, 0.2), rel=0.2)
+    assert found.beside_ms == pytest.approx(0.3, rel=0.2)
 
 
 def test_the_file_holds_all_of_it(tmp_path: Path) -> None:
     fitted = LatencyModel(
         fit_model(timed(SLM, 0.1), {"device": "cpu"}),
         fit_model(timed(LLM, 0.1), {}),
-        fit_serving(np.array([2.0, 3.0]), np.array([10.0, 20.0]), np.ones(2), np.ones(2)),
+        fit_serving(np.array([2.0, 3.0]), np.array([10.0, 20.0]), np.ones((2, 3))),
         {"commit": "abc"},
     )
     fitted.save(tmp_path / "new" / "latency.json")

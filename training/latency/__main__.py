@@ -12,7 +12,6 @@ import dataclasses
 import sys
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import Any
 
 import grpc
 from rich.console import Console
@@ -29,12 +28,13 @@ from rstitch.client.aio import AsyncClient
 from rstitch.errors import RstitchError, invalid
 from rstitch.parts import StackError
 from training.latency import page, plots
-from training.latency.answers import POLICIES, measured_answers, serving_of
+from training.latency.answers import Asker, serving_of
 from training.latency.calls import Service
 from training.latency.check import COLUMNS, WITHIN, Checked, check
 from training.latency.fit import fit_model
+from training.latency.measure import Measurement, Plan, measure
 from training.latency.model import LatencyModel
-from training.latency.profile import CACHED, INPUTS, WARM_UP, Prober, TimedCall, timed_calls
+from training.latency.profile import CACHED, INPUTS, Prober, TimedCall
 from training.tiny.task import problems
 
 Calls = dict[str, list[TimedCall]]
@@ -112,52 +112,51 @@ def _addresses(options: argparse.Namespace, held: ExitStack, progress: Progress)
 async def _work(
     options: argparse.Namespace, given: LatencyModel | None, workers: list[str], router: str, progress: Progress
 ) -> tuple[LatencyModel, Calls, Checked | None]:
-    service = Service(options.catch_up_tokens)
+    service, checks = Service(options.catch_up_tokens), options.command == "check"
     async with AsyncExitStack() as held:
         client = await held.enter_async_context(AsyncClient(router)) if router else None
         if client is not None and not workers:
             by_role = {str(worker.role): worker.address for worker in (await client.status()).workers}
             workers = [by_role[role] for role in _ROLES]
-        model, calls = (given, {}) if given else await _profile(options, workers, progress)
-        if client is None:
-            return model, calls, None
-
-        async def answers(split: str, num: int, name: str) -> Any:
-            task = progress.add_task(name, total=num * len(POLICIES))
-            questions = [problem.question for problem in problems(split, num, options.seed)]
-            return await measured_answers(
-                client, questions, options.max_new_tokens, options.seed, lambda: progress.advance(task)
-            )
-
-        await answers("train", 2, "warming up")
-        if calls:
-            seen = await answers("train", options.answers, "answers to fit on")
-            model = dataclasses.replace(model, serving=serving_of(model, seen, service))
-        if options.command != "check":
-            return model, calls, None
-        return model, calls, check(model, await answers(options.split, options.n, "answers to check on"), service)
-
-
-async def _profile(options: argparse.Namespace, workers: list[str], progress: Progress) -> tuple[LatencyModel, Calls]:
-    async with AsyncExitStack() as held:
-        probers = {}
-        for role, address in zip(_ROLES, workers, strict=True):
-            channel = await held.enter_async_context(grpc.aio.insecure_channel(address, client_options()))
-            probers[role] = await Prober.connect(channel, options.seed)
-            held.push_async_callback(probers[role].close)
-        inputs, cached = [num for num in options.inputs if num > 1], options.cached
-        cells = sum(len(prober.grid(inputs, cached)) for prober in probers.values())
-        task = progress.add_task("timing calls", total=cells * (options.repeats + WARM_UP))
-        calls = await timed_calls(
-            probers, inputs, cached, options.repeats, options.seed, lambda: progress.advance(task)
+        probers = {} if given else await _probers(workers, options.seed, held)
+        asker = Asker(client, options.max_new_tokens, options.seed) if client else None
+        # fmt: off
+        plan = Plan(
+            [num for num in options.inputs if num > 1], options.cached, options.repeats,
+            _questions("train", 0 if given or not client else options.answers, options.seed),
+            _questions(options.split, options.n if checks else 0, options.seed), options.seed,
         )
-        facts = {
-            role: {"model": Path(prober.info.model).name, "device": prober.info.device, "dtype": prober.info.dtype}
-            for role, prober in probers.items()
-        }
-    slm, llm = (fit_model(calls[role], facts[role]) for role in _ROLES)
-    grid = {"inputs": inputs, "cached": cached, "repeats": options.repeats, "seed": options.seed}
-    return LatencyModel(slm, llm, None, provenance() | grid), calls
+        # fmt: on
+        task = progress.add_task("measuring", total=plan.num_measured(probers))
+        if asker is not None:
+            await asker.ask(problems("dev", 1, seed=options.seed + 1)[0].question)  # warms up
+        made = await measure(probers, asker, plan, lambda: progress.advance(task))
+    model = given or _fit(made, probers, plan, service)
+    return model, made.calls, check(model, made.held_out, service) if checks else None
+
+
+async def _probers(workers: list[str], seed: int, held: AsyncExitStack) -> dict[str, Prober]:
+    made = {}
+    for role, address in zip(_ROLES, workers, strict=True):
+        channel = await held.enter_async_context(grpc.aio.insecure_channel(address, client_options()))
+        made[role] = await Prober.connect(channel, seed)
+        held.push_async_callback(made[role].close)
+    return made
+
+
+def _questions(split: str, num: int, seed: int) -> list[str]:
+    return [problem.question for problem in problems(split, num, seed)]
+
+
+def _fit(made: Measurement, probers: dict[str, Prober], plan: Plan, service: Service) -> LatencyModel:
+    facts = {
+        role: {"model": Path(prober.info.model).name, "device": prober.info.device, "dtype": prober.info.dtype}
+        for role, prober in probers.items()
+    }
+    slm, llm = (fit_model(made.calls[role], facts[role]) for role in _ROLES)
+    grid = {"inputs": plan.inputs, "cached": plan.cached, "repeats": plan.repeats, "seed": plan.seed}
+    model = LatencyModel(slm, llm, None, provenance() | grid)
+    return dataclasses.replace(model, serving=serving_of(model, made.seen, service)) if made.seen else model
 
 
 def _tell(
@@ -168,9 +167,9 @@ def _tell(
         serving = model.serving
         console.print(
             f"serving adds {serving.answer_ms:.2f} ms an answer, {serving.call_ms:.2f} ms a hand-over, "
-            f"{serving.token_ms:.3f} ms a step"
+            f"{serving.token_ms:.3f} ms a step, {serving.beside_ms:.3f} ms more a step where two models write"
         )
-    if calls:
+    if calls.get("slm"):
         model.save(options.json)
         console.print(f"written: {options.json}")
         if options.plot:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Message, Policy, SlmOnly, Threshold
-from training.latency.calls import Run, Service, runs_of
+from training.latency.calls import Run, Service, are_two, runs_of
 from training.latency.fit import fit_serving
 from training.latency.formulas import Serving
 from training.latency.model import LatencyModel
@@ -47,27 +47,35 @@ class Measured:
         return sum(run.num_calls for run in self.runs)
 
 
-async def measured_answers(
-    client: AsyncClient, questions: Sequence[str], max_new_tokens: int, seed: int, tick: Callable[[], None]
-) -> list[Measured]:
-    """Each question by each policy, in an order of its own. The trajectories are deleted."""
-    answers = []
-    rng = random.Random(seed)
-    for question in questions:
-        for system in rng.sample(list(POLICIES), len(POLICIES)):
+class Asker:
+    """Asks a router each question by every policy, in an order of its own.
+
+    Args:
+        max_new_tokens: of an answer.
+    """
+
+    def __init__(self, client: AsyncClient, max_new_tokens: int, seed: int) -> None:
+        self._client = client
+        self._max_new_tokens = max_new_tokens
+        self._random = random.Random(seed)
+
+    async def ask(self, question: str, tick: Callable[[], None] = lambda: None) -> list[Measured]:
+        """One answer of each policy. The trajectories are deleted."""
+        answers = []
+        for system in self._random.sample(list(POLICIES), len(POLICIES)):
             begin = time.perf_counter()
-            answer = await client.answer(
+            answer = await self._client.answer(
                 chat=[Message("user", question)],
                 policy=POLICIES[system],
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=self._max_new_tokens,
                 guard=False,
             )
             latency_ms = 1000 * (time.perf_counter() - begin)
-            num_prompt_tokens, runs = runs_of(await client.trajectory(answer.session_id))
-            await client.delete_trajectory(answer.session_id)
+            num_prompt_tokens, runs = runs_of(await self._client.trajectory(answer.session_id))
+            await self._client.delete_trajectory(answer.session_id)
             answers.append(Measured(system, num_prompt_tokens, tuple(runs), latency_ms))
             tick()
-    return answers
+        return answers
 
 
 def serving_of(model: LatencyModel, answers: Sequence[Measured], service: Service) -> Serving:
@@ -75,5 +83,6 @@ def serving_of(model: LatencyModel, answers: Sequence[Measured], service: Servic
     bare = Service(service.catch_up_tokens, overheads=False)
     steps = np.array([model.trajectory_ms(a.num_prompt_tokens, a.runs, bare) for a in answers])
     total = np.array([a.latency_ms for a in answers])
-    counts = np.array([[a.num_calls, a.num_steps] for a in answers], float)
-    return fit_serving(total - steps, total, counts[:, 0], counts[:, 1])
+    beside = bool(service.catch_up_tokens)
+    counts = [[a.num_calls, a.num_steps, a.num_steps * (beside and are_two(a.runs))] for a in answers]
+    return fit_serving(total - steps, total, np.array(counts, float))

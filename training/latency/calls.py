@@ -90,7 +90,8 @@ def service_ms(
     length, now = num_prompt_tokens, service.overheads * serving.answer_ms
     held = dict.fromkeys(latencies, 0)
     free_at = dict.fromkeys(latencies, 0.0)  # when its catch-up is over
-    beside = service.catch_up_tokens if len({run.model for run in runs if run.num_calls}) > 1 else 0
+    beside = service.catch_up_tokens if are_two(runs) else 0
+    step_ms = service.overheads * (serving.token_ms + serving.beside_ms * bool(beside))
     for run in runs:
         latency, (other,) = latencies[run.model], latencies.keys() - {run.model}
         now = max(now, free_at[run.model]) + service.overheads * serving.call_ms * bool(run.num_calls)
@@ -101,11 +102,16 @@ def service_ms(
                 held[other] = length
             # After the first call only the token just written is new.
             num_inputs = 1 if index else max(1, length - held[run.model])
-            now += latency.call(num_inputs, length - num_inputs) + service.overheads * serving.token_ms
+            now += latency.call(num_inputs, length - num_inputs) + step_ms
             length += index < run.num_tokens
         if run.num_calls:
             held[run.model] = _held_after(run, length)
     return now
+
+
+def are_two(runs: Iterable[Run]) -> bool:
+    """Whether both models take part."""
+    return len({run.model for run in runs if run.num_calls}) > 1
 
 
 def _held_after(run: Run, length: int) -> int:

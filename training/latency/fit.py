@@ -36,30 +36,27 @@ def fit_model(calls: Sequence[TimedCall], facts: dict[str, Any]) -> ModelLatency
     )
 
 
-def fit_serving(left_ms: Array, total_ms: Array, num_calls: Array, num_steps: Array) -> Serving:
-    """What is left of measured answers after the models' steps, by answer, by hand-over and by step. Arrays [n].
+def fit_serving(left_ms: Array, total_ms: Array, counts: Array) -> Serving:
+    """What is left of measured answers after the models' steps.
 
     Args:
-        left_ms: measured less modelled.
-        total_ms: measured.
-        num_calls: how often a model was given the pen.
+        left_ms: measured less modelled, [n].
+        total_ms: measured, [n].
+        counts: [n, 3]: how often a model was given the pen, steps, steps of answers by two models.
     """
-    columns = np.stack([np.ones_like(left_ms), num_calls, num_steps], axis=1)
+    columns = np.column_stack([np.ones_like(left_ms), counts])
     weighted, target = columns / total_ms[:, None], left_ms / total_ms
     start = relative_nnls(columns, left_ms, total_ms)
     # Beyond a tenth an error counts by its size, not its square: single answers wait for what else the machine does.
+    scale = 1 / np.maximum(np.linalg.norm(weighted, axis=0), 1e-12)
     found = least_squares(
-        lambda x: weighted @ x - target,
-        start,
-        bounds=(0, np.inf),
-        x_scale=(1.0, 0.1, 0.01),
-        loss="soft_l1",
-        f_scale=0.1,
+        lambda x: weighted @ x - target, start, bounds=(0, np.inf), x_scale=scale, loss="soft_l1", f_scale=0.1
     )
     modelled = total_ms - left_ms + columns @ found.x
-    answer_ms, call_ms, token_ms = (float(x) for x in found.x)
     error = float(np.median(np.abs(modelled - total_ms) / total_ms))
-    return Serving(answer_ms, call_ms, token_ms, Fit(len(left_ms), r_squared(total_ms, modelled), error))
+    answer_ms, call_ms, token_ms, beside_ms = (float(x) for x in found.x)
+    fit = Fit(len(left_ms), r_squared(total_ms, modelled), error)
+    return Serving(answer_ms, call_ms, token_ms, beside_ms, fit)
 
 
 def relative_nnls(columns: Array, measured: Array, scale: Array) -> list[float]:

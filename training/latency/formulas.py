@@ -106,9 +106,11 @@ class Serving:
         answer_ms: once.
         call_ms: for each time that a model is given the pen (the wire there and back).
         token_ms: for each step (the thread and the loop that hand tokens on).
+        beside_ms: more for each step of an answer by two models: the other is fed beside, on the same machine.
     """
 
     answer_ms: float = 0.0
     call_ms: float = 0.0
     token_ms: float = 0.0
+    beside_ms: float = 0.0
     fit: Fit | None = None

@@ -48,7 +48,8 @@ def write(model: LatencyModel, checked: Checked | None) -> None:
         serving, fit = model.serving, model.serving.fit
         lines += [
             f"Serving adds {serving.answer_ms:.2f} ms an answer, {serving.call_ms:.2f} ms each time a model is given "
-            f"the pen and {serving.token_ms:.3f} ms a step ({fit.num_calls} answers, R² {fit.r2:.3f}).",
+            f"the pen, {serving.token_ms:.3f} ms a step and {serving.beside_ms:.3f} ms more a step where two models "
+            f"write ({fit.num_calls} answers, R² {fit.r2:.3f}).",
             "",
         ]
     lines += [line(facts), "", "![calls and residuals](results/latency.png)"]

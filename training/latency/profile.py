@@ -1,4 +1,4 @@
-"""Calls of a running worker, timed: a grid of tokens put in and tokens cached, in turn and again, over the wire.
+"""Calls of a running worker, timed over the wire: cells of a grid of tokens put in and tokens cached.
 
 It drives `Decode` as the router does and believes the worker's own clock for the step; what the caller waits for beside
 that is the wire's. It fits nothing.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,6 @@ from rstitch.v1 import worker_pb2, worker_pb2_grpc
 INPUTS = (2, 4, 8, 16, 32, 64, 128, 256)
 CACHED = (0, 64, 128, 256, 512, 1024)
 NUM_STEPS = 8  # of a run of decode steps
-WARM_UP = 2  # rounds that are not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +116,3 @@ class Prober:
             details = await self._streams[key].details()
             raise RstitchError(code, "PROFILE_STOPPED", f"the worker ended a profiled call: {details}") from error
         return 1000 * (time.perf_counter() - begin), reply.finish.timing
-
-
-async def timed_calls(
-    probers: dict[str, Prober],
-    inputs: Sequence[int],
-    cached: Sequence[int],
-    repeats: int,
-    seed: int,
-    tick: Callable[[], None],
-) -> dict[str, list[TimedCall]]:
-    """Calls of each worker. All cells are timed in an order of their own in each round, after rounds to warm up."""
-    cells = [(role, cell) for role, prober in probers.items() for cell in prober.grid(inputs, cached)]
-    calls: dict[str, list[TimedCall]] = {role: [] for role in probers}
-    rng = random.Random(seed)
-    for number in range(-WARM_UP, repeats):
-        rng.shuffle(cells)
-        for role, cell in cells:
-            made = await probers[role].call(*cell)
-            if number >= 0:
-                calls[role].append(made)
-            tick()
-    return calls
