@@ -68,19 +68,27 @@ EXTRAS: Columns = {
 }
 # Left out on a terminal of fewer columns.
 _WIDE, _WIDE_FROM = ("by SLM", "by LLM", "p50", "= shorter", "x cheaper"), 120
+# Left out on a terminal of fewer columns.
+_WIDE, _WIDE_FROM = ("only it / only LLM", "by SLM", "by LLM", "p50", "= shorter", "x cheaper"), 130
 _EXTRA_FIELDS = ("accepted_share", "consultations", "trials", "exited_early", "budget_spent")
 
 
 def terminal(rows: Sequence[Row], width: int) -> list[Table]:
     """Accuracy, cost, and, of systems that have more to say, that; a narrow terminal gets fewer columns."""
-    titles = {"accuracy": ACCURACY, "cost, means per answer": COST}
-    tables = [
-        report.terminal_table(_title(title, rows), filled(columns, rows), list(rows))
-        for title, columns in titles.items()
+    shown = [
+        (_title("accuracy", rows), ACCURACY, list(rows)),
+        (_title("cost, means per answer", rows), COST, list(rows)),
     ]
-    extra = extras(rows)
-    if extra:
-        tables.append(report.terminal_table("drafts, heads, exits, budgets", filled(EXTRAS, extra), extra))
+    if extra := extras(rows):
+        shown.append(("drafts, heads, exits, budgets", EXTRAS, extra))
+    left_out = _WIDE if width < _WIDE_FROM else ()
+    tables = []
+    for title, columns, told in shown:
+        cells = {name: cell for name, cell in filled(columns, told).items() if name not in left_out}
+        table = report.terminal_table(title, cells, told)
+        table.columns[0].no_wrap = False
+        table.columns[0].overflow = "fold"
+        tables.append(table)
     return tables
 
 
