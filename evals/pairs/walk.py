@@ -111,16 +111,15 @@ def walk(own: Text, others: Text, tau: float) -> Walk:
             continue
         num_written += 1
         token, standing = int(reading.top[place, 0]), text.tokens[place]
+        at[path] += 1
         if pen == path or token == standing:
-            at[path] += 1
             num_mistakes += path == pen == "slm" and _is_mistake(text, place)
         elif token in text.by(path).top[place]:
             walked.is_exact = False
-            at[path] += 1
             num_mistakes += pen == "slm" and text.llm.probability[place] > 1 - IMPLAUSIBLE
         else:
             walked.is_exact = False
-            at[pen] = _enter(texts[pen].tokens, token, at[pen], at[path] / len(text.tokens))
+            at[pen] = _enter(texts[pen].tokens, token, at[pen], place / len(text.tokens))
             path = pen
         if pen == "llm" and not unsure:
             walked.runs.append((pen, num_written, False))
@@ -140,7 +139,7 @@ def _is_mistake(own: Text, place: int) -> bool:
 
 
 def _enter(tokens: Sequence[int], token: int, first: int, progress: float) -> int:
-    """Where to go on in an answer after `token` was written: never before `first`, so that a walk ends."""
+    """Where to go on in an answer after `token` was written: never before `first`, for a walk goes forward only."""
     wanted = max(first, round(progress * len(tokens)))
     places = [place for place in range(first, len(tokens)) if tokens[place] == token]
     return min(places, key=lambda place: abs(place - wanted)) + 1 if places else wanted

@@ -1,0 +1,101 @@
+"""Laws of the second domain: Python itself agrees with every trace, and the pair's data keep the laws of the first."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import re
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from training.programs.domain import PROGRAMS, line
+from training.programs.task import MAX_VALUE, Problem, check_disjoint, is_correct, problems, split_of
+from training.tiny.chains import chain, text
+from training.tiny.domain import Style
+from training.tiny.domains import DOMAINS
+from training.tiny.recipe import PARTNERS, RECIPES
+from training.tiny.tokenizer import MAX_ENTRIES, MAX_LENGTH, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(PROGRAMS, num_problems=2_000)
+
+
+def run(program: str) -> dict[str, object]:
+    """What Python makes of it: its variables, and what it printed under ''."""
+    variables: dict[str, object] = {"__builtins__": {"print": print, "len": len, "max": max}}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(program, variables)  # our own generator wrote it
+    return {name: value for name, value in variables.items() if len(name) == 1} | {"": printed.getvalue().strip()}
+
+
+def test_python_prints_the_answer_and_ends_with_the_values_of_the_trace() -> None:
+    for problem in problems("train", 800):
+        found = run(problem.program)
+        assert found[""] == problem.answer
+        last = dict(step.result.split("=", 1) for step in problem.steps if "=" in step.result)
+        for name, result in last.items():
+            value = result.rpartition("=")[2]
+            expected = found[name]
+            assert value == (",".join(map(str, expected)) if isinstance(expected, list) else str(expected))
+            assert not isinstance(expected, int) or 0 <= expected <= MAX_VALUE
+
+
+def test_every_kind_of_statement_occurs() -> None:
+    kinds = {step.kind for problem in problems("train", 300) for step in problem.steps}
+    assert kinds == {
+        "set", "list", "calculate+", "calculate-", "calculate*", "item", "len", "max", "append", "pop", "reverse",
+        "sort", "if", "next",
+    }  # fmt: skip
+    assert any("else:" in problem.program for problem in problems("dev", 50))
+
+
+def test_splits_are_disjoint_whatever_the_variables_are_called() -> None:
+    check_disjoint(n_train=1_500, n_held_out=150)
+    problem = problems("dev", 1)[0]
+    names = dict(zip("abcdefpqs", "bcdefaqsp", strict=True))
+    renamed = re.sub(r"\b[a-fpqs]\b", lambda found: names[found[0]], problem.question)
+    other = Problem(renamed, problem.steps, problem.answer)
+    assert renamed != problem.question
+    assert split_of(other) == split_of(problem) == "dev"
+
+
+@pytest.mark.parametrize("own", ["short", "verbose"])
+def test_every_chain_is_right_and_fits(own: Style, tokenizer: PreTrainedTokenizerFast) -> None:
+    rng = random.Random(0)
+    for problem in problems("train", 200):
+        for answer in (text(chain(PROGRAMS, problem, own)), text(chain(PROGRAMS, problem, own, rng))):
+            assert is_correct(answer, problem)
+            assert len(tokenizer.encode(answer)) < PROGRAMS.max_new_tokens < MAX_LENGTH
+
+
+def test_the_answer_is_judged_whatever_its_blanks() -> None:
+    problem = next(p for p in problems("dev", 50) if p.answer.startswith("["))
+    assert is_correct(f"It prints \\boxed{{{problem.answer.replace(' ', '')}}}.", problem)
+    assert not is_correct(f"It prints {problem.answer}.", problem)
+    assert not is_correct(f"\\boxed{{{problem.answer}}} or \\boxed{{[]}}", problem)
+
+
+def test_styles_differ_from_the_first_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    for problem in problems("train", 100):
+        for step in problem.steps:
+            assert tokenizer.encode(line(step, "short"))[0] != tokenizer.encode(line(step, "verbose"))[0]
+
+
+def test_lines_tokenize_alone_as_together(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert len(tokenizer) <= MAX_ENTRIES
+    for problem in problems("train", 50):
+        pieces = chain(PROGRAMS, problem, "short", random.Random(1))
+        alone = [token for piece in pieces for token in tokenizer.encode(piece.text)]
+        assert alone == tokenizer.encode(text(pieces))
+
+
+def test_recipes_name_domains_and_partners_that_exist() -> None:
+    assert {recipe.domain for recipe in RECIPES.values()} <= set(DOMAINS)
+    for slm, llm in PARTNERS.items():
+        assert RECIPES[slm].domain == RECIPES[llm].domain
+        assert (RECIPES[slm].own, RECIPES[llm].own) == ("short", "verbose")
