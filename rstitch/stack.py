@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from rstitch.parts import POLL_S, ROOT, Part, StackError, bundled_model, default_threads, redis_server
+from rstitch.parts import POLL_S, ROOT, Part, StackError, bundled_heads, bundled_model, default_threads, redis_server
 from rstitch.processes import ChildProcess, Guard, free_port, is_free
 from rstitch.readiness import is_serving, redis_answers
 
@@ -245,9 +245,8 @@ class LocalStack:
         command = [sys.executable, "-m", self._router_module, "--slm", slm, "--llm", llm,
                    "--redis", self.redis_url, "--listen", address, *self._telemetry_args, *self._router_args, *args]
         # fmt: on
-        return self._add(
-            name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S), {"OMP_NUM_THREADS": "1"}
-        )
+        env = {"OMP_NUM_THREADS": "1", "RSTITCH_HEADS": os.environ.get("RSTITCH_HEADS", bundled_heads())}
+        return self._add(name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S), env)
 
     def _add(
         self, name: str, command: Sequence[str], address: str, is_ready: Callable[[], bool], env: Mapping[str, str]
