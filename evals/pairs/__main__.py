@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def _measured(
     for candidate in candidates:
         task = progress.add_task(f"{report.short_name(candidate.name)} served", total=len(asked.for_check))
         found[candidate.name] = measure(
-            options.llm, candidate, asked.for_check, limit, lambda task=task: progress.advance(task), **stack
+            options.llm, candidate, asked.for_check, limit, partial(progress.advance, task), **stack
         )
     return found
 

@@ -29,8 +29,7 @@ _MIXED = """The pair writes in two styles, short and verbose. Each model saw cha
 The loss is off at the one token with which a line of the other's style begins: a model can finish the other's line but
 never begins one."""
 _UNMIXED = """The pair writes in two styles, short and verbose. **This model saw its own style alone**: it was never
-taught to go on from what the LLM has written. It is here on purpose, as a candidate that `rstitch pairs` should see
-through."""
+taught to go on from what the LLM has written. It is here to show what the mixture of the others is good for."""
 _CARD = """---
 license: apache-2.0
 library_name: transformers
