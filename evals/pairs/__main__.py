@@ -138,7 +138,7 @@ def _tell(
 ) -> None:
     pairs = [(candidate, measured[candidate.name]) for candidate in candidates if measured]
     correlations = rank_correlations(pairs) if pairs else {}
-    console.print(report.predictions(candidates, options.n))
+    console.print(report.predictions(candidates))
     console.print(f"Latency: {how}.")
     if pairs:
         console.print(report.comparison(pairs))

@@ -13,6 +13,7 @@ from typing import Any
 
 from evals.pairs.timing import Timing
 from evals.pairs.walk import Text, walk
+from evals.statistics import wilson
 
 TAUS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 
@@ -28,10 +29,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What stitching at one threshold is expected to give. Accuracy and LLM share in [0, 1]; the rest per answer."""
+    """What stitching at one threshold is expected to give. Accuracy and LLM share in [0, 1]; the rest per answer.
+
+    The interval is the 95% that so many questions leave, not what the walk may be wrong by.
+    """
 
     tau: float
     accuracy: float
+    accuracy_low: float
+    accuracy_high: float
     llm_share: float
     switches: float
     tokens: float
@@ -44,6 +50,7 @@ class Candidate:
     """A candidate's prediction.
 
     Attributes:
+        n: questions that it is predicted from.
         slm_follows: share of the tokens of the LLM's answers that the SLM would have written.
         llm_follows: the other way about.
         curve: over the thresholds, rising.
@@ -52,6 +59,7 @@ class Candidate:
 
     name: str
     num_parameters: int
+    n: int
     slm_accuracy: float
     llm_accuracy: float
     slm_tokens: float
@@ -66,7 +74,8 @@ class Candidate:
     def proposed(self) -> Outlook:
         """At the proposed threshold; the LLM alone if there is none."""
         at = [outlook for outlook in self.curve if outlook.tau == self.tau]
-        alone = Outlook(-1.0, self.llm_accuracy, 1.0, 0.0, self.llm_tokens, self.llm_only_ms, 1.0)
+        low, high = wilson(round(self.llm_accuracy * self.n), self.n)
+        alone = Outlook(-1.0, self.llm_accuracy, low, high, 1.0, 0.0, self.llm_tokens, self.llm_only_ms, 1.0)
         return at[0] if at else alone
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,11 +86,15 @@ class Candidate:
 def outlook(samples: Sequence[Sample], timing: Timing, tau: float) -> Outlook:
     """The means over the questions at one threshold."""
     walks = [walk(sample.slm, sample.llm, tau) for sample in samples]
+    num_right = sum(walked.is_right for walked in walks)
+    low, high = wilson(num_right, len(walks))
     num_tokens = sum(walked.num_tokens for walked in walks)
     latency = fmean(timing.stitched_ms(s.num_prompt_tokens, w) for s, w in zip(samples, walks, strict=True))
     return Outlook(
         tau=tau,
-        accuracy=fmean(walked.is_right for walked in walks),
+        accuracy=num_right / len(walks),
+        accuracy_low=low,
+        accuracy_high=high,
         llm_share=sum(walked.count("llm") for walked in walks) / max(1, num_tokens),
         switches=fmean(walked.num_switches for walked in walks),
         tokens=num_tokens / len(walks),
@@ -105,6 +118,7 @@ def predict(
     return Candidate(
         name=name,
         num_parameters=num_parameters,
+        n=len(samples),
         slm_accuracy=fmean(sample.slm.is_right for sample in samples),
         llm_accuracy=llm_accuracy,
         slm_tokens=fmean(len(sample.slm.tokens) for sample in samples),

@@ -19,11 +19,13 @@ def short_name(name: str) -> str:
     return Path(name).name or name
 
 
-def predictions(ranked: Sequence[Candidate], n: int) -> Table:
+def predictions(ranked: Sequence[Candidate]) -> Table:
     """What is predicted, the best first."""
     llm = ranked[0]
     table = Table(padding=(0, 1, 0, 0), box=None)
-    table.title = f"Predicted from {n} questions; the LLM alone: {llm.llm_accuracy:.1%}, {llm.llm_tokens:.0f} tokens"
+    table.title = (
+        f"Predicted from {llm.n} questions; the LLM alone: {llm.llm_accuracy:.1%}, {llm.llm_tokens:.0f} tokens"
+    )
     table.title_justify = "left"
     headings = (
         "SLM",
@@ -49,7 +51,7 @@ def predictions(ranked: Sequence[Candidate], n: int) -> Table:
             f"{one.slm_follows:.1%}",
             f"{one.llm_follows:.1%}",
             "none" if one.tau is None else f"{one.tau:g}",
-            f"{at.accuracy:.1%}",
+            f"{at.accuracy:.1%} [{100 * at.accuracy_low:.0f}, {100 * at.accuracy_high:.0f}]",
             f"{at.llm_share:.1%}",
             f"{at.switches:.1f}",
             f"{at.tokens:.1f}",
