@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from router_svc.answer_settings import AnswerSettings
 from router_svc.answer_text import AnswerText
@@ -17,7 +17,7 @@ from router_svc.budget import NO_BUDGET
 from router_svc.journal import Journal
 from router_svc.policies import Handoff, Head, Trail
 from router_svc.recovery import Recovery
-from router_svc.runs import Reply, RunEnd, RunFinish
+from router_svc.runs import PendingRun, Reply, RunEnd, RunFinish
 from router_svc.segments import GenerationTrace
 from router_svc.trajectory import Chunk, FinishReason, Model, Source, SwitchReason, Usage, entropies_of, tokens_of
 from router_svc.worker_session import WorkerSession
@@ -124,11 +124,26 @@ class Generation:
 
         Returns: how it ended; None if a stop string cut it short or it failed and another try is worth it.
         """
+
+        def start(worker: WorkerSession) -> Awaitable[PendingRun]:
+            return worker.decode(self._run_length(pen), self._handoff(pen), self._traceparent)
+
+        return await self._follow(pen, start, lambda reply: self._keep(pen, reply))
+
+    async def _follow(
+        self, pen: Model, start: Callable[[WorkerSession], Awaitable[PendingRun]], take: Callable[[Reply], bool]
+    ) -> RunFinish | None:
+        """One run of `pen`, to its end.
+
+        Args:
+            take: gets the tokens as they come; returns whether the rest is not wanted.
+        Returns: how it ended; None if it was cut short, or it failed and another try is worth it.
+        """
         worker = self._workers[pen]
         if worker.lost:
             await self._recovery.before(pen)
             await worker.found()
-        run = await worker.decode(self._run_length(pen), self._handoff(pen), self._traceparent)
+        run = await start(worker)
         self._trace.fed(run.num_sent)
         began = since = self._sent()
         self._run_ahead()
@@ -136,7 +151,7 @@ class Generation:
             while True:
                 reply = await run.next()
                 since = self._took(pen, since)
-                if reply.tokens and self._keep(pen, reply):
+                if reply.tokens and take(reply):
                     self._ran(worker, await worker.cut_short(run, self._traceparent), began)
                     return None
                 if reply.finish is not None:
@@ -285,13 +300,17 @@ class Generation:
 
     def _complete(self) -> FinishReason | None:
         """Whether the tokens kept are a whole answer: also one whose last run could not say so."""
-        if self._last.source is not Source.PROMPT and self._tokens[-1] in self._stop_tokens[self._last.source.model]:
+        if self._last.source is not Source.PROMPT and self._tokens[-1] in self._stops(self._last.source.model):
             return FinishReason.STOP
         if self._text is not None and self._text.stopped:
             return FinishReason.STOP_STRING
         if self._out_of_budget:
             return FinishReason.BUDGET
         return FinishReason.LENGTH if self._num_left() <= 0 else None
+
+    def _stops(self, author: Model) -> frozenset[int]:
+        """The tokens with which an answer ends if `author` wrote them."""
+        return self._stop_tokens[author]
 
     def _num_left(self) -> int:
         return self._settings.max_new_tokens - (len(self._tokens) - self._settings.start)
