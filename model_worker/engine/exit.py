@@ -105,9 +105,9 @@ def make_exit(module: Any, num_layers: int, tail: ExitTail) -> Exit:
     return Exit(num_layers, below, above, tail)
 
 
-def save_exit(folder: Path, num_layers: int, tail: ExitTail) -> None:
-    """Writes the two files beside a model's own."""
-    config = {"num_layers": num_layers, "adapter_size": tail.gate.out_features}
+def save_exit(folder: Path, num_layers: int, tail: ExitTail, **facts: Any) -> None:
+    """Writes the two files beside a model's own; `facts` go into the first one."""
+    config = {"num_layers": num_layers, "adapter_size": tail.gate.out_features, **facts}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     save_file({name: value.contiguous() for name, value in tail.state_dict().items()}, folder / WEIGHTS)
 
