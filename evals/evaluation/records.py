@@ -23,6 +23,16 @@ Key = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A problem as it was asked: its place in the data, what the data calls it, the right answer if it has one."""
+
+    index: int
+    id: str
+    prompt: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A segment: by whom, how many tokens, their text; why it began and the value that decided, if by a switch."""
 
@@ -141,7 +151,8 @@ class RunFile:
         self._file = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.records = self._go_on(path, configuration)
+            found = self._go_on(path, configuration)
+            self.records, self._known = found.records, set(found.questions)
         except BlockingIOError:
             self._file.close()
             raise invalid("--out", f"{path} is being written by another run.", "Wait, or name another file.") from None
@@ -156,11 +167,18 @@ class RunFile:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._file.close()
 
+    def ask(self, questions: Iterable[Question]) -> None:
+        """Writes down those that are not there yet."""
+        for question in questions:
+            if question.index not in self._known:
+                self._known.add(question.index)
+                self._write({"question": asdict(question)})
+
     def append(self, record: Record) -> None:
         """One more answer; it is on disk when this returns."""
         self._write(asdict(record))
 
-    def _go_on(self, path: Path, configuration: Mapping[str, Any]) -> list[Record]:
+    def _go_on(self, path: Path, configuration: Mapping[str, Any]) -> Run:
         self._file.seek(0)
         content = self._file.read()
         whole = content[: content.rfind("\n") + 1]
@@ -168,8 +186,8 @@ class RunFile:
             self._file.truncate(len(whole.encode()))
         if not whole:
             self._write({"configuration": configuration})
-            return []
-        found, records = _parse(path, whole)
+            return Run(dict(configuration))
+        found = _parse(path, whole)
         for key in configuration.keys() | found.configuration.keys():
             theirs, ours = found.configuration.get(key), configuration.get(key)
             if theirs != ours:
@@ -178,7 +196,7 @@ class RunFile:
                     f"{path} is a run with {key} {theirs!r}, not {ours!r}.",
                     "Name another file, or go on as it was.",
                 )
-        return records
+        return found
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
@@ -189,9 +207,10 @@ class RunFile:
 class Run:
     """What a file holds."""
 
-    configuration: dict[str, Any]
-    provenance: list[dict[str, str]]
-    records: list[Record]
+    configuration: dict[str, Any] = field(default_factory=dict)
+    provenance: list[dict[str, str]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    questions: dict[int, Question] = field(default_factory=dict)
 
     @property
     def systems(self) -> list[str]:
@@ -214,8 +233,8 @@ def read(paths: Iterable[Path]) -> Run:
             content = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise invalid("FILE", f"{path}: {error}.", "Give a file of `rstitch eval run`.") from None
-        found, records = _parse(path, content[: content.rfind("\n") + 1])
-        runs.append(Run(found.configuration, found.provenance, records))
+        found = _parse(path, content[: content.rfind("\n") + 1])
+        runs.append(found)
         for key in ("task", "task_digest", "data_digest"):
             if found.configuration.get(key) != runs[0].configuration.get(key):
                 raise invalid("FILE", f"{path} has another {key}.", "Report the runs of one task together.")
@@ -226,7 +245,8 @@ def read(paths: Iterable[Path]) -> Run:
     records = [record for found in merged.values() for record in found]
     if not records:
         raise invalid("FILE", "there is no answer in it.", "Begin with `rstitch eval run`.")
-    return Run(runs[0].configuration, [line for run in runs for line in run.provenance], records)
+    questions = {index: question for run in runs for index, question in run.questions.items()}
+    return Run(runs[0].configuration, [line for run in runs for line in run.provenance], records, questions)
 
 
 def _rank(system: str) -> tuple[int, list[tuple[float, str]]]:
@@ -235,8 +255,8 @@ def _rank(system: str) -> tuple[int, list[tuple[float, str]]]:
     return alone.index(system) if system in alone else len(alone), words
 
 
-def _parse(path: Path, content: str) -> tuple[Run, list[Record]]:
-    run = Run({}, [], [])
+def _parse(path: Path, content: str) -> Run:
+    run = Run()
     names = {item.name for item in fields(Record)}
     for number, line in enumerate(content.splitlines(), 1):
         try:
@@ -245,6 +265,9 @@ def _parse(path: Path, content: str) -> tuple[Run, list[Record]]:
                 run.configuration.update(plain["configuration"])
             elif "provenance" in plain:
                 run.provenance.append(plain["provenance"])
+            elif "question" in plain:
+                question = Question(**plain["question"])
+                run.questions[question.index] = question
             else:
                 plain["parts"] = tuple(Part(**part) for part in plain["parts"])
                 for name in ("tokens", "entropies", "budget_spent"):
@@ -254,4 +277,4 @@ def _parse(path: Path, content: str) -> tuple[Run, list[Record]]:
             raise invalid(
                 "FILE", f"{path}, line {number}: this is no run of an evaluation ({error!r}).", "Name another file."
             ) from None
-    return run, run.records
+    return run

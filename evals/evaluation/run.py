@@ -16,12 +16,13 @@ from typing import Any
 
 from rich.console import Console
 
-from evals.answers import Checker, OwnCheck
+from evals.answers import Checker
 from evals.bench.flags import positive
 from evals.evaluation import figures, tables
-from evals.evaluation.data import Data, function_of, load_data
+from evals.evaluation.checkers import checker_of
+from evals.evaluation.data import Data, load_data
 from evals.evaluation.progress import RunProgress
-from evals.evaluation.records import Run, RunFile
+from evals.evaluation.records import Question, Run, RunFile
 from evals.evaluation.runner import Plan, Runner, System, jobs
 from evals.evaluation.stacks import add_stack_arguments, router_of
 from evals.evaluation.task import Task, load
@@ -100,19 +101,6 @@ def systems_of(words: Sequence[str]) -> list[System]:
     return [System(name, spec) for name, spec in {text_of(spec): spec for spec in specs}.items()]
 
 
-def checker_of(task: Task) -> Checker:
-    """Who judges its answers. Raises: RstitchError (INVALID_ARGUMENT) if that cannot be done here."""
-    if task.generator is not None:
-        return OwnCheck(function_of(task.generator.check))
-    if task.code is not None:
-        from evals.answers_code import CodeCheck
-
-        return CodeCheck(task.code)
-    from evals.answers_math import MathCheck
-
-    return MathCheck()
-
-
 def _plan(options: argparse.Namespace, task: Task) -> Plan:
     if options.recommended:
         if options.temperature or options.top_p or options.samples > 1:
@@ -153,6 +141,7 @@ async def _run(
         file = held.enter_context(RunFile(path, configuration, facts))
         wanted = list(jobs(systems, data.problems, plan))
         known = {record.key for record in file.records}
+        file.ask(Question(p.index, p.id, p.prompt, p.reference) for p in data.problems)
         left = [job for job in wanted if job.key not in known]
         if len(left) < len(wanted):
             console.print(

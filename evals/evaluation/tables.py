@@ -67,8 +67,6 @@ EXTRAS: Columns = {
     "budget spent": lambda row: f"{row['budget_spent'] / row['n']:.1%}",
 }
 # Left out on a terminal of fewer columns.
-_WIDE, _WIDE_FROM = ("by SLM", "by LLM", "p50", "= shorter", "x cheaper"), 120
-# Left out on a terminal of fewer columns.
 _WIDE, _WIDE_FROM = ("only it / only LLM", "by SLM", "by LLM", "p50", "= shorter", "x cheaper"), 130
 _EXTRA_FIELDS = ("accepted_share", "consultations", "trials", "exited_early", "budget_spent")
 

@@ -1,0 +1,148 @@
+"""`rstitch eval hurt`: problems that LLM-only solves and a routed answer does not, as coloured traces.
+
+The worst come first: those that even the SLM alone solves (so that nothing but the switching is to blame), then those
+that most of the systems lose, then those that took longest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from evals.bench.flags import positive
+from evals.evaluation.figures import BASELINE
+from evals.evaluation.records import Question, Record, Run, read
+from rstitch.cli.render import STYLES, legend
+from rstitch.errors import invalid
+
+_SLM_ONLY = "slm_only"
+_WIDTH = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A problem that routing lost: what LLM-only wrote, what the SLM alone did (if it was asked), who got it wrong."""
+
+    question: Question
+    right: Record
+    alone: Record | None
+    wrong: tuple[Record, ...]
+
+    @property
+    def rank(self) -> tuple[bool, int, float]:
+        """The higher, the worse."""
+        return (
+            self.alone is not None and self.alone.correct,
+            len(self.wrong),
+            sum(record.latency_ms for record in self.wrong),
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `rstitch eval hurt`."""
+    parser.description = __doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
+    parser.add_argument("--systems", nargs="+", metavar="POLICY", help="whose answers (default: all of both models)")
+    parser.add_argument("--n", type=positive, default=10, help="at most so many problems (default 10)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also as .html, .svg or .txt")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Shows them. Returns the exit code."""
+    if options.out and options.out.suffix not in (".html", ".svg", ".txt"):
+        raise invalid("--out", f"{options.out} is none of .html, .svg and .txt.", "Name such a file.")
+    found = read(options.files)
+    systems = options.systems or routed(found)
+    for system in systems:
+        if system not in found.systems:
+            raise invalid("--systems", f"{system} is none of the run.", f"Choose of {' '.join(found.systems)}.")
+    hurt = cases(found, systems)
+    console = Console(highlight=False)
+    show(console, found, hurt, systems, options.n)
+    if options.out:
+        _save(options.out, found, hurt, systems, options.n)
+        console.print(f"written: {options.out}", soft_wrap=True)
+    return 0
+
+
+def routed(run: Run) -> list[str]:
+    """The systems of which both models wrote something."""
+    return [
+        system for system in run.systems if len({model for record in run.of(system) for model in record.models}) > 1
+    ]
+
+
+def cases(run: Run, systems: Sequence[str]) -> list[Case]:
+    """Every problem that LLM-only solves and one of these does not, the worst first; of first samples, with traces."""
+    right = {record.problem: record for record in run.of(BASELINE) if record.correct and record.sample == 0}
+    alone = {record.problem: record for record in run.of(_SLM_ONLY) if record.sample == 0}
+    wrong: dict[int, list[Record]] = {}
+    for system in systems:
+        for record in run.of(system):
+            if record.sample == 0 and not record.correct and record.problem in right:
+                wrong.setdefault(record.problem, []).append(record)
+    found = [
+        Case(run.questions.get(problem) or _unknown(right[problem]), right[problem], alone.get(problem), tuple(records))
+        for problem, records in wrong.items()
+    ]
+    return sorted(found, key=lambda case: case.rank, reverse=True)
+
+
+def show(console: Console, run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: int) -> None:
+    """Counts, then the worst."""
+    solved = sum(record.correct for record in run.of(BASELINE))
+    console.print(
+        f"Of {solved} problems that LLM-only solves, {len(hurt)} are lost by one or more of {len(systems)} routed "
+        f"systems; {sum(case.rank[0] for case in hurt)} of these the SLM alone solves."
+    )
+    console.print(legend())
+    for number, case in enumerate(hurt[:at_most], 1):
+        console.print(Rule(f"{number}. problem {case.question.id}", align="left"))
+        console.print(Text(case.question.prompt), style="dim")
+        console.print(Text(f"right answer: {case.question.reference}"))
+        _trace(console, case.right)
+        if case.alone is not None:
+            _trace(console, case.alone)
+        _trace(console, case.wrong[0])
+        others = [record.system for record in case.wrong[1:]]
+        if others:
+            console.print(Text(f"also wrong: {', '.join(others)}", style="dim"))
+
+
+def _trace(console: Console, record: Record) -> None:
+    mark = ("✔ ", "green") if record.correct else ("✘ ", "red")
+    facts = (
+        f"  {record.num_tokens} tokens, {record.count('llm_tokens')} by the LLM, {record.count('switches')} switches"
+    )
+    console.print(Text.assemble(mark, (record.system, "bold"), (facts, "dim")))
+    text = Text()
+    stitched = len({part.model for part in record.parts}) > 1
+    for part in record.parts:
+        # Brackets tell them apart where there are no colours.
+        marked = f"⟨{part.text}⟩" if stitched and part.model == "llm" else part.text
+        text.append(marked, style=STYLES[part.model])
+    console.print(text if text else Text("(no trace was kept)", style="dim"))
+
+
+def _save(path: Path, run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: int) -> None:
+    with open("/dev/null", "w", encoding="utf-8") as nowhere:
+        console = Console(record=True, width=_WIDTH, file=nowhere, highlight=False, force_terminal=True)
+        show(console, run, hurt, systems, at_most)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".svg":
+            console.save_svg(str(path), title=f"{run.configuration['task']}: where switching hurt")
+        elif path.suffix == ".html":
+            console.save_html(str(path))
+        else:
+            console.save_text(str(path))
+
+
+def _unknown(record: Record) -> Question:
+    return Question(record.problem, record.id, "", "")
