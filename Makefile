@@ -24,7 +24,7 @@ INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | awk \
 	/^Installing/ { printf "\r      installing %50s\n", ""; fflush() }' || { cat .cache/setup.log >&2; exit 1; }; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format proto train-tiny eval-tiny bench bench-overhead profile-tiny up clean
+.PHONY: help setup demo test lint format proto train-tiny eval-tiny results bench bench-overhead profile-tiny up clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ train-tiny: setup ## train the tiny pair anew (about 80 minutes on two cores)
 
 eval-tiny: setup ## measure the tiny pair on the running stack; writes docs/results.md
 	@$(BIN)/python -m evals.tiny $(ARGS)
+
+results: setup ## measure every policy on the tiny pair anew (about an hour); writes docs/results.md
+	@$(BIN)/python -m evals.results $(ARGS)
 
 bench: setup ## speed beside `transformers`, paired, by sessions; ARGS=--write writes docs/performance.md
 	@$(BIN)/python -m evals.bench $(ARGS)

@@ -1,0 +1,1 @@
+"""docs/results.md, rebuilt from nothing: `make results`."""

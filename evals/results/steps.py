@@ -1,0 +1,119 @@
+"""What is measured for docs/results.md, in order: commands that anybody can run by themselves. It runs none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DOCUMENT = "docs/results.md"
+PICTURES = "docs/results"
+
+# As many points as a line needs; the middle of each was looked for on the dev split.
+ENTROPY = [f"threshold:tau={tau}" for tau in ("0.001", "0.005", "0.02", "0.05", "0.1", "0.2")]
+CONFIDENCE = [f"confidence:threshold={p}" for p in ("0.5", "0.7", "0.8", "0.9", "0.97")]
+MARGIN = [f"threshold:tau={tau},signal=margin" for tau in ("0.05", "0.2", "0.4", "0.7")]
+WINDOW = [f"threshold:tau={tau},signal=entropy_window,window=4" for tau in ("0.002", "0.005", "0.01", "0.02", "0.05")]
+# The LLM's shares of tau 0.005, 0.02 and 0.05, then two with more of it.
+RANDOM = [f"random:slm_probability={p}" for p in ("0.977", "0.965", "0.94", "0.8", "0.5")]
+SPECULATIVE = [f"speculative:draft_tokens={k}" for k in (2, 4, 8)]
+LEARNED = [f"learned:name=tiny{tau}" for tau in ("", ",tau=0.02", ",tau=0.05")]
+EXIT = [f"{policy}+early_exit:threshold=0.95" for policy in ("llm_only", "slm_only", "threshold:tau=0.02")]
+ALONE = ["llm_only", "slm_only"]
+FRONTIER = [*ALONE, *ENTROPY, *CONFIDENCE, *MARGIN, *WINDOW, *RANDOM, *SPECULATIVE, *LEARNED, *EXIT]
+
+LATENCY = [
+    *ALONE,
+    *(f"threshold:tau={tau}" for tau in ("0.005", "0.02", "0.05", "0.1")),
+    "confidence:threshold=0.8",
+    "threshold:tau=0.2,signal=margin",
+    "random:slm_probability=0.965",
+    "speculative:draft_tokens=4",
+    *LEARNED,
+    *EXIT,
+]
+PROGRAMS = [*ALONE, *ENTROPY, "speculative:draft_tokens=4", "random:slm_probability=0.9"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of the page.
+
+    Attributes:
+        commands: modules with their arguments, one after the other.
+        minutes: about, on two cores.
+    """
+
+    name: str
+    title: str
+    commands: Sequence[Sequence[str]]
+    minutes: int
+
+
+def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
+    """All of them.
+
+    Args:
+        folder: keeps the runs, which are gone on with.
+        n: held-out problems of the runs that look at accuracy.
+        n_latency: of the one that looks at latency, one session at a time.
+    """
+    evaluation, latency_model = "evals.evaluation", str(folder / "latency.json")
+
+    def run(task: str, systems: Sequence[str], count: int, *more: str) -> list[str]:
+        return [evaluation, "run", "--task", task, "--n", str(count), "--systems", *systems, *more]
+
+    def pages(name: str, section: str) -> list[list[str]]:
+        file = str(folder / f"{name}.jsonl")
+        modelled = ["--latency-model", latency_model] if name != "programs" else []
+        return [
+            [evaluation, "report", file, *modelled, "--write", f"{DOCUMENT}:{section}"],
+            [evaluation, "plot", file, "--out", PICTURES, "--name", f"{section}-"],
+        ]
+
+    def out(name: str, concurrency: int) -> list[str]:
+        return ["--out", str(folder / f"{name}.jsonl"), "--concurrency", str(concurrency)]
+
+    programs = ["--slm", "models/programs-slm", "--llm", "models/programs-llm"]
+    return [
+        Step(
+            "model",
+            "the latency model, checked on whole answers",
+            [["training.latency", "check", "--out", latency_model, "--write"]],
+            3,
+        ),
+        Step(
+            "latency",
+            "every policy, one session at a time, in turn",
+            [run("tiny", LATENCY, n_latency, *out("latency", 1)), *pages("latency", "latency")],
+            8,
+        ),
+        Step(
+            "frontier",
+            "every signal and policy, many sessions at once",
+            [
+                run("tiny", FRONTIER, n, *out("frontier", 16), "--order", "blocks"),
+                *pages("frontier", "frontier"),
+                [evaluation, "hurt", str(folder / "frontier.jsonl"), "--system", "threshold:tau=0.1",
+                 "--write", f"{DOCUMENT}:hurt"],
+                [evaluation, "harmful", str(folder / "frontier.jsonl"), "--system", "slm_only",
+                 "--write", f"{DOCUMENT}:harmful", "--out", PICTURES],
+            ],
+            30,
+        ),
+        Step(
+            "programs",
+            "a second domain",
+            [
+                run("programs", PROGRAMS, n, *out("programs", 16), "--order", "blocks", *programs),
+                *pages("programs", "programs"),
+            ],
+            6,
+        ),
+        Step(
+            "claims",
+            "the paper's claims beside ours",
+            [["evals.results.claims", str(folder), "--write", f"{DOCUMENT}:claims"]],
+            1,
+        ),
+    ]  # fmt: skip
