@@ -93,7 +93,8 @@ def walk(own: Text, others: Text, tau: float) -> Walk:
 
     It comes out right unless a mistake stands. On the SLM's answer, if that is wrong, a mistake is a token that the
     LLM finds implausible where its own token is in the SLM's way; on the LLM's answer it is a token that the SLM, sure
-    of itself, writes where the LLM is certain of another. A wrong answer in which the LLM sees no mistake stays wrong.
+    of itself, writes where the LLM is certain of another. A wrong answer in which the LLM sees no mistake stays wrong,
+    and where the LLM's own answer is wrong, what it mends is too.
     """
     texts: dict[Role, Text] = {"slm": own, "llm": others}
     at: dict[Role, int] = {"slm": 0, "llm": 0}
@@ -126,8 +127,8 @@ def walk(own: Text, others: Text, tau: float) -> Walk:
             pen, num_written = "slm", 0
     if num_written:
         walked.runs.append((pen, num_written, False))
-    hopeless = not own.is_right and not any(_is_mistake(own, place) for place in range(len(own.tokens)))
-    walked.is_right = not num_mistakes and (others.is_right if path == "llm" else not hopeless)
+    can_be_mended = others.is_right and any(_is_mistake(own, place) for place in range(len(own.tokens)))
+    walked.is_right = not num_mistakes and (others.is_right if path == "llm" else own.is_right or can_be_mended)
     return walked
 
 

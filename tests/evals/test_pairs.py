@@ -71,6 +71,7 @@ def test_a_mistake_that_the_llm_mends_makes_the_answer_right() -> None:
     mended = walk(own(0.3), text(LONG), tau=0.1)
     assert mended.runs == [("slm", 1, True), ("llm", 1, False), ("slm", 2, False)]
     assert mended.is_right
+    assert not walk(own(0.3), text(LONG, is_right=False), tau=0.1).is_right
     missed = walk(own(0.05), text(LONG), tau=0.1)
     assert missed.runs == [("slm", 4, False)]
     assert not missed.is_right
