@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from router_svc.budget import NO_BUDGET, Budget
+from router_svc.early_exit import EarlyExit
 from router_svc.policies import KINDS, Policy, Threshold
+from router_svc.tokenizer import ExitStyle
 from router_svc.trajectory import Sampling, Signal
 
 
@@ -25,6 +27,7 @@ class AnswerSettings:
         guard_reason: why the guard chose the policy, "" if it is the one asked for.
         budget: of the LLM.
         profile: name of the profile that the policy came from, "" if none.
+        early_exit: None if it was not asked for.
     """
 
     policy: Policy
@@ -36,6 +39,7 @@ class AnswerSettings:
     guard_reason: str = ""
     budget: Budget = NO_BUDGET
     profile: str = ""
+    early_exit: EarlyExit | None = None
 
     def to_json(self) -> str:
         """For the store."""
@@ -49,6 +53,7 @@ class AnswerSettings:
             "guard_reason": self.guard_reason,
             "budget": asdict(self.budget),
             "profile": self.profile,
+            "early_exit": asdict(self.early_exit) if self.early_exit is not None else None,
         }
         return json.dumps(fields, separators=(",", ":"))
 
@@ -66,7 +71,15 @@ class AnswerSettings:
             guard_reason=fields.get("guard_reason", ""),
             budget=Budget(**fields.get("budget", {})),
             profile=fields.get("profile", ""),
+            early_exit=_early_exit_from(fields.get("early_exit")),
         )
+
+
+def _early_exit_from(fields: dict[str, Any] | None) -> EarlyExit | None:
+    if fields is None:
+        return None
+    style = fields["style"]
+    return EarlyExit(**{**fields, "style": ExitStyle(**{**style, "boundaries": tuple(style["boundaries"])})})
 
 
 def policy_fields(policy: Policy) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from router_svc.answer_settings import AnswerSettings
 from router_svc.answer_text import CONTEXT_TOKENS
 from router_svc.budget import NO_BUDGET, Budget
 from router_svc.detokenizer import Decode, Detokenizer
+from router_svc.early_exit import EarlyExit
 from router_svc.events import Event, Switched
 from router_svc.guard import View
 from router_svc.heads import HeadState
@@ -23,6 +24,7 @@ _STATES = {
     State.FINISHED: router_pb2.TRAJECTORY_STATE_FINISHED,
     State.INTERRUPTED: router_pb2.TRAJECTORY_STATE_INTERRUPTED,
 }
+_OF_THE_EXIT = ("exit_position", "exit_confidence")  # have a message of their own
 
 
 def started(session_id: str, num_prompt_tokens: int, position: int, trace_id: str) -> router_pb2.GenerateResponse:
@@ -80,6 +82,7 @@ def trajectory(header: Header, chunks: Sequence[Chunk] = (), decode: Decode | No
         finished=_finished(header.finished, settings) if header.finished else None,
         created=_timestamp(header.created_ms),
         updated=_timestamp(header.updated_ms),
+        early_exit=early_exit(settings.early_exit) if settings.early_exit is not None else None,
         budget=budget(settings.budget) if settings.budget != NO_BUDGET else None,
     )
 
@@ -169,6 +172,18 @@ def budget(value: Budget) -> router_pb2.Budget:
     return router_pb2.Budget(llm_tokens=value.llm_tokens, max_switches=value.max_switches, then=then)
 
 
+def early_exit(value: EarlyExit) -> router_pb2.EarlyExit:
+    """Early exit, every default filled in."""
+    style = value.style
+    return router_pb2.EarlyExit(
+        threshold=value.threshold,
+        boundaries=style.boundaries,
+        prompt=style.prompt,
+        end=style.end,
+        max_trial_tokens=value.max_trial_tokens,
+    )
+
+
 def _finished(value: Finished, settings: AnswerSettings) -> router_pb2.Finished:
     return router_pb2.Finished(
         reason=router_pb2.FinishReason.Name(value.reason.value),
@@ -177,12 +192,19 @@ def _finished(value: Finished, settings: AnswerSettings) -> router_pb2.Finished:
         policy=policy(settings.policy),
         guard_reason=settings.guard_reason,
         budget_spent=settings.budget.spent(value.usage),
+        early_exit=_exit_taken(value.usage),
         profile=settings.profile,
     )
 
 
+def _exit_taken(usage: Usage) -> router_pb2.EarlyExitTaken | None:
+    if not usage.exit_position:
+        return None
+    return router_pb2.EarlyExitTaken(position=usage.exit_position, confidence=usage.exit_confidence)
+
+
 def _usage(usage: Usage) -> router_pb2.Usage:
-    return router_pb2.Usage(**usage.as_dict())
+    return router_pb2.Usage(**{name: value for name, value in usage.as_dict().items() if name not in _OF_THE_EXIT})
 
 
 def _timestamp(unix_ms: int) -> timestamp_pb2.Timestamp:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from router_svc.answer_settings import AnswerSettings
 from router_svc.answer_text import AnswerText
 from router_svc.budget import NO_BUDGET
+from router_svc.early_exit import Exits, Trial
 from router_svc.journal import Journal
 from router_svc.policies import Handoff, Head, Trail
 from router_svc.recovery import Recovery
@@ -40,6 +41,7 @@ class Generation:
         started: when the request came, by `clock`.
         claim_s: how long the store then took to give the session.
         head: of the policy, if it has one.
+        exits: where the thinking can end early, if that was asked for.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class Generation:
         claim_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         head: Head | None = None,
+        exits: Exits | None = None,
     ) -> None:
         self._settings = settings
         self._policy = settings.policy
         self._budget = settings.budget
         self._head = head
+        self._exits = exits
         self._tokens = tokens
         self._last = last
         self._trail = trail
@@ -86,17 +90,21 @@ class Generation:
     async def run(self) -> FinishReason:
         """Writes until the answer is complete. Raises RstitchError when it cannot go on; what is kept stays kept."""
         reason = await self._run()
-        self._workers[Model.SLM].stop_ahead(self._traceparent)
+        for worker in self._workers.values():
+            worker.stop_ahead(self._traceparent)
         return reason
 
     async def _run(self) -> FinishReason:
         pen = self._take_pen()
         await self._catch_up(pen.other)
         while (complete := self._complete()) is None:
+            if self._exits is not None and self._exits.due:
+                pen = await self._try_exit(self._exits, pen)
+                continue
             finish = await self._write(pen)
             if finish is None:
                 pen = self._pen_again(pen)
-            elif finish.end is RunEnd.STOP:
+            elif finish.end is RunEnd.STOP and not self._at_boundary():
                 return FinishReason.STOP
             elif finish.end is RunEnd.CONTEXT:
                 return FinishReason.LENGTH
@@ -126,9 +134,37 @@ class Generation:
         """
 
         def start(worker: WorkerSession) -> Awaitable[PendingRun]:
-            return worker.decode(self._run_length(pen), self._handoff(pen), self._traceparent)
+            ends = self._run_ends_at(pen)
+            return worker.decode(self._run_length(pen), self._handoff(pen), self._traceparent, ends)
 
         return await self._follow(pen, start, lambda reply: self._keep(pen, reply))
+
+    async def _try_exit(self, exits: Exits, pen: Model) -> Model:
+        """A trial answer by `pen`, if there is room for one: if it is sure enough it is kept and the thinking is over,
+        else it is as if it had not been. Returns who has the pen; a trial that failed is due again.
+        """
+        num = exits.num_tokens(self._num_left_of(pen))
+        if num < 1:
+            exits.tried()
+            return pen
+        trial, prompt, position, began = Trial(), exits.rules.prompt, len(self._tokens), self._clock()
+        with self._trace.trial(pen, position) as span:
+
+            def start(worker: WorkerSession) -> Awaitable[PendingRun]:
+                listening = exits.listening(self._policy.handoff(pen, self._trail))
+                return worker.try_out(prompt, num, listening, span.traceparent, exits.rules.ends | self._stops(pen))
+
+            if await self._follow(pen, start, trial.add) is None:
+                return pen
+            taken = exits.ends_thinking(trial)
+            span.decided(len(prompt) + len(trial.tokens), trial.confidence, taken)
+        self._recovery.progress()
+        self._usage.tried(len(prompt) + len(trial.tokens), int((self._clock() - began) * 1e6))
+        if not taken:
+            return pen
+        self._usage.exit_position, self._usage.exit_confidence = position, trial.confidence
+        self._keep(pen, trial.kept(prompt))
+        return self._pen_again(pen)
 
     async def _follow(
         self, pen: Model, start: Callable[[WorkerSession], Awaitable[PendingRun]], take: Callable[[Reply], bool]
@@ -315,14 +351,27 @@ class Generation:
     def _num_left(self) -> int:
         return self._settings.max_new_tokens - (len(self._tokens) - self._settings.start)
 
+    def _num_left_of(self, pen: Model) -> int:
+        """How many tokens `pen` may write."""
+        left = self._budget.llm_tokens_left(self._usage) if pen is Model.LLM else None
+        return self._num_left() if left is None else min(self._num_left(), left)
+
     def _run_length(self, pen: Model) -> int:
         """How many tokens a run may keep."""
-        bounds = [self._num_left()]
-        if (length := self._policy.run_length(pen, self._trail)) is not None:
-            bounds.append(length)
-        if pen is Model.LLM and (left := self._budget.llm_tokens_left(self._usage)) is not None:
-            bounds.append(left)
-        return min(bounds)
+        length = self._policy.run_length(pen, self._trail)
+        return self._num_left_of(pen) if length is None else min(self._num_left_of(pen), length)
+
+    def _run_ends_at(self, pen: Model) -> frozenset[int]:
+        """Tokens that end a run: also those that a trial would follow, so that nothing is decoded in vain. None: the
+        model's own.
+        """
+        if self._exits is None or not self._exits.thinking:
+            return frozenset()
+        return self._stops(pen) | self._exits.rules.boundaries
+
+    def _at_boundary(self) -> bool:
+        """Whether a run was stopped where a trial may follow, and not by the end of the answer."""
+        return self._exits is not None and self._complete() is not FinishReason.STOP
 
     def _handoff(self, pen: Model) -> Handoff | None:
         """The policy's condition; none where the SLM may not hand over, and writes the rest."""
@@ -347,9 +396,10 @@ class Generation:
         if proposal is None or not (self._policy.runs_ahead and self._policy.may_write(Model.SLM)):
             return
         # A budget that the LLM is about to spend would change the hand-off.
-        if self._budget == NO_BUDGET and proposal not in self._stop_tokens[Model.SLM]:
+        ends = self._run_ends_at(Model.SLM)
+        if self._budget == NO_BUDGET and proposal not in (ends or self._stop_tokens[Model.SLM]):
             handoff = self._policy.handoff(Model.SLM, self._trail)
-            self._workers[Model.SLM].run_ahead(proposal, self._num_left() - 1, handoff, self._traceparent)
+            self._workers[Model.SLM].run_ahead(proposal, self._num_left() - 1, handoff, self._traceparent, ends)
 
     def _took(self, pen: Model, since: float) -> float:
         now = self._clock()

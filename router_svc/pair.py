@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 import structlog
@@ -202,6 +202,7 @@ class Pair:
         self.mismatch = None
         # The LLM is the one whose answers are imitated: its template counts, the SLM's where it has none.
         files = llm.files if llm.files.chat_template or not slm.files.chat_template else slm.files
+        files = replace(files, early_exit=llm.files.early_exit.over(slm.files.early_exit))
         if files != self._tokenizer_files:  # a big one takes long to read, and answers are being written
             self._tokenizer, self._tokenizer_files = Tokenizer(files), files
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import grpc
 
 from router_svc.budget import NO_BUDGET, Budget
+from router_svc.early_exit import EarlyExit
 from router_svc.policies import Policy
 from router_svc.tokenizer import Message, Tokenizer
 from router_svc.trajectory import Sampling, Trajectory
@@ -49,6 +50,7 @@ class Question:
         guard: whether the guard may choose another policy; None: the router's setting.
         budget: of the LLM.
         profile: name of the profile that the policy came from, "" if none.
+        early_exit: None if it is not asked for.
     """
 
     session_id: str
@@ -60,6 +62,7 @@ class Question:
     guard: bool | None = None
     budget: Budget = NO_BUDGET
     profile: str = ""
+    early_exit: EarlyExit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class Run:
     background: bool = False  # decodes in rows that the worker has to spare
     stop_tokens: frozenset[int] = frozenset()  # that end the run; none: the model's own
     draft: array[int] = field(default_factory=tokens_of)  # to be verified after `tokens`
+    prompt: array[int] = field(default_factory=tokens_of)  # of a trial, after `tokens`: not the session's
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +100,15 @@ class RunFinish:
 class Reply:
     """What has come of a run since the last reply: kept tokens, then perhaps the finish.
 
-    `uncertainties` is the hand-off's signal, one per token; empty where that is the entropy.
+    `uncertainties` is the hand-off's signal, one per token; empty where that is the entropy. `logprobs` are of interest
+    in trials only, and lost on tokens that were written ahead.
     """
 
     tokens: list[int]
     entropies: list[float]
     finish: RunFinish | None
     uncertainties: list[float] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
 
 class PendingRun:
@@ -151,6 +154,7 @@ class PendingRun:
             first.tokens += reply.tokens
             first.entropies += reply.entropies
             first.uncertainties += reply.uncertainties
+            first.logprobs += reply.logprobs
             first.finish = reply.finish
         return first
 

@@ -6,6 +6,9 @@ workers nor store.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from opentelemetry import trace
 from opentelemetry.context import Context
 
@@ -17,6 +20,29 @@ from rstitch.service import semconv
 from rstitch.service.telemetry import Telemetry, context_from_traceparent, traceparent_of
 
 _PROVIDER = "rstitch"
+
+
+class TrialSpan:
+    """The span of a trial answer.
+
+    Attributes:
+        traceparent: for the worker's run, "" if not traced.
+    """
+
+    def __init__(self, span: trace.Span | None = None) -> None:
+        self._span = span
+        self.traceparent = traceparent_of(span) if span is not None else ""
+
+    def decided(self, num_tokens: int, confidence: float, taken: bool) -> None:
+        """It was decoded, and this is what became of it."""
+        if self._span is not None:
+            self._span.set_attributes(
+                {
+                    semconv.RSTITCH_TRIAL_NUM_TOKENS: num_tokens,
+                    semconv.RSTITCH_TRIAL_CONFIDENCE: confidence,
+                    semconv.RSTITCH_TRIAL_TAKEN: taken,
+                }
+            )
 
 
 class GenerationTrace:
@@ -70,6 +96,8 @@ class GenerationTrace:
         bound = settings.policy.bound(Model.SLM)
         if bound is not None:
             self._root.set_attribute(semconv.RSTITCH_TAU, bound)
+        if settings.early_exit is not None:
+            self._root.set_attribute(semconv.RSTITCH_EARLY_EXIT_THRESHOLD, settings.early_exit.threshold)
         if settings.guard_reason:
             self._root.set_attribute(semconv.RSTITCH_GUARD_REASON, settings.guard_reason)
 
@@ -105,6 +133,23 @@ class GenerationTrace:
         )
         self._before = self._segment.get_span_context()
         return traceparent_of(self._segment)
+
+    @contextmanager
+    def trial(self, model: Model, position: int) -> Iterator[TrialSpan]:
+        """Around a trial answer by `model`, within its segment."""
+        if self._segment is None:
+            yield TrialSpan()
+            return
+        attributes: dict[str, str | int] = {
+            semconv.RSTITCH_TRIAL_MODEL: model.label,
+            semconv.RSTITCH_TRIAL_POSITION: position,
+        }
+        context = trace.set_span_in_context(self._segment, self.context)
+        span = self._tracer.start_span("rstitch.trial", context, attributes=attributes)
+        try:
+            yield TrialSpan(span)
+        finally:
+            span.end()
 
     def fed(self, num_tokens: int) -> None:
         """The segment's model was fed so many tokens that it had not seen."""
@@ -156,6 +201,7 @@ class GenerationTrace:
                     semconv.RSTITCH_USAGE_DISCARDED_PROPOSALS: usage.num_discarded_proposals,
                     semconv.RSTITCH_USAGE_SWITCHES: usage.num_switches,
                     semconv.RSTITCH_USAGE_CATCH_UP_TOKENS: usage.num_catch_up_tokens,
+                    semconv.RSTITCH_USAGE_TRIALS: usage.num_trials,
                     semconv.RSTITCH_USAGE_TIME_TO_FIRST_TOKEN_US: usage.time_to_first_token_us,
                 }
             )

@@ -19,6 +19,7 @@ import structlog
 from router_svc.answer_log import AnswerLog
 from router_svc.answer_settings import AnswerSettings
 from router_svc.answer_text import AnswerText
+from router_svc.early_exit import EarlyExit, ExitRules, Exits, settle
 from router_svc.generation import Generation
 from router_svc.heads import Heads, NamedHead
 from router_svc.journal import Journal
@@ -41,6 +42,7 @@ from router_svc.running import Running
 from router_svc.segments import GenerationTrace, begin_trace
 from router_svc.settings import RouterSettings
 from router_svc.store import Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.tokenizer import ExitStyle
 from router_svc.trajectory import (
     Chunk,
     Finished,
@@ -228,6 +230,7 @@ class Sessions:
         read_s = self.clock() - asked
         prompt = await self._prompt(question, before)
         named = await self._head(question.policy)
+        rules = await self._exit_rules(question.early_exit)
         length = before.header.length if before else 0
         start = length + len(prompt)
         settings = AnswerSettings(
@@ -242,6 +245,7 @@ class Sessions:
             guard_reason=guard_reason,
             budget=question.budget,
             profile=question.profile,
+            early_exit=rules.settings if rules is not None else None,
         )
         usage = Usage(num_prompt_tokens=start)
         chunk = Chunk(Source.PROMPT, length, prompt, entropies_of())
@@ -253,11 +257,19 @@ class Sessions:
             return claimed
         claim_s = read_s + self.clock() - asked
         chunks = [*(before.chunks if before else ()), chunk]
-        return self._start(session_id, settings, named, chunks, claimed, length, usage, trace, started, claim_s)
+        return self._start(session_id, settings, named, rules, chunks, claimed, length, usage, trace, started, claim_s)
 
     async def _head(self, policy: Policy) -> NamedHead | None:
         """Of a policy that has one. Raises RstitchError. Off the loop: it is read from a file, or fetched."""
         return await asyncio.to_thread(self._heads.get, policy.head) if isinstance(policy, Learned) else None
+
+    async def _exit_rules(self, asked: EarlyExit | None) -> ExitRules | None:
+        """Of early exit, if it is asked for. Raises RstitchError. Off the loop: all tokens are looked through."""
+        own = self._settings
+        style = ExitStyle(
+            tuple(own.early_exit_boundaries), own.early_exit_prompt, own.early_exit_end, own.early_exit_thinking_end
+        )
+        return await asyncio.to_thread(settle, asked, style, self._pair.tokenizer) if asked is not None else None
 
     async def _prompt(self, question: Question, before: Trajectory | None) -> array[int]:
         """Off the loop: a long text takes its time."""
@@ -275,6 +287,7 @@ class Sessions:
             chunks = _answer(trajectory.chunks, settings)
             return AnswerLog(asked.session_id, settings, trajectory.tokens(), chunks, header.finished)
         named = await self._head(settings.policy)
+        rules = await self._exit_rules(settings.early_exit)
         usage = header.usage.copy()
         claimed = await self._store.claim(header, asked.session_id, self._lease.router_id, header.settings, usage, [])
         if not isinstance(claimed, Owned):
@@ -283,7 +296,7 @@ class Sessions:
         trace = begin_trace(self._telemetry, settings.traceparent)
         chunks = list(trajectory.chunks)
         return self._start(
-            asked.session_id, settings, named, chunks, claimed, header.length, usage, trace, started, claim_s
+            asked.session_id, settings, named, rules, chunks, claimed, header.length, usage, trace, started, claim_s
         )
 
     def _start(
@@ -291,6 +304,7 @@ class Sessions:
         session_id: str,
         settings: AnswerSettings,
         named: NamedHead | None,
+        rules: ExitRules | None,
         chunks: list[Chunk],
         owned: Owned,
         held: int,
@@ -344,8 +358,10 @@ class Sessions:
             claim_s,
             self.clock,
             named.head if named is not None else None,
+            Exits(rules, tokens, settings.start, usage.exit_position > 0) if rules is not None else None,
         )
-        self.watch.began(session_id, whole=len(tokens) == settings.start)
+        # One that may end early is no measure of others.
+        self.watch.began(session_id, whole=len(tokens) == settings.start and rules is None)
         trace.describe(session_id, owned.epoch, settings, self._models())
         self._running[session_id] = Running(
             log, generation, journal, workers, usage, trace, self._settings.detach_grace_s, self._ended

@@ -34,6 +34,14 @@ class RouterSettings(BaseSettings):
     guard: Annotated[
         Literal["on", "off"], Field(description="Where a request does not say: LLM-only while routing loses?")
     ] = "off"
+    # Empty: what the models' folders say, else what suits most reasoning models (early_exit.DEFAULT_STYLE).
+    early_exit_boundaries: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        Field(max_length=16, description="Early exit tries an answer after a token that contains one of these."),
+    ] = []
+    early_exit_prompt: Annotated[str, Field(description="What is put there to end the thinking.")] = ""
+    early_exit_end: Annotated[str, Field(description="A trial answer ends with a token that contains this.")] = ""
+    early_exit_thinking_end: Annotated[str, Field(description="After this there are no trials.")] = ""
     max_new_tokens: Annotated[int, Field(ge=1, description="Limit where a request names none.")] = 2048
     max_running: Annotated[int, Field(ge=1, description="Most answers being written at once.")] = 1024
     max_list: Annotated[int, Field(ge=1, le=1000, description="Page size of ListTrajectories by default.")] = 100

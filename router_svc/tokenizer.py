@@ -6,6 +6,7 @@ not turn tokens into text while they come: that is `detokenizer`.
 
 from __future__ import annotations
 
+import functools
 import json
 from array import array
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,43 @@ from rstitch.errors import RstitchError, invalid
 
 # Stands for an earlier answer when a template is asked how a conversation goes on.
 _ANSWER = "RSTITCH-ANSWER-4F1D"
+# A piece of text in more tokens than this is no mark of anything; each run of an answer names them all.
+_MAX_CONTAINING = 8192
+_MAX_REMEMBERED = 64  # pieces of text looked for
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStyle:
+    """How early exit asks a model for its answer. What is empty is not said.
+
+    Attributes:
+        boundaries: a trial answer can follow each token whose text contains one of these.
+        prompt: put after the boundary: it ends the thinking and asks for the answer.
+        end: a trial answer ends with a token whose text contains this.
+        thinking_end: the answer's text contains this once its thinking is over.
+    """
+
+    boundaries: tuple[str, ...] = ()
+    prompt: str = ""
+    end: str = ""
+    thinking_end: str = ""
+
+    def over(self, other: ExitStyle) -> ExitStyle:
+        """With what it does not say from another."""
+        return ExitStyle(
+            self.boundaries or other.boundaries,
+            self.prompt or other.prompt,
+            self.end or other.end,
+            self.thinking_end or other.thinking_end,
+        )
+
+
+class TooCommon(ValueError):
+    """A piece of text is in `num` tokens."""
+
+    def __init__(self, num: int) -> None:
+        super().__init__(f"it is in {num} tokens")
+        self.num = num
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +72,13 @@ class TokenizerFiles:
         data: of tokenizer.json.
         chat_template: Jinja; empty if the model has none.
         special_tokens: bos_token, eos_token, ... by name.
+        early_exit: what the model's folder says of it.
     """
 
     data: bytes
     chat_template: str = ""
     special_tokens: Mapping[str, str] = field(default_factory=dict)
+    early_exit: ExitStyle = ExitStyle()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +90,12 @@ class Message:
 
 
 class Tokenizer:
-    """The pair's tokenizer and chat template. Raises RstitchError (BAD_TOKENIZER) if the files make none."""
+    """The pair's tokenizer and chat template. Raises RstitchError (BAD_TOKENIZER) if the files make none.
+
+    Attributes:
+        exit_style: what the models' folders say of early exit.
+        containing: the tokens whose text contains a piece of text. Raises TooCommon. Slow the first time.
+    """
 
     def __init__(self, files: TokenizerFiles) -> None:
         try:
@@ -66,6 +111,8 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._special = dict(files.special_tokens)
+        self.exit_style = files.early_exit
+        self.containing = functools.lru_cache(_MAX_REMEMBERED)(self._containing)
 
     def encode(self, text: str, *, begins: bool) -> array[int]:
         """Raw text; at the beginning of a session with the tokenizer's own special tokens (such as BOS)."""
@@ -74,6 +121,11 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """Text without special tokens; U+FFFD where bytes are no characters."""
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def spelled(self, tokens: Sequence[int]) -> str:
+        """Text with special tokens."""
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=False)
         return text
 
     def spelling(self, token: int) -> str | None:
@@ -85,6 +137,19 @@ class Tokenizer:
         """Entries of the vocabulary, added ones included."""
         size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         return size
+
+    @functools.cached_property
+    def _texts(self) -> list[str]:
+        """Of each token by itself."""
+        tokens = [[token] for token in range(self.size())]
+        texts: list[str] = self._tokenizer.decode_batch(tokens, skip_special_tokens=False)
+        return texts
+
+    def _containing(self, text: str) -> frozenset[int]:
+        found = [token for token, own in enumerate(self._texts) if text in own]
+        if len(found) > _MAX_CONTAINING:
+            raise TooCommon(len(found))
+        return frozenset(found)
 
     def chat(self, messages: Sequence[Message]) -> array[int]:
         """A conversation from its beginning, up to where the assistant speaks. Raises RstitchError (field `chat`)."""

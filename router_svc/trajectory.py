@@ -192,7 +192,7 @@ class TimeBreakdown:
 
 @dataclass(slots=True)
 class Usage:
-    """What an answer took so far; fields as in the contract."""
+    """What an answer took so far; fields as in the contract, and where its thinking ended early: kept together."""
 
     num_prompt_tokens: int = 0
     num_slm_tokens: int = 0
@@ -215,6 +215,14 @@ class Usage:
     num_trial_tokens: int = 0
     trial_time_us: int = 0
     num_consultations: int = 0
+    exit_position: int = 0  # of the first token of the exit's prompt; 0: the thinking did not end early
+    exit_confidence: float = 0.0
+
+    def tried(self, num_tokens: int, time_us: int) -> None:
+        """A trial answer was decoded."""
+        self.num_trials += 1
+        self.num_trial_tokens += num_tokens
+        self.trial_time_us += time_us
 
     def as_dict(self) -> dict[str, Any]:
         """By field name."""

@@ -13,6 +13,7 @@ import re
 import grpc
 
 from router_svc.budget import NO_BUDGET, Budget
+from router_svc.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit
 from router_svc.policies import (
     DEFAULT_WINDOW,
     KINDS,
@@ -29,7 +30,7 @@ from router_svc.policies import (
     Threshold,
 )
 from router_svc.request import Chat, Question, Reattach, Text, Tokens
-from router_svc.tokenizer import Message
+from router_svc.tokenizer import ExitStyle, Message
 from router_svc.trajectory import Sampling, Signal, tokens_of
 from rstitch.errors import RstitchError, invalid
 from rstitch.v1 import common_pb2, router_pb2
@@ -43,7 +44,6 @@ _MAX_PAGE = 1000
 
 def question(request: router_pb2.GenerateRequest, default_tau: float) -> Question:
     """A request without `resume_from`. Raises RstitchError."""
-    _refuse_early_exit(request)
     wanted = policy(request.policy, default_tau) if request.HasField("policy") else Threshold(default_tau, default_tau)
     bounds = budget(request.budget) if request.HasField("budget") else NO_BUDGET
     if isinstance(wanted, LlmOnly) and bounds.stop and bounds.llm_tokens == 0:
@@ -57,6 +57,7 @@ def question(request: router_pb2.GenerateRequest, default_tau: float) -> Questio
         stop=_stop(list(request.stop)),
         guard=_guard(request.guard),
         budget=bounds,
+        early_exit=early_exit(request.early_exit) if request.HasField("early_exit") else None,
     )
 
 
@@ -169,6 +170,33 @@ def budget(message: router_pb2.Budget) -> Budget:
     return Budget(llm_tokens, max_switches, message.then == router_pb2.BUDGET_THEN_STOP)
 
 
+def early_exit(message: router_pb2.EarlyExit) -> EarlyExit:
+    """Early exit; what is not given stays empty. Raises RstitchError."""
+    if not 0 < message.threshold <= 1:
+        raise invalid(
+            "early_exit.threshold", f"{message.threshold} is no bound of a probability.", "Use a number in (0, 1]."
+        )
+    if len(message.boundaries) > MAX_BOUNDARIES:
+        raise invalid(
+            "early_exit.boundaries", f"{len(message.boundaries)} are too many.", f"Send at most {MAX_BOUNDARIES}."
+        )
+    texts = {f"boundaries[{index}]": text for index, text in enumerate(message.boundaries)}
+    for name, text in texts.items():
+        if not text:
+            raise invalid(f"early_exit.{name}", "it is empty.", "Leave it out, or give it at least one character.")
+    for name, text in {**texts, "prompt": message.prompt, "end": message.end}.items():
+        if len(text) > MAX_CHARS:
+            raise invalid(f"early_exit.{name}", f"{len(text)} characters are too many.", f"Use at most {MAX_CHARS}.")
+    if message.max_trial_tokens > MAX_TRIAL_TOKENS:
+        raise invalid(
+            "early_exit.max_trial_tokens",
+            f"{message.max_trial_tokens} are too many.",
+            f"Use at most {MAX_TRIAL_TOKENS}.",
+        )
+    style = ExitStyle(tuple(message.boundaries), message.prompt, message.end)
+    return EarlyExit(message.threshold, style, message.max_trial_tokens)
+
+
 def _threshold(message: router_pb2.Threshold) -> Threshold:
     field = "policy.threshold"
     tau = _tau(f"{field}.tau", message.tau)
@@ -233,11 +261,6 @@ def _stop(stop: list[str]) -> tuple[str, ...]:
         if len(text) > _MAX_STOP_CHARS:
             raise invalid(f"stop[{index}]", f"{len(text)} characters are too many.", f"Use at most {_MAX_STOP_CHARS}.")
     return tuple(stop)
-
-
-def _refuse_early_exit(request: router_pb2.GenerateRequest) -> None:
-    if request.HasField("early_exit"):
-        raise _unimplemented("early_exit", "early exit", "Leave it out.")
 
 
 def _unimplemented(field: str, what: str, remedy: str) -> RstitchError:

@@ -73,10 +73,15 @@ class WorkerSession:
             await self.close()
         self._lost = False
 
-    async def decode(self, max_tokens: int, handoff: Handoff | None, traceparent: str) -> PendingRun:
+    async def decode(
+        self, max_tokens: int, handoff: Handoff | None, traceparent: str, stop_tokens: frozenset[int] = frozenset()
+    ) -> PendingRun:
         """Starts a run at the end of the tokens, or goes on with the one that ran ahead if it was right.
 
         A catch-up that is going on is promoted: its tokens stay.
+
+        Args:
+            stop_tokens: that end it; none: the model's own.
         """
         self._settle()
         run = self._taken_over()
@@ -84,7 +89,28 @@ class WorkerSession:
             return run
         if self._stream is not None and self._stream.broken:
             await self.close()
-        return self._start(max_tokens, handoff, traceparent)
+        return self._start(max_tokens, handoff, traceparent, stop_tokens)
+
+    async def try_out(
+        self,
+        prompt: array[int],
+        max_tokens: int,
+        handoff: Handoff | None,
+        traceparent: str,
+        stop_tokens: frozenset[int],
+    ) -> PendingRun:
+        """Starts a run of which nothing is the session's: the model is fed `prompt` after the tokens, and decodes.
+
+        Tokens of it that are kept all the same are to be told to `wrote`; the worker drops the rest at its next run.
+        """
+        self._settle()
+        if self._ahead is not None:
+            self._drop_ahead(self._ahead)
+        if self._stream is not None and self._stream.broken:
+            await self.close()
+        run = self._start(max_tokens, handoff, traceparent, stop_tokens, prompt)
+        self._strayed = True
+        return run
 
     async def catch_up(self, traceparent: str) -> None:
         """Feeds what this model has not seen, in the background, if there is enough of it and none under way.
@@ -106,7 +132,14 @@ class WorkerSession:
             await self.close()
         self._catching_up = self._start(0, None, traceparent)
 
-    def run_ahead(self, proposal: int, max_tokens: int, handoff: Handoff | None, traceparent: str) -> None:
+    def run_ahead(
+        self,
+        proposal: int,
+        max_tokens: int,
+        handoff: Handoff | None,
+        traceparent: str,
+        stop_tokens: frozenset[int] = frozenset(),
+    ) -> None:
         """The model goes on from the proposal that was just discarded, in the background, if that is worth it."""
         self._settle()
         if self._stream is None or self._stream.broken or self._held != len(self._tokens):
@@ -114,11 +147,13 @@ class WorkerSession:
         max_tokens = min(max_tokens, self._gate.num_tokens())
         if max_tokens <= 0 or time.monotonic() < self._next_background:
             return
-        run = self._run(tokens_of([proposal]), max_tokens, handoff, traceparent, background=True)
+        run = self._run(tokens_of([proposal]), max_tokens, handoff, traceparent, stop_tokens, background=True)
         self._ahead = RunAhead(self._stream.start(run), run.position, proposal)
 
     def stop_ahead(self, traceparent: str) -> None:
-        """The answer is complete: the worker drops what it wrote ahead, lest the next turn find tokens not its own."""
+        """The answer is complete: the worker drops what it wrote ahead or tried out, lest the next turn find tokens not
+        its own.
+        """
         if self._ahead is not None:
             self._ahead.look(self._tokens)
             self._drop_ahead(self._ahead)
@@ -203,17 +238,31 @@ class WorkerSession:
         self._settle()
         self._catching_up = None
 
-    def _start(self, max_tokens: int, handoff: Handoff | None, traceparent: str) -> PendingRun:
+    def _start(
+        self,
+        max_tokens: int,
+        handoff: Handoff | None,
+        traceparent: str,
+        stop_tokens: frozenset[int] = frozenset(),
+        prompt: array[int] | None = None,
+    ) -> PendingRun:
         if self._stream is None:
             self._stream = self._worker.open(self._session_id)
-        run = self._run(self._tokens[self._held :], max_tokens, handoff, traceparent)
+        run = self._run(self._tokens[self._held :], max_tokens, handoff, traceparent, stop_tokens, prompt)
         self._held = len(self._tokens)
         self._strayed = False
         self._usage.num_catch_up_tokens += len(run.tokens)
         return self._stream.start(run)
 
     def _run(
-        self, tokens: array[int], max_tokens: int, handoff: Handoff | None, traceparent: str, background: bool = False
+        self,
+        tokens: array[int],
+        max_tokens: int,
+        handoff: Handoff | None,
+        traceparent: str,
+        stop_tokens: frozenset[int],
+        prompt: array[int] | None = None,
+        background: bool = False,
     ) -> Run:
         """Appends `tokens` to what the worker holds."""
         return Run(
@@ -225,6 +274,8 @@ class WorkerSession:
             prefix_checksum=self._checksum.at(self._held),
             traceparent=traceparent,
             background=background,
+            stop_tokens=stop_tokens,
+            prompt=tokens_of() if prompt is None else prompt,
         )
 
     def _taken_over(self) -> PendingRun | None:

@@ -14,7 +14,7 @@ import grpc
 
 from router_svc.policies import Handoff
 from router_svc.runs import PendingRun, Proposal, Reply, Run, RunEnd, RunFinish, WorkerInfo
-from router_svc.tokenizer import TokenizerFiles
+from router_svc.tokenizer import ExitStyle, TokenizerFiles
 from router_svc.trajectory import Model, Signal
 from rstitch.channels import client_options
 from rstitch.errors import RstitchError, from_rpc_error
@@ -140,6 +140,7 @@ class WorkerClient:
             data=b"".join(data),
             chat_template=first.chat_template if first is not None else "",
             special_tokens=dict(first.special_tokens) if first is not None else {},
+            early_exit=_exit_style(first.early_exit) if first is not None else ExitStyle(),
         )
 
     def open(self, session_id: str) -> DecodeStream:
@@ -163,6 +164,10 @@ def is_lost(error: RstitchError) -> bool:
     return error.code is grpc.StatusCode.UNAVAILABLE or (error.reason == "TRANSPORT" and error.code in _TRANSPORT_CODES)
 
 
+def _exit_style(message: worker_pb2.ExitStyle) -> ExitStyle:
+    return ExitStyle(tuple(message.boundaries), message.prompt, message.end, message.thinking_end)
+
+
 def _role(number: int) -> Model | None:
     try:
         return Model(number) if number else None
@@ -177,7 +182,7 @@ def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
     return worker_pb2.DecodeRequest(
         session_id=session_id,
         position=run.position,
-        tokens=run.tokens,
+        tokens=run.tokens + run.prompt,
         sampling=common_pb2.Sampling(
             temperature=run.sampling.temperature,
             top_p=run.sampling.top_p,
@@ -223,7 +228,8 @@ def _reply(message: worker_pb2.DecodeResponse) -> Reply:
             num_accepted=ended.num_accepted,
             num_consultations=ended.num_consultations,
         )
-    return Reply(list(message.tokens), list(message.entropies), finish, list(message.uncertainties))
+    tokens, entropies, uncertainties = list(message.tokens), list(message.entropies), list(message.uncertainties)
+    return Reply(tokens, entropies, finish, uncertainties, list(message.logprobs))
 
 
 def _proposal(message: worker_pb2.Proposal) -> Proposal:

@@ -30,6 +30,7 @@ GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 RSTITCH_SESSION_ID: Final = "rstitch.session_id"
 RSTITCH_POLICY: Final = "rstitch.policy"
 RSTITCH_TAU: Final = "rstitch.tau"
+RSTITCH_EARLY_EXIT_THRESHOLD: Final = "rstitch.early_exit.threshold"
 RSTITCH_GUARD_REASON: Final = "rstitch.guard.reason"
 RSTITCH_EPOCH: Final = "rstitch.epoch"
 RSTITCH_USAGE_SLM_TOKENS: Final = "rstitch.usage.slm_tokens"
@@ -37,6 +38,7 @@ RSTITCH_USAGE_LLM_TOKENS: Final = "rstitch.usage.llm_tokens"
 RSTITCH_USAGE_DISCARDED_PROPOSALS: Final = "rstitch.usage.discarded_proposals"
 RSTITCH_USAGE_SWITCHES: Final = "rstitch.usage.switches"
 RSTITCH_USAGE_CATCH_UP_TOKENS: Final = "rstitch.usage.catch_up_tokens"
+RSTITCH_USAGE_TRIALS: Final = "rstitch.usage.trials"
 RSTITCH_USAGE_TIME_TO_FIRST_TOKEN_US: Final = "rstitch.usage.time_to_first_token_us"
 
 # A segment: a run of tokens by one model. `from` is the model that had the pen before (none for the first).
@@ -52,6 +54,13 @@ RSTITCH_SEGMENT_NUM_RUN_AHEAD_TOKENS: Final = "rstitch.segment.num_run_ahead_tok
 RSTITCH_SEGMENT_NUM_CATCH_UP_TOKENS: Final = "rstitch.segment.num_catch_up_tokens"
 RSTITCH_SEGMENT_QUEUE_US: Final = "rstitch.segment.queue_us"
 RSTITCH_SEGMENT_FORWARD_US: Final = "rstitch.segment.forward_us"
+
+# A trial answer of early exit.
+RSTITCH_TRIAL_MODEL: Final = "rstitch.trial.model"
+RSTITCH_TRIAL_POSITION: Final = "rstitch.trial.position"
+RSTITCH_TRIAL_NUM_TOKENS: Final = "rstitch.trial.num_tokens"
+RSTITCH_TRIAL_CONFIDENCE: Final = "rstitch.trial.confidence"
+RSTITCH_TRIAL_TAKEN: Final = "rstitch.trial.taken"
 
 # A run on a worker.
 RSTITCH_RUN_ROLE: Final = "rstitch.run.role"

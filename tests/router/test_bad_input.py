@@ -26,6 +26,10 @@ def tokens(*ids: int) -> Any:
     return router_pb2.TokenIds(ids=ids)
 
 
+def exit_with(**fields: Any) -> router_pb2.GenerateRequest:
+    return ask_for(early_exit={"threshold": 0.9, "boundaries": ["a"]} | fields)
+
+
 BAD = {
     "no input": (router_pb2.GenerateRequest(), INVALID, "input"),
     "empty text": (ask_for(text=""), INVALID, "text"),
@@ -67,7 +71,22 @@ BAD = {
     "resume and budget": (ask_for(session_id="s", resume_from=0, budget={"llm_tokens": 1}), INVALID, "budget"),
     "speculative": (ask_for(policy={"speculative": {}}), grpc.StatusCode.UNIMPLEMENTED, "policy.speculative"),
     "guard": (ask_for(guard=7), INVALID, "guard"),
-    "early exit": (ask_for(early_exit={"threshold": 0.9}), grpc.StatusCode.UNIMPLEMENTED, "early_exit"),
+    "no threshold": (ask_for(early_exit={}), INVALID, "early_exit.threshold"),
+    "exit threshold": (ask_for(early_exit={"threshold": 1.01}), INVALID, "early_exit.threshold"),
+    "exit nan": (ask_for(early_exit={"threshold": NAN}), INVALID, "early_exit.threshold"),
+    "boundaries": (exit_with(boundaries=["a"] * 17), INVALID, "early_exit.boundaries"),
+    "empty boundary": (exit_with(boundaries=["a", ""]), INVALID, "early_exit.boundaries[1]"),
+    "long boundary": (exit_with(boundaries=["a" * 257]), INVALID, "early_exit.boundaries[0]"),
+    "no such boundary": (exit_with(boundaries=["a", "queue"]), INVALID, "early_exit.boundaries[1]"),
+    "default boundaries": (exit_with(boundaries=[], end="a"), INVALID, "early_exit.boundaries"),
+    "long exit": (exit_with(prompt="a" * 257), INVALID, "early_exit.prompt"),
+    "no such end": (exit_with(end="queue"), INVALID, "early_exit.end"),
+    "long trial": (exit_with(max_trial_tokens=257), INVALID, "early_exit.max_trial_tokens"),
+    "resume and exit": (
+        ask_for(session_id="s", resume_from=0, early_exit={"threshold": 0.5}),
+        INVALID,
+        "early_exit",
+    ),
     "cold": (ask_for(sampling={"temperature": -0.1}), INVALID, "sampling.temperature"),
     "hot": (ask_for(sampling={"temperature": 101}), INVALID, "sampling.temperature"),
     "nan": (ask_for(sampling={"temperature": NAN}), INVALID, "sampling.temperature"),
