@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from rstitch.cli import ask, bench, demo, health, pairs, profile, profiles, trajectory, up, version
+from rstitch.cli import ask, bench, calibrate, demo, health, pairs, profile, profiles, trajectory, up, version
 from rstitch.cli import eval as evaluation
 from rstitch.cli.hand_over import SETTINGS
 
@@ -25,6 +25,7 @@ app.add_typer(profiles.app, name="profiles")
 app.command("health")(health.health)
 app.command("demo")(demo.demo)
 app.command("bench", context_settings=SETTINGS)(bench.bench)
+app.command("calibrate", context_settings=SETTINGS)(calibrate.calibrate)
 app.command("profile", context_settings=SETTINGS)(profile.profile)
 app.command("pairs", context_settings=SETTINGS)(pairs.pairs)
 app.command("eval", context_settings=SETTINGS)(evaluation.evaluate)

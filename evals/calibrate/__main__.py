@@ -1,0 +1,109 @@
+"""`rstitch calibrate`, or `python -m evals.calibrate`: the parameter of a policy that gives what is wanted.
+
+`run` (the default) calibrates on half of the questions of a running router, checks on the other half, and keeps the
+policy as a profile if it is named. `repeat` shows on the tiny task how often such a statement holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from evals.bench.flags import positive
+from evals.bench.stacks import add_stack_arguments
+from evals.calibrate import commands
+from evals.calibrate.knobs import POLICIES, SIGNALS
+from evals.progress import progress_bar
+from rstitch.cli.progress import stopped_by_signals
+from rstitch.client.common import DEFAULT_ADDRESS
+from rstitch.errors import RstitchError
+from rstitch.parts import StackError
+
+_Command = Callable[[argparse.Namespace, ExitStack, Progress], Awaitable[commands.Result]]
+_COMMANDS: dict[str, _Command] = {"run": commands.run, "repeat": commands.repeat_many}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of both commands."""
+    # fmt: off
+    made = argparse.ArgumentParser(prog="rstitch calibrate", description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("command", nargs="?", choices=tuple(_COMMANDS), default="run", help="default run")
+    made.add_argument("--data", help="a .jsonl file of questions (and answers), or tiny:calibration")
+    goal = made.add_mutually_exclusive_group()
+    goal.add_argument("--llm-share", type=_share, metavar="SHARE",
+                      help="so much of the tokens by the LLM: 0.15 or 15%%")
+    goal.add_argument("--max-loss", type=_share, metavar="LOSS",
+                      help="at most so much less accurate than the LLM alone: 0.01 or 1%%")
+    goal.add_argument("--latency", type=_times, metavar="TIMES", help="so many times as fast as the LLM alone: 2x")
+    made.add_argument("--policy", default="threshold", help=f"{' | '.join(POLICIES)} (default threshold)")
+    made.add_argument("--signal", choices=SIGNALS, default="entropy", help="of threshold (default entropy)")
+    made.add_argument("--window", type=positive, default=0, help="of entropy_window (default: the router's)")
+    made.add_argument("--name", default="", help="keep the policy as the profile of this name")
+    made.add_argument("--n", type=int, default=0,
+                      help="questions: of a file at most so many (0: all), of a task 0 is 200; of repeat's pool 240")
+    made.add_argument("--seed", type=int, default=0, help="of questions and of what is drawn of them (default 0)")
+    made.add_argument("--concurrency", type=positive, default=16,
+                      help="questions open at a time (default 16; latencies are measured under this load)")
+    made.add_argument("--max-new-tokens", type=int, default=0, help="of an answer (default: the router's)")
+    made.add_argument("--latency-model", type=Path, help="a latency.json: latencies are modelled, not measured")
+    made.add_argument("--cache", type=Path, help="keep outcomes in this file: what was asked is not asked again")
+    made.add_argument("--router", default=os.environ.get("RSTITCH_ROUTER", ""),
+                      help=f"HOST:PORT (default {DEFAULT_ADDRESS}; repeat: start a stack)")
+    made.add_argument("--json", action="store_true", help="print JSON")
+    made.add_argument("--repeats", type=positive, default=20, help="repeat: calibrations for each goal (default 20)")
+    made.add_argument("--write", action="store_true", help="repeat: the table of docs/calibration.md")
+    # fmt: on
+    add_stack_arguments(made)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    console = Console(stderr=options.json, highlight=False)
+    try:
+        with stopped_by_signals(), ExitStack() as held, progress_bar(console) as progress:
+            result = asyncio.run(_done(_COMMANDS[options.command], options, held, progress))
+    except (StackError, RstitchError, ValueError, OSError) as error:
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        return 1 if isinstance(error, StackError) else 2
+    except KeyboardInterrupt:
+        return 130
+    result.show(console)
+    if options.json:
+        sys.stdout.write(json.dumps(result.plain()) + "\n")
+    return 0 if result.good else 3
+
+
+async def _done(command: _Command, options: argparse.Namespace, held: ExitStack, progress: Progress) -> commands.Result:
+    return await command(options, held, progress)
+
+
+def _share(text: str) -> float:
+    """0.15 or 15%."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 0.15 or 15%") from None
+
+
+def _times(text: str) -> float:
+    """2 or 2x."""
+    try:
+        return float(text.removesuffix("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 2x") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""The two commands: calibrate and check once, or many times on one pool of answers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from evals.bench.stacks import local_stack
+from evals.calibrate import page
+from evals.calibrate.calibration import Calibrated, calibrate
+from evals.calibrate.goals import Goal, LatencyGoal, ShareGoal
+from evals.calibrate.knobs import Knob, knob
+from evals.calibrate.loss import LossGoal
+from evals.calibrate.outcomes import Outcomes, Sample
+from evals.calibrate.questions import Questions, load_questions
+from evals.calibrate.repeat import Pool, Repeats, repeat
+from evals.evaluation.data import Problem
+from evals.provenance import line, provenance
+from evals.report import Row, terminal_table
+from rstitch.client.aio import AsyncClient
+from rstitch.client.common import DEFAULT_ADDRESS
+from rstitch.client.specs import Spec, text_of
+from rstitch.client.types import KeptProfile, LlmOnly
+from rstitch.errors import invalid
+from training.latency import LatencyModel
+
+
+class Result(Protocol):
+    """What a command found."""
+
+    @property
+    def good(self) -> bool:
+        """Whether it is as promised."""
+        ...
+
+    def show(self, console: Console) -> None:
+        """For people."""
+        ...
+
+    def plain(self) -> dict[str, Any]:
+        """For machines."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What `run` found."""
+
+    made: Calibrated
+    name: str
+
+    @property
+    def good(self) -> bool:
+        """Whether the check is within what was stated."""
+        return self.made.landed
+
+    def show(self, console: Console) -> None:
+        """The policy, its statement, the check."""
+        console.print(text_of(Spec(self.made.policy)), style="bold", markup=False)
+        for said in self.made.lines():
+            console.print(said, markup=False, soft_wrap=True)
+        if self.name:
+            console.print(f"kept as profile {self.name}: ask with --policy profile:{self.name}", markup=False)
+
+    def plain(self) -> dict[str, Any]:
+        """The same."""
+        return {"policy": text_of(Spec(self.made.policy)), "profile": self.name, **self.made.as_dict()}
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """What `repeat` found."""
+
+    made: Sequence[Repeats]
+    facts: dict[str, Any]
+
+    @property
+    def good(self) -> bool:
+        """Whether every goal landed as often as `page.ENOUGH` says."""
+        return all(one.num_landed >= page.ENOUGH * len(one.made) for one in self.made)
+
+    def show(self, console: Console) -> None:
+        """A table."""
+        console.print(terminal_table("calibrations", page.COLUMNS, self.rows()))
+        console.print(line(self.facts), markup=False)
+
+    def plain(self) -> dict[str, Any]:
+        """Its rows."""
+        return {"rows": self.rows(), "facts": self.facts}
+
+    def rows(self) -> list[Row]:
+        """One for each goal."""
+        return [one.row() for one in self.made]
+
+
+async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Calibration:
+    """Calibrates, checks, keeps. Raises: RstitchError."""
+    goal, turned = _goal(options), knob(options.policy, options.signal, options.window)
+    if not options.data:
+        raise invalid("--data", "there is none.", "Give a .jsonl file of questions, or tiny:calibration.")
+    questions = load_questions(options.data, options.n, options.seed, goal.needs_answers)
+    to_calibrate, to_check = questions.split(options.seed)
+    async with _asking(options, options.router or DEFAULT_ADDRESS, questions) as (client, outcomes):
+
+        async def answers(value: float | None, fresh: bool) -> Sample:
+            which = "checking" if fresh else "calibrating"
+            what = "the LLM alone" if value is None else f"{turned.parameter} {value:g}"
+            return await _asked(
+                outcomes, to_check if fresh else to_calibrate, turned, value, f"{which}: {what}", progress
+            )
+
+        made = await calibrate(goal, turned, answers, len(to_check), questions.checker is not None)
+        if options.name:
+            facts = f"{line(provenance())} Questions: {questions.source} ({questions.digest}), seed {options.seed}."
+            await client.put_profile(
+                KeptProfile(options.name, made.policy, description="\n".join([*made.lines(), facts]))
+            )
+    return Calibration(made, options.name)
+
+
+async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Repeated:
+    """Answers the pool, then calibrates on parts of it. Raises: RstitchError, StackError."""
+    facts = provenance()
+    turned = knob(options.policy, options.signal, options.window)
+    questions = load_questions(options.data or "tiny:calibration", options.n or page.POOL, options.seed, True)
+    router = options.router
+    if not router:
+        task = progress.add_task("starting the stack", total=None)
+        router = held.enter_context(local_stack(options)).router_address
+        progress.remove_task(task)
+    async with _asking(options, router, questions) as (_, outcomes):
+        samples: dict[float | None, Sample] = {}
+        for value in (None, *turned.coarse):
+            name = "the LLM alone" if value is None else f"{turned.parameter} {value:g}"
+            samples[value] = await _asked(outcomes, questions.problems, turned, value, name, progress)
+    pool = Pool(turned, samples)
+    half = pool.size // 2
+    made = [
+        await repeat(pool, goal, options.repeats, half, pool.size - half, options.seed)
+        for goal in _goals(options, pool)
+    ]
+    asked = {"questions": questions.source, "calibrated on": half, "checked on": pool.size - half}
+    repeated = Repeated(made, facts | asked)
+    if options.write:
+        page.write(repeated.rows(), repeated.facts)
+    return repeated
+
+
+def _goals(options: argparse.Namespace, pool: Pool) -> list[Goal]:
+    """The one that is asked for, or one of each kind that this pair can reach."""
+    if options.llm_share or options.max_loss or options.latency:
+        return [_goal(options)]
+    most, least = (pool.samples[pool.knob.coarse[end]] for end in (0, -1))
+    share, speed = ShareGoal(0.5), LatencyGoal(2.0)
+    ends = [(share.figure(sample, None), speed.figure(sample, pool.samples[None])) for sample in (most, least)]
+    shares, speeds = zip(*ends, strict=True)
+    between = (0.3, 0.7)
+    # fmt: off
+    return [
+        *(ShareGoal(float(f"{np.exp(np.interp(x, (0, 1), np.log(np.maximum(shares, 1e-3)))):.2g}")) for x in between),
+        *(LatencyGoal(float(f"{np.interp(x, (0, 1), speeds):.2g}")) for x in between),
+        LossGoal(0.05),
+    ]
+    # fmt: on
+
+
+def _goal(options: argparse.Namespace) -> Goal:
+    if options.llm_share is not None:
+        return ShareGoal(options.llm_share)
+    if options.max_loss is not None:
+        return LossGoal(options.max_loss)
+    if options.latency is not None:
+        return LatencyGoal(options.latency)
+    raise invalid("--llm-share", "there is no goal.", "Give --llm-share 0.15, --max-loss 1% or --latency 2x.")
+
+
+class _asking:
+    """A client and what it asks with; an async context manager."""
+
+    def __init__(self, options: argparse.Namespace, router: str, questions: Questions) -> None:
+        self._options, self._router, self._questions = options, router, questions
+        self._held = AsyncExitStack()
+
+    async def __aenter__(self) -> tuple[AsyncClient, Outcomes]:
+        options = self._options
+        model = LatencyModel.load(options.latency_model) if options.latency_model else None
+        client = await self._held.enter_async_context(AsyncClient(self._router))
+        checker = self._questions.checker
+        if checker is not None:
+            await self._held.enter_async_context(checker)
+        outcomes = Outcomes(
+            client,
+            checker,
+            max_new_tokens=options.max_new_tokens,
+            concurrency=options.concurrency,
+            latency_model=model,
+            cache=options.cache,
+        )
+        await outcomes.open()
+        return client, outcomes
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self._held.aclose()
+
+
+async def _asked(
+    outcomes: Outcomes, problems: Sequence[Problem], turned: Knob, value: float | None, name: str, progress: Progress
+) -> Sample:
+    task = progress.add_task(name, total=len(problems))
+    policy = LlmOnly() if value is None else turned.policy(value)
+    return await outcomes.ask(problems, policy, lambda: progress.advance(task))

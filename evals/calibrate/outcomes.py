@@ -1,0 +1,145 @@
+"""Answers as figures: asked once for each question and policy, and remembered. It knows no goal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evals.answers import Checker
+from evals.bench.load import closed_loop
+from evals.evaluation.data import Problem
+from rstitch.client.aio import AsyncClient
+from rstitch.client.specs import Spec, text_of
+from rstitch.client.types import Message, Policy
+from rstitch.errors import invalid
+from training.latency import LatencyModel, runs_of
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One answer. `correct` is None if nobody knows; `latency_ms` is as the client saw it, or as it is modelled."""
+
+    llm_tokens: int
+    tokens: int
+    latency_ms: float
+    correct: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Answers to the same questions in the same order, as arrays [n]."""
+
+    llm_tokens: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    latency_ms: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> Sample:
+        """In their order."""
+        return cls(
+            np.array([o.llm_tokens for o in outcomes], float),
+            np.array([o.tokens for o in outcomes], float),
+            np.array([o.latency_ms for o in outcomes], float),
+            np.array([bool(o.correct) for o in outcomes]),
+        )
+
+    def at(self, chosen: NDArray[np.int64]) -> Sample:
+        """Some of them."""
+        return Sample(self.llm_tokens[chosen], self.tokens[chosen], self.latency_ms[chosen], self.correct[chosen])
+
+
+class Outcomes:
+    """Asks a router, greedily, what it has not been asked before.
+
+    Args:
+        checker: None: nobody knows what is right.
+        concurrency: questions open at a time.
+        latency_model: None: latencies are measured.
+        cache: a file that keeps the outcomes from run to run; None: none does.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        checker: Checker | None,
+        *,
+        max_new_tokens: int,
+        concurrency: int,
+        latency_model: LatencyModel | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self._client = client
+        self._checker = checker
+        self._max_new_tokens = max_new_tokens
+        self._concurrency = concurrency
+        self._latency_model = latency_model
+        self._cache = cache
+        self._models: list[str] = []
+        self._known: dict[str, Outcome] = {}
+
+    async def open(self) -> None:
+        """Asks who answers, and reads what is known of them. Raises: RstitchError."""
+        self._models = [f"{worker.model} {worker.dtype}" for worker in (await self._client.status()).workers]
+        if self._cache is None or not self._cache.exists():
+            return
+        for number, line in enumerate(self._cache.read_text().splitlines(), 1):
+            try:
+                row = json.loads(line)
+                self._known[row.pop("key")] = Outcome(**row)
+            except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+                where = f"{self._cache}, line {number}"
+                raise invalid("--cache", f"{where} is none of ours.", "Name another file, or remove it.") from None
+
+    async def ask(self, problems: Sequence[Problem], policy: Policy, tick: Callable[[], None]) -> Sample:
+        """Every question by one policy."""
+
+        async def one(problem: Problem) -> Outcome:
+            key = self._key(problem, policy)
+            if key not in self._known:
+                self._keep(key, await self._answer(problem, policy))
+            tick()
+            return self._known[key]
+
+        timed = await closed_loop(one, problems, self._concurrency)
+        return Sample.of([reply.reply for reply in sorted(timed, key=lambda reply: reply.index)])
+
+    async def _answer(self, problem: Problem, policy: Policy) -> Outcome:
+        begin = time.perf_counter()
+        answer = await self._client.answer(
+            chat=[Message("user", problem.prompt)], policy=policy, max_new_tokens=self._max_new_tokens, guard=False
+        )
+        latency_ms = 1000 * (time.perf_counter() - begin)
+        if self._latency_model is not None:
+            num_prompt_tokens, runs = runs_of(await self._client.trajectory(answer.session_id))
+            latency_ms = self._latency_model.trajectory_ms(num_prompt_tokens, runs)
+        await self._client.delete_trajectory(answer.session_id)
+        correct = None
+        if self._checker is not None:
+            correct = (await self._checker.check(problem, answer.text)).correct
+        usage = answer.finished.usage
+        return Outcome(usage.num_llm_tokens, usage.num_tokens, latency_ms, correct)
+
+    def _key(self, problem: Problem, policy: Policy) -> str:
+        facts: list[Any] = [self._models, problem.prompt, problem.reference, text_of(Spec(policy))]
+        facts += [self._max_new_tokens, self._checker is not None]
+        if self._latency_model is None:
+            facts.append(self._concurrency)
+        else:
+            facts.append(self._latency_model.facts)
+        return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]
+
+    def _keep(self, key: str, outcome: Outcome) -> None:
+        self._known[key] = outcome
+        if self._cache is not None:
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            with self._cache.open("a") as file:
+                file.write(json.dumps({"key": key, **asdict(outcome)}) + "\n")

@@ -1,0 +1,36 @@
+"""The table of docs/calibration.md. It measures nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from evals.provenance import ROOT, line
+from evals.report import Columns, Row, markdown_table, replace_section
+
+POOL = 240  # questions that repeats draw from
+ENOUGH = 0.9  # of the repeats
+DOCUMENT = ROOT / "docs" / "calibration.md"
+RESULTS = ROOT / "docs" / "results" / "calibration.json"
+
+COLUMNS: Columns = {
+    "goal": lambda row: row["goal"],
+    "landed": lambda row: f"{row['landed']} of {row['repeats']}",
+    "95%": lambda row: f"[{row['landed_low']:.0%}, {row['landed_high']:.0%}]",
+    "width stated": lambda row: row["width"],
+    "off by": lambda row: row["error"],
+    "values": lambda row: ", ".join(f"{value:g}" for value in row["values"]),
+}
+
+
+def write(rows: list[Row], facts: dict[str, Any]) -> None:
+    """Replaces the table and the file of figures."""
+    text = [
+        markdown_table(COLUMNS, rows),
+        "",
+        f"Each repeat calibrates on {facts['calibrated on']} questions of {facts['questions']} and checks on "
+        f"{facts['checked on']} others. *Width stated* and *off by* (checked less calibrated) are medians. "
+        f"{line(facts)}",
+    ]
+    replace_section(DOCUMENT, "calibration", "\n".join(text))
+    RESULTS.write_text(json.dumps({"rows": rows, "facts": facts}, indent=1) + "\n")

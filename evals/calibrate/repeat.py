@@ -1,0 +1,87 @@
+"""Does a calibration keep what it states? Many of them, on subsets of questions that were all answered once.
+
+Each repeat draws its own questions to calibrate on and others, fresh to it, to check with; nothing is asked anew. What
+varies from repeat to repeat is which question is drawn for which; the pool is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from evals.calibrate.calibration import Calibrated, calibrate
+from evals.calibrate.goals import Goal
+from evals.calibrate.knobs import Knob
+from evals.calibrate.outcomes import Sample
+from evals.statistics import wilson
+from rstitch.errors import RstitchError
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """All questions answered with all values that may be looked at, and by the LLM alone (None)."""
+
+    knob: Knob
+    samples: dict[float | None, Sample]
+
+    @property
+    def size(self) -> int:
+        """Questions."""
+        return len(self.samples[None].tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """Calibrations for one goal; None where it could not be reached."""
+
+    goal: Goal
+    made: Sequence[Calibrated | None]
+
+    @property
+    def num_landed(self) -> int:
+        """Those whose check lay within what was stated."""
+        return sum(one is not None and one.landed for one in self.made)
+
+    def row(self) -> dict[str, Any]:
+        """For a table."""
+        reached = [one for one in self.made if one is not None]
+        low, high = wilson(self.num_landed, len(self.made))
+        text = self.goal.text
+        widths = [one.found.stated.high - one.found.stated.low for one in reached]
+        errors = [abs(one.checked - one.found.stated.value) for one in reached]
+        return {
+            "goal": f"{self.goal.name} {text(self.goal.target)}",
+            "repeats": len(self.made),
+            "reached": len(reached),
+            "landed": self.num_landed,
+            "landed_low": low,
+            "landed_high": high,
+            "width": text(float(np.median(widths))) if reached else "",
+            "error": text(float(np.median(errors))) if reached else "",
+            "values": sorted({one.found.value for one in reached}),
+        }
+
+
+async def repeat(pool: Pool, goal: Goal, repeats: int, num_calibrated: int, num_fresh: int, seed: int) -> Repeats:
+    """So many calibrations. Questions of one repeat to calibrate on and to check with are disjoint."""
+    assert num_calibrated + num_fresh <= pool.size, "the pool is too small to draw both"
+    rng = np.random.default_rng(seed)
+    knob = replace(pool.knob, values=pool.knob.coarse)
+    made: list[Calibrated | None] = []
+    for _ in range(repeats):
+        drawn = rng.permutation(pool.size)
+        parts = {False: drawn[:num_calibrated], True: drawn[num_calibrated : num_calibrated + num_fresh]}
+
+        async def answers(value: float | None, fresh: bool, parts: dict[bool, Any] = parts) -> Sample:
+            return pool.samples[value].at(parts[fresh])
+
+        try:
+            made.append(await calibrate(goal, knob, answers, num_fresh, has_answers=True))
+        except RstitchError as error:
+            if error.reason != "UNREACHABLE":
+                raise
+            made.append(None)
+    return Repeats(goal, made)

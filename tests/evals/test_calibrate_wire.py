@@ -1,0 +1,66 @@
+"""`rstitch calibrate` on a running stack: from questions to a profile that answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evals.calibrate.__main__ import main
+from rstitch.client.sync import Client
+from rstitch.client.types import Profile, Signal, Threshold
+from rstitch.stack import LocalStack
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[LocalStack]:
+    with LocalStack(worker_args=["--measure-ms", "0"]) as running:
+        yield running
+
+
+def calibrate(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, object], str]:
+    code = main(["--json", *arguments])
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out) if captured.out else {}, captured.err.replace("\n", " ")
+
+
+def test_a_share_becomes_a_profile_that_answers(
+    stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--router", stack.router_address, "--data", "tiny:calibration", "--n", "8", "--signal", "margin"]
+    flags += ["--max-new-tokens", "48", "--cache", str(tmp_path / "cache.jsonl"), "--llm-share", "10%"]
+    code, made, _ = calibrate(capsys, *flags, "--name", "cheap")
+    assert code in (0, 3)  # whether the check landed is a matter of chance
+    assert (made["num_calibrated"], made["num_checked"], made["profile"]) == (4, 4, "cheap")
+    policy = Threshold(float(str(made["tau"])), signal=Signal.MARGIN)
+    with Client(stack.router_address) as client:
+        (kept,) = client.profiles()
+        assert "fresh questions the LLM share will be between" in kept.description
+        assert isinstance(kept.policy, Threshold)
+        assert (kept.policy.tau, kept.policy.signal) == (policy.tau, policy.signal)
+        named = client.answer("2+2", policy=Profile("cheap"), max_new_tokens=8)
+        assert named.finished.profile == "cheap"
+        assert named.tokens == client.answer("2+2", policy=policy, max_new_tokens=8).tokens
+        assert len(list(client.trajectories())) == 2, "those of the calibration are gone"
+    asked = len((tmp_path / "cache.jsonl").read_text().splitlines())
+    assert calibrate(capsys, *flags)[1]["tau"] == made["tau"]
+    assert len((tmp_path / "cache.jsonl").read_text().splitlines()) == asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "tiny:calibration"], "--llm-share: there is no goal"),
+        (["--llm-share", "0.1"], "--data: there is none"),
+        (["--data", "tiny:calibration", "--llm-share", "2"], "--llm-share: 2.0 is no share"),
+        (["--data", "tiny:calibration", "--llm-share", "0.1", "--policy", "llm_only"], "--policy: llm_only cannot"),
+        (["--data", "nowhere.jsonl", "--llm-share", "0.1"], "nowhere.jsonl cannot be read"),
+        (["--data", "tiny:calibration", "--llm-share", "0.1", "--latency-model", "no.json"], "no.json"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = calibrate(capsys, "--router", "127.0.0.1:1", *arguments)
+    assert code == 2
+    assert said in err
