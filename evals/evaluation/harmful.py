@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict, dataclass
@@ -27,19 +28,23 @@ from evals.evaluation import plots
 from evals.evaluation.checkers import checker_of
 from evals.evaluation.data import Data, Problem, load_data
 from evals.evaluation.records import Record, Run, read
+from evals.evaluation.report import write
+from evals.evaluation.runner import question_of
 from evals.evaluation.stacks import add_stack_arguments, router_of
 from evals.evaluation.task import Task, load
 from evals.progress import progress_bar
-from evals.provenance import provenance
+from evals.provenance import line, provenance
 from evals.statistics import bootstrap_mean
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import LlmOnly, Message, Source
+from rstitch.client.types import LlmOnly, Source
 from rstitch.errors import invalid
 
 _AROUND = 10
 _OFFSETS = range(-_AROUND, _AROUND + 1)
 
+# Means, and the lower and upper ends of their intervals.
+Curve = tuple[list[float], list[float], list[float]]
 Verdict = Literal["found", "never right", "by the LLM", "at the end"]
 
 
@@ -76,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=positive, default=4, help="answers looked at at a time (default 4)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets harmful.json and harmful.png")
     parser.add_argument("--name", default="", help="what the names of the files begin with")
+    parser.add_argument("--write", metavar="FILE.md:SECTION", help="also into a section of a document")
     # fmt: on
     add_stack_arguments(parser)
 
@@ -151,10 +157,7 @@ class Search:
 
     async def _prompt(self, problem: Problem) -> tuple[tuple[int, ...], str]:
         """The prompt's tokens, and their text."""
-        question: dict[str, Any] = {"text": problem.prompt}
-        if self._task.input == "chat":
-            system = [Message("system", self._task.system)] if self._task.system else []
-            question = {"chat": [*system, Message("user", problem.prompt)]}
+        question = question_of(self._task, problem)
         answer = await self._client.answer(**question, policy=LlmOnly(), max_new_tokens=1, guard=False)
         segments = (await self._client.trajectory(answer.session_id)).segments
         prompts = [segment for segment in segments if segment.source is Source.PROMPT]
@@ -206,7 +209,7 @@ def _wrong(run: Run, system: str) -> list[Record]:
     return [record for record in run.of(system) if not record.correct and record.sample == 0 and "slm" in record.models]
 
 
-def around(records: Sequence[Record], indices: Sequence[Sequence[int]]) -> tuple[list[float], list[float], list[float]]:
+def around(records: Sequence[Record], indices: Sequence[Sequence[int]]) -> Curve:
     """Mean entropy by offset from the tokens at `indices` of each answer, and its interval over answers."""
     means, lows, highs = [], [], []
     for offset in _OFFSETS:
@@ -225,31 +228,51 @@ def around(records: Sequence[Record], indices: Sequence[Sequence[int]]) -> tuple
 def _write(
     options: argparse.Namespace, run: Run, turns: Sequence[Turn], wrong: Sequence[Record], console: Console
 ) -> None:
-    result: dict[str, Any] = {"provenance": provenance(), "run": run.configuration, "scan": options.scan, "systems": {}}
-    curves = {}
+    systems: dict[str, Any] = {}
+    curves, told = {}, []
     for system in options.systems:
         ours = [(turn, record) for turn, record in zip(turns, wrong, strict=True) if turn.system == system]
         counts = {verdict: sum(turn.verdict == verdict for turn, _ in ours) for verdict in get_args(Verdict)}
-        told = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-        console.print(f"{system}: {len(ours)} wrong answers; {told}")
-        result["systems"][system] = {"counts": counts, "turns": [asdict(turn) for turn, _ in ours]}
+        told.append(f"`{system}`: {len(ours)} wrong answers; {', '.join(f'{n} {v}' for v, n in counts.items())}.")
+        systems[system] = {"counts": counts, "turns": [asdict(turn) for turn, _ in ours]}
         found = [(turn, record) for turn, record in ours if turn.verdict == "found"]
-        if not found:
-            continue
-        records = [record for _, record in found]
-        harmful = around(records, [[turn.index] for turn, _ in found])
-        others = around(records, [_others(record, turn.index) for turn, record in found])
-        curves[f"{system}: around the first harmful token (n = {len(found)})"] = harmful
-        curves[f"{system}: around all other SLM tokens of these answers"] = others
-        result["systems"][system] |= {"around_harmful": harmful, "around_others": others, "offsets": list(_OFFSETS)}
+        if found:
+            records = [record for _, record in found]
+            harmful = around(records, [[turn.index] for turn, _ in found])
+            others = around(records, [_others(record, turn.index) for turn, record in found])
+            curves[f"{system}: around the first harmful token (n = {len(found)})"] = harmful
+            curves[f"{system}: around the other SLM tokens of these answers"] = others
+            systems[system] |= {"around_harmful": harmful, "around_others": others, "offsets": list(_OFFSETS)}
+            told.append(_peak(harmful, others))
+    facts = provenance()
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{options.name}harmful.json"
+    result = {"provenance": facts, "run": run.configuration, "scan": options.scan, "systems": systems}
     path.write_text(json.dumps(result, indent=1) + "\n")
+    for text in told:
+        console.print(text, markup=False)
     console.print(f"written: {path}", soft_wrap=True)
+    picture = path.with_suffix(".png")
     if curves:
         title = f"{run.configuration['task']}: entropy around the token that turned the answer wrong"
-        plots.around(_OFFSETS, curves, title, options.out / f"{options.name}harmful.png")
-        console.print(f"written: {options.out / f'{options.name}harmful.png'}", soft_wrap=True)
+        plots.around(_OFFSETS, curves, title, picture)
+        console.print(f"written: {picture}", soft_wrap=True)
+        told.append(f"![entropy around the first harmful token](PICTURE)\n\n{line(facts)}")
+    if options.write:
+        document = Path(options.write.rpartition(":")[0])
+        relative = os.path.relpath(picture, document.parent)
+        write(options.write, "\n\n".join(told).replace("PICTURE", Path(relative).as_posix()))
+
+
+def _peak(harmful: Curve, others: Curve) -> str:
+    """Where the entropy is highest, and what it is at the token itself, beside other tokens."""
+    means, lows, highs = harmful
+    at, peak = means[_AROUND], int(np.nanargmax(means))
+    return (
+        f"Mean entropy at the harmful token {at:.3f} [{lows[_AROUND]:.3f}, {highs[_AROUND]:.3f}] (other SLM tokens of "
+        f"these answers {others[0][_AROUND]:.4f}); highest at offset {peak - _AROUND:+d}: {means[peak]:.3f} "
+        f"[{lows[peak]:.3f}, {highs[peak]:.3f}]."
+    )
 
 
 def _others(record: Record, index: int) -> list[int]:

@@ -7,6 +7,8 @@ that most of the systems lose, then those that took longest.
 from __future__ import annotations
 
 import argparse
+import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from rich.text import Text
 from evals.bench.flags import positive
 from evals.evaluation.figures import BASELINE
 from evals.evaluation.records import Question, Record, Run, read
+from evals.evaluation.report import write
 from rstitch.cli.render import STYLES, legend
 from rstitch.errors import invalid
 
@@ -33,6 +36,16 @@ class Case:
     right: Record
     alone: Record | None
     wrong: tuple[Record, ...]
+
+    @property
+    def traces(self) -> list[Record]:
+        """Those that are shown."""
+        return [record for record in (self.right, self.alone, self.wrong[0]) if record is not None]
+
+    @property
+    def others(self) -> str:
+        """Who else got it wrong."""
+        return ", ".join(record.system for record in self.wrong[1:])
 
     @property
     def rank(self) -> tuple[bool, int, float]:
@@ -52,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--systems", nargs="+", metavar="POLICY", help="whose answers (default: all of both models)")
     parser.add_argument("--n", type=positive, default=10, help="at most so many problems (default 10)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also as .html, .svg or .txt")
+    parser.add_argument("--write", metavar="FILE.md:SECTION", help="also into a section of a document")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -69,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         _save(options.out, found, hurt, systems, options.n)
         console.print(f"written: {options.out}", soft_wrap=True)
+    if options.write:
+        write(options.write, markdown(found, hurt, systems, options.n))
     return 0
 
 
@@ -97,38 +113,65 @@ def cases(run: Run, systems: Sequence[str]) -> list[Case]:
 
 def show(console: Console, run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: int) -> None:
     """Counts, then the worst."""
-    solved = sum(record.correct for record in run.of(BASELINE))
-    console.print(
-        f"Of {solved} problems that LLM-only solves, {len(hurt)} are lost by one or more of {len(systems)} routed "
-        f"systems; {sum(case.rank[0] for case in hurt)} of these the SLM alone solves."
-    )
+    console.print(_counts(run, hurt, systems))
     console.print(legend())
     for number, case in enumerate(hurt[:at_most], 1):
         console.print(Rule(f"{number}. problem {case.question.id}", align="left"))
         console.print(Text(case.question.prompt), style="dim")
         console.print(Text(f"right answer: {case.question.reference}"))
-        _trace(console, case.right)
-        if case.alone is not None:
-            _trace(console, case.alone)
-        _trace(console, case.wrong[0])
-        others = [record.system for record in case.wrong[1:]]
-        if others:
-            console.print(Text(f"also wrong: {', '.join(others)}", style="dim"))
+        for record in case.traces:
+            _trace(console, record)
+        if case.others:
+            console.print(Text(f"also wrong: {case.others}", style="dim"))
+
+
+def markdown(run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: int) -> str:
+    """The same for a document, where what the LLM wrote of a stitched answer is bold."""
+    parts = [f"{_counts(run, hurt, systems)} ⟨**Bold**⟩ is what the LLM wrote of a stitched answer."]
+    for number, case in enumerate(hurt[:at_most], 1):
+        parts.append(f"**{number}. Problem {case.question.id}.** {html.escape(case.question.prompt)}")
+        for record in case.traces:
+            lines = "".join(
+                f"<b>{html.escape(text)}</b>" if bold else html.escape(text) for text, bold in _marked(record)
+            )
+            # An empty line would end the block.
+            lines = re.sub(r"\n{2,}", "\n", lines)
+            parts.append(f"{_mark(record)} `{record.system}`{_facts(record)}\n\n<pre>{lines}</pre>")
+        if case.others:
+            parts.append(f"Also wrong: {case.others}.")
+    return "\n\n".join(parts)
+
+
+def _counts(run: Run, hurt: Sequence[Case], systems: Sequence[str]) -> str:
+    solved = sum(record.correct for record in run.of(BASELINE))
+    return (
+        f"Of {solved} problems that LLM-only solves, {len(hurt)} are lost by one or more of {len(systems)} routed "
+        f"systems; {sum(case.rank[0] for case in hurt)} of these the SLM alone solves."
+    )
 
 
 def _trace(console: Console, record: Record) -> None:
-    mark = ("✔ ", "green") if record.correct else ("✘ ", "red")
-    facts = (
-        f"  {record.num_tokens} tokens, {record.count('llm_tokens')} by the LLM, {record.count('switches')} switches"
-    )
-    console.print(Text.assemble(mark, (record.system, "bold"), (facts, "dim")))
+    mark = Text(_mark(record), style="green" if record.correct else "red")
+    console.print(Text.assemble(mark, " ", (record.system, "bold"), (_facts(record), "dim")))
     text = Text()
-    stitched = len({part.model for part in record.parts}) > 1
-    for part in record.parts:
-        # Brackets tell them apart where there are no colours.
-        marked = f"⟨{part.text}⟩" if stitched and part.model == "llm" else part.text
+    for part, (marked, _) in zip(record.parts, _marked(record), strict=True):
         text.append(marked, style=STYLES[part.model])
     console.print(text if text else Text("(no trace was kept)", style="dim"))
+
+
+def _mark(record: Record) -> str:
+    return "✔" if record.correct else "✘"
+
+
+def _facts(record: Record) -> str:
+    return f"  {record.num_tokens} tokens, {record.count('llm_tokens')} by the LLM, {record.count('switches')} switches"
+
+
+def _marked(record: Record) -> list[tuple[str, bool]]:
+    """The segments; the LLM's in a stitched answer have brackets, for where there are no colours."""
+    stitched = len({part.model for part in record.parts}) > 1
+    llm = [stitched and part.model == "llm" for part in record.parts]
+    return [(f"⟨{part.text}⟩" if told else part.text, told) for part, told in zip(record.parts, llm, strict=True)]
 
 
 def _save(path: Path, run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: int) -> None:

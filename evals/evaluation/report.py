@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="rows, configuration and provenance as JSON")
     parser.add_argument("--markdown", action="store_true", help="as a document has it")
     parser.add_argument(
+        "--image", type=Path, metavar="FILE", help="a picture that the markdown shows, such as a frontier"
+    )
+    parser.add_argument(
         "--write", metavar="FILE.md:SECTION", help="puts the markdown between the marks <!-- SECTION:begin --> and :end"
     )
 
@@ -38,19 +42,22 @@ def run(options: argparse.Namespace) -> int:
         json.dump({"configuration": found.configuration, "provenance": found.provenance, "rows": rows}, sys.stdout)
         sys.stdout.write("\n")
     elif options.markdown:
-        sys.stdout.write(text(found, rows) + "\n")
+        sys.stdout.write(text(found, rows, str(options.image or "")) + "\n")
     else:
         console = Console(highlight=False)
         for table in tables.terminal(rows, console.width):
             console.print(table)
     if options.write:
-        write(options.write, text(found, rows))
+        document = Path(options.write.rpartition(":")[0])
+        image = Path(os.path.relpath(options.image, document.parent)).as_posix() if options.image else ""
+        write(options.write, text(found, rows, image))
     return 0
 
 
-def text(run: Run, rows: list[figures.Row]) -> str:
-    """Tables and where they come from."""
-    return f"{tables.markdown(rows)}\n\n{caption(run, rows)}"
+def text(run: Run, rows: list[figures.Row], image: str = "") -> str:
+    """Tables, where they come from, and a picture."""
+    picture = f"\n\n![accuracy over latency and over the share of the LLM]({image})" if image else ""
+    return f"{tables.markdown(rows)}\n\n{caption(run, rows)}{picture}"
 
 
 def caption(run: Run, rows: list[figures.Row]) -> str:

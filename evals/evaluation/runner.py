@@ -159,14 +159,10 @@ class Runner:
 
     async def _ask(self, job: Job, max_new_tokens: int) -> list[Event]:
         spec, seed = job.system.spec, self._plan.sampling.seed + job.sample
-        question: dict[str, Any] = {"text": job.problem.prompt}
-        if self._task.input == "chat":
-            system = [Message("system", self._task.system)] if self._task.system else []
-            question = {"chat": [*system, Message("user", job.problem.prompt)]}
         return [
             event
             async for event in self._client.generate(
-                **question,
+                **question_of(self._task, job.problem),
                 policy=seeded(spec.policy, seed * 1_000_003 + job.problem.index),
                 early_exit=spec.early_exit,
                 budget=spec.budget,
@@ -176,6 +172,14 @@ class Runner:
                 guard=False,  # what was asked for is what is measured
             )
         ]
+
+
+def question_of(task: Task, problem: Problem) -> dict[str, Any]:
+    """The input of `generate`: plain text, or a chat for the models' template."""
+    if task.input == "text":
+        return {"text": problem.prompt}
+    system = [Message("system", task.system)] if task.system else []
+    return {"chat": [*system, Message("user", problem.prompt)]}
 
 
 def seeded(policy: Policy | None, seed: int) -> Policy | None:

@@ -51,6 +51,7 @@ COST: Columns = {
     "switches": lambda row: _number(row, "switches", ".1f"),
     "latency ms": lambda row: _number(row, "latency_ms", ".1f"),
     "p50": lambda row: _number(row, "latency_p50_ms", ".1f"),
+    "TTFT p50": lambda row: _number(row, "ttft_p50_ms", ".1f"),
     "modelled": lambda row: _number(row, "modelled_ms", ".1f"),
     "faster": _ratio,
     "= shorter": lambda row: _number(row, "shorter", ".2f"),
@@ -67,7 +68,7 @@ EXTRAS: Columns = {
     "budget spent": lambda row: f"{row['budget_spent'] / row['n']:.1%}",
 }
 # Left out on a terminal of fewer columns.
-_WIDE, _WIDE_FROM = ("only it / only LLM", "by SLM", "by LLM", "p50", "= shorter", "x cheaper"), 130
+_WIDE, _WIDE_FROM = ("only it / only LLM", "by SLM", "by LLM", "p50", "TTFT p50", "= shorter", "x cheaper"), 130
 _EXTRA_FIELDS = ("accepted_share", "consultations", "trials", "exited_early", "budget_spent")
 
 

@@ -7,20 +7,24 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from evals.answers import OwnCheck
 from evals.evaluation import figures
 from evals.evaluation.__main__ import main
 from evals.evaluation.data import Problem
 from evals.evaluation.families import member_of
-from evals.evaluation.records import Part, Record, Run, RunFile, read
+from evals.evaluation.harmful import Search, around
+from evals.evaluation.records import Part, Question, Record, Run, RunFile, read
 from evals.evaluation.run import systems_of
 from evals.evaluation.runner import Plan, jobs
+from evals.evaluation.task import load
 from evals.statistics import bootstrap_mean, mcnemar
 from rstitch.client.sync import Client
-from rstitch.client.types import Random
+from rstitch.client.types import Random, Source
 from rstitch.errors import RstitchError
 from rstitch.stack import LocalStack
 
@@ -100,7 +104,7 @@ class TestOnARealStack:
         assert "4 of 8 answers are there already" in capsys.readouterr().out
         again = path.read_text()
         assert again.startswith(first)
-        assert len(again.splitlines()) == len(first.splitlines()) + 1 + 4
+        assert len(again.splitlines()) == len(first.splitlines()) + 1 + 2 + 4
         assert len(read([path]).records) == 8
         assert self.run(stack, tmp_path, "--n", "4", "--concurrency", "2") == 0
         assert len(read([path]).records) == 8
@@ -267,3 +271,93 @@ def test_the_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "gsm8k" in capsys.readouterr().out
     assert main(["list", "--json"]) == 0
     assert {task["name"] for task in json.loads(capsys.readouterr().out)} >= {"tiny", "aime25", "mbpp"}
+
+
+def hurt_run(folder: Path) -> Path:
+    """LLM-only and SLM-only solve both; the threshold loses the second, the coin both."""
+    stitched = (Part("slm", 2, "4+4="), Part("llm", 1, "<9>", "entropy_above", 0.1), Part("slm", 1, ".\n\n"))
+    lost = replace(record("threshold:tau=0.1", 1, correct=False), parts=stitched, tokens=(1, 2, 3, 4))
+    coin = [replace(record("random:slm_probability=0.5", i, correct=False)) for i in range(2)]
+    alone = [record("slm_only", 0, correct=False), record("slm_only", 1)]
+    llm = [record("llm_only", i, slm=0) for i in range(2)]
+    right = record("threshold:tau=0.1", 0)
+    path = folder / "run.jsonl"
+    with RunFile(path, CONFIGURATION, PROVENANCE) as file:
+        file.ask(Question(i, f"p{i}", f"What is {i} < 4?", "8") for i in range(2))
+        for each in (*llm, *alone, right, lost, *coin):
+            file.append(each)
+    return path
+
+
+def test_where_switching_hurt_the_worst_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- hurt:begin -->\n<!-- hurt:end -->\n")
+    path = hurt_run(tmp_path)
+    assert main(["hurt", str(path), "--write", f"{page}:hurt", "--out", str(tmp_path / "hurt.svg")]) == 0
+    shown = capsys.readouterr().out
+    assert "Of 2 problems that LLM-only solves, 2 are lost" in shown
+    assert "1 of these the SLM alone solves" in " ".join(shown.split())
+    assert shown.index("1. problem p1") < shown.index("2. problem p0")
+    assert "4+4=⟨<9>⟩." in hurt_section(path, "threshold:tau=0.1", capsys)
+    text = page.read_text()
+    assert "What is 1 &lt; 4?" in text
+    assert (tmp_path / "hurt.svg").read_text().startswith("<svg")
+    assert main(["hurt", str(path), "--out", "hurt.pdf"]) == 2
+    assert main(["hurt", str(path), "--systems", "threshold:tau=9"]) == 2
+
+
+def hurt_section(path: Path, system: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["hurt", str(path), "--systems", system]) == 0
+    return capsys.readouterr().out
+
+
+class Continued:
+    """A router whose LLM ends right only while a prefix holds none of the harmful tokens; counts what it is asked."""
+
+    def __init__(self, harmful: set[int]) -> None:
+        self.harmful = harmful
+        self.num_asked = 0
+        self._texts: dict[str, str] = {}
+
+    async def answer(self, *, tokens: list[int] | None = None, **_: object) -> Any:
+        self.num_asked += 1
+        wrong = tokens is not None and not self.harmful.isdisjoint(tokens)
+        session_id = str(self.num_asked)
+        self._texts[session_id] = "prompt wrong" if wrong else "prompt right"
+        return SimpleNamespace(session_id=session_id)
+
+    async def trajectory(self, session_id: str) -> Any:
+        prompt = SimpleNamespace(source=Source.PROMPT, tokens=(900, 901), text="prompt ")
+        return SimpleNamespace(segments=(prompt,), text=self._texts[session_id])
+
+
+async def turn_of(harmful: set[int], answer: Record, scan: bool = False) -> tuple[str, int]:
+    check = OwnCheck(lambda text, _: text == "right")
+    search = Search(Continued(harmful), load("tiny"), check, 400)  # type: ignore[arg-type]
+    turn = await search.turn(Problem(0, "0", "", "", {}), answer, scan)
+    return turn.verdict, turn.index
+
+
+@pytest.mark.parametrize("scan", [False, True])
+async def test_the_first_harmful_token_is_found(scan: bool) -> None:
+    answer = replace(record("slm_only", 0, correct=False, slm=40, llm=0), finish="stop")
+    for index in (0, 1, 17, 38):
+        assert await turn_of({index}, answer, scan) == ("found", index)
+    assert await turn_of({39}, answer, scan) == ("at the end", -1)  # the token that ended it cannot be gone on from
+    assert await turn_of({900}, answer, scan) == ("never right", -1)
+
+
+async def test_what_the_llm_spoilt_is_no_fault_of_the_slm() -> None:
+    parts = (Part("slm", 5, ""), Part("llm", 3, ""), Part("slm", 5, ""))
+    answer = replace(record("threshold:tau=0.1", 0, correct=False, slm=10, llm=3), parts=parts)
+    assert await turn_of({6}, answer) == ("by the LLM", 8)
+    assert await turn_of({8}, answer) == ("found", 8)
+
+
+def test_the_entropy_around_a_token_is_a_mean_over_answers() -> None:
+    one = replace(record("slm_only", 0, slm=30, llm=0), entropies=tuple(0.01 * i for i in range(30)))
+    means, lows, highs = around([one, one], [[15], [20]])
+    assert len(means) == 21
+    assert means[10] == pytest.approx(0.175)
+    assert (lows[10], highs[10]) == (pytest.approx(0.15), pytest.approx(0.2))
+    assert means[20] == pytest.approx(0.25)  # the second has no token there
