@@ -75,7 +75,7 @@ $(PROTO_STAMP):
 		2> .cache/proto.log || { cat .cache/proto.log >&2; exit 1; }
 	@touch $@
 
-train-tiny: setup ## train the tiny pair anew (about 80 minutes on two cores)
+train-tiny: setup ## train the tiny pair anew (about 80 minutes on two cores); other tiny models: ARGS="NAME ..."
 	@$(BIN)/python -m training.tiny $(ARGS)
 
 eval-tiny: setup ## measure the tiny pair on the running stack; writes docs/results.md
