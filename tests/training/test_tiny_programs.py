@@ -6,17 +6,21 @@ import contextlib
 import io
 import random
 import re
+from pathlib import Path
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from training.programs.domain import PROGRAMS, line
 from training.programs.task import MAX_VALUE, Problem, check_disjoint, is_correct, problems, split_of
 from training.tiny.chains import chain, text
 from training.tiny.domain import Style
 from training.tiny.domains import DOMAINS
+from training.tiny.export import export
 from training.tiny.recipe import PARTNERS, RECIPES
 from training.tiny.tokenizer import MAX_ENTRIES, MAX_LENGTH, train_tokenizer
+from training.tiny.train import new_model
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +103,20 @@ def test_recipes_name_domains_and_partners_that_exist() -> None:
     for slm, llm in PARTNERS.items():
         assert RECIPES[slm].domain == RECIPES[llm].domain
         assert (RECIPES[slm].own, RECIPES[llm].own) == ("short", "verbose")
+
+
+@pytest.mark.parametrize("name", ["tiny-programs-slm", "tiny-programs-llm"])
+def test_what_is_exported_loads_and_its_card_says_where_it_comes_from(
+    name: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.tiny.tokenizer.train_tokenizer", lambda domain: tokenizer)
+    model = new_model(RECIPES[name], tokenizer)
+    torch.save({"average": model.state_dict(), "step": 7, "seconds": 60.0, "loss": 0.5}, tmp_path / "checkpoint.pt")
+    folder = export(name, tmp_path / "checkpoint.pt", tmp_path / name, figures=[])
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.config.vocab_size == len(AutoTokenizer.from_pretrained(folder))
+    card = (folder / "README.md").read_text()
+    assert f"make train-tiny ARGS={name}" in card
+    assert PROGRAMS.sample.question in card
+    assert "{" not in card.replace("\\boxed{", "")
