@@ -332,7 +332,7 @@ class Engine:
         """
         session, draft, end = run.session, run.draft, run.request.end
         own = outcome.choices.tokens[index : index + run.num_asked]
-        num_agreed = _common_prefix(own, draft)
+        num_agreed = common_prefix(own, draft)
         if any(math.isnan(entropy) for entropy in outcome.choices.entropies[index : index + run.num_asked]):
             self._runner.wipe(session.pages)  # also where only what is rejected is not finite
             self._table.uncompute(session, 0)
@@ -356,7 +356,7 @@ class Engine:
     def _result(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
         run.timing.total_us = _us(time.perf_counter() - run.arrived)
         request, session = run.request, run.session
-        num_accepted = _common_prefix(session.tokens[request.end :], request.draft) if request.draft else 0
+        num_accepted = common_prefix(session.tokens[request.end :], request.draft) if request.draft else 0
         return RunFinished(run.run_id, reason, session.held, run.timing, proposal, num_accepted)
 
     def _parity_tokens(self, name: str) -> list[int]:
@@ -394,7 +394,7 @@ def _us(seconds: float) -> int:
     return int(seconds * 1e6)
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens two rows begin with in common."""
     pairs = zip(left, right, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))

@@ -9,11 +9,11 @@ an answer that it does not touch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from model_worker.engine.cost_model import CostModel
-from model_worker.engine.engine import Engine
+from model_worker.engine.engine import Engine, common_prefix
 from model_worker.engine.exit import Exit
 from model_worker.engine.exit_runner import ExitRunner
 from model_worker.engine.exit_scheduler import ExitRun, ExitScheduler
@@ -57,7 +57,7 @@ class ExitEngine(Engine):
         (self._check_held if busy else self._check_session)(request, session)
         if request.is_background and (busy or request.wants_token):
             return self._end_at_once(request, session, arrived)
-        num_same = _common(request.tokens, session.tokens[request.position :])
+        num_same = common_prefix(request.tokens, session.tokens[request.position :])
         rest = replace(
             request,
             position=request.position + num_same,
@@ -113,11 +113,3 @@ class ExitEngine(Engine):
             check_parity(f"the exit of {name}" if at_exit else f"{name} above its exit", outcome.logits[0], expected)
         self._table.close(session)
         return runner
-
-
-def _common(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):
-        if one != other:
-            return index
-    return min(len(ours), len(theirs))

@@ -146,6 +146,21 @@ def test_stitching_of_many_sessions_equals_the_reference(num_pages: int) -> None
     assert roles == {"slm", "llm"}
 
 
+def test_drafts_of_the_exit_verified_equal_the_models_own_decoding() -> None:
+    """Self-speculation: right and wrong drafts, with tokens before them that only the exit has computed."""
+    engine, model, _ = make_engine(max_batch_tokens=16)
+    tokens, expected = list(PROMPTS[3]), generate(model, PROMPTS[3], 40)
+    rng = random.Random(4)
+    while len(tokens) < len(PROMPTS[3]) + 40:
+        left = len(PROMPTS[3]) + 40 - len(tokens)
+        draft = run_one(engine, RunRequest("s", 0, tokens, max_tokens=5, exit=True)).tokens
+        if rng.random() < 0.5:  # the engine's own next tokens, and a wrong one
+            at = len(tokens) - len(PROMPTS[3])
+            draft = [*expected[at : at + 3], 299]
+        tokens += run_one(engine, RunRequest("s", 0, tokens, max_tokens=left, draft=draft)).tokens
+    assert tokens == PROMPTS[3] + expected
+
+
 def test_what_one_role_computed_the_other_need_not() -> None:
     engine, _, _ = make_engine()
     tokens = list(range(30, 70))

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from model_worker.engine.exit import load_exit
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import LlmOnly, SlmOnly, Threshold
+from rstitch.client.types import Confidence, LlmOnly, Random, SlmOnly, Speculative, Threshold
 from rstitch.stack import LocalStack
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from tests.engine.harness import generate
@@ -83,6 +83,18 @@ async def test_threshold_equals_the_reference_alone_and_among_others(
         assert written(answer) == expected(pair.reference(prompt, tau, TOKENS))
         await check_kept(shared, client, answer, prompt)
     assert {model for answer in answers for _, model in written(answer)} == {"slm", "llm"}
+
+
+async def test_other_policies_take_the_shared_model_too(client: AsyncClient, pair: Pair) -> None:
+    expected_tokens = generate(pair.model("llm"), PROMPTS[1], TOKENS)
+    drafted = await client.answer(tokens=PROMPTS[1], policy=Speculative(4), max_new_tokens=TOKENS)
+    assert list(drafted.tokens) == expected_tokens
+    for policy in (Confidence(0.5), Random(0.5)):
+        answer = await client.answer(tokens=PROMPTS[1], policy=policy, max_new_tokens=TOKENS)
+        tokens = list(PROMPTS[1])
+        for token, role in written(answer):  # whoever wrote it, it is what that model writes there
+            assert generate(pair.model(role), tokens, 1) == [token]
+            tokens.append(token)
 
 
 async def test_a_conversation_goes_on_with_either_role(client: AsyncClient, pair: Pair) -> None:

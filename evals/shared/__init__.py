@@ -1,0 +1,1 @@
+"""Shared parameters beside two models: what they take of memory and of time, and what they answer."""
