@@ -43,16 +43,19 @@ class Runs:
 
 
 def _thresholds(rows: Rows) -> list[Row]:
-    """Entropy against one tau."""
-    found = [(parse(name), row) for name, row in rows.items()]
-    return [
+    """Entropy against one tau. Raises KeyError if there is none."""
+    specs = [(parse(name), row) for name, row in rows.items()]
+    found = [
         row
-        for spec, row in found
+        for spec, row in specs
         if isinstance(spec.policy, Threshold)
         and spec.policy.signal is Signal.UNSPECIFIED
         and spec.early_exit is None
         and spec.budget is None
     ]
+    if not found:
+        raise KeyError("threshold")
+    return found
 
 
 def _equal(rows: Sequence[Row]) -> list[Row]:

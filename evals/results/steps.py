@@ -58,7 +58,7 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
         n: held-out problems of the runs that look at accuracy.
         n_latency: of the one that looks at latency, one session at a time.
     """
-    evaluation, latency_model = "evals.evaluation", str(folder / "latency.json")
+    evaluation, latency_model = "evals.evaluation", str(Path(PICTURES) / "latency.json")
 
     def run(task: str, systems: Sequence[str], count: int, *more: str) -> list[str]:
         return [evaluation, "run", "--task", task, "--n", str(count), "--systems", *systems, *more]
@@ -79,7 +79,7 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
         Step(
             "model",
             "the latency model, checked on whole answers",
-            [["training.latency", "check", "--out", latency_model, "--write"]],
+            [["training.latency", "check", "--write"]],
             3,
         ),
         Step(
@@ -94,9 +94,9 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
             [
                 run("tiny", FRONTIER, n, *out("frontier", 16), "--order", "blocks"),
                 *pages("frontier", "frontier"),
-                [evaluation, "hurt", str(folder / "frontier.jsonl"), "--system", "threshold:tau=0.1",
+                [evaluation, "hurt", str(folder / "frontier.jsonl"), "--systems", "threshold:tau=0.1",
                  "--write", f"{DOCUMENT}:hurt"],
-                [evaluation, "harmful", str(folder / "frontier.jsonl"), "--system", "slm_only",
+                [evaluation, "harmful", str(folder / "frontier.jsonl"), "--systems", "slm_only", "threshold:tau=0.1",
                  "--write", f"{DOCUMENT}:harmful", "--out", PICTURES],
             ],
             30,

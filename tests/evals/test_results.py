@@ -1,0 +1,89 @@
+"""The page of results: its steps are commands that exist, its verdicts follow the rows."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.results import claims
+from evals.results.claims import HOLDS, IN_PART, NOT, UNTESTED, Runs, table
+from evals.results.steps import FRONTIER, LATENCY, PROGRAMS, steps
+from rstitch.client.specs import parse, text_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(system: str, **values: Any) -> dict[str, Any]:
+    usual = {
+        "system": system, "n": 1000, "accuracy": 0.98, "accuracy_low": 0.97, "accuracy_high": 0.99, "difference": 0.0,
+        "difference_low": -0.005, "difference_high": 0.005, "latency_ms": 100.0, "llm_share": 0.05, "speed_up": 4.0,
+        "speed_up_low": 3.9, "speed_up_high": 4.1, "shorter": 2.0, "cheaper": 2.0, "only_this": 0, "only_baseline": 0,
+        "accepted_share": 0.5, "exited_early": 3,
+    }  # fmt: skip
+    return usual | values
+
+
+def verdict(claim: str, runs: Runs) -> str:
+    line = next(line for line in table(runs).splitlines() if claim in line)
+    return line.split("|")[2].strip()
+
+
+def runs(**changes: dict[str, Any]) -> Runs:
+    """Rows of every system, all alike but for the changes, by system."""
+    rows = {name: row(name, **changes.get(name, {})) for name in {*FRONTIER, *LATENCY, *PROGRAMS}}
+    return Runs(rows, rows, rows)
+
+
+def test_every_system_of_a_step_is_a_policy_and_none_comes_twice() -> None:
+    for systems in (FRONTIER, LATENCY, PROGRAMS):
+        assert len({text_of(parse(system)) for system in systems}) == len(systems)
+        assert all(text_of(parse(system)) == system for system in systems)  # rows go by these names
+
+
+def test_every_command_of_a_step_is_a_module(tmp_path: Path) -> None:
+    for step in steps(tmp_path, 10, 5):
+        for module, *_ in step.commands:
+            assert importlib.util.find_spec(module) is not None, module
+
+
+def test_every_section_that_a_step_writes_is_in_the_document(tmp_path: Path) -> None:
+    text = (ROOT / "docs/results.md").read_text()
+    for step in steps(tmp_path, 10, 5):
+        for command in step.commands:
+            if "--write" in command[:-1]:
+                _, _, section = command[command.index("--write") + 1].rpartition(":")
+                assert f"<!-- {section}:begin -->" in text, section
+
+
+CASES: list[tuple[str, dict[str, dict[str, Any]], str]] = [
+    ("3.0 to 4.1 times faster", {}, HOLDS),
+    ("3.0 to 4.1 times faster", {name: {"speed_up_low": 2.5} for name in LATENCY}, IN_PART),
+    ("3.0 to 4.1 times faster", {name: {"difference": -0.05} for name in FRONTIER + LATENCY}, NOT),
+    ("more accurate than the LLM", {}, NOT),
+    ("more accurate than the LLM", {"threshold:tau=0.001": {"difference": 0.02, "difference_low": 0.01}}, HOLDS),
+    ("random routing loses", {}, NOT),
+    ("random routing loses", {"random:slm_probability=0.965": {"accuracy_high": 0.9, "llm_share": 0.0501}}, NOT),
+    ("random routing loses", {name: {"accuracy_high": 0.9} for name in FRONTIER if "random" in name}, HOLDS),
+    ("speculative decoding", {"speculative:draft_tokens=4": {"speed_up": 1.5}}, HOLDS),
+    ("speculative decoding", {"speculative:draft_tokens=4": {"speed_up": 0.5}}, IN_PART),
+    ("speculative decoding", {"speculative:draft_tokens=4": {"only_baseline": 1}}, NOT),
+    ("R-Stitch+ dominates", {}, NOT),
+    ("R-Stitch+ dominates", {"learned:name=tiny": {"latency_ms": 84.0}}, HOLDS),
+    ("R-Stitch+ dominates", {"learned:name=tiny": {"latency_ms": 90.0}}, IN_PART),
+    ("R-Stitch+ dominates", {"learned:name=tiny": {"latency_ms": 50.0, "accuracy": 0.9}}, NOT),
+    ("other tasks", {"threshold:tau=0.02": {"difference": -0.2}}, NOT),
+    ("16k tokens", {}, UNTESTED),
+]
+
+
+@pytest.mark.parametrize(("claim", "changes", "expected"), CASES)
+def test_verdicts_follow_the_rows(claim: str, changes: dict[str, dict[str, Any]], expected: str) -> None:
+    assert verdict(claim, runs(**changes)) == expected
+
+
+def test_what_was_not_run_says_so() -> None:
+    text = table(Runs({}, {}, {}))
+    assert text.count("not measured") == len([claim for claim in claims.CLAIMS if claim[1]])
