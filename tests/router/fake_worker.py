@@ -8,6 +8,7 @@ import struct
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -83,6 +84,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             data=self.files.data[:half],
             chat_template=self.files.chat_template,
             special_tokens=dict(self.files.special_tokens),
+            early_exit=worker_pb2.ExitStyle(**asdict(self.files.early_exit)),
         )
         yield worker_pb2.GetTokenizerResponse(data=self.files.data[half:])
 
@@ -149,6 +151,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                     reply.finish.proposal.uncertainty = value
                 reason = _Finish.REASON_HANDOFF
                 break
+            reply.logprobs.append(self.model.logprob(session))
             session.append(token)
             reply.tokens.append(token)
             reply.entropies.append(entropy)
@@ -160,6 +163,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                 raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "broken by the test")
             if token in (request.stop_tokens or [STOP]):
                 reason = _Finish.REASON_STOP
+                break
+            if request.draft and (num > len(request.draft) or token != request.draft[num - 1]):
+                reason = _Finish.REASON_LENGTH
                 break
             if rule == "below" and value <= request.handoff.below:
                 reason = _Finish.REASON_HANDOFF
@@ -173,7 +179,10 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         if reply.tokens and self._rng.random() < 0.3:  # the finish may come by itself
             proposal = reply.finish.proposal if reply.finish.HasField("proposal") else None
             yield worker_pb2.DecodeResponse(
-                tokens=reply.tokens, entropies=reply.entropies, uncertainties=reply.uncertainties
+                tokens=reply.tokens,
+                entropies=reply.entropies,
+                logprobs=reply.logprobs,
+                uncertainties=reply.uncertainties,
             )
             reply = worker_pb2.DecodeResponse()
             if proposal is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -25,9 +25,15 @@ def naive(
     policy: dict[str, Any],
     budget: dict[str, Any],
     seed: int = 0,
+    exits: Callable[[list[int], ToyModel, int], list[tuple[int, bool]]] | None = None,
 ) -> tuple[list[int], list[str], bool]:
-    """Tokens, authors, and whether the budget stopped it. One loop for all policies, with no cache and no run."""
+    """Tokens, authors, and whether the budget stopped it. One loop for all policies, with no cache and no run.
+
+    `exits`: of the tokens, who has the pen, and how many tokens that model may add: those of an early exit, each with
+    whether it was chosen by the model.
+    """
     tokens, authors, entropies, switches = list(prompt), [], [], 0
+    added: list[tuple[int, bool]] = []
     kind, fields = next(iter(policy.items()))
     stops, limit = budget.get("then") == 2, budget.get("llm_tokens")
     tau = 1 - fields["threshold"] if kind == "confidence" else fields.get("tau")
@@ -52,18 +58,20 @@ def naive(
     if active == "llm" and (limit == 0 or (kind == "random" and budget.get("max_switches") == 0)):
         active = "slm"
     while len(authors) < NUM_TOKENS:
-        model = models[active]
-        token = model.token(tokens)
-        if active == "slm" and tau is not None and value(model) > tau:
+        model, early = models[active], bool(added)
+        token, chosen = added.pop(0) if added else (model.token(tokens), True)
+        if not early and active == "slm" and tau is not None and value(model) > tau:
             if open_to_llm("slm"):
                 active, switches = "llm", switches + 1
                 continue
             if stops:
                 return tokens[len(prompt) :], authors, True
         sure = tau is not None and value(model) <= back
-        entropies.append(model.entropy(tokens))
+        entropies.append(model.entropy(tokens) if chosen else 0.0)
         tokens.append(token)
         authors.append(active)
+        if added:
+            continue
         if token == STOP or len(authors) == NUM_TOKENS:
             break
         wanted = {"random": coin(), "llm_only": "llm", "slm_only": "slm"}.get(kind, "llm" if active == "llm" else "slm")
@@ -75,6 +83,11 @@ def naive(
             wanted = "slm"
         switches += wanted != active
         active = wanted
+        if exits is not None:
+            left = NUM_TOKENS - len(authors)
+            if active == "llm" and limit is not None:
+                left = min(left, limit - authors.count("llm"))
+            added = exits(tokens, models[active], left)
     return tokens[len(prompt) :], authors, False
 
 

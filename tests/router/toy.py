@@ -4,6 +4,7 @@ naively over them: the oracle of the router's tests.
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -69,6 +70,10 @@ class ToyModel:
     def doubt(self, prefix: Sequence[int]) -> float:
         """float32 in [0, 1]: a signal other than the entropy."""
         return struct.unpack("<f", struct.pack("<f", _hash(self.seed, prefix, 3) % 1000 / 999))[0]
+
+    def logprob(self, prefix: Sequence[int]) -> float:
+        """float32, of the token: of probabilities in (0, 1]."""
+        return struct.unpack("<f", struct.pack("<f", math.log((_hash(self.seed, prefix, 4) % 1000 + 1) / 1000)))[0]
 
 
 def algorithm_1(

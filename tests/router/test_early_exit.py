@@ -1,0 +1,281 @@
+"""Early exit on every policy is its naive self: at any boundary, from router to router, through errors."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+
+from router_svc.early_exit import DEFAULT_STYLE, EarlyExit, settle
+from router_svc.tokenizer import ExitStyle, Tokenizer
+from rstitch.errors import RstitchError
+from rstitch.service import semconv
+from rstitch.v1 import router_pb2
+from tests.router.asking import Answer, ask_for, check_kept, take, until
+from tests.router.conftest import Stack
+from tests.router.test_policies import NUM_TOKENS, POLICIES, check, naive
+from tests.router.test_trace import named, recording
+from tests.router.toy import STOP, ToyModel, make_tokenizer_files
+
+TOKENIZER = Tokenizer(make_tokenizer_files())
+PROMPT = [7, 8, 9]
+LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
+EXITS: list[dict[str, Any]] = [
+    {"threshold": 0.45, "boundaries": LETTERS[:8], "prompt": "=>", "end": "z", "max_trial_tokens": 6},
+    {"threshold": 0.6, "boundaries": LETTERS[:16], "prompt": "</think>", "end": "0"},
+    {"threshold": 0.55, "boundaries": ["an", "e", "the", "q"], "prompt": ".", "end": "a", "max_trial_tokens": 1},
+    {"threshold": 1.0, "boundaries": LETTERS[:4], "prompt": "x", "end": "y", "max_trial_tokens": 3},
+    {"threshold": 1e-9, "boundaries": ["a", "b"], "prompt": "1234567890", "end": "c"},
+]
+TRIED = ["entropy 0.3 0.3", "margin 0.5 0.1", "window 5 0.5", "confidence 0.7", "random 0.3", "llm", "slm"]
+
+
+class Naive:
+    """Early exit over toy models: `naive` asks it after each token."""
+
+    def __init__(self, asked: dict[str, Any], start: int = len(PROMPT), marker: str = "</think>") -> None:
+        self.asked, self.start, self.marker = asked, start, marker
+        self.prompt = list(TOKENIZER.encode(asked["prompt"], begins=False))
+        self.taken: tuple[int, float] | None = None
+        self.num_trials = self.num_tokens = 0
+
+    def __call__(self, tokens: list[int], model: ToyModel, room: int) -> list[tuple[int, bool]]:
+        text = TOKENIZER.spelled(tokens[-1:])
+        thinking = self.taken is None and self.marker not in TOKENIZER.spelled(tokens[self.start :])
+        most = min(self.asked.get("max_trial_tokens") or 32, room - len(self.prompt))
+        if not thinking or most < 1 or not any(boundary in text for boundary in self.asked["boundaries"]):
+            return []
+        trial: list[int] = []
+        probabilities = []
+        while len(trial) < most and not (
+            trial and (trial[-1] == STOP or self.asked["end"] in TOKENIZER.spelled(trial[-1:]))
+        ):
+            prefix = [*tokens, *self.prompt, *trial]
+            probabilities.append(math.exp(model.logprob(prefix)))
+            trial.append(model.token(prefix))
+        self.num_trials += 1
+        self.num_tokens += len(self.prompt) + len(trial)
+        confidence = sum(probabilities) / len(probabilities)
+        if confidence <= self.asked["threshold"]:
+            return []
+        self.taken = len(tokens), confidence
+        return [(token, False) for token in self.prompt] + [(token, True) for token in trial]
+
+
+def asked(name: str, exit_: dict[str, Any], prompt: list[int] = PROMPT, **fields: Any) -> router_pb2.GenerateRequest:
+    return ask_for(prompt, policy=POLICIES[name], early_exit=exit_, max_new_tokens=NUM_TOKENS, **fields)
+
+
+def check_exit(answer: Answer, oracle: Naive) -> None:
+    """What finished says of the exit."""
+    taken = answer.finished.early_exit if answer.finished.HasField("early_exit") else None
+    assert (taken is None) == (oracle.taken is None)
+    if taken is not None and oracle.taken is not None:
+        assert taken.position == oracle.taken[0]
+        assert taken.confidence == pytest.approx(oracle.taken[1])
+        first = taken.position - answer.position
+        assert answer.entropies[first : first + len(oracle.prompt)] == [0.0] * len(oracle.prompt)
+
+
+@pytest.fixture
+def models(stack: Stack) -> dict[str, ToyModel]:
+    stack.slm.model, stack.llm.model = ToyModel(31, stop_every=90), ToyModel(32, stop_every=90)
+    return {"slm": stack.slm.model, "llm": stack.llm.model}
+
+
+@pytest.mark.parametrize(("run_ahead", "names"), [("off", [*POLICIES]), ("on", TRIED[:4])], ids=["alone", "run ahead"])
+async def test_on_every_policy_it_is_its_naive_self(
+    stack: Stack, models: dict[str, ToyModel], run_ahead: str, names: list[str]
+) -> None:
+    stub = await stack.stub(await stack.router(run_ahead=run_ahead))
+    found: list[Answer] = []
+
+    async def one(name: str, exit_: dict[str, Any], prompt: list[int]) -> None:
+        answer = await take(stub, asked(name, exit_, prompt))
+        oracle = Naive(exit_)
+        check(answer, naive(models, prompt, POLICIES[name], {}, seed=5, exits=oracle))
+        check_exit(answer, oracle)
+        usage = answer.finished.usage
+        # What a lost worker had begun is not counted.
+        assert (usage.num_trials, usage.num_trial_tokens) == (oracle.num_trials, oracle.num_tokens)
+        assert (usage.trial_time_us > 0) == (usage.num_trials > 0)
+        trajectory = await check_kept(stub, answer)
+        assert trajectory.early_exit.threshold == exit_["threshold"]
+        assert trajectory.early_exit.max_trial_tokens == exit_.get("max_trial_tokens", 32)
+        assert trajectory.finished == answer.finished
+        found.append(answer)
+
+    await asyncio.gather(*(one(name, exit_, [7, 8, 9]) for name in names for exit_ in EXITS))
+    taken = sum(answer.finished.HasField("early_exit") for answer in found)
+    assert 0 < taken < len(found)
+    assert sum(answer.finished.usage.num_trials for answer in found) > taken
+
+
+@pytest.mark.parametrize("then", [1, 2])
+async def test_a_budget_counts_what_the_llm_wrote_in_a_trial_that_was_kept(
+    stack: Stack, models: dict[str, ToyModel], then: int
+) -> None:
+    stub = await stack.stub(await stack.router())
+
+    async def one(name: str, exit_: dict[str, Any], budget: dict[str, Any]) -> None:
+        answer = await take(stub, asked(name, exit_, budget=budget))
+        oracle = Naive(exit_)
+        check(answer, naive(models, PROMPT, POLICIES[name], budget, seed=5, exits=oracle))
+        check_exit(answer, oracle)
+        assert answer.finished.usage.num_llm_tokens <= budget.get("llm_tokens", NUM_TOKENS)
+
+    budgets = [{"llm_tokens": 4}, {"llm_tokens": 12}, {"max_switches": 2}, {"max_switches": 5, "llm_tokens": 9}]
+    names = [name for name in TRIED if name != "llm"]
+    cases = itertools.product(names, EXITS[:2], [budget | {"then": then} for budget in budgets])
+    await asyncio.gather(*(one(*case) for case in cases))
+
+
+@pytest.mark.parametrize("num_before", [1, 4, 11])
+async def test_another_router_goes_on_as_the_first_would(
+    stack: Stack, models: dict[str, ToyModel], num_before: int
+) -> None:
+    """At whatever token the first router ends: a trial is decided anew or is known to have been taken."""
+    stack.slm.delay_s = stack.llm.delay_s = 0.003
+    cases = list(itertools.product(TRIED, EXITS[:3]))
+    async with stack.routing() as first:
+        await first.ready.wait()
+        stub = await stack.stub(first)
+        heads = await asyncio.gather(*(take(stub, asked(*case), num_tokens=num_before) for case in cases))
+    stub = await stack.stub(await stack.router())
+    for head, (name, exit_) in zip(heads, cases, strict=True):
+        request = router_pb2.GenerateRequest(session_id=head.session_id, resume_from=head.next)
+        answer = await take(stub, request)
+        answer.tokens, answer.authors = head.tokens + answer.tokens, head.authors + answer.authors
+        answer.entropies, answer.position = head.entropies + answer.entropies, head.position
+        oracle = Naive(exit_)
+        tokens, authors, _ = naive(models, PROMPT, POLICIES[name], {}, seed=5, exits=oracle)
+        assert (answer.tokens, answer.authors) == (tokens, authors), (name, exit_)
+        check_exit(answer, oracle)
+        await check_kept(stub, answer)
+
+
+async def test_a_worker_that_fails_in_a_trial_changes_nothing(stack: Stack, models: dict[str, ToyModel]) -> None:
+    stub = await stack.stub(await stack.router())
+    busy = RstitchError(grpc.StatusCode.ABORTED, "SESSION_BUSY", "by the test")
+    full = RstitchError(grpc.StatusCode.RESOURCE_EXHAUSTED, "NO_CAPACITY", "by the test", retry_after_s=0.01)
+    for number, (name, exit_) in enumerate(itertools.product(TRIED, EXITS[:2])):
+        for worker in (stack.slm, stack.llm):
+            worker.errors = [busy, full][: number % 3]
+            worker.break_after = [number % 4 + 1, 1 + number % 7]
+        answer = await take(stub, asked(name, exit_))
+        oracle = Naive(exit_)
+        check(answer, naive(models, PROMPT, POLICIES[name], {}, seed=5, exits=oracle))
+        check_exit(answer, oracle)
+
+
+async def test_no_token_is_decoded_beyond_a_boundary_and_nothing_of_a_dropped_trial_stays(
+    stack: Stack, models: dict[str, ToyModel]
+) -> None:
+    stack.slm.evict_share = stack.llm.evict_share = 0.0
+    stub = await stack.stub(await stack.router(run_ahead="off"))
+    answer = await take(stub, asked("llm", EXITS[3]))
+    assert answer.finished.usage.num_trials > 0
+    whole = [*PROMPT, *answer.tokens]
+    runs = [run for run in stack.llm.requests if run.max_tokens]
+    boundaries = set().union(*(TOKENIZER.containing(text) for text in EXITS[3]["boundaries"]))
+    trials = [run for run in runs if set(run.stop_tokens) == {STOP} | TOKENIZER.containing(EXITS[3]["end"])]
+    assert len(trials) == answer.finished.usage.num_trials
+    for run in runs:
+        assert run.position in (0, len(PROMPT)) or whole[run.position - 1] in boundaries or run in trials
+    await until(lambda: stack.llm.sessions[answer.session_id] == whole)
+
+
+async def test_the_next_turn_follows_an_exit(stack: Stack, models: dict[str, ToyModel]) -> None:
+    """Also one whose turn before ended with a trial that was dropped, or was kept and cut by a stop string."""
+    stub = await stack.stub(await stack.router())
+    exit_ = EXITS[0]
+    for number in range(8):
+        prompt = [7, 8, 20 + number]
+        first = await take(stub, asked("entropy 0.3 0.3", exit_, prompt, stop=["=>"] if number % 2 else []))
+        assert first.error is None
+        if number % 2 and first.finished.HasField("early_exit"):
+            assert first.text.find("=>") < 0
+            assert first.finished.reason == router_pb2.FINISH_REASON_STOP_STRING
+        request = asked("slm", exit_, [40, 41], session_id=first.session_id)
+        second = await take(stub, request)
+        before = [*prompt, *first.tokens, 40, 41]
+        oracle = Naive(exit_, len(before))
+        check(second, naive(models, before, POLICIES["slm"], {}, exits=oracle))
+        check_exit(second, oracle)
+
+
+async def test_after_the_end_of_the_thinking_there_is_no_trial(stack: Stack) -> None:
+    """Whoever wrote it, and if its text lies across tokens."""
+    text = "abc. bcd</think>a b a b"
+    tokens = [*TOKENIZER.encode(text, begins=False), STOP]
+    stack.slm.model = ToyModel(5, choose=lambda prefix: tokens[len(prefix) - len(PROMPT)])
+    stub = await stack.stub(await stack.router())
+    exit_ = {"threshold": 1.0, "boundaries": ["a", "b"], "prompt": "=>", "end": "z", "max_trial_tokens": 1}
+    answer = await take(stub, asked("slm", exit_))
+    assert answer.tokens == tokens
+    assert answer.finished.usage.num_trials == len("abb")
+    ends = {"early_exit_thinking_end": "bc"}
+    stub = await stack.stub(await stack.router(**ends))
+    answer = await take(stub, asked("slm", exit_))
+    assert answer.finished.usage.num_trials == len("ab")
+
+
+async def test_what_a_question_leaves_open_is_the_routers_then_the_models_then_the_common_way(stack: Stack) -> None:
+    style = ExitStyle(boundaries=("a", "nowhere"), prompt="=>")
+    stack.llm.files = replace(make_tokenizer_files(), early_exit=style)
+    stack.slm.files = replace(make_tokenizer_files(), early_exit=ExitStyle(prompt="other", end="b"))
+    await stack.slm.stop()
+    await stack.llm.stop()
+    await stack.slm.start()
+    await stack.llm.start()
+
+    async def kept(stub: Any, **fields: Any) -> router_pb2.EarlyExit:
+        answer = await take(stub, asked("slm", {"threshold": 0.9} | fields))
+        assert answer.error is None
+        return (await check_kept(stub, answer)).early_exit
+
+    plain, own = await stack.router(), await stack.router(early_exit_prompt="!", early_exit_boundaries=["c"])
+    of_models = await kept(await stack.stub(plain))
+    assert (list(of_models.boundaries), of_models.prompt, of_models.end) == (["a"], "=>", "b")
+    of_router = await kept(await stack.stub(own))
+    assert (list(of_router.boundaries), of_router.prompt, of_router.end) == (["c"], "!", "b")
+    given = await kept(await stack.stub(own), boundaries=["d"], prompt="?", end="e", max_trial_tokens=3)
+    assert given == router_pb2.EarlyExit(threshold=0.9, boundaries=["d"], prompt="?", end="e", max_trial_tokens=3)
+
+
+def test_the_common_way_suits_a_tokenizer_that_has_the_words() -> None:
+    files = make_tokenizer_files(last_token="\u010a\u010a")  # two line ends as one token
+    rules = settle(EarlyExit(0.95, ExitStyle(), 0), ExitStyle(), Tokenizer(files))
+    assert rules.settings.style == replace(DEFAULT_STYLE, boundaries=("\n\n",))
+    assert rules.text([*rules.boundaries]) == "\n\n"
+    assert rules.text(rules.prompt) == DEFAULT_STYLE.prompt
+    assert rules.settings.max_trial_tokens == 32
+
+
+async def test_a_span_per_trial_within_its_segment(stack: Stack, models: dict[str, ToyModel]) -> None:
+    telemetry, exporter = recording()
+    stub = await stack.stub(await stack.router(telemetry=telemetry, run_ahead="off"))
+    answer = await take(stub, asked("entropy 0.3 0.3", EXITS[0]))
+    (root,) = await until(lambda: named(exporter, "rstitch.generate"))
+    usage = answer.finished.usage
+    assert (root.attributes or {})[semconv.RSTITCH_USAGE_TRIALS] == usage.num_trials > 0
+    assert (root.attributes or {})[semconv.RSTITCH_EARLY_EXIT_THRESHOLD] == EXITS[0]["threshold"]
+    segments = {span.context.span_id: span for span in named(exporter, "rstitch.segment")}
+    spans = named(exporter, "rstitch.trial")
+    facts = [span.attributes or {} for span in spans]
+    assert len(spans) == usage.num_trials
+    assert sum(int(fact[semconv.RSTITCH_TRIAL_NUM_TOKENS]) for fact in facts) == usage.num_trial_tokens
+    for span, fact in zip(spans, facts, strict=True):
+        assert span.parent is not None
+        segment = segments[span.parent.span_id].attributes or {}
+        assert segment[semconv.RSTITCH_SEGMENT_MODEL] == fact[semconv.RSTITCH_TRIAL_MODEL]
+        taken = float(fact[semconv.RSTITCH_TRIAL_CONFIDENCE]) > EXITS[0]["threshold"]
+        assert fact[semconv.RSTITCH_TRIAL_TAKEN] == taken
+    assert [fact[semconv.RSTITCH_TRIAL_TAKEN] for fact in facts].count(True) == answer.finished.HasField("early_exit")
+    traced = {int(run.traceparent[36:52], 16) for run in [*stack.slm.requests, *stack.llm.requests]}
+    assert {span.context.span_id for span in spans} <= traced
