@@ -15,7 +15,7 @@ from router_svc.early_exit import EarlyExit
 from router_svc.events import Event, Switched
 from router_svc.guard import View
 from router_svc.heads import HeadState
-from router_svc.policies import Confidence, Learned, LlmOnly, Policy, Random, SlmOnly, Threshold
+from router_svc.policies import Confidence, Learned, LlmOnly, Policy, Random, SlmOnly, Speculative, Threshold
 from router_svc.trajectory import Chunk, Finished, Header, Model, Source, State, SwitchReason, Usage, joined, tokens_of
 from rstitch.v1 import common_pb2, router_pb2
 
@@ -159,6 +159,8 @@ def policy(value: Policy) -> router_pb2.Policy:
             return p.Policy(learned=p.Learned(name=head, tau=tau))
         case Random(slm_probability, seed):
             return p.Policy(random=p.Random(slm_probability=slm_probability, seed=seed))
+        case Speculative(draft_tokens, min_confidence):
+            return p.Policy(speculative=p.Speculative(draft_tokens=draft_tokens, min_confidence=min_confidence))
         case LlmOnly():
             return p.Policy(llm_only=p.LlmOnly())
         case SlmOnly():

@@ -17,8 +17,7 @@ from router_svc.trajectory import Model, Signal, SwitchReason
 
 MIN_TAU, MAX_TAU = -1.0, 2.0
 MAX_WINDOW, DEFAULT_WINDOW = 64, 8
-# Of the contract, but not served yet.
-UNIMPLEMENTED = ("speculative",)
+MAX_DRAFT_TOKENS = 64
 # A run of one author is looked for so far ahead; a longer one is two runs.
 _MAX_COIN_RUN = 1024
 
@@ -84,6 +83,8 @@ class Policy(ABC):
 
     __slots__ = ()
     name: ClassVar[str]
+    # Whether it decides who writes what; otherwise the tokens are the LLM's, whoever writes them.
+    routes: ClassVar[bool] = True
 
     @property
     def runs_ahead(self) -> bool:
@@ -272,6 +273,43 @@ class Random(Policy):
 
 
 @dataclass(frozen=True, slots=True)
+class Speculative(Policy):
+    """Speculative decoding: the SLM drafts, the LLM keeps what it would have written itself, and writes a token.
+
+    Attributes:
+        draft_tokens: of a draft, at most.
+        min_confidence: a draft ends before a token less probable than this; 0: never.
+    """
+
+    name: ClassVar[str] = "speculative"
+    routes: ClassVar[bool] = False
+    draft_tokens: int
+    min_confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert 1 <= self.draft_tokens <= MAX_DRAFT_TOKENS
+        assert 0 <= self.min_confidence <= 1
+
+    def starts(self, trail: Trail) -> Model:
+        """The SLM, with the first draft."""
+        return Model.SLM
+
+    def handoff(self, active: Model, trail: Trail) -> Handoff | None:
+        """Where a draft ends before its length."""
+        if active is Model.LLM or not self.min_confidence:
+            return None
+        return Handoff(above=1 - self.min_confidence, signal=Signal.CONFIDENCE)
+
+    def pen_after(self, model: Model, trail: Trail) -> Model:
+        """Who goes on is the loop's affair."""
+        return model
+
+    def may_write(self, model: Model) -> bool:
+        """Both do."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class _Only(Policy):
     """One model writes all."""
 
@@ -307,5 +345,5 @@ class SlmOnly(_Only):
 
 
 KINDS: dict[str, type[Policy]] = {
-    kind.name: kind for kind in (Threshold, Confidence, Learned, Random, LlmOnly, SlmOnly)
+    kind.name: kind for kind in (Threshold, Confidence, Learned, Random, Speculative, LlmOnly, SlmOnly)
 }

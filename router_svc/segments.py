@@ -6,6 +6,7 @@ workers nor store.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -59,6 +60,9 @@ class GenerationTrace:
         self.trace_id = ""
         self.traceparent = ""
         self._segment: trace.Span | None = None
+        self._next: trace.Span | None = None  # of a segment whose first position is not known yet
+        self._next_begin_ns = 0
+        self._next_num_catch_up_tokens = 0
         self._before: trace.SpanContext | None = None
         self._num_tokens = 0
         self._num_ahead_tokens = 0
@@ -115,8 +119,9 @@ class GenerationTrace:
         """
         if not self._enabled:
             return ""
+        foreseen = self._next
         self.end_segment()
-        links = [trace.Link(self._before)] if self._before is not None else []
+        self._num_catch_up_tokens, self._next_num_catch_up_tokens = self._next_num_catch_up_tokens, 0
         attributes: dict[str, str | int | float] = {
             semconv.RSTITCH_SEGMENT_TO: model.label,
             semconv.RSTITCH_SEGMENT_MODEL: model.label,
@@ -128,11 +133,25 @@ class GenerationTrace:
             attributes[semconv.RSTITCH_SEGMENT_FROM] = model.other.label
             attributes[semconv.RSTITCH_SEGMENT_REASON] = reason.name.lower()
             attributes[semconv.RSTITCH_SEGMENT_ENTROPY] = entropy
-        self._segment = self._tracer.start_span(
-            f"rstitch.segment {model.label}", self.context, links=links, attributes=attributes
-        )
+        self._segment = foreseen or self._start_segment(model)
+        self._segment.set_attributes(attributes)
         self._before = self._segment.get_span_context()
         return traceparent_of(self._segment)
+
+    def foresee_segment(self, model: Model) -> str:
+        """`model` begins to work on what may become the next segment; `begin_segment` tells where that begins.
+
+        The open segment's time ends here, though what is in it is known only then. Returns: as `begin_segment`.
+        """
+        if not self._enabled:
+            return ""
+        if self._next is None:
+            self._next, self._next_begin_ns = self._start_segment(model), time.time_ns()
+        return traceparent_of(self._next)
+
+    def _start_segment(self, model: Model) -> trace.Span:
+        links = [trace.Link(self._before)] if self._before is not None else []
+        return self._tracer.start_span(f"rstitch.segment {model.label}", self.context, links=links)
 
     @contextmanager
     def trial(self, model: Model, position: int) -> Iterator[TrialSpan]:
@@ -152,8 +171,11 @@ class GenerationTrace:
             span.end()
 
     def fed(self, num_tokens: int) -> None:
-        """The segment's model was fed so many tokens that it had not seen."""
-        self._num_catch_up_tokens += num_tokens
+        """The segment's model, or that of the one foreseen, was fed so many tokens that it had not seen."""
+        if self._next is None:
+            self._num_catch_up_tokens += num_tokens
+        else:
+            self._next_num_catch_up_tokens += num_tokens
 
     def wrote(self, num_tokens: int, num_ahead_tokens: int) -> None:
         """So many tokens were kept, so many of them written ahead."""
@@ -177,8 +199,8 @@ class GenerationTrace:
                     semconv.RSTITCH_SEGMENT_FORWARD_US: self._forward_us,
                 }
             )
-            self._segment.end()
-            self._segment = None
+            self._segment.end(self._next_begin_ns if self._next is not None else None)
+        self._segment = self._next = None
         self._num_tokens = self._num_ahead_tokens = self._num_catch_up_tokens = 0
         self._queue_us = self._forward_us = 0
 
@@ -186,7 +208,10 @@ class GenerationTrace:
         """Ends all of it."""
         if not self._enabled:
             return
+        foreseen = self._next
         self.end_segment()
+        if foreseen is not None:  # nothing came of it
+            foreseen.end()
         if isinstance(outcome, RstitchError):
             self._root.set_status(trace.Status(trace.StatusCode.ERROR, f"{outcome.reason}: {outcome.message}"))
         else:

@@ -14,7 +14,7 @@ from router_svc.events import Reader
 from router_svc.heads import Heads
 from router_svc.lease import Lease
 from router_svc.pair import Pair
-from router_svc.policies import KINDS, UNIMPLEMENTED
+from router_svc.policies import KINDS
 from router_svc.profiles import Profiles
 from router_svc.sessions import Sessions
 from router_svc.settings import RouterSettings
@@ -129,7 +129,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             ready=self._pair.ready and not self.detail and not self._lease.trouble,
             detail="; ".join(filter(None, (self.detail, self._lease.trouble, self._pair.detail))),
             workers=[self._worker(model) for model in Model],
-            policies=[*(name for name in KINDS if name not in UNIMPLEMENTED), "profile"],
+            policies=[*KINDS, "profile"],
             default_tau=self._settings.tau,
             num_running=self._sessions.num_running,
             version=__version__,

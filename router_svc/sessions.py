@@ -25,7 +25,7 @@ from router_svc.heads import Heads, NamedHead
 from router_svc.journal import Journal
 from router_svc.lease import Lease
 from router_svc.pair import Pair
-from router_svc.policies import Learned, Policy, Random, Trail
+from router_svc.policies import Learned, Policy, Random, Speculative, Trail
 from router_svc.recovery import Recovery
 from router_svc.refusals import (
     check_within,
@@ -41,6 +41,7 @@ from router_svc.run_ahead import RunAheadGate
 from router_svc.running import Running
 from router_svc.segments import GenerationTrace, begin_trace
 from router_svc.settings import RouterSettings
+from router_svc.speculation import Speculation
 from router_svc.store import Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.tokenizer import ExitStyle
 from router_svc.trajectory import (
@@ -342,7 +343,7 @@ class Sessions:
         for chunk in answer:
             if chunk.tokens:
                 trail.grow(chunk.entropies, chunk.uncertainties)
-        generation = Generation(
+        generation = (Speculation if isinstance(settings.policy, Speculative) else Generation)(
             settings,
             tokens,
             last,

@@ -10,23 +10,22 @@ import binascii
 import math
 import re
 
-import grpc
-
 from router_svc.budget import NO_BUDGET, Budget
 from router_svc.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit
 from router_svc.policies import (
     DEFAULT_WINDOW,
     KINDS,
+    MAX_DRAFT_TOKENS,
     MAX_TAU,
     MAX_WINDOW,
     MIN_TAU,
-    UNIMPLEMENTED,
     Confidence,
     Learned,
     LlmOnly,
     Policy,
     Random,
     SlmOnly,
+    Speculative,
     Threshold,
 )
 from router_svc.request import Chat, Question, Reattach, Text, Tokens
@@ -132,8 +131,6 @@ def _input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
 def policy(message: router_pb2.Policy, default_tau: float) -> Policy:
     """A policy. Raises RstitchError."""
     kind = message.WhichOneof("kind")
-    if kind in UNIMPLEMENTED:
-        raise _unimplemented(f"policy.{kind}", f"the policy {kind}", f"Use one of {', '.join(KINDS)}.")
     match kind:
         case "threshold":
             return _threshold(message.threshold)
@@ -146,6 +143,8 @@ def policy(message: router_pb2.Policy, default_tau: float) -> Policy:
             wanted = message.learned
             tau = _tau("policy.learned.tau", wanted.tau) if wanted.HasField("tau") else None
             return Learned(wanted.name, tau)
+        case "speculative":
+            return _speculative(message.speculative)
         case "llm_only":
             return LlmOnly()
         case "slm_only":
@@ -214,6 +213,17 @@ def _threshold(message: router_pb2.Threshold) -> Threshold:
     return Threshold(tau, tau_return, signal, message.window or DEFAULT_WINDOW)
 
 
+def _speculative(message: router_pb2.Speculative) -> Speculative:
+    field = "policy.speculative"
+    if not 1 <= message.draft_tokens <= MAX_DRAFT_TOKENS:
+        raise invalid(
+            f"{field}.draft_tokens",
+            f"{message.draft_tokens} tokens are no draft.",
+            f"Use a number in [1, {MAX_DRAFT_TOKENS}].",
+        )
+    return Speculative(message.draft_tokens, _probability(f"{field}.min_confidence", message.min_confidence))
+
+
 def _probability(field: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise invalid(field, f"{value} is no probability.", "Use a number in [0, 1].")
@@ -261,9 +271,3 @@ def _stop(stop: list[str]) -> tuple[str, ...]:
         if len(text) > _MAX_STOP_CHARS:
             raise invalid(f"stop[{index}]", f"{len(text)} characters are too many.", f"Use at most {_MAX_STOP_CHARS}.")
     return tuple(stop)
-
-
-def _unimplemented(field: str, what: str, remedy: str) -> RstitchError:
-    return RstitchError(
-        grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED", f"{what} is not implemented yet.", field=field, remedy=remedy
-    )

@@ -92,4 +92,4 @@ class Watch:
 
 
 def _is_routed(policy: Policy) -> bool:
-    return policy.may_write(Model.SLM) and policy.may_write(Model.LLM)
+    return policy.routes and policy.may_write(Model.SLM) and policy.may_write(Model.LLM)

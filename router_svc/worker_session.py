@@ -58,7 +58,7 @@ class WorkerSession:
         self._catching_up: PendingRun | None = None
         self._ahead: RunAhead | None = None
         self._in_vain: PendingRun | None = None  # ran ahead and is not wanted; its finish may be still to come
-        self._strayed = False  # the worker holds tokens that were written ahead and are not the session's
+        self._strayed = False  # the worker holds tokens that were written ahead or tried out and are not the session's
         self._num_ahead = 0  # of the tokens to be kept next, those written ahead
         self._next_background = 0.0
 
@@ -74,7 +74,12 @@ class WorkerSession:
         self._lost = False
 
     async def decode(
-        self, max_tokens: int, handoff: Handoff | None, traceparent: str, stop_tokens: frozenset[int] = frozenset()
+        self,
+        max_tokens: int,
+        handoff: Handoff | None,
+        traceparent: str,
+        stop_tokens: frozenset[int] = frozenset(),
+        draft: array[int] | None = None,
     ) -> PendingRun:
         """Starts a run at the end of the tokens, or goes on with the one that ran ahead if it was right.
 
@@ -82,6 +87,7 @@ class WorkerSession:
 
         Args:
             stop_tokens: that end it; none: the model's own.
+            draft: to be verified.
         """
         self._settle()
         run = self._taken_over()
@@ -89,7 +95,7 @@ class WorkerSession:
             return run
         if self._stream is not None and self._stream.broken:
             await self.close()
-        return self._start(max_tokens, handoff, traceparent, stop_tokens)
+        return self._start(max_tokens, handoff, traceparent, stop_tokens, draft=draft)
 
     async def try_out(
         self,
@@ -245,10 +251,11 @@ class WorkerSession:
         traceparent: str,
         stop_tokens: frozenset[int] = frozenset(),
         prompt: array[int] | None = None,
+        draft: array[int] | None = None,
     ) -> PendingRun:
         if self._stream is None:
             self._stream = self._worker.open(self._session_id)
-        run = self._run(self._tokens[self._held :], max_tokens, handoff, traceparent, stop_tokens, prompt)
+        run = self._run(self._tokens[self._held :], max_tokens, handoff, traceparent, stop_tokens, prompt, draft)
         self._held = len(self._tokens)
         self._strayed = False
         self._usage.num_catch_up_tokens += len(run.tokens)
@@ -262,6 +269,7 @@ class WorkerSession:
         traceparent: str,
         stop_tokens: frozenset[int],
         prompt: array[int] | None = None,
+        draft: array[int] | None = None,
         background: bool = False,
     ) -> Run:
         """Appends `tokens` to what the worker holds."""
@@ -276,6 +284,7 @@ class WorkerSession:
             background=background,
             stop_tokens=stop_tokens,
             prompt=tokens_of() if prompt is None else prompt,
+            draft=tokens_of() if draft is None else draft,
         )
 
     def _taken_over(self) -> PendingRun | None:

@@ -69,7 +69,17 @@ BAD = {
         "budget.llm_tokens",
     ),
     "resume and budget": (ask_for(session_id="s", resume_from=0, budget={"llm_tokens": 1}), INVALID, "budget"),
-    "speculative": (ask_for(policy={"speculative": {}}), grpc.StatusCode.UNIMPLEMENTED, "policy.speculative"),
+    "no draft": (ask_for(policy={"speculative": {}}), INVALID, "policy.speculative.draft_tokens"),
+    "long draft": (
+        ask_for(policy={"speculative": {"draft_tokens": 65}}),
+        INVALID,
+        "policy.speculative.draft_tokens",
+    ),
+    "draft confidence": (
+        ask_for(policy={"speculative": {"draft_tokens": 4, "min_confidence": 1.5}}),
+        INVALID,
+        "policy.speculative.min_confidence",
+    ),
     "guard": (ask_for(guard=7), INVALID, "guard"),
     "no threshold": (ask_for(early_exit={}), INVALID, "early_exit.threshold"),
     "exit threshold": (ask_for(early_exit={"threshold": 1.01}), INVALID, "early_exit.threshold"),
