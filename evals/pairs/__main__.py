@@ -29,6 +29,7 @@ from evals.pairs.timing import timings
 from evals.pairs.walk import Text
 from evals.progress import progress_bar
 from evals.provenance import provenance
+from evals.report import terminal_table
 from model_worker.engine.errors import UnsupportedModel
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.errors import RstitchError, invalid
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--check", action="store_true", help="measure the ranking on the real stack too")
     made.add_argument("--check-n", type=positive, default=100, help="questions of the check (default 100)")
     made.add_argument("--json", type=Path, metavar="FILE", help="all figures for machines; - prints them")
+    made.add_argument("--write", action="store_true", help="the section of docs/pairs.md, its figures and its plot")
     made.add_argument("--plot", type=Path, metavar="FILE", help="accuracy over speed-up")
     # fmt: on
     return made
@@ -137,32 +139,33 @@ def _tell(
     console: Console,
 ) -> None:
     pairs = [(candidate, measured[candidate.name]) for candidate in candidates if measured]
-    correlations = rank_correlations(pairs) if pairs else {}
-    console.print(report.predictions(candidates))
+    plain: dict[str, Any] = {
+        "provenance": provenance(),
+        "llm": options.llm,
+        "data": options.data,
+        "n": options.n,
+        "latency": how,
+        "candidates": [one.as_dict() | {"measured": None} for one in candidates],
+        "rank_correlations": rank_correlations(pairs) if pairs else {},
+    }
+    for told, one in zip(plain["candidates"], candidates, strict=True):
+        if one.name in measured:
+            told["measured"] = measured[one.name].as_dict()
+    table = report.rows(candidates, measured)
+    console.print(terminal_table(report.predicted_title(candidates), report.PREDICTED, table))
     console.print(f"Latency: {how}.")
     if pairs:
-        console.print(report.comparison(pairs))
-        for figure, found in correlations.items():
-            words = f"Kendall {found['kendall']:+.2f}, Spearman {found['spearman']:+.2f}"
-            console.print(f"Rank correlation of {figure.replace('_', ' ')}, {len(pairs)} candidates: {words}")
+        console.print(terminal_table(report.COMPARED_TITLE, report.COMPARED, table))
+        for line in report.correlation_lines(plain["rank_correlations"], len(pairs)):
+            console.print(line)
     if options.plot:
         report.plot(candidates, measured, options.plot)
-    if options.json:
-        plain = {
-            "provenance": provenance(),
-            "llm": options.llm,
-            "data": options.data,
-            "n": options.n,
-            "latency": how,
-            "candidates": [
-                candidate.as_dict()
-                | {"measured": measured[candidate.name].as_dict() if candidate.name in measured else None}
-                for candidate in candidates
-            ],
-            "rank_correlations": correlations,
-        }
-        text = json.dumps(plain, indent=1) + "\n"
-        sys.stdout.write(text) if str(options.json) == "-" else options.json.write_text(text)
+    if options.write:
+        report.write(plain, candidates, measured)
+    if str(options.json) == "-":
+        print(json.dumps(plain))
+    elif options.json:
+        options.json.write_text(json.dumps(plain, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
-"""Tables and the plot of a pair selection. It measures nothing."""
+"""Tables, the plot and the document of a pair selection. It measures nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import pyplot as plt
-from rich.table import Table
 
 from evals.pairs.check import Measured
 from evals.pairs.predict import Candidate
+from evals.provenance import ROOT, line
+from evals.report import Columns, Row, markdown_table, replace_section
 
+DOCUMENT = ROOT / "docs" / "pairs.md"
+RESULTS = ROOT / "docs" / "results"
 _COLOURS = ("#7a3fb0", "#c0392b", "#2471a3", "#1e8449", "#b9770e", "#566573")
 
 
@@ -19,68 +24,76 @@ def short_name(name: str) -> str:
     return Path(name).name or name
 
 
-def predictions(ranked: Sequence[Candidate]) -> Table:
-    """What is predicted, the best first."""
-    llm = ranked[0]
-    table = Table(padding=(0, 1, 0, 0), box=None)
-    table.title = (
-        f"Predicted from {llm.n} questions; the LLM alone: {llm.llm_accuracy:.1%}, {llm.llm_tokens:.0f} tokens"
-    )
-    table.title_justify = "left"
-    headings = (
-        "SLM",
-        "params",
-        "alone",
-        "follows",
-        "followed",
-        "tau",
-        "accuracy",
-        "LLM",
-        "switches",
-        "tokens",
-        "faster",
-    )
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "SLM" else "right", no_wrap=True)
-    for one in ranked:
-        at = one.proposed
-        table.add_row(
-            short_name(one.name),
-            f"{one.num_parameters / 1e6:.2f}M",
-            f"{one.slm_accuracy:.1%}",
-            f"{one.slm_follows:.1%}",
-            f"{one.llm_follows:.1%}",
-            "none" if one.tau is None else f"{one.tau:g}",
-            f"{at.accuracy:.1%} [{100 * at.accuracy_low:.0f}, {100 * at.accuracy_high:.0f}]",
-            f"{at.llm_share:.1%}",
-            f"{at.switches:.1f}",
-            f"{at.tokens:.1f}",
-            f"{at.speed_up:.2f}x",
-        )
-    return table
+def _tau(row: Row) -> str:
+    return "none" if row["one"].tau is None else f"{row['one'].tau:g}"
 
 
-def comparison(pairs: Sequence[tuple[Candidate, Measured]]) -> Table:
-    """Predicted beside measured."""
-    table = Table(padding=(0, 1, 0, 0), box=None, title="Predicted | measured on the real stack", title_justify="left")
-    for heading in ("SLM", "tau", "accuracy", "LLM-only", "LLM", "switches", "tokens", "faster"):
-        table.add_column(heading, justify="left" if heading == "SLM" else "right", no_wrap=True)
-    for one, seen in pairs:
-        at = one.proposed
-        table.add_row(
-            short_name(one.name),
-            "none" if one.tau is None else f"{one.tau:g}",
-            f"{at.accuracy:.1%} | {seen.accuracy:.1%} [{100 * seen.accuracy_low:.1f}, {100 * seen.accuracy_high:.1f}]",
-            f"{one.llm_accuracy:.1%} | {seen.llm_accuracy:.1%}",
-            f"{at.llm_share:.1%} | {seen.llm_share:.1%}",
-            f"{at.switches:.1f} | {seen.switches:.1f}",
-            f"{at.tokens:.1f} | {seen.tokens:.1f}",
-            f"{at.speed_up:.2f}x | {seen.speed_up:.2f}x",
-        )
-    return table
+def _interval(value: Any) -> str:
+    return f"{value.accuracy:.1%} [{100 * value.accuracy_low:.0f}, {100 * value.accuracy_high:.0f}]"
 
 
-def plot(ranked: Sequence[Candidate], measured: dict[str, Measured], path: Path) -> None:
+# A row has `one`, the candidate; `at`, what it should do at its tau; and perhaps `seen`, what was measured there.
+PREDICTED: Columns = {
+    "SLM": lambda row: short_name(row["one"].name),
+    "params": lambda row: f"{row['one'].num_parameters / 1e6:.2f}M",
+    "alone": lambda row: f"{row['one'].slm_accuracy:.1%}",
+    "follows": lambda row: f"{row['one'].slm_follows:.1%}",
+    "followed": lambda row: f"{row['one'].llm_follows:.1%}",
+    "tau": _tau,
+    "accuracy": lambda row: _interval(row["at"]),
+    "LLM": lambda row: f"{row['at'].llm_share:.1%}",
+    "switches": lambda row: f"{row['at'].switches:.1f}",
+    "tokens": lambda row: f"{row['at'].tokens:.1f}",
+    "faster": lambda row: f"{row['at'].speed_up:.2f}x",
+}
+COMPARED: Columns = {
+    "SLM": lambda row: short_name(row["one"].name),
+    "tau": _tau,
+    "accuracy": lambda row: f"{row['at'].accuracy:.1%} / {_interval(row['seen'])}",
+    "LLM-only": lambda row: f"{row['one'].llm_accuracy:.1%} / {row['seen'].llm_accuracy:.1%}",
+    "LLM share": lambda row: f"{row['at'].llm_share:.1%} / {row['seen'].llm_share:.1%}",
+    "switches": lambda row: f"{row['at'].switches:.1f} / {row['seen'].switches:.1f}",
+    "tokens": lambda row: f"{row['at'].tokens:.1f} / {row['seen'].tokens:.1f}",
+    "faster": lambda row: f"{row['at'].speed_up:.2f}x / {row['seen'].speed_up:.2f}x",
+}
+COMPARED_TITLE = "Predicted / measured on the real stack"
+
+
+def rows(ranked: Sequence[Candidate], measured: Mapping[str, Measured]) -> list[Row]:
+    """For both tables, the best first."""
+    return [{"one": one, "at": one.proposed, "seen": measured.get(one.name)} for one in ranked]
+
+
+def predicted_title(ranked: Sequence[Candidate]) -> str:
+    """How much it is predicted from, and what the LLM does alone."""
+    one = ranked[0]
+    return f"Predicted from {one.n} questions; the LLM alone: {one.llm_accuracy:.1%}, {one.llm_tokens:.0f} tokens"
+
+
+def correlation_lines(correlations: Mapping[str, Mapping[str, float]], num_candidates: int) -> list[str]:
+    """In words."""
+    return [
+        f"Rank correlation of {figure.replace('_', ' ')}, {num_candidates} candidates: "
+        f"Kendall {found['kendall']:+.2f}, Spearman {found['spearman']:+.2f}"
+        for figure, found in correlations.items()
+    ]
+
+
+def write(plain: dict[str, Any], ranked: Sequence[Candidate], measured: Mapping[str, Measured]) -> None:
+    """The section of docs/pairs.md, its figures and its plot."""
+    table = rows(ranked, measured)
+    parts = [f"{predicted_title(ranked)}. Latency: {plain['latency']}.", markdown_table(PREDICTED, table)]
+    if measured:
+        n = next(iter(measured.values())).n
+        parts += [f"{COMPARED_TITLE} (n = {n} other questions):", markdown_table(COMPARED, table)]
+        parts.append("\n".join(f"- {text}" for text in correlation_lines(plain["rank_correlations"], len(ranked))))
+    parts += [f"{line(plain['provenance'])} Accuracies with 95% intervals.", "![candidates](results/pairs.png)"]
+    plot(ranked, measured, RESULTS / "pairs.png")
+    (RESULTS / "pairs.json").write_text(json.dumps(plain, indent=1) + "\n")
+    replace_section(DOCUMENT, "pairs", "\n\n".join(parts))
+
+
+def plot(ranked: Sequence[Candidate], measured: Mapping[str, Measured], path: Path) -> None:
     """Accuracy over speed-up, a curve per candidate: a dot at the proposed threshold, a cross where it was measured."""
     figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     for index, one in enumerate(ranked):

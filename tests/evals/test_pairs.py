@@ -217,7 +217,7 @@ def test_predicted_and_measured_stand_side_by_side(tmp_path: Path, capsys: pytes
     out = tmp_path / "pairs.json"
     arguments = ["--llm", str(LLM), "--slm", str(SLM), "--n", "3", "--check", "--check-n", "1", "--json", str(out)]
     assert main([*arguments, "--plot", str(tmp_path / "pairs.png")]) == 0
-    assert "Predicted | measured" in capsys.readouterr().out
+    assert "Predicted / measured" in capsys.readouterr().out
     (found,) = json.loads(out.read_text())["candidates"]
     assert found["tau"] is not None
     assert found["measured"]["n"] == 1
