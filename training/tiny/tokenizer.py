@@ -20,6 +20,8 @@ from training.tiny.splits import P
 BOS, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SPECIAL = (PAD, BOS, END, "<|system|>", "<|user|>", "<|assistant|>")
 THINK = ("<think>", "</think>")  # ordinary tokens: they stay visible when special ones are skipped
+# After each line of a chain a trial answer can follow, in the words of its closing.
+EARLY_EXIT = {"boundaries": [".\n"], "prompt": "</think>\n", "end": "}", "thinking_end": "</think>"}
 MAX_ENTRIES = 1_024
 MAX_LENGTH = 2_048
 SYSTEM_PROMPTS = (
@@ -81,8 +83,9 @@ def train_tokenizer(domain: Domain[P], num_problems: int = 5_000) -> PreTrainedT
 
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the tokenizer so that `AutoTokenizer` finds it, in transformers 4 as in 5."""
+    """Write the tokenizer so that `AutoTokenizer` finds it, in transformers 4 as in 5; and how early exit asks."""
     tokenizer.save_pretrained(str(folder))
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    (folder / "early_exit.json").write_text(json.dumps(EARLY_EXIT, indent=2) + "\n")
