@@ -78,8 +78,9 @@ $(PROTO_STAMP):
 train-tiny: setup ## train the tiny pair anew (about 80 minutes on two cores); other tiny models: ARGS="NAME ..."
 	@$(BIN)/python -m training.tiny $(ARGS)
 
-eval-tiny: setup ## measure the tiny pair on the running stack; writes docs/results.md
-	@$(BIN)/python -m evals.tiny $(ARGS)
+eval-tiny: setup ## the tiny pair over tau, one session at a time (`make results` measures everything)
+	@$(BIN)/rstitch eval run --task tiny --out .run/eval/tiny.jsonl \
+		--systems llm_only slm_only threshold:tau={0.001,0.005,0.01,0.02,0.05,0.1,0.2} $(ARGS)
 
 results: setup ## measure every policy on the tiny pair anew (about an hour); writes docs/results.md
 	@$(BIN)/python -m evals.results $(ARGS)

@@ -33,6 +33,8 @@ def _row(system: str, records: Sequence[Record], baseline: Sequence[Record], lat
     accuracy, low, high = bootstrap_mean(shares)
     # One answer per problem: independent trials, whose interval also holds where all are right.
     alone = len(shares) == len(records)
+    if not alone and low == high:
+        low, high = wilson(round(accuracy * len(shares)), len(shares))
     row: Row = {
         "system": system,
         "n": len(records),

@@ -25,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch profile: adds modelled latency")
     parser.add_argument("--json", action="store_true", help="rows, configuration and provenance as JSON")
     parser.add_argument("--markdown", action="store_true", help="as a document has it")
-    parser.add_argument(
-        "--image", type=Path, metavar="FILE", help="a picture that the markdown shows, such as a frontier"
-    )
+    parser.add_argument("--image", type=Path, metavar="FILE", help="a picture for the markdown, such as a frontier")
     parser.add_argument(
         "--write", metavar="FILE.md:SECTION", help="puts the markdown between the marks <!-- SECTION:begin --> and :end"
     )

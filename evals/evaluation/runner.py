@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,12 +16,13 @@ from evals.evaluation.records import Key, Record, RunFile, entropies_of, parts_o
 from evals.evaluation.task import Task
 from rstitch.client.aio import AsyncClient
 from rstitch.client.specs import Spec
-from rstitch.client.types import Answer, Event, Message, Policy, Random, Sampling, Started
+from rstitch.client.types import Answer, Chunk, Event, Message, Policy, Random, Sampling, Started
 from rstitch.errors import RstitchError
 
 Order = Literal["interleaved", "blocks"]
 # Refusals of a question, not of a system that is not there: it counts as a wrong answer.
 _REFUSALS = {"INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION"}
+# Of an answer that is begun to see whether it can be.
 _TRY_TOKENS = 8
 GREEDY = Sampling()
 
@@ -90,12 +92,19 @@ class Runner:
         self._plan = plan
 
     async def try_out(self, systems: Sequence[System], problem: Problem) -> None:
-        """Has each system begin an answer, uncounted: one that is not there is refused now, and the first real answer
-        finds a warm stack. Raises: RstitchError with the system's name.
+        """Has each system begin an answer, uncounted: one that is not there, or has no room for such an answer, is
+        refused now, and the first real answer finds a warm stack. Raises: RstitchError with the system's name.
         """
         for system in systems:
+            session_id, enough = "", 0
             try:
-                await self._ask(Job(system, problem, 0), min(_TRY_TOKENS, self._plan.max_new_tokens))
+                async with aclosing(self._events(Job(system, problem, 0))) as events:
+                    async for event in events:
+                        if isinstance(event, Started):
+                            session_id, enough = event.session_id, event.position + _TRY_TOKENS
+                        elif isinstance(event, Chunk) and event.position + len(event.tokens) >= enough:
+                            break
+                await self._client.delete_trajectory(session_id)  # stops it, too
             except RstitchError as error:
                 error.message = f"{system.name}: {error.message}"
                 raise
@@ -130,7 +139,7 @@ class Runner:
         )
         begin = time.perf_counter()
         try:
-            events = await self._ask(job, self._plan.max_new_tokens)
+            events = [event async for event in self._events(job)]
         except RstitchError as error:
             if error.code.name not in _REFUSALS:
                 raise
@@ -157,21 +166,20 @@ class Runner:
             **trace,
         )
 
-    async def _ask(self, job: Job, max_new_tokens: int) -> list[Event]:
+    def _events(self, job: Job) -> AsyncGenerator[Event, None]:
         spec, seed = job.system.spec, self._plan.sampling.seed + job.sample
-        return [
-            event
-            async for event in self._client.generate(
-                **question_of(self._task, job.problem),
-                policy=seeded(spec.policy, seed * 1_000_003 + job.problem.index),
-                early_exit=spec.early_exit,
-                budget=spec.budget,
-                sampling=dataclasses.replace(self._plan.sampling, seed=seed),
-                max_new_tokens=max_new_tokens,
-                stop=self._task.stop,
-                guard=False,  # what was asked for is what is measured
-            )
-        ]
+        events = self._client.generate(
+            **question_of(self._task, job.problem),
+            policy=seeded(spec.policy, seed * 1_000_003 + job.problem.index),
+            early_exit=spec.early_exit,
+            budget=spec.budget,
+            sampling=dataclasses.replace(self._plan.sampling, seed=seed),
+            max_new_tokens=self._plan.max_new_tokens,
+            stop=self._task.stop,
+            guard=False,  # what was asked for is what is measured
+        )
+        assert isinstance(events, AsyncGenerator)
+        return events
 
 
 def question_of(task: Task, problem: Problem) -> dict[str, Any]:

@@ -83,6 +83,8 @@ def terminal(rows: Sequence[Row], width: int) -> list[Table]:
     left_out = _WIDE if width < _WIDE_FROM else ()
     tables = []
     for title, columns, told in shown:
+        if len(filled(columns, told)) == 1:  # not one answer was given
+            continue
         cells = {name: cell for name, cell in filled(columns, told).items() if name not in left_out}
         table = report.terminal_table(title, cells, told)
         table.columns[0].no_wrap = False
