@@ -24,7 +24,7 @@ INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | awk \
 	/^Installing/ { printf "\r      installing %50s\n", ""; fflush() }' || { cat .cache/setup.log >&2; exit 1; }; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format proto train-tiny eval-tiny results bench bench-overhead profile-tiny up clean
+.PHONY: help setup demo test lint format proto train-tiny train-router eval-tiny results bench bench-overhead profile-tiny up clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ $(PROTO_STAMP):
 
 train-tiny: setup ## train the tiny pair anew (about 80 minutes on two cores); other tiny models: ARGS="NAME ..."
 	@$(BIN)/python -m training.tiny $(ARGS)
+
+train-router: setup ## train the tiny pair's R-Stitch+ head (at most 30 minutes of one core); writes models/heads/tiny
+	@$(BIN)/python -m training.router $(ARGS)
 
 eval-tiny: setup ## the tiny pair over tau, one session at a time (`make results` measures everything)
 	@$(BIN)/rstitch eval run --task tiny --out .run/eval/tiny.jsonl \

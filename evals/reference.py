@@ -27,6 +27,28 @@ class Token:
     uncertainty: float
 
 
+@dataclass(frozen=True, slots=True)
+class EarlyExit:
+    """DEER (arXiv 2504.15895).
+
+    Attributes:
+        threshold: a trial whose mean token probability is above it ends the thinking.
+        boundaries: a trial follows each token whose text contains one of these.
+        prompt: token ids that ask for the answer.
+        end: a trial ends with a token whose text contains this, or after `max_trial_tokens`.
+        thinking_end: once the answer's text contains this there are no more trials.
+        text: of tokens.
+    """
+
+    threshold: float
+    boundaries: tuple[str, ...]
+    prompt: tuple[int, ...]
+    end: str
+    max_trial_tokens: int
+    thinking_end: str
+    text: Callable[[Sequence[int]], str]
+
+
 def stitch(
     slm: Any,
     llm: Any,
@@ -89,6 +111,96 @@ def route(
         token, entropy, _, _ = _next(slm if name == "slm" else llm, tokens, vocab_size)
         output.append(Token(token, name, entropy, entropy))
     return output
+
+
+def stitch_learned(
+    slm: Any,
+    llm: Any,
+    prompt: Sequence[int],
+    *,
+    tau: float,
+    wants_llm: Callable[[bytes, int], bool],
+    max_new_tokens: int,
+    stop_tokens: Collection[int],
+    vocab_size: int,
+) -> list[Token]:
+    """Greedy R-Stitch+: `stitch`, but where the SLM's entropy is > tau a head says whether its token is discarded.
+
+    Args:
+        wants_llm: the head; its arguments are the SLM's last hidden state after the final norm, as float32 bytes, and
+            the number of tokens before the position.
+    """
+    output: list[Token] = []
+    active: Author = "slm"
+    while len(output) < max_new_tokens and not (output and output[-1].id in stop_tokens):
+        tokens = [*prompt, *(token.id for token in output)]
+        token, entropy, _, _ = _next(slm if active == "slm" else llm, tokens, vocab_size)
+        if active == "slm" and entropy > tau and wants_llm(_hidden_state(slm, tokens), len(tokens)):
+            active = "llm"
+            continue
+        output.append(Token(token, active, entropy, entropy))
+        if active == "llm" and entropy <= tau:
+            active = "slm"
+    return output
+
+
+def stitch_exiting(
+    slm: Any,
+    llm: Any,
+    prompt: Sequence[int],
+    early_exit: EarlyExit,
+    *,
+    tau: float,
+    max_new_tokens: int,
+    stop_tokens: Collection[int],
+    vocab_size: int,
+) -> tuple[list[Token], tuple[int, float] | None]:
+    """Greedy R-Stitch with early exit: after a boundary, who has the pen tries an answer, and keeps it if it is sure.
+
+    Returns: the tokens; where the thinking ended early, if it did, and how sure the trial was.
+    """
+    output: list[Token] = []
+    active: Author = "slm"
+    exited: tuple[int, float] | None = None
+    num_tried = 0
+    while len(output) < max_new_tokens and not (output and output[-1].id in stop_tokens):
+        model, ids = slm if active == "slm" else llm, [token.id for token in output]
+        room = min(early_exit.max_trial_tokens, max_new_tokens - len(output) - len(early_exit.prompt))
+        at_boundary = any(boundary in early_exit.text(ids[-1:]) for boundary in early_exit.boundaries)
+        thinking = exited is None and early_exit.thinking_end not in early_exit.text(ids)
+        if at_boundary and thinking and room > 0 and num_tried < len(output):
+            num_tried = len(output)
+            trial = [Token(token, active, 0.0, 0.0) for token in early_exit.prompt]
+            probabilities: list[float] = []
+            while len(probabilities) < room and not (
+                probabilities and (trial[-1].id in stop_tokens or early_exit.end in early_exit.text([trial[-1].id]))
+            ):
+                token, entropy, first, _ = _next(model, [*prompt, *ids, *(t.id for t in trial)], vocab_size)
+                trial.append(Token(token, active, entropy, entropy))
+                probabilities.append(first)
+            confidence = sum(probabilities) / len(probabilities)
+            if confidence > early_exit.threshold:
+                exited = len(prompt) + len(output), confidence
+                output += trial
+                if active == "llm" and output[-1].entropy <= tau:
+                    active = "slm"
+            continue
+        token, entropy, _, _ = _next(model, [*prompt, *ids], vocab_size)
+        if active == "slm" and entropy > tau:
+            active = "llm"
+            continue
+        output.append(Token(token, active, entropy, entropy))
+        if active == "llm" and entropy <= tau:
+            active = "slm"
+    return output, exited
+
+
+@torch.inference_mode()
+def _hidden_state(model: Any, tokens: list[int]) -> bytes:
+    """What the LM head gets for the last token."""
+    states = model.base_model(torch.tensor([tokens]), use_cache=False).last_hidden_state
+    raw: bytes = states[0, -1].float().numpy().tobytes()
+    return raw
 
 
 @torch.inference_mode()

@@ -7,8 +7,8 @@ not per answer (token-level), no KL term, advantages normalised in the group (as
 out (dynamic sampling), overlong shaping optional.
 
 Departures from it, each for a reason of this reward (R-Stitch+: r_acc - lambda * r_acc * L):
-1. A group is without a signal if no two of its answers differ in any decision, not if its answers are all right or all
-   wrong. The latency term makes right answers differ, and most of what there is to learn ("here the LLM was not
+1. A group is without a signal if its answers all earn the same, not if they are all right or all wrong. The latency
+   term makes right answers differ, and most of what there is to learn ("here the LLM was not
    needed") is in groups that are right throughout. `accuracy_only` gives DAPO's own rule.
 2. The divisor of the advantages is max(group's std, `std_floor`). By itself a group of right answers has a std of a few
    thousandths; dividing by it would blow a millisecond up to the weight of a right answer, whatever lambda says.
@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+_SAME = 1e-6
 
 
 def rewards(right: Tensor, latency_ms: Tensor, price: float) -> Tensor:
@@ -38,10 +40,15 @@ def overlong(lengths: Tensor, limit: int, margin: int) -> Tensor:
     return -((lengths - (limit - margin)) / margin).clamp(0, 1)
 
 
+def has_signal(rewards: Tensor) -> bool:
+    """Whether the answers of a group differ in what they earned."""
+    return bool((rewards - rewards[0]).abs().max() > _SAME)
+
+
 def advantages(rewards: Tensor, std_floor: float = 0.0) -> Tensor:
     """Of answers [groups, G], normalised in their group."""
     centred = rewards - rewards.mean(dim=1, keepdim=True)
-    std = rewards.std(dim=1, correction=0, keepdim=True).clamp_min(max(std_floor, 1e-6))
+    std = rewards.std(dim=1, correction=0, keepdim=True).clamp_min(max(std_floor, _SAME))
     return centred / std
 
 

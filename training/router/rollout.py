@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.types import FinishReason, Handoff, RunFailed, RunFinished, RunRequest, TokenKept
-
-Name = Literal["slm", "llm"]
+from training.latency import Run
+from training.latency.formulas import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +35,6 @@ class Consultation:
     to_llm: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Tokens put through a model for one answer, and how many were cached before: one term of the modelled latency."""
-
-    model: Name
-    num_inputs: int
-    num_cached: int
-
-
 @dataclass(slots=True)
 class Answer:
     """One answer, being written or complete.
@@ -53,20 +43,24 @@ class Answer:
         tokens: prompt included.
         start: length of the prompt.
         authors: of the tokens after the prompt.
-        calls: of the models, in order.
+        runs: who had the pen, in order, as the latency model wants it.
     """
 
     tokens: list[int]
     start: int
-    authors: list[Name] = field(default_factory=list)
+    authors: list[Role] = field(default_factory=list)
     consultations: list[Consultation] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    num_switches: int = 0
+    runs: list[Run] = field(default_factory=list)
 
     @property
     def written(self) -> list[int]:
         """The tokens after the prompt."""
         return self.tokens[self.start :]
+
+    @property
+    def num_switches(self) -> int:
+        """Hand-overs in either direction."""
+        return len(self.runs) - 1
 
     @property
     def num_llm_tokens(self) -> int:
@@ -82,8 +76,15 @@ Decide = Callable[[int, Consultation], bool]
 class _Writing:
     index: int
     answer: Answer
-    pen: Name = "slm"
-    held: dict[Name, int] = field(default_factory=lambda: {"slm": 0, "llm": 0})
+    pen: Role = "slm"
+    held: dict[Role, int] = field(default_factory=lambda: {"slm": 0, "llm": 0})
+    num_kept: int = 0  # since it has the pen
+
+    def leave(self, *, discarded: bool) -> None:
+        """The pen is given away, or the answer is complete."""
+        self.answer.runs.append(Run(self.pen, self.num_kept, discarded))
+        self.pen = "llm" if self.pen == "slm" else "slm"
+        self.num_kept = 0
 
 
 class Rollouts:
@@ -98,15 +99,15 @@ class Rollouts:
     def __init__(
         self, slm: Engine, llm: Engine, stop_tokens: frozenset[int], tau: float, max_new_tokens: int, num_sessions: int
     ) -> None:
-        self._engines: dict[Name, Engine] = {"slm": slm, "llm": llm}
+        self._engines: dict[Role, Engine] = {"slm": slm, "llm": llm}
         self._stop_tokens = stop_tokens
-        self._handoff: dict[Name, Handoff] = {
+        self._handoff: dict[Role, Handoff] = {
             "slm": Handoff(above=tau, hidden_state=True),
             "llm": Handoff(below=tau),
         }
         self._max_new_tokens = max_new_tokens
         self._num_sessions = num_sessions
-        self._running: dict[tuple[Name, int], _Writing] = {}
+        self._running: dict[tuple[Role, int], _Writing] = {}
 
     def run(
         self, prompts: Sequence[Sequence[int]], decide: Decide, on_done: Callable[[], None] = lambda: None
@@ -132,20 +133,17 @@ class Rollouts:
         """The pen's model gets what it has not seen, then goes on."""
         answer, pen = writing.answer, writing.pen
         held = writing.held[pen]
-        fresh = answer.tokens[held:]
         request = RunRequest(
             session_id=str(writing.index),
             position=held,
-            tokens=fresh,
+            tokens=answer.tokens[held:],
             max_tokens=self._max_new_tokens - len(answer.written),
             stop_tokens=self._stop_tokens,
             handoff=self._handoff[pen],
         )
-        answer.calls.append(Call(pen, len(fresh), held))
-        writing.held[pen] = len(answer.tokens)
         self._running[pen, self._engines[pen].submit(request)] = writing
 
-    def _step(self, name: Name, engine: Engine, decide: Decide) -> int:
+    def _step(self, name: Role, engine: Engine, decide: Decide) -> int:
         """One forward; returns how many answers became complete by it."""
         num_done = 0
         for event in engine.step():
@@ -162,41 +160,29 @@ class Rollouts:
         return num_done
 
     def _kept(self, writing: _Writing, token: int) -> None:
-        answer, pen = writing.answer, writing.pen
-        if writing.held[pen] < len(answer.tokens):  # not the run's first: a decode step put the one before in
-            answer.calls.append(Call(pen, 1, writing.held[pen]))
-            writing.held[pen] += 1
-        answer.tokens.append(token)
-        answer.authors.append(pen)
+        writing.answer.tokens.append(token)
+        writing.answer.authors.append(writing.pen)
+        writing.num_kept += 1
 
     def _ended(self, writing: _Writing, event: RunFinished, decide: Decide) -> bool:
         """What follows the end of a run; returns whether the answer is complete."""
         answer = writing.answer
+        writing.held[writing.pen] = len(answer.tokens)
         if event.reason is not FinishReason.HANDOFF or len(answer.written) == self._max_new_tokens:
+            writing.leave(discarded=False)
             return True
         if writing.pen == "llm":
-            answer.num_switches += 1
-            writing.pen = "slm"
+            writing.leave(discarded=False)
+        elif self._consult(writing, event, decide):
+            writing.leave(discarded=True)
         else:
-            self._discarded(writing)
-            if self._consult(writing, event, decide):
-                answer.num_switches += 1
-                writing.pen = "llm"
-            else:
-                assert event.proposal is not None
-                answer.tokens.append(event.proposal.token)
-                answer.authors.append("slm")
-                if event.proposal.token in self._stop_tokens or len(answer.written) == self._max_new_tokens:
-                    return True
+            assert event.proposal is not None
+            self._kept(writing, event.proposal.token)
+            if event.proposal.token in self._stop_tokens or len(answer.written) == self._max_new_tokens:
+                writing.leave(discarded=False)
+                return True
         self._write(writing)
         return False
-
-    def _discarded(self, writing: _Writing) -> None:
-        """The step that gave the proposal put in the token before it, if the run's prefill had not."""
-        answer, held = writing.answer, writing.held["slm"]
-        if held < len(answer.tokens):
-            answer.calls.append(Call("slm", 1, held))
-            writing.held["slm"] = held + 1
 
     def _consult(self, writing: _Writing, event: RunFinished, decide: Decide) -> bool:
         proposal, answer = event.proposal, writing.answer
