@@ -24,7 +24,7 @@ INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | awk \
 	/^Installing/ { printf "\r      installing %50s\n", ""; fflush() }' || { cat .cache/setup.log >&2; exit 1; }; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format proto train-tiny train-router eval-tiny results bench bench-overhead profile-tiny up clean
+.PHONY: help setup demo test lint format proto train-tiny train-router eval-tiny results bench bench-overhead profile-tiny calibrate-tiny up clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ bench-overhead: setup ## time per token and per switch spent outside the models
 
 profile-tiny: setup ## the latency model of the tiny pair, checked on whole answers; ARGS=--write writes docs/latency_model.md
 	@$(BIN)/python -m training.latency check $(ARGS)
+
+calibrate-tiny: setup ## how often a calibration's statement holds; ARGS=--write writes docs/calibration.md
+	@$(BIN)/python -m evals.calibrate repeat $(ARGS)
 
 up: setup ## Redis, both workers and the router on this machine, until Ctrl-C
 	@$(BIN)/rstitch up $(ARGS)

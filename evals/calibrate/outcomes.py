@@ -94,7 +94,8 @@ class Outcomes:
         for number, line in enumerate(self._cache.read_text().splitlines(), 1):
             try:
                 row = json.loads(line)
-                self._known[row.pop("key")] = Outcome(**row)
+                key = row.pop("key")
+                self._known[key] = Outcome(**row)
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
                 where = f"{self._cache}, line {number}"
                 raise invalid("--cache", f"{where} is none of ours.", "Name another file, or remove it.") from None
