@@ -52,7 +52,8 @@ def test_both_addresses_serve_and_drain(tmp_path: Path) -> None:
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     # fmt: off
     command = [sys.executable, "-m", "llm_worker", "--model", str(folder), "--dtype", "float64",
-               "--listen", addresses[0], "--exit-listen", addresses[1], "--threads", "1", "--num-pages", "32", "--measure-ms", "1"]
+               "--listen", addresses[0], "--exit-listen", addresses[1],
+               "--threads", "1", "--num-pages", "32", "--measure-ms", "1"]
     # fmt: on
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
