@@ -92,6 +92,9 @@ def _beside(pairs: Sequence[tuple[Record, Record]], alone: bool, latencies: Late
         "only_baseline": sum(b.correct and not a.correct for a, b in pairs),
         "mcnemar_p": mcnemar([a.correct for a in ours], [b.correct for b in theirs]) if alone else None,
     }
+    traced = [(a, b) for a, b in pairs if a.tokens and b.tokens]
+    if traced:
+        row["same_tokens"] = sum(a.tokens == b.tokens for a, b in traced) / len(traced)
     both = [(a, b) for a, b in pairs if a.num_tokens and b.num_tokens]
     if not both:
         return row

@@ -39,6 +39,7 @@ ACCURACY: Columns = {
     "to LLM-only, points": _points,
     "only it / only LLM": lambda row: f"{row['only_this']} / {row['only_baseline']}" if "only_this" in row else "",
     "McNemar p": lambda row: _number(row, "mcnemar_p", ".3f"),
+    "same tokens": lambda row: _number(row, "same_tokens", ".1%"),
     "cut off": lambda row: _number(row, "cut_off", "d"),
     "errors": lambda row: _number(row, "errors", "d"),
 }
@@ -68,7 +69,11 @@ EXTRAS: Columns = {
     "budget spent": lambda row: f"{row['budget_spent'] / row['n']:.1%}",
 }
 # Left out on a terminal of fewer columns.
-_WIDE, _WIDE_FROM = ("only it / only LLM", "by SLM", "by LLM", "p50", "TTFT p50", "= shorter", "x cheaper"), 130
+_WIDE = ("only it / only LLM", "same tokens", "by SLM", "by LLM", "p50", "TTFT p50", "= shorter", "x cheaper")
+_WIDE_FROM = 130
+    ("only it / only LLM", "same tokens", "by SLM", "by LLM", "p50", "TTFT p50", "= shorter", "x cheaper"),
+    130,
+)
 _EXTRA_FIELDS = ("accepted_share", "consultations", "trials", "exited_early", "budget_spent")
 
 

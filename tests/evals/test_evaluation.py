@@ -27,6 +27,7 @@ from rstitch.client.sync import Client
 from rstitch.client.types import Random, Source
 from rstitch.errors import RstitchError
 from rstitch.stack import LocalStack
+from training.latency import Decode, LatencyModel, ModelLatency, Prefill
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -156,6 +157,7 @@ def test_figures_stand_beside_llm_only(tmp_path: Path) -> None:
     assert routed["difference"] == pytest.approx(-0.05)
     assert routed["difference_low"] < -0.05 < routed["difference_high"]
     assert (routed["only_this"], routed["only_baseline"], routed["mcnemar_p"]) == (1, 2, 1.0)
+    assert (llm["same_tokens"], routed["same_tokens"]) == (1, 0)
     assert (routed["llm_share"], routed["tokens"], routed["switches"]) == (0.2, 10, 2)
     assert (routed["speed_up"], routed["shorter"], routed["cheaper"]) == (4, 2, 2)
 
@@ -212,6 +214,19 @@ def test_report_prints_json_markdown_and_writes(tmp_path: Path, capsys: pytest.C
     assert "| threshold:tau=0.02 | 90.0% [69.9, 97.2] | -5.0" in text
     assert "at commit `c`" in text
     assert main(["report", str(path), "--write", f"{page}:other"]) == 2
+
+
+def test_modelled_latency_is_that_of_algorithm_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, model = pair_run(tmp_path), tmp_path / "latency.json"
+    slm, llm = (ModelLatency(Prefill(0, 0, 1, ms), Decode(0, ms)) for ms in (2, 10))
+    LatencyModel(slm, llm).save(model)
+    assert main(["report", str(path), "--json", "--latency-model", str(model)]) == 0
+    alone, routed = json.loads(capsys.readouterr().out)["rows"]
+    assert alone["modelled_ms"] == (5 + 10) + 19 * 10  # the prompt's five tokens put in, then 19 steps
+    assert routed["modelled_ms"] == (5 + 2) + 7 * 2 + (5 + 8 + 10) + 10  # the LLM puts in all that it has not seen
+    assert routed["modelled_speed_up"] == alone["modelled_ms"] / routed["modelled_ms"]
+    assert main(["report", str(path), "--latency-model", str(path)]) == 2
+    assert "rstitch profile" in capsys.readouterr().err
 
 
 def test_runs_of_one_task_are_reported_together(tmp_path: Path) -> None:
