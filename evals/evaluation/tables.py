@@ -71,9 +71,6 @@ EXTRAS: Columns = {
 # Left out on a terminal of fewer columns.
 _WIDE = ("only it / only LLM", "same tokens", "by SLM", "by LLM", "p50", "TTFT p50", "= shorter", "x cheaper")
 _WIDE_FROM = 130
-    ("only it / only LLM", "same tokens", "by SLM", "by LLM", "p50", "TTFT p50", "= shorter", "x cheaper"),
-    130,
-)
 _EXTRA_FIELDS = ("accepted_share", "consultations", "trials", "exited_early", "budget_spent")
 
 
