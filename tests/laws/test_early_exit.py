@@ -1,0 +1,118 @@
+"""Early exit on the real stack equals the naive reference: random pair and bundled pair, alone and among others."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from evals.reference import EarlyExit as Rule
+from evals.reference import stitch_exiting
+from rstitch.client.aio import AsyncClient
+from rstitch.client.types import Answer, EarlyExit, Message, Threshold
+from rstitch.stack import LocalStack
+from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, start_stack, written
+from tests.pairs import make_tokenizer
+from training.tiny.task import problems
+
+TOKENS = 60
+TAU = 0.3
+PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 5, [50], [*range(30, 60)]]
+# Letters and signs: about one token in ten.
+BOUNDARIES = tuple("aeiouts019.,;:<>")
+
+
+def rule_of(asked: EarlyExit, tokenizer: Any, thinking_end: str = "</think>") -> Rule:
+    return Rule(
+        asked.threshold,
+        asked.boundaries,
+        tuple(tokenizer(asked.prompt, add_special_tokens=False).input_ids),
+        asked.end,
+        asked.max_trial_tokens or 32,
+        thinking_end,
+        tokenizer.decode,
+    )
+
+
+def check(answer: Answer, pair: Pair, prompt: list[int], tau: float, rule: Rule, max_new_tokens: int) -> None:
+    tokens, exited = stitch_exiting(
+        pair.model("slm"),
+        pair.model("llm"),
+        prompt,
+        rule,
+        tau=tau,
+        max_new_tokens=max_new_tokens,
+        stop_tokens={pair.stop_token},
+        vocab_size=pair.vocab_size,
+    )
+    assert written(answer) == expected(tokens)
+    taken = answer.finished.early_exit
+    assert (taken is None) == (exited is None)
+    if taken is not None and exited is not None:
+        assert taken.position == exited[0]
+        assert taken.confidence == pytest.approx(exited[1], abs=1e-5)
+    entropies = [entropy for chunk in answer.chunks for entropy in chunk.entropies]
+    assert entropies == pytest.approx([token.entropy for token in tokens], abs=1e-6)
+
+
+async def test_it_equals_the_reference_on_a_random_pair(stack: LocalStack, random_pair: Pair) -> None:
+    thresholds = ((0.3, 4), (0.5, 8), (0.7, 1))
+    asked = [EarlyExit(threshold, BOUNDARIES, "=>", "e", num) for threshold, num in thresholds]
+    cases = [(prompt, early_exit) for prompt in PROMPTS for early_exit in asked]
+
+    async def answers(client: AsyncClient) -> list[Answer]:
+        return await asyncio.gather(
+            *(
+                client.answer(tokens=prompt, policy=Threshold(TAU), early_exit=early_exit, max_new_tokens=TOKENS)
+                for prompt, early_exit in cases
+            )
+        )
+
+    async with (
+        another_router(stack, run_ahead="off") as client,
+        another_router(stack, run_ahead="on", catch_up_tokens=4) as ahead,
+    ):
+        found = await answers(client)
+        for (prompt, early_exit), answer in zip(cases, found, strict=True):
+            check(answer, random_pair, prompt, TAU, rule_of(early_exit, make_tokenizer()), TOKENS)
+            await check_kept(stack, client, answer, prompt)
+        assert [written(answer) for answer in await answers(ahead)] == [written(answer) for answer in found]
+    exits = [answer.finished.early_exit is not None for answer in found]
+    assert 0 < sum(exits) < len(exits)
+    assert sum(answer.finished.usage.num_trials for answer in found) > sum(exits)
+    assert {model for answer in found for _, model in written(answer)} == {"slm", "llm"}
+
+
+async def test_the_bundled_pair_asks_in_its_own_words() -> None:
+    """Nothing but a threshold is named: the rest is in the model's folder."""
+    models = ROOT / "models"
+    tokenizer = AutoTokenizer.from_pretrained(models / "tiny-llm")
+    pair = Pair(
+        models / "tiny-slm",
+        models / "tiny-llm",
+        "float32",
+        vocab_size=len(tokenizer),
+        stop_token=tokenizer.eos_token_id,
+    )
+    style = EarlyExit(0.95, (".\n",), "</think>\n", "}")
+    with start_stack(pair) as stack:
+        async with AsyncClient(stack.router_address, timeout_s=50) as client:
+            for index, problem in enumerate(problems("dev", 2)):
+                chat = [{"role": "user", "content": problem.question}]
+                prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+                threshold = (0.9, 1.0)[index]
+                answer = await client.answer(
+                    chat=[Message(**chat[0])],
+                    policy=Threshold(0.02),
+                    early_exit=EarlyExit(threshold),
+                    max_new_tokens=300,
+                )
+                rule = rule_of(replace(style, threshold=threshold), tokenizer)
+                check(answer, pair, prompt, 0.02, rule, 300)
+                await check_kept(stack, client, answer, prompt)
+                assert "</think>" in answer.text
+                assert answer.finished.usage.num_trials > 0
+                assert (answer.finished.early_exit is None) == (threshold == 1)
