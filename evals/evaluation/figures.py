@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from evals.evaluation.modelled import Latencies
-from evals.evaluation.records import Record, Run
+from evals.evaluation.record import Record
+from evals.evaluation.records import Run
 from evals.statistics import bootstrap_mean, mcnemar, paired_ratio, wilson
 
 Row = dict[str, Any]

@@ -19,7 +19,8 @@ from rich.text import Text
 
 from evals.bench.flags import positive
 from evals.evaluation.figures import BASELINE
-from evals.evaluation.records import Question, Record, Run, read
+from evals.evaluation.record import Question, Record
+from evals.evaluation.records import Run, read
 from evals.evaluation.report import write
 from rstitch.cli.render import STYLES, legend
 from rstitch.errors import invalid

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
-from evals.evaluation.records import Record
+from evals.evaluation.record import Record
 from rstitch.client.types import Segment, Source, SwitchReason, Trajectory, TrajectoryState
 from rstitch.errors import invalid
 from training.latency import LatencyModel, runs_of

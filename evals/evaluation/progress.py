@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from evals.evaluation.records import Record
+from evals.evaluation.record import Record
 from evals.evaluation.runner import Job
 from evals.statistics import wilson
 

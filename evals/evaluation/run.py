@@ -22,7 +22,8 @@ from evals.evaluation import figures, tables
 from evals.evaluation.checkers import checker_of
 from evals.evaluation.data import Data, load_data
 from evals.evaluation.progress import RunProgress
-from evals.evaluation.records import Question, Run, RunFile
+from evals.evaluation.record import Question
+from evals.evaluation.records import Run, RunFile
 from evals.evaluation.runner import Plan, Runner, System, jobs
 from evals.evaluation.stacks import add_stack_arguments, router_of
 from evals.evaluation.task import Task, load

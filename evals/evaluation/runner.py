@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from evals.answers import Checker
 from evals.evaluation.data import Problem
-from evals.evaluation.records import Key, Record, RunFile, entropies_of, parts_of
+from evals.evaluation.record import Key, Record, entropies_of, parts_of
+from evals.evaluation.records import RunFile
 from evals.evaluation.task import Task
 from rstitch.client.aio import AsyncClient
 from rstitch.client.specs import Spec

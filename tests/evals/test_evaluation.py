@@ -17,11 +17,13 @@ from evals.evaluation import figures
 from evals.evaluation.__main__ import main
 from evals.evaluation.data import Problem
 from evals.evaluation.families import member_of
-from evals.evaluation.harmful import Search, around
-from evals.evaluation.records import Part, Question, Record, Run, RunFile, read
+from evals.evaluation.harmful import around
+from evals.evaluation.record import Part, Question, Record
+from evals.evaluation.records import Run, RunFile, read
 from evals.evaluation.run import systems_of
 from evals.evaluation.runner import Plan, jobs
 from evals.evaluation.task import load
+from evals.evaluation.turns import Search
 from evals.statistics import bootstrap_mean, mcnemar
 from rstitch.client.sync import Client
 from rstitch.client.types import Random, Source
