@@ -107,6 +107,7 @@ async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) 
         raise invalid("--data", "there is none.", "Give a .jsonl file of questions, or tiny:calibration.")
     questions = load_questions(options.data, options.n, options.seed, goal.needs_answers)
     to_calibrate, to_check = questions.split(options.seed)
+    goal.check(len(to_calibrate))
     async with _asking(options, options.router or DEFAULT_ADDRESS, questions) as (client, outcomes):
 
         async def answers(value: float | None, fresh: bool) -> Sample:

@@ -50,6 +50,9 @@ class Goal(ABC):
     def __init__(self, target: float) -> None:
         self.target = target
 
+    def check(self, num_questions: int) -> None:  # noqa: B027 - most can be had of any number
+        """Raises: RstitchError (INVALID_ARGUMENT) if so few questions to calibrate on cannot show it."""
+
     @abstractmethod
     async def find(self, knob: Knob, answered: Answered, num_fresh: int) -> Found:
         """The value that gives it. Raises: RstitchError (INVALID_ARGUMENT) that says what can be reached."""

@@ -25,18 +25,23 @@ class LossGoal(Goal):
             raise invalid(self.flag, f"{target} is no loss.", "Use a share between 0 and 1, such as 1% or 0.01.")
         super().__init__(target)
 
+    def check(self, num_questions: int) -> None:
+        """Of n questions none may be harmed, and still only so small a loss is shown."""
+        smallest = smallest_provable_loss(num_questions)
+        if smallest > self.target:
+            raise invalid(
+                self.flag,
+                f"with {num_questions} calibration questions no loss below {smallest:.1%} can be shown (95%), even if "
+                "not one answer gets worse.",
+                f"Give at least {2 * questions_for(self.target)} questions, half of them to check with; or allow more.",
+                reason="UNREACHABLE",
+            )
+
     async def find(self, knob: Knob, answered: Answered, num_fresh: int) -> Found:
         """Tests from the safest value on, until one fails."""
         llm_only = await answered(None)
         n = len(llm_only.tokens)
-        if smallest_provable_loss(n) > self.target:
-            raise invalid(
-                self.flag,
-                f"with {n} calibration questions no loss below {smallest_provable_loss(n):.1%} can be shown (95%), "
-                "even if not one answer gets worse.",
-                f"Give at least {2 * questions_for(self.target)} questions, half of them to check with; or allow more.",
-                reason="UNREACHABLE",
-            )
+        self.check(n)
         found: Found | None = None
         bounds: list[float] = []
         for value in knob.coarse:

@@ -51,13 +51,11 @@ async def calibrated(goal: Goal, n: int, seed: int) -> object:
 
 async def test_a_share_is_found_and_its_check_lands_as_often_as_stated() -> None:
     landed = 0
-    for seed in range(100):
+    for seed in range(60):
         made = await calibrated(ShareGoal(0.1), 100, seed)
         landed += made.landed
         assert made.found.stated.value == pytest.approx(0.1, abs=0.02)
-    # 95% of a hundred, less what chance takes.
-    assert landed >= binom.ppf(0.001, 100, 0.95)
-    assert landed < 100
+    assert landed >= binom.ppf(0.001, 60, 0.95)  # 95%, less what chance takes
 
 
 async def test_a_speed_up_is_had_with_the_largest_share_that_gives_it() -> None:
@@ -112,8 +110,8 @@ def test_predictions_hold_their_share_of_fresh_samples() -> None:
         tokens = rng.integers(30, 90, n).astype(float)
         return np.round(tokens * rng.beta(0.5, 6, n)), tokens
 
-    hits = [predicted_ratio(*sample(80), 60).holds((lambda s: s[0].sum() / s[1].sum())(sample(60))) for _ in range(300)]
-    assert 0.91 <= np.mean(hits) <= 0.985
+    hits = [predicted_ratio(*sample(80), 60).holds((lambda s: s[0].sum() / s[1].sum())(sample(60))) for _ in range(200)]
+    assert 0.90 <= np.mean(hits) <= 0.985
     losses = []
     for _ in range(300):
         (a, b, _), (c, d, _) = rng.multinomial(150, (0.03, 0.02, 0.95), size=2)
