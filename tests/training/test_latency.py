@@ -113,6 +113,12 @@ def test_a_conversation_is_refused() -> None:
         runs_of(trajectory(*turns))
 
 
+def test_drafts_are_refused() -> None:
+    drafted = (segment(Source.PROMPT, 0, 4), segment(Source.SLM, 4, 2), segment(Source.LLM, 6, 1, "verification"))
+    with pytest.raises(ValueError, match="drafts"):
+        runs_of(trajectory(*drafted))
+
+
 def timed(latency: ModelLatency, noise: float, repeats: int = 5) -> list[TimedCall]:
     rng = random.Random(1)
     calls = []

@@ -14,6 +14,8 @@ from training.latency.formulas import ModelLatency, Role, Serving
 
 # The SLM's proposal was thrown away when the pen went to the LLM for one of these.
 _DISCARDS = {"entropy_above", "uncertainty_above", "head"}
+# Speculative decoding: a verification is one call for many tokens, and what it threw away is not in the trajectory.
+_NOT_MODELLED = {"verification", "draft"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,15 @@ class Service:
 def runs_of(trajectory: Trajectory) -> tuple[int, list[Run]]:
     """The prompt's length and the runs of a session's one answer.
 
-    Raises: ValueError for a conversation of many turns: what the models held between two turns is not known.
+    Raises: ValueError for what is not modelled: a conversation of many turns (what the models held between two of them
+        is not known), and speculative decoding.
     """
     prompts = [segment for segment in trajectory.segments if segment.source is Source.PROMPT]
     written = [segment for segment in trajectory.segments if segment.source in (Source.SLM, Source.LLM)]
     if any(prompt.position > written[0].position for prompt in prompts if written):
         raise ValueError(f"session {trajectory.session_id} has more than one answer")
+    if any(segment.reason.value in _NOT_MODELLED for segment in written):
+        raise ValueError(f"session {trajectory.session_id} was written by drafts, whose calls are not modelled")
     reasons: list[SwitchReason | None] = [segment.reason for segment in written[1:]]
     runs = [
         Run("slm" if segment.source is Source.SLM else "llm", len(segment.tokens), _discards(segment.source, after))
