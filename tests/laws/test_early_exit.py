@@ -59,7 +59,7 @@ def check(answer: Answer, pair: Pair, prompt: list[int], tau: float, rule: Rule,
 
 
 async def test_it_equals_the_reference_on_a_random_pair(stack: LocalStack, random_pair: Pair) -> None:
-    thresholds = ((0.3, 4), (0.5, 8), (0.7, 1))
+    thresholds = ((0.3, 4), (0.6, 8), (0.97, 2))
     asked = [EarlyExit(threshold, BOUNDARIES, "=>", "e", num) for threshold, num in thresholds]
     cases = [(prompt, early_exit) for prompt in PROMPTS for early_exit in asked]
 
