@@ -20,6 +20,7 @@ from training.latency.formulas import Decode, Fit, ModelLatency, Prefill, Servin
 from training.latency.profile import TimedCall
 
 Array = NDArray[np.float64]
+_REWEIGHTED = 5  # times
 
 
 def fit_model(calls: Sequence[TimedCall], facts: dict[str, Any]) -> ModelLatency:
@@ -45,14 +46,20 @@ def fit_serving(left_ms: Array, total_ms: Array, counts: Array) -> Serving:
         counts: [n, 3]: how often a model was given the pen, steps, steps of answers by two models.
     """
     columns = np.column_stack([np.ones_like(left_ms), counts])
-    weighted, target = columns / total_ms[:, None], left_ms / total_ms
-    start = relative_nnls(columns, left_ms, total_ms)
-    # Beyond a tenth an error counts by its size, not its square: single answers wait for what else the machine does.
-    scale = 1 / np.maximum(np.linalg.norm(weighted, axis=0), 1e-12)
+    steps = total_ms - left_ms
+    start = np.array(relative_nnls(columns, left_ms, total_ms)) + 1e-6
+    scale = 1 / np.maximum(np.linalg.norm(columns / total_ms[:, None], axis=0), 1e-12)
+    # Logarithms, for a machine's noise multiplies. Beyond a tenth an error counts by its size, not its square: single
+    # answers wait for what else the machine does.
     found = least_squares(
-        lambda x: weighted @ x - target, start, bounds=(0, np.inf), x_scale=scale, loss="soft_l1", f_scale=0.1
+        lambda x: np.log((steps + columns @ x) / total_ms),
+        start,
+        bounds=(0, np.inf),
+        x_scale=scale,
+        loss="soft_l1",
+        f_scale=0.1,
     )
-    modelled = total_ms - left_ms + columns @ found.x
+    modelled = steps + columns @ found.x
     error = float(np.median(np.abs(modelled - total_ms) / total_ms))
     answer_ms, call_ms, token_ms, beside_ms = (float(x) for x in found.x)
     fit = Fit(len(left_ms), r_squared(total_ms, modelled), error)
@@ -70,6 +77,18 @@ def relative_nnls(columns: Array, measured: Array, scale: Array) -> list[float]:
     size[size == 0] = 1.0
     solution, _ = nnls(weighted / size, measured / scale)
     return [float(value) for value in solution / size]
+
+
+def _reweighted_nnls(columns: Array, measured: Array) -> list[float]:
+    """The same with residuals relative to what is modelled, found by iteration.
+
+    Relative to what is measured, a call that came out short by chance would weigh more than one that came out long, and
+    the model would be too fast.
+    """
+    found = relative_nnls(columns, measured, measured)
+    for _ in range(_REWEIGHTED):
+        found = relative_nnls(columns, measured, np.maximum(columns @ np.array(found), 1e-9))
+    return found
 
 
 def r_squared(measured: Array, modelled: Array) -> float:
@@ -98,7 +117,7 @@ def _fit(calls: Sequence[TimedCall], columns_of: Any) -> tuple[list[float], Fit]
     cells = cell_medians(calls)
     measured = cells[:, 2]
     columns = columns_of(cells[:, 0], cells[:, 1])
-    found = relative_nnls(columns, measured, measured)
+    found = _reweighted_nnls(columns, measured)
     times = np.array([call.call_ms for call in calls])
     each = columns_of(*np.array([[call.num_inputs, call.mean_cached] for call in calls]).T) @ np.array(found)
     error = float(np.median(np.abs(each - times) / times))
