@@ -1,0 +1,178 @@
+"""Law 4: `speculative` is `llm_only`, greedy and sampled, alone and among others, whatever is cut short or killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rstitch.client.aio import AsyncClient
+from rstitch.client.types import Answer, LlmOnly, Sampling, Speculative, TrajectoryState
+from rstitch.stack import LocalStack, Part
+from tests.engine.harness import generate
+from tests.laws.conftest import Pair, check_kept, start_stack, stored_in_redis, written
+from tests.laws.test_recovery import interrupted
+from tests.pairs import VOCAB_SIZE, make_tokenizer
+
+PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
+TOKENS = 40
+DRAFTS = [Speculative(4), Speculative(7, min_confidence=0.4), Speculative(64)]
+
+
+@pytest.fixture(scope="module")
+def alike(random_pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A random LLM, and as its SLM the same model with noise on its weights: often, not always, of its opinion."""
+    folder = tmp_path_factory.mktemp("alike") / "slm"
+    model = AutoModelForCausalLM.from_pretrained(random_pair.llm_folder, dtype=torch.float64)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * parameter.std(correction=0) * 0.02)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return Pair(folder, random_pair.llm_folder, "float64")
+
+
+@pytest.fixture(scope="module")
+def stack(alike: Pair) -> Iterator[LocalStack]:
+    """Its parts get killed."""
+    with start_stack(alike) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(stack: LocalStack) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(stack.router_address, timeout_s=100, reconnect_s=60) as connected:
+        yield connected
+
+
+def check_usage(answer: Answer) -> None:
+    """An accepted token is the SLM's, and every other the LLM's."""
+    usage, authors = answer.finished.usage, [author for _, author in written(answer)]
+    assert usage.num_accepted_draft_tokens == usage.num_slm_tokens == authors.count("slm")
+    assert usage.num_llm_tokens == authors.count("llm")
+    assert usage.num_accepted_draft_tokens <= usage.num_draft_tokens
+    assert usage.num_switches == len(answer.switches)
+    assert {switch.reason for switch in answer.switches} <= {"verification", "draft"}
+
+
+@pytest.mark.parametrize("policy", DRAFTS, ids=str)
+async def test_greedy_it_is_the_llm_alone(
+    stack: LocalStack, client: AsyncClient, alike: Pair, policy: Speculative
+) -> None:
+    accepted = drafted = 0
+    for prompt in PROMPTS:
+        answer = await client.answer(tokens=prompt, policy=policy, max_new_tokens=TOKENS)
+        assert list(answer.tokens) == generate(alike.model("llm"), prompt, TOKENS)
+        check_usage(answer)
+        await check_kept(stack, client, answer, prompt)
+        accepted += answer.finished.usage.num_accepted_draft_tokens
+        drafted += answer.finished.usage.num_draft_tokens
+    assert 0 < accepted < drafted, "drafts that are all right or all wrong test little"
+
+
+async def test_sampled_and_among_others_it_is_the_llm_alone(client: AsyncClient) -> None:
+    rng = random.Random(5)
+
+    def ask(index: int, policy: Any) -> Any:
+        asked = random.Random(index)
+        prompt = [asked.randrange(5, 300) for _ in range(asked.randrange(1, 60))]
+        sampling = asked.choice([Sampling(), Sampling(0.9, seed=index), Sampling(1.3, 0.8, 20, seed=index)])
+        return client.answer(tokens=prompt, policy=policy, sampling=sampling, max_new_tokens=TOKENS)
+
+    alone = await asyncio.gather(*(ask(index, LlmOnly()) for index in range(16)))
+    among = await asyncio.gather(*(ask(index, rng.choice(DRAFTS)) for index in range(16)))
+    assert [answer.tokens for answer in among] == [answer.tokens for answer in alone]
+    for answer in among:
+        check_usage(answer)
+
+
+async def test_sampled_it_has_the_llms_distribution(client: AsyncClient, alike: Pair) -> None:
+    """Two tokens over many seeds against their exact joint distribution; both are drafted and verified."""
+    draws, temperature, top_k, prompt = 150, 2.0, 3, PROMPTS[0]
+    sampling = [Sampling(temperature, top_k=top_k, seed=seed) for seed in range(draws)]
+    counts: Counter[tuple[int, ...]] = Counter()
+    for start in range(0, draws, 30):
+        answers = await asyncio.gather(
+            *(
+                client.answer(tokens=prompt, policy=Speculative(2), sampling=one, max_new_tokens=3)
+                for one in sampling[start : start + 30]
+            )
+        )
+        counts.update(tuple(answer.tokens[:2]) for answer in answers)
+    expected: dict[tuple[int, ...], float] = {}
+
+    def distribution(tokens: list[int]) -> dict[int, float]:
+        with torch.inference_mode():
+            logits = alike.model("llm")(torch.tensor([tokens])).logits[0, -1, :VOCAB_SIZE]
+        values, ids = logits.topk(top_k)
+        return dict(zip(ids.tolist(), (values / temperature).softmax(-1).tolist(), strict=True))
+
+    for first, p in distribution(prompt).items():
+        for second, q in distribution([*prompt, first]).items():
+            expected[first, second] = draws * p * q
+    assert counts.keys() <= expected.keys()
+    cells = [cell for cell, number in expected.items() if number >= 5]
+    statistic = sum((counts[cell] - expected[cell]) ** 2 / expected[cell] for cell in cells)
+    assert len(cells) > 5
+    assert statistic < len(cells) + 4 * (2 * len(cells)) ** 0.5
+
+
+async def test_stop_strings_and_limits_cut_it_where_they_cut_the_llm(client: AsyncClient) -> None:
+    prompt = PROMPTS[1]
+    whole = await client.answer(tokens=prompt, policy=LlmOnly(), max_new_tokens=TOKENS)
+    for num in (1, 2, 3, 5, 6):
+        answer = await client.answer(tokens=prompt, policy=Speculative(4), max_new_tokens=num)
+        assert answer.tokens == whole.tokens[:num]
+    for begin in range(3, 30, 5):
+        stop = (whole.text[begin : begin + 2],)
+        cut = await client.answer(tokens=prompt, policy=LlmOnly(), max_new_tokens=TOKENS, stop=stop)
+        answer = await client.answer(tokens=prompt, policy=Speculative(5), max_new_tokens=TOKENS, stop=stop)
+        assert (answer.tokens, answer.text, answer.finished.reason) == (cut.tokens, cut.text, cut.finished.reason)
+        check_usage(answer)
+
+
+class Both:
+    """Two parts that are killed and restarted together."""
+
+    def __init__(self, *parts: Part) -> None:
+        self._parts = parts
+
+    def kill(self) -> None:
+        for part in self._parts:
+            part.kill()
+
+    def restart(self) -> None:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Part.restart, self._parts))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("killed", ["workers", "router"])
+async def test_killed_parts_change_nothing(stack: LocalStack, client: AsyncClient, alike: Pair, killed: str) -> None:
+    num_tokens = 200
+    prompt, expected = next(
+        (prompt, tokens)
+        for prompt in ([9 + n, 8, 7] for n in range(50))
+        if len(tokens := generate(alike.model("llm"), prompt, num_tokens)) == num_tokens
+    )
+
+    async def is_running(session_id: str) -> bool:
+        if killed == "router":
+            return len(stored_in_redis(stack.redis_url, session_id)) < len(prompt) + num_tokens
+        return (await client.trajectory(session_id)).state is TrajectoryState.RUNNING
+
+    part: Any = stack.router if killed == "router" else Both(stack.worker("slm"), stack.worker("llm"))
+    events = client.generate(tokens=prompt, policy=Speculative(4), max_new_tokens=num_tokens)
+    answer = await interrupted(events, part, is_running)
+    assert list(answer.tokens) == expected
+    await check_kept(stack, client, answer, prompt)
+    if killed == "workers":
+        check_usage(answer)
