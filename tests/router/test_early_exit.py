@@ -33,6 +33,7 @@ EXITS: list[dict[str, Any]] = [
     {"threshold": 1e-9, "boundaries": ["a", "b"], "prompt": "1234567890", "end": "c"},
 ]
 TRIED = ["entropy 0.3 0.3", "margin 0.5 0.1", "window 5 0.5", "confidence 0.7", "random 0.3", "llm", "slm"]
+DRAFTS = "speculative"
 
 
 class Naive:
@@ -68,7 +69,8 @@ class Naive:
 
 
 def asked(name: str, exit_: dict[str, Any], prompt: list[int] = PROMPT, **fields: Any) -> router_pb2.GenerateRequest:
-    return ask_for(prompt, policy=POLICIES[name], early_exit=exit_, max_new_tokens=NUM_TOKENS, **fields)
+    policy = {"speculative": {"draft_tokens": 4}} if name == DRAFTS else POLICIES[name]
+    return ask_for(prompt, policy=policy, early_exit=exit_, max_new_tokens=NUM_TOKENS, **fields)
 
 
 def check_exit(answer: Answer, oracle: Naive) -> None:
@@ -141,7 +143,7 @@ async def test_another_router_goes_on_as_the_first_would(
 ) -> None:
     """At whatever token the first router ends: a trial is decided anew or is known to have been taken."""
     stack.slm.delay_s = stack.llm.delay_s = 0.003
-    cases = list(itertools.product(TRIED, EXITS[:3]))
+    cases = list(itertools.product([*TRIED, DRAFTS], EXITS[:3]))
     async with stack.routing() as first:
         await first.ready.wait()
         stub = await stack.stub(first)
@@ -153,10 +155,39 @@ async def test_another_router_goes_on_as_the_first_would(
         answer.tokens, answer.authors = head.tokens + answer.tokens, head.authors + answer.authors
         answer.entropies, answer.position = head.entropies + answer.entropies, head.position
         oracle = Naive(exit_)
-        tokens, authors, _ = naive(models, PROMPT, POLICIES[name], {}, seed=5, exits=oracle)
-        assert (answer.tokens, answer.authors) == (tokens, authors), (name, exit_)
+        policy = POLICIES["llm" if name == DRAFTS else name]
+        tokens, authors, _ = naive(models, PROMPT, policy, {}, seed=5, exits=oracle)
+        assert answer.tokens == tokens, (name, exit_)
+        assert answer.authors == authors or name == DRAFTS
         check_exit(answer, oracle)
         await check_kept(stub, answer)
+
+
+@pytest.mark.parametrize("draft_tokens", [1, 5, 16])
+async def test_with_drafts_it_is_that_of_the_llm_alone(
+    stack: Stack, models: dict[str, ToyModel], draft_tokens: int
+) -> None:
+    """The trial is the LLM's whoever wrote the boundary; what was drafted beyond a boundary is not kept."""
+    own, llm = models["slm"], models["llm"]
+    stack.slm.model = ToyModel(3, choose=lambda p: own.token(p) if own.doubt([*p, 1]) < 0.2 else llm.token(p))
+    stub = await stack.stub(await stack.router())
+    policy = {"speculative": {"draft_tokens": draft_tokens, "min_confidence": 0.1 * (draft_tokens == 16)}}
+
+    async def one(exit_: dict[str, Any], prompt: list[int]) -> bool:
+        answer = await take(stub, ask_for(prompt, policy=policy, early_exit=exit_, max_new_tokens=NUM_TOKENS))
+        oracle = Naive(exit_)
+        tokens, _, _ = naive(models, prompt, POLICIES["llm"], {}, exits=oracle)
+        assert answer.tokens == tokens
+        check_exit(answer, oracle)
+        await check_kept(stub, answer)
+        if oracle.taken is not None:
+            first = oracle.taken[0] - len(PROMPT)
+            assert set(answer.authors[first : first + len(oracle.prompt) + 1]) == {"llm"}
+        return oracle.taken is not None
+
+    taken = await asyncio.gather(*(one(exit_, [7, 8, 9 + n]) for exit_ in EXITS for n in range(6)))
+    assert any(taken)
+    assert not all(taken)
 
 
 async def test_a_worker_that_fails_in_a_trial_changes_nothing(stack: Stack, models: dict[str, ToyModel]) -> None:
