@@ -1,7 +1,7 @@
 """`rstitch eval hurt`: problems that LLM-only solves and a routed answer does not, as coloured traces.
 
 The worst come first: those that even the SLM alone solves (so that nothing but the switching is to blame), then those
-that most of the systems lose, then those that took longest.
+where the LLM was called and could not help, then those that most of the systems lose, then those that took longest.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ class Case:
         return ", ".join(record.system for record in self.wrong[1:])
 
     @property
-    def rank(self) -> tuple[bool, int, float]:
+    def rank(self) -> tuple[bool, bool, int, float]:
         """The higher, the worse."""
         return (
             self.alone is not None and self.alone.correct,
+            self.wrong[0].count("switches") > 0,
             len(self.wrong),
             sum(record.latency_ms for record in self.wrong),
         )
@@ -105,10 +106,11 @@ def cases(run: Run, systems: Sequence[str]) -> list[Case]:
         for record in run.of(system):
             if record.sample == 0 and not record.correct and record.problem in right:
                 wrong.setdefault(record.problem, []).append(record)
-    found = [
-        Case(run.questions.get(problem) or _unknown(right[problem]), right[problem], alone.get(problem), tuple(records))
-        for problem, records in wrong.items()
-    ]
+    found = []
+    for problem, records in wrong.items():
+        question = run.questions.get(problem) or _unknown(right[problem])
+        most_switched = sorted(records, key=lambda record: record.count("switches"), reverse=True)
+        found.append(Case(question, right[problem], alone.get(problem), tuple(most_switched)))
     return sorted(found, key=lambda case: case.rank, reverse=True)
 
 
@@ -130,24 +132,32 @@ def markdown(run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: in
     """The same for a document, where what the LLM wrote of a stitched answer is bold."""
     parts = [f"{_counts(run, hurt, systems)} ⟨**Bold**⟩ is what the LLM wrote of a stitched answer."]
     for number, case in enumerate(hurt[:at_most], 1):
-        parts.append(f"**{number}. Problem {case.question.id}.** {html.escape(case.question.prompt)}")
+        prompt = html.escape(case.question.prompt)
+        if "\n" in prompt:
+            prompt = f"\n\n<pre>{_without_empty_lines(prompt)}</pre>"
+        parts.append(f"**{number}. Problem {case.question.id}.** {prompt}")
         for record in case.traces:
             lines = "".join(
                 f"<b>{html.escape(text)}</b>" if bold else html.escape(text) for text, bold in _marked(record)
             )
-            # An empty line would end the block.
-            lines = re.sub(r"\n{2,}", "\n", lines)
-            parts.append(f"{_mark(record)} `{record.system}`{_facts(record)}\n\n<pre>{lines}</pre>")
+            about = f"{_mark(record)} `{record.system}`{_facts(record)}"
+            parts.append(f"{about}\n\n<pre>{_without_empty_lines(lines)}</pre>")
         if case.others:
             parts.append(f"Also wrong: {case.others}.")
     return "\n\n".join(parts)
+
+
+def _without_empty_lines(text: str) -> str:
+    """An empty line would end a block of HTML within Markdown."""
+    return re.sub(r"\n\s*\n", "\n", text)
 
 
 def _counts(run: Run, hurt: Sequence[Case], systems: Sequence[str]) -> str:
     solved = sum(record.correct for record in run.of(BASELINE))
     return (
         f"Of {solved} problems that LLM-only solves, {len(hurt)} are lost by one or more of {len(systems)} routed "
-        f"systems; {sum(case.rank[0] for case in hurt)} of these the SLM alone solves."
+        f"systems; {sum(case.rank[0] for case in hurt)} of these the SLM alone solves, and in "
+        f"{sum(not case.rank[1] for case in hurt)} the LLM was never called."
     )
 
 

@@ -106,7 +106,7 @@ def around(
     path: Path,
 ) -> None:
     """Mean entropy by offset from a token, with intervals: {name: (means, lows, highs)}."""
-    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5.2), layout="constrained")
     for (name, (means, lows, highs)), colour, marker in zip(curves.items(), _COLOURS, _MARKERS, strict=False):
         axes.plot(offsets, means, color=colour, marker=marker, markersize=4, label=name)
         axes.fill_between(offsets, lows, highs, color=colour, alpha=0.2)
@@ -117,7 +117,7 @@ def around(
     axes.set_ylabel("mean entropy, 95% interval")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=1 + (len(curves) > 2), fontsize=9)
     _save(figure, path)
 
 
