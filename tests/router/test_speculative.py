@@ -16,6 +16,7 @@ from rstitch.service import semconv
 from rstitch.v1 import router_pb2
 from tests.router.asking import Answer, ask_for, check_kept, take, until
 from tests.router.conftest import Stack
+from tests.router.test_early_exit import EXITS
 from tests.router.test_trace import named, recording
 from tests.router.toy import STOP, ToyModel
 
@@ -271,3 +272,30 @@ async def test_the_guard_neither_judges_nor_learns_from_it(stack: Stack, models:
     assert answer.finished.guard_reason == ""
     assert router.sessions.watch.view().num_routed == 0
     assert router.sessions.watch.decide(Speculative(4), True, 1) == (Speculative(4), "")
+
+
+async def test_with_early_exit_it_is_the_llm_with_early_exit(stack: Stack, models: tuple[ToyModel, ToyModel]) -> None:
+    """Whoever drafted the boundary, the trial is the LLM's."""
+    stub = await stack.stub(await stack.router())
+    taken: list[bool] = []
+
+    async def one(exit_: dict[str, Any], prompt: list[int], num_tokens: int) -> None:
+        fields = {"early_exit": exit_, "max_new_tokens": num_tokens}
+        expected = await take(stub, ask_for(prompt, policy={"llm_only": {}}, **fields))
+        answer = await take(stub, asked(4, prompt=prompt, **fields))
+        assert answer.error is None
+        assert (answer.tokens, answer.entropies) == (expected.tokens, expected.entropies)
+        assert answer.finished.early_exit == expected.finished.early_exit
+        assert answer.finished.reason == expected.finished.reason
+        usage = answer.finished.usage
+        assert (usage.num_trials, usage.num_slm_tokens) == (
+            expected.finished.usage.num_trials,
+            usage.num_accepted_draft_tokens,
+        )
+        assert usage.num_switches == len(answer.switches)
+        await check_kept(stub, answer)
+        taken.append(answer.finished.HasField("early_exit"))
+
+    cases = [(exit_, [7, 8, 9 + n], num) for exit_ in EXITS for n in range(4) for num in (9, NUM_TOKENS)]
+    await asyncio.gather(*(one(*case) for case in cases))
+    assert 0 < sum(taken) < len(taken)
