@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from evals.evaluation.data import Problem
+from evals.evaluation.data import Problem, last_boxed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +43,5 @@ class OwnCheck(Checker):
         self._is_correct = is_correct
 
     async def check(self, problem: Problem, text: str) -> Verdict:
-        """As the function says."""
-        return Verdict(bool(self._is_correct(text, problem.source)))
+        """As the function says; the answer is what is boxed, if something is."""
+        return Verdict(bool(self._is_correct(text, problem.source)), last_boxed(text) or "")

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from evals import sandbox
 from evals.answers import Checker
 from evals.bench.flags import positive
 from evals.evaluation import figures, tables
@@ -81,6 +82,12 @@ def run(options: argparse.Namespace) -> int:
     plan = _plan(options, task)
     data = load_data(task, options.data, options.split, options.seed, options.n)
     checker = checker_of(task)
+    if task.code is not None and sandbox.isolation() is not sandbox.Isolation.NAMESPACES:
+        console.print(
+            "this machine allows no namespaces: what models write runs as another user, within limits, but can "
+            "reach the network",
+            style="yellow",
+        )
     path = options.out or Path(f"eval-{task.name}.jsonl")
     with stopped_by_signals(), ExitStack() as held:
         router = router_of(options, held, console)
@@ -179,6 +186,7 @@ def _configuration(task: Task, data: Data, plan: Plan, status: Status, options: 
         "concurrency": plan.concurrency,
         "order": plan.order,
         "traces": plan.keep_traces,
+        "code_runs_in": sandbox.isolation().value if task.code is not None else None,
         "threads": None if options.router else options.threads or default_threads(),
         **{role: Path(worker.model).name for role, worker in sorted(workers.items())},
         **{f"{role}_runs": f"{worker.device} {worker.dtype}" for role, worker in sorted(workers.items())},
