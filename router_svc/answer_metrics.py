@@ -44,6 +44,7 @@ class AnswerMetrics:
         self._run_ahead = meter.create_counter(
             semconv.METRIC_RUN_AHEAD_TOKENS, "{token}", "SLM tokens written ahead, kept or in vain."
         )
+        self._trials = meter.create_counter(semconv.METRIC_TRIALS, "{trial}", "Trial answers of early exit.")
         self._duration = meter.create_histogram(
             semconv.GEN_AI_SERVER_REQUEST_DURATION,
             "s",
@@ -89,6 +90,9 @@ class AnswerMetrics:
         self._catch_up.add(usage.num_catch_up_tokens, policy)
         self._run_ahead.add(usage.num_run_ahead_tokens, {semconv.RSTITCH_KEPT: True})
         self._run_ahead.add(usage.num_run_ahead_discarded, {semconv.RSTITCH_KEPT: False})
+        num_kept = int(usage.exit_position > 0)
+        self._trials.add(num_kept, {**policy, semconv.RSTITCH_KEPT: True})
+        self._trials.add(usage.num_trials - num_kept, {**policy, semconv.RSTITCH_KEPT: False})
         timed = {**_COMMON, **policy}
         self._duration.record(usage.total_time_us / 1e6, timed)
         self._first_token.record(usage.time_to_first_token_us / 1e6, timed)

@@ -15,7 +15,9 @@ from router_svc.early_exit import DEFAULT_STYLE, EarlyExit, settle
 from router_svc.tokenizer import ExitStyle, Tokenizer
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
+from rstitch.service.metrics import setup_metrics
 from rstitch.v1 import router_pb2
+from tests.otlp_receiver import MetricsReceiver
 from tests.router.asking import Answer, ask_for, check_kept, take, until
 from tests.router.conftest import Stack
 from tests.router.test_policies import NUM_TOKENS, POLICIES, check, naive
@@ -310,3 +312,17 @@ async def test_a_span_per_trial_within_its_segment(stack: Stack, models: dict[st
     assert [fact[semconv.RSTITCH_TRIAL_TAKEN] for fact in facts].count(True) == answer.finished.HasField("early_exit")
     traced = {int(run.traceparent[36:52], 16) for run in [*stack.slm.requests, *stack.llm.requests]}
     assert {span.context.span_id for span in spans} <= traced
+
+
+async def test_trials_are_counted(stack: Stack, models: dict[str, ToyModel]) -> None:
+    with MetricsReceiver() as receiver:
+        metrics = setup_metrics("router", receiver.endpoint)
+        stub = await stack.stub(await stack.router(metrics=metrics))
+        finished = [
+            (await take(stub, asked("slm", exit_, [7, 8, n]))).finished for exit_ in EXITS for n in range(9, 12)
+        ]
+        metrics.shutdown()
+    kept = sum(end.HasField("early_exit") for end in finished)
+    points = {facts[semconv.RSTITCH_KEPT]: value for facts, value in receiver.points(semconv.METRIC_TRIALS)}
+    assert points == {True: kept, False: sum(end.usage.num_trials for end in finished) - kept}
+    assert all(points.values())
