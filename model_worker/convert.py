@@ -37,6 +37,7 @@ from model_worker.engine.types import (
     Signal,
     Timing,
 )
+from model_worker.heads import HeadTable
 from rstitch.errors import RstitchError, invalid
 from rstitch.v1 import common_pb2, worker_pb2
 
@@ -100,8 +101,8 @@ def step_request(message: worker_pb2.StepRequest, vocab_size: int) -> RunRequest
     )
 
 
-def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int) -> RunRequest:
-    """Raises RstitchError INVALID_ARGUMENT."""
+def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: HeadTable) -> RunRequest:
+    """Raises RstitchError INVALID_ARGUMENT, or FAILED_PRECONDITION for a head that is not there."""
     for token in message.stop_tokens:
         if token >= vocab_size:
             raise invalid(
@@ -120,7 +121,7 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int) -> RunReq
         sampling=_sampling(message),
         max_tokens=message.max_tokens,
         stop_tokens=frozenset(message.stop_tokens),
-        handoff=_handoff(message.handoff) if message.HasField("handoff") else None,
+        handoff=_handoff(message.handoff, heads) if message.HasField("handoff") else None,
         prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
         background=message.priority == worker_pb2.PRIORITY_BACKGROUND,
         draft=message.draft,
@@ -151,6 +152,7 @@ def finish(finished: RunFinished) -> worker_pb2.Finish:
         proposal=_proposal(finished.proposal),
         timing=timing(finished.timing),
         num_accepted=finished.num_accepted,
+        num_consultations=finished.num_consultations,
     )
 
 
@@ -244,7 +246,7 @@ def _sampling(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> Sam
     return Sampling(value.temperature, value.top_p or 1.0, value.top_k, value.seed)
 
 
-def _handoff(message: worker_pb2.Handoff) -> Handoff | None:
+def _handoff(message: worker_pb2.Handoff, heads: HeadTable) -> Handoff | None:
     rule = message.WhichOneof("rule")
     if rule is None:
         raise invalid("handoff.rule", "a hand-off needs a rule.", "Set above or below, or leave handoff unset.")
@@ -255,6 +257,8 @@ def _handoff(message: worker_pb2.Handoff) -> Handoff | None:
     if signal is None:
         raise invalid("handoff.signal", f"{message.signal} is no signal.", "Send one of the enum Signal.")
     _check_window(message, signal)
+    if message.head and rule != "above":
+        raise invalid("handoff.head", "a head is asked under above only.", "Set above, or leave head unset.")
     return Handoff(
         above=bound if rule == "above" else None,
         below=bound if rule == "below" else None,
@@ -262,6 +266,7 @@ def _handoff(message: worker_pb2.Handoff) -> Handoff | None:
         signal=signal,
         window=message.window,
         recent_entropies=tuple(message.recent_entropies),
+        asks=heads.get(message.head).wants_llm if message.head else None,
     )
 
 

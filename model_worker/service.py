@@ -16,6 +16,7 @@ from model_worker import convert
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
+from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
 from model_worker.outbox import Piece
 from rstitch.errors import RstitchError, invalid
@@ -74,6 +75,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         self._tracer = telemetry.tracer
         self._metrics = metrics
         self._at_exit = at_exit
+        self._heads = HeadTable(info.hidden_size, info.tokenizer_fingerprint)
 
     async def Step(self, request: worker_pb2.StepRequest, context: Any) -> worker_pb2.StepResponse:
         """One position: append, then return the distribution after it."""
@@ -113,6 +115,11 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Frees a session's pages."""
         return worker_pb2.CloseSessionResponse(held=await self._driver.close_session(request.session_id))
 
+    async def PutHead(self, request: worker_pb2.PutHeadRequest, context: Any) -> worker_pb2.PutHeadResponse:
+        """Takes a policy head for the runs that name it."""
+        self._heads.put(request.name, request.data)
+        return worker_pb2.PutHeadResponse()
+
     async def GetInfo(self, request: worker_pb2.GetInfoRequest, context: Any) -> worker_pb2.GetInfoResponse:
         """The model, and its room and counters at this moment."""
         response = worker_pb2.GetInfoResponse()
@@ -140,7 +147,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Submits the runs of a stream as they come; each ends the one before."""
         try:
             async for message in requests:
-                run = self._of_role(convert.decode_request(message, self._info.vocab_size))
+                run = self._of_role(convert.decode_request(message, self._info.vocab_size, self._heads))
                 if stream.session_id not in ("", run.session_id):
                     raise invalid(
                         "session_id",

@@ -40,7 +40,7 @@ class Generation:
         journal: takes what is kept.
         started: when the request came, by `clock`.
         claim_s: how long the store then took to give the session.
-        head: of the policy, if it has one.
+        head: of the policy, if it has one and its worker does not ask it.
         exits: where the thinking can end early, if that was asked for.
     """
 
@@ -213,6 +213,7 @@ class Generation:
         self._idle_since = self._clock()
         if finish is not None:
             worker.count(finish, int((self._idle_since - began) * 1e6))
+            self._usage.num_consultations += finish.num_consultations
             self._trace.ran(finish)
 
     async def _room(self) -> float:

@@ -210,19 +210,28 @@ class Learned(_ByUncertainty):
     Attributes:
         head: its name and version, NAME@VERSION; in a question perhaps without the version.
         tau: None in a question only: the answer's is the one that its head was trained with.
+        in_worker: whether the SLM's worker asks the head, which saves a way to the router and back where it says stay.
     """
 
     name: ClassVar[str] = "learned"
     head: str
     tau: float | None
+    in_worker: bool = False
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Where the worker asks the head it knows where it would stop."""
+        return self.in_worker
 
     def _rule(self) -> tuple[float, float, Signal, int]:
         assert self.tau is not None, "an answer's gate is settled"
         return self.tau, self.tau, Signal.ENTROPY, 0
 
     def handoff(self, active: Model, trail: Trail) -> Handoff:
-        """The SLM stops where the head is to be asked, and shows what the head looks at."""
-        return Handoff(above=self.tau, hidden_state=True) if active is Model.SLM else Handoff(below=self.tau)
+        """The SLM stops where the head says so; or where it is to be asked, and shows what it looks at."""
+        if active is Model.LLM:
+            return Handoff(below=self.tau)
+        return Handoff(above=self.tau, head=self.head) if self.in_worker else Handoff(above=self.tau, hidden_state=True)
 
     def reason(self, leaving: Model) -> SwitchReason:
         """The head, or the LLM's entropy."""

@@ -17,6 +17,7 @@ from rstitch.errors import RstitchError
 _log = structlog.get_logger(__name__)
 # The worker said what it lacks: the next run sends that.
 _CORRECTED = ("HELD_TOO_SHORT", "PREFIX_MISMATCH")
+_HEAD_UNKNOWN = "HEAD_UNKNOWN"
 # More corrections than this without a token between them are no accident.
 _MAX_CORRECTIONS = 16
 
@@ -51,10 +52,12 @@ class Recovery:
 
     async def after(self, model: Model, error: RstitchError) -> None:
         """Returns when a new run is worth a try. Raises the error when it is not."""
-        if error.reason in _CORRECTED:
+        if error.reason in _CORRECTED or error.reason == _HEAD_UNKNOWN:
             self._num_corrections += 1
             if self._num_corrections > _MAX_CORRECTIONS:
                 raise error
+            if error.reason == _HEAD_UNKNOWN:
+                await self._put_head(model, error)
             return
         if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.reason != "MESSAGE_TOO_LARGE":
             await self._pause(self._full, model, error)
@@ -68,6 +71,12 @@ class Recovery:
             await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
             return
         raise error
+
+    async def _put_head(self, model: Model, error: RstitchError) -> None:
+        try:
+            await self._pair.client(model).put_head(error.metadata["head"])
+        except RstitchError as failed:
+            await self.after(model, failed)
 
     async def _pause(self, backoff: Backoff, model: Model, error: RstitchError) -> None:
         if not await self._paused(backoff, model, error):

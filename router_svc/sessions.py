@@ -25,7 +25,7 @@ from router_svc.heads import Heads, NamedHead
 from router_svc.journal import Journal
 from router_svc.lease import Lease
 from router_svc.pair import Pair
-from router_svc.policies import Learned, Policy, Random, Speculative, Trail
+from router_svc.policies import Head, Learned, Policy, Random, Speculative, Trail
 from router_svc.recovery import Recovery
 from router_svc.refusals import (
     check_within,
@@ -235,7 +235,7 @@ class Sessions:
         length = before.header.length if before else 0
         start = length + len(prompt)
         settings = AnswerSettings(
-            policy=_settled(question.policy, session_id, named),
+            policy=self._settled(question.policy, session_id, named),
             sampling=question.sampling,
             max_new_tokens=budget_for(
                 start, question.max_new_tokens, self._settings.max_new_tokens, self._pair.context_length
@@ -264,6 +264,15 @@ class Sessions:
         """Of a policy that has one. Raises RstitchError. Off the loop: it is read from a file, or fetched."""
         return await asyncio.to_thread(self._heads.get, policy.head) if isinstance(policy, Learned) else None
 
+    def _settled(self, policy: Policy, session_id: str, named: NamedHead | None) -> Policy:
+        """With what the question left open: the seed of its coin; version, tau and place of its head."""
+        if isinstance(policy, Random) and policy.seed is None:
+            return replace(policy, seed=zlib.crc32(session_id.encode()))
+        if isinstance(policy, Learned) and named is not None:
+            tau = named.head.facts.tau if policy.tau is None else policy.tau
+            return Learned(named.full_name, tau, self._settings.head_in_worker == "on")
+        return policy
+
     async def _exit_rules(self, asked: EarlyExit | None) -> ExitRules | None:
         """Of early exit, if it is asked for. Raises RstitchError. Off the loop: all tokens are looked through."""
         own = self._settings
@@ -288,6 +297,7 @@ class Sessions:
             chunks = _answer(trajectory.chunks, settings)
             return AnswerLog(asked.session_id, settings, trajectory.tokens(), chunks, header.finished)
         named = await self._head(settings.policy)
+        settings = replace(settings, policy=self._settled(settings.policy, asked.session_id, named))
         rules = await self._exit_rules(settings.early_exit)
         usage = header.usage.copy()
         claimed = await self._store.claim(header, asked.session_id, self._lease.router_id, header.settings, usage, [])
@@ -358,7 +368,7 @@ class Sessions:
             started,
             claim_s,
             self.clock,
-            named.head if named is not None else None,
+            self._asked_here(settings.policy, named),
             Exits(rules, tokens, settings.start, usage.exit_position > 0) if rules is not None else None,
         )
         # One that may end early is no measure of others.
@@ -370,6 +380,13 @@ class Sessions:
         if self._draining:  # since it was asked for
             self._running[session_id].interrupt(router_draining())
         return log
+
+    def _asked_here(self, policy: Policy, named: NamedHead | None) -> Head | None:
+        """The head that this router asks; None if there is none or the SLM's worker asks it, for which it is kept."""
+        if named is None or not (isinstance(policy, Learned) and policy.in_worker):
+            return named.head if named is not None else None
+        self._pair.client(Model.SLM).keep_head(named.full_name, named.head.data)
+        return None
 
     def _ended(self, running: Running, outcome: Finished | RstitchError, stale: bool) -> None:
         del self._running[running.session_id]
@@ -394,15 +411,6 @@ class Sessions:
             await self._pair.client(model).close_session(session_id)
         except RstitchError as error:
             _log.info("session not closed on worker", role=model.label, session_id=session_id, error=str(error))
-
-
-def _settled(policy: Policy, session_id: str, named: NamedHead | None) -> Policy:
-    """With what the question left open: the seed of its coin, the version of its head and the tau that it wants."""
-    if isinstance(policy, Random) and policy.seed is None:
-        return replace(policy, seed=zlib.crc32(session_id.encode()))
-    if isinstance(policy, Learned) and named is not None:
-        return Learned(named.full_name, named.head.facts.tau if policy.tau is None else policy.tau)
-    return policy
 
 
 def _answer(chunks: Sequence[Chunk], settings: AnswerSettings) -> list[Chunk]:

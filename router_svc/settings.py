@@ -31,6 +31,10 @@ class RouterSettings(BaseSettings):
     heads: Annotated[
         str, Field(description="Folder of the heads for `learned`, NAME/head.safetensors each; empty: none.")
     ] = ""
+    head_in_worker: Annotated[
+        Literal["on", "off"],
+        Field(description="Whether the SLM's worker asks the head of `learned`, or the router does."),
+    ] = "on"
     guard: Annotated[
         Literal["on", "off"], Field(description="Where a request does not say: LLM-only while routing loses?")
     ] = "off"

@@ -21,6 +21,7 @@ from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.service.telemetry import Telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
+_MAX_HEADS = 256
 _TRANSPORT_CODES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
 
 
@@ -105,6 +106,7 @@ class WorkerClient:
             address, options=client_options(), interceptors=telemetry.client_interceptors()
         )
         self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._heads: dict[str, bytes] = {}  # oldest first
 
     async def info(self, timeout_s: float = 5.0) -> WorkerInfo:
         """What model this is."""
@@ -146,6 +148,21 @@ class WorkerClient:
     def open(self, session_id: str) -> DecodeStream:
         """A stream of runs for one session; a worker that is not there fails its first run."""
         return DecodeStream(self._stub, session_id)
+
+    def keep_head(self, name: str, data: bytes) -> None:
+        """Remembers a head that runs will name; the worker is sent it once it says that it does not know it."""
+        self._heads[name] = data
+        if len(self._heads) > _MAX_HEADS:
+            del self._heads[next(iter(self._heads))]
+
+    async def put_head(self, name: str, timeout_s: float = 5.0) -> None:
+        """Sends a head that was kept."""
+        try:
+            await self._stub.PutHead(
+                worker_pb2.PutHeadRequest(name=name, data=self._heads.get(name, b"")), timeout=timeout_s
+            )
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
 
     async def close_session(self, session_id: str, timeout_s: float = 2.0) -> None:
         """Frees what the worker holds for a session."""

@@ -36,6 +36,7 @@ from model_worker.engine.types import (
     Counters,
     Event,
     FinishReason,
+    Handoff,
     Limits,
     Proposal,
     Returns,
@@ -294,7 +295,8 @@ class Engine:
         if meter is not None:
             uncertainty = meter.read(entropy, logprob, outcome.margins.get(index, math.nan))
         signal = entropy if uncertainty is None else uncertainty
-        if handoff is not None and handoff.above is not None and signal > handoff.above:
+        is_above = handoff is not None and handoff.above is not None and signal > handoff.above
+        if handoff is not None and is_above and _leaves(run, handoff, outcome, index):
             proposal = _proposal(outcome, index, Returns(hidden_state=handoff.hidden_state), uncertainty)
             return [self._finish(run, FinishReason.HANDOFF, proposal)]
         session.tokens.append(token)
@@ -357,7 +359,7 @@ class Engine:
         run.timing.total_us = _us(time.perf_counter() - run.arrived)
         request, session = run.request, run.session
         num_accepted = common_prefix(session.tokens[request.end :], request.draft) if request.draft else 0
-        return RunFinished(run.run_id, reason, session.held, run.timing, proposal, num_accepted)
+        return RunFinished(run.run_id, reason, session.held, run.timing, proposal, num_accepted, run.num_consultations)
 
     def _parity_tokens(self, name: str) -> list[int]:
         count = min(24, self.limits.context_length)
@@ -402,6 +404,14 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 def _forward_failed(message: str) -> ForwardFailed:
     return ForwardFailed(message, remedy="Send the run again; if it fails again, see the worker's log.")
+
+
+def _leaves(run: Run, handoff: Handoff, outcome: Outcome, index: int) -> bool:
+    """Whether a run whose signal is above its bound gives the pen back: yes, unless its hand-off asks and hears no."""
+    if handoff.asks is None:
+        return True
+    run.num_consultations += 1
+    return handoff.asks(outcome.hidden_state(index), len(run.session.tokens))
 
 
 def _proposal(outcome: Outcome, index: int, returns: Returns, uncertainty: float | None = None) -> Proposal:

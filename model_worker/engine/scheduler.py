@@ -32,6 +32,7 @@ class Run:
     draft: Sequence[int] = ()
     meter: SignalMeter | None = None  # None: the hand-off, if there is one, compares the entropy
     num_kept: int = 0
+    num_consultations: int = 0
     timing: Timing = field(default_factory=Timing)
     arrived: float = field(default_factory=time.perf_counter)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -44,6 +44,8 @@ class Handoff:
     Attributes:
         window: under ENTROPY_WINDOW, over how many tokens; otherwise 0.
         recent_entropies: under ENTROPY_WINDOW, of the last tokens before this run, oldest first; at most window - 1.
+        asks: under `above`, whether to give the pen back indeed; asked with the last hidden state (float32
+            little-endian, [hidden_size]) and the number of tokens before the position. None: always.
     """
 
     above: float | None = None
@@ -52,6 +54,7 @@ class Handoff:
     signal: Signal = Signal.ENTROPY
     window: int = 0
     recent_entropies: tuple[float, ...] = ()
+    asks: Callable[[bytes, int], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,7 @@ class TokenKept:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """A run ended as asked; `num_accepted` tokens of its draft were kept."""
+    """A run ended as asked; `num_accepted` tokens of its draft were kept; its hand-off asked so many times."""
 
     run_id: int
     reason: FinishReason
@@ -184,6 +187,7 @@ class RunFinished:
     timing: Timing
     proposal: Proposal | None = None
     num_accepted: int = 0
+    num_consultations: int = 0
 
 
 @dataclass(frozen=True, slots=True)

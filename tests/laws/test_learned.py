@@ -33,9 +33,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-async def client(stack: LocalStack, folder: Path) -> AsyncIterator[AsyncClient]:
-    async with another_router(stack, heads=str(folder)) as connected:
+@pytest.fixture(params=["on", "off"], ids=["in-worker", "in-router"])
+async def client(stack: LocalStack, folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[AsyncClient]:
+    """Wherever the head is asked, the answers are the same."""
+    async with another_router(stack, heads=str(folder), head_in_worker=request.param) as connected:
         yield connected
 
 

@@ -87,7 +87,8 @@ Version `{head.version}`.
 
 `make train-router`: {start}DAPO:
 {recipe.num_steps} steps of {recipe.num_questions} groups of {recipe.group_size} answers, reward
-r_acc - lambda * r_acc * L with lambda = {recipe.price:g} per modelled millisecond, seed {recipe.seed}; the language models are frozen.
+r_acc - lambda * r_acc * L with lambda = {recipe.price:g} per modelled millisecond, seed {recipe.seed}; the language
+models are frozen.
 {minutes:.0f} minutes. {", ".join(f"{key} {value}" for key, value in provenance().items())}.
 
 ![curves]({PLOT})

@@ -1,0 +1,67 @@
+"""The policy heads that a worker was given (`PutHead`): a small table, soft state. It knows no wire."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import grpc
+
+from rstitch.errors import RstitchError, invalid
+from rstitch.head import Head, HeadFileError
+
+MAX_HEADS = 64
+MAX_NAME_LENGTH = 128
+MAX_BYTES = 16 << 20
+
+
+class HeadTable:
+    """Heads by name, the least recently asked for forgotten first.
+
+    Args:
+        hidden_size, tokenizer_fingerprint: of the model.
+    """
+
+    def __init__(self, hidden_size: int, tokenizer_fingerprint: str) -> None:
+        self._hidden_size = hidden_size
+        self._tokenizer_fingerprint = tokenizer_fingerprint
+        self._heads: OrderedDict[str, Head] = OrderedDict()
+
+    def put(self, name: str, data: bytes) -> None:
+        """Takes a head under a name. Raises RstitchError if it is none, or does not fit the model."""
+        if not 1 <= len(name) <= MAX_NAME_LENGTH:
+            raise invalid("name", f"a name has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}.", "Choose another.")
+        if len(data) > MAX_BYTES:
+            raise invalid("data", f"{len(data)} bytes are too many.", f"Send a head of at most {MAX_BYTES}.")
+        try:
+            head = Head.from_bytes(data)
+        except HeadFileError as error:
+            raise invalid(
+                "data", f"{error}.", "Send a file that `make train-router` made.", "HEAD_UNREADABLE"
+            ) from error
+        misfit = head.misfit(self._hidden_size, self._tokenizer_fingerprint)
+        if misfit:
+            raise RstitchError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "HEAD_MISFIT",
+                f"the head {name} does not fit this model: {misfit}.",
+                field="data",
+                remedy="Send one that was trained for this model.",
+            )
+        self._heads[name] = head
+        self._heads.move_to_end(name)
+        if len(self._heads) > MAX_HEADS:
+            self._heads.popitem(last=False)
+
+    def get(self, name: str) -> Head:
+        """Raises RstitchError (FAILED_PRECONDITION, HEAD_UNKNOWN)."""
+        if name not in self._heads:
+            raise RstitchError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "HEAD_UNKNOWN",
+                f"this worker has no head {name[:MAX_NAME_LENGTH]}.",
+                field="handoff.head",
+                remedy="Send it with PutHead, then the run again.",
+                metadata={"head": name[:MAX_NAME_LENGTH]},
+            )
+        self._heads.move_to_end(name)
+        return self._heads[name]
