@@ -1,4 +1,4 @@
-"""Laws 1 to 3 on other pairs: the bundled one as it is served (float32), more architectures with random weights."""
+"""Laws 1 to 4 on other pairs: the bundled one as it is served (float32), more architectures with random weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import LlmOnly, Message, SlmOnly, Threshold
+from rstitch.client.types import LlmOnly, Message, SlmOnly, Speculative, Threshold
 from tests.engine.harness import generate
 from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, start_stack, written
 from tests.pairs import save_model
@@ -57,6 +57,10 @@ async def test_the_bundled_pair_keeps_the_laws() -> None:
                     alone = await client.answer(chat=chat, policy=policy, max_new_tokens=300)
                     assert list(alone.tokens) == generate(pair.model(role), prompt, 300, pair.vocab_size)
                     assert "\\boxed{" in alone.text
+                    if role == "llm":
+                        drafted = await client.answer(chat=chat, policy=Speculative(6), max_new_tokens=300)
+                        assert drafted.tokens == alone.tokens
+                        assert drafted.finished.usage.num_accepted_draft_tokens > 0
                     at_end = await client.answer(chat=chat, policy=Threshold(ends), max_new_tokens=300)
                     assert written(at_end) == written(alone)
                 for tau in (0.005, 0.05):
