@@ -6,8 +6,7 @@ import argparse
 import importlib
 import sys
 
-from rich.console import Console
-
+from rstitch.cli.common import FAILED, INTERRUPTED, exit_code, print_error
 from rstitch.errors import RstitchError
 from rstitch.parts import StackError
 
@@ -20,7 +19,6 @@ COMMANDS = {
     "harmful": "the first token that turned an answer wrong, and the entropy around it",
     "list": "the tasks",
 }
-_BAD_INPUT_CODES = {"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,11 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
-    except (StackError, RstitchError) as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        return 2 if isinstance(error, RstitchError) and error.code.name in _BAD_INPUT_CODES else 1
+    except RstitchError as error:
+        print_error(str(error))
+        return exit_code(error)
+    except StackError as error:
+        print_error(str(error))
+        return FAILED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return code
 
 

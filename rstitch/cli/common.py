@@ -53,7 +53,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             function(*args, **kwargs)
         except RstitchError as error:
             print_error(str(error))
-            raise typer.Exit(BAD_INPUT if error.code.name in _BAD_INPUT_CODES else FAILED) from None
+            raise typer.Exit(exit_code(error)) from None
         except StackError as error:
             for line in last_lines(error.log, _NUM_LOG_LINES):
                 err().print(Text(f"  {line}", style="dim"), soft_wrap=True)
@@ -63,6 +63,11 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(INTERRUPTED) from None
 
     return guarded
+
+
+def exit_code(error: RstitchError) -> int:
+    """2 for bad input, 1 for the rest."""
+    return BAD_INPUT if error.code.name in _BAD_INPUT_CODES else FAILED
 
 
 def print_error(message: str) -> None:
