@@ -11,26 +11,27 @@ from typing import Any
 import grpc
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_worker.engine.exit import load_exit
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Confidence, LlmOnly, Random, SlmOnly, Speculative, Threshold
+from rstitch.client.types import Confidence, LlmOnly, Message, Random, SlmOnly, Speculative, Threshold
 from rstitch.stack import LocalStack
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from tests.engine.harness import generate
 from tests.exits import save_pair
-from tests.laws.conftest import Pair, another_router, check_kept, expected, written
+from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, written
+from training.tiny.words import WORDS
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TAUS = (0.1, 0.3, 0.45)
 TOKENS = 40
 
 
-def pair_of(folder: Path) -> Pair:
+def pair_of(folder: Path, dtype: str = "float64", **sizes: int) -> Pair:
     """A folder with an exit as the oracle sees it: two models."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
-    pair = Pair(folder, folder, "float64")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    pair = Pair(folder, folder, dtype, **sizes)
     pair._models.update(llm=model, slm=load_exit(str(folder), model).module)
     return pair
 
@@ -140,3 +141,27 @@ async def test_both_addresses_are_one_worker_and_no_page_is_leaked(shared: Local
     assert slm.instance_id == llm.instance_id
     assert slm.num_parameters < llm.num_parameters
     assert slm.capacity == llm.capacity
+
+
+@pytest.fixture
+def bundled() -> Iterator[LocalStack]:
+    with LocalStack(shared_model=str(ROOT / "models" / "tiny-exit"), dtype="float32") as stack:
+        yield stack
+
+
+async def test_the_bundled_model_keeps_the_laws(bundled: LocalStack) -> None:
+    folder = ROOT / "models" / "tiny-exit"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pair = pair_of(folder, "float32", vocab_size=len(tokenizer), stop_token=tokenizer.eos_token_id)
+    pair.model("slm").generation_config = pair.model("llm").generation_config
+    (problem,) = WORDS.generator.problems("dev", 1)
+    chat = [{"role": "user", "content": problem.question}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    asked = [Message("user", problem.question)]
+    async with AsyncClient(bundled.router_address, timeout_s=50) as client:
+        for role, policy in (("llm", LlmOnly()), ("slm", SlmOnly())):
+            answer = await client.answer(chat=asked, policy=policy, max_new_tokens=200)
+            assert list(answer.tokens) == generate(pair.model(role), prompt, 200, pair.vocab_size)
+        answer = await client.answer(chat=asked, policy=Threshold(0.02), max_new_tokens=200)
+        assert written(answer) == expected(pair.reference(prompt, 0.02, 200))
+        await check_kept(bundled, client, answer, prompt)
