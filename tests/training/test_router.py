@@ -1,0 +1,156 @@
+"""Training of heads: DAPO against naive numbers, rollouts against the reference, runs as functions of their seed."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from evals.reference import stitch_learned
+from rstitch.head import Head
+from rstitch.parts import bundled_model
+from tests.heads import random_head
+from training.latency import Decode, LatencyModel, ModelLatency, Prefill
+from training.router import dapo
+from training.router.__main__ import main
+from training.router.evaluate import greedy
+from training.router.mlp import Policy, inputs_of
+from training.router.pair import TrainingPair, open_pair
+from training.router.recipe import FAST
+from training.router.rollout import Consultation, Rollouts
+from training.router.train import CHECKPOINT, LOG, Trainer
+from training.tiny.task import problems
+
+LATENCY = LatencyModel(
+    ModelLatency(Prefill(0, 0, 0.03, 1.0), Decode(0, 1.0)), ModelLatency(Prefill(0, 0, 0.1, 2.0), Decode(0, 3.0))
+)
+
+
+@pytest.fixture(scope="module")
+def pair() -> TrainingPair:
+    torch.set_num_threads(1)
+    return open_pair(bundled_model("tiny-slm"), bundled_model("tiny-llm"))
+
+
+def test_the_loss_is_dapos() -> None:
+    rng = random.Random(0)
+    new, old, advantages = ([rng.uniform(-2, 0) for _ in range(60)] for _ in range(3))
+    advantages = [value + 1 for value in advantages]
+    expected = 0.0
+    for a, b, advantage in zip(new, old, advantages, strict=True):
+        ratio = math.exp(a - b)
+        expected -= min(ratio * advantage, min(max(ratio, 0.8), 1.28) * advantage) / len(new)
+    got = dapo.loss(torch.tensor(new), torch.tensor(old), torch.tensor(advantages), 0.2, 0.28)
+    assert float(got) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_clipped_action_teaches_nothing() -> None:
+    for new, advantage in ((0.3, 1.0), (-0.3, -1.0)):  # beyond 1.28 upwards, below 0.8 downwards
+        log_p = torch.tensor([new], requires_grad=True)
+        dapo.loss(log_p, torch.zeros(1), torch.tensor([advantage]), 0.2, 0.28).backward()
+        assert log_p.grad is not None
+        assert float(log_p.grad) == 0
+
+
+def test_a_wrong_answer_gains_nothing_by_being_fast() -> None:
+    got = dapo.rewards(torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.tensor([100.0, 50.0, 100.0, 1.0]), 2e-3)
+    assert got.tolist() == pytest.approx([0.8, 0.9, 0.0, 0.0])
+    assert dapo.overlong(torch.tensor([50.0, 95.0, 100.0]), 100, 10).tolist() == pytest.approx([0, -0.5, -1])
+
+
+def test_advantages_are_normalised_in_their_group() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.9, 0.8, 0.9, 0.8]])
+    assert dapo.advantages(rewards).tolist() == [
+        pytest.approx([1, -1, -1, 1], rel=1e-4),
+        pytest.approx([1, -1, 1, -1], rel=1e-4),
+    ]
+    floored = dapo.advantages(rewards, std_floor=0.1)
+    assert floored[1].tolist() == pytest.approx([0.5, -0.5, 0.5, -0.5], rel=1e-4)
+    assert [dapo.has_signal(group) for group in (rewards[0], rewards[1], torch.ones(4))] == [True, True, False]
+
+
+def test_the_policy_begins_near_the_threshold_rule_and_becomes_its_head() -> None:
+    torch.manual_seed(0)
+    policy = Policy(torch.zeros(9), torch.ones(9), (5,), start_llm=0.9)
+    assert policy(torch.randn(7, 9)).exp()[:, 1].tolist() == pytest.approx([0.9] * 7)
+    with torch.no_grad():
+        policy.layers[-1].weight.normal_()  # type: ignore[operator]
+    head = policy.to_head(random_head(8).facts)
+    asked = [Consultation(torch.randn(8).numpy().tobytes(), length, 0.5, 0, to_llm=False) for length in range(1, 20)]
+    torch_logits = policy(inputs_of(asked)).detach()
+    for each, row in zip(asked, torch_logits, strict=True):
+        slm, llm = head.logits(each.hidden_state, each.context_length)
+        assert llm - slm == pytest.approx(float(row[1] - row[0]), abs=1e-4)
+
+
+def test_rollouts_are_the_reference(pair: TrainingPair) -> None:
+    """The tokens that the served policy gives, for tests/laws hold that to the same reference."""
+    models: dict[str, Any] = {
+        name: AutoModelForCausalLM.from_pretrained(bundled_model(f"tiny-{name}"), dtype=torch.float32).eval()
+        for name in ("slm", "llm")
+    }
+    head, tau, limit = random_head(pair.hidden_size, seed=4), 0.01, 60
+    prompts = [pair.prompt(problem) for problem in problems("train", 4)]
+    rollouts = Rollouts(pair.slm, pair.llm, pair.stop_tokens, tau, limit, num_sessions=3)
+    answers = rollouts.run(prompts, greedy(head))
+    decisions = [each.to_llm for answer in answers for each in answer.consultations]
+    assert set(decisions) == {True, False}, "a head of one mind tests nothing"
+    for prompt, answer in zip(prompts, answers, strict=True):
+        naive = stitch_learned(
+            models["slm"], models["llm"], prompt, tau=tau, wants_llm=head.wants_llm, max_new_tokens=limit,
+            stop_tokens=pair.stop_tokens, vocab_size=len(pair.tokenizer),
+        )  # fmt: skip
+        assert answer.written == [token.id for token in naive]
+        assert answer.authors == [token.model for token in naive]
+        assert sum(run.num_tokens for run in answer.runs) == len(answer.written)
+        to_llm = sum(each.to_llm for each in answer.consultations)
+        assert sum(run.discarded for run in answer.runs) == to_llm
+    pair.slm.check_integrity()
+    pair.llm.check_integrity()
+    assert pair.slm.capacity.num_sessions == pair.llm.capacity.num_sessions == 0
+
+
+def trainer(pair: TrainingPair, folder: Path, seed: int = 1) -> Trainer:
+    recipe = replace(FAST, seed=seed, warm_chains=0, max_new_tokens=60)
+    torch.manual_seed(recipe.seed)
+    width = pair.hidden_size + 1
+    return Trainer(recipe, pair, LATENCY, Policy(torch.zeros(width), torch.ones(width), (8,), 0.5), folder)
+
+
+def test_a_run_is_a_function_of_its_seed_and_resumes_as_if_uninterrupted(pair: TrainingPair, tmp_path: Path) -> None:
+    whole = trainer(pair, tmp_path / "whole")
+    curves = [whole.step(), whole.step()]
+    other = trainer(pair, tmp_path / "other", seed=2)
+    assert other.step() != curves[0]
+
+    broken = trainer(pair, tmp_path / "broken")
+    assert broken.step() == curves[0]
+    broken.save()
+    broken.step()  # and was stopped before it could be saved
+    again = trainer(pair, tmp_path / "broken")
+    assert again.resume()
+    assert again.step() == curves[1]
+    assert again.head().version == whole.head().version != trainer(pair, tmp_path / "new").head().version
+    assert [json.loads(line) for line in (tmp_path / "broken" / LOG).read_text().splitlines()] == curves
+    with pytest.raises(ValueError, match="another recipe"):
+        trainer(pair, tmp_path / "broken", seed=3).resume()
+
+
+def test_the_command_makes_a_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LATENCY.save(tmp_path / "latency.json")
+    out, work = tmp_path / "heads" / "quick", tmp_path / "work"
+    arguments = ["--fast", "--num-steps", "1", "--latency", str(tmp_path / "latency.json")]
+    assert main([*arguments, "--num-dev", "2", "--work", str(work), "--out", str(out)]) == 0
+    head = Head.from_bytes((out / "head.safetensors").read_bytes())
+    assert f"quick@{head.version}" in capsys.readouterr().out
+    assert f"`{head.version}`" in (out / "README.md").read_text()
+    assert (out / "training.png").stat().st_size > 0
+    assert (work / CHECKPOINT).exists()
+    assert main(["--latency", str(tmp_path / "none.json"), "--work", str(work)]) == 2
