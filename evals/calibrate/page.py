@@ -9,7 +9,6 @@ from evals.provenance import ROOT, line
 from evals.report import Columns, Row, markdown_table, replace_section
 
 POOL = 240  # questions that repeats draw from
-ENOUGH = 0.9  # of the repeats
 DOCUMENT = ROOT / "docs" / "calibration.md"
 RESULTS = ROOT / "docs" / "results" / "calibration.json"
 

@@ -1,12 +1,12 @@
 """Does a calibration keep what it states? Many of them, on subsets of questions that were all answered once.
 
 Each repeat draws its own questions to calibrate on and others, fresh to it, to check with; nothing is asked anew. What
-varies from repeat to repeat is which question is drawn for which; the pool is the same.
+varies from repeat to repeat is which question is drawn for which, and how much is asked for; the pool is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,10 +34,23 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Repeats:
-    """Calibrations for one goal; None where it could not be reached."""
+class Wanted:
+    """What repeats ask for: a goal for each, drawn or always the same."""
 
-    goal: Goal
+    name: str
+    draw: Callable[[np.random.Generator], Goal]
+
+    @classmethod
+    def always(cls, goal: Goal) -> Wanted:
+        """One goal."""
+        return cls(f"{goal.name} {goal.text(goal.target)}", lambda rng: goal)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """Calibrations of one kind; None where a goal could not be reached."""
+
+    name: str
     made: Sequence[Calibrated | None]
 
     @property
@@ -49,11 +62,11 @@ class Repeats:
         """For a table."""
         reached = [one for one in self.made if one is not None]
         low, high = wilson(self.num_landed, len(self.made))
-        text = self.goal.text
         widths = [one.found.stated.high - one.found.stated.low for one in reached]
         errors = [abs(one.checked - one.found.stated.value) for one in reached]
+        text = reached[0].goal.text if reached else str
         return {
-            "goal": f"{self.goal.name} {text(self.goal.target)}",
+            "goal": self.name,
             "repeats": len(self.made),
             "reached": len(reached),
             "landed": self.num_landed,
@@ -65,13 +78,14 @@ class Repeats:
         }
 
 
-async def repeat(pool: Pool, goal: Goal, repeats: int, num_calibrated: int, num_fresh: int, seed: int) -> Repeats:
+async def repeat(pool: Pool, wanted: Wanted, repeats: int, num_calibrated: int, num_fresh: int, seed: int) -> Repeats:
     """So many calibrations. Questions of one repeat to calibrate on and to check with are disjoint."""
     assert num_calibrated + num_fresh <= pool.size, "the pool is too small to draw both"
     rng = np.random.default_rng(seed)
     knob = replace(pool.knob, values=pool.knob.coarse)
     made: list[Calibrated | None] = []
     for _ in range(repeats):
+        goal = wanted.draw(rng)
         drawn = rng.permutation(pool.size)
         parts = {False: drawn[:num_calibrated], True: drawn[num_calibrated : num_calibrated + num_fresh]}
 
@@ -84,4 +98,4 @@ async def repeat(pool: Pool, goal: Goal, repeats: int, num_calibrated: int, num_
             if error.reason != "UNREACHABLE":
                 raise
             made.append(None)
-    return Repeats(goal, made)
+    return Repeats(wanted.name, made)
