@@ -24,7 +24,13 @@ from training.tiny.evaluate import Exam
 from training.tiny.words import WORDS
 
 _TAUS = (0.002, 0.005, 0.02, 0.05, 0.1)
-_TOKENIZER = ("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+_TOKENIZER = (
+    "chat_template.jinja",
+    "early_exit.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 def export(source: Path, out: Path, recipe: Recipe, llm: Any, tail: ExitTail, facts: dict[str, float]) -> None:
