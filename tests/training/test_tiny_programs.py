@@ -41,9 +41,8 @@ def test_python_prints_the_answer_and_ends_with_the_values_of_the_trace() -> Non
     for problem in problems("train", 800):
         found = run(problem.program)
         assert found[""] == problem.answer
-        last = dict(step.result.split("=", 1) for step in problem.steps if "=" in step.result)
-        for name, result in last.items():
-            value = result.rpartition("=")[2]
+        last = dict(step.result.rpartition(";")[2].split("=") for step in problem.steps if "=" in step.result)
+        for name, value in last.items():
             expected = found[name]
             assert value == (",".join(map(str, expected)) if isinstance(expected, list) else str(expected))
             assert not isinstance(expected, int) or 0 <= expected <= MAX_VALUE

@@ -27,7 +27,10 @@ Value = int | tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One executed statement: what it is, what it read, and its result, such as `a=9+5=14`, `7>5 yes`, `s=3,8`."""
+    """One executed statement: what it is, what it read, and its result, such as `9+5=14;a=14`, `7>5 yes`, `s=3,8`.
+
+    A variable's latest value always stands right behind the last `a=`: models look it up in one hop.
+    """
 
     kind: str
     source: str
@@ -83,6 +86,7 @@ class _Program:
     values: dict[str, Value] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    last: str = ""  # the variable that was set last
 
     def number(self) -> tuple[str, int]:
         """Any number that has a value."""
@@ -95,6 +99,7 @@ class _Program:
     def run(self, statement: _Statement) -> None:
         """What the machine does when it reaches the statement."""
         self.values[statement.target] = statement.value
+        self.last = statement.target
         self.steps.append(statement.step)
 
     def write(self, depth: int, source: str) -> None:
@@ -118,10 +123,8 @@ def make_problem(rng: random.Random, hard: float = 0.0) -> Problem:
         program.run(statement)
     for _ in range(rng.randint(2, 4)):
         rng.choices((_plain, _branch, _loop), (0.6, 0.25, 0.15))[0](program)
-    last = rng.choice(list(program.values)) if rng.random() < 0.5 else (program.steps[-1].result[0])
-    printed = program.values.get(last)
-    if printed is None:  # a condition was the last step: it names no variable
-        last, printed = program.number()
+    last = rng.choice([program.last, *program.values])
+    printed = program.values[last]
     program.write(0, f"print({last})")
     question = "What does this program print?\n" + "\n".join(program.lines)
     return Problem(question, tuple(program.steps), str(printed if isinstance(printed, int) else list(printed)))
@@ -147,7 +150,9 @@ def _calculate(program: _Program) -> _Statement:
         return _assign(target, y)
     reads = ((left, x), (right, y)) if right else ((left, x),)
     source = f"{target} = {left} {op} {right or y}"
-    return _Statement(Step(f"calculate{op}", source, reads, f"{target}={x}{op}{y}={results[op]}"), target, results[op])
+    return _Statement(
+        Step(f"calculate{op}", source, reads, f"{x}{op}{y}={results[op]};{target}={results[op]}"), target, results[op]
+    )
 
 
 def _read_list(program: _Program) -> _Statement:
@@ -232,7 +237,12 @@ def _loop(program: _Program) -> None:
     for item in items:
         program.steps.append(Step("next", name, ((name, items),), f"{_LOOP}={item}"))
         source = f"{target} = {target} + {_LOOP}"
-        step = Step("calculate+", source, ((target, total), (_LOOP, item)), f"{target}={total}+{item}={total + item}")
+        step = Step(
+            "calculate+",
+            source,
+            ((target, total), (_LOOP, item)),
+            f"{total}+{item}={total + item};{target}={total + item}",
+        )
         total += item
         program.run(_Statement(step, target, total))
 

@@ -78,8 +78,8 @@ _ALL = (
     Recipe("tiny-slm-xs", "short", 64, 2, 176, 2, 3e-3, _plain(900, 1_500), seed=31),
     Recipe("tiny-slm-xl", "short", 128, 3, 336, 4, 3e-3, _plain(1_300, 2_100), seed=32),
     Recipe("tiny-slm-unmixed", "short", 96, 2, 256, 2, 3e-3, _plain(900, 1_500), mixed=False, seed=33),
-    Recipe("tiny-programs-slm", "short", 96, 2, 256, 2, 3e-3, _plain(800, 1_300), domain="programs", seed=41),
-    Recipe("tiny-programs-llm", "verbose", 144, 5, 384, 3, 2e-3, _plain(700, 1_100), domain="programs", seed=42),
+    Recipe("tiny-programs-slm", "short", 96, 2, 256, 2, 3e-3, _plain(1_300, 2_200), domain="programs", seed=41),
+    Recipe("tiny-programs-llm", "verbose", 144, 5, 384, 3, 2e-3, _plain(1_500, 2_400), domain="programs", seed=42),
 )
 RECIPES = {recipe.name: recipe for recipe in _ALL}
 PARTNERS = {  # the LLM that an SLM is measured with
