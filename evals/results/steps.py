@@ -18,7 +18,12 @@ WINDOW = [f"threshold:tau={tau},signal=entropy_window,window=4" for tau in ("0.0
 RANDOM = [f"random:slm_probability={p}" for p in ("0.977", "0.965", "0.94", "0.8", "0.5")]
 SPECULATIVE = [f"speculative:draft_tokens={k}" for k in (2, 4, 8)]
 LEARNED = [f"learned:name=tiny{tau}" for tau in ("", ",tau=0.02", ",tau=0.05")]
-EXIT = [f"{policy}+early_exit:threshold=0.95" for policy in ("llm_only", "slm_only", "threshold:tau=0.02")]
+# At threshold 1 no trial is ever kept: what trials cost.
+EXIT = [
+    "llm_only+early_exit:threshold=0.95",
+    "threshold:tau=0.02+early_exit:threshold=0.95",
+    "threshold:tau=0.02+early_exit:threshold=1",
+]
 ALONE = ["llm_only", "slm_only"]
 FRONTIER = [*ALONE, *ENTROPY, *CONFIDENCE, *MARGIN, *WINDOW, *RANDOM, *SPECULATIVE, *LEARNED, *EXIT]
 
