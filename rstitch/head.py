@@ -3,6 +3,10 @@
 Where the SLM is unsure it is asked whether the LLM shall write the position. A head is one `safetensors` file: weights,
 and in its metadata what it fits. Router and worker run it with this code, one row at a time, so that both decide alike,
 alone and in a batch. numpy only; it knows no model, folder or wire.
+
+A head may bring a *readout* (ours): rows of the SLM's own LM head for the tokens that it is most often unsure about.
+What the SLM thinks of them, largest first, is then put beside the hidden state. It is a function of that state, but one
+that an MLP of this size learns only from far more examples.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ Array = NDArray[np.float32]
 _KEY = "rstitch_head"
 _FORMAT = 1
 _VERSION_LENGTH = 12
+NUM_TOP = 4  # log-probabilities of a readout that are inputs
+MIN_LOG_P = -15.0
+_NUM_READ = NUM_TOP + 2  # and their entropy, and its logarithm
 
 
 class HeadFileError(Exception):
@@ -51,8 +58,10 @@ class Head:
     """An MLP with ReLU between its layers; immutable.
 
     Args:
-        mean, std: of the inputs, float32 [hidden_size + 1]; the last is the context length.
+        mean, std: of the inputs, float32 [num_inputs(hidden_size, readout or not)]: hidden state, context length, what
+            is read out.
         layers: (weight [out, in], bias [out]) from the input to the two logits (SLM, LLM).
+        readout: rows of the SLM's LM head, float32 [at least NUM_TOP, hidden_size]; None: it has none.
     Raises: HeadFileError if the shapes do not fit one another.
 
     Attributes:
@@ -61,14 +70,17 @@ class Head:
         version: of that file, by its content.
     """
 
-    __slots__ = ("_layers", "_mean", "_scale", "data", "facts", "version")
+    __slots__ = ("_layers", "_mean", "_readout", "_scale", "data", "facts", "version")
 
-    def __init__(self, facts: HeadFacts, mean: Array, std: Array, layers: list[tuple[Array, Array]]) -> None:
-        _check(facts, mean, std, layers)
+    def __init__(
+        self, facts: HeadFacts, mean: Array, std: Array, layers: list[tuple[Array, Array]], readout: Array | None = None
+    ) -> None:
+        _check(facts, mean, std, layers, readout)
         self.facts = facts
         self._mean, self._scale = mean, 1 / std
         self._layers = tuple(layers)
-        tensors = {"input.mean": mean, "input.std": std}
+        self._readout = readout
+        tensors = {"input.mean": mean, "input.std": std} | ({} if readout is None else {"readout": readout})
         for index, (weight, bias) in enumerate(layers):
             tensors |= {f"layers.{index}.weight": weight, f"layers.{index}.bias": bias}
         metadata = {_KEY: json.dumps({"format": _FORMAT, **asdict(facts)}, sort_keys=True)}
@@ -83,9 +95,9 @@ class Head:
             facts = _facts(data)
             layers = [
                 (tensors[f"layers.{index}.weight"], tensors[f"layers.{index}.bias"])
-                for index in range((len(tensors) - 2) // 2)
+                for index in range(sum(name.endswith(".weight") for name in tensors))
             ]
-            head = cls(facts, tensors["input.mean"], tensors["input.std"], layers)
+            head = cls(facts, tensors["input.mean"], tensors["input.std"], layers, tensors.get("readout"))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise HeadFileError(f"it is no head: {type(error).__name__}: {error}") from error
         head.data, head.version = data, version_of(data)  # the same numbers may be written in other ways
@@ -94,7 +106,7 @@ class Head:
     @property
     def sizes(self) -> list[int]:
         """Of the input, the layers between and the output."""
-        return [self.facts.hidden_size + 1, *(len(bias) for _, bias in self._layers)]
+        return [len(self._mean), *(len(bias) for _, bias in self._layers)]
 
     @property
     def num_parameters(self) -> int:
@@ -112,9 +124,11 @@ class Head:
         size = self.facts.hidden_size
         if len(hidden_state) != 4 * size:
             raise ValueError(f"the head takes hidden states of {size} numbers, not of {len(hidden_state) / 4:g}")
-        x = np.empty(size + 1, np.float32)
+        x = np.empty(len(self._mean), np.float32)
         x[:size] = np.frombuffer(hidden_state, "<f4")
         x[size] = context_length
+        if self._readout is not None:
+            _read(self._readout, x, size)
         x -= self._mean
         x *= self._scale
         last = len(self._layers) - 1
@@ -139,6 +153,23 @@ class Head:
         return ""
 
 
+def num_inputs(hidden_size: int, *, has_readout: bool) -> int:
+    """Of the first layer."""
+    return hidden_size + 1 + (_NUM_READ if has_readout else 0)
+
+
+def _read(readout: Array, x: Array, size: int) -> None:
+    """Fills x[size + 1:]: the largest log-probabilities among the readout's tokens, descending, entropy, its log."""
+    log_p = readout @ x[:size]
+    log_p -= log_p.max()
+    log_p -= np.log(np.exp(log_p).sum())
+    entropy = -(np.exp(log_p) * log_p).sum()
+    first = size + 1
+    x[first : first + NUM_TOP] = np.maximum(np.sort(log_p)[: -NUM_TOP - 1 : -1], MIN_LOG_P)
+    x[first + NUM_TOP] = entropy
+    x[first + NUM_TOP + 1] = np.log(max(entropy, np.float32(1e-6)))
+
+
 def version_of(data: bytes) -> str:
     """Names a head's file by its content."""
     return hashlib.sha256(data).hexdigest()[:_VERSION_LENGTH]
@@ -154,8 +185,10 @@ def _facts(data: bytes) -> HeadFacts:
     return HeadFacts(**fields)
 
 
-def _check(facts: HeadFacts, mean: Array, std: Array, layers: list[tuple[Array, Array]]) -> None:
-    width = facts.hidden_size + 1
+def _check(facts: HeadFacts, mean: Array, std: Array, layers: list[tuple[Array, Array]], readout: Array | None) -> None:
+    if readout is not None and (readout.ndim != 2 or len(readout) < NUM_TOP or readout.shape[1] != facts.hidden_size):
+        raise HeadFileError(f"readout is {list(readout.shape)}, not [{NUM_TOP} or more, {facts.hidden_size}]")
+    width = num_inputs(facts.hidden_size, has_readout=readout is not None)
     if mean.shape != (width,) or std.shape != (width,) or not bool((std > 0).all()):
         raise HeadFileError(f"input.mean and input.std should be {width} numbers each, std over 0")
     for index, (weight, bias) in enumerate(layers):
@@ -164,7 +197,7 @@ def _check(facts: HeadFacts, mean: Array, std: Array, layers: list[tuple[Array, 
         width = bias.size
     if not layers or width != 2:
         raise HeadFileError(f"the last layer should give two logits, not {width}")
-    arrays = [mean, std, *(array for layer in layers for array in layer)]
+    arrays = [mean, std, *(array for layer in layers for array in layer), *([] if readout is None else [readout])]
     if any(array.dtype != np.float32 for array in arrays):
         raise HeadFileError("all tensors should be float32")
     if not all(bool(np.isfinite(array).all()) for array in arrays):

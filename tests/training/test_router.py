@@ -76,9 +76,12 @@ def test_advantages_are_normalised_in_their_group() -> None:
     assert [dapo.has_signal(group) for group in (rewards[0], rewards[1], torch.ones(4))] == [True, True, False]
 
 
-def test_the_policy_begins_near_the_threshold_rule_and_becomes_its_head() -> None:
+@pytest.mark.parametrize("num_readout", [0, 6])
+def test_the_policy_begins_near_the_threshold_rule_and_becomes_its_head(num_readout: int) -> None:
     torch.manual_seed(0)
-    policy = Policy(torch.zeros(9), torch.ones(9), (5,), start_llm=0.9)
+    policy = Policy(8, num_readout, (5,), start_llm=0.9)
+    policy.readout.normal_()
+    policy.normalise(torch.randn(50, 9))
     assert policy(torch.randn(7, 9)).exp()[:, 1].tolist() == pytest.approx([0.9] * 7)
     with torch.no_grad():
         policy.layers[-1].weight.normal_()  # type: ignore[operator]
@@ -120,8 +123,7 @@ def test_rollouts_are_the_reference(pair: TrainingPair) -> None:
 def trainer(pair: TrainingPair, folder: Path, seed: int = 1) -> Trainer:
     recipe = replace(FAST, seed=seed, warm_chains=0, max_new_tokens=60)
     torch.manual_seed(recipe.seed)
-    width = pair.hidden_size + 1
-    return Trainer(recipe, pair, LATENCY, Policy(torch.zeros(width), torch.ones(width), (8,), 0.5), folder)
+    return Trainer(recipe, pair, LATENCY, Policy(pair.hidden_size, 0, (8,), 0.5), folder)
 
 
 def test_a_run_is_a_function_of_its_seed_and_resumes_as_if_uninterrupted(pair: TrainingPair, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from training.router.pair import TrainingPair, open_pair
 from training.router.recipe import FAST, Recipe
 from training.router.rollout import Decide
 from training.router.train import LOG, Trainer
-from training.router.warm_start import fit, lean, unsure_states
+from training.router.warm_start import fit, lean, readout_of, unsure_states
 from training.tiny.task import problems
 
 TAUS = (0.005, 0.01, 0.02, 0.05, 0.1)
@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, help="of everything")
     made.add_argument("--tau", type=float, help="gate: the head is asked where the SLM's entropy is above")
     made.add_argument("--price", type=float, help="lambda, the price of a millisecond")
+    made.add_argument("--num-readout", type=int, help="tokens whose logits the head sees; 0: the paper's inputs alone")
     made.add_argument("--num-steps", type=int, help="of DAPO")
     made.add_argument("--warm-chains", type=int, help="reference chains of the warm start")
     made.add_argument("--warm-error", type=float, help="the warm start calls the LLM above this P(SLM's token wrong)")
@@ -111,9 +112,8 @@ class _Run:
     def train(self) -> None:
         """Warm start and DAPO, from the checkpoint if there is one."""
         recipe = self._recipe
-        width = self._pair.hidden_size + 1
         torch.manual_seed(recipe.seed)
-        policy = Policy(torch.zeros(width), torch.ones(width), recipe.hidden, recipe.start_llm)
+        policy = Policy(self._pair.hidden_size, recipe.num_readout, recipe.hidden, recipe.start_llm)
         self._trainer = Trainer(recipe, self._pair, self._latency, policy, self._work)
         if not self._trainer.resume():
             self._start(policy)
@@ -153,9 +153,9 @@ class _Run:
             self._work / "states.pt",
             lambda n: self._progress.advance(task, n),
         )
-        with torch.no_grad():
-            policy.mean.copy_(states.inputs.mean(dim=0))
-            policy.std.copy_(states.inputs.std(dim=0) + 1e-6)
+        if recipe.num_readout:
+            policy.readout.copy_(readout_of(self._pair.names[0], states, recipe.num_readout))
+        policy.normalise(states.inputs)
         if recipe.warm_chains:
             task = self._progress.add_task("warm start", total=recipe.warm_epochs)
             told: Callable[[float], None] = lambda loss: self._progress.update(  # noqa: E731

@@ -12,6 +12,7 @@ class Recipe:
     Attributes:
         tau: gate: the head is asked where the SLM's entropy is above; the LLM hands back at or below.
         hidden: sizes of the MLP's layers between input and logits.
+        num_readout: tokens whose logits the head sees (ours, see `rstitch.head`); 0: none, as in the paper.
         start_llm: pure DAPO: P(LLM) at the start, near the threshold rule, which is P(LLM) = 1.
         warm_chains: reference chains of the warm start; 0: none, pure DAPO.
         warm_epochs, warm_lr: passes over the states found in them, and the highest learning rate.
@@ -34,10 +35,11 @@ class Recipe:
     seed: int = 1
     tau: float = 0.01
     hidden: tuple[int, ...] = (128, 64)
+    num_readout: int = 64
     start_llm: float = 0.9
     warm_chains: int = 80_000
-    warm_epochs: int = 12
-    warm_lr: float = 3e-3
+    warm_epochs: int = 6
+    warm_lr: float = 2e-3
     warm_error: float = 0.025
     num_steps: int = 20
     num_questions: int = 32

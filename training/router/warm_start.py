@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from rstitch.head import NUM_TOP
 from training.router.mlp import Policy
 from training.tiny.data import IGNORE, batches
 from training.tiny.domains import DOMAINS
 
 _BATCH_TOKENS = 4_096
 _BATCH_STATES = 512
-_WEIGHT_DECAY = 0.1
+_WEIGHT_DECAY = 1.0
 _WARM_UP = 100
 
 
@@ -71,6 +72,16 @@ def unsure_states(
     cache.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"made_of": made_of, "inputs": states.inputs, "wrong": states.wrong}, cache)
     return states
+
+
+@torch.inference_mode()
+def readout_of(slm: str, states: States, num_tokens: int) -> Tensor:
+    """Rows of the SLM's LM head for the tokens that are most often among its first four where it is unsure."""
+    weight = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float32).get_output_embeddings().weight
+    counts = torch.zeros(len(weight), dtype=torch.long)
+    for part in states.inputs[:, :-1].split(_BATCH_TOKENS):
+        counts += torch.bincount((part @ weight.T).topk(NUM_TOP).indices.flatten(), minlength=len(weight))
+    return weight[counts.argsort(descending=True)[:num_tokens]].clone()
 
 
 def fit(policy: Policy, states: States, epochs: int, lr: float, seed: int, on_epoch: Callable[[float], None]) -> None:
