@@ -77,11 +77,13 @@ def unsure_states(
 @torch.inference_mode()
 def readout_of(slm: str, states: States, num_tokens: int) -> Tensor:
     """Rows of the SLM's LM head for the tokens that are most often among its first four where it is unsure."""
-    weight = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float32).get_output_embeddings().weight
+    model = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float32)
+    weight: Tensor = model.get_output_embeddings().weight
     counts = torch.zeros(len(weight), dtype=torch.long)
     for part in states.inputs[:, :-1].split(_BATCH_TOKENS):
         counts += torch.bincount((part @ weight.T).topk(NUM_TOP).indices.flatten(), minlength=len(weight))
-    return weight[counts.argsort(descending=True)[:num_tokens]].clone()
+    most = counts.argsort(descending=True)[:num_tokens]
+    return torch.index_select(weight, 0, most)
 
 
 def fit(policy: Policy, states: States, epochs: int, lr: float, seed: int, on_epoch: Callable[[float], None]) -> None:
