@@ -120,10 +120,10 @@ def test_rollouts_are_the_reference(pair: TrainingPair) -> None:
     assert pair.slm.capacity.num_sessions == pair.llm.capacity.num_sessions == 0
 
 
-def trainer(pair: TrainingPair, folder: Path, seed: int = 1) -> Trainer:
+def trainer(pair: TrainingPair, folder: Path, seed: int = 1, latency: LatencyModel = LATENCY) -> Trainer:
     recipe = replace(FAST, seed=seed, warm_chains=0, max_new_tokens=60)
     torch.manual_seed(recipe.seed)
-    return Trainer(recipe, pair, LATENCY, Policy(pair.hidden_size, 0, (8,), 0.5), folder)
+    return Trainer(recipe, pair, latency, Policy(pair.hidden_size, 0, (8,), 0.5), folder)
 
 
 def test_a_run_is_a_function_of_its_seed_and_resumes_as_if_uninterrupted(pair: TrainingPair, tmp_path: Path) -> None:
@@ -143,6 +143,18 @@ def test_a_run_is_a_function_of_its_seed_and_resumes_as_if_uninterrupted(pair: T
     assert [json.loads(line) for line in (tmp_path / "broken" / LOG).read_text().splitlines()] == curves
     with pytest.raises(ValueError, match="another recipe"):
         trainer(pair, tmp_path / "broken", seed=3).resume()
+    slower = replace(LATENCY, llm=replace(LATENCY.llm, decode_coefficients=Decode(0, 30.0)))
+    with pytest.raises(ValueError, match="another latency model"):
+        trainer(pair, tmp_path / "broken", latency=slower).resume()
+    with pytest.raises(ValueError, match="another pair"):
+        trainer(replace(pair, names=("a", "b")), tmp_path / "broken").resume()
+
+
+def test_a_run_that_begins_anew_forgets_the_curves_of_the_one_before(pair: TrainingPair, tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text(json.dumps({"step": 1, "reward": 0.5}) + "\n")  # its checkpoint was removed
+    fresh = trainer(pair, tmp_path)
+    assert not fresh.resume()
+    assert not (tmp_path / LOG).read_text()
 
 
 def test_the_command_makes_a_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +164,10 @@ def test_the_command_makes_a_head(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([*arguments, "--num-dev", "2", "--work", str(work), "--out", str(out)]) == 0
     head = Head.from_bytes((out / "head.safetensors").read_bytes())
     assert f"quick@{head.version}" in capsys.readouterr().out
-    assert f"`{head.version}`" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert f"`{head.version}`" in card
+    assert "looked at after steps 0 and 1" in card  # what was chosen of
+    assert "thinks of 64 tokens" in card  # what it sees beside the paper's inputs
     assert (out / "training.png").stat().st_size > 0
     assert (work / CHECKPOINT).exists()
     assert main(["--latency", str(tmp_path / "none.json"), "--work", str(work)]) == 2

@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(terminal_table(f"dev, n = {recipe.num_dev}", COLUMNS, [figures.as_dict() for figures in rows]))
     minutes = (time.monotonic() - began) / 60
     log = [json.loads(line) for line in (options.work / LOG).read_text().splitlines()]
-    head = write_head(options.out, run.best_head(), recipe, rows, log, minutes)
+    head = write_head(options.out, run.best_head(), recipe, rows, log, run.steps_looked_at(), minutes)
     console.print(f"{options.out.name}@{head.version} is in {options.out} ({minutes:.0f} minutes)")
     return 0
 
@@ -137,8 +137,14 @@ class _Run:
     def dev_rows(self) -> list[Figures]:
         """Thresholds and the best head."""
         rows = [self._measured(f"threshold tau={tau:g}", always_llm(), tau) for tau in TAUS]
-        assert self._trainer.best is not None
-        return [*rows, Figures(**{**self._trainer.best["figures"], "name": "learned (R-Stitch+)"})]
+        best, start = self._trainer.best, self._trainer.looks[0]["figures"]
+        assert best is not None
+        name = f"learned (R-Stitch+), step {best['step']}"
+        return [*rows, Figures(**start | {"name": "before DAPO"}), Figures(**best["figures"] | {"name": name})]
+
+    def steps_looked_at(self) -> list[int]:
+        """Those that the best was chosen of."""
+        return [look["step"] for look in self._trainer.looks]
 
     def _start(self, policy: Policy) -> None:
         """Normalisation, and the warm start if there is one."""

@@ -36,13 +36,19 @@ def write_head(
     recipe: Recipe,
     rows: Sequence[Figures],
     log: Sequence[Mapping[str, Any]],
+    steps_looked_at: Sequence[int],
     minutes: float,
 ) -> Head:
-    """Writes all files; the weights last, for a router may look at any time."""
+    """Writes all files; the weights last, for a router may look at any time.
+
+    Args:
+        rows: thresholds, the head before DAPO, this head.
+        steps_looked_at: of DAPO, after which the head was a candidate.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CURVES).write_text("".join(f"{json.dumps(line)}\n" for line in log))
     plot(log, folder / PLOT)
-    (folder / CARD).write_text(_card(folder.name, head, recipe, rows, minutes))
+    (folder / CARD).write_text(_card(folder.name, head, recipe, rows, steps_looked_at, minutes))
     part = folder / f"{WEIGHTS}.part"
     part.write_bytes(head.data)
     part.replace(folder / WEIGHTS)
@@ -61,8 +67,18 @@ def plot(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def _card(name: str, head: Head, recipe: Recipe, rows: Sequence[Figures], minutes: float) -> str:
+def _card(
+    name: str, head: Head, recipe: Recipe, rows: Sequence[Figures], steps_looked_at: Sequence[int], minutes: float
+) -> str:
     facts = head.facts
+    *others, last = map(str, steps_looked_at)
+    steps = f"steps {', '.join(others)} and {last}" if others else f"step {last}"
+    readout = (
+        f"\n- Of the hidden state it also reads what the SLM thinks of {recipe.num_readout} tokens (its LM head's rows):"
+        "\n  the four largest log-probabilities and the entropy. Ours, not the paper's."
+        if recipe.num_readout
+        else ""
+    )
     start = (
         f"warm start on {recipe.warm_chains:,} reference chains (P(the SLM's token is wrong), leaning to the LLM above "
         f"{recipe.warm_error:g}), then "
@@ -80,7 +96,7 @@ it says, from the SLM's last hidden state and the context length, whether the LL
 Version `{head.version}`.
 
 - MLP {" x ".join(map(str, head.sizes))} with ReLU, {head.num_parameters:,} parameters, float32; inputs normalised.
-- Fits hidden states of {facts.hidden_size} numbers and the tokenizer `{facts.tokenizer_fingerprint[:12]}`.
+- Fits hidden states of {facts.hidden_size} numbers and the tokenizer `{facts.tokenizer_fingerprint[:12]}`.{readout}
 - Ask for it with `policy=learned:{name}`; [docs/rstitch_plus.md](../../../docs/rstitch_plus.md) says how it is made.
 
 ## Training
@@ -95,8 +111,9 @@ models are frozen.
 
 ## Dev split
 
-The first {rows[0].n} problems, greedy. The best of the heads looked at while training, by the reward on these very
-problems: the figures that count are those of the test split in [docs/results.md](../../../docs/results.md).
+The first {rows[0].n} problems, greedy. The head is the best of those looked at after {steps} of DAPO,
+by the reward on these very problems: the figures that count are those of the test split in
+[docs/results.md](../../../docs/results.md).
 
 {markdown_table(COLUMNS, [row.as_dict() for row in rows])}
 

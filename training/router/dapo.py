@@ -14,6 +14,7 @@ Departures from it, each for a reason of this reward (R-Stitch+: r_acc - lambda 
    thousandths; dividing by it would blow a millisecond up to the weight of a right answer, whatever lambda says.
    std_floor = 0 gives DAPO's own rule.
 3. Overlong shaping is off unless asked for: an answer that reaches the limit is wrong already.
+4. Dynamic sampling gives up after `max_rounds` batches of questions; the step then has fewer groups.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ class Trainer:
         self.policy = policy
         self.step_number = 0
         self.best: dict[str, Any] | None = None  # figures of the best head so far, and its weights
+        self.looks: list[dict[str, Any]] = []  # figures of all heads that it was chosen of, by step
         self._pair = pair
         self._latency = latency
         self._folder = folder
@@ -87,7 +88,8 @@ class Trainer:
         return curves
 
     def keep_if_best(self, score: float, figures: dict[str, Any]) -> bool:
-        """Remembers the head as it is now if no other has scored higher."""
+        """Remembers the figures, and the head as it is now if no other has scored as high."""
+        self.looks.append({"step": self.step_number, "figures": figures})
         if self.best is not None and self.best["score"] >= score:
             return False
         self.best = {"score": score, "step": self.step_number, "figures": figures, "data": self.head().data}
@@ -96,32 +98,45 @@ class Trainer:
     def save(self) -> None:
         """Writes the checkpoint: all that the next step depends on."""
         state = {
-            "recipe": asdict(self.recipe),
+            **self._made_of(),
             "step": self.step_number,
             "num_problems": self._num_problems,
             "policy": self.policy.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "best": self.best,
+            "looks": self.looks,
         }
         path = self._folder / CHECKPOINT
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
     def resume(self) -> bool:
-        """Goes on from the checkpoint, if there is one. Raises ValueError if it is of another recipe."""
+        """Goes on from the checkpoint, if there is one. Raises ValueError if it is of another recipe, pair or L."""
         path = self._folder / CHECKPOINT
         if not path.exists():
+            self._forget_log_after(0)
             return False
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != asdict(self.recipe):
-            raise ValueError(f"{path} is of another recipe; remove it, or name another folder with --work")
+        for what, ours in self._made_of().items():
+            if state.get(what) != ours:
+                raise ValueError(f"{path} is of another {what}; remove it, or name another folder with --work")
         self.policy.load_state_dict(state["policy"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.step_number, self.best = state["step"], state["best"]
+        self.step_number, self.best, self.looks = state["step"], state["best"], state["looks"]
         self._num_problems = state["num_problems"]
         self._problems = islice(stream("train", self.recipe.seed), self._num_problems, None)
         self._forget_log_after(self.step_number)
         return True
+
+    def _made_of(self) -> dict[str, Any]:
+        """What a checkpoint is good for, by words for people."""
+        latency = self._latency
+        serving = asdict(latency.serving) if latency.serving else None
+        return {
+            "recipe": asdict(self.recipe),
+            "pair": [*(Path(name).name for name in self._pair.names), self._pair.fingerprint],
+            "latency model": json.dumps([latency.slm.as_dict(), latency.llm.as_dict(), serving]),
+        }
 
     def _draw(self) -> list[Problem]:
         self._num_problems += self.recipe.num_questions
