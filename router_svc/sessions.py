@@ -19,6 +19,7 @@ import structlog
 from router_svc.answer_log import AnswerLog
 from router_svc.answer_settings import AnswerSettings
 from router_svc.answer_text import AnswerText
+from router_svc.budget import NO_BUDGET
 from router_svc.early_exit import EarlyExit, ExitRules, Exits, settle
 from router_svc.generation import Generation
 from router_svc.heads import Heads, NamedHead
@@ -127,14 +128,19 @@ class Sessions:
         async with self._lock(session_id):
             if session_id in self._running:
                 raise session_running(session_id)
-            load = len(self._running) + self._num_beginning
-            policy, guard_reason = self.watch.decide(question.policy, question.guard, load)
-            decided = replace(question, policy=policy)
             trace = begin_trace(self._telemetry)
             try:
+                named = await self._head(question.policy)
+                policy, guard_reason = self.watch.decide(
+                    self._settled(question.policy, session_id, named),
+                    question.guard,
+                    len(self._running) + self._num_beginning,
+                    is_bounded=question.budget != NO_BUDGET,
+                )
+                decided = replace(question, policy=policy)
                 return await self._claimed(
                     session_id,
-                    lambda: self._try_begin(session_id, decided, guard_reason, trace, started),
+                    lambda: self._try_begin(session_id, decided, named, guard_reason, trace, started),
                     session_running(session_id),
                 )
             except RstitchError as error:
@@ -224,18 +230,23 @@ class Sessions:
                     _log.debug("changed meanwhile, reading again", session_id=session_id)
 
     async def _try_begin(
-        self, session_id: str, question: Question, guard_reason: str, trace: GenerationTrace, started: float
+        self,
+        session_id: str,
+        question: Question,
+        named: NamedHead | None,
+        guard_reason: str,
+        trace: GenerationTrace,
+        started: float,
     ) -> AnswerLog | OwnedElsewhere | None:
         asked = self.clock()
         before = await self._store.trajectory(session_id) if question.session_id else None
         read_s = self.clock() - asked
         prompt = await self._prompt(question, before)
-        named = await self._head(question.policy)
         rules = await self._exit_rules(question.early_exit)
         length = before.header.length if before else 0
         start = length + len(prompt)
         settings = AnswerSettings(
-            policy=self._settled(question.policy, session_id, named),
+            policy=question.policy,
             sampling=question.sampling,
             max_new_tokens=budget_for(
                 start, question.max_new_tokens, self._settings.max_new_tokens, self._pair.context_length
@@ -371,8 +382,9 @@ class Sessions:
             self._asked_here(settings.policy, named),
             Exits(rules, tokens, settings.start, usage.exit_position > 0) if rules is not None else None,
         )
-        # One that may end early is no measure of others.
-        self.watch.began(session_id, whole=len(tokens) == settings.start and rules is None)
+        # One that may end early, or may not take of the LLM what it would, is no measure of others.
+        is_usual = rules is None and settings.budget == NO_BUDGET
+        self.watch.began(session_id, whole=len(tokens) == settings.start and is_usual)
         trace.describe(session_id, owned.epoch, settings, self._models())
         self._running[session_id] = Running(
             log, generation, journal, workers, usage, trace, self._settings.detach_grace_s, self._ended
@@ -383,8 +395,10 @@ class Sessions:
 
     def _asked_here(self, policy: Policy, named: NamedHead | None) -> Head | None:
         """The head that this router asks; None if there is none or the SLM's worker asks it, for which it is kept."""
-        if named is None or not (isinstance(policy, Learned) and policy.in_worker):
-            return named.head if named is not None else None
+        if named is None or not isinstance(policy, Learned):  # the guard may have chosen another
+            return None
+        if not policy.in_worker:
+            return named.head
         self._pair.client(Model.SLM).keep_head(named.full_name, named.head.data)
         return None
 

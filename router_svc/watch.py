@@ -36,14 +36,16 @@ class Watch:
         # Of each session whose answer is written here from its first token on: by which workers.
         self._begun: dict[str, tuple[str, ...]] = {}
 
-    def decide(self, policy: Policy, guard: bool | None, load: int) -> tuple[Policy, str]:
+    def decide(self, policy: Policy, guard: bool | None, load: int, *, is_bounded: bool = False) -> tuple[Policy, str]:
         """The policy to answer with, and why it is not the one asked for ("" if it is). Called once per question.
 
         Args:
+            policy: complete, with every default filled in.
             guard: what the question says; None: nothing.
             load: answers being written with this one.
+            is_bounded: by a budget, which the LLM alone would spend at once: then the policy stays.
         """
-        if not (self.on if guard is None else guard) or not _is_routed(policy):
+        if is_bounded or not (self.on if guard is None else guard) or not _is_routed(policy):
             return policy, ""
         self._guard.of_pair(self._workers())
         reason = self._guard.choose(load)

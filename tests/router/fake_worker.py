@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from rstitch.errors import RstitchError
+from rstitch.head import Head
 from rstitch.service.server import Server
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
@@ -23,7 +24,7 @@ _Finish = worker_pb2.Finish
 
 
 class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
-    """role: 1 SLM, 2 LLM. `start` and `stop` may alternate; the port stays, sessions do not."""
+    """role: 1 SLM, 2 LLM. `start` and `stop` may alternate; the port stays, sessions and heads do not."""
 
     def __init__(self, role: int, model: ToyModel, seed: int = 0) -> None:
         self.role = role
@@ -40,6 +41,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.requests: list[worker_pb2.DecodeRequest] = []
         self.closed: list[str] = []
         self.sessions: dict[str, list[int]] = {}
+        self.heads: dict[str, Head] = {}
         self.num_streams = 0
         self._busy: set[str] = set()  # sessions in which a run is going on
         self.port = 0
@@ -53,6 +55,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     async def start(self) -> None:
         self.sessions.clear()
+        self.heads.clear()
         self.instance_id = uuid.uuid4().hex
         self._server = Server(f"127.0.0.1:{self.port}", service_names=[], telemetry=setup_telemetry("fake", None))
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server.grpc)
@@ -76,6 +79,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             device="cpu",
             num_parameters=1,
             instance_id=self.instance_id,
+            hidden_size=1,
         )
 
     async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[worker_pb2.GetTokenizerResponse]:
@@ -87,6 +91,10 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             early_exit=worker_pb2.ExitStyle(**asdict(self.files.early_exit)),
         )
         yield worker_pb2.GetTokenizerResponse(data=self.files.data[half:])
+
+    async def PutHead(self, request: worker_pb2.PutHeadRequest, context: Any) -> worker_pb2.PutHeadResponse:
+        self.heads[request.name] = Head.from_bytes(request.data)
+        return worker_pb2.PutHeadResponse()
 
     async def CloseSession(self, request: Any, context: Any) -> worker_pb2.CloseSessionResponse:
         self.closed.append(request.session_id)
@@ -126,13 +134,14 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             raise self.errors.pop(0)
         if self.background_errors and request.priority == worker_pb2.PRIORITY_BACKGROUND:
             raise self.background_errors.pop(0)
+        head = self._head(request.handoff.head)
         session = self._accept(request)
         if request.max_tokens == 0:
             await self._sleep()
             yield self._finish(session, _Finish.REASON_LENGTH if queue.empty() else _Finish.REASON_SUPERSEDED)
             return
         stop_after = self.break_after.pop(0) if self.break_after else None
-        num, reply = 0, worker_pb2.DecodeResponse()
+        num, num_asked, reply = 0, 0, worker_pb2.DecodeResponse()
         signal = request.handoff.signal
         recent = list(request.handoff.recent_entropies)
         while True:
@@ -144,9 +153,14 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             rule = request.handoff.WhichOneof("rule")
             recent = [*recent, entropy][-request.handoff.window :] if signal == 4 else []
             value = entropy if signal < 2 else sum(recent) / len(recent) if signal == 4 else self.model.doubt(session)
-            if rule == "above" and value > request.handoff.above:
+            hidden_state = self.model.hidden_state(session)
+            leaves = rule == "above" and value > request.handoff.above
+            if leaves and head is not None:
+                num_asked += 1
+                leaves = head.wants_llm(hidden_state, len(session))
+            if leaves:
                 reply.finish.proposal.token, reply.finish.proposal.entropy = token, entropy
-                reply.finish.proposal.hidden_state = struct.pack("<f", self.model.doubt(session))
+                reply.finish.proposal.hidden_state = hidden_state
                 if signal > 1:
                     reply.finish.proposal.uncertainty = value
                 reason = _Finish.REASON_HANDOFF
@@ -188,7 +202,14 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             if proposal is not None:
                 reply.finish.proposal.CopyFrom(proposal)
         reply.finish.MergeFrom(self._finish(session, reason).finish)
+        reply.finish.num_consultations = num_asked
         yield reply
+
+    def _head(self, name: str) -> Head | None:
+        if name and name not in self.heads:
+            found = {"head": name}
+            raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_UNKNOWN", "no such head", metadata=found)
+        return self.heads.get(name)
 
     async def _sleep(self) -> None:
         await asyncio.sleep(self.delay_s)

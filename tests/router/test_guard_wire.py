@@ -124,6 +124,19 @@ async def test_the_slm_alone_is_a_wish(asker: Callable[..., Any]) -> None:
         assert answer.finished.guard_reason == ""
 
 
+async def test_what_a_budget_bounds_is_left_alone_and_is_no_measure(asker: Callable[..., Any]) -> None:
+    """The LLM alone would spend the budget at once, and the rest would be the SLM's, or missing."""
+    stub = await asker(slm_s=0.003, llm_s=0.001, guard="on")
+    await ask_until_llm_only(stub)
+    before = await status(stub)
+    for then in (1, 2):
+        answer = await ask(stub, budget={"llm_tokens": 3, "then": then})
+        assert (kind(answer), answer.finished.guard_reason) == ("threshold", "")
+        await ask(stub, policy={"llm_only": {}}, budget={"llm_tokens": 3, "then": then})
+    after = await status(stub)
+    assert (after.num_routed, after.num_llm_only) == (before.num_routed, before.num_llm_only)
+
+
 async def test_what_the_slm_wrote_a_part_of_is_no_llm_only_answer(asker: Callable[..., Any]) -> None:
     """The LLM never hands back, but the SLM begins: such an answer says nothing of LLM-only ones."""
     stub = await asker(slm_s=0.003, llm_s=0.001)

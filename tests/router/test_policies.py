@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from router_svc.policies import Random
+from rstitch.head import Head
 from rstitch.v1 import router_pb2
 from tests.router.asking import Answer, ask_for, check_kept, take
 from tests.router.conftest import Stack
@@ -26,11 +27,12 @@ def naive(
     budget: dict[str, Any],
     seed: int = 0,
     exits: Callable[[list[int], ToyModel, int], list[tuple[int, bool]]] | None = None,
+    head: Head | None = None,
 ) -> tuple[list[int], list[str], bool]:
     """Tokens, authors, and whether the budget stopped it. One loop for all policies, with no cache and no run.
 
     `exits`: of the tokens, who has the pen, and how many tokens that model may add: those of an early exit, each with
-    whether it was chosen by the model.
+    whether it was chosen by the model. `head`: of `learned`.
     """
     tokens, authors, entropies, switches = list(prompt), [], [], 0
     added: list[tuple[int, bool]] = []
@@ -47,12 +49,17 @@ def naive(
         return Random(fields.get("slm_probability", 0), seed).author(len(tokens)).label
 
     def value(model: ToyModel) -> float:
-        if kind == "threshold" and fields.get("signal", 1) < 2:
+        if kind == "learned" or (kind == "threshold" and fields.get("signal", 1) < 2):
             return model.entropy(tokens)
         if kind == "threshold" and fields["signal"] == 4:
             last = [*entropies, model.entropy(tokens)][-fields["window"] :]
             return sum(last) / len(last)
         return model.doubt(tokens)
+
+    def leaves(model: ToyModel) -> bool:
+        if tau is None or value(model) <= tau:
+            return False
+        return head is None or head.wants_llm(model.hidden_state(tokens), len(tokens))
 
     active = {"llm_only": "llm", "random": coin()}.get(kind, "slm")
     if active == "llm" and (limit == 0 or (kind == "random" and budget.get("max_switches") == 0)):
@@ -60,7 +67,7 @@ def naive(
     while len(authors) < NUM_TOKENS:
         model, early = models[active], bool(added)
         token, chosen = added.pop(0) if added else (model.token(tokens), True)
-        if not early and active == "slm" and tau is not None and value(model) > tau:
+        if not early and active == "slm" and leaves(model):
             if open_to_llm("slm"):
                 active, switches = "llm", switches + 1
                 continue

@@ -71,6 +71,10 @@ class ToyModel:
         """float32 in [0, 1]: a signal other than the entropy."""
         return struct.unpack("<f", struct.pack("<f", _hash(self.seed, prefix, 3) % 1000 / 999))[0]
 
+    def hidden_state(self, prefix: Sequence[int]) -> bytes:
+        """What a head sees: float32 little-endian, [1]."""
+        return struct.pack("<f", self.doubt(prefix))
+
     def logprob(self, prefix: Sequence[int]) -> float:
         """float32, of the token: of probabilities in (0, 1]."""
         return struct.unpack("<f", struct.pack("<f", math.log((_hash(self.seed, prefix, 4) % 1000 + 1) / 1000)))[0]
