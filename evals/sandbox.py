@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +25,7 @@ from rstitch.errors import invalid
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 # What a failing program said; its last line is the exception.
 _MAX_SAID = 2_000
+_GRACE_S = 5.0
 _CPU_LIMIT_EXIT = {-signal.SIGXCPU, 0x100 - signal.SIGXCPU, -signal.SIGKILL, 0x100 - signal.SIGKILL}
 
 
@@ -42,7 +44,15 @@ class Isolation(StrEnum):
     """What else than limits stands around a program."""
 
     NAMESPACES = "namespaces"  # no network, no file of ours, no process of ours
-    LIMITS = "limits"  # an unprivileged user and the limits alone: this machine allows no namespaces
+    LIMITS = "limits"  # the limits, and another user where we are root: this machine allows no namespaces
+
+    @property
+    def lacks(self) -> str:
+        """What a program can do beyond its limits, for people; "" if nothing."""
+        if self is Isolation.NAMESPACES:
+            return ""
+        whom = "as another user" if os.geteuid() == 0 else "with your own rights, your files among them"
+        return f"this machine allows no namespaces: what models write runs {whom}, and can reach the network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +71,14 @@ class Outcome:
 def run(program: str, timeout_s: float = 10.0, limits: Limits | None = None) -> Outcome:
     """Runs a program and waits for it, at most `timeout_s` seconds.
 
-    Raises: RstitchError (INVALID_ARGUMENT) where it could only run with our own rights.
+    Raises: RstitchError (INVALID_ARGUMENT) where it could only run as root.
     """
     return _run(program, timeout_s, limits or Limits(), isolation())
 
 
 @functools.cache
 def isolation() -> Isolation:
-    """What this machine allows, tried once. Raises: RstitchError (INVALID_ARGUMENT) if not even another user."""
+    """What this machine allows, tried once. Raises: RstitchError (INVALID_ARGUMENT) if not even limits."""
     for kind in Isolation:
         if _run("", 30.0, Limits(), kind).passed:
             return kind
@@ -116,6 +126,9 @@ def _wait(child: subprocess.Popen[bytes], timeout_s: float) -> bool:
         child.wait(max(0.0, deadline - time.monotonic()))
         return False
     except subprocess.TimeoutExpired:
+        child.terminate()  # within namespaces the child kills the program, which may have left our group
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE_S)
         return True
     finally:
         try:

@@ -15,7 +15,7 @@ import os
 import resource
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 # <linux/sched.h>, <linux/mount.h>, <linux/prctl.h>
 _NEWNS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x08000000, 0x10000000, 0x20000000, 0x40000000
@@ -36,10 +36,12 @@ def main() -> None:
     work = os.path.dirname(spec["program"])
     if spec["isolate"]:
         _unshare()
+        # A stop between here and the handler waits for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         child = os.fork()  # the first process of the new namespace; all others die with it
         if child:
-            _, status = os.waitpid(child, 0)
-            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+            _watch(child)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         _enter_root(spec["root"], spec["prefix"], spec["limits"]["file_bytes"])
         work = "/work"
     os.chdir(work)
@@ -53,6 +55,14 @@ def main() -> None:
         [spec["python"], "-I", "-S", "-B", "program.py"],
         {"PATH": "/usr/bin:/bin", "HOME": work, "TMPDIR": work, "LC_ALL": "C.UTF-8"},
     )
+
+
+def _watch(child: int) -> NoReturn:
+    """Ends as the program does. To stop this stops the program, wherever in the namespace it has gone."""
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    _, status = os.waitpid(child, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
 def _unshare() -> None:

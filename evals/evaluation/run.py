@@ -82,12 +82,8 @@ def run(options: argparse.Namespace) -> int:
     plan = _plan(options, task)
     data = load_data(task, options.data, options.split, options.seed, options.n)
     checker = checker_of(task)
-    if task.code is not None and sandbox.isolation() is not sandbox.Isolation.NAMESPACES:
-        console.print(
-            "this machine allows no namespaces: what models write runs as another user, within limits, but can "
-            "reach the network",
-            style="yellow",
-        )
+    if task.code is not None and (lacks := sandbox.isolation().lacks):
+        console.print(lacks, style="yellow")
     path = options.out or Path(f"eval-{task.name}.jsonl")
     with stopped_by_signals(), ExitStack() as held:
         router = router_of(options, held, console)

@@ -87,6 +87,15 @@ def test_what_a_program_leaves_running_dies_with_it() -> None:
     assert mark not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
+@isolated
+def test_a_program_that_leaves_its_group_is_stopped_too() -> None:
+    mark = "rstitch-sandbox-runaway"
+    asks_to_outlive_its_parent = "import ctypes, os\nos.setsid()\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)"
+    outcome = run(f"{asks_to_outlive_its_parent}\nos.execv('/bin/sleep', ['{mark}', '30'])", timeout_s=3)
+    assert outcome.result == "timeout"
+    assert mark not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
 def test_without_fewer_rights_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox.isolation.cache_clear()
     monkeypatch.setattr(sandbox, "_CHILD", Path("/nowhere.py"))

@@ -74,7 +74,7 @@ def _card(
     *others, last = map(str, steps_looked_at)
     steps = f"steps {', '.join(others)} and {last}" if others else f"step {last}"
     readout = (
-        f"\n- Of the hidden state it also reads what the SLM thinks of {recipe.num_readout} tokens (its LM head's rows):"
+        f"\n- Of the hidden state it also reads what the SLM thinks of {recipe.num_readout} tokens (by its LM head):"
         "\n  the four largest log-probabilities and the entropy. Ours, not the paper's."
         if recipe.num_readout
         else ""
