@@ -11,7 +11,6 @@ from rstitch.head import Head, HeadFileError
 
 MAX_HEADS = 64
 MAX_NAME_LENGTH = 128
-MAX_BYTES = 16 << 20
 
 
 class HeadTable:
@@ -30,8 +29,6 @@ class HeadTable:
         """Takes a head under a name. Raises RstitchError if it is none, or does not fit the model."""
         if not 1 <= len(name) <= MAX_NAME_LENGTH:
             raise invalid("name", f"a name has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}.", "Choose another.")
-        if len(data) > MAX_BYTES:
-            raise invalid("data", f"{len(data)} bytes are too many.", f"Send a head of at most {MAX_BYTES}.")
         try:
             head = Head.from_bytes(data)
         except HeadFileError as error:

@@ -20,8 +20,9 @@ from rstitch.head import Head, HeadFileError, version_of
 
 FILE = "head.safetensors"
 _FIELD = "policy.learned.name"
-_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
-_NAME = re.compile(rf"({_PART}(?:/{_PART})?)(?:@([0-9a-f]{{1,64}}))?")
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+# With its version a name is one that a worker takes (PutHeadRequest.name).
+_NAME = re.compile(rf"(?=[^@]{{1,96}}(?:@|$))({_PART}(?:/{_PART})?)(?:@([0-9a-f]{{1,64}}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +144,16 @@ class Heads:
         """The file of a repository on the hub, once per process. Raises RstitchError (NOT_FOUND)."""
         if repository not in self._fetched:
             from huggingface_hub import hf_hub_download  # slow to import, and few need it
-            from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+            from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
             try:
                 self._fetched[repository] = Path(hf_hub_download(repository, FILE))
-            except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+                why = next(iter(str(error).splitlines()), type(error).__name__)
                 raise RstitchError(
                     grpc.StatusCode.NOT_FOUND,
                     "HEAD_UNKNOWN",
-                    f"the hub has no head {repository} that can be had: {str(error).splitlines()[0]}.",
+                    f"the hub has no head {repository} that can be had: {why}.",
                     field=_FIELD,
                     remedy=f"Name a repository that holds {FILE}, or a head of the router's folder.",
                 ) from error

@@ -106,7 +106,7 @@ class WorkerClient:
             address, options=client_options(), interceptors=telemetry.client_interceptors()
         )
         self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
-        self._heads: dict[str, bytes] = {}  # oldest first
+        self._heads: dict[str, bytes] = {}  # the one kept last at the end
 
     async def info(self, timeout_s: float = 5.0) -> WorkerInfo:
         """What model this is."""
@@ -151,6 +151,7 @@ class WorkerClient:
 
     def keep_head(self, name: str, data: bytes) -> None:
         """Remembers a head that runs will name; the worker is sent it once it says that it does not know it."""
+        self._heads.pop(name, None)
         self._heads[name] = data
         if len(self._heads) > _MAX_HEADS:
             del self._heads[next(iter(self._heads))]

@@ -27,6 +27,8 @@ Array = NDArray[np.float32]
 _KEY = "rstitch_head"
 _FORMAT = 1
 _VERSION_LENGTH = 12
+MAX_BYTES = 15 << 20  # of a file: it goes to the worker in one message
+MIN_TAU, MAX_TAU = -1.0, 2.0  # as of Learned.tau in the contract
 NUM_TOP = 4  # log-probabilities of a readout that are inputs
 MIN_LOG_P = -15.0
 _NUM_READ = NUM_TOP + 2  # and their entropy, and its logarithm
@@ -90,6 +92,8 @@ class Head:
     @classmethod
     def from_bytes(cls, data: bytes) -> Head:
         """The inverse of `data`. Raises HeadFileError."""
+        if len(data) > MAX_BYTES:
+            raise HeadFileError(f"its {len(data)} bytes are more than {MAX_BYTES}")
         try:
             tensors = load(data)
             facts = _facts(data)
@@ -180,9 +184,15 @@ def _facts(data: bytes) -> HeadFacts:
     length = int.from_bytes(data[:8], "little")
     header: Mapping[str, Any] = json.loads(data[8 : 8 + length])
     fields = json.loads(header["__metadata__"][_KEY])
-    if fields.pop("format") != _FORMAT:
+    if not isinstance(fields, dict) or fields.pop("format") != _FORMAT:
         raise HeadFileError("it is of a format that this version does not know")
-    return HeadFacts(**fields)
+    facts = HeadFacts(**fields)
+    texts = (facts.tokenizer_fingerprint, facts.slm, facts.llm)
+    if type(facts.hidden_size) is not int or not all(isinstance(text, str) for text in texts):
+        raise HeadFileError("of its facts hidden_size should be a whole number, names and fingerprint strings")
+    if not isinstance(facts.tau, int | float) or not MIN_TAU <= facts.tau <= MAX_TAU:  # NaN fails, too
+        raise HeadFileError(f"its tau is {facts.tau!r}, not a number in [{MIN_TAU:g}, {MAX_TAU:g}]")
+    return facts
 
 
 def _check(facts: HeadFacts, mean: Array, std: Array, layers: list[tuple[Array, Array]], readout: Array | None) -> None:

@@ -59,6 +59,25 @@ def test_a_head_is_the_mlp_that_it_says_it_is() -> None:
     assert head.wants_llm(state.tobytes(), 41) == (expected[1] > expected[0])
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "3", "null", "[]", '{"format": 1}',
+        '{"format": 1, "hidden_size": "8", "tokenizer_fingerprint": "", "tau": 0.1}',
+        '{"format": 1, "hidden_size": 8.0, "tokenizer_fingerprint": "", "tau": 0.1}',
+        '{"format": 1, "hidden_size": 8, "tokenizer_fingerprint": 7, "tau": 0.1}',
+        '{"format": 1, "hidden_size": 8, "tokenizer_fingerprint": "", "tau": "0.1"}',
+        '{"format": 1, "hidden_size": 8, "tokenizer_fingerprint": "", "tau": NaN}',
+        '{"format": 1, "hidden_size": 8, "tokenizer_fingerprint": "", "tau": 2.5}',
+    ],
+)  # fmt: skip
+def test_a_head_whose_facts_are_none_is_no_head(facts: str) -> None:
+    """They would fail in the midst of an answer, or in the worker's engine."""
+    data = save(load(random_head(8).data), {"rstitch_head": facts})
+    with pytest.raises(HeadFileError):
+        Head.from_bytes(data)
+
+
 def test_what_is_no_head_says_why() -> None:
     good = random_head(8)
     tensors = load(good.data)
@@ -120,7 +139,15 @@ def test_a_head_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["", "../tiny", "a/b/c", "tiny@", "tiny@XYZ", ".hidden", "a b", "x" * 300])
+@pytest.mark.parametrize("name", ["a--b/c", "a/b..c", "a/b-", "a/b.git", "a./b"])
+def test_what_the_hub_takes_for_no_name_is_not_found(tmp_path: Path, name: str) -> None:
+    with refused(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", "the hub has no head"):
+        Heads(str(tmp_path), lambda: SLM).get(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../tiny", "a/b/c", "tiny@", "tiny@XYZ", ".hidden", "a b", "x" * 97, f"{'x' * 60}/{'y' * 36}"]
+)
 def test_what_names_no_head_is_refused(tmp_path: Path, name: str) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
         Heads(str(tmp_path), lambda: SLM).get(name)
