@@ -157,7 +157,7 @@ async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Pr
 
 def _wanted(options: argparse.Namespace, pool: Pool) -> list[Wanted]:
     """The goal that is asked for, or goals of each kind, drawn from what this pair can reach."""
-    if options.llm_share or options.max_loss or options.latency:
+    if any(wanted is not None for wanted in (options.llm_share, options.max_loss, options.latency)):
         return [Wanted.always(_goal(options))]
     values, llm_only = pool.knob.coarse, pool.samples[None]
     share, speed = ShareGoal(0.5), LatencyGoal(2.0)

@@ -47,6 +47,8 @@ def load_questions(data: str, n: int, seed: int, needs_answers: bool) -> Questio
 
     Raises: RstitchError (INVALID_ARGUMENT) that names the file, the line and the remedy.
     """
+    if n < 0:
+        raise invalid("--n", f"{n} is no number of questions.", "Give 0 for all, or more.")
     name, _, split = data.partition(":")
     if name in tasks.names() and not Path(data).exists():
         return _of_task(name, split, n or 200, seed)

@@ -46,6 +46,8 @@ def load(data: str, n: int, n_check: int = 0) -> Asked:
     if name in _DOMAINS and split:
         if split not in SPLITS:
             raise invalid("--data", f"there is no split {split!r}.", f"Take one of {', '.join(SPLITS)}.")
+        if split == "test":
+            raise invalid("--data", "a test split is never tuned on.", f"Use {name}:dev.")
         domain = DOMAINS[_DOMAINS[name]]
         questions = [
             Question(problem.question, partial(_is_correct, domain.is_correct, problem))

@@ -197,6 +197,11 @@ def test_what_is_no_calibration_data_is_refused(data: str) -> None:
         load_questions(data, 0, 0, needs_answers=True)
 
 
+def test_fewer_than_no_questions_are_refused() -> None:
+    with pytest.raises(RstitchError, match="--n"):
+        load_questions("tiny:calibration", -4, 0, needs_answers=False)
+
+
 def test_too_few_questions_to_split(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"question": "a"}\n' * 3)

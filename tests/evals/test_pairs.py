@@ -192,6 +192,7 @@ def test_what_cannot_be_asked_is_refused_by_name(tmp_path: Path) -> None:
     bad.write_text('{"question": "1"}\n{"text": "2"}\n')
     for data, words in (
         ("tiny:rest", "no split 'rest'"),
+        ("tiny:test", "never tuned on"),
         (str(bad), "line 2"),
         (str(tmp_path / "none"), "cannot be read"),
     ):

@@ -47,7 +47,7 @@ class LatencyModel:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Reads a file that `save` wrote. Raises: ValueError, naming the file, if it is none; OSError."""
+        """Reads a file that `save` wrote. Raises: ValueError, naming the file, if it is none or cannot be read."""
         try:
             plain = json.loads(Path(path).read_text())
             serving = plain["serving"]
@@ -55,5 +55,7 @@ class LatencyModel:
                 serving = Serving(**serving | {"fit": Fit(**serving["fit"]) if serving["fit"] else None})
             slm, llm = ModelLatency.of(plain["slm"]), ModelLatency.of(plain["llm"])
             return cls(slm, llm, serving, plain.get("facts", {}))
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}; make one with `rstitch profile`") from None
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no latency model ({error!r}); make one with `rstitch profile`") from None
