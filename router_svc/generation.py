@@ -151,7 +151,7 @@ class Generation:
         with self._trace.trial(pen, position) as span:
 
             def start(worker: WorkerSession) -> Awaitable[PendingRun]:
-                listening = exits.listening(self._policy.handoff(pen, self._trail))
+                listening = exits.listening(self._handoff(pen))
                 return worker.try_out(prompt, num, listening, span.traceparent, exits.rules.ends | self._stops(pen))
 
             if await self._follow(pen, start, trial.add) is None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Sequence
 
 from router_svc.early_exit import Exits
 from router_svc.generation import Generation
-from router_svc.policies import Speculative
+from router_svc.policies import Handoff, Speculative
 from router_svc.runs import PendingRun, Reply, RunEnd, RunFinish
 from router_svc.trajectory import FinishReason, Model, SwitchReason, tokens_of
 from router_svc.worker_session import WorkerSession
@@ -31,6 +31,8 @@ class Speculation(Generation):
         self._pen = self._take_pen()
         await self._catch_up(Model.LLM)
         while (complete := self._complete()) is None:
+            if self._budget.stop and not self._may_verify():
+                return FinishReason.BUDGET
             if self._exits is not None and self._exits.due:
                 await self._try_exit_by_llm(self._exits)
                 continue
@@ -126,13 +128,14 @@ class Speculation(Generation):
         return super()._keep(pen, reply, is_proposal)
 
     async def _rest(self) -> RunFinish | None:
-        """The budget is spent: the SLM writes on, and nobody verifies it; or nobody does."""
-        if self._budget.stop:
-            self._out_of_budget = True
-            return None
+        """The budget is spent: the SLM writes on, and nobody verifies it."""
         if self._pen is Model.LLM:
             self._pen = self._hand_over(Model.LLM, 0.0, SwitchReason.BUDGET)
         return await self._write(Model.SLM)
+
+    def _handoff(self, pen: Model) -> Handoff | None:
+        """Drafts alone have one."""
+        return None
 
     def _stops(self, author: Model) -> frozenset[int]:
         """A draft ends the answer where the LLM says so."""

@@ -139,6 +139,34 @@ async def test_a_budget_counts_what_the_llm_wrote_in_a_trial_that_was_kept(
     await asyncio.gather(*(one(*case) for case in cases))
 
 
+async def test_drafts_whose_budget_says_stop_end_before_a_trial(stack: Stack, models: dict[str, ToyModel]) -> None:
+    """The SLM would write what the LLM may not; another router that goes on from there would not even try."""
+    stub = await stack.stub(await stack.router())
+    token = TOKENIZER.encode("a", begins=False)[0]
+    stack.slm.model = stack.llm.model = ToyModel(7, choose=lambda prefix: token)
+    policy, exit_ = {"speculative": {"draft_tokens": 1}}, EXITS[4]
+    for budget in ({"llm_tokens": 1, "then": 2}, {"max_switches": 2, "then": 2}):
+        stack.slm.model = ToyModel(7, choose=lambda prefix: token + 1)
+        answer = await take(stub, ask_for(policy=policy, early_exit=exit_, budget=budget, max_new_tokens=NUM_TOKENS))
+        assert (answer.tokens, answer.finished.reason) == ([token], router_pb2.FINISH_REASON_BUDGET)
+        assert answer.finished.usage.num_trials == 0
+
+
+async def test_the_signal_is_told_of_all_tokens_of_a_segment_or_of_none(
+    stack: Stack, models: dict[str, ToyModel]
+) -> None:
+    """Once the budget is spent the SLM is asked for no signal, in trials neither."""
+    stub = await stack.stub(await stack.router())
+    num = 0
+    for number, name in itertools.product(range(8), ["margin 0.5 0.1", "confidence 0.7"]):
+        request = asked(name, EXITS[4], [7, 8, 20 + number], budget={"llm_tokens": 2})
+        answer = await take(stub, request)
+        for segment in (await check_kept(stub, answer)).segments:
+            assert len(segment.uncertainties) in (0, len(segment.tokens))
+        num += answer.finished.HasField("early_exit") and answer.finished.usage.num_llm_tokens == 2
+    assert num
+
+
 @pytest.mark.parametrize("num_before", [1, 4, 11])
 async def test_another_router_goes_on_as_the_first_would(
     stack: Stack, models: dict[str, ToyModel], num_before: int
