@@ -147,10 +147,10 @@ class _ByUncertainty(Policy):
         return Handoff(below=below, signal=signal, window=window, recent=recent)
 
     def pen_after(self, model: Model, trail: Trail) -> Model:
-        """An SLM token that was kept was below its bound; one sure LLM token hands back."""
+        """An SLM token that was kept was below its bound; one sure LLM token hands back, as its worker reckons it."""
         _, below, _, window = self._rule()
         recent = trail.entropies[-window:] if window else (trail.uncertainty,)
-        return model if model is Model.LLM and sum(recent) / len(recent) > below else Model.SLM
+        return model if model is Model.LLM and math.fsum(recent) / len(recent) > below else Model.SLM
 
     def reason(self, leaving: Model) -> SwitchReason:
         """Above or below."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from router_svc.policies import Random
+from model_worker.engine.signals import SignalMeter
+from model_worker.engine.types import Handoff
+from model_worker.engine.types import Signal as EngineSignal
+from router_svc.policies import Random, Threshold, Trail
+from router_svc.trajectory import Model, Signal
 from rstitch.head import Head
 from rstitch.v1 import router_pb2
 from tests.router.asking import Answer, ask_for, check_kept, take
@@ -200,6 +205,18 @@ async def test_another_router_goes_on_as_the_first_would(
         tokens, authors, _ = naive(models, [7, 8, 9], POLICIES[name], budget, seed=5)
         assert (answer.tokens, answer.authors) == (tokens, authors), (name, budget)
         await check_kept(stub, answer)
+
+
+def test_a_window_at_its_very_bound_hands_back_in_worker_and_router_alike() -> None:
+    """The mean is that of an exact sum: another rounding would send the next token to the other model."""
+    entropies = array("f", [0.09, 9e-11, 0.1, 7e-12])
+    meter = SignalMeter(Handoff(below=0.5, signal=EngineSignal.ENTROPY_WINDOW, window=4))
+    for entropy in entropies[:-1]:
+        meter.keep(entropy)
+    bound = meter.read(entropies[-1], 0.0, 0.0)
+    policy = Threshold(0.5, bound, Signal.ENTROPY_WINDOW, 4)
+    for order in (entropies, entropies[::-1]):
+        assert policy.pen_after(Model.LLM, Trail(0, order)) is Model.SLM
 
 
 async def test_a_coin_without_a_seed_is_its_sessions(stack: Stack) -> None:

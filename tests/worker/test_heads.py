@@ -1,4 +1,4 @@
-"""Heads on a worker's wire: what is none is refused by name, one that was lost is asked for, one that is there decides."""
+"""Heads on a worker's wire: none is refused by name, a lost one is asked for, one that is there decides."""
 
 from __future__ import annotations
 
