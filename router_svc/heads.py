@@ -48,6 +48,19 @@ class HeadState:
     detail: str
 
 
+def parts_of(name: str) -> tuple[str, str | None]:
+    """A head's name or hub id, and its version if there is one. Raises RstitchError, naming the field."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise invalid(
+            _FIELD,
+            "it is empty." if not name else f"{name[:200]!r} names no head.",
+            "Send NAME, NAME@VERSION, or the id of a repository on the hub; GetStatus lists the heads.",
+        )
+    plain, version = match.groups()
+    return plain, version
+
+
 class Heads:
     """Finds heads. Its methods read files, and `get` may fetch from the hub: not for the event loop.
 
@@ -64,14 +77,7 @@ class Heads:
 
     def get(self, name: str) -> NamedHead:
         """The head that fits the SLM, of NAME, NAME@VERSION or hub id. Raises RstitchError, naming the field."""
-        match = _NAME.fullmatch(name)
-        if match is None:
-            raise invalid(
-                _FIELD,
-                "it is empty." if not name else f"{name[:200]!r} names no head.",
-                "Send NAME, NAME@VERSION, or the id of a repository on the hub; GetStatus lists the heads.",
-            )
-        plain, version = match.groups()
+        plain, version = parts_of(name)
         found = self._find(plain, version)
         if found is None:
             raise self._unknown(plain, version)

@@ -12,6 +12,7 @@ import re
 
 from router_svc.budget import NO_BUDGET, Budget
 from router_svc.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit
+from router_svc.heads import parts_of
 from router_svc.policies import (
     DEFAULT_WINDOW,
     KINDS,
@@ -141,6 +142,7 @@ def policy(message: router_pb2.Policy, default_tau: float) -> Policy:
             return Random(_probability("policy.random.slm_probability", message.random.slm_probability), seed)
         case "learned":
             wanted = message.learned
+            parts_of(wanted.name)
             tau = _tau("policy.learned.tau", wanted.tau) if wanted.HasField("tau") else None
             return Learned(wanted.name, tau)
         case "speculative":

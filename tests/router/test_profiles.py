@@ -109,6 +109,7 @@ async def test_an_unknown_profile_is_refused_with_those_that_are_known(stub: Any
         (router_pb2.Profile(name="none"), "profile.policy"),
         (profile("loop", named("loop")), "profile.policy"),
         (profile("high", threshold(3.0)), "profile.policy.threshold.tau"),
+        (profile("headless", router_pb2.Policy(learned=router_pb2.Learned())), "profile.policy.learned.name"),
         (profile("nothing", budget=router_pb2.Budget()), "profile.budget"),
         (profile("long", description="x" * 2001), "profile.description"),
     ],
