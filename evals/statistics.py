@@ -48,6 +48,14 @@ def bootstrap_mean(values: Sequence[float], draws: int = 2000) -> tuple[float, f
     return float(data.mean()), float(low), float(high)
 
 
+def unseen_difference(n: int, z: float = 1.96) -> float:
+    """Half the 95% score interval of a paired difference of proportions where all n pairs agree (Tango 1998).
+
+    A bootstrap of nothing but zeros would say that there is none.
+    """
+    return z * z / (n + z * z)
+
+
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
     """Exact p of two systems being as often right, by the problems that only one of them solves (McNemar 1947)."""
     assert len(ours) == len(theirs), "paired: one outcome each per problem"

@@ -28,7 +28,8 @@ def write(rows: list[Row], facts: dict[str, Any]) -> None:
         markdown_table(COLUMNS, rows),
         "",
         f"Each repeat calibrates on {facts['calibrated on']} questions of {facts['questions']} and checks on "
-        f"{facts['checked on']} others. *Width stated* and *off by* (checked less calibrated) are medians. "
+        f"{facts['checked on']} others; the pool is the same for all, so they are not quite as many independent "
+        f"trials as the interval takes them for. *Width stated* and *off by* (checked less calibrated) are medians. "
         f"{line(facts)}",
     ]
     replace_section(DOCUMENT, "calibration", "\n".join(text))

@@ -12,7 +12,7 @@ import numpy as np
 from evals.evaluation.modelled import Latencies
 from evals.evaluation.record import Record
 from evals.evaluation.records import Run
-from evals.statistics import bootstrap_mean, mcnemar, paired_ratio, wilson
+from evals.statistics import bootstrap_mean, mcnemar, paired_ratio, unseen_difference, wilson
 
 Row = dict[str, Any]
 BASELINE = "llm_only"
@@ -84,6 +84,8 @@ def _beside(pairs: Sequence[tuple[Record, Record]], alone: bool, latencies: Late
     ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
     our_shares, their_shares = _by_problem(ours), _by_problem(theirs)
     difference, low, high = bootstrap_mean([our_shares[problem] - their_shares[problem] for problem in our_shares])
+    if low == high and any(a is not b for a, b in pairs):
+        low, high = difference - unseen_difference(len(our_shares)), difference + unseen_difference(len(our_shares))
     row: Row = {
         "pairs": len(pairs),
         "difference": difference,

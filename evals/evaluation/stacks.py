@@ -8,28 +8,24 @@ from contextlib import ExitStack
 from rich.console import Console
 
 from evals.bench.flags import positive
+from evals.bench.stacks import add_flag_arguments
 from rstitch.cli.progress import start
 from rstitch.stack import LocalStack
-
-_PARTS = (("router", "the router"), ("worker", "both workers"), ("slm", "the SLM"), ("llm", "the LLM"))
 
 
 def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
     """Which router to ask, or what to start."""
     parser.add_argument("--router", metavar="HOST:PORT", help="a running router (default: start a stack)")
-    parser.add_argument("--slm", metavar="MODEL", help="folder or hub id of the SLM (default: the bundled one)")
-    parser.add_argument("--llm", metavar="MODEL", help="folder or hub id of the LLM (default: the bundled one)")
+    parser.add_argument(
+        "--slm", "--slm-model", metavar="MODEL", help="folder or hub id of the SLM (default: the bundled one)"
+    )
+    parser.add_argument(
+        "--llm", "--llm-model", metavar="MODEL", help="folder or hub id of the LLM (default: the bundled one)"
+    )
     parser.add_argument("--device", default="cpu", help="of both models: cpu or cuda:N (default cpu)")
     parser.add_argument("--dtype", help="float32 or bfloat16 (default: float32 on CPU, the model's on CUDA)")
     parser.add_argument("--threads", type=positive, help="CPU threads of each model (default: half of the machine's)")
-    for part, whom in _PARTS:
-        parser.add_argument(
-            f"--{part}-arg",
-            action="append",
-            default=[],
-            metavar="FLAG",
-            help=f"a flag of {whom}, such as --{part}-arg=--some-setting=7; can be given again",
-        )
+    add_flag_arguments(parser)
 
 
 def router_of(options: argparse.Namespace, held: ExitStack, console: Console) -> str:

@@ -69,7 +69,7 @@ async def _ask(
 
         async def answer(question: Question, policy: Policy) -> Answer:
             chat = [Message("user", question.text)]
-            return await client.answer(chat=chat, policy=policy, max_new_tokens=max_new_tokens)
+            return await client.answer(chat=chat, policy=policy, max_new_tokens=max_new_tokens, guard=False)
 
         for question in questions[:_WARM_UP]:
             for policy in (stitched_policy, LlmOnly()):

@@ -39,6 +39,13 @@ def test_figures_stand_beside_llm_only(tmp_path: Path) -> None:
     assert (routed["speed_up"], routed["shorter"], routed["cheaper"]) == (4, 2, 2)
 
 
+def test_no_difference_seen_is_not_no_difference() -> None:
+    records = [record(system, i) for system in ("llm_only", "threshold:tau=0.02") for i in range(20)]
+    alone, routed = figures.rows(Run({}, [], records))
+    assert (routed["difference_low"], routed["difference_high"]) == pytest.approx((-0.161, 0.161), abs=1e-3)
+    assert (alone["difference_low"], alone["difference_high"]) == (0, 0)  # beside itself
+
+
 def test_samples_of_one_problem_are_not_independent() -> None:
     records = [replace(record("llm_only", i, correct=i < 5), sample=k) for i in range(10) for k in range(8)]
     (row,) = figures.rows(Run({}, [], records))
