@@ -78,11 +78,15 @@ def _faster(row: Row) -> str:
 
 
 def _speed_up(runs: Runs) -> Finding:
-    best = max(_equal(_thresholds(runs.latency)), key=lambda row: row["speed_up"], default=None)
+    """The fastest of those within a point; accuracies are those of the run with more problems."""
+    rows = _thresholds(runs.latency)
+    equal = {row["system"]: row for row in _equal([runs.frontier[row["system"]] for row in rows])}
+    best = max((row for row in rows if row["system"] in equal), key=lambda row: row["speed_up"], default=None)
     if best is None:
         return Finding(NOT, "no threshold within a point of LLM-only")
     verdict = HOLDS if best["speed_up_low"] >= 3 else IN_PART if best["speed_up_low"] > 1 else NOT
-    return Finding(verdict, f"`{best['system']}`: {_faster(best)} at {_points(best)} points")
+    points = _points(equal[best["system"]])
+    return Finding(verdict, f"of {len(rows)} tau the fastest `{best['system']}`: {_faster(best)} at {points} points")
 
 
 def _sweet_spot(runs: Runs) -> Finding:
@@ -156,8 +160,8 @@ def _learned(runs: Runs) -> Finding:
 
     return Finding(
         HOLDS if saved >= 0.15 and sure else IN_PART if sure else NOT,
-        f"within half a point of the most accurate tau {words(head, f'{len(heads)} heads')}, "
-        f"{words(tau, f'{len(taus)} tau')}: {saved:.0%}{interval} less",
+        f"{words(head, f'{len(heads)} heads')}, {words(tau, f'{len(taus)} tau')}: {saved:.0%}{interval} less (both within "
+        "half a point of the most accurate tau)",
     )
 
 
@@ -178,8 +182,8 @@ def _entropy_beats_confidence(runs: Runs) -> Finding:
 
 def _early_exit(runs: Runs) -> Finding:
     """Both together are faster than either alone, at equal accuracy."""
-    both = runs.latency["threshold:tau=0.02+early_exit:threshold=0.95"]
-    alone = [runs.latency[name] for name in ("threshold:tau=0.02", "llm_only+early_exit:threshold=0.95")]
+    names = ("threshold:tau=0.02+early_exit:threshold=0.95", "threshold:tau=0.02", "llm_only+early_exit:threshold=0.95")
+    both, *alone = (runs.latency[name] | {"accuracy": runs.frontier[name]["accuracy"]} for name in names)
     holds = all(
         both["latency_ms"] < row["latency_ms"] and both["accuracy"] >= row["accuracy"] - _EQUAL for row in alone
     )
@@ -251,7 +255,10 @@ def main() -> int:
     text = table(runs_in(options.folder))
     sys.stdout.write(text + "\n")
     if options.write:
-        caption = "Verdicts are rules over the tables above (`evals/results/claims.py`); brackets are 95% intervals."
+        caption = (
+            "Verdicts are rules over the tables below (`evals/results/claims.py`): accuracies and shares of the "
+            "frontiers, latencies of one session at a time; brackets are 95% intervals."
+        )
         write(options.write, f"{text}\n\n{caption}")
     return 0
 

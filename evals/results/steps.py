@@ -11,13 +11,13 @@ PICTURES = "docs/results"
 
 # As many points as a line needs; the middle of each was looked for on the dev split.
 ENTROPY = [f"threshold:tau={tau}" for tau in ("0.001", "0.005", "0.02", "0.05", "0.1", "0.2")]
-CONFIDENCE = [f"confidence:threshold={p}" for p in ("0.5", "0.7", "0.8", "0.9", "0.97")]
-MARGIN = [f"threshold:tau={tau},signal=margin" for tau in ("0.05", "0.2", "0.4", "0.7")]
-WINDOW = [f"threshold:tau={tau},signal=entropy_window,window=4" for tau in ("0.002", "0.005", "0.01", "0.02", "0.05")]
-# The LLM's shares of tau 0.005, 0.02 and 0.05, then two with more of it.
-RANDOM = [f"random:slm_probability={p}" for p in ("0.977", "0.965", "0.94", "0.8", "0.5")]
-SPECULATIVE = [f"speculative:draft_tokens={k}" for k in (2, 4, 8)]
-LEARNED = [f"learned:name=tiny{tau}" for tau in ("", ",tau=0.02", ",tau=0.05")]
+CONFIDENCE = [f"confidence:threshold={p}" for p in ("0.6", "0.8", "0.95")]
+MARGIN = [f"threshold:tau={tau},signal=margin" for tau in ("0.1", "0.3", "0.6")]
+WINDOW = [f"threshold:tau={tau},signal=entropy_window,window=4" for tau in ("0.005", "0.01", "0.03")]
+# The first two have about the LLM's shares of tau 0.02 and 0.005.
+RANDOM = [f"random:slm_probability={p}" for p in ("0.965", "0.94", "0.8")]
+SPECULATIVE = ["speculative:draft_tokens=4"]
+LEARNED = ["learned:name=tiny", "learned:name=tiny,tau=0.03"]
 # At threshold 1 no trial is ever kept: what trials cost.
 EXIT = [
     "llm_only+early_exit:threshold=0.95",
@@ -31,7 +31,7 @@ LATENCY = [
     *ALONE,
     *(f"threshold:tau={tau}" for tau in ("0.005", "0.02", "0.05", "0.1")),
     "confidence:threshold=0.8",
-    "threshold:tau=0.2,signal=margin",
+    "threshold:tau=0.3,signal=margin",
     "random:slm_probability=0.965",
     "speculative:draft_tokens=4",
     *LEARNED,
@@ -79,7 +79,7 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
     def out(name: str, concurrency: int) -> list[str]:
         return ["--out", str(folder / f"{name}.jsonl"), "--concurrency", str(concurrency)]
 
-    programs = ["--slm", "models/programs-slm", "--llm", "models/programs-llm"]
+    programs = ["--slm", "models/tiny-programs-slm", "--llm", "models/tiny-programs-llm"]
     return [
         Step(
             "model",
