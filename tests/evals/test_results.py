@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from evals.results import claims
-from evals.results.claims import HOLDS, IN_PART, NOT, UNTESTED, Runs, table
-from evals.results.steps import FRONTIER, LATENCY, PROGRAMS, steps
+from evals.results.claims import table
+from evals.results.rules import HOLDS, IN_PART, NOT, UNTESTED, Runs
+from evals.results.steps import ENTROPY, FRONTIER, LATENCY, LEARNED, PROGRAMS, steps
 from rstitch.client.specs import parse, text_of
 
 ROOT = Path(__file__).parents[2]
@@ -102,10 +103,29 @@ def test_a_figure_says_what_it_was_chosen_of_and_how_sure_it_is() -> None:
     beside = replace(changed, beside=lambda tau: {"learned:name=tiny": row("", speed_up_low=1.2, speed_up_high=1.3)})
     line = next(line for line in table(beside).splitlines() if "R-Stitch+ dominates" in line)
     assert "20% [17%, 23%] less" in line
-    assert "of 3 heads the fastest" in line
-    assert "of 6 tau the fastest" in line
+    assert f"of {len(LEARNED)} heads the fastest" in line
+    assert f"of {len(ENTROPY)} tau the fastest" in line
     unequal = next(line for line in table(changed).splitlines() if "speculative decoding" in line)
     assert "50.0% of the answers the LLM's token for token" in unequal
+
+
+def test_accuracy_is_that_of_the_run_with_more_problems() -> None:
+    right, wrong = runs(), runs(**{name: {"accuracy": 0.9, "difference": -0.08} for name in FRONTIER + LATENCY})
+    few_but_right = Runs(right.latency, wrong.frontier, wrong.programs)
+    assert verdict("3.0 to 4.1 times faster", few_but_right) == NOT
+    few_but_wrong = Runs(wrong.latency, right.frontier, right.programs)
+    assert verdict("3.0 to 4.1 times faster", few_but_wrong) == HOLDS
+
+
+def test_signals_are_compared_at_equal_share_however_fine_their_grids() -> None:
+    curve = {"0.001": (0.16, 0.98), "0.005": (0.08, 0.98), "0.02": (0.04, 0.97), "0.05": (0.02, 0.95),
+             "0.1": (0.01, 0.90), "0.2": (0.005, 0.80)}  # fmt: skip
+    shares = {f"threshold:tau={tau}": {"llm_share": at[0], "accuracy": at[1]} for tau, at in curve.items()}
+    on_the_curve = {"confidence:threshold=0.8": {"llm_share": 0.04, "accuracy": 0.97}}
+    below = {"confidence:threshold=0.8": {"llm_share": 0.04, "accuracy": 0.93}}
+    others = {name: {"llm_share": 0.5} for name in FRONTIER if name.startswith("confidence") and "=0.8" not in name}
+    assert verdict("entropy is the better signal", runs(**shares, **others, **on_the_curve)) == NOT
+    assert verdict("entropy is the better signal", runs(**shares, **others, **below)) == HOLDS
 
 
 def test_what_was_not_run_says_so() -> None:
