@@ -57,6 +57,9 @@ def test_what_takes_too_long_is_stopped(program: str) -> None:
     assert run(program, timeout_s=1).result == "timeout"
 
 
+@pytest.mark.skipif(
+    sandbox.isolation() is Isolation.LIMITS and os.geteuid() != 0, reason="programs run with our own rights here"
+)
 def test_nothing_is_written_outside(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     for folder in (tmp_path, Path(__file__).parent):
@@ -85,6 +88,14 @@ def test_what_a_program_leaves_running_dies_with_it() -> None:
     program = f"import os, time\nif os.fork() == 0:\n  os.setsid()\n  os.execv('/bin/sleep', ['{mark}', '60'])"
     assert run(program).passed
     assert mark not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def test_what_limits_alone_leave_open_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Isolation.NAMESPACES.lacks == ""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert "as another user" in Isolation.LIMITS.lacks
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "with your own rights" in Isolation.LIMITS.lacks
 
 
 @isolated
