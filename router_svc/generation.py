@@ -7,7 +7,6 @@ readers nor the store.
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -20,6 +19,7 @@ from router_svc.policies import Handoff, Head, Trail
 from router_svc.recovery import Recovery
 from router_svc.runs import PendingRun, Reply, RunEnd, RunFinish
 from router_svc.segments import GenerationTrace
+from router_svc.stopwatch import Stopwatch
 from router_svc.trajectory import Chunk, FinishReason, Model, Source, SwitchReason, Usage, entropies_of, tokens_of
 from router_svc.worker_session import WorkerSession
 from rstitch.errors import RstitchError
@@ -38,8 +38,7 @@ class Generation:
         stop_tokens: of each model.
         text: of the answer so far, if stop strings must be looked for.
         journal: takes what is kept.
-        started: when the request came, by `clock`.
-        claim_s: how long the store then took to give the session.
+        stopwatch: of the answer.
         head: of the policy, if it has one and its worker does not ask it.
         exits: where the thinking can end early, if that was asked for.
     """
@@ -57,9 +56,7 @@ class Generation:
         journal: Journal,
         recovery: Recovery,
         trace: GenerationTrace,
-        started: float,
-        claim_s: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
+        stopwatch: Stopwatch,
         head: Head | None = None,
         exits: Exits | None = None,
     ) -> None:
@@ -78,10 +75,7 @@ class Generation:
         self._journal = journal
         self._recovery = recovery
         self._trace = trace
-        self._clock = clock
-        self._started = started - usage.total_time_us / 1e6
-        self._idle_since = started + claim_s  # no run is going on that decodes
-        usage.breakdown.store_us += int(claim_s * 1e6)
+        self._watch = stopwatch
         self._opening = (SwitchReason.NONE, 0.0)  # why the segment that has no token yet began
         self._proposal: int | None = None  # the SLM's, discarded just now
         self._out_of_budget = False  # and the answer is to end there
@@ -118,14 +112,9 @@ class Generation:
                 pen = self._pen_again(pen)
         return complete
 
-    def stop_clock(self) -> None:
-        """Brings the usage's total time up to now."""
-        self._usage.total_time_us = int((self._clock() - self._started) * 1e6)
-
     def end(self) -> None:
-        """All but the end is stored: since the last run only the store was waited for."""
-        self._usage.breakdown.store_us += int((self._clock() - self._idle_since) * 1e6)
-        self.stop_clock()
+        """All but the end is stored."""
+        self._watch.end()
 
     async def _write(self, pen: Model) -> RunFinish | None:
         """One run of `pen`: it is fed what it has not seen, then decodes by itself until the hand-off condition holds.
@@ -147,7 +136,7 @@ class Generation:
         if num < 1:
             exits.tried()
             return pen
-        trial, prompt, position, began = Trial(), exits.rules.prompt, len(self._tokens), self._clock()
+        trial, prompt, position, began = Trial(), exits.rules.prompt, len(self._tokens), self._watch.now()
         with self._trace.trial(pen, position) as span:
 
             def start(worker: WorkerSession) -> Awaitable[PendingRun]:
@@ -159,7 +148,7 @@ class Generation:
             taken = exits.ends_thinking(trial)
             span.decided(len(prompt) + len(trial.tokens), trial.confidence, taken)
         self._recovery.progress()
-        self._usage.tried(len(prompt) + len(trial.tokens), int((self._clock() - began) * 1e6))
+        self._usage.tried(len(prompt) + len(trial.tokens), self._watch.since_us(began))
         if not taken:
             return pen
         self._usage.exit_position, self._usage.exit_confidence = position, trial.confidence
@@ -181,12 +170,12 @@ class Generation:
             await worker.found()
         run = await start(worker)
         self._trace.fed(run.num_sent)
-        began = since = self._sent()
+        began = since = self._watch.run_begins()
         self._run_ahead()
         try:
             while True:
                 reply = await run.next()
-                since = self._took(pen, since)
+                since = self._watch.had_the_pen(pen, since)
                 if reply.tokens and take(reply):
                     self._ran(worker, await worker.cut_short(run, self._traceparent), began)
                     return None
@@ -199,20 +188,15 @@ class Generation:
             worker.refused(run, error)
             await self._recovery.after(pen, error)
             await worker.found()
-            self._idle_since = self._took(pen, since)
+            self._watch.had_the_pen(pen, since)
+            self._watch.run_is_over()
             return None
-
-    def _sent(self) -> float:
-        """A run that decodes begins: until now the router was at work. Returns the time."""
-        now = self._clock()
-        self._usage.breakdown.routing_us += int((now - self._idle_since) * 1e6)
-        return now
 
     def _ran(self, worker: WorkerSession, finish: RunFinish | None, began: float) -> None:
         """A run that decodes is over; None: the worker did not say how."""
-        self._idle_since = self._clock()
+        self._watch.run_is_over()
         if finish is not None:
-            worker.count(finish, int((self._idle_since - began) * 1e6))
+            worker.count(finish, self._watch.since_us(began))
             self._usage.num_consultations += finish.num_consultations
             self._trace.ran(finish)
 
@@ -220,11 +204,9 @@ class Generation:
         """Waits for room in the journal; returns for how long, in s."""
         if self._journal.has_room:
             return 0.0
-        since = self._clock()
+        since = self._watch.now()
         await self._journal.room()
-        waited = self._clock() - since
-        self._usage.breakdown.store_us += int(waited * 1e6)
-        return waited
+        return self._watch.waited_for_store(since)
 
     def _keep(self, pen: Model, reply: Reply, is_proposal: bool = False) -> bool:
         """Tokens go into the trajectory, up to one that completes a stop string; returns whether one does.
@@ -262,7 +244,7 @@ class Generation:
             num_ahead = 0 if is_proposal else self._workers[pen].wrote(len(tokens))
             self._trace.wrote(len(tokens), num_ahead)
             self._recovery.progress()
-            self.stop_clock()
+            self._watch.stop()
             usage.time_to_first_token_us = usage.time_to_first_token_us or usage.total_time_us
         if pen is Model.SLM:
             usage.num_slm_tokens += len(tokens)
@@ -401,12 +383,3 @@ class Generation:
         if self._budget == NO_BUDGET and proposal not in (ends or self._stop_tokens[Model.SLM]):
             handoff = self._policy.handoff(Model.SLM, self._trail)
             self._workers[Model.SLM].run_ahead(proposal, self._num_left() - 1, handoff, self._traceparent, ends)
-
-    def _took(self, pen: Model, since: float) -> float:
-        now = self._clock()
-        took_us = int((now - since) * 1e6)
-        if pen is Model.SLM:
-            self._usage.slm_time_us += took_us
-        else:
-            self._usage.llm_time_us += took_us
-        return now

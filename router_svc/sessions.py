@@ -43,6 +43,7 @@ from router_svc.running import Running
 from router_svc.segments import GenerationTrace, begin_trace
 from router_svc.settings import RouterSettings
 from router_svc.speculation import Speculation
+from router_svc.stopwatch import Stopwatch
 from router_svc.store import Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.tokenizer import ExitStyle
 from router_svc.trajectory import (
@@ -376,9 +377,7 @@ class Sessions:
             journal,
             recovery,
             trace,
-            started,
-            claim_s,
-            self.clock,
+            Stopwatch(usage, started, claim_s, self.clock),
             self._asked_here(settings.policy, named),
             Exits(rules, tokens, settings.start, usage.exit_position > 0) if rules is not None else None,
         )
