@@ -13,18 +13,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from model_worker.engine.admission import check_held, check_idle, check_request
 from model_worker.engine.batching import Load
 from model_worker.engine.cost_model import CostModel
-from model_worker.engine.errors import (
-    ContextFull,
-    ForwardFailed,
-    HeldTooShort,
-    InvalidRun,
-    PrefixMismatch,
-    SessionBusy,
-    SessionClosed,
-    UnsupportedModel,
-)
+from model_worker.engine.errors import ForwardFailed, SessionClosed, UnsupportedModel
 from model_worker.engine.loader import LoadedModel
 from model_worker.engine.pages import PagePool
 from model_worker.engine.runner import Outcome, Runner, check_parity, reference_logits
@@ -116,8 +108,10 @@ class Engine:
 
         Raises an EngineError, with every session unchanged, if the request cannot be right.
         """
-        self._check(request)
-        self._check_session(request, self._table.get(request.session_id) or Session(request.session_id))
+        check_request(request, self.limits)
+        known = self._table.get(request.session_id) or Session(request.session_id)
+        check_idle(known)
+        check_held(request, known)
         session = self._table.open(request.session_id)
         self._table.truncate(session, request.position)
         session.tokens.extend(request.tokens)
@@ -190,58 +184,6 @@ class Engine:
     def check_integrity(self) -> None:
         """Raises AssertionError if a page is leaked or a session's books are wrong."""
         self._table.check_integrity()
-
-    def _check(self, request: RunRequest) -> None:
-        vocab_size = self.limits.vocab_size
-        for field, tokens in (("tokens", request.tokens), ("draft", request.draft)):
-            if tokens and max(tokens) >= vocab_size:
-                bad = next(token for token in tokens if token >= vocab_size)
-                raise InvalidRun(
-                    f"token id {bad} is outside the vocabulary of {vocab_size}.",
-                    field=field,
-                    remedy=f"Send ids below {vocab_size}, from the tokenizer that GetInfo's fingerprint names.",
-                )
-        end = request.end
-        decodes = request.max_tokens > 0
-        if end == 0:
-            raise InvalidRun(
-                "there is no token to go on from.",
-                field="tokens",
-                remedy="Send at least one token, or a position over 0.",
-            )
-        if end + decodes > self.limits.context_length:
-            raise ContextFull(
-                f"position {request.position} and {len(request.tokens)} tokens do not fit the context of "
-                f"{self.limits.context_length}{' with room for one more' if decodes else ''}.",
-                field="position" if request.position > self.limits.context_length else "tokens",
-                remedy=f"Keep a session, and what is to be decoded, within {self.limits.context_length} tokens.",
-            )
-
-    def _check_session(self, request: RunRequest, session: Session) -> None:
-        if session.running:
-            raise SessionBusy(
-                f"another run of session {request.session_id} is going on.",
-                field="session_id",
-                remedy="Wait for its finish, or cancel its stream.",
-            )
-        self._check_held(request, session)
-
-    def _check_held(self, request: RunRequest, session: Session) -> None:
-        if request.position > session.held:
-            raise HeldTooShort(
-                f"the session holds {session.held} tokens, not {request.position}.",
-                field="position",
-                remedy=f"Send the tokens from position {session.held} on.",
-                held=session.held,
-            )
-        expected = request.prefix_checksum
-        if expected is not None and session.checksum(request.position) != expected:
-            raise PrefixMismatch(
-                f"the session's first {request.position} tokens are not the caller's.",
-                field="prefix_checksum",
-                remedy="Send all tokens from position 0 on.",
-                held=session.held,
-            )
 
     def _account(self, rows: Sequence[Row], begin: float, forward_us: int) -> None:
         """A step's time goes to its runs, also to those that ended in it: their events carry the same Timing."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from model_worker.engine.admission import check_held, check_idle, check_request
 from model_worker.engine.cost_model import CostModel
 from model_worker.engine.engine import Engine, common_prefix
 from model_worker.engine.exit import Exit
@@ -53,8 +54,10 @@ class ExitEngine(Engine):
         """
         session = self._table.get(request.session_id) or Session(request.session_id)
         busy = request.is_background and session.running
-        self._check(request)
-        (self._check_held if busy else self._check_session)(request, session)
+        check_request(request, self.limits)
+        if not busy:
+            check_idle(session)
+        check_held(request, session)
         if request.is_background and (busy or request.wants_token):
             return self._end_at_once(request, session, arrived)
         num_same = common_prefix(request.tokens, session.tokens[request.position :])
