@@ -76,7 +76,8 @@ class Recovery:
         try:
             await self._pair.client(model).put_head(error.metadata["head"])
         except RstitchError as failed:
-            await self.after(model, failed)
+            if failed.code is not grpc.StatusCode.DEADLINE_EXCEEDED:  # else it is busy: the next run says what it lacks
+                await self.after(model, failed)
 
     async def _pause(self, backoff: Backoff, model: Model, error: RstitchError) -> None:
         if not await self._paused(backoff, model, error):

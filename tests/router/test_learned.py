@@ -6,9 +6,14 @@ import asyncio
 import itertools
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
+import grpc
 import pytest
 
+from router_svc.recovery import Recovery
+from router_svc.trajectory import Model
+from rstitch.errors import RstitchError
 from rstitch.head import Head
 from rstitch.v1 import router_pb2
 from tests.heads import put, random_head
@@ -114,6 +119,20 @@ async def test_a_worker_that_fails_or_comes_back_without_heads_changes_nothing(
     await stack.slm.stop()
     await stack.slm.start()
     check(await reading, naive(models, PROMPT, {"learned": {"tau": 0.2}}, {}, head=head))
+
+
+async def test_a_worker_too_busy_to_take_a_head_is_given_it_again() -> None:
+    """The answer waits for a worker that does not answer a run; it waits for one that does not take a head, too."""
+    busy = RstitchError(grpc.StatusCode.DEADLINE_EXCEEDED, "TRANSPORT", "too slow")
+    unknown = RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_UNKNOWN", "none", metadata={"head": "toy@1"})
+    client = AsyncMock()
+    client.put_head.side_effect = busy
+    recovery = Recovery(Mock(client=lambda model: client), 1.0, 1.0)
+    for _ in range(16):
+        await recovery.after(Model.SLM, unknown)
+    client.put_head.assert_awaited_with("toy@1")
+    with pytest.raises(RstitchError, match="none"):
+        await recovery.after(Model.SLM, unknown)
 
 
 async def test_the_guard_lets_it_begin_with_the_heads_own_tau(
