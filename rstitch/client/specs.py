@@ -1,10 +1,11 @@
 """How an answer is to be written, as one word for command lines and files, and back.
 
     threshold:tau=0.02,signal=margin
-    learned:name=tiny+budget:llm_tokens=20,stop=true
+    learned:tiny,tau=0.02+budget:llm_tokens=20,stop=true
     profile:fast+early_exit:threshold=0.95
 
-A policy's name and its fields as in `rstitch.client.types`, then what goes with it.
+A policy's name and its fields as in `rstitch.client.types`, then what goes with it. Where the field `name` comes
+first its value is enough.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, get_args, get_type_hints
 
-from rstitch.client.types import Budget, EarlyExit, Policy, Profile
+from rstitch.client.types import Budget, EarlyExit, Policy
 from rstitch.errors import invalid
 
 
@@ -44,7 +45,7 @@ def parse(text: str) -> Spec:
     name = name.replace("-", "_")
     if name not in KINDS:
         raise invalid("policy", f"there is no policy {name!r}.", f"Choose one of {', '.join(KINDS)}.")
-    policy = Profile(arguments) if name == "profile" and "=" not in arguments else _made(name, KINDS[name], arguments)
+    policy = _made(name, KINDS[name], arguments)
     extras: dict[str, Any] = {}
     for part in rest:
         extra, _, arguments = part.partition(":")
@@ -88,8 +89,10 @@ def _made(name: str, kind: type, arguments: str) -> Any:
     hints = get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     given: dict[str, Any] = {}
-    for argument in filter(None, arguments.split(",")):
+    for index, argument in enumerate(filter(None, arguments.split(","))):
         key, equals, value = argument.partition("=")
+        if not equals and not index and "name" in fields:
+            key, equals, value = "name", "=", argument
         key = key.strip().replace("-", "_")
         if key not in fields or not equals:
             takes = f"{name} takes {', '.join(fields)}." if fields else f"{name} takes nothing."

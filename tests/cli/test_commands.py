@@ -79,6 +79,7 @@ def test_raw_text_goes_without_a_template(run: Run, router: FakeRouter) -> None:
         ("random:slm_probability=0.5", "random"),
         ("speculative:draft_tokens=4", "speculative"),
         ("profile:fast", "profile"),
+        ("learned:tiny", "learned"),
     ],
 )
 def test_policies_by_name(run: Run, router: FakeRouter, text: str, kind: str) -> None:

@@ -67,6 +67,15 @@ def test_every_policy_is_one_word(policy: Any) -> None:
     assert parse(text_of(spec)) == spec
 
 
+def test_a_name_that_comes_first_need_not_be_named() -> None:
+    assert parse("learned:tiny").policy == Learned("tiny")
+    assert parse("learned:org/head@12ab,tau=0.03").policy == Learned("org/head@12ab", 0.03)
+    assert parse("profile:fast").policy == parse("profile:name=fast").policy == Profile("fast")
+    for word in ("profile", "learned", "learned:tau=0.1", "threshold:0.02", "learned:tau=0.1,tiny"):
+        with pytest.raises(RstitchError, match="Write"):
+            parse(word)
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 def test_every_policy_survives_the_round_trip(policy: Any) -> None:
     assert convert.trajectory(pb.Trajectory(policy=convert.policy_message(policy))).policy == policy
