@@ -35,8 +35,9 @@ def verdict(claim: str, runs: Runs) -> str:
 
 def runs(**changes: dict[str, Any]) -> Runs:
     """Rows of every system, all alike but for the changes, by system."""
-    rows = {name: row(name, **changes.get(name, {})) for name in {*FRONTIER, *LATENCY, *PROGRAMS}}
-    return Runs(rows, rows, rows)
+    return Runs(*(
+        {name: row(name, **changes.get(name, {})) for name in systems} for systems in (LATENCY, FRONTIER, PROGRAMS)
+    ))  # fmt: skip
 
 
 def test_every_system_of_a_step_is_a_policy_and_none_comes_twice() -> None:
@@ -104,7 +105,7 @@ def test_a_figure_says_what_it_was_chosen_of_and_how_sure_it_is() -> None:
     line = next(line for line in table(beside).splitlines() if "R-Stitch+ dominates" in line)
     assert "20% [17%, 23%] less" in line
     assert f"of {len(LEARNED)} heads the fastest" in line
-    assert f"of {len(ENTROPY)} tau the fastest" in line
+    assert f"of {len(set(ENTROPY) & set(LATENCY))} tau the fastest" in line
     unequal = next(line for line in table(changed).splitlines() if "speculative decoding" in line)
     assert "50.0% of the answers the LLM's token for token" in unequal
 
