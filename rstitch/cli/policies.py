@@ -8,7 +8,7 @@ from rstitch.client.specs import KINDS, Spec, parse, text_of
 from rstitch.client.types import Policy, Threshold
 from rstitch.errors import invalid
 
-HELP = f"{' | '.join(KINDS)}, with its fields: random:slm_probability=0.9, profile:NAME, ...+budget:llm_tokens=20"
+HELP = f"{' | '.join(KINDS)}, with its fields: random:slm_probability=0.9, learned:NAME, ...+budget:llm_tokens=20"
 
 
 def spec_of(text: str | None, tau: float | None, tau_return: float | None) -> Spec:
