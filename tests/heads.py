@@ -15,8 +15,7 @@ def random_head(hidden_size: int, seed: int = 0, bias: float = 0.0, fingerprint:
     rng = np.random.default_rng(seed)
     sizes = [hidden_size + 1, 16, 2]
     layers = [
-        (rng.normal(0, 1 / np.sqrt(a), (b, a)).astype(np.float32), np.zeros(b, np.float32))
-        for a, b in pairwise(sizes)
+        (rng.normal(0, 1 / np.sqrt(a), (b, a)).astype(np.float32), np.zeros(b, np.float32)) for a, b in pairwise(sizes)
     ]
     layers[-1][1][1] = bias
     mean, std = np.zeros(hidden_size + 1, np.float32), np.ones(hidden_size + 1, np.float32)
