@@ -26,9 +26,11 @@ def member_of(system: str) -> Member:
         return Member(system, system, None)
     family, value = _line(spec)
     extras = [part for part, given in (("early exit", spec.early_exit), ("budget", spec.budget)) if given is not None]
-    if value is None:
+    if extras:
+        # What varies is what was added: not the policy's own number.
+        family = " + ".join([f"{family} {value:g}" if value is not None else family, *extras])
         value = next(iter(_numbers(spec)), None)
-    return Member(system, " + ".join([family, *extras]), value)
+    return Member(system, family, value)
 
 
 def _line(spec: Spec) -> tuple[str, float | None]:

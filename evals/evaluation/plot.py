@@ -9,6 +9,7 @@ from rich.console import Console
 
 from evals.evaluation import figures, plots
 from evals.evaluation.families import member_of
+from evals.evaluation.modelled import Latencies
 from evals.evaluation.records import Run, read
 from rstitch.client.specs import parse
 from rstitch.client.types import Signal, Threshold
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets frontier.png and entropy.png")
+    parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch profile: its latencies instead")
     parser.add_argument("--title", help="of the plots (default: task, pair and n)")
     parser.add_argument("--name", default="", help="what the names of the files begin with")
     parser.add_argument(
@@ -32,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draws. Returns the exit code."""
     found = read(options.files)
-    rows = figures.rows(found)
+    latencies = Latencies.load(options.latency_model) if options.latency_model else None
+    rows = figures.rows(found, latencies)
     facts = found.configuration
     title = options.title or (
         f"{facts['task']}: SLM {facts.get('slm')}, LLM {facts.get('llm')}, n = {max(row['n'] for row in rows)}, "
@@ -40,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     )
     console = Console(highlight=False)
     path = options.out / f"{options.name}frontier.png"
-    plots.frontier(rows, title, path)
+    plots.frontier(rows, title, path, modelled=latencies is not None)
     console.print(f"written: {path}", soft_wrap=True)
     systems = options.systems or _telling(found)
     for system in systems:

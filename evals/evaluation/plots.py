@@ -27,11 +27,15 @@ _SMALLEST_ENTROPY = 1e-6
 _NEAR = 8.0
 
 
-def frontier(rows: Sequence[Row], title: str, path: Path) -> None:
+def frontier(rows: Sequence[Row], title: str, path: Path, modelled: bool = False) -> None:
     """Accuracy over latency and over the LLM's share of the tokens: one line per family, one point per system.
 
     Where some fall far behind, a second row shows those near the best.
+
+    Args:
+        modelled: the latency model's latencies, which no load distorts; systems that it cannot reckon are left out.
     """
+    latency = "modelled_ms" if modelled else "latency_ms"
     lines = _lines(rows)
     shown = [100 * row["accuracy"] for points in lines.values() for _, row in points]
     zoomed = max(shown) - min(shown) > 1.5 * _NEAR
@@ -46,7 +50,7 @@ def frontier(rows: Sequence[Row], title: str, path: Path) -> None:
     )
     for left, right in panels:
         for (family, points), (colour, marker) in zip(lines.items(), _styles(list(lines)), strict=True):
-            _line(left, points, "latency_ms", family, colour, marker)
+            _line(left, points, latency, family, colour, marker)
             _line(right, points, "llm_share", family, colour, marker)
         left.set_ylabel("accuracy (%), 95% interval")
         left.grid(alpha=0.3)
@@ -54,7 +58,7 @@ def frontier(rows: Sequence[Row], title: str, path: Path) -> None:
     if zoomed:
         panels[1][0].set_ylim(max(shown) - _NEAR, max(shown) + 0.2 * _NEAR)
     left, right = panels[-1]
-    left.set_xlabel("mean latency per answer (ms, logarithmic)")
+    left.set_xlabel(f"mean latency per answer (ms, {'modelled, ' if modelled else ''}logarithmic)")
     left.set_xscale("log")
     left.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     left.xaxis.set_minor_formatter(mpl.ticker.FuncFormatter(_some))
@@ -64,7 +68,7 @@ def frontier(rows: Sequence[Row], title: str, path: Path) -> None:
     right.set_xticks(_SHARE_TICKS, [f"{100 * tick:g}%" for tick in _SHARE_TICKS])
     right.minorticks_off()
     right.set_xlim(-0.002, 1.3)
-    handles, names = left.get_legend_handles_labels()
+    handles, names = right.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), fontsize=9)
     figure.suptitle(f"{title}; the numbers at a line's ends are its tau, threshold, probability or draft", fontsize=11)
     _save(figure, path)
@@ -122,6 +126,9 @@ def around(
 
 
 def _line(axes: Any, points: list[tuple[Member, Row]], x: str, family: str, colour: str, marker: str) -> None:
+    points = [point for point in points if point[1].get(x) is not None]
+    if not points:
+        return
     xs, ys = [row[x] for _, row in points], [100 * row["accuracy"] for _, row in points]
     errors = [
         [100 * (row["accuracy"] - row["accuracy_low"]) for _, row in points],

@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch profile: adds modelled latency")
+    parser.add_argument(
+        "--no-times", action="store_true", help="without measured latencies: of a run under a load of its own"
+    )
     parser.add_argument("--json", action="store_true", help="rows, configuration and provenance as JSON")
     parser.add_argument("--markdown", action="store_true", help="as a document has it")
     parser.add_argument("--image", type=Path, metavar="FILE", help="a picture for the markdown, such as a frontier")
@@ -36,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     found = read(options.files)
     latencies = Latencies.load(options.latency_model) if options.latency_model else None
     rows = figures.rows(found, latencies)
+    if options.no_times:
+        rows = [without_times(row) for row in rows]
     if options.json:
         json.dump({"configuration": found.configuration, "provenance": found.provenance, "rows": rows}, sys.stdout)
         sys.stdout.write("\n")
@@ -52,6 +57,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def without_times(row: figures.Row) -> figures.Row:
+    """A row without what was measured in time; what the latency model reckons stays."""
+    timed = ("latency_", "client_", "ttft_", "speed_up", "cheaper")
+    return {name: value for name, value in row.items() if not name.startswith(timed)}
+
+
 def text(run: Run, rows: list[figures.Row], image: str = "") -> str:
     """Tables, where they come from, and a picture."""
     picture = f"\n\n![accuracy over latency and over the share of the LLM]({image})" if image else ""
@@ -65,11 +76,12 @@ def caption(run: Run, rows: list[figures.Row]) -> str:
         "greedy" if not facts["temperature"] else f"temperature {facts['temperature']:g}, top-p {facts['top_p']:g}"
     )
     n = " to ".join(str(count) for count in sorted({min(row["n"] for row in rows), max(row["n"] for row in rows)}))
+    seen = "; latency as the router saw it" if any("latency_ms" in row for row in rows) else ""
     commands = dict.fromkeys(line(provenance) for provenance in run.provenance)
     return (
         f"{facts['task']} ({facts['data']}), n = {n} answers a system, {sampling}, seed {facts['seed']}, at most "
         f"{facts['max_new_tokens']} tokens; SLM {facts.get('slm', '?')}, LLM {facts.get('llm', '?')}; "
-        f"{facts['concurrency']} at a time, {facts['order']}; latency as the router saw it. Intervals are 95%: Wilson "
+        f"{facts['concurrency']} at a time, {facts['order']}{seen}. Intervals are 95%: Wilson "
         "(of k samples: bootstrap over problems), paired bootstrap for differences and ratios. " + " ".join(commands)
     )
 

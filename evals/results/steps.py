@@ -56,7 +56,7 @@ class Step:
 
 
 def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
-    """All of them.
+    """All of them; the second domain once its pair has been trained.
 
     Args:
         folder: keeps the runs, which are gone on with.
@@ -68,19 +68,19 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
     def run(task: str, systems: Sequence[str], count: int, *more: str) -> list[str]:
         return [evaluation, "run", "--task", task, "--n", str(count), "--systems", *systems, *more]
 
-    def pages(name: str, section: str) -> list[list[str]]:
+    def pages(name: str, report: Sequence[str] = (), plot: Sequence[str] = ()) -> list[list[str]]:
         file = str(folder / f"{name}.jsonl")
-        modelled = ["--latency-model", latency_model] if name != "programs" else []
         return [
-            [evaluation, "report", file, *modelled, "--write", f"{DOCUMENT}:{section}"],
-            [evaluation, "plot", file, "--out", PICTURES, "--name", f"{section}-"],
+            [evaluation, "report", file, *report, "--write", f"{DOCUMENT}:{name}"],
+            [evaluation, "plot", file, *plot, "--out", PICTURES, "--name", f"{name}-"],
         ]
+
+    modelled = ["--latency-model", latency_model]
 
     def out(name: str, concurrency: int) -> list[str]:
         return ["--out", str(folder / f"{name}.jsonl"), "--concurrency", str(concurrency)]
 
-    programs = ["--slm", "models/tiny-programs-slm", "--llm", "models/tiny-programs-llm"]
-    return [
+    made = [
         Step(
             "model",
             "the latency model, checked on whole answers",
@@ -90,7 +90,7 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
         Step(
             "latency",
             "every policy, one session at a time, in turn",
-            [run("tiny", LATENCY, n_latency, *out("latency", 1)), *pages("latency", "latency")],
+            [run("tiny", LATENCY, n_latency, *out("latency", 1)), *pages("latency", modelled)],
             8,
         ),
         Step(
@@ -98,7 +98,7 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
             "every signal and policy, many sessions at once",
             [
                 run("tiny", FRONTIER, n, *out("frontier", 16), "--order", "blocks"),
-                *pages("frontier", "frontier"),
+                *pages("frontier", [*modelled, "--no-times"], modelled),
                 [evaluation, "hurt", str(folder / "frontier.jsonl"), "--systems", "threshold:tau=0.1",
                  "--write", f"{DOCUMENT}:hurt"],
                 [evaluation, "harmful", str(folder / "frontier.jsonl"), "--systems", "slm_only", "threshold:tau=0.1",
@@ -107,18 +107,15 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
             30,
         ),
         Step(
-            "programs",
-            "a second domain",
-            [
-                run("programs", PROGRAMS, n, *out("programs", 16), "--order", "blocks", *programs),
-                *pages("programs", "programs"),
-            ],
-            6,
-        ),
-        Step(
             "claims",
             "the paper's claims beside ours",
             [["evals.results.claims", str(folder), "--write", f"{DOCUMENT}:claims"]],
             1,
         ),
     ]  # fmt: skip
+    pair = [Path("models/tiny-programs-slm"), Path("models/tiny-programs-llm")]
+    if all(folder.exists() for folder in pair):
+        models = [word for flag, folder in zip(("--slm", "--llm"), pair, strict=True) for word in (flag, str(folder))]
+        second = run("programs", PROGRAMS, n, *out("programs", 16), "--order", "blocks", *models)
+        made.insert(-1, Step("programs", "a second domain", [second, *pages("programs", ["--no-times"])], 10))
+    return made
