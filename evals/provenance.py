@@ -33,12 +33,12 @@ def line(facts: dict[str, str]) -> str:
 
 
 def _without_files(arguments: list[str]) -> list[str]:
-    """Where copies of the figures went says nothing of them, and names a path of one machine."""
+    """Where copies of the figures went says nothing of them; of a path on one machine the name is kept."""
     kept: list[str] = []
     for index, argument in enumerate(arguments):
         follows = index > 0 and arguments[index - 1] in _COPIES and not argument.startswith("-")
         if not follows and argument.partition("=")[0] not in _COPIES:
-            kept.append(argument)
+            kept.append(Path(argument).name if Path(argument).is_absolute() else argument)
     return kept
 
 
