@@ -61,3 +61,10 @@ def test_a_report_replaces_its_own_section_only(tmp_path: Path) -> None:
 def test_provenance_names_the_command_without_where_its_copies_went(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", "run", "--n", "4", "--json", "out.json", "--plot=a.png", "--write"])
     assert provenance()["command"].endswith(" run --n 4 --write")
+
+
+def test_provenance_names_no_path_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["bench", "run", "--data", "/somewhere/questions.jsonl", "--slm", "models/tiny-slm"]
+    )
+    assert provenance()["command"].endswith(" run --data questions.jsonl --slm models/tiny-slm")
