@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model_worker.engine.signals import rounded
 from model_worker.engine.types import Sampling
 
 measure_fused: Callable[[Tensor], Tensor] | None
@@ -44,7 +45,7 @@ class Choices:
 
     Attributes:
         tokens: chosen ids.
-        entropies: -sum p log p / log V, in [0, 1]; NaN where the logits are no distribution.
+        entropies: -sum p log p / log V, in [0, 1], rounded to float32; NaN where the logits are no distribution.
         logprobs: natural log of the chosen tokens' probabilities at temperature 1.
     """
 
@@ -78,7 +79,7 @@ def choose(
     tokens = [measured.tokens[row] for row in rows]
     logprobs = [measured.logprobs[row] for row in rows]
     # Rounding may leave [0, 1] by an ulp; tau < 0 and tau >= 1 need it inside. NaN stays.
-    entropies = [0.0 if (h := measured.entropies[row]) < 0 else 1.0 if h > 1 else h for row in rows]
+    entropies = [0.0 if (h := rounded(measured.entropies[row])) < 0 else 1.0 if h > 1 else h for row in rows]
     random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
     if random:
         own = logits[torch.tensor([rows[index] for index in random], device=logits.device)]

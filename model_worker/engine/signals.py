@@ -3,6 +3,9 @@
 Each is of the model's own distribution (temperature 1, before top-k and top-p). Entropy and confidence are those of
 R-Stitch (arXiv 2507.17307) and of its first version; margin is the difference of the two largest probabilities; the
 entropy over a window follows that paper's finding that the neighbourhood of a harmful token is uncertain.
+
+What is compared with a bound is rounded to float32 before, as the wire and the store carry it (a window's entropies are,
+not their mean): who goes on from what is stored decides as the run did.
 """
 
 from __future__ import annotations
@@ -27,26 +30,25 @@ class SignalMeter:
         """The signal of the next token.
 
         Args:
-            entropy: of its distribution.
+            entropy: of its distribution, rounded.
             logprob: of the chosen token.
             margin: p1 - p2 of the two most probable tokens; looked at under MARGIN only.
         """
         if self._signal is Signal.CONFIDENCE:
-            return max(0.0, 1.0 - math.exp(logprob))
+            return rounded(max(0.0, 1.0 - math.exp(logprob)))
         if self._signal is Signal.MARGIN:
-            return 1.0 - margin
+            return rounded(1.0 - margin)
         if self._signal is Signal.ENTROPY_WINDOW:
-            # Rounded as they are stored: a run that goes on from the stored ones reads the same. fsum knows no order.
-            window = (*self._recent, _rounded(entropy))
+            window = (*self._recent, entropy)  # fsum knows no order
             return math.fsum(window) / len(window)
         return entropy
 
     def keep(self, entropy: float) -> None:
         """The token is in the session: from now on its entropy is one of the last."""
-        self._recent.append(_rounded(entropy))
+        self._recent.append(entropy)
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """To float32."""
-    rounded: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
-    return rounded
+    nearest: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
+    return nearest

@@ -77,6 +77,22 @@ def test_a_run_hands_off_by_its_signal(signal: Signal) -> None:
     assert below.finished.reason is FinishReason.HANDOFF
 
 
+@pytest.mark.parametrize("signal", [Signal.ENTROPY, Signal.CONFIDENCE, Signal.MARGIN])
+def test_what_is_compared_with_a_bound_is_what_is_served(signal: Signal) -> None:
+    """In float32, which the wire and the store carry: whoever goes on from there would otherwise decide anew."""
+    engine, _ = make_engine("qwen3")
+    request = RunRequest("free", 0, PROMPT, max_tokens=24, handoff=handoff(signal, above=NEVER))
+    if signal is Signal.ENTROPY:
+        values = run_one(engine, request).entropies
+    else:
+        _, values = uncertainties(engine, request)
+    served = [float(np.float32(value)) for value in values]
+    for index, bound in enumerate(served):
+        first = next(place for place, value in enumerate(served) if value <= bound)
+        below = run_one(engine, RunRequest(f"b{index}", 0, PROMPT, max_tokens=24, handoff=handoff(signal, below=bound)))
+        assert len(below.tokens) == first + 1, f"{signal} {values[first]!r} is served as {bound!r}"
+
+
 def test_a_window_goes_on_over_runs_as_if_they_were_one() -> None:
     """With the entropies as they are stored, in float32, a run that goes on reads exactly what a longer one read."""
     engine, _ = make_engine()
