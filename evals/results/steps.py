@@ -60,7 +60,7 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
 
     Args:
         folder: keeps the runs, which are gone on with.
-        n: held-out problems of the runs that look at accuracy.
+        n: held-out problems of the runs that look at accuracy; the second domain's has half as many.
         n_latency: of the one that looks at latency, one session at a time.
     """
     evaluation, latency_model = "evals.evaluation", str(Path(PICTURES) / "latency.json")
@@ -116,6 +116,6 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
     pair = [Path("models/tiny-programs-slm"), Path("models/tiny-programs-llm")]
     if all(folder.exists() for folder in pair):
         models = [word for flag, folder in zip(("--slm", "--llm"), pair, strict=True) for word in (flag, str(folder))]
-        second = run("programs", PROGRAMS, n, *out("programs", 16), "--order", "blocks", *models)
+        second = run("programs", PROGRAMS, n // 2, *out("programs", 16), "--order", "blocks", *models)
         made.insert(-1, Step("programs", "a second domain", [second, *pages("programs", ["--no-times"])], 10))
     return made

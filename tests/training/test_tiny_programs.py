@@ -20,7 +20,7 @@ from training.tiny.domains import DOMAINS
 from training.tiny.export import export
 from training.tiny.recipe import PARTNERS, RECIPES
 from training.tiny.tokenizer import MAX_ENTRIES, MAX_LENGTH, train_tokenizer
-from training.tiny.train import new_model
+from training.tiny.train import MODELS, begin_with, new_model
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,24 @@ def test_recipes_name_domains_and_partners_that_exist() -> None:
     for slm, llm in PARTNERS.items():
         assert RECIPES[slm].domain == RECIPES[llm].domain
         assert (RECIPES[slm].own, RECIPES[llm].own) == ("short", "verbose")
+
+
+def test_a_run_that_begins_with_another_models_weights_has_them_token_for_token(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    recipe = RECIPES["tiny-programs-slm"]
+    assert recipe.begin is not None
+    given = AutoModelForCausalLM.from_pretrained(MODELS / recipe.begin, dtype=torch.float32)
+    model, untouched = new_model(recipe, tokenizer), new_model(recipe, tokenizer)
+    begin_with(model, tokenizer, MODELS / recipe.begin)
+    for name, weight in given.model.layers.state_dict().items():
+        assert torch.equal(model.model.layers.state_dict()[name], weight)
+    rows = AutoTokenizer.from_pretrained(MODELS / recipe.begin).get_vocab()
+    embedding, fresh = model.get_input_embeddings().weight, untouched.get_input_embeddings().weight
+    assert embedding is model.lm_head.weight
+    for token, place in tokenizer.get_vocab().items():
+        source = given.get_input_embeddings().weight[rows[token]] if token in rows else fresh[place]
+        assert torch.equal(embedding[place], source)
 
 
 @pytest.mark.parametrize("name", ["tiny-programs-slm", "tiny-programs-llm"])

@@ -28,8 +28,8 @@ def lines(problem: Problem, style: Style) -> list[str]:
 
 
 def closing(problem: Problem) -> str:
-    """The answer's sentence."""
-    return f"</think>\nIt prints \\boxed{{{problem.answer}}}."
+    """The answer's sentence. It names the variable: from there it is one more value to look up."""
+    return f"</think>\n{problem.printed}, so it prints \\boxed{{{problem.answer}}}."
 
 
 PROGRAMS = Domain(
@@ -38,12 +38,12 @@ PROGRAMS = Domain(
     is_correct=task.is_correct,
     lines=lines,
     closing=closing,
-    max_new_tokens=640,
+    max_new_tokens=480,
     sample=task.make_problem(random.Random(18)),
     about="tells what a small Python program prints, with a chain of thought",
     data="""\
-Problems come from a seeded generator (`training/programs/task.py`): programs with two or three whole numbers below 100
-and one list of at most four, 2 to 4 statements (calculations, list operations, `if` and `else`, one `for` over the
+Problems come from a seeded generator (`training/programs/task.py`): programs with two whole numbers below 100 and one
+list of at most three, 2 or 3 statements (calculations, list operations, `if` and `else`, one `for` over the
 list) and a `print`. A program belongs to one split by a hash of its text with the variables renamed, so a held-out
 program never occurs in training under other names; `check_disjoint` looks for itself. There is no other data.""",
     limits="""\

@@ -1,6 +1,6 @@
 """Tracing a small Python program: the task of the second tiny pair, and the check of an answer.
 
-A program has a few whole numbers below 100 and one list; it assigns, calculates, changes the list, branches, loops over
+A program has two whole numbers below 100 and one list; it assigns, calculates, changes the list, branches, loops over
 the list, and prints one value. It is written and run at once, so each statement is drawn for the values it will meet. A
 program belongs to one split by a hash of its text with the variables renamed. Knows nothing of tokens, models or torch.
 """
@@ -16,7 +16,7 @@ from training.tiny.splits import Generator
 
 MAX_VALUE = 99
 MAX_ITEM = 20
-MAX_LIST = 4
+MAX_LIST = 3
 _NUMBERS, _LISTS, _LOOP = "abcdef", "pqs", "x"
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _VARIABLE = re.compile(r"\b[a-z]\b")
@@ -50,6 +50,12 @@ class Problem:
     def program(self) -> str:
         """The program's text."""
         return self.question.partition("\n")[2]
+
+    @property
+    def printed(self) -> str:
+        """The printed variable's last assignment, as the trace has it: `a=14`."""
+        name = self.program.rpartition("print(")[2].removesuffix(")")
+        return f"{name}={self.answer.strip('[]').replace(' ', '')}"
 
     @property
     def canonical(self) -> str:
@@ -111,7 +117,7 @@ def make_problem(rng: random.Random, hard: float = 0.0) -> Problem:
     """Draw any program; the split is decided afterwards. `hard` has no meaning in this domain."""
     del hard
     program = _Program(rng)
-    names = rng.sample(_NUMBERS, rng.randint(2, 3))
+    names = rng.sample(_NUMBERS, 2)
     program_list = rng.choice(_LISTS)
     first: list[_Statement] = [_assign(name, rng.randint(1, 30)) for name in names]
     items = tuple(rng.randint(1, MAX_ITEM) for _ in range(rng.randint(2, MAX_LIST)))
@@ -121,7 +127,7 @@ def make_problem(rng: random.Random, hard: float = 0.0) -> Problem:
     for statement in first:
         program.write(0, statement.step.source)
         program.run(statement)
-    for _ in range(rng.randint(2, 4)):
+    for _ in range(rng.randint(2, 3)):
         rng.choices((_plain, _branch, _loop), (0.6, 0.25, 0.15))[0](program)
     last = rng.choice([program.last, *program.values])
     printed = program.values[last]

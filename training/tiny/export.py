@@ -41,7 +41,7 @@ pipeline_tag: text-generation
 A {parameters:,}-parameter `LlamaForCausalLM` that {about}.
 {half}
 It belongs to the tiny models of rstitch, which show R-Stitch (arXiv 2507.17307) on any computer: real models, trained
-from nothing, small enough for the repository.
+from nothing, small enough for the repository.{begun}
 
 ```
 {sample}
@@ -80,6 +80,7 @@ Its entropies are those of a vocabulary of {vocabulary}: a threshold found here 
 
 Licence: Apache-2.0, like the repository.
 """
+_BEGUN = " This one's run began with the weights of `{}`, made for another domain."
 _PRACTICE = "\nFrom step {:,} on, {:.0%} of the additions and subtractions are hard: they carry through two digits."
 
 
@@ -125,6 +126,7 @@ def export(name: str, checkpoint: Path, out: Path, figures: list[dict[str, Any]]
         about=domain.about,
         data=domain.data,
         limits=domain.limits,
+        begun=_BEGUN.format(recipe.begin) if recipe.begin else "",
         half=_ABOUT[recipe.own],
         styles=_MIXED.format(mixture=mixture) if recipe.mixed else _UNMIXED,
         sample=f"{domain.sample.question}\n\n{text(chain(domain, domain.sample, recipe.own))}",

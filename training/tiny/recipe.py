@@ -23,6 +23,7 @@ class Recipe:
     learning_rate: float  # the highest; `schedule` gives the share of it
     schedule: tuple[tuple[int, float], ...]  # (step, share), straight lines between; the last step ends the run
     domain: str = "words"
+    begin: str | None = None  # the model of this shape in models/ whose weights the run begins with; None: random ones
     mixed: bool = True  # chains of mixed styles; False: one's own style alone, which cannot be stitched
     batch_tokens: int = 4_096
     practice_from: int | None = None  # the step from which hard additions and subtractions are frequent
@@ -74,18 +75,17 @@ def _plain(peak_until: int, steps: int) -> tuple[tuple[int, float], ...]:
 _ALL = (
     Recipe("tiny-slm", "short", 96, 2, 256, 2, 3e-3, _plain(1_200, 2_000), seed=11),
     Recipe("tiny-llm", "verbose", 192, 6, 512, 3, 2e-3, _LLM_SCHEDULE, practice_from=4_500, seed=22),
-    # Other SLMs for tiny-llm: a worse one, a better one, and one that was never taught the LLM's style.
+    # Other SLMs for tiny-llm: a worse one, and one that was never taught the LLM's style.
     Recipe("tiny-slm-xs", "short", 64, 2, 176, 2, 3e-3, _plain(900, 1_500), seed=31),
-    Recipe("tiny-slm-xl", "short", 128, 3, 336, 4, 3e-3, _plain(1_300, 2_100), seed=32),
     Recipe("tiny-slm-unmixed", "short", 96, 2, 256, 2, 3e-3, _plain(900, 1_500), mixed=False, seed=33),
-    Recipe("tiny-programs-slm", "short", 96, 2, 256, 2, 3e-3, _plain(1_300, 2_200), domain="programs", seed=41),
-    Recipe("tiny-programs-llm", "verbose", 144, 5, 384, 3, 2e-3, _plain(1_500, 2_400), domain="programs", seed=42),
+    # The second domain's pair begins where the first one's ended: calculating need not be learned again.
+    Recipe("tiny-programs-slm", "short", 96, 2, 256, 2, 3e-3, _plain(1_300, 2_200), "programs", "tiny-slm", seed=41),
+    Recipe("tiny-programs-llm", "verbose", 192, 6, 512, 3, 2e-3, _plain(1_900, 3_000), "programs", "tiny-llm", seed=42),
 )
 RECIPES = {recipe.name: recipe for recipe in _ALL}
 PARTNERS = {  # the LLM that an SLM is measured with
     "tiny-slm": "tiny-llm",
     "tiny-slm-xs": "tiny-llm",
-    "tiny-slm-xl": "tiny-llm",
     "tiny-slm-unmixed": "tiny-llm",
     "tiny-programs-slm": "tiny-programs-llm",
 }

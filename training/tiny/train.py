@@ -25,6 +25,7 @@ from training.tiny.recipe import RECIPES, Recipe
 from training.tiny.tokenizer import train_tokenizer
 
 CHECKPOINT = "checkpoint.pt"
+MODELS = Path("models")
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -39,6 +40,17 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
     # On a CPU and at these lengths plain attention is twice as fast as the fused one.
     model: LlamaForCausalLM = LlamaForCausalLM._from_config(config, attn_implementation="eager")
     return model
+
+
+def begin_with(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Take the weights of a finished model of the same shape; of its embedding, the tokens that both vocabularies have."""
+    given = LlamaForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+    rows = PreTrainedTokenizerFast.from_pretrained(str(folder)).get_vocab()
+    shared = [(new, rows[token]) for token, new in tokenizer.get_vocab().items() if token in rows]
+    embedding = model.get_input_embeddings().weight.detach().clone()
+    to, source = (torch.tensor(places) for places in zip(*shared, strict=True))
+    embedding[to] = given.get_input_embeddings().weight.detach()[source]
+    model.load_state_dict(given.state_dict() | {"model.embed_tokens.weight": embedding, "lm_head.weight": embedding})
 
 
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -70,6 +82,8 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(DOMAINS[recipe.domain])
     model = new_model(recipe, tokenizer)
+    if recipe.begin is not None:
+        begin_with(model, tokenizer, MODELS / recipe.begin)
     average = copy.deepcopy(model)
     opts = optimizers(model, recipe)
     first, seconds = 0, 0.0
