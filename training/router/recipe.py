@@ -34,19 +34,19 @@ class Recipe:
 
     seed: int = 1
     tau: float = 0.01
-    hidden: tuple[int, ...] = (128, 64)
+    hidden: tuple[int, ...] = (512, 256, 128)
     num_readout: int = 64
     start_llm: float = 0.9
-    warm_chains: int = 80_000
-    warm_epochs: int = 6
+    warm_chains: int = 240_000
+    warm_epochs: int = 20
     warm_lr: float = 2e-3
-    warm_error: float = 0.025
+    warm_error: float = 0.03
     num_steps: int = 20
     num_questions: int = 32
     group_size: int = 8
     max_rounds: int = 3
-    price: float = 2e-3
-    lr: float = 2e-4
+    price: float = 1e-3
+    lr: float = 1e-4
     num_minibatches: int = 4
     epsilon_low: float = 0.2
     epsilon_high: float = 0.28
