@@ -4,8 +4,8 @@ Each is of the model's own distribution (temperature 1, before top-k and top-p).
 R-Stitch (arXiv 2507.17307) and of its first version; margin is the difference of the two largest probabilities; the
 entropy over a window follows that paper's finding that the neighbourhood of a harmful token is uncertain.
 
-What is compared with a bound is rounded to float32 before, as the wire and the store carry it (a window's entropies are,
-not their mean): who goes on from what is stored decides as the run did.
+What is compared with a bound is rounded to float32 before, as the wire and the store carry it (a window's entropies
+are, not their mean): who goes on from what is stored decides as the run did.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
 
 
 def begin_with(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Take the weights of a finished model of the same shape; of its embedding, the tokens that both vocabularies have."""
+    """Take a finished model's weights, of the same shape; of its embedding the tokens that both vocabularies have."""
     given = LlamaForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
     rows = PreTrainedTokenizerFast.from_pretrained(str(folder)).get_vocab()
     shared = [(new, rows[token]) for token, new in tokenizer.get_vocab().items() if token in rows]
