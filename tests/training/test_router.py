@@ -23,6 +23,7 @@ from training.router.__main__ import main
 from training.router.evaluate import greedy
 from training.router.mlp import Policy, inputs_of
 from training.router.pair import TrainingPair, open_pair
+from training.router.recall import recall
 from training.router.recipe import FAST
 from training.router.rollout import Consultation, Rollouts
 from training.router.train import CHECKPOINT, LOG, Trainer
@@ -171,3 +172,12 @@ def test_the_command_makes_a_head(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (out / "training.png").stat().st_size > 0
     assert (work / CHECKPOINT).exists()
     assert main(["--latency", str(tmp_path / "none.json"), "--work", str(work)]) == 2
+
+
+def test_recall_counts_the_wrong_tokens_among_the_calls() -> None:
+    wrong = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0])
+    perfect = recall(wrong, wrong, num_answers=5)
+    assert perfect == pytest.approx({0.4: 0.5, 0.6: 0.75, 0.8: 1.0, 1.0: 1.0, 1.2: 1.0})
+    worst = recall(-wrong, wrong, num_answers=5)
+    assert worst == pytest.approx({0.4: 0.0, 0.6: 0.0, 0.8: 0.0, 1.0: 0.0, 1.2: 0.0})
+    assert recall(wrong, wrong, num_answers=100)[1.2] == pytest.approx(1.0), "more calls than unsure tokens"

@@ -47,9 +47,9 @@ def begin_with(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     given = LlamaForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
     rows = PreTrainedTokenizerFast.from_pretrained(str(folder)).get_vocab()
     shared = [(new, rows[token]) for token, new in tokenizer.get_vocab().items() if token in rows]
-    embedding = model.get_input_embeddings().weight.detach().clone()
+    embedding = model.model.embed_tokens.weight.detach().clone()
     to, source = (torch.tensor(places) for places in zip(*shared, strict=True))
-    embedding[to] = given.get_input_embeddings().weight.detach()[source]
+    embedding[to] = given.model.embed_tokens.weight.detach()[source]
     model.load_state_dict(given.state_dict() | {"model.embed_tokens.weight": embedding, "lm_head.weight": embedding})
 
 
