@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets frontier.png and entropy.png")
-    parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch profile: its latencies instead")
+    latency = parser.add_mutually_exclusive_group()
+    latency.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch profile: its latencies instead")
+    latency.add_argument("--no-times", action="store_true", help="accuracy over the LLM's share alone")
     parser.add_argument("--title", help="of the plots (default: task, pair and n)")
     parser.add_argument("--name", default="", help="what the names of the files begin with")
     parser.add_argument(
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     )
     console = Console(highlight=False)
     path = options.out / f"{options.name}frontier.png"
-    plots.frontier(rows, title, path, modelled=latencies is not None)
+    plots.frontier(rows, title, path, None if options.no_times else "modelled_ms" if latencies else "latency_ms")
     console.print(f"written: {path}", soft_wrap=True)
     systems = options.systems or _telling(found)
     for system in systems:

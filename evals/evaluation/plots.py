@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -27,51 +27,65 @@ _SMALLEST_ENTROPY = 1e-6
 _NEAR = 8.0
 
 
-def frontier(rows: Sequence[Row], title: str, path: Path, modelled: bool = False) -> None:
+Latency = Literal["latency_ms", "modelled_ms"]
+
+
+def frontier(rows: Sequence[Row], title: str, path: Path, latency: Latency | None = "latency_ms") -> None:
     """Accuracy over latency and over the LLM's share of the tokens: one line per family, one point per system.
 
     Where some fall far behind, a second row shows those near the best.
 
     Args:
-        modelled: the latency model's latencies, which no load distorts; systems that it cannot reckon are left out.
+        latency: as measured, or the latency model's, which no load distorts (systems that it cannot reckon are left
+            out); None: only the share is drawn.
     """
-    latency = "modelled_ms" if modelled else "latency_ms"
     lines = _lines(rows)
     shown = [100 * row["accuracy"] for points in lines.values() for _, row in points]
     zoomed = max(shown) - min(shown) > 1.5 * _NEAR
+    columns = ["llm_share"] if latency is None else [latency, "llm_share"]
     figure, panels = plt.subplots(
         1 + zoomed,
-        2,
-        figsize=(13.5, 5.4 + 4.6 * zoomed),
+        len(columns),
+        figsize=(1.5 + 6 * len(columns), 5.4 + 4.6 * zoomed),
         layout="constrained",
         sharey="row",
         sharex="col",
         squeeze=False,
     )
-    for left, right in panels:
-        for (family, points), (colour, marker) in zip(lines.items(), _styles(list(lines)), strict=True):
-            _line(left, points, latency, family, colour, marker)
-            _line(right, points, "llm_share", family, colour, marker)
-        left.set_ylabel("accuracy (%), 95% interval")
-        left.grid(alpha=0.3)
-        right.grid(alpha=0.3)
+    for row in panels:
+        for axes, x in zip(row, columns, strict=True):
+            for (family, points), (colour, marker) in zip(lines.items(), _styles(list(lines)), strict=True):
+                _line(axes, points, x, family, colour, marker)
+            axes.grid(alpha=0.3)
+        row[0].set_ylabel("accuracy (%), 95% interval")
     if zoomed:
         panels[1][0].set_ylim(max(shown) - _NEAR, max(shown) + 0.2 * _NEAR)
-    left, right = panels[-1]
-    left.set_xlabel(f"mean latency per answer (ms, {'modelled, ' if modelled else ''}logarithmic)")
-    left.set_xscale("log")
-    left.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    left.xaxis.set_minor_formatter(mpl.ticker.FuncFormatter(_some))
-    left.tick_params(axis="x", which="minor", labelsize=8)
-    right.set_xlabel("share of tokens by the LLM (linear up to 1%, then logarithmic)")
-    right.set_xscale("symlog", linthresh=0.01)
-    right.set_xticks(_SHARE_TICKS, [f"{100 * tick:g}%" for tick in _SHARE_TICKS])
-    right.minorticks_off()
-    right.set_xlim(-0.002, 1.3)
-    handles, names = right.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), fontsize=9)
-    figure.suptitle(f"{title}; the numbers at a line's ends are its tau, threshold, probability or draft", fontsize=11)
+    if latency is not None:
+        _latency_axis(panels[-1][0], is_modelled=latency == "modelled_ms")
+    _share_axis(panels[-1][-1])
+    handles, names = panels[-1][-1].get_legend_handles_labels()
+    ncols = min(3 * len(columns), len(names))
+    figure.legend(handles, names, loc="outside lower center", ncols=ncols, fontsize=9)
+    between = "; " if len(columns) > 1 else ";\n"
+    numbers = "the numbers at a line's ends are its tau, threshold, probability or draft"
+    figure.suptitle(f"{title}{between}{numbers}", fontsize=11)
     _save(figure, path)
+
+
+def _latency_axis(axes: Any, is_modelled: bool) -> None:
+    axes.set_xlabel(f"mean latency per answer (ms, {'modelled, ' if is_modelled else ''}logarithmic)")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(mpl.ticker.FuncFormatter(_some))
+    axes.tick_params(axis="x", which="minor", labelsize=8)
+
+
+def _share_axis(axes: Any) -> None:
+    axes.set_xlabel("share of tokens by the LLM (linear up to 1%, then logarithmic)")
+    axes.set_xscale("symlog", linthresh=0.01)
+    axes.set_xticks(_SHARE_TICKS, [f"{100 * tick:g}%" for tick in _SHARE_TICKS])
+    axes.minorticks_off()
+    axes.set_xlim(-0.002, 1.3)
 
 
 def entropies(

@@ -117,5 +117,7 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
     if all(folder.exists() for folder in pair):
         models = [word for flag, folder in zip(("--slm", "--llm"), pair, strict=True) for word in (flag, str(folder))]
         second = run("programs", PROGRAMS, n // 2, *out("programs", 16), "--order", "blocks", *models)
-        made.insert(-1, Step("programs", "a second domain", [second, *pages("programs", ["--no-times"])], 10))
+        made.insert(
+            -1, Step("programs", "a second domain", [second, *pages("programs", ["--no-times"], ["--no-times"])], 10)
+        )
     return made

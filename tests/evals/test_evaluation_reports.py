@@ -123,8 +123,9 @@ def test_runs_of_one_task_are_reported_together(tmp_path: Path) -> None:
         read([path, written(tmp_path / "other.jsonl", record("slm_only", 0), task="gsm8k")])
 
 
-def test_plots_are_drawn(tmp_path: Path) -> None:
-    assert main(["plot", str(pair_run(tmp_path)), "--out", str(tmp_path / "plots"), "--name", "tiny-"]) == 0
+@pytest.mark.parametrize("times", [[], ["--no-times"]])
+def test_plots_are_drawn(tmp_path: Path, times: list[str]) -> None:
+    assert main(["plot", str(pair_run(tmp_path)), "--out", str(tmp_path / "plots"), "--name", "tiny-", *times]) == 0
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"tiny-frontier.png", "tiny-entropy.png"}
 
 
