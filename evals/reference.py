@@ -80,10 +80,11 @@ def stitch(
     while len(output) < max_new_tokens and not (output and output[-1].id in stop_tokens):
         model = slm if active == "slm" else llm
         token, entropy, first, second = _next(model, [*prompt, *(token.id for token in output)], vocab_size)
-        value = {"entropy": entropy, "confidence": 1 - first, "margin": 1 - (first - second)}.get(signal, 0.0)
+        values = {"entropy": entropy, "confidence": _float32(1 - first), "margin": _float32(1 - (first - second))}
+        value = values.get(signal, 0.0)
         if signal == "entropy_window":
-            recent = [_float32(token.entropy) for token in output][1 - window :] if window > 1 else []
-            value = sum([*recent, _float32(entropy)]) / (len(recent) + 1)
+            recent = [token.entropy for token in output][1 - window :] if window > 1 else []
+            value = sum([*recent, entropy]) / (len(recent) + 1)
         if active == "slm" and value > tau:
             active = "llm"
             continue
@@ -205,14 +206,17 @@ def _hidden_state(model: Any, tokens: list[int]) -> bytes:
 
 @torch.inference_mode()
 def _next(model: Any, tokens: list[int], vocab_size: int) -> tuple[int, float, float, float]:
-    """The most probable next token, the entropy of its distribution, -sum p log p / log V, and the two largest p."""
+    """The most probable next token, the entropy of its distribution, and the two largest p.
+
+    The entropy is -sum p log p / log V as it is served, in float32.
+    """
     logits = model(torch.tensor([tokens]), use_cache=False, logits_to_keep=1).logits[0, -1, :vocab_size]
     if logits.dtype != torch.float64:
         logits = logits.float()
     probabilities = torch.softmax(logits, dim=-1)
     entropy = float(torch.special.entr(probabilities).sum() / math.log(vocab_size))
     first, second = probabilities.topk(2).values.tolist()
-    return int(logits.argmax()), min(max(entropy, 0.0), 1.0), first, second
+    return int(logits.argmax()), _float32(min(max(entropy, 0.0), 1.0)), first, second
 
 
 def _float32(value: float) -> float:

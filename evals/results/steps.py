@@ -37,6 +37,7 @@ LATENCY = [
     *LEARNED,
     *EXIT,
 ]
+PROGRAMS_PAIR = ["--slm", "models/tiny-programs-slm", "--llm", "models/tiny-programs-llm"]
 PROGRAMS = [*ALONE, *ENTROPY, "speculative:draft_tokens=4", "random:slm_probability=0.9"]
 
 
@@ -56,7 +57,7 @@ class Step:
 
 
 def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
-    """All of them; the second domain once its pair has been trained.
+    """All of them.
 
     Args:
         folder: keeps the runs, which are gone on with.
@@ -80,7 +81,7 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
     def out(name: str, concurrency: int) -> list[str]:
         return ["--out", str(folder / f"{name}.jsonl"), "--concurrency", str(concurrency)]
 
-    made = [
+    return [
         Step(
             "model",
             "the latency model, checked on whole answers",
@@ -107,17 +108,18 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
             30,
         ),
         Step(
+            "programs",
+            "a second domain",
+            [
+                run("programs", PROGRAMS, max(1, n // 2), *out("programs", 16), "--order", "blocks", *PROGRAMS_PAIR),
+                *pages("programs", ["--no-times"], ["--no-times"]),
+            ],
+            10,
+        ),
+        Step(
             "claims",
             "the paper's claims beside ours",
             [["evals.results.claims", str(folder), "--write", f"{DOCUMENT}:claims"]],
             1,
         ),
     ]  # fmt: skip
-    pair = [Path("models/tiny-programs-slm"), Path("models/tiny-programs-llm")]
-    if all(folder.exists() for folder in pair):
-        models = [word for flag, folder in zip(("--slm", "--llm"), pair, strict=True) for word in (flag, str(folder))]
-        second = run("programs", PROGRAMS, n // 2, *out("programs", 16), "--order", "blocks", *models)
-        made.insert(
-            -1, Step("programs", "a second domain", [second, *pages("programs", ["--no-times"], ["--no-times"])], 10)
-        )
-    return made

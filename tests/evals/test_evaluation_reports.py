@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evals.answers import OwnCheck
-from evals.evaluation import figures
+from evals.evaluation import figures, plots
 from evals.evaluation.__main__ import main
 from evals.evaluation.data import Problem
 from evals.evaluation.families import member_of
@@ -127,6 +127,17 @@ def test_runs_of_one_task_are_reported_together(tmp_path: Path) -> None:
 def test_plots_are_drawn(tmp_path: Path, times: list[str]) -> None:
     assert main(["plot", str(pair_run(tmp_path)), "--out", str(tmp_path / "plots"), "--name", "tiny-", *times]) == 0
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"tiny-frontier.png", "tiny-entropy.png"}
+
+
+def test_a_plot_without_times_shows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append([a.get_xlabel() for a in figure.axes]))
+    command = ["plot", str(pair_run(tmp_path)), "--out", str(tmp_path)]
+    assert main(command) == main([*command, "--no-times"]) == 0
+    of_latency = [any("latency" in label for label in labels) for labels in drawn]
+    assert of_latency == [True, False, False, False]  # each time the frontier, then the entropies
+    with pytest.raises(SystemExit):
+        main([*command, "--no-times", "--latency-model", "model.json"])
 
 
 def hurt_run(folder: Path) -> Path:

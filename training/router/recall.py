@@ -1,7 +1,8 @@
 """What a head knows that the entropy does not: `python -m training.router.recall [FILE ...] [--write]`.
 
-Reference chains of problems that no head was trained on go through the SLM. Of the tokens that it gets wrong, how many
-are found with so many calls of the LLM an answer, if the calls go where entropy, probability or a head is most unsure?
+Reference chains of another stream of the train split than the heads' go through the SLM. Of the tokens that it gets
+wrong, how many are found with so many calls of the LLM an answer, if the calls go where entropy, probability or a head
+is most unsure?
 The answer bounds what a policy can do: a call that finds nothing costs as much as one that does.
 """
 

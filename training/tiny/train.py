@@ -19,13 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rstitch.parts import ROOT
 from training.tiny.data import IGNORE, Batch, batches
 from training.tiny.domains import DOMAINS
 from training.tiny.recipe import RECIPES, Recipe
 from training.tiny.tokenizer import train_tokenizer
 
 CHECKPOINT = "checkpoint.pt"
-MODELS = Path("models")
+MODELS = ROOT / "models"
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -82,12 +83,13 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(DOMAINS[recipe.domain])
     model = new_model(recipe, tokenizer)
-    if recipe.begin is not None:
+    resumes = resume and (out / CHECKPOINT).exists()
+    if recipe.begin is not None and not resumes:
         begin_with(model, tokenizer, MODELS / recipe.begin)
     average = copy.deepcopy(model)
     opts = optimizers(model, recipe)
     first, seconds = 0, 0.0
-    if resume and (out / CHECKPOINT).exists():
+    if resumes:
         state = torch.load(out / CHECKPOINT, weights_only=True)
         first, seconds = state["step"], state["seconds"]
         model.load_state_dict(state["model"])
