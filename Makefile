@@ -11,20 +11,24 @@ BIN := $(VENV)/bin
 # to find it.
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.stamp-setup
+NEWEST := .cache/newest
 PROTO_VENV := .cache/proto
 PROTO_STAMP := $(PROTO_VENV)/.stamp-1.76.0
 PROTO_FILES := $(wildcard protos/rstitch/v1/*.proto)
 PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check
+# What an environment has, but for ourselves, and for torch and what comes with its build.
+FREEZE = $(1)/bin/python -m pip --disable-pip-version-check freeze --exclude-editable | grep -viE '^(torch|triton|nvidia|cuda|rstitch)'
 # Writes the stubs under a folder.
 PROTOC = $(PROTO_VENV)/bin/python -W ignore -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) \
 	--grpc_python_out=$(1) $(PROTO_FILES)
-# One line that grows instead of pages of names; what pip says beside that is shown only if it fails.
-INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | awk \
-	'/^ *(Downloading|Using cached)/ { sub(/-(cp|py).*/, "", $$(NF - 2)); printf "\r  %3d %-60s", ++n, $$(NF - 2); fflush() } \
-	/^Installing/ { printf "\r      installing %50s\n", ""; fflush() }' || { cat .cache/setup.log >&2; exit 1; }; }
+# One line that grows instead of pages of names; what pip says beside that is shown only if it fails. The shell reads it,
+# since some awks read a pipe to its end before they begin.
+INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | { n=0; while read -r line; do set -- $$line; case $$1 in \
+	Downloading|Using) test $$1 = Using && shift; n=$$((n + 1)); printf '\r  %3d %-60.60s' $$n "$${2%%-[cp][py][0-9]*}";; \
+	Installing) printf '\r      installing %60s\n' "";; esac; done; } || { cat .cache/setup.log >&2; exit 1; }; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format proto train-tiny train-router eval-tiny results bench bench-overhead profile-tiny calibrate-tiny up clean
+.PHONY: help setup demo test test-newest lock lint format proto train-tiny train-router eval-tiny results bench bench-overhead profile-tiny calibrate-tiny up clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +36,7 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv with everything in it
 
 # torch comes first: packages that depend on it would otherwise choose its build.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "setup: no Python 3.11 or newer on PATH; install one, or name it: make setup PYTHON=..." >&2; exit 1; }
 	@echo "setup 1/3: $(VENV) with $$($(PYTHON) --version)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
@@ -40,7 +44,7 @@ $(STAMP): pyproject.toml
 	@echo "setup 2/3: $(TORCH), the largest part"
 	@$(call INSTALL,"$(TORCH)")
 	@echo "setup 3/3: rstitch and its tools"
-	@$(call INSTALL,-e '.[dev]')
+	@$(call INSTALL,-c constraints.txt -e '.[dev]')
 	@touch $@
 	@echo "setup: done. Next: make demo, make test, or $(BIN)/rstitch up"
 
@@ -49,6 +53,21 @@ demo: setup ## start the stack, ask three questions, stop (no root, no container
 
 test: setup ## every test that needs no GPU
 	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+# An environment of its own, so that a bad release upstream never touches the one that works.
+$(NEWEST)/bin/python: pyproject.toml
+	@$(PYTHON) -m venv --clear $(NEWEST)
+	@$@ -m pip --disable-pip-version-check install --quiet "$(TORCH)" && \
+		$@ -m pip --disable-pip-version-check install --quiet -e '.[dev]' || { rm -rf $(NEWEST); exit 1; }
+
+test-newest: ## the tests with the newest releases that pyproject.toml allows; says what differs from constraints.txt
+	@rm -rf $(NEWEST) && $(MAKE) --no-print-directory $(NEWEST)/bin/python
+	@status=0; $(NEWEST)/bin/python -m pytest -m "not gpu" $(ARGS) || status=$$?; \
+		echo "newer than constraints.txt (<) here (>):"; \
+		diff <(grep -v '^#' constraints.txt) <($(call FREEZE,$(NEWEST))) | grep '^[<>]' || echo "nothing"; exit $$status
+
+lock: $(NEWEST)/bin/python ## write constraints.txt from the releases that `make test-newest` took
+	@{ grep '^#' constraints.txt; $(call FREEZE,$(NEWEST)); } > .cache/constraints.txt && mv .cache/constraints.txt constraints.txt
 
 lint: setup $(PROTO_STAMP) ## ruff, mypy, import rules, buf, stubs up to date
 	@echo "ruff";         $(BIN)/ruff check --quiet .

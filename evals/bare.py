@@ -5,14 +5,14 @@ The floor that the served system is measured against; not a server, and used for
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+
+from evals.algorithm.cached_model import CachedModel
 
 
 @dataclass(slots=True)
@@ -25,26 +25,19 @@ class BareRun:
     forward_s: float = 0.0
 
 
-class _Model:
-    """A model with the cache of one conversation."""
+class _TimedModel(CachedModel):
+    """A cached model whose forwards are timed."""
 
-    def __init__(self, model: Any, run: BareRun) -> None:
-        self._model = model
+    def __init__(self, module: Any, run: BareRun) -> None:
+        super().__init__(module)
         self._run = run
-        self._cache = DynamicCache(config=model.config)
-        self._length = 0
 
-    def next(self, tokens: list[int], vocab_size: int) -> tuple[int, float]:
-        """Feeds what is missing; returns the most probable token and the entropy of its distribution."""
-        assert self._length < len(tokens), "a discarded token never enters the cache, so nothing is rolled back"
-        missing = torch.tensor([tokens[self._length :]])
+    def append(self, tokens: Sequence[int]) -> torch.Tensor:
+        """As `CachedModel.append`, and adds the seconds to the run."""
         begin = time.perf_counter()
-        logits = self._model(missing, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+        logits = super().append(tokens)
         self._run.forward_s += time.perf_counter() - begin
-        self._length = len(tokens)
-        logprobs = logits[:vocab_size].float().log_softmax(-1)
-        entropy = float(torch.special.entr(logprobs.exp()).sum()) / math.log(vocab_size)
-        return int(logprobs.argmax()), entropy
+        return logits
 
 
 @torch.inference_mode()
@@ -60,7 +53,7 @@ def stitch(
     """One answer, greedy."""
     run = BareRun()
     begin = time.perf_counter()
-    models = (_Model(slm, run), _Model(llm, run))
+    models = (_TimedModel(slm, run), _TimedModel(llm, run))
     tokens, active = list(prompt), 0
     while len(run.tokens) < max_new_tokens:
         token, entropy = models[active].next(tokens, vocab_size)

@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
+from evals.algorithm.cached_model import CachedModel
 from evals.bench.timing import quiet, ratio
 from evals.report import Row
 from model_worker.engine.engine import Engine
@@ -40,28 +40,6 @@ class Times:
     inside: list[float] = field(default_factory=list)
     watched: list[float] = field(default_factory=list)
     agreed: list[bool] = field(default_factory=list)
-
-
-class Bare:
-    """One conversation in a plain transformers model with its own cache and its own default attention."""
-
-    def __init__(self, module: Any, tokens: Sequence[int]) -> None:
-        self._module = module
-        self._device = next(module.parameters()).device
-        self._cache = DynamicCache(config=module.config)
-        self._base = len(tokens)
-        self.forward(tokens)
-
-    @torch.inference_mode()
-    def forward(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Logits after the last token, [num_logits]."""
-        ids = torch.tensor([list(tokens)], device=self._device)
-        logits: torch.Tensor = self._module(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits
-        return logits[0, -1]
-
-    def back(self) -> None:
-        """To the end of the first tokens."""
-        self._cache.crop(self._base - self._cache.get_seq_length())
 
 
 class Ours:
@@ -124,7 +102,8 @@ class Contest:
     def decode(self, context: int, batches: Sequence[int], num_steps: int, tick: Callable[[], None]) -> Iterator[Row]:
         """Rows of all batches and variants at one context."""
         tokens = _tokens(max(1, context - BLOCK // 2), self.vocab_size)
-        bare = Bare(self.bare, tokens)
+        bare = CachedModel(self.bare)
+        bare.append(tokens)
         for ours in self.engines.values():
             ours.prefill(max(batches), tokens)
         times = {(name, batch): Times() for batch in batches for name in self.engines}
@@ -136,15 +115,15 @@ class Contest:
             single = times.get((name, 1), made)
             yield _row(made, name, context, batch, single)
 
-    def _block(self, bare: Bare, ours: Ours, batch: int, num_steps: int, made: Times) -> None:
-        first = [1]
+    def _block(self, bare: CachedModel, ours: Ours, batch: int, num_steps: int, made: Times) -> None:
+        first, base = [1], len(bare)
         ours.begin(batch, first, 4 * BLOCK)
-        token = bare.forward(first)[: self.vocab_size].argmax().item()
+        token = bare.append(first)[: self.vocab_size].argmax().item()
         kept = ours.step()
         agreed = kept[0] == token
         for _ in range(num_steps):
             following = [int(token)]
-            seconds, logits = self.timed(lambda following=following: bare.forward(following))  # type: ignore[misc]
+            seconds, logits = self.timed(lambda following=following: bare.append(following))  # type: ignore[misc]
             made.bare.append(seconds)
             token = logits[: self.vocab_size].argmax().item()
             seconds, kept = self.timed(ours.step)
@@ -152,7 +131,7 @@ class Contest:
             agreed = agreed and kept[0] == token  # after a difference both go on from tokens of their own
         made.agreed.append(agreed)
         ours.end()
-        bare.back()
+        bare.crop(base)
         ours.begin(batch, first, 4 * BLOCK)
         ours.step()
         seconds, _ = self.timed(lambda: [ours.step() for _ in range(num_steps)])
@@ -170,16 +149,17 @@ class Contest:
     def extend(self, context: int, num_steps: int) -> Iterator[Row]:
         """Rows of short extends: so many tokens appended and one decoded, in one step."""
         tokens = _tokens(context, self.vocab_size)
-        bare = Bare(self.bare, tokens)
+        bare = CachedModel(self.bare)
+        bare.append(tokens)
         for ours in self.engines.values():
             ours.prefill(1, tokens)
         times = {(name, count): Times() for count in (1, *EXTENDS) for name in self.engines}
         for _ in range(num_steps):
             for (name, count), made in times.items():
                 following = _tokens(count, self.vocab_size)
-                seconds, _ = self.timed(lambda following=following: bare.forward(following))  # type: ignore[misc]
+                seconds, _ = self.timed(lambda following=following: bare.append(following))  # type: ignore[misc]
                 made.bare.append(seconds)
-                bare.back()
+                bare.crop(len(tokens))
                 ours = self.engines[name]
                 ours.begin(1, following, 1)
                 seconds, kept = self.timed(ours.step)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals.pairs.walk import Reading
 from model_worker.tokenizer import TokenizerFiles, load_tokenizer
@@ -109,11 +109,6 @@ def read(loaded: Loaded, prompt: list[int], answer: Sequence[int]) -> Reading:
         top=logits.topk(min(NUM_TOP, loaded.vocab_size), dim=-1).indices.cpu().numpy(),
         probability=probabilities[at, ids[0, len(prompt) :]].cpu().numpy().astype(np.float32),
     )
-
-
-def new_cache() -> DynamicCache:
-    """An empty KV cache."""
-    return DynamicCache()
 
 
 def _up_to_stop(tokens: list[int], stops: frozenset[int]) -> list[int]:

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from evals.pairs.reading import Loaded, new_cache
+from evals.algorithm.cached_model import CachedModel
+from evals.pairs.reading import Loaded
 from evals.pairs.walk import Walk
 from training.latency import Decode, LatencyModel, ModelLatency, Prefill, Run, Service
 
@@ -61,7 +60,6 @@ def scaled(latency: ModelLatency, factor: float) -> ModelLatency:
     return replace(latency, prefill_coefficients=prefill, decode_coefficients=Decode(d.c * factor, d.d * factor))
 
 
-@torch.inference_mode()
 def timed(loaded: Loaded) -> ModelLatency:
     """Two points of the prefill formula and one of the decode formula, medians: enough to tell models apart."""
     few, many = (_median_ms(loaded, num) for num in _PREFILLS)
@@ -71,14 +69,12 @@ def timed(loaded: Loaded) -> ModelLatency:
 
 
 def _median_ms(loaded: Loaded, num_inputs: int) -> float:
-    device = loaded.model.device
-    ids = torch.arange(_CACHED + num_inputs, device=device)[None] % loaded.vocab_size
+    ids = [index % loaded.vocab_size for index in range(_CACHED + num_inputs)]
     taken = []
     for _ in range(_REPEATS + 2):
-        cache = new_cache()
-        loaded.model(ids[:, :_CACHED], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model = CachedModel(loaded.model)
+        model.append(ids[:_CACHED])
         begin = time.perf_counter()
-        logits = loaded.model(ids[:, _CACHED:], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        logits[0, -1, 0].item()  # waits for a device
+        model.append(ids[_CACHED:])[0].item()  # waits for a device
         taken.append(1000 * (time.perf_counter() - begin))
     return statistics.median(taken[2:])

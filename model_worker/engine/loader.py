@@ -23,6 +23,7 @@ from model_worker.engine.errors import UnsupportedModel
 
 # What layers pass that does not change the result of a causal attention at inference.
 _HARMLESS = {
+    "cache",
     "cache_position",
     "dropout",
     "head_mask",

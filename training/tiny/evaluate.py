@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Generic
 
 import torch
 from rich.progress import track
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from evals.algorithm.cached_model import CachedModel
 from evals.statistics import wilson
 from training.tiny.domain import Domain
 from training.tiny.domains import DOMAINS
@@ -119,7 +119,7 @@ class Exam(Generic[P]):
         for problem in track(self.asked, description=tally.name):
             ids = prompt_ids(self.tokenizer, problem)
             first, last = len(ids), len(ids) + self.domain.max_new_tokens
-            models, active = (_Cached(slm), _Cached(llm)), 0
+            models, active = (CachedModel(slm), CachedModel(llm)), 0
             while len(ids) < last and (len(ids) == first or ids[-1] != self.tokenizer.eos_token_id):
                 token, entropy = models[active].next(ids, len(self.tokenizer))
                 if active == 0 and entropy > tau:
@@ -133,21 +133,6 @@ class Exam(Generic[P]):
             tally.right.append(self.is_right(ids[first:], problem))
         tally.seconds = time.perf_counter() - started
         return tally
-
-
-class _Cached:
-    """A model with the cache of one trajectory, caught up when asked for the next token."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.cache, self.held = model, DynamicCache(), 0
-
-    def next(self, ids: list[int], vocabulary: int) -> tuple[int, float]:
-        """The greedy token after `ids` and the entropy, in [0, 1], of its distribution."""
-        fresh = torch.tensor([ids[self.held :]])
-        out = self.model(input_ids=fresh, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        self.held = len(ids)
-        log_p = torch.log_softmax(out.logits[0, -1, :vocabulary].float(), -1)
-        return int(log_p.argmax()), float(-(log_p.exp() * log_p).sum()) / math.log(vocabulary)
 
 
 def evaluate(
