@@ -98,7 +98,7 @@ train-tiny: setup ## train the tiny pair anew (about 80 minutes on two cores); o
 	@$(BIN)/python -m training.tiny $(ARGS)
 
 train-router: setup ## train the tiny pair's R-Stitch+ head (at most 30 minutes of one core); writes models/heads/tiny
-	@$(BIN)/python -m training.router $(ARGS)
+	@$(BIN)/python -m training.head $(ARGS)
 
 eval-tiny: setup ## the tiny pair over tau, one session at a time (`make results` measures everything)
 	@$(BIN)/rstitch eval run --task tiny --out .run/eval/tiny.jsonl \
@@ -114,7 +114,7 @@ bench-overhead: setup ## time per token and per switch spent outside the models
 	@$(BIN)/python -m evals.bench overhead $(ARGS)
 
 profile-tiny: setup ## the latency model of the tiny pair, checked on whole answers; ARGS=--write writes docs/latency_model.md
-	@$(BIN)/python -m training.latency check $(ARGS)
+	@$(BIN)/python -m evals.latency check $(ARGS)
 
 calibrate-tiny: setup ## how often a calibration's statement holds; ARGS=--write writes docs/calibration.md
 	@$(BIN)/python -m evals.calibrate repeat $(ARGS)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import grpc
 
-from model_worker.engine.cost_model import CostModel
+from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import (
     ContextFull,

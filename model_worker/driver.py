@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from model_worker.engine.batching import Arrivals, BatchingRule
+from model_worker.device_turns import DeviceTurns
+from model_worker.engine.bookkeeping.batching import Arrivals, BatchingRule
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import EngineError
 from model_worker.engine.types import Event, FinishReason, RunFailed, RunFinished, RunRequest, TokenKept
 from model_worker.outbox import Outbox, Piece
-from model_worker.turns import DeviceTurns
 
 T = TypeVar("T")
 _ASK_AGAIN_S = 0.0001  # for the device: a wait of half of that on average, between steps of milliseconds

@@ -7,33 +7,27 @@ import os
 import sys
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import structlog
-import torch
 import transformers
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from model_worker import convert
+from model_worker.build import _batching, build
+from model_worker.device_turns import DeviceTurns
 from model_worker.driver import EngineDriver
-from model_worker.engine.batching import BatchingRule
-from model_worker.engine.cost_model import StepCost
-from model_worker.engine.engine import Engine, pages_that_fit
+from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.exit import load_exit
-from model_worker.engine.exit_engine import ExitEngine
-from model_worker.engine.loader import LoadedModel, load
-from model_worker.engine.measure import measure_steps
-from model_worker.engine.memory import tokens_beside
-from model_worker.engine.types import Limits
+from model_worker.engine.forward.loader import LoadedModel
+from model_worker.engine.shared_layers.engine import ExitEngine
 from model_worker.metrics import WorkerMetrics
 from model_worker.service import WorkerService
 from model_worker.settings import WorkerSettings
 from model_worker.tokenizer import TokenizerFiles, load_tokenizer
-from model_worker.turns import DeviceTurns
 from rstitch import __version__
 from rstitch.errors import RstitchError, invalid
 from rstitch.service.logs import setup_logging
@@ -152,85 +146,6 @@ async def _serve(role: Role, settings: WorkerSettings) -> None:
     await asyncio.to_thread(worker.metrics.shutdown)
 
 
-def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engine]:
-    """The model and its engine. Raises UnsupportedModel."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    device = torch.device(settings.device)
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise UnsupportedModel(
-            f"--device {settings.device}: torch sees {count} CUDA devices here; name one of them, or cpu"
-        )
-    name = settings.dtype
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    if settings.random_weights is not None:
-        _log.warning("random weights: for benchmarks only", model=settings.model, seed=settings.random_weights)
-    loaded = load(settings.model, getattr(torch, name), device, settings.context_length, settings.random_weights)
-    exit_ = load_exit(settings.model, loaded.module) if settings.exit_listen else None
-    page_size = settings.page_size or default_page_size(device)
-    num_pages = _num_pages(settings, loaded, page_size, exit_.bytes_per_token if exit_ is not None else 0)
-    limits = Limits(
-        vocab_size=min(vocab_size, loaded.num_logits),
-        context_length=min(loaded.context_length, num_pages * page_size),
-        num_pages=num_pages,
-        page_size=page_size,
-        max_batch_tokens=settings.max_batch_tokens,
-        background_stretch=settings.background_stretch,
-        background_us=round(settings.background_ms * 1000),
-        attention=settings.attention,
-        graphs=settings.graphs,
-    )
-    engine = (
-        Engine(loaded, limits, lambda done, of: _log.info("capturing steps", done=done, of=of))
-        if exit_ is None
-        else ExitEngine(loaded, exit_, replace(limits, graphs="off"))
-    )
-    _log.info("engine made", steps=engine.path, page_size=page_size, num_pages=num_pages)
-    engine.costs = measure_steps(engine, settings.measure_ms / 1000)
-    if isinstance(engine, ExitEngine):
-        engine.exit_costs = measure_steps(engine, settings.measure_ms / 1000, at_exit=True)
-    if engine.costs is not None:
-        _log.info("steps measured", **{_shape(cost): cost.step_us for cost in engine.costs.step_costs})
-    return loaded, engine
-
-
-def default_page_size(device: torch.device) -> int:
-    """Tokens per KV page. On CUDA of a size that attention's kernel takes; with others it would not run."""
-    return 256 if device.type == "cuda" else 16
-
-
-def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int, more_bytes_per_token: int) -> int:
-    if settings.num_pages:
-        return settings.num_pages
-    tokens = settings.kv_tokens or (tokens_beside(loaded, settings.beside) if settings.beside else 0)
-    return max(1, tokens // page_size) if tokens else pages_that_fit(loaded, page_size, more_bytes_per_token)
-
-
-def _batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:
-    if settings.batching == "eager":
-        return None
-    size = int(settings.batching.removeprefix("fixed:")) if settings.batching != "delayed" else 0
-    if not size and engine.costs is None:
-        raise invalid("--batching", "delayed needs to know what a step costs.", "Give --measure-ms more than 0.")
-    return BatchingRule(engine.costs, settings.max_delay_ms / 1000, size)
-
-
-def _turns(role: Role, settings: WorkerSettings) -> DeviceTurns | None:
-    if not settings.share_device:
-        return None
-    side: Literal["slm", "llm"] = "llm" if role.model == common_pb2.MODEL_LLM else "slm"
-    try:
-        return DeviceTurns(Path(settings.share_device), side, settings.share_slm_steps)
-    except OSError as error:
-        remedy = "Name a file in a folder that both workers may write to."
-        raise invalid("--share-device", f"{error.filename}: {error.strerror}.", remedy) from error
-
-
-def _shape(cost: StepCost) -> str:
-    return f"rows_{cost.num_rows}_tokens_{cost.num_tokens_per_row}_us"
-
-
 def _info(
     role: Role, settings: WorkerSettings, loaded: LoadedModel, engine: Engine, tokenizer: TokenizerFiles
 ) -> worker_pb2.GetInfoResponse:
@@ -263,6 +178,26 @@ def _exit_info(info: worker_pb2.GetInfoResponse, engine: ExitEngine) -> worker_p
     return of_exit
 
 
+def _tokenizer(tokenizer: TokenizerFiles) -> worker_pb2.GetTokenizerResponse:
+    return worker_pb2.GetTokenizerResponse(
+        data=tokenizer.data,
+        chat_template=tokenizer.chat_template,
+        special_tokens=tokenizer.special_tokens,
+        early_exit=worker_pb2.ExitStyle(**asdict(tokenizer.early_exit)),
+    )
+
+
+def _turns(role: Role, settings: WorkerSettings) -> DeviceTurns | None:
+    if not settings.share_device:
+        return None
+    side: Literal["slm", "llm"] = "llm" if role.model == common_pb2.MODEL_LLM else "slm"
+    try:
+        return DeviceTurns(Path(settings.share_device), side, settings.share_slm_steps)
+    except OSError as error:
+        remedy = "Name a file in a folder that both workers may write to."
+        raise invalid("--share-device", f"{error.filename}: {error.strerror}.", remedy) from error
+
+
 def _refuse_with_exit(role: Role, settings: WorkerSettings) -> None:
     """Raises RstitchError if a setting cannot be met by a model that serves both roles."""
     if role.model != common_pb2.MODEL_LLM:
@@ -275,12 +210,3 @@ def _refuse_with_exit(role: Role, settings: WorkerSettings) -> None:
     ):
         if wrong:
             raise invalid(flag, "it is not for a worker with --exit-listen.", "Leave it at its default.")
-
-
-def _tokenizer(tokenizer: TokenizerFiles) -> worker_pb2.GetTokenizerResponse:
-    return worker_pb2.GetTokenizerResponse(
-        data=tokenizer.data,
-        chat_template=tokenizer.chat_template,
-        special_tokens=tokenizer.special_tokens,
-        early_exit=worker_pb2.ExitStyle(**asdict(tokenizer.early_exit)),
-    )

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.loader import check_source
+from model_worker.engine.forward.loader import check_source
 
 EXIT_STYLE_FILE = "early_exit.json"
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")

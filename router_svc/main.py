@@ -13,18 +13,18 @@ import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from router_svc.backoff import Backoff
-from router_svc.heads import Heads
-from router_svc.lease import Lease
-from router_svc.pair import Pair
-from router_svc.profiles import Profiles
-from router_svc.redis_link import shown
-from router_svc.service import RouterService
-from router_svc.sessions import Sessions
+from router_svc.answers.sessions import Sessions
+from router_svc.api.profiles import Profiles
+from router_svc.api.service import RouterService
+from router_svc.policies.heads import Heads
 from router_svc.settings import RouterSettings
-from router_svc.store import TrajectoryStore
-from router_svc.trajectory import Model
-from router_svc.workers import WorkerClient
+from router_svc.trajectory.lease import Lease
+from router_svc.trajectory.redis_link import shown
+from router_svc.trajectory.store import TrajectoryStore
+from router_svc.trajectory.types import Model
+from router_svc.workers.client import WorkerClient
+from router_svc.workers.pair import Pair
+from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from model_worker.engine.exit import ExitTail, make_exit, save_exit
+from model_worker.engine.shared_layers.model import ExitTail, make_exit, save_exit
 from tests.pairs import CONFIGS, make_model, make_tokenizer
 
 

@@ -9,7 +9,7 @@ import sys
 from rich.console import Console
 
 from rstitch.errors import RstitchError
-from rstitch.parts import StackError
+from rstitch.local.part import StackError
 
 # Each is the module of its name, with `add_arguments(parser)` and `run(options) -> exit code`, loaded when asked for.
 COMMANDS = {

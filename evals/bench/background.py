@@ -17,9 +17,9 @@ from statistics import median
 
 import torch
 
+from model_worker.build import build
 from model_worker.engine.engine import Engine
 from model_worker.engine.types import RunFinished, RunRequest
-from model_worker.main import build
 from model_worker.settings import WorkerSettings
 from model_worker.tokenizer import load_tokenizer
 

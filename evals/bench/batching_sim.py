@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
-from model_worker.engine.batching import Arrivals, BatchingRule, Load
-from model_worker.engine.cost_model import CostModel
+from model_worker.engine.bookkeeping.batching import Arrivals, BatchingRule, Load
+from model_worker.engine.bookkeeping.cost_model import CostModel
 
 SLM, LLM = 0, 1
 _CATCH_UP = 2  # tokens of a row that comes back: what background catch-up has left
@@ -233,7 +233,7 @@ H200 = tuple(
 
 def tiny_pair() -> Pair:
     """The bundled pair: steps measured on this machine. Runs as at tau 0.02."""
-    from model_worker.main import build
+    from model_worker.build import build
     from model_worker.settings import WorkerSettings
     from model_worker.tokenizer import load_tokenizer
 

@@ -24,17 +24,17 @@ import transformers
 from rich.console import Console
 from rich.progress import Progress
 
+from evals.asking.flags import positive, positives
 from evals.bench import engine_tables, page
-from evals.bench.flags import positive, positives
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
 from evals.bench.stepping import BLOCK, Contest, Ours
-from evals.progress import progress_bar
-from evals.provenance import ROOT, line, provenance
-from model_worker.engine.loader import load
+from evals.figures.progress import progress_bar
+from evals.figures.provenance import ROOT, line, provenance
+from model_worker.build import default_page_size
+from model_worker.engine.forward.loader import load
 from model_worker.engine.types import Limits
-from model_worker.main import default_page_size
 from model_worker.tokenizer import load_tokenizer
-from rstitch.parts import default_threads
+from rstitch.local.part import default_threads
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from rich.console import Console
 
-from evals.report import Columns, Row, markdown_table, terminal_table
+from evals.figures.report import Columns, Row, markdown_table, terminal_table
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

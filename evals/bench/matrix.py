@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from evals.asking.load import Load, Timed, closed_loop, open_loop, poisson_arrivals
 from evals.bench import records
-from evals.bench.load import Load, Timed, closed_loop, open_loop, poisson_arrivals
 from evals.bench.records import Record, Row, by_problem
 from evals.bench.systems import Reply, System
-from training.tiny.task import Problem, is_correct
+from evals.tasks.tiny.arithmetic import Problem, is_correct
 
 # Blocks of a load whose answers run together: pairs are only as fine as its blocks.
 _MIN_BLOCKS = 2

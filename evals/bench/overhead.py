@@ -22,17 +22,17 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evals import bare
+from evals.algorithm import bare
+from evals.asking.flags import positive
+from evals.asking.stacks import Flags, add_flag_arguments
 from evals.bench import page
-from evals.bench.flags import positive
-from evals.bench.stacks import Flags, add_flag_arguments
-from evals.progress import progress_bar
-from evals.provenance import ROOT, line, provenance
-from evals.report import Columns, Row, markdown_table, terminal_table
+from evals.figures.progress import progress_bar
+from evals.figures.provenance import ROOT, line, provenance
+from evals.figures.report import Columns, Row, markdown_table, terminal_table
+from evals.tasks.tiny.arithmetic import problems
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Threshold, Usage
-from rstitch.stack import LocalStack
-from training.tiny.task import problems
+from rstitch.local.stack import LocalStack
 
 # From the LLM alone to the SLM alone, so that tokens and switches vary independently.
 TAUS = (-1.0, 0.005, 0.02, 0.1, 1.0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from evals.provenance import ROOT
-from evals.report import replace_section
+from evals.figures.provenance import ROOT
+from evals.figures.report import replace_section
 
 PAGE = ROOT / "docs" / "performance.md"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from evals.report import Row
+from evals.figures.report import Row
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.statistics import paired_difference, paired_ratio, wilson
+from evals.figures.statistics import paired_difference, paired_ratio, wilson
 
 Row = dict[str, Any]
 

@@ -20,19 +20,19 @@ import transformers
 from rich.console import Console
 from rich.progress import Progress
 
+from evals.asking.flags import positive, positives
+from evals.asking.load import closed_loop
 from evals.bench import page
-from evals.bench.flags import positive, positives
-from evals.bench.load import closed_loop
 from evals.bench.replay_stack import SYSTEMS, Measured, add_pair_arguments, ask, replay_stack, shape_name
 from evals.bench.shapes import SHAPES, shape_or_folder
-from evals.bench.timing import ratio
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
-from evals.progress import progress_bar
-from evals.provenance import line, provenance
-from evals.report import Columns, Row, markdown_table, terminal_table
+from evals.figures.progress import progress_bar
+from evals.figures.provenance import line, provenance
+from evals.figures.ratio import ratio
+from evals.figures.report import Columns, Row, markdown_table, terminal_table
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Source, Threshold
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 
 _COLUMNS: Columns = {
     "": lambda row: row["system"],
@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
 
 async def record(num: int, tau: float, console: Console) -> list[Trace]:
     """Traces of real answers of the bundled pair to problems of its dev split."""
-    from training.tiny.task import problems
+    from evals.tasks.tiny.arithmetic import problems
 
     made = []
     with LocalStack() as stack, progress_bar(console) as progress:

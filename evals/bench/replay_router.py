@@ -19,8 +19,8 @@ from unittest import mock
 
 from evals.bench.traces import Trace, read
 from router_svc import main as router
-from router_svc import workers
-from router_svc.runs import PendingRun, Proposal, Reply, Run, RunEnd
+from router_svc.workers import client as workers
+from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd
 
 _PREFIX = "replay"
 _SURE, _UNSURE = 0.0, 1.0  # entropies as the trace has them; THRESHOLD lies between

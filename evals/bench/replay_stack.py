@@ -15,15 +15,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.bench.flags import positive
+from evals.asking.flags import positive
+from evals.asking.stacks import Flags, add_flag_arguments
 from evals.bench.replay_router import THRESHOLD, session_id
 from evals.bench.shapes import SHAPES, make_pair
-from evals.bench.stacks import Flags, add_flag_arguments
 from evals.bench.traces import Trace, save
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Policy, SlmOnly, Threshold
-from rstitch.parts import default_threads
-from rstitch.stack import LocalStack
+from rstitch.local.part import default_threads
+from rstitch.local.stack import LocalStack
 
 # The last one follows the traces.
 SYSTEMS: dict[str, Policy] = {"llm_only": LlmOnly(), "slm_only": SlmOnly(), "replay": Threshold(THRESHOLD)}

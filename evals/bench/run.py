@@ -20,21 +20,22 @@ import torch
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from evals.bench import page, plots, stacks, tables
+from evals.asking import stacks
+from evals.asking.flags import numbers, positive, positives, rates, some_of
+from evals.asking.load import Load
+from evals.bench import page, plots, tables
 from evals.bench.baselines import Generate, load_model
 from evals.bench.collector import Collector
-from evals.bench.flags import numbers, positive, positives, rates, some_of
-from evals.bench.load import Load
 from evals.bench.matrix import Plan, baseline_of, measure, rows, taking_part, variant_name
 from evals.bench.records import Record
 from evals.bench.systems import MAX_NEW_TOKENS, InProcess, Served, System
-from evals.progress import progress_bar
-from evals.provenance import ROOT, line, provenance
+from evals.figures.progress import progress_bar
+from evals.figures.provenance import ROOT, line, provenance
+from evals.tasks.tiny.arithmetic import SPLITS, problems
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Policy, SlmOnly, Threshold
 from rstitch.service.logs import setup_logging
-from training.tiny.task import SPLITS, problems
 
 KINDS = ("generate", "assisted", "engine", "llm_only", "slm_only", "threshold")
 TELEMETRY = "telemetry"

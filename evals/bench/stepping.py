@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from evals.algorithm.cached_model import CachedModel
-from evals.bench.timing import quiet, ratio
-from evals.report import Row
+from evals.figures.ratio import quiet, ratio
+from evals.figures.report import Row
 from model_worker.engine.engine import Engine
-from model_worker.engine.loader import LoadedModel
+from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.types import Limits, RunFailed, RunRequest, TokenKept
 
 EXTENDS = (2, 4, 8, 16)

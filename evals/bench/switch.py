@@ -25,14 +25,14 @@ import transformers
 from rich.console import Console
 from rich.progress import Progress
 
+from evals.asking.flags import positive, positives
 from evals.bench import page
-from evals.bench.flags import positive, positives
 from evals.bench.replay_stack import Measured, add_pair_arguments, ask, replay_stack, shape_name
 from evals.bench.shapes import SHAPES, shape_or_folder
 from evals.bench.traces import Author, Trace, trace_of
-from evals.progress import progress_bar
-from evals.provenance import ROOT, line, provenance
-from evals.report import Columns, Row, markdown_table, terminal_table
+from evals.figures.progress import progress_bar
+from evals.figures.provenance import ROOT, line, provenance
+from evals.figures.report import Columns, Row, markdown_table, terminal_table
 from rstitch.channels import client_options
 from rstitch.client.aio import AsyncClient
 from rstitch.v1 import worker_pb2, worker_pb2_grpc

@@ -10,8 +10,8 @@ from typing import Any
 from rich.table import Table
 
 from evals.bench.records import PARTS
-from evals.provenance import line
-from evals.report import Columns, Row, markdown_table, terminal_table
+from evals.figures.provenance import line
+from evals.figures.report import Columns, Row, markdown_table, terminal_table
 
 NOTES = (
     "Greedy; the same number of CPU threads per model in all systems. `generate` at more than one session is static "

@@ -18,15 +18,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from evals.bench.flags import positive
-from evals.bench.stacks import add_stack_arguments
+from evals.asking.flags import positive
+from evals.asking.stacks import add_stack_arguments
 from evals.calibrate import commands
 from evals.calibrate.knobs import POLICIES, SIGNALS
-from evals.progress import progress_bar
+from evals.figures.progress import progress_bar
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.client.common import DEFAULT_ADDRESS
 from rstitch.errors import RstitchError
-from rstitch.parts import StackError
+from rstitch.local.part import StackError
 
 _Command = Callable[[argparse.Namespace, ExitStack, Progress], Awaitable[commands.Result]]
 _COMMANDS: dict[str, _Command] = {"run": commands.run, "repeat": commands.repeat_many}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.calibrate.goals import Found, Goal
-from evals.calibrate.intervals import LEVEL, Interval, predicted_loss, predicted_ratio
 from evals.calibrate.knobs import Knob
 from evals.calibrate.loss import changed
 from evals.calibrate.outcomes import Sample
+from evals.figures.intervals import LEVEL, Interval, predicted_loss, predicted_ratio
 from rstitch.client.types import Policy
 
 # Questions answered with a value of the parameter, or by the LLM alone; `fresh` are those to check with.

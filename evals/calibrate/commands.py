@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from evals.bench.stacks import local_stack
+from evals.asking.stacks import local_stack
 from evals.calibrate import page
 from evals.calibrate.calibration import Calibrated, calibrate
 from evals.calibrate.goals import Goal, LatencyGoal, ShareGoal
@@ -21,15 +21,15 @@ from evals.calibrate.loss import LossGoal
 from evals.calibrate.outcomes import Outcomes, Sample
 from evals.calibrate.questions import Questions, load_questions
 from evals.calibrate.repeat import Pool, Repeats, Wanted, repeat
-from evals.evaluation.data import Problem
-from evals.provenance import line, provenance
-from evals.report import Row, terminal_table
+from evals.figures.provenance import line, provenance
+from evals.figures.report import Row, terminal_table
+from evals.latency import LatencyModel
+from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
 from rstitch.client.common import DEFAULT_ADDRESS
 from rstitch.client.specs import Spec, text_of
 from rstitch.client.types import KeptProfile, LlmOnly
 from rstitch.errors import invalid
-from training.latency import LatencyModel
 
 # The smallest that half of the pool can show in most draws.
 _LOSS = 0.05

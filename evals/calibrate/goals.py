@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evals.calibrate.intervals import Interval, predicted_ratio, ratio
 from evals.calibrate.knobs import Knob
 from evals.calibrate.outcomes import Sample
+from evals.figures.intervals import Interval, predicted_ratio, ratio
 from rstitch.errors import RstitchError, invalid
 
 # The calibration questions answered with a value of the parameter; None: by the LLM alone.

@@ -8,9 +8,9 @@ safe stays 5%.
 from __future__ import annotations
 
 from evals.calibrate.goals import Answered, Found, Goal
-from evals.calibrate.intervals import predicted_loss, questions_for, smallest_provable_loss, upper_loss
 from evals.calibrate.knobs import Knob
 from evals.calibrate.outcomes import Sample
+from evals.figures.intervals import predicted_loss, questions_for, smallest_provable_loss, upper_loss
 from rstitch.errors import invalid
 
 

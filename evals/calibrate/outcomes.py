@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.answers import Checker
-from evals.bench.load import closed_loop
-from evals.evaluation.data import Problem
+from evals.asking.load import closed_loop
+from evals.checking.checker import Checker
+from evals.latency import LatencyModel, runs_of
+from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
 from rstitch.client.specs import Spec, text_of
 from rstitch.client.types import Message, Policy
 from rstitch.errors import invalid
-from training.latency import LatencyModel, runs_of
 
 
 @dataclass(frozen=True, slots=True)

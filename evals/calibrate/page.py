@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from evals.provenance import ROOT, line
-from evals.report import Columns, Row, markdown_table, replace_section
+from evals.figures.provenance import ROOT, line
+from evals.figures.report import Columns, Row, markdown_table, replace_section
 
 POOL = 240  # questions that repeats draw from
 DOCUMENT = ROOT / "docs" / "calibration.md"

@@ -8,10 +8,10 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.answers import Checker, OwnCheck
-from evals.answers_math import MathCheck
-from evals.evaluation import task as tasks
-from evals.evaluation.data import Problem, function_of, load_data
+from evals.checking.checker import Checker, OwnCheck
+from evals.checking.math import MathCheck
+from evals.tasks import task as tasks
+from evals.tasks.data import Problem, function_of, load_data
 from rstitch.errors import invalid
 
 _EXAMPLE = 'Write one JSON object per line, such as {"question": "...", "answer": "42"}.'

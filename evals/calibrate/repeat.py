@@ -16,7 +16,7 @@ from evals.calibrate.calibration import Calibrated, calibrate
 from evals.calibrate.goals import Goal
 from evals.calibrate.knobs import Knob
 from evals.calibrate.outcomes import Sample
-from evals.statistics import wilson
+from evals.figures.statistics import wilson
 from rstitch.errors import RstitchError
 
 

@@ -8,7 +8,7 @@ import sys
 
 from rstitch.cli.common import FAILED, INTERRUPTED, exit_code, print_error
 from rstitch.errors import RstitchError
-from rstitch.parts import StackError
+from rstitch.local.part import StackError
 
 # Each is the module of its name, with `add_arguments(parser)` and `run(options) -> exit code`, loaded when asked for.
 COMMANDS = {

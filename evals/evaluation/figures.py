@@ -11,8 +11,8 @@ import numpy as np
 
 from evals.evaluation.modelled import Latencies
 from evals.evaluation.record import Record
-from evals.evaluation.records import Run
-from evals.statistics import bootstrap_mean, mcnemar, paired_ratio, unseen_difference, wilson
+from evals.evaluation.run_file import Run
+from evals.figures.statistics import bootstrap_mean, mcnemar, paired_ratio, unseen_difference, wilson
 
 Row = dict[str, Any]
 BASELINE = "llm_only"

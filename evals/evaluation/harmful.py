@@ -21,20 +21,20 @@ from typing import Any, get_args
 import numpy as np
 from rich.console import Console
 
-from evals.bench.flags import positive
-from evals.bench.load import closed_loop
+from evals.asking.flags import positive
+from evals.asking.load import closed_loop
+from evals.checking.checkers import checker_of
 from evals.evaluation import plots
-from evals.evaluation.checkers import checker_of
-from evals.evaluation.data import Data, load_data
+from evals.evaluation.harmful_token import Search, Turn, Verdict
 from evals.evaluation.record import Record
-from evals.evaluation.records import Run, read
 from evals.evaluation.report import write
+from evals.evaluation.run_file import Run, read
 from evals.evaluation.stacks import add_stack_arguments, router_of
-from evals.evaluation.task import Task, load
-from evals.evaluation.turns import Search, Turn, Verdict
-from evals.progress import progress_bar
-from evals.provenance import line, provenance
-from evals.statistics import bootstrap_mean
+from evals.figures.progress import progress_bar
+from evals.figures.provenance import line, provenance
+from evals.figures.statistics import bootstrap_mean
+from evals.tasks.data import Data, load_data
+from evals.tasks.task import Task, load
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.client.aio import AsyncClient
 from rstitch.errors import invalid

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from evals.bench.flags import positive
+from evals.asking.flags import positive
 from evals.evaluation.figures import BASELINE
 from evals.evaluation.record import Question, Record
-from evals.evaluation.records import Run, read
 from evals.evaluation.report import write
+from evals.evaluation.run_file import Run, read
 from rstitch.cli.render import STYLES, legend
 from rstitch.errors import invalid
 

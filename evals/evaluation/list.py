@@ -9,7 +9,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from evals.evaluation.task import load, names
+from evals.tasks.task import load, names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

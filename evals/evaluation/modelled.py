@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 
 from evals.evaluation.record import Record
+from evals.latency import LatencyModel, runs_of
 from rstitch.client.types import Segment, Source, SwitchReason, Trajectory, TrajectoryState
 from rstitch.errors import invalid
-from training.latency import LatencyModel, runs_of
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from evals.evaluation import figures, plots
 from evals.evaluation.families import member_of
 from evals.evaluation.modelled import Latencies
-from evals.evaluation.records import Run, read
+from evals.evaluation.run_file import Run, read
 from rstitch.client.specs import parse
 from rstitch.client.types import Signal, Threshold
 from rstitch.errors import invalid

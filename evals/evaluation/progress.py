@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from evals.evaluation.record import Record
 from evals.evaluation.runner import Job
-from evals.statistics import wilson
+from evals.figures.statistics import wilson
 
 # Lines that are left to what was on the terminal before.
 _MARGIN = 4

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from evals.evaluation import figures, tables
 from evals.evaluation.modelled import Latencies
-from evals.evaluation.records import Run, read
-from evals.provenance import line
-from evals.report import replace_section
+from evals.evaluation.run_file import Run, read
+from evals.figures.provenance import line
+from evals.figures.report import replace_section
 from rstitch.errors import invalid
 
 

@@ -16,25 +16,25 @@ from typing import Any
 
 from rich.console import Console
 
-from evals import sandbox
-from evals.answers import Checker
-from evals.bench.flags import positive
+from evals.asking.flags import positive
+from evals.checking import sandbox
+from evals.checking.checker import Checker
+from evals.checking.checkers import checker_of
 from evals.evaluation import figures, tables
-from evals.evaluation.checkers import checker_of
-from evals.evaluation.data import Data, load_data
 from evals.evaluation.progress import RunProgress
 from evals.evaluation.record import Question
-from evals.evaluation.records import Run, RunFile
+from evals.evaluation.run_file import Run, RunFile
 from evals.evaluation.runner import Plan, Runner, System, jobs
 from evals.evaluation.stacks import add_stack_arguments, router_of
-from evals.evaluation.task import Task, load
-from evals.provenance import provenance
+from evals.figures.provenance import provenance
+from evals.tasks.data import Data, load_data
+from evals.tasks.task import Task, load
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.client.aio import AsyncClient
 from rstitch.client.specs import parse, text_of
 from rstitch.client.types import Sampling, Status
 from rstitch.errors import invalid
-from rstitch.parts import default_threads
+from rstitch.local.part import default_threads
 
 _DEFAULT_SYSTEMS = ("llm_only", "slm_only", "threshold:tau=0.02")
 

@@ -10,11 +10,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from evals.answers import Checker
-from evals.evaluation.data import Problem
+from evals.checking.checker import Checker
 from evals.evaluation.record import Key, Record, entropies_of, parts_of
-from evals.evaluation.records import RunFile
-from evals.evaluation.task import Task
+from evals.evaluation.run_file import RunFile
+from evals.tasks.data import Problem
+from evals.tasks.task import Task
 from rstitch.client.aio import AsyncClient
 from rstitch.client.specs import Spec
 from rstitch.client.types import Answer, Chunk, Event, Message, Policy, Random, Sampling, Started

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from evals.bench.flags import positive
-from evals.bench.stacks import add_flag_arguments
+from evals.asking.flags import positive
+from evals.asking.stacks import add_flag_arguments
 from rstitch.cli.progress import start
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 
 
 def add_stack_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from evals import report
 from evals.evaluation.figures import Row
-from evals.report import Columns
+from evals.figures import report
+from evals.figures.report import Columns
 
 
 def _share(row: Row, name: str) -> str:

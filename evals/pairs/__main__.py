@@ -19,7 +19,10 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers.utils import logging
 
-from evals.bench.flags import positive
+from evals.asking.flags import positive
+from evals.figures.progress import progress_bar
+from evals.figures.provenance import provenance
+from evals.figures.report import terminal_table
 from evals.pairs import questions, report
 from evals.pairs.check import Measured, measure, rank_correlations
 from evals.pairs.predict import Candidate, Sample, predict, ranked
@@ -27,13 +30,10 @@ from evals.pairs.questions import Asked, agrees
 from evals.pairs.reading import Loaded, answers, compatible, load, prompt_of, read
 from evals.pairs.timing import timings
 from evals.pairs.walk import Text
-from evals.progress import progress_bar
-from evals.provenance import provenance
-from evals.report import terminal_table
 from model_worker.engine.errors import UnsupportedModel
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.errors import RstitchError, invalid
-from rstitch.parts import StackError
+from rstitch.local.part import StackError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from scipy import stats
 
+from evals.figures.statistics import wilson
 from evals.pairs.predict import Candidate
 from evals.pairs.questions import Question, agrees
-from evals.statistics import wilson
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, LlmOnly, Message, Policy, Threshold
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 
 _WARM_UP = 2
 

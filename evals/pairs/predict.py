@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from evals.figures.statistics import wilson
 from evals.pairs.timing import Timing
 from evals.pairs.walk import Text, walk
-from evals.statistics import wilson
 
 TAUS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from evals.tasks.tiny.domains import DOMAINS
+from evals.tasks.tiny.splits import SPLITS
 from rstitch.errors import invalid
-from training.tiny.domains import DOMAINS
-from training.tiny.splits import SPLITS
 
 _DOMAINS = {"tiny": "words", "programs": "programs"}
 _MAX_NEW_TOKENS = 1_024  # of an answer to a question from a file

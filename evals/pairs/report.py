@@ -9,10 +9,10 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
+from evals.figures.provenance import ROOT, line
+from evals.figures.report import Columns, Row, markdown_table, replace_section
 from evals.pairs.check import Measured
 from evals.pairs.predict import Candidate
-from evals.provenance import ROOT, line
-from evals.report import Columns, Row, markdown_table, replace_section
 
 DOCUMENT = ROOT / "docs" / "pairs.md"
 RESULTS = ROOT / "docs" / "results"

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evals.algorithm.cached_model import CachedModel
+from evals.latency import Decode, LatencyModel, ModelLatency, Prefill, Run, Service
 from evals.pairs.reading import Loaded
 from evals.pairs.walk import Walk
-from training.latency import Decode, LatencyModel, ModelLatency, Prefill, Run, Service
 
 _CACHED = 128  # tokens before the timed calls
 _PREFILLS = (2, 64)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.bench.flags import positive
-from evals.provenance import ROOT
+from evals.asking.flags import positive
+from evals.figures.provenance import ROOT
 from evals.results.steps import steps
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evals.evaluation import figures
-from evals.evaluation.records import read
 from evals.evaluation.report import write
+from evals.evaluation.run_file import read
 from evals.results import rules
 from evals.results.rules import UNTESTED, Finding, Rows, Runs
 

@@ -85,7 +85,7 @@ def steps(folder: Path, n: int, n_latency: int) -> list[Step]:
         Step(
             "model",
             "the latency model, checked on whole answers",
-            [["training.latency", "check", "--write"]],
+            [["evals.latency", "check", "--write"]],
             3,
         ),
         Step(

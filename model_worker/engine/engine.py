@@ -13,22 +13,23 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from model_worker.engine.admission import check_held, check_idle, check_request
-from model_worker.engine.batching import Load
-from model_worker.engine.cost_model import CostModel
+from model_worker.engine.bookkeeping.admission import check_held, check_idle, check_request
+from model_worker.engine.bookkeeping.batching import Load
+from model_worker.engine.bookkeeping.cost_model import CostModel
+from model_worker.engine.bookkeeping.pages import PagePool
+from model_worker.engine.bookkeeping.scheduler import Row, Run, Scheduler
+from model_worker.engine.bookkeeping.session import Session, SessionTable
+from model_worker.engine.bookkeeping.signals import SignalMeter
+from model_worker.engine.commit import _leaves, _proposal, common_prefix
 from model_worker.engine.errors import ForwardFailed, SessionClosed, UnsupportedModel
-from model_worker.engine.loader import LoadedModel
-from model_worker.engine.pages import PagePool
-from model_worker.engine.runner import Outcome, Runner, check_parity, reference_logits
-from model_worker.engine.scheduler import Row, Run, Scheduler
-from model_worker.engine.session import Session, SessionTable
-from model_worker.engine.signals import SignalMeter
+from model_worker.engine.forward.loader import LoadedModel
+from model_worker.engine.forward.parity import check_parity, reference_logits
+from model_worker.engine.forward.runner import Outcome, Runner
 from model_worker.engine.types import (
     Capacity,
     Counters,
     Event,
     FinishReason,
-    Handoff,
     Limits,
     Proposal,
     Returns,
@@ -338,48 +339,5 @@ def _us(seconds: float) -> int:
     return int(seconds * 1e6)
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two rows begin with in common."""
-    pairs = zip(left, right, strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
-
-
 def _forward_failed(message: str) -> ForwardFailed:
     return ForwardFailed(message, remedy="Send the run again; if it fails again, see the worker's log.")
-
-
-def _leaves(run: Run, handoff: Handoff, outcome: Outcome, index: int) -> bool:
-    """Whether a run whose signal is above its bound gives the pen back: yes, unless its hand-off asks and hears no."""
-    if handoff.asks is None:
-        return True
-    run.num_consultations += 1
-    return handoff.asks(outcome.hidden_state(index), len(run.session.tokens))
-
-
-def _proposal(outcome: Outcome, index: int, returns: Returns, uncertainty: float | None = None) -> Proposal:
-    choices = outcome.choices
-    vocab_size = outcome.logits.shape[1]
-    return Proposal(
-        token=choices.tokens[index],
-        entropy=choices.entropies[index],
-        logprob=choices.logprobs[index],
-        uncertainty=uncertainty,
-        hidden_state=outcome.hidden_state(index) if returns.hidden_state else b"",
-        logits=outcome.raw_logits(index) if returns.top_logits == -1 else b"",
-        top_logits=outcome.top_logits(index, min(returns.top_logits, vocab_size)) if returns.top_logits > 0 else (),
-    )
-
-
-def pages_that_fit(
-    loaded: LoadedModel,
-    page_size: int,
-    more_bytes_per_token: int = 0,
-    *,
-    cpu_bytes: int = 1 << 30,
-    share: float = 0.9,
-) -> int:
-    """Pages to allocate: on CUDA `share` of the free memory, on CPU what `cpu_bytes` hold."""
-    room = cpu_bytes
-    if loaded.device.type == "cuda":
-        room = int(torch.cuda.mem_get_info(loaded.device)[0] * share)
-    return max(1, room // ((loaded.kv_bytes_per_token + more_bytes_per_token) * page_size))

@@ -6,7 +6,7 @@ import itertools
 import time
 from statistics import median
 
-from model_worker.engine.cost_model import CostModel
+from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.types import Counters, Returns, RunRequest
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from rstitch.cli.log_lines import last_lines
 from rstitch.errors import RstitchError
-from rstitch.parts import StackError
+from rstitch.local.part import StackError
 
 P = ParamSpec("P")
 

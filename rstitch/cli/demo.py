@@ -16,7 +16,7 @@ from rstitch.cli.examples import DEMO_TAU, EXAMPLES, Example, boxed
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.client.sync import Client
 from rstitch.client.types import Answer, LlmOnly, Message, Policy, SlmOnly, Threshold
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 
 # What an answer may need at most; the longest of the tiny LLM's are about half of it.
 _MAX_NEW_TOKENS = 400

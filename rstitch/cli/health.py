@@ -31,7 +31,7 @@ def health(
 
 
 def _server_health(address: str, service: str, timeout: float, json: bool) -> bool:
-    from rstitch.readiness import health_of
+    from rstitch.local.readiness import health_of
 
     state = health_of(address, service, timeout)
     if json:

@@ -1,4 +1,4 @@
-"""`rstitch profile`: hands over to `training.latency`."""
+"""`rstitch profile`: hands over to `evals.latency`."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ _NEEDED = ("training", "evals", "torch", "transformers", "matplotlib", "scipy")
 @command
 def profile(context: typer.Context) -> None:
     """Times the models' calls and fits the latency model: see rstitch profile --help."""
-    raise hand_over("profile", "training.latency", _NEEDED, context.args)
+    raise hand_over("profile", "evals.latency", _NEEDED, context.args)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rstitch.cli.log_lines import last_lines
-from rstitch.stack import LocalStack, State
+from rstitch.local.stack import LocalStack, State
 
 _PATIENCE_S = 5.0
 

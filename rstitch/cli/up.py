@@ -10,7 +10,7 @@ import typer
 from rstitch.cli.common import command, err
 from rstitch.cli.examples import EXAMPLES
 from rstitch.cli.progress import start, stopped_by_signals
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 
 _WATCH_S = 0.5
 

@@ -15,8 +15,8 @@ from opentelemetry import trace
 
 from rstitch import __version__
 from rstitch.service.semconv import SEMCONV_SCHEMA_URL
+from rstitch.service.tracecontext import context_from_traceparent, current_metadata, traceparent_of
 from rstitch.service.tracing_interceptors import TracingServerInterceptor, tracing_client_interceptors
-from rstitch.tracecontext import context_from_traceparent, current_metadata, traceparent_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -13,7 +13,7 @@ from opentelemetry import trace
 
 from rstitch.service import semconv
 from rstitch.service.handlers import Context, Continuation, Handler, in_scope, is_infrastructure
-from rstitch.tracecontext import context_from_metadata, current_metadata
+from rstitch.service.tracecontext import context_from_metadata, current_metadata
 
 # A client that gives up at its deadline resets the call a moment before the server's own clock says so.
 _DEADLINE_SLACK_S = 0.1

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rstitch.parts import Part, StackError
-from rstitch.processes import ChildProcess, Guard
-from rstitch.stack import LocalStack
+from rstitch.local.part import Part, StackError
+from rstitch.local.processes import ChildProcess, Guard
+from rstitch.local.stack import LocalStack
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 DEAF = [
@@ -95,7 +95,7 @@ def test_a_killed_program_leaves_neither_processes_nor_folders(tmp_path: Path) -
     code = f"""
 import time
 from pathlib import Path
-from rstitch.processes import ChildProcess, Guard
+from rstitch.local.processes import ChildProcess, Guard
 guard = Guard()
 guard.remove(Path({str(folder)!r}))
 process = ChildProcess("part", ["sleep", "60"], env={{}}, log_path=Path({str(folder / "log")!r}), guard=guard)

@@ -12,7 +12,7 @@ from rstitch.cli.progress import StackProgress
 from rstitch.cli.render import entropy_strip, seconds, switch_list
 from rstitch.cli.trajectory import policy_text
 from rstitch.client.types import LlmOnly, Model, Policy, Switch, SwitchReason, Threshold
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 
 
 def test_progress_of_a_start_that_fails_shows_the_last_state() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 
 
 @pytest.mark.parametrize("role", ["slm", "llm"])

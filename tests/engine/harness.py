@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from model_worker.engine.engine import Engine
-from model_worker.engine.loader import adopt
+from model_worker.engine.forward.loader import adopt
 from model_worker.engine.types import Limits, RunFailed, RunFinished, RunRequest, TokenKept
 from tests.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
 

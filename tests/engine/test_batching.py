@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from model_worker.engine.batching import Arrivals, BatchingRule, Load, best_wait_s, break_even_s
-from model_worker.engine.cost_model import CostModel
+from model_worker.engine.bookkeeping.batching import Arrivals, BatchingRule, Load, best_wait_s, break_even_s
+from model_worker.engine.bookkeeping.cost_model import CostModel
 
 MS = 0.001
 # A step of 20 ms and half a percent of that for each further row.

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_worker.engine import attention_varlen, runner
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.graphs import DECODE_SIZES
-from model_worker.engine.loader import adopt
+from model_worker.engine.forward import attention_varlen, runner
+from model_worker.engine.forward.graphs import DECODE_SIZES
+from model_worker.engine.forward.loader import adopt
 from model_worker.engine.measure import measure_steps
 from model_worker.engine.types import Limits, Returns, RunRequest, Sampling
 from tests.engine.harness import generate, make_engine, run_all, run_one

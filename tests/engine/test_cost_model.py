@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from model_worker.engine.cost_model import CostModel
+from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.measure import measure_steps
 from model_worker.engine.types import Counters, RunRequest
 from tests.engine.harness import generate, make_engine, run_all

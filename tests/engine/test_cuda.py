@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model_worker.engine.engine import Engine
-from model_worker.engine.loader import adopt
+from model_worker.engine.forward.loader import adopt
 from model_worker.engine.types import Limits, RunRequest
 from tests.engine.harness import run_all
 from tests.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from model_worker.engine.cost_model import CostModel
+from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import ForwardFailed, InvalidRun, NoCapacity
-from model_worker.engine.exit import make_exit
-from model_worker.engine.exit_engine import ExitEngine
-from model_worker.engine.loader import adopt
+from model_worker.engine.forward.loader import adopt
+from model_worker.engine.shared_layers.engine import ExitEngine
+from model_worker.engine.shared_layers.model import make_exit
 from model_worker.engine.types import GREEDY, FinishReason, Limits, RunRequest, Sampling
 from tests.engine.harness import Result, collect, make_engine, run_all, run_one
 from tests.exits import make_pair
@@ -141,7 +141,7 @@ def test_a_model_with_an_exit_drafts_for_itself() -> None:
 
 @pytest.mark.parametrize("graphs", ["off", "on"])
 def test_drafts_on_the_path_of_cuda(graphs: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from model_worker.engine import attention_varlen
+    from model_worker.engine.forward import attention_varlen
     from tests.engine.test_captured_steps import naive_varlen_attn
 
     monkeypatch.setattr(attention_varlen, "varlen_attn", naive_varlen_attn)

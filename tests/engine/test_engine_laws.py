@@ -17,7 +17,7 @@ from model_worker.engine.errors import (
     PrefixMismatch,
     SessionBusy,
 )
-from model_worker.engine.loader import adopt
+from model_worker.engine.forward.loader import adopt
 from model_worker.engine.types import FinishReason, Handoff, Limits, Returns, RunRequest, Sampling
 from tests.engine.harness import Result, collect, generate, make_engine, run_all, run_one
 from tests.pairs import CONFIGS, CONTEXT_LENGTH, STOP_TOKEN, VOCAB_SIZE, make_model

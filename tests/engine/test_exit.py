@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from evals.reference import stitch
+from evals.algorithm.reference import stitch
 from model_worker.engine.errors import HeldTooShort, PrefixMismatch, SessionBusy, UnsupportedModel
-from model_worker.engine.exit import make_exit
-from model_worker.engine.exit_engine import ExitEngine
-from model_worker.engine.loader import adopt
+from model_worker.engine.forward.loader import adopt
+from model_worker.engine.shared_layers.engine import ExitEngine
+from model_worker.engine.shared_layers.model import make_exit
 from model_worker.engine.types import FinishReason, Handoff, Limits, Returns, RunRequest, Sampling
 from tests.engine.harness import Result, collect, generate, run_all, run_one
 from tests.exits import make_pair

@@ -21,7 +21,7 @@ from transformers.models.mistral import MistralConfig
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.loader import adopt, load
+from model_worker.engine.forward.loader import adopt, load
 from model_worker.engine.types import Limits
 from tests.pairs import save_model
 

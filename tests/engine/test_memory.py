@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.loader import adopt, load
-from model_worker.engine.memory import kv_bytes_per_token, split_memory, tokens_beside
+from model_worker.engine.forward.loader import adopt, load
+from model_worker.engine.forward.memory import kv_bytes_per_token, split_memory, tokens_beside
 from tests.pairs import CONFIGS, make_model, save_model
 
 

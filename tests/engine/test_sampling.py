@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_worker.engine.sampling import Measured, measure, measure_on_host, unpack
+from model_worker.engine.forward.sampling import Measured, measure, measure_on_host, unpack
 
 Measure = Callable[[Tensor], Measured]
 

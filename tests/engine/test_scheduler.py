@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from model_worker.engine.cost_model import CostModel
-from model_worker.engine.pages import PagePool
-from model_worker.engine.scheduler import Run, Scheduler
-from model_worker.engine.session import SessionTable
+from model_worker.engine.bookkeeping.cost_model import CostModel
+from model_worker.engine.bookkeeping.pages import PagePool
+from model_worker.engine.bookkeeping.scheduler import Run, Scheduler
+from model_worker.engine.bookkeeping.session import SessionTable
 from model_worker.engine.types import Limits, Returns, RunRequest
 
 _ids = itertools.count(1)

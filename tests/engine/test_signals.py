@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from model_worker.engine import runner as runner_module
+from model_worker.engine.forward import runner as runner_module
 from model_worker.engine.types import FinishReason, Handoff, RunRequest, Sampling, Signal, TokenKept
 from tests.engine.harness import make_engine, run_all, run_one
 from tests.pairs import VOCAB_SIZE

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.evaluation.record import Part, Record
-from evals.evaluation.records import RunFile
+from evals.evaluation.run_file import RunFile
 
 CONFIGURATION = {
     "task": "tiny", "task_digest": "1", "data": "d", "data_digest": "2", "temperature": 0.0, "top_p": 0.0, "seed": 0,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from evals.answers import OwnCheck
-from evals.answers_code import CodeCheck, extract
-from evals.answers_math import MathCheck, judge
-from evals.evaluation.data import Problem
-from evals.evaluation.task import load
+from evals.checking.checker import OwnCheck
+from evals.checking.code import CodeCheck, extract
+from evals.checking.math import MathCheck, judge
+from evals.tasks.data import Problem
+from evals.tasks.task import load
 
 pytestmark = pytest.mark.timeout(120)
 

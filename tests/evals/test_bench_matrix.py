@@ -13,18 +13,19 @@ from typing import Any
 
 import pytest
 
-from evals.bench import plots, stacks, tables
+from evals.asking import stacks
+from evals.asking.load import Load, closed_loop, open_loop, poisson_arrivals
+from evals.bench import plots, tables
 from evals.bench import records as figures
 from evals.bench.__main__ import main
 from evals.bench.collector import Collector
-from evals.bench.load import Load, closed_loop, open_loop, poisson_arrivals
 from evals.bench.matrix import Plan, measure, rows, variant_name
 from evals.bench.records import Record
 from evals.bench.systems import InProcess, Reply, System
-from evals.statistics import paired_ratio
+from evals.figures.statistics import paired_ratio
+from evals.tasks.tiny.arithmetic import problems
 from rstitch.service.telemetry import setup_telemetry
 from tests.engine.harness import make_engine
-from training.tiny.task import problems
 
 
 def record(problem: int, latency_ms: float, num_tokens: int = 10, **values: Any) -> Record:

@@ -16,11 +16,11 @@ from rich.progress import Progress
 from evals.bench import engine, page
 from evals.bench.replay_stack import add_pair_arguments, ask, cache_args, replay_stack
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
-from evals.bench.timing import ratio
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
-from evals.provenance import ROOT
-from model_worker.engine.loader import load
-from model_worker.main import default_page_size
+from evals.figures.provenance import ROOT
+from evals.figures.ratio import ratio
+from model_worker.build import default_page_size
+from model_worker.engine.forward.loader import load
 from model_worker.settings import WorkerSettings
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Source, SwitchReason

@@ -11,18 +11,12 @@ from scipy.stats import binom
 
 from evals.calibrate.calibration import calibrate
 from evals.calibrate.goals import Goal, LatencyGoal, ShareGoal
-from evals.calibrate.intervals import (
-    predicted_loss,
-    predicted_ratio,
-    questions_for,
-    smallest_provable_loss,
-    upper_loss,
-)
 from evals.calibrate.knobs import knob
 from evals.calibrate.loss import LossGoal
 from evals.calibrate.outcomes import Sample
 from evals.calibrate.questions import load_questions
 from evals.calibrate.repeat import Pool, Wanted, repeat
+from evals.figures.intervals import predicted_loss, predicted_ratio, questions_for, smallest_provable_loss, upper_loss
 from rstitch.client.types import Confidence, Learned, Random, Signal, Threshold
 from rstitch.errors import RstitchError
 

@@ -11,7 +11,7 @@ import pytest
 from evals.calibrate.__main__ import main
 from rstitch.client.sync import Client
 from rstitch.client.types import Profile, Signal, Threshold
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 
 
 @pytest.fixture(scope="module")

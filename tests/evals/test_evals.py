@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from evals import bare, report
-from evals.provenance import provenance
-from evals.reference import stitch
-from evals.statistics import paired_difference, wilson
+from evals.algorithm import bare
+from evals.algorithm.reference import stitch
+from evals.figures import report
+from evals.figures.provenance import provenance
+from evals.figures.statistics import paired_difference, wilson
 from tests.engine.harness import generate
 from tests.pairs import CONFIGS, STOP_TOKEN, VOCAB_SIZE, make_model
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from evals.evaluation.__main__ import main
-from evals.evaluation.data import Problem
-from evals.evaluation.records import RunFile, read
 from evals.evaluation.run import systems_of
+from evals.evaluation.run_file import RunFile, read
 from evals.evaluation.runner import Plan, jobs
+from evals.tasks.data import Problem
 from rstitch.client.sync import Client
 from rstitch.client.types import Random
 from rstitch.errors import RstitchError
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 from tests.evals.runs import CONFIGURATION, PROVENANCE
 
 pytestmark = pytest.mark.timeout(180)

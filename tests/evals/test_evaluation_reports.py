@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
-from evals.answers import OwnCheck
+from evals.checking.checker import OwnCheck
 from evals.evaluation import figures, plots
 from evals.evaluation.__main__ import main
-from evals.evaluation.data import Problem
 from evals.evaluation.families import member_of
 from evals.evaluation.harmful import around
+from evals.evaluation.harmful_token import Search
 from evals.evaluation.record import Part, Question, Record
-from evals.evaluation.records import Run, RunFile, read
-from evals.evaluation.task import load
-from evals.evaluation.turns import Search
-from evals.statistics import bootstrap_mean, mcnemar
+from evals.evaluation.run_file import Run, RunFile, read
+from evals.figures.statistics import bootstrap_mean, mcnemar
+from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
+from evals.tasks.data import Problem
+from evals.tasks.task import load
 from rstitch.client.types import Source
 from rstitch.errors import RstitchError
 from tests.evals.runs import CONFIGURATION, PROVENANCE, pair_run, record, written
-from training.latency import Decode, LatencyModel, ModelLatency, Prefill
 
 
 def test_figures_stand_beside_llm_only(tmp_path: Path) -> None:

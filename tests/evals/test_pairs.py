@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from evals.algorithm.reference import stitch
+from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from evals.pairs.__main__ import main
 from evals.pairs.check import Measured, rank_correlations
 from evals.pairs.predict import Sample, predict, ranked
@@ -18,10 +20,8 @@ from evals.pairs.reading import answers, compatible, prompt_of, read
 from evals.pairs.reading import load as load_model
 from evals.pairs.timing import Timing
 from evals.pairs.walk import Reading, Text, walk
-from evals.reference import stitch
 from rstitch.errors import RstitchError
 from tests.pairs import save_model
-from training.latency import Decode, LatencyModel, ModelLatency, Prefill
 
 ROOT = Path(__file__).parents[2]
 SLM, LLM = ROOT / "models" / "tiny-slm", ROOT / "models" / "tiny-llm"

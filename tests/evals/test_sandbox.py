@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from evals import sandbox
-from evals.sandbox import Isolation, run
+from evals.checking import sandbox
+from evals.checking.sandbox import Isolation, run
 from rstitch.errors import RstitchError
 
 pytestmark = pytest.mark.timeout(120)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from evals.evaluation import task as tasks
-from evals.evaluation.data import last_boxed, load_data
-from evals.evaluation.task import load, names
+from evals.tasks import task as tasks
+from evals.tasks.data import last_boxed, load_data
+from evals.tasks.task import load, names
+from evals.tasks.tiny.arithmetic import problems
 from rstitch.errors import RstitchError
-from training.tiny.task import problems
 
 LOCAL = """
 title = "local"

@@ -14,13 +14,13 @@ import redis
 import torch
 from transformers import AutoModelForCausalLM
 
-from evals.reference import Signal, Token, stitch
+from evals.algorithm.reference import Signal, Token, stitch
 from router_svc.main import running
 from router_svc.settings import RouterSettings
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer
+from rstitch.local.stack import LocalStack
 from rstitch.service.telemetry import setup_telemetry
-from rstitch.stack import LocalStack
 from tests.pairs import STOP_TOKEN, VOCAB_SIZE, save_model
 
 ROOT = Path(__file__).parents[2]

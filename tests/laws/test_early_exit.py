@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from evals.reference import EarlyExit as Rule
-from evals.reference import stitch_exiting
+from evals.algorithm.reference import EarlyExit as Rule
+from evals.algorithm.reference import stitch_exiting
+from evals.tasks.tiny.arithmetic import problems
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, EarlyExit, LlmOnly, Message, Speculative, Threshold
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, start_stack, written
 from tests.pairs import make_tokenizer
-from training.tiny.task import problems
 
 TOKENS = 60
 TAU = 0.3

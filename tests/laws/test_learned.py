@@ -9,12 +9,12 @@ from pathlib import Path
 import grpc
 import pytest
 
-from evals.reference import Token, stitch_learned
+from evals.algorithm.reference import Token, stitch_learned
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Learned, SwitchReason, Threshold
 from rstitch.errors import RstitchError
 from rstitch.head import Head
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 from tests.heads import put, random_head
 from tests.laws.conftest import Pair, another_router, check_kept, expected, written
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from evals.reference import Author, Token, route
-from router_svc.policies import Random as Coin
+from evals.algorithm.reference import Author, Token, route
+from router_svc.policies.kinds import Random as Coin
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Budget, Confidence, LlmOnly, Policy, Random, Signal, SlmOnly, Threshold
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 from tests.laws.conftest import Pair, another_router, check_kept, expected, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 5]

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, Sampling, Threshold, TrajectoryState
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 from tests.laws.conftest import Pair, another_router, check_kept, expected, start_stack, written
 from tests.laws.test_recovery import free_pages, interrupted, long_prompts
 from tests.pairs import make_tokenizer, save_model

@@ -13,15 +13,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model_worker.engine.exit import load_exit
+from evals.tasks.tiny.words import WORDS
+from model_worker.engine.shared_layers.model import load_exit
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Confidence, LlmOnly, Message, Random, SlmOnly, Speculative, Threshold
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from tests.engine.harness import generate
 from tests.exits import save_pair
 from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, written
-from training.tiny.words import WORDS
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TAUS = (0.1, 0.3, 0.45)

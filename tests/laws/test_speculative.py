@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, LlmOnly, Sampling, Speculative, TrajectoryState
-from rstitch.stack import LocalStack, Part
+from rstitch.local.stack import LocalStack, Part
 from tests.engine.harness import generate
 from tests.laws.conftest import Pair, check_kept, start_stack, stored_in_redis, written
 from tests.laws.test_recovery import interrupted

@@ -10,7 +10,7 @@ import pytest
 
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Sampling, SlmOnly, Threshold
-from rstitch.stack import LocalStack
+from rstitch.local.stack import LocalStack
 from tests.engine.harness import generate
 from tests.laws.conftest import Pair, check_kept, expected, written
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router_svc.tokenizer import Message, Tokenizer
+from router_svc.text.tokenizer import Message, Tokenizer
 from rstitch.v1 import router_pb2
 from tests.router.asking import Answer, ask_for, check_kept, stored, take, threshold
 from tests.router.conftest import Stack

@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
-from router_svc.early_exit import DEFAULT_STYLE, EarlyExit, settle
-from router_svc.tokenizer import ExitStyle, Tokenizer
+from router_svc.decoding.early_exit import settle
+from router_svc.policies.early_exit import DEFAULT_STYLE, EarlyExit, ExitStyle
+from router_svc.text.tokenizer import Tokenizer
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.metrics import setup_metrics

@@ -10,7 +10,8 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from router_svc import keys, workers
+from router_svc.trajectory import keys
+from router_svc.workers import client as workers
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
 from tests.router.asking import Answer, ask_for, check_kept, refused, stored, take, threshold, until

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from router_svc.group_commit import GroupCommit
+from router_svc.trajectory.group_commit import GroupCommit
 from tests.router.asking import until
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from router_svc.guard import Answered, Guard, bucket_name, bucket_of
-from router_svc.load import LoadMeter
+from router_svc.observers.guard import Answered, Guard, bucket_name, bucket_of
+from router_svc.observers.load import LoadMeter
 
 PATIENCE = 4
 EXPLORE_EVERY = 8

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router_svc.trajectory import Model
+from router_svc.trajectory.types import Model
 from rstitch.v1 import router_pb2
 from tests.router.asking import Answer, ask_for, check_kept, stored, take, threshold, until
 from tests.router.conftest import Stack

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from router_svc.heads import Heads
-from router_svc.runs import WorkerInfo
+from router_svc.policies.heads import Heads
+from router_svc.workers.runs import WorkerInfo
 from rstitch.errors import RstitchError
 from rstitch.head import Head, HeadFacts, HeadFileError
 from tests.heads import put, random_head

@@ -11,8 +11,8 @@ from unittest.mock import AsyncMock, Mock
 import grpc
 import pytest
 
-from router_svc.recovery import Recovery
-from router_svc.trajectory import Model
+from router_svc.decoding.recovery import Recovery
+from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
 from rstitch.head import Head
 from rstitch.v1 import router_pb2

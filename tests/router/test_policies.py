@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from model_worker.engine.signals import SignalMeter
+from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.types import Handoff
 from model_worker.engine.types import Signal as EngineSignal
-from router_svc.policies import Random, Threshold, Trail
-from router_svc.trajectory import Model, Signal
+from router_svc.policies.kinds import Random, Threshold
+from router_svc.policies.policy import Trail
+from router_svc.trajectory.types import Model, Signal
 from rstitch.head import Head
 from rstitch.v1 import router_pb2
 from tests.router.asking import Answer, ask_for, check_kept, take

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from router_svc.lease import Lease
 from router_svc.main import _serve
+from router_svc.trajectory.lease import Lease
 from rstitch.channels import client_options
 from rstitch.v1 import router_pb2_grpc
 from tests.router.asking import ask_for, take, threshold

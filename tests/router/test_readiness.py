@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from router_svc.trajectory import Model
+from router_svc.trajectory.types import Model
 from rstitch.v1 import router_pb2
 from tests.router.asking import ask_for, refused, take, threshold, until
 from tests.router.conftest import RedisProcess, Stack

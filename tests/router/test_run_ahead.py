@@ -11,8 +11,8 @@ from typing import Any, Literal
 import grpc
 import pytest
 
-from router_svc.run_ahead import RunAhead, RunAheadGate
-from router_svc.runs import PendingRun, Reply, RunEnd, RunFinish
+from router_svc.workers.run_ahead import RunAhead, RunAheadGate
+from router_svc.workers.runs import PendingRun, Reply, RunEnd, RunFinish
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.v1 import router_pb2, worker_pb2

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from router_svc.policies import Speculative
+from router_svc.policies.kinds import Speculative
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.v1 import router_pb2

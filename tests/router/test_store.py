@@ -11,22 +11,22 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from router_svc import keys
-from router_svc.journal import Journal
-from router_svc.redis_link import shown
-from router_svc.store import Behind, Fenced, Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory import (
+from router_svc.trajectory import keys
+from router_svc.trajectory.journal import Journal
+from router_svc.trajectory.redis_link import shown
+from router_svc.trajectory.store import Behind, Fenced, Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.trajectory.types import (
     Chunk,
     FinishReason,
     Source,
     State,
     SwitchReason,
-    Usage,
     entropies_of,
     joined,
     joined_tokens,
     tokens_of,
 )
+from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
 from tests.router.asking import until
 

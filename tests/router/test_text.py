@@ -9,12 +9,12 @@ import pytest
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models
 
-from router_svc.answer_text import AnswerText
-from router_svc.detokenizer import Detokenizer
-from router_svc.events import Reader, Switched, Written
-from router_svc.stop_strings import StopStrings
-from router_svc.tokenizer import Tokenizer
-from router_svc.trajectory import Chunk, Source, SwitchReason, entropies_of, joined, tokens_of
+from router_svc.answers.events import Reader, Switched, Written
+from router_svc.text.answer_text import AnswerText
+from router_svc.text.detokenizer import Detokenizer
+from router_svc.text.stop_strings import StopStrings
+from router_svc.text.tokenizer import Tokenizer
+from router_svc.trajectory.types import Chunk, Source, SwitchReason, entropies_of, joined, tokens_of
 from tests.router.toy import make_tokenizer_files
 
 TOKENIZER = Tokenizer(make_tokenizer_files())

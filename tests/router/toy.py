@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from router_svc.tokenizer import TokenizerFiles
+from router_svc.text.tokenizer import TokenizerFiles
 
 SPECIAL = ("<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>")
 STOP = 0

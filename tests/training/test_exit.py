@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from evals.tasks.tiny.words import WORDS
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.exit import CONFIG, WEIGHTS, load_exit
+from model_worker.engine.shared_layers.model import CONFIG, WEIGHTS, load_exit
 from tests.exits import save_pair
 from training.exit.data import batches, encode
 from training.exit.train import Recipe, Writers
 from training.tiny.data import IGNORE
-from training.tiny.words import WORDS
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evals.latency import Decode, LatencyModel, ModelLatency, Prefill, Run, Service, Serving, runs_of
+from evals.latency.answers import Measured
+from evals.latency.check import check
+from evals.latency.fit import fit_model, fit_serving, relative_nnls
+from evals.latency.profile import TimedCall
 from rstitch.client.types import Segment, Source, SwitchReason, Trajectory, TrajectoryState
-from training.latency import Decode, LatencyModel, ModelLatency, Prefill, Run, Service, Serving, runs_of
-from training.latency.answers import Measured
-from training.latency.check import check
-from training.latency.fit import fit_model, fit_serving, relative_nnls
-from training.latency.profile import TimedCall
 
 SLM = ModelLatency(Prefill(1e-5, 2e-5, 0.01, 1.0), Decode(1e-4, 0.5))
 LLM = ModelLatency(Prefill(5e-5, 9e-5, 0.08, 4.0), Decode(9e-4, 3.0))

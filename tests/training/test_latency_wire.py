@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from evals.latency import LatencyModel, runs_of
+from evals.latency.__main__ import main
+from evals.tasks.tiny.arithmetic import problems
 from rstitch.client.sync import Client
 from rstitch.client.types import Message, Threshold
-from rstitch.stack import LocalStack
-from training.latency import LatencyModel, runs_of
-from training.latency.__main__ import main
-from training.tiny.task import problems
+from rstitch.local.stack import LocalStack
 
 
 @pytest.fixture(scope="module")

@@ -13,21 +13,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from evals.reference import stitch_learned
+from evals.algorithm.reference import stitch_learned
+from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
+from evals.tasks.tiny.arithmetic import problems
 from rstitch.head import Head
-from rstitch.parts import bundled_model
+from rstitch.local.part import bundled_model
 from tests.heads import random_head
-from training.latency import Decode, LatencyModel, ModelLatency, Prefill
-from training.router import dapo
-from training.router.__main__ import main
-from training.router.evaluate import greedy
-from training.router.mlp import Policy, inputs_of
-from training.router.pair import TrainingPair, open_pair
-from training.router.recall import recall
-from training.router.recipe import FAST
-from training.router.rollout import Consultation, Rollouts
-from training.router.train import CHECKPOINT, LOG, Trainer
-from training.tiny.task import problems
+from training.head import dapo
+from training.head.__main__ import main
+from training.head.evaluate import greedy
+from training.head.mlp import Policy, inputs_of
+from training.head.pair import TrainingPair, open_pair
+from training.head.recall import recall
+from training.head.recipe import FAST
+from training.head.rollout import Consultation, Rollouts
+from training.head.train import CHECKPOINT, LOG, Trainer
 
 LATENCY = LatencyModel(
     ModelLatency(Prefill(0, 0, 0.03, 1.0), Decode(0, 1.0)), ModelLatency(Prefill(0, 0, 0.1, 2.0), Decode(0, 3.0))

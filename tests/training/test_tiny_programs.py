@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from training.programs.domain import PROGRAMS, line
-from training.programs.task import MAX_VALUE, Problem, check_disjoint, is_correct, problems, split_of
+from evals.tasks.tiny.domain import Style
+from evals.tasks.tiny.domains import DOMAINS
+from evals.tasks.tiny.programs import PROGRAMS, line
+from evals.tasks.tiny.programs_task import MAX_VALUE, Problem, check_disjoint, is_correct, problems, split_of
 from training.tiny.chains import chain, text
-from training.tiny.domain import Style
-from training.tiny.domains import DOMAINS
 from training.tiny.export import export
 from training.tiny.recipe import PARTNERS, RECIPES
 from training.tiny.tokenizer import MAX_ENTRIES, MAX_LENGTH, train_tokenizer

@@ -7,13 +7,13 @@ import random
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from training.tiny import task
+from evals.tasks.tiny import arithmetic as task
+from evals.tasks.tiny.arithmetic import Problem, check_disjoint, extract_answer, is_correct, problems, split_of
+from evals.tasks.tiny.domain import Style
+from evals.tasks.tiny.words import WORDS, line
 from training.tiny.chains import MIXTURES, chain, text
 from training.tiny.data import IGNORE, answer_segments, batches, conversation, encode
-from training.tiny.domain import Style
-from training.tiny.task import Problem, check_disjoint, extract_answer, is_correct, problems, split_of
 from training.tiny.tokenizer import MAX_ENTRIES, SPECIAL, THINK, train_tokenizer
-from training.tiny.words import WORDS, line
 
 STYLES: tuple[Style, ...] = ("short", "verbose")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from model_worker.device_turns import DeviceTurns
 from model_worker.driver import EngineDriver
-from model_worker.engine.batching import Arrivals, BatchingRule, Load
-from model_worker.engine.cost_model import CostModel
+from model_worker.engine.bookkeeping.batching import Arrivals, BatchingRule, Load
+from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.types import FinishReason, Handoff, RunFinished, RunRequest
 from model_worker.outbox import Piece
-from model_worker.turns import DeviceTurns
 from tests.engine.harness import generate, make_engine
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], [5, 250, 17, 130]]

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from model_worker.main import Role, start
 from model_worker.settings import WorkerSettings
 from rstitch.errors import RstitchError
-from rstitch.processes import free_port
-from rstitch.readiness import is_serving
+from rstitch.local.processes import free_port
+from rstitch.local.readiness import is_serving
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from tests.exits import save_pair
 

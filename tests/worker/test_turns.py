@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model_worker.turns import DeviceTurns
+from model_worker.device_turns import DeviceTurns
 
 Pair = tuple[DeviceTurns, DeviceTurns]
 

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_worker.engine.engine import Engine
-from model_worker.engine.runner import Runner
+from model_worker.engine.forward.runner import Runner
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import common_pb2
 from rstitch.v1 import worker_pb2 as pb

@@ -17,11 +17,11 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from model_worker.engine.exit import CONFIG, ExitTail, load_exit, save_exit
+from evals.tasks.tiny.words import WORDS
+from model_worker.engine.shared_layers.model import CONFIG, ExitTail, load_exit, save_exit
 from training.exit.card import card
 from training.exit.train import Recipe, train
 from training.tiny.evaluate import Exam
-from training.tiny.words import WORDS
 
 _TAUS = (0.002, 0.005, 0.02, 0.05, 0.1)
 _TOKENIZER = (

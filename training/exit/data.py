@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from evals.tasks.tiny.arithmetic import Problem
+from evals.tasks.tiny.domain import Style
+from evals.tasks.tiny.words import WORDS
 from training.tiny.chains import chain
 from training.tiny.data import IGNORE
-from training.tiny.domain import Style
-from training.tiny.task import Problem
 from training.tiny.tokenizer import SYSTEM_PROMPTS
-from training.tiny.words import WORDS
 
 _POOL = 1_024  # chats sorted by length before they are cut into batches
 _P_SYSTEM = 0.1

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from model_worker.engine.exit import ExitTail
+from model_worker.engine.shared_layers.model import ExitTail
 from training.exit.data import Batch, batches
 from training.tiny.data import IGNORE
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from training.tiny.domains import DOMAINS
+from evals.tasks.tiny.domains import DOMAINS
 from training.tiny.evaluate import evaluate
 from training.tiny.export import export
 from training.tiny.recipe import PARTNERS, RECIPES

@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from training.tiny.domain import Domain, Style
-from training.tiny.splits import P
+from evals.tasks.tiny.domain import Domain, Style
+from evals.tasks.tiny.splits import P
 
 OPEN = "<think>\n"
 # How a chain mixes: (share of the chains, probability that a line is in the writer's own style).

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from evals.tasks.tiny.domain import Domain, Style
+from evals.tasks.tiny.splits import P
 from training.tiny.chains import Piece, chain
-from training.tiny.domain import Domain, Style
-from training.tiny.splits import P
 from training.tiny.tokenizer import SYSTEM_PROMPTS
 
 IGNORE = -100

@@ -18,11 +18,11 @@ from rich.progress import track
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from evals.algorithm.cached_model import CachedModel
-from evals.statistics import wilson
-from training.tiny.domain import Domain
-from training.tiny.domains import DOMAINS
+from evals.figures.statistics import wilson
+from evals.tasks.tiny.domain import Domain
+from evals.tasks.tiny.domains import DOMAINS
+from evals.tasks.tiny.splits import AnyProblem, P
 from training.tiny.recipe import RECIPES
-from training.tiny.splits import AnyProblem, P
 from training.tiny.tokenizer import train_tokenizer
 from training.tiny.train import new_model
 

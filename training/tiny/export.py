@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from evals.tasks.tiny.domains import DOMAINS
 from training.tiny import tokenizer as tokens
 from training.tiny.chains import MIXTURES, chain, text
-from training.tiny.domains import DOMAINS
 from training.tiny.recipe import RECIPES
 from training.tiny.train import new_model
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from training.tiny.domain import Style
+from evals.tasks.tiny.domain import Style
 from training.tiny.tokenizer import MAX_LENGTH
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from evals.tasks.tiny.domain import Domain
+from evals.tasks.tiny.splits import P
 from training.tiny import chains
-from training.tiny.domain import Domain
-from training.tiny.splits import P
 
 BOS, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SPECIAL = (PAD, BOS, END, "<|system|>", "<|user|>", "<|assistant|>")

@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rstitch.parts import ROOT
+from evals.tasks.tiny.domains import DOMAINS
+from rstitch.local.part import ROOT
 from training.tiny.data import IGNORE, Batch, batches
-from training.tiny.domains import DOMAINS
 from training.tiny.recipe import RECIPES, Recipe
 from training.tiny.tokenizer import train_tokenizer
 

@@ -1,0 +1,1 @@
+"""Stacks and load: how questions reach a system."""

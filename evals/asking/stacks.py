@@ -1,0 +1,132 @@
+"""Stacks to be measured: from flags, each with variants of its settings beside it."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic_settings import CliApp
+
+from model_worker.build import build
+from model_worker.engine.engine import Engine
+from model_worker.settings import WorkerSettings
+from model_worker.tokenizer import load_tokenizer
+from rstitch.local.part import bundled_model, default_threads
+from rstitch.local.stack import LocalStack
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """More flags of the parts of a stack."""
+
+    router: list[str] = field(default_factory=list)
+    worker: list[str] = field(default_factory=list)
+    slm: list[str] = field(default_factory=list)
+    llm: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Flags:
+        """Those that `add_flag_arguments` parsed."""
+        return cls(options.router_arg, options.worker_arg, options.slm_arg, options.llm_arg)
+
+    def __add__(self, other: Flags) -> Flags:
+        return Flags(self.router + other.router, self.worker + other.worker, self.slm + other.slm, self.llm + other.llm)
+
+
+def add_flag_arguments(parser: argparse.ArgumentParser) -> None:
+    """Settings of the services, handed on to them."""
+    for part, whom in (("router", "the router"), ("worker", "both workers"), ("slm", "the SLM"), ("llm", "the LLM")):
+        parser.add_argument(
+            f"--{part}-arg",
+            action="append",
+            default=[],
+            metavar="FLAG",
+            help=f"a flag of {whom}, such as --{part}-arg=--some-setting=7; can be given again",
+        )
+
+
+def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
+    """Models, devices and settings."""
+    parser.add_argument("--models", type=Path, help="folder with tiny-slm and tiny-llm (default: the bundled ones)")
+    parser.add_argument("--slm-model", help="folder or hub id of the SLM alone")
+    parser.add_argument("--llm-model", help="folder or hub id of the LLM alone")
+    parser.add_argument("--device", default="cpu", help="of both models: cpu or cuda:N (default cpu)")
+    parser.add_argument("--slm-device", help="of the SLM alone")
+    parser.add_argument("--llm-device", help="of the LLM alone")
+    parser.add_argument("--dtype", help="float32 or bfloat16 (default: float32 on CPU, bfloat16 on CUDA)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=default_threads(),
+        help="CPU threads of each model, in all systems alike (default: half of the machine's)",
+    )
+    add_flag_arguments(parser)
+
+
+def named_variant(text: str) -> tuple[str, Flags]:
+    """`NAME: FLAGS`, the flags as of `add_flag_arguments`. Raises ArgumentTypeError."""
+    name, _, flags = text.partition(":")
+    parser = argparse.ArgumentParser(exit_on_error=False, add_help=False)
+    add_flag_arguments(parser)
+    try:
+        parsed, unknown = parser.parse_known_args(shlex.split(flags))
+    except (argparse.ArgumentError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    if not name.strip() or unknown or not flags.strip():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME: FLAGS with flags such as --router-arg=--catch-up-tokens=0"
+        )
+    return name.strip(), Flags.of(parsed)
+
+
+def models(options: argparse.Namespace) -> tuple[str, str]:
+    """The pair."""
+    slm, llm = (
+        getattr(options, f"{role}_model")
+        or (str(options.models / f"tiny-{role}") if options.models else bundled_model(f"tiny-{role}"))
+        for role in ("slm", "llm")
+    )
+    return slm, llm
+
+
+def device_and_dtype(options: argparse.Namespace, role: str) -> tuple[str, str]:
+    """Where a model runs and in what precision."""
+    device: str = getattr(options, f"{role}_device") or options.device
+    return device, options.dtype or ("float32" if device == "cpu" else "bfloat16")
+
+
+def local_stack(options: argparse.Namespace, extra: Flags | None = None, **arguments: Any) -> LocalStack:
+    """A stack of these options, not started."""
+    slm, llm = models(options)
+    flags = Flags.of(options) + (extra or Flags())
+    return LocalStack(
+        slm_model=slm,
+        llm_model=llm,
+        slm_device=device_and_dtype(options, "slm")[0],
+        llm_device=device_and_dtype(options, "llm")[0],
+        dtype=options.dtype,
+        threads=options.threads,
+        router_args=flags.router,
+        worker_args=flags.worker,
+        slm_args=flags.slm,
+        llm_args=flags.llm,
+        **arguments,
+    )
+
+
+def llm_engine(options: argparse.Namespace, kv_tokens: int) -> Engine:
+    """The engine that the LLM's worker would have, in this process, with a cache of so many tokens."""
+    llm = models(options)[1]
+    device, dtype = device_and_dtype(options, "llm")
+    flags = Flags.of(options)
+    # fmt: off
+    settings = CliApp.run(WorkerSettings, [
+        "--model", llm, "--listen", "127.0.0.1:0", "--device", device, "--dtype", dtype,
+        "--threads", str(options.threads), "--kv-tokens", str(kv_tokens), *flags.worker, *flags.llm,
+    ])
+    # fmt: on
+    _, engine = build(settings, load_tokenizer(llm).vocab_size)
+    return engine

@@ -1,0 +1,1 @@
+"""Is an answer right? Checkers, and the sandbox in which code runs."""

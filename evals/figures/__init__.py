@@ -1,0 +1,1 @@
+"""Statistics, and where a figure came from."""

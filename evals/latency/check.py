@@ -1,0 +1,109 @@
+"""Modelled beside measured latency of whole answers to questions that nothing was fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from evals.figures.report import Columns, Row
+from evals.latency.answers import Measured
+from evals.latency.calls import Service
+from evals.latency.model import LatencyModel
+
+WITHIN = 0.15  # the target, of the median of |modelled - measured| / measured
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and its 95% bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Answers and what the model says of them, in ms.
+
+    Attributes:
+        modelled_ms: with what serving adds and the catch-up beside.
+        calls_ms: the sum of the calls of Algorithm 1 alone: L of R-Stitch+.
+        median_error: of the former.
+        rank_correlation: Spearman's, of the latter with what was measured: all that a reward needs is the order.
+    """
+
+    answers: Sequence[Measured]
+    modelled_ms: NDArray[np.float64]
+    calls_ms: NDArray[np.float64]
+    median_error: Interval
+    rank_correlation: float
+
+    @property
+    def systems(self) -> list[str]:
+        """In the order of their first answers' names."""
+        return sorted({answer.system for answer in self.answers})
+
+    def rows(self) -> list[Row]:
+        """One for each system, and one for all."""
+        return [self._row("all", list(self.answers))] + [
+            self._row(system, [answer for answer in self.answers if answer.system == system]) for system in self.systems
+        ]
+
+    def _row(self, name: str, chosen: list[Measured]) -> Row:
+        numbers = [number for number, answer in enumerate(self.answers) if answer in chosen]
+        measured = np.array([answer.latency_ms for answer in chosen])
+        modelled, calls = self.modelled_ms[numbers], self.calls_ms[numbers]
+        error = median_interval(np.abs(modelled - measured) / measured)
+        return {
+            "system": name,
+            "n": len(chosen),
+            "measured_ms": float(np.median(measured)),
+            "modelled_ms": float(np.median(modelled)),
+            "calls_ms": float(np.median(calls)),
+            "error": error.value,
+            "error_low": error.low,
+            "error_high": error.high,
+            "bias": float(np.median(modelled / measured)) - 1,
+        }
+
+
+COLUMNS: Columns = {
+    "system": lambda row: row["system"],
+    "n": lambda row: str(row["n"]),
+    "measured ms": lambda row: f"{row['measured_ms']:.1f}",
+    "modelled ms": lambda row: f"{row['modelled_ms']:.1f}",
+    "calls alone ms": lambda row: f"{row['calls_ms']:.1f}",
+    "median error": lambda row: f"{row['error']:.1%} [{row['error_low']:.1%}, {row['error_high']:.1%}]",
+    "median bias": lambda row: f"{row['bias']:+.1%}",
+}
+
+
+def check(model: LatencyModel, answers: Sequence[Measured], service: Service) -> Checked:
+    """Compares. At least one answer."""
+    measured = np.array([answer.latency_ms for answer in answers])
+    modelled = np.array([model.trajectory_ms(a.num_prompt_tokens, a.runs, service) for a in answers])
+    calls = np.array([model.trajectory_ms(a.num_prompt_tokens, a.runs) for a in answers])
+    correlation = float(spearmanr(calls, measured).statistic) if len(answers) > 1 else 1.0
+    return Checked(answers, modelled, calls, median_interval(np.abs(modelled - measured) / measured), correlation)
+
+
+def median_interval(values: NDArray[np.float64], draws: int = 2000) -> Interval:
+    """The median and its 95% bootstrap interval (fixed seed)."""
+    drawn = np.random.default_rng(0).choice(values, size=(draws, len(values)))
+    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+    return Interval(float(np.median(values)), float(low), float(high))
+
+
+def as_dict(checked: Checked) -> dict[str, Any]:
+    """For a file."""
+    return {
+        "rows": checked.rows(),
+        "rank_correlation_of_calls": checked.rank_correlation,
+        "target_median_error": WITHIN,
+    }

@@ -1,0 +1,132 @@
+"""`python -m evals.shared_layers`: shared parameters beside the two-model pair: memory, steps, whole answers.
+
+Answers go by the client through two whole stacks, one of two workers and one of a single worker that is both models;
+each problem goes to all systems before the next one does, so that a noisy machine is noisy for all. It writes the
+section of docs/shared_parameters.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import Progress
+
+from evals.asking.load import Load
+from evals.bench import records
+from evals.bench.matrix import Plan, measure, rows
+from evals.bench.records import Record
+from evals.bench.systems import Served
+from evals.figures.progress import progress_bar
+from evals.figures.provenance import ROOT, line, provenance
+from evals.figures.report import replace_section
+from evals.figures.statistics import paired_difference, paired_ratio
+from evals.shared_layers import page
+from evals.shared_layers.parts import Models, medians_us, step_times
+from evals.tasks.tiny.words import WORDS
+from model_worker.tokenizer import load_tokenizer
+from rstitch.client.aio import AsyncClient
+from rstitch.client.types import LlmOnly, Policy, SlmOnly, Threshold
+from rstitch.local.stack import LocalStack
+
+_ALONE = Load(1)
+_MODELS = ROOT / "models"
+
+
+def policies(tau: float) -> dict[str, Policy]:
+    """What each of the two is asked for."""
+    return {"LLM-only": LlmOnly(), "SLM-only": SlmOnly(), f"R-Stitch tau={tau:g}": Threshold(tau)}
+
+
+async def answers(options: argparse.Namespace, addresses: dict[str, str], progress: Progress) -> list[dict[str, Any]]:
+    """One row per policy and way of serving: what was answered how fast, and shared beside the pair."""
+    taus = {"pair": options.pair_tau, "shared": options.shared_tau}
+    asked = WORDS.generator.problems(options.split, options.n)
+    practice = WORDS.generator.problems("calibration", 2)
+    async with AsyncClient(addresses["pair"]) as pair, AsyncClient(addresses["shared"]) as shared:
+        systems = [
+            Served(f"{way}: {name}", client, policy)
+            for way, client in (("pair", pair), ("shared", shared))
+            for name, policy in policies(taus[way]).items()
+        ]
+        task = progress.add_task("answers", total=len(asked) * len(systems))
+        found = await measure(
+            systems,
+            asked,
+            practice,
+            _ALONE,
+            Plan(len(asked)),
+            lambda system, num: progress.update(task, advance=num),
+        )
+    table = rows(found, _ALONE)
+    for row, beside in zip(table[3:], list(found)[:3], strict=True):
+        row["beside"] = compared(found[row["system"]], found[beside])
+    return table
+
+
+def compared(ours: list[Record], theirs: list[Record]) -> dict[str, Any]:
+    """Of the same problems: the ratio of the latencies, also per token, and the difference of the accuracies."""
+    ratio = paired_ratio([record.latency_ms for record in ours], [record.latency_ms for record in theirs])
+    accuracy = paired_difference([record.correct for record in ours], [record.correct for record in theirs])
+    per_token = [records.parts(chosen)["total"] for chosen in (ours, theirs)]
+    return {"latency_ratio": ratio, "per_token_ratio": per_token[0] / per_token[1], "difference": accuracy}
+
+
+def steps(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, float], dict[str, Any]]:
+    """Microseconds of each step (median), and bytes of each model."""
+    torch.set_num_threads(1)
+    vocab_size = load_tokenizer(str(_MODELS / "tiny-llm")).vocab_size
+    models = Models(_MODELS / "tiny-slm", _MODELS / "tiny-llm", Path(options.model), vocab_size)
+    kinds = models.steps()
+    times: dict[str, list[float]] = {step.name: [] for step in kinds}
+    task = progress.add_task("steps", total=options.rounds * len(kinds))
+    for name, seconds in step_times(kinds, options.rounds):
+        times[name].append(seconds)
+        progress.update(task, advance=1)
+    memory = {
+        name: {"weights": memory.weights, "per_token": memory.per_token} for name, memory in models.memory.items()
+    }
+    return medians_us(times), memory
+
+
+def main() -> None:
+    """Parses flags, measures, writes."""
+    parser = argparse.ArgumentParser(prog="python -m evals.shared_layers", description=__doc__)
+    parser.add_argument("--n", type=int, default=150, help="problems of each system (default 150)")
+    parser.add_argument("--split", choices=("test", "dev"), default="test", help="dev is for choosing")
+    parser.add_argument("--rounds", type=int, default=100, help="steps of each kind (default 100)")
+    parser.add_argument("--model", default=str(_MODELS / "tiny-exit"), help="folder of the model with an exit")
+    # The most accurate on dev, by the cards of tiny-slm and tiny-exit.
+    parser.add_argument("--pair-tau", type=float, default=0.005, help="of the pair (default 0.005)")
+    parser.add_argument("--shared-tau", type=float, default=0.005, help="of the model with an exit (default 0.005)")
+    parser.add_argument("--json", type=Path, help="the figures go there, too")
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    console = Console()
+    facts = provenance()
+    with progress_bar(console) as progress:
+        step_us, memory = steps(options, progress)
+        with LocalStack() as pair, LocalStack(shared_model=options.model) as shared:
+            addresses = {"pair": pair.router_address, "shared": shared.router_address}
+            table = asyncio.run(answers(options, addresses, progress))
+    found = {"provenance": facts, "memory": memory, "step_us": step_us, "answers": table}
+    text = page.markdown(found, f"{line(facts)} {options.n} problems of the {options.split} split, one at a time.")
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    for path in (options.json, None if options.no_write else ROOT / "docs" / "results" / "shared.json"):
+        if path is not None:
+            path.write_text(json.dumps(found, indent=1) + "\n")
+    if not options.no_write:
+        replace_section(ROOT / "docs" / "shared_parameters.md", "shared", text)
+        console.print("written: docs/shared_parameters.md, docs/results/shared.json")
+
+
+if __name__ == "__main__":
+    main()

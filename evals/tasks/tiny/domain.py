@@ -1,0 +1,32 @@
+"""What a tiny domain is: its problems, the check of an answer, and how a solution is written in either style.
+
+All the rest of a tiny pair (mixing of styles, tokenizer, training, export, evaluation) is the same for every domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal
+
+from evals.tasks.tiny.splits import Generator, P
+
+Style = Literal["short", "verbose"]
+
+
+@dataclass(frozen=True, slots=True)
+class Domain(Generic[P]):
+    """One domain."""
+
+    name: str
+    generator: Generator[P]
+    is_correct: Callable[[str, P], bool]
+    lines: Callable[
+        [P, Style], list[str]
+    ]  # the chain of thought; in both styles as many lines, each ended by a newline
+    closing: Callable[[P], str]  # what follows the last line; the same in both styles
+    max_new_tokens: int  # more than the longest answer has
+    sample: P  # the problem that a model card shows
+    about: str  # for model cards: "A ...-parameter model that {about}"
+    data: str  # for model cards: where the problems come from
+    limits: str  # for model cards: what the models do not know

@@ -1,0 +1,1 @@
+"""Which session gets which rows and pages, step by step. Knows no torch."""

@@ -1,0 +1,64 @@
+"""What a run is refused for before anything of a session is touched. No torch."""
+
+from __future__ import annotations
+
+from model_worker.engine.bookkeeping.session import Session
+from model_worker.engine.errors import ContextFull, HeldTooShort, InvalidRun, PrefixMismatch, SessionBusy
+from model_worker.engine.types import Limits, RunRequest
+
+
+def check_request(request: RunRequest, limits: Limits) -> None:
+    """Whether its fields can be right. Raises InvalidRun or ContextFull, naming the field."""
+    vocab_size = limits.vocab_size
+    for field, tokens in (("tokens", request.tokens), ("draft", request.draft)):
+        if tokens and max(tokens) >= vocab_size:
+            bad = next(token for token in tokens if token >= vocab_size)
+            raise InvalidRun(
+                f"token id {bad} is outside the vocabulary of {vocab_size}.",
+                field=field,
+                remedy=f"Send ids below {vocab_size}, from the tokenizer that GetInfo's fingerprint names.",
+            )
+    end = request.end
+    decodes = request.max_tokens > 0
+    if end == 0:
+        raise InvalidRun(
+            "there is no token to go on from.",
+            field="tokens",
+            remedy="Send at least one token, or a position over 0.",
+        )
+    if end + decodes > limits.context_length:
+        raise ContextFull(
+            f"position {request.position} and {len(request.tokens)} tokens do not fit the context of "
+            f"{limits.context_length}{' with room for one more' if decodes else ''}.",
+            field="position" if request.position > limits.context_length else "tokens",
+            remedy=f"Keep a session, and what is to be decoded, within {limits.context_length} tokens.",
+        )
+
+
+def check_idle(session: Session) -> None:
+    """Whether no run of the session is going on. Raises SessionBusy."""
+    if session.running:
+        raise SessionBusy(
+            f"another run of session {session.session_id} is going on.",
+            field="session_id",
+            remedy="Wait for its finish, or cancel its stream.",
+        )
+
+
+def check_held(request: RunRequest, session: Session) -> None:
+    """Whether the session holds the caller's tokens before `position`. Raises HeldTooShort or PrefixMismatch."""
+    if request.position > session.held:
+        raise HeldTooShort(
+            f"the session holds {session.held} tokens, not {request.position}.",
+            field="position",
+            remedy=f"Send the tokens from position {session.held} on.",
+            held=session.held,
+        )
+    expected = request.prefix_checksum
+    if expected is not None and session.checksum(request.position) != expected:
+        raise PrefixMismatch(
+            f"the session's first {request.position} tokens are not the caller's.",
+            field="prefix_checksum",
+            remedy="Send all tokens from position 0 on.",
+            held=session.held,
+        )

@@ -1,0 +1,303 @@
+"""Paged attention behind transformers' `AttentionInterface`: the KV cache's tensors, written and read in place.
+
+A model's layers call `PagedAttention.forward` instead of their own attention. It writes the new keys and values to
+their pages and lets every row of the batch attend to its own. It does not know scheduling: `begin` is told the rows.
+
+No step copies the cache where it can be helped. The pages of a session mostly lie side by side: a row then reads a
+view of the cache, and rows at equal distances read one strided view together. Only a session whose pages are scattered
+is gathered first. (A CUDA device reads pages through block tables instead: attention_varlen.py.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model_worker.engine.bookkeeping.scheduler import Row
+from model_worker.engine.forward.batch import Batch
+
+# Up to so many tokens of a row attend with the query heads that share a key head side by side; of more, the mask would
+# be too big.
+_SHORT_EXTEND = 16
+_CACHE_LINE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What a layer keeps per token, and how its scores are made."""
+
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+    softcap: float | None
+
+
+class KvCache:
+    """Keys and values of all layers, [num_slots, num_kv_heads, dim] each; slot = page * page_size + offset.
+
+    Zeroed: a masked slot is read all the same, and must be finite. On a CPU, what no session has used takes no memory.
+    """
+
+    def __init__(
+        self, shapes: Sequence[LayerShape], num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.shapes = shapes
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self.num_slots = num_pages * page_size
+        self.dtype = dtype
+        self.device = device
+
+        def zeros(num_heads: int, dim: int) -> Tensor:
+            shape = (self.num_slots, num_heads, dim)
+            if device.type != "cpu":
+                return torch.zeros(shape, dtype=dtype, device=device)
+            # numpy leaves the zeroing to the system, page by page when they are first used; torch writes them all.
+            size = self.num_slots * num_heads * dim * dtype.itemsize
+            raw = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
+            begin = -raw.ctypes.data % _CACHE_LINE
+            return torch.from_numpy(raw[begin : begin + size]).view(dtype).view(shape)
+
+        self.keys = [zeros(shape.num_kv_heads, shape.key_dim) for shape in shapes]
+        self.values = [zeros(shape.num_kv_heads, shape.value_dim) for shape in shapes]
+
+    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Keys and values [1, kv_heads, tokens, dim] of tokens go to `slots`, int64 [tokens]."""
+        self.keys[layer].index_copy_(0, slots, key[0].transpose(0, 1))
+        self.values[layer].index_copy_(0, slots, value[0].transpose(0, 1))
+
+    def wipe(self, pages: Sequence[int]) -> None:
+        """Zeroes pages that may hold what is not finite."""
+        for page in pages:
+            for tensor in (*self.keys, *self.values):
+                tensor[page * self.page_size : (page + 1) * self.page_size] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that attend together: same number of queries, read as far as the longest context.
+
+    Attributes:
+        queries: slice of the flattened batch, rows x num_queries tokens in order.
+        num_rows, num_queries, num_keys: sizes; more than one query only where there is one row.
+        first, distance: row i's keys lie in the slots from first + i * distance on; if `slots` is None.
+        slots: int64 [num_rows * num_keys], where the keys lie; padding repeats a written one.
+        mask: bool [num_rows, 1, num_queries, num_keys] or the same additive; None if every query sees every key.
+        is_causal: there are as many keys as queries, and query i sees the first i + 1 of them; without a mask.
+    """
+
+    queries: slice
+    num_rows: int
+    num_queries: int
+    num_keys: int
+    first: int = 0
+    distance: int = 0
+    slots: Tensor | None = None
+    mask: Tensor | None = None
+    is_causal: bool = False
+
+
+class PagedAttention:
+    """Attention over a `KvCache` by `scaled_dot_product_attention`, on any device.
+
+    Attributes:
+        name: as `Limits.attention` has it.
+
+    Args:
+        in_place: read views of the cache where pages lie side by side; off: always gather (to compare).
+    """
+
+    def __init__(self, cache: KvCache, *, in_place: bool = True) -> None:
+        self._cache = cache
+        self._in_place = in_place
+        self._softcapped = any(shape.softcap is not None for shape in cache.shapes)
+        self.name = "in-place" if in_place else "gather"
+        self._groups: list[Group] = []
+        self._write_slots = torch.empty(0, dtype=torch.int64)
+
+    def begin(self, batch: Batch, slots: Tensor) -> None:
+        """The next forward is of this batch; `slots` are the batch's, int64 [tokens] on the device."""
+        rows = batch.rows
+        self._write_slots = slots
+        num_single = sum(row.num_tokens == 1 for row in rows)
+        self._groups = []
+        at = 0
+        while at < num_single:
+            count = self._add_single(rows, at, num_single)
+            at += count
+        for row in rows[num_single:]:
+            self._add_extend(row, at)
+            at += row.num_tokens
+
+    def forward(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **kwargs: object,
+    ) -> tuple[Tensor, None]:
+        """The call of a layer: query [1, heads, tokens, key_dim], key and value [1, kv_heads, tokens, dim].
+
+        Returns [1, tokens, heads, value_dim]. Keywords that would change the result were refused at start.
+        """
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        self._cache.write(layer, self._write_slots, key, value)
+        if query.shape[2] == 1 and not self._softcapped:
+            return self._attend_alone(query, scaling, layer), None
+        outputs = [self._attend(group, query[0], scaling, layer) for group in self._groups]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
+
+    def _attend_alone(self, query: Tensor, scaling: float | None, layer: int) -> Tensor:
+        """As `_attend`, for a batch of one token: with no other session every call counts. [1, 1, heads, value_dim]."""
+        group, shape = self._groups[0], self._cache.shapes[layer]
+        num_heads = query.shape[1]
+        k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
+        q = query.view(1, shape.num_kv_heads, num_heads // shape.num_kv_heads, shape.key_dim)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)
+        return out.reshape(1, 1, num_heads, shape.value_dim)
+
+    def _attend(self, group: Group, query: Tensor, scaling: float | None, layer: int) -> Tensor:
+        """The group's outputs, [tokens of the group, heads, value_dim]; query: [heads, tokens, key_dim]."""
+        shape = self._cache.shapes[layer]
+        k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
+        num_heads, num_kv_heads = query.shape[0], shape.num_kv_heads
+        q = query if len(self._groups) == 1 else query[:, group.queries]
+        mask, repeated = group.mask, num_heads // num_kv_heads
+        if group.num_queries == 1:
+            # The query heads that share a key head are so many queries of it: [rows, kv_heads, repeated, dim].
+            q = q.view(num_kv_heads, repeated, group.num_rows, q.shape[2]).permute(2, 0, 1, 3)
+        elif repeated > 1 and group.num_queries <= _SHORT_EXTEND:
+            q = q.reshape(1, num_kv_heads, repeated * group.num_queries, -1)
+            mask = mask.repeat(1, 1, repeated, 1) if mask is not None else None
+        else:
+            q = q[None]
+        if shape.softcap is None:
+            out: Tensor = nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=group.is_causal, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            )
+        else:
+            out = _softcapped(q, k, v, mask, scaling, shape.softcap)
+        if group.num_queries == 1:
+            return out.flatten(1, 2)
+        return out.reshape(num_heads, group.num_queries, -1).transpose(0, 1)
+
+    def _read(self, group: Group, tensor: Tensor) -> Tensor:
+        """Keys or values of a group, [rows, kv_heads, num_keys, dim]: a view unless the pages are scattered."""
+        if group.slots is not None:
+            size = (group.num_rows, group.num_keys, *tensor.shape[1:])
+            return tensor.index_select(0, group.slots).view(size).transpose(1, 2)
+        width, dim = tensor.stride(0), tensor.shape[2]
+        return tensor.as_strided(
+            (group.num_rows, tensor.shape[1], group.num_keys, dim),
+            (group.distance * width, dim, width, 1),
+            group.first * width,
+        )
+
+    def _add_single(self, rows: Sequence[Row], at: int, end: int) -> int:
+        """Adds a group of rows of one token from `rows[at]` on; returns how many it has."""
+        page_size = self._cache.page_size
+        session = rows[at].run.session
+        longest = rows[at].start + 1
+        if not (session.contiguous and self._in_place):
+            until = at + 1
+            while until < end and not (rows[until].run.session.contiguous and self._in_place):
+                until += 1
+            self._groups.append(self._gathered(rows[at:until], at))
+            return until - at
+        first = session.pages[0]
+        distance = count = total = 0
+        for row in rows[at:end]:
+            if not row.run.session.contiguous:
+                break
+            step = row.run.session.pages[0] - first - distance * max(0, count - 1)
+            padded = max(longest, row.start + 1)
+            # Equally far from each other, no row read into another or beyond the cache, not more padding than keys.
+            if count == 1:
+                distance = step
+            end_of_reading = row.run.session.pages[0] * page_size + padded
+            too_padded = padded * (count + 1) > 2 * (total + row.start + 1)
+            if count and (
+                step != distance
+                or padded > distance * page_size
+                or end_of_reading > self._cache.num_slots
+                or too_padded
+            ):
+                break
+            longest, count, total = padded, count + 1, total + row.start + 1
+        lengths = [row.start + 1 for row in rows[at : at + count]]
+        mask = self._length_mask(np.array(lengths), longest) if count > 1 else None
+        self._groups.append(
+            Group(slice(at, at + count), count, 1, longest, first * page_size, distance * page_size, mask=mask)
+        )
+        return count
+
+    def _gathered(self, rows: Sequence[Row], at: int) -> Group:
+        """Rows of one token whose pages are scattered."""
+        all_slots = [self._slots(row) for row in rows]
+        lengths = np.array([len(slots) for slots in all_slots])
+        padded = np.empty((len(rows), int(lengths.max())), dtype=np.int64)
+        for index, slots in enumerate(all_slots):
+            padded[index, : len(slots)] = slots
+            padded[index, len(slots) :] = slots[0]
+        mask = self._length_mask(lengths, padded.shape[1])
+        queries = slice(at, at + len(rows))
+        return Group(queries, len(rows), 1, padded.shape[1], slots=self._tensor(padded.ravel()), mask=mask)
+
+    def _add_extend(self, row: Row, at: int) -> None:
+        """Adds a row of several tokens: query i stands at start + i and sees the keys up to itself."""
+        session, end = row.run.session, row.start + row.num_tokens
+        in_place = session.contiguous and self._in_place
+        is_causal = row.start == 0 and row.num_tokens > _SHORT_EXTEND and not self._softcapped
+        mask = None
+        if not is_causal:
+            mask = self._additive(np.arange(end)[None, :] <= np.arange(row.start, end)[:, None])[None, None]
+        self._groups.append(
+            Group(
+                slice(at, at + row.num_tokens),
+                1,
+                row.num_tokens,
+                end,
+                first=session.pages[0] * self._cache.page_size,
+                slots=None if in_place else self._tensor(self._slots(row)),
+                mask=mask,
+                is_causal=is_causal,
+            )
+        )
+
+    def _slots(self, row: Row) -> np.ndarray:
+        """Slots of everything up to the row's end, int64."""
+        page_size = self._cache.page_size
+        pages = np.array(row.run.session.pages, dtype=np.int64)
+        return (pages[:, None] * page_size + np.arange(page_size)).ravel()[: row.start + row.num_tokens]
+
+    def _length_mask(self, lengths: np.ndarray, longest: int) -> Tensor | None:
+        if (lengths == longest).all():
+            return None
+        return self._additive(np.arange(longest)[None, :] < lengths[:, None])[:, None, None]
+
+    def _additive(self, seen: np.ndarray) -> Tensor:
+        """0 where seen, -inf elsewhere: made once a step and not once a layer."""
+        mask = torch.zeros(seen.shape, dtype=self._cache.dtype)
+        mask.masked_fill_(torch.from_numpy(~seen), float("-inf"))
+        return mask.to(self._cache.device, non_blocking=True)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._cache.device, non_blocking=True)
+
+
+def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None, cap: float) -> Tensor:
+    """Attention whose scores s become cap * tanh(s / cap) before the softmax (Gemma 2)."""
+    repeats = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
+    scores = (q @ k.transpose(-1, -2)) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
+    scores = cap * torch.tanh(scores / cap)
+    if mask is not None:
+        scores = scores + mask
+    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(torch.float32, q.dtype)).to(q.dtype) @ v

@@ -1,0 +1,138 @@
+"""Paged attention by PyTorch's `varlen_attn`: one kernel for rows of any lengths, pages read through block tables.
+
+For CUDA devices in 16-bit floats. Every row, whatever its number of new tokens, is a sequence of the one call, so that
+decode rows, catch-up and chunks of prompts cost one launch a layer; and with tables of fixed shape the call can be
+captured in a graph (graphs.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.attention import KvCache
+from model_worker.engine.forward.batch import Batch
+
+Attend = Callable[..., Any]
+
+
+@dataclass(slots=True)
+class Tables:
+    """What the kernel is told; int32 on the device but for `slots` (any integers) and the maxima.
+
+    Attributes:
+        slots: [tokens], where keys and values go.
+        ends: [rows + 1], where each row's queries begin and the last end.
+        lengths: [rows], how many keys each row sees.
+        pages: [rows, pages of the longest context], which pages they are in.
+        max_queries, max_keys: of a row.
+    """
+
+    slots: Tensor
+    ends: Tensor
+    lengths: Tensor
+    pages: Tensor
+    max_queries: int
+    max_keys: int
+
+
+class VarlenAttention:
+    """Attention over a `KvCache` by `varlen_attn`.
+
+    Attributes:
+        name: as `Limits.attention` has it.
+
+    Args:
+        attend: another kernel with `varlen_attn`'s signature.
+
+    Raises (from the constructor) UnsupportedModel if the kernel cannot do what the layers need.
+    """
+
+    name = "varlen"
+
+    def __init__(self, cache: KvCache, context_length: int, attend: Attend | None = None) -> None:
+        self._cache = cache
+        self._attend: Attend = attend or varlen_attn
+        self._max_pages = -(-context_length // cache.page_size)
+        self._context_length = context_length
+        self._tables: Tables | None = None
+        for shape in cache.shapes:
+            if shape.softcap is not None:
+                raise UnsupportedModel("varlen_attn caps no scores")
+            if shape.key_dim != shape.value_dim:
+                raise UnsupportedModel("varlen_attn wants keys and values of one size")
+
+    @property
+    def max_pages(self) -> int:
+        """Columns of the page table of a captured graph."""
+        return self._max_pages
+
+    def begin(self, batch: Batch, slots: Tensor) -> None:
+        """As `PagedAttention.begin`."""
+        rows = batch.rows
+        counts = [row.num_tokens for row in rows]
+        lengths = [row.start + row.num_tokens for row in rows]
+        page_size = self._cache.page_size
+        width = -(-max(lengths) // page_size)
+        pages = np.zeros((len(rows), width), dtype=np.int32)
+        for index, row in enumerate(rows):
+            held = row.run.session.pages[:width]
+            pages[index, : len(held)] = held
+        self.use(
+            Tables(
+                slots=slots,
+                ends=self._tensor(np.cumsum([0, *counts], dtype=np.int32)),
+                lengths=self._tensor(np.array(lengths, dtype=np.int32)),
+                pages=self._tensor(pages),
+                max_queries=max(counts),
+                max_keys=max(lengths),
+            )
+        )
+
+    def use(self, tables: Tables) -> None:
+        """The next forward is of a batch with these tables."""
+        self._tables = tables
+
+    def forward(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **kwargs: object,
+    ) -> tuple[Tensor, None]:
+        """As `PagedAttention.forward`."""
+        assert self._tables is not None, "begin() before the forward"
+        tables, cache = self._tables, self._cache
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        cache.write(layer, tables.slots.long(), key, value)
+        paged = (cache.num_pages, cache.page_size)
+        out = self._attend(
+            query[0].transpose(0, 1),
+            cache.keys[layer].unflatten(0, paged),
+            cache.values[layer].unflatten(0, paged),
+            tables.ends,
+            None,
+            tables.max_queries,
+            tables.max_keys,
+            scale=scaling,
+            # Causal, aligned at the last query. A row's only query sees every key anyway, and without a window the
+            # kernel splits the keys and packs the query heads that share a key head.
+            window_size=(-1, 0) if tables.max_queries > 1 else (-1, -1),
+            enable_gqa=query.shape[1] != key.shape[1],
+            seqused_k=tables.lengths,
+            block_table=tables.pages,
+        )
+        return out[None], None
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._cache.device, non_blocking=True)

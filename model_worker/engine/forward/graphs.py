@@ -1,0 +1,176 @@
+"""Steps of fixed shape, captured once at the start and replayed: on CUDA a replay costs one launch instead of a
+thousand, which for a small model is most of a step.
+
+A graph has room for a number of tokens: as many rows of one token each (decode), or rows of any lengths (extend). A
+batch runs in the smallest graph that it fits; what is left over is filled with rows of one token on a page of their own
+that nobody reads. All numbers of a batch travel in one copy, all results come back in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model_worker.engine.forward.attention_varlen import Tables, VarlenAttention
+from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.sampling import Measured, measure, unpack
+
+DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
+EXTEND_SIZES = (2, 4, 8, 16, 32, 64)
+
+# Runs a function once so that it can be repeated without Python, on the same tensors; returns what repeats it.
+Capture = Callable[[Callable[[], None]], Callable[[], None]]
+# The model: ids and positions (int64 [1, tokens]) to logits and hidden states ([tokens, vocab_size or hidden_size]).
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphOutput:
+    """Of a replay, one row per token of the batch; the tensors are overwritten by the next replay."""
+
+    logits: Tensor
+    hidden: Tensor
+    measured: Measured
+
+
+class Graph:
+    """One captured shape.
+
+    Args:
+        num_tokens: room, and the number of rows.
+        max_queries: 1 for decode, else `num_tokens`.
+        scratch_page: where the keys and values of left-over rows go.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        max_queries: int,
+        attention: VarlenAttention,
+        forward: Forward,
+        capture: Capture,
+        context_length: int,
+        page_size: int,
+        scratch_page: int,
+        device: torch.device,
+    ) -> None:
+        self._num_tokens = num_tokens
+        self._page_size = page_size
+        self._scratch_page = scratch_page
+        width = attention.max_pages
+        size = 5 * num_tokens + 1 + num_tokens * width
+        pinned = device.type == "cuda"
+        self._host = torch.zeros(size, dtype=torch.int32, pin_memory=pinned)
+        self._device = torch.zeros(size, dtype=torch.int32, device=device)
+        self._fill = _Views(*(view.numpy() for view in _split(self._host, num_tokens, width)))
+        ids, positions, slots, ends, lengths, pages = _split(self._device, num_tokens, width)
+        tables = Tables(slots, ends, lengths, pages, max_queries, context_length)
+        self._results = torch.zeros(3, num_tokens, dtype=torch.float32, pin_memory=pinned)
+        self._logits = self._hidden = self._packed = torch.empty(0)
+
+        def body() -> None:
+            attention.use(tables)
+            self._logits, self._hidden = forward(ids.long()[None], positions.long()[None])
+            self._packed = measure(self._logits)
+
+        self._write(Batch([]))
+        self._device.copy_(self._host)
+        self._replay = capture(body)
+
+    def run(self, batch: Batch) -> GraphOutput:
+        """The batch's outcome; it must fit."""
+        self._write(batch)
+        self._device.copy_(self._host, non_blocking=True)
+        self._replay()
+        self._results.copy_(self._packed, non_blocking=True)
+        if self._device.is_cuda:
+            torch.cuda.current_stream(self._device.device).synchronize()
+        return GraphOutput(self._logits, self._hidden, unpack(self._results, self._logits.shape[-1]))
+
+    def _write(self, batch: Batch) -> None:
+        num, room = batch.num_tokens, self._num_tokens
+        num_rows = len(batch.rows)
+        views = self._fill
+        scratch = self._scratch_page * self._page_size
+        views.ids[:num], views.ids[num:] = batch.ids, 0
+        views.positions[:num], views.positions[num:] = batch.positions, 0
+        views.slots[:num], views.slots[num:] = batch.slots, scratch
+        # Left-over rows: one token each, then rows without any.
+        fillers = room - num
+        ends = np.cumsum([row.num_tokens for row in batch.rows] + [1] * fillers)
+        views.ends[0] = 0
+        views.ends[1 : len(ends) + 1] = ends
+        views.ends[len(ends) + 1 :] = room
+        views.lengths[:num_rows] = [row.start + row.num_tokens for row in batch.rows]
+        views.lengths[num_rows:] = 1
+        for index, row in enumerate(batch.rows):
+            pages = row.run.session.pages
+            views.pages[index, : len(pages)] = pages
+        views.pages[num_rows:, 0] = self._scratch_page
+
+
+@dataclass(frozen=True, slots=True)
+class _Views:
+    ids: np.ndarray
+    positions: np.ndarray
+    slots: np.ndarray
+    ends: np.ndarray
+    lengths: np.ndarray
+    pages: np.ndarray
+
+
+def _split(buffer: Tensor, num_tokens: int, width: int) -> tuple[Tensor, ...]:
+    """ids, positions, slots, ends, lengths, pages: views of one buffer."""
+    n = num_tokens
+    ids, positions, slots, lengths, ends, pages = buffer.split([n, n, n, n, n + 1, n * width])
+    return ids, positions, slots, ends, lengths, pages.view(n, width)
+
+
+class Graphs:
+    """All captured shapes."""
+
+    def __init__(self, make: Callable[[int, int], Graph], on_progress: OnProgress) -> None:
+        # The largest first: the smaller ones then live in its memory.
+        shapes = sorted([(size, 1) for size in DECODE_SIZES] + [(size, size) for size in EXTEND_SIZES], reverse=True)
+        self._graphs: dict[tuple[int, bool], Graph] = {}
+        for index, (size, max_queries) in enumerate(shapes):
+            self._graphs[size, max_queries == 1] = make(size, max_queries)
+            on_progress(index + 1, len(shapes))
+
+    def run(self, batch: Batch) -> GraphOutput | None:
+        """The outcome of a batch; None if it fits no graph."""
+        sizes = DECODE_SIZES if batch.is_decode else EXTEND_SIZES
+        size = next((size for size in sizes if size >= batch.num_tokens), None)
+        if size is None:
+            return None
+        return self._graphs[size, batch.is_decode].run(batch)
+
+
+def repeat(body: Callable[[], None]) -> Callable[[], None]:
+    """No capture: the function itself, run again."""
+    return body
+
+
+def cuda_capture(pool: Any) -> Capture:
+    """Captures in a CUDA graph whose memory is of `pool` (torch.cuda.graph_pool_handle())."""
+
+    def capture(body: Callable[[], None]) -> Callable[[], None]:
+        # What is allocated, tuned or compiled at a first call must not be captured.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                body()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            body()
+        return graph.replay
+
+    return capture

@@ -1,0 +1,240 @@
+"""From a folder or hub id to a model that the engine can run exactly, or a refusal that names what it cannot do.
+
+Nothing here is a list of model classes. The model is run once with a probe in place of its attention, which sees what
+each layer asks for: anything beyond plain causal attention (with an optional score cap) is refused. Then the engine's
+path is compared with the model's own (`check_parity` in runner.py), so that a wrong model never starts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
+
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.attention import LayerShape
+
+# What layers pass that does not change the result of a causal attention at inference.
+_HARMLESS = {
+    "cache",
+    "cache_position",
+    "dropout",
+    "head_mask",
+    "is_causal",
+    "layer_idx",
+    "output_attentions",
+    "output_router_logits",
+    "past_key_value",
+    "past_key_values",
+    "position_embeddings",
+    "position_ids",
+    "target_dtype",
+    "token_type_ids",
+    "use_cache",
+}
+# RoPE variants whose angles depend on how long the *batch* is: a session's tokens would depend on its neighbours.
+_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
+
+_names = (f"rstitch_{number}" for number in itertools.count())
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model and what the engine must know of it.
+
+    Attributes:
+        module: the transformers model, in eval mode on its device.
+        shapes: one per layer.
+        hidden_size: of the LM head's input.
+        num_logits: rows of the LM head; the real vocabulary may be smaller.
+        context_length: the most tokens of a session.
+        stop_tokens: that end an answer.
+    """
+
+    module: Any
+    shapes: list[LayerShape]
+    hidden_size: int
+    num_logits: int
+    context_length: int
+    stop_tokens: frozenset[int]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token in all layers."""
+        elements = sum(shape.num_kv_heads * (shape.key_dim + shape.value_dim) for shape in self.shapes)
+        return elements * self.dtype.itemsize
+
+
+def load(
+    model: str, dtype: torch.dtype, device: torch.device, context_length: int = 0, random_weights: int | None = None
+) -> LoadedModel:
+    """Loads a causal LM.
+
+    Args:
+        model: folder or hub id.
+        dtype: float32, bfloat16 or float64.
+        device: where it runs.
+        context_length: the most tokens of a session; 0: what the model was made for.
+        random_weights: a seed: only the config is read, the weights are drawn on the device.
+
+    Raises:
+        UnsupportedModel: it is no model, or it needs what the engine does not do.
+    """
+    source = check_source(model)
+    missing: list[str] = []
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if random_weights is not None:
+            module = _drawn(config, dtype, device, random_weights)
+        else:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, output_loading_info=True
+            )
+            module, found = loaded
+            missing = sorted(found["missing_keys"])
+    except Exception as error:  # whatever its files may raise: each format has errors of its own
+        raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
+    if missing:  # transformers would go on with random numbers in their place
+        raise UnsupportedModel(f"{model}: {len(missing)} of its weights are missing, such as {missing[0]}")
+    return adopt(module.to(device=device), context_length)
+
+
+def _drawn(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
+    """A model of the config's shape that costs what a trained one costs and says nothing sensible."""
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def check_source(model: str) -> str:
+    """What transformers may load from: a folder with a model in it, or a hub id. Raises UnsupportedModel."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UnsupportedModel(f"{model}: the folder holds no model (no config.json)")
+        return str(folder)
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise UnsupportedModel(f"{model}: no such folder, and not a hub id of the form owner/name")
+    return model
+
+
+def adopt(module: Any, context_length: int = 0) -> LoadedModel:
+    """Examines a transformers causal LM that is in memory. Raises UnsupportedModel as `load` does."""
+    module.eval()
+    config = module.config
+    name = type(module).__name__
+    longest = int(context_length or getattr(config, "max_position_embeddings", 0) or 0)
+    if longest <= 0:
+        raise UnsupportedModel(f"{name}: the config names no max_position_embeddings; give --context-length")
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise UnsupportedModel(
+            f"{name}: --context-length {longest} is over the model's max_position_embeddings {limit}"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModel(f"{name}: encoder-decoder models are not supported")
+    if "logits_to_keep" not in inspect.signature(module.forward).parameters:
+        raise UnsupportedModel(f"{name}: its forward takes no logits_to_keep")
+    if not getattr(module, "_supports_attention_backend", False):
+        raise UnsupportedModel(f"{name}: its attention does not go through transformers' AttentionInterface")
+    _refuse_rope(name, config)
+    shapes, hidden_size, num_logits = _probe(module, name, longest)
+    parameter = next(module.parameters())
+    return LoadedModel(
+        module=module,
+        shapes=shapes,
+        hidden_size=hidden_size,
+        num_logits=num_logits,
+        context_length=longest,
+        stop_tokens=_stop_tokens(module),
+        dtype=parameter.dtype,
+        device=parameter.device,
+    )
+
+
+def use_attention(module: Any, function: Callable[..., Any], mask: Callable[..., None] | None = None) -> None:
+    """Makes the model's layers call `function` for attention, with no mask; `mask` is told which ones it would make."""
+    name = next(_names)
+    AttentionInterface.register(name, function)
+    if mask is not None:
+        AttentionMaskInterface.register(name, mask)
+    module.set_attn_implementation(name)
+
+
+def _refuse_rope(name: str, config: Any) -> None:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    for part in [parameters, *(value for value in parameters.values() if isinstance(value, dict))]:
+        if part.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
+            raise UnsupportedModel(f"{name}: rope_type {part['rope_type']} depends on the longest sequence of a batch")
+
+
+def _stop_tokens(module: Any) -> frozenset[int]:
+    generation = getattr(module, "generation_config", None)
+    eos = getattr(generation, "eos_token_id", None)
+    if eos is None:
+        eos = getattr(module.config, "eos_token_id", None)
+    return frozenset([eos] if isinstance(eos, int) else eos or ())
+
+
+def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape], int, int]:
+    """Runs two tokens with an attention that looks at what it is asked for."""
+    shapes: dict[int, LayerShape] = {}
+
+    def refuse_window(window: int | None) -> None:
+        if window is not None and window < context_length:
+            raise UnsupportedModel(
+                f"{name}: sliding-window or chunked attention over {window} tokens is not supported; "
+                f"start with --context-length {window} or less"
+            )
+
+    def mask(*, local_size: int | None = None, **_: Any) -> None:
+        """Some layers are windowed, or cut into chunks, by their mask alone."""
+        refuse_window(local_size)
+
+    def attention(
+        layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        scaling, softcap = kwargs.pop("scaling", None), kwargs.pop("softcap", None)
+        refuse_window(kwargs.pop("sliding_window", None))
+        if getattr(layer, "is_causal", True) is False or kwargs.get("is_causal") is False:
+            raise UnsupportedModel(f"{name}: attention that is not causal is not supported")
+        unknown = sorted(key for key, item in kwargs.items() if key not in _HARMLESS and item is not None)
+        if unknown:
+            raise UnsupportedModel(f"{name}: attention with {', '.join(unknown)} is not supported")
+        index = getattr(layer, "layer_idx", None)
+        if index is None or index in shapes:
+            raise UnsupportedModel(f"{name}: attention layers without an index of their own are not supported")
+        shapes[index] = LayerShape(key.shape[1], key.shape[3], value.shape[3], softcap)
+        out = nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+        )
+        return out.transpose(1, 2), None
+
+    hidden_sizes: list[int] = []
+    head = module.get_output_embeddings()
+    if head is None:
+        raise UnsupportedModel(f"{name}: it has no LM head")
+    hook = head.register_forward_pre_hook(lambda _, inputs: hidden_sizes.append(inputs[0].shape[-1]))
+    use_attention(module, attention, mask)
+    try:
+        with torch.inference_mode():
+            ids = torch.zeros(1, 2, dtype=torch.long, device=next(module.parameters()).device)
+            logits = module(input_ids=ids, use_cache=False).logits
+    except UnsupportedModel:
+        raise
+    except Exception as error:  # whatever its code raises: it does not run here
+        raise UnsupportedModel(f"{name}: a forward in {next(module.parameters()).dtype} failed: {error}") from error
+    finally:
+        hook.remove()
+    if sorted(shapes) != list(range(module.config.num_hidden_layers)):
+        raise UnsupportedModel(f"{name}: only layers {sorted(shapes)} have attention (state-space or linear layers?)")
+    return [shapes[index] for index in sorted(shapes)], hidden_sizes[0], logits.shape[-1]

@@ -1,0 +1,227 @@
+"""Runs the model on the rows of a schedule: host lists in, chosen tokens and entropies out.
+
+It builds the flattened batch and calls the unmodified
+transformers model. It decides nothing: which rows, how many and what happens with a token is the engine's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model_worker.engine.bookkeeping.scheduler import Row, Run
+from model_worker.engine.bookkeeping.session import Session
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.attention import KvCache, PagedAttention
+from model_worker.engine.forward.attention_varlen import VarlenAttention
+from model_worker.engine.forward.batch import Batch, batch_order
+from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress, cuda_capture, repeat
+from model_worker.engine.forward.loader import LoadedModel, use_attention
+from model_worker.engine.forward.sampling import Choices, Measured, choose, margins, measure, measure_on_host, unpack
+from model_worker.engine.types import Limits, Returns, RunRequest
+
+# Largest difference of a logit between the engine's path and the model's own, relative to the largest logit.
+# (Eager attention makes its softmax in float32 even for a float64 model.)
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 8e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One row per distribution that was asked for.
+
+    Attributes:
+        choices: on the host.
+        logits: [n, vocab_size], on the device, valid until the next run.
+        hidden: [n, hidden_size], likewise.
+        index: which of the n belongs to each row.
+        margins: p1 - p2 of the rows whose hand-off looks at it.
+    """
+
+    choices: Choices
+    logits: Tensor
+    hidden: Tensor
+    index: Sequence[int]
+    margins: Mapping[int, float]
+
+    def hidden_state(self, row: int) -> bytes:
+        """Float32 little-endian."""
+        return _raw(self.hidden[self.index[row]])
+
+    def raw_logits(self, row: int) -> bytes:
+        """Float32 little-endian."""
+        return _raw(self.logits[self.index[row]])
+
+    def top_logits(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
+        """The `count` largest, descending."""
+        values, ids = self.logits[self.index[row]].float().topk(min(count, self.logits.shape[1]))
+        return tuple(zip(ids.tolist(), values.tolist(), strict=True))
+
+
+class Runner:
+    """Owns the KV tensors and the model's device; used by one thread at a time.
+
+    Attributes:
+        graphed: whether the last step was a captured graph's; None: none is captured here.
+
+    Raises (from the constructor) UnsupportedModel if `limits` ask for a path that model or device cannot take.
+    """
+
+    def __init__(self, loaded: LoadedModel, limits: Limits, on_progress: OnProgress = lambda done, of: None) -> None:
+        self._loaded = loaded
+        self._limits = limits
+        self._use_device()
+        # One page more than the sessions get: left-over rows of graphs write there.
+        self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
+        self._hidden: Tensor | None = None
+        self._slots: Tensor = torch.empty(0, dtype=torch.int64)  # of the batch's tokens, on the device
+        loaded.module.get_output_embeddings().register_forward_pre_hook(self._capture_hidden)
+        self._not_varlen = ""  # why it was tried in vain
+        self._attention = self._make_attention()
+        use_attention(loaded.module, self._attention.forward)
+        self._graphs = self._make_graphs(on_progress)
+        self.graphed: bool | None = None
+
+    @property
+    def path(self) -> str:
+        """How steps run: the way the cache is read, and whether there are graphs."""
+        return f"{self._attention.name}{' with graphs' if self._graphs is not None else ''}{self._not_varlen}"
+
+    @torch.inference_mode()
+    def run(self, rows: list[Row]) -> Outcome | None:
+        """Computes the rows' KV; sorts `rows` into the order of the batch.
+
+        Returns the outcome of the rows that are last and want a token, or the tokens of a draft, in that order; None
+        if none is.
+        """
+        self._use_device()
+        rows.sort(key=batch_order)
+        batch = Batch.of(rows, self._limits.page_size)
+        if self._graphs is not None:
+            output = self._graphs.run(batch)
+            self.graphed = output is not None
+            if output is not None:
+                return _outcome(batch, output.measured, output.logits, output.hidden, batch.wanted)
+        ids, places = self._begin(batch)
+        if not batch.asked:
+            module, inputs = self._model(ids)
+            module.base_model(**inputs, position_ids=places, use_cache=False)
+            if self._loaded.device.type == "cuda":
+                # No result makes the host wait: steps would pile up, and whoever comes would wait for all of them.
+                torch.cuda.current_stream(self._loaded.device).synchronize()
+            return None
+        wanted: int | Tensor = 0  # all
+        if len(batch.wanted) < batch.num_tokens:
+            wanted = torch.tensor(batch.wanted).to(self._loaded.device, non_blocking=True)
+        logits, hidden = self._forward(ids, places, wanted)
+        measured = measure_on_host(logits) if logits.device.type == "cpu" else unpack(measure(logits), logits.shape[-1])
+        return _outcome(batch, measured, logits, hidden, range(len(batch.asked)))
+
+    def wipe(self, pages: Sequence[int]) -> None:
+        """Zeroes pages that a forward left with what is not finite."""
+        self._cache.wipe(pages)
+
+    def _use_device(self) -> None:
+        """Captures, and kernels that are not torch's own, go to the current device; every thread has its own."""
+        if self._loaded.device.type == "cuda":
+            torch.cuda.set_device(self._loaded.device)
+
+    def _begin(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Ids and positions, int64 [1, tokens]; the attention is told the rest. One tensor, one copy."""
+        numbers = torch.tensor((batch.ids, batch.positions, batch.slots)).to(self._loaded.device, non_blocking=True)
+        self._slots = numbers[2]
+        self._attention.begin(batch, self._slots)
+        return numbers[0:1], numbers[1:2]
+
+    def _model(self, ids: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        """What runs on the batch's tokens, and what it is given of them."""
+        return self._loaded.module, {"input_ids": ids}
+
+    def _forward(self, ids: Tensor, positions: Tensor, logits_to_keep: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Logits [kept, vocab_size] and hidden states [kept, hidden_size]; ids and positions: int64 [1, tokens]."""
+        module, inputs = self._model(ids)
+        logits = module(**inputs, position_ids=positions, use_cache=False, logits_to_keep=logits_to_keep).logits[0]
+        assert self._hidden is not None
+        return logits[:, : self._limits.vocab_size], self._hidden
+
+    def _capture_hidden(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """The LM head's input is the last hidden state of just the rows asked for."""
+        self._hidden = inputs[0][0]
+
+    def _make_attention(self) -> PagedAttention | VarlenAttention:
+        wish = self._limits.attention
+        sixteen_bit = self._loaded.dtype in (torch.bfloat16, torch.float16)
+        if wish == "varlen" or (wish == "auto" and self._loaded.device.type == "cuda" and sixteen_bit):
+            try:
+                attention = VarlenAttention(self._cache, self._limits.context_length)
+                use_attention(self._loaded.module, attention.forward)
+                self._try(attention)
+            except Exception as error:  # whatever a kernel says that cannot do this model or device
+                if wish == "varlen":
+                    raise UnsupportedModel(f"varlen attention does not run this model here: {error}") from error
+                self._not_varlen = f", as varlen does not run here: {error}"
+            else:
+                return attention
+        return PagedAttention(self._cache, in_place=wish != "gather")
+
+    @torch.inference_mode()
+    def _try(self, attention: VarlenAttention) -> None:
+        """One forward of one token on the page that nobody reads."""
+        session = Session("trial")
+        session.tokens.append(0)
+        session.pages.append(self._limits.num_pages)
+        run = Run(0, RunRequest("trial", 0, (0,), returns=Returns()), session)
+        batch = Batch.of([Row(run, 0, 1, is_last=True)], self._limits.page_size)
+        self._attention = attention
+        measure(self._forward(*self._begin(batch))[0]).tolist()
+
+    @torch.inference_mode()
+    def _make_graphs(self, on_progress: OnProgress) -> Graphs | None:
+        attention, device = self._attention, self._loaded.device
+        if self._limits.graphs == "off" or (self._limits.graphs == "auto" and device.type != "cuda"):
+            return None
+        if not isinstance(attention, VarlenAttention):
+            if self._limits.graphs == "on":
+                raise UnsupportedModel("graphs need varlen attention, which does not run this model here")
+            return None
+        # On a CPU a graph is its function, run again: padded as on a device, without the gain.
+        capture = cuda_capture(torch.cuda.graph_pool_handle()) if device.type == "cuda" else repeat
+
+        def make(num_tokens: int, max_queries: int) -> Graph:
+            limits = self._limits
+            return Graph(
+                num_tokens,
+                max_queries,
+                attention,
+                self._forward,
+                capture,
+                context_length=limits.context_length,
+                page_size=limits.page_size,
+                scratch_page=limits.num_pages,
+                device=device,
+            )
+
+        try:
+            return Graphs(make, on_progress)
+        except Exception as error:  # whatever a model does that a graph cannot hold, or a device has no room for
+            raise UnsupportedModel(
+                f"{type(self._loaded.module).__name__}: its steps cannot be captured here: {error}; "
+                "start with --graphs off"
+            ) from error
+
+
+def _outcome(batch: Batch, measured: Measured, logits: Tensor, hidden: Tensor, index: Sequence[int]) -> Outcome:
+    """Args: `index` says which rows of `logits` and `hidden` the batch asked for."""
+    samplings = [row.run.request.sampling for row in batch.asked]
+    positions = [batch.positions[place] + 1 for place in batch.wanted]
+    choices = choose(measured, logits, index, samplings, positions)
+    by_margin = [place for place, row in enumerate(batch.asked) if row.run.needs_margin]
+    found = margins(logits, [index[place] for place in by_margin]) if by_margin else []
+    return Outcome(choices, logits, hidden, index, dict(zip(by_margin, found, strict=True)))
+
+
+def _raw(values: Tensor) -> bytes:
+    return values.float().cpu().numpy().astype("<f4").tobytes()

@@ -1,0 +1,158 @@
+"""From logits to a token: one pass over the distributions of a step.
+
+A choice is a function of (seed, position, logits) and of nothing else, so that a session gives the same tokens alone,
+in any batch, on any worker and after a restart: the one random number of a position comes from a counter-based
+generator, and picks the token by inverting the cumulative distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model_worker.engine.bookkeeping.signals import rounded
+from model_worker.engine.types import Sampling
+
+measure_fused: Callable[[Tensor], Tensor] | None
+try:
+    from model_worker.engine.forward.fused import measure_fused
+except ImportError:  # no Triton: torch's build for CPU comes without it
+    measure_fused = None
+
+_MASK = (1 << 64) - 1
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1), the same for equal arguments, as if random for others (SplitMix64 of seed and position)."""
+    bits = _splitmix64(_splitmix64(seed & _MASK) ^ (position & _MASK))
+    return (bits >> 11) * 2.0**-53
+
+
+def _splitmix64(state: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15) & _MASK
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """One row per distribution, on the host.
+
+    Attributes:
+        tokens: chosen ids.
+        entropies: -sum p log p / log V, in [0, 1], rounded to float32; NaN where the logits are no distribution.
+        logprobs: natural log of the chosen tokens' probabilities at temperature 1.
+    """
+
+    tokens: list[int]
+    entropies: list[float]
+    logprobs: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Of each distribution the most probable token, the entropy, that token's logprob; as in `Choices`."""
+
+    tokens: list[int]
+    entropies: list[float]
+    logprobs: list[float]
+
+
+def choose(
+    measured: Measured, logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], positions: Sequence[int]
+) -> Choices:
+    """Chooses a token of each row asked for; what is measured is the model's own distribution (temperature 1, before
+    top-k and top-p).
+
+    Args:
+        measured: of `logits`.
+        logits: float, [n, vocab_size], real vocabulary only.
+        rows: which of the n are asked for.
+        samplings: one per row asked for.
+        positions: the position that each row's token would take.
+    """
+    tokens = [measured.tokens[row] for row in rows]
+    logprobs = [measured.logprobs[row] for row in rows]
+    # Rounding may leave [0, 1] by an ulp; tau < 0 and tau >= 1 need it inside. NaN stays.
+    entropies = [0.0 if (h := rounded(measured.entropies[row])) < 0 else 1.0 if h > 1 else h for row in rows]
+    random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if random:
+        own = logits[torch.tensor([rows[index] for index in random], device=logits.device)]
+        sampled = _sample(own, [samplings[index] for index in random], [positions[index] for index in random])
+        of_sampled = own.log_softmax(-1, torch.promote_types(own.dtype, torch.float32)).gather(-1, sampled[:, None])
+        for index, token, logprob in zip(random, sampled.tolist(), of_sampled[:, 0].tolist(), strict=True):
+            tokens[index], logprobs[index] = token, logprob
+    return Choices(tokens, entropies, logprobs)
+
+
+def measure(logits: Tensor) -> Tensor:
+    """Most probable token, entropy in nats and the token's probability of each row: [3, n], where `logits` are.
+
+    In float64 of float64, else in float32. p log p is 0 where p underflows to 0, also where a logit is -inf.
+    """
+    if logits.is_cuda and measure_fused is not None and logits.dtype != torch.float64:
+        return measure_fused(logits)
+    tokens, entropies, probabilities = _measure(logits)
+    return torch.stack([tokens.to(entropies.dtype), entropies, probabilities])
+
+
+def unpack(results: Tensor, vocab_size: int) -> Measured:
+    """What `measure` returns, on the host: one copy. A float32 holds ids up to 2^24."""
+    tokens, entropies, probabilities = results.tolist()
+    return _measured([int(token) for token in tokens], entropies, probabilities, vocab_size)
+
+
+def measure_on_host(logits: Tensor) -> Measured:
+    """`unpack(measure(logits))` with fewer calls, for logits on the host."""
+    tokens, entropies, probabilities = _measure(logits)
+    return _measured(tokens.tolist(), entropies.tolist(), probabilities.tolist(), logits.shape[-1])
+
+
+def margins(logits: Tensor, rows: Sequence[int]) -> list[float]:
+    """p1 - p2 of the two most probable tokens of each of the `rows` of `logits` [n, vocab_size]."""
+    own = logits[torch.tensor(rows, device=logits.device)]
+    largest = own.softmax(-1, torch.promote_types(own.dtype, torch.float32)).topk(2).values
+    return [first - second for first, second in largest.tolist()]
+
+
+def _measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Few calls rather than few operations: of a tiny model's step each call is a hundredth."""
+    p = logits.softmax(-1, torch.promote_types(logits.dtype, torch.float32))
+    return logits.argmax(-1), torch.special.entr(p).sum(-1), p.amax(-1)
+
+
+def _measured(tokens: list[int], entropies: list[float], probabilities: list[float], vocab_size: int) -> Measured:
+    scale = 1 / math.log(vocab_size)
+    return Measured(tokens, [h * scale for h in entropies], [math.log(p) for p in probabilities])
+
+
+def _sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
+    """Token ids, int64 [rows], by inversion in float64 in order of falling probability."""
+    device = logits.device
+
+    def column(values: list[float] | list[int], dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)[:, None]
+
+    vocab_size = logits.shape[-1]
+    # The largest becomes 0 first: a temperature near 0 then gives the greedy choice, not infinities and NaN.
+    shifted = logits.double() - logits.amax(-1, keepdim=True).double()
+    scaled = shifted / column([sampling.temperature for sampling in samplings])
+    # Stable: equal probabilities stay in order of id, so that the order is a function of the logits alone.
+    probabilities, ids = torch.softmax(scaled, dim=-1).sort(dim=-1, descending=True, stable=True)
+    cumulative = probabilities.cumsum(-1)
+    rank = torch.arange(vocab_size, device=device)
+    top_k = column([sampling.top_k or vocab_size for sampling in samplings], torch.int64)
+    top_p = column([sampling.top_p for sampling in samplings])
+    # A token is in the nucleus if the mass before it is short of top_p.
+    keep = (rank < top_k) & (cumulative - probabilities < top_p)
+    cumulative = torch.where(keep, probabilities, 0.0).cumsum(-1)
+    target = column([uniform(s.seed, position) for s, position in zip(samplings, positions, strict=True)])
+    chosen = torch.searchsorted(cumulative, target * cumulative[:, -1:], right=True)
+    # Rounding can lead past the last kept token.
+    last = (keep.sum(-1, keepdim=True) - 1).clamp_min(0)  # none is kept of a row of NaN
+    return ids.gather(-1, torch.minimum(chosen, last))[:, 0]

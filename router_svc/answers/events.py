@@ -1,0 +1,106 @@
+"""What a reader of an answer is told, made from the chunks of its trajectory.
+
+The same chunks give the same events however they were cut and wherever a reader comes in, so one who comes back at the
+first token that he lacks gets every token and every piece of text exactly once; switches at that token come with it,
+also to one who has seen them. It knows no wire.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from router_svc.text.answer_text import AnswerText
+from router_svc.text.detokenizer import Decode
+from router_svc.trajectory.types import Chunk, Model, SwitchReason
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Tokens by one model, and the text that they complete."""
+
+    model: Model
+    position: int
+    tokens: array[int]
+    entropies: array[float]
+    text: str
+    uncertainties: array[float]
+
+    def cut(self, begin: int, end: int, text: str) -> Written:
+        """The tokens [begin, end) of it, with the text that they complete."""
+        tokens, entropies = self.tokens[begin:end], self.entropies[begin:end]
+        return Written(self.model, self.position + begin, tokens, entropies, text, self.uncertainties[begin:end])
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """The pen went to `to` at `position`."""
+
+    to: Model
+    position: int
+    entropy: float
+    reason: SwitchReason
+
+
+Event = Written | Switched
+
+
+class Reader:
+    """Turns chunks into events.
+
+    A token whose text is held back (an unfinished character, a possible stop string) waits for the next one or the end:
+    the last token of an answer then carries all the text that is left, and no text ever comes without a token. A reader
+    that is cut off lacks the token and its text, or has both.
+
+    Args:
+        decode: token ids to text.
+        context: the session's last tokens before the answer.
+        stops: strings that end the answer.
+        position: of the first token wanted; what comes before is read for its text's sake only.
+    """
+
+    def __init__(self, decode: Decode, context: Sequence[int], stops: Sequence[str], position: int) -> None:
+        self._text = AnswerText(decode, context, stops)
+        self.position = position  # of the first token that the reader has not got
+        self._waiting: Written | None = None
+
+    def read(self, chunks: Iterable[Chunk]) -> Iterator[Event]:
+        """The events of further chunks."""
+        for chunk in chunks:
+            yield from self._read(chunk)
+
+    def _read(self, chunk: Chunk) -> Iterator[Event]:
+        model = chunk.source.model
+        if chunk.reason and chunk.position >= self.position:
+            yield from self._release("")
+            yield Switched(model, chunk.position, chunk.switch_entropy, chunk.reason)
+        if not chunk.tokens:
+            return
+        texts = [self._text.push(token) for token in chunk.tokens]
+        if chunk.end <= self.position:
+            return
+        yield from self._release("")
+        skip = max(0, self.position - chunk.position)
+        whole = Written(model, chunk.position, chunk.tokens, chunk.entropies, "", chunk.uncertainties)
+        num = len(chunk.tokens)
+        if not self._text.holds:
+            yield from self._give(whole.cut(skip, num, "".join(texts[skip:])))
+            return
+        last = num - 1
+        if last > skip:
+            yield from self._give(whole.cut(skip, last, "".join(texts[skip:-1])))
+        self._waiting = whole.cut(last, num, texts[-1])
+
+    def end(self) -> Iterator[Event]:
+        """The last of them: no more chunks come."""
+        yield from self._release(self._text.flush())
+
+    def _release(self, text: str) -> Iterator[Event]:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            yield from self._give(replace(waiting, text=waiting.text + text))
+
+    def _give(self, written: Written) -> Iterator[Event]:
+        self.position = written.position + len(written.tokens)
+        yield written

@@ -1,0 +1,103 @@
+"""An answer as its readers see it: the chunks that are stored, and in the end the outcome. Many may follow it at once.
+
+It does not know whether the answer is being written here or was read from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+from router_svc.policies.answer_settings import AnswerSettings
+from router_svc.text.answer_text import CONTEXT_TOKENS
+from router_svc.trajectory.types import Chunk, Finished, joined
+from rstitch.errors import RstitchError
+
+# Chunks that a reader is given at once.
+_AT_ONCE = 64
+
+
+class AnswerLog:
+    """Chunks of one answer, growing until there is an outcome.
+
+    Args:
+        tokens: of the session up to the answer's first token, or more.
+        chunks: of the answer so far.
+        outcome: how it ended, if it has.
+        trace_id: of the generation, "" if not traced or unknown.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        settings: AnswerSettings,
+        tokens: array[int],
+        chunks: list[Chunk],
+        outcome: Finished | RstitchError | None = None,
+        trace_id: str = "",
+    ) -> None:
+        self.session_id = session_id
+        self.settings = settings
+        self.context = tokens[max(0, settings.start - CONTEXT_TOKENS) : settings.start]
+        self.trace_id = trace_id
+        self.outcome = outcome
+        self._chunks = chunks
+        self._grown = asyncio.Event()
+        self._num_readers = 0
+        self.on_deserted: Callable[[], None] | None = None
+        self.on_reader: Callable[[], None] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of the session, as far as readers may know."""
+        return self._chunks[-1].end if self._chunks else self.settings.start
+
+    @property
+    def num_readers(self) -> int:
+        """Who follows at the moment."""
+        return self._num_readers
+
+    def show(self, chunks: list[Chunk]) -> None:
+        """More is stored."""
+        self._chunks += chunks
+        self._wake()
+
+    def end(self, outcome: Finished | RstitchError) -> None:
+        """Nothing more will come."""
+        self.outcome = outcome
+        self._wake()
+
+    async def follow(self) -> AsyncIterator[list[Chunk]]:
+        """All chunks from the first one on, joined where a reader is behind, until there is an outcome."""
+        seen = 0
+        while True:
+            grown = self._grown
+            if seen < len(self._chunks):
+                fresh = self._chunks[seen : seen + _AT_ONCE]
+                seen += len(fresh)
+                yield joined(fresh)
+                if seen < len(self._chunks):
+                    await asyncio.sleep(0)  # a reader who is far behind must not hold up the others
+            elif self.outcome is not None:
+                return
+            else:
+                await grown.wait()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around following: an answer that nobody reads is not written for ever."""
+        self._num_readers += 1
+        if self.on_reader is not None:
+            self.on_reader()
+        try:
+            yield
+        finally:
+            self._num_readers -= 1
+            if self._num_readers == 0 and self.on_deserted is not None:
+                self.on_deserted()
+
+    def _wake(self) -> None:
+        grown, self._grown = self._grown, asyncio.Event()
+        grown.set()

@@ -1,0 +1,137 @@
+"""What a client asks for, as the router's own values, and how it becomes a prompt that fits.
+
+It knows neither wire nor store.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+
+from router_svc.policies.budget import NO_BUDGET, Budget
+from router_svc.policies.early_exit import EarlyExit
+from router_svc.policies.policy import Policy
+from router_svc.text.tokenizer import Message, Tokenizer
+from router_svc.trajectory.types import Sampling, Trajectory
+from rstitch.errors import RstitchError, invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Raw text, continued as it is."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """Messages, put through the chat template."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids, taken as they are."""
+
+    ids: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A new answer is wanted.
+
+    Attributes:
+        session_id: "" for a new one.
+        max_new_tokens: 0 for the router's default, cut to what fits.
+        guard: whether the guard may choose another policy; None: the router's setting.
+        budget: of the LLM.
+        profile: name of the profile that the policy came from, "" if none.
+        early_exit: None if it is not asked for.
+    """
+
+    session_id: str
+    input: Text | Chat | Tokens
+    policy: Policy
+    sampling: Sampling
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    guard: bool | None = None
+    budget: Budget = NO_BUDGET
+    profile: str = ""
+    early_exit: EarlyExit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reattach:
+    """An answer is wanted from a position on."""
+
+    session_id: str
+    resume_from: int
+
+
+def prompt_of(
+    asked: Text | Chat | Tokens,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    before: Trajectory | None,
+    is_stop: Callable[[int], bool],
+) -> array[int]:
+    """The tokens to put into the session. Raises RstitchError for input that makes none or unknown ones.
+
+    Args:
+        before: the session so far, None if it is new.
+        is_stop: whether a token ends answers.
+    """
+    match asked:
+        case Text(text):
+            field, prompt = "text", tokenizer.encode(text, begins=before is None)
+        case Chat(messages) if before is None:
+            field, prompt = "chat", tokenizer.chat(messages)
+        case Chat(messages):
+            assert before is not None
+            last = before.tokens()[-1]
+            field, prompt = "chat", tokenizer.chat_after(messages, last, is_stop(last))
+        case Tokens(ids):
+            field, prompt = "tokens.ids", ids
+    if not prompt:
+        raise invalid(field, "the prompt is empty.", "Send at least one token.")
+    for index, token in enumerate(prompt):
+        if token >= vocab_size:
+            raise invalid(
+                f"{field}[{index}]" if isinstance(asked, Tokens) else field,
+                f"token id {token} is outside the vocabulary of {vocab_size}.",
+                f"Send ids below {vocab_size}, made with the models' tokenizer.",
+            )
+    return prompt
+
+
+def budget_for(num_tokens: int, max_new_tokens: int, default: int, context_length: int) -> int:
+    """How many tokens may be written after `num_tokens`. Raises RstitchError (OUT_OF_RANGE) if too few."""
+    left = context_length - num_tokens
+    if left < max(1, max_new_tokens):
+        wanted = f"{num_tokens} tokens of prompt" + (f" and {max_new_tokens} new ones" if max_new_tokens else "")
+        raise RstitchError(
+            grpc.StatusCode.OUT_OF_RANGE,
+            "CONTEXT_FULL",
+            f"{wanted} do not fit the models' context of {context_length} tokens.",
+            field="max_new_tokens" if left >= 1 else "input",
+            remedy=f"Ask for at most {left} new tokens." if left >= 1 else "Shorten the prompt or begin a new session.",
+        )
+    return max_new_tokens or min(default, left)
+
+
+def check_within(asked: Reattach, length: int) -> None:
+    """Raises RstitchError (OUT_OF_RANGE) for a position that the session has not reached."""
+    if asked.resume_from > length:
+        raise RstitchError(
+            grpc.StatusCode.OUT_OF_RANGE,
+            "RESUME_BEYOND_END",
+            f"the session has {length} tokens, {asked.resume_from} is beyond them.",
+            field="resume_from",
+            remedy="Send the position of the first token that you have not got.",
+            metadata={"session_id": asked.session_id, "length": str(length)},
+        )

@@ -1,0 +1,174 @@
+"""An answer being written in this router: the task that no call can cancel, from the claim to the last line of its log.
+
+It joins loop, journal, trace and readers, and gives everything back however the answer ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+import structlog
+
+from router_svc.answers.log import AnswerLog
+from router_svc.decoding.loop import Generation
+from router_svc.observers.trace import GenerationTrace
+from router_svc.trajectory.journal import Journal
+from router_svc.trajectory.store import Fenced
+from router_svc.trajectory.types import Finished, FinishReason, Model
+from router_svc.trajectory.usage import Usage
+from router_svc.workers.session import WorkerSession
+from rstitch.errors import RstitchError
+
+_log = structlog.get_logger(__name__)
+# Marking an answer as interrupted is tried so long; whoever wants to go on with it can do so without the mark, later.
+_RELEASE_PATIENCE_S = 2.0
+# Whoever asked gets at least so long to begin reading.
+_MIN_ARRIVAL_S = 1.0
+
+
+class Running:
+    """One answer being written. Its task starts at once.
+
+    Args:
+        log: what readers follow.
+        detach_grace_s: interrupted when nobody has read for so long.
+        on_end: called when all is over, with how it ended and whether the store may still think that it runs.
+    """
+
+    def __init__(
+        self,
+        log: AnswerLog,
+        generation: Generation,
+        journal: Journal,
+        workers: dict[Model, WorkerSession],
+        usage: Usage,
+        trace: GenerationTrace,
+        detach_grace_s: float,
+        on_end: Callable[[Running, Finished | RstitchError, bool], None],
+    ) -> None:
+        self.log = log
+        self._generation = generation
+        self._journal = journal
+        self._workers = workers
+        self._usage = usage
+        self._trace = trace
+        self._detach_grace_s = detach_grace_s
+        self._on_end = on_end
+        self._stop: RstitchError | None = None
+        self._leave: asyncio.TimerHandle | None = None
+        self._loop_task: asyncio.Task[FinishReason] | None = None
+        log.on_reader = self._reader_came
+        log.on_deserted = self._deserted
+        self._leave_after(max(detach_grace_s, _MIN_ARRIVAL_S))  # the caller may be gone already
+        self.task = asyncio.create_task(self._main(), name=f"generation-{log.session_id}")
+
+    @property
+    def session_id(self) -> str:
+        """Whose."""
+        return self.log.session_id
+
+    def interrupt(self, error: RstitchError) -> None:
+        """Ends it cleanly: what is written is stored, the trajectory is free, readers get `error`."""
+        if self._stop is None:
+            self._stop = error
+            if self._loop_task is not None:
+                self._loop_task.cancel()
+
+    async def _main(self) -> None:
+        structlog.contextvars.bind_contextvars(session_id=self.session_id)
+        stale = False
+        try:
+            outcome: Finished | RstitchError = await self._outcome()
+        except RstitchError as error:
+            outcome = error
+            stale = not await self._released(error)
+        except Exception as error:  # noqa: BLE001 - a bug of ours must end as an answer's error, not as silence
+            _log.exception("generation failed")
+            failure = RstitchError(
+                grpc.StatusCode.INTERNAL,
+                "INTERNAL",
+                f"the router failed: {type(error).__name__}.",
+                remedy="This is a bug; the router's log has the details.",
+            )
+            outcome, stale = failure, not await self._released(failure)
+        finally:
+            if self._leave is not None:
+                self._leave.cancel()
+            await asyncio.gather(*(worker.close() for worker in self._workers.values()))
+        self._trace.end(outcome)
+        self._say(outcome)
+        self.log.on_reader = self.log.on_deserted = None
+        self._on_end(self, outcome, stale)
+        self.log.end(outcome)
+
+    async def _outcome(self) -> Finished:
+        """Runs the loop beside the journal; whichever fails first ends both."""
+        self._loop_task = asyncio.create_task(self._generation.run())
+        if self._stop is not None:
+            self._loop_task.cancel()
+        await asyncio.wait({self._loop_task, self._journal.task}, return_when=asyncio.FIRST_COMPLETED)
+        if self._journal.task.done():
+            self._loop_task.cancel()
+            await asyncio.wait({self._loop_task})
+            self._journal.task.result()
+        try:
+            reason = await self._loop_task
+        except asyncio.CancelledError:
+            assert self._stop is not None, "only interrupt cancels the loop"
+            raise self._stop from None
+        await self._journal.close()
+        self._generation.end()
+        await self._journal.finish(reason, self._usage)
+        return Finished(reason, self._usage.copy(), self._journal.length)
+
+    async def _released(self, error: RstitchError) -> bool:
+        return isinstance(error, Fenced) or await self.release()
+
+    async def release(self) -> bool:
+        """Stores what is left and marks the trajectory as interrupted; False if that is worth another try later."""
+        try:
+            await self._journal.interrupt(_RELEASE_PATIENCE_S)
+        except Fenced:
+            return True
+        except RstitchError as failure:
+            _log.warning("answer not marked as interrupted", session_id=self.session_id, error=str(failure))
+            return failure.code is not grpc.StatusCode.UNAVAILABLE
+        return True
+
+    def _reader_came(self) -> None:
+        if self._leave is not None:
+            self._leave.cancel()
+            self._leave = None
+
+    def _deserted(self) -> None:
+        self._reader_came()
+        self._leave_after(self._detach_grace_s)
+
+    def _leave_after(self, delay_s: float) -> None:
+        self._leave = asyncio.get_running_loop().call_later(delay_s, self._abandon)
+
+    def _abandon(self) -> None:
+        self.interrupt(
+            RstitchError(
+                grpc.StatusCode.ABORTED,
+                "ABANDONED",
+                f"nobody read the answer for {self._detach_grace_s:g} s.",
+                remedy="Re-attach with resume_from.",
+            )
+        )
+
+    def _say(self, outcome: Finished | RstitchError) -> None:
+        usage = self._usage
+        facts = {
+            "length": self._journal.length,
+            "slm_tokens": usage.num_slm_tokens,
+            "llm_tokens": usage.num_llm_tokens,
+            "switches": usage.num_switches,
+            "total_ms": usage.total_time_us // 1000,
+        }
+        if isinstance(outcome, RstitchError):
+            _log.warning("answer interrupted", reason=outcome.reason, error=str(outcome), **facts)
+        else:
+            _log.info("answer finished", reason=outcome.reason.name.lower(), **facts)

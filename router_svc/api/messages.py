@@ -1,0 +1,217 @@
+"""The router's values into the messages of router.proto. The messages stop at this edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf import timestamp_pb2
+
+from router_svc.answers.events import Event, Switched
+from router_svc.observers.guard import View
+from router_svc.policies.answer_settings import AnswerSettings
+from router_svc.policies.budget import NO_BUDGET, Budget
+from router_svc.policies.early_exit import EarlyExit
+from router_svc.policies.heads import HeadState
+from router_svc.policies.kinds import Confidence, Learned, LlmOnly, Random, SlmOnly, Speculative, Threshold
+from router_svc.policies.policy import Policy
+from router_svc.text.answer_text import CONTEXT_TOKENS
+from router_svc.text.detokenizer import Decode, Detokenizer
+from router_svc.trajectory.types import Chunk, Finished, Header, Model, Source, State, SwitchReason, joined, tokens_of
+from router_svc.trajectory.usage import Usage
+from rstitch.v1 import common_pb2, router_pb2
+
+_STATES = {
+    State.RUNNING: router_pb2.TRAJECTORY_STATE_RUNNING,
+    State.FINISHED: router_pb2.TRAJECTORY_STATE_FINISHED,
+    State.INTERRUPTED: router_pb2.TRAJECTORY_STATE_INTERRUPTED,
+}
+_OF_THE_EXIT = ("exit_position", "exit_confidence")  # have a message of their own
+
+
+def started(session_id: str, num_prompt_tokens: int, position: int, trace_id: str) -> router_pb2.GenerateResponse:
+    """The first event of a stream."""
+    return router_pb2.GenerateResponse(
+        started=router_pb2.Started(
+            session_id=session_id, num_prompt_tokens=num_prompt_tokens, position=position, trace_id=trace_id
+        )
+    )
+
+
+def event(value: Event) -> router_pb2.GenerateResponse:
+    """A chunk or a switch."""
+    if isinstance(value, Switched):
+        # `from` is a keyword of the language.
+        fields: dict[str, Any] = {"from": model(value.to.other)}
+        return router_pb2.GenerateResponse(
+            switch=router_pb2.Switch(
+                to=model(value.to),
+                position=value.position,
+                entropy=value.entropy,
+                reason=_reason(value.reason),
+                **fields,
+            )
+        )
+    return router_pb2.GenerateResponse(
+        chunk=router_pb2.Chunk(
+            model=model(value.model),
+            position=value.position,
+            tokens=value.tokens,
+            entropies=value.entropies,
+            text=value.text,
+            uncertainties=value.uncertainties,
+        )
+    )
+
+
+def finished(value: Finished, settings: AnswerSettings) -> router_pb2.GenerateResponse:
+    """The last event of a stream."""
+    return router_pb2.GenerateResponse(finished=_finished(value, settings))
+
+
+def trajectory(header: Header, chunks: Sequence[Chunk] = (), decode: Decode | None = None) -> router_pb2.Trajectory:
+    """A trajectory; without `decode` without texts, without `chunks` without segments."""
+    settings = AnswerSettings.from_json(header.settings)
+    segments = joined(chunks)
+    texts = _texts(segments, decode) if decode is not None else [""] * len(segments)
+    return router_pb2.Trajectory(
+        session_id=header.session_id,
+        state=_STATES[header.state],
+        length=header.length,
+        epoch=header.epoch,
+        segments=[_segment(segment, text) for segment, text in zip(segments, texts, strict=True)],
+        policy=policy(settings.policy),
+        finished=_finished(header.finished, settings) if header.finished else None,
+        created=_timestamp(header.created_ms),
+        updated=_timestamp(header.updated_ms),
+        early_exit=early_exit(settings.early_exit) if settings.early_exit is not None else None,
+        budget=budget(settings.budget) if settings.budget != NO_BUDGET else None,
+    )
+
+
+def guard_status(view: View, on: bool) -> router_pb2.GuardStatus:
+    """What the guard has seen."""
+    return router_pb2.GuardStatus(
+        llm_only=view.llm_only,
+        reason=view.reason,
+        routed_us=view.routed_us,
+        llm_only_us=view.llm_only_us,
+        num_routed=view.num_routed,
+        num_llm_only=view.num_llm_only,
+        default_guard=router_pb2.GUARD_ON if on else router_pb2.GUARD_OFF,
+    )
+
+
+def heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
+    """The heads that can be asked for, and those that cannot."""
+    return [
+        router_pb2.HeadStatus(name=state.name, version=state.version, tau=state.tau, detail=state.detail)
+        for state in states
+    ]
+
+
+def model(value: Model) -> common_pb2.Model:
+    """One of the pair."""
+    return common_pb2.MODEL_SLM if value is Model.SLM else common_pb2.MODEL_LLM
+
+
+def _reason(value: SwitchReason) -> str:
+    return router_pb2.SwitchReason.Name(value.value)
+
+
+def _segment(segment: Chunk, text: str) -> router_pb2.Segment:
+    return router_pb2.Segment(
+        source=router_pb2.Source.Name(segment.source.value),
+        position=segment.position,
+        tokens=segment.tokens,
+        entropies=segment.entropies,
+        text=text,
+        reason=_reason(segment.reason),
+        switch_entropy=segment.switch_entropy,
+        uncertainties=segment.uncertainties,
+    )
+
+
+def _texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
+    """One text per segment, whole characters each; prompts and answers are told apart as they were for readers."""
+    texts: list[str] = []
+    before = tokens_of()
+    detokenizer = Detokenizer(decode)
+    for index, segment in enumerate(segments):
+        if index and (segment.source is Source.PROMPT) != (segments[index - 1].source is Source.PROMPT):
+            texts[-1] += detokenizer.flush()
+            detokenizer = Detokenizer(decode, before[-CONTEXT_TOKENS:])
+        texts.append("".join(detokenizer.push(token) for token in segment.tokens))
+        before.extend(segment.tokens)
+    if texts:
+        texts[-1] += detokenizer.flush()
+    return texts
+
+
+def policy(value: Policy) -> router_pb2.Policy:
+    """A policy, every default filled in."""
+    p = router_pb2
+    match value:
+        case Threshold(tau, tau_return, signal, window):
+            name = common_pb2.Signal.Name(signal.value)
+            return p.Policy(threshold=p.Threshold(tau=tau, tau_return=tau_return, signal=name, window=window))
+        case Confidence(threshold):
+            return p.Policy(confidence=p.Confidence(threshold=threshold))
+        case Learned(head, tau):
+            return p.Policy(learned=p.Learned(name=head, tau=tau))
+        case Random(slm_probability, seed):
+            return p.Policy(random=p.Random(slm_probability=slm_probability, seed=seed))
+        case Speculative(draft_tokens, min_confidence):
+            return p.Policy(speculative=p.Speculative(draft_tokens=draft_tokens, min_confidence=min_confidence))
+        case LlmOnly():
+            return p.Policy(llm_only=p.LlmOnly())
+        case SlmOnly():
+            return p.Policy(slm_only=p.SlmOnly())
+    raise TypeError(f"{value!r} is no policy")
+
+
+def budget(value: Budget) -> router_pb2.Budget:
+    """A budget, every default filled in."""
+    then = router_pb2.BUDGET_THEN_STOP if value.stop else router_pb2.BUDGET_THEN_SLM
+    return router_pb2.Budget(llm_tokens=value.llm_tokens, max_switches=value.max_switches, then=then)
+
+
+def early_exit(value: EarlyExit) -> router_pb2.EarlyExit:
+    """Early exit, every default filled in."""
+    style = value.style
+    return router_pb2.EarlyExit(
+        threshold=value.threshold,
+        boundaries=style.boundaries,
+        prompt=style.prompt,
+        end=style.end,
+        max_trial_tokens=value.max_trial_tokens,
+    )
+
+
+def _finished(value: Finished, settings: AnswerSettings) -> router_pb2.Finished:
+    return router_pb2.Finished(
+        reason=router_pb2.FinishReason.Name(value.reason.value),
+        usage=_usage(value.usage),
+        length=value.length,
+        policy=policy(settings.policy),
+        guard_reason=settings.guard_reason,
+        budget_spent=settings.budget.spent(value.usage),
+        early_exit=_exit_taken(value.usage),
+        profile=settings.profile,
+    )
+
+
+def _exit_taken(usage: Usage) -> router_pb2.EarlyExitTaken | None:
+    if not usage.exit_position:
+        return None
+    return router_pb2.EarlyExitTaken(position=usage.exit_position, confidence=usage.exit_confidence)
+
+
+def _usage(usage: Usage) -> router_pb2.Usage:
+    return router_pb2.Usage(**{name: value for name, value in usage.as_dict().items() if name not in _OF_THE_EXIT})
+
+
+def _timestamp(unix_ms: int) -> timestamp_pb2.Timestamp:
+    made = timestamp_pb2.Timestamp()
+    made.FromMilliseconds(unix_ms)
+    return made

@@ -1,0 +1,127 @@
+"""Profiles: policies kept under names in Redis, and how a question that names one gets its policy.
+
+What is kept is the contract's own message as JSON, so a field that a policy gains is kept, too. A profile is looked up
+when an answer begins: the answer has the policy that it held then.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+
+import grpc
+from google.protobuf import json_format
+
+from router_svc.answers.request import Question
+from router_svc.api import validation
+from router_svc.trajectory import keys
+from router_svc.trajectory.redis_link import RedisLink
+from rstitch.errors import RstitchError, invalid
+from rstitch.v1 import router_pb2
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MAX_DESCRIPTION = 2000
+_MAX_NAMES = 20  # in an error
+_NOT_NAMED = "policy.profile"
+
+
+class Profiles:
+    """The profiles of all routers on one Redis.
+
+    Args:
+        url: of Redis.
+        patience_s: how long a call is retried while Redis cannot be reached.
+        default_tau: where a policy has none.
+    """
+
+    def __init__(self, url: str, patience_s: float, default_tau: float) -> None:
+        self._link = RedisLink(url, patience_s)
+        self._default_tau = default_tau
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._link.close()
+
+    async def put(self, profile: router_pb2.Profile) -> router_pb2.Profile:
+        """Keeps it, in place of one of its name; returns it as kept. Raises RstitchError if no answer could use it."""
+        _check(profile, self._default_tau)
+        kept = router_pb2.Profile()
+        kept.CopyFrom(profile)
+        kept.updated.FromMilliseconds(int(time.time() * 1000))
+        text = json_format.MessageToJson(kept, preserving_proto_field_name=True, indent=None)
+        await self._link.command("HSET", keys.PROFILES, kept.name, text)
+        return kept
+
+    async def all(self) -> list[router_pb2.Profile]:
+        """By name."""
+        kept: dict[bytes, bytes] = await self._link.command("HGETALL", keys.PROFILES)
+        return [_parsed(kept[name]) for name in sorted(kept)]
+
+    async def delete(self, name: str) -> None:
+        """Forgets one. Raises RstitchError (NOT_FOUND)."""
+        if not await self._link.command("HDEL", keys.PROFILES, _checked_name(name, "name")):
+            raise await self._unknown(name, "name")
+
+    async def question(self, request: router_pb2.GenerateRequest) -> Question:
+        """What is asked for, with the policy of the profile that it names, if it does. Raises RstitchError.
+
+        What the profile has beside a policy holds where the request gives none.
+        """
+        if request.policy.WhichOneof("kind") != "profile":
+            return validation.question(request, self._default_tau)
+        name = _checked_name(request.policy.profile, _NOT_NAMED)
+        text: bytes | None = await self._link.command("HGET", keys.PROFILES, name)
+        if text is None:
+            raise await self._unknown(name, _NOT_NAMED)
+        profile = _parsed(text)
+        meant = router_pb2.GenerateRequest()
+        meant.CopyFrom(request)
+        meant.policy.CopyFrom(profile.policy)
+        for extra in ("early_exit", "budget"):
+            if profile.HasField(extra) and not request.HasField(extra):
+                getattr(meant, extra).CopyFrom(getattr(profile, extra))
+        return replace(validation.question(meant, self._default_tau), profile=name)
+
+    async def _unknown(self, name: str, field: str) -> RstitchError:
+        names = [profile.name for profile in await self.all()]
+        shown = ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" * (len(names) > _MAX_NAMES))
+        return RstitchError(
+            grpc.StatusCode.NOT_FOUND,
+            "UNKNOWN_PROFILE",
+            f"there is no profile {name}.",
+            field=field,
+            remedy=f"There are {shown}." if names else "There are none; `rstitch calibrate --name` makes one.",
+        )
+
+
+def _check(profile: router_pb2.Profile, default_tau: float) -> None:
+    """Whether an answer could be asked for with it. Raises RstitchError."""
+    _checked_name(profile.name, "profile.name")
+    if len(profile.description) > _MAX_DESCRIPTION:
+        raise invalid("profile.description", "it is too long.", f"Use at most {_MAX_DESCRIPTION} characters.")
+    kind = profile.policy.WhichOneof("kind")
+    if kind in (None, "profile"):
+        what = "it is another profile." if kind else "there is none."
+        raise invalid("profile.policy", what, "Give a policy of its own, such as threshold.")
+    asked = router_pb2.GenerateRequest(text="?", policy=profile.policy)
+    for extra in ("early_exit", "budget"):
+        if profile.HasField(extra):
+            getattr(asked, extra).CopyFrom(getattr(profile, extra))
+    try:
+        validation.question(asked, default_tau)
+    except RstitchError as error:
+        error.field = f"profile.{error.field}"
+        raise
+
+
+def _checked_name(name: str, field: str) -> str:
+    if not _NAME.fullmatch(name):
+        what = f"{name[:80]!r} is no name of a profile." if name else "it is empty."
+        raise invalid(field, what, "Use 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    return name
+
+
+def _parsed(text: bytes) -> router_pb2.Profile:
+    """What a newer router wrote into it beside is left out."""
+    return json_format.Parse(text, router_pb2.Profile(), ignore_unknown_fields=True)

@@ -1,0 +1,275 @@
+"""Requests into the router's own values, or a refusal that names the field and the remedy. Nothing is done yet.
+
+What needs the session to be judged (does the prompt fit?) is judged in `request`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+
+from router_svc.answers.request import Chat, Question, Reattach, Text, Tokens
+from router_svc.policies.budget import NO_BUDGET, Budget
+from router_svc.policies.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit, ExitStyle
+from router_svc.policies.heads import parts_of
+from router_svc.policies.kinds import (
+    DEFAULT_WINDOW,
+    KINDS,
+    MAX_DRAFT_TOKENS,
+    MAX_TAU,
+    MAX_WINDOW,
+    MIN_TAU,
+    Confidence,
+    Learned,
+    LlmOnly,
+    Random,
+    SlmOnly,
+    Speculative,
+    Threshold,
+)
+from router_svc.policies.policy import Policy
+from router_svc.text.tokenizer import Message
+from router_svc.trajectory.types import Sampling, Signal, tokens_of
+from rstitch.errors import RstitchError, invalid
+from rstitch.v1 import common_pb2, router_pb2
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MAX_STOPS = 16
+_MAX_STOP_CHARS = 256
+_MAX_TEMPERATURE = 100.0
+_MAX_PAGE = 1000
+
+
+def question(request: router_pb2.GenerateRequest, default_tau: float) -> Question:
+    """A request without `resume_from`. Raises RstitchError."""
+    wanted = policy(request.policy, default_tau) if request.HasField("policy") else Threshold(default_tau, default_tau)
+    bounds = budget(request.budget) if request.HasField("budget") else NO_BUDGET
+    if isinstance(wanted, LlmOnly) and bounds.stop and bounds.llm_tokens == 0:
+        raise invalid("budget.llm_tokens", "llm_only could write nothing.", "Allow a token, or BUDGET_THEN_SLM.")
+    return Question(
+        session_id=session_id(request.session_id, may_be_empty=True),
+        input=_input(request),
+        policy=wanted,
+        sampling=_sampling(request.sampling),
+        max_new_tokens=request.max_new_tokens,
+        stop=_stop(list(request.stop)),
+        guard=_guard(request.guard),
+        budget=bounds,
+        early_exit=early_exit(request.early_exit) if request.HasField("early_exit") else None,
+    )
+
+
+def reattach(request: router_pb2.GenerateRequest) -> Reattach:
+    """A request with `resume_from`: nothing but the session may come with it. Raises RstitchError."""
+    given = request.WhichOneof("input")
+    if given is None:
+        others = ("policy", "early_exit", "sampling", "budget")
+        given = next((name for name in others if request.HasField(name)), None)
+    if given is None:
+        given = next((name for name in ("max_new_tokens", "stop", "guard") if getattr(request, name)), None)
+    if given is not None:
+        raise invalid(
+            given,
+            "an answer that is gone on with keeps what it was asked for.",
+            f"Leave out {given}, or leave out resume_from to ask something new.",
+        )
+    return Reattach(session_id(request.session_id), request.resume_from)
+
+
+def session_id(value: str, *, may_be_empty: bool = False) -> str:
+    """A session's id. Raises RstitchError."""
+    if (value or not may_be_empty) and not _SESSION_ID.fullmatch(value):
+        raise invalid(
+            "session_id",
+            "it is empty." if not value else f"{value[:140]!r} is no session id.",
+            "Use 1 to 128 of the characters A-Z a-z 0-9 . _ -",
+        )
+    return value
+
+
+def page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tuple[int, tuple[int, str] | None]:
+    """Size of the page and where the one before ended. Raises RstitchError."""
+    if request.page_size > _MAX_PAGE:
+        raise invalid("page_size", f"{request.page_size} is too many.", f"Ask for at most {_MAX_PAGE}.")
+    before: tuple[int, str] | None = None
+    if request.page_token:
+        try:
+            score, _, name = base64.urlsafe_b64decode(request.page_token.encode()).decode().partition(":")
+            before = (int(score), session_id(name))
+        except (binascii.Error, ValueError, RstitchError):
+            raise invalid("page_token", "it is none of ours.", "Send the next_page_token of the page before.") from None
+    return request.page_size or default, before
+
+
+def page_token(ended: tuple[int, str] | None) -> str:
+    """The inverse of what `page` reads."""
+    return base64.urlsafe_b64encode(f"{ended[0]}:{ended[1]}".encode()).decode() if ended else ""
+
+
+def _input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
+    kind = request.WhichOneof("input")
+    if kind == "text":
+        if not request.text:
+            raise invalid("text", "the prompt is empty.", "Send at least one character.")
+        return Text(request.text)
+    if kind == "chat":
+        messages = tuple(Message(message.role, message.content) for message in request.chat.messages)
+        if not any(message.content for message in messages):
+            raise invalid("chat.messages", "the prompt is empty.", "Send at least one message with content.")
+        for index, message in enumerate(messages):
+            if not message.role:
+                raise invalid(f"chat.messages[{index}].role", "it is empty.", "Use system, user or assistant.")
+        return Chat(messages)
+    if kind == "tokens":
+        if not request.tokens.ids:
+            raise invalid("tokens.ids", "the prompt is empty.", "Send at least one token id.")
+        return Tokens(tokens_of(request.tokens.ids))
+    raise invalid("input", "there is no input.", "Send text, chat or tokens; or resume_from to go on with an answer.")
+
+
+def policy(message: router_pb2.Policy, default_tau: float) -> Policy:
+    """A policy. Raises RstitchError."""
+    kind = message.WhichOneof("kind")
+    match kind:
+        case "threshold":
+            return _threshold(message.threshold)
+        case "confidence":
+            return Confidence(_probability("policy.confidence.threshold", message.confidence.threshold))
+        case "random":
+            seed = message.random.seed if message.random.HasField("seed") else None
+            return Random(_probability("policy.random.slm_probability", message.random.slm_probability), seed)
+        case "learned":
+            wanted = message.learned
+            parts_of(wanted.name)
+            tau = _tau("policy.learned.tau", wanted.tau) if wanted.HasField("tau") else None
+            return Learned(wanted.name, tau)
+        case "speculative":
+            return _speculative(message.speculative)
+        case "llm_only":
+            return LlmOnly()
+        case "slm_only":
+            return SlmOnly()
+    raise invalid(
+        "policy", "it is of no kind that this router knows.", f"Send one of {', '.join(KINDS)}, or leave it out."
+    )
+
+
+def budget(message: router_pb2.Budget) -> Budget:
+    """A budget. Raises RstitchError."""
+    if message.then not in router_pb2.BudgetThen.values():
+        raise invalid(
+            "budget.then",
+            f"{message.then} is nothing that this router knows.",
+            "Send BUDGET_THEN_SLM or BUDGET_THEN_STOP, or leave it out.",
+        )
+    llm_tokens = message.llm_tokens if message.HasField("llm_tokens") else None
+    max_switches = message.max_switches if message.HasField("max_switches") else None
+    if llm_tokens is None and max_switches is None:
+        raise invalid("budget", "it bounds nothing.", "Set llm_tokens or max_switches, or leave budget out.")
+    return Budget(llm_tokens, max_switches, message.then == router_pb2.BUDGET_THEN_STOP)
+
+
+def early_exit(message: router_pb2.EarlyExit) -> EarlyExit:
+    """Early exit; what is not given stays empty. Raises RstitchError."""
+    if not 0 < message.threshold <= 1:
+        raise invalid(
+            "early_exit.threshold", f"{message.threshold} is no bound of a probability.", "Use a number in (0, 1]."
+        )
+    if len(message.boundaries) > MAX_BOUNDARIES:
+        raise invalid(
+            "early_exit.boundaries", f"{len(message.boundaries)} are too many.", f"Send at most {MAX_BOUNDARIES}."
+        )
+    texts = {f"boundaries[{index}]": text for index, text in enumerate(message.boundaries)}
+    for name, text in texts.items():
+        if not text:
+            raise invalid(f"early_exit.{name}", "it is empty.", "Leave it out, or give it at least one character.")
+    for name, text in {**texts, "prompt": message.prompt, "end": message.end}.items():
+        if len(text) > MAX_CHARS:
+            raise invalid(f"early_exit.{name}", f"{len(text)} characters are too many.", f"Use at most {MAX_CHARS}.")
+    if message.max_trial_tokens > MAX_TRIAL_TOKENS:
+        raise invalid(
+            "early_exit.max_trial_tokens",
+            f"{message.max_trial_tokens} are too many.",
+            f"Use at most {MAX_TRIAL_TOKENS}.",
+        )
+    style = ExitStyle(tuple(message.boundaries), message.prompt, message.end)
+    return EarlyExit(message.threshold, style, message.max_trial_tokens)
+
+
+def _threshold(message: router_pb2.Threshold) -> Threshold:
+    field = "policy.threshold"
+    tau = _tau(f"{field}.tau", message.tau)
+    tau_return = _tau(f"{field}.tau_return", message.tau_return) if message.HasField("tau_return") else tau
+    if message.signal not in common_pb2.Signal.values():
+        names = ", ".join(common_pb2.Signal.keys()[1:])
+        raise invalid(f"{field}.signal", f"{message.signal} is none that this router knows.", f"Send one of {names}.")
+    signal = Signal(message.signal or common_pb2.SIGNAL_ENTROPY)
+    if signal is not Signal.ENTROPY_WINDOW:
+        if message.window:
+            raise invalid(f"{field}.window", "this signal has none.", "Leave it out, or send SIGNAL_ENTROPY_WINDOW.")
+        return Threshold(tau, tau_return, signal)
+    if message.window > MAX_WINDOW:
+        raise invalid(f"{field}.window", f"{message.window} tokens are too many.", f"Use at most {MAX_WINDOW}.")
+    return Threshold(tau, tau_return, signal, message.window or DEFAULT_WINDOW)
+
+
+def _speculative(message: router_pb2.Speculative) -> Speculative:
+    field = "policy.speculative"
+    if not 1 <= message.draft_tokens <= MAX_DRAFT_TOKENS:
+        raise invalid(
+            f"{field}.draft_tokens",
+            f"{message.draft_tokens} tokens are no draft.",
+            f"Use a number in [1, {MAX_DRAFT_TOKENS}].",
+        )
+    return Speculative(message.draft_tokens, _probability(f"{field}.min_confidence", message.min_confidence))
+
+
+def _probability(field: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise invalid(field, f"{value} is no probability.", "Use a number in [0, 1].")
+    return value
+
+
+def _guard(value: router_pb2.Guard) -> bool | None:
+    if value not in router_pb2.Guard.values():
+        raise invalid(
+            "guard", f"{value} is none that this router knows.", "Send GUARD_ON or GUARD_OFF, or leave it out."
+        )
+    return None if value == router_pb2.GUARD_UNSPECIFIED else value == router_pb2.GUARD_ON
+
+
+def _tau(field: str, value: float) -> float:
+    if not (math.isfinite(value) and MIN_TAU <= value <= MAX_TAU):
+        raise invalid(
+            field,
+            f"{value} is no entropy threshold.",
+            f"Use a number in [{MIN_TAU:g}, {MAX_TAU:g}]; entropies lie in [0, 1].",
+        )
+    return value
+
+
+def _sampling(sampling: common_pb2.Sampling) -> Sampling:
+    if not (0 <= sampling.temperature <= _MAX_TEMPERATURE):
+        raise invalid(
+            "sampling.temperature",
+            f"{sampling.temperature} is no temperature.",
+            f"Use a number in [0, {_MAX_TEMPERATURE:g}]; 0 is greedy.",
+        )
+    if not (0 <= sampling.top_p <= 1):
+        raise invalid(
+            "sampling.top_p", f"{sampling.top_p} is no probability.", "Use a number in (0, 1]; 0 or unset: all."
+        )
+    return Sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed)
+
+
+def _stop(stop: list[str]) -> tuple[str, ...]:
+    if len(stop) > _MAX_STOPS:
+        raise invalid("stop", f"{len(stop)} stop strings are too many.", f"Send at most {_MAX_STOPS}.")
+    for index, text in enumerate(stop):
+        if not text:
+            raise invalid(f"stop[{index}]", "it is empty.", "Leave it out, or give it at least one character.")
+        if len(text) > _MAX_STOP_CHARS:
+            raise invalid(f"stop[{index}]", f"{len(text)} characters are too many.", f"Use at most {_MAX_STOP_CHARS}.")
+    return tuple(stop)

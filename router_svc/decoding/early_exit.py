@@ -1,0 +1,173 @@
+"""Early exit: where the thinking reaches a boundary, a trial answer decides whether it ends there.
+
+DEER (arXiv 2504.15895): after a boundary ("Wait", a paragraph break) the model is fed a prompt that ends the thinking
+and asks for the answer, and decodes a trial answer on the same cache. If the mean probability of its tokens is above a
+threshold, prompt and trial become part of the answer; else they are dropped, and the thinking goes on as if there had
+been no trial. Both are functions of the tokens before, so any router decides alike. It starts no run.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from router_svc.policies.early_exit import DEFAULT_STYLE, DEFAULT_TRIAL_TOKENS, EarlyExit, ExitStyle
+from router_svc.policies.kinds import MAX_TAU
+from router_svc.policies.policy import Handoff
+from router_svc.text.tokenizer import Tokenizer, TooCommon
+from router_svc.trajectory.types import Signal
+from router_svc.workers.runs import Reply
+from rstitch.errors import invalid
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRules:
+    """Early exit in the tokens of the pair.
+
+    Attributes:
+        settings: what was asked for, complete.
+        boundaries: a trial follows each of these.
+        prompt: what it is fed.
+        ends: a trial ends with one of these.
+        text: of tokens, special ones included.
+    """
+
+    settings: EarlyExit
+    boundaries: frozenset[int]
+    prompt: array[int]
+    ends: frozenset[int]
+    text: Callable[[Sequence[int]], str]
+
+
+def settle(asked: EarlyExit, default: ExitStyle, tokenizer: Tokenizer) -> ExitRules:
+    """Fills in what was not asked for, and finds the tokens. Takes its time with a large vocabulary.
+
+    Args:
+        default: of the router.
+    Raises: RstitchError naming the field, if no token contains what is looked for, or too many do.
+    """
+    style = asked.style.over(default).over(tokenizer.exit_style).over(DEFAULT_STYLE)
+    boundaries: dict[str, frozenset[int]] = {}
+    for index, text in enumerate(style.boundaries):
+        # A default may be meant for other models.
+        name = f"early_exit.boundaries[{index}]" if asked.style.boundaries else ""
+        if found := _tokens_with(text, tokenizer, name):
+            boundaries[text] = found
+    if not boundaries:
+        raise invalid(
+            "early_exit.boundaries",
+            f"no token of the models contains one of the router's {style.boundaries}.",
+            "Send boundaries that tokens of these models contain.",
+        )
+    style = replace(style, boundaries=tuple(boundaries))
+    return ExitRules(
+        EarlyExit(asked.threshold, style, asked.max_trial_tokens or DEFAULT_TRIAL_TOKENS),
+        frozenset().union(*boundaries.values()),
+        tokenizer.encode(style.prompt, begins=False),
+        _tokens_with(style.end, tokenizer, "early_exit.end"),
+        tokenizer.spelled,
+    )
+
+
+def _tokens_with(text: str, tokenizer: Tokenizer, name: str) -> frozenset[int]:
+    try:
+        found = tokenizer.containing(text)
+    except TooCommon as error:
+        raise invalid(name or "early_exit", f"{text!r} is in {error.num} tokens.", "Name something rarer.") from None
+    if not found and name:
+        raise invalid(
+            name, f"no token of the models contains {text!r}.", "Use a piece of text that lies within one token."
+        )
+    return found
+
+
+@dataclass(slots=True)
+class Trial:
+    """A trial answer; one value per token."""
+
+    tokens: list[int] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    uncertainties: list[float] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def add(self, reply: Reply) -> bool:
+        """More of it; never too much."""
+        self.tokens += reply.tokens
+        self.entropies += reply.entropies
+        self.uncertainties += reply.uncertainties
+        self.logprobs += reply.logprobs
+        return False
+
+    @property
+    def confidence(self) -> float:
+        """The mean probability of its tokens; 0 without any."""
+        return sum(map(math.exp, self.logprobs)) / len(self.logprobs) if self.logprobs else 0.0
+
+    def kept(self, prompt: array[int]) -> Reply:
+        """As part of the answer: the prompt was not chosen, so it is not uncertain."""
+        zeros = [0.0] * len(prompt)
+        uncertainties = zeros + self.uncertainties if self.uncertainties else []
+        return Reply([*prompt, *self.tokens], zeros + self.entropies, None, uncertainties)
+
+
+class Exits:
+    """Where the thinking of one answer can end early.
+
+    Args:
+        tokens: of the session; grows.
+        start: position of the answer's first token.
+        taken: whether it has ended early.
+    """
+
+    def __init__(self, rules: ExitRules, tokens: array[int], start: int, taken: bool) -> None:
+        self.rules = rules
+        self._tokens = tokens
+        self._read = start  # what ends the thinking was looked for up to here
+        self._start = start
+        self._over = taken
+        self._tried = 0  # how many tokens there were at the last trial
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the thinking goes on: no end of it is in the answer's text."""
+        if not self._over and self._read < len(self._tokens):
+            marker = self.rules.settings.style.thinking_end
+            begin = max(self._start, self._read - len(marker.encode()))  # no token is shorter than a byte
+            self._over = marker in self.rules.text(self._tokens[begin:])
+            self._read = len(self._tokens)
+        return not self._over
+
+    @property
+    def due(self) -> bool:
+        """Whether a trial is to follow the last token."""
+        if len(self._tokens) in (self._start, self._tried) or self._tokens[-1] not in self.rules.boundaries:
+            return False
+        return self.thinking
+
+    def tried(self) -> None:
+        """A trial followed the last token, or there was no room for one."""
+        self._tried = len(self._tokens)
+
+    def ends_thinking(self, trial: Trial) -> bool:
+        """Whether the trial that followed the last token is sure enough to be kept."""
+        self.tried()
+        self._over = trial.confidence > self.rules.settings.threshold
+        return self._over
+
+    def num_tokens(self, room: int) -> int:
+        """How many tokens a trial may decode if the answer may grow by `room`; 0 or less: there is none."""
+        return min(self.rules.settings.max_trial_tokens, room - len(self.rules.prompt))
+
+    def listening(self, handoff: Handoff | None) -> Handoff | None:
+        """A condition that never holds: the worker tells the policy's signal of each token, where it is another.
+
+        Args:
+            handoff: of the policy, after the boundary.
+        """
+        if handoff is None or handoff.signal is Signal.ENTROPY:
+            return None
+        # Over a window the prompt counts: its tokens have entropy 0.
+        recent = (*handoff.recent, *[0.0] * len(self.rules.prompt))[1 - handoff.window :] if handoff.window > 1 else ()
+        return Handoff(above=MAX_TAU, signal=handoff.signal, window=handoff.window, recent=recent)

@@ -1,0 +1,92 @@
+"""What to do when a run fails: correct, wait, or give up. It keeps every token; it starts no run itself."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import structlog
+
+from router_svc.trajectory.types import Model
+from router_svc.workers.client import is_lost
+from router_svc.workers.pair import Pair, worker_unavailable
+from rstitch.backoff import Backoff
+from rstitch.errors import RstitchError
+
+_log = structlog.get_logger(__name__)
+# The worker said what it lacks: the next run sends that.
+_CORRECTED = ("HELD_TOO_SHORT", "PREFIX_MISMATCH")
+_HEAD_UNKNOWN = "HEAD_UNKNOWN"
+# More corrections than this without a token between them are no accident.
+_MAX_CORRECTIONS = 16
+
+
+class Recovery:
+    """The patience of one generation with its workers.
+
+    Args:
+        worker_patience_s: how long a lost or busy worker is waited for without progress.
+        capacity_patience_s: how long room on a worker is waited for without progress.
+    """
+
+    def __init__(self, pair: Pair, worker_patience_s: float, capacity_patience_s: float) -> None:
+        self._pair = pair
+        self._worker_patience_s = worker_patience_s
+        self._lost = Backoff(first_s=0.05, max_s=1.0, patience_s=worker_patience_s)
+        self._full = Backoff(first_s=0.05, max_s=1.0, patience_s=capacity_patience_s)
+        self._num_corrections = 0
+
+    def progress(self) -> None:
+        """A token was kept."""
+        self._lost.reset()
+        self._full.reset()
+        self._num_corrections = 0
+
+    async def before(self, model: Model) -> None:
+        """The worker was lost while nobody waited for it: it is looked at before anything is trusted to it.
+
+        Raises RstitchError if it does not come back, or as another.
+        """
+        await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
+
+    async def after(self, model: Model, error: RstitchError) -> None:
+        """Returns when a new run is worth a try. Raises the error when it is not."""
+        if error.reason in _CORRECTED or error.reason == _HEAD_UNKNOWN:
+            self._num_corrections += 1
+            if self._num_corrections > _MAX_CORRECTIONS:
+                raise error
+            if error.reason == _HEAD_UNKNOWN:
+                await self._put_head(model, error)
+            return
+        if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.reason != "MESSAGE_TOO_LARGE":
+            await self._pause(self._full, model, error)
+            return
+        if error.reason == "SESSION_BUSY":
+            await self._pause(self._lost, model, error)
+            return
+        if is_lost(error):
+            if not await self._paused(self._lost, model, error):
+                raise worker_unavailable(model, self._pair.client(model).address, error.message)
+            await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
+            return
+        raise error
+
+    async def _put_head(self, model: Model, error: RstitchError) -> None:
+        try:
+            await self._pair.client(model).put_head(error.metadata["head"])
+        except RstitchError as failed:
+            if failed.code is not grpc.StatusCode.DEADLINE_EXCEEDED:  # else it is busy: the next run says what it lacks
+                await self.after(model, failed)
+
+    async def _pause(self, backoff: Backoff, model: Model, error: RstitchError) -> None:
+        if not await self._paused(backoff, model, error):
+            raise error
+
+    async def _paused(self, backoff: Backoff, model: Model, error: RstitchError) -> bool:
+        """Waits for the next try; False if the patience is at its end."""
+        delay_s = backoff.next_s(error.retry_after_s or 0.0)
+        if delay_s is None:
+            return False
+        _log.info("run will be tried again", model=model.label, reason=error.reason, delay_s=round(delay_s, 3))
+        await asyncio.sleep(delay_s)
+        return True

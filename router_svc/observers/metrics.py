@@ -1,0 +1,116 @@
+"""What the router counts and times of its answers. It sends nothing and decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from router_svc.observers.guard import View
+from router_svc.policies.answer_settings import AnswerSettings
+from router_svc.trajectory.types import Finished, Model
+from rstitch.errors import RstitchError
+from rstitch.service import semconv
+from rstitch.service.metrics import Metrics, Reading
+
+# In s. Those of the conventions end where a fast pair begins.
+_DURATIONS = [0.01 * 2**power for power in range(15)]
+_FIRST_TOKENS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
+_PER_TOKEN = [0.0001 * 2**power for power in range(15)]
+_COMMON = {semconv.GEN_AI_OPERATION_NAME: "text_completion", semconv.GEN_AI_PROVIDER_NAME: "rstitch"}
+
+
+class AnswerMetrics:
+    """Instruments of one router.
+
+    Args:
+        num_running: answers being written.
+
+    Attributes:
+        enabled: whether any of it goes anywhere.
+    """
+
+    def __init__(self, metrics: Metrics, num_running: Callable[[], int]) -> None:
+        meter = metrics.meter
+        self.enabled = metrics.enabled
+        self._views: dict[str, View] = {}  # by the load's name; replaced by the loop, read by the sender's thread
+        self._answers = meter.create_counter(semconv.METRIC_ANSWERS, "{answer}", "Answers that ended.")
+        self._tokens = meter.create_counter(semconv.METRIC_TOKENS, "{token}", "Tokens of finished answers.")
+        self._switches = meter.create_counter(semconv.METRIC_SWITCHES, "{switch}", "Hand-overs in finished answers.")
+        self._discarded = meter.create_counter(
+            semconv.METRIC_DISCARDED_PROPOSALS, "{token}", "SLM proposals that were computed and not kept."
+        )
+        self._catch_up = meter.create_counter(
+            semconv.METRIC_CATCH_UP_TOKENS, "{token}", "Tokens that a model was fed and did not write."
+        )
+        self._run_ahead = meter.create_counter(
+            semconv.METRIC_RUN_AHEAD_TOKENS, "{token}", "SLM tokens written ahead, kept or in vain."
+        )
+        self._trials = meter.create_counter(semconv.METRIC_TRIALS, "{trial}", "Trial answers of early exit.")
+        self._duration = meter.create_histogram(
+            semconv.GEN_AI_SERVER_REQUEST_DURATION,
+            "s",
+            "From the request to the end.",
+            explicit_bucket_boundaries_advisory=_DURATIONS,
+        )
+        self._first_token = meter.create_histogram(
+            semconv.GEN_AI_SERVER_TIME_TO_FIRST_TOKEN,
+            "s",
+            "From the request to the first token.",
+            explicit_bucket_boundaries_advisory=_FIRST_TOKENS,
+        )
+        self._per_token = meter.create_histogram(
+            semconv.GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN,
+            "s",
+            "Per token after the first.",
+            explicit_bucket_boundaries_advisory=_PER_TOKEN,
+        )
+        metrics.gauge_of(semconv.METRIC_RUNNING, "{answer}", "Answers being written.", lambda: [(num_running(), {})])
+        metrics.gauge_of(
+            semconv.METRIC_GUARD_LLM_ONLY, "1", "Whether routing loses at a load: 1 or 0.", self._guard_states
+        )
+        metrics.gauge_of(
+            semconv.METRIC_GUARD_COST, "s", "An answer of usual length, routed or LLM-only, at a load.", self._costs
+        )
+
+    def ended(self, settings: AnswerSettings, outcome: Finished | RstitchError) -> None:
+        """An answer ended. What one took is counted when it is finished, wherever it was begun."""
+        if not self.enabled:
+            return
+        policy = {semconv.RSTITCH_POLICY: settings.policy.name}
+        guarded = {semconv.RSTITCH_GUARDED: bool(settings.guard_reason)}
+        if isinstance(outcome, RstitchError):
+            self._answers.add(1, {**policy, **guarded, semconv.ERROR_TYPE: outcome.reason})
+            return
+        self._answers.add(1, {**policy, **guarded, semconv.RSTITCH_FINISH_REASON: outcome.reason.name.lower()})
+        usage = outcome.usage
+        num_tokens = usage.num_slm_tokens + usage.num_llm_tokens
+        self._tokens.add(usage.num_slm_tokens, {**policy, semconv.RSTITCH_MODEL: Model.SLM.label})
+        self._tokens.add(usage.num_llm_tokens, {**policy, semconv.RSTITCH_MODEL: Model.LLM.label})
+        self._switches.add(usage.num_switches, policy)
+        self._discarded.add(usage.num_discarded_proposals, policy)
+        self._catch_up.add(usage.num_catch_up_tokens, policy)
+        self._run_ahead.add(usage.num_run_ahead_tokens, {semconv.RSTITCH_KEPT: True})
+        self._run_ahead.add(usage.num_run_ahead_discarded, {semconv.RSTITCH_KEPT: False})
+        num_kept = int(usage.exit_position > 0)
+        self._trials.add(num_kept, {**policy, semconv.RSTITCH_KEPT: True})
+        self._trials.add(usage.num_trials - num_kept, {**policy, semconv.RSTITCH_KEPT: False})
+        timed = {**_COMMON, **policy}
+        self._duration.record(usage.total_time_us / 1e6, timed)
+        self._first_token.record(usage.time_to_first_token_us / 1e6, timed)
+        if num_tokens > 1:
+            after_first_us = usage.total_time_us - usage.time_to_first_token_us
+            self._per_token.record(after_first_us / (num_tokens - 1) / 1e6, timed)
+
+    def knows(self, views: dict[str, View]) -> None:
+        """What the guard knows by now, by the load's name."""
+        self._views = views
+
+    def _guard_states(self) -> Iterator[Reading]:
+        for load, view in self._views.items():
+            yield int(view.llm_only), {semconv.RSTITCH_LOAD: load}
+
+    def _costs(self) -> Iterator[Reading]:
+        """Only where both are known."""
+        for load, view in self._views.items():
+            if view.routed_us:
+                yield view.routed_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "routed"}
+                yield view.llm_only_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "llm_only"}

@@ -1,0 +1,239 @@
+"""The trace of a generation: a root span, below it one span per segment, each linked to the one before.
+
+A switch is the boundary of two spans; there is no span per token. Without telemetry nothing is made. It knows neither
+workers nor store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+
+from router_svc.policies.answer_settings import AnswerSettings
+from router_svc.trajectory.types import Finished, Model, SwitchReason
+from router_svc.workers.runs import RunFinish
+from rstitch.errors import RstitchError
+from rstitch.service import semconv
+from rstitch.service.telemetry import Telemetry, context_from_traceparent, traceparent_of
+
+_PROVIDER = "rstitch"
+
+
+class TrialSpan:
+    """The span of a trial answer.
+
+    Attributes:
+        traceparent: for the worker's run, "" if not traced.
+    """
+
+    def __init__(self, span: trace.Span | None = None) -> None:
+        self._span = span
+        self.traceparent = traceparent_of(span) if span is not None else ""
+
+    def decided(self, num_tokens: int, confidence: float, taken: bool) -> None:
+        """It was decoded, and this is what became of it."""
+        if self._span is not None:
+            self._span.set_attributes(
+                {
+                    semconv.RSTITCH_TRIAL_NUM_TOKENS: num_tokens,
+                    semconv.RSTITCH_TRIAL_CONFIDENCE: confidence,
+                    semconv.RSTITCH_TRIAL_TAKEN: taken,
+                }
+            )
+
+
+class GenerationTrace:
+    """The spans of one generation. Made by `begin_trace`; every method is free where tracing is off.
+
+    Attributes:
+        trace_id: hex; "" if not traced.
+        traceparent: of the root span, "" if not traced.
+    """
+
+    def __init__(self, telemetry: Telemetry, name: str, parent: Context | None) -> None:
+        self._tracer = telemetry.tracer
+        self._enabled = telemetry.enabled
+        self.trace_id = ""
+        self.traceparent = ""
+        self._segment: trace.Span | None = None
+        self._next: trace.Span | None = None  # of a segment whose first position is not known yet
+        self._next_begin_ns = 0
+        self._next_num_catch_up_tokens = 0
+        self._before: trace.SpanContext | None = None
+        self._num_tokens = 0
+        self._num_ahead_tokens = 0
+        self._num_catch_up_tokens = 0
+        self._queue_us = 0
+        self._forward_us = 0
+        if self._enabled:
+            self._root = self._tracer.start_span(name, parent)
+            self.context = trace.set_span_in_context(self._root, parent)
+            self.trace_id = trace.format_trace_id(self._root.get_span_context().trace_id)
+            self.traceparent = traceparent_of(self._root)
+
+    def describe(self, session_id: str, epoch: int, settings: AnswerSettings, models: dict[Model, str]) -> None:
+        """What was asked for, on the root span."""
+        if not self._enabled:
+            return
+        sampling = settings.sampling
+        self._root.set_attributes(
+            {
+                semconv.GEN_AI_OPERATION_NAME: "text_completion",
+                semconv.GEN_AI_PROVIDER_NAME: _PROVIDER,
+                semconv.GEN_AI_CONVERSATION_ID: session_id,
+                semconv.GEN_AI_REQUEST_MODEL: " + ".join(models[model] for model in Model),
+                semconv.GEN_AI_REQUEST_MAX_TOKENS: settings.max_new_tokens,
+                semconv.GEN_AI_REQUEST_TEMPERATURE: sampling.temperature,
+                semconv.GEN_AI_REQUEST_TOP_P: sampling.top_p or 1.0,
+                semconv.GEN_AI_REQUEST_TOP_K: sampling.top_k,
+                semconv.GEN_AI_REQUEST_SEED: min(sampling.seed, 2**63 - 1),  # attributes are signed
+                semconv.GEN_AI_REQUEST_STOP_SEQUENCES: settings.stop,
+                semconv.RSTITCH_SESSION_ID: session_id,
+                semconv.RSTITCH_EPOCH: epoch,
+                semconv.RSTITCH_POLICY: settings.policy.name,
+            }
+        )
+        bound = settings.policy.bound(Model.SLM)
+        if bound is not None:
+            self._root.set_attribute(semconv.RSTITCH_TAU, bound)
+        if settings.early_exit is not None:
+            self._root.set_attribute(semconv.RSTITCH_EARLY_EXIT_THRESHOLD, settings.early_exit.threshold)
+        if settings.guard_reason:
+            self._root.set_attribute(semconv.RSTITCH_GUARD_REASON, settings.guard_reason)
+
+    def begin_segment(
+        self,
+        model: Model,
+        position: int,
+        reason: SwitchReason,
+        entropy: float,
+        tau: float | None,
+    ) -> str:
+        """`model` has the pen from `position` on, by a switch unless the reason is NONE. Ends the segment before.
+
+        Returns: the traceparent for the worker's runs, "" if not traced.
+        """
+        if not self._enabled:
+            return ""
+        foreseen = self._next
+        self.end_segment()
+        self._num_catch_up_tokens, self._next_num_catch_up_tokens = self._next_num_catch_up_tokens, 0
+        attributes: dict[str, str | int | float] = {
+            semconv.RSTITCH_SEGMENT_TO: model.label,
+            semconv.RSTITCH_SEGMENT_MODEL: model.label,
+            semconv.RSTITCH_SEGMENT_POSITION: position,
+        }
+        if tau is not None:
+            attributes[semconv.RSTITCH_SEGMENT_TAU] = tau
+        if reason:
+            attributes[semconv.RSTITCH_SEGMENT_FROM] = model.other.label
+            attributes[semconv.RSTITCH_SEGMENT_REASON] = reason.name.lower()
+            attributes[semconv.RSTITCH_SEGMENT_ENTROPY] = entropy
+        self._segment = foreseen or self._start_segment(model)
+        self._segment.set_attributes(attributes)
+        self._before = self._segment.get_span_context()
+        return traceparent_of(self._segment)
+
+    def foresee_segment(self, model: Model) -> str:
+        """`model` begins to work on what may become the next segment; `begin_segment` tells where that begins.
+
+        The open segment's time ends here, though what is in it is known only then. Returns: as `begin_segment`.
+        """
+        if not self._enabled:
+            return ""
+        if self._next is None:
+            self._next, self._next_begin_ns = self._start_segment(model), time.time_ns()
+        return traceparent_of(self._next)
+
+    def _start_segment(self, model: Model) -> trace.Span:
+        links = [trace.Link(self._before)] if self._before is not None else []
+        return self._tracer.start_span(f"rstitch.segment {model.label}", self.context, links=links)
+
+    @contextmanager
+    def trial(self, model: Model, position: int) -> Iterator[TrialSpan]:
+        """Around a trial answer by `model`, within its segment."""
+        if self._segment is None:
+            yield TrialSpan()
+            return
+        attributes: dict[str, str | int] = {
+            semconv.RSTITCH_TRIAL_MODEL: model.label,
+            semconv.RSTITCH_TRIAL_POSITION: position,
+        }
+        context = trace.set_span_in_context(self._segment, self.context)
+        span = self._tracer.start_span("rstitch.trial", context, attributes=attributes)
+        try:
+            yield TrialSpan(span)
+        finally:
+            span.end()
+
+    def fed(self, num_tokens: int) -> None:
+        """The segment's model, or that of the one foreseen, was fed so many tokens that it had not seen."""
+        if self._next is None:
+            self._num_catch_up_tokens += num_tokens
+        else:
+            self._next_num_catch_up_tokens += num_tokens
+
+    def wrote(self, num_tokens: int, num_ahead_tokens: int) -> None:
+        """So many tokens were kept, so many of them written ahead."""
+        self._num_tokens += num_tokens
+        self._num_ahead_tokens += num_ahead_tokens
+
+    def ran(self, finish: RunFinish) -> None:
+        """A run of the segment is over."""
+        self._queue_us += finish.queue_us
+        self._forward_us += finish.forward_us
+
+    def end_segment(self) -> None:
+        """Ends the segment that is open, if one is."""
+        if self._segment is not None:
+            self._segment.set_attributes(
+                {
+                    semconv.RSTITCH_SEGMENT_NUM_TOKENS: self._num_tokens,
+                    semconv.RSTITCH_SEGMENT_NUM_RUN_AHEAD_TOKENS: self._num_ahead_tokens,
+                    semconv.RSTITCH_SEGMENT_NUM_CATCH_UP_TOKENS: self._num_catch_up_tokens,
+                    semconv.RSTITCH_SEGMENT_QUEUE_US: self._queue_us,
+                    semconv.RSTITCH_SEGMENT_FORWARD_US: self._forward_us,
+                }
+            )
+            self._segment.end(self._next_begin_ns if self._next is not None else None)
+        self._segment = self._next = None
+        self._num_tokens = self._num_ahead_tokens = self._num_catch_up_tokens = 0
+        self._queue_us = self._forward_us = 0
+
+    def end(self, outcome: Finished | RstitchError) -> None:
+        """Ends all of it."""
+        if not self._enabled:
+            return
+        foreseen = self._next
+        self.end_segment()
+        if foreseen is not None:  # nothing came of it
+            foreseen.end()
+        if isinstance(outcome, RstitchError):
+            self._root.set_status(trace.Status(trace.StatusCode.ERROR, f"{outcome.reason}: {outcome.message}"))
+        else:
+            usage = outcome.usage
+            self._root.set_attributes(
+                {
+                    semconv.GEN_AI_RESPONSE_FINISH_REASONS: (outcome.reason.name.lower(),),
+                    semconv.GEN_AI_USAGE_INPUT_TOKENS: usage.num_prompt_tokens,
+                    semconv.GEN_AI_USAGE_OUTPUT_TOKENS: usage.num_slm_tokens + usage.num_llm_tokens,
+                    semconv.RSTITCH_USAGE_SLM_TOKENS: usage.num_slm_tokens,
+                    semconv.RSTITCH_USAGE_LLM_TOKENS: usage.num_llm_tokens,
+                    semconv.RSTITCH_USAGE_DISCARDED_PROPOSALS: usage.num_discarded_proposals,
+                    semconv.RSTITCH_USAGE_SWITCHES: usage.num_switches,
+                    semconv.RSTITCH_USAGE_CATCH_UP_TOKENS: usage.num_catch_up_tokens,
+                    semconv.RSTITCH_USAGE_TRIALS: usage.num_trials,
+                    semconv.RSTITCH_USAGE_TIME_TO_FIRST_TOKEN_US: usage.time_to_first_token_us,
+                }
+            )
+        self._root.end()
+
+
+def begin_trace(telemetry: Telemetry, resumed_from: str | None = None) -> GenerationTrace:
+    """A root span below the current one; when an answer is gone on with, below the root that its first router made."""
+    parent = context_from_traceparent(resumed_from) if resumed_from else None
+    return GenerationTrace(telemetry, "rstitch.generate", parent)

@@ -1,0 +1,192 @@
+"""The heads of the policy `learned`, by name: files in a folder, looked at anew for each answer, or of the hub.
+
+A folder holds `NAME/head.safetensors`. A head that is added, replaced or removed there counts from the next answer on,
+with no restart; one that was replaced can still be asked for as NAME@VERSION, from `NAME@VERSION/head.safetensors`. A
+version is made of the file's content, so an answer goes on with exactly the head that it began with, or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+
+from rstitch.errors import RstitchError, invalid
+from rstitch.head import Head, HeadFileError, version_of
+
+FILE = "head.safetensors"
+_FIELD = "policy.learned.name"
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+# With its version a name is one that a worker takes (PutHeadRequest.name).
+_NAME = re.compile(rf"(?=[^@]{{1,96}}(?:@|$))({_PART}(?:/{_PART})?)(?:@([0-9a-f]{{1,64}}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedHead:
+    """A head with the name it was found under."""
+
+    name: str
+    head: Head
+
+    @property
+    def full_name(self) -> str:
+        """NAME@VERSION."""
+        return f"{self.name}@{self.head.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadState:
+    """A head of the folder; `detail` says why it cannot be asked, "" if it can."""
+
+    name: str
+    version: str
+    tau: float
+    detail: str
+
+
+def parts_of(name: str) -> tuple[str, str | None]:
+    """A head's name or hub id, and its version if there is one. Raises RstitchError, naming the field."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise invalid(
+            _FIELD,
+            "it is empty." if not name else f"{name[:200]!r} names no head.",
+            "Send NAME, NAME@VERSION, or the id of a repository on the hub; GetStatus lists the heads.",
+        )
+    plain, version = match.groups()
+    return plain, version
+
+
+class Reader(Protocol):
+    """The model whose hidden states a head reads."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers in a hidden state."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its weights and tokenizer."""
+        ...
+
+
+class Heads:
+    """Finds heads. Its methods read files, and `get` may fetch from the hub: not for the event loop.
+
+    Args:
+        folder: of the heads; "": there is none, only the hub's can be asked for.
+        slm: what the SLM's worker says of itself; None while it has not.
+    """
+
+    def __init__(self, folder: str, slm: Callable[[], Reader | None]) -> None:
+        self._folder = Path(folder) if folder else None
+        self._slm = slm
+        self._read: dict[Path, tuple[tuple[int, int, int], Head]] = {}  # by what the file system says of the file
+        self._fetched: dict[str, Path] = {}
+
+    def get(self, name: str) -> NamedHead:
+        """The head that fits the SLM, of NAME, NAME@VERSION or hub id. Raises RstitchError, naming the field."""
+        plain, version = parts_of(name)
+        found = self._find(plain, version)
+        if found is None:
+            raise self._unknown(plain, version)
+        slm = self._slm()
+        misfit = found.misfit(slm.hidden_size, slm.fingerprint) if slm is not None else ""
+        if misfit:
+            raise RstitchError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "HEAD_MISFIT",
+                f"the head {name} does not fit the SLM: {misfit}.",
+                field=_FIELD,
+                remedy="Name a head that was trained for this pair; GetStatus lists the heads.",
+            )
+        return NamedHead(plain, found)
+
+    def states(self) -> list[HeadState]:
+        """All heads of the folder, by name, also those that cannot be asked."""
+        slm = self._slm()
+        states: list[HeadState] = []
+        for path in sorted(self._folder.glob(f"*/{FILE}") if self._folder is not None else ()):
+            name = path.parent.name
+            try:
+                head = self._load(path)
+            except RstitchError as error:
+                states.append(HeadState(name, "", 0.0, error.message))
+                continue
+            if head is not None:
+                detail = head.misfit(slm.hidden_size, slm.fingerprint) if slm is not None else ""
+                states.append(HeadState(name, head.version, head.facts.tau, detail))
+        return states
+
+    def _find(self, name: str, version: str | None) -> Head | None:
+        if "/" in name:
+            paths = [self._fetch(name)]
+        elif self._folder is None:
+            return None
+        else:
+            paths = [self._folder / name / FILE]
+            if version is not None:
+                paths.append(self._folder / f"{name}@{version}" / FILE)
+        heads = [head for path in paths if (head := self._load(path)) is not None]
+        return next((head for head in heads if version in (None, head.version)), None)
+
+    def _load(self, path: Path) -> Head | None:
+        """A file as it is now; None if there is none. Raises RstitchError (FAILED_PRECONDITION) if it is no head."""
+        try:
+            facts = path.stat()
+            seen = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+            before = self._read.get(path)
+            if before is not None and before[0] == seen:
+                return before[1]
+            data = path.read_bytes()
+            if before is None or before[1].version != version_of(data):
+                before = (seen, Head.from_bytes(data))
+        except FileNotFoundError:
+            self._read.pop(path, None)
+            return None
+        except (OSError, HeadFileError) as error:
+            raise RstitchError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "HEAD_UNREADABLE",
+                f"the head in {path} cannot be used: {error}.",
+                field=_FIELD,
+                remedy="Put a head there that `make train-router` made, or name another.",
+            ) from error
+        self._read[path] = (seen, before[1])
+        return before[1]
+
+    def _fetch(self, repository: str) -> Path:
+        """The file of a repository on the hub, once per process. Raises RstitchError (NOT_FOUND)."""
+        if repository not in self._fetched:
+            from huggingface_hub import hf_hub_download  # slow to import, and few need it
+            from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+            try:
+                self._fetched[repository] = Path(hf_hub_download(repository, FILE))
+            except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+                why = next(iter(str(error).splitlines()), type(error).__name__)
+                raise RstitchError(
+                    grpc.StatusCode.NOT_FOUND,
+                    "HEAD_UNKNOWN",
+                    f"the hub has no head {repository} that can be had: {why}.",
+                    field=_FIELD,
+                    remedy=f"Name a repository that holds {FILE}, or a head of the router's folder.",
+                ) from error
+        return self._fetched[repository]
+
+    def _unknown(self, name: str, version: str | None) -> RstitchError:
+        where = f"in {self._folder}" if self._folder is not None else "as the router has no folder of heads (--heads)"
+        names = ", ".join(state.name for state in self.states()) or "none"
+        what = f"the head {name} has no version {version} any more" if version else f"there is no head {name}"
+        return RstitchError(
+            grpc.StatusCode.NOT_FOUND,
+            "HEAD_UNKNOWN",
+            f"{what} {where}.",
+            field=_FIELD,
+            remedy=f"Name one of these: {names}; or put it there as {name}{'@' + version if version else ''}/{FILE}.",
+        )

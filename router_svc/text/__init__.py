@@ -1,0 +1,1 @@
+"""Tokens and text: tokenizer, detokenizer, stop strings."""

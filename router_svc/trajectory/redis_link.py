@@ -1,0 +1,172 @@
+"""The connection to Redis: bounded retries, errors in our words, secrets kept out of them. It knows no trajectory."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+import structlog
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+from rstitch.backoff import Backoff
+from rstitch.errors import RstitchError
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+_PASSING = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+_MAX_CONNECTIONS = 64
+_POOL_TIMEOUT_S = 20.0
+_SOCKET_TIMEOUT_S = 5.0
+_CONNECTION: dict[str, Any] = {
+    "socket_connect_timeout": _SOCKET_TIMEOUT_S,
+    "retry": Retry(NoBackoff(), 0),  # ours below is the only one
+    "protocol": 2,
+}
+
+
+class RedisLink:
+    """A pool of connections.
+
+    Args:
+        url: of Redis; a password in it is never shown.
+        patience_s: how long a call is retried while Redis cannot be reached.
+    """
+
+    def __init__(self, url: str, patience_s: float) -> None:
+        self.address = shown(url)
+        self._patience_s = patience_s
+        self._away = False
+        self._url = url
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=_POOL_TIMEOUT_S,
+            socket_timeout=_SOCKET_TIMEOUT_S,
+            **_CONNECTION,
+        )
+        self.redis = Redis.from_pool(pool)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.redis.aclose()
+
+    def script(self, text: str) -> Script:
+        """A script that is called all the time. Close it before this."""
+        return Script(self._url, text)
+
+    async def command(self, *command: Any) -> Any:
+        """One command, retried."""
+        return await self.call(lambda: self.redis.execute_command(*command))  # type: ignore[no-untyped-call]
+
+    async def call(self, call: Callable[[], Awaitable[_T]], patience_s: float | None = None) -> _T:
+        """Runs `call`, again while Redis cannot be reached: it may be done twice.
+
+        Raises: RstitchError (UNAVAILABLE): REDIS_UNAVAILABLE after the patience, REDIS_REFUSED at once.
+        """
+        backoff: Backoff | None = None
+        while True:
+            try:
+                result = await call()
+            except _PASSING as error:
+                backoff = backoff or Backoff(
+                    first_s=0.05, max_s=1.0, patience_s=self._patience_s if patience_s is None else patience_s
+                )
+                delay_s = backoff.next_s()
+                if delay_s is None:
+                    raise self._error("REDIS_UNAVAILABLE", f"does not answer: {error}") from error
+                if not self._away:
+                    _log.warning("waiting for redis", url=self.address, error=str(error))
+                self._away = True
+                await asyncio.sleep(delay_s)
+            except RedisError as error:
+                raise self._error("REDIS_REFUSED", f"refused a command: {error}") from error
+            else:
+                if self._away:
+                    _log.info("redis is back", url=self.address)
+                self._away = False
+                return result
+
+    def _error(self, reason: str, what: str) -> RstitchError:
+        return RstitchError(
+            grpc.StatusCode.UNAVAILABLE,
+            reason,
+            f"Redis at {self.address} {what}.",
+            remedy="Start it, give it room, or correct --redis (RSTITCH_REDIS); then try again.",
+            retry_after_s=1.0,
+        )
+
+
+class Script:
+    """A Lua script on a connection of its own, one call at a time. Made by `RedisLink.script`.
+
+    What a pool and a client of many talents do for each call costs more than the call.
+
+    A call is made again at once if the connection has died since the last one: the script must bear to be done twice.
+    """
+
+    def __init__(self, url: str, text: str) -> None:
+        # Without the socket's own timeout, which would make a task for each write; `_call` has one for all of it.
+        pool: ConnectionPool = ConnectionPool.from_url(url, **_CONNECTION)
+        self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+        self._text = text
+        self._sha = hashlib.sha1(text.encode()).hexdigest()
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """What the script returns. Raises what redis raises."""
+        if self._connection.is_connected:
+            try:
+                return await self._call(keys, args)
+            except (ConnectionError, OSError):
+                await self.close()
+        return await self._call(keys, args)
+
+    async def close(self) -> None:
+        """Closes the connection; a call opens it again."""
+        await self._connection.disconnect()
+
+    async def _call(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            async with asyncio.timeout(_SOCKET_TIMEOUT_S):
+                return await self._run(keys, args)
+        except builtins.TimeoutError:
+            await self.close()
+            raise TimeoutError(f"no answer within {_SOCKET_TIMEOUT_S:g} s") from None
+
+    async def _run(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            return await self._ask("EVALSHA", self._sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await self._ask("EVAL", self._text, len(keys), *keys, *args)
+
+    async def _ask(self, *command: Any) -> Any:
+        await self._connection.send_command(*command)
+        return await self._connection.read_response()
+
+
+def refusal(message: str) -> RedisError:
+    """The error that a script caught and told."""
+    return ReadOnlyError(message) if "READONLY" in message else ResponseError(message)
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()

@@ -1,0 +1,257 @@
+"""The two model workers as the router sees them; the edge where the messages of worker.proto stop.
+
+It sends runs and hands back replies. It does not know who has the pen, nor what to do about an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from router_svc.policies.early_exit import ExitStyle
+from router_svc.policies.policy import Handoff
+from router_svc.text.tokenizer import TokenizerFiles
+from router_svc.trajectory.types import Model, Signal
+from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd, RunFinish, WorkerInfo
+from rstitch.channels import client_options
+from rstitch.errors import RstitchError, from_rpc_error
+from rstitch.service.telemetry import Telemetry
+from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
+
+_MAX_HEADS = 256
+_TRANSPORT_CODES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
+
+
+class DecodeStream:
+    """One Decode call: runs go out at once, replies go to their runs as they come. Nothing waits for the caller."""
+
+    def __init__(self, stub: worker_pb2_grpc.WorkerServiceStub, session_id: str) -> None:
+        self._session_id = session_id
+        self._outgoing: asyncio.Queue[worker_pb2.DecodeRequest | None] = asyncio.Queue()
+        self._runs: deque[PendingRun] = deque()  # oldest first; each ends with exactly one finish
+        self._failure: RstitchError | None = None
+        self._closed = False
+        self._call: Any = stub.Decode(self._requests())
+        self._reader = asyncio.create_task(self._read(), name=f"decode-{session_id}")
+
+    @property
+    def broken(self) -> bool:
+        """Whether the call is over: open a new one."""
+        return self._failure is not None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is over because the worker went away."""
+        return self._failure is not None and is_lost(self._failure)
+
+    def start(self, run: Run) -> PendingRun:
+        """Sends a run; one that is still going on ends first (SUPERSEDED)."""
+        pending = PendingRun(len(run.tokens))
+        if self._failure is not None:
+            pending.fail(self._failure)
+            return pending
+        self._runs.append(pending)
+        self._outgoing.put_nowait(_decode_request(self._session_id, run))
+        return pending
+
+    async def close(self) -> None:
+        """Stops the work at once; the session stays on the worker, evictable."""
+        if self._closed:
+            return
+        self._closed = True
+        self._call.cancel()
+        self._reader.cancel()
+        await asyncio.wait({self._reader})
+
+    async def _requests(self) -> AsyncIterator[worker_pb2.DecodeRequest]:
+        while (request := await self._outgoing.get()) is not None:
+            yield request
+
+    async def _read(self) -> None:
+        try:
+            async for message in self._call:
+                reply = _reply(message)
+                run = self._runs[0]
+                if reply.finish is not None:
+                    self._runs.popleft()
+                run.feed(reply)
+            error = RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the worker ended the stream.")
+        except grpc.aio.AioRpcError as exc:
+            error = from_rpc_error(exc)
+        except Exception as exc:  # noqa: BLE001 - whatever a broken message leads to: a run must never wait for ever
+            error = RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"the worker broke the contract: {exc}.")
+        except asyncio.CancelledError:
+            error = RstitchError(grpc.StatusCode.CANCELLED, "CLOSED", "the stream was closed.")
+        self._failure = error
+        self._outgoing.put_nowait(None)
+        while self._runs:
+            self._runs.popleft().fail(error)
+
+
+class WorkerClient:
+    """The connection to one worker. Every method raises RstitchError; none retries.
+
+    Args:
+        model: which of the pair it should be.
+        address: HOST:PORT.
+    """
+
+    def __init__(self, model: Model, address: str, telemetry: Telemetry) -> None:
+        self.model = model
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(
+            address, options=client_options(), interceptors=telemetry.client_interceptors()
+        )
+        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._heads: dict[str, bytes] = {}  # the one kept last at the end
+
+    async def info(self, timeout_s: float = 5.0) -> WorkerInfo:
+        """What model this is."""
+        try:
+            message = await self._stub.GetInfo(worker_pb2.GetInfoRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+        return WorkerInfo(
+            role=_role(message.role),
+            model=message.model,
+            fingerprint=message.tokenizer_fingerprint,
+            vocab_size=message.vocab_size,
+            stop_tokens=frozenset(message.stop_tokens),
+            context_length=message.context_length,
+            dtype=message.dtype,
+            device=message.device,
+            num_parameters=message.num_parameters,
+            instance_id=message.instance_id,
+            hidden_size=message.hidden_size,
+        )
+
+    async def tokenizer(self, timeout_s: float = 60.0) -> TokenizerFiles:
+        """The model's tokenizer."""
+        data: list[bytes] = []
+        first: Any = None
+        try:
+            async for message in self._stub.GetTokenizer(worker_pb2.GetTokenizerRequest(), timeout=timeout_s):
+                first = first if first is not None else message
+                data.append(message.data)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+        return TokenizerFiles(
+            data=b"".join(data),
+            chat_template=first.chat_template if first is not None else "",
+            special_tokens=dict(first.special_tokens) if first is not None else {},
+            early_exit=_exit_style(first.early_exit) if first is not None else ExitStyle(),
+        )
+
+    def open(self, session_id: str) -> DecodeStream:
+        """A stream of runs for one session; a worker that is not there fails its first run."""
+        return DecodeStream(self._stub, session_id)
+
+    def keep_head(self, name: str, data: bytes) -> None:
+        """Remembers a head that runs will name; the worker is sent it once it says that it does not know it."""
+        self._heads.pop(name, None)
+        self._heads[name] = data
+        if len(self._heads) > _MAX_HEADS:
+            del self._heads[next(iter(self._heads))]
+
+    async def put_head(self, name: str, timeout_s: float = 5.0) -> None:
+        """Sends a head that was kept."""
+        try:
+            await self._stub.PutHead(
+                worker_pb2.PutHeadRequest(name=name, data=self._heads.get(name, b"")), timeout=timeout_s
+            )
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+
+    async def close_session(self, session_id: str, timeout_s: float = 2.0) -> None:
+        """Frees what the worker holds for a session."""
+        try:
+            await self._stub.CloseSession(worker_pb2.CloseSessionRequest(session_id=session_id), timeout=timeout_s)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+
+def is_lost(error: RstitchError) -> bool:
+    """Whether the worker went away, and not only refused."""
+    return error.code is grpc.StatusCode.UNAVAILABLE or (error.reason == "TRANSPORT" and error.code in _TRANSPORT_CODES)
+
+
+def _exit_style(message: worker_pb2.ExitStyle) -> ExitStyle:
+    return ExitStyle(tuple(message.boundaries), message.prompt, message.end, message.thinking_end)
+
+
+def _role(number: int) -> Model | None:
+    try:
+        return Model(number) if number else None
+    except ValueError:
+        raise RstitchError(
+            grpc.StatusCode.FAILED_PRECONDITION, "WRONG_ROLE", f"it says that its role is {number}, which is none"
+        ) from None
+
+
+def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
+    handoff = run.handoff
+    return worker_pb2.DecodeRequest(
+        session_id=session_id,
+        position=run.position,
+        tokens=run.tokens + run.prompt,
+        sampling=common_pb2.Sampling(
+            temperature=run.sampling.temperature,
+            top_p=run.sampling.top_p,
+            top_k=run.sampling.top_k,
+            seed=run.sampling.seed,
+        ),
+        max_tokens=run.max_tokens,
+        handoff=_handoff(handoff) if handoff is not None else None,
+        prefix_checksum=run.prefix_checksum,
+        traceparent=run.traceparent,
+        priority=worker_pb2.PRIORITY_BACKGROUND if run.background else worker_pb2.PRIORITY_UNSPECIFIED,
+        stop_tokens=run.stop_tokens,
+        draft=run.draft,
+    )
+
+
+def _handoff(handoff: Handoff) -> worker_pb2.Handoff:
+    return worker_pb2.Handoff(
+        above=handoff.above,
+        below=handoff.below,
+        signal=common_pb2.Signal.Name(handoff.signal.value) if handoff.signal is not Signal.ENTROPY else None,
+        window=handoff.window,
+        recent_entropies=handoff.recent,
+        hidden_state=handoff.hidden_state,
+        head=handoff.head,
+    )
+
+
+def _reply(message: worker_pb2.DecodeResponse) -> Reply:
+    finish: RunFinish | None = None
+    if message.HasField("finish"):
+        ended = message.finish
+        timing = ended.timing
+        finish = RunFinish(
+            end=RunEnd(ended.reason),
+            held=ended.held,
+            proposal=_proposal(ended.proposal) if ended.HasField("proposal") else None,
+            queue_us=timing.queue_us,
+            forward_us=timing.forward_us,
+            host_us=timing.host_us,
+            wait_us=timing.wait_us,
+            total_us=timing.total_us,
+            num_accepted=ended.num_accepted,
+            num_consultations=ended.num_consultations,
+        )
+    tokens, entropies, uncertainties = list(message.tokens), list(message.entropies), list(message.uncertainties)
+    return Reply(tokens, entropies, finish, uncertainties, list(message.logprobs))
+
+
+def _proposal(message: worker_pb2.Proposal) -> Proposal:
+    # 0 is unset: the signal is the entropy. What is taken from here is only shown.
+    uncertainty = message.uncertainty or message.entropy
+    return Proposal(message.token, message.entropy, uncertainty, message.hidden_state)

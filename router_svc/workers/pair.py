@@ -1,0 +1,221 @@
+"""The two workers together: whether they answer, whether they share one tokenizer, and that tokenizer.
+
+It watches them all the time: a worker that was restarted is looked at anew before anything is trusted to it. It decodes
+nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+
+import grpc
+import structlog
+
+from router_svc.text.tokenizer import Tokenizer, TokenizerFiles, first_difference
+from router_svc.trajectory.types import Model
+from router_svc.workers.client import WorkerClient
+from router_svc.workers.runs import WorkerInfo
+from rstitch.backoff import Backoff
+from rstitch.errors import RstitchError
+
+_log = structlog.get_logger(__name__)
+_WATCH_S = 2.0
+
+
+@dataclass(slots=True)
+class _Watched:
+    client: WorkerClient
+    info: WorkerInfo | None = None  # of the last instance that answered
+    files: TokenizerFiles | None = None
+    answers: bool = False
+    detail: str = "not reached yet"
+    look: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Pair:
+    """The SLM's and the LLM's worker. `watch` must run."""
+
+    def __init__(self, slm: WorkerClient, llm: WorkerClient) -> None:
+        self._watched = {Model.SLM: _Watched(slm), Model.LLM: _Watched(llm)}
+        self._changed = asyncio.Condition()
+        self._tokenizer: Tokenizer | None = None
+        self._tokenizer_files: TokenizerFiles | None = None
+        self.mismatch: RstitchError | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether both workers were seen and share one tokenizer; one of them may be away at the moment."""
+        return self._tokenizer is not None and self.mismatch is None
+
+    @property
+    def detail(self) -> str:
+        """What is waited for, "" if nothing is."""
+        if self.mismatch is not None:
+            return self.mismatch.message
+        return "; ".join(
+            f"waiting for the {model.name} worker at {watched.client.address}: {watched.detail}"
+            for model, watched in self._watched.items()
+            if not watched.answers
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The common one. Raises RstitchError (UNAVAILABLE) while there is none."""
+        self.check_ready()
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that fit both models."""
+        return min(info.context_length for info in self._infos())
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids both models know."""
+        return min(info.vocab_size for info in self._infos())
+
+    def check_ready(self) -> None:
+        """Raises RstitchError (UNAVAILABLE) unless questions can be taken."""
+        if self.mismatch is not None:
+            raise self.mismatch
+        if self._tokenizer is None:
+            raise RstitchError(
+                grpc.StatusCode.UNAVAILABLE,
+                "NOT_READY",
+                f"the router is not ready: {self.detail}.",
+                remedy="Try again when its health says SERVING.",
+                retry_after_s=1.0,
+            )
+
+    def client(self, model: Model) -> WorkerClient:
+        """The connection to a worker."""
+        return self._watched[model].client
+
+    def info(self, model: Model) -> WorkerInfo | None:
+        """What the worker last said of itself; None before it answered."""
+        return self._watched[model].info
+
+    def status(self, model: Model) -> tuple[bool, str]:
+        """Whether the worker answers, and what it waits for if not."""
+        watched = self._watched[model]
+        return watched.answers, "" if watched.answers else watched.detail
+
+    async def wait_ready(self) -> None:
+        """Returns when questions can be taken."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.ready)
+
+    async def wait_change(self) -> None:
+        """Returns at the next change of anything."""
+        async with self._changed:
+            await self._changed.wait()
+
+    async def wait_usable(self, model: Model, timeout_s: float, *, suspect: bool = False) -> None:
+        """Returns when the worker answers and has the pair's tokenizer.
+
+        Args:
+            suspect: a call has just failed: look before believing that it answers.
+        Raises: RstitchError (UNAVAILABLE) after the timeout, at once if it came back with another tokenizer.
+        """
+        watched = self._watched[model]
+        if suspect:
+            watched.answers = False
+            watched.look.set()
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: watched.answers or self.mismatch is not None)
+        except TimeoutError:
+            raise worker_unavailable(model, watched.client.address, watched.detail) from None
+        if self.mismatch is not None:
+            raise self.mismatch
+
+    async def watch(self) -> None:
+        """Looks after both workers until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for model in Model:
+                group.create_task(self._watch(model), name=f"watch-{model.label}")
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        for watched in self._watched.values():
+            await watched.client.close()
+
+    async def _watch(self, model: Model) -> None:
+        watched = self._watched[model]
+        backoff = Backoff(first_s=0.1, max_s=_WATCH_S, patience_s=None)
+        while True:
+            watched.look.clear()
+            try:
+                await self._look(model, watched)
+                backoff.reset()
+                delay_s: float | None = _WATCH_S
+            except RstitchError as error:
+                detail = f"{error.code.name.lower()}: {error.message}"
+                if watched.answers or watched.detail != detail:
+                    _log.warning("waiting for worker", role=model.label, address=watched.client.address, error=detail)
+                watched.answers, watched.detail = False, detail
+                delay_s = backoff.next_s()
+            async with self._changed:
+                self._changed.notify_all()
+            try:
+                async with asyncio.timeout(delay_s):
+                    await watched.look.wait()
+                backoff.reset()  # someone waits for it
+            except TimeoutError:
+                continue
+
+    async def _look(self, model: Model, watched: _Watched) -> None:
+        info = await watched.client.info()
+        if watched.info is None or watched.info.instance_id != info.instance_id:
+            if info.role is not None and info.role is not model:
+                raise RstitchError(
+                    grpc.StatusCode.FAILED_PRECONDITION, "WRONG_ROLE", f"it says that it is the {info.role.name}"
+                )
+            files = await watched.client.tokenizer()
+            _log.info("worker found", role=model.label, address=watched.client.address, model=info.model)
+            watched.info, watched.files = info, files
+            try:
+                self._compare()
+            except RstitchError:
+                watched.info = None  # to be looked at again
+                raise
+        watched.answers, watched.detail = True, ""
+
+    def _compare(self) -> None:
+        """Called when a worker is new: both tokenizers must give the same ids."""
+        slm, llm = self._watched[Model.SLM], self._watched[Model.LLM]
+        if slm.info is None or llm.info is None or slm.files is None or llm.files is None:
+            return
+        if slm.info.fingerprint != llm.info.fingerprint:
+            where = first_difference(Tokenizer(slm.files), Tokenizer(llm.files))
+            self.mismatch = RstitchError(
+                grpc.StatusCode.UNAVAILABLE,
+                "TOKENIZER_MISMATCH",
+                f"the two models do not share one tokenizer: {where or 'their fingerprints differ'}.",
+                remedy="Serve two models of one family; then the router becomes ready by itself.",
+            )
+            _log.error("tokenizers differ", detail=where, slm=slm.info.model, llm=llm.info.model)
+            return
+        self.mismatch = None
+        # The LLM is the one whose answers are imitated: its template counts, the SLM's where it has none.
+        files = llm.files if llm.files.chat_template or not slm.files.chat_template else slm.files
+        files = replace(files, early_exit=llm.files.early_exit.over(slm.files.early_exit))
+        if files != self._tokenizer_files:  # a big one takes long to read, and answers are being written
+            self._tokenizer, self._tokenizer_files = Tokenizer(files), files
+
+    def _infos(self) -> list[WorkerInfo]:
+        self.check_ready()
+        return [watched.info for watched in self._watched.values() if watched.info is not None]
+
+
+def worker_unavailable(model: Model, address: str, why: str) -> RstitchError:
+    """UNAVAILABLE: the patience with a worker is at its end."""
+    return RstitchError(
+        grpc.StatusCode.UNAVAILABLE,
+        "WORKER_UNAVAILABLE",
+        f"the {model.name} worker at {address} does not answer: {why.rstrip('.')}.",
+        remedy="Start it again, then re-attach with resume_from.",
+        retry_after_s=1.0,
+    )

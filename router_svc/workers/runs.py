@@ -1,0 +1,175 @@
+"""Runs: what a worker is asked to do and what comes back, as the router's own values. It knows no wire."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from router_svc.policies.policy import Handoff
+from router_svc.trajectory.types import Model, Sampling, tokens_of
+from rstitch.errors import RstitchError
+
+
+class RunEnd(IntEnum):
+    """Why a run ended; as in the contract."""
+
+    STOP = 1
+    LENGTH = 2
+    HANDOFF = 3
+    SUPERSEDED = 4
+    CONTEXT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a worker says of itself. Sizes in tokens."""
+
+    role: Model | None
+    model: str
+    fingerprint: str
+    vocab_size: int
+    stop_tokens: frozenset[int]
+    context_length: int
+    dtype: str
+    device: str
+    num_parameters: int
+    instance_id: str
+    hidden_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a worker is asked to do: append `tokens` at `position`, then decode."""
+
+    position: int
+    tokens: array[int]
+    max_tokens: int
+    sampling: Sampling
+    handoff: Handoff | None
+    prefix_checksum: int
+    traceparent: str = ""
+    background: bool = False  # decodes in rows that the worker has to spare
+    stop_tokens: frozenset[int] = frozenset()  # that end the run; none: the model's own
+    draft: array[int] = field(default_factory=tokens_of)  # to be verified after `tokens`
+    prompt: array[int] = field(default_factory=tokens_of)  # of a trial, after `tokens`: not the session's
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A token that a model would write and did not keep.
+
+    Attributes:
+        entropy: of its distribution.
+        uncertainty: by the hand-off's signal; the entropy where that is the signal.
+        hidden_state: float32 little-endian, [hidden_size]; empty unless asked for.
+    """
+
+    token: int
+    entropy: float
+    uncertainty: float
+    hidden_state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinish:
+    """How a run ended.
+
+    Attributes:
+        held: tokens that the worker holds now.
+        proposal: the token that was not kept, under `Handoff.above`.
+        queue_us, forward_us, host_us, wait_us, total_us: the worker's own timing.
+        num_accepted: tokens of the draft that were kept.
+        num_consultations: how often the worker asked the hand-off's head.
+    """
+
+    end: RunEnd
+    held: int
+    proposal: Proposal | None
+    queue_us: int
+    forward_us: int
+    host_us: int
+    wait_us: int
+    total_us: int
+    num_accepted: int = 0
+    num_consultations: int = 0
+
+
+@dataclass(slots=True)
+class Reply:
+    """What has come of a run since the last reply: kept tokens, then perhaps the finish.
+
+    `uncertainties` is the hand-off's signal, one per token; empty where that is the entropy. `logprobs` are of interest
+    in trials only, and lost on tokens that were written ahead.
+    """
+
+    tokens: list[int]
+    entropies: list[float]
+    finish: RunFinish | None
+    uncertainties: list[float] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class PendingRun:
+    """A run whose replies come. Made by `DecodeStream.start`."""
+
+    __slots__ = ("_failure", "_replies", "_wake", "accepted", "finish", "num_sent")
+
+    def __init__(self, num_sent: int) -> None:
+        self.num_sent = num_sent
+        self.accepted = False
+        self.finish: RunFinish | None = None
+        self._replies: list[Reply] = []
+        self._failure: RstitchError | None = None
+        self._wake: asyncio.Future[None] | None = None
+
+    @property
+    def failure(self) -> RstitchError | None:
+        """Why no more will come, if the run failed."""
+        return self._failure
+
+    async def next(self) -> Reply:
+        """All that has come since the last call, at least something. Raises RstitchError when the run failed."""
+        if not self._replies:
+            if self._failure is not None:
+                raise self._failure
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+            return await self.next()
+        return self._taken()
+
+    def poll(self) -> Reply | None:
+        """As `next`, but None if nothing has come."""
+        return self._taken() if self._replies else None
+
+    def unread(self, reply: Reply) -> None:
+        """Puts a reply back: the next read gets it first."""
+        self._replies.insert(0, reply)
+
+    def _taken(self) -> Reply:
+        replies, self._replies = self._replies, []
+        first = replies[0]
+        for reply in replies[1:]:
+            first.tokens += reply.tokens
+            first.entropies += reply.entropies
+            first.uncertainties += reply.uncertainties
+            first.logprobs += reply.logprobs
+            first.finish = reply.finish
+        return first
+
+    def feed(self, reply: Reply) -> None:
+        """A message came."""
+        self.accepted = True
+        self.finish = reply.finish
+        self._replies.append(reply)
+        self._awake()
+
+    def fail(self, error: RstitchError) -> None:
+        """The stream broke."""
+        self._failure = error
+        self._awake()
+
+    def _awake(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)

@@ -1,0 +1,1 @@
+"""A whole stack on this machine: processes, their parts, and what kills them all."""

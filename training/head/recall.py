@@ -1,0 +1,84 @@
+"""What a head knows that the entropy does not: `python -m training.head.recall [FILE ...] [--write]`.
+
+Reference chains of another stream of the train split than the heads' go through the SLM. Of the tokens that it gets
+wrong, how many are found with so many calls of the LLM an answer, if the calls go where entropy, probability or a head
+is most unsure?
+The answer bounds what a policy can do: a call that finds nothing costs as much as one that does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from evals.figures.provenance import line, provenance
+from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
+from rstitch.head import Head
+from rstitch.local.part import ROOT
+from training.head.warm_start import States, unsure_states
+
+CALLS = (0.4, 0.6, 0.8, 1.0, 1.2)  # of the LLM, an answer
+_GATE = 0.01
+_SEED = 1_001  # of the problems; heads are trained with small ones
+_COLUMNS: Columns = {"asked by": lambda row: str(row["name"])} | {
+    f"{calls:g} calls": lambda row, calls=calls: f"{100 * row['found'][calls]:.1f}" for calls in CALLS
+}
+
+
+def recall(score: Tensor, wrong: Tensor, num_answers: int) -> dict[float, float]:
+    """Share of the wrong tokens among those that are asked about, for each of `CALLS`.
+
+    Args:
+        score: [n], one an unsure token; the highest are asked about first.
+        wrong: 0 or 1, [n].
+    """
+    found = wrong[score.argsort(descending=True)].cumsum(0) / wrong.sum()
+    return {calls: float(found[min(len(found), round(calls * num_answers)) - 1]) for calls in CALLS}
+
+
+@torch.inference_mode()
+def rows(slm: str, states: States, heads: dict[str, Head], num_answers: int) -> list[Row]:
+    """One for each score: the SLM's entropy, 1 - p of its token, and each head."""
+    weight = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float32).get_output_embeddings().weight
+    hidden, lengths = states.inputs[:, :-1], states.inputs[:, -1]
+    log_p = torch.log_softmax(hidden @ weight.T, dim=-1)
+    scores = {"entropy": -(log_p.exp() * log_p).sum(dim=-1), "1 - p": -log_p.amax(dim=-1)}
+    places = list(zip(hidden.numpy(), lengths.int().tolist(), strict=True))
+    for name, head in heads.items():
+        logits = [head.logits(state.astype("<f4").tobytes(), length) for state, length in places]
+        scores[name] = torch.tensor([float(llm - slm) for slm, llm in logits])
+    return [{"name": name, "found": recall(score, states.wrong, num_answers)} for name, score in scores.items()]
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.head.recall", description=__doc__)
+    parser.add_argument("files", nargs="*", type=Path, help="heads (default models/heads/tiny/head.safetensors)")
+    parser.add_argument("--slm", default=str(ROOT / "models/tiny-slm"), help="folder or hub id (default tiny-slm)")
+    parser.add_argument("--num-chains", type=int, default=20_000, help="reference chains (default 20,000)")
+    parser.add_argument("--write", action="store_true", help="into docs/rstitch_plus.md")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    files = options.files or [ROOT / "models/heads/tiny/head.safetensors"]
+    heads = {f"head {file.parent.name}": Head.from_bytes(file.read_bytes()) for file in files}
+    with tempfile.TemporaryDirectory() as folder:
+        states = unsure_states(options.slm, _GATE, options.num_chains, _SEED, Path(folder) / "states.pt")
+    made = rows(options.slm, states, heads, options.num_chains)
+    wrong = float(states.wrong.sum()) / options.num_chains
+    title = f"% of the SLM's wrong tokens ({wrong:.2f} an answer) found with so many calls of the LLM an answer"
+    Console(width=None if sys.stdout.isatty() else 120).print(terminal_table(title, _COLUMNS, made))
+    if options.write:
+        told = f"{title}; {options.num_chains:,} reference chains, seed {_SEED}. {line(provenance())}"
+        replace_section(ROOT / "docs/rstitch_plus.md", "recall", f"{markdown_table(_COLUMNS, made)}\n\n{told}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
