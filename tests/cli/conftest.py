@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rstitch.cli.app import app
-from tests.fake_router import FakeRouter
+from tests.support.fake_router import FakeRouter
 
 # Runs `rstitch ARGS...`; the result has exit_code, stdout and stderr.
 Run = Callable[..., Any]

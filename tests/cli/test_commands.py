@@ -9,7 +9,7 @@ import pytest
 
 from rstitch.v1 import router_pb2
 from tests.cli.conftest import Run
-from tests.fake_router import FakeRouter
+from tests.support.fake_router import FakeRouter
 
 
 def lines(text: str) -> list[dict[str, object]]:

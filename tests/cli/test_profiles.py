@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.cli.conftest import Run
-from tests.fake_router import FakeRouter
+from tests.support.fake_router import FakeRouter
 
 
 def test_profiles_are_put_listed_shown_and_removed(run: Run, router: FakeRouter) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rstitch import AsyncClient, Client, Event
-from tests.fake_router import FakeRouter
+from tests.support.fake_router import FakeRouter
 
 # Runs a list of events out of `generate` or `attach`: (address, method, arguments) -> events.
 Ask = Callable[..., list[Event]]

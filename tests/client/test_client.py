@@ -42,7 +42,7 @@ from rstitch.client.specs import Spec, parse, text_of
 from rstitch.service.telemetry import context_from_traceparent
 from rstitch.v1 import router_pb2 as pb
 from tests.client.conftest import Ask, Call
-from tests.fake_router import FakeRouter
+from tests.support.fake_router import FakeRouter
 
 POLICIES = [
     Threshold(0.25),

@@ -23,8 +23,8 @@ from model_worker.engine.forward.graphs import DECODE_SIZES
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.measure import measure_steps
 from model_worker.engine.types import Limits, Returns, RunRequest, Sampling
-from tests.engine.harness import generate, make_engine, run_all, run_one
-from tests.pairs import CONFIGS, VOCAB_SIZE, make_model
+from tests.support.engines import generate, make_engine, run_all, run_one
+from tests.support.pairs import CONFIGS, VOCAB_SIZE, make_model
 
 
 def naive_varlen_attn(

@@ -10,8 +10,8 @@ import torch
 from model_worker.engine.engine import Engine
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.types import Limits, RunRequest
-from tests.engine.harness import run_all
-from tests.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
+from tests.support.engines import run_all
+from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]

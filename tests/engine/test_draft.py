@@ -16,9 +16,9 @@ from model_worker.engine.forward.loader import adopt
 from model_worker.engine.shared_layers.engine import ExitEngine
 from model_worker.engine.shared_layers.model import make_exit
 from model_worker.engine.types import GREEDY, FinishReason, Limits, RunRequest, Sampling
-from tests.engine.harness import Result, collect, make_engine, run_all, run_one
-from tests.exits import make_pair
-from tests.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE
+from tests.support.engines import Result, collect, make_engine, run_all, run_one
+from tests.support.exits import make_pair
+from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 SAMPLINGS = [GREEDY, Sampling(1.2, 0.9, 50, seed=5)]

@@ -17,9 +17,9 @@ from model_worker.engine.forward.loader import adopt
 from model_worker.engine.shared_layers.engine import ExitEngine
 from model_worker.engine.shared_layers.model import make_exit
 from model_worker.engine.types import FinishReason, Handoff, Limits, Returns, RunRequest, Sampling
-from tests.engine.harness import Result, collect, generate, run_all, run_one
-from tests.exits import make_pair
-from tests.pairs import CONFIGS, CONTEXT_LENGTH, STOP_TOKEN, VOCAB_SIZE, make_model
+from tests.support.engines import Result, collect, generate, run_all, run_one
+from tests.support.exits import make_pair
+from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, STOP_TOKEN, VOCAB_SIZE, make_model
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
 

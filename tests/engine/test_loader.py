@@ -23,7 +23,7 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import adopt, load
 from model_worker.engine.types import Limits
-from tests.pairs import save_model
+from tests.support.pairs import save_model
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,

@@ -10,7 +10,7 @@ import torch
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import adopt, load
 from model_worker.engine.forward.memory import kv_bytes_per_token, split_memory, tokens_beside
-from tests.pairs import CONFIGS, make_model, save_model
+from tests.support.pairs import CONFIGS, make_model, save_model
 
 
 @pytest.mark.parametrize(("room", "ours", "theirs"), [(1000, 3, 7), (999, 3, 7), (1 << 40, 28672, 196608), (5, 3, 7)])

@@ -11,8 +11,8 @@ import torch
 
 from model_worker.engine.forward import runner as runner_module
 from model_worker.engine.types import FinishReason, Handoff, RunRequest, Sampling, Signal, TokenKept
-from tests.engine.harness import make_engine, run_all, run_one
-from tests.pairs import VOCAB_SIZE
+from tests.support.engines import make_engine, run_all, run_one
+from tests.support.pairs import VOCAB_SIZE
 
 PROMPT = [7, 8, 9, 10, 11]
 WINDOW = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from evals.bench.background import PROMPT, decode
-from tests.engine.harness import make_engine
+from tests.support.engines import make_engine
 
 
 def test_a_round_ends_with_the_catch_up_and_leaves_nothing_behind() -> None:

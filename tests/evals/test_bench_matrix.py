@@ -25,7 +25,7 @@ from evals.bench.systems import InProcess, Reply, System
 from evals.figures.statistics import paired_ratio
 from evals.tasks.tiny.arithmetic import problems
 from rstitch.service.telemetry import setup_telemetry
-from tests.engine.harness import make_engine
+from tests.support.engines import make_engine
 
 
 def record(problem: int, latency_ms: float, num_tokens: int = 10, **values: Any) -> Record:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evals.algorithm.cached_model import CachedModel
-from tests.pairs import CONFIGS, make_model
+from tests.support.pairs import CONFIGS, make_model
 
 
 class OneName(torch.nn.Module):

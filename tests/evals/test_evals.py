@@ -12,8 +12,8 @@ from evals.algorithm.reference import stitch
 from evals.figures import report
 from evals.figures.provenance import provenance
 from evals.figures.statistics import paired_difference, wilson
-from tests.engine.harness import generate
-from tests.pairs import CONFIGS, STOP_TOKEN, VOCAB_SIZE, make_model
+from tests.support.engines import generate
+from tests.support.pairs import CONFIGS, STOP_TOKEN, VOCAB_SIZE, make_model
 
 PROMPT = [7, 8, 9, 10, 11]
 

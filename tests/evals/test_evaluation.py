@@ -18,7 +18,7 @@ from rstitch.client.sync import Client
 from rstitch.client.types import Random
 from rstitch.errors import RstitchError
 from rstitch.local.stack import LocalStack
-from tests.evals.runs import CONFIGURATION, PROVENANCE
+from tests.support.runs import CONFIGURATION, PROVENANCE
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -24,7 +24,7 @@ from evals.tasks.data import Problem
 from evals.tasks.task import load
 from rstitch.client.types import Source
 from rstitch.errors import RstitchError
-from tests.evals.runs import CONFIGURATION, PROVENANCE, pair_run, record, written
+from tests.support.runs import CONFIGURATION, PROVENANCE, pair_run, record, written
 
 
 def test_figures_stand_beside_llm_only(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from evals.pairs.reading import load as load_model
 from evals.pairs.timing import Timing
 from evals.pairs.walk import Reading, Text, walk
 from rstitch.errors import RstitchError
-from tests.pairs import save_model
+from tests.support.pairs import save_model
 
 ROOT = Path(__file__).parents[2]
 SLM, LLM = ROOT / "models" / "tiny-slm", ROOT / "models" / "tiny-llm"

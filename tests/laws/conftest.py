@@ -21,7 +21,7 @@ from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer
 from rstitch.local.stack import LocalStack
 from rstitch.service.telemetry import setup_telemetry
-from tests.pairs import STOP_TOKEN, VOCAB_SIZE, save_model
+from tests.support.pairs import STOP_TOKEN, VOCAB_SIZE, save_model
 
 ROOT = Path(__file__).parents[2]
 

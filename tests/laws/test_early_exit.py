@@ -16,7 +16,7 @@ from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, EarlyExit, LlmOnly, Message, Speculative, Threshold
 from rstitch.local.stack import LocalStack
 from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, start_stack, written
-from tests.pairs import make_tokenizer
+from tests.support.pairs import make_tokenizer
 
 TOKENS = 60
 TAU = 0.3

@@ -12,7 +12,7 @@ from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Threshold
 from rstitch.service import semconv
 from tests.laws.conftest import Pair, start_stack
-from tests.otlp_receiver import OtlpReceiver, attributes
+from tests.support.otlp_receiver import OtlpReceiver, attributes
 
 PROMPT = [7, 8, 9, 10, 11]
 TAU = 0.3

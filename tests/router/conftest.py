@@ -23,8 +23,8 @@ from rstitch.channels import client_options
 from rstitch.service.metrics import NO_METRICS, Metrics
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2_grpc
-from tests.router.fake_worker import FakeWorker
-from tests.router.toy import ToyModel
+from tests.support.fake_worker import FakeWorker
+from tests.support.toy import ToyModel
 
 
 def _redis_binary() -> str:

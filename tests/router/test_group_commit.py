@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from router_svc.trajectory.group_commit import GroupCommit
-from tests.router.asking import until
+from tests.support.asking import until
 
 
 async def test_what_waits_goes_out_in_order_in_groups_of_a_bounded_size() -> None:

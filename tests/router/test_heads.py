@@ -15,7 +15,7 @@ from router_svc.policies.heads import Heads
 from router_svc.workers.runs import WorkerInfo
 from rstitch.errors import RstitchError
 from rstitch.head import Head, HeadFacts, HeadFileError
-from tests.heads import put, random_head
+from tests.support.heads import put, random_head
 
 SLM = WorkerInfo(
     role=None, model="", fingerprint="abc", vocab_size=1, stop_tokens=frozenset(), context_length=1, dtype="",

@@ -28,7 +28,7 @@ from router_svc.trajectory.types import (
 )
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
-from tests.router.asking import until
+from tests.support.asking import until
 
 
 def chunk(source: Source, position: int, *tokens: int, reason: SwitchReason = SwitchReason.NONE) -> Chunk:

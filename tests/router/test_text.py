@@ -15,7 +15,7 @@ from router_svc.text.detokenizer import Detokenizer
 from router_svc.text.stop_strings import StopStrings
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.trajectory.types import Chunk, Source, SwitchReason, entropies_of, joined, tokens_of
-from tests.router.toy import make_tokenizer_files
+from tests.support.toy import make_tokenizer_files
 
 TOKENIZER = Tokenizer(make_tokenizer_files())
 TEXTS = ["plain", "naïve café", "日本語のテキスト", "a👩‍👩‍👧b🏳️‍🌈", "the than zz the", "\n\n tabs\t", "x" * 40, "é"]

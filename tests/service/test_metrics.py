@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rstitch.service.metrics import setup_metrics
-from tests.otlp_receiver import MetricsReceiver
+from tests.support.otlp_receiver import MetricsReceiver
 
 
 def test_sums_gauges_and_histograms_arrive_at_the_end() -> None:

@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from rstitch.service.telemetry import Telemetry, context_from_traceparent, setup_telemetry, traceparent_of
-from tests.otlp_receiver import OtlpReceiver, attributes
 from tests.service.conftest import KINDS, SERVICE, soon, start_wire
+from tests.support.otlp_receiver import OtlpReceiver, attributes
 
 # Kinds that a client interceptor exists for.
 CLIENT_KINDS = ("unary_unary", "unary_stream", "stream_stream")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from evals.tasks.tiny.words import WORDS
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.shared_layers.model import CONFIG, WEIGHTS, load_exit
-from tests.exits import save_pair
+from tests.support.exits import save_pair
 from training.exit.data import batches, encode
 from training.exit.train import Recipe, Writers
 from training.tiny.data import IGNORE

@@ -18,7 +18,7 @@ from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from evals.tasks.tiny.arithmetic import problems
 from rstitch.head import Head
 from rstitch.local.part import bundled_model
-from tests.heads import random_head
+from tests.support.heads import random_head
 from training.head import dapo
 from training.head.__main__ import main
 from training.head.evaluate import greedy

@@ -13,7 +13,7 @@ from model_worker.engine.engine import Engine
 from model_worker.main import Role, Worker, start
 from model_worker.settings import WorkerSettings
 from rstitch.v1 import common_pb2, worker_pb2_grpc
-from tests.pairs import save_model
+from tests.support.pairs import save_model
 
 ROLE = Role("slm", common_pb2.MODEL_SLM, WorkerSettings)
 

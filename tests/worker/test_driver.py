@@ -16,7 +16,7 @@ from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.types import FinishReason, Handoff, RunFinished, RunRequest
 from model_worker.outbox import Piece
-from tests.engine.harness import generate, make_engine
+from tests.support.engines import generate, make_engine
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], [5, 250, 17, 130]]
 COSTS = CostModel({1: 20_000, 64: 21_000}, {2: 20_000}, {2: 0})

@@ -18,7 +18,7 @@ from rstitch.errors import RstitchError
 from rstitch.local.processes import free_port
 from rstitch.local.readiness import is_serving
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
-from tests.exits import save_pair
+from tests.support.exits import save_pair
 
 LLM = Role("llm", common_pb2.MODEL_LLM, WorkerSettings)
 SLM = Role("slm", common_pb2.MODEL_SLM, WorkerSettings)

@@ -8,7 +8,7 @@ import grpc
 
 from rstitch.head import MAX_BYTES, Head
 from rstitch.v1 import worker_pb2 as pb
-from tests.heads import random_head
+from tests.support.heads import random_head
 from tests.worker.conftest import StartWorker
 from tests.worker.test_worker_wire import PROMPT, decode_once, error_of
 

@@ -6,7 +6,7 @@ import asyncio
 
 from rstitch.service import semconv
 from rstitch.v1 import worker_pb2
-from tests.otlp_receiver import MetricsReceiver
+from tests.support.otlp_receiver import MetricsReceiver
 from tests.worker.conftest import StartWorker
 
 

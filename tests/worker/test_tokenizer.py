@@ -8,7 +8,7 @@ import pytest
 
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.tokenizer import EXIT_STYLE_FILE, ExitStyle, load_tokenizer
-from tests.pairs import VOCAB_SIZE, save_model
+from tests.support.pairs import VOCAB_SIZE, save_model
 
 
 def test_two_architectures_that_share_a_file_have_one_fingerprint(tmp_path: Path) -> None:

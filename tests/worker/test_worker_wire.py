@@ -22,8 +22,8 @@ from model_worker.engine.forward.runner import Runner
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import common_pb2
 from rstitch.v1 import worker_pb2 as pb
-from tests.engine.harness import generate
-from tests.pairs import CONTEXT_LENGTH, VOCAB_SIZE
+from tests.support.engines import generate
+from tests.support.pairs import CONTEXT_LENGTH, VOCAB_SIZE
 from tests.worker.conftest import StartWorker
 
 PROMPT = [7, 8, 9, 10, 11]

@@ -12,7 +12,7 @@ import torch
 from model_worker.engine.engine import Engine
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.types import Limits, RunFailed, RunFinished, RunRequest, TokenKept
-from tests.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
+from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
 
 
 def make_engine(architecture: str = "llama", seed: int = 0, **limits: Any) -> tuple[Engine, Any]:

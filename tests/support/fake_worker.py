@@ -18,7 +18,7 @@ from rstitch.head import Head
 from rstitch.service.server import Server
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
-from tests.router.toy import STOP, VOCAB_SIZE, ToyModel, make_tokenizer_files
+from tests.support.toy import STOP, VOCAB_SIZE, ToyModel, make_tokenizer_files
 
 _Finish = worker_pb2.Finish
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from model_worker.engine.shared_layers.model import ExitTail, make_exit, save_exit
-from tests.pairs import CONFIGS, make_model, make_tokenizer
+from tests.support.pairs import CONFIGS, make_model, make_tokenizer
 
 
 def make_random_tail(hidden_size: int, seed: int) -> ExitTail:
