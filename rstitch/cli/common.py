@@ -11,6 +11,8 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
 from rstitch.cli.log_lines import last_lines
@@ -31,6 +33,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 _NUM_LOG_LINES = 12
+_UNBOUNDED = 100_000
 _BAD_INPUT_CODES = {"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION"}
 
 
@@ -42,6 +45,13 @@ def out() -> Console:
 def err() -> Console:
     """Where everything else goes."""
     return Console(stderr=True, highlight=False)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Prints a table as wide as its cells are, so that no id is cut: a narrower terminal wraps the lines itself."""
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
+    console.print(table)
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
