@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rstitch.cli.log_lines import last_lines
-from rstitch.errors import RstitchError
+from rstitch.errors import Refused, RstitchError
 from rstitch.local.part import StackError
 
 P = ParamSpec("P")
@@ -34,7 +34,6 @@ INTERRUPTED = 130
 
 _NUM_LOG_LINES = 12
 _UNBOUNDED = 100_000
-_BAD_INPUT_CODES = {"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION"}
 
 
 def out() -> Console:
@@ -77,7 +76,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
 def exit_code(error: RstitchError) -> int:
     """2 for bad input, 1 for the rest."""
-    return BAD_INPUT if error.code.name in _BAD_INPUT_CODES else FAILED
+    return BAD_INPUT if isinstance(error, Refused) else FAILED
 
 
 def print_error(message: str) -> None:

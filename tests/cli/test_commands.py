@@ -235,6 +235,15 @@ def test_up_shows_the_log_of_what_cannot_start_and_leaves_nothing(
     assert str(tmp_path) in result.stderr
 
 
+def test_a_renamed_command_keeps_its_old_word_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rstitch.cli.tools._exit_code_of", lambda arguments: print(*arguments[2:]) or 0)
+    assert run("latency", "fit").stdout == run("profile", "fit").stdout == "-m evals.latency fit\n"
+    assert "rstitch profile is now rstitch latency" in run("profile").stderr
+    listed = run("--help").stdout
+    assert " latency " in listed
+    assert " profile " not in listed
+
+
 def test_bench_hands_its_arguments_on_and_its_exit_code_back(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,4 +265,4 @@ def test_bench_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert "needs evals and torch" in line
-    assert "pip install 'rstitch[evals,local]'" in line
+    assert "after `make setup`" in line
