@@ -32,7 +32,7 @@ from router_svc.decoding.loop import Generation
 from router_svc.decoding.recovery import Recovery
 from router_svc.decoding.speculation import Speculation
 from router_svc.decoding.stopwatch import Stopwatch
-from router_svc.observers.observer import Watch
+from router_svc.observers.observer import AnswerObserver
 from router_svc.observers.trace import GenerationTrace, begin_trace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET
@@ -93,7 +93,7 @@ class Sessions:
         self._heads = heads
         self._telemetry = telemetry
         self.clock = clock
-        self.watch = Watch(pair, settings.guard == "on", clock, metrics)
+        self.watch = AnswerObserver(pair, settings.guard == "on", clock, metrics)
         self._running: dict[str, Running] = {}
         self._run_ahead = RunAheadGate(
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running

@@ -14,7 +14,7 @@ import grpc
 from google.protobuf import json_format
 
 from router_svc.answers.request import Question
-from router_svc.api import validation
+from router_svc.api.validation import parse_question
 from router_svc.trajectory import keys
 from router_svc.trajectory.redis_link import RedisLink
 from rstitch.errors import RstitchError, invalid
@@ -69,7 +69,7 @@ class Profiles:
         What the profile has beside a policy holds where the request gives none.
         """
         if request.policy.WhichOneof("kind") != "profile":
-            return validation.question(request, self._default_tau)
+            return parse_question(request, self._default_tau)
         name = _checked_name(request.policy.profile, _NOT_NAMED)
         text: bytes | None = await self._link.command("HGET", keys.PROFILES, name)
         if text is None:
@@ -81,7 +81,7 @@ class Profiles:
         for extra in ("early_exit", "budget"):
             if profile.HasField(extra) and not request.HasField(extra):
                 getattr(meant, extra).CopyFrom(getattr(profile, extra))
-        return replace(validation.question(meant, self._default_tau), profile=name)
+        return replace(parse_question(meant, self._default_tau), profile=name)
 
     async def _unknown(self, name: str, field: str) -> RstitchError:
         names = [profile.name for profile in await self.all()]
@@ -109,7 +109,7 @@ def _check(profile: router_pb2.Profile, default_tau: float) -> None:
         if profile.HasField(extra):
             getattr(asked, extra).CopyFrom(getattr(profile, extra))
     try:
-        validation.question(asked, default_tau)
+        parse_question(asked, default_tau)
     except RstitchError as error:
         error.field = f"profile.{error.field}"
         raise

@@ -11,9 +11,17 @@ import structlog
 from router_svc.answers.events import Reader
 from router_svc.answers.log import AnswerLog
 from router_svc.answers.sessions import Sessions
-from router_svc.api import messages as convert
-from router_svc.api import validation
+from router_svc.api.messages import (
+    encode_event,
+    encode_finished,
+    encode_guard,
+    encode_heads,
+    encode_model,
+    encode_started,
+    encode_trajectory,
+)
 from router_svc.api.profiles import Profiles
+from router_svc.api.validation import check_session_id, encode_page_token, parse_page, parse_reattach
 from router_svc.policies.heads import Heads
 from router_svc.policies.kinds import KINDS
 from router_svc.settings import RouterSettings
@@ -53,7 +61,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         """Begins an answer, or joins one, and shows it as it is stored."""
         came = self._sessions.clock()
         if request.HasField("resume_from"):
-            asked = validation.reattach(request)
+            asked = parse_reattach(request)
             structlog.contextvars.bind_contextvars(session_id=asked.session_id)
             log = await _out_of_reach(self._sessions.attach(asked, came))
             position = max(asked.resume_from, log.settings.start)
@@ -67,44 +75,44 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                 yield response
 
     async def _events(self, log: AnswerLog, position: int) -> AsyncIterator[router_pb2.GenerateResponse]:
-        yield convert.started(log.session_id, log.settings.start, position, log.trace_id)
+        yield encode_started(log.session_id, log.settings.start, position, log.trace_id)
         reader = Reader(self._pair.tokenizer.decode, log.context, log.settings.stop, position)
         async for chunks in log.follow():
             for event in reader.read(chunks):
-                yield convert.event(event)
+                yield encode_event(event)
         outcome = log.outcome
         assert outcome is not None
         if isinstance(outcome, RstitchError):
             raise _with_way_on(outcome, log, reader.position)
         for event in reader.end():
-            yield convert.event(event)
-        yield convert.finished(outcome, log.settings)
+            yield encode_event(event)
+        yield encode_finished(outcome, log.settings)
 
     async def GetTrajectory(
         self, request: router_pb2.GetTrajectoryRequest, context: Any
     ) -> router_pb2.GetTrajectoryResponse:
         """One trajectory, whole."""
-        trajectory = await self._sessions.trajectory(validation.session_id(request.session_id))
+        trajectory = await self._sessions.trajectory(check_session_id(request.session_id))
         decode = self._pair.tokenizer.decode
-        message = await asyncio.to_thread(convert.trajectory, trajectory.header, trajectory.chunks, decode)
+        message = await asyncio.to_thread(encode_trajectory, trajectory.header, trajectory.chunks, decode)
         return router_pb2.GetTrajectoryResponse(trajectory=message)
 
     async def ListTrajectories(
         self, request: router_pb2.ListTrajectoriesRequest, context: Any
     ) -> router_pb2.ListTrajectoriesResponse:
         """A page of them."""
-        num, before = validation.page(request, self._settings.max_list)
+        num, before = parse_page(request, self._settings.max_list)
         headers, ended = await self._sessions.page(num, before)
         return router_pb2.ListTrajectoriesResponse(
-            trajectories=[convert.trajectory(header) for header in headers],
-            next_page_token=validation.page_token(ended),
+            trajectories=[encode_trajectory(header) for header in headers],
+            next_page_token=encode_page_token(ended),
         )
 
     async def DeleteTrajectory(
         self, request: router_pb2.DeleteTrajectoryRequest, context: Any
     ) -> router_pb2.DeleteTrajectoryResponse:
         """Stops it, then forgets it."""
-        await _out_of_reach(self._sessions.delete(validation.session_id(request.session_id)))
+        await _out_of_reach(self._sessions.delete(check_session_id(request.session_id)))
         return router_pb2.DeleteTrajectoryResponse()
 
     async def PutProfile(self, request: router_pb2.PutProfileRequest, context: Any) -> router_pb2.PutProfileResponse:
@@ -134,14 +142,14 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             default_tau=self._settings.tau,
             num_running=self._sessions.num_running,
             version=__version__,
-            guard=convert.guard_status(self._sessions.watch.view(), self._sessions.watch.on),
-            heads=convert.heads(await asyncio.to_thread(self._heads.states)),
+            guard=encode_guard(self._sessions.watch.guard_state(), self._sessions.watch.on),
+            heads=encode_heads(await asyncio.to_thread(self._heads.states)),
         )
 
     def _worker(self, model: Model) -> router_pb2.WorkerStatus:
         ready, detail = self._pair.status(model)
         status = router_pb2.WorkerStatus(
-            role=convert.model(model), address=self._pair.client(model).address, ready=ready, detail=detail
+            role=encode_model(model), address=self._pair.client(model).address, ready=ready, detail=detail
         )
         info = self._pair.info(model)
         if info is not None:

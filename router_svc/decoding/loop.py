@@ -147,9 +147,9 @@ class Generation:
             if await self._follow(pen, start, trial.add) is None:
                 return pen
             taken = exits.ends_thinking(trial)
-            span.decided(len(prompt) + len(trial.tokens), trial.confidence, taken)
+            span.set_outcome(len(prompt) + len(trial.tokens), trial.confidence, taken)
         self._recovery.progress()
-        self._usage.tried(len(prompt) + len(trial.tokens), self._watch.since_us(began))
+        self._usage.record_trial(len(prompt) + len(trial.tokens), self._watch.since_us(began))
         if not taken:
             return pen
         self._usage.exit_position, self._usage.exit_confidence = position, trial.confidence
@@ -170,7 +170,7 @@ class Generation:
             await self._recovery.before(pen)
             await worker.found()
         run = await start(worker)
-        self._trace.fed(run.num_sent)
+        self._trace.add_catch_up(run.num_sent)
         began = since = self._watch.run_begins()
         self._run_ahead()
         try:
@@ -199,7 +199,7 @@ class Generation:
         if finish is not None:
             worker.count(finish, self._watch.since_us(began))
             self._usage.num_consultations += finish.num_consultations
-            self._trace.ran(finish)
+            self._trace.add_run(finish)
 
     async def _room(self) -> float:
         """Waits for room in the journal; returns for how long, in s."""
@@ -243,7 +243,7 @@ class Generation:
             self._last = chunk
             self._trail.grow(entropies, uncertainties)
             num_ahead = 0 if is_proposal else self._workers[pen].wrote(len(tokens))
-            self._trace.wrote(len(tokens), num_ahead)
+            self._trace.add_kept(len(tokens), num_ahead)
             self._recovery.progress()
             self._watch.stop()
             usage.time_to_first_token_us = usage.time_to_first_token_us or usage.total_time_us

@@ -86,7 +86,7 @@ class Speculation(Generation):
 
         Returns: how that ended; None if a stop string cut it short.
         """
-        traceparent = self._traceparent if self._pen is Model.LLM else self._trace.foresee_segment(Model.LLM)
+        traceparent = self._traceparent if self._pen is Model.LLM else self._trace.prepare_segment(Model.LLM)
         written = False
 
         def start(worker: WorkerSession) -> Awaitable[PendingRun]:

@@ -45,7 +45,7 @@ _NUM_BUCKETS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Observation:
     """An answer that came to its end, undisturbed from its first token on.
 
     Attributes:
@@ -65,7 +65,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class GuardState:
     """What is known at a load. Times are those of an answer as long as a routed one usually is; 0: unknown.
 
     Attributes:
@@ -101,7 +101,7 @@ def bucket_name(bucket: int) -> str:
     return "1 session" if high == 1 else f"{low} sessions" if low == high else f"{low}-{high} sessions"
 
 
-class _Figure:
+class _DecayingSample:
     """The recent values of one figure, older ones weighing less."""
 
     def __init__(self, half_life: int) -> None:
@@ -148,12 +148,12 @@ def _median(values: list[tuple[float, float]]) -> float:
 
 
 @dataclass(slots=True)
-class _Load:
+class _LoadBucket:
     """What was seen at one load: times per token in us, and whether routing loses."""
 
-    routed: _Figure
-    llm_only: _Figure
-    llm_forward: _Figure  # the LLM's alone, within routed answers
+    routed: _DecayingSample
+    llm_only: _DecayingSample
+    llm_forward: _DecayingSample  # the LLM's alone, within routed answers
     correction: float = 1.0
     loses: bool = False
     streak: int = 0
@@ -192,7 +192,7 @@ class Guard:
         self._pair: Hashable = None
         self._forget()
 
-    def of_pair(self, pair: Hashable) -> None:
+    def set_pair(self, pair: Hashable) -> None:
         """Which workers are there now; figures of others, or of a worker before its restart, say nothing of them."""
         if pair != self._pair:
             self._pair = pair
@@ -200,14 +200,14 @@ class Guard:
 
     def choose(self, load: int) -> str:
         """Why a new answer, one of `load`, should be LLM-only; "": it should be routed. Counts the turns."""
-        view = self.view(load)
+        view = self.state(load)
         if not view.llm_only:
             return ""
         at = self._loads[bucket_of(load)]
         at.turn += 1
         return view.reason if at.turn % self._explore_every else ""
 
-    def saw(self, answer: Answered) -> None:
+    def observe(self, answer: Observation) -> None:
         """Learns from an answer."""
         self._now += 1
         at = self._loads[bucket_of(answer.load)]
@@ -224,41 +224,41 @@ class Guard:
             at.correction = at.llm_only.median(self._now)[0] / at.llm_forward.median(self._now)[0]
         self._judge(at)
 
-    def view(self, load: float) -> View:
+    def state(self, load: float) -> GuardState:
         """What is known at a load."""
-        return self._view(bucket_of(load))
+        return self._state(bucket_of(load))
 
-    def views(self) -> dict[str, View]:
+    def states(self) -> dict[str, GuardState]:
         """What is known at each load at which answers were seen, by the load's name."""
         seen = (bucket for bucket, at in enumerate(self._loads) if at.routed or at.llm_only)
-        return {bucket_name(bucket): self._view(bucket) for bucket in seen}
+        return {bucket_name(bucket): self._state(bucket) for bucket in seen}
 
-    def _view(self, bucket: int) -> View:
+    def _state(self, bucket: int) -> GuardState:
         at = self._loads[bucket]
         nums = {"num_routed": len(at.routed), "num_llm_only": len(at.llm_only)}
         verdict = self._verdict(at)
         if verdict is None:
             words = f"too few answers at {bucket_name(bucket)} to say whether routing pays"
-            return View(False, f"{words} ({_counts(at)}).", **nums)
+            return GuardState(False, f"{words} ({_counts(at)}).", **nums)
         estimated = ", LLM-only time estimated from its forwards" if verdict.estimated else ""
         reason = (
             f"routed answers took {verdict.ratio:.2f}x as long as LLM-only ones at {bucket_name(bucket)} "
             f"({_counts(at)}{estimated})."
         )
-        return View(at.loses, reason, round(verdict.routed_us), round(verdict.llm_only_us), **nums)
+        return GuardState(at.loses, reason, round(verdict.routed_us), round(verdict.llm_only_us), **nums)
 
     def _forget(self) -> None:
         self._now = 0  # answers seen
-        self._routed_lengths, self._llm_only_lengths = self._figure(), self._figure()
-        self._loads = [_Load(self._figure(), self._figure(), self._figure()) for _ in range(_NUM_BUCKETS)]
+        self._routed_lengths, self._llm_only_lengths = self._sample(), self._sample()
+        self._loads = [_LoadBucket(self._sample(), self._sample(), self._sample()) for _ in range(_NUM_BUCKETS)]
 
-    def _figure(self) -> _Figure:
-        return _Figure(self._half_life)
+    def _sample(self) -> _DecayingSample:
+        return _DecayingSample(self._half_life)
 
-    def _known(self, figure: _Figure) -> bool:
+    def _known(self, figure: _DecayingSample) -> bool:
         return figure.weight(self._now) >= self._min_answers
 
-    def _judge(self, at: _Load) -> None:
+    def _judge(self, at: _LoadBucket) -> None:
         """Counts verdicts against the state; enough in a row turn it. What is forgotten cannot hold it."""
         verdict = self._verdict(at)
         if verdict is None:
@@ -269,7 +269,7 @@ class Guard:
         if at.streak >= self._patience:
             at.loses, at.streak = not at.loses, 0
 
-    def _verdict(self, at: _Load) -> _Verdict | None:
+    def _verdict(self, at: _LoadBucket) -> _Verdict | None:
         if not self._known(at.routed):
             return None
         routed, routed_variance = at.routed.median(self._now)
@@ -297,5 +297,5 @@ class Guard:
         return (llm_only / routed) ** trust, trust**2 * (llm_only_variance + routed_variance)
 
 
-def _counts(at: _Load) -> str:
+def _counts(at: _LoadBucket) -> str:
     return f"n={len(at.routed)} and {len(at.llm_only)}"

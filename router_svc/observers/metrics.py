@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from router_svc.observers.guard import View
+from router_svc.observers.guard import GuardState
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.trajectory.types import Finished, Model
 from rstitch.errors import RstitchError
@@ -31,7 +31,9 @@ class AnswerMetrics:
     def __init__(self, metrics: Metrics, num_running: Callable[[], int]) -> None:
         meter = metrics.meter
         self.enabled = metrics.enabled
-        self._views: dict[str, View] = {}  # by the load's name; replaced by the loop, read by the sender's thread
+        self._states: dict[
+            str, GuardState
+        ] = {}  # by the load's name; replaced by the loop, read by the sender's thread
         self._answers = meter.create_counter(semconv.METRIC_ANSWERS, "{answer}", "Answers that ended.")
         self._tokens = meter.create_counter(semconv.METRIC_TOKENS, "{token}", "Tokens of finished answers.")
         self._switches = meter.create_counter(semconv.METRIC_SWITCHES, "{switch}", "Hand-overs in finished answers.")
@@ -100,17 +102,17 @@ class AnswerMetrics:
             after_first_us = usage.total_time_us - usage.time_to_first_token_us
             self._per_token.record(after_first_us / (num_tokens - 1) / 1e6, timed)
 
-    def knows(self, views: dict[str, View]) -> None:
+    def set_guard_states(self, states: dict[str, GuardState]) -> None:
         """What the guard knows by now, by the load's name."""
-        self._views = views
+        self._states = states
 
     def _guard_states(self) -> Iterator[Reading]:
-        for load, view in self._views.items():
-            yield int(view.llm_only), {semconv.RSTITCH_LOAD: load}
+        for load, state in self._states.items():
+            yield int(state.llm_only), {semconv.RSTITCH_LOAD: load}
 
     def _costs(self) -> Iterator[Reading]:
         """Only where both are known."""
-        for load, view in self._views.items():
-            if view.routed_us:
-                yield view.routed_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "routed"}
-                yield view.llm_only_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "llm_only"}
+        for load, state in self._states.items():
+            if state.routed_us:
+                yield state.routed_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "routed"}
+                yield state.llm_only_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "llm_only"}

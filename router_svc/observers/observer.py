@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from router_svc.observers.guard import Answered, Guard, View
+from router_svc.observers.guard import Guard, GuardState, Observation
 from router_svc.observers.load import LoadMeter
 from router_svc.observers.metrics import AnswerMetrics
 from router_svc.policies.answer_settings import AnswerSettings
@@ -19,7 +19,7 @@ from rstitch.errors import RstitchError
 from rstitch.service.metrics import Metrics
 
 
-class Watch:
+class AnswerObserver:
     """Of all answers that this router writes.
 
     Args:
@@ -48,7 +48,7 @@ class Watch:
         """
         if is_bounded or not (self.on if guard is None else guard) or not _is_routed(policy):
             return policy, ""
-        self._guard.of_pair(self._workers())
+        self._guard.set_pair(self._workers())
         reason = self._guard.choose(load)
         return (LlmOnly(), reason) if reason else (policy, "")
 
@@ -70,9 +70,9 @@ class Watch:
         if not undisturbed or isinstance(outcome, RstitchError) or not (routed or isinstance(settings.policy, LlmOnly)):
             return
         usage = outcome.usage
-        self._guard.of_pair(workers)
-        self._guard.saw(
-            Answered(
+        self._guard.set_pair(workers)
+        self._guard.observe(
+            Observation(
                 routed=routed,
                 load=load,
                 time_us=usage.total_time_us,
@@ -82,12 +82,12 @@ class Watch:
             )
         )
         if self._metrics.enabled:
-            self._metrics.knows(self._guard.views())
+            self._metrics.set_guard_states(self._guard.states())
 
-    def view(self) -> View:
+    def guard_state(self) -> GuardState:
         """What a new answer would find."""
-        self._guard.of_pair(self._workers())
-        return self._guard.view(self._load.num + 1)
+        self._guard.set_pair(self._workers())
+        return self._guard.state(self._load.num + 1)
 
     def _workers(self) -> tuple[str, ...]:
         infos = [self._pair.info(model) for model in Model]

@@ -34,7 +34,7 @@ class TrialSpan:
         self._span = span
         self.traceparent = traceparent_of(span) if span is not None else ""
 
-    def decided(self, num_tokens: int, confidence: float, taken: bool) -> None:
+    def set_outcome(self, num_tokens: int, confidence: float, taken: bool) -> None:
         """It was decoded, and this is what became of it."""
         if self._span is not None:
             self._span.set_attributes(
@@ -138,7 +138,7 @@ class GenerationTrace:
         self._before = self._segment.get_span_context()
         return traceparent_of(self._segment)
 
-    def foresee_segment(self, model: Model) -> str:
+    def prepare_segment(self, model: Model) -> str:
         """`model` begins to work on what may become the next segment; `begin_segment` tells where that begins.
 
         The open segment's time ends here, though what is in it is known only then. Returns: as `begin_segment`.
@@ -170,19 +170,19 @@ class GenerationTrace:
         finally:
             span.end()
 
-    def fed(self, num_tokens: int) -> None:
+    def add_catch_up(self, num_tokens: int) -> None:
         """The segment's model, or that of the one foreseen, was fed so many tokens that it had not seen."""
         if self._next is None:
             self._num_catch_up_tokens += num_tokens
         else:
             self._next_num_catch_up_tokens += num_tokens
 
-    def wrote(self, num_tokens: int, num_ahead_tokens: int) -> None:
+    def add_kept(self, num_tokens: int, num_ahead_tokens: int) -> None:
         """So many tokens were kept, so many of them written ahead."""
         self._num_tokens += num_tokens
         self._num_ahead_tokens += num_ahead_tokens
 
-    def ran(self, finish: RunFinish) -> None:
+    def add_run(self, finish: RunFinish) -> None:
         """A run of the segment is over."""
         self._queue_us += finish.queue_us
         self._forward_us += finish.forward_us

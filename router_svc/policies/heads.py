@@ -48,7 +48,7 @@ class HeadState:
     detail: str
 
 
-def parts_of(name: str) -> tuple[str, str | None]:
+def split_name(name: str) -> tuple[str, str | None]:
     """A head's name or hub id, and its version if there is one. Raises RstitchError, naming the field."""
     match = _NAME.fullmatch(name)
     if match is None:
@@ -91,7 +91,7 @@ class Heads:
 
     def get(self, name: str) -> NamedHead:
         """The head that fits the SLM, of NAME, NAME@VERSION or hub id. Raises RstitchError, naming the field."""
-        plain, version = parts_of(name)
+        plain, version = split_name(name)
         found = self._find(plain, version)
         if found is None:
             raise self._unknown(plain, version)

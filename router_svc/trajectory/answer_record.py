@@ -13,12 +13,12 @@ from router_svc.trajectory.usage import Usage
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def dump(usage: Usage) -> str:
+def encode_usage(usage: Usage) -> str:
     """Usage as a field of the hash."""
     return _encode(usage.as_dict())
 
 
-def entries(chunks: Sequence[Chunk]) -> list[Any]:
+def encode_chunks(chunks: Sequence[Chunk]) -> list[Any]:
     """Chunks as the scripts take them: seven arguments each."""
     made: list[Any] = []
     for chunk in chunks:
@@ -34,7 +34,7 @@ def entries(chunks: Sequence[Chunk]) -> list[Any]:
     return made
 
 
-def chunk(entry: dict[bytes, bytes]) -> Chunk:
+def decode_chunk(entry: dict[bytes, bytes]) -> Chunk:
     """A chunk from its entry of the stream."""
     return Chunk(
         source=Source(int(entry[b"s"])),
@@ -47,7 +47,7 @@ def chunk(entry: dict[bytes, bytes]) -> Chunk:
     )
 
 
-def header(session_id: str, fields: dict[bytes, bytes]) -> Header:
+def decode_header(session_id: str, fields: dict[bytes, bytes]) -> Header:
     """A header from its hash."""
     return Header(
         session_id=session_id,

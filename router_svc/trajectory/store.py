@@ -15,8 +15,8 @@ import grpc
 import structlog
 from redis.exceptions import RedisError
 
-from router_svc.trajectory import answer_record as records
 from router_svc.trajectory import keys
+from router_svc.trajectory.answer_record import decode_chunk, decode_header, encode_chunks, encode_usage
 from router_svc.trajectory.group_commit import GroupCommit
 from router_svc.trajectory.redis_link import RedisLink, refusal
 from router_svc.trajectory.types import Chunk, FinishReason, Header, State, Trajectory
@@ -85,7 +85,7 @@ class TrajectoryStore:
     async def header(self, session_id: str) -> Header | None:
         """Without tokens; None if unknown or forgotten."""
         fields: dict[bytes, bytes] = await self._link.command("HGETALL", keys.trajectory(session_id))
-        return records.header(session_id, fields) if fields else None
+        return decode_header(session_id, fields) if fields else None
 
     async def trajectory(self, session_id: str) -> Trajectory | None:
         """Whole, read at one moment; None if unknown or forgotten. Raises RstitchError (DATA_LOSS) if not whole."""
@@ -100,8 +100,8 @@ class TrajectoryStore:
         fields, entries = await self._link.call(read)
         if not fields:
             return None
-        chunks = tuple(records.chunk(entry) for _, entry in entries)
-        made = Trajectory(records.header(session_id, fields), chunks)
+        chunks = tuple(decode_chunk(entry) for _, entry in entries)
+        made = Trajectory(decode_header(session_id, fields), chunks)
         num = sum(len(chunk.tokens) for chunk in chunks)
         if num != made.header.length:
             raise RstitchError(
@@ -139,13 +139,13 @@ class TrajectoryStore:
                     length,
                     length + sum(len(chunk.tokens) for chunk in chunks),
                     settings,
-                    records.dump(usage),
+                    encode_usage(usage),
                     router_id,
                     _now_ms(),
                     self._ttl_ms,
                     session_id,
                     keys.ROUTER_PREFIX,
-                    *records.entries(chunks),
+                    *encode_chunks(chunks),
                 ],
             )
         )
@@ -174,7 +174,7 @@ class TrajectoryStore:
 
         Raises: Fenced (ABORTED, TAKEN_OVER or DELETED); Behind; RstitchError (UNAVAILABLE) after the patience.
         """
-        entries = records.entries(chunks)
+        entries = encode_chunks(chunks)
         arguments = [
             session_id,
             owned.owner,
@@ -183,7 +183,7 @@ class TrajectoryStore:
             length + sum(len(chunk.tokens) for chunk in chunks),
             state.value,
             finish.value if finish else "",
-            records.dump(usage),
+            encode_usage(usage),
             len(entries),
             *entries,
         ]

@@ -49,7 +49,7 @@ class Usage:
     exit_position: int = 0  # of the first token of the exit's prompt; 0: the thinking did not end early
     exit_confidence: float = 0.0
 
-    def tried(self, num_tokens: int, time_us: int) -> None:
+    def record_trial(self, num_tokens: int, time_us: int) -> None:
         """A trial answer was decoded."""
         self.num_trials += 1
         self.num_trial_tokens += num_tokens
