@@ -19,7 +19,7 @@ from router_svc.api.service import RouterService
 from router_svc.policies.heads import Heads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.lease import Lease
-from router_svc.trajectory.redis_link import shown
+from router_svc.trajectory.redis_link import without_password
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import WorkerClient
@@ -55,7 +55,8 @@ def _explain(error: ValidationError) -> str:
     lines = ["router: cannot start:"]
     for item in error.errors():
         name = str(item["loc"][0]) if item["loc"] else "settings"
-        lines.append(f"  --{name.replace('_', '-')} (or RSTITCH_{name.upper()}): {item['msg']}")
+        remedy = "; write on or off" if item["type"] == "bool_parsing" else ""
+        lines.append(f"  --{name.replace('_', '-')} (or RSTITCH_{name.upper()}): {item['msg']}{remedy}")
     return "\n".join(lines)
 
 
@@ -91,7 +92,7 @@ class Router:
 
     async def start(self) -> None:
         """Binds; the server says NOT_SERVING until `attend` has found all that it needs."""
-        self.service.detail = f"waiting for redis at {shown(self._settings.redis)}"
+        self.service.detail = f"waiting for redis at {without_password(self._settings.redis)}"
         self.port = await self.server.start()
 
     async def attend(self) -> None:

@@ -16,9 +16,8 @@ class RouterSettings(BaseSettings):
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="RSTITCH_", cli_kebab_case=True, cli_implicit_flags=True, extra="ignore", frozen=True
-    )
+    # No implicit flags: a switch is written `--guard on`, so that each flag has a value as its variable has.
+    model_config = SettingsConfigDict(env_prefix="RSTITCH_", cli_kebab_case=True, extra="ignore", frozen=True)
 
     slm: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT of the SLM's worker.")] = "127.0.0.1:50051"
     llm: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT of the LLM's worker.")] = "127.0.0.1:50052"
@@ -32,12 +31,11 @@ class RouterSettings(BaseSettings):
         str, Field(description="Folder of the heads for `learned`, NAME/head.safetensors each; empty: none.")
     ] = ""
     head_in_worker: Annotated[
-        Literal["on", "off"],
-        Field(description="Whether the SLM's worker asks the head of `learned`, or the router does."),
-    ] = "on"
+        bool, Field(description="Whether the SLM's worker asks the head of `learned`, or the router does; on or off.")
+    ] = True
     guard: Annotated[
-        Literal["on", "off"], Field(description="Where a request does not say: LLM-only while routing loses?")
-    ] = "off"
+        bool, Field(description="Where a request does not say: LLM-only while routing loses? on or off.")
+    ] = False
     # Empty: what the models' folders say, else what suits most reasoning models (early_exit.DEFAULT_STYLE).
     early_exit_boundaries: Annotated[
         list[Annotated[str, Field(min_length=1)]],

@@ -14,8 +14,8 @@ import structlog
 from router_svc.answers.log import AnswerLog
 from router_svc.decoding.loop import Generation
 from router_svc.observers.trace import GenerationTrace
+from router_svc.trajectory.errors import Fenced
 from router_svc.trajectory.journal import Journal
-from router_svc.trajectory.store import Fenced
 from router_svc.trajectory.types import Finished, FinishReason, Model
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.session import WorkerSession

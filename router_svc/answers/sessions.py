@@ -18,7 +18,6 @@ import structlog
 
 from router_svc.answers.log import AnswerLog
 from router_svc.answers.refusals import (
-    deleted,
     owned_elsewhere,
     router_draining,
     session_running,
@@ -42,6 +41,7 @@ from router_svc.policies.kinds import Learned, Random, Speculative
 from router_svc.policies.policy import Head, Policy, Trail
 from router_svc.settings import RouterSettings
 from router_svc.text.answer_text import AnswerText
+from router_svc.trajectory.errors import deleted
 from router_svc.trajectory.journal import Journal
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
@@ -93,7 +93,7 @@ class Sessions:
         self._heads = heads
         self._telemetry = telemetry
         self.clock = clock
-        self.watch = AnswerObserver(pair, settings.guard == "on", clock, metrics)
+        self.watch = AnswerObserver(pair, settings.guard, clock, metrics)
         self._running: dict[str, Running] = {}
         self._run_ahead = RunAheadGate(
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
@@ -282,7 +282,7 @@ class Sessions:
             return replace(policy, seed=zlib.crc32(session_id.encode()))
         if isinstance(policy, Learned) and named is not None:
             tau = named.head.facts.tau if policy.tau is None else policy.tau
-            return Learned(named.full_name, tau, self._settings.head_in_worker == "on")
+            return Learned(named.full_name, tau, self._settings.head_in_worker)
         return policy
 
     async def _exit_rules(self, asked: EarlyExit | None) -> ExitRules | None:
