@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """One line per setting at fault, naming its flag and its variable."""
+    """The error as one line for each setting at fault, with the names of its flag and of its variable."""
     lines = ["router: cannot start:"]
     for item in error.errors():
         name = str(item["loc"][0]) if item["loc"] else "settings"
@@ -61,12 +61,12 @@ def _explain(error: ValidationError) -> str:
 
 
 class Router:
-    """A router that serves, ready or not. Made by `running`.
+    """A router that serves, ready or not; `running` makes it.
 
     Attributes:
-        port: that it listens on.
+        port: the port that it listens on, once started.
         ready: set once it takes questions.
-        attending: the task of `attend`, which ends only by a bug.
+        attending: the task of `attend`, which ends only by a bug of ours.
     """
 
     def __init__(
@@ -91,14 +91,15 @@ class Router:
         self.attending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Binds; the server says NOT_SERVING until `attend` has found all that it needs."""
+        """Binds the port. The server says NOT_SERVING until `attend` has found all that the router needs."""
         self.service.detail = f"waiting for redis at {without_password(self._settings.redis)}"
         self.port = await self.server.start()
 
     async def attend(self) -> None:
-        """Waits for Redis and the workers, then keeps health and lease as they should be. Until cancelled."""
+        """Waits for Redis and the workers, then keeps health and lease as they should be until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.pair.watch())
+            # Workers are waited for meanwhile; what follows needs Redis.
             await self._wait_for_redis()
             group.create_task(self.lease.keep(self.sessions.tidy))
             group.create_task(self._tell_health())
@@ -116,7 +117,7 @@ class Router:
                 return
 
     async def _tell_health(self) -> None:
-        """SERVING while the pair is sound; a worker that is away for a while is waited for by those who need it."""
+        """Says SERVING while the pair is sound. An answer waits itself for a worker that is away for a while."""
         while True:
             await self.pair.wait_ready()
             await self.server.set_serving(True)
@@ -130,7 +131,7 @@ class Router:
             _log.error("not ready", detail=self.pair.detail)
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections to workers and Redis; nothing may be running any more."""
         await self.pair.close()
         await self.profiles.close()
         await self.store.close()
@@ -143,7 +144,7 @@ async def running(
     clock: Callable[[], float] = time.monotonic,
     metrics: Metrics = NO_METRICS,
 ) -> AsyncIterator[Router]:
-    """A router that listens and attends to its readiness. Ends without a drain; that is the caller's to do."""
+    """Runs a router that listens and attends to its readiness. The caller drains it before leaving the context."""
     router = Router(settings, telemetry, clock, metrics)
     await router.start()
     router.attending = attending = asyncio.create_task(router.attend(), name="attend")

@@ -11,7 +11,7 @@ _ADDRESS = r".+:\d+$"
 
 
 class RouterSettings(BaseSettings):
-    """The router in front of two model workers.
+    """Settings of the router in front of two model workers.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
     """
@@ -36,7 +36,7 @@ class RouterSettings(BaseSettings):
     guard: Annotated[
         bool, Field(description="Where a request does not say: LLM-only while routing loses? on or off.")
     ] = False
-    # Empty: what the models' folders say, else what suits most reasoning models (early_exit.DEFAULT_STYLE).
+    # Where these are empty the models' folders say it, or else early_exit.DEFAULT_STYLE, which suits most models.
     early_exit_boundaries: Annotated[
         list[Annotated[str, Field(min_length=1)]],
         Field(max_length=16, description="Early exit tries an answer after a token that contains one of these."),
@@ -51,6 +51,7 @@ class RouterSettings(BaseSettings):
     ttl_s: Annotated[float, Field(gt=0, description="A trajectory is forgotten so long after it last grew, in s.")] = (
         86_400.0
     )
+    # Three renewals fit into it, and each has one try: shorter than 0.2 s, a busy event loop alone would lose the sessions.
     lease_s: Annotated[
         float,
         Field(ge=0.2, description="A router that died is given up after so long, in s; its sessions are free then."),

@@ -1,4 +1,8 @@
-"""The router's values into the messages of router.proto. The messages stop at this edge."""
+"""The router's values as messages of router.proto, one `encode_` function for each. The messages stop at this edge.
+
+What policies, budgets and early exit were asked for without is filled in: a client sees what its answer was written
+with.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +30,15 @@ _STATES = {
     State.FINISHED: router_pb2.TRAJECTORY_STATE_FINISHED,
     State.INTERRUPTED: router_pb2.TRAJECTORY_STATE_INTERRUPTED,
 }
-_OF_THE_EXIT = ("exit_position", "exit_confidence")  # have a message of their own
+# Fields of `Usage` that the wire has in a message of their own, EarlyExitTaken; all others have the names of the
+# contract.
+_EXIT_FIELDS = ("exit_position", "exit_confidence")
 
 
 def encode_started(
     session_id: str, num_prompt_tokens: int, position: int, trace_id: str
 ) -> router_pb2.GenerateResponse:
-    """The first event of a stream."""
+    """The first event of a stream: where the answer begins, and where this reader does."""
     return router_pb2.GenerateResponse(
         started=router_pb2.Started(
             session_id=session_id, num_prompt_tokens=num_prompt_tokens, position=position, trace_id=trace_id
@@ -41,9 +47,9 @@ def encode_started(
 
 
 def encode_event(value: Event) -> router_pb2.GenerateResponse:
-    """A chunk or a switch."""
+    """An event in the middle of a stream: tokens, or a switch."""
     if isinstance(value, Switched):
-        # `from` is a keyword of the language.
+        # `from` is a keyword of Python and cannot be written as an argument.
         fields: dict[str, Any] = {"from": encode_model(value.to.other)}
         return router_pb2.GenerateResponse(
             switch=router_pb2.Switch(
@@ -67,14 +73,14 @@ def encode_event(value: Event) -> router_pb2.GenerateResponse:
 
 
 def encode_finished(value: Finished, settings: AnswerSettings) -> router_pb2.GenerateResponse:
-    """The last event of a stream."""
+    """The last event of the stream of a finished answer."""
     return router_pb2.GenerateResponse(finished=_encode_finished(value, settings))
 
 
 def encode_trajectory(
     header: Header, chunks: Sequence[Chunk] = (), decode: Decode | None = None
 ) -> router_pb2.Trajectory:
-    """A trajectory; without `decode` without texts, without `chunks` without segments."""
+    """A trajectory; without `chunks` it has no segments, as in a listing, and without `decode` these have no texts."""
     settings = AnswerSettings.from_json(header.settings)
     segments = joined(chunks)
     texts = _segment_texts(segments, decode) if decode is not None else [""] * len(segments)
@@ -94,7 +100,7 @@ def encode_trajectory(
 
 
 def encode_guard(state: GuardState, on: bool) -> router_pb2.GuardStatus:
-    """What the guard has seen."""
+    """What the guard knows at the present load, and whether it may step in where a question does not say."""
     return router_pb2.GuardStatus(
         llm_only=state.llm_only,
         reason=state.reason,
@@ -107,7 +113,7 @@ def encode_guard(state: GuardState, on: bool) -> router_pb2.GuardStatus:
 
 
 def encode_heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
-    """The heads that can be asked for, and those that cannot."""
+    """The heads of the router's folder, also those that cannot be asked for, which say why."""
     return [
         router_pb2.HeadStatus(name=state.name, version=state.version, tau=state.tau, detail=state.detail)
         for state in states
@@ -115,7 +121,7 @@ def encode_heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
 
 
 def encode_model(value: Model) -> common_pb2.Model:
-    """One of the pair."""
+    """One model of the pair."""
     return common_pb2.MODEL_SLM if value is Model.SLM else common_pb2.MODEL_LLM
 
 
@@ -137,7 +143,11 @@ def _encode_segment(segment: Chunk, text: str) -> router_pb2.Segment:
 
 
 def _segment_texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
-    """One text per segment, whole characters each; prompts and answers are told apart as they were for readers."""
+    """One text for each segment, cut between characters: bytes of one character go to the segment that completes it.
+
+    Together those of an answer are what its readers got: like them, an answer begins with a detokenizer of its own,
+    which sees the last tokens before it. Nothing is held back from one answer into the next prompt.
+    """
     texts: list[str] = []
     before = tokens_of()
     detokenizer = Detokenizer(decode)
@@ -153,7 +163,7 @@ def _segment_texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
 
 
 def encode_policy(value: Policy) -> router_pb2.Policy:
-    """A policy, every default filled in."""
+    """A policy with every default filled in. Raises TypeError for one that the contract does not have: our mistake."""
     p = router_pb2
     match value:
         case Threshold(tau, tau_return, signal, window):
@@ -175,13 +185,13 @@ def encode_policy(value: Policy) -> router_pb2.Policy:
 
 
 def encode_budget(value: Budget) -> router_pb2.Budget:
-    """A budget, every default filled in."""
+    """A budget with every default filled in."""
     then = router_pb2.BUDGET_THEN_STOP if value.stop else router_pb2.BUDGET_THEN_SLM
     return router_pb2.Budget(llm_tokens=value.llm_tokens, max_switches=value.max_switches, then=then)
 
 
 def encode_early_exit(value: EarlyExit) -> router_pb2.EarlyExit:
-    """Early exit, every default filled in."""
+    """Early exit with every default filled in; what ends the thinking without us is not part of the contract."""
     style = value.style
     return router_pb2.EarlyExit(
         threshold=value.threshold,
@@ -212,7 +222,7 @@ def _exit_taken(usage: Usage) -> router_pb2.EarlyExitTaken | None:
 
 
 def _encode_usage(usage: Usage) -> router_pb2.Usage:
-    return router_pb2.Usage(**{name: value for name, value in usage.as_dict().items() if name not in _OF_THE_EXIT})
+    return router_pb2.Usage(**{name: value for name, value in usage.as_dict().items() if name not in _EXIT_FIELDS})
 
 
 def _encode_timestamp(unix_ms: int) -> timestamp_pb2.Timestamp:

@@ -1,6 +1,13 @@
-"""Requests into the router's own values, or a refusal that names the field and the remedy. Nothing is done yet.
+"""Requests into the router's own values, or a refusal that names the field and the remedy.
 
-What needs the session to be judged (does the prompt fit?) is judged in `request`.
+A request is checked in four places, in this order, and the first thing that is wrong is the one that is told:
+
+    api/profiles.py       whether there is the profile that it names, whose policy then takes the name's place
+    here                  what the request says by itself: ranges, lengths, fields that exclude each other
+    answers/sessions.py   whether it can be answered now: the router is ready and has room, the session is free
+    answers/              what needs the session, the models or a head: token ids, whether the prompt fits
+
+Nothing is looked up or changed here, so that a request which cannot be right costs nothing.
 """
 
 from __future__ import annotations
@@ -43,11 +50,13 @@ _MAX_PAGE = 1000
 
 
 def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Question:
-    """A request without `resume_from`. Raises RstitchError."""
+    """The question that a request without `resume_from` asks. Raises RstitchError."""
     wanted = (
         parse_policy(request.policy, default_tau) if request.HasField("policy") else Threshold(default_tau, default_tau)
     )
     bounds = parse_budget(request.budget) if request.HasField("budget") else NO_BUDGET
+    # A budget and a policy are each right by themselves here; together they would end the answer before its first
+    # token.
     if isinstance(wanted, LlmOnly) and bounds.stop and bounds.llm_tokens == 0:
         raise invalid("budget.llm_tokens", "llm_only could write nothing.", "Allow a token, or BUDGET_THEN_SLM.")
     return Question(
@@ -64,7 +73,8 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Q
 
 
 def parse_reattach(request: router_pb2.GenerateRequest) -> Reattach:
-    """A request with `resume_from`: nothing but the session may come with it. Raises RstitchError."""
+    """The answer that a request with `resume_from` joins. Raises RstitchError if it asks for anything beside."""
+    # max_new_tokens, stop and guard have no presence: they count as given unless they are 0 or empty.
     given = request.WhichOneof("input")
     if given is None:
         others = ("policy", "early_exit", "sampling", "budget")
@@ -81,7 +91,7 @@ def parse_reattach(request: router_pb2.GenerateRequest) -> Reattach:
 
 
 def check_session_id(value: str, *, may_be_empty: bool = False) -> str:
-    """A session's id. Raises RstitchError."""
+    """The id as it is. Raises RstitchError if it is none: it becomes part of Redis keys, logs and spans."""
     if (value or not may_be_empty) and not _SESSION_ID.fullmatch(value):
         raise invalid(
             "session_id",
@@ -92,7 +102,7 @@ def check_session_id(value: str, *, may_be_empty: bool = False) -> str:
 
 
 def parse_page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tuple[int, tuple[int, str] | None]:
-    """Size of the page and where the one before ended. Raises RstitchError."""
+    """The size of the page that is asked for, and where the one before it ended. Raises RstitchError."""
     if request.page_size > _MAX_PAGE:
         raise invalid("page_size", f"{request.page_size} is too many.", f"Ask for at most {_MAX_PAGE}.")
     before: tuple[int, str] | None = None
@@ -106,7 +116,7 @@ def parse_page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tup
 
 
 def encode_page_token(ended: tuple[int, str] | None) -> str:
-    """The inverse of what `page` reads."""
+    """The text that `parse_page` reads; "" after the last page. Clients are to send it back, not to understand it."""
     return base64.urlsafe_b64encode(f"{ended[0]}:{ended[1]}".encode()).decode() if ended else ""
 
 
@@ -132,7 +142,7 @@ def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
 
 
 def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:
-    """A policy. Raises RstitchError."""
+    """The policy that a message gives; seed, version and tau that it leaves open stay open. Raises RstitchError."""
     kind = message.WhichOneof("kind")
     match kind:
         case "threshold":
@@ -144,7 +154,7 @@ def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:
             return Random(_check_probability("policy.random.slm_probability", message.random.slm_probability), seed)
         case "learned":
             wanted = message.learned
-            split_name(wanted.name)
+            split_name(wanted.name)  # raises for what names no head; whether there is such a head is asked later
             tau = _check_tau("policy.learned.tau", wanted.tau) if wanted.HasField("tau") else None
             return Learned(wanted.name, tau)
         case "speculative":
@@ -159,7 +169,7 @@ def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:
 
 
 def parse_budget(message: router_pb2.Budget) -> Budget:
-    """A budget. Raises RstitchError."""
+    """The budget that a message gives; one that bounds nothing is a mistake. Raises RstitchError."""
     if message.then not in router_pb2.BudgetThen.values():
         raise invalid(
             "budget.then",
@@ -174,7 +184,7 @@ def parse_budget(message: router_pb2.Budget) -> Budget:
 
 
 def parse_early_exit(message: router_pb2.EarlyExit) -> EarlyExit:
-    """Early exit; what is not given stays empty. Raises RstitchError."""
+    """Early exit as asked for; what is not given stays empty and is filled in later. Raises RstitchError."""
     if not 0 < message.threshold <= 1:
         raise invalid(
             "early_exit.threshold", f"{message.threshold} is no bound of a probability.", "Use a number in (0, 1]."
@@ -204,6 +214,7 @@ def _parse_threshold(message: router_pb2.Threshold) -> Threshold:
     field = "policy.threshold"
     tau = _check_tau(f"{field}.tau", message.tau)
     tau_return = _check_tau(f"{field}.tau_return", message.tau_return) if message.HasField("tau_return") else tau
+    # proto3 passes on the numbers that this version does not know, so that each enum is looked up before it is used.
     if message.signal not in common_pb2.Signal.values():
         names = ", ".join(common_pb2.Signal.keys()[1:])
         raise invalid(f"{field}.signal", f"{message.signal} is none that this router knows.", f"Send one of {names}.")
