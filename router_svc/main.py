@@ -166,7 +166,9 @@ async def _serve(settings: RouterSettings) -> None:
         drained = router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)
         serving = asyncio.create_task(drained, name="serve")
         await asyncio.wait({serving, router.attending}, return_when=asyncio.FIRST_COMPLETED)
-        if not serving.done():  # without lease and watch it must not go on; `running` says what went wrong
+        # Without lease and workers' state it must not go on: others may take its sessions over. `running` raises the
+        # error.
+        if not serving.done():
             _log.error("cannot go on", error=repr(router.attending.exception()))
             signal.raise_signal(signal.SIGTERM)
         await serving

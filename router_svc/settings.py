@@ -51,7 +51,7 @@ class RouterSettings(BaseSettings):
     ttl_s: Annotated[float, Field(gt=0, description="A trajectory is forgotten so long after it last grew, in s.")] = (
         86_400.0
     )
-    # Three renewals fit into it, and each has one try: shorter than 0.2 s, a busy event loop alone would lose the sessions.
+    # Three renewals fit into it, each with one try: below 0.2 s a busy event loop alone would lose the sessions.
     lease_s: Annotated[
         float,
         Field(ge=0.2, description="A router that died is given up after so long, in s; its sessions are free then."),

@@ -121,7 +121,7 @@ def encode_heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
 
 
 def encode_model(value: Model) -> common_pb2.Model:
-    """One model of the pair."""
+    """A model of the pair as the contract numbers it."""
     return common_pb2.MODEL_SLM if value is Model.SLM else common_pb2.MODEL_LLM
 
 
@@ -155,6 +155,8 @@ def _segment_texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
         if index and (segment.source is Source.PROMPT) != (segments[index - 1].source is Source.PROMPT):
             texts[-1] += detokenizer.flush()
             detokenizer = Detokenizer(decode, before[-CONTEXT_TOKENS:])
+        # One by one, as a reader pushed them: what the detokenizer gives for a token depends on the tokens before it
+        # alone.
         texts.append("".join(detokenizer.push(token) for token in segment.tokens))
         before.extend(segment.tokens)
     if texts:
@@ -165,6 +167,7 @@ def _segment_texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
 def encode_policy(value: Policy) -> router_pb2.Policy:
     """A policy with every default filled in. Raises TypeError for one that the contract does not have: our mistake."""
     p = router_pb2
+    # All kinds, by class: a policy that is added must be told to clients, too.
     match value:
         case Threshold(tau, tau_return, signal, window):
             name = common_pb2.Signal.Name(signal.value)

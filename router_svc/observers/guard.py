@@ -124,6 +124,10 @@ class _LoadBucket:
     streak: int = 0
     turn: int = 0
 
+    @classmethod
+    def empty(cls, half_life: int) -> _LoadBucket:
+        return cls(DecayingSample(half_life), DecayingSample(half_life), DecayingSample(half_life))
+
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
@@ -223,7 +227,7 @@ class Guard:
         # One more for each answer: the only clock there is, so that an idle router forgets nothing.
         self._now = 0
         self._routed_lengths, self._llm_only_lengths = (DecayingSample(self._half_life) for _ in range(2))
-        self._loads = [_LoadBucket(*(DecayingSample(self._half_life) for _ in range(3))) for _ in range(_NUM_BUCKETS)]
+        self._loads = [_LoadBucket.empty(self._half_life) for _ in range(_NUM_BUCKETS)]
 
     def _known(self, figure: DecayingSample) -> bool:
         return figure.weight(self._now) >= self._min_answers

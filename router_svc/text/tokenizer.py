@@ -85,6 +85,7 @@ class Tokenizer:
                 f"its tokenizer cannot be read: {error}",
                 remedy="Give the worker a model folder whose tokenizer.json and chat template are sound.",
             ) from error
+        # A tokenizer's file may ask for both, for training; here every token of the text counts, and no other.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._special = dict(files.special_tokens)
@@ -151,6 +152,7 @@ class Tokenizer:
         """
         stand_in = [{"role": "user", "content": "-"}, {"role": "assistant", "content": _ANSWER}]
         text = self._render(stand_in + [_as_dict(message) for message in messages])
+        # Some templates show only the last turns, or drop what an answer thought.
         at = text.find(_ANSWER)
         if at < 0:
             raise invalid("chat", "the chat template drops earlier answers.", "Send the whole conversation anew.")
@@ -199,6 +201,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
+    # Templates of some models put the date into the first message.
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
 

@@ -36,6 +36,8 @@ def taken_over(session_id: str) -> Fenced:
 
 def deleted(session_id: str, error: type[RstitchError] = RstitchError) -> RstitchError:
     """ABORTED: somebody deleted the session, through this router, or through another one (then `Fenced`)."""
+    # Whoever deleted it here stops the answer cleanly, as any interruption does. Only a router that finds it gone is
+    # fenced: it must not even try to store what is left.
     return error(
         grpc.StatusCode.ABORTED,
         "DELETED",

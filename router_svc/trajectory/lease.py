@@ -51,6 +51,7 @@ class Lease:
                 if not self.trouble:  # one line in the log for one outage
                     _log.warning("lease not renewed", error=str(error))
                 self.trouble = error.message
+            # Whatever became of this renewal: a Redis that is back within the lease finds it renewed in time.
             await asyncio.sleep(self.lease_s / 3)
 
     async def resign(self) -> None:

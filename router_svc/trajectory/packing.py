@@ -19,7 +19,7 @@ from typing import Any
 
 def pack(values: array[Any]) -> bytes:
     """The values as bytes, in the layout that the module describes."""
-    if sys.byteorder == "big":
+    if sys.byteorder == "big":  # a copy: the caller's array stays as it is
         values = values[:]
         values.byteswap()
     return values.tobytes()

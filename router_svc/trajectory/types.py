@@ -43,7 +43,7 @@ class Model(IntEnum):
 
 
 class Source(IntEnum):
-    """Who put tokens into a trajectory."""
+    """Who put tokens into a trajectory: the client with a prompt, or one of the models."""
 
     PROMPT = 1
     SLM = 2
@@ -52,6 +52,7 @@ class Source(IntEnum):
     @property
     def model(self) -> Model:
         """The model that wrote them. Raises ValueError for a prompt, which no model wrote."""
+        # Sources are numbered as models are, behind the prompt.
         return Model(self - 1)
 
 
@@ -130,6 +131,7 @@ class Chunk:
         """The chunk without its tokens before `position`. What is left of a cut one is the middle of a segment."""
         if position <= self.position:
             return self
+        # No reason is kept: the segment's beginning was stored, or shown, with the tokens that are cut off.
         skip = position - self.position
         uncertainties = self.uncertainties[skip:]
         return Chunk(self.source, position, self.tokens[skip:], self.entropies[skip:], uncertainties=uncertainties)
@@ -152,6 +154,7 @@ def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
     made: list[Chunk] = []
     for chunk in chunks:
         last = made[-1] if made else None
+        # A reason begins a segment, and a gap is kept for whoever gives chunks that do not follow each other.
         if last is not None and last.source is chunk.source and not chunk.reason and last.end == chunk.position:
             made[-1] = Chunk(
                 last.source,
@@ -196,7 +199,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A trajectory without its tokens.
+    """All of a trajectory but its tokens: what a claim and a listing read.
 
     Attributes:
         session_id: session that the trajectory belongs to.
