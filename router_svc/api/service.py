@@ -30,7 +30,7 @@ from router_svc.policies.kinds import KINDS
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.types import Model
-from router_svc.workers.pair import Pair
+from router_svc.workers.pair import WorkerPair
 from rstitch import __version__
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2, router_pb2_grpc
@@ -52,7 +52,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     def __init__(
         self,
         settings: RouterSettings,
-        pair: Pair,
+        pair: WorkerPair,
         sessions: Sessions,
         lease: Lease,
         profiles: Profiles,
@@ -156,7 +156,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             default_tau=self._settings.tau,
             num_running=self._sessions.num_running,
             version=__version__,
-            guard=encode_guard(self._sessions.watch.guard_state(), self._sessions.watch.on),
+            guard=encode_guard(self._sessions.observer.guard_state(), self._sessions.observer.on),
             heads=encode_heads(await asyncio.to_thread(self._heads.states)),
         )
 
