@@ -133,12 +133,7 @@ class TrajectoryStore:
         length = before.length if before else 0
         reply = await self._link.call(
             lambda: self._claim(
-                keys=[
-                    keys.trajectory(session_id),
-                    keys.chunks(session_id),
-                    keys.INDEX,
-                    keys.router(router_id),
-                ],
+                keys=[keys.trajectory(session_id), keys.chunks(session_id), keys.INDEX, keys.router(router_id)],
                 args=[
                     before.epoch if before else 0,
                     length,
