@@ -9,7 +9,7 @@ import pytest
 
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Threshold
-from tests.laws.conftest import Pair, check_kept, expected, start_stack, written
+from tests.support.served import Pair, check_kept, expected, start_stack, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TOKENS = 40

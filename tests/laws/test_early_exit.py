@@ -15,8 +15,8 @@ from evals.tasks.tiny.arithmetic import problems
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, EarlyExit, LlmOnly, Message, Speculative, Threshold
 from rstitch.local.stack import LocalStack
-from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, start_stack, written
 from tests.support.pairs import make_tokenizer
+from tests.support.served import ROOT, Pair, another_router, check_kept, expected, start_stack, written
 
 TOKENS = 60
 TAU = 0.3

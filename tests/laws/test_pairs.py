@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 from evals.tasks.tiny.arithmetic import problems
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Message, SlmOnly, Speculative, Threshold
-from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, start_stack, written
 from tests.support.engines import generate
 from tests.support.pairs import save_model
+from tests.support.served import ROOT, Pair, another_router, check_kept, expected, start_stack, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, list(range(30, 100))]
 TAUS = (0.05, 0.2, 0.35, 0.45)

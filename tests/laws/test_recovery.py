@@ -14,7 +14,7 @@ from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, Chunk, Event, LlmOnly, Sampling, Started, Threshold, TrajectoryState
 from rstitch.local.stack import LocalStack, Part
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
-from tests.laws.conftest import Pair, check_kept, expected, start_stack, stored_in_redis, written
+from tests.support.served import Pair, check_kept, expected, start_stack, stored_in_redis, written
 
 TAUS = (0.25, 0.35, 0.45)
 

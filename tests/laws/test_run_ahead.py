@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, Sampling, Threshold, TrajectoryState
 from rstitch.local.stack import LocalStack
-from tests.laws.conftest import Pair, another_router, check_kept, expected, start_stack, written
 from tests.laws.test_recovery import free_pages, interrupted, long_prompts
 from tests.support.pairs import make_tokenizer, save_model
+from tests.support.served import Pair, another_router, check_kept, expected, start_stack, written
 
 TAUS = (0.1, 0.25, 0.35)
 TOKENS = 60

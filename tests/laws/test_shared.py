@@ -19,9 +19,9 @@ from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Confidence, LlmOnly, Message, Random, SlmOnly, Speculative, Threshold
 from rstitch.local.stack import LocalStack
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
-from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, written
 from tests.support.engines import generate
 from tests.support.exits import save_pair
+from tests.support.served import ROOT, Pair, another_router, check_kept, expected, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TAUS = (0.1, 0.3, 0.45)

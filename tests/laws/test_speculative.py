@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, LlmOnly, Sampling, Speculative, TrajectoryState
 from rstitch.local.stack import LocalStack, Part
-from tests.laws.conftest import Pair, check_kept, start_stack, stored_in_redis, written
 from tests.laws.test_recovery import interrupted
 from tests.support.engines import generate
 from tests.support.pairs import VOCAB_SIZE, make_tokenizer
+from tests.support.served import Pair, check_kept, start_stack, stored_in_redis, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TOKENS = 40

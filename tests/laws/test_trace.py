@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Threshold
 from rstitch.service import semconv
-from tests.laws.conftest import Pair, start_stack
 from tests.support.otlp_receiver import OtlpReceiver, attributes
+from tests.support.served import Pair, start_stack
 
 PROMPT = [7, 8, 9, 10, 11]
 TAU = 0.3

@@ -14,9 +14,10 @@ from router_svc.trajectory import keys
 from router_svc.workers import client as workers
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
-from tests.router.conftest import RedisProcess, Stack
 from tests.support.asking import Answer, ask_for, check_kept, refused, stored, take, threshold, until
+from tests.support.redis_process import RedisProcess
 from tests.support.toy import ToyModel, algorithm_1
+from tests.support.toy_stack import Stack
 
 RUNNING, FINISHED, INTERRUPTED = 1, 2, 3
 

@@ -17,9 +17,9 @@ from router_svc.main import _serve
 from router_svc.trajectory.lease import Lease
 from rstitch.channels import client_options
 from rstitch.v1 import router_pb2_grpc
-from tests.router.conftest import Stack
 from tests.support.asking import ask_for, take, threshold
 from tests.support.toy import ToyModel
+from tests.support.toy_stack import Stack
 
 PIPE = asyncio.subprocess.PIPE
 
