@@ -28,5 +28,5 @@ def stack(random_pair: Pair) -> Iterator[LocalStack]:
 
 @pytest.fixture
 async def client(stack: LocalStack) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(stack.router_address, timeout_s=50) as connected:
+    async with AsyncClient(stack.router_address, timeout_s=100) as connected:
         yield connected

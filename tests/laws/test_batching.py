@@ -28,7 +28,7 @@ async def test_any_batching_writes_the_same_answer(random_pair: Pair, flags: lis
     worker_args = [str(tmp_path / "device") if flag == "DEVICE" else flag for flag in flags]
     router_args = ["--catch-up-tokens", "2", "--run-ahead", "on"]
     with start_stack(random_pair, worker_args=worker_args, router_args=router_args) as stack:
-        async with AsyncClient(stack.router_address, timeout_s=50) as client:
+        async with AsyncClient(stack.router_address, timeout_s=100) as client:
             asked = [(prompt, tau) for prompt in PROMPTS for tau in (-1.0, 0.25, 0.35, 1.0)]
             answers = await asyncio.gather(
                 *(client.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=TOKENS) for prompt, tau in asked)

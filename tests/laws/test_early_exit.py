@@ -113,7 +113,7 @@ async def test_the_bundled_pair_asks_in_its_own_words() -> None:
     )
     style = EarlyExit(0.95, (".\n",), "</think>\n", "}")
     with start_stack(pair) as stack:
-        async with AsyncClient(stack.router_address, timeout_s=50) as client:
+        async with AsyncClient(stack.router_address, timeout_s=100) as client:
             for index, problem in enumerate(problems("dev", 2)):
                 chat = [{"role": "user", "content": problem.question}]
                 prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)

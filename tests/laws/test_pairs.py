@@ -23,7 +23,7 @@ TAUS = (0.05, 0.2, 0.35, 0.45)
 async def test_other_architectures_stitch_as_the_reference(slm: str, llm: str, tmp_path: Path) -> None:
     pair = Pair(save_model(tmp_path / slm, slm, 3), save_model(tmp_path / llm, llm, 4), "float64")
     with start_stack(pair) as stack:
-        async with AsyncClient(stack.router_address, timeout_s=50) as client:
+        async with AsyncClient(stack.router_address, timeout_s=100) as client:
             asked = [(prompt, tau) for prompt in PROMPTS for tau in TAUS]
             answers = await asyncio.gather(
                 *(client.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=60) for prompt, tau in asked)
@@ -45,7 +45,7 @@ async def test_the_bundled_pair_keeps_the_laws() -> None:
     )
     with start_stack(pair) as stack:
         async with (
-            AsyncClient(stack.router_address, timeout_s=50) as client,
+            AsyncClient(stack.router_address, timeout_s=100) as client,
             another_router(stack, run_ahead="on") as ahead,
         ):
             for problem in problems("dev", 3):

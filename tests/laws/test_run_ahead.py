@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer, Sampling, Threshold, TrajectoryState
+from rstitch.client.types import Answer, Sampling, Threshold
 from rstitch.local.stack import LocalStack
-from tests.laws.test_recovery import free_pages, interrupted, long_prompts
+from tests.support.breaking import free_pages, interrupted, long_prompts, runs_on
 from tests.support.pairs import make_tokenizer, save_model
 from tests.support.served import Pair, another_router, check_kept, expected, start_stack, written
 
@@ -48,7 +48,7 @@ def ahead_stack(kindred_pair: Pair) -> Iterator[LocalStack]:
 
 @pytest.fixture
 async def ahead(ahead_stack: LocalStack) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(ahead_stack.router_address, timeout_s=50) as connected:
+    async with AsyncClient(ahead_stack.router_address, timeout_s=100) as connected:
         yield connected
 
 
@@ -126,16 +126,11 @@ async def test_seeds_stop_strings_and_another_turn_are_as_without(ahead: AsyncCl
         assert free == total
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("role", ["slm", "llm"])
 async def test_a_killed_worker_changes_nothing(ahead_stack: LocalStack, kindred_pair: Pair, role: Any) -> None:
     ((prompt, tau),) = long_prompts(kindred_pair, 1, 300)
     async with AsyncClient(ahead_stack.router_address, timeout_s=100) as client:
-
-        async def is_running(session_id: str) -> bool:
-            return (await client.trajectory(session_id)).state is TrajectoryState.RUNNING
-
         events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=300)
-        answer = await interrupted(events, ahead_stack.worker(role), is_running)
+        answer = await interrupted(events, ahead_stack.worker(role), runs_on(client))
         assert written(answer) == expected(kindred_pair.reference(prompt, tau, 300))
         await check_kept(ahead_stack, client, answer, prompt)

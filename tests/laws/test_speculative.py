@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer, LlmOnly, Sampling, Speculative, TrajectoryState
-from rstitch.local.stack import LocalStack, Part
-from tests.laws.test_recovery import interrupted
+from rstitch.client.types import Answer, LlmOnly, Sampling, Speculative
+from rstitch.local.stack import LocalStack
+from tests.support.breaking import Both, interrupted, runs_on
 from tests.support.engines import generate
 from tests.support.pairs import VOCAB_SIZE, make_tokenizer
 from tests.support.served import Pair, check_kept, start_stack, stored_in_redis, written
@@ -139,22 +138,6 @@ async def test_stop_strings_and_limits_cut_it_where_they_cut_the_llm(client: Asy
         check_usage(answer)
 
 
-class Both:
-    """Two parts that are killed and restarted together."""
-
-    def __init__(self, *parts: Part) -> None:
-        self._parts = parts
-
-    def kill(self) -> None:
-        for part in self._parts:
-            part.kill()
-
-    def restart(self) -> None:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(Part.restart, self._parts))
-
-
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("killed", ["workers", "router"])
 async def test_killed_parts_change_nothing(stack: LocalStack, client: AsyncClient, alike: Pair, killed: str) -> None:
     num_tokens = 200
@@ -167,7 +150,7 @@ async def test_killed_parts_change_nothing(stack: LocalStack, client: AsyncClien
     async def is_running(session_id: str) -> bool:
         if killed == "router":
             return len(stored_in_redis(stack.redis_url, session_id)) < len(prompt) + num_tokens
-        return (await client.trajectory(session_id)).state is TrajectoryState.RUNNING
+        return await runs_on(client)(session_id)
 
     part: Any = stack.router if killed == "router" else Both(stack.worker("slm"), stack.worker("llm"))
     events = client.generate(tokens=prompt, policy=Speculative(4), max_new_tokens=num_tokens)

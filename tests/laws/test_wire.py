@@ -18,7 +18,7 @@ TOKENS = 60
 async def test_messages_of_any_size_carry_the_same_answer(random_pair: Pair, flush_ms: int) -> None:
     args = {"worker_args": ["--flush-ms", str(flush_ms)], "router_args": ["--catch-up-tokens", "0"]}
     with start_stack(random_pair, **args) as stack:
-        async with AsyncClient(stack.router_address, timeout_s=50) as client:
+        async with AsyncClient(stack.router_address, timeout_s=100) as client:
             asked = [(prompt, tau) for prompt in PROMPTS for tau in (-1.0, 0.25, 0.35, 1.0)]
             answers = await asyncio.gather(
                 *(client.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=TOKENS) for prompt, tau in asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,8 +71,10 @@ class Pair:
         return self._references[key]
 
 
-def start_stack(pair: Pair, **arguments: Any) -> LocalStack:
-    return LocalStack(slm_model=str(pair.slm_folder), llm_model=str(pair.llm_folder), dtype=pair.dtype, **arguments)
+def start_stack(pair: Pair, worker_args: Sequence[str] = ("--num-pages", "4096"), **arguments: Any) -> LocalStack:
+    """Its caches are some megabytes where nothing else is said, not a gigabyte each: several stacks run at once."""
+    models = {"slm_model": str(pair.slm_folder), "llm_model": str(pair.llm_folder)}
+    return LocalStack(**models, dtype=pair.dtype, worker_args=worker_args, **arguments)
 
 
 @asynccontextmanager
@@ -82,7 +84,7 @@ async def another_router(stack: LocalStack, **settings: Any) -> AsyncIterator[As
     chosen = RouterSettings(slm=slm, llm=llm, redis=stack.redis_url, listen="127.0.0.1:0", **settings)
     async with running(chosen, setup_telemetry("router", None)) as router:
         await router.ready.wait()
-        async with AsyncClient(f"127.0.0.1:{router.port}", timeout_s=50) as connected:
+        async with AsyncClient(f"127.0.0.1:{router.port}", timeout_s=100) as connected:
             yield connected
         await router.sessions.drain()
         await router.server.stop(0)
