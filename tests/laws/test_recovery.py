@@ -22,13 +22,6 @@ def small_stack(random_pair: Pair) -> Iterator[LocalStack]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def mortal_stack(random_pair: Pair) -> Iterator[LocalStack]:
-    """A stack whose parts get killed."""
-    with start_stack(random_pair) as running:
-        yield running
-
-
 async def test_eviction_changes_nothing_and_leaks_nothing(small_stack: LocalStack, random_pair: Pair) -> None:
     asked = long_prompts(random_pair, 12, 60)
     async with AsyncClient(small_stack.router_address, timeout_s=100) as client:
@@ -49,49 +42,49 @@ async def test_eviction_changes_nothing_and_leaks_nothing(small_stack: LocalStac
 
 
 @pytest.mark.parametrize("role", ["slm", "llm"])
-async def test_a_killed_worker_changes_nothing(mortal_stack: LocalStack, random_pair: Pair, role: Any) -> None:
+async def test_a_killed_worker_changes_nothing(stack: LocalStack, random_pair: Pair, role: Any) -> None:
     ((prompt, tau),) = long_prompts(random_pair, 1, 300)
-    async with AsyncClient(mortal_stack.router_address, timeout_s=100) as client:
+    async with AsyncClient(stack.router_address, timeout_s=100) as client:
         events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=300)
-        answer = await interrupted(events, mortal_stack.worker(role), runs_on(client))
+        answer = await interrupted(events, stack.worker(role), runs_on(client))
         assert written(answer) == expected(random_pair.reference(prompt, tau, 300))
-        await check_kept(mortal_stack, client, answer, prompt)
+        await check_kept(stack, client, answer, prompt)
 
 
-async def test_a_killed_router_loses_nothing(mortal_stack: LocalStack, random_pair: Pair) -> None:
+async def test_a_killed_router_loses_nothing(stack: LocalStack, random_pair: Pair) -> None:
     """The client re-attaches by itself; each token comes exactly once."""
     ((prompt, tau),) = long_prompts(random_pair, 1, 300)
 
     async def is_running(session_id: str) -> bool:
-        return len(stored_in_redis(mortal_stack.redis_url, session_id)) < len(prompt) + 300
+        return len(stored_in_redis(stack.redis_url, session_id)) < len(prompt) + 300
 
-    async with AsyncClient(mortal_stack.router_address, timeout_s=100, reconnect_s=60) as client:
+    async with AsyncClient(stack.router_address, timeout_s=100, reconnect_s=60) as client:
         events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=300)
-        answer = await interrupted(events, mortal_stack.router, is_running)
+        answer = await interrupted(events, stack.router, is_running)
         assert written(answer) == expected(random_pair.reference(prompt, tau, 300))
-        await check_kept(mortal_stack, client, answer, prompt)
+        await check_kept(stack, client, answer, prompt)
         assert (await client.trajectory(answer.session_id)).epoch == 2
 
 
-async def test_sampling_is_the_same_after_a_restart(mortal_stack: LocalStack) -> None:
+async def test_sampling_is_the_same_after_a_restart(stack: LocalStack) -> None:
     sampling = Sampling(temperature=0.8, seed=7)
 
     async def ask() -> list[tuple[int, str]]:
-        async with AsyncClient(mortal_stack.router_address, timeout_s=60) as client:
+        async with AsyncClient(stack.router_address, timeout_s=60) as client:
             return written(
                 await client.answer(tokens=[9, 8, 7], policy=LlmOnly(), sampling=sampling, max_new_tokens=60)
             )
 
     before = await ask()
-    await asyncio.to_thread(mortal_stack.worker("llm").kill)
-    await asyncio.to_thread(mortal_stack.worker("llm").restart)
+    await asyncio.to_thread(stack.worker("llm").kill)
+    await asyncio.to_thread(stack.worker("llm").restart)
     assert await ask() == before
 
 
-async def test_a_client_that_leaves_frees_both_workers(mortal_stack: LocalStack, random_pair: Pair) -> None:
+async def test_a_client_that_leaves_frees_both_workers(stack: LocalStack, random_pair: Pair) -> None:
     """A cancelled stream, then its deletion: no page stays behind on either worker."""
     ((prompt, tau),) = long_prompts(random_pair, 1, 300)
-    async with AsyncClient(mortal_stack.router_address, timeout_s=60) as client:
+    async with AsyncClient(stack.router_address, timeout_s=60) as client:
         session_id = "leaver"
         async for event in client.generate(
             tokens=prompt, policy=Threshold(tau), max_new_tokens=300, session_id=session_id
@@ -100,6 +93,6 @@ async def test_a_client_that_leaves_frees_both_workers(mortal_stack: LocalStack,
                 break
         async for trajectory in client.trajectories():
             await client.delete_trajectory(trajectory.session_id)
-    for address in mortal_stack.worker_addresses:
+    for address in stack.worker_addresses:
         free, total = await free_pages(address)
         assert free == total

@@ -71,8 +71,12 @@ class Pair:
         return self._references[key]
 
 
-def start_stack(pair: Pair, worker_args: Sequence[str] = ("--num-pages", "4096"), **arguments: Any) -> LocalStack:
-    """Its caches are some megabytes where nothing else is said, not a gigabyte each: several stacks run at once."""
+# Caches of some megabytes and not a gigabyte each, since several stacks run at once; and a short measurement.
+SMALL = ("--num-pages", "4096", "--measure-ms", "100")
+
+
+def start_stack(pair: Pair, worker_args: Sequence[str] = SMALL, **arguments: Any) -> LocalStack:
+    """A stack that serves a pair, to be entered."""
     models = {"slm_model": str(pair.slm_folder), "llm_model": str(pair.llm_folder)}
     return LocalStack(**models, dtype=pair.dtype, worker_args=worker_args, **arguments)
 
