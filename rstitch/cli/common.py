@@ -26,8 +26,6 @@ Router = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-DEFAULT_ROUTER = "127.0.0.1:50050"
-
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130

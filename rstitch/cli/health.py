@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from rstitch.cli.common import DEFAULT_ROUTER, FAILED, Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.cli.common import FAILED, Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.limits import ROUTER_ADDRESS
 
 if TYPE_CHECKING:
     from rstitch.client.types import GuardStatus
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @command
 def health(
-    router: Router = DEFAULT_ROUTER,
+    router: Router = ROUTER_ADDRESS,
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Ask this gRPC server's grpc.health.v1 instead.")
     ] = None,

@@ -10,6 +10,7 @@ import typer
 from rstitch.cli.common import command, err
 from rstitch.cli.examples import PROPOSED
 from rstitch.cli.progress import start, stopped_by_signals
+from rstitch.limits import ROUTER_PORT
 from rstitch.local.stack import LocalStack
 
 _WATCH_S = 0.5
@@ -33,7 +34,7 @@ def up(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float64.", show_default="float32 on CPU, auto on CUDA")
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the router; 0: a free one.")] = 50050,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the router; 0: a free one.")] = ROUTER_PORT,
     redis: Annotated[
         str | None, typer.Option(metavar="URL", help="An existing Redis.", show_default="one of its own")
     ] = None,
@@ -60,7 +61,7 @@ def up(
     with stopped_by_signals():
         start(stack, console)
         try:
-            where = "" if port == 50050 else f" --router {stack.router_address}"
+            where = "" if port == ROUTER_PORT else f" --router {stack.router_address}"
             slm, llm = stack.worker_addresses
             console.print(f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {stack.redis_url}")
             console.print(f'ask:  [bold]rstitch ask{where} "{PROPOSED.question}"[/]', soft_wrap=True)

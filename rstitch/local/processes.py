@@ -11,12 +11,10 @@ import random
 import signal
 import socket
 import subprocess
-import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rstitch.local import reaper as guard
+from rstitch.local.reaper import Reaper
 
 _LOCALHOST = "127.0.0.1"
 
@@ -42,48 +40,6 @@ def is_free(port: int) -> bool:
         return True
 
 
-class Guard:
-    """A small process beside this one that outlives it by a moment, to kill what it left (see `reaper`).
-
-    Asking the kernel instead (PR_SET_PDEATHSIG) would tie a child to the thread that started it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-
-    def watch(self, group: int) -> None:
-        """Kill this process group if this program ends."""
-        self._tell(f"+{group}")
-
-    def forget(self, group: int) -> None:
-        """The group is gone."""
-        self._tell(f"-{group}")
-
-    def remove(self, folder: Path) -> None:
-        """Remove this folder at the end."""
-        self._tell(f"d{folder}")
-
-    def close(self) -> None:
-        """Nothing is left to do but what was told."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-
-    def _tell(self, line: str) -> None:
-        with self._lock:
-            assert self._process.stdin is not None
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-
-
 class ChildProcess:
     """A program in a process group of its own, started, ended and started again.
 
@@ -92,17 +48,17 @@ class ChildProcess:
         command: program and arguments.
         env: variables on top of this program's.
         log_path: gets stdout and stderr, appended over restarts.
-        guard: kills it if this program is killed.
+        reaper: kills it if this program is killed.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], *, env: Mapping[str, str], log_path: Path, guard: Guard
+        self, name: str, command: Sequence[str], *, env: Mapping[str, str], log_path: Path, reaper: Reaper
     ) -> None:
         self.name = name
         self.command = list(command)
         self.log_path = log_path
         self._env = dict(env)
-        self._guard = guard
+        self._reaper = reaper
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -127,7 +83,7 @@ class ChildProcess:
                 env={**os.environ, **self._env},
                 start_new_session=True,
             )
-        self._guard.watch(self._process.pid)
+        self._reaper.watch(self._process.pid)
 
     def kill(self) -> None:
         """Ends it at once (SIGKILL), with whatever it started."""
@@ -162,4 +118,4 @@ class ChildProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        self._guard.forget(process.pid)
+        self._reaper.forget(process.pid)

@@ -30,8 +30,9 @@ from rstitch.local.part import (
     default_threads,
     redis_server,
 )
-from rstitch.local.processes import ChildProcess, Guard, free_port, is_free
+from rstitch.local.processes import ChildProcess, free_port, is_free
 from rstitch.local.readiness import is_serving, redis_answers, refuses_connections, stuck_because
+from rstitch.local.reaper import Reaper
 
 __all__ = ["LocalStack", "Part", "StackError"]
 
@@ -124,9 +125,9 @@ class LocalStack:
 
     def start(self, on_progress: OnProgress = lambda part, state, seconds: None) -> None:
         """Starts all parts and waits until the router takes questions. Raises: StackError, with nothing left behind."""
-        self._guard = Guard()
+        self._reaper = Reaper()
         self.folder = Path(tempfile.mkdtemp(prefix="rstitch-"))
-        self._guard.remove(self.folder)
+        self._reaper.remove(self.folder)
         try:
             self._check_port()
             self._check_redis()
@@ -160,7 +161,7 @@ class LocalStack:
                 part.process.wait_or_kill(self._stop_grace_s)
         self.parts.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._guard.close()
+        self._reaper.close()
 
     def check(self) -> None:
         """Raises: StackError if a part has ended by itself."""
@@ -307,7 +308,7 @@ class LocalStack:
             command,
             env={**own, **env, **self._env},
             log_path=self.folder / f"{name.replace(' ', '-')}.log",
-            guard=self._guard,
+            reaper=self._reaper,
         )
         part = Part(process, address, is_ready, self._timeout_s)
         self.parts.append(part)

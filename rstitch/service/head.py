@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from rstitch.limits import MAX_TAU, MIN_TAU
+
 Array = NDArray[np.float32]
 
 _KEY = "rstitch_head"
 _FORMAT = 1
 _VERSION_LENGTH = 12
 MAX_BYTES = 15 << 20  # of a file: it goes to the worker in one message
-MIN_TAU, MAX_TAU = -1.0, 2.0  # as of Learned.tau in the contract
 NUM_TOP = 4  # log-probabilities of a readout that are inputs
 MIN_LOG_P = -15.0
 _NUM_READ = NUM_TOP + 2  # and their entropy, and its logarithm
