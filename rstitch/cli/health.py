@@ -65,7 +65,7 @@ def _router_health(router: str, timeout: float, json: bool) -> bool:
 
 
 def _guard(guard: GuardStatus) -> str:
-    """What routing costs at the moment, and what follows."""
+    """Says what routing costs at the moment, and who writes new answers because of it."""
     new = "LLM-only" if guard.llm_only and guard.on else "routed"
     return f"guard {'on' if guard.on else 'off'}, new answers {new}: {guard.reason or 'this router does not say'}"
 

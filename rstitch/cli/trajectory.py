@@ -27,7 +27,7 @@ def ls(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
     json: Json = False,
 ) -> None:
-    """Lists trajectories, newest first."""
+    """Lists the trajectories that are kept, newest first."""
     with Client(router) as client:
         found = list(islice(client.trajectories(page_size=min(limit, 1000)), limit))
     if json:

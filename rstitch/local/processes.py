@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether this machine's `port` can be listened on."""
+    """Says whether this machine's `port` can be listened on."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -63,12 +63,12 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """Its process id; None if it is not running."""
+        """Gives the process id; None if it is not running."""
         return self._process.pid if self._process is not None and self.exit_code is None else None
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended (negative: by that signal); None if it runs or was never started."""
+        """Says how it ended (negative: by that signal); None if it runs or was never started."""
         return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
@@ -100,7 +100,7 @@ class ChildProcess:
         self._end(None, grace_s)
 
     def log_tail(self, num_lines: int = 20) -> list[str]:
-        """The last lines of its log."""
+        """Reads the last lines of its log; none before its first start."""
         if not self.log_path.exists():
             return []
         return self.log_path.read_text(errors="replace").splitlines()[-num_lines:]

@@ -60,7 +60,7 @@ class Reaper:
 
 
 def main() -> None:
-    """Watches until stdin ends."""
+    """Reads lines until stdin ends, then kills and removes what is left."""
     groups: set[int] = set()
     folders: list[str] = []
     for line in sys.stdin:

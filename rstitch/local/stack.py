@@ -164,37 +164,37 @@ class LocalStack:
         self._reaper.close()
 
     def check(self) -> None:
-        """Raises: StackError if a part has ended by itself."""
+        """Looks at every part. Raises: StackError if one has ended by itself."""
         for part in self.parts:
             if part.process.exit_code is not None:
                 part.check()
 
     @property
     def router(self) -> Part:
-        """The (first) router."""
+        """Gives the router that the stack was started with; `start_router` returns the others."""
         return self._part("router")
 
     def worker(self, role: Role) -> Part:
-        """The worker of a role; with a shared model the same of both."""
+        """Gives the worker of a role; with shared layers one worker has both."""
         role = "llm" if self._shared else role
         return self._part(f"{role} worker")
 
     @property
     def router_address(self) -> str:
-        """HOST:PORT of the router."""
+        """Gives HOST:PORT of `router`."""
         return self.router.address
 
     @property
     def worker_addresses(self) -> tuple[str, str]:
-        """HOST:PORT of the SLM's and of the LLM's worker."""
+        """Gives HOST:PORT of the SLM's and of the LLM's worker."""
         return self._exit_address or self.worker("slm").address, self.worker("llm").address
 
     def log_tail(self, name: str, num_lines: int = 20) -> list[str]:
-        """The last lines that a part wrote; none once it is stopped."""
+        """Gives the last lines that a part wrote; none once it is stopped."""
         return [line for part in self.parts if part.name == name for line in part.process.log_tail(num_lines)]
 
     def start_router(self, *args: str) -> Part:
-        """One more router on the same workers and Redis, with further flags; ready when this returns."""
+        """Starts one more router on the same workers and Redis, with further flags; it is ready when this returns."""
         number = sum(part.name.startswith("router") for part in self.parts) + 1
         part = self._new_router(f"router {number}", free_port(), args)
         part.start()
@@ -223,7 +223,7 @@ class LocalStack:
         self._new_router("router", self._router_port or free_port())
 
     def _check_port(self) -> None:
-        """Said at once; the router itself could say it only after the models are loaded."""
+        """Refuses a port that is taken at once; the router could say it only after the models are loaded."""
         if self._router_port and not is_free(self._router_port):
             raise StackError(
                 f"port {self._router_port} is in use.",
@@ -232,7 +232,7 @@ class LocalStack:
             )
 
     def _check_redis(self) -> None:
-        """Said at once, as of the port."""
+        """Refuses a Redis that nobody listens for at once, as a port that is taken."""
         url = self._given_redis_url
         if url is not None and refuses_connections(url):
             parts = urlsplit(url)
@@ -243,7 +243,7 @@ class LocalStack:
             )
 
     def _check_router(self) -> None:
-        """Raises: StackError if the router will not become ready by itself, which it does while a worker is away."""
+        """Gives up on a router that will not become ready by itself, unlike one that waits for a worker."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -276,7 +276,7 @@ class LocalStack:
         )
 
     def _sharing_args(self, role: str) -> list[str]:
-        """Two models on one GPU know of each other: caches of as many tokens, steps in turns."""
+        """Lets two models on one GPU know of each other: caches of as many tokens, steps in turns."""
         devices = {"cuda:0" if device == "cuda" else device for device in self._devices.values()}
         if self._shared or len(devices) > 1 or "cpu" in devices:
             return []
