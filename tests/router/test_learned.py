@@ -16,10 +16,10 @@ from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
 from rstitch.head import Head
 from rstitch.v1 import router_pb2
-from tests.router.test_early_exit import EXITS, Naive, check_exit
-from tests.router.test_policies import NUM_TOKENS, check, naive
 from tests.support.asking import ask_for, check_kept, refused, take, until
 from tests.support.heads import put, random_head
+from tests.support.naive_exit import EXITS, Naive, check_exit
+from tests.support.naive_policies import NUM_TOKENS, check, naive
 from tests.support.toy import ToyModel
 from tests.support.toy_stack import Stack
 
