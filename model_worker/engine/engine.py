@@ -7,7 +7,6 @@ and no other model.
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -20,24 +19,26 @@ from model_worker.engine.bookkeeping.pages import PagePool
 from model_worker.engine.bookkeeping.scheduler import Row, Run, Scheduler
 from model_worker.engine.bookkeeping.session import Session, SessionTable
 from model_worker.engine.bookkeeping.signals import SignalMeter
-from model_worker.engine.commit import _leaves, _proposal, common_prefix
-from model_worker.engine.errors import ForwardFailed, SessionClosed, UnsupportedModel
+from model_worker.engine.commit import Committer, forward_failed
+from model_worker.engine.errors import SessionClosed
 from model_worker.engine.forward.loader import LoadedModel
-from model_worker.engine.forward.parity import check_parity, reference_logits
-from model_worker.engine.forward.runner import Outcome, Runner
+from model_worker.engine.forward.parity import (
+    check_parity,
+    parity_request,
+    parity_session,
+    parity_tokens,
+    reference_logits,
+)
+from model_worker.engine.forward.runner import Runner
 from model_worker.engine.types import (
     Capacity,
     Counters,
     Event,
     FinishReason,
     Limits,
-    Proposal,
-    Returns,
     RunFailed,
-    RunFinished,
     RunRequest,
     Signal,
-    TokenKept,
 )
 
 
@@ -58,12 +59,14 @@ class Engine:
     ) -> None:
         self.limits = limits
         self.counters = Counters()
-        self._stop_tokens = loaded.stop_tokens
         self._pool = PagePool(limits.num_pages, limits.page_size)
         self._table = SessionTable(self._pool)
         self._scheduler = self._scheduler_type(self._table, limits)
         self._run_ids = itertools.count(1)
         self._runner = self._verified_runner(loaded, on_progress)
+        self._committer = Committer(
+            self._scheduler, self._table, self._runner, limits, loaded.stop_tokens, self.counters
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -131,7 +134,7 @@ class Engine:
     def supersede(self, run_id: int) -> list[Event]:
         """Ends a run where it stands; what it appended and kept stays in the session. Unknown ids are ended runs."""
         run = self._scheduler.get(run_id)
-        return [] if run is None else [self._finish(run, FinishReason.SUPERSEDED)]
+        return [] if run is None else [self._committer.finish(run, FinishReason.SUPERSEDED)]
 
     def cancel(self, run_id: int) -> None:
         """Ends a run without an event; its session stays, idle."""
@@ -160,10 +163,10 @@ class Engine:
         begin = time.perf_counter()
         schedule = self._scheduler.schedule()
         events: list[Event] = [RunFailed(run.run_id, error) for run, error in schedule.refused]
-        events += [self._result(run, FinishReason.LENGTH) for run in schedule.yielded]
+        events += [self._committer.finished(run, FinishReason.LENGTH) for run in schedule.yielded]
         self.counters.num_refusals += len(schedule.refused)
         self.counters.num_evictions = self._table.num_evictions
-        events += [self._finish(run, FinishReason.LENGTH) for run in self._scheduler.without_work()]
+        events += [self._committer.finish(run, FinishReason.LENGTH) for run in self._scheduler.without_work()]
         if not schedule.rows:
             return events
         forward_begin = time.perf_counter()
@@ -174,11 +177,11 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - whatever a model may raise: these runs fail, others go on
             for row in schedule.rows:
                 self._scheduler.remove(row.run)
-            failure = _forward_failed(f"the model's forward failed: {error}.")
+            failure = forward_failed(f"the model's forward failed: {error}.")
             failure.__cause__ = error
             return events + [RunFailed(row.run.run_id, failure) for row in schedule.rows]
         forward_us = _us(time.perf_counter() - forward_begin)
-        events += self._commit(schedule.rows, outcome)
+        events += self._committer.commit(schedule.rows, outcome)
         self._account(schedule.rows, begin, forward_us)
         return events
 
@@ -206,61 +209,6 @@ class Engine:
             timing.num_computed_tokens += row.num_tokens
             self.counters.num_computed_tokens += row.num_tokens
 
-    def _commit(self, rows: Sequence[Row], outcome: Outcome | None) -> list[Event]:
-        events: list[Event] = []
-        index = 0
-        for row in rows:
-            row.run.computed(row.num_tokens)
-            if not row.is_last:
-                continue
-            if not row.run.wants_token:
-                events.append(self._finish(row.run, FinishReason.LENGTH))
-                continue
-            assert outcome is not None
-            num_asked = row.run.num_asked
-            events += (self._verify if row.run.request.draft else self._advance)(row.run, outcome, index)
-            index += num_asked
-        return events
-
-    def _advance(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
-        """What becomes of the token that the run's distribution gave."""
-        request, session, choices = run.request, run.session, outcome.choices
-        token, entropy, logprob = choices.tokens[index], choices.entropies[index], choices.logprobs[index]
-        if math.isnan(entropy):  # no bound holds for it: the token would be kept as if the model were sure
-            self._scheduler.remove(run)
-            self._runner.wipe(session.pages)  # whoever gets the pages next may read them, masked
-            self._table.uncompute(session, 0)
-            return [RunFailed(run.run_id, _forward_failed("the model's logits are not finite."))]
-        if request.returns is not None:
-            return [self._finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]
-        handoff, meter = request.handoff, run.meter
-        uncertainty = None
-        if meter is not None:
-            uncertainty = meter.read(entropy, logprob, outcome.margins.get(index, math.nan))
-        signal = entropy if uncertainty is None else uncertainty
-        is_above = handoff is not None and handoff.above is not None and signal > handoff.above
-        if handoff is not None and is_above and _leaves(run, handoff, outcome, index):
-            proposal = _proposal(outcome, index, Returns(hidden_state=handoff.hidden_state), uncertainty)
-            return [self._finish(run, FinishReason.HANDOFF, proposal)]
-        session.tokens.append(token)
-        run.num_kept += 1
-        self.counters.num_kept_tokens += 1
-        if meter is not None:
-            meter.keep(entropy)
-        events: list[Event] = [TokenKept(run.run_id, token, entropy, logprob, uncertainty)]
-        reason = None
-        if token in (request.stop_tokens or self._stop_tokens):
-            reason = FinishReason.STOP
-        elif handoff is not None and handoff.below is not None and signal <= handoff.below:
-            reason = FinishReason.HANDOFF
-        elif run.num_kept == request.max_tokens:
-            reason = FinishReason.LENGTH
-        elif session.held == self.limits.context_length:
-            reason = FinishReason.CONTEXT
-        if reason is not None:
-            events.append(self._finish(run, reason))
-        return events
-
     def _draft(self, request: RunRequest) -> Sequence[int]:
         """Of a draft the tokens that are put through the model: no more than can be kept, but for the one after them,
         and than one forward takes.
@@ -268,76 +216,19 @@ class Engine:
         room = min(request.max_tokens, self.limits.context_length - request.end, self.limits.max_batch_tokens)
         return request.draft[: max(0, room - 1)]
 
-    def _verify(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
-        """Keeps of a draft what the model itself would have written, then its own next token.
-
-        This is speculative decoding (arXiv 2211.17192) with the random numbers of its two samplings shared: as a choice
-        is a function of (seed, position, logits), the tokens kept are those of decoding without a draft, also when they
-        are sampled. That is more than their having the same distribution, and needs none of the draft's.
-        """
-        session, draft, end = run.session, run.draft, run.request.end
-        own = outcome.choices.tokens[index : index + run.num_asked]
-        num_agreed = common_prefix(own, draft)
-        if any(math.isnan(entropy) for entropy in outcome.choices.entropies[index : index + run.num_asked]):
-            self._runner.wipe(session.pages)  # also where only what is rejected is not finite
-            self._table.uncompute(session, 0)
-        # The kept tokens come back one by one; the KV of those that were agreed on is there.
-        run.draft = ()
-        del session.tokens[end:]
-        events: list[Event] = []
-        for place in range(index, index + num_agreed + 1):
-            events += self._advance(run, outcome, place)
-            if not isinstance(events[-1], TokenKept):
-                break
-        else:
-            events.append(self._finish(run, FinishReason.LENGTH))
-        self._table.uncompute(session, min(session.held, end + num_agreed))
-        return events
-
-    def _finish(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
-        self._scheduler.remove(run)
-        return self._result(run, reason, proposal)
-
-    def _result(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
-        run.timing.total_us = _us(time.perf_counter() - run.arrived)
-        request, session = run.request, run.session
-        num_accepted = common_prefix(session.tokens[request.end :], request.draft) if request.draft else 0
-        return RunFinished(run.run_id, reason, session.held, run.timing, proposal, num_accepted, run.num_consultations)
-
-    def _parity_tokens(self, name: str) -> list[int]:
-        count = min(24, self.limits.context_length)
-        if count < 2:
-            raise UnsupportedModel(
-                f"{name}: a context of {count} is too short; give more --context-length or --num-pages"
-            )
-        return [(7 * index + 3) % self.limits.vocab_size for index in range(count)]
-
     def _new_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
         return Runner(loaded, self.limits, on_progress)
 
     def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
-        """A runner whose logits, for a prompt fed in two chunks, are the model's own."""
+        """A runner whose logits are the model's own."""
         name = type(loaded.module).__name__
-        tokens = self._parity_tokens(name)
-        count = len(tokens)
+        tokens = parity_tokens(name, self.limits)
         reference = reference_logits(loaded, tokens)
         runner = self._new_runner(loaded, on_progress)
-        session = self._table.open("parity")
-        session.tokens.extend(tokens)
-        assert self._table.reserve(session, count)
-        run = Run(0, RunRequest("parity", 0, tokens, returns=Returns()), session)
-        half = count // 2
-        runner.run([Row(run, 0, half, is_last=False)])
-        outcome = runner.run([Row(run, half, count - half, is_last=True)])
-        assert outcome is not None
-        check_parity(name, outcome.logits[outcome.index[0]], reference)
-        self._table.close(session)
+        with parity_session(self._table, tokens) as session:
+            check_parity(name, runner, self._run_type(0, parity_request(tokens), session), reference)
         return runner
 
 
 def _us(seconds: float) -> int:
     return int(seconds * 1e6)
-
-
-def _forward_failed(message: str) -> ForwardFailed:
-    return ForwardFailed(message, remedy="Send the run again; if it fails again, see the worker's log.")

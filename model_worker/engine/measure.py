@@ -8,7 +8,7 @@ from statistics import median
 
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
-from model_worker.engine.types import Counters, Returns, RunRequest
+from model_worker.engine.types import Returns, RunRequest
 
 _CONTEXT = 32  # tokens before each row
 _ROUNDS = 8
@@ -36,7 +36,7 @@ def measure_steps(engine: Engine, budget_s: float, at_exit: bool = False) -> Cos
             break
         times.setdefault(shape, []).append(rows.step_us(shape))
     rows.close()
-    engine.counters = Counters()
+    engine.counters.reset()
     # The first step of a shape is its warm-up, where there is another.
     typical = {shape: median(seen[1:] or seen) for shape, seen in times.items()}
     if (1, 0) not in typical:

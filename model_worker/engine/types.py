@@ -258,3 +258,9 @@ class Counters:
     num_delayed_steps: int = 0
     delayed_us: int = 0
     num_steps_by_rows: list[int] = field(default_factory=lambda: [0] * 16)
+
+    def reset(self) -> None:
+        """Sets every count to zero, in place: those who count and those who read hold the same object."""
+        fresh = Counters()
+        for name in self.__slots__:
+            setattr(self, name, getattr(fresh, name))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model_worker.engine.forward.attention_varlen import Tables, VarlenAttention
 from model_worker.engine.forward.batch import Batch
-from model_worker.engine.forward.sampling import Measured, measure, unpack
+from model_worker.engine.forward.sampling import Choices, measure, unpack
 
 DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
 EXTEND_SIZES = (2, 4, 8, 16, 32, 64)
@@ -36,7 +36,7 @@ class GraphOutput:
 
     logits: Tensor
     hidden: Tensor
-    measured: Measured
+    measured: Choices
 
 
 class Graph:

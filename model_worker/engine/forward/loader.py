@@ -2,7 +2,7 @@
 
 Nothing here is a list of model classes. The model is run once with a probe in place of its attention, which sees what
 each layer asks for: anything beyond plain causal attention (with an optional score cap) is refused. Then the engine's
-path is compared with the model's own (`check_parity` in runner.py), so that a wrong model never starts.
+path is compared with the model's own (parity.py), so that a wrong model never starts.
 """
 
 from __future__ import annotations

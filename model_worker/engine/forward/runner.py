@@ -21,12 +21,8 @@ from model_worker.engine.forward.attention_varlen import VarlenAttention
 from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress, cuda_capture, repeat
 from model_worker.engine.forward.loader import LoadedModel, use_attention
-from model_worker.engine.forward.sampling import Choices, Measured, choose, margins, measure, measure_on_host, unpack
+from model_worker.engine.forward.sampling import Choices, choose, margins, measure, measure_on_host, unpack
 from model_worker.engine.types import Limits, Returns, RunRequest
-
-# Largest difference of a logit between the engine's path and the model's own, relative to the largest logit.
-# (Eager attention makes its softmax in float32 even for a float64 model.)
-_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 8e-2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +209,7 @@ class Runner:
             ) from error
 
 
-def _outcome(batch: Batch, measured: Measured, logits: Tensor, hidden: Tensor, index: Sequence[int]) -> Outcome:
+def _outcome(batch: Batch, measured: Choices, logits: Tensor, hidden: Tensor, index: Sequence[int]) -> Outcome:
     """Args: `index` says which rows of `logits` and `hidden` the batch asked for."""
     samplings = [row.run.request.sampling for row in batch.asked]
     positions = [batch.positions[place] + 1 for place in batch.wanted]

@@ -44,9 +44,10 @@ class Choices:
     """One row per distribution, on the host.
 
     Attributes:
-        tokens: chosen ids.
-        entropies: -sum p log p / log V, in [0, 1], rounded to float32; NaN where the logits are no distribution.
-        logprobs: natural log of the chosen tokens' probabilities at temperature 1.
+        tokens: ids, chosen by `choose`; before that the most probable ones.
+        entropies: -sum p log p / log V; NaN where the logits are no distribution. `choose` rounds them to float32 and
+            keeps them in [0, 1].
+        logprobs: natural log of the tokens' probabilities at temperature 1.
     """
 
     tokens: list[int]
@@ -54,23 +55,14 @@ class Choices:
     logprobs: list[float]
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Of each distribution the most probable token, the entropy, that token's logprob; as in `Choices`."""
-
-    tokens: list[int]
-    entropies: list[float]
-    logprobs: list[float]
-
-
 def choose(
-    measured: Measured, logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], positions: Sequence[int]
+    measured: Choices, logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], positions: Sequence[int]
 ) -> Choices:
     """Chooses a token of each row asked for; what is measured is the model's own distribution (temperature 1, before
     top-k and top-p).
 
     Args:
-        measured: of `logits`.
+        measured: the most probable tokens of `logits`.
         logits: float, [n, vocab_size], real vocabulary only.
         rows: which of the n are asked for.
         samplings: one per row asked for.
@@ -101,13 +93,13 @@ def measure(logits: Tensor) -> Tensor:
     return torch.stack([tokens.to(entropies.dtype), entropies, probabilities])
 
 
-def unpack(results: Tensor, vocab_size: int) -> Measured:
+def unpack(results: Tensor, vocab_size: int) -> Choices:
     """What `measure` returns, on the host: one copy. A float32 holds ids up to 2^24."""
     tokens, entropies, probabilities = results.tolist()
     return _measured([int(token) for token in tokens], entropies, probabilities, vocab_size)
 
 
-def measure_on_host(logits: Tensor) -> Measured:
+def measure_on_host(logits: Tensor) -> Choices:
     """`unpack(measure(logits))` with fewer calls, for logits on the host."""
     tokens, entropies, probabilities = _measure(logits)
     return _measured(tokens.tolist(), entropies.tolist(), probabilities.tolist(), logits.shape[-1])
@@ -126,9 +118,9 @@ def _measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return logits.argmax(-1), torch.special.entr(p).sum(-1), p.amax(-1)
 
 
-def _measured(tokens: list[int], entropies: list[float], probabilities: list[float], vocab_size: int) -> Measured:
+def _measured(tokens: list[int], entropies: list[float], probabilities: list[float], vocab_size: int) -> Choices:
     scale = 1 / math.log(vocab_size)
-    return Measured(tokens, [h * scale for h in entropies], [math.log(p) for p in probabilities])
+    return Choices(tokens, [h * scale for h in entropies], [math.log(p) for p in probabilities])
 
 
 def _sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> Tensor:

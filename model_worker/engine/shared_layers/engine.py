@@ -14,17 +14,23 @@ from dataclasses import replace
 
 from model_worker.engine.bookkeeping.admission import check_held, check_idle, check_request
 from model_worker.engine.bookkeeping.cost_model import CostModel
-from model_worker.engine.bookkeeping.scheduler import Row, Run
+from model_worker.engine.bookkeeping.scheduler import Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.commit import common_prefix
 from model_worker.engine.engine import Engine
 from model_worker.engine.forward.loader import LoadedModel
-from model_worker.engine.forward.parity import check_parity, reference_logits
+from model_worker.engine.forward.parity import (
+    check_parity,
+    parity_request,
+    parity_session,
+    parity_tokens,
+    reference_logits,
+)
 from model_worker.engine.forward.runner import Runner
 from model_worker.engine.shared_layers.model import Exit
 from model_worker.engine.shared_layers.runner import ExitRunner
 from model_worker.engine.shared_layers.scheduler import ExitRun, ExitScheduler
-from model_worker.engine.types import Event, FinishReason, Limits, Returns, RunRequest
+from model_worker.engine.types import Event, FinishReason, Limits, RunRequest
 
 
 class ExitEngine(Engine):
@@ -84,7 +90,7 @@ class ExitEngine(Engine):
 
     def step(self) -> list[Event]:
         """As `Engine.step`; runs that were put off end first."""
-        events: list[Event] = [self._result(run, FinishReason.LENGTH) for run in self._put_off]
+        events: list[Event] = [self._committer.finished(run, FinishReason.LENGTH) for run in self._put_off]
         self._put_off.clear()
         return events if super().is_idle else events + super().step()
 
@@ -100,21 +106,16 @@ class ExitEngine(Engine):
     def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
         """A runner all of whose parts give the model's own logits."""
         name = type(loaded.module).__name__
-        tokens = self._parity_tokens(name)
+        tokens = parity_tokens(name, self.limits)
         deep = reference_logits(loaded, tokens)
         shallow = reference_logits(replace(loaded, module=self.exit.module), tokens)
         runner = super()._verified_runner(loaded, on_progress)
-        session = self._table.open("parity")
-        session.tokens.extend(tokens)
-        assert self._table.reserve(session, len(tokens))
-        half = len(tokens) // 2
-        for at_exit, expected in ((True, shallow), (False, deep)):
-            run = ExitRun(0, RunRequest("parity", 0, tokens, returns=Returns(), exit=at_exit), session)
-            runner.run([Row(run, 0, half, is_last=False)])
-            run.computed(half)
-            outcome = runner.run([Row(run, half, len(tokens) - half, is_last=True)])
-            run.computed(len(tokens) - half)
-            assert outcome is not None
-            check_parity(f"the exit of {name}" if at_exit else f"{name} above its exit", outcome.logits[0], expected)
-        self._table.close(session)
+        with parity_session(self._table, tokens) as session:
+            # In this order: the second run finds what the first one left below the exit, and goes on above it.
+            for label, at_exit, reference in (
+                (f"the exit of {name}", True, shallow),
+                (f"{name} above it", False, deep),
+            ):
+                run = ExitRun(0, parity_request(tokens, at_exit), session)
+                check_parity(label, runner, run, reference)
         return runner
