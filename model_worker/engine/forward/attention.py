@@ -1,7 +1,4 @@
-"""Paged attention behind transformers' `AttentionInterface`: the KV cache's tensors, written and read in place.
-
-A model's layers call `PagedAttention.forward` instead of their own attention. It writes the new keys and values to
-their pages and lets every row of the batch attend to its own. It does not know scheduling: `begin` is told the rows.
+"""Paged attention by `scaled_dot_product_attention`, on any device: the backend for CPUs and for what varlen cannot do.
 
 No step copies the cache where it can be helped. The pages of a session mostly lie side by side: a row then reads a
 view of the cache, and rows at equal distances read one strided view together. Only a session whose pages are scattered
@@ -19,62 +16,11 @@ from torch import Tensor, nn
 
 from model_worker.engine.bookkeeping.scheduler import Row
 from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.kv_cache import KvCache
 
-# Up to so many tokens of a row attend with the query heads that share a key head side by side; of more, the mask would
-# be too big.
+# Rows of up to so many tokens attend with the query heads that share a key head side by side. For longer rows the
+# mask, repeated for each of these heads, would be too big.
 _SHORT_EXTEND = 16
-_CACHE_LINE = 64
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """What a layer keeps per token, and how its scores are made."""
-
-    num_kv_heads: int
-    key_dim: int
-    value_dim: int
-    softcap: float | None
-
-
-class KvCache:
-    """Keys and values of all layers, [num_slots, num_kv_heads, dim] each; slot = page * page_size + offset.
-
-    Zeroed: a masked slot is read all the same, and must be finite. On a CPU, what no session has used takes no memory.
-    """
-
-    def __init__(
-        self, shapes: Sequence[LayerShape], num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self.shapes = shapes
-        self.num_pages = num_pages
-        self.page_size = page_size
-        self.num_slots = num_pages * page_size
-        self.dtype = dtype
-        self.device = device
-
-        def zeros(num_heads: int, dim: int) -> Tensor:
-            shape = (self.num_slots, num_heads, dim)
-            if device.type != "cpu":
-                return torch.zeros(shape, dtype=dtype, device=device)
-            # numpy leaves the zeroing to the system, page by page when they are first used; torch writes them all.
-            size = self.num_slots * num_heads * dim * dtype.itemsize
-            raw = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
-            begin = -raw.ctypes.data % _CACHE_LINE
-            return torch.from_numpy(raw[begin : begin + size]).view(dtype).view(shape)
-
-        self.keys = [zeros(shape.num_kv_heads, shape.key_dim) for shape in shapes]
-        self.values = [zeros(shape.num_kv_heads, shape.value_dim) for shape in shapes]
-
-    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
-        """Keys and values [1, kv_heads, tokens, dim] of tokens go to `slots`, int64 [tokens]."""
-        self.keys[layer].index_copy_(0, slots, key[0].transpose(0, 1))
-        self.values[layer].index_copy_(0, slots, value[0].transpose(0, 1))
-
-    def wipe(self, pages: Sequence[int]) -> None:
-        """Zeroes pages that may hold what is not finite."""
-        for page in pages:
-            for tensor in (*self.keys, *self.values):
-                tensor[page * self.page_size : (page + 1) * self.page_size] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +48,7 @@ class Group:
 
 
 class PagedAttention:
-    """Attention over a `KvCache` by `scaled_dot_product_attention`, on any device.
-
-    Attributes:
-        name: as `Limits.attention` has it.
+    """An `AttentionBackend` that reads views of the cache where it can.
 
     Args:
         in_place: read views of the cache where pages lie side by side; off: always gather (to compare).
@@ -120,7 +63,6 @@ class PagedAttention:
         self._write_slots = torch.empty(0, dtype=torch.int64)
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
-        """The next forward is of this batch; `slots` are the batch's, int64 [tokens] on the device."""
         rows = batch.rows
         self._write_slots = slots
         num_single = sum(row.num_tokens == 1 for row in rows)
@@ -143,10 +85,6 @@ class PagedAttention:
         scaling: float | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
-        """The call of a layer: query [1, heads, tokens, key_dim], key and value [1, kv_heads, tokens, dim].
-
-        Returns [1, tokens, heads, value_dim]. Keywords that would change the result were refused at start.
-        """
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self._cache.write(layer, self._write_slots, key, value)
         if query.shape[2] == 1 and not self._softcapped:

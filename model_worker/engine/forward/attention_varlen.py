@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.forward.attention import KvCache
 from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.kv_cache import KvCache
 
 Attend = Callable[..., Any]
 
@@ -44,10 +44,7 @@ class Tables:
 
 
 class VarlenAttention:
-    """Attention over a `KvCache` by `varlen_attn`.
-
-    Attributes:
-        name: as `Limits.attention` has it.
+    """An `AttentionBackend` over `varlen_attn`.
 
     Args:
         attend: another kernel with `varlen_attn`'s signature.
@@ -75,7 +72,6 @@ class VarlenAttention:
         return self._max_pages
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
-        """As `PagedAttention.begin`."""
         rows = batch.rows
         counts = [row.num_tokens for row in rows]
         lengths = [row.start + row.num_tokens for row in rows]
@@ -110,7 +106,6 @@ class VarlenAttention:
         scaling: float | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
-        """As `PagedAttention.forward`."""
         assert self._tables is not None, "begin() before the forward"
         tables, cache = self._tables, self._cache
         layer = int(module.layer_idx)  # type: ignore[arg-type]

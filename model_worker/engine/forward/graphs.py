@@ -19,6 +19,7 @@ from torch import Tensor
 from model_worker.engine.forward.attention_varlen import Tables, VarlenAttention
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.sampling import Choices, measure, unpack
+from model_worker.engine.types import Limits
 
 DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
 EXTEND_SIZES = (2, 4, 8, 16, 32, 64)
@@ -43,9 +44,8 @@ class Graph:
     """One captured shape.
 
     Args:
-        num_tokens: room, and the number of rows.
+        num_tokens: how many tokens it has room for, and how many rows.
         max_queries: 1 for decode, else `num_tokens`.
-        scratch_page: where the keys and values of left-over rows go.
     """
 
     def __init__(
@@ -55,14 +55,12 @@ class Graph:
         attention: VarlenAttention,
         forward: Forward,
         capture: Capture,
-        context_length: int,
-        page_size: int,
-        scratch_page: int,
+        limits: Limits,
         device: torch.device,
     ) -> None:
         self._num_tokens = num_tokens
-        self._page_size = page_size
-        self._scratch_page = scratch_page
+        self._page_size = limits.page_size
+        self._scratch_page = limits.num_pages  # the one after those of the sessions; nobody reads it
         width = attention.max_pages
         size = 5 * num_tokens + 1 + num_tokens * width
         pinned = device.type == "cuda"
@@ -70,7 +68,7 @@ class Graph:
         self._device = torch.zeros(size, dtype=torch.int32, device=device)
         self._fill = _Views(*(view.numpy() for view in _split(self._host, num_tokens, width)))
         ids, positions, slots, ends, lengths, pages = _split(self._device, num_tokens, width)
-        tables = Tables(slots, ends, lengths, pages, max_queries, context_length)
+        tables = Tables(slots, ends, lengths, pages, max_queries, limits.context_length)
         self._results = torch.zeros(3, num_tokens, dtype=torch.float32, pin_memory=pinned)
         self._logits = self._hidden = self._packed = torch.empty(0)
 

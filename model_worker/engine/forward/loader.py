@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
 
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.forward.attention import LayerShape
+from model_worker.engine.forward.kv_cache import LayerShape
 
 # What layers pass that does not change the result of a causal attention at inference.
 _HARMLESS = {

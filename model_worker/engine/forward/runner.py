@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from model_worker.engine.bookkeeping.scheduler import Row, Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.forward.attention import KvCache, PagedAttention
+from model_worker.engine.forward.attention import PagedAttention
 from model_worker.engine.forward.attention_varlen import VarlenAttention
+from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress, cuda_capture, repeat
+from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.loader import LoadedModel, use_attention
 from model_worker.engine.forward.sampling import Choices, choose, margins, measure, measure_on_host, unpack
 from model_worker.engine.types import Limits, Returns, RunRequest
@@ -76,7 +78,7 @@ class Runner:
         self._slots: Tensor = torch.empty(0, dtype=torch.int64)  # of the batch's tokens, on the device
         loaded.module.get_output_embeddings().register_forward_pre_hook(self._capture_hidden)
         self._not_varlen = ""  # why it was tried in vain
-        self._attention = self._make_attention()
+        self._attention: AttentionBackend = self._make_attention()
         use_attention(loaded.module, self._attention.forward)
         self._graphs = self._make_graphs(on_progress)
         self.graphed: bool | None = None
@@ -147,7 +149,7 @@ class Runner:
         """The LM head's input is the last hidden state of just the rows asked for."""
         self._hidden = inputs[0][0]
 
-    def _make_attention(self) -> PagedAttention | VarlenAttention:
+    def _make_attention(self) -> AttentionBackend:
         wish = self._limits.attention
         sixteen_bit = self._loaded.dtype in (torch.bfloat16, torch.float16)
         if wish == "varlen" or (wish == "auto" and self._loaded.device.type == "cuda" and sixteen_bit):
@@ -187,18 +189,7 @@ class Runner:
         capture = cuda_capture(torch.cuda.graph_pool_handle()) if device.type == "cuda" else repeat
 
         def make(num_tokens: int, max_queries: int) -> Graph:
-            limits = self._limits
-            return Graph(
-                num_tokens,
-                max_queries,
-                attention,
-                self._forward,
-                capture,
-                context_length=limits.context_length,
-                page_size=limits.page_size,
-                scratch_page=limits.num_pages,
-                device=device,
-            )
+            return Graph(num_tokens, max_queries, attention, self._forward, capture, self._limits, device)
 
         try:
             return Graphs(make, on_progress)
