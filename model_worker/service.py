@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from opentelemetry import trace
 
-from model_worker import convert
+from model_worker import messages
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
@@ -57,7 +57,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         driver: of the engine.
         info: what GetInfo says, but for the capacity.
         tokenizer: what GetTokenizer says.
-        at_exit: serves the SLM of a model that has an exit.
+        shallow: serves the SLM of a model with shared layers.
     """
 
     def __init__(
@@ -67,19 +67,19 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         tokenizer: worker_pb2.GetTokenizerResponse,
         telemetry: Telemetry,
         metrics: WorkerMetrics,
-        at_exit: bool = False,
+        shallow: bool = False,
     ) -> None:
         self._driver = driver
         self._info = info
         self._tokenizer = tokenizer
         self._tracer = telemetry.tracer
         self._metrics = metrics
-        self._at_exit = at_exit
+        self._shallow = shallow
         self._heads = HeadTable(info.hidden_size, info.tokenizer_fingerprint)
 
     async def Step(self, request: worker_pb2.StepRequest, context: Any) -> worker_pb2.StepResponse:
         """One position: append, then return the distribution after it."""
-        run = self._of_role(convert.step_request(request, self._info.vocab_size))
+        run = self._of_role(messages.step_request(request, self._info.vocab_size))
         done: asyncio.Future[Piece] = asyncio.get_running_loop().create_future()
         ticket = self._driver.submit(run, lambda _, piece: None if done.done() else done.set_result(piece))
         try:
@@ -90,7 +90,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         if isinstance(end, RunFailed):
             raise _refusal(end.error)
         assert end is not None, "a step keeps no token"
-        return convert.step_response(end)
+        return messages.step_response(end)
 
     async def Decode(
         self, request_iterator: AsyncIterator[worker_pb2.DecodeRequest], context: Any
@@ -124,9 +124,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """The model, and its room and counters at this moment."""
         response = worker_pb2.GetInfoResponse()
         response.CopyFrom(self._info)
-        capacity, counters = await self._driver.ask(convert.state_of)
-        response.capacity.CopyFrom(convert.capacity(capacity))
-        response.counters.CopyFrom(convert.counters(counters))
+        capacity, counters = await self._driver.ask(messages.state_of)
+        response.capacity.CopyFrom(messages.capacity(capacity))
+        response.counters.CopyFrom(messages.counters(counters))
         return response
 
     async def GetTokenizer(
@@ -147,7 +147,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Submits the runs of a stream as they come; each ends the one before."""
         try:
             async for message in requests:
-                run = self._of_role(convert.decode_request(message, self._info.vocab_size, self._heads))
+                run = self._of_role(messages.decode_request(message, self._info.vocab_size, self._heads))
                 if stream.session_id not in ("", run.session_id):
                     raise invalid(
                         "session_id",
@@ -182,7 +182,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 response.logprobs.extend(piece.logprobs)
                 response.uncertainties.extend(piece.uncertainties)
                 if isinstance(piece.end, RunFinished):
-                    response.finish.CopyFrom(convert.finish(piece.end))
+                    response.finish.CopyFrom(messages.finish(piece.end))
                     self._close_span(stream, ticket, piece.end)
                     self._metrics.ran(piece.end.timing, ticket in stream.background)
                     stream.background.discard(ticket)
@@ -199,7 +199,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 raise failure
 
     def _of_role(self, run: RunRequest) -> RunRequest:
-        return replace(run, exit=True) if self._at_exit else run
+        return replace(run, shallow=True) if self._shallow else run
 
     def _open_span(self, stream: _Stream, run: RunRequest, traceparent: str) -> None:
         """A span per run below the caller's span; a no-op one where tracing is off."""
@@ -228,4 +228,4 @@ def _refusal(error: Exception) -> RstitchError:
     """What the caller is told; a failed forward, which the caller cannot look into, also goes to the log."""
     if isinstance(error, ForwardFailed):
         _log.error("forward failed", exc_info=error)
-    return convert.to_rstitch_error(error)
+    return messages.to_rstitch_error(error)

@@ -21,14 +21,14 @@ Shape = tuple[int, int]
 _ESSENTIAL: tuple[Shape, ...] = ((1, 0), (8, 0), (1, 64), (0, 64))
 
 
-def measure_steps(engine: Engine, budget_s: float, at_exit: bool = False) -> CostModel | None:
+def measure_steps(engine: Engine, budget_s: float, shallow: bool = False) -> CostModel | None:
     """Steps of each shape in turn, round after round, so that a busy moment of the machine falls on all shapes alike.
 
-    Nothing is left behind, neither sessions nor counts. `at_exit`: of the SLM of a model with an exit. Returns None
-    without time, or without room for a decode row.
+    Nothing is left behind, neither sessions nor counts. With `shallow` the steps are those of the SLM in a model with
+    shared layers. Returns None without time, or without room for a decode row.
     """
     until = time.perf_counter() + budget_s
-    rows = _Rows(engine, at_exit)
+    rows = _Rows(engine, shallow)
     times: dict[Shape, list[float]] = {}
     shapes = rows.shapes() if budget_s > 0 else []
     for shape in itertools.chain.from_iterable([shapes] * _ROUNDS):
@@ -53,9 +53,9 @@ class _Rows:
     there are: half for decode rows, half for the longer one.
     """
 
-    def __init__(self, engine: Engine, at_exit: bool) -> None:
+    def __init__(self, engine: Engine, shallow: bool) -> None:
         self._engine = engine
-        self._at_exit = at_exit
+        self._shallow = shallow
         self._num_steps = 0
         limits = engine.limits
         fitting = min(_CONTEXT, limits.context_length // 2, limits.num_pages * limits.page_size // 4)
@@ -97,7 +97,7 @@ class _Rows:
             self._engine.close_session(name)
 
     def _submit(self, name: str, position: int, tokens: list[int]) -> None:
-        self._engine.submit(RunRequest(name, position, tokens, returns=Returns(), exit=self._at_exit))
+        self._engine.submit(RunRequest(name, position, tokens, returns=Returns(), shallow=self._shallow))
 
     def _tokens(self, count: int, shift: int = 0) -> list[int]:
         """Shifted ones are others: tokens that are held already might not be computed again."""

@@ -76,7 +76,7 @@ class RunRequest:
     own next token, and the run ends.
 
     A `background` run takes only the room that others leave, and ends early (LENGTH) where pages run short.
-    An `exit` run is the SLM's, at the exit of a model that has one.
+    A `shallow` run is the SLM's, where the SLM is the model's first layers.
     """
 
     session_id: str
@@ -90,7 +90,7 @@ class RunRequest:
     prefix_checksum: int | None = None
     background: bool = False
     draft: Sequence[int] = ()
-    exit: bool = False
+    shallow: bool = False
 
     @property
     def wants_token(self) -> bool:

@@ -13,12 +13,12 @@ from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import ForwardFailed, InvalidRun, NoCapacity
 from model_worker.engine.forward.loader import adopt
-from model_worker.engine.shared_layers.engine import ExitEngine
-from model_worker.engine.shared_layers.model import make_exit
+from model_worker.engine.shared_layers.engine import SharedEngine
+from model_worker.engine.shared_layers.model import share_layers
 from model_worker.engine.types import GREEDY, FinishReason, Limits, RunRequest, Sampling
 from tests.support.engines import Result, collect, make_engine, run_all, run_one
-from tests.support.exits import make_pair
 from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE
+from tests.support.shared_layers import make_pair
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 SAMPLINGS = [GREEDY, Sampling(1.2, 0.9, 50, seed=5)]
@@ -120,17 +120,19 @@ def test_drafts_among_other_runs_and_in_the_background() -> None:
     assert ahead.finished.num_accepted >= 5
 
 
-def test_a_model_with_an_exit_drafts_for_itself() -> None:
-    """The exit's drafts are in the session that the LLM verifies them in."""
+def test_a_model_with_shared_layers_drafts_for_itself() -> None:
+    """The SLM's drafts are in the session that the LLM verifies them in."""
     model, _, tail = make_pair("llama", 1)
     loaded = adopt(model, CONTEXT_LENGTH)
-    engine = ExitEngine(loaded, make_exit(model, 1, tail), Limits(VOCAB_SIZE, CONTEXT_LENGTH, 128, max_batch_tokens=24))
+    engine = SharedEngine(
+        loaded, share_layers(model, 1, tail), Limits(VOCAB_SIZE, CONTEXT_LENGTH, 128, max_batch_tokens=24)
+    )
     for prompt, truth in zip(PROMPTS, truths(engine, SAMPLINGS[1]), strict=True):
         tokens, held = list(prompt), 0
         while len(tokens) < len(prompt) + LENGTH:
-            drafting = RunRequest("s", 0, tokens, SAMPLINGS[1], 5, NO_STOP, exit=True)
+            drafting = RunRequest("s", 0, tokens, SAMPLINGS[1], 5, NO_STOP, shallow=True)
             draft = run_one(engine, drafting).tokens
-            if held % 2:  # the exit of a random model is hardly ever right
+            if held % 2:  # the SLM in a random model is hardly ever right
                 draft = truth[len(tokens) - len(prompt) :][:3] + draft
             left = len(prompt) + LENGTH - len(tokens)
             result = run_one(engine, RunRequest("s", held, tokens[held:], SAMPLINGS[1], left, NO_STOP, draft=draft))

@@ -13,35 +13,38 @@ from model_worker.engine.bookkeeping.pages import PagePool
 class Session:
     """Tokens of one conversation on this worker.
 
-    Invariant: 0 <= num_computed <= num_shallow <= len(tokens), and `pages` has room for `num_shallow` tokens. Tokens
-    from `num_computed` on are accepted but have no KV yet; those before `num_shallow` have it in the layers below the
-    exit of a model that has one. `contiguous` says that each page follows the one before.
+    Invariant: 0 <= num_computed <= num_shallow <= len(tokens), and `pages` has room for `num_shallow` tokens.
+    `contiguous` says that each page follows the one before.
     """
 
-    __slots__ = ("contiguous", "exit_computed", "num_computed", "pages", "running", "session_id", "tokens")
+    #   tokens   0 ......... num_computed ......... num_shallow ......... len(tokens)
+    #   KV       in all layers            in the shared layers   none yet
+    #
+    # Only a model whose first layers are the SLM has a part in the middle; elsewhere num_shallow is num_computed.
+
+    __slots__ = ("contiguous", "num_computed", "pages", "running", "session_id", "shallow_computed", "tokens")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.tokens = array("I")
         self.num_computed = 0
-        self.exit_computed = 0
+        self.shallow_computed = 0
         self.pages: list[int] = []
         self.contiguous = True
         self.running = False
 
     @property
     def held(self) -> int:
-        """Tokens accepted."""
+        """Number of tokens accepted so far, computed or not."""
         return len(self.tokens)
 
     @property
     def num_shallow(self) -> int:
-        """Tokens that the layers below the exit have computed; as `num_computed` where there is no exit."""
-        return max(self.num_computed, self.exit_computed)
+        """Number of tokens that the shared layers have computed, by a run of either role."""
+        return max(self.num_computed, self.shallow_computed)
 
     @property
     def num_pending(self) -> int:
-        """Tokens accepted and not computed."""
         return len(self.tokens) - self.num_computed
 
     def checksum(self, position: int) -> int:
@@ -95,7 +98,7 @@ class SessionTable:
     def uncompute(self, session: Session, position: int) -> None:
         """Forgets the KV from `position` on; the tokens stay."""
         session.num_computed = min(session.num_computed, position)
-        session.exit_computed = min(session.exit_computed, position)
+        session.shallow_computed = min(session.shallow_computed, position)
         keep = self._pool.pages_for(session.num_shallow)
         self._pool.release(session.pages[keep:])
         del session.pages[keep:]

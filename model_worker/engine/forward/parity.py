@@ -34,7 +34,7 @@ def parity_tokens(name: str, limits: Limits) -> list[int]:
 
 def parity_request(tokens: Sequence[int], shallow: bool = False) -> RunRequest:
     """The run that asks for the distribution after the prompt."""
-    return RunRequest("parity", 0, tokens, returns=Returns(), exit=shallow)
+    return RunRequest("parity", 0, tokens, returns=Returns(), shallow=shallow)
 
 
 @contextmanager
