@@ -1,4 +1,4 @@
-"""Builds a model and its engine from settings."""
+"""Builds a model and its engine from settings. It knows no wire and no process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 
 def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engine]:
-    """The model and its engine. Raises UnsupportedModel."""
+    """Loads the model and makes its engine, with its step costs measured. Raises UnsupportedModel."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
@@ -67,7 +67,7 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
 
 
 def default_page_size(device: torch.device) -> int:
-    """Tokens per KV page. On CUDA of a size that attention's kernel takes; with others it would not run."""
+    """Number of tokens per KV page. On CUDA attention's kernel runs with this number, and not with small ones."""
     return 256 if device.type == "cuda" else 16
 
 

@@ -44,7 +44,7 @@ _SERVICE = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What distinguishes the two workers."""
+    """All that distinguishes the two workers: the same program serves both."""
 
     name: str
     model: common_pb2.Model
@@ -164,7 +164,7 @@ def _info(
 
 
 def _slm_info(info: worker_pb2.GetInfoResponse, engine: SharedEngine) -> worker_pb2.GetInfoResponse:
-    """What the SLM says of itself, from what the LLM does: as wide a hidden state, the same stop tokens."""
+    """What GetInfo says of the SLM: the LLM's hidden size and stop tokens, its own parameters and costs."""
     of_slm = worker_pb2.GetInfoResponse()
     of_slm.CopyFrom(info)
     of_slm.role = common_pb2.MODEL_SLM

@@ -102,7 +102,7 @@ def step_request(message: worker_pb2.StepRequest, vocab_size: int) -> RunRequest
 
 
 def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: HeadTable) -> RunRequest:
-    """Reads a run. Raises RstitchError: INVALID_ARGUMENT, naming the field, or FAILED_PRECONDITION for a missing head."""
+    """Reads a run. Raises RstitchError: INVALID_ARGUMENT with the field, FAILED_PRECONDITION for a missing head."""
     for token in message.stop_tokens:
         if token >= vocab_size:
             raise invalid(

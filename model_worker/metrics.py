@@ -1,4 +1,4 @@
-"""What a worker measures. The engine counts for itself; here it is read when metrics are sent.
+"""What a worker measures. The engine counts for itself; the counts are read here when metrics are sent.
 
 The sender's thread reads plain integers of the engine without asking its thread: a step may lie between two of them,
 but nothing waits for anything.
@@ -13,12 +13,12 @@ from model_worker.engine.types import Counters, Timing
 from rstitch.service import semconv
 from rstitch.service.metrics import Metrics, Reading
 
-# In s: from a waiting loop to a full machine.
+# Bounds of a histogram in s, from 0.1 ms (an idle worker) to 13 s (one with a long queue).
 _QUEUE_TIMES = [0.0001 * 2**power for power in range(18)]
 
 
 class WorkerMetrics:
-    """Instruments of one worker."""
+    """Registers one worker's instruments, most of which are read from the engine when they are sent."""
 
     def __init__(self, metrics: Metrics, engine: Engine) -> None:
         self._engine = engine
@@ -96,8 +96,8 @@ class WorkerMetrics:
             explicit_bucket_boundaries_advisory=_QUEUE_TIMES,
         )
 
-    def ran(self, timing: Timing, background: bool) -> None:
-        """A run is over."""
+    def record_run(self, timing: Timing, background: bool) -> None:
+        """Records how long a run that is over waited for its first step."""
         kind = "background" if background else "decode"
         self._queue_time.record(timing.queue_us / 1e6, {semconv.RSTITCH_RUN_KIND: kind})
 

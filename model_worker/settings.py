@@ -26,7 +26,7 @@ Listen = Annotated[str, AfterValidator(_host_and_port), Field(description="HOST:
 
 
 class WorkerSettings(BaseSettings):
-    """One language model behind gRPC.
+    """Serves one language model behind gRPC.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
     """

@@ -58,9 +58,9 @@ class Models:
             limits = Limits(vocab_size, loaded.context_length, _NUM_PAGES)
             weights, per_token = weight_bytes(loaded.module), loaded.kv_bytes_per_token
             if name == "shared":
-                shared = load_shared(str(folder), loaded.module)
-                weights, per_token = weights + weight_bytes(shared.tail), per_token + shared.bytes_per_token
-                engines.append(SharedEngine(loaded, shared, limits))
+                cut = load_shared(str(folder), loaded.module)
+                weights, per_token = weights + weight_bytes(cut.tail), per_token + cut.bytes_per_token
+                engines.append(SharedEngine(loaded, cut, limits))
             else:
                 engines.append(Engine(loaded, limits))
             self.memory[name] = Memory(weights, per_token)

@@ -32,7 +32,7 @@ class Committer:
 
     Args:
         stop_tokens: the model's own; a run may name others.
-        counters: of the engine; kept tokens are counted here.
+        counters: the engine's; kept tokens are counted here.
     """
 
     def __init__(
@@ -76,14 +76,22 @@ class Committer:
     def finish(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
         """Ends a run where it stands; what it appended and kept stays in the session."""
         self._scheduler.remove(run)
-        return self.finished(run, reason, proposal)
+        return self.end_event(run, reason, proposal)
 
-    def finished(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
-        """What is said of a run that has left the scheduler already."""
+    def end_event(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
+        """The end of a run that has left the scheduler already."""
         run.timing.total_us = int((time.perf_counter() - run.arrived) * 1e6)
         request, session = run.request, run.session
         num_accepted = common_prefix(session.tokens[request.end :], request.draft) if request.draft else 0
         return RunFinished(run.run_id, reason, session.held, run.timing, proposal, num_accepted, run.num_consultations)
+
+    def fail(self, rows: Sequence[Row], error: Exception) -> list[Event]:
+        """Ends the runs of a step whose forward raised; their sessions hold what they held, and no more is computed."""
+        failure = _forward_failed(f"the model's forward failed: {error}.")
+        failure.__cause__ = error
+        for row in rows:
+            self._scheduler.remove(row.run)
+        return [RunFailed(row.run.run_id, failure) for row in rows]
 
     def _advance(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
         """Keeps the token of distribution `index`, or ends the run without it."""
@@ -93,7 +101,7 @@ class Committer:
             self._scheduler.remove(run)
             self._runner.wipe(session.pages)  # whoever gets the pages next may read them, masked
             self._table.uncompute(session, 0)
-            return [RunFailed(run.run_id, forward_failed("the model's logits are not finite."))]
+            return [RunFailed(run.run_id, _forward_failed("the model's logits are not finite."))]
         if request.returns is not None:
             return [self.finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]
         handoff, meter = request.handoff, run.meter
@@ -167,8 +175,7 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
-def forward_failed(message: str) -> ForwardFailed:
-    """The error of a run whose forward gave nothing that can be kept."""
+def _forward_failed(message: str) -> ForwardFailed:
     return ForwardFailed(message, remedy="Send the run again; if it fails again, see the worker's log.")
 
 

@@ -16,10 +16,10 @@ from model_worker.engine.bookkeeping.admission import check_held, check_idle, ch
 from model_worker.engine.bookkeeping.batching import Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.bookkeeping.pages import PagePool
-from model_worker.engine.bookkeeping.scheduler import Row, Run, Scheduler
+from model_worker.engine.bookkeeping.scheduler import Row, Run, Schedule, Scheduler
 from model_worker.engine.bookkeeping.session import Session, SessionTable
 from model_worker.engine.bookkeeping.signals import SignalMeter
-from model_worker.engine.commit import Committer, forward_failed
+from model_worker.engine.commit import Committer
 from model_worker.engine.errors import SessionClosed
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.parity import (
@@ -43,13 +43,16 @@ from model_worker.engine.types import (
 
 
 class Engine:
-    """A model with its sessions.
+    """A model and the sessions that it continues.
 
     Args:
         on_progress: told how many of how many steps have been captured, where the device captures any.
 
-    Raises (from the constructor) UnsupportedModel if its own path does not give the model's own logits.
+    Raises (from the constructor) UnsupportedModel if the engine's path does not give the model's own logits.
     """
+
+    # The way of a run: submit -> [ schedule -> run -> commit ] once per step -> finish. A session outlives its runs;
+    # between two of them it can be evicted, and then holds nothing.
 
     _run_type: type[Run] = Run
     _scheduler_type: type[Scheduler] = Scheduler
@@ -70,12 +73,11 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        """Whether a step would do nothing."""
         return len(self._scheduler) == 0
 
     @property
     def capacity(self) -> Capacity:
-        """Room, now."""
+        """Free pages and who is in the cache at this moment, for the status reply."""
         return Capacity(
             page_size=self.limits.page_size,
             num_pages=self.limits.num_pages,
@@ -87,17 +89,17 @@ class Engine:
 
     @property
     def path(self) -> str:
-        """How steps run; with the limits at "auto" it depends on the device and the model."""
+        """Says how steps run, which with limits at "auto" depends on the device and the model."""
         return self._runner.path
 
     @property
     def load(self) -> Load:
-        """What the next step has to do for those who wait."""
+        """The work that foreground runs have for the next step."""
         return self._scheduler.load
 
     @property
     def costs(self) -> CostModel | None:
-        """What a step takes, if it was measured."""
+        """What a step takes; None if it was not measured."""
         return self._scheduler.costs
 
     @costs.setter
@@ -124,7 +126,8 @@ class Engine:
         run.draft = self._draft(request)
         session.tokens.extend(run.draft)
         if run.num_pending < run.num_asked or run.draft:
-            # The distribution after a token that is computed already: compute that token again.
+            # Logits are not kept. Whoever asks for the distribution after a token that is computed already has that
+            # token computed again: num_computed goes back to held - num_asked.
             self._table.uncompute(session, session.held - run.num_asked)
         if request.handoff is not None and request.handoff.signal is not Signal.ENTROPY:
             run.meter = SignalMeter(request.handoff)
@@ -132,7 +135,7 @@ class Engine:
         return run.run_id
 
     def supersede(self, run_id: int) -> list[Event]:
-        """Ends a run where it stands; what it appended and kept stays in the session. Unknown ids are ended runs."""
+        """Ends a run where it stands; what it appended and kept stays in the session. An ended run is left alone."""
         run = self._scheduler.get(run_id)
         return [] if run is None else [self._committer.finish(run, FinishReason.SUPERSEDED)]
 
@@ -159,14 +162,10 @@ class Engine:
         return held, events
 
     def step(self) -> list[Event]:
-        """Runs the model once on what is most urgent and says what came of it."""
+        """Runs the model once on what is most urgent; returns what came of it."""
         begin = time.perf_counter()
         schedule = self._scheduler.schedule()
-        events: list[Event] = [RunFailed(run.run_id, error) for run, error in schedule.refused]
-        events += [self._committer.finished(run, FinishReason.LENGTH) for run in schedule.yielded]
-        self.counters.num_refusals += len(schedule.refused)
-        self.counters.num_evictions = self._table.num_evictions
-        events += [self._committer.finish(run, FinishReason.LENGTH) for run in self._scheduler.without_work()]
+        events = self._end_without_row(schedule)
         if not schedule.rows:
             return events
         forward_begin = time.perf_counter()
@@ -175,11 +174,7 @@ class Engine:
         except torch.AcceleratorError:  # the device is lost to this process: no later step could be right
             raise
         except Exception as error:  # noqa: BLE001 - whatever a model may raise: these runs fail, others go on
-            for row in schedule.rows:
-                self._scheduler.remove(row.run)
-            failure = forward_failed(f"the model's forward failed: {error}.")
-            failure.__cause__ = error
-            return events + [RunFailed(row.run.run_id, failure) for row in schedule.rows]
+            return events + self._committer.fail(schedule.rows, error)
         forward_us = _us(time.perf_counter() - forward_begin)
         events += self._committer.commit(schedule.rows, outcome)
         self._account(schedule.rows, begin, forward_us)
@@ -189,8 +184,18 @@ class Engine:
         """Raises AssertionError if a page is leaked or a session's books are wrong."""
         self._table.check_integrity()
 
+    def _end_without_row(self, schedule: Schedule) -> list[Event]:
+        """The events of runs that end before this step's forward."""
+        events: list[Event] = [RunFailed(run.run_id, error) for run, error in schedule.refused]
+        events += [self._committer.end_event(run, FinishReason.LENGTH) for run in schedule.yielded]
+        events += [self._committer.finish(run, FinishReason.LENGTH) for run in self._scheduler.without_work()]
+        self.counters.num_refusals += len(schedule.refused)
+        self.counters.num_evictions = self._table.num_evictions
+        return events
+
     def _account(self, rows: Sequence[Row], begin: float, forward_us: int) -> None:
-        """A step's time goes to its runs, also to those that ended in it: their events carry the same Timing."""
+        """Adds a step's time to the counters and to its runs."""
+        # Also to those that ended in it: their events, which are not sent yet, carry the same Timing object.
         end = time.perf_counter()
         host_us = _us(end - begin) - forward_us
         self.counters.num_steps += 1
@@ -210,8 +215,8 @@ class Engine:
             self.counters.num_computed_tokens += row.num_tokens
 
     def _draft(self, request: RunRequest) -> Sequence[int]:
-        """Of a draft the tokens that are put through the model: no more than can be kept, but for the one after them,
-        and than one forward takes.
+        """The tokens of a draft that go through the model: as many as can be kept with one token of the model's own
+        after them, and as fit one forward beside the token before them.
         """
         room = min(request.max_tokens, self.limits.context_length - request.end, self.limits.max_batch_tokens)
         return request.draft[: max(0, room - 1)]

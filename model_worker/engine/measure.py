@@ -22,7 +22,7 @@ _ESSENTIAL: tuple[Shape, ...] = ((1, 0), (8, 0), (1, 64), (0, 64))
 
 
 def measure_steps(engine: Engine, budget_s: float, shallow: bool = False) -> CostModel | None:
-    """Steps of each shape in turn, round after round, so that a busy moment of the machine falls on all shapes alike.
+    """Times steps of each shape in turn, round after round: a busy moment of the machine falls on all shapes alike.
 
     Nothing is left behind, neither sessions nor counts. With `shallow` the steps are those of the SLM in a model with
     shared layers. Returns None without time, or without room for a decode row.
@@ -38,7 +38,7 @@ def measure_steps(engine: Engine, budget_s: float, shallow: bool = False) -> Cos
     rows.close()
     engine.counters.reset()
     # The first step of a shape is its warm-up, where there is another.
-    typical = {shape: median(seen[1:] or seen) for shape, seen in times.items()}
+    typical = {shape: median(samples[1:] or samples) for shape, samples in times.items()}
     if (1, 0) not in typical:
         return None
     return CostModel(
@@ -49,8 +49,9 @@ def measure_steps(engine: Engine, budget_s: float, shallow: bool = False) -> Cos
 
 
 class _Rows:
-    """Sessions of `_CONTEXT` tokens that compute the tokens after them again and again. They take no more pages than
-    there are: half for decode rows, half for the longer one.
+    """Sessions of `_CONTEXT` tokens that compute the tokens after them again and again.
+
+    They take no more pages than there are: half for decode rows, half for the longer one.
     """
 
     def __init__(self, engine: Engine, shallow: bool) -> None:
@@ -65,14 +66,14 @@ class _Rows:
         self._fed: set[str] = set()
 
     def shapes(self) -> list[Shape]:
-        """Those that there is room for, the most telling first."""
+        """The shapes that there is room for, the essential ones first."""
         shapes = [(rows, 0) for rows in _DECODE_ROWS if rows <= self._most_rows]
         shapes += [(rows, tokens) for tokens in _LONG_ROWS if tokens <= self._most_tokens for rows in (0, 1)]
         fitting = [shape for shape in shapes if sum(shape) <= self._engine.limits.max_batch_tokens]
         return sorted(fitting, key=lambda shape: shape not in _ESSENTIAL)
 
     def step_us(self, shape: Shape) -> float:
-        """The time of one step."""
+        """Runs one step of a shape; returns its time."""
         rows, tokens = shape
         lengths = {f"measure-{index}": 1 for index in range(rows)}
         if tokens:
@@ -92,7 +93,6 @@ class _Rows:
         return (end - begin) * 1e6
 
     def close(self) -> None:
-        """Forgets the sessions."""
         for name in self._fed:
             self._engine.close_session(name)
 
@@ -100,5 +100,5 @@ class _Rows:
         self._engine.submit(RunRequest(name, position, tokens, returns=Returns(), shallow=self._shallow))
 
     def _tokens(self, count: int, shift: int = 0) -> list[int]:
-        """Shifted ones are others: tokens that are held already might not be computed again."""
+        # Each step shifts them: tokens that are held already might not be computed again.
         return [(7 * (index + shift) + 3) % self._engine.limits.vocab_size for index in range(count)]

@@ -44,7 +44,7 @@ def export(source: Path, out: Path, recipe: Recipe, llm: Any, tail: SlmTail, fac
 
 
 def measure(folder: Path, n: int, taus: tuple[float, ...]) -> list[dict[str, Any]]:
-    """Both writers alone and stitched, on dev, greedy, float32; writes the card."""
+    """Measures both writers alone and stitched, on dev, greedy, float32; writes the card."""
     llm: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     shared = load_shared(str(folder), llm)
     shared.slm.generation_config = llm.generation_config
@@ -65,7 +65,7 @@ def measure(folder: Path, n: int, taus: tuple[float, ...]) -> list[dict[str, Any
 
 
 def main() -> None:
-    """Command line."""
+    """Parses flags, trains, measures."""
     parser = argparse.ArgumentParser(prog="python -m training.shared_layers", description=__doc__)
     parser.add_argument("--source", type=Path, default=Path("models/tiny-llm"), help="the LLM to start from")
     parser.add_argument("--out", type=Path, default=Path("models/tiny-shared-layers"), help="folder of the model")

@@ -51,7 +51,7 @@ Licence: Apache-2.0, like the repository.
 
 
 def card(recipe: Mapping[str, Any], sizes: Mapping[str, int], figures: Sequence[dict[str, Any]], note: str) -> str:
-    """The card's text.
+    """Fills in the card.
 
     Args:
         recipe: a `Recipe`'s fields, and how the run ended.

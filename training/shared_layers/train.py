@@ -43,11 +43,9 @@ class Recipe:
 
     @property
     def num_steps(self) -> int:
-        """The length of the run."""
         return self.schedule[-1][0]
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step."""
         steps, shares = zip(*self.schedule, strict=True)
         return self.learning_rate * float(np.interp(step, steps, shares))
 

@@ -70,11 +70,10 @@ class SessionTable:
         return iter(self._sessions.values())
 
     def get(self, session_id: str) -> Session | None:
-        """The session, or None."""
         return self._sessions.get(session_id)
 
     def open(self, session_id: str) -> Session:
-        """The session, made if unknown, now the most recently used.
+        """Returns the session, made if unknown, as the most recently used.
 
         There are never many more sessions than pages: one without pages costs little, but is not kept for ever.
         """
@@ -87,11 +86,10 @@ class SessionTable:
         return session
 
     def touch(self, session: Session) -> None:
-        """The session is the most recently used from now on."""
         self._sessions.move_to_end(session.session_id)
 
     def truncate(self, session: Session, position: int) -> None:
-        """Drops what the session holds from `position` on, and the pages that become empty."""
+        """Drops the session's tokens from `position` on, and the pages that become empty."""
         del session.tokens[position:]
         self.uncompute(session, position)
 
@@ -105,7 +103,6 @@ class SessionTable:
         session.contiguous = session.contiguous or _contiguous(session.pages)
 
     def close(self, session: Session) -> None:
-        """Forgets the session."""
         self.truncate(session, 0)
         del self._sessions[session.session_id]
 
@@ -117,6 +114,7 @@ class SessionTable:
         missing = self._pool.pages_for(num_tokens) - len(session.pages)
         if missing <= 0:
             return True
+        # What is evicted for a reservation that then fails stays evicted: it was idle, and can be computed again.
         while self._pool.num_free < missing:
             if not self._evict(self._least_recently_used(session)):
                 return False
@@ -133,11 +131,11 @@ class SessionTable:
         self._pool.check_integrity([page for session in self for page in session.pages])
 
     def _least_recently_used(self, asking: Session) -> Session | None:
-        """Of the idle sessions that hold pages."""
+        """The idle session with pages that nobody has used for longest."""
         return next((s for s in self if not s.running and s.pages and s is not asking), None)
 
     def _evict(self, victim: Session | None) -> bool:
-        """Closes an idle session; returns whether there was one."""
+        """Closes an idle session; returns whether one was given."""
         if victim is None:
             return False
         self.close(victim)

@@ -30,11 +30,22 @@ class Group:
     Attributes:
         queries: slice of the flattened batch, rows x num_queries tokens in order.
         num_rows, num_queries, num_keys: sizes; more than one query only where there is one row.
-        first, distance: row i's keys lie in the slots from first + i * distance on; if `slots` is None.
-        slots: int64 [num_rows * num_keys], where the keys lie; padding repeats a written one.
-        mask: bool [num_rows, 1, num_queries, num_keys] or the same additive; None if every query sees every key.
+        first, distance: without `slots`, row i's keys are in the slots from first + i * distance on.
+        slots: int64 [num_rows * num_keys], where the keys are; padding repeats a written slot.
+        mask: additive, [num_rows, 1, num_queries, num_keys]; None if every query sees every key.
         is_causal: there are as many keys as queries, and query i sees the first i + 1 of them; without a mask.
     """
+
+    # Rows of a batch (batch.py's order) and the groups that they make, each one call of the kernel:
+    #
+    #   rows     one token, in one piece   | one token, scattered | several tokens
+    #            s0   s1   s2   s3         | s4   s5              | s6         | s7
+    #   groups   [ one strided view ]      | [ gathered ]         | [ alone ]  | [ alone ]
+    #
+    # The strided view of s0..s3, where the sessions begin at equal distances in the cache:
+    #
+    #   slots    |0 0 0 . . . . .|1 1 . . . . . .|2 2 2 . . . . .|3 . . .    num_keys = 3; of s1 and s3 the rest is
+    #             first           first + distance                           masked
 
     queries: slice
     num_rows: int
@@ -93,7 +104,7 @@ class PagedAttention:
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
     def _attend_alone(self, query: Tensor, scaling: float | None, layer: int) -> Tensor:
-        """As `_attend`, for a batch of one token: with no other session every call counts. [1, 1, heads, value_dim]."""
+        """Attends for a batch of one token, [1, 1, heads, value_dim]: without other sessions every call counts."""
         group, shape = self._groups[0], self._cache.shapes[layer]
         num_heads = query.shape[1]
         k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
@@ -102,14 +113,14 @@ class PagedAttention:
         return out.reshape(1, 1, num_heads, shape.value_dim)
 
     def _attend(self, group: Group, query: Tensor, scaling: float | None, layer: int) -> Tensor:
-        """The group's outputs, [tokens of the group, heads, value_dim]; query: [heads, tokens, key_dim]."""
+        """Returns the group's outputs, [tokens of the group, heads, value_dim]; query: [heads, tokens, key_dim]."""
         shape = self._cache.shapes[layer]
         k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
         num_heads, num_kv_heads = query.shape[0], shape.num_kv_heads
         q = query if len(self._groups) == 1 else query[:, group.queries]
         mask, repeated = group.mask, num_heads // num_kv_heads
         if group.num_queries == 1:
-            # The query heads that share a key head are so many queries of it: [rows, kv_heads, repeated, dim].
+            # The query heads that share a key head become that many queries of it: [rows, kv_heads, repeated, dim].
             q = q.view(num_kv_heads, repeated, group.num_rows, q.shape[2]).permute(2, 0, 1, 3)
         elif repeated > 1 and group.num_queries <= _SHORT_EXTEND:
             q = q.reshape(1, num_kv_heads, repeated * group.num_queries, -1)
@@ -127,7 +138,7 @@ class PagedAttention:
         return out.reshape(num_heads, group.num_queries, -1).transpose(0, 1)
 
     def _read(self, group: Group, tensor: Tensor) -> Tensor:
-        """Keys or values of a group, [rows, kv_heads, num_keys, dim]: a view unless the pages are scattered."""
+        """Returns keys or values, [rows, kv_heads, num_keys, dim]: a view unless the pages are scattered."""
         if group.slots is not None:
             size = (group.num_rows, group.num_keys, *tensor.shape[1:])
             return tensor.index_select(0, group.slots).view(size).transpose(1, 2)
@@ -154,11 +165,13 @@ class PagedAttention:
         for row in rows[at:end]:
             if not row.run.session.contiguous:
                 break
+            # Pages between this row and the one before; the second row sets the group's distance.
             step = row.run.session.pages[0] - first - distance * max(0, count - 1)
-            padded = max(longest, row.start + 1)
-            # Equally far from each other, no row read into another or beyond the cache, not more padding than keys.
             if count == 1:
                 distance = step
+            # A row joins if it is as far from the one before as the others are, if no row is read into the next one or
+            # beyond the cache, and if not more padding than keys is read.
+            padded = max(longest, row.start + 1)
             end_of_reading = row.run.session.pages[0] * page_size + padded
             too_padded = padded * (count + 1) > 2 * (total + row.start + 1)
             if count and (
@@ -177,7 +190,7 @@ class PagedAttention:
         return count
 
     def _gathered(self, rows: Sequence[Row], at: int) -> Group:
-        """Rows of one token whose pages are scattered."""
+        """The group of rows of one token whose pages are scattered."""
         all_slots = [self._slots(row) for row in rows]
         lengths = np.array([len(slots) for slots in all_slots])
         padded = np.empty((len(rows), int(lengths.max())), dtype=np.int64)
@@ -210,7 +223,7 @@ class PagedAttention:
         )
 
     def _slots(self, row: Row) -> np.ndarray:
-        """Slots of everything up to the row's end, int64."""
+        """Slots of all tokens up to the row's end, int64."""
         page_size = self._cache.page_size
         pages = np.array(row.run.session.pages, dtype=np.int64)
         return (pages[:, None] * page_size + np.arange(page_size)).ravel()[: row.start + row.num_tokens]
@@ -221,7 +234,7 @@ class PagedAttention:
         return self._additive(np.arange(longest)[None, :] < lengths[:, None])[:, None, None]
 
     def _additive(self, seen: np.ndarray) -> Tensor:
-        """0 where seen, -inf elsewhere: made once a step and not once a layer."""
+        """A mask of 0 where seen and -inf elsewhere, made once a step and not once a layer."""
         mask = torch.zeros(seen.shape, dtype=self._cache.dtype)
         mask.masked_fill_(torch.from_numpy(~seen), float("-inf"))
         return mask.to(self._cache.device, non_blocking=True)

@@ -33,7 +33,7 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class GraphOutput:
-    """Of a replay, one row per token of the batch; the tensors are overwritten by the next replay."""
+    """What a replay computed, one row per token of the batch; the next replay overwrites the tensors."""
 
     logits: Tensor
     hidden: Tensor
@@ -41,7 +41,7 @@ class GraphOutput:
 
 
 class Graph:
-    """One captured shape.
+    """A step of one shape, captured once and replayed for every batch that fits it.
 
     Args:
         num_tokens: how many tokens it has room for, and how many rows.
@@ -82,7 +82,7 @@ class Graph:
         self._replay = capture(body)
 
     def run(self, batch: Batch) -> GraphOutput:
-        """The batch's outcome; it must fit."""
+        """Replays the graph for a batch, which must fit."""
         self._write(batch)
         self._device.copy_(self._host, non_blocking=True)
         self._replay()
@@ -99,7 +99,10 @@ class Graph:
         views.ids[:num], views.ids[num:] = batch.ids, 0
         views.positions[:num], views.positions[num:] = batch.positions, 0
         views.slots[:num], views.slots[num:] = batch.slots, scratch
-        # Left-over rows: one token each, then rows without any.
+        # Room for 8 tokens, a batch of two rows with 3 and 1 tokens:
+        #
+        #   tokens   r0 r0 r0 r1  x  x  x  x      x: fillers on the scratch page, position 0, one key
+        #   ends     0  3  4  5  6  7  8 | 8 8    as many rows as tokens: after r0, r1 and four fillers two empty ones
         fillers = room - num
         ends = np.cumsum([row.num_tokens for row in batch.rows] + [1] * fillers)
         views.ends[0] = 0
@@ -124,17 +127,17 @@ class _Views:
 
 
 def _split(buffer: Tensor, num_tokens: int, width: int) -> tuple[Tensor, ...]:
-    """ids, positions, slots, ends, lengths, pages: views of one buffer."""
+    """Cuts one buffer into views: ids, positions, slots, ends, lengths, pages."""
     n = num_tokens
     ids, positions, slots, lengths, ends, pages = buffer.split([n, n, n, n, n + 1, n * width])
     return ids, positions, slots, ends, lengths, pages.view(n, width)
 
 
 class Graphs:
-    """All captured shapes."""
+    """All captured shapes; a batch runs in the smallest that it fits."""
 
     def __init__(self, make: Callable[[int, int], Graph], on_progress: OnProgress) -> None:
-        # The largest first: the smaller ones then live in its memory.
+        # The largest first: the smaller ones then fit into its memory.
         shapes = sorted([(size, 1) for size in DECODE_SIZES] + [(size, size) for size in EXTEND_SIZES], reverse=True)
         self._graphs: dict[tuple[int, bool], Graph] = {}
         for index, (size, max_queries) in enumerate(shapes):
@@ -142,7 +145,7 @@ class Graphs:
             on_progress(index + 1, len(shapes))
 
     def run(self, batch: Batch) -> GraphOutput | None:
-        """The outcome of a batch; None if it fits no graph."""
+        """Runs a batch; None if it fits no graph."""
         sizes = DECODE_SIZES if batch.is_decode else EXTEND_SIZES
         size = next((size for size in sizes if size >= batch.num_tokens), None)
         if size is None:
@@ -151,12 +154,12 @@ class Graphs:
 
 
 def repeat(body: Callable[[], None]) -> Callable[[], None]:
-    """No capture: the function itself, run again."""
+    """Stands in for a capture where there is none: the function itself, run again."""
     return body
 
 
 def cuda_capture(pool: Any) -> Capture:
-    """Captures in a CUDA graph whose memory is of `pool` (torch.cuda.graph_pool_handle())."""
+    """Captures in CUDA graphs that share the memory of `pool` (torch.cuda.graph_pool_handle())."""
 
     def capture(body: Callable[[], None]) -> Callable[[], None]:
         # What is allocated, tuned or compiled at a first call must not be captured.

@@ -27,7 +27,7 @@ _MASK = (1 << 64) - 1
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1), the same for equal arguments, as if random for others (SplitMix64 of seed and position)."""
+    """Returns a number in [0, 1) that is a function of its arguments and looks random (SplitMix64 of both)."""
     bits = _splitmix64(_splitmix64(seed & _MASK) ^ (position & _MASK))
     return (bits >> 11) * 2.0**-53
 
@@ -58,8 +58,9 @@ class Choices:
 def choose(
     measured: Choices, logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], positions: Sequence[int]
 ) -> Choices:
-    """Chooses a token of each row asked for; what is measured is the model's own distribution (temperature 1, before
-    top-k and top-p).
+    """Chooses a token for each row asked for.
+
+    Entropies and logprobs are of the model's own distribution (temperature 1, before top-k and top-p).
 
     Args:
         measured: the most probable tokens of `logits`.
@@ -70,7 +71,7 @@ def choose(
     """
     tokens = [measured.tokens[row] for row in rows]
     logprobs = [measured.logprobs[row] for row in rows]
-    # Rounding may leave [0, 1] by an ulp; tau < 0 and tau >= 1 need it inside. NaN stays.
+    # Rounding may leave [0, 1] by an ulp, but tau < 0 must be below and tau >= 1 above every entropy. NaN stays NaN.
     entropies = [0.0 if (h := rounded(measured.entropies[row])) < 0 else 1.0 if h > 1 else h for row in rows]
     random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
     if random:
@@ -83,9 +84,9 @@ def choose(
 
 
 def measure(logits: Tensor) -> Tensor:
-    """Most probable token, entropy in nats and the token's probability of each row: [3, n], where `logits` are.
+    """Returns each row's most probable token, its entropy in nats and that token's probability: [3, n], on the device.
 
-    In float64 of float64, else in float32. p log p is 0 where p underflows to 0, also where a logit is -inf.
+    Float64 for float64, else float32. p log p is 0 where p underflows to 0, also where a logit is -inf.
     """
     if logits.is_cuda and measure_fused is not None and logits.dtype != torch.float64:
         return measure_fused(logits)
@@ -94,13 +95,14 @@ def measure(logits: Tensor) -> Tensor:
 
 
 def unpack(results: Tensor, vocab_size: int) -> Choices:
-    """What `measure` returns, on the host: one copy. A float32 holds ids up to 2^24."""
+    """Brings what `measure` returned to the host, in one copy."""
+    # Ids are floats in it: float32 holds them exactly up to 2^24, far beyond any vocabulary.
     tokens, entropies, probabilities = results.tolist()
     return _measured([int(token) for token in tokens], entropies, probabilities, vocab_size)
 
 
 def measure_on_host(logits: Tensor) -> Choices:
-    """`unpack(measure(logits))` with fewer calls, for logits on the host."""
+    """Does `unpack(measure(logits))` with fewer calls, for logits on the host."""
     tokens, entropies, probabilities = _measure(logits)
     return _measured(tokens.tolist(), entropies.tolist(), probabilities.tolist(), logits.shape[-1])
 
@@ -113,7 +115,7 @@ def margins(logits: Tensor, rows: Sequence[int]) -> list[float]:
 
 
 def _measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Few calls rather than few operations: of a tiny model's step each call is a hundredth."""
+    # Few calls rather than few operations: each call is a hundredth of a tiny model's step.
     p = logits.softmax(-1, torch.promote_types(logits.dtype, torch.float32))
     return logits.argmax(-1), torch.special.entr(p).sum(-1), p.amax(-1)
 
@@ -124,7 +126,7 @@ def _measured(tokens: list[int], entropies: list[float], probabilities: list[flo
 
 
 def _sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
-    """Token ids, int64 [rows], by inversion in float64 in order of falling probability."""
+    """Returns token ids, int64 [rows], by inversion in float64 in order of falling probability."""
     device = logits.device
 
     def column(values: list[float] | list[int], dtype: torch.dtype = torch.float64) -> Tensor:
@@ -143,6 +145,9 @@ def _sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[i
     # A token is in the nucleus if the mass before it is short of top_p.
     keep = (rank < top_k) & (cumulative - probabilities < top_p)
     cumulative = torch.where(keep, probabilities, 0.0).cumsum(-1)
+    # The token whose share of the cumulative mass the random number falls into:
+    #
+    #   0 |---- ids[0] ----|-- ids[1] --|- ids[2] -| ... | mass of the nucleus       target = uniform * that mass
     target = column([uniform(s.seed, position) for s, position in zip(samplings, positions, strict=True)])
     chosen = torch.searchsorted(cumulative, target * cumulative[:, -1:], right=True)
     # Rounding can lead past the last kept token.

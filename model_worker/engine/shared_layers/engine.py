@@ -90,7 +90,7 @@ class SharedEngine(Engine):
 
     def step(self) -> list[Event]:
         """Ends the runs that were put off, then steps as `Engine.step` does."""
-        events: list[Event] = [self._committer.finished(run, FinishReason.LENGTH) for run in self._put_off]
+        events: list[Event] = [self._committer.end_event(run, FinishReason.LENGTH) for run in self._put_off]
         self._put_off.clear()
         return events if super().is_idle else events + super().step()
 
