@@ -34,7 +34,7 @@ from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import Metrics, setup_metrics
 from rstitch.service.server import Server
 from rstitch.service.settings import explain, with_new_names
-from rstitch.service.telemetry import Telemetry, setup_telemetry
+from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
 _log = structlog.get_logger(__name__)
@@ -72,20 +72,21 @@ def main(role: Role) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker that serves; with shared layers it serves as the SLM, too, at a port of its own."""
+    """A worker that serves, at `port`; with shared layers it has a second server, as the SLM."""
 
-    server: Server
-    driver: EngineDriver
+    servers: list[Server]
     port: int
+    driver: EngineDriver
     metrics: Metrics
-    slm_server: Server | None = None
-    slm_port: int = 0
 
     async def stop(self) -> None:
         """Ends calls in flight at once, then the engine's thread."""
-        if self.slm_server is not None:
-            await self.slm_server.stop(0)
-        await self.server.stop(0)
+        for server in self.servers:
+            await server.stop(0)
+        await self.end()
+
+    async def end(self) -> None:
+        """Ends the engine's thread, and sends the last metrics."""
         await self.driver.stop()
         await asyncio.to_thread(self.metrics.shutdown)
 
@@ -95,31 +96,31 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     if settings.shared_listen:
         _refuse_with_shared_layers(role, settings)
     turns = _turns(role, settings)
-    telemetry = setup_telemetry(f"rstitch-{role.name}-worker", settings.otlp_endpoint)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size)
     driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, make_batching(settings, engine), turns)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
     files, measured = _tokenizer(tokenizer), WorkerMetrics(metrics, engine)
 
-    async def serve(address: str, info: worker_pb2.GetInfoResponse, telemetry: Telemetry) -> tuple[Server, int]:
+    servers: list[Server] = []
+
+    async def serve(name: str, address: str, info: worker_pb2.GetInfoResponse) -> int:
+        telemetry = setup_telemetry(f"rstitch-{name}-worker", settings.otlp_endpoint)
         server = Server(address, service_names=[_SERVICE], telemetry=telemetry)
         shallow = info.role != role.model
         service = WorkerService(driver, info, files, telemetry, measured, shallow)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
-        return server, await server.start()
+        servers.append(server)
+        return await server.start()
 
     info = _info(role, settings, loaded, engine, tokenizer)
-    server, port = await serve(settings.listen, info, telemetry)
-    worker = Worker(server, driver, port, metrics)
+    port = await serve(role.name, settings.listen, info)
     if isinstance(engine, SharedEngine):
-        of_slm = setup_telemetry("rstitch-slm-worker", settings.otlp_endpoint)
-        slm_server, slm_port = await serve(settings.shared_listen, _slm_info(info, engine), of_slm)
-        worker = Worker(server, driver, port, metrics, slm_server, slm_port)
+        await serve("slm", settings.shared_listen, _slm_info(info, engine))
     driver.start()
-    for ready in filter(None, (worker.slm_server, server)):
-        await ready.set_serving(True)
-    return worker
+    for server in reversed(servers):
+        await server.set_serving(True)
+    return Worker(servers, port, driver, metrics)
 
 
 async def _serve(role: Role, settings: WorkerSettings) -> None:
@@ -131,15 +132,15 @@ async def _serve(role: Role, settings: WorkerSettings) -> None:
     worker = await start(role, settings, on_fatal)
     address = f"{settings.listen.rpartition(':')[0]}:{worker.port}"
     _log.info("ready", address=address, model=settings.model, device=settings.device)
+    server, *others = worker.servers
     async with asyncio.TaskGroup() as draining:
 
-        async def drain_slm() -> None:
-            if worker.slm_server is not None:
-                draining.create_task(worker.slm_server.stop(settings.drain_grace_s))
+        async def drain_others() -> None:
+            for other in others:
+                draining.create_task(other.stop(settings.drain_grace_s))
 
-        await worker.server.serve_until_signal(settings.drain_grace_s, drain_slm)
-    await worker.driver.stop()
-    await asyncio.to_thread(worker.metrics.shutdown)
+        await server.serve_until_signal(settings.drain_grace_s, drain_others)
+    await worker.end()
 
 
 def _info(

@@ -45,6 +45,7 @@ MAX_SESSION_ID_LENGTH = 128
 MAX_TEMPERATURE = 100.0
 MAX_WINDOW = 64
 _RETRY_AFTER_S = 0.05
+_COUNTERS = worker_pb2.Counters.DESCRIPTOR.fields
 
 _CODES = {
     InvalidRun: grpc.StatusCode.INVALID_ARGUMENT,
@@ -175,19 +176,8 @@ def capacity(value: Capacity) -> worker_pb2.Capacity:
 
 
 def counters(value: Counters) -> worker_pb2.Counters:
-    """What the engine has counted since it started."""
-    return worker_pb2.Counters(
-        num_steps=value.num_steps,
-        num_computed_tokens=value.num_computed_tokens,
-        num_kept_tokens=value.num_kept_tokens,
-        num_evictions=value.num_evictions,
-        num_refusals=value.num_refusals,
-        forward_us=value.forward_us,
-        num_graph_steps=value.num_graph_steps,
-        num_graph_misses=value.num_graph_misses,
-        num_delayed_steps=value.num_delayed_steps,
-        delayed_us=value.delayed_us,
-    )
+    """What the engine has counted since it started; the contract has its names."""
+    return worker_pb2.Counters(**{field.name: getattr(value, field.name) for field in _COUNTERS})
 
 
 def step_costs(costs: CostModel | None) -> list[worker_pb2.StepCost]:

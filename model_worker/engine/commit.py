@@ -64,7 +64,7 @@ class Committer:
             run.computed(row.num_tokens)
             if not row.is_last:
                 continue
-            if not run.wants_token:
+            if not run.request.wants_token:
                 events.append(self.finish(run, FinishReason.LENGTH))
                 continue
             assert outcome is not None

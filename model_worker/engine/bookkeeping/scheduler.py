@@ -59,13 +59,9 @@ class Run:
         return self.request.is_background
 
     @property
-    def wants_token(self) -> bool:
-        return self.request.wants_token
-
-    @property
     def num_asked(self) -> int:
         """Number of distributions asked for, after the last tokens; all are computed in one row."""
-        return len(self.draft) + 1 if self.wants_token else 0
+        return len(self.draft) + 1 if self.request.wants_token else 0
 
     def row_tokens(self, room: int) -> int:
         """Number of tokens of its next row: all that are left, or a chunk before the distributions asked for."""
