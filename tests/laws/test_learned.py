@@ -13,8 +13,8 @@ from evals.algorithm.reference import Token, stitch_learned
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Learned, SwitchReason, Threshold
 from rstitch.errors import RstitchError
-from rstitch.head import Head
 from rstitch.local.stack import LocalStack
+from rstitch.service.head import Head
 from tests.support.heads import put, random_head
 from tests.support.served import Pair, another_router, check_kept, expected, written
 

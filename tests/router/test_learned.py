@@ -14,7 +14,7 @@ import pytest
 from router_svc.decoding.recovery import Recovery
 from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
-from rstitch.head import Head
+from rstitch.service.head import Head
 from rstitch.v1 import router_pb2
 from tests.router.test_early_exit import EXITS, Naive, check_exit
 from tests.router.test_policies import NUM_TOKENS, check, naive
