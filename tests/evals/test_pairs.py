@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from evals.algorithm.reference import stitch
+from evals.algorithm.reference import Threshold, stitch
+from evals.algorithm.uncached_model import UncachedModel
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from evals.pairs.__main__ import main
 from evals.pairs.check import Measured, rank_correlations
@@ -123,10 +124,12 @@ def test_an_exact_walk_is_algorithm_1() -> None:
             walked = walk(texts[0], texts[1], tau)
             if not walked.is_exact:
                 continue
-            truth = stitch(slm.model, llm.model, prompt, tau=tau, max_new_tokens=120, stop_tokens=slm.stop_tokens,
-                           vocab_size=vocab_size)  # fmt: skip
-            assert [token.id for token in truth] == own
-            assert [token.model for token in truth] == [model for model, num, _ in walked.runs for _ in range(num)]
+            oracles = (UncachedModel(each.model, vocab_size) for each in (slm, llm))
+            answer = stitch(*oracles, prompt, Threshold(tau), max_new_tokens=120, stop_tokens=slm.stop_tokens)
+            assert [token.id for token in answer.written] == own
+            assert [token.model for token in answer.written] == [
+                model for model, num, _ in walked.runs for _ in range(num)
+            ]
             num_exact += 1
             num_handed_over += len(walked.runs) > 1
     assert num_exact >= 4
