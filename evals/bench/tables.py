@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from evals.bench.records import PARTS
+from evals.asking.record import PLACES
 from evals.figures.provenance import line
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
 
@@ -78,7 +78,7 @@ _PART_HEADINGS = {
     "slm_forward": "SLM", "llm_forward": "LLM", "scheduling": "engine", "waiting": "waits", "transport": "wire",
     "store": "Redis", "routing": "router", "client": "client", "total": "total", "background": "beside",
 }  # fmt: skip
-assert set(PARTS) < set(_PART_HEADINGS), "every part has a column"
+assert set(PLACES) < set(_PART_HEADINGS), "every part has a column"
 _PARTS: Columns = _SYSTEM | {heading: _fixed(name, 3) for name, heading in _PART_HEADINGS.items()}
 _VARIANT: Columns = _SYSTEM | {
     "latency x": _interval("ratio", 3),
@@ -118,7 +118,7 @@ def _parts(result: dict[str, Any], quality: Columns) -> Iterator[_Part]:
         yield _Part(f"{load}: answers, n = {rows[0]['n']} ({over})", quality, rows)
         yield _Part(f"{load}: times in ms, throughput (x: {over})", _SPEED, rows)
     for load, rows in _by_load(plain).items():
-        told = [row | row["parts_ms_per_token"] for row in rows if row["parts_ms_per_token"]]
+        told = [row | row["places_ms_per_token"] for row in rows if row["places_ms_per_token"]]
         if told:
             yield _Part(f"{load}: where the time of a token goes, in ms", _PARTS, told)
     scaled, counts = _scaling(plain)

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 
 from evals.evaluation.families import Member, member_of
-from evals.evaluation.figures import Row
+from evals.figures.report import Row
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

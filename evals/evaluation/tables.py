@@ -7,9 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from evals.evaluation.figures import Row
 from evals.figures import report
-from evals.figures.report import Columns
+from evals.figures.report import Columns, Row
 
 
 def _share(row: Row, name: str) -> str:

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evals.evaluation import figures
+from evals.asking.run_file import read
 from evals.evaluation.report import write
-from evals.evaluation.run_file import read
+from evals.figures import answers as figures
 from evals.results import rules
 from evals.results.rules import UNTESTED, Finding, Rows, Runs
 
