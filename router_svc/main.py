@@ -22,7 +22,7 @@ from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.redis_link import shown
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
-from router_svc.workers.client import WorkerClient
+from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
 from router_svc.workers.pair import Pair
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
@@ -36,7 +36,7 @@ _log = structlog.get_logger(__name__)
 _SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 
 
-def main() -> None:
+def main(stream: OpenStream = DecodeStream) -> None:
     """Runs the router until SIGTERM or SIGINT; the entry point of `python -m router_svc`."""
     try:
         settings = CliApp.run(RouterSettings)
@@ -44,7 +44,7 @@ def main() -> None:
         sys.exit(_explain(error))
     setup_logging("router", settings.log_level)
     try:
-        asyncio.run(_serve(settings))
+        asyncio.run(_serve(settings, stream))
     except RstitchError as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)
@@ -69,11 +69,16 @@ class Router:
     """
 
     def __init__(
-        self, settings: RouterSettings, telemetry: Telemetry, clock: Callable[[], float], metrics: Metrics
+        self,
+        settings: RouterSettings,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        metrics: Metrics,
+        stream: OpenStream = DecodeStream,
     ) -> None:
         self._settings = settings
         slm, llm = (
-            WorkerClient(model, address, telemetry)
+            WorkerClient(model, address, telemetry, stream)
             for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
         )
         self.pair = Pair(slm, llm)
@@ -141,9 +146,10 @@ async def running(
     telemetry: Telemetry,
     clock: Callable[[], float] = time.monotonic,
     metrics: Metrics = NO_METRICS,
+    stream: OpenStream = DecodeStream,
 ) -> AsyncIterator[Router]:
     """A router that listens and attends to its readiness. Ends without a drain; that is the caller's to do."""
-    router = Router(settings, telemetry, clock, metrics)
+    router = Router(settings, telemetry, clock, metrics, stream)
     await router.start()
     router.attending = attending = asyncio.create_task(router.attend(), name="attend")
     try:
@@ -156,10 +162,10 @@ async def running(
             raise error
 
 
-async def _serve(settings: RouterSettings) -> None:
+async def _serve(settings: RouterSettings, stream: OpenStream) -> None:
     telemetry = setup_telemetry("rstitch-router", settings.otlp_endpoint)
     metrics = setup_metrics("rstitch-router", settings.metrics_endpoint)
-    async with running(settings, telemetry, metrics=metrics) as router:
+    async with running(settings, telemetry, metrics=metrics, stream=stream) as router:
         assert router.attending is not None
         drained = router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)
         serving = asyncio.create_task(drained, name="serve")

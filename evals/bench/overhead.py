@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals.algorithm import bare
 from evals.asking.flags import positive
-from evals.asking.stacks import Flags, add_flag_arguments
+from evals.asking.stacks import Flags, add_stack_arguments
 from evals.bench import page
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import ROOT, line, provenance
@@ -142,7 +142,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with tiny-slm and tiny-llm")
     parser.add_argument("--json", type=Path, help="also write the records to this file")
     parser.add_argument("--write", action="store_true", help="also write the table into docs/performance.md")
-    add_flag_arguments(parser)
+    add_stack_arguments(parser, models=False)
 
 
 def run(options: argparse.Namespace) -> int:

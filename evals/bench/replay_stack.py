@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from evals.asking.flags import positive
-from evals.asking.stacks import Flags, add_flag_arguments
+from evals.asking.stacks import Flags, add_stack_arguments
 from evals.bench.replay_router import THRESHOLD, session_id
 from evals.bench.shapes import SHAPES, make_pair
 from evals.bench.traces import Trace, save
@@ -69,7 +69,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--llm-device", help="of the LLM alone")
     parser.add_argument("--dtype", help="default: float32 on CPU, bfloat16 on CUDA")
     parser.add_argument("--threads", type=positive, default=default_threads(), help="CPU threads of each model")
-    add_flag_arguments(parser)
+    add_stack_arguments(parser, models=False)
 
 
 @contextmanager
