@@ -2,8 +2,8 @@
 
 `rstitch latency` fits one SLM and one LLM on the wire. Every candidate is timed in this process, as is the LLM, and
 scaled by what the LLM takes there beside what it takes here. Without a file the times of this process are all there
-is, and what serving adds is left out. Models are timed in turn, round after round, so that a moment in which the machine
-is slow is slow for all of them; how much the rounds differ says how much the times are worth.
+is, and what serving adds is left out. Models are timed in turn, round after round, so that a moment in which the
+machine is slow is slow for all of them; how much the rounds differ says how much the times are worth.
 """
 
 from __future__ import annotations
