@@ -22,13 +22,8 @@ from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.redis_link import shown
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
-<<<<<<< HEAD
 from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
-from router_svc.workers.pair import Pair
-=======
-from router_svc.workers.client import WorkerClient
 from router_svc.workers.pair import WorkerPair
->>>>>>> main
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
@@ -73,24 +68,10 @@ class Router:
         attending: the task of `attend`, which ends only by a bug.
     """
 
-<<<<<<< HEAD
-    def __init__(
-        self,
-        settings: RouterSettings,
-        telemetry: Telemetry,
-        clock: Callable[[], float],
-        metrics: Metrics,
-        stream: OpenStream = DecodeStream,
-    ) -> None:
+    def __init__(self, settings: RouterSettings, observers: Observers, stream: OpenStream = DecodeStream) -> None:
         self._settings = settings
         slm, llm = (
-            WorkerClient(model, address, telemetry, stream)
-=======
-    def __init__(self, settings: RouterSettings, observers: Observers) -> None:
-        self._settings = settings
-        slm, llm = (
-            WorkerClient(model, address, observers.telemetry)
->>>>>>> main
+            WorkerClient(model, address, observers.telemetry, stream)
             for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
         )
         self.pair = WorkerPair(slm, llm)
@@ -161,11 +142,7 @@ async def running(
     stream: OpenStream = DecodeStream,
 ) -> AsyncIterator[Router]:
     """A router that listens and attends to its readiness. Ends without a drain; that is the caller's to do."""
-<<<<<<< HEAD
-    router = Router(settings, telemetry, clock, metrics, stream)
-=======
-    router = Router(settings, Observers(telemetry, metrics, clock))
->>>>>>> main
+    router = Router(settings, Observers(telemetry, metrics, clock), stream)
     await router.start()
     router.attending = attending = asyncio.create_task(router.attend(), name="attend")
     try:
