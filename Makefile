@@ -16,6 +16,9 @@ PROTO_VENV := .cache/proto
 PROTO_STAMP := $(PROTO_VENV)/.stamp-1.76.0
 PROTO_FILES := $(wildcard protos/rstitch/v1/*.proto)
 PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check
+# Beyond four, stacks of five processes each would wait for memory and for one another. A process that has no test left
+# takes some of another's, from the end.
+TESTS := -m "not gpu" -n logical --maxprocesses 4 --dist worksteal
 # What an environment has, but for ourselves, and for torch and what comes with its build.
 FREEZE = $(1)/bin/python -m pip --disable-pip-version-check freeze --exclude-editable | grep -viE '^(torch|triton|nvidia|cuda|rstitch)'
 # Writes the stubs under a folder.
@@ -51,8 +54,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## start the stack, ask three questions, stop (no root, no containers)
 	@$(BIN)/rstitch demo
 
-test: setup ## every test that needs no GPU
-	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+test: setup ## every test that needs no GPU, on up to four cores; one process: ARGS="-n 0"
+	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 # An environment of its own, so that a bad release upstream never touches the one that works.
 $(NEWEST)/bin/python: pyproject.toml
@@ -62,7 +65,7 @@ $(NEWEST)/bin/python: pyproject.toml
 
 test-newest: ## the tests with the newest releases that pyproject.toml allows; says what differs from constraints.txt
 	@rm -rf $(NEWEST) && $(MAKE) --no-print-directory $(NEWEST)/bin/python
-	@status=0; $(NEWEST)/bin/python -m pytest -m "not gpu" $(ARGS) || status=$$?; \
+	@status=0; $(NEWEST)/bin/python -m pytest $(TESTS) $(ARGS) || status=$$?; \
 		echo "newer than constraints.txt (<) here (>):"; \
 		diff <(grep -v '^#' constraints.txt) <($(call FREEZE,$(NEWEST))) | grep '^[<>]' || echo "nothing"; exit $$status
 

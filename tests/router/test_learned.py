@@ -16,12 +16,12 @@ from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
 from rstitch.head import Head
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
 from tests.router.test_early_exit import EXITS, check_exit
 from tests.router.test_policies import NUM_TOKENS, check, naive, told
 from tests.support.asking import ask_for, check_kept, refused, take, until
 from tests.support.heads import put, random_head
 from tests.support.toy import ToyModel
+from tests.support.toy_stack import Stack
 
 PROMPT = [7, 8, 9]
 TAUS = [-1, 0.2, 0.5, 1]

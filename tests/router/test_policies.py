@@ -24,9 +24,9 @@ from router_svc.text.tokenizer import Tokenizer
 from router_svc.trajectory.types import Model, Signal
 from rstitch.head import Head
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
 from tests.support.asking import Answer, ask_for, check_kept, take
 from tests.support.toy import STOP, ToyModel, make_tokenizer_files
+from tests.support.toy_stack import Stack
 
 NUM_TOKENS = 50
 SIGNALS: dict[SignalName, int] = {"entropy": 1, "confidence": 2, "margin": 3, "entropy_window": 4}
