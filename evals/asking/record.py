@@ -111,7 +111,7 @@ class Record:
     @property
     def outside_ms(self) -> float:
         """What of the router's time is neither model's forward."""
-        return self.latency_ms - (self.usage["slm_forward_us"] + self.usage["llm_forward_us"]) / 1000
+        return self.latency_ms - float(self.usage["slm_forward_us"] + self.usage["llm_forward_us"]) / 1000
 
     @property
     def places_us(self) -> dict[str, int]:

@@ -134,4 +134,4 @@ def _scaling(rows: list[Row]) -> tuple[Columns, list[Row]]:
     over_one = table.div(table[1], axis=0).rename(columns=lambda count: f"x{count}")
     scaled = table.rename(columns=lambda count: f"n{count}").join(over_one).loc[table.count(axis=1) > 1].reset_index()
     columns = _SYSTEM | {str(count): f"{{n{count}:sig}} ({{x{count}:.2f}}x)" for count in table.columns}
-    return columns, [row.dropna().to_dict() for _, row in scaled.iterrows()]
+    return columns, [{str(name): value for name, value in row.dropna().items()} for _, row in scaled.iterrows()]

@@ -26,7 +26,7 @@ class _LogTicks(ticker.Locator):
     """Ticks of a logarithmic axis, few enough for their numbers: even steps, 1-2-5 of a decade, or whole decades."""
 
     def __call__(self) -> Any:
-        return self.tick_values(*self.axis.get_view_interval())
+        return self.tick_values(*self.axis.get_view_interval())  # type: ignore[union-attr]
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         low, high = min(vmin, vmax), max(vmin, vmax)
@@ -34,7 +34,7 @@ class _LogTicks(ticker.Locator):
             found = ticker.MaxNLocator(6).tick_values(low, high)
         else:
             found = ticker.LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,)).tick_values(low, high)
-        return found[(found >= low) & (found <= high)]
+        return [value for value in found if low <= value <= high]
 
 
 def logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
