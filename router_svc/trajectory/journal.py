@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
 import structlog
 
@@ -125,12 +124,15 @@ class Journal:
         ready = self._pending[:num]
         usage = ready[-1][1] if ready and not keep_usage else self._usage
         chunks = joined(chunk for chunk, _ in ready)
-        append = partial(self._store.append, usage=usage, state=state, finish=finish, patience_s=patience_s)
+
+        async def append(length: int, chunks: list[Chunk]) -> None:
+            await self._store.append(self._session_id, self._owned, length, chunks, usage, state, finish, patience_s)
+
         try:
-            await append(self._session_id, self._owned, self.length, chunks)
+            await append(self.length, chunks)
         except Behind as error:
             # Not the same append again: what the store lost goes first. A second loss meanwhile is the caller's to see.
-            await append(self._session_id, self._owned, error.length, self._since(error.length, chunks))
+            await append(error.length, self._since(error.length, chunks))
         del self._pending[:num]
         self._usage = usage
         self._stored += chunks
