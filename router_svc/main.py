@@ -29,6 +29,7 @@ from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics
 from rstitch.service.server import Server
+from rstitch.service.settings import explain
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
@@ -41,23 +42,13 @@ def main() -> None:
     try:
         settings = CliApp.run(RouterSettings)
     except ValidationError as error:
-        sys.exit(_explain(error))
+        sys.exit(explain("router", error))
     setup_logging("router", settings.log_level)
     try:
         asyncio.run(_serve(settings))
     except RstitchError as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)
-
-
-def _explain(error: ValidationError) -> str:
-    """The error as one line for each setting at fault, with the names of its flag and of its variable."""
-    lines = ["router: cannot start:"]
-    for item in error.errors():
-        name = str(item["loc"][0]) if item["loc"] else "settings"
-        remedy = "; write on or off" if item["type"] == "bool_parsing" else ""
-        lines.append(f"  --{name.replace('_', '-')} (or RSTITCH_{name.upper()}): {item['msg']}{remedy}")
-    return "\n".join(lines)
 
 
 class Router:

@@ -115,13 +115,13 @@ class Speculation:
         Returns: how that ended; None if a stop string cut it short.
         """
         # The LLM works on what may become its segment before anybody knows where that begins.
-        prepared = self._answer.traceparent if self._writer is Model.LLM else self._trace.prepare_segment(Model.LLM)
+        foreseen = self._answer.traceparent if self._writer is Model.LLM else self._trace.prepare_segment(Model.LLM)
         written = False
 
         def start(worker: WorkerSession) -> Awaitable[PendingRun]:
             stops = self._trials.run_stops(Model.LLM)
             num = self._answer.num_left if draft else 1
-            return worker.decode(RunSpec(max_tokens=num, stop_tokens=stops, traceparent=prepared, draft=draft[:]))
+            return worker.decode(RunSpec(max_tokens=num, stop_tokens=stops, traceparent=foreseen, draft=draft[:]))
 
         def take(reply: Reply) -> bool:
             nonlocal written

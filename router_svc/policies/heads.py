@@ -18,7 +18,7 @@ from typing import Protocol
 import grpc
 
 from rstitch.errors import RstitchError, invalid
-from rstitch.head import Head, HeadFileError, version_of
+from rstitch.service.head import Head, HeadFileError, version_of
 
 FILE = "head.safetensors"
 _FIELD = "policy.learned.name"

@@ -13,10 +13,10 @@ from evals.algorithm.reference import Token, stitch_learned
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Learned, SwitchReason, Threshold
 from rstitch.errors import RstitchError
-from rstitch.head import Head
 from rstitch.local.stack import LocalStack
-from tests.laws.conftest import Pair, another_router, check_kept, expected, written
+from rstitch.service.head import Head
 from tests.support.heads import put, random_head
+from tests.support.served import Pair, another_router, check_kept, expected, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 5]
 TOKENS = 40

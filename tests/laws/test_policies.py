@@ -12,7 +12,7 @@ from router_svc.policies.kinds import Random as Coin
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Budget, Confidence, LlmOnly, Policy, Random, Signal, SlmOnly, Threshold
 from rstitch.local.stack import LocalStack
-from tests.laws.conftest import Pair, another_router, check_kept, expected, written
+from tests.support.served import Pair, another_router, check_kept, expected, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 5]
 TOKENS = 40

@@ -18,12 +18,12 @@ from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.metrics import setup_metrics
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
 from tests.router.test_policies import NUM_TOKENS, POLICIES, check, naive
 from tests.router.test_trace import named, recording
 from tests.support.asking import Answer, ask_for, check_kept, take, until
 from tests.support.otlp_receiver import MetricsReceiver
 from tests.support.toy import STOP, ToyModel, make_tokenizer_files
+from tests.support.toy_stack import Stack
 
 TOKENIZER = Tokenizer(make_tokenizer_files())
 PROMPT = [7, 8, 9]

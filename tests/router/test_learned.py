@@ -14,14 +14,14 @@ import pytest
 from router_svc.decoding.recovery import Recovery
 from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
-from rstitch.head import Head
+from rstitch.service.head import Head
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
 from tests.router.test_early_exit import EXITS, Naive, check_exit
 from tests.router.test_policies import NUM_TOKENS, check, naive
 from tests.support.asking import ask_for, check_kept, refused, take, until
 from tests.support.heads import put, random_head
 from tests.support.toy import ToyModel
+from tests.support.toy_stack import Stack
 
 PROMPT = [7, 8, 9]
 TAUS = [-1, 0.2, 0.5, 1]

@@ -16,11 +16,11 @@ from model_worker.engine.types import Signal as EngineSignal
 from router_svc.policies.kinds import Random, Threshold
 from router_svc.policies.policy import History
 from router_svc.trajectory.types import Model, Signal
-from rstitch.head import Head
+from rstitch.service.head import Head
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
 from tests.support.asking import Answer, ask_for, check_kept, take
 from tests.support.toy import STOP, ToyModel
+from tests.support.toy_stack import Stack
 
 NUM_TOKENS = 50
 SIGNALS = {"entropy": 1, "confidence": 2, "margin": 3, "entropy_window": 4}

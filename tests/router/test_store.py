@@ -149,7 +149,11 @@ async def test_value_and_expiry_are_written_together_and_the_index_is_tidied(red
         await begun(store, session="old")
         for key in (keys.trajectory("old"), keys.chunks("old")):
             assert 0 < await client.pttl(key) <= 300
-        await asyncio.sleep(0.35)
+
+        async def forgotten() -> bool:
+            return not await client.exists(keys.trajectory("old"), keys.chunks("old"))
+
+        await until(forgotten)
         assert await store.trajectory("old") is None
         assert await store.page(10, None) == ([], None)
         await begun(store, session="new")

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 from evals.algorithm.reference import stitch_learned
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from evals.tasks.tiny.arithmetic import problems
-from rstitch.head import Head
 from rstitch.local.part import bundled_model
+from rstitch.service.head import Head
 from tests.support.heads import random_head
 from training.head import dapo
 from training.head.__main__ import main

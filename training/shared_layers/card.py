@@ -1,4 +1,4 @@
-"""The model card of a model with an exit. It measures nothing."""
+"""The model card of a model with shared layers. It measures nothing."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ library_name: transformers
 language: en
 pipeline_tag: text-generation
 ---
-# tiny-exit
+# tiny-shared-layers
 
-`tiny-llm`, trained on so that its first {num_layers} of {total_layers} layers are an SLM: a head of {exit_parameters:,}
+`tiny-llm`, trained on so that its first {num_layers} of {total_layers} layers are an SLM: a head of {slm_parameters:,}
 parameters after layer {num_layers} (a gated MLP of {adapter_size} beside the residual, a norm, then the model's own LM
 head) writes the short style, the whole model of {parameters:,} parameters the verbose one. It shows *shared
 parameters* in rstitch: R-Stitch (arXiv 2507.17307) on one set of weights and one KV cache
 ([docs/shared_parameters.md](../../docs/shared_parameters.md)).
 
-It is an ordinary `transformers` folder, which `AutoModelForCausalLM` loads as the LLM; `exit.json` and
-`exit.safetensors` are the head's. `python -m llm_worker --model models/tiny-exit --exit-listen HOST:PORT` serves both,
-`rstitch up --shared models/tiny-exit` a whole stack of it.
+It is an ordinary `transformers` folder, which `AutoModelForCausalLM` loads as the LLM; `shared_layers.json` and
+`shared_layers.safetensors` are the head's. `rstitch up --shared models/tiny-shared-layers` serves a whole stack of it,
+`python -m llm_worker --model models/tiny-shared-layers --shared-listen HOST:PORT` both models.
 
 ## Training
 
-`python -m training.exit` makes it from `models/tiny-llm`: seed {seed}, {num_steps} steps of about {batch_tokens:,}
+`python -m training.shared_layers` makes it from `models/tiny-llm`:
+seed {seed}, {num_steps} steps of about {batch_tokens:,}
 tokens of the train split, {hard:.0%} of the additions and subtractions hard, highest learning rate {learning_rate:g}
 (scheduled as {knots}; step: share of it), Muon for matrices and AdamW for the rest, moving average of the
 weights ({average}), bfloat16 autocast; {cpu_minutes:.0f} minutes of one CPU core. Both losses, of equal weight, are
 taken on one forward over chats that mix lines of both styles; the loss is off at the token that begins a line of the
-other writer's style. Last losses: LLM {llm_loss:.4f}, exit {exit_loss:.4f}.
+other writer's style. Last losses: LLM {llm_loss:.4f}, SLM {slm_loss:.4f}.
 
 ## Dev figures
 
@@ -50,11 +51,11 @@ Licence: Apache-2.0, like the repository.
 
 
 def card(recipe: Mapping[str, Any], sizes: Mapping[str, int], figures: Sequence[dict[str, Any]], note: str) -> str:
-    """The card's text.
+    """Fills in the card.
 
     Args:
         recipe: a `Recipe`'s fields, and how the run ended.
-        sizes: `total_layers`, `parameters`, `exit_parameters`.
+        sizes: `total_layers`, `parameters`, `slm_parameters`.
         figures: rows of `training.tiny.evaluate`.
         note: what they were measured on.
     """

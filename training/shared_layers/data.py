@@ -1,6 +1,6 @@
-"""The training stream of a model with an exit: one batch of chats, and what each of the two writers learns of it.
+"""The training stream of a model with shared layers: one batch of chats, and what each of the two writers learns of it.
 
-Every chat mixes lines of both styles, as the tiny pair's do. The LLM learns to begin verbose lines and the exit to
+Every chat mixes lines of both styles, as the tiny pair's do. The LLM learns to begin verbose lines and the SLM to
 begin short ones; both learn to go on with either. So one forward serves both losses. The stream is a function of the
 seed.
 """
@@ -23,7 +23,7 @@ from training.tiny.tokenizer import SYSTEM_PROMPTS
 
 _POOL = 1_024  # chats sorted by length before they are cut into batches
 _P_SYSTEM = 0.1
-# Ids, and at each place the label for that very id: of the LLM, of the exit.
+# Ids, and at each place the label for that very id: of the LLM, of the SLM.
 Chat = tuple[list[int], list[int], list[int]]
 
 
@@ -33,7 +33,7 @@ class Batch:
 
     ids: torch.Tensor
     llm_labels: torch.Tensor
-    exit_labels: torch.Tensor
+    slm_labels: torch.Tensor
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int, batch_tokens: int, hard: float = 0.0) -> Iterator[Batch]:
@@ -65,13 +65,13 @@ def encode(tokenizer: PreTrainedTokenizerFast, problem: Problem, rng: random.Ran
     texts = [f"{opening}<|user|>{problem.question}<|end|><|assistant|>", *(piece.text for piece in pieces), "<|end|>"]
     encoded = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     ids: list[int] = list(encoded[0].ids)
-    llm, exit_ = [IGNORE] * len(ids), [IGNORE] * len(ids)
+    llm, slm = [IGNORE] * len(ids), [IGNORE] * len(ids)
     for piece, is_short in zip(encoded[1:], short, strict=True):
-        for labels, begins_short in ((llm, False), (exit_, True)):
+        for labels, begins_short in ((llm, False), (slm, True)):
             own_line = is_short is None or is_short == begins_short
             labels += piece.ids if own_line else [IGNORE, *piece.ids[1:]]
         ids += piece.ids
-    return ids, llm, exit_
+    return ids, llm, slm
 
 
 def _pad(group: list[Chat], pad: int) -> Batch:
@@ -80,10 +80,10 @@ def _pad(group: list[Chat], pad: int) -> Batch:
     def stacked(rows: list[list[int]], fill: int) -> torch.Tensor:
         return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
 
-    ids, llm, exit_ = zip(*group, strict=True)
+    ids, llm, slm = zip(*group, strict=True)
     # The label of a place is the id that comes after it.
     return Batch(
         stacked(list(ids), pad),
         stacked([row[1:] for row in llm], IGNORE),
-        stacked([row[1:] for row in exit_], IGNORE),
+        stacked([row[1:] for row in slm], IGNORE),
     )

@@ -1,8 +1,8 @@
-"""Trains the tiny LLM on with an exit: two losses on one forward, over the tiny pair's own problems (train split).
+"""Trains the tiny LLM on so that its first layers write as the SLM, over the tiny pair's own problems (train split).
 
-A frozen LLM makes a poor exit: what the SLM must say at once the LLM works out in the layers above. So all layers move,
-held to what they did by the LLM's own loss. Muon for matrices, AdamW for the rest, bfloat16 autocast, a moving average
-of the weights; one thread, fixed seeds.
+Two losses on one forward. The first layers of a frozen LLM make a poor SLM: what it must say at once the LLM works out
+in the layers above. So all layers move, held to what they did by the LLM's own loss. Muon for matrices, AdamW for the
+rest, bfloat16 autocast, a moving average of the weights; one thread, fixed seeds.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from model_worker.engine.shared_layers.model import ExitTail
-from training.exit.data import Batch, batches
+from model_worker.engine.shared_layers.model import SlmTail
+from training.shared_layers.data import Batch, batches
 from training.tiny.data import IGNORE
 
 
@@ -37,49 +37,47 @@ class Recipe:
     weight_decay: float = 0.02
     batch_tokens: int = 4_096
     hard: float = 0.1
-    exit_weight: float = 1.0
+    slm_weight: float = 1.0
     average: float = 0.99
     seed: int = 44
 
     @property
     def num_steps(self) -> int:
-        """The length of the run."""
         return self.schedule[-1][0]
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step."""
         steps, shares = zip(*self.schedule, strict=True)
         return self.learning_rate * float(np.interp(step, steps, shares))
 
 
 class Writers(nn.Module):
-    """The LLM and its exit."""
+    """The LLM, and the SLM that is its first layers with a tail."""
 
     def __init__(self, llm: Any, recipe: Recipe) -> None:
         super().__init__()
         torch.manual_seed(recipe.seed)
         self.llm = llm
-        self.tail = ExitTail(llm.config.hidden_size, recipe.adapter_size, llm.config.rms_norm_eps)
+        self.tail = SlmTail(llm.config.hidden_size, recipe.adapter_size, llm.config.rms_norm_eps)
         self.num_layers = recipe.num_layers
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of the LLM and of the exit, each over the places that it learns from."""
+        """Mean cross-entropy of the LLM and of the SLM, each over the places that it learns from."""
         caught: list[Tensor] = []
         hook = self.llm.model.layers[self.num_layers].register_forward_pre_hook(lambda _, args: caught.append(args[0]))
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.llm.model(batch.ids, use_cache=False).last_hidden_state
             hook.remove()
-            learned, short = batch.llm_labels != IGNORE, batch.exit_labels != IGNORE
+            learned, short = batch.llm_labels != IGNORE, batch.slm_labels != IGNORE
             deep = self.llm.lm_head(hidden[learned])
             shallow = self.llm.lm_head(self.tail(caught[0][short]))
         return (
             nn.functional.cross_entropy(deep.float(), batch.llm_labels[learned]),
-            nn.functional.cross_entropy(shallow.float(), batch.exit_labels[short]),
+            nn.functional.cross_entropy(shallow.float(), batch.slm_labels[short]),
         )
 
 
-def train(source: Path, recipe: Recipe) -> tuple[Any, ExitTail, dict[str, float]]:
-    """From the folder of an LLM to the model, its exit, and how the run ended: last losses, seconds of the CPU."""
+def train(source: Path, recipe: Recipe) -> tuple[Any, SlmTail, dict[str, float]]:
+    """Returns the model, the SLM's tail, and how the run ended: last losses, seconds of the CPU."""
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(source))
     llm: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
@@ -91,13 +89,13 @@ def train(source: Path, recipe: Recipe) -> tuple[Any, ExitTail, dict[str, float]
     begin = time.process_time()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns) as progress:
-        bar = progress.add_task("exit", total=recipe.num_steps)
+        bar = progress.add_task("training", total=recipe.num_steps)
         for step in range(recipe.num_steps):
             for opt in opts:
                 for group in opt.param_groups:
                     group["lr"] = recipe.rate(step)
             deep, shallow = writers.losses(next(stream))
-            (deep + recipe.exit_weight * shallow).backward()
+            (deep + recipe.slm_weight * shallow).backward()
             nn.utils.clip_grad_norm_(writers.parameters(), 1.0)
             for opt in opts:
                 opt.step()
@@ -105,11 +103,11 @@ def train(source: Path, recipe: Recipe) -> tuple[Any, ExitTail, dict[str, float]
             _follow(average, writers, min(recipe.average, step / (step + 10)))
             kept = 0.95 if step else 0.0
             shown = [kept * old + (1 - kept) * new.item() for old, new in zip(shown, (deep, shallow), strict=True)]
-            told = f"LLM loss {shown[0]:.4f}, exit loss {shown[1]:.4f}"
+            told = f"LLM loss {shown[0]:.4f}, SLM loss {shown[1]:.4f}"
             progress.update(bar, advance=1, description=told)
             if (step + 1) % 50 == 0:
                 progress.console.print(f"step {step + 1}: {told}, {time.process_time() - begin:.0f} s of the CPU")
-    facts = {"llm_loss": shown[0], "exit_loss": shown[1], "cpu_seconds": time.process_time() - begin}
+    facts = {"llm_loss": shown[0], "slm_loss": shown[1], "cpu_seconds": time.process_time() - begin}
     return average.llm, average.tail, facts
 
 

@@ -1,4 +1,4 @@
-"""A model with an exit: what each of its writers learns, and that what is trained is what is served."""
+"""A model with shared layers: what each of its writers learns, and that what is trained is what is served."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from evals.tasks.tiny.words import WORDS
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.shared_layers.model import CONFIG, WEIGHTS, load_exit
-from tests.support.exits import save_pair
-from training.exit.data import batches, encode
-from training.exit.train import Recipe, Writers
+from model_worker.engine.shared_layers.model import CONFIG, WEIGHTS, load_shared
+from tests.support.shared_layers import save_pair
+from training.shared_layers.data import batches, encode
+from training.shared_layers.train import Recipe, Writers
 from training.tiny.data import IGNORE
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -28,52 +28,52 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def test_each_writer_learns_to_begin_its_own_lines_and_to_go_on_with_all(tokenizer: PreTrainedTokenizerFast) -> None:
     rng = random.Random(3)
-    unlearned = {"llm": set(), "exit": set()}
+    unlearned = {"llm": set(), "slm": set()}
     for problem in WORDS.generator.problems("train", 30):
-        ids, llm, exit_ = encode(tokenizer, problem, rng)
+        ids, llm, slm = encode(tokenizer, problem, rng)
         answer = ids.index(tokenizer.convert_tokens_to_ids("<|assistant|>")) + 1
-        assert set(llm[:answer]) == set(exit_[:answer]) == {IGNORE}
-        for name, labels in (("llm", llm), ("exit", exit_)):
+        assert set(llm[:answer]) == set(slm[:answer]) == {IGNORE}
+        for name, labels in (("llm", llm), ("slm", slm)):
             for id_, label in zip(ids[answer:], labels[answer:], strict=True):
                 assert label in (id_, IGNORE)
                 if label == IGNORE:
                     unlearned[name].add(tokenizer.decode([id_]).strip())
         # A line that one does not learn to begin is the other's.
-        assert not any(a == b == IGNORE for a, b in zip(llm[answer:], exit_[answer:], strict=True))
+        assert not any(a == b == IGNORE for a, b in zip(llm[answer:], slm[answer:], strict=True))
     assert all(text.isdigit() for text in unlearned["llm"])
-    assert unlearned["exit"] <= {"Add", "Subtract", "Multiply", "Divide", "Count"}
+    assert unlearned["slm"] <= {"Add", "Subtract", "Multiply", "Divide", "Count"}
     assert unlearned["llm"]
-    assert unlearned["exit"]
+    assert unlearned["slm"]
 
 
 def test_the_stream_is_a_function_of_the_seed(tokenizer: PreTrainedTokenizerFast) -> None:
     first, again = (next(batches(tokenizer, 5, 512)) for _ in range(2))
-    for name in ("ids", "llm_labels", "exit_labels"):
+    for name in ("ids", "llm_labels", "slm_labels"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     learned = first.llm_labels[:, :-1] != IGNORE
     assert torch.equal(first.llm_labels[:, :-1][learned], first.ids[:, 1:][learned])
 
 
 def test_the_losses_are_those_of_the_two_models_that_are_served(tokenizer: PreTrainedTokenizerFast) -> None:
-    folder = MODELS / "tiny-exit"
+    folder = MODELS / "tiny-shared-layers"
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    exit_ = load_exit(str(folder), llm)
-    writers = Writers(llm, Recipe(num_layers=exit_.num_layers, adapter_size=exit_.tail.gate.out_features))
-    writers.tail.load_state_dict(exit_.tail.state_dict())
+    shared = load_shared(str(folder), llm)
+    writers = Writers(llm, Recipe(num_layers=shared.num_layers, adapter_size=shared.tail.gate.out_features))
+    writers.tail.load_state_dict(shared.tail.state_dict())
     batch = next(batches(tokenizer, 6, 1_024))
     with torch.no_grad():
         found = [float(loss) for loss in writers.losses(batch)]
         expected = [
             float(torch.nn.functional.cross_entropy(model(batch.ids, use_cache=False).logits.transpose(1, 2), labels))
-            for model, labels in ((llm, batch.llm_labels), (exit_.module, batch.exit_labels))
+            for model, labels in ((llm, batch.llm_labels), (shared.slm, batch.slm_labels))
         ]
     assert found == pytest.approx(expected, rel=0.2, abs=0.01)  # the losses are taken in bfloat16
 
 
-def test_a_folder_without_a_right_exit_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_folder_without_a_right_slmis_refused_by_name(tmp_path: Path) -> None:
     folder = save_pair(tmp_path / "model")
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
-    assert load_exit(str(folder), llm).num_layers == 1
+    assert load_shared(str(folder), llm).num_layers == 1
     good = json.loads((folder / CONFIG).read_text())
     for broken, said in (
         ("{", "not readable"),
@@ -83,7 +83,7 @@ def test_a_folder_without_a_right_exit_is_refused_by_name(tmp_path: Path) -> Non
     ):
         (folder / CONFIG).write_text(broken)
         with pytest.raises(UnsupportedModel, match=said):
-            load_exit(str(folder), llm)
+            load_shared(str(folder), llm)
     (folder / CONFIG).unlink()
     with pytest.raises(UnsupportedModel, match=CONFIG):
-        load_exit(str(folder), llm)
+        load_shared(str(folder), llm)

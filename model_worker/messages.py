@@ -1,12 +1,12 @@
 """Messages to engine types and back, and what a request may not hold.
 
-Generated messages stop here and in `service.py`.
+Generated messages stop here, in `service.py` and in `main.py`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import grpc
 
@@ -45,6 +45,7 @@ MAX_SESSION_ID_LENGTH = 128
 MAX_TEMPERATURE = 100.0
 MAX_WINDOW = 64
 _RETRY_AFTER_S = 0.05
+_COUNTERS = worker_pb2.Counters.DESCRIPTOR.fields
 
 _CODES = {
     InvalidRun: grpc.StatusCode.INVALID_ARGUMENT,
@@ -90,7 +91,7 @@ def to_rstitch_error(error: Exception) -> RstitchError:
 
 
 def step_request(message: worker_pb2.StepRequest, vocab_size: int) -> RunRequest:
-    """Raises RstitchError INVALID_ARGUMENT."""
+    """Reads a step. Raises RstitchError INVALID_ARGUMENT, naming the field."""
     return RunRequest(
         session_id=_session_id(message.session_id),
         position=message.position,
@@ -102,7 +103,7 @@ def step_request(message: worker_pb2.StepRequest, vocab_size: int) -> RunRequest
 
 
 def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: HeadTable) -> RunRequest:
-    """Raises RstitchError INVALID_ARGUMENT, or FAILED_PRECONDITION for a head that is not there."""
+    """Reads a run. Raises RstitchError: INVALID_ARGUMENT with the field, FAILED_PRECONDITION for a missing head."""
     for token in message.stop_tokens:
         if token >= vocab_size:
             raise invalid(
@@ -129,9 +130,9 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: He
 
 
 def step_response(finished: RunFinished) -> worker_pb2.StepResponse:
-    """What a step found."""
+    """The reply to a step, which always ends with a proposal."""
     proposal = finished.proposal
-    assert proposal is not None, "a step always ends with a proposal"
+    assert proposal is not None
     return worker_pb2.StepResponse(
         token=proposal.token,
         logprob=proposal.logprob,
@@ -145,7 +146,7 @@ def step_response(finished: RunFinished) -> worker_pb2.StepResponse:
 
 
 def finish(finished: RunFinished) -> worker_pb2.Finish:
-    """The end of a run."""
+    """The last message of a run on its stream."""
     return worker_pb2.Finish(
         reason=_REASONS[finished.reason],
         held=finished.held,
@@ -157,7 +158,7 @@ def finish(finished: RunFinished) -> worker_pb2.Finish:
 
 
 def timing(value: Timing) -> worker_pb2.Timing:
-    """Microseconds and counts."""
+    """Where the time of a run went, in microseconds."""
     return worker_pb2.Timing(
         queue_us=value.queue_us,
         forward_us=value.forward_us,
@@ -170,35 +171,17 @@ def timing(value: Timing) -> worker_pb2.Timing:
 
 
 def capacity(value: Capacity) -> worker_pb2.Capacity:
-    """Room, now."""
-    return worker_pb2.Capacity(
-        page_size=value.page_size,
-        num_pages=value.num_pages,
-        num_free_pages=value.num_free_pages,
-        num_sessions=value.num_sessions,
-        num_runs=value.num_runs,
-        max_batch_tokens=value.max_batch_tokens,
-    )
+    """Free KV tokens and pages at this moment, and who is in them."""
+    return worker_pb2.Capacity(**asdict(value))
 
 
 def counters(value: Counters) -> worker_pb2.Counters:
-    """Sums since the start."""
-    return worker_pb2.Counters(
-        num_steps=value.num_steps,
-        num_computed_tokens=value.num_computed_tokens,
-        num_kept_tokens=value.num_kept_tokens,
-        num_evictions=value.num_evictions,
-        num_refusals=value.num_refusals,
-        forward_us=value.forward_us,
-        num_graph_steps=value.num_graph_steps,
-        num_graph_misses=value.num_graph_misses,
-        num_delayed_steps=value.num_delayed_steps,
-        delayed_us=value.delayed_us,
-    )
+    """What the engine has counted since it started; the contract has its names."""
+    return worker_pb2.Counters(**{field.name: getattr(value, field.name) for field in _COUNTERS})
 
 
 def step_costs(costs: CostModel | None) -> list[worker_pb2.StepCost]:
-    """What was measured at the start."""
+    """The steps that were measured at the start; none if measuring was off."""
     return [
         worker_pb2.StepCost(num_rows=cost.num_rows, num_tokens_per_row=cost.num_tokens_per_row, step_us=cost.step_us)
         for cost in (costs.step_costs if costs is not None else ())
@@ -206,7 +189,7 @@ def step_costs(costs: CostModel | None) -> list[worker_pb2.StepCost]:
 
 
 def state_of(engine: Engine) -> tuple[Capacity, Counters]:
-    """To be asked in the engine's thread."""
+    """Room and counters of one moment; to be asked in the engine's thread."""
     return engine.capacity, replace(engine.counters)
 
 
