@@ -106,10 +106,14 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=150, help="problems of each system (default 150)")
     parser.add_argument("--split", choices=("test", "dev"), default="test", help="dev is for choosing")
     parser.add_argument("--rounds", type=int, default=100, help="steps of each kind (default 100)")
-    parser.add_argument("--model", default=str(_MODELS / "tiny-exit"), help="folder of the model with an exit")
-    # The most accurate on dev, by the cards of tiny-slm and tiny-exit.
+    parser.add_argument(
+        "--model", default=str(_MODELS / "tiny-shared-layers"), help="folder of the model with shared layers"
+    )
+    # The most accurate on dev, by the cards of tiny-slm and tiny-shared-layers.
     parser.add_argument("--pair-tau", type=float, default=0.005, help="of the pair (default 0.005)")
-    parser.add_argument("--shared-tau", type=float, default=0.005, help="of the model with an exit (default 0.005)")
+    parser.add_argument(
+        "--shared-tau", type=float, default=0.005, help="of the model with shared layers (default 0.005)"
+    )
     parser.add_argument("--json", type=Path, help="the figures go there, too")
     parser.add_argument("--no-write", action="store_true", help="print only")
     options = parser.parse_args()
