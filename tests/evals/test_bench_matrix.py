@@ -231,6 +231,17 @@ def test_a_variant_is_a_name_and_flags() -> None:
             stacks.named_variant(wrong)
 
 
+def test_flags_of_a_stack_have_both_of_their_names_and_what_comes_last_wins() -> None:
+    parser = argparse.ArgumentParser()
+    stacks.add_stack_arguments(parser, router=True)
+    short = parser.parse_args(["--slm", "a", "--llm", "b", "--worker-arg=--x=2"])
+    long = parser.parse_args(["--slm-model", "a", "--llm-model", "b", "--worker-arg=--x=2"])
+    assert stacks.models(short) == stacks.models(long) == ("a", "b")
+    stack = stacks.local_stack(short, stacks.Flags(worker=["--x=3"]), defaults=stacks.Flags(worker=["--x=1"]))
+    assert stack._worker_args["slm"] == ["--x=1", "--x=2", "--x=3"]
+    assert parser.parse_args(["--models", "folder"]).models == Path("folder")
+
+
 WRONG = [
     ["--concurrency", "0"],
     ["--rate", "2,0.0"],

@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from evals.asking.stacks import add_stack_arguments
 from evals.bench import engine, page
+from evals.bench.outside import fit
 from evals.bench.replay_stack import SYSTEMS, Replayed, cache_args, numbered, replay_stack
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
@@ -178,6 +179,13 @@ def test_a_ratio_of_times_measured_in_turn_ignores_what_slows_both() -> None:
     found = ratio([2 * seconds for seconds in theirs], theirs, block=4)
     assert found.value == pytest.approx(2)
     assert found.low <= 2 <= found.high
+
+
+def test_a_fit_splits_times_and_ignores_an_answer_that_was_disturbed() -> None:
+    tokens, switches = [10, 20, 40, 80, 30, 60] * 4, [0, 2, 4, 2, 6, 8] * 4
+    spent = [0.1 * a + 1.5 * b + 3 for a, b in zip(tokens, switches, strict=True)]
+    spent[7] += 500
+    assert fit(spent, tokens, switches) == pytest.approx([0.1, 1.5, 3], abs=0.02)
 
 
 def test_a_section_is_added_once_and_then_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

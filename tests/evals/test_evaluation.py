@@ -14,6 +14,7 @@ from evals.asking.run_file import RunFile, read
 from evals.asking.systems import Served, Terms, named_specs
 from evals.evaluation.__main__ import main
 from evals.tasks.data import Problem
+from evals.tasks.task import names
 from rstitch.client.sync import Client
 from rstitch.client.types import Random
 from rstitch.errors import RstitchError
@@ -145,8 +146,18 @@ def test_a_file_being_written_is_not_written_by_another(tmp_path: Path) -> None:
         RunFile(tmp_path / "run.jsonl", CONFIGURATION, PROVENANCE)
 
 
-def test_the_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_the_tasks_are_listed_at_any_width(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
     assert main(["list"]) == 0
-    assert "gsm8k" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert {"gsm8k", "tiny", "mbpp"} <= set(shown.splitlines())
+    assert len(shown.splitlines()) < 8 * len(names())
+    assert all(len(line) <= int(columns) for line in shown.splitlines())
+
+
+def test_the_tasks_are_listed_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     assert {task["name"] for task in json.loads(capsys.readouterr().out)} >= {"tiny", "aime25", "mbpp"}
