@@ -13,11 +13,11 @@ from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.types import Handoff
 from model_worker.engine.types import Signal as EngineSignal
 from router_svc.policies.kinds import Threshold
-from router_svc.policies.policy import Trail
+from router_svc.policies.policy import History
 from router_svc.trajectory.types import Model, Signal
 from rstitch.v1 import router_pb2
 from tests.support.asking import ask_for, check_kept, take
-from tests.support.naive_policies import NUM_TOKENS, POLICIES, check, naive
+from tests.support.naive import NUM_TOKENS, POLICIES, check, naive, told
 from tests.support.toy import ToyModel
 from tests.support.toy_stack import Stack
 
@@ -94,8 +94,8 @@ async def test_another_router_goes_on_as_the_first_would(
         answer = await take(stub, request)
         answer.tokens, answer.authors = head.tokens + answer.tokens, head.authors + answer.authors
         answer.position = head.position
-        tokens, authors, _ = naive(models, [7, 8, 9], POLICIES[name], budget, seed=5)
-        assert (answer.tokens, answer.authors) == (tokens, authors), (name, budget)
+        expected = naive(models, [7, 8, 9], POLICIES[name], budget, seed=5)
+        assert (answer.tokens, answer.authors) == told(expected), (name, budget)
         await check_kept(stub, answer)
 
 
@@ -108,7 +108,7 @@ def test_a_window_at_its_very_bound_hands_back_in_worker_and_router_alike() -> N
     bound = meter.read(entropies[-1], 0.0, 0.0)
     policy = Threshold(0.5, bound, Signal.ENTROPY_WINDOW, 4)
     for order in (entropies, entropies[::-1]):
-        assert policy.pen_after(Model.LLM, Trail(0, order)) is Model.SLM
+        assert policy.next_writer(Model.LLM, History(0, order)) is Model.SLM
 
 
 async def test_a_coin_without_a_seed_is_its_sessions(stack: Stack) -> None:

@@ -80,11 +80,12 @@ async def test_a_router_that_cannot_look_after_itself_ends(stack: Stack, monkeyp
 
 
 async def test_a_bad_setting_is_named() -> None:
-    process = await python("-m", "router_svc", "--tau", "nan", "--slm", "nowhere")
+    process = await python("-m", "router_svc", "--tau", "nan", "--slm", "nowhere", "--guard", "maybe")
     _, said = await process.communicate()
     assert process.returncode == 1
     assert b"--tau (or RSTITCH_TAU)" in said
     assert b"--slm (or RSTITCH_SLM)" in said
+    assert b"write on or off" in said
     assert b"Traceback" not in said
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 
 from rstitch.errors import RstitchError
-from rstitch.head import Head
 from rstitch.local.processes import free_port
+from rstitch.service.head import Head
 from rstitch.service.server import Server
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
