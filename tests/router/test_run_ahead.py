@@ -206,7 +206,7 @@ async def test_the_next_turn_finds_the_sessions_tokens_on_the_worker(stack: Stac
 async def test_what_was_written_ahead_and_had_ended_is_dropped_with_the_answer_too(stack: Stack) -> None:
     """The SLM's run ahead has met its own hand-off when the LLM differs; the LLM ends the answer by itself."""
     script(stack, Scripted(1, unsure=at(6, 8)), Scripted(2, own=at(6), unsure=at(6, 7, 8), stop_at=9))
-    stack.llm.pace = lambda: until(lambda: len(stack.slm.requests) > 1 and not stack.slm._busy)
+    stack.llm.pace = lambda: until(lambda: len(stack.slm.requests) > 1 and not stack.slm.busy)
     stack.llm.max_message_tokens = 1
     stub = await stack.stub(await stack.router(run_ahead="on", catch_up_tokens=0))
     answer = await take(stub, ask_for(PROMPT, policy=threshold(0.5), max_new_tokens=20, session_id="s"))
@@ -235,7 +235,7 @@ async def test_where_it_is_off_or_futile_nothing_runs_ahead(stack: Stack, settin
 
 async def test_spans_and_usage_say_what_was_written_ahead(stack: Stack) -> None:
     script(stack, Scripted(1, unsure=at(6, 12)), Scripted(2, own=at(12)))
-    stack.llm.pace = lambda: until(lambda: not stack.slm._busy and runs(stack.slm)[-1].endswith("~"))
+    stack.llm.pace = lambda: until(lambda: not stack.slm.busy and runs(stack.slm)[-1].endswith("~"))
     telemetry, exporter = recording()
     stub = await stack.stub(await stack.router(run_ahead="on", telemetry=telemetry))
     answer = await take(stub, ask_for(PROMPT, policy=threshold(0.5), max_new_tokens=16))

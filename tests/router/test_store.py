@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import random
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -23,6 +24,7 @@ from router_svc.trajectory.types import (
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
 from tests.support.asking import until
+from tests.support.flaky_proxy import FlakyProxy
 from tests.support.trajectories import PROMPT, begun, chunk
 
 
@@ -184,27 +186,23 @@ async def test_usage_of_an_older_router_is_read(store: TrajectoryStore, redis_ur
 
 
 async def test_appends_of_many_sessions_share_a_call_and_none_harms_another(
-    store: TrajectoryStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    store: TrajectoryStore, redis_url: str
 ) -> None:
     names = [f"s{index}" for index in range(6)]
     owned = {name: await begun(store, session=name) for name in names}
-    inner, calls = store._append, []
-
-    async def counted(**call: Any) -> Any:
-        calls.append(len(call["keys"]) // 2)
-        return await inner(**call)
-
-    monkeypatch.setattr(store, "_append", counted)
     async with Redis.from_url(redis_url) as client:
         await client.set(keys.chunks("s0"), "not a stream")
         await client.hset(keys.trajectory("s1"), "epoch", 9)
         await client.hset(keys.trajectory("s2"), "length", 1)
         await client.delete(keys.trajectory("s3"))
-    results = await asyncio.gather(
-        *(store.append(name, owned[name], 3, [chunk(Source.SLM, 3, 4)], Usage()) for name in names),
-        return_exceptions=True,
-    )
-    assert calls == [6]
+        await client.config_resetstat()
+        results = await asyncio.gather(
+            *(store.append(name, owned[name], 3, [chunk(Source.SLM, 3, 4)], Usage()) for name in names),
+            return_exceptions=True,
+        )
+        commands = await client.info("commandstats")
+    # Whether Redis knew the script or not, it ran once.
+    assert commands.get("cmdstat_eval", commands.get("cmdstat_evalsha"))["calls"] == 1
     reasons = [getattr(result, "reason", None) for result in results]
     assert reasons == ["REDIS_REFUSED", "TAKEN_OVER", None, "DELETED", None, None]
     assert isinstance(results[2], Behind)
@@ -236,21 +234,16 @@ def test_a_password_is_not_shown() -> None:
     assert without_password("redis://host:1/0") == "redis://host:1/0"
 
 
-async def test_a_lost_reply_is_found_out(store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The append is done but its reply is lost; the retry finds it done."""
-    owned = await begun(store)
-    inner = store._append
-    lost = [True, False, True, False]
-
-    async def lossy(**call: Any) -> Any:
-        reply = await inner(**call)
-        if lost.pop(0):
-            raise ConnectionResetError("lost")
-        return reply
-
-    monkeypatch.setattr(store, "_append", lossy)
-    await store.append("s", owned, 3, [chunk(Source.SLM, 3, 4)], Usage())
-    await store.append("s", owned, 4, [chunk(Source.SLM, 4, 5)], Usage())
+async def test_a_lost_reply_is_found_out(store: TrajectoryStore, redis_url: str) -> None:
+    """Connections are cut in the midst of replies: the append is done then, and its repetition finds that."""
+    rng = random.Random(1)
+    with FlakyProxy(urlsplit(redis_url).netloc, lambda: rng.randrange(300, 700)) as proxy:
+        cut_off = TrajectoryStore(f"redis://{proxy.address}/0", ttl_s=50, patience_s=10)
+        owned = await begun(cut_off)
+        for position in range(3, 203):
+            await cut_off.append("s", owned, position, [chunk(Source.SLM, position, position)], Usage())
+        await cut_off.close()
+    assert proxy.num_connections > 3
     trajectory = await store.trajectory("s")
     assert trajectory is not None
-    assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4, 5]
+    assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, *range(3, 203)]
