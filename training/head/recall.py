@@ -27,9 +27,7 @@ from training.head.warm_start import States, unsure_states
 CALLS = (0.4, 0.6, 0.8, 1.0, 1.2)  # of the LLM, an answer
 _GATE = 0.01
 _SEED = 1_001  # of the problems; heads are trained with small ones
-_COLUMNS: Columns = {"asked by": lambda row: str(row["name"])} | {
-    f"{calls:g} calls": lambda row, calls=calls: f"{100 * row['found'][calls]:.1f}" for calls in CALLS
-}
+_COLUMNS: Columns = {"asked by": "{name}"} | {f"{calls:g} calls": f"{{{calls:g}:.1p}}" for calls in CALLS}
 
 
 def recall(score: Tensor, wrong: Tensor, num_answers: int) -> dict[float, float]:
