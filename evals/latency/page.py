@@ -55,7 +55,8 @@ def serving_line(model: LatencyModel) -> str:
     fit = f" ({serving.fit.num_calls} answers, R² {serving.fit.r2:.3f})" if serving.fit else ""
     return (
         f"Serving adds {serving.answer_ms:.2f} ms an answer, {serving.call_ms:.2f} ms each time a model begins to "
-        f"write, {serving.token_ms:.3f} ms a step and {serving.beside_ms:.3f} ms more a step where two models write{fit}."
+        f"write, {serving.token_ms:.3f} ms a step and {serving.beside_ms:.3f} ms more a step where two models "
+        f"write{fit}."
     )
 
 
