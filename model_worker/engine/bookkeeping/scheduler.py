@@ -64,7 +64,7 @@ class Run:
         return len(self.draft) + 1 if self.request.wants_token else 0
 
     def row_tokens(self, room: int) -> int:
-        """Returns the size of its next row: all tokens left, or a chunk that ends before the distributions asked for."""
+        """Returns the size of its next row: all tokens left, or a chunk before the distributions asked for."""
         pending = self.num_pending
         return pending if pending <= room else max(0, min(room, pending - self.num_asked))
 
