@@ -174,7 +174,6 @@ class Scheduler:
         return schedule
 
     def _in_order(self) -> list[Run]:
-
         def key(run: Run) -> tuple[bool, bool]:  # the sort is stable, and `_runs` is in order of arrival
             return run.is_background, run.num_pending > max(run.num_asked, 1)
 
