@@ -110,7 +110,7 @@ eval-tiny: setup ## the tiny pair over tau, one session at a time (`make results
 		--systems llm_only slm_only threshold:tau={0.001,0.005,0.01,0.02,0.05,0.1,0.2} $(ARGS)
 
 results: setup ## measure every policy on the tiny pair anew (about an hour); writes docs/results.md
-	@$(BIN)/python -m evals.results $(ARGS)
+	@bash runs/results.sh $(ARGS)
 
 bench: setup ## speed beside `transformers`, paired, by sessions; ARGS=--write writes docs/performance.md
 	@$(BIN)/python -m evals.bench $(ARGS)

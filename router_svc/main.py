@@ -22,13 +22,14 @@ from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.redis_link import without_password
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
-from router_svc.workers.client import WorkerClient
+from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
 from router_svc.workers.pair import WorkerPair
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics
 from rstitch.service.server import Server
+from rstitch.service.settings import explain
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
@@ -36,28 +37,18 @@ _log = structlog.get_logger(__name__)
 _SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 
 
-def main() -> None:
+def main(stream: OpenStream = DecodeStream) -> None:
     """Runs the router until SIGTERM or SIGINT; the entry point of `python -m router_svc`."""
     try:
         settings = CliApp.run(RouterSettings)
     except ValidationError as error:
-        sys.exit(_explain(error))
+        sys.exit(explain("router", error))
     setup_logging("router", settings.log_level)
     try:
-        asyncio.run(_serve(settings))
+        asyncio.run(_serve(settings, stream))
     except RstitchError as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)
-
-
-def _explain(error: ValidationError) -> str:
-    """The error as one line for each setting at fault, with the names of its flag and of its variable."""
-    lines = ["router: cannot start:"]
-    for item in error.errors():
-        name = str(item["loc"][0]) if item["loc"] else "settings"
-        remedy = "; write on or off" if item["type"] == "bool_parsing" else ""
-        lines.append(f"  --{name.replace('_', '-')} (or RSTITCH_{name.upper()}): {item['msg']}{remedy}")
-    return "\n".join(lines)
 
 
 class Router:
@@ -69,10 +60,10 @@ class Router:
         attending: the task of `attend`, which ends only by a bug of ours.
     """
 
-    def __init__(self, settings: RouterSettings, observers: Observers) -> None:
+    def __init__(self, settings: RouterSettings, observers: Observers, stream: OpenStream = DecodeStream) -> None:
         self._settings = settings
         slm, llm = (
-            WorkerClient(model, address, observers.telemetry)
+            WorkerClient(model, address, observers.telemetry, stream)
             for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
         )
         self.pair = WorkerPair(slm, llm)
@@ -141,9 +132,10 @@ async def running(
     telemetry: Telemetry,
     clock: Callable[[], float] = time.monotonic,
     metrics: Metrics = NO_METRICS,
+    stream: OpenStream = DecodeStream,
 ) -> AsyncIterator[Router]:
     """Runs a router that listens and attends to its readiness. The caller drains it before leaving the context."""
-    router = Router(settings, Observers(telemetry, metrics, clock))
+    router = Router(settings, Observers(telemetry, metrics, clock), stream)
     await router.start()
     router.attending = attending = asyncio.create_task(router.attend(), name="attend")
     try:
@@ -156,10 +148,10 @@ async def running(
             raise error
 
 
-async def _serve(settings: RouterSettings) -> None:
+async def _serve(settings: RouterSettings, stream: OpenStream) -> None:
     telemetry = setup_telemetry("rstitch-router", settings.otlp_endpoint)
     metrics = setup_metrics("rstitch-router", settings.metrics_endpoint)
-    async with running(settings, telemetry, metrics=metrics) as router:
+    async with running(settings, telemetry, metrics=metrics, stream=stream) as router:
         assert router.attending is not None
         drained = router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)
         serving = asyncio.create_task(drained, name="serve")

@@ -124,12 +124,15 @@ class Journal:
         ready = self._pending[:num]
         usage = ready[-1][1] if ready and not keep_usage else self._usage
         chunks = joined(chunk for chunk, _ in ready)
+
+        async def append(length: int, chunks: list[Chunk]) -> None:
+            await self._store.append(self._session_id, self._owned, length, chunks, usage, state, finish, patience_s)
+
         try:
-            await self._append(self.length, chunks, usage, state, finish, patience_s)
+            await append(self.length, chunks)
         except Behind as error:
             # Not the same append again: what the store lost goes first. A second loss meanwhile is the caller's to see.
-            rest = self._since(error.length, chunks)
-            await self._append(error.length, rest, usage, state, finish, patience_s)
+            await append(error.length, self._since(error.length, chunks))
         del self._pending[:num]
         self._usage = usage
         self._stored += chunks
@@ -137,17 +140,6 @@ class Journal:
         self._room.set()
         if chunks:
             self._show(chunks)
-
-    async def _append(
-        self,
-        length: int,
-        chunks: list[Chunk],
-        usage: Usage,
-        state: State,
-        finish: FinishReason | None,
-        patience_s: float | None,
-    ) -> None:
-        await self._store.append(self._session_id, self._owned, length, chunks, usage, state, finish, patience_s)
 
     def _since(self, length: int, chunks: list[Chunk]) -> list[Chunk]:
         """What a store with `length` tokens lacks of all that was stored and of `chunks`, which follow.

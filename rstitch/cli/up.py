@@ -26,7 +26,7 @@ def up(
     ] = None,
     shared: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="A model with an exit that is both.", show_default="two models"),
+        typer.Option(metavar="FOLDER", help="A model with shared layers, which is both.", show_default="two models"),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda:N, for both models.")] = "cpu",
     slm_device: Annotated[str | None, typer.Option(help="For the SLM alone.", show_default="--device")] = None,

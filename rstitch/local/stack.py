@@ -53,7 +53,7 @@ class LocalStack:
 
     Args:
         slm_model, llm_model: folders or hub ids; None: the bundled tiny pair.
-        shared_model: folder of a model with an exit, which one worker then serves as both; instead of the two.
+        shared_model: folder of a model with shared layers, which one worker serves as both; instead of the two.
         device: of both workers (`cpu`, `cuda:N`); `slm_device`, `llm_device` for each.
         dtype: None: float32 on CPU, auto on CUDA.
         router_port: 0: a free one.
@@ -187,7 +187,7 @@ class LocalStack:
     @property
     def worker_addresses(self) -> tuple[str, str]:
         """Gives HOST:PORT of the SLM's and of the LLM's worker."""
-        return self._exit_address or self.worker("slm").address, self.worker("llm").address
+        return self._shared_address or self.worker("slm").address, self.worker("llm").address
 
     def log_tail(self, name: str, num_lines: int = 20) -> list[str]:
         """Gives the last lines that a part wrote; none once it is stopped."""
@@ -217,7 +217,7 @@ class LocalStack:
             self._add("redis", command, f"{_LOCALHOST}:{port}", lambda: redis_answers(url), {"LC_ALL": "C"})
         else:
             self.redis_url = self._given_redis_url
-        self._exit_address = f"{_LOCALHOST}:{free_port()}" if self._shared else ""
+        self._shared_address = f"{_LOCALHOST}:{free_port()}" if self._shared else ""
         for role in ("llm",) if self._shared else ("slm", "llm"):
             self._add_worker(role)
         self._new_router("router", self._router_port or free_port())
@@ -264,7 +264,7 @@ class LocalStack:
         # fmt: off
         command = [sys.executable, "-m", f"{role}_worker", "--model", self._models[role], "--listen", address,
                    "--device", device, "--dtype", dtype, "--threads", str(self._threads),
-                   *(["--exit-listen", self._exit_address] if self._shared else []),
+                   *(["--shared-listen", self._shared_address] if self._shared else []),
                    *self._telemetry_args, *self._sharing_args(role), *self._worker_args[role]]
         # fmt: on
         self._add(

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from evals.algorithm.reference import EarlyExit as Rule
-from evals.algorithm.reference import stitch_exiting
+from evals.algorithm.reference import Threshold as Tau
 from evals.tasks.tiny.arithmetic import problems
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, EarlyExit, LlmOnly, Message, Speculative, Threshold
@@ -38,16 +38,8 @@ def rule_of(asked: EarlyExit, tokenizer: Any, thinking_end: str = "</think>") ->
 
 
 def check(answer: Answer, pair: Pair, prompt: list[int], tau: float, rule: Rule, max_new_tokens: int) -> None:
-    tokens, exited = stitch_exiting(
-        pair.model("slm"),
-        pair.model("llm"),
-        prompt,
-        rule,
-        tau=tau,
-        max_new_tokens=max_new_tokens,
-        stop_tokens={pair.stop_token},
-        vocab_size=pair.vocab_size,
-    )
+    reference = pair.stitched(prompt, Tau(tau), max_new_tokens, rule)
+    tokens, exited = reference.written, reference.exited
     assert written(answer) == expected(tokens)
     taken = answer.finished.early_exit
     assert (taken is None) == (exited is None)
@@ -100,6 +92,7 @@ async def test_with_drafts_it_is_that_of_the_llm_alone(client: AsyncClient) -> N
         assert drafted.finished.usage.num_trials == llm.finished.usage.num_trials > 0
 
 
+@pytest.mark.slow
 async def test_the_bundled_pair_asks_in_its_own_words(bundled_pair: Pair, bundled_stack: LocalStack) -> None:
     """Nothing but a threshold is named: the rest is in the model's folder."""
     pair, stack = bundled_pair, bundled_stack

@@ -13,7 +13,9 @@ import redis
 import torch
 from transformers import AutoModelForCausalLM
 
-from evals.algorithm.reference import Signal, Token, stitch
+from evals.algorithm.reference import Answer as Written
+from evals.algorithm.reference import EarlyExit, Rule, Signal, Threshold, Token, stitch
+from evals.algorithm.uncached_model import UncachedModel
 from router_svc.main import running
 from router_svc.settings import RouterSettings
 from rstitch.client.aio import AsyncClient
@@ -34,15 +36,32 @@ class Pair:
     dtype: str
     vocab_size: int = VOCAB_SIZE
     stop_token: int = STOP_TOKEN
-    _models: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, Any] = field(default_factory=dict)
     _references: dict[Any, list[Token]] = field(default_factory=dict)
 
     def model(self, role: str) -> Any:
-        if role not in self._models:
+        if role not in self.models:
             folder = self.slm_folder if role == "slm" else self.llm_folder
             dtype = getattr(torch, self.dtype)
-            self._models[role] = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-        return self._models[role]
+            self.models[role] = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        return self.models[role]
+
+    def oracle(self, role: str) -> UncachedModel:
+        return UncachedModel(self.model(role), self.vocab_size)
+
+    def stitched(
+        self, prompt: list[int], rule: Rule, max_new_tokens: int, early_exit: EarlyExit | None = None
+    ) -> Written:
+        """Algorithm 1, naively."""
+        return stitch(
+            self.oracle("slm"),
+            self.oracle("llm"),
+            prompt,
+            rule,
+            max_new_tokens=max_new_tokens,
+            stop_tokens={self.stop_token},
+            early_exit=early_exit,
+        )
 
     def reference(
         self,
@@ -53,21 +72,11 @@ class Pair:
         signal: Signal = "entropy",
         window: int = 0,
     ) -> list[Token]:
-        """Algorithm 1, naively; remembered, since many tests ask for the same."""
+        """Its tokens for a threshold; remembered, since many tests ask for the same."""
         key = (tuple(prompt), tau, max_new_tokens, tau_return, signal, window)
         if key not in self._references:
-            self._references[key] = stitch(
-                self.model("slm"),
-                self.model("llm"),
-                prompt,
-                tau=tau,
-                tau_return=tau_return,
-                max_new_tokens=max_new_tokens,
-                stop_tokens={self.stop_token},
-                vocab_size=self.vocab_size,
-                signal=signal,
-                window=window,
-            )
+            rule = Threshold(tau, tau_return, signal, window)
+            self._references[key] = self.stitched(prompt, rule, max_new_tokens).written
         return self._references[key]
 
 
