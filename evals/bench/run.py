@@ -130,7 +130,7 @@ def _start(options: argparse.Namespace, held: ExitStack, console: Console) -> di
     wanted |= {name: stacks.local_stack(options, flags) for name, flags in options.variant}
     if options.telemetry:
         collector = held.enter_context(Collector())
-        wanted[TELEMETRY] = stacks.local_stack(options, otlp_endpoint=collector.endpoint)
+        wanted[TELEMETRY] = stacks.local_stack(options, env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint})
     for stack in wanted.values():
         start(stack, console)
         held.callback(stack.stop)

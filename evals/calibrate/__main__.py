@@ -100,7 +100,7 @@ def _refuse_stack_flags(options: argparse.Namespace) -> None:
         if getattr(options, name) != default:
             raise invalid(
                 f"--{name.replace('_', '-')}",
-                f"a router that runs is asked ({options.router or DEFAULT_ADDRESS}), and its models are its own.",
+                f"a router that runs is asked ({options.router or ROUTER_ADDRESS}), and its models are its own.",
                 "Leave it out, and start the stack with the models you mean: `rstitch up`.",
             )
 

@@ -25,7 +25,7 @@ from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Threshold
 from rstitch.errors import invalid
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, WorkerOptions
 
 _WARM_UP = 2
 _SYSTEMS = ("stitched", "llm_only")
@@ -64,10 +64,11 @@ def measured(
     questions: Sequence[Question],
     max_new_tokens: int,
     on_asked: Callable[[], None],
-    **stack: Any,
+    **worker: Any,
 ) -> Measured:
     """Starts a stack with the pair, asks, stops it. Raises: StackError, RstitchError."""
-    with LocalStack(slm_model=candidate.name, llm_model=llm, **stack) as served:
+    slm_options, llm_options = (WorkerOptions(model, **worker) for model in (candidate.name, llm))
+    with LocalStack(slm_options, llm_options) as served:
         return asyncio.run(_ask(served.router_address, candidate, questions, max_new_tokens, on_asked))
 
 

@@ -36,7 +36,7 @@ from evals.tasks.task import load
 from model_worker.tokenizer import load_tokenizer
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Policy, SlmOnly, Threshold
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, WorkerOptions
 
 _ALONE = Load(1)
 _MODELS = ROOT / "models"
@@ -122,7 +122,7 @@ def main() -> None:
     facts = provenance()
     with progress_bar(console) as progress:
         step_us, memory = steps(options, progress)
-        with LocalStack() as pair, LocalStack(shared_model=options.model) as shared:
+        with LocalStack() as pair, LocalStack(llm=WorkerOptions(options.model), shared_layers=True) as shared:
             addresses = {"pair": pair.router_address, "shared": shared.router_address}
             table = asyncio.run(answers(options, addresses, progress))
     found = {"provenance": facts, "memory": memory, "step_us": step_us, "answers": table}

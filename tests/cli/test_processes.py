@@ -16,7 +16,7 @@ import pytest
 from rstitch.local.part import Part, StackError
 from rstitch.local.processes import ChildProcess
 from rstitch.local.reaper import Reaper
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, RouterOptions
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 DEAF = [
@@ -137,7 +137,7 @@ def test_a_part_that_never_gets_ready_is_given_up(tmp_path: Path, reaper: Reaper
 
 def test_a_port_that_is_taken_is_said_before_anything_is_started() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        stack = LocalStack(router_port=taken.getsockname()[1])
+        stack = LocalStack(router=RouterOptions(taken.getsockname()[1]))
         with pytest.raises(StackError, match="is in use"):
             stack.start()
     assert not stack.folder.exists()

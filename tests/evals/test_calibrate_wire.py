@@ -12,12 +12,13 @@ from evals.calibrate.__main__ import main
 from evals.figures.intervals import Interval
 from rstitch.client.sync import Client
 from rstitch.client.types import Profile, Signal, Threshold
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, WorkerOptions
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[LocalStack]:
-    with LocalStack(worker_args=["--measure-ms", "0"]) as running:
+    both = WorkerOptions(args=["--measure-ms", "0"])
+    with LocalStack(both, both) as running:
         yield running
 
 
