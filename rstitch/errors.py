@@ -44,7 +44,9 @@ class RstitchError(Exception):
 
     def __new__(cls, code: grpc.StatusCode, *args: Any, **kwargs: Any) -> Self:
         """Chooses the class by the code."""
-        return super().__new__(_CLASSES.get(code, cls) if cls is RstitchError else cls)
+        chosen: Any = _CLASSES.get(code, cls) if cls is RstitchError else cls
+        made: Self = super().__new__(chosen)
+        return made
 
     def __init__(
         self,

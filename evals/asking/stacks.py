@@ -18,6 +18,7 @@ from model_worker.engine.engine import Engine
 from model_worker.settings import WorkerSettings
 from model_worker.tokenizer import load_tokenizer
 from rstitch.cli.progress import start
+from rstitch.local.options import ROUTER_MODULE
 from rstitch.local.part import bundled_model, default_threads
 from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
 
@@ -114,7 +115,7 @@ def local_stack(
     *,
     defaults: Flags | None = None,
     pair: tuple[str, str] | None = None,
-    router_module: str = RouterOptions.module,
+    router_module: str = ROUTER_MODULE,
     **arguments: Any,
 ) -> LocalStack:
     """A stack of these options, not started. The options win over `defaults`, and `extra` wins over both."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ROUTER_MODULE = "router_svc"
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
@@ -36,5 +38,5 @@ class RouterOptions:
     """
 
     port: int = 0
-    module: str = "router_svc"
+    module: str = ROUTER_MODULE
     args: Sequence[str] = ()
