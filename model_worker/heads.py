@@ -7,7 +7,7 @@ from collections import OrderedDict
 import grpc
 
 from rstitch.errors import RstitchError, invalid
-from rstitch.head import Head, HeadFileError
+from rstitch.service.head import Head, HeadFileError
 
 MAX_HEADS = 64
 MAX_NAME_LENGTH = 128

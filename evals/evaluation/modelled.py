@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
-from evals.evaluation.record import Record
+from evals.asking.record import Record
 from evals.latency import LatencyModel, runs_of
 from rstitch.client.types import Segment, Source, SwitchReason, Trajectory, TrajectoryState
 from rstitch.errors import invalid

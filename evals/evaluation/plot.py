@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.evaluation import figures, plots
+from evals.asking.run_file import Run, read
+from evals.evaluation import plots
 from evals.evaluation.families import member_of
 from evals.evaluation.modelled import Latencies
-from evals.evaluation.run_file import Run, read
+from evals.figures import answers as figures
 from rstitch.client.specs import parse
 from rstitch.client.types import Signal, Threshold
 from rstitch.errors import invalid
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Draws. Returns the exit code."""
     found = read(options.files)
     latencies = Latencies.load(options.latency_model) if options.latency_model else None
-    rows = figures.rows(found, latencies)
+    rows = figures.rows(found, latencies.mean_ms if latencies else None)
     facts = found.configuration
     title = options.title or (
         f"{facts['task']}: SLM {facts.get('slm')}, LLM {facts.get('llm')}, n = {max(row['n'] for row in rows)}, "

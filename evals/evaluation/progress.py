@@ -9,8 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from evals.evaluation.record import Record
-from evals.evaluation.runner import Job
+from evals.asking.ask import Job
+from evals.asking.record import Record
 from evals.figures.statistics import wilson
 
 # Lines that are left to what was on the terminal before.

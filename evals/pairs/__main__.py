@@ -25,7 +25,7 @@ from evals.figures.provenance import provenance
 from evals.figures.report import terminal_table
 from evals.pairs import questions, report
 from evals.pairs.check import Measured, measure, rank_correlations
-from evals.pairs.predict import Candidate, Sample, predict, ranked
+from evals.pairs.predict import Candidate, Sample, alike, predict, ranked
 from evals.pairs.questions import Asked, agrees
 from evals.pairs.reading import Loaded, answers, compatible, load, prompt_of, read
 from evals.pairs.timing import timings
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--n", type=positive, default=32, help="questions to predict from (default 32)")
     made.add_argument("--max-loss", type=float, default=1.0, metavar="POINTS",
                       help="of accuracy that the proposed tau may cost (default 1)")
-    made.add_argument("--latency", type=Path, metavar="FILE", help="of rstitch profile (default: time it here)")
+    made.add_argument("--latency", type=Path, metavar="FILE", help="of rstitch latency (default: time it here)")
     made.add_argument("--max-new-tokens", type=positive, help="of an answer (default: what the task needs)")
     made.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     made.add_argument("--dtype", choices=sorted(_DTYPES), default="float32")
@@ -146,6 +146,7 @@ def _tell(
         "n": options.n,
         "latency": how,
         "candidates": [one.as_dict() | {"measured": None} for one in candidates],
+        "alike": alike(candidates),
         "rank_correlations": rank_correlations(pairs) if pairs else {},
     }
     for told, one in zip(plain["candidates"], candidates, strict=True):
@@ -154,6 +155,8 @@ def _tell(
     table = report.rows(candidates, measured)
     console.print(terminal_table(report.predicted_title(candidates), report.PREDICTED, table))
     console.print(f"Latency: {how}.")
+    for said in plain["alike"]:
+        console.print(said, soft_wrap=True, markup=False)
     if pairs:
         console.print(terminal_table(report.COMPARED_TITLE, report.COMPARED, table))
         for line in report.correlation_lines(plain["rank_correlations"], len(pairs)):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from rstitch.local.part import (
     POLL_S,
@@ -30,7 +31,7 @@ from rstitch.local.part import (
     redis_server,
 )
 from rstitch.local.processes import ChildProcess, Guard, free_port, is_free
-from rstitch.local.readiness import is_serving, redis_answers
+from rstitch.local.readiness import is_serving, redis_answers, refuses_connections, stuck_because
 
 __all__ = ["LocalStack", "Part", "StackError"]
 
@@ -41,6 +42,9 @@ OnProgress = Callable[[str, State, float], None]
 
 _LOCALHOST = "127.0.0.1"
 _CHECK_TIMEOUT_S = 1.0
+# So long a router may go without what it needs once both workers answer; it looks for Redis every two seconds.
+_STUCK_S = 5.0
+_LOOK_S = 0.5
 
 
 class LocalStack:
@@ -108,6 +112,8 @@ class LocalStack:
         self._stop_grace_s = stop_grace_s
         # In the order of starting.
         self.parts: list[Part] = []
+        self._stuck_since: float | None = None
+        self._next_look = 0.0
 
     def __enter__(self) -> Self:
         self.start()
@@ -123,6 +129,7 @@ class LocalStack:
         self._guard.remove(self.folder)
         try:
             self._check_port()
+            self._check_redis()
             self._add_parts()
             waiting = list(self.parts)
             for part in waiting:
@@ -133,6 +140,8 @@ class LocalStack:
                     on_progress(part.name, "ready" if ready else "starting", part.seconds)
                     if ready:
                         waiting.remove(part)
+                if waiting == [self.router]:
+                    self._check_router()
                 time.sleep(POLL_S)
         except BaseException:
             self.stop()
@@ -220,6 +229,32 @@ class LocalStack:
                 part="router",
                 remedy="Is a stack running already? Else choose another: --port 0 takes a free one.",
             )
+
+    def _check_redis(self) -> None:
+        """Said at once, as of the port."""
+        url = self._given_redis_url
+        if url is not None and refuses_connections(url):
+            parts = urlsplit(url)
+            raise StackError(
+                f"no Redis answers at {parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()}.",
+                part="redis",
+                remedy="Start it, correct --redis, or leave it out: then the stack starts one of its own.",
+            )
+
+    def _check_router(self) -> None:
+        """Raises: StackError if the router will not become ready by itself, which it does while a worker is away."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_S
+        why = stuck_because(self.router.address)
+        if not why:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since > _STUCK_S:
+            log = self.router.process.log_tail()
+            raise StackError(f"the router takes no questions: {why}", part="router", log=log)
 
     def _add_worker(self, role: str) -> None:
         address = f"{_LOCALHOST}:{free_port()}"

@@ -12,7 +12,8 @@ def explain(program: str, error: ValidationError) -> str:
     lines = [f"{program}: cannot start:"]
     for item in error.errors():
         name = str(item["loc"][0]) if item["loc"] else "settings"
-        lines.append(f"  --{name.replace('_', '-')} (or {_variable(name)}): {item['msg']}")
+        remedy = "; write on or off" if item["type"] == "bool_parsing" else ""
+        lines.append(f"  --{name.replace('_', '-')} (or {_variable(name)}): {item['msg']}{remedy}")
     return "\n".join(lines)
 
 

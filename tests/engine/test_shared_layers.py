@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from evals.algorithm.reference import stitch
+from evals.algorithm.reference import Threshold, stitch
+from evals.algorithm.uncached_model import UncachedModel
 from model_worker.engine.errors import HeldTooShort, PrefixMismatch, SessionBusy, UnsupportedModel
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.shared_layers.engine import SharedEngine
@@ -138,10 +139,9 @@ def test_stitching_of_many_sessions_equals_the_reference(num_pages: int) -> None
     assert (engine.counters.num_evictions > 0) == (num_pages == 14)
     roles = set()
     for index, (prompt, tau) in enumerate(asked):
-        reference = stitch(
-            slm_model, model, prompt, tau=tau, max_new_tokens=30, stop_tokens={STOP_TOKEN}, vocab_size=VOCAB_SIZE
-        )
-        assert written[index] == [(token.id, token.model) for token in reference]
+        oracles = (UncachedModel(each, VOCAB_SIZE) for each in (slm_model, model))
+        reference = stitch(*oracles, prompt, Threshold(tau), max_new_tokens=30, stop_tokens={STOP_TOKEN})
+        assert written[index] == [(token.id, token.model) for token in reference.written]
         roles |= {role for _, role in written[index]}
     assert roles == {"slm", "llm"}
 

@@ -19,8 +19,9 @@ from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Confidence, LlmOnly, Message, Random, SlmOnly, Speculative, Threshold
 from rstitch.local.stack import LocalStack
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
-from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, written
+from tests.support.breaking import interrupted, long_prompts, runs_on
 from tests.support.engines import generate
+from tests.support.served import ROOT, Pair, another_router, check_kept, expected, written
 from tests.support.shared_layers import save_pair
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
@@ -50,7 +51,7 @@ def shared(pair: Pair) -> Iterator[LocalStack]:
 
 @pytest.fixture
 async def client(shared: LocalStack) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(shared.router_address, timeout_s=50) as connected:
+    async with AsyncClient(shared.router_address, timeout_s=100) as connected:
         yield connected
 
 
@@ -119,9 +120,10 @@ async def test_an_slm_told_to_run_ahead_changes_nothing(shared: LocalStack, pair
 
 
 async def test_a_worker_killed_midway_changes_nothing(pair: Pair, shared: LocalStack, client: AsyncClient) -> None:
-    answering = asyncio.create_task(client.answer(tokens=PROMPTS[3], policy=Threshold(0.3), max_new_tokens=TOKENS))
-    await asyncio.to_thread(shared.worker("slm").restart)
-    assert written(await answering) == expected(pair.reference(PROMPTS[3], 0.3, TOKENS))
+    ((prompt, tau),) = long_prompts(pair, 1, 200)
+    events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=200)
+    answer = await interrupted(events, shared.worker("slm"), runs_on(client))
+    assert written(answer) == expected(pair.reference(prompt, tau, 200))
 
 
 async def test_both_addresses_are_one_worker_and_no_page_is_leaked(shared: LocalStack, client: AsyncClient) -> None:
@@ -158,7 +160,7 @@ async def test_the_bundled_model_keeps_the_laws(bundled: LocalStack) -> None:
     chat = [{"role": "user", "content": problem.question}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     asked = [Message("user", problem.question)]
-    async with AsyncClient(bundled.router_address, timeout_s=50) as client:
+    async with AsyncClient(bundled.router_address, timeout_s=100) as client:
         for role, policy in (("llm", LlmOnly()), ("slm", SlmOnly())):
             answer = await client.answer(chat=asked, policy=policy, max_new_tokens=200)
             assert list(answer.tokens) == generate(pair.model(role), prompt, 200, pair.vocab_size)

@@ -14,9 +14,10 @@ from router_svc.trajectory import keys
 from router_svc.workers import client as workers
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
-from tests.router.conftest import RedisProcess, Stack
-from tests.support.asking import Answer, ask_for, check_kept, refused, stored, take, threshold, until
+from tests.support.asking import Answer, Reading, ask_for, check_kept, refused, stored, take, threshold, until
+from tests.support.redis_process import RedisProcess
 from tests.support.toy import ToyModel, algorithm_1
+from tests.support.toy_stack import Stack
 
 RUNNING, FINISHED, INTERRUPTED = 1, 2, 3
 
@@ -96,16 +97,16 @@ async def test_a_reply_that_cannot_be_read_ends_the_answer(stack: Stack, monkeyp
 @pytest.mark.parametrize("role", ["slm", "llm"])
 async def test_a_restarted_worker_is_caught_up_from_the_trajectory(stack: Stack, role: str) -> None:
     endless(stack, 0.004)
-    stub = await stack.stub(await stack.router())
+    router = await stack.router()
+    stub = await stack.stub(router)
     worker = stack.slm if role == "slm" else stack.llm
 
-    async def restart() -> None:
-        await asyncio.sleep(0.15)
-        await worker.stop()
-        await asyncio.sleep(0.1)
-        await worker.start()
-
-    answer, _ = await asyncio.gather(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=120)), restart())
+    reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=120)).has(20)
+    await worker.stop()
+    await until(lambda: worker.num_streams == 0)
+    assert router.sessions.num_running == 1, "the answer was over before the worker was stopped"
+    await worker.start()
+    answer = await reading
     assert answer.error is None
     assert (answer.tokens, answer.authors) == expected(stack, 120)
     await check_kept(stub, answer)
@@ -114,10 +115,9 @@ async def test_a_restarted_worker_is_caught_up_from_the_trajectory(stack: Stack,
 async def test_a_worker_that_stays_away_ends_the_answer_with_what_was_kept(stack: Stack) -> None:
     endless(stack)
     stub = await stack.stub(await stack.router(worker_patience_s=0.3))
-    asking = asyncio.create_task(take(stub, ask_for(policy={"llm_only": {}}, max_new_tokens=500)))
-    await asyncio.sleep(0.3)
+    reading = await Reading(stub, ask_for(policy={"llm_only": {}}, max_new_tokens=500)).has(20)
     await stack.llm.stop()
-    answer = await asking
+    answer = await reading
     assert answer.error is not None
     assert answer.error.code is grpc.StatusCode.UNAVAILABLE
     assert answer.error.remedy
@@ -187,9 +187,12 @@ async def test_readers_may_leave_and_join_at_any_token(stack: Stack) -> None:
 async def test_a_deadline_costs_the_answer_nothing(stack: Stack) -> None:
     endless(stack)
     stub = await stack.stub(await stack.router())
-    answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=100), timeout=0.3)
+    stack.llm.pace = lambda: until(lambda: deadline_passed)
+    deadline_passed = False
+    answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=100, session_id="s"), timeout=2)
     assert answer.error is not None
     assert answer.error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    deadline_passed = True
     answer.error = None
     assert glued(answer, await take(stub, resume(answer))).tokens == expected(stack, 100)[0]
 
@@ -216,10 +219,13 @@ async def test_whoever_asked_is_not_nobody_before_the_first_read(stack: Stack) -
 
 async def test_a_drained_router_gives_up_its_lease_for_good(stack: Stack) -> None:
     router = await stack.router(lease_s=0.3)
-    await router.sessions.drain()
-    await asyncio.sleep(0.25)
+    key = keys.router(router.lease.router_id)
     async with Redis.from_url(stack.redis_url) as client:
-        assert not await client.exists(keys.router(router.lease.router_id))
+        await until(lambda: client.exists(key))
+        await router.sessions.drain()
+        with pytest.raises(TimeoutError):  # in twice the time within which it would be renewed
+            async with asyncio.timeout(0.3):
+                await until(lambda: client.exists(key))
 
 
 async def test_an_answer_that_begins_during_a_drain_is_interrupted_too(
@@ -252,10 +258,9 @@ async def test_a_drained_router_hands_over_at_once(stack: Stack) -> None:
     endless(stack)
     first = await stack.router(lease_s=30)
     stub = await stack.stub(first)
-    asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=150)))
-    await asyncio.sleep(0.3)
+    reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=150)).has(20)
     await first.sessions.drain()
-    answer = await asking
+    answer = await reading
     assert answer.error is not None
     assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.UNAVAILABLE, "ROUTER_DRAINING")
     assert answer.error.metadata["resume_from"] == str(answer.next)
@@ -273,8 +278,7 @@ async def test_a_dead_router_is_taken_over_and_a_living_one_is_not(stack: Stack)
     async with asyncio.timeout(20):
         first, second = await stack.router(), await stack.router()
         stub, other = await stack.stub(first), await stack.stub(second)
-        asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=400, session_id="s")))
-        await asyncio.sleep(0.3)
+        reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=400, session_id="s")).has(20)
         attach = router_pb2.GenerateRequest(session_id="s", resume_from=0)
         error = await refused(other.Generate(attach))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "OWNED_ELSEWHERE")
@@ -285,7 +289,7 @@ async def test_a_dead_router_is_taken_over_and_a_living_one_is_not(stack: Stack)
         # Cut off from Redis' point of view: it goes on writing, but its lease runs out.
         first.lease.renew = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
         taken = await take(other, attach)
-        answer = await asking
+        answer = await reading
         assert answer.error is not None
         assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.ABORTED, "TAKEN_OVER")
         assert taken.error is None
@@ -298,12 +302,14 @@ async def test_lost_connections_to_redis_cost_nothing(stack: Stack) -> None:
     """Replies of appends are lost among them."""
     endless(stack)
     stub = await stack.stub(await stack.router())
-    asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=150)))
+    reading, num_killed = Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=150)), 0
     async with Redis.from_url(stack.redis_url) as client:
-        while not asking.done():
-            await client.client_kill_filter(_type="normal", skipme=True)
-            await asyncio.sleep(0.02)
-    answer = await asking
+        while not reading.is_over:
+            num_before = len(reading.answer.tokens)
+            num_killed += await client.client_kill_filter(_type="normal", skipme=True)
+            await until(lambda num=num_before: reading.is_over or len(reading.answer.tokens) > num)
+    answer = await reading
+    assert num_killed > 5
     assert answer.error is None
     assert (answer.tokens, answer.authors) == expected(stack, 150)
     await check_kept(stub, answer)
@@ -313,12 +319,10 @@ async def test_redis_that_forgot_all_ends_that_answer_only(stack: Stack, redis_p
     endless(stack)
     router = await stack.router(redis_patience_s=5.0)
     stub = await stack.stub(router)
-    asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=300)))
-    await asyncio.sleep(0.2)
+    reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=300)).has(20)
     redis_process.stop()
-    await asyncio.sleep(0.1)
     redis_process.start()
-    answer = await asking
+    answer = await reading
     assert answer.error is not None
     assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.ABORTED, "DELETED")
     stack.slm.delay_s = stack.llm.delay_s = 0
@@ -332,11 +336,10 @@ async def test_redis_that_stays_away_ends_the_answer_with_what_was_kept(
 ) -> None:
     endless(stack)
     stub = await stack.stub(await stack.router(redis_patience_s=0.3))
-    asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=500)))
-    await asyncio.sleep(0.3)
+    reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=500)).has(20)
     redis_process.stop()
     try:
-        answer = await asking
+        answer = await reading
         assert answer.error is not None
         assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.UNAVAILABLE, "REDIS_UNAVAILABLE")
         assert answer.error.metadata["session_id"] == answer.session_id
@@ -360,8 +363,9 @@ async def test_answers_that_redis_could_not_be_told_of_are_free_once_it_is_back(
     endless(stack)
     first, second = await stack.router(), await stack.router()
     stub = await stack.stub(first)
-    asking = [asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=400))) for _ in range(3)]
-    await asyncio.sleep(0.4)
+    readings = [Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=400)) for _ in range(3)]
+    for reading in readings:
+        await reading.has(20)
     inner = first.store.append
 
     async def without_reply(*arguments: Any) -> None:
@@ -369,7 +373,7 @@ async def test_answers_that_redis_could_not_be_told_of_are_free_once_it_is_back(
         raise RstitchError(grpc.StatusCode.UNAVAILABLE, "REDIS_UNAVAILABLE", "away")
 
     monkeypatch.setattr(first.store, "append", without_reply)
-    answers = await asyncio.gather(*asking)
+    answers = [await reading for reading in readings]
     monkeypatch.undo()
     assert {answer.error.reason for answer in answers if answer.error} == {"REDIS_UNAVAILABLE"}
     other = await stack.stub(second)
@@ -386,13 +390,10 @@ async def test_answers_that_redis_could_not_be_told_of_are_free_once_it_is_back(
 
 async def test_a_deleted_answer_stops_and_is_gone(stack: Stack) -> None:
     endless(stack)
-    router = await stack.router()
-    stub = await stack.stub(router)
-    asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=500, session_id="gone")))
-    await until(lambda: router.sessions.num_running)
-    await asyncio.sleep(0.1)
+    stub = await stack.stub(await stack.router())
+    reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=500, session_id="gone")).has(20)
     await stub.DeleteTrajectory(router_pb2.DeleteTrajectoryRequest(session_id="gone"))
-    answer = await asking
+    answer = await reading
     assert answer.error is not None
     assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.ABORTED, "DELETED")
     assert "gone" in stack.slm.closed

@@ -14,14 +14,14 @@ import pytest
 from router_svc.decoding.recovery import Recovery
 from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
-from rstitch.head import Head
+from rstitch.service.head import Head
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
-from tests.router.test_early_exit import EXITS, Naive, check_exit
-from tests.router.test_policies import NUM_TOKENS, check, naive
+from tests.router.test_early_exit import EXITS, check_exit
+from tests.router.test_policies import NUM_TOKENS, check, naive, told
 from tests.support.asking import ask_for, check_kept, refused, take, until
 from tests.support.heads import put, random_head
 from tests.support.toy import ToyModel
+from tests.support.toy_stack import Stack
 
 PROMPT = [7, 8, 9]
 TAUS = [-1, 0.2, 0.5, 1]
@@ -65,10 +65,10 @@ async def test_it_is_its_naive_self_with_budgets_and_early_exit(
     async def one(tau: float, budget: dict[str, Any], exit_: dict[str, Any] | None) -> None:
         nonlocal num_asked
         answer = await take(stub, asked(tau, budget=budget, early_exit=exit_))
-        oracle = Naive(exit_) if exit_ is not None else None
-        check(answer, naive(models, PROMPT, {"learned": {"tau": tau}}, budget, exits=oracle, head=head))
-        if oracle is not None:
-            check_exit(answer, oracle)
+        expected = naive(models, PROMPT, {"learned": {"tau": tau}}, budget, exit_=exit_, head=head)
+        check(answer, expected)
+        if exit_ is not None:
+            check_exit(answer, expected, exit_)
         num_asked += answer.finished.usage.num_consultations
         await check_kept(stub, answer)
 
@@ -95,9 +95,8 @@ async def test_another_router_goes_on_as_the_first_would(
         answer = await take(stub, router_pb2.GenerateRequest(session_id=before.session_id, resume_from=before.next))
         answer.tokens, answer.authors = before.tokens + answer.tokens, before.authors + answer.authors
         answer.position = before.position
-        oracle = Naive(exit_) if exit_ is not None else None
-        tokens, authors, _ = naive(models, PROMPT, {"learned": {"tau": 0.2}}, budget, exits=oracle, head=head)
-        assert (answer.tokens, answer.authors) == (tokens, authors), (budget, exit_)
+        expected = naive(models, PROMPT, {"learned": {"tau": 0.2}}, budget, exit_=exit_, head=head)
+        assert (answer.tokens, answer.authors) == told(expected), (budget, exit_)
         await check_kept(stub, answer)
 
 

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from evals.algorithm.reference import Answer as Written
+from evals.algorithm.reference import Author, Authors, Budget, EarlyExit, Rule, stitch
+from evals.algorithm.reference import Signal as SignalName
+from evals.algorithm.reference import Threshold as Rising
 from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.types import Handoff
 from model_worker.engine.types import Signal as EngineSignal
 from router_svc.policies.kinds import Random, Threshold
 from router_svc.policies.policy import History
+from router_svc.text.tokenizer import Tokenizer
 from router_svc.trajectory.types import Model, Signal
-from rstitch.head import Head
+from rstitch.service.head import Head
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
 from tests.support.asking import Answer, ask_for, check_kept, take
-from tests.support.toy import STOP, ToyModel
+from tests.support.toy import STOP, ToyModel, make_tokenizer_files
+from tests.support.toy_stack import Stack
 
 NUM_TOKENS = 50
-SIGNALS = {"entropy": 1, "confidence": 2, "margin": 3, "entropy_window": 4}
+SIGNALS: dict[SignalName, int] = {"entropy": 1, "confidence": 2, "margin": 3, "entropy_window": 4}
+SIGNAL_NAMES = {number: name for name, number in SIGNALS.items()}
+TOKENIZER = Tokenizer(make_tokenizer_files())
+
+
+EXIT_MARKER = "</think>"
 
 
 def naive(
@@ -32,76 +43,59 @@ def naive(
     policy: dict[str, Any],
     budget: dict[str, Any],
     seed: int = 0,
-    exits: Callable[[list[int], ToyModel, int], list[tuple[int, bool]]] | None = None,
+    exit_: dict[str, Any] | None = None,
     head: Head | None = None,
-) -> tuple[list[int], list[str], bool]:
-    """Tokens, authors, and whether the budget stopped it. One loop for all policies, with no cache and no run.
-
-    `exits`: of the tokens, who has the pen, and how many tokens that model may add: those of an early exit, each with
-    whether it was chosen by the model. `head`: of `learned`.
-    """
-    tokens, authors, entropies, switches = list(prompt), [], [], 0
-    added: list[tuple[int, bool]] = []
+) -> Written:
+    """What the reference makes of a question; `head` is that of `learned`."""
     kind, fields = next(iter(policy.items()))
-    stops, limit = budget.get("then") == 2, budget.get("llm_tokens")
-    tau = 1 - fields["threshold"] if kind == "confidence" else fields.get("tau")
-    back = fields.get("tau_return", tau)
+    most = budget.get("max_switches", math.inf)
 
-    def open_to_llm(active: str) -> bool:
-        left = limit is None or authors.count("llm") < limit
-        return left and (active == "llm" or switches + 2 <= budget.get("max_switches", 10**9))
+    def coin(position: int) -> Author:
+        if position == len(prompt) and most == 0:
+            return "slm"
+        return "slm" if Random(fields["slm_probability"], seed).author(position) is Model.SLM else "llm"
 
-    def coin() -> str:
-        return Random(fields.get("slm_probability", 0), seed).author(len(tokens)).label
+    def wants_llm(tokens: Sequence[int]) -> bool:
+        return head is not None and head.wants_llm(models["slm"].hidden_state(tokens), len(tokens))
 
-    def value(model: ToyModel) -> float:
-        if kind == "learned" or (kind == "threshold" and fields.get("signal", 1) < 2):
-            return model.entropy(tokens)
-        if kind == "threshold" and fields["signal"] == 4:
-            last = [*entropies, model.entropy(tokens)][-fields["window"] :]
-            return sum(last) / len(last)
-        return model.doubt(tokens)
+    rules: dict[str, Callable[[], Rule]] = {
+        "threshold": lambda: Rising(
+            fields["tau"], fields["tau_return"], SIGNAL_NAMES[fields["signal"]], fields.get("window", 0)
+        ),
+        "confidence": lambda: Rising(1 - fields["threshold"], signal="confidence"),
+        "learned": lambda: Rising(fields["tau"], wants_llm=wants_llm),
+        "random": lambda: Authors(coin),
+        "llm_only": lambda: Authors(lambda position: "llm"),
+        "slm_only": lambda: Authors(lambda position: "slm"),
+    }
+    return stitch(
+        models["slm"],
+        models["llm"],
+        prompt,
+        rules[kind](),
+        max_new_tokens=NUM_TOKENS,
+        stop_tokens={STOP},
+        budget=Budget(budget.get("llm_tokens", math.inf), most, budget.get("then") == 2),
+        early_exit=None if exit_ is None else early_exit_of(exit_),
+    )
 
-    def leaves(model: ToyModel) -> bool:
-        if tau is None or value(model) <= tau:
-            return False
-        return head is None or head.wants_llm(model.hidden_state(tokens), len(tokens))
 
-    active = {"llm_only": "llm", "random": coin()}.get(kind, "slm")
-    if active == "llm" and (limit == 0 or (kind == "random" and budget.get("max_switches") == 0)):
-        active = "slm"
-    while len(authors) < NUM_TOKENS:
-        model, early = models[active], bool(added)
-        token, chosen = added.pop(0) if added else (model.token(tokens), True)
-        if not early and active == "slm" and leaves(model):
-            if open_to_llm("slm"):
-                active, switches = "llm", switches + 1
-                continue
-            if stops:
-                return tokens[len(prompt) :], authors, True
-        sure = tau is not None and value(model) <= back
-        entropies.append(model.entropy(tokens) if chosen else 0.0)
-        tokens.append(token)
-        authors.append(active)
-        if added:
-            continue
-        if token == STOP or len(authors) == NUM_TOKENS:
-            break
-        wanted = {"random": coin(), "llm_only": "llm", "slm_only": "slm"}.get(kind, "llm" if active == "llm" else "slm")
-        if active == "llm" and sure:
-            wanted = "slm"
-        if wanted == "llm" and not open_to_llm(active):
-            if stops:
-                return tokens[len(prompt) :], authors, True
-            wanted = "slm"
-        switches += wanted != active
-        active = wanted
-        if exits is not None:
-            left = NUM_TOKENS - len(authors)
-            if active == "llm" and limit is not None:
-                left = min(left, limit - authors.count("llm"))
-            added = exits(tokens, models[active], left)
-    return tokens[len(prompt) :], authors, False
+def early_exit_of(exit_: dict[str, Any]) -> EarlyExit:
+    """The reference's, of a question's."""
+    return EarlyExit(
+        exit_["threshold"],
+        tuple(exit_["boundaries"]),
+        tuple(TOKENIZER.encode(exit_["prompt"], begins=False)),
+        exit_["end"],
+        exit_.get("max_trial_tokens", 32),
+        EXIT_MARKER,
+        TOKENIZER.spelled,
+    )
+
+
+def told(written: Written) -> tuple[list[int], list[str]]:
+    """The answer's tokens, and who wrote each."""
+    return [token.id for token in written.written], [token.model for token in written.written]
 
 
 POLICIES: dict[str, dict[str, Any]] = {
@@ -136,13 +130,12 @@ def asked(name: str, budget: dict[str, Any], prompt: list[int], **fields: Any) -
     return ask_for(prompt, policy=POLICIES[name], max_new_tokens=NUM_TOKENS, **bounded, **fields)
 
 
-def check(answer: Answer, expected: tuple[list[int], list[str], bool]) -> None:
+def check(answer: Answer, expected: Written) -> None:
     assert answer.error is None
-    tokens, authors, stopped = expected
-    assert (answer.tokens, answer.authors) == (tokens, authors)
-    assert (answer.finished.reason == router_pb2.FINISH_REASON_BUDGET) == stopped
+    assert (answer.tokens, answer.authors) == told(expected)
+    assert (answer.finished.reason == router_pb2.FINISH_REASON_BUDGET) == expected.is_over_budget
     usage = answer.finished.usage
-    assert usage.num_llm_tokens == authors.count("llm")
+    assert usage.num_llm_tokens == expected.num_llm_tokens
     assert usage.num_switches == len(answer.switches)
 
 
@@ -203,8 +196,8 @@ async def test_another_router_goes_on_as_the_first_would(
         answer = await take(stub, request)
         answer.tokens, answer.authors = head.tokens + answer.tokens, head.authors + answer.authors
         answer.position = head.position
-        tokens, authors, _ = naive(models, [7, 8, 9], POLICIES[name], budget, seed=5)
-        assert (answer.tokens, answer.authors) == (tokens, authors), (name, budget)
+        expected = naive(models, [7, 8, 9], POLICIES[name], budget, seed=5)
+        assert (answer.tokens, answer.authors) == told(expected), (name, budget)
         await check_kept(stub, answer)
 
 

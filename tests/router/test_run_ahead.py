@@ -16,11 +16,11 @@ from router_svc.workers.runs import PendingRun, Reply, RunEnd, RunFinish
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.v1 import router_pb2, worker_pb2
-from tests.router.conftest import Stack
 from tests.router.test_trace import named, recording
 from tests.support.asking import Answer, ask_for, check_kept, take, threshold, until
 from tests.support.fake_worker import FakeWorker
 from tests.support.toy import STOP, ToyModel, algorithm_1
+from tests.support.toy_stack import Stack
 
 PROMPT = [7, 8, 9]
 NUM_TOKENS = 80

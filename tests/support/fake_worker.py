@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 
 from rstitch.errors import RstitchError
-from rstitch.head import Head
+from rstitch.local.processes import free_port
+from rstitch.service.head import Head
 from rstitch.service.server import Server
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
@@ -44,7 +45,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.heads: dict[str, Head] = {}
         self.num_streams = 0
         self._busy: set[str] = set()  # sessions in which a run is going on
-        self.port = 0
+        self.port = free_port()  # kept from start to start
         self._rng = random.Random(seed)
         self._server: Server | None = None
         self.instance_id = ""

@@ -22,8 +22,8 @@ from evals.figures.progress import progress_bar
 from evals.figures.report import terminal_table
 from evals.latency import LatencyModel
 from evals.tasks.tiny.arithmetic import problems
-from rstitch.head import Head
 from rstitch.local.part import ROOT
+from rstitch.service.head import Head
 from training.head.card import COLUMNS, write_head
 from training.head.evaluate import Figures, always_llm, evaluate, greedy
 from training.head.mlp import Policy

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
-from rstitch.head import Head
 from rstitch.local.part import ROOT
+from rstitch.service.head import Head
 from training.head.warm_start import States, unsure_states
 
 CALLS = (0.4, 0.6, 0.8, 1.0, 1.2)  # of the LLM, an answer

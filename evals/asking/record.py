@@ -1,4 +1,4 @@
-"""One answer of a run, and what an answer's events become. It knows no file."""
+"""One answer, with all that can be told of it afterwards. It knows neither files nor how it was asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any
 from rstitch.client.types import Answer, Chunk, Event, Switch
 
 Key = tuple[str, int, int]
+
+# Where an answer's time can go. `background` runs beside the answer, `client` is what the router did not see of it.
+PLACES = (
+    "slm_forward", "llm_forward", "scheduling", "waiting", "transport", "store", "routing", "client", "background",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,10 @@ class Record:
         session_id, trace_id: of its trajectory and its trace.
         correct, answer, detail: the verdict.
         error: why there is no answer; "" if there is one. An error is not correct.
-        client_ms: from the request to the last token, as the client saw it.
-        usage: the router's account (`Usage`), times in microseconds.
+        load, block: the load it was asked under, and which of the blocks of that load it belongs to.
+        start_s: when it was asked for, or with arrivals was to be, in seconds from the begin of its block.
+        client_ms, client_ttft_ms: from there to the last and to the first token, as the client saw it.
+        usage: the router's account (`Usage`), times in microseconds; a system without a router counts what it can.
         parts, tokens, entropies: the trace; empty if it was not to be kept.
     """
 
@@ -62,7 +69,11 @@ class Record:
     finish: str = ""
     budget_spent: tuple[str, ...] = ()
     exited_early: bool = False
+    load: str = ""
+    block: int = 0
+    start_s: float = 0.0
     client_ms: float = 0.0
+    client_ttft_ms: float = 0.0
     usage: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
     tokens: tuple[int, ...] = ()
@@ -70,17 +81,17 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """What there is one line of."""
+        """Tells the answers of one run apart."""
         return self.system, self.problem, self.sample
 
     @property
     def latency_ms(self) -> float:
-        """From the request to the end, as the router saw it."""
+        """Time from the request to the end, as the router saw it."""
         return float(self.usage.get("total_time_us", 0)) / 1000
 
     @property
     def ttft_ms(self) -> float:
-        """To the first token in the trajectory."""
+        """Time to the first token in the trajectory, as the router saw it."""
         return float(self.usage.get("time_to_first_token_us", 0)) / 1000
 
     def count(self, name: str) -> int:
@@ -91,6 +102,24 @@ class Record:
     def num_tokens(self) -> int:
         """The length of the trace."""
         return self.count("slm_tokens") + self.count("llm_tokens")
+
+    @property
+    def client_tpot_ms(self) -> float:
+        """Milliseconds per token after the first, as the client saw it; 0 if there is none."""
+        return (self.client_ms - self.client_ttft_ms) / (self.num_tokens - 1) if self.num_tokens > 1 else 0.0
+
+    @property
+    def outside_ms(self) -> float:
+        """What of the router's time is neither model's forward."""
+        return self.latency_ms - float(self.usage["slm_forward_us"] + self.usage["llm_forward_us"]) / 1000
+
+    @property
+    def places_us(self) -> dict[str, int]:
+        """Where the client's time went, by name of `PLACES`; empty where the system does not say."""
+        told = {name.removesuffix("_us"): int(us) for name, us in self.usage.get("breakdown", {}).items()}
+        if told:
+            told["client"] = int(1000 * self.client_ms) - sum(us for name, us in told.items() if name != "background")
+        return told
 
     @property
     def text(self) -> str:
@@ -104,7 +133,7 @@ class Record:
 
 
 def parts_of(events: Iterable[Event]) -> tuple[Part, ...]:
-    """The segments of an answer, in order; one is empty where a model got the pen and its proposal was thrown away."""
+    """The segments of an answer, in order; one is empty where a model was to write and its proposal was thrown away."""
     parts: list[Part] = []
     for event in events:
         if isinstance(event, Switch):

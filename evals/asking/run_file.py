@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from evals.evaluation.record import Part, Question, Record
+from evals.asking.record import Part, Question, Record
 from rstitch.errors import RstitchError, invalid
 
 

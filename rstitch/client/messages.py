@@ -6,7 +6,8 @@ It checks only what cannot be said in a message; whether a value is allowed is t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -19,76 +20,78 @@ from rstitch.v1 import common_pb2, router_pb2
 
 E = TypeVar("E", bound=StrEnum)
 
-ChatInput = Sequence[t.Message | Mapping[str, str]]
-
 
 def generate_request(
+    text: str | None = None,
     *,
-    session_id: str,
-    text: str | None,
-    chat: ChatInput | None,
-    tokens: Sequence[int] | None,
-    policy: t.Policy | None,
-    early_exit: t.EarlyExit | None,
-    sampling: t.Sampling | None,
-    max_new_tokens: int,
-    stop: Sequence[str],
-    guard: bool | None,
+    chat: t.ChatInput | None = None,
+    tokens: Sequence[int] | None = None,
+    policy: t.Policy | None = None,
+    early_exit: t.EarlyExit | None = None,
     budget: t.Budget | None = None,
+    sampling: t.Sampling | None = None,
+    max_new_tokens: int = 0,
+    stop: Sequence[str] = (),
+    guard: bool | None = None,
+    session_id: str = "",
 ) -> router_pb2.GenerateRequest:
-    """A question. Raises: RstitchError (INVALID_ARGUMENT) naming the argument."""
+    """The message of a text and a `Question`. Raises: InvalidArgument naming the argument."""
     if sum(given is not None for given in (text, chat, tokens)) != 1:
         raise invalid("input", "one of text, chat and tokens is needed.", "Give exactly one of them.")
     if isinstance(stop, str):
         raise invalid("stop", "stop is a list of strings, not one string.", f"Write stop=({stop!r},).")
     request = router_pb2.GenerateRequest()
-    field = "session_id"
-    try:
+    with _naming("session_id"):
         request.session_id = session_id
-        if text is not None:
-            field = "text"
+    if text is not None:
+        with _naming("text"):
             request.text = text
-        if chat is not None:
-            field = "chat"
+    if chat is not None:
+        with _naming("chat"):
             request.chat.messages.extend(_chat_message(message) for message in chat)
             request.chat.SetInParent()
-        if tokens is not None:
-            field = "tokens"
+    if tokens is not None:
+        with _naming("tokens"):
             request.tokens.ids.extend(tokens)
             request.tokens.SetInParent()
-        if policy is not None:
-            field = "policy"
+    if policy is not None:
+        with _naming("policy"):
             request.policy.CopyFrom(policy_message(policy))
-        if early_exit is not None:
-            field = "early_exit"
+    if early_exit is not None:
+        with _naming("early_exit"):
             request.early_exit.CopyFrom(early_exit_message(early_exit))
-        if budget is not None:
-            field = "budget"
+    if budget is not None:
+        with _naming("budget"):
             request.budget.CopyFrom(budget_message(budget))
-        if sampling is not None:
-            field = "sampling"
+    if sampling is not None:
+        with _naming("sampling"):
             request.sampling.CopyFrom(common_pb2.Sampling(**dataclasses.asdict(sampling)))
-        field = "max_new_tokens"
+    with _naming("max_new_tokens"):
         request.max_new_tokens = max_new_tokens
-        field = "stop"
+    with _naming("stop"):
         request.stop.extend(stop)
-        if guard is not None:
-            request.guard = router_pb2.GUARD_ON if guard else router_pb2.GUARD_OFF
-    except (TypeError, ValueError) as error:  # of the wrong type, out of a number's range, not encodable as UTF-8
-        raise invalid(field, f"cannot be sent: {error}.", "See protos/rstitch/v1/router.proto for its type.") from error
+    if guard is not None:
+        request.guard = router_pb2.GUARD_ON if guard else router_pb2.GUARD_OFF
     return request
 
 
-def attach_request(session_id: str, resume_from: int) -> router_pb2.GenerateRequest:
-    """Goes on with an answer at a position. Raises: RstitchError (INVALID_ARGUMENT)."""
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Names the field whose value is of the wrong type, out of its number's range or not encodable as UTF-8."""
     try:
-        return router_pb2.GenerateRequest(session_id=session_id, resume_from=resume_from)
+        yield
     except (TypeError, ValueError) as error:
-        raise invalid("resume_from", f"cannot be sent: {error}.", "Give a position of the session.") from error
+        raise invalid(field, f"cannot be sent: {error}.", "See protos/rstitch/v1/router.proto for its type.") from error
+
+
+def attach_request(session_id: str, resume_from: int) -> router_pb2.GenerateRequest:
+    """The message that goes on with an answer at a position. Raises: InvalidArgument."""
+    with _naming("resume_from"):
+        return router_pb2.GenerateRequest(session_id=session_id, resume_from=resume_from)
 
 
 def event(response: router_pb2.GenerateResponse) -> t.Event:
-    """One event of an answer."""
+    """Reads one event of an answer. Raises: RstitchError (UNIMPLEMENTED) if it is of a kind not known here."""
     kind = response.WhichOneof("event")
     if kind == "started":
         m = response.started
@@ -107,7 +110,7 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
 
 
 def trajectory(m: router_pb2.Trajectory) -> t.Trajectory:
-    """All of a session."""
+    """Reads a trajectory, whose segments a listing leaves out."""
     return t.Trajectory(
         session_id=m.session_id,
         state=_enum(t.TrajectoryState, router_pb2.TrajectoryState.Name, "TRAJECTORY_STATE_", m.state),
@@ -122,7 +125,7 @@ def trajectory(m: router_pb2.Trajectory) -> t.Trajectory:
 
 
 def status(m: router_pb2.GetStatusResponse) -> t.Status:
-    """The router's state."""
+    """Reads the state of a router and its workers."""
     workers = tuple(
         t.WorkerStatus(
             role=_model(w.role),
@@ -150,7 +153,7 @@ def status(m: router_pb2.GetStatusResponse) -> t.Status:
 
 
 def profile(m: router_pb2.Profile) -> t.KeptProfile:
-    """A profile as the router keeps it."""
+    """Reads a profile. Raises: RstitchError (UNIMPLEMENTED) if its policy is not known here."""
     policy = _policy(m.policy)
     if policy is None:
         raise _unknown("a policy")
@@ -165,7 +168,7 @@ def profile(m: router_pb2.Profile) -> t.KeptProfile:
 
 
 def put_profile_request(kept: t.KeptProfile) -> router_pb2.PutProfileRequest:
-    """A profile to be kept."""
+    """The message that asks to keep a profile."""
     m = router_pb2.Profile(name=kept.name, policy=policy_message(kept.policy), description=kept.description)
     if kept.early_exit is not None:
         m.early_exit.CopyFrom(early_exit_message(kept.early_exit))
@@ -175,7 +178,7 @@ def put_profile_request(kept: t.KeptProfile) -> router_pb2.PutProfileRequest:
 
 
 def policy_message(policy: t.Policy) -> router_pb2.Policy:
-    """A policy as the contract has it."""
+    """The message of a policy. Raises: TypeError if it is none."""
     p = router_pb2
     match policy:
         case t.Threshold(tau, tau_return, signal, window):
@@ -199,12 +202,12 @@ def policy_message(policy: t.Policy) -> router_pb2.Policy:
 
 
 def early_exit_message(value: t.EarlyExit) -> router_pb2.EarlyExit:
-    """Early exit as the contract has it."""
+    """The message of early exit, with the fields of the value."""
     return router_pb2.EarlyExit(**dataclasses.asdict(value))
 
 
 def budget_message(value: t.Budget) -> router_pb2.Budget:
-    """A budget as the contract has it."""
+    """The message of a budget, with what follows once it is spent."""
     then = router_pb2.BUDGET_THEN_STOP if value.stop else router_pb2.BUDGET_THEN_UNSPECIFIED
     return router_pb2.Budget(llm_tokens=value.llm_tokens, max_switches=value.max_switches, then=then)
 
