@@ -1,8 +1,9 @@
-"""What of an answer's time is outside the forwards, split into tokens, switches and the answer itself."""
+"""What a switch, a token and an answer take: `bench replay`, `bench switch` and `bench overhead` all ask this."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -29,3 +30,11 @@ def fit(spent_ms: Sequence[float], *counts: Sequence[float]) -> list[float]:
     start = np.linalg.lstsq(design, np.asarray(spent_ms), rcond=None)[0]
     found = least_squares(lambda x: design @ x - spent_ms, start, loss="soft_l1", f_scale=_NOISE_MS)
     return [float(value) for value in found.x]
+
+
+def switch_ms(
+    answer: Record, slm_token_ms: float, llm_token_ms: float, clock: Literal["outside_ms", "client_ms"] = "outside_ms"
+) -> float:
+    """What a switch adds to the tokens of an answer, whose own times are known of the models alone."""
+    tokens_ms = answer.count("slm_tokens") * slm_token_ms + answer.count("llm_tokens") * llm_token_ms
+    return float((getattr(answer, clock) - tokens_ms) / answer.count("switches"))

@@ -27,6 +27,7 @@ from evals.asking.record import Record
 from evals.asking.stacks import add_stack_arguments
 from evals.asking.systems import Served, Terms
 from evals.bench import page
+from evals.bench.outside import switch_ms
 from evals.bench.replay_stack import SYSTEMS, Replayed, numbered, replay_stack, shape_name
 from evals.bench.shapes import SHAPES, shape_or_folder
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
@@ -237,10 +238,7 @@ def outside(alone: Sequence[Record]) -> dict[str, float]:
         median(record.outside_ms / record.num_tokens for record in alone if record.system == name)
         for name in ("slm_only", "llm_only")
     )
-    more = (
-        record.outside_ms - record.count("slm_tokens") * slm - record.count("llm_tokens") * llm for record in switched
-    )
-    switch = median(ms / record.count("switches") for ms, record in zip(more, switched, strict=True))
+    switch = median(switch_ms(record, slm, llm) for record in switched)
     return {"slm_token_ms": slm, "llm_token_ms": llm, "switch_ms": switch}
 
 

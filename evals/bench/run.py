@@ -24,7 +24,6 @@ from evals.asking.blocks import Plan, measure, taking_part
 from evals.asking.flags import numbers, positive, positives, rates, some_of
 from evals.asking.load import Load
 from evals.asking.record import Record
-from evals.asking.run_file import Run
 from evals.asking.systems import Served, System, Terms
 from evals.bench import page, plots, tables
 from evals.bench.collector import Collector
@@ -33,7 +32,6 @@ from evals.checking.checkers import checker_of
 from evals.figures import answers as figures
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import ROOT, line, provenance
-from evals.figures.report import Row
 from evals.tasks.data import Problem, load_data
 from evals.tasks.task import load
 from rstitch.cli.progress import start, stopped_by_signals
@@ -107,8 +105,8 @@ def run(options: argparse.Namespace) -> int:
     result = {
         "provenance": facts,
         "settings": {name: getattr(options, name) for name in ("split", "seed", "rounds", "threads", "max_new_tokens")},
-        "baseline": baseline_of(next(iter(found.values()))),
-        "rows": [row for load, records in found.items() for row in rows(records, load)],
+        "baseline": figures.baseline_of(next(iter(found.values()))),
+        "rows": [row for load, records in found.items() for row in figures.under_load(records, load)],
         "records": [dataclasses.asdict(record) for records in found.values() for record in records],
     }
     _show(result, console)
@@ -216,28 +214,6 @@ def _served(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> lis
 def variant_name(system: str, variant: str) -> str:
     """The name of a system on a stack with other settings; a variant without a name is the system itself."""
     return f"{system} ({variant})" if variant else system
-
-
-def baseline_of(records: list[Record]) -> str:
-    """The system that the others are measured against: LLM-only on our own stack where it takes part."""
-    names = [record.system for record in records]
-    return figures.BASELINE if figures.BASELINE in names else names[0]
-
-
-def rows(records: list[Record], load: Load) -> list[Row]:
-    """One row per system: what was written, how fast, where the time went; of a variant, what it changes."""
-    run = Run({}, [], records)
-    names = list(dict.fromkeys(record.system for record in records if record.block == 0))
-    baseline = baseline_of(records)
-    by_system = {row["system"]: row for row in figures.rows(run, baseline=baseline, clock="client")}
-    table = []
-    for name in names:
-        row = by_system[name] | {"load": load.label, "num_sessions": load.num_sessions, "rate": load.rate}
-        row |= figures.speed(run.of(name), run.of(baseline))
-        varied = name.partition(" (")[0]
-        row["variation"] = figures.variation(run.of(name), run.of(varied)) if varied != name else None
-        table.append(row)
-    return table
 
 
 def _show(result: dict[str, Any], console: Console) -> None:

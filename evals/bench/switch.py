@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import pandas as pd
@@ -29,6 +29,7 @@ from evals.asking.flags import positive, positives
 from evals.asking.record import Record
 from evals.asking.stacks import add_stack_arguments
 from evals.bench import page
+from evals.bench.outside import switch_ms
 from evals.bench.replay_stack import SYSTEMS, Replayed, numbered, replay_stack, shape_name
 from evals.bench.shapes import SHAPES, shape_or_folder
 from evals.bench.traces import Author, Trace, trace_of
@@ -255,11 +256,12 @@ def rows_of_stack(answers: Sequence[Record], lengths: Sequence[int]) -> list[Row
     return made
 
 
-def _added(routed: Sequence[Record], slm: Sequence[Record], llm: Sequence[Record], clock: str) -> float:
-    """Milliseconds of two switches: of each round, an answer less what its tokens take of the models alone."""
+def _added(
+    routed: Sequence[Record], slm: Sequence[Record], llm: Sequence[Record], clock: Literal["outside_ms", "client_ms"]
+) -> float:
+    """Milliseconds of two switches, over what the models alone took in the same round."""
     added = []
     for ours, *alone in zip(routed, slm, llm, strict=True):
         of_slm, of_llm = (getattr(answer, clock) / answer.num_tokens for answer in alone)
-        tokens_ms = ours.count("slm_tokens") * of_slm + ours.count("llm_tokens") * of_llm
-        added.append((getattr(ours, clock) - tokens_ms) / (ours.count("switches") / 2))
+        added.append(2 * switch_ms(ours, of_slm, of_llm, clock))
     return median(added)

@@ -26,8 +26,8 @@ from evals.checking import sandbox
 from evals.checking.checker import Checker
 from evals.checking.checkers import checker_of
 from evals.evaluation import tables
-from evals.evaluation.progress import RunProgress
 from evals.figures import answers as figures
+from evals.figures.progress import progress_bar
 from evals.figures.provenance import provenance
 from evals.tasks.data import Data, load_data
 from evals.tasks.task import Task, load
@@ -134,13 +134,15 @@ async def _run(
         for system in dict.fromkeys(job.system for job in left):
             await system.try_out(data.problems[0])
         records = list(file.records)
-        with RunProgress(console, wanted, file.records) as progress:
+        with progress_bar(console) as progress:
+            bar = progress.add_task("answers", total=len(wanted), completed=len(wanted) - len(left))
 
             def take(record: Record) -> None:
                 record = without_trace(record) if options.no_traces else record
                 file.append(record)
                 records.append(record)
-                progress(record)
+                right = [known.correct for known in records if known.system == record.system]
+                progress.update(bar, advance=1, description=f"{record.system} {sum(right) / len(right):.1%}")
 
             await ask(left, Load(options.concurrency), checker, take)
     asked = {job.key for job in wanted}

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from evals.asking.load import Load
 from evals.asking.record import PLACES, Record
 from evals.asking.run_file import Run
 from evals.figures.report import Row
@@ -132,6 +133,27 @@ def _pairs(records: Sequence[Record], baseline: Sequence[Record]) -> list[tuple[
     theirs = {(record.problem, record.sample): record for record in baseline}
     found = ((record, theirs.get((record.problem, record.sample))) for record in records)
     return [(ours, other) for ours, other in found if other is not None]
+
+
+def under_load(records: Sequence[Record], load: Load) -> list[Row]:
+    """Rows of the answers under one load, by the client's clock: also how fast, where the time went; of a variant of a
+    system, which is named `SYSTEM (VARIANT)`, what it changes.
+    """
+    run, baseline, made = Run({}, [], list(records)), baseline_of(records), []
+    by_system = {row["system"]: row for row in rows(run, baseline=baseline, clock="client")}
+    for name in dict.fromkeys(record.system for record in records if record.block == 0):
+        row = by_system[name] | {"load": load.label, "num_sessions": load.num_sessions, "rate": load.rate}
+        row |= speed(run.of(name), run.of(baseline))
+        varied = name.partition(" (")[0]
+        row["variation"] = variation(run.of(name), run.of(varied)) if varied != name else None
+        made.append(row)
+    return made
+
+
+def baseline_of(records: Sequence[Record]) -> str:
+    """The system that the others are measured against: LLM-only where it takes part, else the first."""
+    names = [record.system for record in records]
+    return BASELINE if BASELINE in names else names[0]
 
 
 def speed(records: Sequence[Record], baseline: Sequence[Record]) -> Row:

@@ -23,7 +23,6 @@ from evals.asking.load import Load
 from evals.asking.record import Record
 from evals.asking.run_file import Run
 from evals.asking.systems import Served, Terms
-from evals.bench.run import rows
 from evals.checking.checkers import checker_of
 from evals.figures import answers as figures
 from evals.figures.progress import progress_bar
@@ -69,9 +68,9 @@ async def answers(options: argparse.Namespace, addresses: dict[str, str], progre
             systems, asked, _ALONE, Plan(len(asked)), checker, practice, lambda record: progress.advance(bar)
         )
     run = Run({}, [], found)
-    table = rows(found, _ALONE)
+    table = figures.under_load(found, _ALONE)
     for row, beside in zip(table[3:], systems[:3], strict=True):
-        row["beside"] = compared(run.of(row["system"]), run.of(beside.name))
+        row |= compared(run.of(row["system"]), run.of(beside.name))
     return table
 
 

@@ -24,7 +24,7 @@ from evals.bench import plots, tables
 from evals.bench.__main__ import main
 from evals.bench.collector import Collector
 from evals.bench.in_process import EngineAlone
-from evals.bench.run import rows, variant_name
+from evals.bench.run import variant_name
 from evals.figures import answers as figures
 from evals.figures.statistics import paired_ratio
 from evals.tasks.data import Problem
@@ -205,7 +205,7 @@ async def test_an_engine_that_fails_is_told_to_all_who_wait(monkeypatch: pytest.
 
 async def test_a_variant_stands_beside_what_it_varies() -> None:
     systems = [Busy("llm_only"), Busy(variant_name("llm_only", "eager"))]
-    plain, varied = rows(await measure(systems, problems(2), Load(1), Plan(2)), Load(1))
+    plain, varied = figures.under_load(await measure(systems, problems(2), Load(1), Plan(2)), Load(1))
     assert (plain["variation"], varied["system"]) == (None, "llm_only (eager)")
     assert varied["variation"]["ratio"] == pytest.approx(varied["latency_ms"] / plain["latency_ms"])
     result = {"rows": [plain, varied], "baseline": "llm_only", "settings": {}}
@@ -217,7 +217,7 @@ async def test_all_systems_answer_a_block_before_the_next_is_asked() -> None:
     assert [(record.problem, record.system) for record in found] == [
         (0, "llm_only"), (0, "other"), (1, "other"), (1, "llm_only"), (2, "llm_only"), (2, "other")
     ]  # fmt: skip
-    assert [row["system"] for row in rows(found, Load(1))] == ["llm_only", "other"]
+    assert [row["system"] for row in figures.under_load(found, Load(1))] == ["llm_only", "other"]
 
 
 # Flags.
