@@ -74,8 +74,8 @@ class Client:
         """Asks, and yields the answer as it is written: Started, then Chunk and Switch, at last Finished.
 
         Each token comes exactly once, whatever happens to the connection or the router meanwhile. To stop early, close
-        the iterator. `text` is continued as it is; `chat` goes through the models' chat template. `timeout_s` is for the
-        whole answer, reconnections included. The other arguments are those of `Question`.
+        the iterator. `text` is continued as it is; `chat` goes through the models' chat template. `timeout_s` is for
+        the whole answer, reconnections included. The other arguments are those of `Question`.
         """
         request = messages.generate_request(text, **question)
         return self._events(request, timeout_s)
