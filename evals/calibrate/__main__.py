@@ -24,8 +24,8 @@ from evals.calibrate import commands
 from evals.calibrate.knobs import POLICIES, SIGNALS
 from evals.figures.progress import progress_bar
 from rstitch.cli.progress import stopped_by_signals
-from rstitch.client.common import DEFAULT_ADDRESS
 from rstitch.errors import RstitchError, invalid
+from rstitch.limits import ROUTER_ADDRESS
 from rstitch.local.part import StackError
 
 _Command = Callable[[argparse.Namespace, ExitStack, Progress], Awaitable[commands.Result]]
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--latency-model", type=Path, help="a latency.json: latencies are modelled, not measured")
     made.add_argument("--cache", type=Path, help="keep outcomes in this file: what was asked is not asked again")
     made.add_argument("--router", default=os.environ.get("RSTITCH_ROUTER", ""),
-                      help=f"HOST:PORT (default {DEFAULT_ADDRESS}; repeat: start a stack)")
+                      help=f"HOST:PORT (default {ROUTER_ADDRESS}; repeat: start a stack)")
     made.add_argument("--json", action="store_true", help="print JSON")
     made.add_argument("--repeats", type=positive, default=20, help="repeat: calibrations for each goal (default 20)")
     made.add_argument("--write", action="store_true", help="repeat: the table of docs/calibration.md")
@@ -100,7 +100,7 @@ def _refuse_stack_flags(options: argparse.Namespace) -> None:
         if getattr(options, name) != default:
             raise invalid(
                 f"--{name.replace('_', '-')}",
-                f"a router that runs is asked ({options.router or DEFAULT_ADDRESS}), and its models are its own.",
+                f"a router that runs is asked ({options.router or ROUTER_ADDRESS}), and its models are its own.",
                 "Leave it out, and start the stack with the models you mean: `rstitch up`.",
             )
 

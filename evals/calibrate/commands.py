@@ -26,10 +26,10 @@ from evals.figures.report import Row, terminal_table
 from evals.latency import LatencyModel
 from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
-from rstitch.client.common import DEFAULT_ADDRESS
 from rstitch.client.specs import Spec, text_of
 from rstitch.client.types import KeptProfile, LlmOnly
 from rstitch.errors import invalid
+from rstitch.limits import ROUTER_ADDRESS
 
 # The smallest that half of the pool can show in most draws.
 _LOSS = 0.05
@@ -123,7 +123,7 @@ async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) 
     questions = load_questions(options.data, options.n, options.seed, goal.needs_answers)
     to_calibrate, to_check = questions.split(options.seed)
     goal.check(len(to_calibrate))
-    async with _asking(options, options.router or DEFAULT_ADDRESS, questions) as (client, outcomes):
+    async with _asking(options, options.router or ROUTER_ADDRESS, questions) as (client, outcomes):
 
         async def answers(value: float | None, fresh: bool) -> Sample:
             which = "checking" if fresh else "calibrating"

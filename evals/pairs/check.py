@@ -101,7 +101,8 @@ def _measured(questions: Sequence[Question], ours: Sequence[Record], alone: Sequ
     )
     low, high = wilson(sum(right), n)
     num_tokens = sum(record.num_tokens for record in ours)
-    _, speed_up_low, speed_up_high = paired_ratio(*([r.latency_ms for r in records] for records in (alone, ours)))
+    ours_ms, alone_ms = ([record.latency_ms for record in records] for records in (ours, alone))
+    _, speed_up_low, speed_up_high = paired_ratio(alone_ms, ours_ms)
     return Measured(
         n=n,
         accuracy=sum(right) / n,
@@ -111,8 +112,8 @@ def _measured(questions: Sequence[Question], ours: Sequence[Record], alone: Sequ
         llm_share=sum(record.count("llm_tokens") for record in ours) / max(1, num_tokens),
         switches=fmean(record.count("switches") for record in ours),
         tokens=num_tokens / n,
-        latency_ms=fmean(record.latency_ms for record in ours),
-        llm_only_ms=fmean(record.latency_ms for record in alone),
+        latency_ms=fmean(ours_ms),
+        llm_only_ms=fmean(alone_ms),
         speed_up_low=speed_up_low,
         speed_up_high=speed_up_high,
     )

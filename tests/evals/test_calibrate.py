@@ -173,7 +173,7 @@ def test_questions_of_a_file_and_of_a_task(tmp_path: Path) -> None:
         ("\n \n", "is empty"),
         ('{"question": "a", "answer": 1}\n{"question"\n', "line 2: it is no JSON"),
         ('{"question": "a", "answer": "1"}\n{"prompt": "b"}\n', "line 2: there is no question"),
-        ('["a"]\n', "line 1: there is no question"),
+        ('["a"]\n', "line 1: list is no object"),
         ('{"question": "a", "answer": "1"}\n\n{"question": "b"}\n', "line 3: there is no answer"),
     ],
 )
