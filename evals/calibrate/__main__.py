@@ -33,7 +33,7 @@ _COMMANDS: dict[str, _Command] = {"run": commands.run, "repeat": commands.repeat
 
 
 def parser() -> argparse.ArgumentParser:
-    """Flags of both commands."""
+    """Makes the parser, whose flags serve both commands."""
     # fmt: off
     made = argparse.ArgumentParser(prog="rstitch calibrate", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,7 +106,7 @@ def _refuse_stack_flags(options: argparse.Namespace) -> None:
 
 
 def _share(text: str) -> float:
-    """0.15 or 15%."""
+    """Reads a share such as 0.15 or 15%."""
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -114,7 +114,7 @@ def _share(text: str) -> float:
 
 
 def _times(text: str) -> float:
-    """2 or 2x."""
+    """Reads a factor such as 2 or 2x."""
     try:
         return float(text.removesuffix("x"))
     except ValueError:

@@ -36,25 +36,19 @@ _LOSS = 0.05
 
 
 class Result(Protocol):
-    """What a command found."""
+    """What a command found, for people and for machines."""
 
     @property
-    def good(self) -> bool:
-        """Whether it is as promised."""
-        ...
+    def good(self) -> bool: ...
 
-    def show(self, console: Console) -> None:
-        """For people."""
-        ...
+    def show(self, console: Console) -> None: ...
 
-    def plain(self) -> dict[str, Any]:
-        """For machines."""
-        ...
+    def plain(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What `run` found."""
+    """What `run` found, and whether it was kept as a profile."""
 
     made: Calibrated
     name: str
@@ -66,7 +60,6 @@ class Calibration:
         return self.made.landed
 
     def show(self, console: Console) -> None:
-        """The policy, its statement, the check."""
         console.print(text_of(Spec(self.made.policy)), style="bold", markup=False)
         for said in self.made.lines():
             console.print(said, markup=False, soft_wrap=True)
@@ -81,7 +74,6 @@ class Calibration:
             )
 
     def plain(self) -> dict[str, Any]:
-        """The same."""
         return {
             "policy": text_of(Spec(self.made.policy)),
             "profile": self.name if self.kept else "",
@@ -91,7 +83,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """What `repeat` found."""
+    """What `repeat` found, and where and when it was measured."""
 
     made: Sequence[Repeats]
     facts: dict[str, Any]
@@ -102,21 +94,18 @@ class Repeated:
         return True
 
     def show(self, console: Console) -> None:
-        """A table."""
         console.print(terminal_table("calibrations", page.COLUMNS, self.rows()))
         console.print(line(self.facts), markup=False)
 
     def plain(self) -> dict[str, Any]:
-        """Its rows."""
         return {"rows": self.rows(), "facts": self.facts}
 
     def rows(self) -> list[Row]:
-        """One for each goal."""
         return [one.row() for one in self.made]
 
 
 async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Calibration:
-    """Calibrates, checks, keeps. Raises: RstitchError."""
+    """Calibrates, checks, and keeps the policy if the check allows it. Raises: RstitchError."""
     goal, turned = _goal(options), knob(options.policy, options.signal, options.window)
     if not options.data:
         raise invalid("--data", "there is none.", "Give a .jsonl file of questions, or tiny:calibration.")

@@ -29,7 +29,6 @@ class Pool:
 
     @property
     def size(self) -> int:
-        """Questions."""
         return len(self.samples[None].tokens)
 
 
@@ -42,7 +41,6 @@ class Wanted:
 
     @classmethod
     def always(cls, goal: Goal) -> Wanted:
-        """One goal."""
         return cls(f"{goal.name} {goal.text(goal.target)}", lambda rng: goal)
 
 
@@ -59,7 +57,6 @@ class Repeats:
         return sum(one is not None and one.landed for one in self.made)
 
     def row(self) -> dict[str, Any]:
-        """For a table."""
         reached = [one for one in self.made if one is not None]
         low, high = wilson(self.num_landed, len(self.made))
         widths = [one.found.stated.high - one.found.stated.low for one in reached]

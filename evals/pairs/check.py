@@ -50,11 +50,9 @@ class Measured:
 
     @property
     def speed_up(self) -> float:
-        """LLM-only over stitched."""
         return self.llm_only_ms / self.latency_ms
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
         return {**asdict(self), "speed_up": self.speed_up}
 
 

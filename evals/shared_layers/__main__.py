@@ -100,7 +100,7 @@ def steps(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, fl
 
 
 def main() -> None:
-    """Parses flags, measures, writes."""
+    """Parses the flags, measures, prints and writes."""
     parser = argparse.ArgumentParser(prog="python -m evals.shared_layers", description=__doc__)
     parser.add_argument("--n", type=int, default=150, help="problems of each system (default 150)")
     parser.add_argument("--split", choices=("test", "dev"), default="test", help="dev is for choosing")

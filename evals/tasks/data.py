@@ -72,7 +72,7 @@ def load_data(task: Task, file: Path | None = None, split: str = "", seed: int =
 
 
 def function_of(path: str) -> Callable[..., Any]:
-    """What `module:function` names. Raises: RstitchError (INVALID_ARGUMENT)."""
+    """Finds the function that `module:function` names. Raises: RstitchError (INVALID_ARGUMENT)."""
     module, _, name = path.partition(":")
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
