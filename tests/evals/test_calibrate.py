@@ -81,8 +81,7 @@ async def test_what_cannot_be_reached_is_refused_with_what_can() -> None:
 
 async def test_repeats_draw_disjoint_halves_and_count_what_landed() -> None:
     samples = {value: answered(value, 200, 5) for value in (None, *ENTROPY.coarse)}
-    made = await repeat(Pool(ENTROPY, samples), Wanted.always(ShareGoal(0.12)), 40, 100, 100, seed=0)
-    row = made.row()
+    row = await repeat(Pool(ENTROPY, samples), Wanted.always(ShareGoal(0.12)), 40, 100, 100, seed=0)
     assert (row["repeats"], row["reached"]) == (40, 40)
     assert row["landed"] >= binom.ppf(0.001, 40, 0.95)
 
