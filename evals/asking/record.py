@@ -81,7 +81,6 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """Tells the answers of one run apart."""
         return self.system, self.problem, self.sample
 
     @property
@@ -100,7 +99,6 @@ class Record:
 
     @property
     def num_tokens(self) -> int:
-        """The length of the trace."""
         return self.count("slm_tokens") + self.count("llm_tokens")
 
     @property
@@ -128,7 +126,6 @@ class Record:
 
     @property
     def models(self) -> list[str]:
-        """Who wrote each token."""
         return [part.model for part in self.parts for _ in range(part.num_tokens)]
 
 
@@ -150,7 +147,7 @@ def parts_of(events: Iterable[Event]) -> tuple[Part, ...]:
 
 
 def entropies_of(answer: Answer) -> tuple[float, ...]:
-    """One per token, to three digits."""
+    """The entropy of each token, to three digits."""
     return tuple(_rounded(entropy) for chunk in answer.chunks for entropy in chunk.entropies)
 
 

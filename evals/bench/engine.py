@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure(name: str, options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """All figures of one model."""
+    """Measures all figures of one model."""
     device = torch.device(options.device)
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     task = progress.add_task(Path(name).name, total=len(options.contexts) * max(1, options.steps // BLOCK))

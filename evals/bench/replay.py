@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures and prints; or records."""
+    """Measures and prints, or records traces. Returns the exit code."""
     console = Console()
     transformers.logging.disable_progress_bar()
     if options.record is not None:
@@ -129,7 +129,7 @@ async def record(num: int, tau: float, console: Console) -> list[Trace]:
 def _measured_pair(
     options: argparse.Namespace, llm_shape: str, traces: Sequence[Trace], console: Console
 ) -> dict[str, Any]:
-    """One pair on a stack of its own, measured and printed."""
+    """Measures and prints one pair on a stack of its own."""
     shapes = (options.slm_shape, llm_shape)
     with (
         replay_stack(options, shapes, traces, options.prompt_tokens, max(options.concurrency), console) as stack,

@@ -24,7 +24,7 @@ BLOCK = 8  # steps from one position on, then back to it: the context stays near
 
 @dataclass(slots=True)
 class Times:
-    """Of one batch size, in seconds, step by step in turn.
+    """Times of one batch size, in seconds, step by step in turn.
 
     Attributes:
         bare: a forward at batch 1.
@@ -77,7 +77,6 @@ class Ours:
         return kept
 
     def end(self) -> None:
-        """Ends the runs; the sessions stay."""
         for run_id in self._runs:
             self.engine.cancel(run_id)
 
@@ -100,7 +99,7 @@ class Contest:
         return time.perf_counter() - begin, made
 
     def decode(self, context: int, batches: Sequence[int], num_steps: int, tick: Callable[[], None]) -> Iterator[Row]:
-        """Rows of all batches and variants at one context."""
+        """Measures the rows of all batches and variants at one context."""
         tokens = _tokens(max(1, context - BLOCK // 2), self.vocab_size)
         bare = CachedModel(self.bare)
         bare.append(tokens)
@@ -147,7 +146,7 @@ class Contest:
         ours.end()
 
     def extend(self, context: int, num_steps: int) -> Iterator[Row]:
-        """Rows of short extends: so many tokens appended and one decoded, in one step."""
+        """Measures the rows of short extends: so many tokens appended and one decoded, in one step."""
         tokens = _tokens(context, self.vocab_size)
         bare = CachedModel(self.bare)
         bare.append(tokens)

@@ -123,7 +123,6 @@ class Stream:
         return 1000 * (time.perf_counter() - begin), reply.finish.timing.forward_us / 1000
 
     def close(self) -> None:
-        """Ends the call."""
         self._call.cancel()
 
 

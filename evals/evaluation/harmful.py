@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Finds, draws, writes. Returns the exit code."""
+    """Finds the harmful tokens, draws and writes. Returns the exit code."""
     console = Console(highlight=False)
     found = read([options.file])
     for system in options.systems:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draws. Returns the exit code."""
+    """Draws the plots. Returns the exit code."""
     found = read(options.files)
     latencies = Latencies.load(options.latency_model) if options.latency_model else None
     rows = figures.rows(found, latencies.mean_ms if latencies else None)
