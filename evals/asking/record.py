@@ -108,8 +108,9 @@ class Record:
 
     @property
     def outside_ms(self) -> float:
-        """What of the router's time is neither model's forward."""
-        return self.latency_ms - float(self.usage["slm_forward_us"] + self.usage["llm_forward_us"]) / 1000
+        """What of the router's time is neither model's forward; forwards in the background are not in that time."""
+        forwards = self.usage["breakdown"]
+        return self.latency_ms - float(forwards["slm_forward_us"] + forwards["llm_forward_us"]) / 1000
 
     @property
     def places_us(self) -> dict[str, int]:

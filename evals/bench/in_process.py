@@ -183,6 +183,7 @@ class _FirstToken(BaseStreamer):
             self.first_token_s = time.perf_counter()
 
     def end(self) -> None:
+        """Does nothing: nothing is kept back."""
 
 
 def load_model(folder: str, device: str, dtype: str) -> Any:

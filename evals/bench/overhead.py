@@ -76,8 +76,7 @@ class Bare(System):
         usage = {
             "num_llm_tokens": len(run.tokens),
             "total_time_us": int(1e6 * run.total_s),
-            "slm_forward_us": 0,
-            "llm_forward_us": int(1e6 * run.forward_s),
+            "breakdown": {"slm_forward_us": 0, "llm_forward_us": int(1e6 * run.forward_s)},
         }
         return Record(self.name, problem.index, problem.id, sample, 0, usage=usage)
 
