@@ -68,17 +68,12 @@ _WIDE: Columns = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `bench replay`."""
-    names = ", ".join(SHAPES)
-    parser.add_argument(
-        "--slm-shape", type=shape_or_folder, default="tiny-8m", help=f"{names}, or a model folder (default tiny-8m)"
-    )
-    parser.add_argument(
-        "--llm-shape",
-        type=shape_or_folder,
-        nargs="+",
-        default=["tiny-50m"],
-        help="the same for the LLM; each in turn (default tiny-50m)",
-    )
+    # fmt: off
+    parser.add_argument("--slm-shape", type=shape_or_folder, default="tiny-8m",
+                        help=f"{', '.join(SHAPES)}, or a model folder (default tiny-8m)")
+    parser.add_argument("--llm-shape", type=shape_or_folder, nargs="+", default=["tiny-50m"],
+                        help="the same for the LLM; each in turn (default tiny-50m)")
+    # fmt: on
     parser.add_argument("--record", type=Path, metavar="FILE", help="record traces of the bundled pair into FILE, end")
     parser.add_argument("--tau", type=float, default=0.02, help="for --record (default 0.02)")
     parser.add_argument("--traces", type=_trace_file, metavar="FILE", help="follow these instead of drawn ones")
