@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--repeats", type=positive, default=20, help="repeat: calibrations for each goal (default 20)")
     made.add_argument("--write", action="store_true", help="repeat: the table of docs/calibration.md")
     # fmt: on
-    add_stack_arguments(made.add_argument_group("repeat: the stack that is started without --router"))
+    add_stack_arguments(made)
     return made
 
 

@@ -1,4 +1,4 @@
-"""The latency that a fitted model (`rstitch profile`) gives a recorded answer."""
+"""The latency that a fitted model (`rstitch latency`) gives a recorded answer."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Latencies:
 
     @classmethod
     def load(cls, path: Path) -> Latencies:
-        """Reads the file of `rstitch profile`. Raises: RstitchError (INVALID_ARGUMENT)."""
+        """Reads the file of `rstitch latency`. Raises: RstitchError (INVALID_ARGUMENT)."""
         try:
             return cls(LatencyModel.load(path))
         except (OSError, ValueError) as error:
-            raise invalid("--latency-model", f"{path}: {error}.", "Make one with `rstitch profile`.") from None
+            raise invalid("--latency-model", f"{path}: {error}.", "Make one with `rstitch latency`.") from None
 
     def ms(self, record: Record) -> float | None:
         """The latency of one answer; None if it has other calls (drafts, trials), or its trace was not kept."""

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets frontier.png and entropy.png")
     latency = parser.add_mutually_exclusive_group()
-    latency.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch profile: its latencies instead")
+    latency.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch latency: its latencies instead")
     latency.add_argument("--no-times", action="store_true", help="accuracy over the LLM's share alone")
     parser.add_argument("--title", help="of the plots (default: task, pair and n)")
     parser.add_argument("--name", default="", help="what the names of the files begin with")

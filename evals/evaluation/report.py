@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval report`."""
     parser.description = __doc__
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
-    parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch profile: adds modelled latency")
+    parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch latency: adds modelled latency")
     parser.add_argument(
         "--no-times", action="store_true", help="without measured latencies: of a run under a load of its own"
     )

@@ -24,7 +24,7 @@ from evals.figures.progress import progress_bar
 from evals.figures.provenance import provenance
 from evals.figures.report import terminal_table
 from evals.pairs import questions, report
-from evals.pairs.check import Measured, measure, rank_correlations
+from evals.pairs.check import Measured, measured, rank_correlations
 from evals.pairs.predict import Candidate, Sample, alike, predict, ranked
 from evals.pairs.questions import Asked, agrees
 from evals.pairs.reading import Loaded, answers, compatible, load, prompt_of, read
@@ -71,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with stopped_by_signals(), progress_bar(console) as progress:
             asked, candidates, how = _predicted(options, progress)
-            measured = _measured(options, asked, candidates, progress) if options.check else {}
-        _tell(options, candidates, measured, how, console)
+            served = _served(options, asked, candidates, progress) if options.check else {}
+        _tell(options, candidates, served, how, console)
     except (StackError, RstitchError, UnsupportedModel, ValueError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
         return 2 if isinstance(error, ValueError | UnsupportedModel) else 1
@@ -117,7 +117,7 @@ def _predicted(options: argparse.Namespace, progress: Progress) -> tuple[Asked, 
     return asked, ranked(candidates), how
 
 
-def _measured(
+def _served(
     options: argparse.Namespace, asked: Asked, candidates: list[Candidate], progress: Progress
 ) -> dict[str, Measured]:
     limit = options.max_new_tokens or asked.max_new_tokens
@@ -125,7 +125,7 @@ def _measured(
     found = {}
     for candidate in candidates:
         task = progress.add_task(f"{report.short_name(candidate.name)} served", total=len(asked.for_check))
-        found[candidate.name] = measure(
+        found[candidate.name] = measured(
             options.llm, candidate, asked.for_check, limit, partial(progress.advance, task), **stack
         )
     return found
@@ -134,11 +134,11 @@ def _measured(
 def _tell(
     options: argparse.Namespace,
     candidates: list[Candidate],
-    measured: dict[str, Measured],
+    served: dict[str, Measured],
     how: str,
     console: Console,
 ) -> None:
-    pairs = [(candidate, measured[candidate.name]) for candidate in candidates if measured]
+    pairs = [(candidate, served[candidate.name]) for candidate in candidates if served]
     plain: dict[str, Any] = {
         "provenance": provenance(),
         "llm": options.llm,
@@ -150,9 +150,9 @@ def _tell(
         "rank_correlations": rank_correlations(pairs) if pairs else {},
     }
     for told, one in zip(plain["candidates"], candidates, strict=True):
-        if one.name in measured:
-            told["measured"] = measured[one.name].as_dict()
-    table = report.rows(candidates, measured)
+        if one.name in served:
+            told["measured"] = served[one.name].as_dict()
+    table = report.rows(candidates, served)
     console.print(terminal_table(report.predicted_title(candidates), report.PREDICTED, table))
     console.print(f"Latency: {how}.")
     for said in plain["alike"]:
@@ -162,9 +162,9 @@ def _tell(
         for line in report.correlation_lines(plain["rank_correlations"], len(pairs)):
             console.print(line)
     if options.plot:
-        report.plot(candidates, measured, options.plot)
+        report.plot(candidates, served, options.plot)
     if options.write:
-        report.write(plain, candidates, measured)
+        report.write(plain, candidates, served)
     if str(options.json) == "-":
         print(json.dumps(plain))
     elif options.json:

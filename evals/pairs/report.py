@@ -32,6 +32,10 @@ def _interval(value: Any) -> str:
     return f"{value.accuracy:.1%} [{100 * value.accuracy_low:.0f}, {100 * value.accuracy_high:.0f}]"
 
 
+def _speed_up(seen: Measured) -> str:
+    return f"{seen.speed_up:.2f}x [{seen.speed_up_low:.2f}, {seen.speed_up_high:.2f}]"
+
+
 # A row has `one`, the candidate; `at`, what it should do at its tau; and perhaps `seen`, what was measured there.
 PREDICTED: Columns = {
     "SLM": lambda row: short_name(row["one"].name),
@@ -54,7 +58,7 @@ COMPARED: Columns = {
     "LLM share": lambda row: f"{row['at'].llm_share:.1%} / {row['seen'].llm_share:.1%}",
     "switches": lambda row: f"{row['at'].switches:.1f} / {row['seen'].switches:.1f}",
     "tokens": lambda row: f"{row['at'].tokens:.1f} / {row['seen'].tokens:.1f}",
-    "faster": lambda row: f"{row['at'].speed_up:.2f}x / {row['seen'].speed_up:.2f}x",
+    "faster": lambda row: f"{row['at'].speed_up:.2f}x / {_speed_up(row['seen'])}",
 }
 COMPARED_TITLE = "Predicted / measured on the real stack"
 

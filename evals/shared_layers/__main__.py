@@ -70,7 +70,7 @@ async def answers(options: argparse.Namespace, addresses: dict[str, str], progre
     run = Run({}, [], found)
     table = figures.under_load(found, _ALONE)
     for row, beside in zip(table[3:], systems[:3], strict=True):
-        row["beside"] = compared(run.of(row["system"]), run.of(beside.name))
+        row |= compared(run.of(row["system"]), run.of(beside.name))
     return table
 
 

@@ -111,7 +111,7 @@ def test_modelled_latency_is_that_of_algorithm_1(tmp_path: Path, capsys: pytest.
     assert routed["modelled_ms"] == (5 + 2) + 7 * 2 + (5 + 8 + 10) + 10  # the LLM puts in all that it has not seen
     assert routed["modelled_speed_up"] == alone["modelled_ms"] / routed["modelled_ms"]
     assert main(["report", str(path), "--latency-model", str(path)]) == 2
-    assert "rstitch profile" in capsys.readouterr().err
+    assert "rstitch latency" in capsys.readouterr().err
 
 
 def test_runs_of_one_task_are_reported_together(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_a_speed_up_has_an_interval_and_what_cannot_be_told_apart_is_said() -> N
 def test_rank_correlations_are_of_predicted_with_measured() -> None:
     fast = predict("fast", 1, [Sample(5, text(SHORT), text(LONG))], flat(1, 10), 0.0)
     slow = predict("slow", 1, [Sample(5, text(SHORT), text(LONG))], flat(5, 10), 0.0)
-    seen = [Measured(10, 1, 1, 1, 1, 0.1, 1, 4, ms, 60) for ms in (6, 30)]
+    seen = [Measured(10, 1, 1, 1, 1, 0.1, 1, 4, ms, 60, 1, 99) for ms in (6, 30)]
     found = rank_correlations([(fast, seen[0]), (slow, seen[1])])
     assert found == {"speed_up": {"kendall": pytest.approx(1.0), "spearman": pytest.approx(1.0)}}
 

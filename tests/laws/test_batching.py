@@ -14,6 +14,8 @@ from tests.support.served import Pair, check_kept, expected, start_stack, writte
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TOKENS = 40
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "flags",

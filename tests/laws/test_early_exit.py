@@ -92,6 +92,7 @@ async def test_with_drafts_it_is_that_of_the_llm_alone(client: AsyncClient) -> N
         assert drafted.finished.usage.num_trials == llm.finished.usage.num_trials > 0
 
 
+@pytest.mark.slow
 async def test_the_bundled_pair_asks_in_its_own_words(bundled_pair: Pair, bundled_stack: LocalStack) -> None:
     """Nothing but a threshold is named: the rest is in the model's folder."""
     pair, stack = bundled_pair, bundled_stack

@@ -19,6 +19,8 @@ from tests.support.served import Pair, another_router, check_kept, expected, sta
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, list(range(30, 100))]
 TAUS = (0.05, 0.2, 0.35, 0.45)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("slm", "llm"), [("qwen3", "gemma2"), ("gpt_neox", "mistral")])
 async def test_other_architectures_stitch_as_the_reference(slm: str, llm: str, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ async def test_eviction_changes_nothing_and_leaks_nothing(small_stack: LocalStac
         assert free == total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["slm", "llm"])
 async def test_a_killed_worker_changes_nothing(stack: LocalStack, random_pair: Pair, role: Any) -> None:
     ((prompt, tau),) = long_prompts(random_pair, 1, 300)
@@ -66,6 +67,7 @@ async def test_a_killed_router_loses_nothing(stack: LocalStack, random_pair: Pai
         assert (await client.trajectory(answer.session_id)).epoch == 2
 
 
+@pytest.mark.slow
 async def test_sampling_is_the_same_after_a_restart(stack: LocalStack) -> None:
     sampling = Sampling(temperature=0.8, seed=7)
 

@@ -112,6 +112,7 @@ async def test_seeds_stop_strings_and_another_turn_are_as_without(
         assert free == total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["slm", "llm"])
 async def test_a_killed_worker_changes_nothing(
     kindred_stack: LocalStack, ahead: AsyncClient, kindred_pair: Pair, role: Any

@@ -33,7 +33,7 @@ def pair_of(folder: Path, dtype: str = "float64", **sizes: int) -> Pair:
     """A folder with shared layers as the oracle sees it: two models."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     pair = Pair(folder, folder, dtype, **sizes)
-    pair._models.update(llm=model, slm=load_shared(str(folder), model).slm)
+    pair.models.update(llm=model, slm=load_shared(str(folder), model).slm)
     return pair
 
 
@@ -119,6 +119,7 @@ async def test_an_slm_told_to_run_ahead_changes_nothing(shared: LocalStack, pair
         assert written(answer) == expected(pair.reference(prompt, 0.3, TOKENS))
 
 
+@pytest.mark.slow
 async def test_a_worker_killed_midway_changes_nothing(pair: Pair, shared: LocalStack, client: AsyncClient) -> None:
     ((prompt, tau),) = long_prompts(pair, 1, 200)
     events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=200)
@@ -151,6 +152,7 @@ def bundled() -> Iterator[LocalStack]:
         yield stack
 
 
+@pytest.mark.slow
 async def test_the_bundled_model_keeps_the_laws(bundled: LocalStack) -> None:
     folder = ROOT / "models" / "tiny-shared-layers"
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -116,6 +116,7 @@ async def test_stop_strings_and_limits_cut_it_where_they_cut_the_llm(client: Asy
         check_usage(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", ["workers", "router"])
 async def test_killed_parts_change_nothing(
     kindred_stack: LocalStack, client: AsyncClient, kindred_pair: Pair, killed: str

@@ -17,6 +17,8 @@ from tests.support.served import Pair, start_stack
 PROMPT = [7, 8, 9, 10, 11]
 TAU = 0.3
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[OtlpReceiver]:

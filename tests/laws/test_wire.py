@@ -13,6 +13,8 @@ from tests.support.served import Pair, check_kept, expected, start_stack, writte
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TOKENS = 60
 
+pytestmark = pytest.mark.slow
+
 
 # A wait between these is the default, with which all other laws run.
 @pytest.mark.parametrize("flush_ms", [0, 3_600_000])

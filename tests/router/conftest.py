@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
+from router_svc.trajectory.store import TrajectoryStore
 from tests.support.redis_process import RedisProcess
 from tests.support.toy_stack import Stack
 
@@ -32,5 +33,12 @@ async def stack(redis_url: str) -> AsyncIterator[Stack]:
     made = Stack(redis_url)
     await made.slm.start()
     await made.llm.start()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[TrajectoryStore]:
+    made = TrajectoryStore(redis_url, ttl_s=50, patience_s=1)
     yield made
     await made.close()

@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 import pytest
 
-from evals.algorithm.reference import Answer as Written
 from router_svc.decoding.early_exit import settle
 from router_svc.policies.early_exit import DEFAULT_STYLE, EarlyExit, ExitStyle
 from router_svc.text.tokenizer import Tokenizer
@@ -18,22 +17,24 @@ from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.metrics import setup_metrics
 from rstitch.v1 import router_pb2
-from tests.router.test_policies import NUM_TOKENS, POLICIES, TOKENIZER, check, early_exit_of, naive, told
-from tests.router.test_trace import named, recording
 from tests.support.asking import Answer, ask_for, check_kept, take, until
+from tests.support.naive import (
+    EXITS,
+    NUM_TOKENS,
+    POLICIES,
+    PROMPT,
+    TOKENIZER,
+    check,
+    check_exit,
+    early_exit_of,
+    naive,
+    told,
+)
 from tests.support.otlp_receiver import MetricsReceiver
+from tests.support.spans import named, recording
 from tests.support.toy import STOP, ToyModel, make_tokenizer_files
 from tests.support.toy_stack import Stack
 
-PROMPT = [7, 8, 9]
-LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
-EXITS: list[dict[str, Any]] = [
-    {"threshold": 0.45, "boundaries": LETTERS[:8], "prompt": "=>", "end": "z", "max_trial_tokens": 6},
-    {"threshold": 0.6, "boundaries": LETTERS[:16], "prompt": "</think>", "end": "0"},
-    {"threshold": 0.55, "boundaries": ["an", "e", "the", "q"], "prompt": ".", "end": "a", "max_trial_tokens": 1},
-    {"threshold": 1.0, "boundaries": LETTERS[:4], "prompt": "x", "end": "y", "max_trial_tokens": 3},
-    {"threshold": 1e-9, "boundaries": ["a", "b"], "prompt": "1234567890", "end": "c"},
-]
 TRIED = ["entropy 0.3 0.3", "margin 0.5 0.1", "window 5 0.5", "confidence 0.7", "random 0.3", "llm", "slm"]
 DRAFTS = "speculative"
 
@@ -41,17 +42,6 @@ DRAFTS = "speculative"
 def asked(name: str, exit_: dict[str, Any], prompt: list[int] = PROMPT, **fields: Any) -> router_pb2.GenerateRequest:
     policy = {"speculative": {"draft_tokens": 4}} if name == DRAFTS else POLICIES[name]
     return ask_for(prompt, policy=policy, early_exit=exit_, max_new_tokens=NUM_TOKENS, **fields)
-
-
-def check_exit(answer: Answer, expected: Written, exit_: dict[str, Any]) -> None:
-    """What finished says of the exit."""
-    taken = answer.finished.early_exit if answer.finished.HasField("early_exit") else None
-    assert (taken is None) == (expected.exited is None)
-    if taken is not None and expected.exited is not None:
-        assert taken.position == expected.exited[0]
-        assert taken.confidence == pytest.approx(expected.exited[1])
-        first, num = taken.position - answer.position, len(early_exit_of(exit_).prompt)
-        assert answer.entropies[first : first + num] == [0.0] * num
 
 
 @pytest.fixture

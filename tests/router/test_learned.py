@@ -6,20 +6,16 @@ import asyncio
 import itertools
 from pathlib import Path
 from typing import Any
-from unittest.mock import AsyncMock, Mock
 
 import grpc
 import pytest
 
-from router_svc.decoding.recovery import Recovery
-from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
 from rstitch.service.head import Head
 from rstitch.v1 import router_pb2
-from tests.router.test_early_exit import EXITS, check_exit
-from tests.router.test_policies import NUM_TOKENS, check, naive, told
 from tests.support.asking import ask_for, check_kept, refused, take, until
 from tests.support.heads import put, random_head
+from tests.support.naive import EXITS, NUM_TOKENS, check, check_exit, naive, told
 from tests.support.toy import ToyModel
 from tests.support.toy_stack import Stack
 
@@ -120,18 +116,22 @@ async def test_a_worker_that_fails_or_comes_back_without_heads_changes_nothing(
     check(await reading, naive(models, PROMPT, {"learned": {"tau": 0.2}}, {}, head=head))
 
 
-async def test_a_worker_too_busy_to_take_a_head_is_given_it_again() -> None:
+async def test_a_worker_too_busy_to_take_a_head_is_given_it_again(
+    stack: Stack, models: dict[str, ToyModel], settings: dict[str, Any], head: Head
+) -> None:
     """The answer waits for a worker that does not answer a run; it waits for one that does not take a head, too."""
     busy = RstitchError(grpc.StatusCode.DEADLINE_EXCEEDED, "TRANSPORT", "too slow")
-    unknown = RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_UNKNOWN", "none", metadata={"head": "toy@1"})
-    client = AsyncMock()
-    client.put_head.side_effect = busy
-    recovery = Recovery(Mock(client=lambda model: client), 1.0, 1.0)
-    for _ in range(16):
-        await recovery.after(Model.SLM, unknown)
-    client.put_head.assert_awaited_with("toy@1")
-    with pytest.raises(RstitchError, match="none"):
-        await recovery.after(Model.SLM, unknown)
+    stub = await stack.stub(await stack.router(head_in_worker="on", **settings))
+    stack.slm.head_errors = [busy] * 9
+    answer = await take(stub, asked())
+    check(answer, naive(models, PROMPT, {"learned": {"tau": 0.2}}, {}, head=head))
+    assert not stack.slm.head_errors
+    stack.slm.heads.clear()
+    stack.slm.head_errors = [busy] * 99
+    answer = await take(stub, asked())
+    assert answer.error is not None
+    assert answer.error.reason == "HEAD_UNKNOWN"
+    assert stack.slm.head_errors, "it was asked for ever"
 
 
 async def test_the_guard_lets_it_begin_with_the_heads_own_tau(

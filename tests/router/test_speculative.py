@@ -14,9 +14,9 @@ from router_svc.policies.kinds import Speculative
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.v1 import router_pb2
-from tests.router.test_early_exit import EXITS
-from tests.router.test_trace import named, recording
 from tests.support.asking import Answer, ask_for, check_kept, take, until
+from tests.support.naive import EXITS
+from tests.support.spans import named, recording
 from tests.support.toy import STOP, ToyModel
 from tests.support.toy_stack import Stack
 

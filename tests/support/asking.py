@@ -46,6 +46,10 @@ def ask_for(prompt: Any = (7, 8, 9), **fields: Any) -> router_pb2.GenerateReques
     return router_pb2.GenerateRequest(**fields)
 
 
+def chat(*messages: tuple[str, str]) -> Any:
+    return router_pb2.Chat(messages=[router_pb2.ChatMessage(role=role, content=text) for role, text in messages])
+
+
 async def take(
     stub: Any,
     request: router_pb2.GenerateRequest,

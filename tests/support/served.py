@@ -36,15 +36,15 @@ class Pair:
     dtype: str
     vocab_size: int = VOCAB_SIZE
     stop_token: int = STOP_TOKEN
-    _models: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, Any] = field(default_factory=dict)
     _references: dict[Any, list[Token]] = field(default_factory=dict)
 
     def model(self, role: str) -> Any:
-        if role not in self._models:
+        if role not in self.models:
             folder = self.slm_folder if role == "slm" else self.llm_folder
             dtype = getattr(torch, self.dtype)
-            self._models[role] = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-        return self._models[role]
+            self.models[role] = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        return self.models[role]
 
     def oracle(self, role: str) -> UncachedModel:
         return UncachedModel(self.model(role), self.vocab_size)

@@ -86,6 +86,28 @@ class ToyModel:
         return struct.unpack("<f", struct.pack("<f", math.log((_hash(self.seed, prefix, 4) % 1000 + 1) / 1000)))[0]
 
 
+@dataclass(frozen=True)
+class Scripted(ToyModel):
+    """The same token from the same prefix, but for `own`; unsure at chosen positions."""
+
+    unsure: frozenset[int] = frozenset()
+    own: frozenset[int] = frozenset()
+    stop_at: int = 0
+
+    def token(self, prefix: Sequence[int]) -> int:
+        if self.stop_at and len(prefix) >= self.stop_at:
+            return STOP
+        token = 5 + sum(prefix) % 200
+        return token + 1 + self.seed if len(prefix) in self.own else token
+
+    def entropy(self, prefix: Sequence[int]) -> float:
+        return 0.75 if len(prefix) in self.unsure else 0.25
+
+
+def at(*positions: int) -> frozenset[int]:
+    return frozenset(positions)
+
+
 def algorithm_1(
     slm: ToyModel, llm: ToyModel, prompt: Sequence[int], tau: float, tau_return: float, max_new_tokens: int
 ) -> tuple[list[int], list[str]]:

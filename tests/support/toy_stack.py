@@ -17,7 +17,7 @@ from rstitch.service.metrics import NO_METRICS, Metrics
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2_grpc
 from tests.support.fake_worker import FakeWorker
-from tests.support.toy import ToyModel
+from tests.support.toy import Scripted, ToyModel
 
 
 class Stack:
@@ -85,3 +85,8 @@ class Stack:
         await self._exits.aclose()
         await self.slm.stop()
         await self.llm.stop()
+
+
+def script(stack: Stack, slm: Scripted, llm: Scripted) -> None:
+    stack.slm.model, stack.llm.model = slm, llm
+    stack.slm.evict_share = stack.llm.evict_share = 0
