@@ -97,6 +97,12 @@ class Run:
         """Names of the systems: the models alone first, then by name and numbers."""
         return sorted({record.system for record in self.records}, key=_rank)
 
+    def require(self, systems: Iterable[str]) -> None:
+        """Raises RstitchError (INVALID_ARGUMENT) for one that has no answers here."""
+        for system in systems:
+            if system not in self.systems:
+                raise invalid("--systems", f"{system} is none of the run.", f"Choose of {' '.join(self.systems)}.")
+
     def of(self, system: str) -> list[Record]:
         """The answers of a system, by problem and sample."""
         return sorted((record for record in self.records if record.system == system), key=lambda record: record.key)

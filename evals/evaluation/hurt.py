@@ -74,9 +74,7 @@ def run(options: argparse.Namespace) -> int:
         raise invalid("--out", f"{options.out} is none of .html, .svg and .txt.", "Name such a file.")
     found = read(options.files)
     systems = options.systems or routed(found)
-    for system in systems:
-        if system not in found.systems:
-            raise invalid("--systems", f"{system} is none of the run.", f"Choose of {' '.join(found.systems)}.")
+    found.require(systems)
     hurt = cases(found, systems)
     console = Console(highlight=False)
     show(console, found, hurt, systems, options.n)
