@@ -41,6 +41,14 @@ class Times:
     watched: list[float] = field(default_factory=list)
     agreed: list[bool] = field(default_factory=list)
 
+    def beside_bare(self) -> Row:
+        return {
+            "bare_ms": 1000 * median(self.bare),
+            "engine_ms": 1000 * median(self.engine),
+            "ratio": asdict(ratio(self.engine, self.bare, BLOCK)),
+            "quiet_ratio": quiet(self.engine) / quiet(self.bare),
+        }
+
 
 class Ours:
     """An engine with as many sessions as the largest batch, all with the same tokens."""
@@ -165,15 +173,8 @@ class Contest:
                 made.engine.append(seconds)
                 assert len(kept) == 1, "an extend of this length is one step"
         for (name, count), made in times.items():
-            yield {
-                "variant": name,
-                "tokens": count,
-                "bare_ms": 1000 * median(made.bare),
-                "engine_ms": 1000 * median(made.engine),
-                "ratio": asdict(ratio(made.engine, made.bare, BLOCK)),
-                "quiet_ratio": quiet(made.engine) / quiet(made.bare),
-                "over_decode": median(made.engine) / median(times[name, 1].engine),
-            }
+            over_decode = median(made.engine) / median(times[name, 1].engine)
+            yield {"variant": name, "tokens": count, **made.beside_bare(), "over_decode": over_decode}
 
 
 def _row(made: Times, variant: str, context: int, batch: int, single: Times) -> Row:
@@ -182,10 +183,7 @@ def _row(made: Times, variant: str, context: int, batch: int, single: Times) -> 
         "variant": variant,
         "context": context,
         "batch": batch,
-        "bare_ms": 1000 * median(made.bare),
-        "engine_ms": 1000 * median(made.engine),
-        "ratio": asdict(ratio(made.engine, made.bare, BLOCK)),
-        "quiet_ratio": quiet(made.engine) / quiet(made.bare),
+        **made.beside_bare(),
         "run_on_ms": 1000 * step,
         "tokens_per_s": batch / step,
         "over_batch_1": batch * median(single.run_on) / step,
