@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "performance.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of where figures go."""
+    """Adds the flags that say where the figures go."""
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument("--write", action="store_true", help="also write the tables into docs/performance.md")
 
