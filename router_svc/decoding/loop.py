@@ -59,8 +59,8 @@ class Decoding:
         writer = self._answer.first_writer()
         if writer is not None:
             await self._follower.catch_up(writer.other)
-        # Each round begins from the kept tokens alone, and the writer is a function of them: that is why a round can fail,
-        # or be another router's, without a token changing. None: the budget is spent and the answer ends with it.
+        # Each round begins from the kept tokens alone, and the writer is a function of them: so a round can fail, or be
+        # another router's, without a token changing. None: the budget is spent and the answer ends with it.
         while writer is not None:
             if (end := self._answer.end) is not None:
                 return end
