@@ -12,7 +12,7 @@ from model_worker.settings import WorkerSettings
 from router_svc.settings import RouterSettings
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ("rstitch", "model_worker", "slm_worker", "llm_worker", "router_svc")
+PACKAGES = ("rstitch", "model_worker", "slm_worker", "llm_worker", "router_svc", "evals", "training")
 COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml")
 
 
@@ -22,7 +22,7 @@ def variables(settings: type[BaseSettings]) -> set[str]:
 
 def folders() -> set[str]:
     return {
-        f"{path.parent.relative_to(ROOT)}/" for package in SERVICES for path in (ROOT / package).rglob("__init__.py")
+        f"{path.parent.relative_to(ROOT)}/" for package in PACKAGES for path in (ROOT / package).rglob("__init__.py")
     }
 
 
