@@ -1,11 +1,11 @@
-"""docs/performance.md: one marked section per benchmark; a section that is not there yet is added at the end."""
+"""docs/results/performance.md: one marked section per benchmark; a section that is not there yet is added at the end."""
 
 from __future__ import annotations
 
 from evals.figures.provenance import ROOT
 from evals.figures.report import replace_section
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "results" / "performance.md"
 
 
 def write(section: str, text: str) -> None:

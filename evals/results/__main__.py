@@ -1,4 +1,4 @@
-"""`make results`, or `python -m evals.results`: measures the tiny pair anew and writes docs/results.md.
+"""`make results`, or `python -m evals.results`: measures the tiny pair anew and writes docs/results/*.md.
 
 Each step is a few commands, printed as they run. Runs are kept in --folder: a second call goes on where the first
 ended.
@@ -48,7 +48,7 @@ def main() -> int:
                 console.print(f"error: step {step.name} failed with exit code {code}", style="bold red")
                 return code
     if not options.list:
-        console.print(f"docs/results.md is written; {(time.monotonic() - began) / 60:.0f} minutes")
+        console.print(f"the pages of docs/results are written; {(time.monotonic() - began) / 60:.0f} minutes")
     return 0
 
 
