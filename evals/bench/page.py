@@ -1,4 +1,4 @@
-"""docs/results/performance.md: one marked section per benchmark; a section that is not there yet is added at the end."""
+"""docs/results/performance.md: one marked section per benchmark; one that is not there yet is added at the end."""
 
 from __future__ import annotations
 

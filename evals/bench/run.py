@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--telemetry", action="store_true", help="a variant that sends its traces to a collector")
     parser.add_argument("--json", metavar="FILE", help="records and rows; - writes them to stdout, tables to stderr")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="accuracy over latency, throughput over sessions")
-    parser.add_argument("--write", action="store_true", help="replace the tables and plot of docs/results/performance.md")
+    parser.add_argument("--write", action="store_true", help="into docs/results/performance.md, tables and plot")
     # fmt: on
     stacks.add_stack_arguments(parser)
 
