@@ -13,7 +13,7 @@ import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from router_svc.answers.sessions import Sessions
+from router_svc.answers.sessions import Observers, Sessions
 from router_svc.api.profiles import Profiles
 from router_svc.api.service import RouterService
 from router_svc.policies.heads import Heads
@@ -23,7 +23,7 @@ from router_svc.trajectory.redis_link import shown
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import WorkerClient
-from router_svc.workers.pair import Pair
+from router_svc.workers.pair import WorkerPair
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
@@ -68,22 +68,20 @@ class Router:
         attending: the task of `attend`, which ends only by a bug.
     """
 
-    def __init__(
-        self, settings: RouterSettings, telemetry: Telemetry, clock: Callable[[], float], metrics: Metrics
-    ) -> None:
+    def __init__(self, settings: RouterSettings, observers: Observers) -> None:
         self._settings = settings
         slm, llm = (
-            WorkerClient(model, address, telemetry)
+            WorkerClient(model, address, observers.telemetry)
             for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
         )
-        self.pair = Pair(slm, llm)
+        self.pair = WorkerPair(slm, llm)
         self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
         self.heads = Heads(settings.heads, lambda: self.pair.info(Model.SLM))
-        self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, telemetry, clock, metrics)
+        self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers)
         self.profiles = Profiles(settings.redis, settings.redis_patience_s, settings.tau)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
-        self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=telemetry)
+        self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry)
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
         self.port = 0
         self.ready = asyncio.Event()
@@ -97,7 +95,7 @@ class Router:
     async def attend(self) -> None:
         """Waits for Redis and the workers, then keeps health and lease as they should be. Until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.pair.watch())
+            group.create_task(self.pair.monitor())
             await self._wait_for_redis()
             group.create_task(self.lease.keep(self.sessions.tidy))
             group.create_task(self._tell_health())
@@ -143,7 +141,7 @@ async def running(
     metrics: Metrics = NO_METRICS,
 ) -> AsyncIterator[Router]:
     """A router that listens and attends to its readiness. Ends without a drain; that is the caller's to do."""
-    router = Router(settings, telemetry, clock, metrics)
+    router = Router(settings, Observers(telemetry, metrics, clock))
     await router.start()
     router.attending = attending = asyncio.create_task(router.attend(), name="attend")
     try:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.text.answer_text import CONTEXT_TOKENS
-from router_svc.trajectory.types import Chunk, Finished, joined
+from router_svc.trajectory.types import Chunk, Finished, Source, joined
 from rstitch.errors import RstitchError
 
-# Chunks that a reader is given at once.
+# The most chunks that a reader is given at once, so that one far behind does not hold up the loop.
 _AT_ONCE = 64
 
 
@@ -56,16 +56,16 @@ class AnswerLog:
 
     @property
     def num_readers(self) -> int:
-        """Who follows at the moment."""
+        """Number of readers that follow at the moment."""
         return self._num_readers
 
     def show(self, chunks: list[Chunk]) -> None:
-        """More is stored."""
+        """Makes chunks visible to readers. Call it only once Redis has them."""
         self._chunks += chunks
         self._wake()
 
     def end(self, outcome: Finished | RstitchError) -> None:
-        """Nothing more will come."""
+        """Tells readers that nothing more will come, and why."""
         self.outcome = outcome
         self._wake()
 
@@ -101,3 +101,8 @@ class AnswerLog:
     def _wake(self) -> None:
         grown, self._grown = self._grown, asyncio.Event()
         grown.set()
+
+
+def chunks_of_answer(chunks: Iterable[Chunk], start: int) -> list[Chunk]:
+    """Picks the chunks of the answer that begins at position `start` out of a trajectory."""
+    return [chunk for chunk in chunks if chunk.position >= start and chunk.source is not Source.PROMPT]

@@ -11,14 +11,9 @@ from collections.abc import Callable
 import grpc
 import structlog
 
-from router_svc.answers.log import AnswerLog
-from router_svc.decoding.loop import Generation
-from router_svc.observers.trace import GenerationTrace
-from router_svc.trajectory.journal import Journal
+from router_svc.answers.assembly import Writing
 from router_svc.trajectory.store import Fenced
-from router_svc.trajectory.types import Finished, FinishReason, Model
-from router_svc.trajectory.usage import Usage
-from router_svc.workers.session import WorkerSession
+from router_svc.trajectory.types import Finished, FinishReason
 from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
@@ -28,32 +23,26 @@ _RELEASE_PATIENCE_S = 2.0
 _MIN_ARRIVAL_S = 1.0
 
 
-class Running:
+class RunningAnswer:
     """One answer being written. Its task starts at once.
 
     Args:
-        log: what readers follow.
-        detach_grace_s: interrupted when nobody has read for so long.
-        on_end: called when all is over, with how it ended and whether the store may still think that it runs.
+        detach_grace_s: the answer is interrupted when nobody has read it for this long.
+        on_end: called last, with how it ended and whether the store may still think that it runs.
     """
 
     def __init__(
         self,
-        log: AnswerLog,
-        generation: Generation,
-        journal: Journal,
-        workers: dict[Model, WorkerSession],
-        usage: Usage,
-        trace: GenerationTrace,
+        writing: Writing,
         detach_grace_s: float,
-        on_end: Callable[[Running, Finished | RstitchError, bool], None],
+        on_end: Callable[[RunningAnswer, Finished | RstitchError, bool], None],
     ) -> None:
-        self.log = log
-        self._generation = generation
-        self._journal = journal
-        self._workers = workers
-        self._usage = usage
-        self._trace = trace
+        self.log = log = writing.log
+        self._loop = writing.loop
+        self._journal = writing.journal
+        self._workers = writing.workers
+        self._accounting = writing.accounting
+        self._trace = writing.trace
         self._detach_grace_s = detach_grace_s
         self._on_end = on_end
         self._stop: RstitchError | None = None
@@ -66,7 +55,6 @@ class Running:
 
     @property
     def session_id(self) -> str:
-        """Whose."""
         return self.log.session_id
 
     def interrupt(self, error: RstitchError) -> None:
@@ -105,7 +93,7 @@ class Running:
 
     async def _outcome(self) -> Finished:
         """Runs the loop beside the journal; whichever fails first ends both."""
-        self._loop_task = asyncio.create_task(self._generation.run())
+        self._loop_task = asyncio.create_task(self._loop.run())
         if self._stop is not None:
             self._loop_task.cancel()
         await asyncio.wait({self._loop_task, self._journal.task}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,9 +107,9 @@ class Running:
             assert self._stop is not None, "only interrupt cancels the loop"
             raise self._stop from None
         await self._journal.close()
-        self._generation.end()
-        await self._journal.finish(reason, self._usage)
-        return Finished(reason, self._usage.copy(), self._journal.length)
+        self._accounting.end()
+        await self._journal.finish(reason, self._accounting.usage)
+        return Finished(reason, self._accounting.usage.copy(), self._journal.length)
 
     async def _released(self, error: RstitchError) -> bool:
         return isinstance(error, Fenced) or await self.release()
@@ -160,7 +148,7 @@ class Running:
         )
 
     def _say(self, outcome: Finished | RstitchError) -> None:
-        usage = self._usage
+        usage = self._accounting.usage
         facts = {
             "length": self._journal.length,
             "slm_tokens": usage.num_slm_tokens,

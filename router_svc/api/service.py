@@ -19,7 +19,7 @@ from router_svc.policies.kinds import KINDS
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.types import Model
-from router_svc.workers.pair import Pair
+from router_svc.workers.pair import WorkerPair
 from rstitch import __version__
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2, router_pb2_grpc
@@ -33,7 +33,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     def __init__(
         self,
         settings: RouterSettings,
-        pair: Pair,
+        pair: WorkerPair,
         sessions: Sessions,
         lease: Lease,
         profiles: Profiles,
@@ -134,7 +134,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             default_tau=self._settings.tau,
             num_running=self._sessions.num_running,
             version=__version__,
-            guard=convert.guard_status(self._sessions.watch.view(), self._sessions.watch.on),
+            guard=convert.guard_status(self._sessions.observer.view(), self._sessions.observer.on),
             heads=convert.heads(await asyncio.to_thread(self._heads.states)),
         )
 

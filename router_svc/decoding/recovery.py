@@ -9,7 +9,7 @@ import structlog
 
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import is_lost
-from router_svc.workers.pair import Pair, worker_unavailable
+from router_svc.workers.pair import WorkerPair, worker_unavailable
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 
@@ -29,7 +29,7 @@ class Recovery:
         capacity_patience_s: how long room on a worker is waited for without progress.
     """
 
-    def __init__(self, pair: Pair, worker_patience_s: float, capacity_patience_s: float) -> None:
+    def __init__(self, pair: WorkerPair, worker_patience_s: float, capacity_patience_s: float) -> None:
         self._pair = pair
         self._worker_patience_s = worker_patience_s
         self._lost = Backoff(first_s=0.05, max_s=1.0, patience_s=worker_patience_s)

@@ -13,72 +13,100 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Awaitable, Sequence
+from functools import partial
 
-from router_svc.decoding.early_exit import Exits
-from router_svc.decoding.loop import Generation
+from router_svc.decoding.answer import Answer
+from router_svc.decoding.follower import Follower
+from router_svc.decoding.trials import Trials
+from router_svc.observers.trace import GenerationTrace
+from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import Speculative
-from router_svc.policies.policy import Handoff
 from router_svc.trajectory.types import FinishReason, Model, SwitchReason, tokens_of
-from router_svc.workers.runs import PendingRun, Reply, RunEnd, RunFinish
+from router_svc.workers.accounting import Accounting
+from router_svc.workers.runs import PendingRun, Reply, RunEnd, RunFinish, RunSpec
 from router_svc.workers.session import WorkerSession
 
 
-class Speculation(Generation):
-    """One answer being written by drafts. Its policy is `Speculative`."""
+class Speculation:
+    """Writes one answer by drafts."""
 
-    _pen = Model.SLM
+    def __init__(
+        self,
+        settings: AnswerSettings,
+        answer: Answer,
+        follower: Follower,
+        trials: Trials,
+        trace: GenerationTrace,
+        accounting: Accounting,
+    ) -> None:
+        assert isinstance(settings.policy, Speculative)
+        self._policy = settings.policy
+        self._budget = settings.budget
+        self._answer = answer
+        self._follower = follower
+        self._trials = trials
+        self._trace = trace
+        self._accounting = accounting
+        self._writer = Model.SLM  # of the open segment
 
-    async def _run(self) -> FinishReason:
-        self._pen = self._take_pen()
-        await self._catch_up(Model.LLM)
-        while (complete := self._complete()) is None:
+    async def run(self) -> FinishReason:
+        """Writes until the answer is complete. Raises RstitchError when it cannot go on; what is kept stays kept."""
+        reason = await self._decode()
+        self._follower.finish()
+        return reason
+
+    async def _decode(self) -> FinishReason:
+        writer = self._answer.first_writer()
+        await self._follower.catch_up(Model.LLM)
+        while writer is not None:
+            self._writer = writer
+            if (end := self._answer.end) is not None:
+                return end
             if self._budget.stop and not self._may_verify():
-                return FinishReason.BUDGET
-            if self._exits is not None and self._exits.due:
-                await self._try_exit_by_llm(self._exits)
+                break
+            if self._trials.due:
+                # The trial is the LLM's, whoever wrote the boundary: the answer is that of `llm_only` with early exit.
+                author = Model.LLM if self._may_verify() else Model.SLM
+                taken = await self._trials.attempt(author, None, self._keep)
+                writer = self._answer.next_writer(author) if taken else self._writer
                 continue
             finish = await (self._verify(await self._draft()) if self._may_verify() else self._rest())
-            if finish is not None and finish.end is RunEnd.STOP and not self._at_boundary():
+            if finish is not None and finish.end is RunEnd.STOP and not self._trials.at_boundary:
                 return FinishReason.STOP
             if finish is not None and finish.end is RunEnd.CONTEXT:
                 return FinishReason.LENGTH
-        return complete
-
-    async def _try_exit_by_llm(self, exits: Exits) -> None:
-        """The trial is the LLM's, too, whoever wrote the boundary: the answer is that of `llm_only` with early exit."""
-        before = len(self._tokens)
-        pen = await self._try_exit(exits, Model.LLM if self._may_verify() else Model.SLM)
-        if len(self._tokens) > before:
-            self._pen = pen
+            writer = self._writer
+        return FinishReason.BUDGET
 
     def _may_verify(self) -> bool:
         """Whether the budget has room for a round: the LLM's token, and the switches to the LLM and back again."""
-        most = self._budget.max_switches
-        begun = self._pen is Model.SLM or self._budget.stop
-        return not self._budget.spent(self._usage) and (begun or most is None or self._usage.num_switches + 3 <= most)
+        history, most = self._answer.history, self._budget.max_switches
+        begun = self._writer is Model.SLM or self._budget.stop
+        return not self._budget.spent(history) and (begun or most is None or history.num_switches + 3 <= most)
 
     async def _draft(self) -> array[int]:
         """What the SLM would write next; one token less than may come, for the LLM writes one, too."""
-        assert isinstance(self._policy, Speculative)
         draft = tokens_of()
-        num = min(self._policy.draft_tokens, self._num_left() - 1)
+        num = min(self._policy.draft_tokens, self._answer.num_left - 1)
         if num == 0:
             return draft
-        if self._pen is Model.LLM:
-            self._pen = self._hand_over(Model.LLM, 0.0, SwitchReason.DRAFT)
-        handoff = self._policy.handoff(Model.SLM, self._trail)
+        if self._writer is Model.LLM:
+            self._writer = self._answer.switch(Model.LLM, 0.0, SwitchReason.DRAFT)
+        handoff = self._policy.handoff(Model.SLM, self._answer.history)
 
         def start(worker: WorkerSession) -> Awaitable[PendingRun]:
             del draft[:]
-            return worker.try_out(tokens_of(), num, handoff, self._traceparent, self._run_ends_at(Model.SLM))
+            stops = self._trials.run_stops(Model.SLM)
+            traceparent = self._answer.traceparent
+            return worker.try_out(RunSpec(max_tokens=num, handoff=handoff, stop_tokens=stops, traceparent=traceparent))
 
         def take(reply: Reply) -> bool:
             draft.extend(reply.tokens)
             return False
 
-        while await self._follow(Model.SLM, start, take) is None:
-            pass  # it failed: `_follow` has waited, and gives up in the end
-        self._usage.num_draft_tokens += len(draft)
+        while await self._follower.run(Model.SLM, start, take) is None:
+            pass  # it failed: the follower has waited, and gives up in the end
+        self._accounting.count_draft(len(draft))
         return draft
 
     async def _verify(self, draft: array[int]) -> RunFinish | None:
@@ -86,12 +114,14 @@ class Speculation(Generation):
 
         Returns: how that ended; None if a stop string cut it short.
         """
-        traceparent = self._traceparent if self._pen is Model.LLM else self._trace.foresee_segment(Model.LLM)
+        # The LLM works on what may become its segment before anybody knows where that begins.
+        foreseen = self._answer.traceparent if self._writer is Model.LLM else self._trace.foresee_segment(Model.LLM)
         written = False
 
         def start(worker: WorkerSession) -> Awaitable[PendingRun]:
-            ends = self._run_ends_at(Model.LLM)
-            return worker.decode(self._num_left() if draft else 1, None, traceparent, ends, draft[:])
+            stops = self._trials.run_stops(Model.LLM)
+            num = self._answer.num_left if draft else 1
+            return worker.decode(RunSpec(max_tokens=num, stop_tokens=stops, traceparent=foreseen, draft=draft[:]))
 
         def take(reply: Reply) -> bool:
             nonlocal written
@@ -101,49 +131,46 @@ class Speculation(Generation):
             return self._keep_verified(reply, num_accepted)
 
         finish: RunFinish | None = None
-        while finish is None and not written and self._complete() is None:
+        while finish is None and not written and self._answer.end is None:
             # One that failed goes on with the rest of the draft: who wrote what is the same as if it had not.
-            finish = await self._follow(Model.LLM, start, take)
+            finish = await self._follower.run(Model.LLM, start, take)
         return finish
 
     def _keep_verified(self, reply: Reply, num_accepted: int) -> bool:
         """The first tokens are the SLM's, the rest is the LLM's. Returns whether a stop string is complete."""
         if num_accepted:
-            begin = len(self._tokens)
-            self._usage.num_accepted_draft_tokens += num_accepted
+            begin = len(self._answer.tokens)
+            self._accounting.count_accepted(num_accepted)
             stopped = self._keep(Model.SLM, Reply(reply.tokens[:num_accepted], reply.entropies[:num_accepted], None))
-            num_kept = len(self._tokens) - begin
-            self._workers[Model.LLM].wrote(num_kept)  # it holds them, too
+            num_kept = len(self._answer.tokens) - begin
+            self._follower.workers[Model.LLM].confirm_kept(num_kept)  # it holds them, too
             if stopped:
-                self._usage.num_accepted_draft_tokens += num_kept - num_accepted
+                self._accounting.count_accepted(num_kept - num_accepted)
                 return True
         if num_accepted == len(reply.tokens):
             return False
         return self._keep(Model.LLM, Reply(reply.tokens[num_accepted:], reply.entropies[num_accepted:], None))
 
-    def _keep(self, pen: Model, reply: Reply, is_proposal: bool = False) -> bool:
-        """As `Generation._keep`; the LLM gets the pen with the first token that it writes."""
-        if pen is not self._pen:
-            reason = SwitchReason.VERIFICATION if pen is Model.LLM else SwitchReason.BUDGET
-            self._pen = self._hand_over(self._pen, 0.0, reason)
-        return super()._keep(pen, reply, is_proposal)
+    def _keep(self, writer: Model, reply: Reply) -> bool:
+        """Keeps tokens; a model becomes the writer with the first token that it writes."""
+        if writer is not self._writer:
+            reason = SwitchReason.VERIFICATION if writer is Model.LLM else SwitchReason.BUDGET
+            self._writer = self._answer.switch(self._writer, 0.0, reason)
+        return self._follower.keep(writer, reply)
 
     async def _rest(self) -> RunFinish | None:
         """The budget is spent: the SLM writes on, and nobody verifies it."""
-        if self._pen is Model.LLM:
-            self._pen = self._hand_over(Model.LLM, 0.0, SwitchReason.BUDGET)
-        return await self._write(Model.SLM)
-
-    def _handoff(self, pen: Model) -> Handoff | None:
-        """Drafts alone have one."""
-        return None
-
-    def _stops(self, author: Model) -> frozenset[int]:
-        """A draft ends the answer where the LLM says so."""
-        return super()._stops(author if self._budget.spent(self._usage) else Model.LLM)
+        if self._writer is Model.LLM:
+            self._writer = self._answer.switch(Model.LLM, 0.0, SwitchReason.BUDGET)
+        spec = RunSpec(
+            max_tokens=self._answer.num_left,
+            stop_tokens=self._trials.run_stops(Model.SLM),
+            traceparent=self._answer.traceparent,
+        )
+        return await self._follower.run(Model.SLM, lambda worker: worker.decode(spec), partial(self._keep, Model.SLM))
 
 
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two rows begin with in common."""
+    """How many tokens two rows begin with in common. The engine has its twin: neither side may import the other's."""
     pairs = zip(left, right, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))

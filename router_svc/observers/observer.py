@@ -14,7 +14,7 @@ from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import LlmOnly
 from router_svc.policies.policy import Policy
 from router_svc.trajectory.types import Finished, Model
-from router_svc.workers.pair import Pair
+from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError
 from rstitch.service.metrics import Metrics
 
@@ -27,7 +27,7 @@ class Watch:
         clock: monotonic, in s.
     """
 
-    def __init__(self, pair: Pair, on: bool, clock: Callable[[], float], metrics: Metrics) -> None:
+    def __init__(self, pair: WorkerPair, on: bool, clock: Callable[[], float], metrics: Metrics) -> None:
         self._pair = pair
         self.on = on
         self._clock = clock

@@ -1,6 +1,6 @@
-"""Policies: who starts, which hand-off condition the writing model gets, who has the pen after a token.
+"""The policies: who writes first, under which condition the writer hands over, who writes after a token.
 
-Frozen values without memory: whatever they need to know is in the trajectory. They know neither worker nor wire.
+Frozen values without memory: whatever they need to know is in the history. They know neither worker nor wire.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import ClassVar
 
-from router_svc.policies.policy import Handoff, Policy, Trail
+from router_svc.policies.policy import Handoff, History, Policy
 from router_svc.trajectory.types import Model, Signal, SwitchReason
 
 MIN_TAU, MAX_TAU = -1.0, 2.0
@@ -29,39 +29,35 @@ class _ByUncertainty(Policy):
 
     @abstractmethod
     def _rule(self) -> tuple[float, float, Signal, int]:
-        """The two bounds, the signal that is compared, and its window."""
+        """The bounds above which the SLM and up to which the LLM hands over, the signal compared, and its window."""
 
     @property
     def runs_ahead(self) -> bool:
-        """Not with a window: it holds what the LLM is going to write."""
+        """Not with a window: the mean then depends on what the LLM is about to write."""
         return not self._rule()[3]
 
-    def starts(self, trail: Trail) -> Model:
-        """The SLM."""
+    def first_writer(self, history: History) -> Model:
         return Model.SLM
 
-    def handoff(self, active: Model, trail: Trail) -> Handoff:
-        """The SLM's rule or the LLM's."""
+    def handoff(self, writer: Model, history: History) -> Handoff:
         above, below, signal, window = self._rule()
-        recent = tuple(trail.entropies[1 - window :]) if window > 1 else ()
-        if active is Model.SLM:
+        recent = tuple(history.entropies[1 - window :]) if window > 1 else ()
+        if writer is Model.SLM:
             return Handoff(above=above, signal=signal, window=window, recent=recent)
         return Handoff(below=below, signal=signal, window=window, recent=recent)
 
-    def pen_after(self, model: Model, trail: Trail) -> Model:
-        """An SLM token that was kept was below its bound; one sure LLM token hands back, as its worker reckons it."""
+    def next_writer(self, writer: Model, history: History) -> Model:
+        """One LLM token at or below its bound hands back, by the worker's own arithmetic; else nothing changes."""
         _, below, _, window = self._rule()
-        recent = trail.entropies[-window:] if window else (trail.uncertainty,)
-        return model if model is Model.LLM and math.fsum(recent) / len(recent) > below else Model.SLM
+        recent = history.entropies[-window:] if window else (history.uncertainty,)
+        return writer if writer is Model.LLM and math.fsum(recent) / len(recent) > below else Model.SLM
 
-    def reason(self, leaving: Model) -> SwitchReason:
-        """Above or below."""
+    def switch_reason(self, leaving: Model, history: History) -> SwitchReason:
         if self._rule()[2] is Signal.ENTROPY:
             return SwitchReason.ENTROPY_ABOVE if leaving is Model.SLM else SwitchReason.ENTROPY_BELOW
         return SwitchReason.UNCERTAINTY_ABOVE if leaving is Model.SLM else SwitchReason.UNCERTAINTY_BELOW
 
     def bound(self, leaving: Model) -> float | None:
-        """Of the model's rule."""
         return self._rule()[0 if leaving is Model.SLM else 1]
 
     def may_write(self, model: Model) -> bool:
@@ -110,9 +106,9 @@ class Learned(_ByUncertainty):
     """R-Stitch+: where the SLM's entropy is above `tau`, a head decides; the LLM hands back at an entropy up to `tau`.
 
     Attributes:
-        head: its name and version, NAME@VERSION; in a question perhaps without the version.
-        tau: None in a question only: the answer's is the one that its head was trained with.
-        in_worker: whether the SLM's worker asks the head, which saves a way to the router and back where it says stay.
+        head: name and version, NAME@VERSION; a question may leave the version out.
+        tau: None only in a question; the answer then takes the one that its head was trained with.
+        in_worker: whether the SLM's worker asks the head, which saves an exchange wherever the head says stay.
     """
 
     name: ClassVar[str] = "learned"
@@ -122,21 +118,20 @@ class Learned(_ByUncertainty):
 
     @property
     def runs_ahead(self) -> bool:
-        """Where the worker asks the head it knows where it would stop."""
+        """A worker that asks the head itself knows where the SLM would stop."""
         return self.in_worker
 
     def _rule(self) -> tuple[float, float, Signal, int]:
         assert self.tau is not None, "an answer's gate is settled"
         return self.tau, self.tau, Signal.ENTROPY, 0
 
-    def handoff(self, active: Model, trail: Trail) -> Handoff:
-        """The SLM stops where the head says so; or where it is to be asked, and shows what it looks at."""
-        if active is Model.LLM:
+    def handoff(self, writer: Model, history: History) -> Handoff:
+        """The SLM stops where its worker's head says so; or above tau, with the hidden state for the router's head."""
+        if writer is Model.LLM:
             return Handoff(below=self.tau)
         return Handoff(above=self.tau, head=self.head) if self.in_worker else Handoff(above=self.tau, hidden_state=True)
 
-    def reason(self, leaving: Model) -> SwitchReason:
-        """The head, or the LLM's entropy."""
+    def switch_reason(self, leaving: Model, history: History) -> SwitchReason:
         return SwitchReason.HEAD if leaving is Model.SLM else SwitchReason.ENTROPY_BELOW
 
 
@@ -145,7 +140,7 @@ class Random(Policy):
     """Random routing: the SLM writes each token with a fixed probability, by a coin that knows seed and position.
 
     Attributes:
-        seed: None in a question only: the answer's is made of its session's id.
+        seed: None only in a question; the answer then makes one from its session's id.
     """
 
     name: ClassVar[str] = "random"
@@ -153,33 +148,29 @@ class Random(Policy):
     seed: int | None
 
     def author(self, position: int) -> Model:
-        """Who writes a position: a function of seed and position, so that any router goes on as the last one would."""
+        """Tosses the coin of a position, from seed and position alone: any router goes on as the last one would."""
         assert self.seed is not None, "an answer's coin has a seed"
         digest = blake2b(struct.pack("<QQ", self.seed, position), digest_size=8).digest()
         uniform = int.from_bytes(digest[:7], "little") * 2.0**-56
         return Model.SLM if uniform < self.slm_probability else Model.LLM
 
-    def starts(self, trail: Trail) -> Model:
-        """The first coin."""
-        return self.author(trail.position)
+    def first_writer(self, history: History) -> Model:
+        return self.author(history.position)
 
-    def run_length(self, active: Model, trail: Trail) -> int:
-        """Up to the next position that is the other's: the coins are known beforehand, no token is discarded."""
+    def run_length(self, writer: Model, history: History) -> int:
+        """Reaches to the next position whose coin is the other's: coins are known beforehand, nothing is discarded."""
         length = 1
-        while length < _MAX_COIN_RUN and self.author(trail.position + length) is active:
+        while length < _MAX_COIN_RUN and self.author(history.position + length) is writer:
             length += 1
         return length
 
-    def pen_after(self, model: Model, trail: Trail) -> Model:
-        """The next coin."""
-        return self.author(trail.position)
+    def next_writer(self, writer: Model, history: History) -> Model:
+        return self.author(history.position)
 
-    def reason(self, leaving: Model) -> SwitchReason:
-        """The coin."""
+    def switch_reason(self, leaving: Model, history: History) -> SwitchReason:
         return SwitchReason.COIN
 
     def may_write(self, model: Model) -> bool:
-        """Unless the coin has one side."""
         return self.slm_probability < 1 if model is Model.LLM else self.slm_probability > 0
 
 
@@ -188,7 +179,7 @@ class Speculative(Policy):
     """Speculative decoding: the SLM drafts, the LLM keeps what it would have written itself, and writes a token.
 
     Attributes:
-        draft_tokens: of a draft, at most.
+        draft_tokens: the most tokens of a draft.
         min_confidence: a draft ends before a token less probable than this; 0: never.
     """
 
@@ -201,46 +192,47 @@ class Speculative(Policy):
         assert 1 <= self.draft_tokens <= MAX_DRAFT_TOKENS
         assert 0 <= self.min_confidence <= 1
 
-    def starts(self, trail: Trail) -> Model:
-        """The SLM, with the first draft."""
+    def first_writer(self, history: History) -> Model:
         return Model.SLM
 
-    def handoff(self, active: Model, trail: Trail) -> Handoff | None:
-        """Where a draft ends before its length."""
-        if active is Model.LLM or not self.min_confidence:
+    def handoff(self, writer: Model, history: History) -> Handoff | None:
+        """A draft may end before its length, where the SLM is not confident; the LLM's runs end by themselves."""
+        if writer is Model.LLM or not self.min_confidence:
             return None
         return Handoff(above=1 - self.min_confidence, signal=Signal.CONFIDENCE)
 
-    def pen_after(self, model: Model, trail: Trail) -> Model:
-        """Who goes on is the loop's affair."""
-        return model
+    def next_writer(self, writer: Model, history: History) -> Model:
+        """Drafts and verification alternate by a loop of their own."""
+        return writer
+
+    def stops_as(self, author: Model, history: History) -> Model:
+        """A draft ends the answer where the LLM says so."""
+        return Model.LLM
 
     def may_write(self, model: Model) -> bool:
-        """Both do."""
+        """Both models write: the SLM drafts, the LLM verifies and writes one token itself."""
         return True
 
 
 @dataclass(frozen=True, slots=True)
 class _Only(Policy):
-    """One model writes all."""
+    """One model writes everything."""
 
     model: ClassVar[Model]
 
-    def starts(self, trail: Trail) -> Model:
-        """That model."""
+    def first_writer(self, history: History) -> Model:
         return self.model
 
-    def pen_after(self, model: Model, trail: Trail) -> Model:
-        """The same."""
+    def next_writer(self, writer: Model, history: History) -> Model:
         return self.model
 
     def may_write(self, model: Model) -> bool:
-        """The other is never touched, and may be down."""
+        """The other model is never touched, and may be down."""
         return model is self.model
 
 
 class LlmOnly(_Only):
-    """The LLM alone."""
+    """The LLM alone writes."""
 
     __slots__ = ()
     name = "llm_only"
@@ -248,7 +240,7 @@ class LlmOnly(_Only):
 
 
 class SlmOnly(_Only):
-    """The SLM alone."""
+    """The SLM alone writes."""
 
     __slots__ = ()
     name = "slm_only"

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from router_svc.trajectory.types import Model, Signal, SwitchReason
+from router_svc.trajectory.types import Model, Signal, SwitchReason, entropies_of
+from router_svc.trajectory.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """When a worker gives the pen back: signal > above (token not kept) or signal <= below (token kept).
+    """The condition under which a worker stops: signal > above (token not kept) or signal <= below (token kept).
 
     Attributes:
-        window, recent: of ENTROPY_WINDOW: over how many tokens, and the entropies of those before the run.
+        window, recent: for ENTROPY_WINDOW, the number of tokens averaged and the entropies of those before the run.
         hidden_state: whether the proposal carries it.
-        head: asked by the worker where the signal is above; "": none is.
+        head: the head that the worker asks where the signal is above; "": it asks none.
     """
 
     above: float | None = None
@@ -30,44 +31,55 @@ class Handoff:
 
 
 @dataclass(slots=True)
-class Trail:
-    """An answer as policies look at it.
+class History:
+    """An answer so far, as policies look at it.
 
     Attributes:
-        start: position of its first token.
-        entropies: one per token.
-        uncertainty: of its last token, by the policy's signal; the entropy where that is the signal.
+        start: position of the answer's first token.
+        entropies: one per token of the answer.
+        uncertainty: the policy's signal at the last token; the entropy where that is the signal.
     """
 
     start: int
-    entropies: array[float]
+    entropies: array[float] = field(default_factory=entropies_of)
     uncertainty: float = 0.0
+    usage: Usage = field(default_factory=Usage)  # only read here: the accounting owns it
 
     @property
     def position(self) -> int:
-        """Of the next token."""
+        """Position that the next token will get."""
         return self.start + len(self.entropies)
 
+    @property
+    def num_llm_tokens(self) -> int:
+        """Tokens of the answer that the LLM wrote."""
+        return self.usage.num_llm_tokens
+
+    @property
+    def num_switches(self) -> int:
+        """Hand-overs in either direction, those whose segment is still empty included."""
+        return self.usage.num_switches
+
     def grow(self, entropies: array[float], uncertainties: array[float]) -> None:
-        """Tokens were kept, at least one; `uncertainties` is empty where the signal is the entropy."""
+        """Adds kept tokens, at least one; `uncertainties` is empty where the signal is the entropy."""
         self.entropies.extend(entropies)
         self.uncertainty = (uncertainties or entropies)[-1]
 
 
 class Head(Protocol):
-    """What R-Stitch+ asks where the SLM is unsure."""
+    """The learned part of R-Stitch+, consulted where the SLM is unsure."""
 
     def wants_llm(self, hidden_state: bytes, position: int) -> bool:
-        """Whether the LLM is to write `position`.
+        """Decides whether the LLM is to write `position`.
 
         Args:
-            hidden_state: the SLM's, of which it made its proposal: float32 little-endian, [hidden_size].
+            hidden_state: of the SLM where it made its proposal, float32 little-endian, [hidden_size].
         """
         ...
 
 
 class Policy(ABC):
-    """What the decode loop asks a policy."""
+    """Decides who writes each token: a frozen value without memory, for all that it needs is in the history."""
 
     __slots__ = ()
     name: ClassVar[str]
@@ -76,33 +88,45 @@ class Policy(ABC):
 
     @property
     def runs_ahead(self) -> bool:
-        """Whether the SLM's worker alone can tell where it would stop next."""
+        """Whether the SLM's worker alone can tell where the SLM would stop next."""
         return False
 
     @abstractmethod
-    def starts(self, trail: Trail) -> Model:
-        """Who writes the first token."""
+    def first_writer(self, history: History) -> Model:
+        """Says who writes the answer's first token."""
 
     @abstractmethod
-    def pen_after(self, model: Model, trail: Trail) -> Model:
-        """Who writes after `model` kept the trail's last token."""
+    def next_writer(self, writer: Model, history: History) -> Model | None:
+        """Says who writes after `writer` kept the last token of the history; None: nobody, the answer ends there."""
 
     @abstractmethod
     def may_write(self, model: Model) -> bool:
-        """Whether `model` can get the pen at all; if so, it is worth keeping it caught up."""
+        """Whether `model` can ever become the writer; if so, it is worth keeping it caught up."""
 
-    def handoff(self, active: Model, trail: Trail) -> Handoff | None:
-        """The condition under which `active` gives the pen back; None: never."""
+    def may_still_write(self, model: Model, history: History) -> bool:
+        """Whether `model` can become the writer from here on."""
+        return self.may_write(model)
+
+    def handoff(self, writer: Model, history: History) -> Handoff | None:
+        """The condition under which `writer` hands over; None: never."""
         return None
 
-    def run_length(self, active: Model, trail: Trail) -> int | None:
-        """After how many tokens `active` stops all the same; None: no such limit."""
+    def run_length(self, writer: Model, history: History) -> int | None:
+        """Number of tokens after which `writer` stops in any case; None: no such limit."""
         return None
 
-    def reason(self, leaving: Model) -> SwitchReason:
-        """Why the pen leaves a model."""
+    def tokens_left(self, writer: Model, history: History) -> int | None:
+        """Number of tokens that `writer` may write in the rest of the answer; None: no such limit."""
+        return None
+
+    def stops_as(self, author: Model, history: History) -> Model:
+        """The model whose stop tokens end the answer at a token that `author` wrote."""
+        return author
+
+    def switch_reason(self, leaving: Model, history: History) -> SwitchReason:
+        """Why `leaving` hands over after the last token of the history."""
         return SwitchReason.NONE
 
     def bound(self, leaving: Model) -> float | None:
-        """What the signal is compared with before the pen leaves a model, if it is; for people."""
+        """The bound that the signal is compared with before `leaving` hands over, if there is one; for people."""
         return None

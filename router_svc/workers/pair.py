@@ -1,7 +1,7 @@
 """The two workers together: whether they answer, whether they share one tokenizer, and that tokenizer.
 
-It watches them all the time: a worker that was restarted is looked at anew before anything is trusted to it. It decodes
-nothing.
+It looks at them all the time: a worker that was restarted is looked at anew before anything is trusted to it. It
+decodes nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
-_WATCH_S = 2.0
+_LOOK_EVERY_S = 2.0
 
 
 @dataclass(slots=True)
-class _Watched:
+class _Side:
     client: WorkerClient
     info: WorkerInfo | None = None  # of the last instance that answered
     files: TokenizerFiles | None = None
@@ -33,11 +33,11 @@ class _Watched:
     look: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Pair:
-    """The SLM's and the LLM's worker. `watch` must run."""
+class WorkerPair:
+    """The SLM's and the LLM's worker. The task of `monitor` must run."""
 
     def __init__(self, slm: WorkerClient, llm: WorkerClient) -> None:
-        self._watched = {Model.SLM: _Watched(slm), Model.LLM: _Watched(llm)}
+        self._sides = {Model.SLM: _Side(slm), Model.LLM: _Side(llm)}
         self._changed = asyncio.Condition()
         self._tokenizer: Tokenizer | None = None
         self._tokenizer_files: TokenizerFiles | None = None
@@ -54,9 +54,9 @@ class Pair:
         if self.mismatch is not None:
             return self.mismatch.message
         return "; ".join(
-            f"waiting for the {model.name} worker at {watched.client.address}: {watched.detail}"
-            for model, watched in self._watched.items()
-            if not watched.answers
+            f"waiting for the {model.name} worker at {side.client.address}: {side.detail}"
+            for model, side in self._sides.items()
+            if not side.answers
         )
 
     @property
@@ -91,16 +91,26 @@ class Pair:
 
     def client(self, model: Model) -> WorkerClient:
         """The connection to a worker."""
-        return self._watched[model].client
+        return self._sides[model].client
 
     def info(self, model: Model) -> WorkerInfo | None:
         """What the worker last said of itself; None before it answered."""
-        return self._watched[model].info
+        return self._sides[model].info
+
+    def stop_tokens(self) -> dict[Model, frozenset[int]]:
+        """Tokens that end an answer, by the model that would write them."""
+        infos = {model: self.info(model) for model in Model}
+        return {model: info.stop_tokens if info else frozenset() for model, info in infos.items()}
+
+    def names(self) -> dict[Model, str]:
+        """The models' names, "" for one that was not seen yet."""
+        infos = {model: self.info(model) for model in Model}
+        return {model: info.model if info else "" for model, info in infos.items()}
 
     def status(self, model: Model) -> tuple[bool, str]:
         """Whether the worker answers, and what it waits for if not."""
-        watched = self._watched[model]
-        return watched.answers, "" if watched.answers else watched.detail
+        side = self._sides[model]
+        return side.answers, "" if side.answers else side.detail
 
     async def wait_ready(self) -> None:
         """Returns when questions can be taken."""
@@ -119,73 +129,73 @@ class Pair:
             suspect: a call has just failed: look before believing that it answers.
         Raises: RstitchError (UNAVAILABLE) after the timeout, at once if it came back with another tokenizer.
         """
-        watched = self._watched[model]
+        side = self._sides[model]
         if suspect:
-            watched.answers = False
-            watched.look.set()
+            side.answers = False
+            side.look.set()
         try:
             async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(lambda: watched.answers or self.mismatch is not None)
+                await self._changed.wait_for(lambda: side.answers or self.mismatch is not None)
         except TimeoutError:
-            raise worker_unavailable(model, watched.client.address, watched.detail) from None
+            raise worker_unavailable(model, side.client.address, side.detail) from None
         if self.mismatch is not None:
             raise self.mismatch
 
-    async def watch(self) -> None:
+    async def monitor(self) -> None:
         """Looks after both workers until cancelled."""
         async with asyncio.TaskGroup() as group:
             for model in Model:
-                group.create_task(self._watch(model), name=f"watch-{model.label}")
+                group.create_task(self._monitor(model), name=f"monitor-{model.label}")
 
     async def close(self) -> None:
         """Closes the connections."""
-        for watched in self._watched.values():
-            await watched.client.close()
+        for side in self._sides.values():
+            await side.client.close()
 
-    async def _watch(self, model: Model) -> None:
-        watched = self._watched[model]
-        backoff = Backoff(first_s=0.1, max_s=_WATCH_S, patience_s=None)
+    async def _monitor(self, model: Model) -> None:
+        side = self._sides[model]
+        backoff = Backoff(first_s=0.1, max_s=_LOOK_EVERY_S, patience_s=None)
         while True:
-            watched.look.clear()
+            side.look.clear()
             try:
-                await self._look(model, watched)
+                await self._look(model, side)
                 backoff.reset()
-                delay_s: float | None = _WATCH_S
+                delay_s: float | None = _LOOK_EVERY_S
             except RstitchError as error:
                 detail = f"{error.code.name.lower()}: {error.message}"
-                if watched.answers or watched.detail != detail:
-                    _log.warning("waiting for worker", role=model.label, address=watched.client.address, error=detail)
-                watched.answers, watched.detail = False, detail
+                if side.answers or side.detail != detail:
+                    _log.warning("waiting for worker", role=model.label, address=side.client.address, error=detail)
+                side.answers, side.detail = False, detail
                 delay_s = backoff.next_s()
             async with self._changed:
                 self._changed.notify_all()
             try:
                 async with asyncio.timeout(delay_s):
-                    await watched.look.wait()
+                    await side.look.wait()
                 backoff.reset()  # someone waits for it
             except TimeoutError:
                 continue
 
-    async def _look(self, model: Model, watched: _Watched) -> None:
-        info = await watched.client.info()
-        if watched.info is None or watched.info.instance_id != info.instance_id:
+    async def _look(self, model: Model, side: _Side) -> None:
+        info = await side.client.info()
+        if side.info is None or side.info.instance_id != info.instance_id:
             if info.role is not None and info.role is not model:
                 raise RstitchError(
                     grpc.StatusCode.FAILED_PRECONDITION, "WRONG_ROLE", f"it says that it is the {info.role.name}"
                 )
-            files = await watched.client.tokenizer()
-            _log.info("worker found", role=model.label, address=watched.client.address, model=info.model)
-            watched.info, watched.files = info, files
+            files = await side.client.tokenizer()
+            _log.info("worker found", role=model.label, address=side.client.address, model=info.model)
+            side.info, side.files = info, files
             try:
                 self._compare()
             except RstitchError:
-                watched.info = None  # to be looked at again
+                side.info = None  # to be looked at again
                 raise
-        watched.answers, watched.detail = True, ""
+        side.answers, side.detail = True, ""
 
     def _compare(self) -> None:
         """Called when a worker is new: both tokenizers must give the same ids."""
-        slm, llm = self._watched[Model.SLM], self._watched[Model.LLM]
+        slm, llm = self._sides[Model.SLM], self._sides[Model.LLM]
         if slm.info is None or llm.info is None or slm.files is None or llm.files is None:
             return
         if slm.info.fingerprint != llm.info.fingerprint:
@@ -207,7 +217,7 @@ class Pair:
 
     def _infos(self) -> list[WorkerInfo]:
         self.check_ready()
-        return [watched.info for watched in self._watched.values() if watched.info is not None]
+        return [side.info for side in self._sides.values() if side.info is not None]
 
 
 def worker_unavailable(model: Model, address: str, why: str) -> RstitchError:

@@ -11,11 +11,12 @@ from array import array
 from collections.abc import Callable
 from typing import Literal
 
+from router_svc.workers.accounting import Accounting
 from router_svc.workers.runs import PendingRun, Reply, RunEnd
 
-# Of the running mean of steps saved per try: a weight of 1/32 forgets a try after some tens of them.
+# Weight of one try in the running mean of steps saved: a try is forgotten after some tens of them.
 _WEIGHT = 1 / 32
-# Below so many steps saved per try, only one switch in so many is tried, to notice when that changes.
+# While a try saves fewer steps than this, only one switch in sixteen is tried, to notice when that changes.
 _MIN_SAVED = 0.5
 _PROBE_EVERY = 16
 
@@ -24,11 +25,11 @@ class RunAhead:
     """One run in spare rows that began with a proposal.
 
     Attributes:
-        run: the worker's.
-        agrees: whether nothing that the LLM has written speaks against it.
+        run: the worker's run.
+        agrees: whether what the LLM has written meanwhile is what stands here, as far as both go.
 
     Args:
-        position: of the proposal.
+        position: where the proposal would stand.
     """
 
     __slots__ = ("_entropies", "_num_agreed", "_position", "_tokens", "_uncertainties", "agrees", "run")
@@ -38,8 +39,10 @@ class RunAhead:
         self.agrees = True
         self._position = position
         self._tokens = [proposal]
-        self._entropies: list[float] = []  # of the tokens after the proposal
-        self._uncertainties: list[float] = []  # likewise, where the signal is another
+        #   position                       agreed_end            end
+        #   [proposal | same as the session's ) not compared yet )     its first _num_agreed tokens are the session's
+        self._entropies: list[float] = []  # one for each token after the proposal
+        self._uncertainties: list[float] = []  # likewise, where the signal is not the entropy
         self._num_agreed = 0
 
     @property
@@ -49,7 +52,7 @@ class RunAhead:
 
     @property
     def agreed_end(self) -> int:
-        """What the worker holds before this position is the session's."""
+        """Position up to which the worker holds the session's own tokens."""
         return self._position + self._num_agreed
 
     @property
@@ -57,7 +60,7 @@ class RunAhead:
         """Tokens after the proposal that have come."""
         return len(self._entropies)
 
-    def look(self, tokens: array[int]) -> None:
+    def compare_with(self, tokens: array[int]) -> None:
         """Takes what has come meanwhile and compares it with what the session's tokens have become."""
         reply = self.run.poll()
         if reply is not None:
@@ -79,9 +82,9 @@ class RunAhead:
         return self.end - length + (finish is None or finish.end is RunEnd.HANDOFF)
 
     def take_over(self, length: int) -> int:
-        """Makes of its run the run that begins at `length`: what was written from there on is read from it again.
+        """Turns its run into the run that begins at `length`, from which all that was written there will be read again.
 
-        Returns: how many tokens that is.
+        Returns: the number of those tokens.
         """
         num = self.end - length
         if num or self.run.finish is not None:
@@ -114,13 +117,13 @@ class RunAheadGate:
         self._num_passed = 0
 
     def num_tokens(self) -> int:
-        """How many tokens to write ahead of the switch that is being made; 0: none."""
+        """Number of tokens to write ahead of the switch that is being made; 0: it is not worth it now."""
         if self._mode == "off" or (self._mode == "auto" and not self._pays()):
             return 0
         return self._max_tokens
 
-    def tried(self, num_saved: int) -> None:
-        """A run-ahead is over; so many SLM steps need not be waited for."""
+    def record_outcome(self, num_saved: int) -> None:
+        """Learns from a run-ahead that is over: so many SLM steps need not be waited for."""
         self._saved += (num_saved - self._saved) * _WEIGHT
 
     def _pays(self) -> bool:
@@ -130,3 +133,87 @@ class RunAheadGate:
             return True
         self._num_passed += 1
         return self._num_passed % _PROBE_EVERY == 0
+
+
+class RunAheadSlot:
+    """The place for one run-ahead beside a session, and for one that nobody wants any more but still costs."""
+
+    def __init__(self, gate: RunAheadGate, accounting: Accounting) -> None:
+        self._gate = gate
+        self._accounting = accounting
+        self._ahead: RunAhead | None = None
+        self._num_to_keep = 0  # tokens at the front of the next reply that were written ahead
+        self.unwanted: PendingRun | None = None  # its finish may be still to come
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a run-ahead is under way or waits to be wanted."""
+        return self._ahead is not None
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens to write ahead of the switch that is being made; 0: it is not worth it now."""
+        return self._gate.num_tokens()
+
+    def begin(self, run: PendingRun, position: int, proposal: int) -> None:
+        """Takes a run that was started at `position`, where the discarded proposal would stand."""
+        self._ahead = RunAhead(run, position, proposal)
+
+    def take_over(self, tokens: array[int]) -> PendingRun | None:
+        """Gives the run-ahead away as the session's own run, if it is what would be asked for now."""
+        ahead = self._ahead
+        if ahead is None:
+            return None
+        ahead.compare_with(tokens)
+        if not ahead.is_ahead(len(tokens)):
+            return None
+        self._ahead = None
+        # A run from which nothing has come may not have begun, for want of spare rows.
+        self._gate.record_outcome(ahead.num_saved(len(tokens)) if ahead.run.accepted else 0)
+        self._num_to_keep = ahead.take_over(len(tokens))
+        self._accounting.count_ahead(0, ahead.num_written - self._num_to_keep)
+        return ahead.run
+
+    def may_be_right(self, tokens: array[int], catch_up_tokens: int) -> bool:
+        """Whether it can still be taken over: not if the LLM wrote something else, or is further and will stay so."""
+        ahead = self._ahead
+        if ahead is None:
+            return False
+        ahead.compare_with(tokens)
+        if ahead.run.failure is not None or not ahead.agrees:
+            return False
+        lag = len(tokens) - ahead.end
+        return lag <= 0 or not (ahead.run.finish is not None or 0 < catch_up_tokens <= lag)
+
+    def drop(self, tokens: array[int]) -> int | None:
+        """Gives the run-ahead up, if there is one. Nothing is sent: the worker truncates when its next run begins.
+
+        Returns: the position up to which the worker holds the session's tokens; None if that is not known from this.
+        """
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        ahead.compare_with(tokens)
+        self.unwanted = ahead.run
+        self._gate.record_outcome(0)
+        self._accounting.count_ahead(0, ahead.num_written)
+        return ahead.agreed_end if ahead.run.failure is None else None
+
+    def confirm_kept(self, num_tokens: int) -> int:
+        """Tokens of the session's run were kept. Returns how many of them were written ahead."""
+        num_ahead = min(num_tokens, self._num_to_keep)
+        self._accounting.count_ahead(num_ahead, self._num_to_keep - num_ahead)
+        self._num_to_keep = 0
+        return num_ahead
+
+    def read_unwanted(self) -> PendingRun | None:
+        """Counts what came of the unwanted run since the last call. Returns the run if it is over, once."""
+        run = self.unwanted
+        if run is None:
+            return None
+        reply = run.poll()
+        self._accounting.count_ahead(0, len(reply.tokens) if reply is not None else 0)
+        if run.failure is None and run.finish is None:
+            return None
+        self.unwanted = None
+        return run

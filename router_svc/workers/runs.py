@@ -13,7 +13,7 @@ from rstitch.errors import RstitchError
 
 
 class RunEnd(IntEnum):
-    """Why a run ended; as in the contract."""
+    """Why a run ended, numbered as in the contract."""
 
     STOP = 1
     LENGTH = 2
@@ -24,7 +24,7 @@ class RunEnd(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker says of itself. Sizes in tokens."""
+    """What a worker says of itself; sizes are in tokens."""
 
     role: Model | None
     model: str
@@ -39,21 +39,39 @@ class WorkerInfo:
     hidden_size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What a worker is asked to do: append `tokens` at `position`, then decode."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What a run is to do, wherever the worker stands in the session.
+
+    Attributes:
+        max_tokens: the most tokens to decode; 0: only catch up.
+        stop_tokens: tokens that end the run; none: the model's own.
+        draft: tokens to be verified after those that are fed.
+        prompt: tokens of a trial, fed after the session's and not part of it.
+    """
+
+    max_tokens: int
+    handoff: Handoff | None = None
+    stop_tokens: frozenset[int] = frozenset()
+    traceparent: str = ""
+    draft: array[int] = field(default_factory=tokens_of)
+    prompt: array[int] = field(default_factory=tokens_of)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(RunSpec):
+    """A run as one worker is sent it: append `tokens` at `position`, then do as the spec says.
+
+    Attributes:
+        prefix_checksum: of the session's tokens before `position`.
+        background: decodes only in rows that the worker has to spare.
+    """
 
     position: int
     tokens: array[int]
-    max_tokens: int
     sampling: Sampling
-    handoff: Handoff | None
     prefix_checksum: int
-    traceparent: str = ""
-    background: bool = False  # decodes in rows that the worker has to spare
-    stop_tokens: frozenset[int] = frozenset()  # that end the run; none: the model's own
-    draft: array[int] = field(default_factory=tokens_of)  # to be verified after `tokens`
-    prompt: array[int] = field(default_factory=tokens_of)  # of a trial, after `tokens`: not the session's
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +177,14 @@ class PendingRun:
         return first
 
     def feed(self, reply: Reply) -> None:
-        """A message came."""
+        """Hands a reply from the wire to whoever awaits `next`."""
         self.accepted = True
         self.finish = reply.finish
         self._replies.append(reply)
         self._awake()
 
     def fail(self, error: RstitchError) -> None:
-        """The stream broke."""
+        """Ends the run with the error of its stream."""
         self._failure = error
         self._awake()
 

@@ -14,7 +14,7 @@ from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.types import Handoff
 from model_worker.engine.types import Signal as EngineSignal
 from router_svc.policies.kinds import Random, Threshold
-from router_svc.policies.policy import Trail
+from router_svc.policies.policy import History
 from router_svc.trajectory.types import Model, Signal
 from rstitch.head import Head
 from rstitch.v1 import router_pb2
@@ -217,7 +217,7 @@ def test_a_window_at_its_very_bound_hands_back_in_worker_and_router_alike() -> N
     bound = meter.read(entropies[-1], 0.0, 0.0)
     policy = Threshold(0.5, bound, Signal.ENTROPY_WINDOW, 4)
     for order in (entropies, entropies[::-1]):
-        assert policy.pen_after(Model.LLM, Trail(0, order)) is Model.SLM
+        assert policy.next_writer(Model.LLM, History(0, order)) is Model.SLM
 
 
 async def test_a_coin_without_a_seed_is_its_sessions(stack: Stack) -> None:

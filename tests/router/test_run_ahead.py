@@ -316,7 +316,7 @@ async def test_what_agrees_is_read_again_from_where_the_llm_is(
     ahead: RunAhead, llm: list[int], taken: list[int], saved: int
 ) -> None:
     tokens = array("I", [5, 6, *llm])
-    ahead.look(tokens)
+    ahead.compare_with(tokens)
     assert ahead.is_ahead(len(tokens))
     assert ahead.num_saved(len(tokens)) == saved
     assert ahead.take_over(len(tokens)) == len(taken)
@@ -342,7 +342,7 @@ async def test_what_agrees_is_read_again_from_where_the_llm_is(
 )
 def test_what_does_not_is_dropped_but_for_what_it_shares(ahead: RunAhead, llm: list[int], agreed: int) -> None:
     tokens = array("I", [5, 6, *llm])
-    ahead.look(tokens)
+    ahead.compare_with(tokens)
     assert not ahead.is_ahead(len(tokens))
     assert ahead.agreed_end == agreed
 
@@ -351,7 +351,7 @@ async def test_a_step_that_nothing_says_has_begun_saves_none(stack: Stack, monke
     """A worker without spare rows has not looked at the run when the LLM agrees: no success of running ahead."""
     script(stack, Scripted(1, unsure=at(6)), Scripted(2))
     saved: list[int] = []
-    monkeypatch.setattr(RunAheadGate, "tried", lambda _, num_saved: saved.append(num_saved))
+    monkeypatch.setattr(RunAheadGate, "record_outcome", lambda _, num_saved: saved.append(num_saved))
 
     async def no_room_until_taken_over() -> None:
         if runs(stack.slm)[-1].endswith("~"):
@@ -373,8 +373,8 @@ def test_auto_asks_for_room_and_for_success() -> None:
     assert gate("auto", 5).num_tokens() == 0
     futile = gate("auto")
     for _ in range(200):
-        futile.tried(0)
+        futile.record_outcome(0)
     assert 0 < sum(futile.num_tokens() > 0 for _ in range(64)) <= 8, "it looks again now and then"
     for _ in range(200):
-        futile.tried(2)
+        futile.record_outcome(2)
     assert all(futile.num_tokens() for _ in range(64))

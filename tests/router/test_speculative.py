@@ -270,8 +270,8 @@ async def test_the_guard_neither_judges_nor_learns_from_it(stack: Stack, models:
     stub = await stack.stub(router)
     answer = await take(stub, asked(4))
     assert answer.finished.guard_reason == ""
-    assert router.sessions.watch.view().num_routed == 0
-    assert router.sessions.watch.decide(Speculative(4), True, 1) == (Speculative(4), "")
+    assert router.sessions.observer.view().num_routed == 0
+    assert router.sessions.observer.decide(Speculative(4), True, 1) == (Speculative(4), "")
 
 
 async def test_with_early_exit_it_is_the_llm_with_early_exit(stack: Stack, models: tuple[ToyModel, ToyModel]) -> None:

@@ -1,0 +1,137 @@
+"""Puts together all that writes one answer, once its session is ours. Nothing here waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router_svc.answers.log import AnswerLog, chunks_of_answer
+from router_svc.answers.preparation import Prepared
+from router_svc.decoding.answer import Answer
+from router_svc.decoding.early_exit import Exits
+from router_svc.decoding.endings import Endings
+from router_svc.decoding.follower import Follower
+from router_svc.decoding.loop import Decoding
+from router_svc.decoding.recovery import Recovery
+from router_svc.decoding.speculation import Speculation
+from router_svc.decoding.trials import Trials
+from router_svc.observers.trace import GenerationTrace
+from router_svc.policies.kinds import Learned, Speculative
+from router_svc.policies.policy import Head
+from router_svc.settings import RouterSettings
+from router_svc.text.answer_text import AnswerText
+from router_svc.trajectory.journal import Journal
+from router_svc.trajectory.store import Owned, TrajectoryStore
+from router_svc.trajectory.types import Chunk, Model, joined_tokens
+from router_svc.trajectory.usage import Usage
+from router_svc.workers.accounting import Accounting
+from router_svc.workers.pair import WorkerPair
+from router_svc.workers.session import BackgroundWork, WorkerSession
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedAnswer:
+    """A session that is ours and what is to be written in it: all that assembly needs, and nothing that waits.
+
+    Attributes:
+        chunks: the trajectory so far, the new prompt included.
+        num_held: tokens of it that the workers presumably hold.
+        usage: of the answer so far.
+    """
+
+    session_id: str
+    prepared: Prepared
+    chunks: list[Chunk]
+    owned: Owned
+    num_held: int
+    usage: Usage
+    trace: GenerationTrace
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What writes one answer: the loop, and all that must be closed or told when it ends."""
+
+    log: AnswerLog
+    loop: Decoding | Speculation
+    journal: Journal
+    workers: dict[Model, WorkerSession]
+    accounting: Accounting
+    trace: GenerationTrace
+
+
+class Assembly:
+    """Assembles answers over one pair of workers and one store.
+
+    Args:
+        clock: monotonic, in s.
+    """
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        pair: WorkerPair,
+        store: TrajectoryStore,
+        background: BackgroundWork,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._pair = pair
+        self._store = store
+        self._background = background
+        self._clock = clock
+
+    def assemble(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> Writing:
+        """Makes what writes the answer; its journal's task starts at once.
+
+        Args:
+            started: when the request came, by the clock.
+            claim_s: how long the store then took to give the session.
+        """
+        settings, trace = claimed.prepared.settings, claimed.trace
+        tokens = joined_tokens(claimed.chunks)
+        written = chunks_of_answer(claimed.chunks, settings.start)
+        log = AnswerLog(claimed.session_id, settings, tokens, written, trace_id=trace.trace_id)
+        accounting = Accounting(claimed.usage, started, claim_s, self._clock)
+        journal = Journal(self._store, claimed.session_id, claimed.owned, len(tokens), claimed.usage, log.show)
+        text: AnswerText | None = None
+        if settings.stop:
+            text = AnswerText(self._pair.tokenizer.decode, log.context, settings.stop)
+            for token in tokens[settings.start :]:
+                text.push(token)
+        endings = Endings(self._pair.stop_tokens(), text)
+        answer = Answer(settings, tokens, claimed.chunks, endings, journal, trace, accounting)
+        workers = {
+            model: WorkerSession(
+                self._pair.client(model),
+                claimed.session_id,
+                tokens,
+                claimed.num_held,
+                settings.sampling,
+                accounting,
+                self._background,
+            )
+            for model in Model
+        }
+        recovery = Recovery(self._pair, self._settings.worker_patience_s, self._settings.capacity_patience_s)
+        follower = Follower(answer, workers, recovery, trace, accounting)
+        rules, has_exited = claimed.prepared.exit_rules, claimed.usage.exit_position > 0
+        exits = Exits(rules, tokens, settings.start, has_exited) if rules is not None else None
+        trials = Trials(exits, answer, follower, trace, accounting)
+        loop: Decoding | Speculation
+        if isinstance(settings.policy, Speculative):
+            loop = Speculation(settings, answer, follower, trials, trace, accounting)
+        else:
+            loop = Decoding(answer, follower, trials, accounting, self._head_asked_here(claimed.prepared))
+        trace.describe(claimed.session_id, claimed.owned.epoch, settings, self._pair.names())
+        return Writing(log, loop, journal, workers, accounting, trace)
+
+    def _head_asked_here(self, prepared: Prepared) -> Head | None:
+        """The head that this router consults; None if there is none, or the SLM's worker does, for which it is kept."""
+        policy = prepared.settings.policy
+        if prepared.head is None or not isinstance(policy, Learned):  # the guard may have chosen another policy
+            return None
+        if not policy.in_worker:
+            return prepared.head.head
+        self._pair.client(Model.SLM).keep_head(prepared.head.full_name, prepared.head.head.data)
+        return None

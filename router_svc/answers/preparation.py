@@ -1,0 +1,101 @@
+"""Settles what a question leaves open: its prompt in tokens, its head, its seed, the tokens of early exit.
+
+All of it can be done before the session is claimed. Whatever may take long runs off the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from array import array
+from dataclasses import dataclass, replace
+
+from router_svc.answers.request import Question, budget_for, prompt_of
+from router_svc.decoding.early_exit import ExitRules, settle
+from router_svc.policies.answer_settings import AnswerSettings
+from router_svc.policies.early_exit import EarlyExit, ExitStyle
+from router_svc.policies.heads import Heads, NamedHead
+from router_svc.policies.kinds import Learned, Random
+from router_svc.policies.policy import Policy
+from router_svc.settings import RouterSettings
+from router_svc.trajectory.types import Trajectory
+from router_svc.workers.pair import WorkerPair
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An answer's settings, and what they name in this process.
+
+    Attributes:
+        settings: stored with the trajectory, so that any router can go on.
+        head: of a learned policy, else None.
+        exit_rules: of early exit, None if it is not asked for.
+    """
+
+    settings: AnswerSettings
+    head: NamedHead | None
+    exit_rules: ExitRules | None
+
+
+class Preparation:
+    """Prepares answers with this router's settings, models and heads. Its methods raise RstitchError."""
+
+    def __init__(self, settings: RouterSettings, pair: WorkerPair, heads: Heads) -> None:
+        self._settings = settings
+        self._pair = pair
+        self._heads = heads
+
+    async def settle_policy(self, policy: Policy, session_id: str) -> tuple[Policy, NamedHead | None]:
+        """Fills in the seed of a coin, or version, gate and place of a head; and finds the head."""
+        if isinstance(policy, Random) and policy.seed is None:
+            return replace(policy, seed=zlib.crc32(session_id.encode())), None
+        if not isinstance(policy, Learned):
+            return policy, None
+        head = await asyncio.to_thread(self._heads.get, policy.head)  # from a file, or fetched
+        tau = head.head.facts.tau if policy.tau is None else policy.tau
+        return Learned(head.full_name, tau, self._settings.head_in_worker == "on"), head
+
+    async def prompt(self, question: Question, before: Trajectory | None) -> array[int]:
+        """The tokens that the question adds to its session."""
+        pair = self._pair
+        ends = frozenset[int]().union(*pair.stop_tokens().values())
+        # A long text takes its time.
+        return await asyncio.to_thread(
+            prompt_of, question.input, pair.tokenizer, pair.vocab_size, before, ends.__contains__
+        )
+
+    async def prepare(
+        self, question: Question, head: NamedHead | None, guard_reason: str, start: int, traceparent: str
+    ) -> Prepared:
+        """Completes a question whose policy is settled and whose answer will begin at position `start`."""
+        rules = await self._exit_rules(question.early_exit)
+        wanted, default = question.max_new_tokens, self._settings.max_new_tokens
+        settings = AnswerSettings(
+            policy=question.policy,
+            sampling=question.sampling,
+            max_new_tokens=budget_for(start, wanted, default, self._pair.context_length),
+            stop=question.stop,
+            start=start,
+            traceparent=traceparent,
+            guard_reason=guard_reason,
+            budget=question.budget,
+            profile=question.profile,
+            early_exit=rules.settings if rules is not None else None,
+        )
+        return Prepared(settings, head, rules)
+
+    async def prepare_again(self, settings: AnswerSettings, session_id: str) -> Prepared:
+        """Finds what the settings of a broken-off answer name."""
+        policy, head = await self.settle_policy(settings.policy, session_id)
+        return Prepared(replace(settings, policy=policy), head, await self._exit_rules(settings.early_exit))
+
+    async def _exit_rules(self, asked: EarlyExit | None) -> ExitRules | None:
+        """Early exit in this pair's tokens, if it is asked for."""
+        if asked is None:
+            return None
+        own = self._settings
+        style = ExitStyle(
+            tuple(own.early_exit_boundaries), own.early_exit_prompt, own.early_exit_end, own.early_exit_thinking_end
+        )
+        # All tokens of the vocabulary are looked through.
+        return await asyncio.to_thread(settle, asked, style, self._pair.tokenizer)

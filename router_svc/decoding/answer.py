@@ -1,0 +1,190 @@
+"""An answer as it stands: what is kept, who wrote it, and whether it is complete. It starts no run.
+
+Whatever becomes part of an answer goes through `Answer.keep`: into the session's tokens, the policy's history, the
+journal, the trace and the usage, at one moment, so that these never tell different stories.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from router_svc.decoding.endings import Endings
+from router_svc.observers.trace import GenerationTrace
+from router_svc.policies.answer_settings import AnswerSettings
+from router_svc.policies.bounded import within
+from router_svc.policies.policy import History
+from router_svc.trajectory.journal import Journal
+from router_svc.trajectory.types import (
+    Chunk,
+    FinishReason,
+    Model,
+    Source,
+    SwitchReason,
+    entropies_of,
+    tokens_of,
+)
+from router_svc.workers.accounting import Accounting
+from router_svc.workers.runs import Reply
+from router_svc.workers.session import WorkerSession
+
+_NO_SWITCH = (SwitchReason.NONE, 0.0)
+
+
+class Answer:
+    """One answer being written.
+
+    Attributes:
+        policy: who writes what, within the answer's budget.
+        tokens: of the session, prompt included; grows.
+        history: of the answer; grows.
+        traceparent: of the open segment's span.
+
+    Args:
+        chunks: the trajectory so far: the prompt at least, and where another router broke off.
+        endings: have read the answer so far.
+        journal: takes what is kept.
+    """
+
+    def __init__(
+        self,
+        settings: AnswerSettings,
+        tokens: array[int],
+        chunks: Sequence[Chunk],
+        endings: Endings,
+        journal: Journal,
+        trace: GenerationTrace,
+        accounting: Accounting,
+    ) -> None:
+        self.policy = within(settings.policy, settings.budget)
+        self.tokens = tokens
+        self.history = History(settings.start, usage=accounting.usage)
+        self.traceparent = ""
+        self._settings = settings
+        self._endings = endings
+        self._journal = journal
+        self._trace = trace
+        self._accounting = accounting
+        self._last = next(chunk for chunk in reversed(chunks) if chunk.tokens)
+        # Why the open segment began, until its first chunk has said so. A segment is a run of tokens by one model; the
+        # boundary of two is a switch:
+        #
+        #   chunks   SLM.entropy_above [tokens] | SLM [more tokens] | LLM.entropy_below [tokens] | ...
+        #            ^ only a segment's first chunk carries a reason, and it may be empty
+        self._opening = _NO_SWITCH
+        for chunk in chunks:
+            if chunk.tokens and chunk.position >= settings.start and chunk.source is not Source.PROMPT:
+                self.history.grow(chunk.entropies, chunk.uncertainties)
+
+    @property
+    def end(self) -> FinishReason | None:
+        """Why the tokens kept are a whole answer, if they are; also where the run that wrote them could not say so."""
+        author = self.last_writer
+        if author is not None and self.tokens[-1] in self.stop_tokens(author):
+            return FinishReason.STOP
+        if self._endings.has_stop_string:
+            return FinishReason.STOP_STRING
+        return FinishReason.LENGTH if self.num_left <= 0 else None
+
+    @property
+    def last_writer(self) -> Model | None:
+        """The author of the last token; None before the first."""
+        return None if self._last.source is Source.PROMPT else self._last.source.model
+
+    @property
+    def num_left(self) -> int:
+        """Number of tokens that may still be written."""
+        return self._settings.max_new_tokens - (len(self.tokens) - self._settings.start)
+
+    def num_left_for(self, writer: Model) -> int:
+        """Number of tokens that `writer` may still write."""
+        left = self.policy.tokens_left(writer, self.history)
+        return self.num_left if left is None else min(self.num_left, left)
+
+    def stop_tokens(self, author: Model) -> frozenset[int]:
+        """Tokens with which the answer ends where `author` wrote them."""
+        return self._endings.stop_tokens(self.policy.stops_as(author, self.history))
+
+    def segment_is_empty(self, writer: Model) -> bool:
+        """Whether `writer` has kept no token since it became the writer."""
+        return self._opening is not _NO_SWITCH or self._last.source is not writer.source
+
+    def first_writer(self) -> Model | None:
+        """Opens a segment for whoever writes first; None: nobody, the budget of a broken-off answer is spent.
+
+        That is whom the policy says or, where an answer was broken off, whom its last token says.
+        """
+        broken_off = self.last_writer
+        writer = self.policy.first_writer(self.history) if broken_off is None else broken_off
+        self._open(writer, SwitchReason.NONE, 0.0)
+        return writer if broken_off is None else self.next_writer(writer)
+
+    def next_writer(self, writer: Model) -> Model | None:
+        """Who writes after a run of `writer` that did not say: whom its last token says, if it kept one.
+
+        Returns: None where the answer ends there because its budget is spent.
+        """
+        if self.segment_is_empty(writer) or self.end is not None:
+            return writer
+        following = self.policy.next_writer(writer, self.history)
+        return self.switch(writer) if following is writer.other else following
+
+    def keep(self, writer: Model, reply: Reply, holder: WorkerSession | None) -> bool:
+        """Keeps tokens, at least one, up to one that completes a stop string; returns whether one does.
+
+        Args:
+            holder: the worker that holds these tokens now; None for a proposal, which its worker has dropped.
+        """
+        num = self._endings.read(reply.tokens)
+        tokens, entropies = tokens_of(reply.tokens[:num]), entropies_of(reply.entropies[:num])
+        uncertainties = entropies_of(reply.uncertainties[:num])
+        chunk = self._next_chunk(writer, tokens, entropies, uncertainties)
+        self.tokens.extend(tokens)
+        self._last = chunk
+        self.history.grow(entropies, uncertainties)
+        self._trace.wrote(num, holder.confirm_kept(num) if holder is not None else 0)
+        self._accounting.count_kept(writer, num)
+        self._journal.add(chunk, self._accounting.usage)
+        return self._endings.has_stop_string
+
+    def switch(self, writer: Model, value: float | None = None, reason: SwitchReason | None = None) -> Model:
+        """`writer` hands over. Returns the new writer.
+
+        Args:
+            value: of the signal that decided; None: that of the last token kept.
+            reason: None: the policy's.
+        """
+        value = self.history.uncertainty if value is None else value
+        reason = self.policy.switch_reason(writer, self.history) if reason is None else reason
+        self._accounting.count_switch()
+        if self.segment_is_empty(writer):
+            # Readers hear of every switch: a writer that kept nothing leaves an empty chunk.
+            chunk = self._next_chunk(writer, tokens_of(), entropies_of(), entropies_of())
+            self._journal.add(chunk, self._accounting.usage)
+        self._open(writer.other, reason, 0.0 if reason in (SwitchReason.COIN, SwitchReason.BUDGET) else value)
+        return writer.other
+
+    def forget_opening(self) -> None:
+        """The answer ends before the open segment has a token: nobody will hear of the switch to it."""
+        if self._opening[0]:
+            self._accounting.count_switch(-1)
+
+    async def wait_for_room(self) -> float:
+        """Waits until the journal can take more. Returns for how long, in s."""
+        if self._journal.has_room:
+            return 0.0
+        since = self._accounting.now()
+        await self._journal.room()
+        return self._accounting.waited_for_store(since)
+
+    def _open(self, writer: Model, reason: SwitchReason, value: float) -> None:
+        self._opening = (reason, value) if reason else _NO_SWITCH
+        bound = self.policy.bound(writer.other if reason else Model.SLM)
+        self.traceparent = self._trace.begin_segment(writer, len(self.tokens), reason, value, bound)
+
+    def _next_chunk(
+        self, writer: Model, tokens: array[int], entropies: array[float], uncertainties: array[float]
+    ) -> Chunk:
+        reason, value = self._opening
+        self._opening = _NO_SWITCH
+        return Chunk(writer.source, len(self.tokens), tokens, entropies, reason, value, uncertainties)
