@@ -108,7 +108,7 @@ def test_every_place_that_architecture_names_is_there() -> None:
 
 def modules_named() -> set[str]:
     """What documents tell a reader to run. A figure names the command of its commit, which stays as it was."""
-    texts = (re.sub(r".*commit `?[0-9a-f]{10}.*", "", path.read_text()) for path in documents())
+    texts = (re.sub(r".*commit `?[0-9a-f]{7,}.*", "", path.read_text()) for path in documents())
     return {module for text in texts for module in re.findall(r"python -m ([\w.]+)", text)}
 
 
