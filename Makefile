@@ -16,11 +16,16 @@ PROTO_VENV := .cache/proto
 PROTO_STAMP := $(PROTO_VENV)/.stamp-1.76.0
 PROTO_FILES := $(wildcard protos/rstitch/v1/*.proto)
 PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check
+# Beyond four, stacks of five processes each would wait for memory and for one another. A process that has no test left
+# takes some of another's, from the end.
+TESTS := -m "not gpu" -n logical --maxprocesses 4 --dist worksteal
 # What an environment has, but for ourselves, and for torch and what comes with its build.
 FREEZE = $(1)/bin/python -m pip --disable-pip-version-check freeze --exclude-editable | grep -viE '^(torch|triton|nvidia|cuda|rstitch)'
 # Writes the stubs under a folder.
 PROTOC = $(PROTO_VENV)/bin/python -W ignore -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) \
 	--grpc_python_out=$(1) $(PROTO_FILES)
+# The folder itself goes onto the path, not rstitch alone: evals, training and the services are run from here.
+EDITABLE = --config-settings editable_mode=compat -e '.[dev]'
 # One line that grows instead of pages of names; what pip says beside that is shown only if it fails. The shell reads it,
 # since some awks read a pipe to its end before they begin.
 INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | { n=0; while read -r line; do set -- $$line; case $$1 in \
@@ -44,25 +49,25 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setup 2/3: $(TORCH), the largest part"
 	@$(call INSTALL,"$(TORCH)")
 	@echo "setup 3/3: rstitch and its tools"
-	@$(call INSTALL,-c constraints.txt -e '.[dev]')
+	@$(call INSTALL,-c constraints.txt $(EDITABLE))
 	@touch $@
 	@echo "setup: done. Next: make demo, make test, or $(BIN)/rstitch up"
 
 demo: setup ## start the stack, ask three questions, stop (no root, no containers)
 	@$(BIN)/rstitch demo
 
-test: setup ## every test that needs no GPU
-	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+test: setup ## every test that needs no GPU, on up to four cores; one process: ARGS="-n 0"
+	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 # An environment of its own, so that a bad release upstream never touches the one that works.
 $(NEWEST)/bin/python: pyproject.toml
 	@$(PYTHON) -m venv --clear $(NEWEST)
 	@$@ -m pip --disable-pip-version-check install --quiet "$(TORCH)" && \
-		$@ -m pip --disable-pip-version-check install --quiet -e '.[dev]' || { rm -rf $(NEWEST); exit 1; }
+		$@ -m pip --disable-pip-version-check install --quiet $(EDITABLE) || { rm -rf $(NEWEST); exit 1; }
 
 test-newest: ## the tests with the newest releases that pyproject.toml allows; says what differs from constraints.txt
 	@rm -rf $(NEWEST) && $(MAKE) --no-print-directory $(NEWEST)/bin/python
-	@status=0; $(NEWEST)/bin/python -m pytest -m "not gpu" $(ARGS) || status=$$?; \
+	@status=0; $(NEWEST)/bin/python -m pytest $(TESTS) $(ARGS) || status=$$?; \
 		echo "newer than constraints.txt (<) here (>):"; \
 		diff <(grep -v '^#' constraints.txt) <($(call FREEZE,$(NEWEST))) | grep '^[<>]' || echo "nothing"; exit $$status
 
@@ -105,7 +110,7 @@ eval-tiny: setup ## the tiny pair over tau, one session at a time (`make results
 		--systems llm_only slm_only threshold:tau={0.001,0.005,0.01,0.02,0.05,0.1,0.2} $(ARGS)
 
 results: setup ## measure every policy on the tiny pair anew (about an hour); writes the tables of docs/results/
-	@$(BIN)/python -m evals.results $(ARGS)
+	@bash runs/results.sh $(ARGS)
 
 bench: setup ## speed beside `transformers`, paired, by sessions; ARGS=--write writes docs/results/performance.md
 	@$(BIN)/python -m evals.bench $(ARGS)

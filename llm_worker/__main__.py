@@ -6,7 +6,7 @@ from rstitch.v1 import common_pb2
 
 
 class Settings(WorkerSettings):
-    """The large language model behind gRPC."""
+    """Serves the large language model behind gRPC."""
 
     listen: Listen = "127.0.0.1:50052"
 

@@ -1,4 +1,4 @@
-"""Builds a model and its engine from settings."""
+"""Builds a model and its engine from settings. It knows no wire and no process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import LoadedModel, load
 from model_worker.engine.forward.memory import pages_that_fit, tokens_beside
 from model_worker.engine.measure import measure_steps
-from model_worker.engine.shared_layers.engine import ExitEngine
-from model_worker.engine.shared_layers.model import load_exit
+from model_worker.engine.shared_layers.engine import SharedEngine
+from model_worker.engine.shared_layers.model import load_shared
 from model_worker.engine.types import Limits
 from model_worker.settings import WorkerSettings
 from rstitch.errors import invalid
@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 
 def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engine]:
-    """The model and its engine. Raises UnsupportedModel."""
+    """Loads the model and makes its engine, with its step costs measured. Raises UnsupportedModel."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
@@ -38,9 +38,9 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     if settings.random_weights is not None:
         _log.warning("random weights: for benchmarks only", model=settings.model, seed=settings.random_weights)
     loaded = load(settings.model, getattr(torch, name), device, settings.context_length, settings.random_weights)
-    exit_ = load_exit(settings.model, loaded.module) if settings.exit_listen else None
+    shared = load_shared(settings.model, loaded.module) if settings.shared_listen else None
     page_size = settings.page_size or default_page_size(device)
-    num_pages = _num_pages(settings, loaded, page_size, exit_.bytes_per_token if exit_ is not None else 0)
+    num_pages = _num_pages(settings, loaded, page_size, shared.bytes_per_token if shared is not None else 0)
     limits = Limits(
         vocab_size=min(vocab_size, loaded.num_logits),
         context_length=min(loaded.context_length, num_pages * page_size),
@@ -54,20 +54,20 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     )
     engine = (
         Engine(loaded, limits, lambda done, of: _log.info("capturing steps", done=done, of=of))
-        if exit_ is None
-        else ExitEngine(loaded, exit_, replace(limits, graphs="off"))
+        if shared is None
+        else SharedEngine(loaded, shared, replace(limits, graphs="off"))
     )
     _log.info("engine made", steps=engine.path, page_size=page_size, num_pages=num_pages)
     engine.costs = measure_steps(engine, settings.measure_ms / 1000)
-    if isinstance(engine, ExitEngine):
-        engine.exit_costs = measure_steps(engine, settings.measure_ms / 1000, at_exit=True)
+    if isinstance(engine, SharedEngine):
+        engine.shallow_costs = measure_steps(engine, settings.measure_ms / 1000, shallow=True)
     if engine.costs is not None:
         _log.info("steps measured", **{_shape(cost): cost.step_us for cost in engine.costs.step_costs})
     return loaded, engine
 
 
 def default_page_size(device: torch.device) -> int:
-    """Tokens per KV page. On CUDA of a size that attention's kernel takes; with others it would not run."""
+    """Number of tokens per KV page. On CUDA attention's kernel runs with this number, and not with small ones."""
     return 256 if device.type == "cuda" else 16
 
 
@@ -78,7 +78,8 @@ def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int, mo
     return max(1, tokens // page_size) if tokens else pages_that_fit(loaded, page_size, more_bytes_per_token)
 
 
-def _batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:
+def make_batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:
+    """The rule that holds steps back; None where each starts at once. Raises RstitchError if it lacks what it needs."""
     if settings.batching == "eager":
         return None
     size = int(settings.batching.removeprefix("fixed:")) if settings.batching != "delayed" else 0

@@ -3,9 +3,12 @@
 Left alone, two processes on one device slow each other down by time slices, and the LLM steps whenever one session
 wants it. In turns, the LLM's rows gather while the SLM steps, and each step has the device for itself.
 
-State is three files beside `path`, held by locks that end with their process, so a worker that dies never blocks the
-other: the device (held during a step; its content is the number of SLM steps since the LLM's last), and for each model
-the sign that it has work. It knows nothing of models, engines or threads.
+The state is three files, held by locks that end with their process, so a worker that dies never blocks the other. It
+knows nothing of models, engines or threads.
+
+    path        locked during a step; its content is the number of SLM steps since the LLM's last
+    path.slm    locked by the SLM's worker while somebody waits for a step of it
+    path.llm    likewise by the LLM's
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ class DeviceTurns:
     """One worker's side. Both sides are given the same `path` and `slm_steps`.
 
     Args:
-        path: of a file on this host; made if need be.
-        role: whose side this is.
+        path: a file on this host; made if need be.
+        role: the model that this side steps.
         slm_steps: SLM steps for each LLM step while both have work.
     """
 
@@ -37,7 +40,7 @@ class DeviceTurns:
         self._stepping = False
 
     def begin(self, has_work: bool, somebody_waits: bool) -> bool:
-        """Takes the device for a step if it is free and this side's turn; to be asked again soon if not.
+        """Takes the device for a step if it is free and this side's turn; else returns False: ask again soon.
 
         A step that nobody waits for takes no turn: it goes when the other side has no work. One that has nothing to do
         goes at once, without the device.
@@ -69,7 +72,7 @@ class DeviceTurns:
         fcntl.flock(self._device, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Gives everything back."""
+        """Gives back the device and the signs of work."""
         for file in (self._device, *self._work.values()):
             os.close(file)
 
@@ -80,7 +83,7 @@ class DeviceTurns:
         return int.from_bytes(os.pread(self._device, _COUNT_BYTES, 0), "little")
 
     def _other_has_work(self) -> bool:
-        """Whether the other side holds its sign; looking takes it for a moment."""
+        """Whether the other side holds its sign. To see that, it is locked for a moment."""
         sign = self._work[self._other]
         if not _try_lock(sign, fcntl.LOCK_SH):
             return True

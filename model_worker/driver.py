@@ -1,7 +1,10 @@
-"""The thread that owns the engine, and the way to it from the event loop.
+"""The thread that owns the engine, and how the event loop reaches it.
 
 The loop posts commands and never waits for a forward; the thread posts back what came of them, at most once a step. It
 knows nothing of gRPC.
+
+    event loop     submit, cancel, ask ---> commands (queue) ---> engine thread:  take commands -> step -> outbox
+                   sink(ticket, piece) <--- call_soon_threadsafe <---------------------------------------------|
 """
 
 from __future__ import annotations
@@ -22,21 +25,21 @@ from model_worker.engine.types import Event, FinishReason, RunFailed, RunFinishe
 from model_worker.outbox import Outbox, Piece
 
 T = TypeVar("T")
-_ASK_AGAIN_S = 0.0001  # for the device: a wait of half of that on average, between steps of milliseconds
+_ASK_AGAIN_S = 0.0001  # between two tries to get the device; steps take milliseconds
 Sink = Callable[[int, Piece], None]
 
 
 class EngineDriver:
     """Runs an engine in a thread of its own. All public methods are called from the event loop.
 
-    A run is known outside by its ticket. What comes of it goes to the sink of its submission, on the loop, in order;
-    the last piece says how it ended, unless the run was cancelled.
+    A run is known outside by its ticket. What comes of it goes to the sink that it was submitted with, on the loop, in
+    order; the last piece says how it ended, unless the run was cancelled.
 
     Args:
-        on_fatal: called on the loop with what ended the thread.
+        on_fatal: called on the loop with the error that ended the thread.
         flush_s: the longest that a kept token waits for others; a run's first and its last go out at once.
         batching: holds steps back for a fuller batch; None: every step starts at once.
-        turns: with the other worker on this device; None: the device is this worker's own.
+        turns: taken with the other worker on this device; None: the device is this worker's own.
     """
 
     def __init__(
@@ -53,9 +56,10 @@ class EngineDriver:
         self._commands: queue.SimpleQueue[Callable[[], list[tuple[int, Event]]] | None] = queue.SimpleQueue()
         self._tickets = itertools.count(1)
         self._sinks: dict[int, Sink] = {}  # loop only
-        self._run_of: dict[int, int] = {}  # engine thread only, as are the next ones
+        # From here on for the engine's thread only. A ticket exists before its run does: the loop makes it.
+        self._run_of: dict[int, int] = {}
         self._ticket_of: dict[int, int] = {}
-        self._request_of: dict[int, RunRequest] = {}  # of a ticket
+        self._request_of: dict[int, RunRequest] = {}  # by ticket
         self._outbox = Outbox(flush_s)
         self._batching = batching
         self._turns = turns
@@ -63,7 +67,6 @@ class EngineDriver:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
         self._thread.start()
 
     async def stop(self) -> None:
@@ -113,10 +116,10 @@ class EngineDriver:
         self._commands.put(command)
 
     def leave(self, session_id: str) -> None:
-        """The session's stream is over: it is not waited for any more."""
+        """Says that a session's stream is over, so that no step is held back for it."""
 
         def command() -> list[tuple[int, Event]]:
-            self._arrivals.gone(session_id)
+            self._arrivals.forget(session_id)
             return []
 
         self._commands.put(command)
@@ -134,13 +137,13 @@ class EngineDriver:
         return await done
 
     async def ask(self, question: Callable[[Engine], T]) -> T:
-        """What `question` returns or raises, asked between two steps in the engine's thread."""
+        """Calls `question` in the engine's thread, between two steps; returns or raises what it does."""
         done: asyncio.Future[T] = self._loop.create_future()
 
         def command() -> list[tuple[int, Event]]:
             try:
                 answer = question(self._engine)
-            except Exception as error:  # noqa: BLE001 - it is the asker's, not the engine's
+            except Exception as error:  # noqa: BLE001 - the asker's error, which must not end the engine's thread
                 self._loop.call_soon_threadsafe(_reject, done, error)
             else:
                 self._loop.call_soon_threadsafe(_resolve, done, answer)
@@ -152,7 +155,7 @@ class EngineDriver:
     def _work(self) -> None:
         try:
             while True:
-                # Sleep only when there is nothing to compute, or it had better wait; else take what has come and go on.
+                # Sleep only while there is nothing to compute or the step should wait; else take what has come, step.
                 wait: float | None = None if self._engine.is_idle else 0.0
                 while True:
                     try:
@@ -175,7 +178,7 @@ class EngineDriver:
             raise
 
     def _hold_back(self) -> float:
-        """How long the step had better wait, for a fuller batch or for the device; 0: it starts now."""
+        """How long the step should wait, for a fuller batch or for the device; 0: it starts now."""
         if self._batching is None and self._turns is None:
             return 0.0
         now = time.perf_counter()
@@ -184,7 +187,7 @@ class EngineDriver:
         if not delay and self._turns is not None and not self._turns.begin(not self._engine.is_idle, load.num_rows > 0):
             delay = _ASK_AGAIN_S
         if delay:
-            self._send()
+            self._send()  # what waits for company would otherwise wait for this delay, too
         elif self._batching is not None and (held := self._batching.started(now)):
             self._engine.counters.num_delayed_steps += 1
             self._engine.counters.delayed_us += int(held * 1e6)
@@ -195,12 +198,12 @@ class EngineDriver:
             self._outbox.put(ticket, event)
 
     def _send(self) -> None:
-        due = self._outbox.due(time.perf_counter())
-        if due:
-            self._loop.call_soon_threadsafe(self._deliver, due)
+        pieces = self._outbox.take_due(time.perf_counter())
+        if pieces:
+            self._loop.call_soon_threadsafe(self._deliver, pieces)
 
     def _tag(self, events: list[Event]) -> list[tuple[int, Event]]:
-        """Events with their runs' tickets; an ended run is forgotten here."""
+        """Puts a ticket to each event; forgets runs that ended."""
         tagged = []
         for event in events:
             ticket = self._ticket_of.get(event.run_id)

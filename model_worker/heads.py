@@ -1,4 +1,4 @@
-"""The policy heads that a worker was given (`PutHead`): a small table, soft state. It knows no wire."""
+"""The policy heads that a worker was given (`PutHead`). They are lost with the process; routers send them again."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections import OrderedDict
 import grpc
 
 from rstitch.errors import RstitchError, invalid
-from rstitch.head import Head, HeadFileError
+from rstitch.service.head import Head, HeadFileError
 
 MAX_HEADS = 64
 MAX_NAME_LENGTH = 128
 
 
 class HeadTable:
-    """Heads by name, the least recently asked for forgotten first.
+    """Heads by name; when there are too many, the one that was not used for longest is forgotten.
 
     Args:
-        hidden_size, tokenizer_fingerprint: of the model.
+        hidden_size, tokenizer_fingerprint: the model's; heads must fit them.
     """
 
     def __init__(self, hidden_size: int, tokenizer_fingerprint: str) -> None:
@@ -26,7 +26,7 @@ class HeadTable:
         self._heads: OrderedDict[str, Head] = OrderedDict()
 
     def put(self, name: str, data: bytes) -> None:
-        """Takes a head under a name. Raises RstitchError if it is none, or does not fit the model."""
+        """Keeps a head under a name. Raises RstitchError if the bytes are no head, or it does not fit the model."""
         if not 1 <= len(name) <= MAX_NAME_LENGTH:
             raise invalid("name", f"a name has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}.", "Choose another.")
         try:
@@ -50,7 +50,7 @@ class HeadTable:
             self._heads.popitem(last=False)
 
     def get(self, name: str) -> Head:
-        """Raises RstitchError (FAILED_PRECONDITION, HEAD_UNKNOWN)."""
+        """Returns a head. Raises RstitchError (FAILED_PRECONDITION, HEAD_UNKNOWN) if it is not here."""
         if name not in self._heads:
             raise RstitchError(
                 grpc.StatusCode.FAILED_PRECONDITION,

@@ -16,14 +16,14 @@ import transformers
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from model_worker import convert
-from model_worker.build import _batching, build
+from model_worker import messages
+from model_worker.build import build, make_batching
 from model_worker.device_turns import DeviceTurns
 from model_worker.driver import EngineDriver
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import LoadedModel
-from model_worker.engine.shared_layers.engine import ExitEngine
+from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.metrics import WorkerMetrics
 from model_worker.service import WorkerService
 from model_worker.settings import WorkerSettings
@@ -33,16 +33,18 @@ from rstitch.errors import RstitchError, invalid
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import Metrics, setup_metrics
 from rstitch.service.server import Server
-from rstitch.service.telemetry import Telemetry, setup_telemetry
+from rstitch.service.settings import explain, with_new_names
+from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
 _log = structlog.get_logger(__name__)
+_RENAMED = {"exit-listen": "shared-listen"}
 _SERVICE = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What distinguishes the two workers."""
+    """All that distinguishes the two workers: the same program serves both."""
 
     name: str
     model: common_pb2.Model
@@ -51,11 +53,14 @@ class Role:
 
 def main(role: Role) -> None:
     """Runs a worker until SIGTERM or SIGINT; the entry point of `python -m slm_worker` and `llm_worker`."""
+    arguments, told = with_new_names(_RENAMED, sys.argv[1:], os.environ)
     try:
-        settings = CliApp.run(role.settings)
+        settings = CliApp.run(role.settings, cli_args=arguments)
     except ValidationError as error:
-        sys.exit(_explain(role, error))
+        sys.exit(explain(f"{role.name}-worker", error))
     setup_logging(f"{role.name}-worker", settings.log_level)
+    for sentence in told:
+        _log.warning(sentence)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -65,65 +70,57 @@ def main(role: Role) -> None:
         sys.exit(1)
 
 
-def _explain(role: Role, error: ValidationError) -> str:
-    """One line per setting at fault, naming its flag and its variable."""
-    lines = [f"{role.name}-worker: cannot start:"]
-    for item in error.errors():
-        name = str(item["loc"][0]) if item["loc"] else "settings"
-        lines.append(f"  --{name.replace('_', '-')} (or RSTITCH_{name.upper()}): {item['msg']}")
-    return "\n".join(lines)
-
-
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker that serves; of a model with an exit also as the SLM, at another port."""
+    """A worker that serves, at `port`; with shared layers it has a second server, as the SLM."""
 
-    server: Server
-    driver: EngineDriver
+    servers: list[Server]
     port: int
+    driver: EngineDriver
     metrics: Metrics
-    exit_server: Server | None = None
-    exit_port: int = 0
 
     async def stop(self) -> None:
-        """Ends calls in flight and the engine's thread."""
-        if self.exit_server is not None:
-            await self.exit_server.stop(0)
-        await self.server.stop(0)
+        """Ends calls in flight at once, then the engine's thread."""
+        for server in self.servers:
+            await server.stop(0)
+        await self.end()
+
+    async def end(self) -> None:
+        """Ends the engine's thread, and sends the last metrics."""
         await self.driver.stop()
         await asyncio.to_thread(self.metrics.shutdown)
 
 
 async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseException], None]) -> Worker:
     """Loads the model and serves it. Raises UnsupportedModel, or RstitchError if a setting cannot be met."""
-    if settings.exit_listen:
-        _refuse_with_exit(role, settings)
+    if settings.shared_listen:
+        _refuse_with_shared_layers(role, settings)
     turns = _turns(role, settings)
-    telemetry = setup_telemetry(f"rstitch-{role.name}-worker", settings.otlp_endpoint)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size)
-    driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, _batching(settings, engine), turns)
+    driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, make_batching(settings, engine), turns)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
     files, measured = _tokenizer(tokenizer), WorkerMetrics(metrics, engine)
 
-    async def serve(address: str, info: worker_pb2.GetInfoResponse, telemetry: Telemetry) -> tuple[Server, int]:
+    servers: list[Server] = []
+
+    async def serve(name: str, address: str, info: worker_pb2.GetInfoResponse) -> int:
+        telemetry = setup_telemetry(f"rstitch-{name}-worker", settings.otlp_endpoint)
         server = Server(address, service_names=[_SERVICE], telemetry=telemetry)
-        at_exit = info.role != role.model
-        service = WorkerService(driver, info, files, telemetry, measured, at_exit)
+        shallow = info.role != role.model
+        service = WorkerService(driver, info, files, telemetry, measured, shallow)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
-        return server, await server.start()
+        servers.append(server)
+        return await server.start()
 
     info = _info(role, settings, loaded, engine, tokenizer)
-    server, port = await serve(settings.listen, info, telemetry)
-    worker = Worker(server, driver, port, metrics)
-    if isinstance(engine, ExitEngine):
-        of_exit = setup_telemetry("rstitch-slm-worker", settings.otlp_endpoint)
-        exit_server, exit_port = await serve(settings.exit_listen, _exit_info(info, engine), of_exit)
-        worker = Worker(server, driver, port, metrics, exit_server, exit_port)
+    port = await serve(role.name, settings.listen, info)
+    if isinstance(engine, SharedEngine):
+        await serve("slm", settings.shared_listen, _slm_info(info, engine))
     driver.start()
-    for ready in filter(None, (worker.exit_server, server)):
-        await ready.set_serving(True)
-    return worker
+    for server in reversed(servers):
+        await server.set_serving(True)
+    return Worker(servers, port, driver, metrics)
 
 
 async def _serve(role: Role, settings: WorkerSettings) -> None:
@@ -135,15 +132,15 @@ async def _serve(role: Role, settings: WorkerSettings) -> None:
     worker = await start(role, settings, on_fatal)
     address = f"{settings.listen.rpartition(':')[0]}:{worker.port}"
     _log.info("ready", address=address, model=settings.model, device=settings.device)
+    server, *others = worker.servers
     async with asyncio.TaskGroup() as draining:
 
-        async def drain_exit() -> None:
-            if worker.exit_server is not None:
-                draining.create_task(worker.exit_server.stop(settings.drain_grace_s))
+        async def drain_others() -> None:
+            for other in others:
+                draining.create_task(other.stop(settings.drain_grace_s))
 
-        await worker.server.serve_until_signal(settings.drain_grace_s, drain_exit)
-    await worker.driver.stop()
-    await asyncio.to_thread(worker.metrics.shutdown)
+        await server.serve_until_signal(settings.drain_grace_s, drain_others)
+    await worker.end()
 
 
 def _info(
@@ -163,19 +160,19 @@ def _info(
         num_parameters=sum(parameter.numel() for parameter in loaded.module.parameters()),
         instance_id=uuid.uuid4().hex,
         version=__version__,
-        step_costs=convert.step_costs(engine.costs),
+        step_costs=messages.step_costs(engine.costs),
     )
 
 
-def _exit_info(info: worker_pb2.GetInfoResponse, engine: ExitEngine) -> worker_pb2.GetInfoResponse:
-    """What the SLM says of itself, from what the LLM does: as wide a hidden state, the same stop tokens."""
-    of_exit = worker_pb2.GetInfoResponse()
-    of_exit.CopyFrom(info)
-    of_exit.role = common_pb2.MODEL_SLM
-    of_exit.num_parameters = sum(parameter.numel() for parameter in engine.exit.module.parameters())
-    del of_exit.step_costs[:]
-    of_exit.step_costs.extend(convert.step_costs(engine.exit_costs))
-    return of_exit
+def _slm_info(info: worker_pb2.GetInfoResponse, engine: SharedEngine) -> worker_pb2.GetInfoResponse:
+    """What GetInfo says of the SLM: the LLM's hidden size and stop tokens, its own parameters and costs."""
+    of_slm = worker_pb2.GetInfoResponse()
+    of_slm.CopyFrom(info)
+    of_slm.role = common_pb2.MODEL_SLM
+    of_slm.num_parameters = sum(parameter.numel() for parameter in engine.shared.slm.parameters())
+    del of_slm.step_costs[:]
+    of_slm.step_costs.extend(messages.step_costs(engine.shallow_costs))
+    return of_slm
 
 
 def _tokenizer(tokenizer: TokenizerFiles) -> worker_pb2.GetTokenizerResponse:
@@ -198,10 +195,10 @@ def _turns(role: Role, settings: WorkerSettings) -> DeviceTurns | None:
         raise invalid("--share-device", f"{error.filename}: {error.strerror}.", remedy) from error
 
 
-def _refuse_with_exit(role: Role, settings: WorkerSettings) -> None:
+def _refuse_with_shared_layers(role: Role, settings: WorkerSettings) -> None:
     """Raises RstitchError if a setting cannot be met by a model that serves both roles."""
     if role.model != common_pb2.MODEL_LLM:
-        raise invalid("--exit-listen", "the SLM's worker has no exit.", "Start llm_worker with it, and no slm_worker.")
+        raise invalid("--shared-listen", "it is the LLM's.", "Start llm_worker with it, and no slm_worker.")
     for flag, wrong in (
         ("--graphs", settings.graphs == "on"),
         ("--batching", settings.batching != "eager"),
@@ -209,4 +206,4 @@ def _refuse_with_exit(role: Role, settings: WorkerSettings) -> None:
         ("--beside", bool(settings.beside)),
     ):
         if wrong:
-            raise invalid(flag, "it is not for a worker with --exit-listen.", "Leave it at its default.")
+            raise invalid(flag, "it is not for a worker with --shared-listen.", "Leave it at its default.")

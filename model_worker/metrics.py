@@ -1,4 +1,4 @@
-"""What a worker measures. The engine counts for itself; here it is read when metrics are sent.
+"""What a worker measures. The engine counts for itself; the counts are read here when metrics are sent.
 
 The sender's thread reads plain integers of the engine without asking its thread: a step may lie between two of them,
 but nothing waits for anything.
@@ -6,76 +6,41 @@ but nothing waits for anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 from model_worker.engine.engine import Engine
-from model_worker.engine.types import Counters, Timing
+from model_worker.engine.types import Timing
 from rstitch.service import semconv
 from rstitch.service.metrics import Metrics, Reading
 
-# In s: from a waiting loop to a full machine.
+# Bounds of a histogram in s, from 0.1 ms (an idle worker) to 13 s (one with a long queue).
 _QUEUE_TIMES = [0.0001 * 2**power for power in range(18)]
 
 
+# Name, unit, description, and which of the engine's counters it is; times are counted in microseconds.
+_SUMS = (
+    (semconv.METRIC_WORKER_COMPUTED_TOKENS, "{token}", "Tokens put through the model.", "num_computed_tokens"),
+    (semconv.METRIC_WORKER_KEPT_TOKENS, "{token}", "Tokens decoded and kept.", "num_kept_tokens"),
+    (semconv.METRIC_WORKER_FORWARD_TIME, "s", "Time in forwards.", "forward_us"),
+    (semconv.METRIC_WORKER_EVICTIONS, "{session}", "Idle sessions whose pages were taken.", "num_evictions"),
+    (semconv.METRIC_WORKER_REFUSALS, "{run}", "Runs refused for want of pages.", "num_refusals"),
+    (semconv.METRIC_WORKER_GRAPH_STEPS, "{step}", "Steps that a captured graph ran.", "num_graph_steps"),
+    (semconv.METRIC_WORKER_GRAPH_MISSES, "{step}", "Steps that no captured graph fitted.", "num_graph_misses"),
+    (semconv.METRIC_WORKER_DELAYED_STEPS, "{step}", "Steps held back for a fuller batch.", "num_delayed_steps"),
+    (semconv.METRIC_WORKER_DELAYED_TIME, "s", "How long steps were held back.", "delayed_us"),
+)
+
+
 class WorkerMetrics:
-    """Instruments of one worker."""
+    """Registers one worker's instruments, most of which are read from the engine when they are sent."""
 
     def __init__(self, metrics: Metrics, engine: Engine) -> None:
         self._engine = engine
 
-        def sum_of(name: str, unit: str, description: str, read: Callable[[Counters], int | float]) -> None:
-            metrics.sum_of(name, unit, description, lambda: [(read(engine.counters), {})])
-
         metrics.sum_of(semconv.METRIC_WORKER_STEPS, "{step}", "Forwards, by sessions in them.", self._steps)
-        sum_of(
-            semconv.METRIC_WORKER_COMPUTED_TOKENS,
-            "{token}",
-            "Tokens put through the model.",
-            lambda counters: counters.num_computed_tokens,
-        )
-        sum_of(
-            semconv.METRIC_WORKER_KEPT_TOKENS,
-            "{token}",
-            "Tokens decoded and kept.",
-            lambda counters: counters.num_kept_tokens,
-        )
-        sum_of(semconv.METRIC_WORKER_FORWARD_TIME, "s", "Time in forwards.", lambda counters: counters.forward_us / 1e6)
-        sum_of(
-            semconv.METRIC_WORKER_EVICTIONS,
-            "{session}",
-            "Idle sessions whose pages were taken.",
-            lambda counters: counters.num_evictions,
-        )
-        sum_of(
-            semconv.METRIC_WORKER_REFUSALS,
-            "{run}",
-            "Runs refused for want of pages.",
-            lambda counters: counters.num_refusals,
-        )
-        sum_of(
-            semconv.METRIC_WORKER_GRAPH_STEPS,
-            "{step}",
-            "Steps that a captured graph ran.",
-            lambda counters: counters.num_graph_steps,
-        )
-        sum_of(
-            semconv.METRIC_WORKER_GRAPH_MISSES,
-            "{step}",
-            "Steps that no captured graph fitted.",
-            lambda counters: counters.num_graph_misses,
-        )
-        sum_of(
-            semconv.METRIC_WORKER_DELAYED_STEPS,
-            "{step}",
-            "Steps held back for a fuller batch.",
-            lambda counters: counters.num_delayed_steps,
-        )
-        sum_of(
-            semconv.METRIC_WORKER_DELAYED_TIME,
-            "s",
-            "How long steps were held back.",
-            lambda counters: counters.delayed_us / 1e6,
-        )
+        for name, unit, description, field in _SUMS:
+            metrics.sum_of(name, unit, description, partial(self._sum, field, 1e6 if unit == "s" else 1))
         metrics.gauge_of(semconv.METRIC_WORKER_PAGES, "{page}", "Pages of the KV cache.", self._pages)
         metrics.gauge_of(
             semconv.METRIC_WORKER_SESSIONS,
@@ -96,10 +61,14 @@ class WorkerMetrics:
             explicit_bucket_boundaries_advisory=_QUEUE_TIMES,
         )
 
-    def ran(self, timing: Timing, background: bool) -> None:
-        """A run is over."""
+    def record_run(self, timing: Timing, background: bool) -> None:
+        """Records how long a run that is over waited for its first step."""
         kind = "background" if background else "decode"
         self._queue_time.record(timing.queue_us / 1e6, {semconv.RSTITCH_RUN_KIND: kind})
+
+    def _sum(self, field: str, divisor: float) -> Iterator[Reading]:
+        value: int = getattr(self._engine.counters, field)
+        yield value if divisor == 1 else value / divisor, {}
 
     def _steps(self) -> Iterator[Reading]:
         for bits, num in enumerate(self._engine.counters.num_steps_by_rows):

@@ -1,4 +1,4 @@
-"""What runs have told and their callers have not been given yet.
+"""Tokens and ends of runs that their callers have not been given yet.
 
 Every delivery wakes the event loop, which contends with the forward for the interpreter, and costs each process behind
 it a message. So a run's first token and its end go out at once, and what is between in pieces of a few milliseconds. It
@@ -14,7 +14,7 @@ from model_worker.engine.types import Event, RunFailed, RunFinished, TokenKept
 
 @dataclass(slots=True)
 class Piece:
-    """Some of a run: kept tokens, and at its end how it ended."""
+    """A stretch of a run: the tokens kept since the last piece, and in the last one how the run ended."""
 
     tokens: list[int] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
@@ -24,7 +24,7 @@ class Piece:
 
 
 class Outbox:
-    """Pieces of runs by ticket, in order.
+    """Collects a piece for each run, until it must go out.
 
     Args:
         flush_s: the longest that a token waits for others; 0: not at all.
@@ -32,13 +32,13 @@ class Outbox:
 
     def __init__(self, flush_s: float) -> None:
         self._flush_s = flush_s
-        self._flushed = 0.0  # when nothing was left waiting
+        self._flushed = 0.0  # when everything that waited had last gone out
         self._waiting: dict[int, Piece] = {}
         self._urgent: list[int] = []
-        self._told: set[int] = set()  # runs whose first token is out
+        self._begun: set[int] = set()  # runs that have a token out or urgent
 
     def put(self, ticket: int, event: Event) -> None:
-        """Takes what came of a run."""
+        """Adds an event to its run's piece; a first token and an end are urgent."""
         piece = self._waiting.get(ticket)
         if piece is None:
             piece = self._waiting[ticket] = Piece()
@@ -48,21 +48,21 @@ class Outbox:
             piece.logprobs.append(event.logprob)
             if event.uncertainty is not None:
                 piece.uncertainties.append(event.uncertainty)
-            if ticket not in self._told:
-                self._told.add(ticket)
+            if ticket not in self._begun:
+                self._begun.add(ticket)
                 self._urgent.append(ticket)
         else:
             piece.end = event
-            self._told.discard(ticket)
+            self._begun.discard(ticket)
             self._urgent.append(ticket)
 
     def drop(self, ticket: int) -> None:
-        """Nobody asks for this run any more."""
+        """Forgets a run whose caller has left."""
         self._waiting.pop(ticket, None)
-        self._told.discard(ticket)
+        self._begun.discard(ticket)
 
-    def due(self, now: float) -> list[tuple[int, Piece]]:
-        """What must go out now, by time.perf_counter(); it is out then."""
+    def take_due(self, now: float) -> list[tuple[int, Piece]]:
+        """Returns the pieces that must go out at `now` (time.perf_counter()), and forgets them."""
         waiting = self._waiting
         if not waiting:
             return []

@@ -1,5 +1,6 @@
-"""WorkerService on the wire: streams of runs in, streams of kept tokens out. It computes nothing and waits for nothing
-but the driver.
+"""WorkerService on the wire: streams of runs in, streams of kept tokens out.
+
+It computes nothing and waits for nothing except the driver.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import structlog
 from opentelemetry import trace
 
-from model_worker import convert
+from model_worker import messages
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
@@ -30,7 +31,7 @@ _TOKENIZER_CHUNK_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class _Stream:
-    """One Decode call: the pieces of its runs in order, and the run that goes on.
+    """One Decode call: the pieces of its runs in order, and the run that goes on (ticket 0: none does).
 
     `ended` is set when the client will send no more. None in `pieces` wakes the writer.
     """
@@ -44,7 +45,7 @@ class _Stream:
     background: set[int] = field(default_factory=set)  # tickets
 
     def put(self, ticket: int, piece: Piece) -> None:
-        """The driver's sink."""
+        """Takes a piece from the driver, as the sink of this stream's runs."""
         if ticket == self.ticket and piece.end is not None:
             self.ticket = 0
         self.pieces.put_nowait((ticket, piece))
@@ -54,10 +55,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     """The contract of worker.proto over an engine.
 
     Args:
-        driver: of the engine.
-        info: what GetInfo says, but for the capacity.
-        tokenizer: what GetTokenizer says.
-        at_exit: serves the SLM of a model that has an exit.
+        info: the reply to GetInfo, without capacity and counters.
+        tokenizer: the reply to GetTokenizer in one piece.
+        shallow: serves the SLM of a model with shared layers.
     """
 
     def __init__(
@@ -67,19 +67,19 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         tokenizer: worker_pb2.GetTokenizerResponse,
         telemetry: Telemetry,
         metrics: WorkerMetrics,
-        at_exit: bool = False,
+        shallow: bool = False,
     ) -> None:
         self._driver = driver
         self._info = info
         self._tokenizer = tokenizer
         self._tracer = telemetry.tracer
         self._metrics = metrics
-        self._at_exit = at_exit
+        self._shallow = shallow
         self._heads = HeadTable(info.hidden_size, info.tokenizer_fingerprint)
 
     async def Step(self, request: worker_pb2.StepRequest, context: Any) -> worker_pb2.StepResponse:
-        """One position: append, then return the distribution after it."""
-        run = self._of_role(convert.step_request(request, self._info.vocab_size))
+        """Appends tokens and returns the distribution after them."""
+        run = self._of_role(messages.step_request(request, self._info.vocab_size))
         done: asyncio.Future[Piece] = asyncio.get_running_loop().create_future()
         ticket = self._driver.submit(run, lambda _, piece: None if done.done() else done.set_result(piece))
         try:
@@ -90,12 +90,12 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         if isinstance(end, RunFailed):
             raise _refusal(end.error)
         assert end is not None, "a step keeps no token"
-        return convert.step_response(end)
+        return messages.step_response(end)
 
     async def Decode(
         self, request_iterator: AsyncIterator[worker_pb2.DecodeRequest], context: Any
     ) -> AsyncIterator[worker_pb2.DecodeResponse]:
-        """Runs, one after another."""
+        """Serves the runs of one session, one after another; a new one ends the one before."""
         stream = _Stream()
         reader = asyncio.create_task(self._read(stream, request_iterator))
         try:
@@ -112,27 +112,27 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     async def CloseSession(
         self, request: worker_pb2.CloseSessionRequest, context: Any
     ) -> worker_pb2.CloseSessionResponse:
-        """Frees a session's pages."""
+        """Forgets a session and frees its pages; a run of it that is going on fails."""
         return worker_pb2.CloseSessionResponse(held=await self._driver.close_session(request.session_id))
 
     async def PutHead(self, request: worker_pb2.PutHeadRequest, context: Any) -> worker_pb2.PutHeadResponse:
-        """Takes a policy head for the runs that name it."""
+        """Keeps a policy head for the runs that name it."""
         self._heads.put(request.name, request.data)
         return worker_pb2.PutHeadResponse()
 
     async def GetInfo(self, request: worker_pb2.GetInfoRequest, context: Any) -> worker_pb2.GetInfoResponse:
-        """The model, and its room and counters at this moment."""
+        """Tells the model, and the engine's room and counters at this moment."""
         response = worker_pb2.GetInfoResponse()
         response.CopyFrom(self._info)
-        capacity, counters = await self._driver.ask(convert.state_of)
-        response.capacity.CopyFrom(convert.capacity(capacity))
-        response.counters.CopyFrom(convert.counters(counters))
+        capacity, counters = await self._driver.ask(messages.state_of)
+        response.capacity.CopyFrom(messages.capacity(capacity))
+        response.counters.CopyFrom(messages.counters(counters))
         return response
 
     async def GetTokenizer(
         self, request: worker_pb2.GetTokenizerRequest, context: Any
     ) -> AsyncIterator[worker_pb2.GetTokenizerResponse]:
-        """The tokenizer's file in parts."""
+        """Sends the tokenizer's file in parts; all else is in the first."""
         data = self._tokenizer.data
         yield worker_pb2.GetTokenizerResponse(
             data=data[:_TOKENIZER_CHUNK_BYTES],
@@ -144,10 +144,10 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             yield worker_pb2.GetTokenizerResponse(data=data[start : start + _TOKENIZER_CHUNK_BYTES])
 
     async def _read(self, stream: _Stream, requests: AsyncIterator[worker_pb2.DecodeRequest]) -> None:
-        """Submits the runs of a stream as they come; each ends the one before."""
+        """Submits the runs of a stream as they come; each supersedes the one before."""
         try:
             async for message in requests:
-                run = self._of_role(convert.decode_request(message, self._info.vocab_size, self._heads))
+                run = self._of_role(messages.decode_request(message, self._info.vocab_size, self._heads))
                 if stream.session_id not in ("", run.session_id):
                     raise invalid(
                         "session_id",
@@ -169,7 +169,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         stream.pieces.put_nowait(None)
 
     async def _responses(self, stream: _Stream) -> AsyncIterator[worker_pb2.DecodeResponse]:
-        """Everything that has come since the last message goes into the next one, up to a run's end."""
+        """Yields messages, each with everything that has come since the one before, up to a run's end."""
         pieces = stream.pieces
         while not (stream.ended and not stream.ticket and pieces.empty()):
             response = worker_pb2.DecodeResponse()
@@ -182,9 +182,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 response.logprobs.extend(piece.logprobs)
                 response.uncertainties.extend(piece.uncertainties)
                 if isinstance(piece.end, RunFinished):
-                    response.finish.CopyFrom(convert.finish(piece.end))
+                    response.finish.CopyFrom(messages.finish(piece.end))
                     self._close_span(stream, ticket, piece.end)
-                    self._metrics.ran(piece.end.timing, ticket in stream.background)
+                    self._metrics.record_run(piece.end.timing, ticket in stream.background)
                     stream.background.discard(ticket)
                     break
                 if piece.end is not None:
@@ -199,10 +199,10 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 raise failure
 
     def _of_role(self, run: RunRequest) -> RunRequest:
-        return replace(run, exit=True) if self._at_exit else run
+        return replace(run, shallow=True) if self._shallow else run
 
     def _open_span(self, stream: _Stream, run: RunRequest, traceparent: str) -> None:
-        """A span per run below the caller's span; a no-op one where tracing is off."""
+        """Begins the run's span below the caller's; a no-op one where tracing is off."""
         parent = context_from_traceparent(traceparent) if traceparent else None
         stream.spans[stream.ticket] = self._tracer.start_span(
             "worker.decode" if run.max_tokens else "worker.catch_up",
@@ -225,7 +225,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
 
 
 def _refusal(error: Exception) -> RstitchError:
-    """What the caller is told; a failed forward, which the caller cannot look into, also goes to the log."""
+    """Returns the status for the caller; a failed forward, which the caller cannot look into, also goes to the log."""
     if isinstance(error, ForwardFailed):
         _log.error("forward failed", exc_info=error)
-    return convert.to_rstitch_error(error)
+    return messages.to_rstitch_error(error)

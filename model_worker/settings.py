@@ -26,7 +26,7 @@ Listen = Annotated[str, AfterValidator(_host_and_port), Field(description="HOST:
 
 
 class WorkerSettings(BaseSettings):
-    """One language model behind gRPC.
+    """Serves one language model behind gRPC.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
     """
@@ -35,10 +35,12 @@ class WorkerSettings(BaseSettings):
 
     model: Annotated[str, Field(min_length=1, description="Folder or hub id of a transformers causal LM.")]
     listen: Listen
-    exit_listen: Annotated[
+    shared_listen: Annotated[
         str,
         AfterValidator(_host_and_port_or_none),
-        Field(description="LLM only: HOST:PORT where the exit of --model serves as the SLM. Empty: it has none."),
+        Field(
+            description="LLM only: HOST:PORT where the first layers of --model serve as the SLM. Empty: they do not."
+        ),
     ] = ""
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu or cuda:N.")] = "cpu"
     dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA, float32 on CPU.")] = "auto"

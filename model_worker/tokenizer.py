@@ -33,15 +33,15 @@ class ExitStyle:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """A tokenizer to be sent.
+    """What the router needs to write prompts for the model and to read its answers.
 
     Attributes:
         data: a `tokenizers` file (tokenizer.json).
         chat_template: Jinja; "" if there is none.
         special_tokens: bos_token, eos_token, pad_token, unk_token where they exist.
-        vocab_size: entries, added tokens included; ids are below it.
+        vocab_size: number of entries, added tokens included; ids are below it.
         fingerprint: SHA-256 of each id with its token, hex.
-        early_exit: what the folder's early_exit.json says.
+        early_exit: the content of the folder's early_exit.json.
     """
 
     data: bytes
@@ -80,7 +80,7 @@ def load_tokenizer(model: str) -> TokenizerFiles:
 
 
 def fingerprint(vocabulary: dict[str, int]) -> str:
-    """SHA-256, hex, over "id token" for each entry in order of id."""
+    """Returns the SHA-256, hex, of a line "id token" for each entry in order of id."""
     digest = hashlib.sha256()
     for token, token_id in sorted(vocabulary.items(), key=lambda item: item[1]):
         digest.update(f"{token_id} {token}\n".encode())
@@ -88,7 +88,7 @@ def fingerprint(vocabulary: dict[str, int]) -> str:
 
 
 def _exit_style(model: str, source: str) -> ExitStyle:
-    """Few models have one. Raises UnsupportedModel if there is an early_exit.json that is none."""
+    """Reads early_exit.json, which few models have. Raises UnsupportedModel if it cannot be read."""
     file = cached_file(
         source,
         EXIT_STYLE_FILE,

@@ -19,16 +19,17 @@ from router_svc.api.service import RouterService
 from router_svc.policies.heads import Heads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.lease import Lease
-from router_svc.trajectory.redis_link import shown
+from router_svc.trajectory.redis_link import without_password
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
-from router_svc.workers.client import WorkerClient
+from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
 from router_svc.workers.pair import WorkerPair
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics
 from rstitch.service.server import Server
+from rstitch.service.settings import explain
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
@@ -36,42 +37,33 @@ _log = structlog.get_logger(__name__)
 _SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 
 
-def main() -> None:
+def main(stream: OpenStream = DecodeStream) -> None:
     """Runs the router until SIGTERM or SIGINT; the entry point of `python -m router_svc`."""
     try:
         settings = CliApp.run(RouterSettings)
     except ValidationError as error:
-        sys.exit(_explain(error))
+        sys.exit(explain("router", error))
     setup_logging("router", settings.log_level)
     try:
-        asyncio.run(_serve(settings))
+        asyncio.run(_serve(settings, stream))
     except RstitchError as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)
 
 
-def _explain(error: ValidationError) -> str:
-    """One line per setting at fault, naming its flag and its variable."""
-    lines = ["router: cannot start:"]
-    for item in error.errors():
-        name = str(item["loc"][0]) if item["loc"] else "settings"
-        lines.append(f"  --{name.replace('_', '-')} (or RSTITCH_{name.upper()}): {item['msg']}")
-    return "\n".join(lines)
-
-
 class Router:
-    """A router that serves, ready or not. Made by `running`.
+    """A router that serves, ready or not; `running` makes it.
 
     Attributes:
-        port: that it listens on.
+        port: the port that it listens on, once started.
         ready: set once it takes questions.
-        attending: the task of `attend`, which ends only by a bug.
+        attending: the task of `attend`, which ends only by a bug of ours.
     """
 
-    def __init__(self, settings: RouterSettings, observers: Observers) -> None:
+    def __init__(self, settings: RouterSettings, observers: Observers, stream: OpenStream = DecodeStream) -> None:
         self._settings = settings
         slm, llm = (
-            WorkerClient(model, address, observers.telemetry)
+            WorkerClient(model, address, observers.telemetry, stream)
             for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
         )
         self.pair = WorkerPair(slm, llm)
@@ -88,14 +80,15 @@ class Router:
         self.attending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Binds; the server says NOT_SERVING until `attend` has found all that it needs."""
-        self.service.detail = f"waiting for redis at {shown(self._settings.redis)}"
+        """Binds the port. The server says NOT_SERVING until `attend` has found all that the router needs."""
+        self.service.detail = f"waiting for redis at {without_password(self._settings.redis)}"
         self.port = await self.server.start()
 
     async def attend(self) -> None:
-        """Waits for Redis and the workers, then keeps health and lease as they should be. Until cancelled."""
+        """Waits for Redis and the workers, then keeps health and lease as they should be until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.pair.monitor())
+            # Workers are waited for meanwhile; what follows needs Redis.
             await self._wait_for_redis()
             group.create_task(self.lease.keep(self.sessions.tidy))
             group.create_task(self._tell_health())
@@ -113,7 +106,7 @@ class Router:
                 return
 
     async def _tell_health(self) -> None:
-        """SERVING while the pair is sound; a worker that is away for a while is waited for by those who need it."""
+        """Says SERVING while the pair is sound. An answer waits itself for a worker that is away for a while."""
         while True:
             await self.pair.wait_ready()
             await self.server.set_serving(True)
@@ -127,7 +120,7 @@ class Router:
             _log.error("not ready", detail=self.pair.detail)
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections to workers and Redis; nothing may be running any more."""
         await self.pair.close()
         await self.profiles.close()
         await self.store.close()
@@ -139,9 +132,10 @@ async def running(
     telemetry: Telemetry,
     clock: Callable[[], float] = time.monotonic,
     metrics: Metrics = NO_METRICS,
+    stream: OpenStream = DecodeStream,
 ) -> AsyncIterator[Router]:
-    """A router that listens and attends to its readiness. Ends without a drain; that is the caller's to do."""
-    router = Router(settings, Observers(telemetry, metrics, clock))
+    """Runs a router that listens and attends to its readiness. The caller drains it before leaving the context."""
+    router = Router(settings, Observers(telemetry, metrics, clock), stream)
     await router.start()
     router.attending = attending = asyncio.create_task(router.attend(), name="attend")
     try:
@@ -154,15 +148,17 @@ async def running(
             raise error
 
 
-async def _serve(settings: RouterSettings) -> None:
+async def _serve(settings: RouterSettings, stream: OpenStream) -> None:
     telemetry = setup_telemetry("rstitch-router", settings.otlp_endpoint)
     metrics = setup_metrics("rstitch-router", settings.metrics_endpoint)
-    async with running(settings, telemetry, metrics=metrics) as router:
+    async with running(settings, telemetry, metrics=metrics, stream=stream) as router:
         assert router.attending is not None
         drained = router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)
         serving = asyncio.create_task(drained, name="serve")
         await asyncio.wait({serving, router.attending}, return_when=asyncio.FIRST_COMPLETED)
-        if not serving.done():  # without lease and watch it must not go on; `running` says what went wrong
+        # Without lease and workers' state it must not go on: others may take its sessions over. `running` raises the
+        # error.
+        if not serving.done():
             _log.error("cannot go on", error=repr(router.attending.exception()))
             signal.raise_signal(signal.SIGTERM)
         await serving

@@ -11,14 +11,13 @@ _ADDRESS = r".+:\d+$"
 
 
 class RouterSettings(BaseSettings):
-    """The router in front of two model workers.
+    """Settings of the router in front of two model workers.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="RSTITCH_", cli_kebab_case=True, cli_implicit_flags=True, extra="ignore", frozen=True
-    )
+    # No implicit flags: a switch is written `--guard on`, so that each flag has a value as its variable has.
+    model_config = SettingsConfigDict(env_prefix="RSTITCH_", cli_kebab_case=True, extra="ignore", frozen=True)
 
     slm: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT of the SLM's worker.")] = "127.0.0.1:50051"
     llm: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT of the LLM's worker.")] = "127.0.0.1:50052"
@@ -32,13 +31,12 @@ class RouterSettings(BaseSettings):
         str, Field(description="Folder of the heads for `learned`, NAME/head.safetensors each; empty: none.")
     ] = ""
     head_in_worker: Annotated[
-        Literal["on", "off"],
-        Field(description="Whether the SLM's worker asks the head of `learned`, or the router does."),
-    ] = "on"
+        bool, Field(description="Whether the SLM's worker asks the head of `learned`, or the router does; on or off.")
+    ] = True
     guard: Annotated[
-        Literal["on", "off"], Field(description="Where a request does not say: LLM-only while routing loses?")
-    ] = "off"
-    # Empty: what the models' folders say, else what suits most reasoning models (early_exit.DEFAULT_STYLE).
+        bool, Field(description="Where a request does not say: LLM-only while routing loses? on or off.")
+    ] = False
+    # Where these are empty the models' folders say it, or else early_exit.DEFAULT_STYLE, which suits most models.
     early_exit_boundaries: Annotated[
         list[Annotated[str, Field(min_length=1)]],
         Field(max_length=16, description="Early exit tries an answer after a token that contains one of these."),
@@ -53,6 +51,7 @@ class RouterSettings(BaseSettings):
     ttl_s: Annotated[float, Field(gt=0, description="A trajectory is forgotten so long after it last grew, in s.")] = (
         86_400.0
     )
+    # Three renewals fit into it, each with one try: below 0.2 s a busy event loop alone would lose the sessions.
     lease_s: Annotated[
         float,
         Field(ge=0.2, description="A router that died is given up after so long, in s; its sessions are free then."),

@@ -22,7 +22,7 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """There was progress."""
+        """Starts again at the first delay: something succeeded."""
         self._delay_s = self._first_s
         self._since: float | None = None
 

@@ -1,13 +1,25 @@
 """The errors of the system, the same on both sides of the wire.
 
-A service raises a `RstitchError`; the server kit turns it into a gRPC status with `google.rpc.ErrorInfo` (and
-`RetryInfo`); a client turns that back into a `RstitchError`. This module does not know who raises or who catches.
+    RstitchError
+      x Refused                 the caller has to change something first
+        x InvalidArgument       a field holds what it may not, or something that does not fit
+        x NotFound              there is no such session, profile or head
+        x FailedPrecondition    the state does not allow it, such as a session whose answer is still being written
+      x ResourceExhausted       there is no room at the moment, or the message is too large
+      x Unavailable             nobody answers, or not yet; `retry_after_s` says when to try again
+      x DeadlineExceeded        the time given was over before the call was done
+      x Interrupted             an answer stopped on the way; `metadata` says where it goes on
+      x InternalError           a bug, of the service or of what lies between
+
+A service raises a `RstitchError` with a gRPC code, which alone chooses the class. The server kit turns it into a gRPC
+status with `google.rpc.ErrorInfo` (and `RetryInfo`), and a client turns that back into the same error. This module does
+not know who raises or who catches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -18,7 +30,7 @@ DOMAIN = "rstitch"
 
 
 class RstitchError(Exception):
-    """A refused or failed call.
+    """A refused or failed call; made as the subclass that its code belongs to.
 
     Attributes:
         code: gRPC status code.
@@ -29,6 +41,10 @@ class RstitchError(Exception):
         metadata: further facts, such as `held` or `resume_from`.
         retry_after_s: when to try again, in seconds, if that helps.
     """
+
+    def __new__(cls, code: grpc.StatusCode, *args: Any, **kwargs: Any) -> Self:
+        """Chooses the class by the code."""
+        return super().__new__(_CLASSES.get(code, cls) if cls is RstitchError else cls)
 
     def __init__(
         self,
@@ -56,8 +72,64 @@ class RstitchError(Exception):
         return f"{where}{self.message}{remedy}"
 
 
+class Refused(RstitchError):
+    """The caller has to change something before it asks again."""
+
+
+class InvalidArgument(Refused):
+    """A field holds what it may not, or something that does not fit."""
+
+
+class NotFound(Refused):
+    """There is no session, profile or head of that name."""
+
+
+class FailedPrecondition(Refused):
+    """The state does not allow the call, such as a session whose answer is still being written."""
+
+
+class ResourceExhausted(RstitchError):
+    """There is no room at the moment (then `retry_after_s` is set), or the message is too large."""
+
+
+class Unavailable(RstitchError):
+    """Nobody answers, or not yet: the same call may succeed later."""
+
+
+class DeadlineExceeded(RstitchError):
+    """The time given was over before the call was done."""
+
+
+class Interrupted(RstitchError):
+    """An answer stopped on the way: cancelled, deleted or taken over."""
+
+
+class InternalError(RstitchError):
+    """A bug, of the service or of what lies between."""
+
+
+_CLASSES: dict[grpc.StatusCode, type[RstitchError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.ALREADY_EXISTS: FailedPrecondition,
+    grpc.StatusCode.UNIMPLEMENTED: Refused,
+    grpc.StatusCode.UNAUTHENTICATED: Refused,
+    grpc.StatusCode.PERMISSION_DENIED: Refused,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.ABORTED: Interrupted,
+    grpc.StatusCode.CANCELLED: Interrupted,
+    grpc.StatusCode.DATA_LOSS: InternalError,
+    grpc.StatusCode.INTERNAL: InternalError,
+    grpc.StatusCode.UNKNOWN: InternalError,
+}
+
+
 def invalid(field: str, message: str, remedy: str, reason: str = "INVALID_FIELD") -> RstitchError:
-    """A request's field holds what it may not."""
+    """The error of a request whose `field` holds what it may not."""
     return RstitchError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, field=field, remedy=remedy)
 
 

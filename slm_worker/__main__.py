@@ -6,7 +6,7 @@ from rstitch.v1 import common_pb2
 
 
 class Settings(WorkerSettings):
-    """The small language model behind gRPC."""
+    """Serves the small language model behind gRPC."""
 
     listen: Listen = "127.0.0.1:50051"
 

@@ -7,36 +7,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from evals.algorithm.cached_model import CachedModel
+from evals.algorithm.reference import Answer, Threshold
+from evals.algorithm.reference import stitch as reference
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class BareRun:
-    """One answer: its tokens and where the time went, in seconds."""
+    """One answer, and where its time went, in seconds."""
 
-    tokens: list[int] = field(default_factory=list)
-    num_switches: int = 0
-    total_s: float = 0.0
-    forward_s: float = 0.0
+    answer: Answer
+    total_s: float
+    forward_s: float
+
+    @property
+    def tokens(self) -> list[int]:
+        """Those of the answer."""
+        return [token.id for token in self.answer.written]
 
 
 class _TimedModel(CachedModel):
-    """A cached model whose forwards are timed."""
+    """A cached model that adds up the seconds of its forwards."""
 
-    def __init__(self, module: Any, run: BareRun) -> None:
-        super().__init__(module)
-        self._run = run
+    seconds = 0.0
 
     def append(self, tokens: Sequence[int]) -> torch.Tensor:
-        """As `CachedModel.append`, and adds the seconds to the run."""
         begin = time.perf_counter()
         logits = super().append(tokens)
-        self._run.forward_s += time.perf_counter() - begin
+        self.seconds += time.perf_counter() - begin
         return logits
 
 
@@ -50,23 +53,8 @@ def stitch(
     stop_tokens: Collection[int],
     vocab_size: int,
 ) -> BareRun:
-    """One answer, greedy."""
-    run = BareRun()
+    """One greedy answer of R-Stitch, timed."""
+    models = (_TimedModel(slm, vocab_size), _TimedModel(llm, vocab_size))
     begin = time.perf_counter()
-    models = (_TimedModel(slm, run), _TimedModel(llm, run))
-    tokens, active = list(prompt), 0
-    while len(run.tokens) < max_new_tokens:
-        token, entropy = models[active].next(tokens, vocab_size)
-        if active == 0 and entropy > tau:
-            active = 1
-            run.num_switches += 1
-            continue
-        tokens.append(token)
-        run.tokens.append(token)
-        if token in stop_tokens:
-            break
-        if active == 1 and entropy <= tau:
-            active = 0
-            run.num_switches += 1
-    run.total_s = time.perf_counter() - begin
-    return run
+    answer = reference(*models, prompt, Threshold(tau), max_new_tokens=max_new_tokens, stop_tokens=stop_tokens)
+    return BareRun(answer, time.perf_counter() - begin, sum(model.seconds for model in models))

@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from evals.algorithm.reference import Proposal
+
 
 class CachedModel:
     """One conversation in a causal LM, with the model's own cache and its own default attention."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, vocab_size: int | None = None) -> None:
         self._module = module
+        self._vocab_size = vocab_size or module.config.vocab_size
         self._device = next(module.parameters()).device
         # transformers 5.24 renamed the argument, and the old name warns since; earlier versions know only that one.
         self._argument = "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
@@ -45,13 +48,9 @@ class CachedModel:
             self._cache.crop(length - self._length)  # a negative number counts from the end, windows included
             self._length = length
 
-    def next(self, tokens: Sequence[int], vocab_size: int) -> tuple[int, float]:
-        """Feeds what is missing of `tokens`.
-
-        Returns: the most probable next token among the first `vocab_size`, and the entropy of that distribution in
-            [0, 1].
-        """
+    def next(self, tokens: Sequence[int]) -> Proposal:
+        """Feeds what is missing of `tokens`. Proposes one of the first `vocab_size`, with no signal but the entropy."""
         assert self._length < len(tokens), "at least one token must be fed for a distribution"
-        logprobs = self.append(tokens[self._length :])[:vocab_size].float().log_softmax(-1)
-        entropy = float(torch.special.entr(logprobs.exp()).sum()) / math.log(vocab_size)
-        return int(logprobs.argmax()), entropy
+        logprobs = self.append(tokens[self._length :])[: self._vocab_size].float().log_softmax(-1)
+        entropy = float(torch.special.entr(logprobs.exp()).sum()) / math.log(self._vocab_size)
+        return Proposal(int(logprobs.argmax()), entropy)

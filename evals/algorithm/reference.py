@@ -1,25 +1,54 @@
-"""Algorithm 1 of R-Stitch (arXiv 2507.17307) in the fewest clear lines: no cache, no batch, no service.
+"""Algorithm 1 of R-Stitch (arXiv 2507.17307) in the fewest clear lines: no cache, no batch, no service, no torch.
 
-The oracle of the served system: slow, and right by being short. Each position is a whole forward of one model.
+The oracle of the served system: right by being short. It knows a model only as something that names a next token and
+how unsure it is of it, so that transformers models and the toys of tests are decoded by the same loop.
+
+It departs from the paper in five things, and is the paper's in all else:
+1. The LLM may hand back at a bound of its own (`tau_return`); the paper has one tau.
+2. Other signals than the entropy can be compared with tau.
+3. Who writes may be known beforehand (random routing, one model alone): the rule `Authors`.
+4. A budget bounds what the LLM writes.
+5. DEER's early exit (arXiv 2504.15895) may end the thinking.
+R-Stitch+ is the paper's: where the SLM is unsure, a head says whether its token is discarded.
 """
 
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
-
-import torch
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 Author: TypeAlias = Literal["slm", "llm"]
 Signal: TypeAlias = Literal["entropy", "confidence", "margin", "entropy_window"]
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A kept token: its id, who wrote it, its distribution's entropy in [0, 1], and the value that was compared."""
+class Proposal(NamedTuple):
+    """What a model would write next, greedily. Signals are in [0, 1]; one that a model does not tell is nan.
+
+    Attributes:
+        entropy: -sum p log p / log V.
+        confidence: 1 - p of the token.
+        margin: 1 - (p1 - p2) of the two most probable.
+        probability: p of the token.
+    """
+
+    token: int
+    entropy: float
+    confidence: float = math.nan
+    margin: float = math.nan
+    probability: float = math.nan
+
+
+class Model(Protocol):
+    """A language model, as Algorithm 1 sees one."""
+
+    def next(self, tokens: Sequence[int]) -> Proposal:
+        """The proposal for the position behind `tokens`, at least one."""
+
+
+class Token(NamedTuple):
+    """A kept token: its id, who wrote it, its distribution's entropy, and the value that was compared."""
 
     id: int
     model: Author
@@ -27,9 +56,123 @@ class Token:
     uncertainty: float
 
 
+@dataclass(slots=True)
+class Answer:
+    """An answer as far as it is written.
+
+    Attributes:
+        tokens: prompt and answer.
+        written: the answer.
+        exited: where the thinking ended early, and how sure the trial was; None: it did not.
+        num_trial_tokens: those of early exit, whether kept or not.
+    """
+
+    tokens: list[int]
+    writer: Author
+    written: list[Token] = field(default_factory=list)
+    num_switches: int = 0
+    is_over_budget: bool = False
+    exited: tuple[int, float] | None = None
+    num_trials: int = 0
+    num_trial_tokens: int = 0
+
+    @property
+    def num_llm_tokens(self) -> int:
+        """Number of tokens that the LLM wrote."""
+        return sum(token.model == "llm" for token in self.written)
+
+
+class Rule(Protocol):
+    """Who writes."""
+
+    def first(self, position: int) -> Author:
+        """The writer of the answer's first token."""
+
+    def value(self, proposal: Proposal, written: Sequence[Token]) -> float:
+        """What is compared: how unsure the model is of its proposal behind `written`."""
+
+    def discards(self, value: float, tokens: Sequence[int]) -> bool:
+        """Whether the LLM writes in place of the SLM's proposal behind `tokens`, which was as unsure as `value`."""
+
+    def following(self, writer: Author, value: float, position: int) -> Author:
+        """The writer of `position`, after `writer` has written the one before, as unsure as `value`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """R-Stitch, or R-Stitch+ if there is a head.
+
+    Attributes:
+        tau: an SLM token with a value > tau is discarded and the LLM writes that position.
+        tau_return: after an LLM token with a value <= tau_return the SLM goes on; None: tau.
+        signal: the value: one of the proposal's, or the mean entropy of the last `window` tokens, this one included.
+        wants_llm: the head: whether a token as unsure as that is discarded, by the tokens before it.
+    """
+
+    tau: float
+    tau_return: float | None = None
+    signal: Signal = "entropy"
+    window: int = 0
+    wants_llm: Callable[[Sequence[int]], bool] | None = None
+
+    def first(self, position: int) -> Author:
+        return "slm"
+
+    def value(self, proposal: Proposal, written: Sequence[Token]) -> float:
+        if self.signal != "entropy_window":
+            return float(getattr(proposal, self.signal))
+        recent = [*(token.entropy for token in written), proposal.entropy][-self.window :]
+        return sum(recent) / len(recent)
+
+    def discards(self, value: float, tokens: Sequence[int]) -> bool:
+        return value > self.tau and (self.wants_llm is None or self.wants_llm(tokens))
+
+    def following(self, writer: Author, value: float, position: int) -> Author:
+        return "slm" if value <= (self.tau if self.tau_return is None else self.tau_return) else writer
+
+
+@dataclass(frozen=True, slots=True)
+class Authors:
+    """The author of each position is known beforehand."""
+
+    author: Callable[[int], Author]
+
+    def first(self, position: int) -> Author:
+        return self.author(position)
+
+    def value(self, proposal: Proposal, written: Sequence[Token]) -> float:
+        return proposal.entropy
+
+    def discards(self, value: float, tokens: Sequence[int]) -> bool:
+        return False
+
+    def following(self, writer: Author, value: float, position: int) -> Author:
+        return self.author(position)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much the LLM may write; then the SLM writes on or, if it `ends`, the answer does where the LLM was due.
+
+    Attributes:
+        max_switches: the way to the LLM and back, two switches, must fit in.
+    """
+
+    llm_tokens: float = math.inf
+    max_switches: float = math.inf
+    ends: bool = False
+
+    def allows_llm(self, answer: Answer) -> bool:
+        may_switch = answer.writer == "llm" or answer.num_switches + 2 <= self.max_switches
+        return answer.num_llm_tokens < self.llm_tokens and may_switch
+
+
+NO_BUDGET = Budget()
+
+
 @dataclass(frozen=True, slots=True)
 class EarlyExit:
-    """DEER (arXiv 2504.15895).
+    """DEER: behind a boundary the writer tries an answer, and the answer keeps it if the writer is sure of it.
 
     Attributes:
         threshold: a trial whose mean token probability is above it ends the thinking.
@@ -50,174 +193,83 @@ class EarlyExit:
 
 
 def stitch(
-    slm: Any,
-    llm: Any,
+    slm: Model,
+    llm: Model,
     prompt: Sequence[int],
+    rule: Rule,
     *,
-    tau: float,
-    tau_return: float | None = None,
     max_new_tokens: int,
     stop_tokens: Collection[int],
-    vocab_size: int,
-    signal: Signal = "entropy",
-    window: int = 0,
-) -> list[Token]:
-    """Greedy R-Stitch decoding.
+    budget: Budget = NO_BUDGET,
+    early_exit: EarlyExit | None = None,
+) -> Answer:
+    """Decodes greedily.
 
     Args:
-        slm, llm: transformers causal LMs that share a tokenizer of `vocab_size` entries.
+        slm, llm: models that share a tokenizer.
         prompt: token ids, at least one.
-        tau: an SLM token with a signal > tau is discarded and the LLM writes that position.
-        tau_return: after an LLM token with a signal <= tau_return the SLM goes on; None: tau.
         max_new_tokens: only kept tokens count.
         stop_tokens: end the answer and are kept.
-        signal: entropy, 1 - p of the token, 1 - (p1 - p2) of the two most probable, or the mean entropy of the last
-            `window` tokens of the answer, this one included, each as float32.
     """
-    tau_return = tau if tau_return is None else tau_return
-    output: list[Token] = []
-    active: Author = "slm"
-    while len(output) < max_new_tokens and not (output and output[-1].id in stop_tokens):
-        model = slm if active == "slm" else llm
-        token, entropy, first, second = _next(model, [*prompt, *(token.id for token in output)], vocab_size)
-        values = {"entropy": entropy, "confidence": _float32(1 - first), "margin": _float32(1 - (first - second))}
-        value = values.get(signal, 0.0)
-        if signal == "entropy_window":
-            recent = [token.entropy for token in output][1 - window :] if window > 1 else []
-            value = sum([*recent, entropy]) / (len(recent) + 1)
-        if active == "slm" and value > tau:
-            active = "llm"
+    models = {"slm": slm, "llm": llm}
+    answer = Answer(list(prompt), rule.first(len(prompt)) if budget.llm_tokens else "slm")
+
+    def complete() -> bool:
+        stopped = bool(answer.written) and answer.tokens[-1] in stop_tokens
+        return stopped or len(answer.written) >= max_new_tokens or answer.is_over_budget
+
+    def pass_to(writer: Author) -> Author | None:
+        """Returns who writes next; None: nobody, since the budget is spent."""
+        if writer == "llm" and not budget.allows_llm(answer):
+            answer.is_over_budget, writer = budget.ends, "slm"
+        answer.num_switches += writer != answer.writer
+        answer.writer = writer
+        return None if answer.is_over_budget else writer
+
+    def keep(tokens: Sequence[Token]) -> None:
+        answer.written += tokens
+        answer.tokens += [token.id for token in tokens]
+        if not complete():
+            pass_to(rule.following(answer.writer, tokens[-1].uncertainty, len(answer.tokens)))
+
+    while not complete():
+        proposal = models[answer.writer].next(answer.tokens)
+        value = rule.value(proposal, answer.written)
+        if answer.writer == "slm" and rule.discards(value, answer.tokens) and pass_to("llm") != "slm":
             continue
-        output.append(Token(token, active, entropy, value))
-        if active == "llm" and value <= tau_return:
-            active = "slm"
-    return output
+        keep([Token(proposal.token, answer.writer, proposal.entropy, value)])
+        if early_exit is not None and not complete():
+            room: float = max_new_tokens - len(answer.written)
+            if answer.writer == "llm":
+                room = min(room, budget.llm_tokens - answer.num_llm_tokens)
+            if trial := _trial(models[answer.writer], answer, rule, early_exit, room, stop_tokens):
+                keep(trial)
+    return answer
 
 
-def route(
-    slm: Any,
-    llm: Any,
-    prompt: Sequence[int],
-    *,
-    author: Callable[[int], Author],
-    max_new_tokens: int,
-    stop_tokens: Collection[int],
-    vocab_size: int,
+def _trial(
+    model: Model, answer: Answer, rule: Rule, early_exit: EarlyExit, room: float, stop_tokens: Collection[int]
 ) -> list[Token]:
-    """Greedy decoding in which the author of each position is known beforehand, as with random routing."""
-    output: list[Token] = []
-    while len(output) < max_new_tokens and not (output and output[-1].id in stop_tokens):
-        tokens = [*prompt, *(token.id for token in output)]
-        name = author(len(tokens))
-        token, entropy, _, _ = _next(slm if name == "slm" else llm, tokens, vocab_size)
-        output.append(Token(token, name, entropy, entropy))
-    return output
-
-
-def stitch_learned(
-    slm: Any,
-    llm: Any,
-    prompt: Sequence[int],
-    *,
-    tau: float,
-    wants_llm: Callable[[bytes, int], bool],
-    max_new_tokens: int,
-    stop_tokens: Collection[int],
-    vocab_size: int,
-) -> list[Token]:
-    """Greedy R-Stitch+: `stitch`, but where the SLM's entropy is > tau a head says whether its token is discarded.
-
-    Args:
-        wants_llm: the head; its arguments are the SLM's last hidden state after the final norm, as float32 bytes, and
-            the number of tokens before the position.
-    """
-    output: list[Token] = []
-    active: Author = "slm"
-    while len(output) < max_new_tokens and not (output and output[-1].id in stop_tokens):
-        tokens = [*prompt, *(token.id for token in output)]
-        token, entropy, _, _ = _next(slm if active == "slm" else llm, tokens, vocab_size)
-        if active == "slm" and entropy > tau and wants_llm(_hidden_state(slm, tokens), len(tokens)):
-            active = "llm"
-            continue
-        output.append(Token(token, active, entropy, entropy))
-        if active == "llm" and entropy <= tau:
-            active = "slm"
-    return output
-
-
-def stitch_exiting(
-    slm: Any,
-    llm: Any,
-    prompt: Sequence[int],
-    early_exit: EarlyExit,
-    *,
-    tau: float,
-    max_new_tokens: int,
-    stop_tokens: Collection[int],
-    vocab_size: int,
-) -> tuple[list[Token], tuple[int, float] | None]:
-    """Greedy R-Stitch with early exit: after a boundary, who has the pen tries an answer, and keeps it if it is sure.
-
-    Returns: the tokens; where the thinking ended early, if it did, and how sure the trial was.
-    """
-    output: list[Token] = []
-    active: Author = "slm"
-    exited: tuple[int, float] | None = None
-    num_tried = 0
-    while len(output) < max_new_tokens and not (output and output[-1].id in stop_tokens):
-        model, ids = slm if active == "slm" else llm, [token.id for token in output]
-        room = min(early_exit.max_trial_tokens, max_new_tokens - len(output) - len(early_exit.prompt))
-        at_boundary = any(boundary in early_exit.text(ids[-1:]) for boundary in early_exit.boundaries)
-        thinking = exited is None and early_exit.thinking_end not in early_exit.text(ids)
-        if at_boundary and thinking and room > 0 and num_tried < len(output):
-            num_tried = len(output)
-            trial = [Token(token, active, 0.0, 0.0) for token in early_exit.prompt]
-            probabilities: list[float] = []
-            while len(probabilities) < room and not (
-                probabilities and (trial[-1].id in stop_tokens or early_exit.end in early_exit.text([trial[-1].id]))
-            ):
-                token, entropy, first, _ = _next(model, [*prompt, *ids, *(t.id for t in trial)], vocab_size)
-                trial.append(Token(token, active, entropy, entropy))
-                probabilities.append(first)
-            confidence = sum(probabilities) / len(probabilities)
-            if confidence > early_exit.threshold:
-                exited = len(prompt) + len(output), confidence
-                output += trial
-                if active == "llm" and output[-1].entropy <= tau:
-                    active = "slm"
-            continue
-        token, entropy, _, _ = _next(model, [*prompt, *ids], vocab_size)
-        if active == "slm" and entropy > tau:
-            active = "llm"
-            continue
-        output.append(Token(token, active, entropy, entropy))
-        if active == "llm" and entropy <= tau:
-            active = "slm"
-    return output, exited
-
-
-@torch.inference_mode()
-def _hidden_state(model: Any, tokens: list[int]) -> bytes:
-    """What the LM head gets for the last token."""
-    states = model.base_model(torch.tensor([tokens]), use_cache=False).last_hidden_state
-    raw: bytes = states[0, -1].float().numpy().tobytes()
-    return raw
-
-
-@torch.inference_mode()
-def _next(model: Any, tokens: list[int], vocab_size: int) -> tuple[int, float, float, float]:
-    """The most probable next token, the entropy of its distribution, and the two largest p.
-
-    The entropy is -sum p log p / log V as it is served, in float32.
-    """
-    logits = model(torch.tensor([tokens]), use_cache=False, logits_to_keep=1).logits[0, -1, :vocab_size]
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    probabilities = torch.softmax(logits, dim=-1)
-    entropy = float(torch.special.entr(probabilities).sum() / math.log(vocab_size))
-    first, second = probabilities.topk(2).values.tolist()
-    return int(logits.argmax()), _float32(min(max(entropy, 0.0), 1.0)), first, second
-
-
-def _float32(value: float) -> float:
-    return array("f", [value])[0]
+    """The tokens of an early exit; none if no trial is due or the model is not sure of it."""
+    text = early_exit.text
+    at_boundary = any(boundary in text(answer.tokens[-1:]) for boundary in early_exit.boundaries)
+    thinking = answer.exited is None and early_exit.thinking_end not in text([token.id for token in answer.written])
+    most = min(early_exit.max_trial_tokens, room - len(early_exit.prompt))
+    if not at_boundary or not thinking or most < 1:
+        return []
+    trial = [Token(token, answer.writer, 0.0, 0.0) for token in early_exit.prompt]
+    probabilities: list[float] = []
+    ended = False
+    while len(probabilities) < most and not ended:
+        proposal = model.next([*answer.tokens, *(token.id for token in trial)])
+        value = rule.value(proposal, [*answer.written, *trial])
+        trial.append(Token(proposal.token, answer.writer, proposal.entropy, value))
+        probabilities.append(proposal.probability)
+        ended = proposal.token in stop_tokens or early_exit.end in text([proposal.token])
+    answer.num_trials += 1
+    answer.num_trial_tokens += len(trial)
+    confidence = sum(probabilities) / len(probabilities)
+    if confidence <= early_exit.threshold:
+        return []
+    answer.exited = len(answer.tokens), confidence
+    return trial

@@ -1,1 +1,1 @@
-"""Stacks and load: how questions reach a system."""
+"""How systems are asked: stacks, loads, questions, one record an answer. It draws no conclusion from the answers."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Question = TypeVar("Question")
 Reply = TypeVar("Reply")
@@ -24,7 +24,7 @@ class Load:
 
     @property
     def label(self) -> str:
-        """As tables and records call it."""
+        """Names the load in tables and records."""
         if self.rate:
             return f"Poisson arrivals, {self.rate:g}/s"
         return f"{self.num_sessions} session{'s' if self.num_sessions > 1 else ''}"
@@ -48,7 +48,10 @@ class Timed(Generic[Reply]):
 async def closed_loop(
     ask: Callable[[Question], Awaitable[Reply]], questions: Sequence[Question], num_sessions: int
 ) -> list[Timed[Reply]]:
-    """Asks all questions, never more than `num_sessions` at a time and never fewer while some are left."""
+    """Asks all questions, never more than `num_sessions` at a time and never fewer while some are left.
+
+    The first error ends all sessions and is raised.
+    """
     left = iter(enumerate(questions))
     done: list[Timed[Reply]] = []
 
@@ -58,7 +61,7 @@ async def closed_loop(
             reply = await ask(question)
             done.append(Timed(index, start, time.perf_counter(), reply))
 
-    await asyncio.gather(*(session() for _ in range(min(num_sessions, len(questions)))))
+    await _together(session() for _ in range(min(num_sessions, len(questions))))
     return done
 
 
@@ -75,7 +78,7 @@ async def open_loop(
         done.append(Timed(index, due, time.perf_counter(), reply))
 
     numbered = enumerate(zip(questions, arrivals_s, strict=True))
-    await asyncio.gather(*(request(index, question, begin + arrival) for index, (question, arrival) in numbered))
+    await _together(request(index, question, begin + arrival) for index, (question, arrival) in numbered)
     return done
 
 
@@ -86,3 +89,12 @@ def poisson_arrivals(rate: float, n: int, seed: object) -> list[float]:
     while len(times) < n:
         times.append(times[-1] + rng.expovariate(rate))
     return times
+
+
+async def _together(sessions: Iterable[Coroutine[Any, Any, None]]) -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            for session in sessions:
+                group.create_task(session)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None

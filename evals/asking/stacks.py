@@ -1,19 +1,23 @@
-"""Stacks to be measured: from flags, each with variants of its settings beside it."""
+"""The stack that is asked: a running one, or one that is started from flags, with variants of it beside it."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic_settings import CliApp
+from rich.console import Console
 
+from evals.asking.flags import positive
 from model_worker.build import build
 from model_worker.engine.engine import Engine
 from model_worker.settings import WorkerSettings
 from model_worker.tokenizer import load_tokenizer
+from rstitch.cli.progress import start
 from rstitch.local.part import bundled_model, default_threads
 from rstitch.local.stack import LocalStack
 
@@ -29,15 +33,39 @@ class Flags:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Flags:
-        """Those that `add_flag_arguments` parsed."""
+        """Reads what `add_stack_arguments` had parsed."""
         return cls(options.router_arg, options.worker_arg, options.slm_arg, options.llm_arg)
 
     def __add__(self, other: Flags) -> Flags:
         return Flags(self.router + other.router, self.worker + other.worker, self.slm + other.slm, self.llm + other.llm)
 
 
-def add_flag_arguments(parser: argparse.ArgumentParser) -> None:
-    """Settings of the services, handed on to them."""
+def add_stack_arguments(parser: argparse.ArgumentParser, *, models: bool = True, router: bool = False) -> None:
+    """Adds the flags of a stack: which models (`models`), where they run, settings of the services.
+
+    With `router`, also the address of one that runs, which is then asked instead.
+    """
+    if router:
+        parser.add_argument("--router", metavar="HOST:PORT", help="a running router (default: start a stack)")
+    if models:
+        parser.add_argument("--models", type=Path, help="folder with tiny-slm and tiny-llm (default: the bundled ones)")
+        for role in ("slm", "llm"):
+            parser.add_argument(
+                f"--{role}", f"--{role}-model", dest=f"{role}_model", metavar="MODEL",
+                help=f"folder or hub id of the {role.upper()} (default: the bundled one)",
+            )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="of both models: cpu or cuda:N (default cpu)")
+    parser.add_argument("--slm-device", help="of the SLM alone")
+    parser.add_argument("--llm-device", help="of the LLM alone")
+    parser.add_argument("--dtype", help="float32 or bfloat16 (default: float32 on CPU, bfloat16 on CUDA)")
+    parser.add_argument(
+        "--threads", type=positive, default=default_threads(),
+        help="CPU threads of each model, in all systems alike (default: half of the machine's)",
+    )  # fmt: skip
+    _add_flag_arguments(parser)
+
+
+def _add_flag_arguments(parser: argparse.ArgumentParser) -> None:
     for part, whom in (("router", "the router"), ("worker", "both workers"), ("slm", "the SLM"), ("llm", "the LLM")):
         parser.add_argument(
             f"--{part}-arg",
@@ -48,29 +76,11 @@ def add_flag_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
-    """Models, devices and settings."""
-    parser.add_argument("--models", type=Path, help="folder with tiny-slm and tiny-llm (default: the bundled ones)")
-    parser.add_argument("--slm-model", help="folder or hub id of the SLM alone")
-    parser.add_argument("--llm-model", help="folder or hub id of the LLM alone")
-    parser.add_argument("--device", default="cpu", help="of both models: cpu or cuda:N (default cpu)")
-    parser.add_argument("--slm-device", help="of the SLM alone")
-    parser.add_argument("--llm-device", help="of the LLM alone")
-    parser.add_argument("--dtype", help="float32 or bfloat16 (default: float32 on CPU, bfloat16 on CUDA)")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=default_threads(),
-        help="CPU threads of each model, in all systems alike (default: half of the machine's)",
-    )
-    add_flag_arguments(parser)
-
-
 def named_variant(text: str) -> tuple[str, Flags]:
-    """`NAME: FLAGS`, the flags as of `add_flag_arguments`. Raises ArgumentTypeError."""
+    """Reads `NAME: FLAGS`, where FLAGS are `--router-arg` and its kin. Raises ArgumentTypeError."""
     name, _, flags = text.partition(":")
     parser = argparse.ArgumentParser(exit_on_error=False, add_help=False)
-    add_flag_arguments(parser)
+    _add_flag_arguments(parser)
     try:
         parsed, unknown = parser.parse_known_args(shlex.split(flags))
     except (argparse.ArgumentError, ValueError) as error:
@@ -83,7 +93,7 @@ def named_variant(text: str) -> tuple[str, Flags]:
 
 
 def models(options: argparse.Namespace) -> tuple[str, str]:
-    """The pair."""
+    """Folders or hub ids of the SLM and the LLM."""
     slm, llm = (
         getattr(options, f"{role}_model")
         or (str(options.models / f"tiny-{role}") if options.models else bundled_model(f"tiny-{role}"))
@@ -98,15 +108,17 @@ def device_and_dtype(options: argparse.Namespace, role: str) -> tuple[str, str]:
     return device, options.dtype or ("float32" if device == "cpu" else "bfloat16")
 
 
-def local_stack(options: argparse.Namespace, extra: Flags | None = None, **arguments: Any) -> LocalStack:
-    """A stack of these options, not started."""
-    slm, llm = models(options)
-    flags = Flags.of(options) + (extra or Flags())
+def local_stack(
+    options: argparse.Namespace, extra: Flags | None = None, *, defaults: Flags | None = None, **arguments: Any
+) -> LocalStack:
+    """A stack of these options, not started. The options win over `defaults`, and `extra` wins over both."""
+    if "slm_model" not in arguments:
+        arguments["slm_model"], arguments["llm_model"] = models(options)
+    flags = (defaults or Flags()) + Flags.of(options) + (extra or Flags())
     return LocalStack(
-        slm_model=slm,
-        llm_model=llm,
-        slm_device=device_and_dtype(options, "slm")[0],
-        llm_device=device_and_dtype(options, "llm")[0],
+        device=options.device,
+        slm_device=options.slm_device,
+        llm_device=options.llm_device,
         dtype=options.dtype,
         threads=options.threads,
         router_args=flags.router,
@@ -115,6 +127,16 @@ def local_stack(options: argparse.Namespace, extra: Flags | None = None, **argum
         llm_args=flags.llm,
         **arguments,
     )
+
+
+def router_of(options: argparse.Namespace, held: ExitStack, console: Console) -> str:
+    """The address of the router to ask; a stack that is started for it ends with `held`. Raises StackError."""
+    if options.router:
+        return str(options.router)
+    stack = local_stack(options)
+    start(stack, console)
+    held.callback(stack.stop)
+    return stack.router_address
 
 
 def llm_engine(options: argparse.Namespace, kv_tokens: int) -> Engine:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import json
 import math
 import tempfile
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from evals.bench import engine_tables, page
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
 from evals.bench.stepping import BLOCK, Contest, Ours
 from evals.figures.progress import progress_bar
-from evals.figures.provenance import ROOT, line, provenance
+from evals.figures.provenance import ROOT
 from model_worker.build import default_page_size
 from model_worker.engine.forward.loader import load
 from model_worker.engine.types import Limits
@@ -64,8 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE[,KEY=VALUE]",
         help="one more engine with these limits, measured in the same turns (repeatable)",
     )
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
-    parser.add_argument("--write", action="store_true", help="also write the tables into docs/performance.md")
+    page.add_arguments(parser)
     parser.add_argument("--plot", type=Path, help="also draw step times to this file")
 
 
@@ -79,16 +77,12 @@ def run(options: argparse.Namespace) -> int:
     with progress_bar(console) as progress:
         for name in names:
             models.append(measure(name, options, progress))
-    facts = provenance()
     for model in models:
         engine_tables.show(model, console)
-    console.print(line(facts), style="dim")
-    if options.json is not None:
-        options.json.write_text(json.dumps({"provenance": facts, "models": models}, indent=1) + "\n")
     if options.plot is not None:
         engine_tables.plot(models, options.plot)
-    if options.write:
-        page.write("engine", "\n\n".join([*(engine_tables.document(model) for model in models), line(facts)]))
+    text = "\n\n".join([*(engine_tables.document(model) for model in models), ""])
+    page.finish(options, "engine", {"models": models}, text, console)
     return 0
 
 

@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from rich.console import Console
 
-from evals.figures.report import Columns, Row, markdown_table, terminal_table
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
-
-def _ms(name: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[name]:.3f}"
-
+from evals.figures import plotting
+from evals.figures.report import Columns, markdown_table, terminal_table
 
 _VARIANT: Columns = {"variant": lambda row: row["variant"] or "-"}
+_TIMES = {
+    "bare ms": "{bare_ms:.3f}",
+    "step ms": "{engine_ms:.3f}",
+    "over bare": "{ratio[value]:.2f}",
+    "quiet": "{quiet_ratio:.2f}",
+}
 _STEPS: Columns = {
-    "context": lambda row: str(row["context"]),
-    "batch": lambda row: str(row["batch"]),
-    "bare ms": _ms("bare_ms"),
-    "step ms": _ms("engine_ms"),
-    "over bare": lambda row: f"{row['ratio']['value']:.2f}",
-    "quiet": lambda row: f"{row['quiet_ratio']:.2f}",
-    "tok/s": lambda row: f"{row['tokens_per_s']:.0f}",
-    "x": lambda row: f"{row['over_batch_1']:.2f}",
-    "outside": lambda row: "" if row["outside_model"] is None else f"{row['outside_model']:.0%}",
-    "agreed": lambda row: f"{row['agreed']:.0%}",
+    "context": "{context}",
+    "batch": "{batch}",
+    **_TIMES,
+    "tok/s": "{tokens_per_s:.0f}",
+    "x": "{over_batch_1:.2f}",
+    "outside": "{outside_model:.0%}",
+    "agreed": "{agreed:.0%}",
 }
-_FLOOR: Columns = {"of floor": lambda row: f"{row['floor_share']:.0%}"}
-_EXTENDS: Columns = {
-    "tokens": lambda row: str(row["tokens"]),
-    "bare ms": _STEPS["bare ms"],
-    "step ms": _STEPS["step ms"],
-    "over bare": _STEPS["over bare"],
-    "quiet": _STEPS["quiet"],
-    "over a decode": lambda row: f"{row['over_decode']:.2f}",
-}
+_FLOOR: Columns = {"of floor": "{floor_share:.0%}"}
+_EXTENDS: Columns = {"tokens": "{tokens}", **_TIMES, "over a decode": "{over_decode:.2f}"}
 # A document is wider than a terminal.
 _WIDE: Columns = {
-    "over bare": lambda row: "{value:.2f} [{low:.2f}, {high:.2f}]".format(**row["ratio"]),
-    "run-on ms": _ms("run_on_ms"),
+    "over bare": "{ratio[value]:.2f} [{ratio[low]:.2f}, {ratio[high]:.2f}]",
+    "run-on ms": "{run_on_ms:.3f}",
 }
 _LEGEND = (
     "bare: a cached transformers forward at batch 1, in turn with the steps; quiet: the ratio of the 10th percentiles; "
@@ -56,11 +44,11 @@ _LEGEND = (
 def _columns(model: dict[str, Any], wide: bool = False) -> Columns:
     variants = _VARIANT if len(model["counters"]) > 1 else {}
     floor = _FLOOR if "floor_ms" in model else {}
-    return variants | _STEPS | (_WIDE if wide else {}) | floor
+    return {**variants, **_STEPS, **(_WIDE if wide else {}), **floor}
 
 
 def _extend_columns(model: dict[str, Any]) -> Columns:
-    return (_VARIANT if len(model["counters"]) > 1 else {}) | _EXTENDS
+    return {**(_VARIANT if len(model["counters"]) > 1 else {}), **_EXTENDS}
 
 
 def _title(model: dict[str, Any]) -> str:
@@ -104,7 +92,7 @@ def document(model: dict[str, Any]) -> str:
 
 def plot(models: Sequence[dict[str, Any]], path: Path) -> None:
     """Step time over the batch, one panel per model, one line per context and variant; dashed: bare, at batch 1."""
-    figure, panels = plt.subplots(1, len(models), figsize=(5.2 * len(models), 4.2), layout="constrained", squeeze=False)
+    figure, panels = plotting.panels(1, len(models), (5.2 * len(models), 4.2))
     for axes, model in zip(panels[0], models, strict=True):
         lines = dict.fromkeys((row["variant"], row["context"]) for row in model["rows"])
         for number, (variant, context) in enumerate(lines):
@@ -113,17 +101,11 @@ def plot(models: Sequence[dict[str, Any]], path: Path) -> None:
             label = " ".join(filter(None, [f"context {context}", variant]))
             axes.plot(x, [row["engine_ms"] for row in rows], marker="o", color=f"C{number}", label=label)
             axes.axhline(rows[0]["bare_ms"], color=f"C{number}", linestyle="--", linewidth=0.8)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        batches = sorted({row["batch"] for row in model["rows"]})
-        axes.set_xticks(batches, [str(batch) for batch in batches])
-        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            formatter("{x:g}")
+        plotting.counts(axes, [row["batch"] for row in model["rows"]])
+        plotting.logarithmic(axes, "y")
         axes.set_xlabel("sessions in the step")
         axes.set_ylabel("ms per step (dashed: bare forward at batch 1)")
         axes.set_title(model["model"])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    plotting.save(figure, path)

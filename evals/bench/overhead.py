@@ -2,7 +2,7 @@
 
 The same problems go through the stack (client, router, Redis, two workers) and through two bare cached transformers
 models in this process, in turn. For each answer of the stack, the time outside the forwards is its latency less what
-the workers' forwards took; a fit over all answers splits it, and each part that the router tells, into what a token, a
+the workers' forwards took; a fit over all answers splits it, and each place that the router tells, into what a token, a
 switch and an answer take of it.
 """
 
@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-from pathlib import Path
-from statistics import fmean
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 import transformers
 from rich.console import Console
@@ -23,170 +21,146 @@ from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals.algorithm import bare
+from evals.asking.ask import ask, jobs
 from evals.asking.flags import positive
-from evals.asking.stacks import Flags, add_flag_arguments
-from evals.bench import page
+from evals.asking.record import Record
+from evals.asking.stacks import Flags, add_stack_arguments, local_stack, models
+from evals.asking.systems import Served, System, Terms
+from evals.bench import outside, page
 from evals.figures.progress import progress_bar
-from evals.figures.provenance import ROOT, line, provenance
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
-from evals.tasks.tiny.arithmetic import problems
+from evals.tasks.data import Problem, load_data
+from evals.tasks.task import load
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Threshold, Usage
-from rstitch.local.stack import LocalStack
+from rstitch.client.types import Threshold
 
 # From the LLM alone to the SLM alone, so that tokens and switches vary independently.
 TAUS = (-1.0, 0.005, 0.02, 0.1, 1.0)
 MAX_NEW_TOKENS = 400
-_ITERATIONS = 30
-# What is outside the forwards, and what of it the router can tell apart.
-PARTS = ("outside", "scheduling", "waiting", "transport", "store", "routing")
+_BARE = "bare "
 _COLUMNS: Columns = {
-    "tau": lambda row: f"{row['tau']:g}",
-    "tokens": lambda row: f"{row['tokens']:.1f}",
-    "switches": lambda row: f"{row['switches']:.1f}",
-    "stack": lambda row: f"{row['stack']:.3f}",
-    "forwards": lambda row: f"{row['forwards']:.3f}",
-    "outside": lambda row: f"{row['outside']:.3f}",
-    "bare loop": lambda row: f"{row['bare']:.3f}",
-    "its forwards": lambda row: f"{row['bare_forwards']:.3f}",
+    "tau": "{tau:g}",
+    "tokens": "{tokens:.1f}",
+    "switches": "{switches:.1f}",
+    "stack": "{stack:.3f}",
+    "forwards": "{forwards:.3f}",
+    "outside": "{outside:.3f}",
+    "bare loop": "{bare:.3f}",
+    "its forwards": "{bare_forwards:.3f}",
 }
-_PARTS: Columns = {
-    "": lambda row: row["part"],
-    "a token": lambda row: f"{row['fit'][0]:.3f}",
-    "a switch": lambda row: f"{row['fit'][1]:.3f}",
-    "an answer": lambda row: f"{row['fit'][2]:.3f}",
+_PLACES: Columns = {
+    "": "{place}",
+    "a token": "{fit[0]:.3f}",
+    "a switch": "{fit[1]:.3f}",
+    "an answer": "{fit[2]:.3f}",
 }
 
 
-async def ask(client: AsyncClient, prompt: list[int], tau: float) -> Usage:
-    """One answer of the stack."""
-    answer = await client.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=MAX_NEW_TOKENS, guard=False)
-    await client.delete_trajectory(answer.session_id)
-    return answer.finished.usage
+class Bare(System):
+    """Algorithm 1 over two cached transformers models in this process: the floor of what a stack can cost."""
 
+    def __init__(self, name: str, pair: tuple[Any, Any], tokenizer: Any, tau: float) -> None:
+        super().__init__(name)
+        self._pair = pair
+        self._tokenizer = tokenizer
+        self._tau = tau
 
-async def measure(
-    address: str, slm: Any, llm: Any, prompts: list[list[int]], progress: Progress
-) -> list[dict[str, float]]:
-    """One record per problem and tau: both ways, one after the other."""
-    records = []
-    stop_tokens = {slm.generation_config.eos_token_id}
-    async with AsyncClient(address) as client:
-        for prompt in prompts[:2]:
-            await ask(client, prompt, 0.02)  # both ways warm
-            bare.stitch(slm, llm, prompt, 0.02, MAX_NEW_TOKENS, stop_tokens, slm.config.vocab_size)
-        for prompt in progress.track(prompts, description="measuring"):
-            for tau in TAUS:
-                usage = await ask(client, prompt, tau)
-                run = bare.stitch(slm, llm, prompt, tau, MAX_NEW_TOKENS, stop_tokens, slm.config.vocab_size)
-                forward_ms = (usage.slm_forward_us + usage.llm_forward_us) / 1000
-                records.append(
-                    {
-                        "tau": tau,
-                        "tokens": usage.num_tokens,
-                        "switches": usage.num_switches,
-                        "stack_ms": usage.total_time_us / 1000,
-                        "stack_forward_ms": forward_ms,
-                        "bare_tokens": len(run.tokens),
-                        "bare_ms": run.total_s * 1000,
-                        "bare_forward_ms": run.forward_s * 1000,
-                        "outside": usage.total_time_us / 1000 - forward_ms,
-                    }
-                    | {name: getattr(usage.breakdown, f"{name}_us") / 1000 for name in PARTS[1:]}
-                )
-    return records
-
-
-def fit(records: list[dict[str, float]], part: str) -> tuple[float, float, float]:
-    """Milliseconds of a part per token, per switch and per answer.
-
-    Least absolute deviations, by reweighted least squares: an answer during which the machine did something else
-    counts no more than any other.
-    """
-    design = np.array([[r["tokens"], r["switches"], 1.0] for r in records])
-    target = np.array([r[part] for r in records])
-    weights = np.ones(len(records))
-    for _ in range(_ITERATIONS):
-        root = np.sqrt(weights)
-        solution = np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0]
-        weights = 1 / np.maximum(np.abs(target - design @ solution), 1e-3)
-    per_token, per_switch, per_answer = (float(value) for value in solution)
-    return per_token, per_switch, per_answer
-
-
-def rows(records: list[dict[str, float]]) -> list[Row]:
-    """One row per tau: milliseconds per token, both ways."""
-    table = []
-    for tau in TAUS:
-        chosen = [r for r in records if r["tau"] == tau]
-        tokens, bare_tokens = sum(r["tokens"] for r in chosen), sum(r["bare_tokens"] for r in chosen)
-        stack, forward = sum(r["stack_ms"] for r in chosen), sum(r["stack_forward_ms"] for r in chosen)
-        table.append(
-            {
-                "tau": tau,
-                "tokens": fmean(r["tokens"] for r in chosen),
-                "switches": fmean(r["switches"] for r in chosen),
-                "stack": stack / tokens,
-                "forwards": forward / tokens,
-                "outside": (stack - forward) / tokens,
-                "bare": sum(r["bare_ms"] for r in chosen) / bare_tokens,
-                "bare_forwards": sum(r["bare_forward_ms"] for r in chosen) / bare_tokens,
-            }
+    async def answer(self, problem: Problem, sample: int = 0) -> Record:
+        """One answer, while which nothing else runs in this process."""
+        slm, llm = self._pair
+        prompt: list[int] = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": problem.prompt}], add_generation_prompt=True, return_dict=False
         )
-    return table
+        stops = {slm.generation_config.eos_token_id}
+        run = bare.stitch(slm, llm, prompt, self._tau, MAX_NEW_TOKENS, stops, slm.config.vocab_size)
+        usage = {
+            "num_llm_tokens": len(run.tokens),
+            "total_time_us": int(1e6 * run.total_s),
+            "slm_forward_us": 0,
+            "llm_forward_us": int(1e6 * run.forward_s),
+        }
+        return Record(self.name, problem.index, problem.id, sample, 0, usage=usage)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `bench overhead`."""
     parser.add_argument("--n", type=positive, default=30, help="problems (default 30)")
-    parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with tiny-slm and tiny-llm")
-    parser.add_argument("--json", type=Path, help="also write the records to this file")
-    parser.add_argument("--write", action="store_true", help="also write the table into docs/performance.md")
-    add_flag_arguments(parser)
+    page.add_arguments(parser)
+    add_stack_arguments(parser)
+    parser.set_defaults(threads=1)
 
 
 def run(options: argparse.Namespace) -> int:
     """Starts a stack, measures, prints."""
     console = Console()
-    torch.set_num_threads(1)  # as the stack's workers
+    torch.set_num_threads(options.threads)
     transformers.logging.disable_progress_bar()
-    folders = [options.models / name for name in ("tiny-slm", "tiny-llm")]
-    slm, llm = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in folders)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folders[0])
-    prompts: list[list[int]] = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": problem.question}], add_generation_prompt=True, return_dict=False
-        )
-        for problem in problems("dev", options.n)
+    # Nothing in the background: every forward is then on the answer's own path, and what is left outside of it.
+    quiet = Flags(router=["--catch-up-tokens", "0", "--run-ahead", "off"])
+    with local_stack(options, defaults=quiet) as stack, progress_bar(console) as progress:
+        records = asyncio.run(measure(stack.router_address, options, progress))
+    served = [record for record in records if not record.system.startswith(_BARE)]
+    counts = [record.num_tokens for record in served], [record.count("switches") for record in served]
+    places: list[Row] = [
+        {"place": place, "fit": outside.fit(ms, *counts)} for place, ms in outside.spent(served).items()
     ]
-    flags = Flags.of(options)
-    with (
-        LocalStack(
-            slm_model=str(folders[0]),
-            llm_model=str(folders[1]),
-            threads=1,
-            worker_args=flags.worker,
-            slm_args=flags.slm,
-            llm_args=flags.llm,
-            # Nothing in the background: every forward is then on the answer's own path, and what is left outside of it.
-            router_args=["--catch-up-tokens", "0", "--run-ahead", "off", *flags.router],
-        ) as stack,
-        progress_bar(console) as progress,
-    ):
-        records = asyncio.run(measure(stack.router_address, slm, llm, prompts, progress))
-    parts: list[Row] = [{"part": part, "fit": fit(records, part)} for part in PARTS]
-    facts, table = provenance(), rows(records)
+    table = rows(records)
     console.print(terminal_table("milliseconds per token", _COLUMNS, table))
-    console.print(terminal_table(f"milliseconds outside the forwards, fitted to {len(records)} answers", _PARTS, parts))
-    console.print(line(facts), style="dim")
-    if options.write:
-        told = (
-            f"Milliseconds outside the forwards (least absolute deviations over {len(records)} answers). {line(facts)}"
-        )
-        text = "\n\n".join(
-            [markdown_table(_COLUMNS, table), "Milliseconds per token.", markdown_table(_PARTS, parts), told]
-        )
-        page.write("overhead", text)
-    if options.json is not None:
-        options.json.write_text(json.dumps({"provenance": facts, "parts": parts, "records": records}, indent=1) + "\n")
+    console.print(
+        terminal_table(f"milliseconds outside the forwards, fitted to {len(served)} answers", _PLACES, places)
+    )
+    told = f"Milliseconds outside the forwards (robust least squares over {len(served)} answers)."
+    text = "\n\n".join(
+        [markdown_table(_COLUMNS, table), "Milliseconds per token.", markdown_table(_PLACES, places), told]
+    )
+    found = {"parts": places, "records": [asdict(record) for record in records]}
+    page.finish(options, "overhead", found, text, console)
     return 0
+
+
+async def measure(address: str, options: argparse.Namespace, progress: Progress) -> list[Record]:
+    """One record per problem, tau and way, in turn."""
+    folders = models(options)
+    pair: Any = tuple(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in folders)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folders[0])
+    problems = load_data(load("tiny"), split="dev", n=options.n).problems
+    async with AsyncClient(address) as client:
+        systems: list[System] = []
+        for tau in TAUS:
+            systems.append(Served(f"{tau:g}", client, Threshold(tau), Terms(MAX_NEW_TOKENS)))
+            systems.append(Bare(f"{_BARE}{tau:g}", pair, tokenizer, tau))
+        await ask(list(jobs(systems[4:6], problems[:2])))  # both ways warm
+        wanted = list(jobs(systems, problems))
+        bar = progress.add_task("measuring", total=len(wanted))
+        return await ask(wanted, on_record=lambda record: progress.advance(bar))
+
+
+def rows(records: list[Record]) -> list[Row]:
+    """One row per tau: milliseconds per token, both ways."""
+    table = pd.DataFrame(
+        {
+            "system": record.system,
+            "tokens": record.num_tokens,
+            "switches": record.count("switches"),
+            "ms": record.latency_ms,
+            "outside_ms": record.outside_ms,
+        }
+        for record in records
+    )
+    means = table.groupby("system").mean()
+    per_token = means.div(means["tokens"], axis=0)
+    made = []
+    for tau in TAUS:
+        ours, theirs = per_token.loc[f"{tau:g}"], per_token.loc[f"{_BARE}{tau:g}"]
+        made.append(
+            {
+                "tau": tau,
+                **means.loc[f"{tau:g}", ["tokens", "switches"]].to_dict(),
+                "stack": ours["ms"],
+                "forwards": ours["ms"] - ours["outside_ms"],
+                "outside": ours["outside_ms"],
+                "bare": theirs["ms"],
+                "bare_forwards": theirs["ms"] - theirs["outside_ms"],
+            }
+        )
+    return made

@@ -7,10 +7,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+from evals.figures import plotting
 from evals.figures.report import Row
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 # Of a system wherever it appears; thresholds share a colour map.
 _STYLES = {
@@ -26,13 +24,11 @@ _SIZE = (12.0, 4.8)
 def plot(rows: list[Row], path: Path) -> None:
     """Writes the picture. Variants are left out: they lie on what they vary."""
     rows = [row for row in rows if not row["variation"]]
-    figure, (left, right) = plt.subplots(1, 2, figsize=_SIZE, layout="constrained")
+    figure, ((left, right),) = plotting.panels(1, 2, _SIZE)
     first = rows[0]["load"]
     _accuracy_over_latency(left, [row for row in rows if row["load"] == first])
     _throughput_over_sessions(right, [row for row in rows if not row["rate"]])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    plotting.save(figure, path)
 
 
 def _accuracy_over_latency(axes: Any, rows: list[Row]) -> None:
@@ -61,10 +57,7 @@ def _throughput_over_sessions(axes: Any, rows: list[Row]) -> None:
         axes.plot(
             [row["num_sessions"] for row in chosen], [row["requests_per_s"] for row in chosen], label=system, **style
         )
-    counts = sorted({row["num_sessions"] for row in rows})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(counts, [str(count) for count in counts])
-    axes.minorticks_off()
+    plotting.counts(axes, [row["num_sessions"] for row in rows])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("sessions")
     axes.set_ylabel("answers per second")

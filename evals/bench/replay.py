@@ -9,74 +9,61 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pandas as pd
 import transformers
 from rich.console import Console
 from rich.progress import Progress
 
+from evals.asking.ask import Job, ask, without_trace
 from evals.asking.flags import positive, positives
-from evals.asking.load import closed_loop
+from evals.asking.load import Load
+from evals.asking.record import Record
+from evals.asking.stacks import add_stack_arguments
+from evals.asking.systems import Served, Terms
 from evals.bench import page
-from evals.bench.replay_stack import SYSTEMS, Measured, add_pair_arguments, ask, replay_stack, shape_name
+from evals.bench.outside import switch_ms
+from evals.bench.replay_stack import SYSTEMS, Replayed, numbered, replay_stack, shape_name
 from evals.bench.shapes import SHAPES, shape_or_folder
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
+from evals.figures.answers import places
 from evals.figures.progress import progress_bar
-from evals.figures.provenance import line, provenance
 from evals.figures.ratio import ratio
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
+from evals.tasks.data import load_data
+from evals.tasks.task import load
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Source, Threshold
+from rstitch.client.types import Threshold
 from rstitch.local.stack import LocalStack
 
 _COLUMNS: Columns = {
-    "": lambda row: row["system"],
-    "n": lambda row: str(row["sessions"]),
-    "LLM": lambda row: f"{row['llm_share']:.0%}",
-    "switches": lambda row: f"{row['switches']:.1f}",
-    "ms/token": lambda row: f"{row['token_ms']:.3f}",
-    "tok/s": lambda row: f"{row['tokens_per_s']:.0f}",
-    "faster": lambda row: f"{row['speed_up']['value']:.2f}",
-    "tok/s ratio": lambda row: f"{row['throughput_ratio']['value']:.2f}",
-    "over 1": lambda row: f"{row['scaling']:.2f}",
+    "": "{system}",
+    "n": "{sessions}",
+    "LLM": "{llm_share:.0%}",
+    "switches": "{switches:.1f}",
+    "ms/token": "{token_ms:.3f}",
+    "tok/s": "{tokens_per_s:.0f}",
+    "faster": "{faster[value]:.2f}",
+    "tok/s ratio": "{more[value]:.2f}",
+    "over 1": "{scaling:.2f}",
 }
 # A document is wider than a terminal.
 _WIDE: Columns = {
-    "system": _COLUMNS[""],
-    "sessions": _COLUMNS["n"],
-    "LLM share": lambda row: f"{row['llm_share']:.1%}",
-    "switches": _COLUMNS["switches"],
-    "ms/token p50": _COLUMNS["ms/token"],
-    "tok/s": _COLUMNS["tok/s"],
-    "speed-up per token": lambda row: "{value:.2f} [{low:.2f}, {high:.2f}]".format(**row["speed_up"]),
-    "tok/s over llm_only's": lambda row: "{value:.2f} [{low:.2f}, {high:.2f}]".format(**row["throughput_ratio"]),
-    "tok/s over 1 session's": _COLUMNS["over 1"],
+    "system": "{system}",
+    "sessions": "{sessions}",
+    "LLM share": "{llm_share:.1%}",
+    "switches": "{switches:.1f}",
+    "ms/token p50": "{token_ms:.3f}",
+    "tok/s": "{tokens_per_s:.0f}",
+    "speed-up per token": "{faster[value]:.2f} [{faster[low]:.2f}, {faster[high]:.2f}]",
+    "tok/s over llm_only's": "{more[value]:.2f} [{more[low]:.2f}, {more[high]:.2f}]",
+    "tok/s over 1 session's": "{scaling:.2f}",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """One closed loop of one system."""
-
-    system: str
-    num_sessions: int
-    wall_ms: float
-    answers: list[Measured]
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Output tokens of all sessions."""
-        return 1000 * sum(answer.num_tokens for answer in self.answers) / self.wall_ms
-
-    @property
-    def token_ms(self) -> float:
-        """Latency per token, the median answer's."""
-        return median(answer.latency_ms / answer.num_tokens for answer in self.answers)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,9 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=positives, default=[1, 4, 16], help="sessions (default 1,4,16)")
     parser.add_argument("--rounds", type=positive, default=3, help="loops of each system and concurrency (default 3)")
     parser.add_argument("--answers", type=positive, default=1, help="by each session in a loop (default 1)")
-    parser.add_argument("--json", type=Path, help="also write all answers to this file")
-    parser.add_argument("--write", action="store_true", help="also write the table into docs/performance.md")
-    add_pair_arguments(parser)
+    page.add_arguments(parser)
+    add_stack_arguments(parser, models=False)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -121,31 +107,22 @@ def run(options: argparse.Namespace) -> int:
         return 0
     traces = _traces(options)
     pairs = [_measured_pair(options, llm_shape, traces, console) for llm_shape in options.llm_shape]
-    facts = provenance()
-    console.print(line(facts), style="dim")
-    if options.json is not None:
-        options.json.write_text(json.dumps({"provenance": facts, "pairs": pairs}, indent=1) + "\n")
-    if options.write:
-        texts = [
-            "\n\n".join([f"### {pair['name']}", markdown_table(_WIDE, pair["rows"]), *pair["notes"]]) for pair in pairs
-        ]
-        page.write("replay", "\n\n".join([*texts, f"{_source(options)} {line(facts)}"]))
+    texts = [f"### {pair['name']}\n\n{markdown_table(_WIDE, pair['rows'])}" for pair in pairs]
+    texts = ["\n\n".join([text, *pair["notes"]]) for text, pair in zip(texts, pairs, strict=True)]
+    page.finish(options, "replay", {"pairs": pairs}, "\n\n".join([*texts, _source(options)]), console)
     return 0
 
 
 async def record(num: int, tau: float, console: Console) -> list[Trace]:
     """Traces of real answers of the bundled pair to problems of its dev split."""
-    from evals.tasks.tiny.arithmetic import problems
-
     made = []
     with LocalStack() as stack, progress_bar(console) as progress:
         async with AsyncClient(stack.router_address) as client:
-            for problem in progress.track(problems("dev", num), description="recording"):
-                chat = [{"role": "user", "content": problem.question}]
-                answer = await client.answer(chat=chat, policy=Threshold(tau))
-                trajectory = await client.trajectory(answer.session_id)
-                written = [segment for segment in trajectory.segments if segment.source is not Source.PROMPT]
-                made.append(trace_of(("slm" if s.source is Source.SLM else "llm", len(s.tokens)) for s in written))
+            system = Served("threshold", client, Threshold(tau), Terms.of(load("tiny")))
+            problems = load_data(load("tiny"), split="dev", n=num).problems
+            for problem in progress.track(problems, description="recording"):
+                parts = (await system.answer(problem)).parts
+                made.append(trace_of(("slm" if part.model == "slm" else "llm", part.num_tokens) for part in parts))
     return made
 
 
@@ -158,126 +135,111 @@ def _measured_pair(
         replay_stack(options, shapes, traces, options.prompt_tokens, max(options.concurrency), console) as stack,
         progress_bar(console) as progress,
     ):
-        loops = asyncio.run(measure(stack.router_address, traces, options, progress))
+        records = asyncio.run(measure(stack.router_address, traces, options, progress))
     name = " with ".join(shape_name(shape) for shape in shapes)
-    figures, spent = rows(loops), outside(loops)
-    notes = []
+    alone = [record for record in records if record.load == Load(1).label]
+    figures, spent, notes = rows(records, options.concurrency), outside(alone), []
     if spent:
         notes.append(
             f"Outside the forwards, one session: {spent['slm_token_ms']:.3f} ms a token of the SLM, "
             f"{spent['llm_token_ms']:.3f} ms of the LLM, {spent['switch_ms']:.3f} ms a switch more."
         )
         for system in SYSTEMS:
-            told = ", ".join(f"{part.replace('_', ' ')} {ms:.3f}" for part, ms in parts(loops, system).items())
+            of_system = places([record for record in alone if record.system == system])
+            told = ", ".join(f"{place.replace('_', ' ')} {ms:.3f}" for place, ms in of_system.items())
             notes.append(f"A token of {system}, in ms: {told}.")
     console.print(terminal_table(name, _COLUMNS, figures))
     for note in notes:
         console.print(note)
-    return {
-        "name": name,
-        "rows": figures,
-        "outside": spent,
-        "notes": notes,
-        "loops": [asdict(loop) for loop in loops],
-    }
+    answers = [asdict(record) for record in records]
+    return {"name": name, "rows": figures, "outside": spent, "notes": notes, "records": answers}
 
 
-async def measure(address: str, traces: Sequence[Trace], options: argparse.Namespace, progress: Progress) -> list[Loop]:
+async def measure(
+    address: str, traces: Sequence[Trace], options: argparse.Namespace, progress: Progress
+) -> list[Record]:
     """Every system under every concurrency, in turn; the order turns around with every round."""
-    planned = [
-        (num, index, name)
-        for num in options.concurrency
-        for index in range(options.rounds)
-        for name in (reversed(SYSTEMS) if index % 2 else SYSTEMS)
-    ]
-    made: list[Loop] = []
+    made: list[Record] = []
     async with AsyncClient(address) as client:
-        for name in SYSTEMS:  # every path warm, every shape of a batch seen
-            await _loop(client, name, traces, max(options.concurrency), 0, options.prompt_tokens, 1)
-        for num, index, name in progress.track(planned, description="measuring"):
-            made.append(await _loop(client, name, traces, num, index, options.prompt_tokens, options.answers))
+        systems = [Replayed(name, client, policy, traces, options.prompt_tokens) for name, policy in SYSTEMS.items()]
+        for system in systems:  # every path warm, every shape of a batch seen
+            most = max(options.concurrency)
+            await ask([Job(system, problem) for problem in numbered(most)], Load(most))
+        planned = [(num, index) for num in options.concurrency for index in range(options.rounds)]
+        for num, index in progress.track(planned, description="measuring"):
+            size = num * options.answers
+            for system in systems[::-1] if index % 2 else systems:
+                wanted = [Job(system, problem) for problem in numbered(size, index * size)]
+                made += [without_trace(record) for record in await ask(wanted, Load(num), block=index)]
+                await system.forget()
     return made
 
 
-async def _loop(
-    client: AsyncClient,
-    system: str,
-    traces: Sequence[Trace],
-    num_sessions: int,
-    number: int,
-    num_prompt_tokens: int,
-    answers_each: int,
-) -> Loop:
-    """Every system gets the same prompts and lengths in its loop of the same number."""
-
-    async def one(seed: int) -> Measured:
-        index = (number * num_sessions + seed) % len(traces)
-        return await ask(client, system, index, traces[index].num_tokens, num_prompt_tokens, seed)
-
-    done = await closed_loop(one, range(num_sessions * answers_each), num_sessions)
-    wall_s = max(timed.end_s for timed in done) - min(timed.start_s for timed in done)
-    for timed in done:
-        await client.delete_trajectory(timed.reply.session_id)
-    return Loop(system, num_sessions, 1000 * wall_s, [timed.reply for timed in done])
-
-
-def rows(loops: Sequence[Loop]) -> list[Row]:
+def rows(records: Sequence[Record], concurrency: Sequence[int]) -> list[Row]:
     """Figures of each system at each concurrency, beside llm_only's of the same rounds."""
-    made = []
-    rates: dict[tuple[str, int], float] = {}
-    for num in sorted({loop.num_sessions for loop in loops}):
-        by_system = {
-            name: [loop for loop in loops if (loop.system, loop.num_sessions) == (name, num)] for name in SYSTEMS
+    made: list[Row] = []
+    fewest: dict[str, float] = {}
+    for num in sorted(concurrency):
+        loops = {
+            name: _loops([r for r in records if (r.system, r.load) == (name, Load(num).label)]) for name in SYSTEMS
         }
-        base = by_system["llm_only"]
-        for system, chosen in by_system.items():
-            answers = [answer for loop in chosen for answer in loop.answers]
-            rates[system, num] = median(loop.tokens_per_s for loop in chosen)
-            fewest = min(n for name, n in rates if name == system)
-            num_tokens = sum(answer.num_tokens for answer in answers)
+        base = loops["llm_only"]
+        for system, ours in loops.items():
+            rate, tokens = median(ours["tokens_per_s"]), ours["tokens"].sum()
+            faster = ratio(list(base["token_ms"]), list(ours["token_ms"]))
+            more = ratio(list(ours["tokens_per_s"]), list(base["tokens_per_s"]))
             made.append(
                 {
                     "sessions": num,
                     "system": system,
-                    "n": len(answers),
-                    "tokens": num_tokens / len(answers),
-                    "llm_share": sum(answer.num_llm_tokens for answer in answers) / num_tokens,
-                    "switches": sum(answer.num_switches for answer in answers) / len(answers),
-                    "token_ms": median(loop.token_ms for loop in chosen),
-                    "tokens_per_s": rates[system, num],
-                    "speed_up": asdict(ratio([a.token_ms for a in base], [b.token_ms for b in chosen])),
-                    "throughput_ratio": asdict(ratio([a.tokens_per_s for a in chosen], [b.tokens_per_s for b in base])),
-                    "scaling": rates[system, num] / rates[system, fewest],
+                    "n": int(ours["n"].sum()),
+                    "tokens": float(tokens / ours["n"].sum()),
+                    "llm_share": float(ours["llm_tokens"].sum() / tokens),
+                    "switches": float(ours["switches"].sum() / ours["n"].sum()),
+                    "token_ms": median(ours["token_ms"]),
+                    "tokens_per_s": rate,
+                    "faster": asdict(faster),
+                    "more": asdict(more),
+                    "scaling": rate / fewest.setdefault(system, rate),
                 }
             )
     return made
 
 
-def outside(loops: Sequence[Loop]) -> dict[str, float]:
+def _loops(records: Sequence[Record]) -> pd.DataFrame:
+    """One line per closed loop: counts, the median answer's latency per token, tokens a second of all sessions."""
+    answers = pd.DataFrame(
+        {
+            "loop": record.block,
+            "n": 1,
+            "tokens": record.num_tokens,
+            "llm_tokens": record.count("llm_tokens"),
+            "switches": record.count("switches"),
+            "token_ms": record.client_ms / record.num_tokens,
+            "end_ms": 1000 * record.start_s + record.client_ms,
+        }
+        for record in records
+    ).groupby("loop")
+    loops = answers[["n", "tokens", "llm_tokens", "switches"]].sum()
+    loops["token_ms"] = answers["token_ms"].median()
+    loops["tokens_per_s"] = 1000 * loops["tokens"] / answers["end_ms"].max()
+    return loops
+
+
+def outside(alone: Sequence[Record]) -> dict[str, float]:
     """Milliseconds outside the forwards at one session: per token of each model alone, and what a switch adds.
 
     What an answer costs once is in its tokens.
     """
-    alone = {name: _alone(loops, name) for name in SYSTEMS}
-    switched = [answer for answer in alone["replay"] if answer.num_switches]
+    switched = [record for record in alone if record.count("switches")]
     if not switched:
         return {}
-    slm, llm = (median(a.outside_ms / a.num_tokens for a in alone[name]) for name in ("slm_only", "llm_only"))
-    switch = median((a.outside_ms - a.num_slm_tokens * slm - a.num_llm_tokens * llm) / a.num_switches for a in switched)
+    slm, llm = (
+        median(record.outside_ms / record.num_tokens for record in alone if record.system == name)
+        for name in ("slm_only", "llm_only")
+    )
+    switch = median(switch_ms(record, slm, llm) for record in switched)
     return {"slm_token_ms": slm, "llm_token_ms": llm, "switch_ms": switch}
-
-
-def parts(loops: Sequence[Loop], system: str) -> dict[str, float]:
-    """Where a token's time goes at one session, in milliseconds, as the router's breakdown has it."""
-    alone = _alone(loops, system)
-    tokens = sum(answer.num_tokens for answer in alone)
-    names = list(alone[0].parts_us)
-    return {name.removesuffix("_us"): sum(a.parts_us[name] for a in alone) / 1000 / tokens for name in names}
-
-
-def _alone(loops: Sequence[Loop], system: str) -> list[Measured]:
-    chosen = [loop for loop in loops if loop.num_sessions == 1 and loop.system == system]
-    return [answer for loop in chosen for answer in loop.answers]
 
 
 def _source(options: argparse.Namespace) -> str:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 import uuid
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from evals.bench.traces import Trace, read
 from router_svc import main as router
-from router_svc.workers import client as workers
+from router_svc.workers.client import DecodeStream
 from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd
 
 _PREFIX = "replay"
@@ -44,7 +44,7 @@ class _ImposedRun(PendingRun):
         self.num_seen = 0
 
     def feed(self, reply: Reply) -> None:
-        """A message came."""
+        """Takes a message as the trace would have it."""
         if self.left is not None:
             self._impose(reply, self.left)
         super().feed(reply)
@@ -74,7 +74,7 @@ class _ImposedRun(PendingRun):
 
 
 class _Traced:
-    """A session's trace, by the position in the session."""
+    """The trace of a session, by the position in the session."""
 
     def __init__(self, trace: Trace, num_prompt_tokens: int) -> None:
         self._start = num_prompt_tokens
@@ -87,40 +87,37 @@ class _Traced:
         return counts[offset] if offset < len(counts) else sys.maxsize
 
 
-def _stream(traces: list[Trace]) -> type[workers.DecodeStream]:
-    class ReplayStream(workers.DecodeStream):
-        """Sends the lengths of a trace in place of hand-off conditions."""
+class _ReplayStream(DecodeStream):
+    """A stream that sends the lengths of a trace in place of hand-off conditions."""
 
-        def __init__(self, stub: Any, session: str) -> None:
-            self._traced: _Traced | None = None
-            if session.startswith(f"{_PREFIX}."):
-                _, index, num_prompt_tokens, _ = session.split(".")
-                self._traced = _Traced(traces[int(index)], int(num_prompt_tokens))
-            super().__init__(stub, session)
+    pending = _ImposedRun
 
-        def start(self, run: Run) -> PendingRun:
-            if self._traced is None or run.handoff is None or run.max_tokens == 0:
-                return super().start(run)
-            is_slm = run.handoff.above is not None
-            left = self._traced.left(is_slm, run.position + len(run.tokens))
-            length = min(run.max_tokens, left + 1 if is_slm else left)
-            pending = super().start(dataclasses.replace(run, max_tokens=length, handoff=None))
-            assert isinstance(pending, _ImposedRun)
-            pending.is_slm, pending.left = is_slm, left
-            return pending
+    def __init__(self, traces: list[Trace], stub: Any, session: str) -> None:
+        self._traced: _Traced | None = None
+        if session.startswith(f"{_PREFIX}."):
+            _, index, num_prompt_tokens, _ = session.split(".")
+            self._traced = _Traced(traces[int(index)], int(num_prompt_tokens))
+        super().__init__(stub, session)
 
-    return ReplayStream
+    def start(self, run: Run) -> PendingRun:
+        if self._traced is None or run.handoff is None or run.max_tokens == 0:
+            return super().start(run)
+        is_slm = run.handoff.above is not None
+        left = self._traced.left(is_slm, run.position + len(run.tokens))
+        length = min(run.max_tokens, left + 1 if is_slm else left)
+        pending = super().start(dataclasses.replace(run, max_tokens=length, handoff=None))
+        assert isinstance(pending, _ImposedRun)
+        pending.is_slm, pending.left = is_slm, left
+        return pending
 
 
 def main() -> None:
-    """As the router's, with --traces."""
+    """Runs the router with --traces."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--traces", type=Path, required=True)
     options, rest = parser.parse_known_args()
     sys.argv[1:] = rest
-    stream = _stream(read(options.traces))
-    with mock.patch.object(workers, "DecodeStream", stream), mock.patch.object(workers, "PendingRun", _ImposedRun):
-        router.main()
+    router.main(functools.partial(_ReplayStream, read(options.traces)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import asyncio
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,30 +20,37 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from evals.asking import stacks
+from evals.asking.blocks import Plan, measure, taking_part
 from evals.asking.flags import numbers, positive, positives, rates, some_of
 from evals.asking.load import Load
+from evals.asking.record import Record
+from evals.asking.systems import Served, System, Terms
 from evals.bench import page, plots, tables
-from evals.bench.baselines import Generate, load_model
 from evals.bench.collector import Collector
-from evals.bench.matrix import Plan, baseline_of, measure, rows, taking_part, variant_name
-from evals.bench.records import Record
-from evals.bench.systems import MAX_NEW_TOKENS, InProcess, Served, System
+from evals.bench.in_process import EngineAlone, Generate, load_model
+from evals.checking.checkers import checker_of
+from evals.figures import answers as figures
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import ROOT, line, provenance
-from evals.tasks.tiny.arithmetic import SPLITS, problems
+from evals.tasks.data import Problem, load_data
+from evals.tasks.task import load
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Policy, SlmOnly, Threshold
+from rstitch.local.part import StackError
 from rstitch.service.logs import setup_logging
 
 KINDS = ("generate", "assisted", "engine", "llm_only", "slm_only", "threshold")
 TELEMETRY = "telemetry"
+_TASK = "tiny"
+# What an answer may need at most; the longest of the tiny LLM's are about half of it.
+MAX_NEW_TOKENS = 400
 _MIN_PRACTICE = 2
 # Tokens; questions of the task need fewer than half of them.
 _ROOM_FOR_PROMPT = 512
 
-# Answers by load and system.
-Found = dict[Load, dict[str, list[Record]]]
+# Answers by load.
+Found = dict[Load, list[Record]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=rates, default=[],
                         help="also Poisson arrivals of so many questions a second; latency counts from the arrival")
     parser.add_argument("--rounds", type=positive, default=4, help="questions of each session in a block (default 4)")
-    parser.add_argument("--split", choices=[split for split in SPLITS if split != "train"], default="test",
+    parser.add_argument("--split", choices=("test", "dev", "calibration"), default="test",
                         help="dev is for choosing, test for reporting (default test)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and arrivals (default 0)")
     parser.add_argument("--max-new-tokens", type=positive, default=MAX_NEW_TOKENS,
@@ -96,7 +102,13 @@ def run(options: argparse.Namespace) -> int:
         in_process = _in_process(options, max(plan.most_at_once(load) for load in loads))
         routers = _start(options, held, console)
         found = asyncio.run(_measure(options, plan, in_process, routers, loads, console))
-    result = _result(options, facts, found)
+    result = {
+        "provenance": facts,
+        "settings": {name: getattr(options, name) for name in ("split", "seed", "rounds", "threads", "max_new_tokens")},
+        "baseline": figures.baseline_of(next(iter(found.values()))),
+        "rows": [row for load, records in found.items() for row in figures.under_load(records, load)],
+        "records": [dataclasses.asdict(record) for records in found.values() for record in records],
+    }
     _show(result, console)
     if options.json == "-":
         json.dump(result, sys.stdout)
@@ -133,26 +145,32 @@ async def _measure(
     loads: list[Load],
     console: Console,
 ) -> Found:
-    asked = problems(options.split, max(plan.num_asked(load) for load in loads), options.seed)
+    asked = _problems(options.split, max(plan.num_asked(under) for under in loads), options.seed)
     found: Found = {}
     async with AsyncExitStack() as held:
+        checker = await held.enter_async_context(checker_of(load(_TASK)))
         clients = {name: await held.enter_async_context(AsyncClient(address)) for name, address in routers.items()}
         systems = [*in_process, *_served(options, clients)]
-        total = sum(plan.num_asked(load) * len(taking_part(systems, load)) for load in loads)
+        total = sum(plan.num_asked(under) * len(taking_part(systems, under)) for under in loads)
         with progress_bar(console) as progress:
             task = progress.add_task("measuring", total=total)
-            for load in loads:
-                practice = problems("calibration", max(_MIN_PRACTICE, load.num_sessions))
-                found[load] = await measure(
-                    taking_part(systems, load), asked, practice, load, plan, _advance(progress, task, load)
-                )
+
+            def note(record: Record) -> None:
+                if record.error:
+                    raise StackError(f"{record.system}: {record.error}")
+                progress.update(task, advance=1, description=f"{record.load}: {record.system}")
+
+            for under in loads:
+                practice = _problems("calibration", max(_MIN_PRACTICE, under.num_sessions), 0)
+                chosen = taking_part(systems, under)
+                found[under] = await measure(chosen, asked, under, plan, checker, practice, note)
                 if not console.is_terminal:  # where no bar moves
-                    console.print(f"{load.label}: done")
+                    console.print(f"{under.label}: done")
     return found
 
 
-def _advance(progress: Any, task: Any, load: Load) -> Callable[[str, int], None]:
-    return lambda system, num: progress.update(task, advance=num, description=f"{load.label}: {system}")
+def _problems(split: str, n: int, seed: int) -> list[Problem]:
+    return load_data(load(_TASK), split=split, seed=seed, n=n).problems
 
 
 def _in_process(options: argparse.Namespace, num_sessions: int) -> list[System]:
@@ -162,18 +180,18 @@ def _in_process(options: argparse.Namespace, num_sessions: int) -> list[System]:
     slm, llm = stacks.models(options)
     limit = options.max_new_tokens
     torch.set_num_threads(options.threads)
+    tokenizer = AutoTokenizer.from_pretrained(llm) if set(KINDS[:3]) & set(options.systems) else None
     systems: list[System] = []
-    if {"generate", "assisted"} & set(options.systems):
-        tokenizer = AutoTokenizer.from_pretrained(llm)
+    if set(KINDS[:2]) & set(options.systems):
         model = load_model(llm, *stacks.device_and_dtype(options, "llm"))
         if "generate" in options.systems:
-            systems.append(Generate("generate", model, tokenizer, max_new_tokens=limit))
+            systems.append(Generate("generate", model, tokenizer, limit))
         if "assisted" in options.systems:
             assistant = load_model(slm, *stacks.device_and_dtype(options, "slm"))
-            systems.append(Generate("assisted", model, tokenizer, assistant, limit))
+            systems.append(Generate("assisted", model, tokenizer, limit, assistant))
     if "engine" in options.systems:
         engine = stacks.llm_engine(options, kv_tokens=num_sessions * (_ROOM_FOR_PROMPT + limit))
-        systems.append(InProcess("engine", engine, AutoTokenizer.from_pretrained(llm), limit))
+        systems.append(EngineAlone("engine", engine, tokenizer, limit))
     return systems
 
 
@@ -185,27 +203,17 @@ def _served(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> lis
         policies["slm_only"] = SlmOnly()
     if "threshold" in options.systems:
         policies |= {f"tau={tau:g}": Threshold(tau) for tau in options.taus}
+    terms = Terms(options.max_new_tokens)
     return [
-        Served(variant_name(name, variant), client, policy, options.max_new_tokens)
+        Served(variant_name(name, variant), client, policy, terms)
         for variant, client in clients.items()
         for name, policy in policies.items()
     ]
 
 
-def _result(options: argparse.Namespace, facts: dict[str, str], found: Found) -> dict[str, Any]:
-    """All that is known, as JSON can say it."""
-    return {
-        "provenance": facts,
-        "settings": {name: getattr(options, name) for name in ("split", "seed", "rounds", "threads", "max_new_tokens")},
-        "baseline": baseline_of(next(iter(found.values()))),
-        "rows": [row for load, by_system in found.items() for row in rows(by_system, load)],
-        "records": [
-            {"load": load.label} | dataclasses.asdict(record)
-            for load, by_system in found.items()
-            for chosen in by_system.values()
-            for record in chosen
-        ],
-    }
+def variant_name(system: str, variant: str) -> str:
+    """The name of a system on a stack with other settings; a variant without a name is the system itself."""
+    return f"{system} ({variant})" if variant else system
 
 
 def _show(result: dict[str, Any], console: Console) -> None:

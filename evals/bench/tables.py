@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.table import Table
 
-from evals.bench.records import PARTS
+from evals.asking.record import PLACES
 from evals.figures.provenance import line
-from evals.figures.report import Columns, Row, markdown_table, terminal_table
+from evals.figures.report import Columns, Row, interval, markdown_table, terminal_table
 
 NOTES = (
     "Greedy; the same number of CPU threads per model in all systems. `generate` at more than one session is static "
@@ -23,68 +24,55 @@ NOTES = (
 )
 
 
-def _fixed(name: str, digits: int, scale: float = 1) -> Callable[[Row], str]:
-    return lambda row: f"{scale * row[name]:.{digits}f}"
-
-
-def _three_digits(name: str) -> Callable[[Row], str]:
-    return lambda row: _significant(row[name])
-
-
-def _interval(name: str, digits: int, scale: float = 1, sign: str = "") -> Callable[[Row], str]:
-    def text(row: Row) -> str:
-        value, low, high = (f"{scale * row[key]:{sign}.{digits}f}" for key in (name, f"{name}_low", f"{name}_high"))
-        return f"{value} [{low}, {high}]"
-
-    return text
-
-
-_SYSTEM: Columns = {"system": lambda row: row["system"]}
-_QUALITY: Columns = _SYSTEM | {
-    "accuracy %": _interval("accuracy", 1, 100),
-    "tokens": _fixed("tokens", 1),
-    "LLM %": _fixed("llm_share", 1, 100),
-    "switches": _fixed("switches", 1),
-    "faster": _fixed("speed_up", 2),
-    "= shorter": _fixed("shorter", 2),
-    "x cheaper": _fixed("cheaper", 2),
+_SYSTEM = {"system": "{system}"}
+_SPLIT = {"= shorter": "{shorter:.2f}", "x cheaper": "{cheaper:.2f}"}
+_QUALITY: Columns = {
+    **_SYSTEM,
+    "accuracy %": interval("accuracy", ".1p"),
+    "tokens": "{tokens:.1f}",
+    "LLM %": "{llm_share:.1p}",
+    "switches": "{switches:.1f}",
+    "faster": "{speed_up:.2f}",
+    **_SPLIT,
 }
 # A document has room for what a terminal of 80 columns has not.
-_QUALITY_WIDE: Columns = _SYSTEM | {
-    "accuracy %": _interval("accuracy", 1, 100),
-    "points over": _interval("difference", 1, 100, sign="+"),
-    "tokens": _fixed("tokens", 1),
-    "by SLM": _fixed("slm_tokens", 1),
-    "by LLM": _fixed("llm_tokens", 1),
-    "LLM %": _fixed("llm_share", 1, 100),
-    "switches": _fixed("switches", 1),
-    "faster": _interval("speed_up", 2),
-    "= shorter": _fixed("shorter", 2),
-    "x cheaper": _fixed("cheaper", 2),
+_QUALITY_WIDE: Columns = {
+    **_SYSTEM,
+    "accuracy %": interval("accuracy", ".1p"),
+    "points over": interval("difference", "+.1p"),
+    "tokens": "{tokens:.1f}",
+    "by SLM": "{slm_tokens:.1f}",
+    "by LLM": "{llm_tokens:.1f}",
+    "LLM %": "{llm_share:.1p}",
+    "switches": "{switches:.1f}",
+    "faster": interval("speed_up", ".2f"),
+    **_SPLIT,
 }
-_SPEED: Columns = _SYSTEM | {
-    "TTFT": _three_digits("ttft_p50_ms"),
-    "TPOT": _three_digits("tpot_p50_ms"),
-    "p50": _three_digits("latency_p50_ms"),
-    "p90": _three_digits("latency_p90_ms"),
-    "p99": _three_digits("latency_p99_ms"),
-    "p50 x": _fixed("speed_up_p50", 2),
-    "tok/s": _three_digits("output_tokens_per_s"),
-    "tok/s x": _fixed("tokens_ratio", 2),
-    "req/s": _three_digits("requests_per_s"),
-    "req/s x": _fixed("requests_ratio", 2),
+_SPEED: Columns = {
+    **_SYSTEM,
+    "TTFT": "{ttft_p50_ms:sig}",
+    "TPOT": "{tpot_p50_ms:sig}",
+    "p50": "{latency_p50_ms:sig}",
+    "p90": "{latency_p90_ms:sig}",
+    "p99": "{latency_p99_ms:sig}",
+    "p50 x": "{speed_up_p50:.2f}",
+    "tok/s": "{output_tokens_per_s:sig}",
+    "tok/s x": "{tokens_ratio:.2f}",
+    "req/s": "{requests_per_s:sig}",
+    "req/s x": "{requests_ratio:.2f}",
 }
-_PART_HEADINGS = {
+_HEADINGS = {
     "slm_forward": "SLM", "llm_forward": "LLM", "scheduling": "engine", "waiting": "waits", "transport": "wire",
     "store": "Redis", "routing": "router", "client": "client", "total": "total", "background": "beside",
 }  # fmt: skip
-assert set(PARTS) < set(_PART_HEADINGS), "every part has a column"
-_PARTS: Columns = _SYSTEM | {heading: _fixed(name, 3) for name, heading in _PART_HEADINGS.items()}
-_VARIANT: Columns = _SYSTEM | {
-    "latency x": _interval("ratio", 3),
-    "median x": _fixed("median_ratio", 3),
-    "ms/token": lambda row: f"{row['per_token_ms']:+.3f}",
-    "req/s x": _fixed("variation_requests_ratio", 3),
+assert set(PLACES) < set(_HEADINGS), "every part has a column"
+_PLACES: Columns = {**_SYSTEM, **{heading: f"{{{name}:.3f}}" for name, heading in _HEADINGS.items()}}
+_VARIANT: Columns = {
+    **_SYSTEM,
+    "latency x": interval("ratio", ".3f"),
+    "median x": "{median_ratio:.3f}",
+    "ms/token": "{per_token_ms:+.3f}",
+    "req/s x": "{variation_requests_ratio:.3f}",
 }
 
 
@@ -118,12 +106,11 @@ def _parts(result: dict[str, Any], quality: Columns) -> Iterator[_Part]:
         yield _Part(f"{load}: answers, n = {rows[0]['n']} ({over})", quality, rows)
         yield _Part(f"{load}: times in ms, throughput (x: {over})", _SPEED, rows)
     for load, rows in _by_load(plain).items():
-        told = [row | row["parts_ms_per_token"] for row in rows if row["parts_ms_per_token"]]
+        told = [row | row["places_ms_per_token"] for row in rows if row["places_ms_per_token"]]
         if told:
-            yield _Part(f"{load}: where the time of a token goes, in ms", _PARTS, told)
-    scaled, counts = _scaling(plain)
+            yield _Part(f"{load}: where the time of a token goes, in ms", _PLACES, told)
+    columns, scaled = _scaling(plain)
     if scaled:
-        columns = _SYSTEM | {count: _scaling_cell(count) for count in counts}
         yield _Part("tok/s by sessions (over one)", columns, scaled)
     for load, rows in _by_load(variants).items():
         yield _Part(f"{load}: variants over the same system without", _VARIANT, rows)
@@ -136,21 +123,15 @@ def _by_load(rows: list[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _scaling(rows: list[Row]) -> tuple[list[Row], list[str]]:
-    """Tokens a second by sessions, for systems measured with one and with more; and the counts of sessions."""
-    counts = sorted({row["num_sessions"] for row in rows if not row["rate"]})
-    found: dict[str, Row] = {}
-    for row in rows:
-        if not row["rate"]:
-            scaled = found.setdefault(row["system"], {"system": row["system"]})
-            scaled[str(row["num_sessions"])] = row["output_tokens_per_s"]
-    return [row for row in found.values() if "1" in row and len(row) > 2], [str(count) for count in counts]
-
-
-def _scaling_cell(count: str) -> Callable[[Row], str]:
-    return lambda row: f"{_significant(row[count])} ({row[count] / row['1']:.2f}x)" if count in row else ""
-
-
-def _significant(value: float) -> str:
-    """Three digits that matter."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+def _scaling(rows: list[Row]) -> tuple[Columns, list[Row]]:
+    """Tokens a second by sessions, for systems measured with one and with more, and over their own with one."""
+    table = pd.DataFrame(row for row in rows if not row["rate"])
+    if table.empty:
+        return {}, []
+    table = table.pivot_table("output_tokens_per_s", "system", "num_sessions", sort=False).sort_index(axis=1)
+    if 1 not in table or len(table.columns) < 2:
+        return {}, []
+    over_one = table.div(table[1], axis=0).rename(columns=lambda count: f"x{count}")
+    scaled = table.rename(columns=lambda count: f"n{count}").join(over_one).loc[table.count(axis=1) > 1].reset_index()
+    columns = _SYSTEM | {str(count): f"{{n{count}:sig}} ({{x{count}:.2f}}x)" for count in table.columns}
+    return columns, [{str(name): value for name, value in row.dropna().items()} for _, row in scaled.iterrows()]

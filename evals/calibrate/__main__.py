@@ -25,7 +25,7 @@ from evals.calibrate.knobs import POLICIES, SIGNALS
 from evals.figures.progress import progress_bar
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.client.common import DEFAULT_ADDRESS
-from rstitch.errors import RstitchError
+from rstitch.errors import RstitchError, invalid
 from rstitch.local.part import StackError
 
 _Command = Callable[[argparse.Namespace, ExitStack, Progress], Awaitable[commands.Result]]
@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--policy", default="threshold", help=f"{' | '.join(POLICIES)} (default threshold)")
     made.add_argument("--signal", choices=SIGNALS, default="entropy", help="of threshold (default entropy)")
     made.add_argument("--window", type=positive, default=0, help="of entropy_window (default: the router's)")
-    made.add_argument("--name", default="", help="keep the policy as the profile of this name")
+    made.add_argument("--name", default="", help="keep the policy as the profile of this name, if its check lands")
+    made.add_argument("--force", action="store_true", help="keep it even if its check lies outside of what was stated")
     made.add_argument("--n", type=int, default=0,
                       help="questions: of a file at most so many (0: all), of a task 0 is 200; of repeat's pool 240")
     made.add_argument("--seed", type=int, default=0, help="of questions and of what is drawn of them (default 0)")
@@ -72,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     console = Console(stderr=options.json, highlight=False)
     try:
+        if options.router or options.command == "run":
+            _refuse_stack_flags(options)
         with stopped_by_signals(), ExitStack() as held, progress_bar(console) as progress:
             result = asyncio.run(_done(_COMMANDS[options.command], options, held, progress))
     except (StackError, RstitchError, ValueError, OSError) as error:
@@ -87,6 +90,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _done(command: _Command, options: argparse.Namespace, held: ExitStack, progress: Progress) -> commands.Result:
     return await command(options, held, progress)
+
+
+def _refuse_stack_flags(options: argparse.Namespace) -> None:
+    """A router that runs has its models already. Raises: RstitchError that names the flag."""
+    stack = argparse.ArgumentParser(add_help=False)
+    add_stack_arguments(stack)
+    for name, default in vars(stack.parse_args([])).items():
+        if getattr(options, name) != default:
+            raise invalid(
+                f"--{name.replace('_', '-')}",
+                f"a router that runs is asked ({options.router or DEFAULT_ADDRESS}), and its models are its own.",
+                "Leave it out, and start the stack with the models you mean: `rstitch up`.",
+            )
 
 
 def _share(text: str) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,7 @@ class Calibration:
 
     made: Calibrated
     name: str
+    kept: bool
 
     @property
     def good(self) -> bool:
@@ -69,12 +70,23 @@ class Calibration:
         console.print(text_of(Spec(self.made.policy)), style="bold", markup=False)
         for said in self.made.lines():
             console.print(said, markup=False, soft_wrap=True)
-        if self.name:
+        if self.kept:
             console.print(f"kept as profile {self.name}: ask with --policy profile:{self.name}", markup=False)
+        elif self.name:
+            console.print(
+                f"NOT kept as profile {self.name}: its check lies outside of what was stated. Calibrate on more "
+                "questions or on a quieter machine, or keep it all the same with --force.",
+                markup=False,
+                soft_wrap=True,
+            )
 
     def plain(self) -> dict[str, Any]:
         """The same."""
-        return {"policy": text_of(Spec(self.made.policy)), "profile": self.name, **self.made.as_dict()}
+        return {
+            "policy": text_of(Spec(self.made.policy)),
+            "profile": self.name if self.kept else "",
+            **self.made.as_dict(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +133,13 @@ async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) 
             )
 
         made = await calibrate(goal, turned, answers, len(to_check), questions.checker is not None)
-        if options.name:
+        kept = bool(options.name) and (made.landed or options.force)
+        if kept:
             facts = f"{line(provenance())} Questions: {questions.source} ({questions.digest}), seed {options.seed}."
             await client.put_profile(
                 KeptProfile(options.name, made.policy, description="\n".join([*made.lines(), facts]))
             )
-    return Calibration(made, options.name)
+    return Calibration(made, options.name, kept)
 
 
 async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Repeated:
@@ -188,20 +201,14 @@ def _goal(options: argparse.Namespace) -> Goal:
     raise invalid("--llm-share", "there is no goal.", "Give --llm-share 0.15, --max-loss 1% or --latency 2x.")
 
 
-class _asking:
-    """A client and what it asks with; an async context manager."""
-
-    def __init__(self, options: argparse.Namespace, router: str, questions: Questions) -> None:
-        self._options, self._router, self._questions = options, router, questions
-        self._held = AsyncExitStack()
-
-    async def __aenter__(self) -> tuple[AsyncClient, Outcomes]:
-        options = self._options
-        model = LatencyModel.load(options.latency_model) if options.latency_model else None
-        client = await self._held.enter_async_context(AsyncClient(self._router))
-        checker = self._questions.checker
-        if checker is not None:
-            await self._held.enter_async_context(checker)
+@asynccontextmanager
+async def _asking(
+    options: argparse.Namespace, router: str, questions: Questions
+) -> AsyncIterator[tuple[AsyncClient, Outcomes]]:
+    """A client and what it asks with."""
+    model = LatencyModel.load(options.latency_model) if options.latency_model else None
+    checker = questions.checker
+    async with AsyncClient(router) as client, checker or nullcontext():
         outcomes = Outcomes(
             client,
             checker,
@@ -211,10 +218,7 @@ class _asking:
             cache=options.cache,
         )
         await outcomes.open()
-        return client, outcomes
-
-    async def __aexit__(self, *exc: Any) -> None:
-        await self._held.aclose()
+        yield client, outcomes
 
 
 async def _asked(

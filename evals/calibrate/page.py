@@ -13,11 +13,11 @@ DOCUMENT = ROOT / "docs" / "calibration.md"
 RESULTS = ROOT / "docs" / "results" / "calibration.json"
 
 COLUMNS: Columns = {
-    "goal": lambda row: row["goal"],
-    "landed": lambda row: f"{row['landed']} of {row['repeats']}",
-    "95%": lambda row: f"[{row['landed_low']:.0%}, {row['landed_high']:.0%}]",
-    "width stated": lambda row: row["width"],
-    "off by": lambda row: row["error"],
+    "goal": "{goal}",
+    "landed": "{landed} of {repeats}",
+    "95%": "[{landed_low:.0%}, {landed_high:.0%}]",
+    "width stated": "{width}",
+    "off by": "{error}",
     "values": lambda row: ", ".join(f"{value:g}" for value in row["values"]),
 }
 

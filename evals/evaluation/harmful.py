@@ -23,13 +23,13 @@ from rich.console import Console
 
 from evals.asking.flags import positive
 from evals.asking.load import closed_loop
+from evals.asking.record import Record
+from evals.asking.run_file import Run, read
+from evals.asking.stacks import add_stack_arguments, router_of
 from evals.checking.checkers import checker_of
 from evals.evaluation import plots
 from evals.evaluation.harmful_token import Search, Turn, Verdict
-from evals.evaluation.record import Record
 from evals.evaluation.report import write
-from evals.evaluation.run_file import Run, read
-from evals.evaluation.stacks import add_stack_arguments, router_of
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import line, provenance
 from evals.figures.statistics import bootstrap_mean
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", help="what the names of the files begin with")
     parser.add_argument("--write", metavar="FILE.md:SECTION", help="also into a section of a document")
     # fmt: on
-    add_stack_arguments(parser)
+    add_stack_arguments(parser, router=True)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from evals.asking.record import Record
+from evals.asking.systems import Terms
 from evals.checking.checker import Checker
-from evals.evaluation.record import Record
-from evals.evaluation.runner import question_of
 from evals.tasks.data import Problem
 from evals.tasks.task import Task
 from rstitch.client.aio import AsyncClient
@@ -84,7 +84,7 @@ class Search:
 
     async def _prompt(self, problem: Problem) -> tuple[tuple[int, ...], str]:
         """The prompt's tokens, and their text."""
-        question = question_of(self._task, problem)
+        question = Terms.of(self._task).question(problem.prompt)
         answer = await self._client.answer(**question, policy=LlmOnly(), max_new_tokens=1, guard=False)
         segments = (await self._client.trajectory(answer.session_id)).segments
         prompts = [segment for segment in segments if segment.source is Source.PROMPT]

@@ -18,10 +18,10 @@ from rich.rule import Rule
 from rich.text import Text
 
 from evals.asking.flags import positive
-from evals.evaluation.figures import BASELINE
-from evals.evaluation.record import Question, Record
+from evals.asking.record import Question, Record
+from evals.asking.run_file import Run, read
 from evals.evaluation.report import write
-from evals.evaluation.run_file import Run, read
+from evals.figures.answers import BASELINE
 from rstitch.cli.render import STYLES, legend
 from rstitch.errors import invalid
 

@@ -7,9 +7,12 @@ import json
 import sys
 
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 
 from evals.tasks.task import load, names
+
+_CHECKS = {"math": "checked by math-verify", "code": "checked by its tests", "generator": "checked by its own rule"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,18 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints them. Returns the exit code."""
+    """Prints two lines and a name for each. Returns the exit code."""
     tasks = [load(name) for name in names()]
     if options.json:
         json.dump([task.model_dump() for task in tasks], sys.stdout)
         sys.stdout.write("\n")
         return 0
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("task", "checked by", "new tokens", "from", "problems"):
-        table.add_column(name, justify="right" if name == "new tokens" else "left", no_wrap=name != "problems")
+    console = Console(highlight=False)
     for task in tasks:
         source = task.hub.dataset if task.hub else task.generator.problems if task.generator else "--data FILE"
-        check = {"math": "math-verify", "code": "its tests", "generator": "its own check"}[task.check]
-        table.add_row(task.name, check, str(task.max_new_tokens), source, task.title)
-    Console(highlight=False).print(table)
+        about = f"{task.title}\n{_CHECKS[task.check]}, at most {task.max_new_tokens} tokens, from {source}"
+        console.print(task.name, style="bold", markup=False)
+        console.print(Padding(Text(about), (0, 0, 0, 4)))
     return 0

@@ -1,4 +1,4 @@
-"""The latency that a fitted model (`rstitch profile`) gives a recorded answer."""
+"""The latency that a fitted model (`rstitch latency`) gives a recorded answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
-from evals.evaluation.record import Record
+from evals.asking.record import Record
 from evals.latency import LatencyModel, runs_of
 from rstitch.client.types import Segment, Source, SwitchReason, Trajectory, TrajectoryState
 from rstitch.errors import invalid
@@ -24,11 +24,11 @@ class Latencies:
 
     @classmethod
     def load(cls, path: Path) -> Latencies:
-        """From the file of `rstitch profile`. Raises: RstitchError (INVALID_ARGUMENT)."""
+        """From the file of `rstitch latency`. Raises: RstitchError (INVALID_ARGUMENT)."""
         try:
             return cls(LatencyModel.load(path))
         except (OSError, ValueError) as error:
-            raise invalid("--latency-model", f"{path}: {error}.", "Make one with `rstitch profile`.") from None
+            raise invalid("--latency-model", f"{path}: {error}.", "Make one with `rstitch latency`.") from None
 
     def ms(self, record: Record) -> float | None:
         """Of one answer; None if it is not made of plain calls (drafts, trials), or its trace was not kept."""

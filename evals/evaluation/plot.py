@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.evaluation import figures, plots
+from evals.asking.run_file import Run, read
+from evals.evaluation import plots
 from evals.evaluation.families import member_of
 from evals.evaluation.modelled import Latencies
-from evals.evaluation.run_file import Run, read
+from evals.figures import answers as figures
 from rstitch.client.specs import parse
 from rstitch.client.types import Signal, Threshold
 from rstitch.errors import invalid
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets frontier.png and entropy.png")
     latency = parser.add_mutually_exclusive_group()
-    latency.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch profile: its latencies instead")
+    latency.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch latency: its latencies instead")
     latency.add_argument("--no-times", action="store_true", help="accuracy over the LLM's share alone")
     parser.add_argument("--title", help="of the plots (default: task, pair and n)")
     parser.add_argument("--name", default="", help="what the names of the files begin with")
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Draws. Returns the exit code."""
     found = read(options.files)
     latencies = Latencies.load(options.latency_model) if options.latency_model else None
-    rows = figures.rows(found, latencies)
+    rows = figures.rows(found, latencies.mean_ms if latencies else None)
     facts = found.configuration
     title = options.title or (
         f"{facts['task']}: SLM {facts.get('slm')}, LLM {facts.get('llm')}, n = {max(row['n'] for row in rows)}, "

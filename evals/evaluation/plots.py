@@ -7,20 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 
 from evals.evaluation.families import Member, member_of
-from evals.evaluation.figures import Row
+from evals.figures.plotting import COLOURS, MARKERS, logarithmic, panels, save
+from evals.figures.report import Row
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
-# Okabe and Ito's colours, told apart also by the colour-blind; markers tell them apart in grey, too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
-_MARKERS = ("o", "D", "v", "P", "X", "<", ">", "h", "p", "d")
 _ALONE = {"LLM-only": ("black", "s"), "SLM-only": ("dimgray", "^")}
-MODEL_COLOURS = {"slm": "#0072B2", "llm": "#D55E00"}
+MODELCOLOURS = {"slm": "#0072B2", "llm": "#D55E00"}
 _SHARE_TICKS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 _SMALLEST_ENTROPY = 1e-6
 # Points of accuracy that the second row of a frontier shows.
@@ -43,41 +37,31 @@ def frontier(rows: Sequence[Row], title: str, path: Path, latency: Latency | Non
     shown = [100 * row["accuracy"] for points in lines.values() for _, row in points]
     zoomed = max(shown) - min(shown) > 1.5 * _NEAR
     columns = ["llm_share"] if latency is None else [latency, "llm_share"]
-    figure, panels = plt.subplots(
-        1 + zoomed,
-        len(columns),
-        figsize=(1.5 + 6 * len(columns), 5.4 + 4.6 * zoomed),
-        layout="constrained",
-        sharey="row",
-        sharex="col",
-        squeeze=False,
-    )
-    for row in panels:
+    size = (1.5 + 6 * len(columns), 5.4 + 4.6 * zoomed)
+    figure, grid = panels(1 + zoomed, len(columns), size, sharey="row", sharex="col")
+    for row in grid:
         for axes, x in zip(row, columns, strict=True):
             for (family, points), (colour, marker) in zip(lines.items(), _styles(list(lines)), strict=True):
                 _line(axes, points, x, family, colour, marker)
             axes.grid(alpha=0.3)
         row[0].set_ylabel("accuracy (%), 95% interval")
     if zoomed:
-        panels[1][0].set_ylim(max(shown) - _NEAR, max(shown) + 0.2 * _NEAR)
+        grid[1][0].set_ylim(max(shown) - _NEAR, max(shown) + 0.2 * _NEAR)
     if latency is not None:
-        _latency_axis(panels[-1][0], is_modelled=latency == "modelled_ms")
-    _share_axis(panels[-1][-1])
-    handles, names = panels[-1][-1].get_legend_handles_labels()
+        _latency_axis(grid[-1][0], is_modelled=latency == "modelled_ms")
+    _share_axis(grid[-1][-1])
+    handles, names = grid[-1][-1].get_legend_handles_labels()
     ncols = min(3 * len(columns), len(names))
     figure.legend(handles, names, loc="outside lower center", ncols=ncols, fontsize=9)
     between = "; " if len(columns) > 1 else ";\n"
     numbers = "the numbers at a line's ends are its tau, threshold, probability or draft"
     figure.suptitle(f"{title}{between}{numbers}", fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _latency_axis(axes: Any, is_modelled: bool) -> None:
     axes.set_xlabel(f"mean latency per answer (ms, {'modelled, ' if is_modelled else ''}logarithmic)")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(mpl.ticker.FuncFormatter(_some))
-    axes.tick_params(axis="x", which="minor", labelsize=8)
+    logarithmic(axes, "x")
 
 
 def _share_axis(axes: Any) -> None:
@@ -92,29 +76,29 @@ def entropies(
     found: Mapping[str, Mapping[str, Sequence[float]]], taus: Mapping[str, float], title: str, path: Path
 ) -> None:
     """Histograms of token entropies by model, one panel per system: {system: {model: entropies}}."""
-    figure, panels = plt.subplots(1, len(found), figsize=(5.2 * len(found), 4.2), layout="constrained", squeeze=False)
+    figure, grid = panels(1, len(found), (5.2 * len(found), 4.2))
     bins = np.logspace(np.log10(_SMALLEST_ENTROPY), 0, 49)
-    for axes, (system, by_model) in zip(panels[0], found.items(), strict=True):
+    for axes, (system, by_model) in zip(grid[0], found.items(), strict=True):
         total = sum(len(values) for values in by_model.values())
         for model, values in by_model.items():
             clipped = np.clip(values, _SMALLEST_ENTROPY, 1)
             above = np.mean(np.asarray(values) > 0.1)
             axes.hist(
                 clipped, bins, weights=np.full(len(values), 100 / total), histtype="stepfilled", alpha=0.45,
-                color=MODEL_COLOURS[model], edgecolor=MODEL_COLOURS[model],
+                color=MODELCOLOURS[model], edgecolor=MODELCOLOURS[model],
                 hatch="//" if model == "llm" else None,
                 label=f"{model.upper()}: {len(values)} tokens, {above:.1%} above 0.1",
             )  # fmt: skip
         if system in taus:
             axes.axvline(taus[system], color="black", linestyle="--", linewidth=1, label=f"tau {taus[system]:g}")
-        axes.set_xscale("log")
+        logarithmic(axes, "x")
         axes.set_title(system, fontsize=10)
         axes.set_xlabel("entropy of the token's distribution (share of log V)")
         axes.set_ylabel("% of the system's tokens")
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
     figure.suptitle(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def around(
@@ -124,8 +108,8 @@ def around(
     path: Path,
 ) -> None:
     """Mean entropy by offset from a token, with intervals: {name: (means, lows, highs)}."""
-    figure, axes = plt.subplots(figsize=(9, 5.2), layout="constrained")
-    for (name, (means, lows, highs)), colour, marker in zip(curves.items(), _COLOURS, _MARKERS, strict=False):
+    figure, ((axes,),) = panels(1, 1, (9, 5.2))
+    for (name, (means, lows, highs)), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
         axes.plot(offsets, means, color=colour, marker=marker, markersize=4, label=name)
         axes.fill_between(offsets, lows, highs, color=colour, alpha=0.2)
     axes.axvline(0, color="black", linestyle="--", linewidth=1)
@@ -136,7 +120,7 @@ def around(
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=1 + (len(curves) > 2), fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _line(axes: Any, points: list[tuple[Member, Row]], x: str, family: str, colour: str, marker: str) -> None:
@@ -178,18 +162,6 @@ def _styles(families: Sequence[str]) -> list[tuple[str, str]]:
     others = [family for family in families if family not in _ALONE]
     numbered = {family: index for index, family in enumerate(others)}
     return [
-        _ALONE.get(family) or (_COLOURS[numbered[family] % len(_COLOURS)], _MARKERS[numbered[family] % len(_MARKERS)])
+        _ALONE.get(family) or (COLOURS[numbered[family] % len(COLOURS)], MARKERS[numbered[family] % len(MARKERS)])
         for family in families
     ]
-
-
-def _some(value: float, _: Any) -> str:
-    """Minor ticks of a logarithmic axis: 2, 3 and 5 of a decade are named."""
-    digit = round(value / 10 ** np.floor(np.log10(value)))
-    return f"{value:g}" if digit in (2, 3, 5) else ""
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)

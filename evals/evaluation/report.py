@@ -10,11 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.evaluation import figures, tables
+from evals.asking.run_file import Run, read
+from evals.evaluation import tables
 from evals.evaluation.modelled import Latencies
-from evals.evaluation.run_file import Run, read
+from evals.figures import answers as figures
 from evals.figures.provenance import line
-from evals.figures.report import replace_section
+from evals.figures.report import Row, replace_section
 from rstitch.errors import invalid
 
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval report`."""
     parser.description = __doc__
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
-    parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch profile: adds modelled latency")
+    parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch latency: adds modelled latency")
     parser.add_argument(
         "--no-times", action="store_true", help="without measured latencies: of a run under a load of its own"
     )
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints and writes. Returns the exit code."""
     found = read(options.files)
     latencies = Latencies.load(options.latency_model) if options.latency_model else None
-    rows = figures.rows(found, latencies)
+    rows = figures.rows(found, latencies.mean_ms if latencies else None)
     if options.no_times:
         rows = [without_times(row) for row in rows]
     if options.json:
@@ -57,19 +58,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def without_times(row: figures.Row) -> figures.Row:
+def without_times(row: Row) -> Row:
     """A row without what was measured in time; what the latency model reckons stays."""
     timed = ("latency_", "client_", "ttft_", "speed_up", "cheaper")
     return {name: value for name, value in row.items() if not name.startswith(timed)}
 
 
-def text(run: Run, rows: list[figures.Row], image: str = "") -> str:
+def text(run: Run, rows: list[Row], image: str = "") -> str:
     """Tables, where they come from, and a picture."""
     picture = f"\n\n![accuracy over latency and over the share of the LLM]({image})" if image else ""
     return f"{tables.markdown(rows)}\n\n{caption(run, rows)}{picture}"
 
 
-def caption(run: Run, rows: list[figures.Row]) -> str:
+def caption(run: Run, rows: list[Row]) -> str:
     """What was asked, how, by which command, at which commit, on which machine."""
     facts = run.configuration
     sampling = (

@@ -9,32 +9,32 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from evals.asking.ask import ask, jobs, without_trace
 from evals.asking.flags import positive
+from evals.asking.load import Load
+from evals.asking.record import Question, Record
+from evals.asking.run_file import Run, RunFile
+from evals.asking.stacks import add_stack_arguments, router_of
+from evals.asking.systems import Served, Terms, named_specs
 from evals.checking import sandbox
 from evals.checking.checker import Checker
 from evals.checking.checkers import checker_of
-from evals.evaluation import figures, tables
-from evals.evaluation.progress import RunProgress
-from evals.evaluation.record import Question
-from evals.evaluation.run_file import Run, RunFile
-from evals.evaluation.runner import Plan, Runner, System, jobs
-from evals.evaluation.stacks import add_stack_arguments, router_of
+from evals.evaluation import tables
+from evals.figures import answers as figures
+from evals.figures.progress import progress_bar
 from evals.figures.provenance import provenance
 from evals.tasks.data import Data, load_data
 from evals.tasks.task import Task, load
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.client.aio import AsyncClient
-from rstitch.client.specs import parse, text_of
 from rstitch.client.types import Sampling, Status
 from rstitch.errors import invalid
-from rstitch.local.part import default_threads
 
 _DEFAULT_SYSTEMS = ("llm_only", "slm_only", "threshold:tau=0.02")
 
@@ -71,41 +71,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="keep no tokens, entropies and texts: no entropy plots, hurt or harmful from this file")
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout, all else on stderr")
     # fmt: on
-    add_stack_arguments(parser)
+    add_stack_arguments(parser, router=True)
 
 
 def run(options: argparse.Namespace) -> int:
     """Asks, writes, reports. Returns the exit code."""
     console = Console(stderr=options.json, highlight=False)
     task = load(options.task)
-    systems = systems_of(options.systems)
-    plan = _plan(options, task)
+    named_specs(options.systems)  # refuses what it does not know before anything starts
+    terms = _terms(options, task)
     data = load_data(task, options.data, options.split, options.seed, options.n)
     checker = checker_of(task)
     if task.code is not None and (lacks := sandbox.isolation().lacks):
         console.print(lacks, style="yellow")
-    path = options.out or Path(f"eval-{task.name}.jsonl")
+    options.out = options.out or Path(f"eval-{task.name}.jsonl")
     with stopped_by_signals(), ExitStack() as held:
         router = router_of(options, held, console)
-        records = asyncio.run(_run(router, task, data, systems, plan, checker, path, options, console))
-    rows = figures.rows(records)
+        made = asyncio.run(_run(router, task, data, terms, checker, options, console))
+    rows = figures.rows(made)
     if options.json:
-        json.dump({"configuration": records.configuration, "provenance": records.provenance, "rows": rows}, sys.stdout)
+        json.dump({"configuration": made.configuration, "provenance": made.provenance, "rows": rows}, sys.stdout)
         sys.stdout.write("\n")
     else:
         for table in tables.terminal(rows, console.width):
             console.print(table)
-    console.print(f"written: {path}", soft_wrap=True)
+    console.print(f"written: {options.out}", soft_wrap=True)
     return 0
 
 
-def systems_of(words: Sequence[str]) -> list[System]:
-    """The systems that are named. Raises: RstitchError (INVALID_ARGUMENT)."""
-    specs = [parse(word) for word in words]
-    return [System(name, spec) for name, spec in {text_of(spec): spec for spec in specs}.items()]
-
-
-def _plan(options: argparse.Namespace, task: Task) -> Plan:
+def _terms(options: argparse.Namespace, task: Task) -> Terms:
     if options.recommended:
         if options.temperature or options.top_p or options.samples > 1:
             raise invalid("--recommended", "it stands beside sampling of its own.", "Give one or the other.")
@@ -116,74 +110,63 @@ def _plan(options: argparse.Namespace, task: Task) -> Plan:
         raise invalid("--temperature, --top-p, --top-k", "out of range.", "At least 0; --top-p at most 1.")
     if options.samples > 1 and options.temperature == 0:
         raise invalid("--samples", "greedy answers are all the same.", "Give a --temperature, or one sample.")
-    return Plan(
-        max_new_tokens=options.max_new_tokens or task.max_new_tokens,
-        samples=options.samples,
-        sampling=Sampling(options.temperature, options.top_p, options.top_k, options.seed),
-        concurrency=options.concurrency,
-        order=options.order,
-        keep_traces=not options.no_traces,
-    )
+    sampling = Sampling(options.temperature, options.top_p, options.top_k, options.seed)
+    return Terms.of(task, options.max_new_tokens, sampling)
 
 
 async def _run(
-    router: str,
-    task: Task,
-    data: Data,
-    systems: list[System],
-    plan: Plan,
-    checker: Checker,
-    path: Path,
-    options: argparse.Namespace,
-    console: Console,
+    router: str, task: Task, data: Data, terms: Terms, checker: Checker, options: argparse.Namespace, console: Console
 ) -> Run:
     async with AsyncExitStack() as held:
         client = await held.enter_async_context(AsyncClient(router))
         await held.enter_async_context(checker)
-        configuration = _configuration(task, data, plan, await client.wait_ready(), options)
+        configuration = _configuration(task, data, terms, await client.wait_ready(), options)
         facts = provenance()
-        file = held.enter_context(RunFile(path, configuration, facts))
-        wanted = list(jobs(systems, data.problems, plan))
+        file = held.enter_context(RunFile(options.out, configuration, facts))
+        systems = [Served(name, client, spec, terms) for name, spec in named_specs(options.systems).items()]
+        wanted = list(jobs(systems, data.problems, options.samples, options.order))
         known = {record.key for record in file.records}
         file.ask(Question(p.index, p.id, p.prompt, p.reference) for p in data.problems)
         left = [job for job in wanted if job.key not in known]
         if len(left) < len(wanted):
-            console.print(
-                f"{path}: {len(wanted) - len(left)} of {len(wanted)} answers are there already", soft_wrap=True
-            )
-        runner = Runner(client, task, checker, plan)
-        if left:
-            await runner.try_out(list({job.system.name: job.system for job in left}.values()), data.problems[0])
+            there = f"{len(wanted) - len(left)} of {len(wanted)} answers are there already"
+            console.print(f"{options.out}: {there}", soft_wrap=True)
+        for system in dict.fromkeys(job.system for job in left):
+            await system.try_out(data.problems[0])
         records = list(file.records)
-        with RunProgress(console, wanted, file.records) as progress:
+        with progress_bar(console) as progress:
+            bar = progress.add_task("answers", total=len(wanted), completed=len(wanted) - len(left))
 
-            def take(record: Any) -> None:
+            def take(record: Record) -> None:
+                record = without_trace(record) if options.no_traces else record
+                file.append(record)
                 records.append(record)
-                progress(record)
+                right = [known.correct for known in records if known.system == record.system]
+                progress.update(bar, advance=1, description=f"{record.system} {sum(right) / len(right):.1%}")
 
-            await runner.run(left, file, take)
+            await ask(left, Load(options.concurrency), checker, take)
     asked = {job.key for job in wanted}
     return Run(configuration, [facts], [record for record in records if record.key in asked])
 
 
-def _configuration(task: Task, data: Data, plan: Plan, status: Status, options: argparse.Namespace) -> dict[str, Any]:
-    """What an answer's line depends on."""
+def _configuration(task: Task, data: Data, terms: Terms, status: Status, options: argparse.Namespace) -> dict[str, Any]:
+    """All that an answer's line depends on."""
     workers = {worker.role.value: worker for worker in status.workers}
     return {
         "task": task.name,
         "task_digest": task.digest,
         "data": data.source,
         "data_digest": data.digest,
-        "max_new_tokens": plan.max_new_tokens,
-        "temperature": plan.sampling.temperature,
-        "top_p": plan.sampling.top_p,
-        "top_k": plan.sampling.top_k,
-        "seed": plan.sampling.seed,
-        "concurrency": plan.concurrency,
-        "order": plan.order,
-        "traces": plan.keep_traces,
+        "max_new_tokens": terms.max_new_tokens,
+        "temperature": terms.sampling.temperature,
+        "top_p": terms.sampling.top_p,
+        "top_k": terms.sampling.top_k,
+        "seed": terms.sampling.seed,
+        "concurrency": options.concurrency,
+        "order": options.order,
+        "traces": not options.no_traces,
         "code_runs_in": sandbox.isolation().value if task.code is not None else None,
-        "threads": None if options.router else options.threads or default_threads(),
+        "threads": None if options.router else options.threads,
         **{role: Path(worker.model).name for role, worker in sorted(workers.items())},
         **{f"{role}_runs": f"{worker.device} {worker.dtype}" for role, worker in sorted(workers.items())},
     }

@@ -1,4 +1,4 @@
-"""`rstitch profile [COMMAND]`, or `python -m evals.latency`: the latency model, from calls to a checked file.
+"""`rstitch latency [COMMAND]`, or `python -m evals.latency`: the latency model, from calls to a checked file.
 
 Without a command: `run`, which times calls of both workers, fits the formulas and writes them. `check` does that too,
 or reads a file, then compares modelled with measured latency of whole answers.
@@ -25,7 +25,7 @@ from evals.figures.report import terminal_table
 from evals.latency import page, plots
 from evals.latency.answers import Asker, serving_of
 from evals.latency.calls import Service
-from evals.latency.check import COLUMNS, WITHIN, Checked, check
+from evals.latency.check import Checked, check
 from evals.latency.fit import fit_model
 from evals.latency.measure import Measurement, Plan, measure
 from evals.latency.model import LatencyModel
@@ -45,7 +45,7 @@ _ROLES = ("slm", "llm")
 def parser() -> argparse.ArgumentParser:
     """Flags of both commands."""
     # fmt: off
-    made = argparse.ArgumentParser(prog="rstitch profile", description=__doc__,
+    made = argparse.ArgumentParser(prog="rstitch latency", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("command", nargs="?", choices=_COMMANDS, default="run", help="default run")
     made.add_argument("--router", metavar="HOST:PORT", help="a running stack (default: start one)")
@@ -164,23 +164,15 @@ def _tell(
 ) -> None:
     console.print(terminal_table("formulas", page.FORMULAS, page.formula_rows(model)))
     if model.serving:
-        serving = model.serving
-        console.print(
-            f"serving adds {serving.answer_ms:.2f} ms an answer, {serving.call_ms:.2f} ms a hand-over, "
-            f"{serving.token_ms:.3f} ms a step, {serving.beside_ms:.3f} ms more a step where two models write"
-        )
+        console.print(page.serving_line(model))
     if calls.get("slm"):
         model.save(options.json)
         console.print(f"written: {options.json}")
         if options.plot:
             plots.plot_fit(model, calls, options.plot)
     if checked:
-        console.print(terminal_table("whole answers", COLUMNS, checked.rows()))
-        error = checked.median_error
-        console.print(
-            f"median error {error.value:.1%} [{error.low:.1%}, {error.high:.1%}], target {WITHIN:.0%}; "
-            f"rank correlation of the calls alone {checked.rank_correlation:.3f}"
-        )
+        console.print(terminal_table("whole answers", page.ANSWERS, checked.rows()))
+        console.print(page.check_line(checked))
         if options.plot:
             plots.plot_check(checked, options.plot.with_stem(f"{options.plot.stem}_check"))
     if options.write:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from evals.asking.ask import Job, ask
+from evals.asking.systems import Served, Terms
 from evals.latency.calls import Run, Service, are_two, runs_of
 from evals.latency.fit import fit_serving
 from evals.latency.formulas import Serving
 from evals.latency.model import LatencyModel
+from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import LlmOnly, Message, Policy, SlmOnly, Threshold
+from rstitch.client.types import LlmOnly, Policy, SlmOnly, Threshold
+from rstitch.errors import invalid
 
 # From no hand-over to very many.
 POLICIES: dict[str, Policy] = {
@@ -38,7 +41,7 @@ class Measured:
 
     @property
     def num_calls(self) -> int:
-        """How often a model was given the pen."""
+        """How often a model began to write."""
         return sum(run.num_calls > 0 for run in self.runs)
 
     @property
@@ -55,26 +58,23 @@ class Asker:
     """
 
     def __init__(self, client: AsyncClient, max_new_tokens: int, seed: int) -> None:
+        terms = Terms(max_new_tokens)
         self._client = client
-        self._max_new_tokens = max_new_tokens
+        self._systems = [Served(name, client, policy, terms) for name, policy in POLICIES.items()]
         self._random = random.Random(seed)
 
     async def ask(self, question: str, tick: Callable[[], None] = lambda: None) -> list[Measured]:
-        """One answer of each policy. The trajectories are deleted."""
+        """One answer of each policy. The trajectories are deleted. Raises RstitchError if one is refused."""
+        problem = Problem(0, "", question, "")
+        wanted = [Job(system, problem) for system in self._random.sample(self._systems, len(self._systems))]
         answers = []
-        for system in self._random.sample(list(POLICIES), len(POLICIES)):
-            begin = time.perf_counter()
-            answer = await self._client.answer(
-                chat=[Message("user", question)],
-                policy=POLICIES[system],
-                max_new_tokens=self._max_new_tokens,
-                guard=False,
-            )
-            latency_ms = 1000 * (time.perf_counter() - begin)
-            num_prompt_tokens, runs = runs_of(await self._client.trajectory(answer.session_id))
-            await self._client.delete_trajectory(answer.session_id)
-            answers.append(Measured(system, num_prompt_tokens, tuple(runs), latency_ms))
-            tick()
+        for record in await ask(wanted, on_record=lambda record: tick()):
+            if record.error:
+                raise invalid("--max-new-tokens", record.error, "Ask for what the router allows.")
+            num_prompt_tokens, runs = runs_of(await self._client.trajectory(record.session_id))
+            answers.append(Measured(record.system, num_prompt_tokens, tuple(runs), record.client_ms))
+        for system in self._systems:
+            await system.forget()
         return answers
 
 

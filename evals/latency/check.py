@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from evals.figures.report import Columns, Row
+from evals.figures.intervals import Interval
+from evals.figures.report import Row
 from evals.latency.answers import Measured
 from evals.latency.calls import Service
 from evals.latency.model import LatencyModel
 
 WITHIN = 0.15  # the target, of the median of |modelled - measured| / measured
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure and its 95% bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +64,6 @@ class Checked:
         }
 
 
-COLUMNS: Columns = {
-    "system": lambda row: row["system"],
-    "n": lambda row: str(row["n"]),
-    "measured ms": lambda row: f"{row['measured_ms']:.1f}",
-    "modelled ms": lambda row: f"{row['modelled_ms']:.1f}",
-    "calls alone ms": lambda row: f"{row['calls_ms']:.1f}",
-    "median error": lambda row: f"{row['error']:.1%} [{row['error_low']:.1%}, {row['error_high']:.1%}]",
-    "median bias": lambda row: f"{row['bias']:+.1%}",
-}
-
-
 def check(model: LatencyModel, answers: Sequence[Measured], service: Service) -> Checked:
     """Compares. At least one answer."""
     measured = np.array([answer.latency_ms for answer in answers])
@@ -98,12 +78,3 @@ def median_interval(values: NDArray[np.float64], draws: int = 2000) -> Interval:
     drawn = np.random.default_rng(0).choice(values, size=(draws, len(values)))
     low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
     return Interval(float(np.median(values)), float(low), float(high))
-
-
-def as_dict(checked: Checked) -> dict[str, Any]:
-    """For a file."""
-    return {
-        "rows": checked.rows(),
-        "rank_correlation_of_calls": checked.rank_correlation,
-        "target_median_error": WITHIN,
-    }

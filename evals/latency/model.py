@@ -56,6 +56,6 @@ class LatencyModel:
             slm, llm = ModelLatency.of(plain["slm"]), ModelLatency.of(plain["llm"])
             return cls(slm, llm, serving, plain.get("facts", {}))
         except OSError as error:
-            raise ValueError(f"{path}: {error.strerror}; make one with `rstitch profile`") from None
+            raise ValueError(f"{path}: {error.strerror}; make one with `rstitch latency`") from None
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is no latency model ({error!r}); make one with `rstitch profile`") from None
+            raise ValueError(f"{path} is no latency model ({error!r}); make one with `rstitch latency`") from None

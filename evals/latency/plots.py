@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-
-mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from evals.figures.plotting import logarithmic, panels, save
 from evals.latency.check import WITHIN, Checked
 from evals.latency.fit import cell_medians
 from evals.latency.model import LatencyModel
@@ -22,7 +19,7 @@ _COLOURS = {"slm": "#2471a3", "llm": "#c0392b"}
 
 def plot_fit(model: LatencyModel, calls: Mapping[str, Sequence[TimedCall]], path: Path) -> None:
     """Residuals of both formulas by what was put in, and the calls beside the formulas."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    figure, axes = panels(2, 2, (11, 7.5))
     for row, role in enumerate(("slm", "llm")):
         latency = model.slm if role == "slm" else model.llm
         cells = cell_medians(calls[role])
@@ -35,8 +32,10 @@ def plot_fit(model: LatencyModel, calls: Mapping[str, Sequence[TimedCall]], path
             shown.plot(chosen[:, 0], chosen[:, 2], "o", color=colour, markersize=4)
             fine = np.geomspace(2, chosen[:, 0].max(), 60)
             shown.plot(fine, latency.prefill(fine, held), color=colour, linewidth=1, label=f"{held:.0f} cached")
-        shown.set(xscale="log", yscale="log", xlabel="tokens put in", ylabel="ms", title=f"{name}: prefill")
+        shown.set(xlabel="tokens put in", ylabel="ms")
         shown.set_title(f"{name}: prefill, R² {latency.fits['prefill'].r2:.3f}")
+        logarithmic(shown, "x")
+        logarithmic(shown, "y")
         shown.legend(fontsize=7)
         left = axes[row, 1]
         for chosen, modelled, label, marker in (
@@ -48,17 +47,18 @@ def plot_fit(model: LatencyModel, calls: Mapping[str, Sequence[TimedCall]], path
                 markerfacecolor="none" if label == "prefill" else _COLOURS[role],
             )  # fmt: skip
         left.axhline(0, color="black", linewidth=0.8)
-        left.set(xscale="log", xlabel="measured (median of a cell, ms)", ylabel="modelled over measured (%)")
+        left.set(xlabel="measured (median of a cell, ms)", ylabel="modelled over measured (%)")
+        logarithmic(left, "x")
         left.set_title(f"{role.upper()}: residuals, decode R² {latency.fits['decode'].r2:.3f}")
         left.legend(fontsize=8)
     for panel in axes.flat:
         panel.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_check(checked: Checked, path: Path) -> None:
     """Modelled over measured latency of whole answers, by system, with the target's band."""
-    figure, axes = plt.subplots(figsize=(6.5, 5.5), layout="constrained")
+    figure, ((axes,),) = panels(1, 1, (6.5, 5.5))
     measured = np.array([answer.latency_ms for answer in checked.answers])
     for index, system in enumerate(checked.systems):
         chosen = [number for number, answer in enumerate(checked.answers) if answer.system == system]
@@ -67,14 +67,10 @@ def plot_check(checked: Checked, path: Path) -> None:
     ends = np.array([0.8 * measured.min(), 1.2 * measured.max()])
     axes.plot(ends, ends, color="black", linewidth=0.8)
     axes.fill_between(ends, (1 - WITHIN) * ends, (1 + WITHIN) * ends, color="black", alpha=0.08, label=f"±{WITHIN:.0%}")
-    axes.set(xscale="log", yscale="log", xlabel="measured latency of an answer (ms)", ylabel="modelled (ms)")
+    axes.set(xlabel="measured latency of an answer (ms)", ylabel="modelled (ms)")
+    logarithmic(axes, "x")
+    logarithmic(axes, "y")
     axes.set_title(f"{len(measured)} answers, median error {checked.median_error.value:.1%}")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)

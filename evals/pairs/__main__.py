@@ -24,8 +24,8 @@ from evals.figures.progress import progress_bar
 from evals.figures.provenance import provenance
 from evals.figures.report import terminal_table
 from evals.pairs import questions, report
-from evals.pairs.check import Measured, measure, rank_correlations
-from evals.pairs.predict import Candidate, Sample, predict, ranked
+from evals.pairs.check import Measured, measured, rank_correlations
+from evals.pairs.predict import Candidate, Sample, alike, predict, ranked
 from evals.pairs.questions import Asked, agrees
 from evals.pairs.reading import Loaded, answers, compatible, load, prompt_of, read
 from evals.pairs.timing import timings
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--n", type=positive, default=32, help="questions to predict from (default 32)")
     made.add_argument("--max-loss", type=float, default=1.0, metavar="POINTS",
                       help="of accuracy that the proposed tau may cost (default 1)")
-    made.add_argument("--latency", type=Path, metavar="FILE", help="of rstitch profile (default: time it here)")
+    made.add_argument("--latency", type=Path, metavar="FILE", help="of rstitch latency (default: time it here)")
     made.add_argument("--max-new-tokens", type=positive, help="of an answer (default: what the task needs)")
     made.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     made.add_argument("--dtype", choices=sorted(_DTYPES), default="float32")
@@ -71,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with stopped_by_signals(), progress_bar(console) as progress:
             asked, candidates, how = _predicted(options, progress)
-            measured = _measured(options, asked, candidates, progress) if options.check else {}
-        _tell(options, candidates, measured, how, console)
+            served = _served(options, asked, candidates, progress) if options.check else {}
+        _tell(options, candidates, served, how, console)
     except (StackError, RstitchError, UnsupportedModel, ValueError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
         return 2 if isinstance(error, ValueError | UnsupportedModel) else 1
@@ -117,7 +117,7 @@ def _predicted(options: argparse.Namespace, progress: Progress) -> tuple[Asked, 
     return asked, ranked(candidates), how
 
 
-def _measured(
+def _served(
     options: argparse.Namespace, asked: Asked, candidates: list[Candidate], progress: Progress
 ) -> dict[str, Measured]:
     limit = options.max_new_tokens or asked.max_new_tokens
@@ -125,7 +125,7 @@ def _measured(
     found = {}
     for candidate in candidates:
         task = progress.add_task(f"{report.short_name(candidate.name)} served", total=len(asked.for_check))
-        found[candidate.name] = measure(
+        found[candidate.name] = measured(
             options.llm, candidate, asked.for_check, limit, partial(progress.advance, task), **stack
         )
     return found
@@ -134,11 +134,11 @@ def _measured(
 def _tell(
     options: argparse.Namespace,
     candidates: list[Candidate],
-    measured: dict[str, Measured],
+    served: dict[str, Measured],
     how: str,
     console: Console,
 ) -> None:
-    pairs = [(candidate, measured[candidate.name]) for candidate in candidates if measured]
+    pairs = [(candidate, served[candidate.name]) for candidate in candidates if served]
     plain: dict[str, Any] = {
         "provenance": provenance(),
         "llm": options.llm,
@@ -146,22 +146,25 @@ def _tell(
         "n": options.n,
         "latency": how,
         "candidates": [one.as_dict() | {"measured": None} for one in candidates],
+        "alike": alike(candidates),
         "rank_correlations": rank_correlations(pairs) if pairs else {},
     }
     for told, one in zip(plain["candidates"], candidates, strict=True):
-        if one.name in measured:
-            told["measured"] = measured[one.name].as_dict()
-    table = report.rows(candidates, measured)
+        if one.name in served:
+            told["measured"] = served[one.name].as_dict()
+    table = report.rows(candidates, served)
     console.print(terminal_table(report.predicted_title(candidates), report.PREDICTED, table))
     console.print(f"Latency: {how}.")
+    for said in plain["alike"]:
+        console.print(said, soft_wrap=True, markup=False)
     if pairs:
         console.print(terminal_table(report.COMPARED_TITLE, report.COMPARED, table))
         for line in report.correlation_lines(plain["rank_correlations"], len(pairs)):
             console.print(line)
     if options.plot:
-        report.plot(candidates, measured, options.plot)
+        report.plot(candidates, served, options.plot)
     if options.write:
-        report.write(plain, candidates, measured)
+        report.write(plain, candidates, served)
     if str(options.json) == "-":
         print(json.dumps(plain))
     elif options.json:

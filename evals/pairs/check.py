@@ -8,18 +8,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from scipy import stats
 
-from evals.figures.statistics import wilson
+from evals.asking.blocks import Plan, measure
+from evals.asking.load import Load
+from evals.asking.record import Record
+from evals.asking.run_file import Run
+from evals.asking.systems import Served, Terms
+from evals.figures.statistics import paired_ratio, wilson
 from evals.pairs.predict import Candidate
 from evals.pairs.questions import Question, agrees
+from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer, LlmOnly, Message, Policy, Threshold
+from rstitch.client.types import LlmOnly, Threshold
+from rstitch.errors import invalid
 from rstitch.local.stack import LocalStack
 
 _WARM_UP = 2
+_SYSTEMS = ("stitched", "llm_only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,8 @@ class Measured:
     tokens: float
     latency_ms: float
     llm_only_ms: float
+    speed_up_low: float
+    speed_up_high: float
 
     @property
     def speed_up(self) -> float:
@@ -47,7 +58,7 @@ class Measured:
         return {**asdict(self), "speed_up": self.speed_up}
 
 
-def measure(
+def measured(
     llm: str,
     candidate: Candidate,
     questions: Sequence[Question],
@@ -63,45 +74,51 @@ def measure(
 async def _ask(
     address: str, candidate: Candidate, questions: Sequence[Question], max_new_tokens: int, on_asked: Callable[[], None]
 ) -> Measured:
-    stitched_policy: Policy = LlmOnly() if candidate.tau is None else Threshold(candidate.tau)
-    pairs: list[tuple[Answer, Answer]] = []
+    policies = (LlmOnly() if candidate.tau is None else Threshold(candidate.tau), LlmOnly())
+    problems = [Problem(number, "", question.text, "") for number, question in enumerate(questions)]
     async with AsyncClient(address) as client:
+        terms = Terms(max_new_tokens)
+        systems = [Served(name, client, policy, terms) for name, policy in zip(_SYSTEMS, policies, strict=True)]
 
-        async def answer(question: Question, policy: Policy) -> Answer:
-            chat = [Message("user", question.text)]
-            return await client.answer(chat=chat, policy=policy, max_new_tokens=max_new_tokens, guard=False)
+        def on_record(record: Record) -> None:
+            if record.error:
+                raise invalid("--data", f"question {record.problem + 1} is refused: {record.error}", "Leave it out.")
+            if record.system == _SYSTEMS[0]:
+                on_asked()
 
-        for question in questions[:_WARM_UP]:
-            for policy in (stitched_policy, LlmOnly()):
-                await answer(question, policy)
-        for question in questions:
-            pairs.append((await answer(question, stitched_policy), await answer(question, LlmOnly())))
-            on_asked()
-    return _measured(questions, pairs)
+        load = Load(1)
+        records = await measure(
+            systems, problems, load, Plan(len(problems)), practice=problems[:_WARM_UP], on_record=on_record
+        )
+    run = Run({}, [], records)
+    return _measured(questions, run.of(_SYSTEMS[0]), run.of(_SYSTEMS[1]))
 
 
-def _measured(questions: Sequence[Question], pairs: Sequence[tuple[Answer, Answer]]) -> Measured:
-    n = len(pairs)
-    right = [_is_right(question, ours, alone) for question, (ours, alone) in zip(questions, pairs, strict=True)]
-    llm_right = [_is_right(question, alone, alone) for question, (_, alone) in zip(questions, pairs, strict=True)]
-    usages = [ours.finished.usage for ours, _ in pairs]
+def _measured(questions: Sequence[Question], ours: Sequence[Record], alone: Sequence[Record]) -> Measured:
+    n = len(ours)
+    right, llm_right = (
+        [_is_right(*each) for each in zip(questions, records, alone, strict=True)] for records in (ours, alone)
+    )
     low, high = wilson(sum(right), n)
-    num_tokens = sum(usage.num_tokens for usage in usages)
+    num_tokens = sum(record.num_tokens for record in ours)
+    _, speed_up_low, speed_up_high = paired_ratio(*([r.latency_ms for r in records] for records in (alone, ours)))
     return Measured(
         n=n,
         accuracy=sum(right) / n,
         accuracy_low=low,
         accuracy_high=high,
         llm_accuracy=sum(llm_right) / n,
-        llm_share=sum(usage.num_llm_tokens for usage in usages) / max(1, num_tokens),
-        switches=sum(usage.num_switches for usage in usages) / n,
+        llm_share=sum(record.count("llm_tokens") for record in ours) / max(1, num_tokens),
+        switches=fmean(record.count("switches") for record in ours),
         tokens=num_tokens / n,
-        latency_ms=sum(usage.total_time_us for usage in usages) / n / 1000,
-        llm_only_ms=sum(alone.finished.usage.total_time_us for _, alone in pairs) / n / 1000,
+        latency_ms=fmean(record.latency_ms for record in ours),
+        llm_only_ms=fmean(record.latency_ms for record in alone),
+        speed_up_low=speed_up_low,
+        speed_up_high=speed_up_high,
     )
 
 
-def _is_right(question: Question, answer: Answer, alone: Answer) -> bool:
+def _is_right(question: Question, answer: Record, alone: Record) -> bool:
     """By the question's own check, else by what the LLM alone answers."""
     return question.is_right(answer.text) if question.is_right else agrees(alone.text)(answer.text)
 

@@ -6,15 +6,21 @@ where that holds the fastest is proposed; a candidate that has none is served by
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evals.figures.statistics import wilson
 from evals.pairs.timing import Timing
 from evals.pairs.walk import Text, walk
 
+Array: TypeAlias = NDArray[np.float64]
 TAUS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 
 
@@ -55,6 +61,9 @@ class Candidate:
         llm_follows: the other way about.
         curve: over the thresholds, rising.
         tau: proposed; None: none keeps the accuracy.
+        speed_up_low, speed_up_high: the 95% that so many questions, and rounds of timing that differ, leave of the
+            speed-up at the proposed threshold.
+        stitched_ms, alone_ms: at the proposed threshold, [rounds of timing, questions].
     """
 
     name: str
@@ -69,6 +78,10 @@ class Candidate:
     llm_only_ms: float
     curve: tuple[Outlook, ...]
     tau: float | None
+    speed_up_low: float
+    speed_up_high: float
+    stitched_ms: Array
+    alone_ms: Array
 
     @property
     def proposed(self) -> Outlook:
@@ -80,7 +93,9 @@ class Candidate:
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
-        return {**asdict(self), "proposed": asdict(self.proposed)}
+        plain = asdict(self)
+        del plain["stitched_ms"], plain["alone_ms"]
+        return {**plain, "proposed": asdict(self.proposed)}
 
 
 def outlook(samples: Sequence[Sample], timing: Timing, tau: float) -> Outlook:
@@ -111,10 +126,18 @@ def predict(
     max_loss: float,
     taus: Sequence[float] = TAUS,
 ) -> Candidate:
-    """One candidate. `max_loss` in [0, 1]."""
+    """One candidate. `max_loss` is a share, in [0, 1]."""
     curve = tuple(outlook(samples, timing, tau) for tau in sorted(taus))
     llm_accuracy = fmean(sample.llm.is_right for sample in samples)
     fit = [one for one in curve if one.accuracy >= llm_accuracy - max_loss - 1e-9 and one.speed_up > 1]
+    tau = max(fit, key=lambda one: one.speed_up).tau if fit else None
+    rounds = timing.by_round()
+    alone_ms = np.array([[t.llm_ms(s.num_prompt_tokens, len(s.llm.tokens)) for s in samples] for t in rounds])
+    stitched_ms = alone_ms
+    if tau is not None:
+        walks = [(sample.num_prompt_tokens, walk(sample.slm, sample.llm, tau)) for sample in samples]
+        stitched_ms = np.array([[t.stitched_ms(*walked) for walked in walks] for t in rounds])
+    _, low, high = ratio_of_rounds(alone_ms, stitched_ms)
     return Candidate(
         name=name,
         num_parameters=num_parameters,
@@ -127,13 +150,48 @@ def predict(
         llm_follows=fmean(sample.slm.agreement("llm") for sample in samples),
         llm_only_ms=_llm_only_ms(samples, timing),
         curve=curve,
-        tau=max(fit, key=lambda one: one.speed_up).tau if fit else None,
+        tau=tau,
+        speed_up_low=low,
+        speed_up_high=high,
+        stitched_ms=stitched_ms,
+        alone_ms=alone_ms,
     )
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The fastest at equal accuracy first; those for which there is no threshold by how well they are followed."""
     return sorted(candidates, key=lambda one: (one.proposed.speed_up, one.llm_follows), reverse=True)
+
+
+def ratio_of_rounds(ours: Array, theirs: Array, draws: int = 2000) -> tuple[float, float, float]:
+    """Median over the rounds of the ratio of two sums over questions, and its 95% bootstrap interval (fixed seed).
+
+    Questions and rounds are drawn anew, both paired: [rounds, questions].
+    """
+    rng = np.random.default_rng(0)
+    num_rounds, n = ours.shape
+    found = []
+    for _ in range(draws):
+        rounds, asked = rng.integers(num_rounds, size=num_rounds), rng.integers(n, size=n)
+        drawn = np.ix_(rounds, asked)
+        found.append(np.median(ours[drawn].sum(axis=1) / theirs[drawn].sum(axis=1)))
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(np.median(ours.sum(axis=1) / theirs.sum(axis=1))), float(low), float(high)
+
+
+def alike(best_first: Sequence[Candidate]) -> list[str]:
+    """A sentence for each neighbour in the ranking that cannot be told from the one before it at 95%."""
+    said = []
+    for one, other in itertools.pairwise(best_first):
+        ratio, low, high = ratio_of_rounds(other.stitched_ms, one.stitched_ms)
+        if low <= 1 <= high:
+            first, second = Path(one.name).name, Path(other.name).name
+            said.append(
+                f"{first} and {second} cannot be told apart: with {first} an answer is {ratio:.2f}x "
+                f"[{low:.2f}, {high:.2f}] as fast (95%, {one.n} questions). Give more questions (--n), or compare "
+                "them on the real stack (--check)."
+            )
+    return said
 
 
 def _llm_only_ms(samples: Sequence[Sample], timing: Timing) -> float:

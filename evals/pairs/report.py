@@ -32,6 +32,10 @@ def _interval(value: Any) -> str:
     return f"{value.accuracy:.1%} [{100 * value.accuracy_low:.0f}, {100 * value.accuracy_high:.0f}]"
 
 
+def _speed_up(seen: Measured) -> str:
+    return f"{seen.speed_up:.2f}x [{seen.speed_up_low:.2f}, {seen.speed_up_high:.2f}]"
+
+
 # A row has `one`, the candidate; `at`, what it should do at its tau; and perhaps `seen`, what was measured there.
 PREDICTED: Columns = {
     "SLM": lambda row: short_name(row["one"].name),
@@ -44,7 +48,7 @@ PREDICTED: Columns = {
     "LLM": lambda row: f"{row['at'].llm_share:.1%}",
     "switches": lambda row: f"{row['at'].switches:.1f}",
     "tokens": lambda row: f"{row['at'].tokens:.1f}",
-    "faster": lambda row: f"{row['at'].speed_up:.2f}x",
+    "faster": lambda row: f"{row['at'].speed_up:.2f}x [{row['one'].speed_up_low:.2f}, {row['one'].speed_up_high:.2f}]",
 }
 COMPARED: Columns = {
     "SLM": lambda row: short_name(row["one"].name),
@@ -54,7 +58,7 @@ COMPARED: Columns = {
     "LLM share": lambda row: f"{row['at'].llm_share:.1%} / {row['seen'].llm_share:.1%}",
     "switches": lambda row: f"{row['at'].switches:.1f} / {row['seen'].switches:.1f}",
     "tokens": lambda row: f"{row['at'].tokens:.1f} / {row['seen'].tokens:.1f}",
-    "faster": lambda row: f"{row['at'].speed_up:.2f}x / {row['seen'].speed_up:.2f}x",
+    "faster": lambda row: f"{row['at'].speed_up:.2f}x / {_speed_up(row['seen'])}",
 }
 COMPARED_TITLE = "Predicted / measured on the real stack"
 
@@ -83,11 +87,15 @@ def write(plain: dict[str, Any], ranked: Sequence[Candidate], measured: Mapping[
     """The section of docs/pairs.md, its figures and its plot."""
     table = rows(ranked, measured)
     parts = [f"{predicted_title(ranked)}. Latency: {plain['latency']}.", markdown_table(PREDICTED, table)]
+    parts += plain["alike"]
     if measured:
         n = next(iter(measured.values())).n
         parts += [f"{COMPARED_TITLE} (n = {n} other questions):", markdown_table(COMPARED, table)]
         parts.append("\n".join(f"- {text}" for text in correlation_lines(plain["rank_correlations"], len(ranked))))
-    parts += [f"{line(plain['provenance'])} Accuracies with 95% intervals.", "![candidates](results/pairs.png)"]
+    parts += [
+        f"{line(plain['provenance'])} Accuracies and speed-ups with 95% intervals.",
+        "![candidates](results/pairs.png)",
+    ]
     plot(ranked, measured, RESULTS / "pairs.png")
     (RESULTS / "pairs.json").write_text(json.dumps(plain, indent=1) + "\n")
     replace_section(DOCUMENT, "pairs", "\n\n".join(parts))

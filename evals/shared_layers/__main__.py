@@ -18,18 +18,21 @@ import transformers
 from rich.console import Console
 from rich.progress import Progress
 
+from evals.asking.blocks import Plan, measure
 from evals.asking.load import Load
-from evals.bench import records
-from evals.bench.matrix import Plan, measure, rows
-from evals.bench.records import Record
-from evals.bench.systems import Served
+from evals.asking.record import Record
+from evals.asking.run_file import Run
+from evals.asking.systems import Served, Terms
+from evals.checking.checkers import checker_of
+from evals.figures import answers as figures
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import ROOT, line, provenance
 from evals.figures.report import replace_section
 from evals.figures.statistics import paired_difference, paired_ratio
 from evals.shared_layers import page
 from evals.shared_layers.parts import Models, medians_us, step_times
-from evals.tasks.tiny.words import WORDS
+from evals.tasks.data import load_data
+from evals.tasks.task import load
 from model_worker.tokenizer import load_tokenizer
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Policy, SlmOnly, Threshold
@@ -47,34 +50,35 @@ def policies(tau: float) -> dict[str, Policy]:
 async def answers(options: argparse.Namespace, addresses: dict[str, str], progress: Progress) -> list[dict[str, Any]]:
     """One row per policy and way of serving: what was answered how fast, and shared beside the pair."""
     taus = {"pair": options.pair_tau, "shared": options.shared_tau}
-    asked = WORDS.generator.problems(options.split, options.n)
-    practice = WORDS.generator.problems("calibration", 2)
-    async with AsyncClient(addresses["pair"]) as pair, AsyncClient(addresses["shared"]) as shared:
+    task = load("tiny")
+    asked = load_data(task, split=options.split, n=options.n).problems
+    practice = load_data(task, split="calibration", n=2).problems
+    async with (
+        AsyncClient(addresses["pair"]) as pair,
+        AsyncClient(addresses["shared"]) as shared,
+        checker_of(task) as checker,
+    ):
         systems = [
-            Served(f"{way}: {name}", client, policy)
+            Served(f"{way}: {name}", client, policy, Terms.of(task))
             for way, client in (("pair", pair), ("shared", shared))
             for name, policy in policies(taus[way]).items()
         ]
-        task = progress.add_task("answers", total=len(asked) * len(systems))
+        bar = progress.add_task("answers", total=len(asked) * len(systems))
         found = await measure(
-            systems,
-            asked,
-            practice,
-            _ALONE,
-            Plan(len(asked)),
-            lambda system, num: progress.update(task, advance=num),
+            systems, asked, _ALONE, Plan(len(asked)), checker, practice, lambda record: progress.advance(bar)
         )
-    table = rows(found, _ALONE)
-    for row, beside in zip(table[3:], list(found)[:3], strict=True):
-        row["beside"] = compared(found[row["system"]], found[beside])
+    run = Run({}, [], found)
+    table = figures.under_load(found, _ALONE)
+    for row, beside in zip(table[3:], systems[:3], strict=True):
+        row |= compared(run.of(row["system"]), run.of(beside.name))
     return table
 
 
 def compared(ours: list[Record], theirs: list[Record]) -> dict[str, Any]:
     """Of the same problems: the ratio of the latencies, also per token, and the difference of the accuracies."""
-    ratio = paired_ratio([record.latency_ms for record in ours], [record.latency_ms for record in theirs])
+    ratio = paired_ratio([record.client_ms for record in ours], [record.client_ms for record in theirs])
     accuracy = paired_difference([record.correct for record in ours], [record.correct for record in theirs])
-    per_token = [records.parts(chosen)["total"] for chosen in (ours, theirs)]
+    per_token = [figures.places(chosen)["total"] for chosen in (ours, theirs)]
     return {"latency_ratio": ratio, "per_token_ratio": per_token[0] / per_token[1], "difference": accuracy}
 
 
@@ -101,10 +105,14 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=150, help="problems of each system (default 150)")
     parser.add_argument("--split", choices=("test", "dev"), default="test", help="dev is for choosing")
     parser.add_argument("--rounds", type=int, default=100, help="steps of each kind (default 100)")
-    parser.add_argument("--model", default=str(_MODELS / "tiny-exit"), help="folder of the model with an exit")
-    # The most accurate on dev, by the cards of tiny-slm and tiny-exit.
+    parser.add_argument(
+        "--model", default=str(_MODELS / "tiny-shared-layers"), help="folder of the model with shared layers"
+    )
+    # The most accurate on dev, by the cards of tiny-slm and tiny-shared-layers.
     parser.add_argument("--pair-tau", type=float, default=0.005, help="of the pair (default 0.005)")
-    parser.add_argument("--shared-tau", type=float, default=0.005, help="of the model with an exit (default 0.005)")
+    parser.add_argument(
+        "--shared-tau", type=float, default=0.005, help="of the model with shared layers (default 0.005)"
+    )
     parser.add_argument("--json", type=Path, help="the figures go there, too")
     parser.add_argument("--no-write", action="store_true", help="print only")
     options = parser.parse_args()

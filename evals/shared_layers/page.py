@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evals.figures.report import Columns, Row, markdown_table
+from evals.figures.report import Columns, Row, interval, markdown_table
 
 MEMORY: Columns = {
-    "": lambda row: row["name"],
-    "weights, MB": lambda row: f"{row['weights'] / 1e6:.2f}",
-    "a token of a session, bytes": lambda row: f"{row['per_token']:,}",
-    "session of 1,000 tokens, MB": lambda row: f"{row['per_token'] / 1e3:.2f}",
+    "": "{name}",
+    "weights, MB": "{weights_mb:.2f}",
+    "a token of a session, bytes": "{per_token:,}",
+    "session of 1,000 tokens, MB": "{session_mb:.2f}",
 }
 STEPS: Columns = {
-    "step": lambda row: row["name"],
-    "two models, us": lambda row: f"{row['pair']:,.0f}",
-    "shared, us": lambda row: f"{row['shared']:,.0f}",
-    "shared / two": lambda row: f"{row['shared'] / row['pair']:.2f}",
-    "all layers again, us": lambda row: f"{row['again']:,.0f}" if row["again"] else "",
+    "step": "{name}",
+    "two models, us": "{pair:,.0f}",
+    "shared, us": "{shared:,.0f}",
+    "shared / two": "{ratio:.2f}",
+    "all layers again, us": "{again:,.0f}",
 }
 ANSWERS: Columns = {
-    "system": lambda row: row["system"],
-    "accuracy": lambda row: f"{row['accuracy']:.1%} [{row['accuracy_low']:.1%}, {row['accuracy_high']:.1%}]",
-    "tokens": lambda row: f"{row['tokens']:.1f}",
-    "LLM share": lambda row: f"{row['llm_share']:.1%}",
-    "switches": lambda row: f"{row['switches']:.1f}",
-    "latency ms": lambda row: f"{row['latency_ms']:.1f}",
-    "faster than LLM-only, pair": lambda row: f"{row['speed_up']:.2f}x",
-    "latency, shared / pair": lambda row: _interval(row, "latency_ratio", "{:.2f}"),
-    "a token, shared / pair": lambda row: f"{row['beside']['per_token_ratio']:.2f}" if "beside" in row else "",
-    "accuracy, shared - pair, points": lambda row: _interval(row, "difference", "{:+.1f}", 100),
+    "system": "{system}",
+    "accuracy": interval("accuracy", ".1%"),
+    "tokens": "{tokens:.1f}",
+    "LLM share": "{llm_share:.1%}",
+    "switches": "{switches:.1f}",
+    "latency ms": "{latency_ms:.1f}",
+    "faster than LLM-only, pair": "{speed_up:.2f}x",
+    "latency, shared / pair": "{latency_ratio[0]:.2f} [{latency_ratio[1]:.2f}, {latency_ratio[2]:.2f}]",
+    "a token, shared / pair": "{per_token_ratio:.2f}",
+    "accuracy, shared - pair, points": "{difference[0]:+.1p} [{difference[1]:+.1p}, {difference[2]:+.1p}]",
 }
 
 
@@ -38,7 +38,10 @@ def memory_rows(memory: Mapping[str, Mapping[str, int]]) -> list[Row]:
     """The two models, both together, the one that is both."""
     sums = {key: memory["SLM"][key] + memory["LLM"][key] for key in ("weights", "per_token")}
     named = {"SLM": memory["SLM"], "LLM": memory["LLM"], "two models": sums, "shared": memory["shared"]}
-    return [{"name": name} | dict(row) for name, row in named.items()]
+    return [
+        {"name": name, **row, "weights_mb": row["weights"] / 1e6, "session_mb": row["per_token"] / 1e3}
+        for name, row in named.items()
+    ]
 
 
 def step_rows(step_us: Mapping[str, float]) -> list[Row]:
@@ -49,6 +52,7 @@ def step_rows(step_us: Mapping[str, float]) -> list[Row]:
             "name": kind,
             "pair": step_us[f"{kind}, pair"],
             "shared": step_us[f"{kind}, shared"],
+            "ratio": step_us[f"{kind}, shared"] / step_us[f"{kind}, pair"],
             "again": step_us.get(f"{kind}, shared, all layers again"),
         }
         for kind in kinds
@@ -68,10 +72,3 @@ def markdown(found: Mapping[str, Any], caption: str) -> str:
         markdown_table(ANSWERS, found["answers"]),
     ]
     return "\n\n".join(parts)
-
-
-def _interval(row: Row, key: str, form: str, scale: float = 1.0) -> str:
-    if "beside" not in row:
-        return ""
-    value, low, high = (form.format(scale * number) for number in row["beside"][key])
-    return f"{value} [{low}, {high}]"

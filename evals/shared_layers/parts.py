@@ -1,4 +1,4 @@
-"""Memory, and what single steps cost: two models and one with an exit, in this process, a step of each in turn."""
+"""Memory, and what single steps cost: two models and one that is both, in this process, a step of each in turn."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from model_worker.engine.engine import Engine
 from model_worker.engine.forward.loader import load
 from model_worker.engine.forward.memory import weight_bytes
-from model_worker.engine.shared_layers.engine import ExitEngine
-from model_worker.engine.shared_layers.model import load_exit
+from model_worker.engine.shared_layers.engine import SharedEngine
+from model_worker.engine.shared_layers.model import load_shared
 from model_worker.engine.types import Limits, Returns, RunRequest
 
 CONTEXT = 100  # tokens before those of a step: a question and some lines
@@ -35,15 +35,15 @@ class Step:
     """A step of `num_tokens` tokens after the context.
 
     Attributes:
-        at_exit: by the SLM of a model with an exit.
-        after_exit: that SLM has computed the tokens already.
+        shallow: by the SLM of a model with shared layers.
+        after_slm: that SLM has computed the tokens already.
     """
 
     name: str
     engine: Engine
     num_tokens: int = 1
-    at_exit: bool = False
-    after_exit: bool = False
+    shallow: bool = False
+    after_slm: bool = False
 
 
 class Models:
@@ -58,9 +58,9 @@ class Models:
             limits = Limits(vocab_size, loaded.context_length, _NUM_PAGES)
             weights, per_token = weight_bytes(loaded.module), loaded.kv_bytes_per_token
             if name == "shared":
-                exit_ = load_exit(str(folder), loaded.module)
-                weights, per_token = weights + weight_bytes(exit_.tail), per_token + exit_.bytes_per_token
-                engines.append(ExitEngine(loaded, exit_, limits))
+                cut = load_shared(str(folder), loaded.module)
+                weights, per_token = weights + weight_bytes(cut.tail), per_token + cut.bytes_per_token
+                engines.append(SharedEngine(loaded, cut, limits))
             else:
                 engines.append(Engine(loaded, limits))
             self.memory[name] = Memory(weights, per_token)
@@ -70,13 +70,13 @@ class Models:
         """Those that answers are made of: a token by either role, and the LLM's first step after a switch."""
         found = [
             Step("SLM token, pair", self.slm),
-            Step("SLM token, shared", self.shared, at_exit=True),
+            Step("SLM token, shared", self.shared, shallow=True),
             Step("LLM token, pair", self.llm),
             Step("LLM token, shared", self.shared),
         ]
         for num in SWITCHES:
             found.append(Step(f"switch over {num} tokens, pair", self.llm, num))
-            found.append(Step(f"switch over {num} tokens, shared", self.shared, num, after_exit=True))
+            found.append(Step(f"switch over {num} tokens, shared", self.shared, num, after_slm=True))
             found.append(Step(f"switch over {num} tokens, shared, all layers again", self.shared, num))
         return found
 
@@ -100,10 +100,10 @@ def _time(step: Step, number: int) -> float:
     context = [(7 * index + 3) % 300 for index in range(CONTEXT)]
     tokens = [(5 * index + number) % 300 for index in range(step.num_tokens)]
     engine.close_session("timed")  # tokens that it holds would not be computed again
-    _run(engine, RunRequest("timed", 0, context, returns=Returns(), exit=step.at_exit))
-    if step.after_exit:
-        _run(engine, RunRequest("timed", CONTEXT, tokens, returns=Returns(), exit=True))
-    engine.submit(RunRequest("timed", CONTEXT, tokens, returns=Returns(), exit=step.at_exit))
+    _run(engine, RunRequest("timed", 0, context, returns=Returns(), shallow=step.shallow))
+    if step.after_slm:
+        _run(engine, RunRequest("timed", CONTEXT, tokens, returns=Returns(), shallow=True))
+    engine.submit(RunRequest("timed", CONTEXT, tokens, returns=Returns(), shallow=step.shallow))
     begin = time.perf_counter()
     engine.step()
     seconds = time.perf_counter() - begin

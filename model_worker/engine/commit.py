@@ -1,26 +1,186 @@
-"""Moved."""
+"""What becomes of a forward's outcome: tokens kept, drafts verified, runs ended.
+
+It knows one step's numbers and the books of sessions and runs; it neither schedules nor computes.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 
-from model_worker.engine.bookkeeping.scheduler import Run
-from model_worker.engine.forward.runner import Outcome
+from model_worker.engine.bookkeeping.scheduler import Row, Run, Scheduler
+from model_worker.engine.bookkeeping.session import SessionTable
+from model_worker.engine.errors import ForwardFailed
+from model_worker.engine.forward.runner import Outcome, Runner
 from model_worker.engine.types import (
+    Counters,
+    Event,
+    FinishReason,
     Handoff,
+    Limits,
     Proposal,
     Returns,
+    RunFailed,
+    RunFinished,
+    TokenKept,
 )
+
+
+class Committer:
+    """Puts what a step computed into the sessions, and says as events what came of each run.
+
+    Args:
+        stop_tokens: the model's own; a run may name others.
+        counters: the engine's; kept tokens are counted here.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        table: SessionTable,
+        runner: Runner,
+        limits: Limits,
+        stop_tokens: frozenset[int],
+        counters: Counters,
+    ) -> None:
+        self._scheduler = scheduler
+        self._table = table
+        self._runner = runner
+        self._limits = limits
+        self._stop_tokens = stop_tokens
+        self._counters = counters
+
+    def commit(self, rows: Sequence[Row], outcome: Outcome | None) -> list[Event]:
+        """The events of a step; `outcome` is None where no row asked for a distribution."""
+        # The outcome has the distributions of the rows that ask for one, in the order of the rows:
+        #
+        #   rows      decode | chunk of a prompt | its last chunk | catch-up | draft of 2 tokens
+        #   outcome   0      |                   | 1              |          | 2, 3, 4
+        events: list[Event] = []
+        index = 0
+        for row in rows:
+            run = row.run
+            run.computed(row.num_tokens)
+            if not row.is_last:
+                continue
+            if not run.request.wants_token:
+                events.append(self.finish(run, FinishReason.LENGTH))
+                continue
+            assert outcome is not None
+            num_asked = run.num_asked  # before the draft is verified: then it is gone
+            events += (self._verify if run.request.draft else self._advance)(run, outcome, index)
+            index += num_asked
+        return events
+
+    def finish(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
+        """Ends a run where it stands; what it appended and kept stays in the session."""
+        self._scheduler.remove(run)
+        return self.end_event(run, reason, proposal)
+
+    def end_event(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
+        """The end of a run that has left the scheduler already."""
+        run.timing.total_us = int((time.perf_counter() - run.arrived) * 1e6)
+        request, session = run.request, run.session
+        num_accepted = common_prefix(session.tokens[request.end :], request.draft) if request.draft else 0
+        return RunFinished(run.run_id, reason, session.held, run.timing, proposal, num_accepted, run.num_consultations)
+
+    def fail(self, rows: Sequence[Row], error: Exception) -> list[Event]:
+        """Ends the runs of a step whose forward raised; their sessions hold what they held, and no more is computed."""
+        failure = _forward_failed(f"the model's forward failed: {error}.")
+        failure.__cause__ = error
+        for row in rows:
+            self._scheduler.remove(row.run)
+        return [RunFailed(row.run.run_id, failure) for row in rows]
+
+    def _advance(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
+        """Keeps the token of distribution `index`, or ends the run without it."""
+        request, session, choices = run.request, run.session, outcome.choices
+        token, entropy, logprob = choices.tokens[index], choices.entropies[index], choices.logprobs[index]
+        if math.isnan(entropy):  # no bound holds for it: the token would be kept as if the model were sure
+            self._scheduler.remove(run)
+            self._runner.wipe(session.pages)  # whoever gets the pages next may read them, masked
+            self._table.uncompute(session, 0)
+            return [RunFailed(run.run_id, _forward_failed("the model's logits are not finite."))]
+        if request.returns is not None:
+            return [self.finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]
+        handoff, meter = request.handoff, run.meter
+        uncertainty = None
+        if meter is not None:
+            uncertainty = meter.read(entropy, logprob, outcome.margins.get(index, math.nan))
+        signal = entropy if uncertainty is None else uncertainty
+        is_above = handoff is not None and handoff.above is not None and signal > handoff.above
+        if handoff is not None and is_above and _hands_over(run, handoff, outcome, index):
+            proposal = _proposal(outcome, index, Returns(hidden_state=handoff.hidden_state), uncertainty)
+            return [self.finish(run, FinishReason.HANDOFF, proposal)]
+        session.tokens.append(token)
+        run.num_kept += 1
+        self._counters.num_kept_tokens += 1
+        if meter is not None:
+            meter.keep(entropy)
+        events: list[Event] = [TokenKept(run.run_id, token, entropy, logprob, uncertainty)]
+        reason = None
+        # A stop token comes first: it ends the answer, whatever bound or limit it meets as well.
+        if token in (request.stop_tokens or self._stop_tokens):
+            reason = FinishReason.STOP
+        elif handoff is not None and handoff.below is not None and signal <= handoff.below:
+            reason = FinishReason.HANDOFF
+        elif run.num_kept == request.max_tokens:
+            reason = FinishReason.LENGTH
+        elif session.held == self._limits.context_length:
+            reason = FinishReason.CONTEXT
+        if reason is not None:
+            events.append(self.finish(run, reason))
+        return events
+
+    def _verify(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
+        """Keeps the part of a draft that the model itself would have written, then its own next token.
+
+        This is speculative decoding (arXiv 2211.17192) with the random numbers of its two samplings shared: as a choice
+        is a function of (seed, position, logits), the tokens kept are those of decoding without a draft, also when they
+        are sampled. That is more than having the same distribution, and it needs no distribution of the draft's.
+        """
+        # With e = run.request.end and d = len(draft):
+        #
+        #   position   e         e+1       ...  e+d-1       e+d
+        #   draft      draft[0]  draft[1]  ...  draft[d-1]           in the session, computed in this step
+        #   own        own[0]    own[1]    ...  own[d-1]    own[d]   what the model itself would write there
+        #
+        # With n = num_agreed, own[:n] == draft[:n] is kept, then own[n], the model's own next token. Below e+n the KV
+        # is of kept tokens; from there on it is of rejected ones, and own[n] has none yet.
+        session, draft, end = run.session, run.draft, run.request.end
+        own = outcome.choices.tokens[index : index + run.num_asked]
+        num_agreed = common_prefix(own, draft)
+        if any(math.isnan(entropy) for entropy in outcome.choices.entropies[index : index + run.num_asked]):
+            self._runner.wipe(session.pages)  # also where only what is rejected is not finite
+            self._table.uncompute(session, 0)
+        # The kept tokens come back one by one: each may be a stop token, or the last that fits.
+        run.draft = ()
+        del session.tokens[end:]
+        events: list[Event] = []
+        for place in range(index, index + num_agreed + 1):
+            events += self._advance(run, outcome, place)
+            if not isinstance(events[-1], TokenKept):
+                break
+        else:
+            events.append(self.finish(run, FinishReason.LENGTH))
+        self._table.uncompute(session, min(session.held, end + num_agreed))
+        return events
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens two rows begin with in common."""
+    # Its twin is in router_svc/decoding/speculation.py: neither may import the other, nor the engine a shared module.
     pairs = zip(left, right, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
-def _leaves(run: Run, handoff: Handoff, outcome: Outcome, index: int) -> bool:
-    """Whether a run whose signal is above its bound gives the pen back: yes, unless its hand-off asks and hears no."""
+def _forward_failed(message: str) -> ForwardFailed:
+    return ForwardFailed(message, remedy="Send the run again; if it fails again, see the worker's log.")
+
+
+def _hands_over(run: Run, handoff: Handoff, outcome: Outcome, index: int) -> bool:
+    """Whether a signal above the bound ends the run: always, unless the hand-off asks a head and the head says no."""
     if handoff.asks is None:
         return True
     run.num_consultations += 1

@@ -7,7 +7,6 @@ and no other model.
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -17,38 +16,43 @@ from model_worker.engine.bookkeeping.admission import check_held, check_idle, ch
 from model_worker.engine.bookkeeping.batching import Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.bookkeeping.pages import PagePool
-from model_worker.engine.bookkeeping.scheduler import Row, Run, Scheduler
+from model_worker.engine.bookkeeping.scheduler import Row, Run, Schedule, Scheduler
 from model_worker.engine.bookkeeping.session import Session, SessionTable
 from model_worker.engine.bookkeeping.signals import SignalMeter
-from model_worker.engine.commit import _leaves, _proposal, common_prefix
-from model_worker.engine.errors import ForwardFailed, SessionClosed, UnsupportedModel
+from model_worker.engine.commit import Committer
+from model_worker.engine.errors import SessionClosed
 from model_worker.engine.forward.loader import LoadedModel
-from model_worker.engine.forward.parity import check_parity, reference_logits
-from model_worker.engine.forward.runner import Outcome, Runner
+from model_worker.engine.forward.parity import (
+    check_parity,
+    parity_request,
+    parity_session,
+    parity_tokens,
+    reference_logits,
+)
+from model_worker.engine.forward.runner import Runner
 from model_worker.engine.types import (
     Capacity,
     Counters,
     Event,
     FinishReason,
     Limits,
-    Proposal,
-    Returns,
     RunFailed,
-    RunFinished,
     RunRequest,
     Signal,
-    TokenKept,
 )
 
 
 class Engine:
-    """A model with its sessions.
+    """A model and the sessions that it continues.
 
     Args:
         on_progress: told how many of how many steps have been captured, where the device captures any.
 
-    Raises (from the constructor) UnsupportedModel if its own path does not give the model's own logits.
+    Raises (from the constructor) UnsupportedModel if the engine's path does not give the model's own logits.
     """
+
+    # The way of a run: submit -> [ schedule -> run -> commit ] once per step -> finish. A session outlives its runs;
+    # between two of them it can be evicted, and then holds nothing.
 
     _run_type: type[Run] = Run
     _scheduler_type: type[Scheduler] = Scheduler
@@ -58,21 +62,22 @@ class Engine:
     ) -> None:
         self.limits = limits
         self.counters = Counters()
-        self._stop_tokens = loaded.stop_tokens
         self._pool = PagePool(limits.num_pages, limits.page_size)
         self._table = SessionTable(self._pool)
         self._scheduler = self._scheduler_type(self._table, limits)
         self._run_ids = itertools.count(1)
         self._runner = self._verified_runner(loaded, on_progress)
+        self._committer = Committer(
+            self._scheduler, self._table, self._runner, limits, loaded.stop_tokens, self.counters
+        )
 
     @property
     def is_idle(self) -> bool:
-        """Whether a step would do nothing."""
         return len(self._scheduler) == 0
 
     @property
     def capacity(self) -> Capacity:
-        """Room, now."""
+        """Free pages and who is in the cache at this moment, for the status reply."""
         return Capacity(
             page_size=self.limits.page_size,
             num_pages=self.limits.num_pages,
@@ -84,17 +89,17 @@ class Engine:
 
     @property
     def path(self) -> str:
-        """How steps run; with the limits at "auto" it depends on the device and the model."""
+        """Says how steps run, which with limits at "auto" depends on the device and the model."""
         return self._runner.path
 
     @property
     def load(self) -> Load:
-        """What the next step has to do for those who wait."""
+        """The work that foreground runs have for the next step."""
         return self._scheduler.load
 
     @property
     def costs(self) -> CostModel | None:
-        """What a step takes, if it was measured."""
+        """What a step takes; None if it was not measured."""
         return self._scheduler.costs
 
     @costs.setter
@@ -121,7 +126,8 @@ class Engine:
         run.draft = self._draft(request)
         session.tokens.extend(run.draft)
         if run.num_pending < run.num_asked or run.draft:
-            # The distribution after a token that is computed already: compute that token again.
+            # Logits are not kept. Whoever asks for the distribution after a token that is computed already has that
+            # token computed again: num_computed goes back to held - num_asked.
             self._table.uncompute(session, session.held - run.num_asked)
         if request.handoff is not None and request.handoff.signal is not Signal.ENTROPY:
             run.meter = SignalMeter(request.handoff)
@@ -129,9 +135,9 @@ class Engine:
         return run.run_id
 
     def supersede(self, run_id: int) -> list[Event]:
-        """Ends a run where it stands; what it appended and kept stays in the session. Unknown ids are ended runs."""
+        """Ends a run where it stands; what it appended and kept stays in the session. An ended run is left alone."""
         run = self._scheduler.get(run_id)
-        return [] if run is None else [self._finish(run, FinishReason.SUPERSEDED)]
+        return [] if run is None else [self._committer.finish(run, FinishReason.SUPERSEDED)]
 
     def cancel(self, run_id: int) -> None:
         """Ends a run without an event; its session stays, idle."""
@@ -156,14 +162,10 @@ class Engine:
         return held, events
 
     def step(self) -> list[Event]:
-        """Runs the model once on what is most urgent and says what came of it."""
+        """Runs the model once on what is most urgent; returns what came of it."""
         begin = time.perf_counter()
         schedule = self._scheduler.schedule()
-        events: list[Event] = [RunFailed(run.run_id, error) for run, error in schedule.refused]
-        events += [self._result(run, FinishReason.LENGTH) for run in schedule.yielded]
-        self.counters.num_refusals += len(schedule.refused)
-        self.counters.num_evictions = self._table.num_evictions
-        events += [self._finish(run, FinishReason.LENGTH) for run in self._scheduler.without_work()]
+        events = self._end_without_row(schedule)
         if not schedule.rows:
             return events
         forward_begin = time.perf_counter()
@@ -172,13 +174,9 @@ class Engine:
         except torch.AcceleratorError:  # the device is lost to this process: no later step could be right
             raise
         except Exception as error:  # noqa: BLE001 - whatever a model may raise: these runs fail, others go on
-            for row in schedule.rows:
-                self._scheduler.remove(row.run)
-            failure = _forward_failed(f"the model's forward failed: {error}.")
-            failure.__cause__ = error
-            return events + [RunFailed(row.run.run_id, failure) for row in schedule.rows]
+            return events + self._committer.fail(schedule.rows, error)
         forward_us = _us(time.perf_counter() - forward_begin)
-        events += self._commit(schedule.rows, outcome)
+        events += self._committer.commit(schedule.rows, outcome)
         self._account(schedule.rows, begin, forward_us)
         return events
 
@@ -186,8 +184,18 @@ class Engine:
         """Raises AssertionError if a page is leaked or a session's books are wrong."""
         self._table.check_integrity()
 
+    def _end_without_row(self, schedule: Schedule) -> list[Event]:
+        """The events of runs that end before this step's forward."""
+        events: list[Event] = [RunFailed(run.run_id, error) for run, error in schedule.refused]
+        events += [self._committer.end_event(run, FinishReason.LENGTH) for run in schedule.yielded]
+        events += [self._committer.finish(run, FinishReason.LENGTH) for run in self._scheduler.without_work()]
+        self.counters.num_refusals += len(schedule.refused)
+        self.counters.num_evictions = self._table.num_evictions
+        return events
+
     def _account(self, rows: Sequence[Row], begin: float, forward_us: int) -> None:
-        """A step's time goes to its runs, also to those that ended in it: their events carry the same Timing."""
+        """Adds a step's time to the counters and to its runs."""
+        # Also to those that ended in it: their events, which are not sent yet, carry the same Timing object.
         end = time.perf_counter()
         host_us = _us(end - begin) - forward_us
         self.counters.num_steps += 1
@@ -206,138 +214,26 @@ class Engine:
             timing.num_computed_tokens += row.num_tokens
             self.counters.num_computed_tokens += row.num_tokens
 
-    def _commit(self, rows: Sequence[Row], outcome: Outcome | None) -> list[Event]:
-        events: list[Event] = []
-        index = 0
-        for row in rows:
-            row.run.computed(row.num_tokens)
-            if not row.is_last:
-                continue
-            if not row.run.wants_token:
-                events.append(self._finish(row.run, FinishReason.LENGTH))
-                continue
-            assert outcome is not None
-            num_asked = row.run.num_asked
-            events += (self._verify if row.run.request.draft else self._advance)(row.run, outcome, index)
-            index += num_asked
-        return events
-
-    def _advance(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
-        """What becomes of the token that the run's distribution gave."""
-        request, session, choices = run.request, run.session, outcome.choices
-        token, entropy, logprob = choices.tokens[index], choices.entropies[index], choices.logprobs[index]
-        if math.isnan(entropy):  # no bound holds for it: the token would be kept as if the model were sure
-            self._scheduler.remove(run)
-            self._runner.wipe(session.pages)  # whoever gets the pages next may read them, masked
-            self._table.uncompute(session, 0)
-            return [RunFailed(run.run_id, _forward_failed("the model's logits are not finite."))]
-        if request.returns is not None:
-            return [self._finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]
-        handoff, meter = request.handoff, run.meter
-        uncertainty = None
-        if meter is not None:
-            uncertainty = meter.read(entropy, logprob, outcome.margins.get(index, math.nan))
-        signal = entropy if uncertainty is None else uncertainty
-        is_above = handoff is not None and handoff.above is not None and signal > handoff.above
-        if handoff is not None and is_above and _leaves(run, handoff, outcome, index):
-            proposal = _proposal(outcome, index, Returns(hidden_state=handoff.hidden_state), uncertainty)
-            return [self._finish(run, FinishReason.HANDOFF, proposal)]
-        session.tokens.append(token)
-        run.num_kept += 1
-        self.counters.num_kept_tokens += 1
-        if meter is not None:
-            meter.keep(entropy)
-        events: list[Event] = [TokenKept(run.run_id, token, entropy, logprob, uncertainty)]
-        reason = None
-        if token in (request.stop_tokens or self._stop_tokens):
-            reason = FinishReason.STOP
-        elif handoff is not None and handoff.below is not None and signal <= handoff.below:
-            reason = FinishReason.HANDOFF
-        elif run.num_kept == request.max_tokens:
-            reason = FinishReason.LENGTH
-        elif session.held == self.limits.context_length:
-            reason = FinishReason.CONTEXT
-        if reason is not None:
-            events.append(self._finish(run, reason))
-        return events
-
     def _draft(self, request: RunRequest) -> Sequence[int]:
-        """Of a draft the tokens that are put through the model: no more than can be kept, but for the one after them,
-        and than one forward takes.
+        """The tokens of a draft that go through the model: as many as can be kept with one token of the model's own
+        after them, and as fit one forward beside the token before them.
         """
         room = min(request.max_tokens, self.limits.context_length - request.end, self.limits.max_batch_tokens)
         return request.draft[: max(0, room - 1)]
-
-    def _verify(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
-        """Keeps of a draft what the model itself would have written, then its own next token.
-
-        This is speculative decoding (arXiv 2211.17192) with the random numbers of its two samplings shared: as a choice
-        is a function of (seed, position, logits), the tokens kept are those of decoding without a draft, also when they
-        are sampled. That is more than their having the same distribution, and needs none of the draft's.
-        """
-        session, draft, end = run.session, run.draft, run.request.end
-        own = outcome.choices.tokens[index : index + run.num_asked]
-        num_agreed = common_prefix(own, draft)
-        if any(math.isnan(entropy) for entropy in outcome.choices.entropies[index : index + run.num_asked]):
-            self._runner.wipe(session.pages)  # also where only what is rejected is not finite
-            self._table.uncompute(session, 0)
-        # The kept tokens come back one by one; the KV of those that were agreed on is there.
-        run.draft = ()
-        del session.tokens[end:]
-        events: list[Event] = []
-        for place in range(index, index + num_agreed + 1):
-            events += self._advance(run, outcome, place)
-            if not isinstance(events[-1], TokenKept):
-                break
-        else:
-            events.append(self._finish(run, FinishReason.LENGTH))
-        self._table.uncompute(session, min(session.held, end + num_agreed))
-        return events
-
-    def _finish(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
-        self._scheduler.remove(run)
-        return self._result(run, reason, proposal)
-
-    def _result(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
-        run.timing.total_us = _us(time.perf_counter() - run.arrived)
-        request, session = run.request, run.session
-        num_accepted = common_prefix(session.tokens[request.end :], request.draft) if request.draft else 0
-        return RunFinished(run.run_id, reason, session.held, run.timing, proposal, num_accepted, run.num_consultations)
-
-    def _parity_tokens(self, name: str) -> list[int]:
-        count = min(24, self.limits.context_length)
-        if count < 2:
-            raise UnsupportedModel(
-                f"{name}: a context of {count} is too short; give more --context-length or --num-pages"
-            )
-        return [(7 * index + 3) % self.limits.vocab_size for index in range(count)]
 
     def _new_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
         return Runner(loaded, self.limits, on_progress)
 
     def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
-        """A runner whose logits, for a prompt fed in two chunks, are the model's own."""
+        """A runner whose logits are the model's own."""
         name = type(loaded.module).__name__
-        tokens = self._parity_tokens(name)
-        count = len(tokens)
+        tokens = parity_tokens(name, self.limits)
         reference = reference_logits(loaded, tokens)
         runner = self._new_runner(loaded, on_progress)
-        session = self._table.open("parity")
-        session.tokens.extend(tokens)
-        assert self._table.reserve(session, count)
-        run = Run(0, RunRequest("parity", 0, tokens, returns=Returns()), session)
-        half = count // 2
-        runner.run([Row(run, 0, half, is_last=False)])
-        outcome = runner.run([Row(run, half, count - half, is_last=True)])
-        assert outcome is not None
-        check_parity(name, outcome.logits[outcome.index[0]], reference)
-        self._table.close(session)
+        with parity_session(self._table, tokens) as session:
+            check_parity(name, runner, self._run_type(0, parity_request(tokens), session), reference)
         return runner
 
 
 def _us(seconds: float) -> int:
     return int(seconds * 1e6)
-
-
-def _forward_failed(message: str) -> ForwardFailed:
-    return ForwardFailed(message, remedy="Send the run again; if it fails again, see the worker's log.")

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 class EngineError(Exception):
-    """Base. `reason` is a constant for programs; `field` the request's field at fault; `remedy` what to do."""
+    """Base of all that the engine refuses or fails with.
+
+    Attributes:
+        reason: a constant for programs.
+        field: the request's field at fault.
+        remedy: what the caller can do.
+        held: how many tokens the session holds, where the caller needs it to go on.
+    """
 
     reason = "ENGINE"
 
@@ -16,31 +23,31 @@ class EngineError(Exception):
 
 
 class InvalidRun(EngineError):
-    """A field holds what it may not."""
+    """A field of the request holds a value that cannot be right."""
 
     reason = "INVALID_FIELD"
 
 
 class ContextFull(EngineError):
-    """More tokens than the context takes."""
+    """The session would have more tokens than the model's context takes."""
 
     reason = "CONTEXT_FULL"
 
 
 class HeldTooShort(EngineError):
-    """The session holds less than `position`."""
+    """The session holds fewer tokens than the request's `position`, as after an eviction."""
 
     reason = "HELD_TOO_SHORT"
 
 
 class PrefixMismatch(EngineError):
-    """The session's tokens before `position` are not the caller's."""
+    """The session's tokens before `position` are not those that the caller's checksum is of."""
 
     reason = "PREFIX_MISMATCH"
 
 
 class SessionBusy(EngineError):
-    """Another run of the session is going on."""
+    """The session has a run already; there is one at a time."""
 
     reason = "SESSION_BUSY"
 

@@ -8,7 +8,7 @@ from statistics import median
 
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
-from model_worker.engine.types import Counters, Returns, RunRequest
+from model_worker.engine.types import Returns, RunRequest
 
 _CONTEXT = 32  # tokens before each row
 _ROUNDS = 8
@@ -21,14 +21,14 @@ Shape = tuple[int, int]
 _ESSENTIAL: tuple[Shape, ...] = ((1, 0), (8, 0), (1, 64), (0, 64))
 
 
-def measure_steps(engine: Engine, budget_s: float, at_exit: bool = False) -> CostModel | None:
-    """Steps of each shape in turn, round after round, so that a busy moment of the machine falls on all shapes alike.
+def measure_steps(engine: Engine, budget_s: float, shallow: bool = False) -> CostModel | None:
+    """Times steps of each shape in turn, round after round: a busy moment of the machine falls on all shapes alike.
 
-    Nothing is left behind, neither sessions nor counts. `at_exit`: of the SLM of a model with an exit. Returns None
-    without time, or without room for a decode row.
+    Nothing is left behind, neither sessions nor counts. With `shallow` the steps are those of the SLM in a model with
+    shared layers. Returns None without time, or without room for a decode row.
     """
     until = time.perf_counter() + budget_s
-    rows = _Rows(engine, at_exit)
+    rows = _Rows(engine, shallow)
     times: dict[Shape, list[float]] = {}
     shapes = rows.shapes() if budget_s > 0 else []
     for shape in itertools.chain.from_iterable([shapes] * _ROUNDS):
@@ -36,9 +36,9 @@ def measure_steps(engine: Engine, budget_s: float, at_exit: bool = False) -> Cos
             break
         times.setdefault(shape, []).append(rows.step_us(shape))
     rows.close()
-    engine.counters = Counters()
+    engine.counters.reset()
     # The first step of a shape is its warm-up, where there is another.
-    typical = {shape: median(seen[1:] or seen) for shape, seen in times.items()}
+    typical = {shape: median(samples[1:] or samples) for shape, samples in times.items()}
     if (1, 0) not in typical:
         return None
     return CostModel(
@@ -49,13 +49,14 @@ def measure_steps(engine: Engine, budget_s: float, at_exit: bool = False) -> Cos
 
 
 class _Rows:
-    """Sessions of `_CONTEXT` tokens that compute the tokens after them again and again. They take no more pages than
-    there are: half for decode rows, half for the longer one.
+    """Sessions of `_CONTEXT` tokens that compute the tokens after them again and again.
+
+    They take no more pages than there are: half for decode rows, half for the longer one.
     """
 
-    def __init__(self, engine: Engine, at_exit: bool) -> None:
+    def __init__(self, engine: Engine, shallow: bool) -> None:
         self._engine = engine
-        self._at_exit = at_exit
+        self._shallow = shallow
         self._num_steps = 0
         limits = engine.limits
         fitting = min(_CONTEXT, limits.context_length // 2, limits.num_pages * limits.page_size // 4)
@@ -65,14 +66,14 @@ class _Rows:
         self._fed: set[str] = set()
 
     def shapes(self) -> list[Shape]:
-        """Those that there is room for, the most telling first."""
+        """The shapes that there is room for, the essential ones first."""
         shapes = [(rows, 0) for rows in _DECODE_ROWS if rows <= self._most_rows]
         shapes += [(rows, tokens) for tokens in _LONG_ROWS if tokens <= self._most_tokens for rows in (0, 1)]
         fitting = [shape for shape in shapes if sum(shape) <= self._engine.limits.max_batch_tokens]
         return sorted(fitting, key=lambda shape: shape not in _ESSENTIAL)
 
     def step_us(self, shape: Shape) -> float:
-        """The time of one step."""
+        """Runs one step of a shape; returns its time."""
         rows, tokens = shape
         lengths = {f"measure-{index}": 1 for index in range(rows)}
         if tokens:
@@ -92,13 +93,12 @@ class _Rows:
         return (end - begin) * 1e6
 
     def close(self) -> None:
-        """Forgets the sessions."""
         for name in self._fed:
             self._engine.close_session(name)
 
     def _submit(self, name: str, position: int, tokens: list[int]) -> None:
-        self._engine.submit(RunRequest(name, position, tokens, returns=Returns(), exit=self._at_exit))
+        self._engine.submit(RunRequest(name, position, tokens, returns=Returns(), shallow=self._shallow))
 
     def _tokens(self, count: int, shift: int = 0) -> list[int]:
-        """Shifted ones are others: tokens that are held already might not be computed again."""
+        # Each step shifts them: tokens that are held already might not be computed again.
         return [(7 * (index + shift) + 3) % self._engine.limits.vocab_size for index in range(count)]

@@ -15,8 +15,8 @@ class Sampling:
     Attributes:
         temperature: 0 is greedy.
         top_p: nucleus mass in (0, 1]; 1 keeps all.
-        top_k: only the so many most probable tokens; 0 keeps all.
-        seed: of the counter-based generator.
+        top_k: how many of the most probable tokens are kept; 0 keeps all.
+        seed: starts the counter-based generator, which has no other state.
     """
 
     temperature: float = 0.0
@@ -29,7 +29,7 @@ GREEDY = Sampling()
 
 
 class Signal(Enum):
-    """A measure of uncertainty; `signals.py` says what each is."""
+    """A measure of uncertainty; `bookkeeping/signals.py` says how each is computed."""
 
     ENTROPY = "entropy"
     CONFIDENCE = "confidence"
@@ -39,13 +39,13 @@ class Signal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """When a run gives the pen back: signal > `above` (token not kept) or signal <= `below` (token kept).
+    """When the other model is to write on: signal > `above` (token not kept) or signal <= `below` (token kept).
 
     Attributes:
-        window: under ENTROPY_WINDOW, over how many tokens; otherwise 0.
-        recent_entropies: under ENTROPY_WINDOW, of the last tokens before this run, oldest first; at most window - 1.
-        asks: under `above`, whether to give the pen back indeed; asked with the last hidden state (float32
-            little-endian, [hidden_size]) and the number of tokens before the position. None: always.
+        window: over how many tokens ENTROPY_WINDOW takes the mean; otherwise 0.
+        recent_entropies: those of the last tokens before this run, oldest first; at most window - 1.
+        asks: has the last word under `above`: given the last hidden state (float32 little-endian, [hidden_size]) and
+            the number of tokens before the position, whether to hand over indeed. None: always.
     """
 
     above: float | None = None
@@ -59,7 +59,7 @@ class Handoff:
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """What a step returns beside the token: the `top_logits` largest logits (-1: all), and the hidden state."""
+    """What a step returns beside its token: the `top_logits` largest logits (-1: all), and the hidden state."""
 
     top_logits: int = 0
     hidden_state: bool = False
@@ -76,7 +76,7 @@ class RunRequest:
     own next token, and the run ends.
 
     A `background` run takes only the room that others leave, and ends early (LENGTH) where pages run short.
-    An `exit` run is the SLM's, at the exit of a model that has one.
+    A `shallow` run is the SLM's, where the SLM is the model's first layers.
     """
 
     session_id: str
@@ -90,7 +90,7 @@ class RunRequest:
     prefix_checksum: int | None = None
     background: bool = False
     draft: Sequence[int] = ()
-    exit: bool = False
+    shallow: bool = False
 
     @property
     def wants_token(self) -> bool:
@@ -99,24 +99,24 @@ class RunRequest:
 
     @property
     def end(self) -> int:
-        """The position of the first token to be written."""
+        """The position that the first written token will get."""
         return self.position + len(self.tokens)
 
     @property
     def is_background(self) -> bool:
-        """Nobody waits for it: it only catches up, or it was asked for as such."""
+        """Whether it yields to all others: it only catches up, or it was asked for as background work."""
         return self.background or not self.wants_token
 
 
 class FinishReason(Enum):
-    """Why a run ended."""
+    """Why a run ended, without an error."""
 
-    STOP = "stop"
-    LENGTH = "length"
+    STOP = "stop"  # its last token is a stop token
+    LENGTH = "length"  # as many tokens as asked for, or a draft is verified, or a background run ends early
     HANDOFF = "handoff"
-    SUPERSEDED = "superseded"
-    CONTEXT = "context"
-    STEP = "step"
+    SUPERSEDED = "superseded"  # the caller has sent another run of the session
+    CONTEXT = "context"  # the session is as long as the model's context
+    STEP = "step"  # the distribution that was asked for is in the proposal
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,8 @@ class Proposal:
     """A token that the model would write and that is not in the session.
 
     Attributes:
-        token: its id.
-        entropy: of its distribution, in [0, 1].
-        logprob: natural log, in the model's own distribution.
+        entropy: how unsure the model is of this position, in [0, 1].
+        logprob: the token's natural log probability at temperature 1.
         uncertainty: the hand-off's signal; None where that is the entropy.
         hidden_state: float32 little-endian, [hidden_size]; empty unless asked for.
         logits: float32 little-endian, [vocab_size]; empty unless asked for.
@@ -148,7 +147,7 @@ class Timing:
 
     Attributes:
         queue_us: from its arrival until its first step.
-        forward_us: of the steps that it took part in, shared ones in full.
+        forward_us: forwards of the steps that it took part in; a forward shared with others counts in full.
         host_us: the rest of those steps: scheduling, bookkeeping.
         total_us: from its arrival until now.
     """
@@ -162,13 +161,13 @@ class Timing:
 
     @property
     def wait_us(self) -> int:
-        """After its first step, outside the steps that it took part in."""
+        """Time after its first step in which others were stepped and it was not."""
         return max(0, self.total_us - self.queue_us - self.forward_us - self.host_us) if self.num_steps else 0
 
 
 @dataclass(frozen=True, slots=True)
 class TokenKept:
-    """A decoded token is in the session. `uncertainty` is the hand-off's signal; None where that is the entropy."""
+    """A decoded token is now in the session. `uncertainty` is the hand-off's signal; None where that is the entropy."""
 
     run_id: int
     token: int
@@ -179,7 +178,13 @@ class TokenKept:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """A run ended as asked; `num_accepted` tokens of its draft were kept; its hand-off asked so many times."""
+    """A run ended without an error.
+
+    Attributes:
+        held: how many tokens the session holds now.
+        num_accepted: how many tokens of its draft were kept.
+        num_consultations: how often its hand-off asked a head.
+    """
 
     run_id: int
     reason: FinishReason
@@ -192,7 +197,7 @@ class RunFinished:
 
 @dataclass(frozen=True, slots=True)
 class RunFailed:
-    """A run ended by an error; the session keeps what it held."""
+    """A run ended by an error; the session keeps the tokens that it held."""
 
     run_id: int
     error: Exception
@@ -203,7 +208,7 @@ Event = TokenKept | RunFinished | RunFailed
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The KV cache's room and who is in it."""
+    """The KV cache's room and who is in it, at one moment."""
 
     page_size: int
     num_pages: int
@@ -215,12 +220,12 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of an engine.
+    """How much an engine may take of everything, and how its steps run.
 
     Attributes:
-        vocab_size: entries of the real vocabulary; logits beyond are not looked at.
+        vocab_size: entries of the real vocabulary; an LM head may have more rows, and no token is one of these.
         context_length: the most tokens of a session.
-        num_pages, page_size: of the KV cache.
+        num_pages, page_size: size of the KV cache; a page has room for `page_size` tokens.
         max_batch_tokens: the most tokens of one forward.
         background_stretch: background rows make a step that others wait for longer by at most this share.
         background_us: a step of background rows alone takes at most this, or what a decode step takes if that is more.
@@ -258,3 +263,9 @@ class Counters:
     num_delayed_steps: int = 0
     delayed_us: int = 0
     num_steps_by_rows: list[int] = field(default_factory=lambda: [0] * 16)
+
+    def reset(self) -> None:
+        """Sets every count to zero, in place: those who count and those who read hold the same object."""
+        fresh = Counters()
+        for name in self.__slots__:
+            setattr(self, name, getattr(fresh, name))

@@ -53,7 +53,7 @@ class Preparation:
             return policy, None
         head = await asyncio.to_thread(self._heads.get, policy.head)  # from a file, or fetched
         tau = head.head.facts.tau if policy.tau is None else policy.tau
-        return Learned(head.full_name, tau, self._settings.head_in_worker == "on"), head
+        return Learned(head.full_name, tau, self._settings.head_in_worker), head
 
     async def prompt(self, question: Question, before: Trajectory | None) -> array[int]:
         """The tokens that the question adds to its session."""

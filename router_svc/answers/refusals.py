@@ -63,14 +63,3 @@ def too_many_answers(num_running: int, max_running: int) -> RstitchError:
         remedy="Try again later, or raise --max-running (RSTITCH_MAX_RUNNING).",
         retry_after_s=1.0,
     )
-
-
-def deleted(session_id: str) -> RstitchError:
-    """ABORTED: somebody deleted the session."""
-    return RstitchError(
-        grpc.StatusCode.ABORTED,
-        "DELETED",
-        f"session {session_id} was deleted while it was being written.",
-        remedy="Ask again under a new session.",
-        metadata={"session_id": session_id},
-    )

@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from router_svc.answers.assembly import Writing
-from router_svc.trajectory.store import Fenced
+from router_svc.trajectory.errors import Fenced
 from router_svc.trajectory.types import Finished, FinishReason
 from rstitch.errors import RstitchError
 

@@ -18,7 +18,6 @@ from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.log import AnswerLog, chunks_of_answer
 from router_svc.answers.preparation import Preparation
 from router_svc.answers.refusals import (
-    deleted,
     owned_elsewhere,
     router_draining,
     session_running,
@@ -27,12 +26,13 @@ from router_svc.answers.refusals import (
 )
 from router_svc.answers.request import Question, Reattach, check_within
 from router_svc.answers.running import RunningAnswer
-from router_svc.observers.observer import Watch
+from router_svc.observers.observer import AnswerObserver
 from router_svc.observers.trace import GenerationTrace, begin_trace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET
 from router_svc.policies.heads import Heads, NamedHead
 from router_svc.settings import RouterSettings
+from router_svc.trajectory.errors import deleted
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.trajectory.types import Chunk, Finished, Header, Model, Source, State, Trajectory, entropies_of
@@ -75,7 +75,7 @@ class Sessions:
         self._lease = lease
         self._telemetry = observers.telemetry
         self.clock = observers.clock
-        self.observer = Watch(pair, settings.guard == "on", observers.clock, observers.metrics)
+        self.observer = AnswerObserver(pair, settings.guard, observers.clock, observers.metrics)
         gate = RunAheadGate(
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
         )

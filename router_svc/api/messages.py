@@ -1,4 +1,8 @@
-"""The router's values into the messages of router.proto. The messages stop at this edge."""
+"""The router's values as messages of router.proto, one `encode_` function for each. The messages stop at this edge.
+
+What policies, budgets and early exit were asked for without is filled in: a client sees what its answer was written
+with.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 from google.protobuf import timestamp_pb2
 
 from router_svc.answers.events import Event, Switched
-from router_svc.observers.guard import View
+from router_svc.observers.guard import GuardState
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import EarlyExit
@@ -26,11 +30,15 @@ _STATES = {
     State.FINISHED: router_pb2.TRAJECTORY_STATE_FINISHED,
     State.INTERRUPTED: router_pb2.TRAJECTORY_STATE_INTERRUPTED,
 }
-_OF_THE_EXIT = ("exit_position", "exit_confidence")  # have a message of their own
+# Fields of `Usage` that the wire has in a message of their own, EarlyExitTaken; all others have the names of the
+# contract.
+_EXIT_FIELDS = ("exit_position", "exit_confidence")
 
 
-def started(session_id: str, num_prompt_tokens: int, position: int, trace_id: str) -> router_pb2.GenerateResponse:
-    """The first event of a stream."""
+def encode_started(
+    session_id: str, num_prompt_tokens: int, position: int, trace_id: str
+) -> router_pb2.GenerateResponse:
+    """The first event of a stream: where the answer begins, and where this reader does."""
     return router_pb2.GenerateResponse(
         started=router_pb2.Started(
             session_id=session_id, num_prompt_tokens=num_prompt_tokens, position=position, trace_id=trace_id
@@ -38,23 +46,23 @@ def started(session_id: str, num_prompt_tokens: int, position: int, trace_id: st
     )
 
 
-def event(value: Event) -> router_pb2.GenerateResponse:
-    """A chunk or a switch."""
+def encode_event(value: Event) -> router_pb2.GenerateResponse:
+    """An event in the middle of a stream: tokens, or a switch."""
     if isinstance(value, Switched):
-        # `from` is a keyword of the language.
-        fields: dict[str, Any] = {"from": model(value.to.other)}
+        # `from` is a keyword of Python and cannot be written as an argument.
+        fields: dict[str, Any] = {"from": encode_model(value.to.other)}
         return router_pb2.GenerateResponse(
             switch=router_pb2.Switch(
-                to=model(value.to),
+                to=encode_model(value.to),
                 position=value.position,
                 entropy=value.entropy,
-                reason=_reason(value.reason),
+                reason=_encode_reason(value.reason),
                 **fields,
             )
         )
     return router_pb2.GenerateResponse(
         chunk=router_pb2.Chunk(
-            model=model(value.model),
+            model=encode_model(value.model),
             position=value.position,
             tokens=value.tokens,
             entropies=value.entropies,
@@ -64,76 +72,82 @@ def event(value: Event) -> router_pb2.GenerateResponse:
     )
 
 
-def finished(value: Finished, settings: AnswerSettings) -> router_pb2.GenerateResponse:
-    """The last event of a stream."""
-    return router_pb2.GenerateResponse(finished=_finished(value, settings))
+def encode_finished(value: Finished, settings: AnswerSettings) -> router_pb2.GenerateResponse:
+    """The last event of the stream of a finished answer."""
+    return router_pb2.GenerateResponse(finished=_encode_finished(value, settings))
 
 
-def trajectory(header: Header, chunks: Sequence[Chunk] = (), decode: Decode | None = None) -> router_pb2.Trajectory:
-    """A trajectory; without `decode` without texts, without `chunks` without segments."""
+def encode_trajectory(
+    header: Header, chunks: Sequence[Chunk] = (), decode: Decode | None = None
+) -> router_pb2.Trajectory:
+    """A trajectory; without `chunks` it has no segments, as in a listing, and without `decode` these have no texts."""
     settings = AnswerSettings.from_json(header.settings)
     segments = joined(chunks)
-    texts = _texts(segments, decode) if decode is not None else [""] * len(segments)
+    texts = _segment_texts(segments, decode) if decode is not None else [""] * len(segments)
     return router_pb2.Trajectory(
         session_id=header.session_id,
         state=_STATES[header.state],
         length=header.length,
         epoch=header.epoch,
-        segments=[_segment(segment, text) for segment, text in zip(segments, texts, strict=True)],
-        policy=policy(settings.policy),
-        finished=_finished(header.finished, settings) if header.finished else None,
-        created=_timestamp(header.created_ms),
-        updated=_timestamp(header.updated_ms),
-        early_exit=early_exit(settings.early_exit) if settings.early_exit is not None else None,
-        budget=budget(settings.budget) if settings.budget != NO_BUDGET else None,
+        segments=[_encode_segment(segment, text) for segment, text in zip(segments, texts, strict=True)],
+        policy=encode_policy(settings.policy),
+        finished=_encode_finished(header.finished, settings) if header.finished else None,
+        created=_encode_timestamp(header.created_ms),
+        updated=_encode_timestamp(header.updated_ms),
+        early_exit=encode_early_exit(settings.early_exit) if settings.early_exit is not None else None,
+        budget=encode_budget(settings.budget) if settings.budget != NO_BUDGET else None,
     )
 
 
-def guard_status(view: View, on: bool) -> router_pb2.GuardStatus:
-    """What the guard has seen."""
+def encode_guard(state: GuardState, on: bool) -> router_pb2.GuardStatus:
+    """What the guard knows at the present load, and whether it may step in where a question does not say."""
     return router_pb2.GuardStatus(
-        llm_only=view.llm_only,
-        reason=view.reason,
-        routed_us=view.routed_us,
-        llm_only_us=view.llm_only_us,
-        num_routed=view.num_routed,
-        num_llm_only=view.num_llm_only,
+        llm_only=state.llm_only,
+        reason=state.reason,
+        routed_us=state.routed_us,
+        llm_only_us=state.llm_only_us,
+        num_routed=state.num_routed,
+        num_llm_only=state.num_llm_only,
         default_guard=router_pb2.GUARD_ON if on else router_pb2.GUARD_OFF,
     )
 
 
-def heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
-    """The heads that can be asked for, and those that cannot."""
+def encode_heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
+    """The heads of the router's folder, also those that cannot be asked for, which say why."""
     return [
         router_pb2.HeadStatus(name=state.name, version=state.version, tau=state.tau, detail=state.detail)
         for state in states
     ]
 
 
-def model(value: Model) -> common_pb2.Model:
-    """One of the pair."""
+def encode_model(value: Model) -> common_pb2.Model:
+    """A model of the pair as the contract numbers it."""
     return common_pb2.MODEL_SLM if value is Model.SLM else common_pb2.MODEL_LLM
 
 
-def _reason(value: SwitchReason) -> str:
+def _encode_reason(value: SwitchReason) -> str:
     return router_pb2.SwitchReason.Name(value.value)
 
 
-def _segment(segment: Chunk, text: str) -> router_pb2.Segment:
+def _encode_segment(segment: Chunk, text: str) -> router_pb2.Segment:
     return router_pb2.Segment(
         source=router_pb2.Source.Name(segment.source.value),
         position=segment.position,
         tokens=segment.tokens,
         entropies=segment.entropies,
         text=text,
-        reason=_reason(segment.reason),
+        reason=_encode_reason(segment.reason),
         switch_entropy=segment.switch_entropy,
         uncertainties=segment.uncertainties,
     )
 
 
-def _texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
-    """One text per segment, whole characters each; prompts and answers are told apart as they were for readers."""
+def _segment_texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
+    """One text for each segment, cut between characters: bytes of one character go to the segment that completes it.
+
+    Together those of an answer are what its readers got: like them, an answer begins with a detokenizer of its own,
+    which sees the last tokens before it. Nothing is held back from one answer into the next prompt.
+    """
     texts: list[str] = []
     before = tokens_of()
     detokenizer = Detokenizer(decode)
@@ -141,6 +155,8 @@ def _texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
         if index and (segment.source is Source.PROMPT) != (segments[index - 1].source is Source.PROMPT):
             texts[-1] += detokenizer.flush()
             detokenizer = Detokenizer(decode, before[-CONTEXT_TOKENS:])
+        # One by one, as a reader pushed them: what the detokenizer gives for a token depends on the tokens before it
+        # alone.
         texts.append("".join(detokenizer.push(token) for token in segment.tokens))
         before.extend(segment.tokens)
     if texts:
@@ -148,9 +164,10 @@ def _texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
     return texts
 
 
-def policy(value: Policy) -> router_pb2.Policy:
-    """A policy, every default filled in."""
+def encode_policy(value: Policy) -> router_pb2.Policy:
+    """A policy with every default filled in. Raises TypeError for one that the contract does not have: our mistake."""
     p = router_pb2
+    # All kinds, by class: a policy that is added must be told to clients, too.
     match value:
         case Threshold(tau, tau_return, signal, window):
             name = common_pb2.Signal.Name(signal.value)
@@ -170,14 +187,14 @@ def policy(value: Policy) -> router_pb2.Policy:
     raise TypeError(f"{value!r} is no policy")
 
 
-def budget(value: Budget) -> router_pb2.Budget:
-    """A budget, every default filled in."""
+def encode_budget(value: Budget) -> router_pb2.Budget:
+    """A budget with every default filled in."""
     then = router_pb2.BUDGET_THEN_STOP if value.stop else router_pb2.BUDGET_THEN_SLM
     return router_pb2.Budget(llm_tokens=value.llm_tokens, max_switches=value.max_switches, then=then)
 
 
-def early_exit(value: EarlyExit) -> router_pb2.EarlyExit:
-    """Early exit, every default filled in."""
+def encode_early_exit(value: EarlyExit) -> router_pb2.EarlyExit:
+    """Early exit with every default filled in; what ends the thinking without us is not part of the contract."""
     style = value.style
     return router_pb2.EarlyExit(
         threshold=value.threshold,
@@ -188,12 +205,12 @@ def early_exit(value: EarlyExit) -> router_pb2.EarlyExit:
     )
 
 
-def _finished(value: Finished, settings: AnswerSettings) -> router_pb2.Finished:
+def _encode_finished(value: Finished, settings: AnswerSettings) -> router_pb2.Finished:
     return router_pb2.Finished(
         reason=router_pb2.FinishReason.Name(value.reason.value),
-        usage=_usage(value.usage),
+        usage=_encode_usage(value.usage),
         length=value.length,
-        policy=policy(settings.policy),
+        policy=encode_policy(settings.policy),
         guard_reason=settings.guard_reason,
         budget_spent=settings.budget.spent(value.usage),
         early_exit=_exit_taken(value.usage),
@@ -207,11 +224,11 @@ def _exit_taken(usage: Usage) -> router_pb2.EarlyExitTaken | None:
     return router_pb2.EarlyExitTaken(position=usage.exit_position, confidence=usage.exit_confidence)
 
 
-def _usage(usage: Usage) -> router_pb2.Usage:
-    return router_pb2.Usage(**{name: value for name, value in usage.as_dict().items() if name not in _OF_THE_EXIT})
+def _encode_usage(usage: Usage) -> router_pb2.Usage:
+    return router_pb2.Usage(**{name: value for name, value in usage.as_dict().items() if name not in _EXIT_FIELDS})
 
 
-def _timestamp(unix_ms: int) -> timestamp_pb2.Timestamp:
+def _encode_timestamp(unix_ms: int) -> timestamp_pb2.Timestamp:
     made = timestamp_pb2.Timestamp()
     made.FromMilliseconds(unix_ms)
     return made

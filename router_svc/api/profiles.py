@@ -1,7 +1,7 @@
 """Profiles: policies kept under names in Redis, and how a question that names one gets its policy.
 
-What is kept is the contract's own message as JSON, so a field that a policy gains is kept, too. A profile is looked up
-when an answer begins: the answer has the policy that it held then.
+What is kept is the contract's own message as JSON, so that a field which a policy gains later is kept without a change
+here. A profile is looked up when an answer begins: a later change of it does not reach that answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import grpc
 from google.protobuf import json_format
 
 from router_svc.answers.request import Question
-from router_svc.api import validation
+from router_svc.api.validation import parse_question
 from router_svc.trajectory import keys
 from router_svc.trajectory.redis_link import RedisLink
 from rstitch.errors import RstitchError, invalid
@@ -22,17 +22,19 @@ from rstitch.v1 import router_pb2
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_DESCRIPTION = 2000
-_MAX_NAMES = 20  # in an error
-_NOT_NAMED = "policy.profile"
+_MAX_NAMES = 20  # that an error names
+_FIELD = "policy.profile"
+# What a profile may hold beside its policy, and a request may hold itself.
+_EXTRAS = ("early_exit", "budget")
 
 
 class Profiles:
-    """The profiles of all routers on one Redis.
+    """The profiles that all routers on one Redis share.
 
     Args:
         url: of Redis.
         patience_s: how long a call is retried while Redis cannot be reached.
-        default_tau: where a policy has none.
+        default_tau: threshold of a policy that names none.
     """
 
     def __init__(self, url: str, patience_s: float, default_tau: float) -> None:
@@ -40,11 +42,14 @@ class Profiles:
         self._default_tau = default_tau
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections to Redis; call it when no request is being served any more."""
         await self._link.close()
 
     async def put(self, profile: router_pb2.Profile) -> router_pb2.Profile:
-        """Keeps it, in place of one of its name; returns it as kept. Raises RstitchError if no answer could use it."""
+        """Keeps a profile in place of the one of its name, and returns it as kept, with the time.
+
+        Raises RstitchError if no answer could use it: a client learns of a mistake now, not with its first question.
+        """
         _check(profile, self._default_tau)
         kept = router_pb2.Profile()
         kept.CopyFrom(profile)
@@ -54,34 +59,33 @@ class Profiles:
         return kept
 
     async def all(self) -> list[router_pb2.Profile]:
-        """By name."""
+        """Every profile, sorted by name."""
         kept: dict[bytes, bytes] = await self._link.command("HGETALL", keys.PROFILES)
         return [_parsed(kept[name]) for name in sorted(kept)]
 
     async def delete(self, name: str) -> None:
-        """Forgets one. Raises RstitchError (NOT_FOUND)."""
+        """Forgets the profile of that name. Raises RstitchError (NOT_FOUND) if there is none."""
         if not await self._link.command("HDEL", keys.PROFILES, _checked_name(name, "name")):
             raise await self._unknown(name, "name")
 
     async def question(self, request: router_pb2.GenerateRequest) -> Question:
-        """What is asked for, with the policy of the profile that it names, if it does. Raises RstitchError.
+        """The question that a request asks, with the policy of the profile if it names one. Raises RstitchError.
 
-        What the profile has beside a policy holds where the request gives none.
+        A budget or early exit in the request goes before that of the profile.
         """
         if request.policy.WhichOneof("kind") != "profile":
-            return validation.question(request, self._default_tau)
-        name = _checked_name(request.policy.profile, _NOT_NAMED)
+            return parse_question(request, self._default_tau)
+        name = _checked_name(request.policy.profile, _FIELD)
         text: bytes | None = await self._link.command("HGET", keys.PROFILES, name)
         if text is None:
-            raise await self._unknown(name, _NOT_NAMED)
+            raise await self._unknown(name, _FIELD)
         profile = _parsed(text)
         meant = router_pb2.GenerateRequest()
         meant.CopyFrom(request)
         meant.policy.CopyFrom(profile.policy)
-        for extra in ("early_exit", "budget"):
-            if profile.HasField(extra) and not request.HasField(extra):
-                getattr(meant, extra).CopyFrom(getattr(profile, extra))
-        return replace(validation.question(meant, self._default_tau), profile=name)
+        _copy_extras(profile, meant)
+        # Parsed as if the client had sent all of it: one place knows what a policy may be.
+        return replace(parse_question(meant, self._default_tau), profile=name)
 
     async def _unknown(self, name: str, field: str) -> RstitchError:
         names = [profile.name for profile in await self.all()]
@@ -96,7 +100,7 @@ class Profiles:
 
 
 def _check(profile: router_pb2.Profile, default_tau: float) -> None:
-    """Whether an answer could be asked for with it. Raises RstitchError."""
+    """Raises RstitchError, naming the profile's field, if no answer could be asked for with the profile."""
     _checked_name(profile.name, "profile.name")
     if len(profile.description) > _MAX_DESCRIPTION:
         raise invalid("profile.description", "it is too long.", f"Use at most {_MAX_DESCRIPTION} characters.")
@@ -104,15 +108,21 @@ def _check(profile: router_pb2.Profile, default_tau: float) -> None:
     if kind in (None, "profile"):
         what = "it is another profile." if kind else "there is none."
         raise invalid("profile.policy", what, "Give a policy of its own, such as threshold.")
+    # Asks a question with it: what no answer could use is refused by the same checks and in the same words.
     asked = router_pb2.GenerateRequest(text="?", policy=profile.policy)
-    for extra in ("early_exit", "budget"):
-        if profile.HasField(extra):
-            getattr(asked, extra).CopyFrom(getattr(profile, extra))
+    _copy_extras(profile, asked)
     try:
-        validation.question(asked, default_tau)
+        parse_question(asked, default_tau)
     except RstitchError as error:
         error.field = f"profile.{error.field}"
         raise
+
+
+def _copy_extras(profile: router_pb2.Profile, request: router_pb2.GenerateRequest) -> None:
+    """Puts into the request what the profile holds beside its policy, where the request has nothing of its own."""
+    for extra in _EXTRAS:
+        if profile.HasField(extra) and not request.HasField(extra):
+            getattr(request, extra).CopyFrom(getattr(profile, extra))
 
 
 def _checked_name(name: str, field: str) -> str:
@@ -123,5 +133,5 @@ def _checked_name(name: str, field: str) -> str:
 
 
 def _parsed(text: bytes) -> router_pb2.Profile:
-    """What a newer router wrote into it beside is left out."""
+    """The profile as kept, without fields that only a newer router knows."""
     return json_format.Parse(text, router_pb2.Profile(), ignore_unknown_fields=True)

@@ -1,6 +1,13 @@
-"""Requests into the router's own values, or a refusal that names the field and the remedy. Nothing is done yet.
+"""Requests into the router's own values, or a refusal that names the field and the remedy.
 
-What needs the session to be judged (does the prompt fit?) is judged in `request`.
+A request is checked in four places, in this order, and the first thing that is wrong is the one that is told:
+
+    api/profiles.py       whether there is the profile that it names, whose policy then takes the name's place
+    here                  what the request says by itself: ranges, lengths, fields that exclude each other
+    answers/sessions.py   whether it can be answered now: the router is ready and has room, the session is free
+    answers/              what needs the session, the models or a head: token ids, whether the prompt fits
+
+Nothing is looked up or changed here, so that a request which cannot be right costs nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ import re
 from router_svc.answers.request import Chat, Question, Reattach, Text, Tokens
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit, ExitStyle
-from router_svc.policies.heads import parts_of
+from router_svc.policies.heads import split_name
 from router_svc.policies.kinds import (
     DEFAULT_WINDOW,
     KINDS,
@@ -42,27 +49,32 @@ _MAX_TEMPERATURE = 100.0
 _MAX_PAGE = 1000
 
 
-def question(request: router_pb2.GenerateRequest, default_tau: float) -> Question:
-    """A request without `resume_from`. Raises RstitchError."""
-    wanted = policy(request.policy, default_tau) if request.HasField("policy") else Threshold(default_tau, default_tau)
-    bounds = budget(request.budget) if request.HasField("budget") else NO_BUDGET
+def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Question:
+    """The question that a request without `resume_from` asks. Raises RstitchError."""
+    wanted = (
+        parse_policy(request.policy, default_tau) if request.HasField("policy") else Threshold(default_tau, default_tau)
+    )
+    bounds = parse_budget(request.budget) if request.HasField("budget") else NO_BUDGET
+    # A budget and a policy are each right by themselves here; together they would end the answer before its first
+    # token.
     if isinstance(wanted, LlmOnly) and bounds.stop and bounds.llm_tokens == 0:
         raise invalid("budget.llm_tokens", "llm_only could write nothing.", "Allow a token, or BUDGET_THEN_SLM.")
     return Question(
-        session_id=session_id(request.session_id, may_be_empty=True),
-        input=_input(request),
+        session_id=check_session_id(request.session_id, may_be_empty=True),
+        input=_parse_input(request),
         policy=wanted,
-        sampling=_sampling(request.sampling),
+        sampling=_parse_sampling(request.sampling),
         max_new_tokens=request.max_new_tokens,
-        stop=_stop(list(request.stop)),
-        guard=_guard(request.guard),
+        stop=_parse_stop(list(request.stop)),
+        guard=_parse_guard(request.guard),
         budget=bounds,
-        early_exit=early_exit(request.early_exit) if request.HasField("early_exit") else None,
+        early_exit=parse_early_exit(request.early_exit) if request.HasField("early_exit") else None,
     )
 
 
-def reattach(request: router_pb2.GenerateRequest) -> Reattach:
-    """A request with `resume_from`: nothing but the session may come with it. Raises RstitchError."""
+def parse_reattach(request: router_pb2.GenerateRequest) -> Reattach:
+    """The answer that a request with `resume_from` joins. Raises RstitchError if it asks for anything beside."""
+    # max_new_tokens, stop and guard have no presence: they count as given unless they are 0 or empty.
     given = request.WhichOneof("input")
     if given is None:
         others = ("policy", "early_exit", "sampling", "budget")
@@ -75,11 +87,11 @@ def reattach(request: router_pb2.GenerateRequest) -> Reattach:
             "an answer that is gone on with keeps what it was asked for.",
             f"Leave out {given}, or leave out resume_from to ask something new.",
         )
-    return Reattach(session_id(request.session_id), request.resume_from)
+    return Reattach(check_session_id(request.session_id), request.resume_from)
 
 
-def session_id(value: str, *, may_be_empty: bool = False) -> str:
-    """A session's id. Raises RstitchError."""
+def check_session_id(value: str, *, may_be_empty: bool = False) -> str:
+    """The id as it is. Raises RstitchError if it is none: it becomes part of Redis keys, logs and spans."""
     if (value or not may_be_empty) and not _SESSION_ID.fullmatch(value):
         raise invalid(
             "session_id",
@@ -89,26 +101,26 @@ def session_id(value: str, *, may_be_empty: bool = False) -> str:
     return value
 
 
-def page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tuple[int, tuple[int, str] | None]:
-    """Size of the page and where the one before ended. Raises RstitchError."""
+def parse_page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tuple[int, tuple[int, str] | None]:
+    """The size of the page that is asked for, and where the one before it ended. Raises RstitchError."""
     if request.page_size > _MAX_PAGE:
         raise invalid("page_size", f"{request.page_size} is too many.", f"Ask for at most {_MAX_PAGE}.")
     before: tuple[int, str] | None = None
     if request.page_token:
         try:
             score, _, name = base64.urlsafe_b64decode(request.page_token.encode()).decode().partition(":")
-            before = (int(score), session_id(name))
+            before = (int(score), check_session_id(name))
         except (binascii.Error, ValueError, RstitchError):
             raise invalid("page_token", "it is none of ours.", "Send the next_page_token of the page before.") from None
     return request.page_size or default, before
 
 
-def page_token(ended: tuple[int, str] | None) -> str:
-    """The inverse of what `page` reads."""
+def encode_page_token(ended: tuple[int, str] | None) -> str:
+    """The text that `parse_page` reads; "" after the last page. Clients are to send it back, not to understand it."""
     return base64.urlsafe_b64encode(f"{ended[0]}:{ended[1]}".encode()).decode() if ended else ""
 
 
-def _input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
+def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
     kind = request.WhichOneof("input")
     if kind == "text":
         if not request.text:
@@ -129,24 +141,24 @@ def _input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
     raise invalid("input", "there is no input.", "Send text, chat or tokens; or resume_from to go on with an answer.")
 
 
-def policy(message: router_pb2.Policy, default_tau: float) -> Policy:
-    """A policy. Raises RstitchError."""
+def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:
+    """The policy that a message gives; seed, version and tau that it leaves open stay open. Raises RstitchError."""
     kind = message.WhichOneof("kind")
     match kind:
         case "threshold":
-            return _threshold(message.threshold)
+            return _parse_threshold(message.threshold)
         case "confidence":
-            return Confidence(_probability("policy.confidence.threshold", message.confidence.threshold))
+            return Confidence(_check_probability("policy.confidence.threshold", message.confidence.threshold))
         case "random":
             seed = message.random.seed if message.random.HasField("seed") else None
-            return Random(_probability("policy.random.slm_probability", message.random.slm_probability), seed)
+            return Random(_check_probability("policy.random.slm_probability", message.random.slm_probability), seed)
         case "learned":
             wanted = message.learned
-            parts_of(wanted.name)
-            tau = _tau("policy.learned.tau", wanted.tau) if wanted.HasField("tau") else None
+            split_name(wanted.name)  # raises for what names no head; whether there is such a head is asked later
+            tau = _check_tau("policy.learned.tau", wanted.tau) if wanted.HasField("tau") else None
             return Learned(wanted.name, tau)
         case "speculative":
-            return _speculative(message.speculative)
+            return _parse_speculative(message.speculative)
         case "llm_only":
             return LlmOnly()
         case "slm_only":
@@ -156,8 +168,8 @@ def policy(message: router_pb2.Policy, default_tau: float) -> Policy:
     )
 
 
-def budget(message: router_pb2.Budget) -> Budget:
-    """A budget. Raises RstitchError."""
+def parse_budget(message: router_pb2.Budget) -> Budget:
+    """The budget that a message gives; one that bounds nothing is a mistake. Raises RstitchError."""
     if message.then not in router_pb2.BudgetThen.values():
         raise invalid(
             "budget.then",
@@ -171,8 +183,8 @@ def budget(message: router_pb2.Budget) -> Budget:
     return Budget(llm_tokens, max_switches, message.then == router_pb2.BUDGET_THEN_STOP)
 
 
-def early_exit(message: router_pb2.EarlyExit) -> EarlyExit:
-    """Early exit; what is not given stays empty. Raises RstitchError."""
+def parse_early_exit(message: router_pb2.EarlyExit) -> EarlyExit:
+    """Early exit as asked for; what is not given stays empty and is filled in later. Raises RstitchError."""
     if not 0 < message.threshold <= 1:
         raise invalid(
             "early_exit.threshold", f"{message.threshold} is no bound of a probability.", "Use a number in (0, 1]."
@@ -198,10 +210,11 @@ def early_exit(message: router_pb2.EarlyExit) -> EarlyExit:
     return EarlyExit(message.threshold, style, message.max_trial_tokens)
 
 
-def _threshold(message: router_pb2.Threshold) -> Threshold:
+def _parse_threshold(message: router_pb2.Threshold) -> Threshold:
     field = "policy.threshold"
-    tau = _tau(f"{field}.tau", message.tau)
-    tau_return = _tau(f"{field}.tau_return", message.tau_return) if message.HasField("tau_return") else tau
+    tau = _check_tau(f"{field}.tau", message.tau)
+    tau_return = _check_tau(f"{field}.tau_return", message.tau_return) if message.HasField("tau_return") else tau
+    # proto3 passes on the numbers that this version does not know, so that each enum is looked up before it is used.
     if message.signal not in common_pb2.Signal.values():
         names = ", ".join(common_pb2.Signal.keys()[1:])
         raise invalid(f"{field}.signal", f"{message.signal} is none that this router knows.", f"Send one of {names}.")
@@ -215,7 +228,7 @@ def _threshold(message: router_pb2.Threshold) -> Threshold:
     return Threshold(tau, tau_return, signal, message.window or DEFAULT_WINDOW)
 
 
-def _speculative(message: router_pb2.Speculative) -> Speculative:
+def _parse_speculative(message: router_pb2.Speculative) -> Speculative:
     field = "policy.speculative"
     if not 1 <= message.draft_tokens <= MAX_DRAFT_TOKENS:
         raise invalid(
@@ -223,16 +236,16 @@ def _speculative(message: router_pb2.Speculative) -> Speculative:
             f"{message.draft_tokens} tokens are no draft.",
             f"Use a number in [1, {MAX_DRAFT_TOKENS}].",
         )
-    return Speculative(message.draft_tokens, _probability(f"{field}.min_confidence", message.min_confidence))
+    return Speculative(message.draft_tokens, _check_probability(f"{field}.min_confidence", message.min_confidence))
 
 
-def _probability(field: str, value: float) -> float:
+def _check_probability(field: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise invalid(field, f"{value} is no probability.", "Use a number in [0, 1].")
     return value
 
 
-def _guard(value: router_pb2.Guard) -> bool | None:
+def _parse_guard(value: router_pb2.Guard) -> bool | None:
     if value not in router_pb2.Guard.values():
         raise invalid(
             "guard", f"{value} is none that this router knows.", "Send GUARD_ON or GUARD_OFF, or leave it out."
@@ -240,7 +253,7 @@ def _guard(value: router_pb2.Guard) -> bool | None:
     return None if value == router_pb2.GUARD_UNSPECIFIED else value == router_pb2.GUARD_ON
 
 
-def _tau(field: str, value: float) -> float:
+def _check_tau(field: str, value: float) -> float:
     if not (math.isfinite(value) and MIN_TAU <= value <= MAX_TAU):
         raise invalid(
             field,
@@ -250,7 +263,7 @@ def _tau(field: str, value: float) -> float:
     return value
 
 
-def _sampling(sampling: common_pb2.Sampling) -> Sampling:
+def _parse_sampling(sampling: common_pb2.Sampling) -> Sampling:
     if not (0 <= sampling.temperature <= _MAX_TEMPERATURE):
         raise invalid(
             "sampling.temperature",
@@ -264,7 +277,7 @@ def _sampling(sampling: common_pb2.Sampling) -> Sampling:
     return Sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed)
 
 
-def _stop(stop: list[str]) -> tuple[str, ...]:
+def _parse_stop(stop: list[str]) -> tuple[str, ...]:
     if len(stop) > _MAX_STOPS:
         raise invalid("stop", f"{len(stop)} stop strings are too many.", f"Send at most {_MAX_STOPS}.")
     for index, text in enumerate(stop):

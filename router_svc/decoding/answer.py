@@ -142,7 +142,7 @@ class Answer:
         self.tokens.extend(tokens)
         self._last = chunk
         self.history.grow(entropies, uncertainties)
-        self._trace.wrote(num, holder.confirm_kept(num) if holder is not None else 0)
+        self._trace.add_kept(num, holder.confirm_kept(num) if holder is not None else 0)
         self._accounting.count_kept(writer, num)
         self._journal.add(chunk, self._accounting.usage)
         return self._endings.has_stop_string

@@ -56,7 +56,7 @@ class Follower:
             await self._recovery.before(writer)
             await worker.mark_found()
         run = await start(worker)
-        self._trace.fed(run.num_sent)
+        self._trace.add_catch_up(run.num_sent)
         began = since = self._accounting.run_begins()
         try:
             while True:
@@ -108,4 +108,4 @@ class Follower:
         self._accounting.run_is_over()
         if finish is not None:
             self._accounting.count_run(worker.model, finish, self._accounting.since_us(began))
-            self._trace.ran(finish)
+            self._trace.add_run(finish)

@@ -115,7 +115,7 @@ class Speculation:
         Returns: how that ended; None if a stop string cut it short.
         """
         # The LLM works on what may become its segment before anybody knows where that begins.
-        foreseen = self._answer.traceparent if self._writer is Model.LLM else self._trace.foresee_segment(Model.LLM)
+        foreseen = self._answer.traceparent if self._writer is Model.LLM else self._trace.prepare_segment(Model.LLM)
         written = False
 
         def start(worker: WorkerSession) -> Awaitable[PendingRun]:

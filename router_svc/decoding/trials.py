@@ -89,7 +89,7 @@ class Trials:
                 return False
             taken = exits.ends_thinking(trial)
             num_tokens = len(rules.prompt) + len(trial.tokens)
-            span.decided(num_tokens, trial.confidence, taken)
+            span.set_outcome(num_tokens, trial.confidence, taken)
         self._follower.note_progress()
         self._accounting.count_trial(num_tokens, began)
         if taken:

@@ -17,14 +17,14 @@ runs that it decoded within routed answers, per token (no wire, no waiting, a sm
 LLM-only answers, their time over that estimate is kept as its correction. It is no lower bound: what catches the LLM up
 in a run's first step is in it, and where that is dear and segments are short, only LLM-only answers show their cost.
 
-Forgetting. The weight of an answer halves with every `half_life` answers that finish after it, at any load; a figure
+Forgetting. The weight of an answer halves with every `half_life` answers that finish after it, at any load; a sample
 keeps at most that many. It counts once the weights add up to `min_answers`.
 
 Hysteresis. Routing loses at a load after `patience` answers in a row with a ratio over 1.05 by more than one standard
 error, and no longer after as many with a ratio under 0.95. Meanwhile every `explore_every`-th answer is still routed.
 
 What it cannot see: those few run beside LLM-only ones, on an SLM that is idle, and look cheaper than many would be; the
-state may then swing, as slowly as figures are forgotten. All routed policies count as one.
+state may then swing, as slowly as answers are forgotten. All routed policies count as one.
 
 It knows no wire and no clock: the same answers in the same order give the same choices.
 """
@@ -32,28 +32,30 @@ It knows no wire and no clock: the same answers in the same order give the same 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from router_svc.observers.decaying import DecayingSample
+
+# A ratio this far from 1 counts; between the two the state stays as it is, so that it does not swing.
 SLOWER, FASTER = 1.05, 0.95
 # So many answers of each kind weigh as much as the belief that lengths are equal.
 _PRIOR_ANSWERS = 16
-# Of the spread of a normal distribution over its median absolute deviation, and of a median's error over a mean's.
-_SPREAD, _MEDIAN_ERROR = 1.4826, 1.2533
+# Few buckets, because each must see `min_answers` of its own before it knows anything; the last has no upper end.
 _NUM_BUCKETS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer that came to its end, undisturbed from its first token on.
+class Observation:
+    """What an answer took that came to its end, undisturbed from its first token on.
 
     Attributes:
-        routed: whether both models could write; else the LLM alone.
-        load: answers being written meanwhile, itself included, on average.
-        time_us: from the request to the end.
-        num_tokens: of the answer, at least 1.
-        llm_forward_us, num_llm_tokens: the LLM's forwards in runs that decode, and what it wrote.
+        routed: whether both models could write; otherwise the LLM wrote alone.
+        load: mean number of answers that were being written meanwhile, this one included.
+        time_us: time from the request to the end.
+        num_tokens: number of the answer's tokens, at least 1.
+        llm_forward_us: time of the LLM's forwards in runs that decode.
+        num_llm_tokens: number of tokens that the LLM wrote.
     """
 
     routed: bool
@@ -65,15 +67,16 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What is known at a load. Times are those of an answer as long as a routed one usually is; 0: unknown.
+class GuardState:
+    """What is known at a load. Times are those of an answer as long as a routed one usually is; 0 if unknown.
 
     Attributes:
-        llm_only: whether routing loses.
-        reason: in words.
-        routed_us: of a routed answer.
-        llm_only_us: of an LLM-only answer to the same questions, measured or estimated.
-        num_routed, num_llm_only: answers looked at.
+        llm_only: whether routing loses, so that new answers should be LLM-only.
+        reason: says in words what was compared and how it came out.
+        routed_us: time of a routed answer.
+        llm_only_us: time of an LLM-only answer to the same question, measured or estimated.
+        num_routed: number of routed answers that were looked at.
+        num_llm_only: number of LLM-only answers that were looked at.
     """
 
     llm_only: bool
@@ -85,84 +88,50 @@ class View:
 
 
 def bucket_of(load: float) -> int:
-    """Loads of 1, 2, 3-5, 6-11, 12-22 and 23 or more are alike.
+    """The bucket of a load; loads of 1, 2, 3-5, 6-11, 12-22 and 23 or more answers are alike.
 
-    Powers of two lie in the middle, so that a client that keeps 8 answers going, whose mean is a little less, is found
-    where it is looked for.
+    Powers of two lie in the middle of a bucket, so that what a client with 8 answers at a time costs, whose mean is a
+    little less, is found where its next answer looks.
     """
     return min(round(math.log2(max(load, 1))), _NUM_BUCKETS - 1)
 
 
 def bucket_name(bucket: int) -> str:
-    """As people say it."""
+    """The bucket's name in metrics and reasons, such as "6-11 sessions"."""
     low, high = math.ceil(2 ** (bucket - 0.5)), math.floor(2 ** (bucket + 0.5))
     if bucket == _NUM_BUCKETS - 1:
         return f"{low} or more sessions"
     return "1 session" if high == 1 else f"{low} sessions" if low == high else f"{low}-{high} sessions"
 
 
-class _Figure:
-    """The recent values of one figure, older ones weighing less."""
-
-    def __init__(self, half_life: int) -> None:
-        self._half_life = half_life
-        self._values: deque[tuple[int, float]] = deque(maxlen=half_life)  # when seen, value
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def add(self, now: int, value: float) -> None:
-        self._values.append((now, value))
-
-    def _weighted(self, now: int) -> list[tuple[float, float]]:
-        return [(value, 0.5 ** ((now - seen) / self._half_life)) for seen, value in self._values]
-
-    def weight(self, now: int) -> float:
-        """How many fresh values these are worth."""
-        return sum(weight for _, weight in self._weighted(now))
-
-    def median(self, now: int) -> tuple[float, float]:
-        """The median and its relative variance."""
-        values = self._weighted(now)
-        middle = _median(values)
-        deviation = _median([(abs(value - middle), weight) for value, weight in values])
-        error = _MEDIAN_ERROR * _SPREAD * deviation / middle
-        return middle, error**2 / self.weight(now)
-
-    def mean(self, now: int) -> tuple[float, float]:
-        """The mean and its relative variance."""
-        values, total = self._weighted(now), self.weight(now)
-        mean = sum(value * weight for value, weight in values) / total
-        variance = sum(weight * (value - mean) ** 2 for value, weight in values) / total
-        return mean, variance / mean**2 / total
-
-
-def _median(values: list[tuple[float, float]]) -> float:
-    """The value at which half of the weight is reached."""
-    rest = sum(weight for _, weight in values) / 2
-    for value, weight in sorted(values):
-        rest -= weight
-        if rest <= 0:
-            return value
-    raise AssertionError("no values")
-
-
 @dataclass(slots=True)
-class _Load:
-    """What was seen at one load: times per token in us, and whether routing loses."""
+class _LoadBucket:
+    """What was seen at one load: times per token in us, and whether routing loses.
 
-    routed: _Figure
-    llm_only: _Figure
-    llm_forward: _Figure  # the LLM's alone, within routed answers
+    Attributes:
+        llm_forward: time of the LLM's own forwards within routed answers, per token that it wrote.
+        correction: time of an LLM-only token over `llm_forward`, as it was when both were known last.
+        loses: the state that new answers are chosen by.
+        streak: number of verdicts in a row against that state.
+        turn: number of answers that were chosen while routing lost.
+    """
+
+    routed: DecayingSample
+    llm_only: DecayingSample
+    llm_forward: DecayingSample
     correction: float = 1.0
     loses: bool = False
     streak: int = 0
     turn: int = 0
 
+    @classmethod
+    def empty(cls, half_life: int) -> _LoadBucket:
+        return cls(DecayingSample(half_life), DecayingSample(half_life), DecayingSample(half_life))
+
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """Times of a typical answer in us, and the relative error of their ratio."""
+    """Times of a typical answer in us, routed and LLM-only, and the relative error of their ratio."""
 
     routed_us: float
     llm_only_us: float
@@ -175,13 +144,13 @@ class _Verdict:
 
 
 class Guard:
-    """Watches one pair of workers.
+    """Compares routed with LLM-only answers of one pair of workers, and says which kind the next should be.
 
     Args:
-        half_life: answers after which one counts half.
-        min_answers: no figure is worth anything before.
-        patience: verdicts in a row before the state changes.
-        explore_every: while routing loses, one in so many is still routed.
+        half_life: number of answers after which one counts half.
+        min_answers: weight that a sample must have before it counts.
+        patience: number of verdicts in a row that change the state.
+        explore_every: while routing loses, one answer in so many is still routed.
     """
 
     def __init__(self, *, half_life: int = 64, min_answers: int = 6, patience: int = 4, explore_every: int = 8) -> None:
@@ -192,23 +161,27 @@ class Guard:
         self._pair: Hashable = None
         self._forget()
 
-    def of_pair(self, pair: Hashable) -> None:
-        """Which workers are there now; figures of others, or of a worker before its restart, say nothing of them."""
+    def set_pair(self, pair: Hashable) -> None:
+        """Says which workers are there now, and forgets all if they are not those of before.
+
+        What others cost, or a worker before its restart, which may have been given another model, says nothing of them.
+        """
         if pair != self._pair:
             self._pair = pair
             self._forget()
 
     def choose(self, load: int) -> str:
-        """Why a new answer, one of `load`, should be LLM-only; "": it should be routed. Counts the turns."""
-        view = self.view(load)
-        if not view.llm_only:
+        """Why a new answer, one of `load`, should be LLM-only; "" if it should be routed. Call it once per answer."""
+        state = self.state(load)
+        if not state.llm_only:
             return ""
         at = self._loads[bucket_of(load)]
         at.turn += 1
-        return view.reason if at.turn % self._explore_every else ""
+        # Every so many-th is routed: without any, nothing would show that routing pays again.
+        return state.reason if at.turn % self._explore_every else ""
 
-    def saw(self, answer: Answered) -> None:
-        """Learns from an answer."""
+    def observe(self, answer: Observation) -> None:
+        """Learns what an answer took, and judges anew at its load."""
         self._now += 1
         at = self._loads[bucket_of(answer.load)]
         per_token = max(1, answer.time_us) / answer.num_tokens
@@ -220,56 +193,60 @@ class Guard:
         else:
             at.llm_only.add(self._now, per_token)
             self._llm_only_lengths.add(self._now, answer.num_tokens)
+        # While routing pays, LLM-only answers are forgotten one by one. What they showed about the estimate that takes
+        # their place is kept, so the two meet without a jump.
         if self._known(at.llm_only) and self._known(at.llm_forward):
             at.correction = at.llm_only.median(self._now)[0] / at.llm_forward.median(self._now)[0]
         self._judge(at)
 
-    def view(self, load: float) -> View:
-        """What is known at a load."""
-        return self._view(bucket_of(load))
+    def state(self, load: float) -> GuardState:
+        """What is known at a load, which need not be a whole number."""
+        return self._state(bucket_of(load))
 
-    def views(self) -> dict[str, View]:
+    def states(self) -> dict[str, GuardState]:
         """What is known at each load at which answers were seen, by the load's name."""
         seen = (bucket for bucket, at in enumerate(self._loads) if at.routed or at.llm_only)
-        return {bucket_name(bucket): self._view(bucket) for bucket in seen}
+        return {bucket_name(bucket): self._state(bucket) for bucket in seen}
 
-    def _view(self, bucket: int) -> View:
+    def _state(self, bucket: int) -> GuardState:
         at = self._loads[bucket]
         nums = {"num_routed": len(at.routed), "num_llm_only": len(at.llm_only)}
+        counts = f"n={len(at.routed)} and {len(at.llm_only)}"
         verdict = self._verdict(at)
         if verdict is None:
             words = f"too few answers at {bucket_name(bucket)} to say whether routing pays"
-            return View(False, f"{words} ({_counts(at)}).", **nums)
+            return GuardState(False, f"{words} ({counts}).", **nums)
         estimated = ", LLM-only time estimated from its forwards" if verdict.estimated else ""
         reason = (
             f"routed answers took {verdict.ratio:.2f}x as long as LLM-only ones at {bucket_name(bucket)} "
-            f"({_counts(at)}{estimated})."
+            f"({counts}{estimated})."
         )
-        return View(at.loses, reason, round(verdict.routed_us), round(verdict.llm_only_us), **nums)
+        return GuardState(at.loses, reason, round(verdict.routed_us), round(verdict.llm_only_us), **nums)
 
     def _forget(self) -> None:
-        self._now = 0  # answers seen
-        self._routed_lengths, self._llm_only_lengths = self._figure(), self._figure()
-        self._loads = [_Load(self._figure(), self._figure(), self._figure()) for _ in range(_NUM_BUCKETS)]
+        # One more for each answer: the only clock there is, so that an idle router forgets nothing.
+        self._now = 0
+        self._routed_lengths, self._llm_only_lengths = (DecayingSample(self._half_life) for _ in range(2))
+        self._loads = [_LoadBucket.empty(self._half_life) for _ in range(_NUM_BUCKETS)]
 
-    def _figure(self) -> _Figure:
-        return _Figure(self._half_life)
-
-    def _known(self, figure: _Figure) -> bool:
+    def _known(self, figure: DecayingSample) -> bool:
         return figure.weight(self._now) >= self._min_answers
 
-    def _judge(self, at: _Load) -> None:
-        """Counts verdicts against the state; enough in a row turn it. What is forgotten cannot hold it."""
+    def _judge(self, at: _LoadBucket) -> None:
+        """Counts verdicts against the state; enough in a row turn it. Without a verdict routing does not lose."""
         verdict = self._verdict(at)
         if verdict is None:
             at.loses, at.streak = False, 0
             return
+        # Harder to lose than to win back: to say that routing loses, the ratio less one standard error must be too
+        # high; to say that it no longer does, the ratio itself must be low.
         against = verdict.ratio < FASTER if at.loses else verdict.ratio * math.exp(-verdict.error) > SLOWER
         at.streak = at.streak + 1 if against else 0
         if at.streak >= self._patience:
             at.loses, at.streak = not at.loses, 0
 
-    def _verdict(self, at: _Load) -> _Verdict | None:
+    def _verdict(self, at: _LoadBucket) -> _Verdict | None:
+        """What a typical answer takes at a load, routed and LLM-only; None while either is unknown."""
         if not self._known(at.routed):
             return None
         routed, routed_variance = at.routed.median(self._now)
@@ -292,10 +269,7 @@ class Guard:
         if num == 0:
             return 1.0, 0.0
         trust = num / (num + _PRIOR_ANSWERS)
+        # exp(trust * log(ratio)): the mean of the logarithms of the ratio seen and of 1, weighted by their answers.
         llm_only, llm_only_variance = self._llm_only_lengths.mean(self._now)
         routed, routed_variance = self._routed_lengths.mean(self._now)
         return (llm_only / routed) ** trust, trust**2 * (llm_only_variance + routed_variance)
-
-
-def _counts(at: _Load) -> str:
-    return f"n={len(at.routed)} and {len(at.llm_only)}"

@@ -1,17 +1,21 @@
-"""What the router counts and times of its answers. It sends nothing and decides nothing."""
+"""What the router counts and times of its answers. It sends nothing and decides nothing.
+
+An answer is counted when it ends, in the router where it ends: usage is stored with the trajectory, so one that two
+routers wrote counts once, and whole.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from router_svc.observers.guard import View
+from router_svc.observers.guard import GuardState
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.trajectory.types import Finished, Model
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.metrics import Metrics, Reading
 
-# In s. Those of the conventions end where a fast pair begins.
+# Bounds of the histograms' buckets, in s. Those that the semantic conventions suggest end where a fast pair begins.
 _DURATIONS = [0.01 * 2**power for power in range(15)]
 _FIRST_TOKENS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
 _PER_TOKEN = [0.0001 * 2**power for power in range(15)]
@@ -19,19 +23,21 @@ _COMMON = {semconv.GEN_AI_OPERATION_NAME: "text_completion", semconv.GEN_AI_PROV
 
 
 class AnswerMetrics:
-    """Instruments of one router.
+    """The instruments of one router.
 
     Args:
-        num_running: answers being written.
+        num_running: returns the number of answers being written; asked whenever metrics are sent.
 
     Attributes:
-        enabled: whether any of it goes anywhere.
+        enabled: whether metrics are sent anywhere; nothing is counted otherwise.
     """
 
     def __init__(self, metrics: Metrics, num_running: Callable[[], int]) -> None:
         meter = metrics.meter
         self.enabled = metrics.enabled
-        self._views: dict[str, View] = {}  # by the load's name; replaced by the loop, read by the sender's thread
+        self._states: dict[
+            str, GuardState
+        ] = {}  # by the load's name; replaced by the loop, read by the sender's thread
         self._answers = meter.create_counter(semconv.METRIC_ANSWERS, "{answer}", "Answers that ended.")
         self._tokens = meter.create_counter(semconv.METRIC_TOKENS, "{token}", "Tokens of finished answers.")
         self._switches = meter.create_counter(semconv.METRIC_SWITCHES, "{switch}", "Hand-overs in finished answers.")
@@ -72,7 +78,7 @@ class AnswerMetrics:
         )
 
     def ended(self, settings: AnswerSettings, outcome: Finished | RstitchError) -> None:
-        """An answer ended. What one took is counted when it is finished, wherever it was begun."""
+        """Counts an answer that ended; what it took only if it is finished: else another may go on with it."""
         if not self.enabled:
             return
         policy = {semconv.RSTITCH_POLICY: settings.policy.name}
@@ -90,27 +96,29 @@ class AnswerMetrics:
         self._catch_up.add(usage.num_catch_up_tokens, policy)
         self._run_ahead.add(usage.num_run_ahead_tokens, {semconv.RSTITCH_KEPT: True})
         self._run_ahead.add(usage.num_run_ahead_discarded, {semconv.RSTITCH_KEPT: False})
+        # Of an answer's trials only the last can be kept, and then its thinking has ended there.
         num_kept = int(usage.exit_position > 0)
         self._trials.add(num_kept, {**policy, semconv.RSTITCH_KEPT: True})
         self._trials.add(usage.num_trials - num_kept, {**policy, semconv.RSTITCH_KEPT: False})
         timed = {**_COMMON, **policy}
         self._duration.record(usage.total_time_us / 1e6, timed)
         self._first_token.record(usage.time_to_first_token_us / 1e6, timed)
+        # As the conventions have it: the first token has a figure of its own, and one token alone has no next.
         if num_tokens > 1:
             after_first_us = usage.total_time_us - usage.time_to_first_token_us
             self._per_token.record(after_first_us / (num_tokens - 1) / 1e6, timed)
 
-    def knows(self, views: dict[str, View]) -> None:
-        """What the guard knows by now, by the load's name."""
-        self._views = views
+    def set_guard_states(self, states: dict[str, GuardState]) -> None:
+        """Takes what the guard knows by now, by the load's name."""
+        self._states = states
 
     def _guard_states(self) -> Iterator[Reading]:
-        for load, view in self._views.items():
-            yield int(view.llm_only), {semconv.RSTITCH_LOAD: load}
+        for load, state in self._states.items():
+            yield int(state.llm_only), {semconv.RSTITCH_LOAD: load}
 
     def _costs(self) -> Iterator[Reading]:
-        """Only where both are known."""
-        for load, view in self._views.items():
-            if view.routed_us:
-                yield view.routed_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "routed"}
-                yield view.llm_only_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "llm_only"}
+        """The costs at each load where both are known: one alone could not be compared."""
+        for load, state in self._states.items():
+            if state.routed_us:
+                yield state.routed_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "routed"}
+                yield state.llm_only_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "llm_only"}

@@ -1,13 +1,13 @@
-"""What the router learns from its answers as they begin and end, and what it makes of it for the next one.
+"""What the router learns from its answers as they begin and end, and what follows from that for the next one.
 
-It joins guard, load and metrics to the router's words; it knows neither wire nor store.
+It feeds guard, load meter and metrics from the router's own values; it knows neither wire nor store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from router_svc.observers.guard import Answered, Guard, View
+from router_svc.observers.guard import Guard, GuardState, Observation
 from router_svc.observers.load import LoadMeter
 from router_svc.observers.metrics import AnswerMetrics
 from router_svc.policies.answer_settings import AnswerSettings
@@ -19,8 +19,8 @@ from rstitch.errors import RstitchError
 from rstitch.service.metrics import Metrics
 
 
-class Watch:
-    """Of all answers that this router writes.
+class AnswerObserver:
+    """Sees every answer that this router writes, and lets the guard choose its policy before it begins.
 
     Args:
         on: whether the guard may step in where a question does not say.
@@ -34,33 +34,36 @@ class Watch:
         self._guard = Guard()
         self._load = LoadMeter()
         self._metrics = AnswerMetrics(metrics, lambda: self._load.num)
-        # Of each session whose answer is written here from its first token on: by which workers.
+        # The workers that each answer began with, for those that are written here from their first token on. They are
+        # compared when it ends: a worker that was restarted meanwhile has another instance id.
         self._begun: dict[str, tuple[str, ...]] = {}
 
     def decide(self, policy: Policy, guard: bool | None, load: int, *, is_bounded: bool = False) -> tuple[Policy, str]:
-        """The policy to answer with, and why it is not the one asked for ("" if it is). Called once per question.
+        """The policy to answer with, and why it is not the one asked for ("" if it is). Call it once per question.
 
         Args:
-            policy: complete, with every default filled in.
-            guard: what the question says; None: nothing.
-            load: answers being written with this one.
-            is_bounded: by a budget, which the LLM alone would spend at once: then the policy stays.
+            policy: the policy asked for, with every default filled in.
+            guard: what the question says about the guard; None if it says nothing.
+            load: number of answers being written, with this one.
+            is_bounded: whether there is a budget, which the LLM alone would spend at once: then the policy stays.
         """
         if is_bounded or not (self.on if guard is None else guard) or not _is_routed(policy):
             return policy, ""
-        self._guard.of_pair(self._workers())
+        self._guard.set_pair(self._workers())
         reason = self._guard.choose(load)
         return (LlmOnly(), reason) if reason else (policy, "")
 
     def began(self, session_id: str, whole: bool) -> None:
-        """An answer is being written; `whole`: from its first token on."""
+        """Counts an answer that begins here, `whole` if from its first token on and with nothing that bounds it."""
         self._load.enter(session_id, self._clock())
         if whole:
             self._begun[session_id] = self._workers()
 
     def ended(self, session_id: str, settings: AnswerSettings, outcome: Finished | RstitchError) -> None:
-        """It is no longer. What was broken off, or began elsewhere, or waited for a worker's restart, says nothing of
-        costs.
+        """Counts an answer that ended here, and lets the guard learn from it.
+
+        Not from one that was broken off, began elsewhere, or waited while a worker restarted: what those took says
+        nothing about routing. Nor from one by the SLM alone, which is neither of the two kinds that are compared.
         """
         load = self._load.leave(session_id, self._clock())
         workers = self._workers()
@@ -70,9 +73,9 @@ class Watch:
         if not undisturbed or isinstance(outcome, RstitchError) or not (routed or isinstance(settings.policy, LlmOnly)):
             return
         usage = outcome.usage
-        self._guard.of_pair(workers)
-        self._guard.saw(
-            Answered(
+        self._guard.set_pair(workers)
+        self._guard.observe(
+            Observation(
                 routed=routed,
                 load=load,
                 time_us=usage.total_time_us,
@@ -82,12 +85,12 @@ class Watch:
             )
         )
         if self._metrics.enabled:
-            self._metrics.knows(self._guard.views())
+            self._metrics.set_guard_states(self._guard.states())
 
-    def view(self) -> View:
-        """What a new answer would find."""
-        self._guard.of_pair(self._workers())
-        return self._guard.view(self._load.num + 1)
+    def guard_state(self) -> GuardState:
+        """What the guard knows at the load that a new answer would make."""
+        self._guard.set_pair(self._workers())
+        return self._guard.state(self._load.num + 1)
 
     def _workers(self) -> tuple[str, ...]:
         infos = [self._pair.info(model) for model in Model]
@@ -95,4 +98,5 @@ class Watch:
 
 
 def _is_routed(policy: Policy) -> bool:
+    """Whether both models may write under this policy, so that the LLM alone is another way to the same answer."""
     return policy.routes and policy.may_write(Model.SLM) and policy.may_write(Model.LLM)

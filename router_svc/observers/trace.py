@@ -1,7 +1,13 @@
 """The trace of a generation: a root span, below it one span per segment, each linked to the one before.
 
-A switch is the boundary of two spans; there is no span per token. Without telemetry nothing is made. It knows neither
-workers nor store.
+    rstitch.generate       |---------------------------------------------------------|
+      rstitch.segment slm    |-----------|                        |------------------|
+      rstitch.segment llm                |------------------------|
+        rstitch.trial                                                 |----|
+
+A switch is the boundary of two spans; there is no span per token, as an answer has thousands. The workers' own spans
+hang below a segment's by the traceparent of their runs. Without telemetry nothing is made. It knows neither workers nor
+store.
 """
 
 from __future__ import annotations
@@ -24,18 +30,18 @@ _PROVIDER = "rstitch"
 
 
 class TrialSpan:
-    """The span of a trial answer.
+    """The span of one trial answer.
 
     Attributes:
-        traceparent: for the worker's run, "" if not traced.
+        traceparent: W3C context for the worker's run, "" if it is not traced.
     """
 
     def __init__(self, span: trace.Span | None = None) -> None:
         self._span = span
         self.traceparent = traceparent_of(span) if span is not None else ""
 
-    def decided(self, num_tokens: int, confidence: float, taken: bool) -> None:
-        """It was decoded, and this is what became of it."""
+    def set_outcome(self, num_tokens: int, confidence: float, taken: bool) -> None:
+        """Says how many tokens the trial took, how sure they were, and whether it ended the thinking."""
         if self._span is not None:
             self._span.set_attributes(
                 {
@@ -47,11 +53,15 @@ class TrialSpan:
 
 
 class GenerationTrace:
-    """The spans of one generation. Made by `begin_trace`; every method is free where tracing is off.
+    """The spans of one generation. `begin_trace` makes it; its methods cost nothing where tracing is off.
+
+    At most two segment spans are open: that of the model that writes, and, once a worker began on what may follow, the
+    prepared next one, whose place and reason are known only later.
 
     Attributes:
-        trace_id: hex; "" if not traced.
-        traceparent: of the root span, "" if not traced.
+        trace_id: the trace's id in hex, for the client; "" if it is not traced.
+        traceparent: W3C context of the root span, "" if it is not traced. It is stored with the trajectory, so that a
+            router which goes on with the answer goes on with its trace.
     """
 
     def __init__(self, telemetry: Telemetry, name: str, parent: Context | None) -> None:
@@ -60,10 +70,12 @@ class GenerationTrace:
         self.trace_id = ""
         self.traceparent = ""
         self._segment: trace.Span | None = None
-        self._next: trace.Span | None = None  # of a segment whose first position is not known yet
+        self._next: trace.Span | None = None
         self._next_begin_ns = 0
         self._next_num_catch_up_tokens = 0
+        # What the next segment is linked to: the segment that begins last, open or ended.
         self._before: trace.SpanContext | None = None
+        # Sums over the open segment, set as attributes when it ends.
         self._num_tokens = 0
         self._num_ahead_tokens = 0
         self._num_catch_up_tokens = 0
@@ -76,7 +88,7 @@ class GenerationTrace:
             self.traceparent = traceparent_of(self._root)
 
     def describe(self, session_id: str, epoch: int, settings: AnswerSettings, models: dict[Model, str]) -> None:
-        """What was asked for, on the root span."""
+        """Puts on the root span what was asked for, once everything left open is filled in."""
         if not self._enabled:
             return
         sampling = settings.sampling
@@ -113,13 +125,13 @@ class GenerationTrace:
         entropy: float,
         tau: float | None,
     ) -> str:
-        """`model` has the pen from `position` on, by a switch unless the reason is NONE. Ends the segment before.
+        """Says that `model` writes from `position` on, by a switch unless the reason is NONE. Ends the segment before.
 
-        Returns: the traceparent for the worker's runs, "" if not traced.
+        Returns: the traceparent for the worker's runs, "" if it is not traced.
         """
         if not self._enabled:
             return ""
-        foreseen = self._next
+        prepared = self._next
         self.end_segment()
         self._num_catch_up_tokens, self._next_num_catch_up_tokens = self._next_num_catch_up_tokens, 0
         attributes: dict[str, str | int | float] = {
@@ -133,15 +145,19 @@ class GenerationTrace:
             attributes[semconv.RSTITCH_SEGMENT_FROM] = model.other.label
             attributes[semconv.RSTITCH_SEGMENT_REASON] = reason.name.lower()
             attributes[semconv.RSTITCH_SEGMENT_ENTROPY] = entropy
-        self._segment = foreseen or self._start_segment(model)
+        self._segment = prepared or self._start_segment(model)
         self._segment.set_attributes(attributes)
         self._before = self._segment.get_span_context()
         return traceparent_of(self._segment)
 
-    def foresee_segment(self, model: Model) -> str:
-        """`model` begins to work on what may become the next segment; `begin_segment` tells where that begins.
+    def prepare_segment(self, model: Model) -> str:
+        """Says that `model` begins to work on what may become the next segment; `begin_segment` tells where that
+        begins.
 
-        The open segment's time ends here, though what is in it is known only then. Returns: as `begin_segment`.
+        So a verification's forwards are in its own segment although it is known only afterwards how much of the draft
+        stays. The open segment's time ends here, though what it holds is known only then.
+
+        Returns: the traceparent for the worker's run, "" if it is not traced.
         """
         if not self._enabled:
             return ""
@@ -155,7 +171,8 @@ class GenerationTrace:
 
     @contextmanager
     def trial(self, model: Model, position: int) -> Iterator[TrialSpan]:
-        """Around a trial answer by `model`, within its segment."""
+        """Opens a span below the open segment's for a trial answer that `model` writes at `position`."""
+        # No segment is open where nothing is traced.
         if self._segment is None:
             yield TrialSpan()
             return
@@ -170,25 +187,25 @@ class GenerationTrace:
         finally:
             span.end()
 
-    def fed(self, num_tokens: int) -> None:
-        """The segment's model, or that of the one foreseen, was fed so many tokens that it had not seen."""
+    def add_catch_up(self, num_tokens: int) -> None:
+        """Counts tokens that a model was fed and did not write, in the prepared segment if there is one."""
         if self._next is None:
             self._num_catch_up_tokens += num_tokens
         else:
             self._next_num_catch_up_tokens += num_tokens
 
-    def wrote(self, num_tokens: int, num_ahead_tokens: int) -> None:
-        """So many tokens were kept, so many of them written ahead."""
+    def add_kept(self, num_tokens: int, num_ahead_tokens: int) -> None:
+        """Counts tokens that became part of the answer, and how many of them the SLM had written ahead."""
         self._num_tokens += num_tokens
         self._num_ahead_tokens += num_ahead_tokens
 
-    def ran(self, finish: RunFinish) -> None:
-        """A run of the segment is over."""
+    def add_run(self, finish: RunFinish) -> None:
+        """Adds what a run of the open segment took on its worker."""
         self._queue_us += finish.queue_us
         self._forward_us += finish.forward_us
 
     def end_segment(self) -> None:
-        """Ends the segment that is open, if one is."""
+        """Ends the open segment, if there is one, with its sums; a prepared one begins where this one's time ended."""
         if self._segment is not None:
             self._segment.set_attributes(
                 {
@@ -199,19 +216,20 @@ class GenerationTrace:
                     semconv.RSTITCH_SEGMENT_FORWARD_US: self._forward_us,
                 }
             )
+            # With a next segment prepared, this one's time ended when that began.
             self._segment.end(self._next_begin_ns if self._next is not None else None)
         self._segment = self._next = None
         self._num_tokens = self._num_ahead_tokens = self._num_catch_up_tokens = 0
         self._queue_us = self._forward_us = 0
 
     def end(self, outcome: Finished | RstitchError) -> None:
-        """Ends all of it."""
+        """Ends the open segment and the root span, with the error if there is one."""
         if not self._enabled:
             return
-        foreseen = self._next
+        prepared = self._next
         self.end_segment()
-        if foreseen is not None:  # nothing came of it
-            foreseen.end()
+        if prepared is not None:  # its worker was asked, but nothing of it was kept
+            prepared.end()
         if isinstance(outcome, RstitchError):
             self._root.set_status(trace.Status(trace.StatusCode.ERROR, f"{outcome.reason}: {outcome.message}"))
         else:
@@ -234,6 +252,10 @@ class GenerationTrace:
 
 
 def begin_trace(telemetry: Telemetry, resumed_from: str | None = None) -> GenerationTrace:
-    """A root span below the current one; when an answer is gone on with, below the root that its first router made."""
+    """Begins a generation's trace below the span of the call.
+
+    The trace of an answer that is gone on with begins below the root span that its first router made (`resumed_from`),
+    so that both are one trace.
+    """
     parent = context_from_traceparent(resumed_from) if resumed_from else None
     return GenerationTrace(telemetry, "rstitch.generate", parent)

@@ -1,4 +1,8 @@
-"""What an answer was asked for, as it is kept with the trajectory: another router can go on with nothing else."""
+"""What an answer was asked for, as it is kept with the trajectory: another router can go on with nothing else.
+
+So everything that could be different there is settled before it is stored: defaults, the seed of a coin, a head's
+version.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,19 @@ from router_svc.trajectory.types import Sampling, Signal
 
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
-    """Complete, with every default filled in.
+    """What an answer was asked for, complete, with every default filled in.
 
     Attributes:
-        policy: who writes.
-        sampling: how tokens are chosen.
+        policy: says which model writes the next token.
+        sampling: says how tokens are chosen.
         max_new_tokens: limit of the answer, at least 1; kept tokens count, discarded proposals do not.
         stop: strings that end the answer.
-        start: position of the answer's first token.
-        traceparent: W3C context of the generation's root span, "" if not traced.
+        start: position of the answer's first token, behind its prompt.
+        traceparent: W3C context of the generation's root span, "" if it is not traced.
         guard_reason: why the guard chose the policy, "" if it is the one asked for.
-        budget: of the LLM.
-        profile: name of the profile that the policy came from, "" if none.
-        early_exit: None if it was not asked for.
+        budget: how much the LLM may write.
+        profile: name of the profile that the policy came from, "" if from none.
+        early_exit: how the thinking may end early; None if that was not asked for.
     """
 
     policy: Policy
@@ -42,7 +46,7 @@ class AnswerSettings:
     early_exit: EarlyExit | None = None
 
     def to_json(self) -> str:
-        """For the store."""
+        """The settings as the text that the store keeps, and that `from_json` reads."""
         fields = {
             "policy": policy_fields(self.policy),
             "sampling": asdict(self.sampling),
@@ -59,7 +63,7 @@ class AnswerSettings:
 
     @classmethod
     def from_json(cls, text: str) -> AnswerSettings:
-        """The inverse; what an older router did not write has its default."""
+        """Reads what `to_json` wrote. What an older router did not write has its default."""
         fields = json.loads(text)
         return cls(
             policy=policy_from(fields["policy"]),
@@ -83,14 +87,15 @@ def _early_exit_from(fields: dict[str, Any] | None) -> EarlyExit | None:
 
 
 def policy_fields(policy: Policy) -> dict[str, Any]:
-    """A policy as JSON: its kind, and its own fields."""
+    """A policy as a dictionary for JSON: its kind by name, and its own fields beside it."""
     return {"kind": policy.name, **asdict(policy)}  # type: ignore[call-overload]
 
 
 def policy_from(fields: dict[str, Any]) -> Policy:
-    """The inverse."""
+    """Reads what `policy_fields` made, also of an older router."""
     own = {name: value for name, value in fields.items() if name != "kind"}
     kind = KINDS[fields["kind"]]
+    # JSON made a number of the enum; a router that knew one signal only wrote none.
     if kind is Threshold and "signal" in own:
         own["signal"] = Signal(own["signal"])
     return kind(**own)

@@ -1,21 +1,23 @@
-"""Early exit as it is asked for (DEER, arXiv 2504.15895): values only."""
+"""Early exit as it is asked for (DEER, arXiv 2504.15895): values only, `decoding/early_exit.py` acts on them.
+
+At a boundary of its thinking a model is made to answer at once; if it is sure enough of that trial, the thinking ends
+there. What marks a boundary and how to ask depends on the models, so it is taken from the first of these that says it:
+the question, the router's settings, the models' folders, DEFAULT_STYLE.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MAX_BOUNDARIES = 16
-
-
 MAX_CHARS = 256  # of a boundary, the prompt or the end
-
-
+# A trial is thrown away unless it is kept, so that its length is what early exit costs at most at each boundary.
 MAX_TRIAL_TOKENS, DEFAULT_TRIAL_TOKENS = 256, 32
 
 
 @dataclass(frozen=True, slots=True)
 class ExitStyle:
-    """How early exit asks a model for its answer. What is empty is not said.
+    """How early exit asks a model for its answer; an empty field leaves that to another style.
 
     Attributes:
         boundaries: a trial answer can follow each token whose text contains one of these.
@@ -30,7 +32,7 @@ class ExitStyle:
     thinking_end: str = ""
 
     def over(self, other: ExitStyle) -> ExitStyle:
-        """With what it does not say from another."""
+        """The style, with what it leaves empty taken from `other`."""
         return ExitStyle(
             self.boundaries or other.boundaries,
             self.prompt or other.prompt,
@@ -39,7 +41,7 @@ class ExitStyle:
         )
 
 
-# Of a model that thinks in the common way, whose folder says nothing else.
+# For a model that thinks in the common way, whose folder says nothing else.
 DEFAULT_STYLE = ExitStyle(
     boundaries=("\n\n", "Wait", "Alternatively"),
     prompt="\n</think>\n\n**Final Answer**\n\\boxed{",
@@ -50,12 +52,12 @@ DEFAULT_STYLE = ExitStyle(
 
 @dataclass(frozen=True, slots=True)
 class EarlyExit:
-    """As asked for. In a question what is empty or 0 has the default; in an answer's settings nothing is.
+    """Early exit of one answer. What is empty or 0 in a question has the default; in an answer's settings nothing is.
 
     Attributes:
         threshold: a trial whose confidence is above it ends the thinking.
         style: boundaries, prompt and end; also what ends the thinking without us.
-        max_trial_tokens: decoded in a trial at most.
+        max_trial_tokens: most tokens that are decoded in a trial.
     """
 
     threshold: float

@@ -1,8 +1,10 @@
-"""The heads of the policy `learned`, by name: files in a folder, looked at anew for each answer, or of the hub.
+"""The heads of the policy `learned`, by name: files of a folder, looked at anew for each answer, or of the hub.
 
-A folder holds `NAME/head.safetensors`. A head that is added, replaced or removed there counts from the next answer on,
-with no restart; one that was replaced can still be asked for as NAME@VERSION, from `NAME@VERSION/head.safetensors`. A
-version is made of the file's content, so an answer goes on with exactly the head that it began with, or not at all.
+    NAME/head.safetensors           asked for as NAME, or as NAME@VERSION while it is of that version
+    NAME@VERSION/head.safetensors   one that was replaced, kept for answers that began with it
+
+A head that is added, replaced or removed counts from the next answer on, without a restart. A version is made of the
+file's content, so that an answer goes on with exactly the head that it began with, or not at all.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Protocol
 import grpc
 
 from rstitch.errors import RstitchError, invalid
-from rstitch.head import Head, HeadFileError, version_of
+from rstitch.service.head import Head, HeadFileError, version_of
 
 FILE = "head.safetensors"
 _FIELD = "policy.learned.name"
@@ -27,20 +29,20 @@ _NAME = re.compile(rf"(?=[^@]{{1,96}}(?:@|$))({_PART}(?:/{_PART})?)(?:@([0-9a-f]
 
 @dataclass(frozen=True, slots=True)
 class NamedHead:
-    """A head with the name it was found under."""
+    """A head, and the name that it was found under."""
 
     name: str
     head: Head
 
     @property
     def full_name(self) -> str:
-        """NAME@VERSION."""
+        """NAME@VERSION, under which the same head is found again and the SLM's worker keeps it."""
         return f"{self.name}@{self.head.version}"
 
 
 @dataclass(frozen=True, slots=True)
 class HeadState:
-    """A head of the folder; `detail` says why it cannot be asked, "" if it can."""
+    """What GetStatus says of a head in the folder; `detail` says why it cannot be asked for, "" if it can."""
 
     name: str
     version: str
@@ -48,7 +50,7 @@ class HeadState:
     detail: str
 
 
-def parts_of(name: str) -> tuple[str, str | None]:
+def split_name(name: str) -> tuple[str, str | None]:
     """A head's name or hub id, and its version if there is one. Raises RstitchError, naming the field."""
     match = _NAME.fullmatch(name)
     if match is None:
@@ -62,36 +64,39 @@ def parts_of(name: str) -> tuple[str, str | None]:
 
 
 class Reader(Protocol):
-    """The model whose hidden states a head reads."""
+    """The model whose hidden states a head reads, with what a head must fit."""
 
     @property
     def hidden_size(self) -> int:
-        """Numbers in a hidden state."""
+        """How many numbers a hidden state has."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Of its weights and tokenizer."""
+        """Checksum of the model's weights and tokenizer, which a head was trained for."""
         ...
 
 
 class Heads:
-    """Finds heads. Its methods read files, and `get` may fetch from the hub: not for the event loop.
+    """Finds heads by name. Its methods read files, and `get` may fetch one from the hub: call them in a thread.
 
     Args:
-        folder: of the heads; "": there is none, only the hub's can be asked for.
-        slm: what the SLM's worker says of itself; None while it has not.
+        folder: folder of the heads; "" if there is none and only the hub's can be asked for.
+        slm: returns what the SLM's worker says of itself; None while it has said nothing.
     """
 
     def __init__(self, folder: str, slm: Callable[[], Reader | None]) -> None:
         self._folder = Path(folder) if folder else None
         self._slm = slm
-        self._read: dict[Path, tuple[tuple[int, int, int], Head]] = {}  # by what the file system says of the file
+        # Heads that were read, each with what the file system said of its file then: time, size, inode. While that is
+        # the same the file is not read again. A file that was only touched is the same version, and stays the same
+        # `Head`.
+        self._read: dict[Path, tuple[tuple[int, int, int], Head]] = {}
         self._fetched: dict[str, Path] = {}
 
     def get(self, name: str) -> NamedHead:
-        """The head that fits the SLM, of NAME, NAME@VERSION or hub id. Raises RstitchError, naming the field."""
-        plain, version = parts_of(name)
+        """The head of NAME, NAME@VERSION or hub id. Raises RstitchError, naming the field, also if it does not fit."""
+        plain, version = split_name(name)
         found = self._find(plain, version)
         if found is None:
             raise self._unknown(plain, version)
@@ -108,7 +113,7 @@ class Heads:
         return NamedHead(plain, found)
 
     def states(self) -> list[HeadState]:
-        """All heads of the folder, by name, also those that cannot be asked."""
+        """All heads of the folder, sorted by name, also those that cannot be asked for."""
         slm = self._slm()
         states: list[HeadState] = []
         for path in sorted(self._folder.glob(f"*/{FILE}") if self._folder is not None else ()):
@@ -136,7 +141,7 @@ class Heads:
         return next((head for head in heads if version in (None, head.version)), None)
 
     def _load(self, path: Path) -> Head | None:
-        """A file as it is now; None if there is none. Raises RstitchError (FAILED_PRECONDITION) if it is no head."""
+        """The head in a file as it is now; None if there is no file. Raises RstitchError (FAILED_PRECONDITION) else."""
         try:
             facts = path.stat()
             seen = (facts.st_mtime_ns, facts.st_size, facts.st_ino)

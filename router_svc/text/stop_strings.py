@@ -1,4 +1,12 @@
-"""Finds the strings that end an answer in text that comes in pieces. It knows no tokens."""
+"""Finds the strings that end an answer in text that comes in pieces. It knows no tokens.
+
+Pieces end where tokens do, and a stop string begins and ends anywhere:
+
+    stop string   "Question:"
+    pieces        "it is 4. Q"   "ues"    "tion: wh"
+    let through   "it is 4. "    ""       "", a hit
+    held back     "Q"            "Ques"   ""
+"""
 
 from __future__ import annotations
 
@@ -6,9 +14,13 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Lets text through up to a stop string; holds back an end that may be the beginning of one.
+    """Lets text through up to a stop string, and holds back an end that may be the beginning of one.
 
-    What it has let through after some text is a function of that text alone, however it was cut.
+    What it has let through after some text is a function of that text alone, however it was cut into pieces: the loop
+    and each reader have a filter of their own, and all must stop at the same place.
+
+    Attributes:
+        hit: whether a stop string was found; what follows it is dropped.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -18,15 +30,19 @@ class StopStrings:
 
     @property
     def holds(self) -> bool:
-        """Whether text is held back."""
+        """Whether an end of the text is held back, as it may be the beginning of a stop string."""
         return bool(self._held)
 
     def push(self, text: str) -> str:
-        """The text that is certain now; after a hit nothing more is."""
-        if self.hit or not self._stops:
-            return "" if self.hit else text
+        """Takes the next piece and returns the text that is certain now; after a hit there is none."""
+        if self.hit:
+            return ""
+        if not self._stops:
+            return text
         text = self._held + text
-        # Where the one that is complete first begins; of those complete at once the earliest.
+        # The stop string that is complete first ends the text, not the one that begins first: whether a longer one
+        # would have been completed is not known yet when the text comes token by token. Of those complete at the same
+        # character the one that begins earliest counts.
         ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stops if stop in text]
         if ends:
             self.hit = True
@@ -37,12 +53,12 @@ class StopStrings:
         return text[:cut]
 
     def flush(self) -> str:
-        """What was held back: no more text comes."""
+        """Returns what was held back, as no more text comes that could complete it."""
         held, self._held = self._held, ""
         return held
 
     def _possible(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
+        """Length of the longest end of `text` that is the beginning of a stop string, and not all of one."""
         longest = max(len(stop) for stop in self._stops) - 1
         for length in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stops):

@@ -1,7 +1,7 @@
-"""Text in, token ids out, from the files that a worker sends: no model files, no transformers.
+"""Text in, token ids out, from the files that a worker sends: the router needs no model files and no transformers.
 
-It renders chat templates as transformers does and knows how to go on with a conversation whose tokens are kept. It does
-not turn tokens into text while they come: that is `detokenizer`.
+It renders chat templates as transformers does, and knows how to go on with a conversation whose tokens are kept. It
+does not turn tokens into text while they come: `detokenizer` does.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from router_svc.policies.early_exit import ExitStyle
 from router_svc.trajectory.types import tokens_of
 from rstitch.errors import RstitchError, invalid
 
-# Stands for an earlier answer when a template is asked how a conversation goes on.
+# Stands for an earlier answer when a template is asked how a conversation goes on; found again in what it renders, so
+# it must be a text that no template and no message holds.
 _ANSWER = "RSTITCH-ANSWER-4F1D"
-# A piece of text in more tokens than this is no mark of anything; each run of an answer names them all.
+# A piece of text that more tokens contain marks nothing, and each run of an answer sends all their ids to the worker.
 _MAX_CONTAINING = 8192
-_MAX_REMEMBERED = 64  # pieces of text looked for
+# Pieces of text whose tokens are remembered: to look one up goes through the whole vocabulary.
+_MAX_REMEMBERED = 64
 
 
 class TooCommon(ValueError):
-    """A piece of text is in `num` tokens."""
+    """More tokens contain a piece of text than an answer may name: `num` of them."""
 
     def __init__(self, num: int) -> None:
         super().__init__(f"it is in {num} tokens")
@@ -44,10 +46,10 @@ class TokenizerFiles:
     """What a worker's GetTokenizer sends.
 
     Attributes:
-        data: of tokenizer.json.
-        chat_template: Jinja; empty if the model has none.
-        special_tokens: bos_token, eos_token, ... by name.
-        early_exit: what the model's folder says of it.
+        data: content of tokenizer.json.
+        chat_template: Jinja template; empty if the model has none.
+        special_tokens: texts of bos_token, eos_token and so on, by name, as templates use them.
+        early_exit: how the model's folder says that it answers early.
     """
 
     data: bytes
@@ -58,7 +60,7 @@ class TokenizerFiles:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation."""
+    """One message of a conversation; which roles there are is up to the model's template."""
 
     role: str
     content: str
@@ -68,8 +70,8 @@ class Tokenizer:
     """The pair's tokenizer and chat template. Raises RstitchError (BAD_TOKENIZER) if the files make none.
 
     Attributes:
-        exit_style: what the models' folders say of early exit.
-        containing: the tokens whose text contains a piece of text. Raises TooCommon. Slow the first time.
+        exit_style: how the models' folders say that they answer early.
+        containing: returns the tokens whose text contains a piece of text. Raises TooCommon. Slow the first time.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
@@ -83,6 +85,7 @@ class Tokenizer:
                 f"its tokenizer cannot be read: {error}",
                 remedy="Give the worker a model folder whose tokenizer.json and chat template are sound.",
             ) from error
+        # A tokenizer's file may ask for both, for training; here every token of the text counts, and no other.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._special = dict(files.special_tokens)
@@ -90,32 +93,32 @@ class Tokenizer:
         self.containing = functools.lru_cache(_MAX_REMEMBERED)(self._containing)
 
     def encode(self, text: str, *, begins: bool) -> array[int]:
-        """Raw text; at the beginning of a session with the tokenizer's own special tokens (such as BOS)."""
+        """Tokens of raw text; where it `begins` a session, with those that the tokenizer puts first, such as BOS."""
         return tokens_of(self._tokenizer.encode(text, add_special_tokens=begins).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text without special tokens; U+FFFD where bytes are no characters."""
+        """Text of tokens, without special tokens; U+FFFD where bytes are no characters."""
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text
 
     def spelled(self, tokens: Sequence[int]) -> str:
-        """Text with special tokens."""
+        """Text of tokens with the special ones spelled out, such as the mark that ends the thinking."""
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=False)
         return text
 
     def spelling(self, token: int) -> str | None:
-        """The token as the vocabulary has it; None beyond its end."""
+        """The token as the vocabulary writes it (a space may be another character there); None beyond its end."""
         text: str | None = self._tokenizer.id_to_token(token)
         return text
 
     def size(self) -> int:
-        """Entries of the vocabulary, added ones included."""
+        """Number of entries in the vocabulary, added tokens included."""
         size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         return size
 
     @functools.cached_property
     def _texts(self) -> list[str]:
-        """Of each token by itself."""
+        """Text that each token of the vocabulary has by itself, by token id."""
         tokens = [[token] for token in range(self.size())]
         texts: list[str] = self._tokenizer.decode_batch(tokens, skip_special_tokens=False)
         return texts
@@ -127,24 +130,29 @@ class Tokenizer:
         return frozenset(found)
 
     def chat(self, messages: Sequence[Message]) -> array[int]:
-        """A conversation from its beginning, up to where the assistant speaks. Raises RstitchError (field `chat`)."""
+        """Tokens of a whole conversation, up to where the assistant speaks. Raises RstitchError (field `chat`)."""
         return self._encode_rendered(self._render([_as_dict(message) for message in messages]))
 
     def chat_after(self, messages: Sequence[Message], last_token: int, ended: bool) -> array[int]:
-        """What is put behind a session's tokens to go on with `messages`.
+        """Tokens to put behind a session's tokens to go on with `messages`.
 
-        The tokens kept stay as they are, so that both caches stay good; nothing is rendered again. The template is
-        asked what it puts behind an answer: it renders a stand-in for the conversation so far, then `messages`; what
-        follows the stand-in is the end of the assistant's turn, the new messages and the opening of the next turn. If
-        the session ended with the stop token that the template would put there, that is not put twice; if it did not
-        (limit, stop string, other stop token), the turn is closed as the template does.
+        The tokens kept stay as they are, so that both workers' caches stay good; nothing is rendered again. The
+        template is asked what it puts behind an answer: it renders a stand-in for the conversation so far, then
+        `messages`.
+
+            rendered   <user> - <assistant> ANSWER <end> <user> the new messages <end> <assistant>
+            sent                                   |---------------------------------------------|
+
+        If the session ended with the stop token that the template puts there, that is not put twice; if it did not (its
+        limit, a stop string, another stop token), the turn is closed as the template does it.
 
         Args:
-            last_token: of the session.
+            last_token: last token of the session.
             ended: whether that is a stop token.
         """
         stand_in = [{"role": "user", "content": "-"}, {"role": "assistant", "content": _ANSWER}]
         text = self._render(stand_in + [_as_dict(message) for message in messages])
+        # Some templates show only the last turns, or drop what an answer thought.
         at = text.find(_ANSWER)
         if at < 0:
             raise invalid("chat", "the chat template drops earlier answers.", "Send the whole conversation anew.")
@@ -155,7 +163,7 @@ class Tokenizer:
         return self._encode_rendered(rest)
 
     def _encode_rendered(self, text: str) -> array[int]:
-        """Templates write special tokens themselves."""
+        """Tokens of what a template rendered: it writes the special tokens itself."""
         return tokens_of(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
@@ -170,7 +178,7 @@ class Tokenizer:
 
 
 def first_difference(slm: Tokenizer, llm: Tokenizer) -> str | None:
-    """Which token id first means something else to the two models; None if none does."""
+    """Says which token id first means something else to the two models; None if they share a vocabulary."""
     for token in range(max(slm.size(), llm.size())):
         ours, theirs = slm.spelling(token), llm.spelling(token)
         if ours != theirs:
@@ -187,23 +195,24 @@ def _as_dict(message: Message) -> dict[str, str]:
 
 
 def _environment() -> jinja2.Environment:
-    """As transformers sets it up: templates from the hub are other people's code."""
+    """Jinja as transformers sets it up, sandboxed: templates from the hub are other people's code."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
+    # Templates of some models put the date into the first message.
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
 
 
 class _GenerationBlocks(jinja2.ext.Extension):
-    """`{% generation %}` marks the assistant's words for training; here it only has to be let through."""
+    """Lets `{% generation %}` through, which marks the assistant's words for training and means nothing here."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja's own form
 
     def parse(self, parser: Any) -> Any:
-        """The block's body alone."""
+        """The body of the block, without the tags around it."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.Scope(body).set_lineno(line)

@@ -1,4 +1,8 @@
-"""Headers and chunks as Redis keeps them. It sends nothing."""
+"""Headers and chunks as Redis keeps them. It sends nothing.
+
+A stream's entry has one letter per field, since there is one for each chunk of each answer:
+s source, p position, t tokens, e entropies, r switch reason, h value that decided the switch, u uncertainties.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,13 @@ from router_svc.trajectory.usage import Usage
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def dump(usage: Usage) -> str:
-    """Usage as a field of the hash."""
+def encode_usage(usage: Usage) -> str:
+    """The usage as the JSON that one field of the hash holds: it is written whole with every append."""
     return _encode(usage.as_dict())
 
 
-def entries(chunks: Sequence[Chunk]) -> list[Any]:
-    """Chunks as the scripts take them: seven arguments each."""
+def encode_chunks(chunks: Sequence[Chunk]) -> list[Any]:
+    """Chunks as arguments of the scripts, seven for each chunk in the order that entries.lua names."""
     made: list[Any] = []
     for chunk in chunks:
         made += [
@@ -28,14 +32,14 @@ def entries(chunks: Sequence[Chunk]) -> list[Any]:
             pack(chunk.tokens),
             pack(chunk.entropies),
             chunk.reason.value,
-            repr(chunk.switch_entropy),
+            repr(chunk.switch_entropy),  # the shortest text that reads as the same float again
             pack(chunk.uncertainties),
         ]
     return made
 
 
-def chunk(entry: dict[bytes, bytes]) -> Chunk:
-    """A chunk from its entry of the stream."""
+def decode_chunk(entry: dict[bytes, bytes]) -> Chunk:
+    """The chunk that an entry of the stream holds."""
     return Chunk(
         source=Source(int(entry[b"s"])),
         position=int(entry[b"p"]),
@@ -43,12 +47,13 @@ def chunk(entry: dict[bytes, bytes]) -> Chunk:
         entropies=unpack("f", entry[b"e"]),
         reason=SwitchReason(int(entry[b"r"])),
         switch_entropy=float(entry[b"h"]),
+        # An older router wrote none.
         uncertainties=unpack("f", entry.get(b"u", b"")),
     )
 
 
-def header(session_id: str, fields: dict[bytes, bytes]) -> Header:
-    """A header from its hash."""
+def decode_header(session_id: str, fields: dict[bytes, bytes]) -> Header:
+    """The header that a session's hash holds."""
     return Header(
         session_id=session_id,
         state=State(fields[b"state"].decode()),
@@ -57,6 +62,7 @@ def header(session_id: str, fields: dict[bytes, bytes]) -> Header:
         owner=fields[b"owner"].decode(),
         settings=fields[b"settings"].decode(),
         usage=Usage.from_dict(json.loads(fields[b"usage"])),
+        # Empty while no answer has ended: a hash has no null.
         finish=FinishReason(int(fields[b"finish"])) if fields[b"finish"] else None,
         created_ms=int(fields[b"created"]),
         updated_ms=int(fields[b"updated"]),

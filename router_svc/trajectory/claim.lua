@@ -13,6 +13,8 @@ if (header[1] or "0") ~= ARGV[1] or (header[2] or "0") ~= ARGV[2] then
   end
   return {"CHANGED"}
 end
+-- Running for another router: it is that router's as long as its lease exists. Whoever asks again and is told a longer
+-- time than before knows that the lease was renewed.
 if header[3] == "running" and header[4] ~= ARGV[6] then
   local left = redis.call("PTTL", ARGV[10] .. header[4])
   if left > 0 then
@@ -24,6 +26,7 @@ local epoch = tonumber(ARGV[1])
 if header[4] ~= ARGV[6] or header[3] ~= "finished" then
   epoch = epoch + 1
 end
+-- A stream may have outlived its hash, as each expires by itself: its chunks belong to a trajectory that is forgotten.
 if not header[1] then
   redis.call("DEL", KEYS[2])
   redis.call("HSET", KEYS[1], "created", ARGV[7])

@@ -1,4 +1,5 @@
 -- What both scripts share; put before them.
+-- Redis runs a script as one step, but does not undo what it wrote before an error: each checks all before it writes.
 
 -- Each entry is seven arguments: source, position, tokens, entropies, switch reason, switch entropy, uncertainties (the
 -- policy's signal; "" where that is the entropy).
@@ -9,14 +10,14 @@ local function add_entries(stream, first, last)
   end
 end
 
--- Value and expiry are written together.
+-- Value and expiry are written together: a trajectory cannot be left without an end by a router that dies in between.
 local function touch(trajectory, chunks, index, session_id, now_ms, ttl_ms)
   redis.call("PEXPIRE", trajectory, ttl_ms)
   redis.call("PEXPIRE", chunks, ttl_ms)
   redis.call("ZADD", index, now_ms, session_id)
 end
 
--- What has expired leaves the index.
+-- What has expired leaves the index. Once a claim is often enough: until then readers skip names without a hash.
 local function tidy(index, now_ms, ttl_ms)
   redis.call("ZREMRANGEBYSCORE", index, "-inf", now_ms - ttl_ms)
 end

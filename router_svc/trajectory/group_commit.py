@@ -1,4 +1,12 @@
-"""Writes of many that share a round trip. It knows neither the writes nor where they go."""
+"""Writes of many callers that share a round trip. It knows neither the writes nor where they go.
+
+One call is under way at a time; what comes meanwhile waits and goes out together:
+
+    caller      a    b c d        e
+    call        [ a      ] [ b c d  ] [ e  ]
+
+So a lone write waits for nobody, and under load the number of calls stays that of round trips, not that of writes.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +19,11 @@ R = TypeVar("R")
 
 
 class GroupCommit(Generic[T, R]):
-    """What comes while a call is under way goes out together in the next one.
+    """Puts what comes while a call is under way into the next call, in the order in which it came.
 
     Args:
-        send: the call; it returns a result for each item, or an exception for one that was refused.
-        max_group: items of one call.
+        send: makes the call; it returns a result for each item, or an exception for one that was refused.
+        max_group: most items of one call.
     """
 
     def __init__(self, send: Callable[[list[T]], Awaitable[Sequence[R | Exception]]], max_group: int) -> None:
@@ -25,7 +33,7 @@ class GroupCommit(Generic[T, R]):
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, item: T) -> R:
-        """The result for `item`. Raises what the call raised, or its own exception."""
+        """Returns the result for `item`. Raises what the call raised, or the exception that it returned for `item`."""
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         if self._task is None:
@@ -34,6 +42,8 @@ class GroupCommit(Generic[T, R]):
 
     async def _run(self) -> None:
         while self._waiting:
+            # A caller that was cancelled no longer wants its item written; one that is already in a call cannot be
+            # stopped.
             waiting = [(item, done) for item, done in self._waiting if not done.done()]
             group, self._waiting = waiting[: self._max_group], waiting[self._max_group :]
             try:

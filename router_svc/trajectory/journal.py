@@ -1,7 +1,12 @@
-"""Writes an answer into the store, in order and behind the decode loop's back; only what is stored is shown.
+"""Writes an answer into the store, in order and beside the decode loop; only what is stored is shown.
 
 The loop adds and goes on; a task appends all that has come meanwhile in one go. So Redis costs no decoding time, and a
 reader never sees a token that a crash could take back. It knows neither models nor readers.
+
+    |--- self._stored ---|--- chunks of the append under way ---|--- self._pending ---|
+    start                self.length                                                  where the loop is
+
+What is left of `self.length` readers have seen. An append that fails moves nothing: its chunks stay pending.
 """
 
 from __future__ import annotations
@@ -9,16 +14,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import grpc
 import structlog
 
-from router_svc.trajectory.store import Behind, Owned, TrajectoryStore
+from router_svc.trajectory.errors import Behind, lost
+from router_svc.trajectory.store import Owned, TrajectoryStore
 from router_svc.trajectory.types import Chunk, FinishReason, State, joined
 from router_svc.trajectory.usage import Usage
-from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
-# The loop waits when so many chunks are not stored yet.
+# So many chunks may wait to be stored; then the loop waits, so that an outage of Redis cannot fill the memory.
 _MAX_PENDING_CHUNKS = 512
 
 
@@ -26,10 +30,10 @@ class Journal:
     """The one writer of one trajectory while this router owns it.
 
     Args:
-        owned: the fence.
-        length: of the trajectory so far.
-        usage: of the answer so far.
-        show: called with chunks once they are stored.
+        owned: the claim, which every append shows.
+        length: number of tokens that the trajectory has so far.
+        usage: what the answer took so far.
+        show: called with chunks once they are stored, and only then.
     """
 
     def __init__(
@@ -45,9 +49,11 @@ class Journal:
         self._session_id = session_id
         self._owned = owned
         self._show = show
-        self.length = length  # stored
-        self._stored: list[Chunk] = []  # by this journal
-        self._usage = usage.copy()  # of what is stored
+        self.length = length
+        # All that this journal stored, in case a Redis that crashed has lost the end of it.
+        self._stored: list[Chunk] = []
+        # Stored with the chunks that it counts, never ahead of them: whoever goes on after a crash adds to it.
+        self._usage = usage.copy()
         self._pending: list[tuple[Chunk, Usage]] = []
         self._closing = False
         self._work = asyncio.Event()
@@ -56,9 +62,10 @@ class Journal:
         self.task = asyncio.create_task(self._write(), name=f"journal-{session_id}")
 
     def add(self, chunk: Chunk, usage: Usage) -> None:
-        """Takes a chunk; `usage` is the answer's up to and with it.
+        """Takes a chunk; `usage` is what the answer took up to its end.
 
-        An empty one is stored with the next token or not at all: until then its hand-over can be decided anew.
+        An empty chunk, which says that a model begins to write, is stored with the next token or not at all: until then
+        the switch can be decided anew.
         """
         self._pending.append((chunk, usage.copy()))
         if chunk.tokens:
@@ -68,29 +75,29 @@ class Journal:
 
     @property
     def has_room(self) -> bool:
-        """Whether `room` would return at once."""
+        """Whether another chunk can be added without waiting for `room`."""
         return self._room.is_set()
 
     async def room(self) -> None:
-        """Returns when there is room for more. Should the journal fail, its owner must cancel whoever waits here."""
+        """Waits until another chunk can be added. Should the journal fail, its owner must cancel whoever waits here."""
         await self._room.wait()
 
     async def close(self) -> None:
-        """Takes no more; returns when no append is under way. Raises what the store raises."""
+        """Stops the task and waits until no append is under way. Raises what the store raised."""
         self._closing = True
         self._work.set()
         await self.task
 
     async def finish(self, reason: FinishReason, usage: Usage) -> None:
-        """Stores what is left together with the end. Raises what the store raises."""
+        """Stores what is left together with the end, in one append. Raises what the store raises."""
         await self.close()
         self._usage = usage.copy()
         await self._flush(State.FINISHED, reason, keep_usage=True)
 
     async def interrupt(self, patience_s: float | None = None) -> None:
-        """Stores what is left and sets the trajectory free for others to go on with; also after the task failed.
+        """Stores what is left and marks the trajectory as interrupted, so that any router may go on with it at once.
 
-        Raises what the store raises.
+        Works after the task has failed, too. Raises what the store raises.
         """
         if not self.task.done():
             await self.close()
@@ -112,16 +119,20 @@ class Journal:
         keep_usage: bool = False,
         patience_s: float | None = None,
     ) -> None:
-        """Stores the pending chunks up to the last that has tokens; should that fail, they stay pending."""
+        """Stores the pending chunks up to the last that has tokens; if that fails, they stay pending."""
         num = max((index + 1 for index, (chunk, _) in enumerate(self._pending) if chunk.tokens), default=0)
         ready = self._pending[:num]
         usage = ready[-1][1] if ready and not keep_usage else self._usage
         chunks = joined(chunk for chunk, _ in ready)
+
+        async def append(length: int, chunks: list[Chunk]) -> None:
+            await self._store.append(self._session_id, self._owned, length, chunks, usage, state, finish, patience_s)
+
         try:
-            await self._append(self.length, chunks, usage, state, finish, patience_s)
+            await append(self.length, chunks)
         except Behind as error:
-            rest = self._since(error.length, chunks)
-            await self._append(error.length, rest, usage, state, finish, patience_s)
+            # Not the same append again: what the store lost goes first. A second loss meanwhile is the caller's to see.
+            await append(error.length, self._since(error.length, chunks))
         del self._pending[:num]
         self._usage = usage
         self._stored += chunks
@@ -130,33 +141,16 @@ class Journal:
         if chunks:
             self._show(chunks)
 
-    async def _append(
-        self,
-        length: int,
-        chunks: list[Chunk],
-        usage: Usage,
-        state: State,
-        finish: FinishReason | None,
-        patience_s: float | None,
-    ) -> None:
-        await self._store.append(self._session_id, self._owned, length, chunks, usage, state, finish, patience_s)
-
     def _since(self, length: int, chunks: list[Chunk]) -> list[Chunk]:
-        """What the store lacks of what was stored and of `chunks`, which follow. Raises RstitchError (DATA_LOSS) if
-        that is not known here.
+        """What a store with `length` tokens lacks of all that was stored and of `chunks`, which follow.
 
-        It may have lost the end, or have more than thought: an append whose reply never came.
+        It may have lost the end, or have more than thought, by an append whose reply never came.
+        Raises RstitchError (DATA_LOSS) if tokens are missing that another router wrote: they are not known here.
         """
         known = self._stored + chunks
         first, end = (known[0].position, known[-1].end) if known else (self.length, self.length)
         if not first <= length <= end:
-            raise RstitchError(
-                grpc.StatusCode.DATA_LOSS,
-                "TRAJECTORY_LOST",
-                f"Redis has {length} of the session's {self.length} tokens.",
-                remedy="Ask again under a new session; let Redis write its file at every change.",
-                metadata={"session_id": self._session_id},
-            )
+            raise lost(self._session_id, length, self.length, "let Redis write its file at every change")
         if length < self.length:
             _log.warning("redis lost the end of a trajectory, written again", length=length, lost=self.length - length)
         # An empty chunk was stored together with the token at its position.

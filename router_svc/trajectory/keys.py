@@ -1,27 +1,32 @@
-"""Every Redis key of the router. Keys of one script may lie on different shards: one Redis, no cluster."""
+"""Every Redis key of the router, each with its why.
+
+One script touches the keys of many sessions at once, so that they must lie in one Redis: a cluster would refuse it.
+"""
 
 from __future__ import annotations
 
 _PREFIX = "rstitch"
 
-# Sorted set of session ids by the Unix time in ms at which they last grew.
+# Sorted set of session ids by the Unix time in ms at which they last grew: pages of the listing are read from it, as a
+# scan over all keys would stop Redis for everybody. It outlives the trajectories that it names until a claim tidies it.
 INDEX = f"{_PREFIX}:trajectories"
-# Hash: profiles as JSON by name.
+# Hash of profiles as JSON by name: few and small, so that one command reads them all. They do not expire.
 PROFILES = f"{_PREFIX}:profiles"
-# Exists while the router of that id lives: a string that its owner renews.
+# String that exists while the router of that id lives: its owner renews it, and its expiry is the lease. claim.lua gets
+# the prefix, because only there it turns out which router owns the trajectory.
 ROUTER_PREFIX = f"{_PREFIX}:router:"
 
 
 def trajectory(session_id: str) -> str:
-    """Hash: the header of a trajectory."""
+    """Hash with the header of a trajectory: small, so that a claim or a listing reads no tokens."""
     return f"{_PREFIX}:trajectory:{session_id}"
 
 
 def chunks(session_id: str) -> str:
-    """Stream: one entry per chunk."""
+    """Stream with one entry per chunk: to append costs the new tokens only, and their order is kept."""
     return f"{_PREFIX}:chunks:{session_id}"
 
 
 def router(router_id: str) -> str:
-    """The sign of life of a router."""
+    """String that says, while it exists, that this router lives."""
     return f"{ROUTER_PREFIX}{router_id}"

@@ -29,6 +29,7 @@ from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
+# Errors that end by themselves: Redis restarts, loads its file, or a replica is about to be made the primary.
 _PASSING = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 _MAX_CONNECTIONS = 64
 _POOL_TIMEOUT_S = 20.0
@@ -41,7 +42,7 @@ _CONNECTION: dict[str, Any] = {
 
 
 class RedisLink:
-    """A pool of connections.
+    """A pool of connections, and calls that are made again while Redis is away.
 
     Args:
         url: of Redis; a password in it is never shown.
@@ -49,7 +50,7 @@ class RedisLink:
     """
 
     def __init__(self, url: str, patience_s: float) -> None:
-        self.address = shown(url)
+        self.address = without_password(url)
         self._patience_s = patience_s
         self._away = False
         self._url = url
@@ -63,22 +64,23 @@ class RedisLink:
         self.redis = Redis.from_pool(pool)
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections of the pool; scripts have their own."""
         await self.redis.aclose()
 
     def script(self, text: str) -> Script:
-        """A script that is called all the time. Close it before this."""
+        """A Lua script with a connection of its own, for one that is called all the time; the caller closes it."""
         return Script(self._url, text)
 
     async def command(self, *command: Any) -> Any:
-        """One command, retried."""
+        """Sends one command and returns the reply. Retries and raises as `call` does."""
         return await self.call(lambda: self.redis.execute_command(*command))  # type: ignore[no-untyped-call]
 
     async def call(self, call: Callable[[], Awaitable[_T]], patience_s: float | None = None) -> _T:
-        """Runs `call`, again while Redis cannot be reached: it may be done twice.
+        """Runs `call`, and runs it again while Redis cannot be reached: Redis may do it twice.
 
         Raises: RstitchError (UNAVAILABLE): REDIS_UNAVAILABLE after the patience, REDIS_REFUSED at once.
         """
+        # Most calls succeed at once, and there is one for each chunk: what only a retry needs is made for a retry.
         backoff: Backoff | None = None
         while True:
             try:
@@ -90,7 +92,7 @@ class RedisLink:
                 delay_s = backoff.next_s()
                 if delay_s is None:
                     raise self._error("REDIS_UNAVAILABLE", f"does not answer: {error}") from error
-                if not self._away:
+                if not self._away:  # one line in the log for one outage, however many calls wait
                     _log.warning("waiting for redis", url=self.address, error=str(error))
                 self._away = True
                 await asyncio.sleep(delay_s)
@@ -113,22 +115,25 @@ class RedisLink:
 
 
 class Script:
-    """A Lua script on a connection of its own, one call at a time. Made by `RedisLink.script`.
+    """A Lua script on a connection of its own, for one call at a time. `RedisLink.script` makes it.
 
-    What a pool and a client of many talents do for each call costs more than the call.
+    What a pool and a general client do for each call takes longer than the call itself.
 
-    A call is made again at once if the connection has died since the last one: the script must bear to be done twice.
+    A call is made again at once if the connection has died since the last one, so Redis may run the script twice for
+    it.
     """
 
     def __init__(self, url: str, text: str) -> None:
-        # Without the socket's own timeout, which would make a task for each write; `_call` has one for all of it.
+        # Without the socket's own timeout, which makes a task for each write; `_call` has one timeout for all of it.
         pool: ConnectionPool = ConnectionPool.from_url(url, **_CONNECTION)
         self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
         self._text = text
         self._sha = hashlib.sha1(text.encode()).hexdigest()
 
     async def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """What the script returns. Raises what redis raises."""
+        """Runs the script and returns its reply. Raises what redis raises."""
+        # A connection that was open may have been closed by the other side long ago, which only a write shows. A new
+        # one that fails is an outage, and that is for `RedisLink.call` to wait out.
         if self._connection.is_connected:
             try:
                 return await self._call(keys, args)
@@ -137,7 +142,7 @@ class Script:
         return await self._call(keys, args)
 
     async def close(self) -> None:
-        """Closes the connection; a call opens it again."""
+        """Closes the connection; the next call opens it again."""
         await self._connection.disconnect()
 
     async def _call(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -145,10 +150,12 @@ class Script:
             async with asyncio.timeout(_SOCKET_TIMEOUT_S):
                 return await self._run(keys, args)
         except builtins.TimeoutError:
+            # The reply may still come, and must not be taken for that to the next call.
             await self.close()
             raise TimeoutError(f"no answer within {_SOCKET_TIMEOUT_S:g} s") from None
 
     async def _run(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        # Redis keeps a script by its checksum until it restarts, so that its text is sent once.
         try:
             return await self._ask("EVALSHA", self._sha, len(keys), *keys, *args)
         except NoScriptError:
@@ -159,13 +166,16 @@ class Script:
         return await self._connection.read_response()
 
 
-def refusal(message: str) -> RedisError:
-    """The error that a script caught and told."""
+def script_error(message: str) -> RedisError:
+    """The exception for an error that a script caught and returned as text.
+
+    A script that wrote to a replica can be tried again once the primary is back, as `_PASSING` says.
+    """
     return ReadOnlyError(message) if "READONLY" in message else ResponseError(message)
 
 
-def shown(url: str) -> str:
-    """A URL without its password."""
+def without_password(url: str) -> str:
+    """The URL as logs and errors may show it."""
     parts = urlsplit(url)
     if parts.password is None:
         return url

@@ -1,6 +1,16 @@
-"""Trajectories in Redis: the truth. Every change goes through one of two Lua scripts, fenced by epoch and length.
+"""Trajectories in Redis, which are the truth: what is not stored was not written. It knows neither models nor wire.
 
-It knows neither models nor wire.
+A trajectory changes only through one of two Lua scripts. Redis runs nothing else while it runs a script, so that
+between reading the header and writing the chunks nobody can come, and a reader finds both as they were at one moment.
+
+    claim.lua    who writes from now on   expects epoch and length as they were read   sets owner, epoch and RUNNING
+    append.lua   what was written         expects its own epoch and its last length    adds chunks, sets length, state
+
+The two expected numbers are the fence. The epoch shuts out a router that lost the session and does not know it yet: the
+claim by another has raised it. The length makes a call that comes twice, because the reply to the first was lost, do
+nothing the second time, and shows what a Redis that crashed has forgotten.
+
+`delete` alone needs no script and no fence: it may come at any time, and what is gone refuses every later append.
 """
 
 from __future__ import annotations
@@ -11,44 +21,29 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-import grpc
 import structlog
 from redis.exceptions import RedisError
 
-from router_svc.trajectory import answer_record as records
 from router_svc.trajectory import keys
+from router_svc.trajectory.answer_record import decode_chunk, decode_header, encode_chunks, encode_usage
+from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
 from router_svc.trajectory.group_commit import GroupCommit
-from router_svc.trajectory.redis_link import RedisLink, refusal
+from router_svc.trajectory.redis_link import RedisLink, script_error
 from router_svc.trajectory.types import Chunk, FinishReason, Header, State, Trajectory
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
+# Where a page of the listing ended: when the last trajectory on it changed, in Unix ms, and its session id.
 Cursor = tuple[int, str]
 # Appends of one call: after an outage each may have thousands of arguments, of which Redis 6.2 takes 2**20, and while
 # the call runs Redis serves nobody else.
 _MAX_APPENDS = 64
 
 
-class Fenced(RstitchError):
-    """Another router owns the trajectory now, or it was deleted: nothing more may be written."""
-
-
-class Behind(Exception):
-    """The store lost the end of a trajectory, as a Redis that crashed may.
-
-    Attributes:
-        length: what it has left.
-    """
-
-    def __init__(self, length: int) -> None:
-        super().__init__(f"the store has {length} tokens")
-        self.length = length
-
-
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """The claim went through; epoch and owner are the fence of every append."""
+    """A claim went through; every append shows this epoch and this owner."""
 
     epoch: int
     owner: str
@@ -56,13 +51,18 @@ class Owned:
 
 @dataclass(frozen=True, slots=True)
 class OwnedElsewhere:
-    """A router that lives is writing it; its lease runs out in `lease_ms` unless renewed."""
+    """Another router's answer runs there, and its lease would run out in `lease_ms`.
+
+    One call cannot tell a router that lives from one that died a moment ago. Whoever asks again and finds more left
+    than before knows that the lease was renewed, so its owner lives; otherwise the lease runs out and the next claim
+    succeeds.
+    """
 
     lease_ms: int
 
 
 class TrajectoryStore:
-    """Reads and writes trajectories.
+    """Reads, claims, extends, lists and deletes trajectories, and keeps the routers' leases beside them.
 
     Args:
         url: of Redis.
@@ -73,22 +73,27 @@ class TrajectoryStore:
     def __init__(self, url: str, *, ttl_s: float, patience_s: float) -> None:
         self._ttl_ms = int(ttl_s * 1000)
         self._link = RedisLink(url, patience_s)
+        # Appends come with every chunk of every answer: they have a connection of their own and share round trips.
+        # Claims come once an answer and are sent like any command.
         self._append = self._link.script(_script("append.lua"))
         self._commit = GroupCommit(self._append_all, _MAX_APPENDS)
         self._claim = self._link.redis.register_script(_script("claim.lua"))
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes all connections to Redis; call it when nothing is being written any more."""
         await self._append.close()
         await self._link.close()
 
     async def header(self, session_id: str) -> Header | None:
-        """Without tokens; None if unknown or forgotten."""
+        """A trajectory's header, without its tokens; None if it is unknown or was forgotten."""
         fields: dict[bytes, bytes] = await self._link.command("HGETALL", keys.trajectory(session_id))
-        return records.header(session_id, fields) if fields else None
+        return decode_header(session_id, fields) if fields else None
 
     async def trajectory(self, session_id: str) -> Trajectory | None:
-        """Whole, read at one moment; None if unknown or forgotten. Raises RstitchError (DATA_LOSS) if not whole."""
+        """All of a trajectory as it was at one moment; None if it is unknown or was forgotten.
+
+        Raises RstitchError (DATA_LOSS) if its chunks hold fewer tokens than its header says.
+        """
 
         async def read() -> tuple[dict[bytes, bytes], list[tuple[bytes, dict[bytes, bytes]]]]:
             async with self._link.redis.pipeline(transaction=True) as pipe:
@@ -100,17 +105,12 @@ class TrajectoryStore:
         fields, entries = await self._link.call(read)
         if not fields:
             return None
-        chunks = tuple(records.chunk(entry) for _, entry in entries)
-        made = Trajectory(records.header(session_id, fields), chunks)
+        chunks = tuple(decode_chunk(entry) for _, entry in entries)
+        made = Trajectory(decode_header(session_id, fields), chunks)
         num = sum(len(chunk.tokens) for chunk in chunks)
         if num != made.header.length:
-            raise RstitchError(
-                grpc.StatusCode.DATA_LOSS,
-                "TRAJECTORY_LOST",
-                f"Redis has {num} of the {made.header.length} tokens of session {session_id}.",
-                remedy="Ask again under a new session; Redis must not evict keys (maxmemory-policy noeviction).",
-                metadata={"session_id": session_id},
-            )
+            how_to_keep = "Redis must not evict keys (maxmemory-policy noeviction)"
+            raise lost(session_id, num, made.header.length, how_to_keep)
         return made
 
     async def claim(
@@ -133,19 +133,19 @@ class TrajectoryStore:
         length = before.length if before else 0
         reply = await self._link.call(
             lambda: self._claim(
-                keys=[*self._keys(session_id), keys.router(router_id)],
+                keys=[keys.trajectory(session_id), keys.chunks(session_id), keys.INDEX, keys.router(router_id)],
                 args=[
                     before.epoch if before else 0,
                     length,
                     length + sum(len(chunk.tokens) for chunk in chunks),
                     settings,
-                    records.dump(usage),
+                    encode_usage(usage),
                     router_id,
                     _now_ms(),
                     self._ttl_ms,
                     session_id,
                     keys.ROUTER_PREFIX,
-                    *records.entries(chunks),
+                    *encode_chunks(chunks),
                 ],
             )
         )
@@ -168,13 +168,14 @@ class TrajectoryStore:
         finish: FinishReason | None = None,
         patience_s: float | None = None,
     ) -> None:
-        """Appends `chunks` at `length`, sets state and usage. May come twice: the second does nothing.
+        """Appends `chunks` at `length` and sets state and usage. A call that is made again does nothing more.
 
-        Appends of other sessions that come meanwhile share a call.
+        Calls for other sessions that come while one is under way share the next one; of each session there may be one
+        call at a time, which is what the script relies on to tell a repetition.
 
         Raises: Fenced (ABORTED, TAKEN_OVER or DELETED); Behind; RstitchError (UNAVAILABLE) after the patience.
         """
-        entries = records.entries(chunks)
+        entries = encode_chunks(chunks)
         arguments = [
             session_id,
             owned.owner,
@@ -183,7 +184,7 @@ class TrajectoryStore:
             length + sum(len(chunk.tokens) for chunk in chunks),
             state.value,
             finish.value if finish else "",
-            records.dump(usage),
+            encode_usage(usage),
             len(entries),
             *entries,
         ]
@@ -192,37 +193,25 @@ class TrajectoryStore:
             case b"OK":
                 return
             case b"LOST":
-                raise Fenced(
-                    grpc.StatusCode.ABORTED,
-                    "TAKEN_OVER",
-                    f"another router took session {session_id} over.",
-                    remedy="Re-attach with resume_from.",
-                    metadata={"session_id": session_id},
-                )
+                raise taken_over(session_id)
             case b"GONE":
-                raise Fenced(
-                    grpc.StatusCode.ABORTED,
-                    "DELETED",
-                    f"session {session_id} was deleted while it was being written.",
-                    remedy="Ask again under a new session.",
-                    metadata={"session_id": session_id},
-                )
+                raise deleted(session_id, Fenced)
             case _:
                 raise Behind(int(reply[1]))
 
     async def _append_all(self, appends: list[tuple[str, list[Any]]]) -> list[list[bytes] | RedisError]:
-        """The replies to the appends of several sessions, in one call."""
+        """Sends the appends of several sessions in one call; returns a reply or an error for each, in their order."""
         names, arguments = [keys.INDEX], [_now_ms(), self._ttl_ms]
         for session_id, of_session in appends:
             names += (keys.trajectory(session_id), keys.chunks(session_id))
             arguments += of_session
         replies = await self._append(keys=names, args=arguments)
-        if replies == b"OK":
+        if replies == b"OK":  # the common case, told in one word: parsing a reply for each costs time
             return [[b"OK"]] * len(appends)
-        return [refusal(reply[1].decode()) if reply[0] == b"ERROR" else reply for reply in replies]
+        return [script_error(reply[1].decode()) if reply[0] == b"ERROR" else reply for reply in replies]
 
     async def delete(self, session_id: str) -> bool:
-        """Forgets a trajectory; a router that writes it finds out at its next append. False if there was none."""
+        """Forgets a trajectory and says whether there was one. A router that writes it finds out at its next append."""
 
         async def drop() -> list[int]:
             async with self._link.redis.pipeline(transaction=True) as pipe:
@@ -235,57 +224,59 @@ class TrajectoryStore:
         return any(await self._link.call(drop))
 
     async def page(self, num: int, before: Cursor | None) -> tuple[list[Header], Cursor | None]:
-        """Headers, those that changed last first.
+        """One page of headers, the trajectories that changed last first.
 
         Args:
-            num: at most so many, at least 1.
-            before: where the page before ended, as returned.
-        Returns: the headers, and where this page ended; None on the last.
+            num: at most so many headers, at least 1.
+            before: where the page before ended, as this method returned it; None for the first page.
+        Returns: the headers, and where this page ended; None on the last page.
         """
         found: list[Header] = []
         while True:
+            # One more than there is room for tells whether another page follows.
             entries = await self._entries_after(before, num - len(found) + 1)
             for entry in entries:
                 if len(found) == num:
                     return found, before
                 before = entry
                 header = await self.header(entry[1])
-                if header is not None:  # else forgotten, and the index not tidied yet
+                # Redis drops expired hashes by itself, but their names stay in the index until the next claim tidies
+                # it.
+                if header is not None:
                     found.append(header)
             if not entries:
                 return found, None
 
     async def _entries_after(self, before: Cursor | None, num: int) -> list[Cursor]:
-        """Some of the index's entries that follow `before`, in order; none at the end."""
+        """Up to `num` of the index's entries that follow `before`, in order; none at its end."""
         top = before[0] if before else "+inf"
         skip = 0
         while True:
             args = (keys.INDEX, top, "-inf", "WITHSCORES", "LIMIT", skip, num)
             flat: list[bytes] = await self._link.command("ZREVRANGEBYSCORE", *args)
             entries = [(int(score), name.decode()) for name, score in zip(flat[::2], flat[1::2], strict=True)]
-            # Of equal scores the greater id comes first.
+            # Redis can begin at a score, not at an entry. Of equal scores the greater id comes first, so tuples compare
+            # as the index is sorted; those of `top` that were on the page before are skipped.
             fresh = [entry for entry in entries if before is None or entry < before]
             if fresh or not entries:
                 return fresh
             skip += len(entries)
 
     async def renew(self, router_id: str, lease_s: float) -> None:
-        """Shows that a router lives. One try. Raises RstitchError (UNAVAILABLE)."""
+        """Says that a router lives, for `lease_s` from now. Raises RstitchError (UNAVAILABLE) after one try."""
         redis = self._link.redis
         await self._link.call(lambda: redis.set(keys.router(router_id), 1, px=int(lease_s * 1000)), patience_s=0)
 
     async def resign(self, router_id: str) -> None:
-        """Gives the sessions of a router that ends free at once. One try; the lease runs out by itself."""
+        """Ends a router's lease, so that others need not wait for it. Tries once: it also runs out by itself."""
         try:
             await self._link.call(lambda: self._link.redis.delete(keys.router(router_id)), patience_s=0)
         except RstitchError as error:
             _log.warning("lease not given back", error=str(error))
 
-    def _keys(self, session_id: str) -> list[str]:
-        return [keys.trajectory(session_id), keys.chunks(session_id), keys.INDEX]
-
 
 def _script(name: str) -> str:
+    """The text of a script, behind the functions that both share: Redis has no modules."""
     folder = resources.files("router_svc.trajectory")
     return (folder / "entries.lua").read_text() + (folder / name).read_text()
 

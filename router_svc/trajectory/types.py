@@ -1,6 +1,13 @@
-"""The words of the router: models, chunks, segments, what an answer was asked for and what it took.
+"""The words of the router: models, chunks and their sources, how answers end, headers and whole trajectories.
 
-It knows neither wire nor store; numbers of enums are those of the contract.
+It knows neither wire nor store. The numbers of the enums are those of the contract, and are stored.
+
+A trajectory's chunks follow each other without a gap; another source or a switch begins a segment:
+
+    position   0          7           12        15              21
+    chunk      |  PROMPT  |  SLM      |  SLM    |  LLM          |  SLM ...
+    reason     NONE       NONE        NONE      ENTROPY_ABOVE   ENTROPY_BELOW
+    segment    |  1       |  2                  |  3            |  4
 """
 
 from __future__ import annotations
@@ -21,22 +28,22 @@ class Model(IntEnum):
 
     @property
     def other(self) -> Model:
-        """The one that waits while this one writes."""
+        """The model that waits while this one writes."""
         return Model.LLM if self is Model.SLM else Model.SLM
 
     @property
     def source(self) -> Source:
-        """As the author of tokens."""
+        """What tokens that this model wrote have as their source."""
         return Source.SLM if self is Model.SLM else Source.LLM
 
     @property
     def label(self) -> str:
-        """For people, logs and spans."""
+        """The name in logs, spans and errors: `slm` or `llm`."""
         return self.name.lower()
 
 
 class Source(IntEnum):
-    """Who put tokens into a trajectory."""
+    """Who put tokens into a trajectory: the client with a prompt, or one of the models."""
 
     PROMPT = 1
     SLM = 2
@@ -44,12 +51,13 @@ class Source(IntEnum):
 
     @property
     def model(self) -> Model:
-        """The model; ValueError for a prompt."""
+        """The model that wrote them. Raises ValueError for a prompt, which no model wrote."""
+        # Sources are numbered as models are, behind the prompt.
         return Model(self - 1)
 
 
 class SwitchReason(IntEnum):
-    """Why a segment began."""
+    """Why a segment began: what made the models switch, NONE where they did not."""
 
     NONE = 0
     ENTROPY_ABOVE = 1
@@ -73,7 +81,7 @@ class Signal(IntEnum):
 
 
 class FinishReason(IntEnum):
-    """Why an answer is complete."""
+    """What an answer ended with: a stop token, a stop string, its limit, or the end of its budget."""
 
     STOP = 1
     STOP_STRING = 2
@@ -82,7 +90,7 @@ class FinishReason(IntEnum):
 
 
 class State(StrEnum):
-    """State of a trajectory."""
+    """How far a trajectory's last answer has come. RUNNING is what its router wrote last, even if that router died."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -93,17 +101,17 @@ class State(StrEnum):
 class Chunk:
     """Consecutive tokens from one source: a segment, or a piece of one.
 
-    A chunk with a switch reason begins a segment. It may be empty: a model got the pen and its first proposal was
-    discarded.
+    A chunk with a switch reason begins a segment. It may be empty: a model became the writer, and its first proposal
+    was discarded.
 
     Attributes:
         source: who wrote them.
-        position: of the first token, counted from the session's start.
-        tokens: array('I').
-        entropies: array('f'), one per token; empty for a prompt.
-        reason: why the segment began, NONE within a segment and for the first of an answer.
-        switch_entropy: the value that decided, the entropy or another signal; 0 without one.
-        uncertainties: the policy's signal, array('f'), one per token; empty where that is the entropy.
+        position: position of the first token, counted from the session's start.
+        tokens: token ids, array('I').
+        entropies: array('f') with one number per token; empty for a prompt.
+        reason: why the segment began; NONE within a segment and for the first one of an answer.
+        switch_entropy: the value that decided the switch, an entropy or another signal; 0 if none did.
+        uncertainties: the policy's signal, array('f') with one number per token; empty where that is the entropy.
     """
 
     source: Source
@@ -116,33 +124,37 @@ class Chunk:
 
     @property
     def end(self) -> int:
-        """Position after the last token."""
+        """The position after the last token, where the next chunk begins."""
         return self.position + len(self.tokens)
 
     def since(self, position: int) -> Chunk:
-        """Without the tokens before `position`; what is left of a cut one is the middle of a segment."""
+        """The chunk without its tokens before `position`. What is left of a cut one is the middle of a segment."""
         if position <= self.position:
             return self
+        # No reason is kept: the segment's beginning was stored, or shown, with the tokens that are cut off.
         skip = position - self.position
         uncertainties = self.uncertainties[skip:]
         return Chunk(self.source, position, self.tokens[skip:], self.entropies[skip:], uncertainties=uncertainties)
 
 
 def tokens_of(ids: Iterable[int] = ()) -> array[int]:
-    """Token ids as kept throughout the router."""
+    """Token ids as the router keeps them everywhere: four bytes each, as many as a vocabulary needs."""
     return array("I", ids)
 
 
 def entropies_of(values: Iterable[float] = ()) -> array[float]:
-    """Entropies, rounded to float32."""
+    """Entropies as the router keeps them everywhere, rounded to float32 as the wire and Redis have them."""
     return array("f", values)
 
 
 def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
-    """The same tokens in as few chunks as keep sources and switches apart: whole segments, given whole answers."""
+    """The same tokens in as few chunks as keep sources and switches apart: given whole answers, these are the
+    segments.
+    """
     made: list[Chunk] = []
     for chunk in chunks:
         last = made[-1] if made else None
+        # A reason begins a segment, and a gap is kept for whoever gives chunks that do not follow each other.
         if last is not None and last.source is chunk.source and not chunk.reason and last.end == chunk.position:
             made[-1] = Chunk(
                 last.source,
@@ -168,7 +180,7 @@ def joined_tokens(chunks: Iterable[Chunk]) -> array[int]:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen; the default is greedy."""
+    """How tokens are chosen; the default is greedy, as a temperature of 0 means the likeliest token."""
 
     temperature: float = 0.0
     top_p: float = 0.0
@@ -178,7 +190,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How an answer ended."""
+    """How an answer ended, what it took, and how many tokens its session has then."""
 
     reason: FinishReason
     usage: Usage
@@ -187,18 +199,18 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A trajectory without its tokens.
+    """All of a trajectory but its tokens: what a claim and a listing read.
 
     Attributes:
-        session_id: whose.
-        state: as written; a RUNNING one may have lost its router.
-        length: tokens in all.
-        epoch: counts the routers that have owned it.
-        owner: the router that owned it last.
-        settings: of the last answer, as `AnswerSettings.to_json` made it.
-        usage: of the last answer so far.
-        finish: how the last answer ended, None before.
-        created_ms: Unix time of the first token.
+        session_id: session that the trajectory belongs to.
+        state: as its router wrote it; a RUNNING trajectory may have lost its router.
+        length: number of all its tokens, prompts included.
+        epoch: counts the claims, but for that of a router whose own answer before it was finished.
+        owner: id of the router that claimed it last.
+        settings: what the last answer was asked for, as `AnswerSettings.to_json` wrote it.
+        usage: what the last answer took so far.
+        finish: how the last answer ended; None while it has not.
+        created_ms: Unix time of the first claim.
         updated_ms: Unix time of the last change.
     """
 
@@ -215,17 +227,17 @@ class Header:
 
     @property
     def finished(self) -> Finished | None:
-        """How the last answer ended, if it has."""
+        """How the last answer ended; None while it has not."""
         return Finished(self.finish, self.usage, self.length) if self.finish is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """All that is known of a session; its chunks cover [0, header.length)."""
+    """All that is stored of a session. Its chunks cover [0, header.length) without a gap."""
 
     header: Header
     chunks: Sequence[Chunk] = field(default_factory=tuple)
 
     def tokens(self) -> array[int]:
-        """All token ids in order."""
+        """All token ids in order, prompts included."""
         return joined_tokens(self.chunks)

@@ -1,4 +1,7 @@
-"""What an answer took: tokens, switches, time."""
+"""What an answer took: tokens, switches, time.
+
+It is stored with every append, so that whoever goes on with an answer after a crash goes on counting.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class TimeBreakdown:
-    """Where an answer's time went so far; fields as in the contract."""
+    """Where an answer's time went so far, in fields that are explained in the contract."""
 
     slm_forward_us: int = 0
     llm_forward_us: int = 0
@@ -23,7 +26,7 @@ class TimeBreakdown:
 
 @dataclass(slots=True)
 class Usage:
-    """What an answer took so far; fields as in the contract, and where its thinking ended early: kept together."""
+    """What an answer took so far, in fields that are explained in the contract, and where its thinking ended early."""
 
     num_prompt_tokens: int = 0
     num_slm_tokens: int = 0
@@ -46,35 +49,35 @@ class Usage:
     num_trial_tokens: int = 0
     trial_time_us: int = 0
     num_consultations: int = 0
-    exit_position: int = 0  # of the first token of the exit's prompt; 0: the thinking did not end early
+    # Position of the first token of the exit's prompt; 0 if the thinking did not end early: an answer begins behind its
+    # prompt, so no exit is at 0. Kept here because it must be stored with the token that it counts, as all of this is.
+    exit_position: int = 0
     exit_confidence: float = 0.0
 
-    def tried(self, num_tokens: int, time_us: int) -> None:
-        """A trial answer was decoded."""
+    def record_trial(self, num_tokens: int, time_us: int) -> None:
+        """Counts a trial answer: tokens that it was fed and wrote, and the time from its request to its end."""
         self.num_trials += 1
         self.num_trial_tokens += num_tokens
         self.trial_time_us += time_us
 
     def as_dict(self) -> dict[str, Any]:
-        """By field name."""
+        """The fields by name, those of the breakdown in a dictionary of their own."""
         made = {name: getattr(self, name) for name in self.__slots__}
         made["breakdown"] = {name: getattr(self.breakdown, name) for name in self.breakdown.__slots__}
         return made
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Usage:
-        """The inverse; what an older router did not count stays 0."""
+        """Reads what `as_dict` made; what an older router did not count stays 0."""
         return cls(**{**fields, "breakdown": TimeBreakdown(**fields.get("breakdown", {}))})
 
     def copy(self) -> Usage:
-        """As it is now."""
+        """A copy that later counting does not change."""
         made = Usage(*_USAGE(self))
         made.breakdown = TimeBreakdown(*_BREAKDOWN(self.breakdown))
         return made
 
 
-# Every append copies: `copy.copy` takes four times as long.
+# Each chunk is added with a copy: `copy.copy` takes four times as long as to read all fields in one call.
 _USAGE = attrgetter(*Usage.__slots__)
-
-
 _BREAKDOWN = attrgetter(*TimeBreakdown.__slots__)

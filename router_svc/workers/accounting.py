@@ -76,7 +76,7 @@ class Accounting:
 
     def count_trial(self, num_tokens: int, began: float) -> None:
         """Counts a trial answer that began at a moment and is over now."""
-        self.usage.tried(num_tokens, self.since_us(began))
+        self.usage.record_trial(num_tokens, self.since_us(began))
 
     def set_exit(self, position: int, confidence: float) -> None:
         """Notes where the thinking ended early, and how sure the trial was."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -28,6 +28,8 @@ _TRANSPORT_CODES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.Stat
 
 class DecodeStream:
     """One Decode call: runs go out at once, replies go to their runs as they come. Nothing waits for the caller."""
+
+    pending: type[PendingRun] = PendingRun  # a subclass may have runs of its own
 
     def __init__(self, stub: worker_pb2_grpc.WorkerServiceStub, session_id: str) -> None:
         self._session_id = session_id
@@ -50,7 +52,7 @@ class DecodeStream:
 
     def start(self, run: Run) -> PendingRun:
         """Sends a run; one that is still going on ends first (SUPERSEDED)."""
-        pending = PendingRun(len(run.tokens))
+        pending = self.pending(len(run.tokens))
         if self._failure is not None:
             pending.fail(self._failure)
             return pending
@@ -92,17 +94,23 @@ class DecodeStream:
             self._runs.popleft().fail(error)
 
 
+# Makes the stream of a session.
+OpenStream = Callable[[worker_pb2_grpc.WorkerServiceStub, str], DecodeStream]
+
+
 class WorkerClient:
     """The connection to one worker. Every method raises RstitchError; none retries.
 
     Args:
         model: which of the pair it should be.
         address: HOST:PORT.
+        stream: a benchmark or a test may pass streams of its own.
     """
 
-    def __init__(self, model: Model, address: str, telemetry: Telemetry) -> None:
+    def __init__(self, model: Model, address: str, telemetry: Telemetry, stream: OpenStream = DecodeStream) -> None:
         self.model = model
         self.address = address
+        self._open_stream = stream
         self._channel = grpc.aio.insecure_channel(
             address, options=client_options(), interceptors=telemetry.client_interceptors()
         )
@@ -148,7 +156,7 @@ class WorkerClient:
 
     def open(self, session_id: str) -> DecodeStream:
         """A stream of runs for one session; a worker that is not there fails its first run."""
-        return DecodeStream(self._stub, session_id)
+        return self._open_stream(self._stub, session_id)
 
     def keep_head(self, name: str, data: bytes) -> None:
         """Remembers a head that runs will name; the worker is sent it once it says that it does not know it."""

@@ -1,4 +1,4 @@
-"""`rstitch`: its commands, and what becomes of their errors. What a command does is in the module of its name."""
+"""`rstitch`: its commands. What a command does is in the module of its name, or in a program that `tools` runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import sys
 
 import typer
 
-from rstitch.cli import ask, bench, calibrate, demo, health, pairs, profile, profiles, trajectory, up, version
-from rstitch.cli import eval as evaluation
-from rstitch.cli.hand_over import SETTINGS
+from rstitch.cli import ask, demo, health, profiles, trajectory, up, version
+from rstitch.cli.tools import add_tools
 
 app = typer.Typer(
     name="rstitch",
@@ -24,16 +23,12 @@ app.add_typer(trajectory.app, name="trajectory")
 app.add_typer(profiles.app, name="profiles")
 app.command("health")(health.health)
 app.command("demo")(demo.demo)
-app.command("bench", context_settings=SETTINGS)(bench.bench)
-app.command("calibrate", context_settings=SETTINGS)(calibrate.calibrate)
-app.command("profile", context_settings=SETTINGS)(profile.profile)
-app.command("pairs", context_settings=SETTINGS)(pairs.pairs)
-app.command("eval", context_settings=SETTINGS)(evaluation.evaluate)
+add_tools(app)
 app.command("version")(version.version)
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the command line; the entry point of the console script."""
     try:
         app()
     except BrokenPipeError:  # whoever read our output has had enough

@@ -102,7 +102,8 @@ def show(events: Iterable[Event], console: Console) -> None:
                     console.print(line)
                 if switches:
                     console.print()
-                console.print(render.usage_table(event, session_id))
+                console.print(render.usage_table(event))
+                console.print(f"session {session_id}", style="dim", soft_wrap=True)
                 for ending in render.endings(event):
                     console.print(ending, style="yellow")
                 if event.guard_reason:

@@ -11,10 +11,12 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
 from rstitch.cli.log_lines import last_lines
-from rstitch.errors import RstitchError
+from rstitch.errors import Refused, RstitchError
 from rstitch.local.part import StackError
 
 P = ParamSpec("P")
@@ -31,7 +33,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 _NUM_LOG_LINES = 12
-_BAD_INPUT_CODES = {"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION"}
+_UNBOUNDED = 100_000
 
 
 def out() -> Console:
@@ -42,6 +44,13 @@ def out() -> Console:
 def err() -> Console:
     """Where everything else goes."""
     return Console(stderr=True, highlight=False)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Prints a table as wide as its cells are, so that no id is cut: a narrower terminal wraps the lines itself."""
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
+    console.print(table)
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
@@ -67,7 +76,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
 def exit_code(error: RstitchError) -> int:
     """2 for bad input, 1 for the rest."""
-    return BAD_INPUT if error.code.name in _BAD_INPUT_CODES else FAILED
+    return BAD_INPUT if isinstance(error, Refused) else FAILED
 
 
 def print_error(message: str) -> None:

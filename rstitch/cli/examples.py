@@ -30,7 +30,7 @@ def boxed(text: str) -> int | None:
 
 
 # The first three show the demo's cases: one that both models solve and two where the LLM's few tokens save the answer.
-# The fourth is one that stitching does not save.
+# The fourth is one that stitching does not save. tests/cli/test_up.py asks the second of the bundled pair.
 EXAMPLES = (
     Example(
         "Yuki has 38 marbles. Then she triples the number of marbles. She gives 31 to Hugo. She works "
@@ -76,3 +76,6 @@ EXAMPLES = (
         55,
     ),
 )
+
+# What `rstitch up` proposes to ask: the SLM alone gets it wrong, stitched it is right.
+PROPOSED = EXAMPLES[1]

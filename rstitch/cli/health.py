@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from rstitch.cli.common import DEFAULT_ROUTER, FAILED, Json, Router, as_dict, command, out, print_json
+from rstitch.cli.common import DEFAULT_ROUTER, FAILED, Json, Router, as_dict, command, out, print_json, print_whole
 
 if TYPE_CHECKING:
     from rstitch.client.types import GuardStatus
@@ -46,19 +46,21 @@ def _router_health(router: str, timeout: float, json: bool) -> bool:
 
     with Client(router) as client:
         status = client.status(timeout_s=timeout)
+    # The router itself stays ready while a worker is away for a while: answers wait for it.
+    ready = status.ready and all(worker.ready for worker in status.workers)
     if json:
         print_json(as_dict(status))
-        return status.ready
+        return ready
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("router", router, _mark(status.ready), status.detail or f"{status.num_running} answers being written")
     for worker in status.workers:
         model = f"{worker.model} ({worker.num_parameters / 1e6:,.1f}M, {worker.dtype}, {worker.device})"
         table.add_row(f"{worker.role.upper()} worker", worker.address, _mark(worker.ready), worker.detail or model)
     console = out()
-    console.print(table)
+    print_whole(console, table)
     console.print(f"policies: {', '.join(status.policies)}; default tau {status.default_tau:g}", style="dim")
     console.print(_guard(status.guard), style="dim")
-    return status.ready
+    return ready
 
 
 def _guard(guard: GuardStatus) -> str:

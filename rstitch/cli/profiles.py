@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json
+from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json, print_whole
 from rstitch.cli.policies import HELP, spec_of
 from rstitch.client.specs import Spec, text_of
 from rstitch.client.sync import Client
@@ -31,14 +31,15 @@ def ls(router: Router = DEFAULT_ROUTER, json: Json = False) -> None:
         for profile in found:
             print_json(_plain(profile))
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("name", "policy", "found", "updated"):
-        table.add_column(name, no_wrap=name in ("name", "updated"))
+    if not found:
+        typer.echo("no profiles yet; rstitch calibrate --name makes one")
+        return
+    table = Table("name", "policy", "updated", "found", box=None, padding=(0, 2, 0, 0))
     for profile in found:
         first = escape(profile.description.partition("\n")[0])
         updated = f"{profile.updated.astimezone():%F %T}" if profile.updated else ""
-        table.add_row(profile.name, _words(profile), first, updated)
-    out().print(table if found else "no profiles yet; rstitch calibrate --name makes one")
+        table.add_row(profile.name, _words(profile), updated, first)
+    print_whole(out(), table)
 
 
 @app.command("show")

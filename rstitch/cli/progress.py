@@ -26,6 +26,8 @@ class StackProgress:
         self._console = console
         self._stack = stack
         self._states: dict[str, tuple[State, float]] = {}
+        # What each part was last said to wait for, where there is no live table.
+        self._told: dict[str, str] = {}
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(self._table(), console=console, refresh_per_second=10) if console.is_terminal else None
 
@@ -44,23 +46,27 @@ class StackProgress:
         self._states[part] = (state, seconds)
         if self._live:
             self._live.update(self._table())
-        elif state == "ready":
+            return
+        if state == "ready":
             self._console.print(f"{part} ready after {seconds:.1f} s")
+        elif (said := self._said(part, state, seconds)) and said != self._told.get(part):
+            self._told[part] = said
+            self._console.print(Text(f"{part}: {said}"), soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
         for part, (state, seconds) in self._states.items():
             mark = Text("✔", style="green") if state == "ready" else self._spinner
             word = Text(state, style="green" if state == "ready" else "cyan")
-            table.add_row(mark, part, word, f"{seconds:5.1f} s", self._said(part, state, seconds))
+            said = Text(self._said(part, state, seconds), style="dim", overflow="fold")
+            table.add_row(mark, part, word, f"{seconds:5.1f} s", said)
         return table
 
-    def _said(self, part: str, state: State, seconds: float) -> Text:
-        """What a part that takes long last said: it may wait for something."""
+    def _said(self, part: str, state: State, seconds: float) -> str:
+        """The last line of a part that takes long to start, since it may wait for something; "" of the others."""
         if state == "ready" or seconds < _PATIENCE_S:
-            return Text()
-        lines = last_lines(self._stack.log_tail(part), 1)
-        return Text(lines[0] if lines else "", style="dim", overflow="ellipsis", no_wrap=True)
+            return ""
+        return "".join(last_lines(self._stack.log_tail(part), 1))
 
 
 def start(stack: LocalStack, console: Console) -> None:

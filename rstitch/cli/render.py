@@ -63,7 +63,7 @@ def switch_list(switches: Sequence[Switch], at_most: int = 12) -> Iterable[Text]
         yield Text(f"… and {len(switches) - at_most} more (--json has all)", style="dim")
 
 
-def usage_table(finished: Finished, session_id: str) -> Table:
+def usage_table(finished: Finished) -> Table:
     """What an answer took, in two columns of facts."""
     usage = finished.usage
     table = Table.grid(padding=(0, 2))
@@ -71,9 +71,9 @@ def usage_table(finished: Finished, session_id: str) -> Table:
         table.add_column()
     table.add_row("tokens", _tokens(usage), "time", f"{seconds(usage.total_time_us)}")
     table.add_row("LLM share", share(usage), "first token", seconds(usage.time_to_first_token_us))
-    table.add_row("switches", str(usage.num_switches), "SLM / LLM had the pen", _pen(usage))
+    table.add_row("switches", str(usage.num_switches), "SLM / LLM wrote", _writing_times(usage))
     table.add_row("discarded proposals", str(usage.num_discarded_proposals), "ended by", finished.reason.value)
-    table.add_row("catch-up tokens", str(usage.num_catch_up_tokens), "session", session_id)
+    table.add_row("catch-up tokens", str(usage.num_catch_up_tokens))
     for column in (0, 2):
         table.columns[column].style = "dim"
     return table
@@ -108,7 +108,7 @@ def _tokens(usage: Usage) -> Text:
     return Text.assemble(f"{usage.num_tokens} (", slm, ", ", llm, ")")
 
 
-def _pen(usage: Usage) -> str:
+def _writing_times(usage: Usage) -> str:
     return f"{seconds(usage.slm_time_us)} / {seconds(usage.llm_time_us)}"
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from rstitch.cli import render
-from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json
+from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json, print_whole
 from rstitch.cli.policies import policy_text
 from rstitch.client.sync import Client
 from rstitch.client.types import Source, Trajectory
@@ -33,15 +33,17 @@ def ls(
         for trajectory in found:
             print_json(_plain(trajectory))
         return
+    if not found:
+        typer.echo("no trajectories yet")
+        return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("session", "state", "tokens", "LLM share", "policy", "updated"):
-        table.add_column(name, justify="right" if name in ("tokens", "LLM share") else "left", no_wrap=name != "policy")
+        table.add_column(name, justify="right" if name in ("tokens", "LLM share") else "left")
     for t in found:
         share = render.share(t.finished.usage) if t.finished else ""
         policy = policy_text(t.policy)
         table.add_row(t.session_id, t.state.value, str(t.length), share, policy, f"{t.updated.astimezone():%F %T}")
-    console = out()
-    console.print(table if found else "no trajectories yet")
+    print_whole(out(), table)
 
 
 @app.command("show")
@@ -58,6 +60,7 @@ def show(session: Session, router: Router = DEFAULT_ROUTER, json: Json = False) 
         f"session {trajectory.session_id}: {trajectory.state.value}, {trajectory.length} tokens, "
         f"policy {policy_text(trajectory.policy)}, epoch {trajectory.epoch}\n",
         style="dim",
+        soft_wrap=True,
     )
     console.print(render.legend(), end="\n\n")
     for before, segment in zip((None, *trajectory.segments), trajectory.segments, strict=False):
@@ -71,7 +74,7 @@ def show(session: Session, router: Router = DEFAULT_ROUTER, json: Json = False) 
     console.print(render.segments_table(trajectory.segments, console.width))
     if trajectory.finished:
         console.print()
-        console.print(render.usage_table(trajectory.finished, trajectory.session_id))
+        console.print(render.usage_table(trajectory.finished))
 
 
 @app.command("rm")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rstitch.cli.common import command, err
-from rstitch.cli.examples import EXAMPLES
+from rstitch.cli.examples import PROPOSED
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.local.stack import LocalStack
 
@@ -25,7 +25,7 @@ def up(
     ] = None,
     shared: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="A model with an exit that is both.", show_default="two models"),
+        typer.Option(metavar="FOLDER", help="A model with shared layers, which is both.", show_default="two models"),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda:N, for both models.")] = "cpu",
     slm_device: Annotated[str | None, typer.Option(help="For the SLM alone.", show_default="--device")] = None,
@@ -63,7 +63,7 @@ def up(
             where = "" if port == 50050 else f" --router {stack.router_address}"
             slm, llm = stack.worker_addresses
             console.print(f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {stack.redis_url}")
-            console.print(f'ask:  [bold]rstitch ask{where} "{EXAMPLES[3].question}"[/]', soft_wrap=True)
+            console.print(f'ask:  [bold]rstitch ask{where} "{PROPOSED.question}"[/]', soft_wrap=True)
             console.print(f"logs: {stack.folder}\nCtrl-C stops everything", style="dim")
             while True:
                 stack.check()

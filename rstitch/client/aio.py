@@ -1,4 +1,4 @@
-"""The asyncio client of a router. `rstitch.client.sync` is its blocking twin; what they do is in `convert` and
+"""The asyncio client of a router. `rstitch.client.sync` is its blocking twin; what they do is in `messages` and
 `reconnect`, here is only how to call and to wait.
 """
 
@@ -6,29 +6,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
 
 from rstitch.channels import client_options
-from rstitch.client import common, convert
+from rstitch.client import common, messages
+from rstitch.client.events import Answer, Event, Finished
+from rstitch.client.policies import KeptProfile
+from rstitch.client.question import Question
 from rstitch.client.reconnect import Resumable, ended_early
+from rstitch.client.status import Status, Trajectory
 from rstitch.client.tracing import trace_metadata
-from rstitch.client.types import (
-    Answer,
-    Budget,
-    EarlyExit,
-    Event,
-    Finished,
-    KeptProfile,
-    Policy,
-    Sampling,
-    Status,
-    Trajectory,
-)
-from rstitch.errors import RstitchError, from_rpc_error
+from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable, from_rpc_error
+from rstitch.limits import ROUTER_ADDRESS
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
 
@@ -40,7 +33,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str = common.DEFAULT_ADDRESS,
+        address: str = ROUTER_ADDRESS,
         timeout_s: float | None = None,
         *,
         reconnect_s: float = common.DEFAULT_RECONNECT_S,
@@ -72,46 +65,27 @@ class AsyncClient:
         self,
         text: str | None = None,
         *,
-        chat: convert.ChatInput | None = None,
-        tokens: Sequence[int] | None = None,
-        policy: Policy | None = None,
-        early_exit: EarlyExit | None = None,
-        sampling: Sampling | None = None,
-        max_new_tokens: int = 0,
-        stop: Sequence[str] = (),
-        guard: bool | None = None,
-        budget: Budget | None = None,
-        session_id: str = "",
         timeout_s: float | None = None,
+        **question: Unpack[Question],
     ) -> AsyncIterator[Event]:
         """As `Client.generate`."""
-        request = convert.generate_request(
-            session_id=session_id,
-            text=text,
-            chat=chat,
-            tokens=tokens,
-            policy=policy,
-            early_exit=early_exit,
-            sampling=sampling,
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            guard=guard,
-            budget=budget,
-        )
+        request = messages.generate_request(text, **question)
         return self._events(request, timeout_s)
 
-    async def answer(self, text: str | None = None, **arguments: Any) -> Answer:
-        """As `generate`, but waits for the whole answer."""
-        return Answer.of([event async for event in self.generate(text, **arguments)])
+    async def answer(
+        self, text: str | None = None, *, timeout_s: float | None = None, **question: Unpack[Question]
+    ) -> Answer:
+        """Asks as `generate` does, and waits for the whole answer."""
+        return Answer.of([event async for event in self.generate(text, timeout_s=timeout_s, **question)])
 
     def attach(self, session_id: str, resume_from: int = 0, *, timeout_s: float | None = None) -> AsyncIterator[Event]:
         """As `Client.attach`."""
-        return self._events(convert.attach_request(session_id, resume_from), timeout_s)
+        return self._events(messages.attach_request(session_id, resume_from), timeout_s)
 
     async def trajectory(self, session_id: str) -> Trajectory:
         """One trajectory, whole."""
         reply = await self._call("GetTrajectory", router_pb2.GetTrajectoryRequest(session_id=session_id))
-        return convert.trajectory(reply.trajectory)
+        return messages.trajectory(reply.trajectory)
 
     async def trajectories(self, page_size: int = 0) -> AsyncIterator[Trajectory]:
         """As `Client.trajectories`."""
@@ -119,7 +93,7 @@ class AsyncClient:
         while True:
             reply = await self._call("ListTrajectories", request)
             for m in reply.trajectories:
-                yield convert.trajectory(m)
+                yield messages.trajectory(m)
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
@@ -130,12 +104,12 @@ class AsyncClient:
 
     async def put_profile(self, profile: KeptProfile) -> KeptProfile:
         """Keeps a policy under a name, in place of one of that name; ask with `policy=Profile(name)`."""
-        return convert.profile((await self._call("PutProfile", convert.put_profile_request(profile))).profile)
+        return messages.profile((await self._call("PutProfile", messages.put_profile_request(profile))).profile)
 
     async def profiles(self) -> list[KeptProfile]:
         """The profiles kept, by name."""
         reply = await self._call("ListProfiles", router_pb2.ListProfilesRequest())
-        return [convert.profile(m) for m in reply.profiles]
+        return [messages.profile(m) for m in reply.profiles]
 
     async def delete_profile(self, name: str) -> None:
         """Forgets a profile; answers that were begun with it are not touched."""
@@ -143,7 +117,7 @@ class AsyncClient:
 
     async def status(self, *, timeout_s: float | None = None) -> Status:
         """As `Client.status`."""
-        return convert.status(await self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
+        return messages.status(await self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
 
     async def wait_ready(self, timeout_s: float = 60.0) -> Status:
         """As `Client.wait_ready`."""
@@ -154,9 +128,7 @@ class AsyncClient:
                 last = await self.status(timeout_s=left)
                 if last.ready:
                     return last
-            except RstitchError as error:
-                if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise
+            except (Unavailable, DeadlineExceeded) as error:
                 last = error
             await asyncio.sleep(min(common.POLL_S, max(0.0, deadline - time.monotonic())))
         raise common.not_ready(self.address, timeout_s, last)

@@ -1,13 +1,13 @@
-"""What the sync and the async client share besides conversion: defaults, the address, errors that name it."""
+"""What the sync and the async client share besides messages: defaults, the address, errors that name it."""
 
 from __future__ import annotations
 
 import grpc
 
-from rstitch.client.types import Status
+from rstitch.client.status import Status
 from rstitch.errors import RstitchError, invalid
+from rstitch.limits import ROUTER_ADDRESS, host_and_port
 
-DEFAULT_ADDRESS = "127.0.0.1:50050"
 # A router answers everything but Generate at once.
 DEFAULT_UNARY_TIMEOUT_S = 30.0
 DEFAULT_RECONNECT_S = 30.0
@@ -18,14 +18,16 @@ POLL_S = 0.2
 
 
 def checked_address(address: str) -> str:
-    """`address` if it can be one. Raises: RstitchError (INVALID_ARGUMENT)."""
-    if not address or any(c.isspace() for c in address):
-        raise invalid("address", f"{address!r} is no address.", f"Write HOST:PORT, such as {DEFAULT_ADDRESS}.")
-    return address
+    """Gives `address` back if it is HOST:PORT, or a URI as gRPC has them. Raises: InvalidArgument."""
+    try:
+        return address if "/" in address and not any(c.isspace() for c in address) else host_and_port(address)
+    except ValueError:
+        remedy = f"Write HOST:PORT, such as {ROUTER_ADDRESS}."
+        raise invalid("address", f"{address!r} is no address.", remedy) from None
 
 
 def with_address(error: RstitchError, address: str) -> RstitchError:
-    """The same error; one of the wire's own also says where, and one that nobody answers has reason UNREACHABLE."""
+    """Adds the address to an error of the wire's own, and the reason UNREACHABLE where nobody answers."""
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED and error.reason == "TRANSPORT":
         error.message = f"the deadline passed before the router at {address} was done."
         error.remedy = "Allow more time."
@@ -40,7 +42,7 @@ def with_address(error: RstitchError, address: str) -> RstitchError:
 
 
 def not_ready(address: str, timeout_s: float, last: Status | RstitchError | None) -> RstitchError:
-    """The wait for readiness is over."""
+    """The error of a wait for readiness that is over, with what the router still waited for."""
     why = last.detail if isinstance(last, Status) else str(last) if last else "it did not answer"
     return RstitchError(
         grpc.StatusCode.DEADLINE_EXCEEDED,

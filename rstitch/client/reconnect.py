@@ -6,16 +6,16 @@ lets each event through once. The sync and the async client drive it; it opens n
 
 from __future__ import annotations
 
-import random
+import math
 import time
 import uuid
-from collections.abc import Callable
 
 import grpc
 
-from rstitch.client import convert
+from rstitch.backoff import Backoff
+from rstitch.client import messages
 from rstitch.client.common import UNREACHABLE
-from rstitch.client.types import Chunk, Event, Finished, Started, Switch
+from rstitch.client.events import Chunk, Event, Finished, Started, Switch
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
 
@@ -54,7 +54,6 @@ class Resumable:
         *,
         reconnect_s: float,
         timeout_s: float | None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._question = router_pb2.GenerateRequest()
         self._question.CopyFrom(request)
@@ -62,11 +61,8 @@ class Resumable:
         if self._ours:
             self._question.session_id = uuid.uuid4().hex
         self._attaching = request.HasField("resume_from")
-        self._clock = clock
-        self._deadline = None if timeout_s is None else clock() + timeout_s
-        self._reconnect_s = reconnect_s
-        self._lost_since: float | None = None
-        self._num_tries = 0
+        self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self._backoff = Backoff(first_s=_FIRST_WAIT_S, max_s=_LONGEST_WAIT_S, patience_s=reconnect_s)
         self._started = False
         self._next_position = request.resume_from
         # The switches given out since the last token: a new stream may begin with them again.
@@ -74,22 +70,21 @@ class Resumable:
 
     @property
     def session_id(self) -> str:
-        """The session of the answer."""
         return self._question.session_id
 
     def request(self) -> router_pb2.GenerateRequest:
-        """What to send now."""
+        """The message to send now: the question, or the wish to go on where the last stream ended."""
         if self._attaching:
-            return convert.attach_request(self.session_id, self._next_position)
+            return messages.attach_request(self.session_id, self._next_position)
         return self._question
 
     def time_left_s(self) -> float | None:
-        """The deadline of the next call; None: none."""
-        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+        """Seconds that the next call may take; None: without limit."""
+        return None if self._deadline == math.inf else max(0.0, self._deadline - time.monotonic())
 
     def accept(self, response: router_pb2.GenerateResponse) -> Event | None:
         """The event to give out, None if it was given out before. Raises: RstitchError (DATA_LOSS) on a gap."""
-        event = convert.event(response)
+        event = messages.event(response)
         match event:
             case Started():
                 return self._start(event)
@@ -97,7 +92,7 @@ class Resumable:
                 self._check(event.position, len(event.tokens))
                 self._next_position += len(event.tokens)
                 self._switches_here.clear()
-                self._lost_since, self._num_tries = None, 0
+                self._backoff.reset()
             case Switch():
                 edge = (event.from_model, event.to_model)
                 if event.position < self._next_position or edge in self._switches_here:
@@ -112,18 +107,12 @@ class Resumable:
         if not self._started and self._attaching and self._ours and error.code is grpc.StatusCode.NOT_FOUND:
             self._attaching = False  # the router never took the question: it is asked again
             return 0.0
-        now = self._clock()
-        if self._lost_since is None:
-            self._lost_since = now
-        left = self._lost_since + self._reconnect_s - now
-        if self._deadline is not None:
-            left = min(left, self._deadline - now)
-        if left <= 0 or not self._may_retry(error):
+        delay_s = self._backoff.next_s(error.retry_after_s or 0.0)
+        left_s = self._deadline - time.monotonic()
+        if delay_s is None or left_s <= 0 or not self._may_retry(error):
             raise self._with_what_was_kept(error)
         self._attaching = True
-        wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0**self._num_tries) * random.uniform(0.5, 1.0)
-        self._num_tries += 1
-        return min(left, max(wait, error.retry_after_s or 0.0))
+        return min(left_s, delay_s)
 
     def _may_retry(self, error: RstitchError) -> bool:
         if not (self._started or self._ours or self._attaching):
@@ -173,5 +162,5 @@ class Resumable:
 
 
 def ended_early() -> RstitchError:
-    """A stream that ended well, but without its last event."""
+    """The error of a stream that ended well, but without its last event."""
     return RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the stream ended before the answer did.")

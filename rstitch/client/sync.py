@@ -1,33 +1,26 @@
-"""The blocking client of a router. `rstitch.client.aio` is its asyncio twin; what they do is in `convert` and
+"""The blocking client of a router. `rstitch.client.aio` is its asyncio twin; what they do is in `messages` and
 `reconnect`, here is only how to call and to wait.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
 
 from rstitch.channels import client_options
-from rstitch.client import common, convert
+from rstitch.client import common, messages
+from rstitch.client.events import Answer, Event, Finished
+from rstitch.client.policies import KeptProfile
+from rstitch.client.question import Question
 from rstitch.client.reconnect import Resumable, ended_early
+from rstitch.client.status import Status, Trajectory
 from rstitch.client.tracing import trace_metadata
-from rstitch.client.types import (
-    Answer,
-    Budget,
-    EarlyExit,
-    Event,
-    Finished,
-    KeptProfile,
-    Policy,
-    Sampling,
-    Status,
-    Trajectory,
-)
-from rstitch.errors import RstitchError, from_rpc_error
+from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable, from_rpc_error
+from rstitch.limits import ROUTER_ADDRESS
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
 
@@ -45,7 +38,7 @@ class Client:
 
     def __init__(
         self,
-        address: str = common.DEFAULT_ADDRESS,
+        address: str = ROUTER_ADDRESS,
         timeout_s: float | None = None,
         *,
         reconnect_s: float = common.DEFAULT_RECONNECT_S,
@@ -75,57 +68,39 @@ class Client:
         self,
         text: str | None = None,
         *,
-        chat: convert.ChatInput | None = None,
-        tokens: Sequence[int] | None = None,
-        policy: Policy | None = None,
-        early_exit: EarlyExit | None = None,
-        sampling: Sampling | None = None,
-        max_new_tokens: int = 0,
-        stop: Sequence[str] = (),
-        guard: bool | None = None,
-        budget: Budget | None = None,
-        session_id: str = "",
         timeout_s: float | None = None,
+        **question: Unpack[Question],
     ) -> Iterator[Event]:
         """Asks, and yields the answer as it is written: Started, then Chunk and Switch, at last Finished.
 
         Each token comes exactly once, whatever happens to the connection or the router meanwhile. To stop early, close
-        the iterator. Arguments as in GenerateRequest of protos/rstitch/v1/router.proto; `policy=None`: the router's.
+        the iterator. `text` is continued as it is; `chat` goes through the models' chat template. `timeout_s` is for the
+        whole answer, reconnections included. The other arguments are those of `Question`.
         """
-        request = convert.generate_request(
-            session_id=session_id,
-            text=text,
-            chat=chat,
-            tokens=tokens,
-            policy=policy,
-            early_exit=early_exit,
-            sampling=sampling,
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            guard=guard,
-            budget=budget,
-        )
+        request = messages.generate_request(text, **question)
         return self._events(request, timeout_s)
 
-    def answer(self, text: str | None = None, **arguments: Any) -> Answer:
-        """As `generate`, but waits for the whole answer."""
-        return Answer.of(self.generate(text, **arguments))
+    def answer(
+        self, text: str | None = None, *, timeout_s: float | None = None, **question: Unpack[Question]
+    ) -> Answer:
+        """Asks as `generate` does, and waits for the whole answer."""
+        return Answer.of(self.generate(text, timeout_s=timeout_s, **question))
 
     def attach(self, session_id: str, resume_from: int = 0, *, timeout_s: float | None = None) -> Iterator[Event]:
         """Goes on with an answer from the token at `resume_from`; 0: from its first."""
-        return self._events(convert.attach_request(session_id, resume_from), timeout_s)
+        return self._events(messages.attach_request(session_id, resume_from), timeout_s)
 
     def trajectory(self, session_id: str) -> Trajectory:
         """One trajectory, whole."""
         reply = self._call("GetTrajectory", router_pb2.GetTrajectoryRequest(session_id=session_id))
-        return convert.trajectory(reply.trajectory)
+        return messages.trajectory(reply.trajectory)
 
     def trajectories(self, page_size: int = 0) -> Iterator[Trajectory]:
         """All trajectories without their segments, newest first; fetched page by page."""
         request = router_pb2.ListTrajectoriesRequest(page_size=page_size)
         while True:
             reply = self._call("ListTrajectories", request)
-            yield from (convert.trajectory(m) for m in reply.trajectories)
+            yield from (messages.trajectory(m) for m in reply.trajectories)
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
@@ -136,12 +111,12 @@ class Client:
 
     def put_profile(self, profile: KeptProfile) -> KeptProfile:
         """Keeps a policy under a name, in place of one of that name; ask with `policy=Profile(name)`."""
-        return convert.profile((self._call("PutProfile", convert.put_profile_request(profile))).profile)
+        return messages.profile((self._call("PutProfile", messages.put_profile_request(profile))).profile)
 
     def profiles(self) -> list[KeptProfile]:
         """The profiles kept, by name."""
         reply = self._call("ListProfiles", router_pb2.ListProfilesRequest())
-        return [convert.profile(m) for m in reply.profiles]
+        return [messages.profile(m) for m in reply.profiles]
 
     def delete_profile(self, name: str) -> None:
         """Forgets a profile; answers that were begun with it are not touched."""
@@ -149,7 +124,7 @@ class Client:
 
     def status(self, *, timeout_s: float | None = None) -> Status:
         """Whether the router is ready, its workers and policies."""
-        return convert.status(self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
+        return messages.status(self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
 
     def wait_ready(self, timeout_s: float = 60.0) -> Status:
         """Waits until the router takes questions. Raises: RstitchError (NOT_READY) saying why not."""
@@ -160,9 +135,7 @@ class Client:
                 last = self.status(timeout_s=left)
                 if last.ready:
                     return last
-            except RstitchError as error:
-                if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise
+            except (Unavailable, DeadlineExceeded) as error:
                 last = error
             time.sleep(min(common.POLL_S, max(0.0, deadline - time.monotonic())))
         raise common.not_ready(self.address, timeout_s, last)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,11 +22,13 @@ _LOCALHOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as s:
-        s.bind((_LOCALHOST, 0))
-        port: int = s.getsockname()[1]
-        return port
+    """Finds a port of this machine that nobody listens on.
+
+    It is below those that systems hand out by themselves (from 32768 on, or higher): a part may need seconds until it
+    listens, and meanwhile no connection and no server with port 0 may be given it.
+    """
+    draw = random.SystemRandom().randrange
+    return next(port for port in iter(lambda: draw(16384, 32768), None) if is_free(port))
 
 
 def is_free(port: int) -> bool:

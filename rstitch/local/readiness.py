@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rstitch.errors import from_rpc_error
+from rstitch.client.sync import Client
+from rstitch.errors import RstitchError, from_rpc_error
 
 
 def health_of(address: str, service: str = "", timeout_s: float = 2.0) -> str:
@@ -30,6 +31,29 @@ def is_serving(address: str, timeout_s: float = 2.0) -> bool:
     host, port = address.rsplit(":", 1)
     with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout_s):
         return health_of(address, timeout_s=timeout_s) == "SERVING"
+    return False
+
+
+def stuck_because(router: str, timeout_s: float = 1.0) -> str:
+    """What a router still waits for though both its workers answer; "" if it is ready, or waits for a worker."""
+    with contextlib.suppress(RstitchError), Client(router) as client:
+        status = client.status(timeout_s=timeout_s)
+        if not status.ready and all(worker.ready for worker in status.workers):
+            return status.detail
+    return ""
+
+
+def refuses_connections(url: str, timeout_s: float = 2.0) -> bool:
+    """Whether nobody listens at the address of a Redis URL; what answers there is another question."""
+    parts = urlsplit(url)
+    try:
+        if parts.scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(parts.path)
+        else:
+            socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379), timeout_s).close()
+    except OSError:
+        return True
     return False
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from rstitch.local.part import (
     POLL_S,
@@ -30,7 +31,7 @@ from rstitch.local.part import (
     redis_server,
 )
 from rstitch.local.processes import ChildProcess, Guard, free_port, is_free
-from rstitch.local.readiness import is_serving, redis_answers
+from rstitch.local.readiness import is_serving, redis_answers, refuses_connections, stuck_because
 
 __all__ = ["LocalStack", "Part", "StackError"]
 
@@ -41,6 +42,9 @@ OnProgress = Callable[[str, State, float], None]
 
 _LOCALHOST = "127.0.0.1"
 _CHECK_TIMEOUT_S = 1.0
+# So long a router may go without what it needs once both workers answer; it looks for Redis every two seconds.
+_STUCK_S = 5.0
+_LOOK_S = 0.5
 
 
 class LocalStack:
@@ -48,7 +52,7 @@ class LocalStack:
 
     Args:
         slm_model, llm_model: folders or hub ids; None: the bundled tiny pair.
-        shared_model: folder of a model with an exit, which one worker then serves as both; instead of the two.
+        shared_model: folder of a model with shared layers, which one worker serves as both; instead of the two.
         device: of both workers (`cpu`, `cuda:N`); `slm_device`, `llm_device` for each.
         dtype: None: float32 on CPU, auto on CUDA.
         router_port: 0: a free one.
@@ -108,6 +112,8 @@ class LocalStack:
         self._stop_grace_s = stop_grace_s
         # In the order of starting.
         self.parts: list[Part] = []
+        self._stuck_since: float | None = None
+        self._next_look = 0.0
 
     def __enter__(self) -> Self:
         self.start()
@@ -123,6 +129,7 @@ class LocalStack:
         self._guard.remove(self.folder)
         try:
             self._check_port()
+            self._check_redis()
             self._add_parts()
             waiting = list(self.parts)
             for part in waiting:
@@ -133,6 +140,8 @@ class LocalStack:
                     on_progress(part.name, "ready" if ready else "starting", part.seconds)
                     if ready:
                         waiting.remove(part)
+                if waiting == [self.router]:
+                    self._check_router()
                 time.sleep(POLL_S)
         except BaseException:
             self.stop()
@@ -177,7 +186,7 @@ class LocalStack:
     @property
     def worker_addresses(self) -> tuple[str, str]:
         """HOST:PORT of the SLM's and of the LLM's worker."""
-        return self._exit_address or self.worker("slm").address, self.worker("llm").address
+        return self._shared_address or self.worker("slm").address, self.worker("llm").address
 
     def log_tail(self, name: str, num_lines: int = 20) -> list[str]:
         """The last lines that a part wrote; none once it is stopped."""
@@ -207,7 +216,7 @@ class LocalStack:
             self._add("redis", command, f"{_LOCALHOST}:{port}", lambda: redis_answers(url), {"LC_ALL": "C"})
         else:
             self.redis_url = self._given_redis_url
-        self._exit_address = f"{_LOCALHOST}:{free_port()}" if self._shared else ""
+        self._shared_address = f"{_LOCALHOST}:{free_port()}" if self._shared else ""
         for role in ("llm",) if self._shared else ("slm", "llm"):
             self._add_worker(role)
         self._new_router("router", self._router_port or free_port())
@@ -221,6 +230,32 @@ class LocalStack:
                 remedy="Is a stack running already? Else choose another: --port 0 takes a free one.",
             )
 
+    def _check_redis(self) -> None:
+        """Said at once, as of the port."""
+        url = self._given_redis_url
+        if url is not None and refuses_connections(url):
+            parts = urlsplit(url)
+            raise StackError(
+                f"no Redis answers at {parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()}.",
+                part="redis",
+                remedy="Start it, correct --redis, or leave it out: then the stack starts one of its own.",
+            )
+
+    def _check_router(self) -> None:
+        """Raises: StackError if the router will not become ready by itself, which it does while a worker is away."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_S
+        why = stuck_because(self.router.address)
+        if not why:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since > _STUCK_S:
+            log = self.router.process.log_tail()
+            raise StackError(f"the router takes no questions: {why}", part="router", log=log)
+
     def _add_worker(self, role: str) -> None:
         address = f"{_LOCALHOST}:{free_port()}"
         device = self._devices[role]
@@ -228,7 +263,7 @@ class LocalStack:
         # fmt: off
         command = [sys.executable, "-m", f"{role}_worker", "--model", self._models[role], "--listen", address,
                    "--device", device, "--dtype", dtype, "--threads", str(self._threads),
-                   *(["--exit-listen", self._exit_address] if self._shared else []),
+                   *(["--shared-listen", self._shared_address] if self._shared else []),
                    *self._telemetry_args, *self._sharing_args(role), *self._worker_args[role]]
         # fmt: on
         self._add(

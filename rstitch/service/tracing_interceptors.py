@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,8 @@ from rstitch.service.tracecontext import context_from_metadata, current_metadata
 _DEADLINE_SLACK_S = 0.1
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+# The details by which the library tells our own `cancel` from a CANCELLED that the server sent.
+_LOCALLY_CANCELLED = "Locally cancelled by application!"
 # What the server is to blame for; the others are the caller's (semantic conventions, RPC).
 _SERVER_FAULTS = {
     grpc.StatusCode.UNKNOWN,
@@ -101,8 +103,8 @@ class _ClientInterceptor:
         metadata = list(details.metadata or ()) + current_metadata(trace.set_span_in_context(span))
         try:
             call = await continuation(_with_metadata(details, metadata), request)
-        except asyncio.CancelledError:
-            _end(span, grpc.StatusCode.CANCELLED, True)
+        except asyncio.CancelledError:  # by ourselves: no error
+            _end(span, grpc.StatusCode.CANCELLED, False)
             raise
         except BaseException:
             _end(span, grpc.StatusCode.UNKNOWN, True)
@@ -149,20 +151,24 @@ def _why_cancelled(context: Context) -> grpc.StatusCode:
 
 
 def _end_with(span: trace.Span, call: grpc.aio.Call) -> None:
-    """Ends the span of a client call that is done.
+    """Ends the span of a client call that is done. A call that we closed ourselves is no error."""
+    code, details = grpc.StatusCode.UNKNOWN, ""
+    try:
+        code, details = _result_of(call.code()), _result_of(call.details())
+    finally:
+        ours = code is grpc.StatusCode.CANCELLED and details == _LOCALLY_CANCELLED
+        _end(span, code, code is not grpc.StatusCode.OK and not ours)
 
-    `call.code()` is a coroutine; of a done call it returns without waiting, so it can be run here and now: a task could
-    be lost with the loop, and the span with it.
-    """
-    code = grpc.StatusCode.UNKNOWN
-    coroutine = call.code()
+
+def _result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Runs a coroutine of a done call, which never waits, here and now: a task could be lost with the loop."""
     try:
         coroutine.send(None)
     except StopIteration as done:
-        code = done.value
+        return done.value
     finally:
         coroutine.close()
-        _end(span, code, code is not grpc.StatusCode.OK)
+    raise RuntimeError("a call that is done has no status")
 
 
 def _end(span: trace.Span, code: grpc.StatusCode, failed: bool) -> None:

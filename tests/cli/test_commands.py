@@ -147,6 +147,18 @@ def test_trajectories_are_listed_shown_and_removed(run: Run) -> None:
     assert [t["session_id"] for t in lines(run("trajectory", "ls", "--json").stdout)] == ["three"]
 
 
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_ids_are_never_cut(run: Run, monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    name = "0123456789abcdef" * 4
+    asked = run("ask", "What?", "--session", name).stdout
+    assert f"session {name}" in asked.splitlines()
+    (row,) = run("trajectory", "ls").stdout.splitlines()[1:]
+    assert row.split()[0] == name
+    assert "threshold:tau=0.02" in row
+    assert run("trajectory", "show", row.split()[0]).stdout.startswith(f"session {name}: ")
+
+
 def test_no_trajectories(run: Run) -> None:
     assert "no trajectories yet" in run("trajectory", "ls").stdout
 
@@ -161,6 +173,14 @@ def test_health_says_who_is_not_ready(run: Run, router: FakeRouter) -> None:
     assert result.exit_code == 1
     assert "waiting for the SLM worker" in result.stdout
     assert json.loads(run("health", "--json").stdout)["ready"] is False
+
+
+def test_health_with_a_worker_away_is_code_1(run: Run, router: FakeRouter) -> None:
+    router.workers_ready = False
+    result = run("health")
+    assert "ready" in result.stdout.splitlines()[0]
+    assert "no answer" in result.stdout
+    assert result.exit_code == run("health", "--json").exit_code == 1
 
 
 @pytest.mark.parametrize(("serving", "code"), [(True, 0), (False, 1)])
@@ -187,6 +207,23 @@ def test_usage_errors_have_code_2(run: Run) -> None:
     assert run("ask", "x", "--temperature", "hot").exit_code == 2
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_up_names_why_two_models_do_not_fit_within_seconds(run: Run) -> None:
+    other = Path(__file__).parents[2] / "models" / "tiny-programs-slm"
+    result = run("up", "--slm-model", str(other), "--port", "0", "--timeout", "110")
+    assert result.exit_code == 1
+    assert "the two models do not share one tokenizer: " in result.stderr.splitlines()[-1]
+
+
+def test_up_names_a_redis_that_does_not_answer_before_anything_is_started(run: Run) -> None:
+    result = run("up", "--redis", "redis://:secret@127.0.0.1:1/0", "--port", "0")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: no Redis answers at redis://127.0.0.1:1/0.")
+
+
+@pytest.mark.slow
 def test_up_shows_the_log_of_what_cannot_start_and_leaves_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,11 +235,22 @@ def test_up_shows_the_log_of_what_cannot_start_and_leaves_nothing(
     assert str(tmp_path) in result.stderr
 
 
+def test_a_renamed_command_keeps_its_old_word_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rstitch.cli.tools._exit_code_of", lambda arguments: print(*arguments[2:]) or 0)
+    assert run("latency", "fit").stdout == run("profile", "fit").stdout == "-m evals.latency fit\n"
+    assert "rstitch profile is now rstitch latency" in run("profile").stderr
+    listed = run("--help").stdout
+    assert " latency " in listed
+    assert " profile " not in listed
+
+
 def test_bench_hands_its_arguments_on_and_its_exit_code_back(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "evals" / "bench"
     package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
     told = tmp_path / "told"
     (package / "__main__.py").write_text(f"import sys; open({str(told)!r}, 'w').write(repr(sys.argv[1:])); sys.exit(7)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -217,4 +265,4 @@ def test_bench_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert "needs evals and torch" in line
-    assert "pip install 'rstitch[evals,local]'" in line
+    assert "after `make setup`" in line

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from rstitch.cli.examples import PROPOSED
+
 RSTITCH = [sys.executable, "-m", "rstitch.cli.app"]
 
 
@@ -70,6 +72,11 @@ def test_up_ask_demo_and_ctrl_c(up: Up) -> None:
     assert [token for segment in shown["segments"] for token in segment["tokens"]][-len(sent) :] == sent
     assert "ready" in rstitch("health", "--router", router)
     assert "R-Stitch" in rstitch("demo", "--router", router, "-n", "1")
+    proposed = re.search(r'^ask:  rstitch ask --router \S+ "(.*)"$', up.output, re.MULTILINE)
+    assert proposed is not None
+    for flags, right in (([], True), (["--policy", "slm_only"], False)):
+        said = rstitch("ask", proposed[1], "--router", router, *flags)
+        assert PROPOSED.is_solved_by(said) is right, said
 
     children = up.children()
     assert len(children) == 5  # Redis, two workers, router, guard

@@ -37,7 +37,7 @@ from rstitch import (
     Threshold,
     TrajectoryState,
 )
-from rstitch.client import convert
+from rstitch.client import messages
 from rstitch.client.specs import Spec, parse, text_of
 from rstitch.service.telemetry import context_from_traceparent
 from rstitch.v1 import router_pb2 as pb
@@ -78,7 +78,7 @@ def test_a_name_that_comes_first_need_not_be_named() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 def test_every_policy_survives_the_round_trip(policy: Any) -> None:
-    assert convert.trajectory(pb.Trajectory(policy=convert.policy_message(policy))).policy == policy
+    assert messages.trajectory(pb.Trajectory(policy=messages.policy_message(policy))).policy == policy
 
 
 def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:

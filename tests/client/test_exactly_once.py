@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from rstitch import Chunk, Event, Finished, RstitchError, Started, Switch
-from rstitch.client import convert
+from rstitch.client import messages
 from tests.client.conftest import Ask
 from tests.support.fake_router import NUM_PROMPT_TOKENS, FakeRouter, script
 from tests.support.flaky_proxy import FlakyProxy
@@ -37,7 +37,7 @@ def told(events: list[Event]) -> tuple[list[int], str, list[Switch]]:
 
 
 def expected(router: FakeRouter) -> tuple[list[int], str, list[Switch]]:
-    events = [convert.event(message) for message in router.answer]
+    events = [messages.event(message) for message in router.answer]
     return told([Started("", NUM_PROMPT_TOKENS, NUM_PROMPT_TOKENS, ""), *events])
 
 

@@ -63,7 +63,7 @@ def test_nobody_is_waited_for_who_does_not_come() -> None:
     arrivals, now = regular(MS, num_away=1)
     rule = BatchingRule(COSTS, 1.0)
     assert rule.delay(now, load(1), arrivals) > 0
-    arrivals.gone("away0")
+    arrivals.forget("away0")
     assert rule.delay(now, load(1), arrivals) == 0
     overdue, _ = regular(MS, num_away=1)
     assert BatchingRule(COSTS, 1.0, size=9).delay(now + 1, load(1), overdue) == 0

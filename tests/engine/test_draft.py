@@ -13,12 +13,21 @@ from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import ForwardFailed, InvalidRun, NoCapacity
 from model_worker.engine.forward.loader import adopt
-from model_worker.engine.shared_layers.engine import ExitEngine
-from model_worker.engine.shared_layers.model import make_exit
+from model_worker.engine.shared_layers.engine import SharedEngine
+from model_worker.engine.shared_layers.model import share_layers
 from model_worker.engine.types import GREEDY, FinishReason, Limits, RunRequest, Sampling
-from tests.support.engines import Result, collect, make_engine, run_all, run_one
-from tests.support.exits import make_pair
-from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE
+from tests.support.engines import (
+    Result,
+    collect,
+    failing_forward,
+    held_by,
+    make_engine,
+    make_engine_of,
+    run_all,
+    run_one,
+)
+from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
+from tests.support.shared_layers import make_pair
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 SAMPLINGS = [GREEDY, Sampling(1.2, 0.9, 50, seed=5)]
@@ -106,7 +115,7 @@ def test_whatever_is_drafted_the_tokens_are_those_without_a_draft(architecture: 
 def test_drafts_among_other_runs_and_in_the_background() -> None:
     engine, _ = make_engine(max_batch_tokens=16)
     expected = truths(engine, SAMPLINGS[1])
-    engine._scheduler.costs = CostModel({1: 1000.0, 8: 1100.0}, {64: 90000.0}, {64: 90000.0})
+    engine.costs = CostModel({1: 1000.0, 8: 1100.0}, {64: 90000.0}, {64: 90000.0})
     draft = [*expected[0][:5], 3, 3]
     requests = [
         RunRequest("ahead", 0, PROMPTS[0], SAMPLINGS[1], 20, NO_STOP, background=True, draft=draft),
@@ -120,17 +129,19 @@ def test_drafts_among_other_runs_and_in_the_background() -> None:
     assert ahead.finished.num_accepted >= 5
 
 
-def test_a_model_with_an_exit_drafts_for_itself() -> None:
-    """The exit's drafts are in the session that the LLM verifies them in."""
+def test_a_model_with_shared_layers_drafts_for_itself() -> None:
+    """The SLM's drafts are in the session that the LLM verifies them in."""
     model, _, tail = make_pair("llama", 1)
     loaded = adopt(model, CONTEXT_LENGTH)
-    engine = ExitEngine(loaded, make_exit(model, 1, tail), Limits(VOCAB_SIZE, CONTEXT_LENGTH, 128, max_batch_tokens=24))
+    engine = SharedEngine(
+        loaded, share_layers(model, 1, tail), Limits(VOCAB_SIZE, CONTEXT_LENGTH, 128, max_batch_tokens=24)
+    )
     for prompt, truth in zip(PROMPTS, truths(engine, SAMPLINGS[1]), strict=True):
         tokens, held = list(prompt), 0
         while len(tokens) < len(prompt) + LENGTH:
-            drafting = RunRequest("s", 0, tokens, SAMPLINGS[1], 5, NO_STOP, exit=True)
+            drafting = RunRequest("s", 0, tokens, SAMPLINGS[1], 5, NO_STOP, shallow=True)
             draft = run_one(engine, drafting).tokens
-            if held % 2:  # the exit of a random model is hardly ever right
+            if held % 2:  # the SLM in a random model is hardly ever right
                 draft = truth[len(tokens) - len(prompt) :][:3] + draft
             left = len(prompt) + LENGTH - len(tokens)
             result = run_one(engine, RunRequest("s", held, tokens[held:], SAMPLINGS[1], left, NO_STOP, draft=draft))
@@ -191,27 +202,22 @@ def test_a_draft_longer_than_a_forward_is_verified_in_part() -> None:
 
 
 def test_a_draft_that_was_not_verified_leaves_the_session() -> None:
-    engine, _ = make_engine(max_batch_tokens=8, page_size=4, num_pages=32)
+    model = make_model(CONFIGS["llama"], 0)
+    engine = make_engine_of(model, max_batch_tokens=8, page_size=4, num_pages=32)
     request = RunRequest("s", 0, PROMPTS[1], max_tokens=9, draft=[3] * 6)
     run = engine.submit(request)
     engine.step()
     (ended,) = engine.supersede(run)
     assert (ended.held, ended.num_accepted) == (len(PROMPTS[1]), 0)
     engine.cancel(engine.submit(RunRequest("s", ended.held, [], max_tokens=9, draft=[3] * 6)))
-    assert engine._table.get("s").held == len(PROMPTS[1])
+    assert held_by(engine, "s") == len(PROMPTS[1])
     engine.submit(RunRequest("s", ended.held, [], max_tokens=9, draft=[3] * 6))
     assert engine.close_session("s")[0] == len(PROMPTS[1])
     engine.check_integrity()
-    forward = engine._runner.run
-
-    def broken(rows: object) -> None:
-        raise RuntimeError("device lost")
-
-    engine._runner.run = broken
-    (failed,) = run_all(engine, [request])
-    engine._runner.run = forward
+    with failing_forward(model, RuntimeError("device lost")):
+        (failed,) = run_all(engine, [request])
     assert isinstance(failed.error, ForwardFailed)
-    assert engine._table.get("s").held == len(PROMPTS[1])
+    assert held_by(engine, "s") == len(PROMPTS[1])
 
 
 def test_no_page_is_leaked_where_drafts_are_refused() -> None:
@@ -242,17 +248,17 @@ def test_no_page_is_leaked_where_drafts_are_refused() -> None:
 @pytest.mark.parametrize("where", ["kept", "rejected"])
 def test_logits_that_are_no_distribution(where: str) -> None:
     """Where they would be kept the run fails; where they are rejected nothing of them stays, not even in free pages."""
-    engine, _ = make_engine(page_size=4)
+    model = make_model(CONFIGS["llama"], 0)
+    engine = make_engine_of(model, page_size=4)
     truth = truth_of(engine)
     draft = [*truth[:2], (truth[2] + 1) % VOCAB_SIZE, *truth[3:6]]
     broken_place = 1 if where == "kept" else 4
-    head = engine._runner._loaded.module.get_output_embeddings()
 
     def break_row(module: object, inputs: tuple[torch.Tensor, ...], logits: torch.Tensor) -> torch.Tensor:
         logits[0, broken_place] = float("nan")
         return logits
 
-    handle = head.register_forward_hook(break_row)
+    handle = model.get_output_embeddings().register_forward_hook(break_row)
     result: Any = run_all(engine, [RunRequest("s", 0, PROMPTS[0], max_tokens=9, stop_tokens=NO_STOP, draft=draft)])[0]
     handle.remove()
     if where == "kept":

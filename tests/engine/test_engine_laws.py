@@ -19,7 +19,16 @@ from model_worker.engine.errors import (
 )
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.types import FinishReason, Handoff, Limits, Returns, RunRequest, Sampling
-from tests.support.engines import Result, collect, generate, make_engine, run_all, run_one
+from tests.support.engines import (
+    Result,
+    collect,
+    failing_forward,
+    generate,
+    make_engine,
+    make_engine_of,
+    run_all,
+    run_one,
+)
 from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, STOP_TOKEN, VOCAB_SIZE, make_model
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
@@ -285,16 +294,11 @@ def test_catch_up_keeps_nothing_back() -> None:
 
 
 def test_a_failed_forward_fails_its_runs_and_leaves_the_books_right() -> None:
-    engine, model = make_engine()
-    runner_run = engine._runner.run
-
-    def broken(rows: object) -> None:
-        raise RuntimeError("device lost")
-
-    engine._runner.run = broken
-    failed = run_all(engine, [RunRequest("s", 0, PROMPTS[0], max_tokens=5)])[0]
+    own, model = make_model(CONFIGS["llama"], 0), make_model(CONFIGS["llama"], 0)
+    engine = make_engine_of(own)
+    with failing_forward(own, RuntimeError("device lost")):
+        failed = run_all(engine, [RunRequest("s", 0, PROMPTS[0], max_tokens=5)])[0]
     assert "device lost" in str(failed.error)
-    engine._runner.run = runner_run
     assert run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=5)).tokens == generate(model, PROMPTS[0], 5)
 
 
@@ -326,14 +330,11 @@ def test_what_cannot_be_right_is_refused_and_changes_nothing(
 
 def test_a_lost_device_ends_the_engine() -> None:
     """The worker then exits and is started anew: every later forward would fail, and the health would say SERVING."""
-    engine, _ = make_engine()
-
-    def lost(rows: object) -> None:
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-
-    engine._runner.run = lost
+    model = make_model(CONFIGS["llama"], 0)
+    engine = make_engine_of(model)
     engine.submit(RunRequest("s", 0, PROMPTS[0], max_tokens=5))
-    with pytest.raises(torch.AcceleratorError):
+    lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    with failing_forward(model, lost), pytest.raises(torch.AcceleratorError):
         engine.step()
 
 
@@ -349,16 +350,11 @@ def test_a_temperature_near_zero_is_greedy() -> None:
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0)])
 def test_logits_that_are_no_distribution_fail_their_run_alone(sampling: Sampling) -> None:
     """A token of a NaN row would be kept under `above`, and its choice would fail the whole batch."""
-    engine, model = make_engine()
+    own, model = make_model(CONFIGS["llama"], 0), make_model(CONFIGS["llama"], 0)
+    engine = make_engine_of(own)
     broken_token = 299
-    head = engine._runner._loaded.module.get_output_embeddings()
-
-    def break_row(module: object, inputs: tuple[torch.Tensor, ...], logits: torch.Tensor) -> torch.Tensor:
-        rows = [run.session.tokens[-1] == broken_token for run in engine._scheduler._runs.values()]
-        logits[0, torch.tensor(rows)] = float("nan")
-        return logits
-
-    head.register_forward_hook(break_row)
+    with torch.no_grad():
+        own.get_input_embeddings().weight[broken_token] = float("nan")
     requests = [
         RunRequest("bad", 0, [5, broken_token], sampling, max_tokens=8, handoff=Handoff(above=0.5)),
         RunRequest("good", 0, [5, 6], max_tokens=8),

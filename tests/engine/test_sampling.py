@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_worker.engine.forward.sampling import Measured, measure, measure_on_host, unpack
+from model_worker.engine.forward.sampling import Choices, measure, measure_on_host, unpack
 
-Measure = Callable[[Tensor], Measured]
+Measure = Callable[[Tensor], Choices]
 
 
-def measure_as_on_a_device(logits: Tensor) -> Measured:
+def measure_as_on_a_device(logits: Tensor) -> Choices:
     return unpack(measure(logits), logits.shape[-1])
 
 

@@ -242,7 +242,7 @@ def test_no_page_is_leaked_by_any_mix(seed: int) -> None:
                 session = bench.table.open(session_id)
                 session.tokens.extend([0] * rng.randrange(1, 12))
                 run = Run(next(_ids), request, session)
-                if run.wants_token and session.num_pending == 0:
+                if run.request.wants_token and session.num_pending == 0:
                     bench.table.uncompute(session, session.held - 1)
                 bench.scheduler.add(run)
                 live.append(run)
@@ -258,7 +258,7 @@ def test_no_page_is_leaked_by_any_mix(seed: int) -> None:
         assert not foreground or schedule.rows
         for row in schedule.rows:
             if row.is_last and row.run in live:
-                if row.run.session.held < 20 and row.run.wants_token:
+                if row.run.session.held < 20 and row.run.request.wants_token:
                     row.run.session.tokens.append(0)
                 else:
                     bench.scheduler.remove(row.run)

@@ -13,12 +13,15 @@ from pydantic_settings import CliApp
 from rich.console import Console
 from rich.progress import Progress
 
+from evals.asking.stacks import add_stack_arguments
 from evals.bench import engine, page
-from evals.bench.replay_stack import add_pair_arguments, ask, cache_args, replay_stack
+from evals.bench.outside import fit
+from evals.bench.replay_stack import SYSTEMS, Replayed, cache_args, numbered, replay_stack
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
 from evals.figures.provenance import ROOT
 from evals.figures.ratio import ratio
+from evals.tasks.data import Problem
 from model_worker.build import default_page_size
 from model_worker.engine.forward.loader import load
 from model_worker.settings import WorkerSettings
@@ -61,7 +64,7 @@ def test_a_model_knows_from_the_trace_when_to_give_the_pen_back() -> None:
 
 def options(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_pair_arguments(parser)
+    add_stack_arguments(parser, models=False)
     return parser.parse_args(["--threads", "1", *arguments])
 
 
@@ -77,15 +80,16 @@ async def test_a_replay_yields_exactly_the_traces_segments() -> None:
         other = stack.start_router("--run-ahead", "on", "--catch-up-tokens", "0")
         for address in (stack.router_address, other.address):
             async with AsyncClient(address) as client:
-                for index, trace in enumerate(traces):
-                    await follow(client, index, trace)
-                alone = await ask(client, "llm_only", 0, 12, 20, seed=1)
-                assert (alone.num_slm_tokens, alone.num_llm_tokens) == (0, 12)
+                replayed = Replayed("replay", client, SYSTEMS["replay"], traces, 20)
+                for problem, trace in zip(numbered(2), traces, strict=True):
+                    await follow(replayed, problem, trace)
+                alone = await Replayed("llm_only", client, SYSTEMS["llm_only"], traces, 20).answer(problem)
+                assert (alone.count("slm_tokens"), alone.count("llm_tokens")) == (0, traces[1].num_tokens)
 
 
-async def follow(client: AsyncClient, index: int, trace: Trace) -> None:
-    answer = await ask(client, "replay", index, trace.num_tokens, 20, seed=index)
-    kept = await client.trajectory(answer.session_id)
+async def follow(replayed: Replayed, problem: Problem, trace: Trace) -> None:
+    answer = await replayed.answer(problem)
+    kept = await replayed.client.trajectory(answer.session_id)
     prompt, *segments = kept.segments
     assert prompt.source is Source.PROMPT
     assert [(str(s.source), len(s.tokens)) for s in segments] == [(s.model, s.num_tokens) for s in trace.segments]
@@ -93,8 +97,8 @@ async def follow(client: AsyncClient, index: int, trace: Trace) -> None:
         SwitchReason.ENTROPY_ABOVE if segment.model == "llm" else SwitchReason.ENTROPY_BELOW
         for segment in trace.segments[1:]
     ]
-    assert answer.num_switches == trace.num_switches
-    assert answer.num_llm_tokens == trace.num_llm_tokens
+    assert answer.count("switches") == trace.num_switches
+    assert answer.count("llm_tokens") == trace.num_llm_tokens
 
 
 def test_the_engine_bench_times_two_ways_to_the_same_tokens(tmp_path: Path) -> None:
@@ -175,6 +179,13 @@ def test_a_ratio_of_times_measured_in_turn_ignores_what_slows_both() -> None:
     found = ratio([2 * seconds for seconds in theirs], theirs, block=4)
     assert found.value == pytest.approx(2)
     assert found.low <= 2 <= found.high
+
+
+def test_a_fit_splits_times_and_ignores_an_answer_that_was_disturbed() -> None:
+    tokens, switches = [10, 20, 40, 80, 30, 60] * 4, [0, 2, 4, 2, 6, 8] * 4
+    spent = [0.1 * a + 1.5 * b + 3 for a, b in zip(tokens, switches, strict=True)]
+    spent[7] += 500
+    assert fit(spent, tokens, switches) == pytest.approx([0.1, 1.5, 3], abs=0.02)
 
 
 def test_a_section_is_added_once_and_then_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

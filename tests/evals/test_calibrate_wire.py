@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evals.calibrate.__main__ import main
+from evals.figures.intervals import Interval
 from rstitch.client.sync import Client
 from rstitch.client.types import Profile, Signal, Threshold
 from rstitch.local.stack import LocalStack
@@ -31,13 +32,15 @@ def test_a_share_becomes_a_profile_that_answers(
 ) -> None:
     flags = ["--router", stack.router_address, "--data", "tiny:calibration", "--n", "8", "--signal", "margin"]
     flags += ["--max-new-tokens", "48", "--cache", str(tmp_path / "cache.jsonl"), "--llm-share", "10%"]
-    code, made, _ = calibrate(capsys, *flags, "--name", "cheap")
+    code, made, _ = calibrate(capsys, *flags, "--name", "cheap", "--force")
     assert code in (0, 3)  # whether the check landed is a matter of chance
     assert (made["num_calibrated"], made["num_checked"], made["profile"]) == (4, 4, "cheap")
     policy = Threshold(float(str(made["tau"])), signal=Signal.MARGIN)
     with Client(stack.router_address) as client:
         (kept,) = client.profiles()
-        assert "fresh questions the LLM share will be between" in kept.description
+        first = kept.description.partition("\n")[0]
+        assert "fresh questions the LLM share will be between" in first
+        assert f"checked: {made['checked']:.1%}, {'within' if made['landed'] else 'OUTSIDE'}" in first
         assert isinstance(kept.policy, Threshold)
         assert (kept.policy.tau, kept.policy.signal) == (policy.tau, policy.signal)
         named = client.answer("2+2", policy=Profile("cheap"), max_new_tokens=8)
@@ -49,9 +52,35 @@ def test_a_share_becomes_a_profile_that_answers(
     assert len((tmp_path / "cache.jsonl").read_text().splitlines()) == asked
 
 
+def test_a_profile_whose_check_fails_is_not_kept_unless_forced(
+    stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Interval, "holds", lambda interval, value: False)
+    flags = ["--router", stack.router_address, "--data", "tiny:calibration", "--n", "4", "--max-new-tokens", "16"]
+    flags += ["--llm-share", "10%", "--cache", str(tmp_path / "cache.jsonl"), "--name", "outside"]
+    with Client(stack.router_address) as client:
+
+        def names() -> set[str]:
+            return {kept.name for kept in client.profiles()}
+
+        code, made, err = calibrate(capsys, *flags)
+        assert (code, made["landed"], made["profile"]) == (3, False, "")
+        assert "NOT kept as profile outside" in err
+        assert "--force" in err
+        assert "outside" not in names()
+        code, made, err = calibrate(capsys, *flags, "--force")
+        assert (code, made["profile"]) == (3, "outside")
+        assert "outside" in names()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (
+            ["--data", "tiny:calibration", "--llm-share", "0.1", "--slm-model", "/nope"],
+            "--slm-model: a router that runs",
+        ),
+        (["repeat", "--llm-arg=--kv-tokens=9"], "--llm-arg: a router that runs is asked (127.0.0.1:1)"),
         (["--data", "tiny:calibration"], "--llm-share: there is no goal"),
         (["--llm-share", "0.1"], "--data: there is none"),
         (["--data", "tiny:calibration", "--llm-share", "2"], "--llm-share: 2.0 is no share"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from evals.algorithm import bare
-from evals.algorithm.reference import stitch
+from evals.algorithm.reference import Threshold, stitch
+from evals.algorithm.uncached_model import UncachedModel
 from evals.figures import report
 from evals.figures.provenance import provenance
 from evals.figures.statistics import paired_difference, wilson
@@ -42,12 +43,12 @@ def test_paired_difference_counts_each_problem_once() -> None:
 def test_the_reference_and_the_bare_loop_are_one_algorithm() -> None:
     slm, llm = make_model(CONFIGS["llama"], 1), make_model(CONFIGS["qwen2"], 2)
     for tau in (-1.0, 0.3, 0.4, 1.0):
-        reference = stitch(
-            slm, llm, PROMPT, tau=tau, max_new_tokens=50, stop_tokens={STOP_TOKEN}, vocab_size=VOCAB_SIZE
-        )
+        oracles = (UncachedModel(model, VOCAB_SIZE) for model in (slm, llm))
+        reference = stitch(*oracles, PROMPT, Threshold(tau), max_new_tokens=50, stop_tokens={STOP_TOKEN})
         run = bare.stitch(slm, llm, PROMPT, tau, 50, {STOP_TOKEN}, VOCAB_SIZE)
-        assert run.tokens == [token.id for token in reference]
-    assert [token.id for token in reference] == generate(slm, PROMPT, 50)
+        assert run.tokens == [token.id for token in reference.written]
+        assert run.answer.num_switches == reference.num_switches
+    assert run.tokens == generate(slm, PROMPT, 50)
 
 
 def test_a_report_replaces_its_own_section_only(tmp_path: Path) -> None:

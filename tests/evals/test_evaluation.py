@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from evals.asking.ask import jobs
+from evals.asking.run_file import RunFile, read
+from evals.asking.systems import Served, Terms, named_specs
 from evals.evaluation.__main__ import main
-from evals.evaluation.run import systems_of
-from evals.evaluation.run_file import RunFile, read
-from evals.evaluation.runner import Plan, jobs
 from evals.tasks.data import Problem
+from evals.tasks.task import names
 from rstitch.client.sync import Client
 from rstitch.client.types import Random
 from rstitch.errors import RstitchError
@@ -92,20 +93,20 @@ class TestOnARealStack:
 
 
 def test_every_system_is_first_as_often_as_last() -> None:
-    systems = systems_of(["llm_only", "slm_only", "threshold:tau=0.1"])
+    specs = named_specs(["llm_only", "slm_only", "threshold:tau=0.1"])
+    systems = [Served(name, None, spec, Terms(1)) for name, spec in specs.items()]  # type: ignore[arg-type]
     problems = [Problem(index, str(index), "", "", {}) for index in range(3)]
-    order = [(job.problem.index, job.system.name) for job in jobs(systems, problems, Plan(1))]
+    order = [(job.problem.index, job.system.name) for job in jobs(systems, problems)]
     assert [name for _, name in order[::3]] == ["llm_only", "slm_only", "threshold:tau=0.1"]
     assert [index for index, _ in order] == [0] * 3 + [1] * 3 + [2] * 3
-    blocks = [job.system.name for job in jobs(systems, problems, Plan(1, order="blocks"))]
+    blocks = [job.system.name for job in jobs(systems, problems, order="blocks")]
     assert blocks == ["llm_only"] * 3 + ["slm_only"] * 3 + ["threshold:tau=0.1"] * 3
 
 
 def test_systems_are_specs_once_each() -> None:
-    words = ["random:slm_probability=0.90", "random:slm_probability=0.9", "profile:fast"]
-    systems = systems_of(words)
-    assert [system.name for system in systems] == ["random:slm_probability=0.9", "profile:name=fast"]
-    assert systems[0].spec.policy == Random(0.9)
+    specs = named_specs(["random:slm_probability=0.90", "random:slm_probability=0.9", "profile:fast"])
+    assert list(specs) == ["random:slm_probability=0.9", "profile:name=fast"]
+    assert next(iter(specs.values())).policy == Random(0.9)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +146,18 @@ def test_a_file_being_written_is_not_written_by_another(tmp_path: Path) -> None:
         RunFile(tmp_path / "run.jsonl", CONFIGURATION, PROVENANCE)
 
 
-def test_the_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_the_tasks_are_listed_at_any_width(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
     assert main(["list"]) == 0
-    assert "gsm8k" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert {"gsm8k", "tiny", "mbpp"} <= set(shown.splitlines())
+    assert len(shown.splitlines()) < 8 * len(names())
+    assert all(len(line) <= int(columns) for line in shown.splitlines())
+
+
+def test_the_tasks_are_listed_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     assert {task["name"] for task in json.loads(capsys.readouterr().out)} >= {"tiny", "aime25", "mbpp"}

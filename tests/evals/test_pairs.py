@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from evals.algorithm.reference import stitch
+from evals.algorithm.reference import Threshold, stitch
+from evals.algorithm.uncached_model import UncachedModel
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from evals.pairs.__main__ import main
 from evals.pairs.check import Measured, rank_correlations
-from evals.pairs.predict import Sample, predict, ranked
+from evals.pairs.predict import Sample, alike, predict, ranked
 from evals.pairs.questions import final_answer, load
 from evals.pairs.reading import answers, compatible, prompt_of, read
 from evals.pairs.reading import load as load_model
@@ -123,10 +125,12 @@ def test_an_exact_walk_is_algorithm_1() -> None:
             walked = walk(texts[0], texts[1], tau)
             if not walked.is_exact:
                 continue
-            truth = stitch(slm.model, llm.model, prompt, tau=tau, max_new_tokens=120, stop_tokens=slm.stop_tokens,
-                           vocab_size=vocab_size)  # fmt: skip
-            assert [token.id for token in truth] == own
-            assert [token.model for token in truth] == [model for model, num, _ in walked.runs for _ in range(num)]
+            oracles = (UncachedModel(each.model, vocab_size) for each in (slm, llm))
+            answer = stitch(*oracles, prompt, Threshold(tau), max_new_tokens=120, stop_tokens=slm.stop_tokens)
+            assert [token.id for token in answer.written] == own
+            assert [token.model for token in answer.written] == [
+                model for model, num, _ in walked.runs for _ in range(num)
+            ]
             num_exact += 1
             num_handed_over += len(walked.runs) > 1
     assert num_exact >= 4
@@ -159,10 +163,32 @@ def test_a_candidate_without_a_threshold_is_last_and_served_by_the_llm_alone() -
     assert [one.name for one in ranked([hopeless, good])] == ["good", "hopeless"]
 
 
+def noisy(slm_ms: float, seed: int) -> Timing:
+    """Rounds in which the SLM takes a third more or less."""
+    rounds = [flat(slm_ms * factor, 10).latency for factor in np.random.default_rng(seed).uniform(0.7, 1.3, 15)]
+    return replace(flat(slm_ms, 10), rounds=rounds)
+
+
+def test_a_speed_up_has_an_interval_and_what_cannot_be_told_apart_is_said() -> None:
+    samples = [Sample(5, text(SHORT), text(LONG)), Sample(5, text(SHORT), text(SHORT))]
+    one, same, other = (
+        predict(name, 1, samples, noisy(ms, seed), 0.0)
+        for name, ms, seed in (("one", 2, 1), ("same", 2, 2), ("x", 6, 3))
+    )
+    for each in (one, same, other):
+        assert each.speed_up_low < each.proposed.speed_up < each.speed_up_high
+    (said,) = alike(ranked([one, same, other]))
+    assert "one" in said
+    assert "same" in said
+    assert "cannot be told apart" in said
+    sure = predict("sure", 1, samples, flat(2, 10), 0.0)
+    assert alike(ranked([sure, other])) == []
+
+
 def test_rank_correlations_are_of_predicted_with_measured() -> None:
     fast = predict("fast", 1, [Sample(5, text(SHORT), text(LONG))], flat(1, 10), 0.0)
     slow = predict("slow", 1, [Sample(5, text(SHORT), text(LONG))], flat(5, 10), 0.0)
-    seen = [Measured(10, 1, 1, 1, 1, 0.1, 1, 4, ms, 60) for ms in (6, 30)]
+    seen = [Measured(10, 1, 1, 1, 1, 0.1, 1, 4, ms, 60, 1, 99) for ms in (6, 30)]
     found = rank_correlations([(fast, seen[0]), (slow, seen[1])])
     assert found == {"speed_up": {"kendall": pytest.approx(1.0), "spearman": pytest.approx(1.0)}}
 

@@ -1,75 +1,20 @@
-"""Whole stacks for the laws: real processes, real Redis, real bytes."""
+"""Pairs of models and the stacks that serve them, which many laws share: to start one takes longer than most laws.
+
+A law that kills a part of a stack starts it again.
+"""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evals.algorithm.reference import Signal, Token, stitch
-from router_svc.main import running
-from router_svc.settings import RouterSettings
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer
 from rstitch.local.stack import LocalStack
-from rstitch.service.telemetry import setup_telemetry
-from tests.support.pairs import STOP_TOKEN, VOCAB_SIZE, save_model
-
-ROOT = Path(__file__).parents[2]
-
-
-@dataclass
-class Pair:
-    """Two model folders, and the models themselves as the oracle sees them."""
-
-    slm_folder: Path
-    llm_folder: Path
-    dtype: str
-    vocab_size: int = VOCAB_SIZE
-    stop_token: int = STOP_TOKEN
-    _models: dict[str, Any] = field(default_factory=dict)
-    _references: dict[Any, list[Token]] = field(default_factory=dict)
-
-    def model(self, role: str) -> Any:
-        if role not in self._models:
-            folder = self.slm_folder if role == "slm" else self.llm_folder
-            dtype = getattr(torch, self.dtype)
-            self._models[role] = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-        return self._models[role]
-
-    def reference(
-        self,
-        prompt: list[int],
-        tau: float,
-        max_new_tokens: int,
-        tau_return: float | None = None,
-        signal: Signal = "entropy",
-        window: int = 0,
-    ) -> list[Token]:
-        """Algorithm 1, naively; remembered, since many tests ask for the same."""
-        key = (tuple(prompt), tau, max_new_tokens, tau_return, signal, window)
-        if key not in self._references:
-            self._references[key] = stitch(
-                self.model("slm"),
-                self.model("llm"),
-                prompt,
-                tau=tau,
-                tau_return=tau_return,
-                max_new_tokens=max_new_tokens,
-                stop_tokens={self.stop_token},
-                vocab_size=self.vocab_size,
-                signal=signal,
-                window=window,
-            )
-        return self._references[key]
+from tests.support.pairs import make_tokenizer, save_model
+from tests.support.served import ROOT, Pair, start_stack
 
 
 @pytest.fixture(scope="session")
@@ -79,61 +24,53 @@ def random_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(save_model(folder / "slm", "llama", 1), save_model(folder / "llm", "qwen2", 2), "float64")
 
 
-def start_stack(pair: Pair, **arguments: Any) -> LocalStack:
-    return LocalStack(slm_model=str(pair.slm_folder), llm_model=str(pair.llm_folder), dtype=pair.dtype, **arguments)
-
-
 @pytest.fixture(scope="session")
 def stack(random_pair: Pair) -> Iterator[LocalStack]:
-    """The random pair, served; shared by the tests that break nothing."""
+    """The random pair, served."""
     with start_stack(random_pair) as running:
         yield running
 
 
 @pytest.fixture
 async def client(stack: LocalStack) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(stack.router_address, timeout_s=50) as connected:
+    async with AsyncClient(stack.router_address, timeout_s=100) as connected:
         yield connected
 
 
-@asynccontextmanager
-async def another_router(stack: LocalStack, **settings: Any) -> AsyncIterator[AsyncClient]:
-    """A client of a router with settings of its own, in this process, on the workers and the Redis of a stack."""
-    slm, llm = stack.worker_addresses
-    chosen = RouterSettings(slm=slm, llm=llm, redis=stack.redis_url, listen="127.0.0.1:0", **settings)
-    async with running(chosen, setup_telemetry("router", None)) as router:
-        await router.ready.wait()
-        async with AsyncClient(f"127.0.0.1:{router.port}", timeout_s=50) as connected:
-            yield connected
-        await router.sessions.drain()
-        await router.server.stop(0)
+@pytest.fixture(scope="session")
+def kindred_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A random SLM, and as its LLM the same model with a little noise: often, not always, of its opinion."""
+    folder = tmp_path_factory.mktemp("kindred")
+    slm = save_model(folder / "slm", "llama", 1)
+    model = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float64)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.add_(0.05 * parameter.std() * torch.randn_like(parameter))
+    model.save_pretrained(folder / "llm")
+    make_tokenizer().save_pretrained(folder / "llm")
+    return Pair(slm, folder / "llm", "float64")
 
 
-def stored_in_redis(url: str, session_id: str) -> list[tuple[str, int]]:
-    """What Redis itself holds: (source, token) in order, read with nothing of ours."""
-    names = {1: "prompt", 2: "slm", 3: "llm"}
-    with redis.Redis.from_url(url) as connection:
-        entries = connection.xrange(f"rstitch:chunks:{session_id}")
-    return [
-        (names[int(entry[b"s"])], token) for _, entry in entries for (token,) in struct.iter_unpack("<I", entry[b"t"])
-    ]
+@pytest.fixture(scope="session")
+def kindred_stack(kindred_pair: Pair) -> Iterator[LocalStack]:
+    """The kindred pair, served."""
+    with start_stack(kindred_pair) as running:
+        yield running
 
 
-async def check_kept(stack: LocalStack, client: AsyncClient, answer: Answer, prompt: list[int]) -> None:
-    """Law 5: what the client received, what Redis holds and what GetTrajectory says are the same tokens."""
-    received = [("prompt", token) for token in prompt]
-    received += [(str(chunk.model), token) for chunk in answer.chunks for token in chunk.tokens]
-    assert stored_in_redis(stack.redis_url, answer.session_id) == received
-    trajectory = await client.trajectory(answer.session_id)
-    told = [(str(segment.source), token) for segment in trajectory.segments for token in segment.tokens]
-    assert told == received
-    assert "".join(s.text for s in trajectory.segments if s.source != "prompt") == answer.text
+@pytest.fixture(scope="session")
+def bundled_pair() -> Pair:
+    """The tiny pair that comes with the repository."""
+    folder = ROOT / "models"
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tiny-llm")
+    sizes = {"vocab_size": len(tokenizer), "stop_token": tokenizer.eos_token_id}
+    return Pair(folder / "tiny-slm", folder / "tiny-llm", "float32", **sizes)
 
 
-def written(answer: Answer) -> list[tuple[int, str]]:
-    """(token, model) in order, as in the reference."""
-    return [(token, str(chunk.model)) for chunk in answer.chunks for token in chunk.tokens]
-
-
-def expected(reference: list[Token]) -> list[tuple[int, str]]:
-    return [(token.id, token.model) for token in reference]
+@pytest.fixture(scope="session")
+def bundled_stack(bundled_pair: Pair) -> Iterator[LocalStack]:
+    """The bundled pair, served."""
+    with start_stack(bundled_pair) as running:
+        yield running

@@ -9,10 +9,12 @@ import pytest
 
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Threshold
-from tests.laws.conftest import Pair, check_kept, expected, start_stack, written
+from tests.support.served import Pair, check_kept, expected, start_stack, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TOKENS = 40
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ async def test_any_batching_writes_the_same_answer(random_pair: Pair, flags: lis
     worker_args = [str(tmp_path / "device") if flag == "DEVICE" else flag for flag in flags]
     router_args = ["--catch-up-tokens", "2", "--run-ahead", "on"]
     with start_stack(random_pair, worker_args=worker_args, router_args=router_args) as stack:
-        async with AsyncClient(stack.router_address, timeout_s=50) as client:
+        async with AsyncClient(stack.router_address, timeout_s=100) as client:
             asked = [(prompt, tau) for prompt in PROMPTS for tau in (-1.0, 0.25, 0.35, 1.0)]
             answers = await asyncio.gather(
                 *(client.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=TOKENS) for prompt, tau in asked)

@@ -10,13 +10,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from evals.algorithm.reference import EarlyExit as Rule
-from evals.algorithm.reference import stitch_exiting
+from evals.algorithm.reference import Threshold as Tau
 from evals.tasks.tiny.arithmetic import problems
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, EarlyExit, LlmOnly, Message, Speculative, Threshold
 from rstitch.local.stack import LocalStack
-from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, start_stack, written
 from tests.support.pairs import make_tokenizer
+from tests.support.served import Pair, another_router, check_kept, expected, written
 
 TOKENS = 60
 TAU = 0.3
@@ -38,16 +38,8 @@ def rule_of(asked: EarlyExit, tokenizer: Any, thinking_end: str = "</think>") ->
 
 
 def check(answer: Answer, pair: Pair, prompt: list[int], tau: float, rule: Rule, max_new_tokens: int) -> None:
-    tokens, exited = stitch_exiting(
-        pair.model("slm"),
-        pair.model("llm"),
-        prompt,
-        rule,
-        tau=tau,
-        max_new_tokens=max_new_tokens,
-        stop_tokens={pair.stop_token},
-        vocab_size=pair.vocab_size,
-    )
+    reference = pair.stitched(prompt, Tau(tau), max_new_tokens, rule)
+    tokens, exited = reference.written, reference.exited
     assert written(answer) == expected(tokens)
     taken = answer.finished.early_exit
     assert (taken is None) == (exited is None)
@@ -100,33 +92,26 @@ async def test_with_drafts_it_is_that_of_the_llm_alone(client: AsyncClient) -> N
         assert drafted.finished.usage.num_trials == llm.finished.usage.num_trials > 0
 
 
-async def test_the_bundled_pair_asks_in_its_own_words() -> None:
+@pytest.mark.slow
+async def test_the_bundled_pair_asks_in_its_own_words(bundled_pair: Pair, bundled_stack: LocalStack) -> None:
     """Nothing but a threshold is named: the rest is in the model's folder."""
-    models = ROOT / "models"
-    tokenizer = AutoTokenizer.from_pretrained(models / "tiny-llm")
-    pair = Pair(
-        models / "tiny-slm",
-        models / "tiny-llm",
-        "float32",
-        vocab_size=len(tokenizer),
-        stop_token=tokenizer.eos_token_id,
-    )
+    pair, stack = bundled_pair, bundled_stack
+    tokenizer = AutoTokenizer.from_pretrained(pair.llm_folder)
     style = EarlyExit(0.95, (".\n",), "</think>\n", "}")
-    with start_stack(pair) as stack:
-        async with AsyncClient(stack.router_address, timeout_s=50) as client:
-            for index, problem in enumerate(problems("dev", 2)):
-                chat = [{"role": "user", "content": problem.question}]
-                prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-                threshold = (0.9, 1.0)[index]
-                answer = await client.answer(
-                    chat=[Message(**chat[0])],
-                    policy=Threshold(0.02),
-                    early_exit=EarlyExit(threshold),
-                    max_new_tokens=300,
-                )
-                rule = rule_of(replace(style, threshold=threshold), tokenizer)
-                check(answer, pair, prompt, 0.02, rule, 300)
-                await check_kept(stack, client, answer, prompt)
-                assert "</think>" in answer.text
-                assert answer.finished.usage.num_trials > 0
-                assert (answer.finished.early_exit is None) == (threshold == 1)
+    async with AsyncClient(stack.router_address, timeout_s=100) as client:
+        for index, problem in enumerate(problems("dev", 2)):
+            chat = [{"role": "user", "content": problem.question}]
+            prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+            threshold = (0.9, 1.0)[index]
+            answer = await client.answer(
+                chat=[Message(**chat[0])],
+                policy=Threshold(0.02),
+                early_exit=EarlyExit(threshold),
+                max_new_tokens=300,
+            )
+            rule = rule_of(replace(style, threshold=threshold), tokenizer)
+            check(answer, pair, prompt, 0.02, rule, 300)
+            await check_kept(stack, client, answer, prompt)
+            assert "</think>" in answer.text
+            assert answer.finished.usage.num_trials > 0
+            assert (answer.finished.early_exit is None) == (threshold == 1)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import grpc
 import pytest
 
-from evals.algorithm.reference import Token, stitch_learned
+from evals.algorithm.reference import Threshold as Tau
+from evals.algorithm.reference import Token
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Learned, SwitchReason, Threshold
 from rstitch.errors import RstitchError
-from rstitch.head import Head
 from rstitch.local.stack import LocalStack
-from tests.laws.conftest import Pair, another_router, check_kept, expected, written
+from rstitch.service.head import Head
 from tests.support.heads import put, random_head
+from tests.support.served import Pair, another_router, check_kept, expected, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 5]
 TOKENS = 40
@@ -41,16 +42,12 @@ async def client(stack: LocalStack, folder: Path, request: pytest.FixtureRequest
 
 
 def reference(pair: Pair, prompt: list[int], head: Head, tau: float) -> list[Token]:
-    return stitch_learned(
-        pair.model("slm"),
-        pair.model("llm"),
-        prompt,
-        tau=tau,
-        wants_llm=head.wants_llm,
-        max_new_tokens=TOKENS,
-        stop_tokens={pair.stop_token},
-        vocab_size=pair.vocab_size,
-    )
+    slm = pair.oracle("slm")
+
+    def wants_llm(tokens: Sequence[int]) -> bool:
+        return head.wants_llm(slm.hidden_state(tokens), len(tokens))
+
+    return pair.stitched(prompt, Tau(tau, wants_llm=wants_llm), TOKENS).written
 
 
 async def test_learned_equals_the_reference(stack: LocalStack, client: AsyncClient, random_pair: Pair) -> None:

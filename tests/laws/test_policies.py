@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from evals.algorithm.reference import Author, Token, route
+from evals.algorithm.reference import Author, Authors, Token
 from router_svc.policies.kinds import Random as Coin
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Budget, Confidence, LlmOnly, Policy, Random, Signal, SlmOnly, Threshold
 from rstitch.local.stack import LocalStack
-from tests.laws.conftest import Pair, another_router, check_kept, expected, written
+from tests.support.served import Pair, another_router, check_kept, expected, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 5]
 TOKENS = 40
@@ -37,15 +37,7 @@ def by_coin(pair: Pair, prompt: list[int], slm_probability: float, seed: int) ->
     def author(position: int) -> Author:
         return "slm" if coin.author(position).label == "slm" else "llm"
 
-    return route(
-        pair.model("slm"),
-        pair.model("llm"),
-        prompt,
-        author=author,
-        max_new_tokens=TOKENS,
-        stop_tokens={pair.stop_token},
-        vocab_size=pair.vocab_size,
-    )
+    return pair.stitched(prompt, Authors(author), TOKENS).written
 
 
 @pytest.mark.parametrize(("policy", "rule"), SIGNALS, ids=[str(rule) for _, rule in SIGNALS])

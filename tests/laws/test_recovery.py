@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import pytest
 
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer, Chunk, Event, LlmOnly, Sampling, Started, Threshold, TrajectoryState
-from rstitch.local.stack import LocalStack, Part
-from rstitch.v1 import worker_pb2, worker_pb2_grpc
-from tests.laws.conftest import Pair, check_kept, expected, start_stack, stored_in_redis, written
-
-TAUS = (0.25, 0.35, 0.45)
+from rstitch.client.types import Chunk, LlmOnly, Sampling, Threshold
+from rstitch.local.stack import LocalStack
+from tests.support.breaking import free_pages, interrupted, long_prompts, runs_on
+from tests.support.served import Pair, check_kept, expected, start_stack, stored_in_redis, written
 
 
 @pytest.fixture(scope="module")
@@ -26,34 +22,9 @@ def small_stack(random_pair: Pair) -> Iterator[LocalStack]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def mortal_stack(random_pair: Pair) -> Iterator[LocalStack]:
-    """A stack whose parts get killed."""
-    with start_stack(random_pair) as running:
-        yield running
-
-
-async def free_pages(address: str) -> tuple[int, int]:
-    async with grpc.aio.insecure_channel(address) as channel:
-        info = await worker_pb2_grpc.WorkerServiceStub(channel).GetInfo(worker_pb2.GetInfoRequest())
-    return info.capacity.num_free_pages, info.capacity.num_pages
-
-
-def long_prompts(pair: Pair, count: int, num_tokens: int) -> list[tuple[list[int], float]]:
-    """Prompts with a tau whose answers are long and change hands often."""
-    rng = random.Random(11)
-    found: list[tuple[list[int], float]] = []
-    while len(found) < count:
-        prompt, tau = [rng.randrange(5, 300) for _ in range(rng.randrange(2, 30))], rng.choice(TAUS)
-        reference = pair.reference(prompt, tau, num_tokens)
-        if len(reference) == num_tokens and len({token.model for token in reference}) == 2:
-            found.append((prompt, tau))
-    return found
-
-
 async def test_eviction_changes_nothing_and_leaks_nothing(small_stack: LocalStack, random_pair: Pair) -> None:
     asked = long_prompts(random_pair, 12, 60)
-    async with AsyncClient(small_stack.router_address, timeout_s=55) as client:
+    async with AsyncClient(small_stack.router_address, timeout_s=100) as client:
         answers = await asyncio.gather(
             *(client.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=60) for prompt, tau in asked)
         )
@@ -70,75 +41,52 @@ async def test_eviction_changes_nothing_and_leaks_nothing(small_stack: LocalStac
         assert free == total
 
 
-async def interrupted(events: AsyncIterator[Event], part: Part, is_running: Callable[[str], Awaitable[bool]]) -> Answer:
-    """Reads an answer; once 20 tokens have come, kills a part, makes sure that the answer is not over, restarts it."""
-    loop = asyncio.get_running_loop()
-    got: list[Event] = []
-    killed = False
-    async for event in events:
-        got.append(event)
-        if not killed and sum(len(item.tokens) for item in got if isinstance(item, Chunk)) >= 20:
-            killed = True
-            await loop.run_in_executor(None, part.kill)
-            assert isinstance(got[0], Started)
-            assert await is_running(got[0].session_id), "the answer was over before the part was killed"
-            await loop.run_in_executor(None, part.restart)
-    assert killed
-    return Answer.of(got)
-
-
-@pytest.mark.timeout(120)
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["slm", "llm"])
-async def test_a_killed_worker_changes_nothing(mortal_stack: LocalStack, random_pair: Pair, role: Any) -> None:
+async def test_a_killed_worker_changes_nothing(stack: LocalStack, random_pair: Pair, role: Any) -> None:
     ((prompt, tau),) = long_prompts(random_pair, 1, 300)
-    async with AsyncClient(mortal_stack.router_address, timeout_s=100) as client:
-
-        async def is_running(session_id: str) -> bool:
-            return (await client.trajectory(session_id)).state is TrajectoryState.RUNNING
-
+    async with AsyncClient(stack.router_address, timeout_s=100) as client:
         events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=300)
-        answer = await interrupted(events, mortal_stack.worker(role), is_running)
+        answer = await interrupted(events, stack.worker(role), runs_on(client))
         assert written(answer) == expected(random_pair.reference(prompt, tau, 300))
-        await check_kept(mortal_stack, client, answer, prompt)
+        await check_kept(stack, client, answer, prompt)
 
 
-@pytest.mark.timeout(120)
-async def test_a_killed_router_loses_nothing(mortal_stack: LocalStack, random_pair: Pair) -> None:
+async def test_a_killed_router_loses_nothing(stack: LocalStack, random_pair: Pair) -> None:
     """The client re-attaches by itself; each token comes exactly once."""
     ((prompt, tau),) = long_prompts(random_pair, 1, 300)
 
     async def is_running(session_id: str) -> bool:
-        return len(stored_in_redis(mortal_stack.redis_url, session_id)) < len(prompt) + 300
+        return len(stored_in_redis(stack.redis_url, session_id)) < len(prompt) + 300
 
-    async with AsyncClient(mortal_stack.router_address, timeout_s=100, reconnect_s=60) as client:
+    async with AsyncClient(stack.router_address, timeout_s=100, reconnect_s=60) as client:
         events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=300)
-        answer = await interrupted(events, mortal_stack.router, is_running)
+        answer = await interrupted(events, stack.router, is_running)
         assert written(answer) == expected(random_pair.reference(prompt, tau, 300))
-        await check_kept(mortal_stack, client, answer, prompt)
+        await check_kept(stack, client, answer, prompt)
         assert (await client.trajectory(answer.session_id)).epoch == 2
 
 
-@pytest.mark.timeout(120)
-async def test_sampling_is_the_same_after_a_restart(mortal_stack: LocalStack) -> None:
+@pytest.mark.slow
+async def test_sampling_is_the_same_after_a_restart(stack: LocalStack) -> None:
     sampling = Sampling(temperature=0.8, seed=7)
 
     async def ask() -> list[tuple[int, str]]:
-        async with AsyncClient(mortal_stack.router_address, timeout_s=60) as client:
+        async with AsyncClient(stack.router_address, timeout_s=60) as client:
             return written(
                 await client.answer(tokens=[9, 8, 7], policy=LlmOnly(), sampling=sampling, max_new_tokens=60)
             )
 
     before = await ask()
-    await asyncio.get_running_loop().run_in_executor(None, mortal_stack.worker("llm").kill)
-    await asyncio.get_running_loop().run_in_executor(None, mortal_stack.worker("llm").restart)
+    await asyncio.to_thread(stack.worker("llm").kill)
+    await asyncio.to_thread(stack.worker("llm").restart)
     assert await ask() == before
 
 
-@pytest.mark.timeout(120)
-async def test_a_client_that_leaves_frees_both_workers(mortal_stack: LocalStack, random_pair: Pair) -> None:
+async def test_a_client_that_leaves_frees_both_workers(stack: LocalStack, random_pair: Pair) -> None:
     """A cancelled stream, then its deletion: no page stays behind on either worker."""
     ((prompt, tau),) = long_prompts(random_pair, 1, 300)
-    async with AsyncClient(mortal_stack.router_address, timeout_s=60) as client:
+    async with AsyncClient(stack.router_address, timeout_s=60) as client:
         session_id = "leaver"
         async for event in client.generate(
             tokens=prompt, policy=Threshold(tau), max_new_tokens=300, session_id=session_id
@@ -147,6 +95,6 @@ async def test_a_client_that_leaves_frees_both_workers(mortal_stack: LocalStack,
                 break
         async for trajectory in client.trajectories():
             await client.delete_trajectory(trajectory.session_id)
-    for address in mortal_stack.worker_addresses:
+    for address in stack.worker_addresses:
         free, total = await free_pages(address)
         assert free == total

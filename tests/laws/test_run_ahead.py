@@ -7,48 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer, Sampling, Threshold, TrajectoryState
-from rstitch.local.stack import LocalStack
-from tests.laws.conftest import Pair, another_router, check_kept, expected, start_stack, written
-from tests.laws.test_recovery import free_pages, interrupted, long_prompts
-from tests.support.pairs import make_tokenizer, save_model
+from rstitch.client.types import Answer, Sampling, Threshold
+from rstitch.local.stack import LocalStack, Part
+from tests.support.breaking import free_pages, interrupted, long_prompts, runs_on
+from tests.support.served import Pair, another_router, check_kept, expected, written
 
 TAUS = (0.1, 0.25, 0.35)
 TOKENS = 60
 
 
 @pytest.fixture(scope="module")
-def kindred_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    folder = tmp_path_factory.mktemp("kindred")
-    slm = save_model(folder / "slm", "llama", 1)
-    model = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float64)
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.add_(0.05 * parameter.std() * torch.randn_like(parameter))
-    model.save_pretrained(folder / "llm")
-    make_tokenizer().save_pretrained(folder / "llm")
-    return Pair(slm, folder / "llm", "float64")
-
-
-@pytest.fixture(scope="module")
-def ahead_stack(kindred_pair: Pair) -> Iterator[LocalStack]:
-    with start_stack(kindred_pair, router_args=["--run-ahead", "on"]) as running:
-        yield running
+def router(kindred_stack: LocalStack) -> Part:
+    """One more router of the kindred stack, which runs ahead."""
+    return kindred_stack.start_router("--run-ahead", "on")
 
 
 @pytest.fixture
-async def ahead(ahead_stack: LocalStack) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(ahead_stack.router_address, timeout_s=50) as connected:
+async def ahead(router: Part) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(router.address, timeout_s=100) as connected:
         yield connected
 
 
@@ -65,7 +47,9 @@ def check_usage(answer: Answer) -> None:
     assert usage.num_run_ahead_tokens <= usage.num_slm_tokens
 
 
-async def test_threshold_equals_the_reference(ahead_stack: LocalStack, ahead: AsyncClient, kindred_pair: Pair) -> None:
+async def test_threshold_equals_the_reference(
+    kindred_stack: LocalStack, ahead: AsyncClient, kindred_pair: Pair
+) -> None:
     usages = []
     for prompt, tau in some_prompts(6):
         reference = kindred_pair.reference(prompt, tau, TOKENS)
@@ -73,14 +57,14 @@ async def test_threshold_equals_the_reference(ahead_stack: LocalStack, ahead: As
         assert written(answer) == expected(reference)
         entropies = [entropy for chunk in answer.chunks for entropy in chunk.entropies]
         assert entropies == pytest.approx([token.entropy for token in reference], abs=1e-6)
-        await check_kept(ahead_stack, ahead, answer, prompt)
+        await check_kept(kindred_stack, ahead, answer, prompt)
         check_usage(answer)
         usages.append(answer.finished.usage)
     assert sum(usage.num_run_ahead_tokens + usage.num_run_ahead_discarded for usage in usages) > 0
 
 
 async def test_thirty_two_sessions_at_once_equal_the_reference(
-    ahead_stack: LocalStack, ahead: AsyncClient, kindred_pair: Pair
+    kindred_stack: LocalStack, ahead: AsyncClient, kindred_pair: Pair
 ) -> None:
     asked = some_prompts(32)
     answers = await asyncio.gather(
@@ -88,7 +72,7 @@ async def test_thirty_two_sessions_at_once_equal_the_reference(
     )
     for (prompt, tau), answer in zip(asked, answers, strict=True):
         assert written(answer) == expected(kindred_pair.reference(prompt, tau, TOKENS))
-        await check_kept(ahead_stack, ahead, answer, prompt)
+        await check_kept(kindred_stack, ahead, answer, prompt)
         check_usage(answer)
 
 
@@ -114,28 +98,27 @@ async def three_ways(client: AsyncClient, prompt: list[int], tau: float) -> list
     return [(written(answer), answer.text) for answer in (seeded, cut, turn)]
 
 
-async def test_seeds_stop_strings_and_another_turn_are_as_without(ahead: AsyncClient, ahead_stack: LocalStack) -> None:
+async def test_seeds_stop_strings_and_another_turn_are_as_without(
+    ahead: AsyncClient, kindred_stack: LocalStack
+) -> None:
     asked = some_prompts(6)
     on = await asyncio.gather(*(three_ways(ahead, *each) for each in asked))
-    async with another_router(ahead_stack, run_ahead="off") as client:
+    async with another_router(kindred_stack, run_ahead="off") as client:
         assert await asyncio.gather(*(three_ways(client, *each) for each in asked)) == on
     async for trajectory in ahead.trajectories():
         await ahead.delete_trajectory(trajectory.session_id)
-    for address in ahead_stack.worker_addresses:
+    for address in kindred_stack.worker_addresses:
         free, total = await free_pages(address)
         assert free == total
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["slm", "llm"])
-async def test_a_killed_worker_changes_nothing(ahead_stack: LocalStack, kindred_pair: Pair, role: Any) -> None:
+async def test_a_killed_worker_changes_nothing(
+    kindred_stack: LocalStack, ahead: AsyncClient, kindred_pair: Pair, role: Any
+) -> None:
     ((prompt, tau),) = long_prompts(kindred_pair, 1, 300)
-    async with AsyncClient(ahead_stack.router_address, timeout_s=100) as client:
-
-        async def is_running(session_id: str) -> bool:
-            return (await client.trajectory(session_id)).state is TrajectoryState.RUNNING
-
-        events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=300)
-        answer = await interrupted(events, ahead_stack.worker(role), is_running)
-        assert written(answer) == expected(kindred_pair.reference(prompt, tau, 300))
-        await check_kept(ahead_stack, client, answer, prompt)
+    events = ahead.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=300)
+    answer = await interrupted(events, kindred_stack.worker(role), runs_on(ahead))
+    assert written(answer) == expected(kindred_pair.reference(prompt, tau, 300))
+    await check_kept(kindred_stack, ahead, answer, prompt)

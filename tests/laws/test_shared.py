@@ -1,4 +1,4 @@
-"""Laws 1, 2, 3, 5 and 6 of shared parameters: one worker serves a model and its exit as both models, over the wire."""
+"""Laws 1, 2, 3, 5 and 6 of shared layers: one worker serves a model and its first layers as both, over the wire."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals.tasks.tiny.words import WORDS
-from model_worker.engine.shared_layers.model import load_exit
+from model_worker.engine.shared_layers.model import load_shared
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Confidence, LlmOnly, Message, Random, SlmOnly, Speculative, Threshold
 from rstitch.local.stack import LocalStack
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
-from tests.laws.conftest import ROOT, Pair, another_router, check_kept, expected, written
+from tests.support.breaking import interrupted, long_prompts, runs_on
 from tests.support.engines import generate
-from tests.support.exits import save_pair
+from tests.support.served import ROOT, Pair, another_router, check_kept, expected, written
+from tests.support.shared_layers import save_pair
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TAUS = (0.1, 0.3, 0.45)
@@ -29,16 +30,16 @@ TOKENS = 40
 
 
 def pair_of(folder: Path, dtype: str = "float64", **sizes: int) -> Pair:
-    """A folder with an exit as the oracle sees it: two models."""
+    """A folder with shared layers as the oracle sees it: two models."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     pair = Pair(folder, folder, dtype, **sizes)
-    pair._models.update(llm=model, slm=load_exit(str(folder), model).module)
+    pair.models.update(llm=model, slm=load_shared(str(folder), model).slm)
     return pair
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return pair_of(save_pair(tmp_path_factory.mktemp("exit") / "model"))
+    return pair_of(save_pair(tmp_path_factory.mktemp("shared") / "model"))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def shared(pair: Pair) -> Iterator[LocalStack]:
 
 @pytest.fixture
 async def client(shared: LocalStack) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(shared.router_address, timeout_s=50) as connected:
+    async with AsyncClient(shared.router_address, timeout_s=100) as connected:
         yield connected
 
 
@@ -118,10 +119,12 @@ async def test_an_slm_told_to_run_ahead_changes_nothing(shared: LocalStack, pair
         assert written(answer) == expected(pair.reference(prompt, 0.3, TOKENS))
 
 
+@pytest.mark.slow
 async def test_a_worker_killed_midway_changes_nothing(pair: Pair, shared: LocalStack, client: AsyncClient) -> None:
-    answering = asyncio.create_task(client.answer(tokens=PROMPTS[3], policy=Threshold(0.3), max_new_tokens=TOKENS))
-    await asyncio.to_thread(shared.worker("slm").restart)
-    assert written(await answering) == expected(pair.reference(PROMPTS[3], 0.3, TOKENS))
+    ((prompt, tau),) = long_prompts(pair, 1, 200)
+    events = client.generate(tokens=prompt, policy=Threshold(tau), max_new_tokens=200)
+    answer = await interrupted(events, shared.worker("slm"), runs_on(client))
+    assert written(answer) == expected(pair.reference(prompt, tau, 200))
 
 
 async def test_both_addresses_are_one_worker_and_no_page_is_leaked(shared: LocalStack, client: AsyncClient) -> None:
@@ -145,12 +148,13 @@ async def test_both_addresses_are_one_worker_and_no_page_is_leaked(shared: Local
 
 @pytest.fixture
 def bundled() -> Iterator[LocalStack]:
-    with LocalStack(shared_model=str(ROOT / "models" / "tiny-exit"), dtype="float32") as stack:
+    with LocalStack(shared_model=str(ROOT / "models" / "tiny-shared-layers"), dtype="float32") as stack:
         yield stack
 
 
+@pytest.mark.slow
 async def test_the_bundled_model_keeps_the_laws(bundled: LocalStack) -> None:
-    folder = ROOT / "models" / "tiny-exit"
+    folder = ROOT / "models" / "tiny-shared-layers"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     pair = pair_of(folder, "float32", vocab_size=len(tokenizer), stop_token=tokenizer.eos_token_id)
     pair.model("slm").generation_config = pair.model("llm").generation_config
@@ -158,7 +162,7 @@ async def test_the_bundled_model_keeps_the_laws(bundled: LocalStack) -> None:
     chat = [{"role": "user", "content": problem.question}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     asked = [Message("user", problem.question)]
-    async with AsyncClient(bundled.router_address, timeout_s=50) as client:
+    async with AsyncClient(bundled.router_address, timeout_s=100) as client:
         for role, policy in (("llm", LlmOnly()), ("slm", SlmOnly())):
             answer = await client.answer(chat=asked, policy=policy, max_new_tokens=200)
             assert list(answer.tokens) == generate(pair.model(role), prompt, 200, pair.vocab_size)

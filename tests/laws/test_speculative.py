@@ -5,51 +5,28 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer, LlmOnly, Sampling, Speculative, TrajectoryState
-from rstitch.local.stack import LocalStack, Part
-from tests.laws.conftest import Pair, check_kept, start_stack, stored_in_redis, written
-from tests.laws.test_recovery import interrupted
+from rstitch.client.types import Answer, LlmOnly, Sampling, Speculative
+from rstitch.local.stack import LocalStack
+from tests.support.breaking import Both, interrupted, runs_on
 from tests.support.engines import generate
-from tests.support.pairs import VOCAB_SIZE, make_tokenizer
+from tests.support.pairs import VOCAB_SIZE
+from tests.support.served import Pair, check_kept, stored_in_redis, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TOKENS = 40
 DRAFTS = [Speculative(4), Speculative(7, min_confidence=0.4), Speculative(64)]
 
 
-@pytest.fixture(scope="module")
-def alike(random_pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """A random LLM, and as its SLM the same model with noise on its weights: often, not always, of its opinion."""
-    folder = tmp_path_factory.mktemp("alike") / "slm"
-    model = AutoModelForCausalLM.from_pretrained(random_pair.llm_folder, dtype=torch.float64)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * parameter.std(correction=0) * 0.02)
-    model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return Pair(folder, random_pair.llm_folder, "float64")
-
-
-@pytest.fixture(scope="module")
-def stack(alike: Pair) -> Iterator[LocalStack]:
-    """Its parts get killed."""
-    with start_stack(alike) as running:
-        yield running
-
-
 @pytest.fixture
-async def client(stack: LocalStack) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(stack.router_address, timeout_s=100, reconnect_s=60) as connected:
+async def client(kindred_stack: LocalStack) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(kindred_stack.router_address, timeout_s=100, reconnect_s=60) as connected:
         yield connected
 
 
@@ -65,14 +42,14 @@ def check_usage(answer: Answer) -> None:
 
 @pytest.mark.parametrize("policy", DRAFTS, ids=str)
 async def test_greedy_it_is_the_llm_alone(
-    stack: LocalStack, client: AsyncClient, alike: Pair, policy: Speculative
+    kindred_stack: LocalStack, client: AsyncClient, kindred_pair: Pair, policy: Speculative
 ) -> None:
     accepted = drafted = 0
     for prompt in PROMPTS:
         answer = await client.answer(tokens=prompt, policy=policy, max_new_tokens=TOKENS)
-        assert list(answer.tokens) == generate(alike.model("llm"), prompt, TOKENS)
+        assert list(answer.tokens) == generate(kindred_pair.model("llm"), prompt, TOKENS)
         check_usage(answer)
-        await check_kept(stack, client, answer, prompt)
+        await check_kept(kindred_stack, client, answer, prompt)
         accepted += answer.finished.usage.num_accepted_draft_tokens
         drafted += answer.finished.usage.num_draft_tokens
     assert 0 < accepted < drafted, "drafts that are all right or all wrong test little"
@@ -94,7 +71,7 @@ async def test_sampled_and_among_others_it_is_the_llm_alone(client: AsyncClient)
         check_usage(answer)
 
 
-async def test_sampled_it_has_the_llms_distribution(client: AsyncClient, alike: Pair) -> None:
+async def test_sampled_it_has_the_llms_distribution(client: AsyncClient, kindred_pair: Pair) -> None:
     """Two tokens over many seeds against their exact joint distribution; both are drafted and verified."""
     draws, temperature, top_k, prompt = 150, 2.0, 3, PROMPTS[0]
     sampling = [Sampling(temperature, top_k=top_k, seed=seed) for seed in range(draws)]
@@ -111,7 +88,7 @@ async def test_sampled_it_has_the_llms_distribution(client: AsyncClient, alike: 
 
     def distribution(tokens: list[int]) -> dict[int, float]:
         with torch.inference_mode():
-            logits = alike.model("llm")(torch.tensor([tokens])).logits[0, -1, :VOCAB_SIZE]
+            logits = kindred_pair.model("llm")(torch.tensor([tokens])).logits[0, -1, :VOCAB_SIZE]
         values, ids = logits.topk(top_k)
         return dict(zip(ids.tolist(), (values / temperature).softmax(-1).tolist(), strict=True))
 
@@ -139,40 +116,29 @@ async def test_stop_strings_and_limits_cut_it_where_they_cut_the_llm(client: Asy
         check_usage(answer)
 
 
-class Both:
-    """Two parts that are killed and restarted together."""
-
-    def __init__(self, *parts: Part) -> None:
-        self._parts = parts
-
-    def kill(self) -> None:
-        for part in self._parts:
-            part.kill()
-
-    def restart(self) -> None:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(Part.restart, self._parts))
-
-
-@pytest.mark.timeout(120)
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", ["workers", "router"])
-async def test_killed_parts_change_nothing(stack: LocalStack, client: AsyncClient, alike: Pair, killed: str) -> None:
+async def test_killed_parts_change_nothing(
+    kindred_stack: LocalStack, client: AsyncClient, kindred_pair: Pair, killed: str
+) -> None:
     num_tokens = 200
     prompt, expected = next(
         (prompt, tokens)
         for prompt in ([9 + n, 8, 7] for n in range(50))
-        if len(tokens := generate(alike.model("llm"), prompt, num_tokens)) == num_tokens
+        if len(tokens := generate(kindred_pair.model("llm"), prompt, num_tokens)) == num_tokens
     )
 
     async def is_running(session_id: str) -> bool:
         if killed == "router":
-            return len(stored_in_redis(stack.redis_url, session_id)) < len(prompt) + num_tokens
-        return (await client.trajectory(session_id)).state is TrajectoryState.RUNNING
+            return len(stored_in_redis(kindred_stack.redis_url, session_id)) < len(prompt) + num_tokens
+        return await runs_on(client)(session_id)
 
-    part: Any = stack.router if killed == "router" else Both(stack.worker("slm"), stack.worker("llm"))
+    part: Any = (
+        kindred_stack.router if killed == "router" else Both(kindred_stack.worker("slm"), kindred_stack.worker("llm"))
+    )
     events = client.generate(tokens=prompt, policy=Speculative(4), max_new_tokens=num_tokens)
     answer = await interrupted(events, part, is_running)
     assert list(answer.tokens) == expected
-    await check_kept(stack, client, answer, prompt)
+    await check_kept(kindred_stack, client, answer, prompt)
     if killed == "workers":
         check_usage(answer)

@@ -11,8 +11,8 @@ import pytest
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Sampling, SlmOnly, Threshold
 from rstitch.local.stack import LocalStack
-from tests.laws.conftest import Pair, check_kept, expected, written
 from tests.support.engines import generate
+from tests.support.served import Pair, check_kept, expected, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TAUS = (0.1, 0.25, 0.35, 0.45)

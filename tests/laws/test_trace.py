@@ -11,11 +11,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Threshold
 from rstitch.service import semconv
-from tests.laws.conftest import Pair, start_stack
 from tests.support.otlp_receiver import OtlpReceiver, attributes
+from tests.support.served import Pair, start_stack
 
 PROMPT = [7, 8, 9, 10, 11]
 TAU = 0.3
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def receiver() -> Iterator[OtlpReceiver]:
 async def test_one_segment_span_per_segment_in_the_clients_trace(random_pair: Pair, receiver: OtlpReceiver) -> None:
     tracer = TracerProvider().get_tracer("a client")
     with start_stack(random_pair, otlp_endpoint=receiver.endpoint) as stack:
-        async with AsyncClient(stack.router_address, timeout_s=50) as client:
+        async with AsyncClient(stack.router_address, timeout_s=100) as client:
             with tracer.start_as_current_span("question") as question:
                 answer = await client.answer(tokens=PROMPT, policy=Threshold(TAU), max_new_tokens=60)
             trajectory = await client.trajectory(answer.session_id)

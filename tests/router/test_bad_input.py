@@ -10,16 +10,12 @@ import pytest
 
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
-from tests.support.asking import ask_for, refused, take, threshold
+from tests.support.asking import ask_for, chat, refused, take, threshold
 from tests.support.toy import VOCAB_SIZE
+from tests.support.toy_stack import Stack
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NAN = float("nan")
-
-
-def chat(*messages: tuple[str, str]) -> Any:
-    return router_pb2.Chat(messages=[router_pb2.ChatMessage(role=role, content=text) for role, text in messages])
 
 
 def tokens(*ids: int) -> Any:

@@ -8,10 +8,9 @@ import pytest
 
 from router_svc.text.tokenizer import Message, Tokenizer
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
-from tests.router.test_bad_input import chat
-from tests.support.asking import Answer, ask_for, check_kept, stored, take, threshold
+from tests.support.asking import Answer, ask_for, chat, check_kept, stored, take, threshold
 from tests.support.toy import STOP, ToyModel, algorithm_1, make_tokenizer_files
+from tests.support.toy_stack import Stack
 
 TOKENIZER = Tokenizer(make_tokenizer_files())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -18,73 +17,31 @@ from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.metrics import setup_metrics
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
-from tests.router.test_policies import NUM_TOKENS, POLICIES, check, naive
-from tests.router.test_trace import named, recording
 from tests.support.asking import Answer, ask_for, check_kept, take, until
+from tests.support.naive import (
+    EXITS,
+    NUM_TOKENS,
+    POLICIES,
+    PROMPT,
+    TOKENIZER,
+    check,
+    check_exit,
+    early_exit_of,
+    naive,
+    told,
+)
 from tests.support.otlp_receiver import MetricsReceiver
+from tests.support.spans import named, recording
 from tests.support.toy import STOP, ToyModel, make_tokenizer_files
+from tests.support.toy_stack import Stack
 
-TOKENIZER = Tokenizer(make_tokenizer_files())
-PROMPT = [7, 8, 9]
-LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
-EXITS: list[dict[str, Any]] = [
-    {"threshold": 0.45, "boundaries": LETTERS[:8], "prompt": "=>", "end": "z", "max_trial_tokens": 6},
-    {"threshold": 0.6, "boundaries": LETTERS[:16], "prompt": "</think>", "end": "0"},
-    {"threshold": 0.55, "boundaries": ["an", "e", "the", "q"], "prompt": ".", "end": "a", "max_trial_tokens": 1},
-    {"threshold": 1.0, "boundaries": LETTERS[:4], "prompt": "x", "end": "y", "max_trial_tokens": 3},
-    {"threshold": 1e-9, "boundaries": ["a", "b"], "prompt": "1234567890", "end": "c"},
-]
 TRIED = ["entropy 0.3 0.3", "margin 0.5 0.1", "window 5 0.5", "confidence 0.7", "random 0.3", "llm", "slm"]
 DRAFTS = "speculative"
-
-
-class Naive:
-    """Early exit over toy models: `naive` asks it after each token."""
-
-    def __init__(self, asked: dict[str, Any], start: int = len(PROMPT), marker: str = "</think>") -> None:
-        self.asked, self.start, self.marker = asked, start, marker
-        self.prompt = list(TOKENIZER.encode(asked["prompt"], begins=False))
-        self.taken: tuple[int, float] | None = None
-        self.num_trials = self.num_tokens = 0
-
-    def __call__(self, tokens: list[int], model: ToyModel, room: int) -> list[tuple[int, bool]]:
-        text = TOKENIZER.spelled(tokens[-1:])
-        thinking = self.taken is None and self.marker not in TOKENIZER.spelled(tokens[self.start :])
-        most = min(self.asked.get("max_trial_tokens") or 32, room - len(self.prompt))
-        if not thinking or most < 1 or not any(boundary in text for boundary in self.asked["boundaries"]):
-            return []
-        trial: list[int] = []
-        probabilities = []
-        while len(trial) < most and not (
-            trial and (trial[-1] == STOP or self.asked["end"] in TOKENIZER.spelled(trial[-1:]))
-        ):
-            prefix = [*tokens, *self.prompt, *trial]
-            probabilities.append(math.exp(model.logprob(prefix)))
-            trial.append(model.token(prefix))
-        self.num_trials += 1
-        self.num_tokens += len(self.prompt) + len(trial)
-        confidence = sum(probabilities) / len(probabilities)
-        if confidence <= self.asked["threshold"]:
-            return []
-        self.taken = len(tokens), confidence
-        return [(token, False) for token in self.prompt] + [(token, True) for token in trial]
 
 
 def asked(name: str, exit_: dict[str, Any], prompt: list[int] = PROMPT, **fields: Any) -> router_pb2.GenerateRequest:
     policy = {"speculative": {"draft_tokens": 4}} if name == DRAFTS else POLICIES[name]
     return ask_for(prompt, policy=policy, early_exit=exit_, max_new_tokens=NUM_TOKENS, **fields)
-
-
-def check_exit(answer: Answer, oracle: Naive) -> None:
-    """What finished says of the exit."""
-    taken = answer.finished.early_exit if answer.finished.HasField("early_exit") else None
-    assert (taken is None) == (oracle.taken is None)
-    if taken is not None and oracle.taken is not None:
-        assert taken.position == oracle.taken[0]
-        assert taken.confidence == pytest.approx(oracle.taken[1])
-        first = taken.position - answer.position
-        assert answer.entropies[first : first + len(oracle.prompt)] == [0.0] * len(oracle.prompt)
 
 
 @pytest.fixture
@@ -102,12 +59,12 @@ async def test_on_every_policy_it_is_its_naive_self(
 
     async def one(name: str, exit_: dict[str, Any], prompt: list[int]) -> None:
         answer = await take(stub, asked(name, exit_, prompt))
-        oracle = Naive(exit_)
-        check(answer, naive(models, prompt, POLICIES[name], {}, seed=5, exits=oracle))
-        check_exit(answer, oracle)
+        expected = naive(models, prompt, POLICIES[name], {}, seed=5, exit_=exit_)
+        check(answer, expected)
+        check_exit(answer, expected, exit_)
         usage = answer.finished.usage
         # What a lost worker had begun is not counted.
-        assert (usage.num_trials, usage.num_trial_tokens) == (oracle.num_trials, oracle.num_tokens)
+        assert (usage.num_trials, usage.num_trial_tokens) == (expected.num_trials, expected.num_trial_tokens)
         assert (usage.trial_time_us > 0) == (usage.num_trials > 0)
         trajectory = await check_kept(stub, answer)
         assert trajectory.early_exit.threshold == exit_["threshold"]
@@ -129,9 +86,9 @@ async def test_a_budget_counts_what_the_llm_wrote_in_a_trial_that_was_kept(
 
     async def one(name: str, exit_: dict[str, Any], budget: dict[str, Any]) -> None:
         answer = await take(stub, asked(name, exit_, budget=budget))
-        oracle = Naive(exit_)
-        check(answer, naive(models, PROMPT, POLICIES[name], budget, seed=5, exits=oracle))
-        check_exit(answer, oracle)
+        expected = naive(models, PROMPT, POLICIES[name], budget, seed=5, exit_=exit_)
+        check(answer, expected)
+        check_exit(answer, expected, exit_)
         assert answer.finished.usage.num_llm_tokens <= budget.get("llm_tokens", NUM_TOKENS)
 
     budgets = [{"llm_tokens": 4}, {"llm_tokens": 12}, {"max_switches": 2}, {"max_switches": 5, "llm_tokens": 9}]
@@ -185,12 +142,12 @@ async def test_another_router_goes_on_as_the_first_would(
         answer = await take(stub, request)
         answer.tokens, answer.authors = head.tokens + answer.tokens, head.authors + answer.authors
         answer.entropies, answer.position = head.entropies + answer.entropies, head.position
-        oracle = Naive(exit_)
         policy = POLICIES["llm" if name == DRAFTS else name]
-        tokens, authors, _ = naive(models, PROMPT, policy, {}, seed=5, exits=oracle)
+        expected = naive(models, PROMPT, policy, {}, seed=5, exit_=exit_)
+        tokens, authors = told(expected)
         assert answer.tokens == tokens, (name, exit_)
         assert answer.authors == authors or name == DRAFTS
-        check_exit(answer, oracle)
+        check_exit(answer, expected, exit_)
         await check_kept(stub, answer)
 
 
@@ -206,15 +163,14 @@ async def test_with_drafts_it_is_that_of_the_llm_alone(
 
     async def one(exit_: dict[str, Any], prompt: list[int]) -> bool:
         answer = await take(stub, ask_for(prompt, policy=policy, early_exit=exit_, max_new_tokens=NUM_TOKENS))
-        oracle = Naive(exit_)
-        tokens, _, _ = naive(models, prompt, POLICIES["llm"], {}, exits=oracle)
-        assert answer.tokens == tokens
-        check_exit(answer, oracle)
+        expected = naive(models, prompt, POLICIES["llm"], {}, exit_=exit_)
+        assert answer.tokens == told(expected)[0]
+        check_exit(answer, expected, exit_)
         await check_kept(stub, answer)
-        if oracle.taken is not None:
-            first = oracle.taken[0] - len(PROMPT)
-            assert set(answer.authors[first : first + len(oracle.prompt) + 1]) == {"llm"}
-        return oracle.taken is not None
+        if expected.exited is not None:
+            first = expected.exited[0] - len(PROMPT)
+            assert set(answer.authors[first : first + len(early_exit_of(exit_).prompt) + 1]) == {"llm"}
+        return expected.exited is not None
 
     taken = await asyncio.gather(*(one(exit_, [7, 8, 9 + n]) for exit_ in EXITS for n in range(6)))
     assert any(taken)
@@ -230,9 +186,9 @@ async def test_a_worker_that_fails_in_a_trial_changes_nothing(stack: Stack, mode
             worker.errors = [busy, full][: number % 3]
             worker.break_after = [number % 4 + 1, 1 + number % 7]
         answer = await take(stub, asked(name, exit_))
-        oracle = Naive(exit_)
-        check(answer, naive(models, PROMPT, POLICIES[name], {}, seed=5, exits=oracle))
-        check_exit(answer, oracle)
+        expected = naive(models, PROMPT, POLICIES[name], {}, seed=5, exit_=exit_)
+        check(answer, expected)
+        check_exit(answer, expected, exit_)
 
 
 async def test_no_token_is_decoded_beyond_a_boundary_and_nothing_of_a_dropped_trial_stays(
@@ -266,9 +222,9 @@ async def test_the_next_turn_follows_an_exit(stack: Stack, models: dict[str, Toy
         request = asked("slm", exit_, [40, 41], session_id=first.session_id)
         second = await take(stub, request)
         before = [*prompt, *first.tokens, 40, 41]
-        oracle = Naive(exit_, len(before))
-        check(second, naive(models, before, POLICIES["slm"], {}, exits=oracle))
-        check_exit(second, oracle)
+        expected = naive(models, before, POLICIES["slm"], {}, exit_=exit_)
+        check(second, expected)
+        check_exit(second, expected, exit_)
 
 
 async def test_after_the_end_of_the_thinking_there_is_no_trial(stack: Stack) -> None:

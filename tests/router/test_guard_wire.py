@@ -10,9 +10,9 @@ import pytest
 
 from router_svc.trajectory.types import Model
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
 from tests.support.asking import Answer, ask_for, check_kept, stored, take, threshold, until
 from tests.support.toy import ToyModel, algorithm_1
+from tests.support.toy_stack import Stack
 
 ON, OFF = router_pb2.GUARD_ON, router_pb2.GUARD_OFF
 SLM, LLM = ToyModel(seed=1, stop_every=0), ToyModel(seed=2, stop_every=0)

@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 from router_svc.policies.heads import Heads
 from router_svc.workers.runs import WorkerInfo
 from rstitch.errors import RstitchError
-from rstitch.head import Head, HeadFacts, HeadFileError
+from rstitch.service.head import Head, HeadFacts, HeadFileError
 from tests.support.heads import put, random_head
 
 SLM = WorkerInfo(

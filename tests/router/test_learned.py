@@ -6,22 +6,18 @@ import asyncio
 import itertools
 from pathlib import Path
 from typing import Any
-from unittest.mock import AsyncMock, Mock
 
 import grpc
 import pytest
 
-from router_svc.decoding.recovery import Recovery
-from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
-from rstitch.head import Head
+from rstitch.service.head import Head
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
-from tests.router.test_early_exit import EXITS, Naive, check_exit
-from tests.router.test_policies import NUM_TOKENS, check, naive
 from tests.support.asking import ask_for, check_kept, refused, take, until
 from tests.support.heads import put, random_head
+from tests.support.naive import EXITS, NUM_TOKENS, check, check_exit, naive, told
 from tests.support.toy import ToyModel
+from tests.support.toy_stack import Stack
 
 PROMPT = [7, 8, 9]
 TAUS = [-1, 0.2, 0.5, 1]
@@ -65,10 +61,10 @@ async def test_it_is_its_naive_self_with_budgets_and_early_exit(
     async def one(tau: float, budget: dict[str, Any], exit_: dict[str, Any] | None) -> None:
         nonlocal num_asked
         answer = await take(stub, asked(tau, budget=budget, early_exit=exit_))
-        oracle = Naive(exit_) if exit_ is not None else None
-        check(answer, naive(models, PROMPT, {"learned": {"tau": tau}}, budget, exits=oracle, head=head))
-        if oracle is not None:
-            check_exit(answer, oracle)
+        expected = naive(models, PROMPT, {"learned": {"tau": tau}}, budget, exit_=exit_, head=head)
+        check(answer, expected)
+        if exit_ is not None:
+            check_exit(answer, expected, exit_)
         num_asked += answer.finished.usage.num_consultations
         await check_kept(stub, answer)
 
@@ -95,9 +91,8 @@ async def test_another_router_goes_on_as_the_first_would(
         answer = await take(stub, router_pb2.GenerateRequest(session_id=before.session_id, resume_from=before.next))
         answer.tokens, answer.authors = before.tokens + answer.tokens, before.authors + answer.authors
         answer.position = before.position
-        oracle = Naive(exit_) if exit_ is not None else None
-        tokens, authors, _ = naive(models, PROMPT, {"learned": {"tau": 0.2}}, budget, exits=oracle, head=head)
-        assert (answer.tokens, answer.authors) == (tokens, authors), (budget, exit_)
+        expected = naive(models, PROMPT, {"learned": {"tau": 0.2}}, budget, exit_=exit_, head=head)
+        assert (answer.tokens, answer.authors) == told(expected), (budget, exit_)
         await check_kept(stub, answer)
 
 
@@ -121,18 +116,22 @@ async def test_a_worker_that_fails_or_comes_back_without_heads_changes_nothing(
     check(await reading, naive(models, PROMPT, {"learned": {"tau": 0.2}}, {}, head=head))
 
 
-async def test_a_worker_too_busy_to_take_a_head_is_given_it_again() -> None:
+async def test_a_worker_too_busy_to_take_a_head_is_given_it_again(
+    stack: Stack, models: dict[str, ToyModel], settings: dict[str, Any], head: Head
+) -> None:
     """The answer waits for a worker that does not answer a run; it waits for one that does not take a head, too."""
     busy = RstitchError(grpc.StatusCode.DEADLINE_EXCEEDED, "TRANSPORT", "too slow")
-    unknown = RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_UNKNOWN", "none", metadata={"head": "toy@1"})
-    client = AsyncMock()
-    client.put_head.side_effect = busy
-    recovery = Recovery(Mock(client=lambda model: client), 1.0, 1.0)
-    for _ in range(16):
-        await recovery.after(Model.SLM, unknown)
-    client.put_head.assert_awaited_with("toy@1")
-    with pytest.raises(RstitchError, match="none"):
-        await recovery.after(Model.SLM, unknown)
+    stub = await stack.stub(await stack.router(head_in_worker="on", **settings))
+    stack.slm.head_errors = [busy] * 9
+    answer = await take(stub, asked())
+    check(answer, naive(models, PROMPT, {"learned": {"tau": 0.2}}, {}, head=head))
+    assert not stack.slm.head_errors
+    stack.slm.heads.clear()
+    stack.slm.head_errors = [busy] * 99
+    answer = await take(stub, asked())
+    assert answer.error is not None
+    assert answer.error.reason == "HEAD_UNKNOWN"
+    assert stack.slm.head_errors, "it was asked for ever"
 
 
 async def test_the_guard_lets_it_begin_with_the_heads_own_tau(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rstitch.service import semconv
 from rstitch.service.metrics import setup_metrics
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
 from tests.support.asking import ask_for, take, threshold
 from tests.support.otlp_receiver import MetricsReceiver
+from tests.support.toy_stack import Stack
 
 
 async def test_metrics_of_answers_are_those_of_their_usage(stack: Stack) -> None:

@@ -17,9 +17,9 @@ from router_svc.main import _serve
 from router_svc.trajectory.lease import Lease
 from rstitch.channels import client_options
 from rstitch.v1 import router_pb2_grpc
-from tests.router.conftest import Stack
-from tests.support.asking import ask_for, take, threshold
+from tests.support.asking import Reading, ask_for, threshold
 from tests.support.toy import ToyModel
+from tests.support.toy_stack import Stack
 
 PIPE = asyncio.subprocess.PIPE
 
@@ -53,10 +53,9 @@ async def test_sigterm_hands_the_answers_over(stack: Stack) -> None:
         assert lines[-1]["service"] == "router"
         async with grpc.aio.insecure_channel(str(lines[-1]["address"]), options=client_options()) as channel:
             stub = router_pb2_grpc.RouterServiceStub(channel)
-            asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=900)))
-            await asyncio.sleep(0.3)
+            reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=900)).has(20)
             process.send_signal(signal.SIGTERM)
-            answer = await asking
+            answer = await reading
         assert answer.error is not None
         assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.UNAVAILABLE, "ROUTER_DRAINING")
         assert answer.error.metadata["session_id"] == answer.session_id
@@ -81,11 +80,12 @@ async def test_a_router_that_cannot_look_after_itself_ends(stack: Stack, monkeyp
 
 
 async def test_a_bad_setting_is_named() -> None:
-    process = await python("-m", "router_svc", "--tau", "nan", "--slm", "nowhere")
+    process = await python("-m", "router_svc", "--tau", "nan", "--slm", "nowhere", "--guard", "maybe")
     _, said = await process.communicate()
     assert process.returncode == 1
     assert b"--tau (or RSTITCH_TAU)" in said
     assert b"--slm (or RSTITCH_SLM)" in said
+    assert b"write on or off" in said
     assert b"Traceback" not in said
 
 

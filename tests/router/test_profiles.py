@@ -15,8 +15,8 @@ from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Budget, KeptProfile, Threshold
 from rstitch.errors import from_rpc_error
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
 from tests.support.asking import ask_for, take, threshold
+from tests.support.toy_stack import Stack
 
 
 def profile(name: str, policy: router_pb2.Policy | None = None, **fields: Any) -> router_pb2.Profile:

@@ -11,10 +11,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router_svc.trajectory.types import Model
 from rstitch.v1 import router_pb2
-from tests.router.conftest import RedisProcess, Stack
-from tests.router.test_run_ahead import Scripted, at, script
 from tests.support.asking import ask_for, refused, take, threshold, until
-from tests.support.toy import make_tokenizer_files
+from tests.support.redis_process import RedisProcess
+from tests.support.toy import Scripted, at, make_tokenizer_files
+from tests.support.toy_stack import Stack, script
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 

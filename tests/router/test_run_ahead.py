@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import grpc
@@ -16,41 +14,14 @@ from router_svc.workers.runs import PendingRun, Reply, RunEnd, RunFinish
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.v1 import router_pb2, worker_pb2
-from tests.router.conftest import Stack
-from tests.router.test_trace import named, recording
 from tests.support.asking import Answer, ask_for, check_kept, take, threshold, until
 from tests.support.fake_worker import FakeWorker
-from tests.support.toy import STOP, ToyModel, algorithm_1
+from tests.support.spans import named, recording
+from tests.support.toy import Scripted, ToyModel, algorithm_1, at
+from tests.support.toy_stack import Stack, script
 
 PROMPT = [7, 8, 9]
 NUM_TOKENS = 80
-
-
-@dataclass(frozen=True)
-class Scripted(ToyModel):
-    """The same token from the same prefix, but for `own`; unsure at chosen positions."""
-
-    unsure: frozenset[int] = frozenset()
-    own: frozenset[int] = frozenset()
-    stop_at: int = 0
-
-    def token(self, prefix: Sequence[int]) -> int:
-        if self.stop_at and len(prefix) >= self.stop_at:
-            return STOP
-        token = 5 + sum(prefix) % 200
-        return token + 1 + self.seed if len(prefix) in self.own else token
-
-    def entropy(self, prefix: Sequence[int]) -> float:
-        return 0.75 if len(prefix) in self.unsure else 0.25
-
-
-def at(*positions: int) -> frozenset[int]:
-    return frozenset(positions)
-
-
-def script(stack: Stack, slm: Scripted, llm: Scripted) -> None:
-    stack.slm.model, stack.llm.model = slm, llm
-    stack.slm.evict_share = stack.llm.evict_share = 0
 
 
 def runs(worker: FakeWorker) -> list[str]:
@@ -235,7 +206,7 @@ async def test_the_next_turn_finds_the_sessions_tokens_on_the_worker(stack: Stac
 async def test_what_was_written_ahead_and_had_ended_is_dropped_with_the_answer_too(stack: Stack) -> None:
     """The SLM's run ahead has met its own hand-off when the LLM differs; the LLM ends the answer by itself."""
     script(stack, Scripted(1, unsure=at(6, 8)), Scripted(2, own=at(6), unsure=at(6, 7, 8), stop_at=9))
-    stack.llm.pace = lambda: until(lambda: len(stack.slm.requests) > 1 and not stack.slm._busy)
+    stack.llm.pace = lambda: until(lambda: len(stack.slm.requests) > 1 and not stack.slm.busy)
     stack.llm.max_message_tokens = 1
     stub = await stack.stub(await stack.router(run_ahead="on", catch_up_tokens=0))
     answer = await take(stub, ask_for(PROMPT, policy=threshold(0.5), max_new_tokens=20, session_id="s"))
@@ -264,7 +235,7 @@ async def test_where_it_is_off_or_futile_nothing_runs_ahead(stack: Stack, settin
 
 async def test_spans_and_usage_say_what_was_written_ahead(stack: Stack) -> None:
     script(stack, Scripted(1, unsure=at(6, 12)), Scripted(2, own=at(12)))
-    stack.llm.pace = lambda: until(lambda: not stack.slm._busy and runs(stack.slm)[-1].endswith("~"))
+    stack.llm.pace = lambda: until(lambda: not stack.slm.busy and runs(stack.slm)[-1].endswith("~"))
     telemetry, exporter = recording()
     stub = await stack.stub(await stack.router(run_ahead="on", telemetry=telemetry))
     answer = await take(stub, ask_for(PROMPT, policy=threshold(0.5), max_new_tokens=16))

@@ -14,11 +14,11 @@ from router_svc.policies.kinds import Speculative
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
-from tests.router.test_early_exit import EXITS
-from tests.router.test_trace import named, recording
 from tests.support.asking import Answer, ask_for, check_kept, take, until
+from tests.support.naive import EXITS
+from tests.support.spans import named, recording
 from tests.support.toy import STOP, ToyModel
+from tests.support.toy_stack import Stack
 
 NUM_TOKENS = 50
 PROMPT = [7, 8, 9]
@@ -270,7 +270,7 @@ async def test_the_guard_neither_judges_nor_learns_from_it(stack: Stack, models:
     stub = await stack.stub(router)
     answer = await take(stub, asked(4))
     assert answer.finished.guard_reason == ""
-    assert router.sessions.observer.view().num_routed == 0
+    assert router.sessions.observer.guard_state().num_routed == 0
     assert router.sessions.observer.decide(Speculative(4), True, 1) == (Speculative(4), "")
 
 

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from tests.router.conftest import Stack
 from tests.support.asking import ask_for, check_kept, take, threshold
 from tests.support.toy import ToyModel, algorithm_1
+from tests.support.toy_stack import Stack
 
 TAUS = [(-1, -1), (0, 0), (0.02, 0.02), (0.3, 0.3), (0.5, 0.1), (0.2, 0.9), (0.5, -1), (-0.5, 1), (0.999, 0.5), (1, 1)]
 

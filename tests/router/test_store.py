@@ -1,55 +1,31 @@
-"""The store against a real Redis: fences, repeats, expiry, pages; and the order in which the journal writes."""
+"""The store against a real Redis: fences, repeats, expiry, pages."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator
-from typing import Any
+import random
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
 from redis.asyncio import Redis
 
 from router_svc.trajectory import keys
-from router_svc.trajectory.journal import Journal
-from router_svc.trajectory.redis_link import shown
-from router_svc.trajectory.store import Behind, Fenced, Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.trajectory.errors import Behind, Fenced
+from router_svc.trajectory.redis_link import without_password
+from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.trajectory.types import (
-    Chunk,
     FinishReason,
     Source,
     State,
     SwitchReason,
-    entropies_of,
-    joined,
     joined_tokens,
-    tokens_of,
 )
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
 from tests.support.asking import until
-
-
-def chunk(source: Source, position: int, *tokens: int, reason: SwitchReason = SwitchReason.NONE) -> Chunk:
-    entropies = [] if source is Source.PROMPT else [0.1] * len(tokens)
-    return Chunk(source, position, tokens_of(tokens), entropies_of(entropies), reason, 0.75 if reason else 0.0)
-
-
-PROMPT = chunk(Source.PROMPT, 0, 1, 2, 2**32 - 1)
-
-
-@pytest.fixture
-async def store(redis_url: str) -> AsyncIterator[TrajectoryStore]:
-    made = TrajectoryStore(redis_url, ttl_s=50, patience_s=1)
-    yield made
-    await made.close()
-
-
-async def begun(store: TrajectoryStore, router: str = "a", session: str = "s") -> Owned:
-    claimed = await store.claim(None, session, router, "settings", Usage(num_prompt_tokens=3), [PROMPT])
-    assert isinstance(claimed, Owned)
-    return claimed
+from tests.support.flaky_proxy import FlakyProxy
+from tests.support.trajectories import PROMPT, begun, chunk
 
 
 async def test_what_goes_in_comes_out(store: TrajectoryStore) -> None:
@@ -148,7 +124,11 @@ async def test_value_and_expiry_are_written_together_and_the_index_is_tidied(red
         await begun(store, session="old")
         for key in (keys.trajectory("old"), keys.chunks("old")):
             assert 0 < await client.pttl(key) <= 300
-        await asyncio.sleep(0.35)
+
+        async def forgotten() -> bool:
+            return not await client.exists(keys.trajectory("old"), keys.chunks("old"))
+
+        await until(forgotten)
         assert await store.trajectory("old") is None
         assert await store.page(10, None) == ([], None)
         await begun(store, session="new")
@@ -172,78 +152,6 @@ async def test_pages_do_not_repeat_or_skip_equal_times(store: TrajectoryStore, r
     assert found == [name for name in reversed(names) if name != "s05"]
 
 
-class Recorder:
-    """What the journal has shown."""
-
-    def __init__(self) -> None:
-        self.chunks: list[Chunk] = []
-
-    def show(self, chunks: list[Chunk]) -> None:
-        self.chunks += chunks
-
-
-async def test_only_what_is_stored_is_shown_and_a_late_hand_over_is_not_stored(store: TrajectoryStore) -> None:
-    owned = await begun(store)
-    seen = Recorder()
-    usage = Usage(num_prompt_tokens=3)
-    journal = Journal(store, "s", owned, 3, usage, seen.show)
-    usage.num_slm_tokens = 1
-    journal.add(chunk(Source.SLM, 3, 4), usage)
-    usage.num_switches, usage.num_discarded_proposals = 1, 1
-    journal.add(chunk(Source.LLM, 4, reason=SwitchReason.ENTROPY_ABOVE), usage)
-    assert not seen.chunks
-    await journal.interrupt()
-    assert seen.chunks == [chunk(Source.SLM, 3, 4)]
-    trajectory = await store.trajectory("s")
-    assert trajectory is not None
-    assert trajectory.header.state is State.INTERRUPTED
-    assert trajectory.header.usage == dataclasses.replace(usage, num_switches=0, num_discarded_proposals=0)
-    assert list(trajectory.chunks) == [PROMPT, chunk(Source.SLM, 3, 4)]
-
-
-async def test_what_comes_while_redis_is_busy_is_stored_in_one_entry(store: TrajectoryStore) -> None:
-    owned = await begun(store)
-    seen = Recorder()
-    journal = Journal(store, "s", owned, 3, Usage(), seen.show)
-    for position in range(3, 300):
-        journal.add(chunk(Source.SLM, position, position), Usage())
-    await journal.room()
-    await journal.finish(FinishReason.LENGTH, Usage())
-    trajectory = await store.trajectory("s")
-    assert trajectory is not None
-    assert list(joined_tokens(trajectory.chunks[1:])) == list(range(3, 300)) == list(joined_tokens(seen.chunks))
-    assert len(trajectory.chunks) < 5
-
-
-async def test_what_redis_lost_is_written_again(store: TrajectoryStore, redis_url: str) -> None:
-    """A Redis that crashed may come back without the last appends."""
-    owned = await begun(store)
-    seen = Recorder()
-    journal = Journal(store, "s", owned, 3, Usage(), seen.show)
-    written = [
-        chunk(Source.SLM, 3, 4, 5),
-        chunk(Source.LLM, 5, 6, 7, reason=SwitchReason.ENTROPY_ABOVE),
-        chunk(Source.SLM, 7, reason=SwitchReason.ENTROPY_BELOW),
-        chunk(Source.LLM, 7, 8, reason=SwitchReason.ENTROPY_ABOVE),
-        chunk(Source.LLM, 8, 9),
-    ]
-    for piece in written[:4]:
-        journal.add(piece, Usage())
-        if piece.tokens:
-            await until(lambda end=piece.end: len(joined_tokens(seen.chunks)) == end - 3)
-    async with Redis.from_url(redis_url) as client:
-        for entry, _ in (await client.xrange(keys.chunks("s")))[2:]:
-            await client.xdel(keys.chunks("s"), entry)
-        await client.hset(keys.trajectory("s"), "length", 5)
-    journal.add(written[4], Usage())
-    await journal.finish(FinishReason.LENGTH, Usage())
-    trajectory = await store.trajectory("s")
-    assert trajectory is not None
-    assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4, 5, 6, 7, 8, 9]
-    assert joined(trajectory.chunks) == [PROMPT, *joined(written)]
-    assert list(joined_tokens(seen.chunks)) == [4, 5, 6, 7, 8, 9]
-
-
 async def test_a_trajectory_that_is_not_whole_is_not_given_out(store: TrajectoryStore, redis_url: str) -> None:
     """A Redis that is told to evict keys may keep the header and drop the tokens."""
     await begun(store)
@@ -253,50 +161,6 @@ async def test_a_trajectory_that_is_not_whole_is_not_given_out(store: Trajectory
         await store.trajectory("s")
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.DATA_LOSS, "TRAJECTORY_LOST")
     assert "noeviction" in (caught.value.remedy or "")
-
-
-async def test_what_was_stored_without_a_reply_is_not_lost(
-    store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The append is done, but Redis stays away for longer than the patience; meanwhile more tokens come."""
-    owned = await begun(store)
-    seen = Recorder()
-    inner = store.append
-    replies = [RstitchError(grpc.StatusCode.UNAVAILABLE, "REDIS_UNAVAILABLE", "away"), None, None]
-
-    async def lossy(*arguments: Any) -> None:
-        await inner(*arguments)
-        if (error := replies.pop(0)) is not None:
-            raise error
-
-    monkeypatch.setattr(store, "append", lossy)
-    journal = Journal(store, "s", owned, 3, Usage(), seen.show)
-    written = [
-        chunk(Source.SLM, 3, 4, 5),
-        chunk(Source.LLM, 5, reason=SwitchReason.ENTROPY_ABOVE),
-        chunk(Source.LLM, 5, 6),
-    ]
-    journal.add(written[0], Usage())
-    await asyncio.wait({journal.task})
-    for piece in written[1:]:
-        journal.add(piece, Usage())
-    await journal.interrupt(1.0)
-    trajectory = await store.trajectory("s")
-    assert trajectory is not None
-    assert joined(trajectory.chunks) == [PROMPT, *joined(written)]
-    assert trajectory.header.state is State.INTERRUPTED
-    assert joined(seen.chunks) == joined(written)
-
-
-async def test_what_nobody_has_any_more_is_said_to_be_lost(store: TrajectoryStore, redis_url: str) -> None:
-    owned = await begun(store)
-    journal = Journal(store, "s", owned, 3, Usage(), Recorder().show)
-    async with Redis.from_url(redis_url) as client:
-        await client.hset(keys.trajectory("s"), "length", 1)
-    journal.add(chunk(Source.SLM, 3, 4), Usage())
-    with pytest.raises(RstitchError) as caught:
-        await journal.task
-    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.DATA_LOSS, "TRAJECTORY_LOST")
 
 
 async def test_a_redis_that_refuses_is_said_to(store: TrajectoryStore, redis_url: str) -> None:
@@ -322,27 +186,23 @@ async def test_usage_of_an_older_router_is_read(store: TrajectoryStore, redis_ur
 
 
 async def test_appends_of_many_sessions_share_a_call_and_none_harms_another(
-    store: TrajectoryStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    store: TrajectoryStore, redis_url: str
 ) -> None:
     names = [f"s{index}" for index in range(6)]
     owned = {name: await begun(store, session=name) for name in names}
-    inner, calls = store._append, []
-
-    async def counted(**call: Any) -> Any:
-        calls.append(len(call["keys"]) // 2)
-        return await inner(**call)
-
-    monkeypatch.setattr(store, "_append", counted)
     async with Redis.from_url(redis_url) as client:
         await client.set(keys.chunks("s0"), "not a stream")
         await client.hset(keys.trajectory("s1"), "epoch", 9)
         await client.hset(keys.trajectory("s2"), "length", 1)
         await client.delete(keys.trajectory("s3"))
-    results = await asyncio.gather(
-        *(store.append(name, owned[name], 3, [chunk(Source.SLM, 3, 4)], Usage()) for name in names),
-        return_exceptions=True,
-    )
-    assert calls == [6]
+        await client.config_resetstat()
+        results = await asyncio.gather(
+            *(store.append(name, owned[name], 3, [chunk(Source.SLM, 3, 4)], Usage()) for name in names),
+            return_exceptions=True,
+        )
+        commands = await client.info("commandstats")
+    # Whether Redis knew the script or not, it ran once.
+    assert commands.get("cmdstat_eval", commands.get("cmdstat_evalsha"))["calls"] == 1
     reasons = [getattr(result, "reason", None) for result in results]
     assert reasons == ["REDIS_REFUSED", "TAKEN_OVER", None, "DELETED", None, None]
     assert isinstance(results[2], Behind)
@@ -369,26 +229,21 @@ async def test_a_script_that_redis_forgot_and_a_connection_that_died_are_no_erro
 
 
 def test_a_password_is_not_shown() -> None:
-    assert shown("redis://user:secret@host:1/0") == "redis://user:***@host:1/0"
-    assert shown("redis://:secret@host:1/0") == "redis://:***@host:1/0"
-    assert shown("redis://host:1/0") == "redis://host:1/0"
+    assert without_password("redis://user:secret@host:1/0") == "redis://user:***@host:1/0"
+    assert without_password("redis://:secret@host:1/0") == "redis://:***@host:1/0"
+    assert without_password("redis://host:1/0") == "redis://host:1/0"
 
 
-async def test_a_lost_reply_is_found_out(store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The append is done but its reply is lost; the retry finds it done."""
-    owned = await begun(store)
-    inner = store._append
-    lost = [True, False, True, False]
-
-    async def lossy(**call: Any) -> Any:
-        reply = await inner(**call)
-        if lost.pop(0):
-            raise ConnectionResetError("lost")
-        return reply
-
-    monkeypatch.setattr(store, "_append", lossy)
-    await store.append("s", owned, 3, [chunk(Source.SLM, 3, 4)], Usage())
-    await store.append("s", owned, 4, [chunk(Source.SLM, 4, 5)], Usage())
+async def test_a_lost_reply_is_found_out(store: TrajectoryStore, redis_url: str) -> None:
+    """Connections are cut in the midst of replies: the append is done then, and its repetition finds that."""
+    rng = random.Random(1)
+    with FlakyProxy(urlsplit(redis_url).netloc, lambda: rng.randrange(300, 700)) as proxy:
+        cut_off = TrajectoryStore(f"redis://{proxy.address}/0", ttl_s=50, patience_s=10)
+        owned = await begun(cut_off)
+        for position in range(3, 203):
+            await cut_off.append("s", owned, position, [chunk(Source.SLM, position, position)], Usage())
+        await cut_off.close()
+    assert proxy.num_connections > 3
     trajectory = await store.trajectory("s")
     assert trajectory is not None
-    assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4, 5]
+    assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, *range(3, 203)]

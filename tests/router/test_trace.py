@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 
 from rstitch.service import semconv
-from rstitch.service.telemetry import Telemetry, setup_telemetry
+from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import router_pb2
-from tests.router.conftest import Stack
 from tests.support.asking import ask_for, check_kept, take, threshold, until
+from tests.support.spans import named, recording
+from tests.support.toy_stack import Stack
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
-
-
-def recording() -> tuple[Telemetry, InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return Telemetry(provider), exporter
-
-
-def named(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
-    found = [span for span in exporter.get_finished_spans() if span.name.startswith(name)]
-    return sorted(found, key=lambda span: span.start_time or 0)
 
 
 @pytest.mark.parametrize("run_ahead", ["on", "off"])

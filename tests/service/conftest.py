@@ -43,6 +43,8 @@ class Kinds:
                     )
                 case "break":
                     raise ZeroDivisionError
+                case "give up":
+                    raise RstitchError(grpc.StatusCode.CANCELLED, "GIVEN_UP", "the server gave up")
                 case "wait":
                     await self.finish.wait()
             return request

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -58,6 +59,16 @@ async def test_client_and_server_spans_end_with_the_code(
     assert codes(receiver, kind) == {2: code, 3: code}
 
 
+@pytest.mark.parametrize(("what", "fails"), [("cancel", False), ("give up", True)])
+async def test_only_a_call_that_the_other_side_ended_is_an_error(
+    receiver: OtlpReceiver, what: str, fails: bool
+) -> None:
+    await traced_call(setup_telemetry("test", receiver.endpoint), "stream_stream", what)
+    (client,) = (span for span in receiver.named(f"{SERVICE}/stream_stream") if span.kind == 3)
+    assert attributes(client)["rpc.grpc.status_code"] == grpc.StatusCode.CANCELLED.value[0]
+    assert (client.status.code == client.status.STATUS_CODE_ERROR) is fails
+
+
 async def test_the_trace_goes_from_the_client_through_the_server(receiver: OtlpReceiver) -> None:
     await traced_call(setup_telemetry("test", receiver.endpoint), "unary_unary", "hello")
     (root,) = receiver.named("root")
@@ -103,7 +114,9 @@ def test_a_traceparent_survives_the_round_trip() -> None:
 def test_a_receiver_that_is_gone_does_not_hold_up_the_end() -> None:
     telemetry = setup_telemetry("test", "127.0.0.1:1")
     telemetry.tracer.start_span("lost").end()
+    began = time.monotonic()
     telemetry.shutdown(0.5)
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("endpoint", [None, ""])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import pytest
@@ -46,9 +46,20 @@ def ask_for(prompt: Any = (7, 8, 9), **fields: Any) -> router_pb2.GenerateReques
     return router_pb2.GenerateRequest(**fields)
 
 
-async def take(stub: Any, request: router_pb2.GenerateRequest, *, num_tokens: int | None = None, **call: Any) -> Answer:
+def chat(*messages: tuple[str, str]) -> Any:
+    return router_pb2.Chat(messages=[router_pb2.ChatMessage(role=role, content=text) for role, text in messages])
+
+
+async def take(
+    stub: Any,
+    request: router_pb2.GenerateRequest,
+    *,
+    num_tokens: int | None = None,
+    into: Answer | None = None,
+    **call: Any,
+) -> Answer:
     """Reads the stream to its end, or leaves once it has `num_tokens`. Errors are kept, not raised."""
-    answer = Answer()
+    answer = Answer() if into is None else into
     stream = stub.Generate(request, **call)
     try:
         async for response in stream:
@@ -59,6 +70,27 @@ async def take(stub: Any, request: router_pb2.GenerateRequest, *, num_tokens: in
     except grpc.aio.AioRpcError as error:
         answer.error = from_rpc_error(error)
     return answer
+
+
+class Reading:
+    """An answer that is being read while something else is done; awaited, it is the whole one."""
+
+    def __init__(self, stub: Any, request: router_pb2.GenerateRequest) -> None:
+        self.answer = Answer()
+        self._task = asyncio.create_task(take(stub, request, into=self.answer))
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        return self._task.__await__()
+
+    @property
+    def is_over(self) -> bool:
+        return self._task.done()
+
+    async def has(self, num_tokens: int = 20) -> Self:
+        """Waits until so many tokens have come; the answer must not be over then."""
+        await until(lambda: self.is_over or len(self.answer.tokens) >= num_tokens)
+        assert not self.is_over, f"over after {len(self.answer.tokens)} tokens: {self.answer.error}"
+        return self
 
 
 def _add(answer: Answer, response: router_pb2.GenerateResponse) -> None:

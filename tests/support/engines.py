@@ -1,15 +1,18 @@
-"""Drives an engine in-process, as the worker's thread does."""
+"""Drives an engine in-process, as the worker's thread does, and breaks its model where a test asks for that."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 import torch
 
 from model_worker.engine.engine import Engine
+from model_worker.engine.errors import HeldTooShort
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.types import Limits, RunFailed, RunFinished, RunRequest, TokenKept
 from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
@@ -18,8 +21,33 @@ from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
 def make_engine(architecture: str = "llama", seed: int = 0, **limits: Any) -> tuple[Engine, Any]:
     """An engine and an untouched copy of its model."""
     model = make_model(CONFIGS[architecture], seed)
+    return make_engine_of(copy.deepcopy(model), **limits), model
+
+
+def make_engine_of(model: Any, **limits: Any) -> Engine:
+    """An engine that owns the model: what a test does to the model happens to the engine."""
     sizes = replace(Limits(VOCAB_SIZE, CONTEXT_LENGTH, num_pages=128), **limits)
-    return Engine(adopt(copy.deepcopy(model), sizes.context_length), sizes), model
+    return Engine(adopt(model, sizes.context_length), sizes)
+
+
+@contextmanager
+def failing_forward(model: Any, error: Exception) -> Iterator[None]:
+    """Makes every forward of the model raise the error."""
+
+    def fail(module: object, inputs: object) -> None:
+        raise error
+
+    handle = model.base_model.register_forward_pre_hook(fail)
+    yield
+    handle.remove()
+
+
+def held_by(engine: Engine, session_id: str) -> int:
+    """How many tokens a session holds: the refusal of a run that begins too far on tells it."""
+    with pytest.raises(HeldTooShort) as refused:
+        engine.submit(RunRequest(session_id, engine.limits.context_length - 1, [5]))
+    assert refused.value.held is not None
+    return refused.value.held
 
 
 @dataclass

@@ -71,6 +71,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.metadata: list[dict[str, Any]] = []
         self.deadlines: list[float | None] = []
         self.ready = True
+        self.workers_ready = True
         # Set when a call of Generate has ended, however it did.
         self.ended = threading.Event()
         self._sessions: dict[str, list[pb.GenerateResponse]] = {}
@@ -164,11 +165,11 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             pb.WorkerStatus(
                 role=role,
                 address="127.0.0.1:1",
-                ready=self.ready,
+                ready=self.ready and self.workers_ready,
                 model="m",
                 device="cpu",
                 dtype="float32",
-                detail="" if self.ready else "no answer",
+                detail="" if self.ready and self.workers_ready else "no answer",
             )
             for role in (SLM, LLM)
         ]

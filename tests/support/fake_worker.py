@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 
 from rstitch.errors import RstitchError
-from rstitch.head import Head
+from rstitch.local.processes import free_port
+from rstitch.service.head import Head
 from rstitch.service.server import Server
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
@@ -37,14 +38,15 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.max_message_tokens = 4
         self.errors: list[RstitchError] = []  # raised by the next runs that decode
         self.background_errors: list[RstitchError] = []  # raised by the next of them in the background
+        self.head_errors: list[RstitchError] = []  # raised when the next heads are put
         self.break_after: list[int] = []  # the next streams end without a word after so many tokens
         self.requests: list[worker_pb2.DecodeRequest] = []
         self.closed: list[str] = []
         self.sessions: dict[str, list[int]] = {}
         self.heads: dict[str, Head] = {}
         self.num_streams = 0
-        self._busy: set[str] = set()  # sessions in which a run is going on
-        self.port = 0
+        self.busy: set[str] = set()  # sessions in which a run is going on
+        self.port = free_port()  # kept from start to start
         self._rng = random.Random(seed)
         self._server: Server | None = None
         self.instance_id = ""
@@ -93,6 +95,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         yield worker_pb2.GetTokenizerResponse(data=self.files.data[half:])
 
     async def PutHead(self, request: worker_pb2.PutHeadRequest, context: Any) -> worker_pb2.PutHeadResponse:
+        if self.head_errors:
+            raise self.head_errors.pop(0)
         self.heads[request.name] = Head.from_bytes(request.data)
         return worker_pb2.PutHeadResponse()
 
@@ -115,14 +119,14 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         try:
             while (request := await queue.get()) is not None:
                 self.requests.append(request)
-                if request.session_id in self._busy:
+                if request.session_id in self.busy:
                     raise RstitchError(grpc.StatusCode.ABORTED, "SESSION_BUSY", "another stream runs it")
-                self._busy.add(request.session_id)
+                self.busy.add(request.session_id)
                 try:
                     async for response in self._run(request, queue):
                         yield response
                 finally:
-                    self._busy.discard(request.session_id)
+                    self.busy.discard(request.session_id)
         finally:
             reader.cancel()
             self.num_streams -= 1

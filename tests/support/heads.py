@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rstitch.head import Head, HeadFacts
+from rstitch.service.head import Head, HeadFacts
 
 
 def random_head(hidden_size: int, seed: int = 0, bias: float = 0.0, fingerprint: str = "", tau: float = 0.1) -> Head:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evals.evaluation.record import Part, Record
-from evals.evaluation.run_file import RunFile
+from evals.asking.record import Part, Record
+from evals.asking.run_file import RunFile
 
 CONFIGURATION = {
     "task": "tiny", "task_digest": "1", "data": "d", "data_digest": "2", "temperature": 0.0, "top_p": 0.0, "seed": 0,

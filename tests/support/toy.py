@@ -1,5 +1,5 @@
-"""Two toy 'models' whose next token and entropy are hashes of the prefix, a tokenizer for them, and Algorithm 1 written
-naively over them: the oracle of the router's tests.
+"""Toy 'models' whose next token and entropy are hashes of the prefix, a tokenizer for them, and what the reference
+writes with them: the oracle of the router's tests.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from evals.algorithm.reference import Proposal, Threshold, stitch
 from router_svc.text.tokenizer import TokenizerFiles
 
 SPECIAL = ("<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>")
@@ -75,26 +76,42 @@ class ToyModel:
         """What a head sees: float32 little-endian, [1]."""
         return struct.pack("<f", self.doubt(prefix))
 
+    def next(self, tokens: Sequence[int]) -> Proposal:
+        """What the reference asks of a model; every signal but the entropy is the doubt."""
+        doubt = self.doubt(tokens)
+        return Proposal(self.token(tokens), self.entropy(tokens), doubt, doubt, math.exp(self.logprob(tokens)))
+
     def logprob(self, prefix: Sequence[int]) -> float:
         """float32, of the token: of probabilities in (0, 1]."""
         return struct.unpack("<f", struct.pack("<f", math.log((_hash(self.seed, prefix, 4) % 1000 + 1) / 1000)))[0]
 
 
+@dataclass(frozen=True)
+class Scripted(ToyModel):
+    """The same token from the same prefix, but for `own`; unsure at chosen positions."""
+
+    unsure: frozenset[int] = frozenset()
+    own: frozenset[int] = frozenset()
+    stop_at: int = 0
+
+    def token(self, prefix: Sequence[int]) -> int:
+        if self.stop_at and len(prefix) >= self.stop_at:
+            return STOP
+        token = 5 + sum(prefix) % 200
+        return token + 1 + self.seed if len(prefix) in self.own else token
+
+    def entropy(self, prefix: Sequence[int]) -> float:
+        return 0.75 if len(prefix) in self.unsure else 0.25
+
+
+def at(*positions: int) -> frozenset[int]:
+    return frozenset(positions)
+
+
 def algorithm_1(
     slm: ToyModel, llm: ToyModel, prompt: Sequence[int], tau: float, tau_return: float, max_new_tokens: int
 ) -> tuple[list[int], list[str]]:
-    """The tokens, and who wrote each."""
-    tokens, authors, active = list(prompt), [], "slm"
-    while len(authors) < max_new_tokens:
-        model = slm if active == "slm" else llm
-        token, entropy = model.token(tokens), model.entropy(tokens)
-        if active == "slm" and entropy > tau:
-            active = "llm"
-            continue
-        tokens.append(token)
-        authors.append(active)
-        if active == "llm" and entropy <= tau_return:
-            active = "slm"
-        if token == STOP:
-            break
-    return tokens[len(prompt) :], authors
+    """The reference's tokens, and who wrote each."""
+    rule = Threshold(tau, tau_return)
+    written = stitch(slm, llm, prompt, rule, max_new_tokens=max_new_tokens, stop_tokens={STOP}).written
+    return [token.id for token in written], [token.model for token in written]

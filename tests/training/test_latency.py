@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from evals.latency import Decode, LatencyModel, ModelLatency, Prefill, Run, Service, Serving, runs_of
+from evals.latency import Decode, LatencyModel, ModelLatency, Prefill, Run, Service, Serving, plots, runs_of
 from evals.latency.answers import Measured
 from evals.latency.check import check
 from evals.latency.fit import fit_model, fit_serving, relative_nnls
@@ -140,6 +142,27 @@ def test_the_fit_finds_the_coefficients_of_exact_calls() -> None:
     assert found.fits["decode"].median_error == pytest.approx(0, abs=1e-9)
 
 
+def test_the_numbers_of_a_plots_axes_do_not_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    plots.plot_fit(fitted(), {"slm": timed(SLM, 0.1), "llm": timed(LLM, 0.1)}, tmp_path / "fit.png")
+    (figure,) = figures
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    num_labels = 0
+    for panel in figure.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            labels = [label for label in axis.get_ticklabels(which="both") if label.get_text()]
+            boxes = [label.get_window_extent(renderer) for label in labels]
+            num_labels += len(boxes)
+            assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2)), panel.get_title()
+    assert num_labels > 20
+
+
+def fitted() -> LatencyModel:
+    return LatencyModel(fit_model(timed(SLM, 0.1), {"model": "s"}), fit_model(timed(LLM, 0.1), {"model": "l"}))
+
+
 def test_noise_lowers_what_the_fit_says_of_itself_and_leaves_coefficients_positive() -> None:
     found = fit_model(timed(LLM, 0.3, 9), {})
     assert found.fits["prefill"].r2 < 1
@@ -187,7 +210,7 @@ def test_the_file_holds_all_of_it(tmp_path: Path) -> None:
 def test_a_file_that_is_no_model_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "latency.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"latency\.json is no latency model.*rstitch profile"):
+    with pytest.raises(ValueError, match=r"latency\.json is no latency model.*rstitch latency"):
         LatencyModel.load(path)
 
 

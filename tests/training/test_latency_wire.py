@@ -1,4 +1,4 @@
-"""`rstitch profile` on a running stack: calls of real workers, whole answers, the file."""
+"""`rstitch latency` on a running stack: calls of real workers, whole answers, the file."""
 
 from __future__ import annotations
 

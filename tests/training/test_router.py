@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from evals.algorithm.reference import stitch_learned
+from evals.algorithm.reference import Threshold, stitch
+from evals.algorithm.uncached_model import UncachedModel
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from evals.tasks.tiny.arithmetic import problems
-from rstitch.head import Head
 from rstitch.local.part import bundled_model
+from rstitch.service.head import Head
 from tests.support.heads import random_head
 from training.head import dapo
 from training.head.__main__ import main
@@ -96,10 +97,13 @@ def test_the_policy_begins_near_the_threshold_rule_and_becomes_its_head(num_read
 
 def test_rollouts_are_the_reference(pair: TrainingPair) -> None:
     """The tokens that the served policy gives, for tests/laws hold that to the same reference."""
-    models: dict[str, Any] = {
-        name: AutoModelForCausalLM.from_pretrained(bundled_model(f"tiny-{name}"), dtype=torch.float32).eval()
-        for name in ("slm", "llm")
-    }
+    folders = [bundled_model(f"tiny-{name}") for name in ("slm", "llm")]
+    models = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in folders]
+    oracles = [UncachedModel(model, len(pair.tokenizer)) for model in models]
+
+    def wants_llm(tokens: Sequence[int]) -> bool:
+        return head.wants_llm(oracles[0].hidden_state(tokens), len(tokens))
+
     head, tau, limit = random_head(pair.hidden_size, seed=4), 0.01, 60
     prompts = [pair.prompt(problem) for problem in problems("train", 4)]
     rollouts = Rollouts(pair.slm, pair.llm, pair.stop_tokens, tau, limit, num_sessions=3)
@@ -107,10 +111,8 @@ def test_rollouts_are_the_reference(pair: TrainingPair) -> None:
     decisions = [each.to_llm for answer in answers for each in answer.consultations]
     assert set(decisions) == {True, False}, "a head of one mind tests nothing"
     for prompt, answer in zip(prompts, answers, strict=True):
-        naive = stitch_learned(
-            models["slm"], models["llm"], prompt, tau=tau, wants_llm=head.wants_llm, max_new_tokens=limit,
-            stop_tokens=pair.stop_tokens, vocab_size=len(pair.tokenizer),
-        )  # fmt: skip
+        rule = Threshold(tau, wants_llm=wants_llm)
+        naive = stitch(*oracles, prompt, rule, max_new_tokens=limit, stop_tokens=pair.stop_tokens).written
         assert answer.written == [token.id for token in naive]
         assert answer.authors == [token.model for token in naive]
         assert sum(run.num_tokens for run in answer.runs) == len(answer.written)

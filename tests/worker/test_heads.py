@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from rstitch.head import MAX_BYTES, Head
+from rstitch.service.head import MAX_BYTES, Head
 from rstitch.v1 import worker_pb2 as pb
 from tests.support.heads import random_head
 from tests.worker.conftest import StartWorker

@@ -18,7 +18,7 @@ def ended() -> RunFinished:
 
 
 def told(outbox: Outbox, now: float) -> dict[int, list[int]]:
-    due = outbox.due(now)
+    due = outbox.take_due(now)
     for _, piece in due:
         assert len(piece.tokens) == len(piece.entropies) == len(piece.logprobs)
     return {ticket: piece.tokens for ticket, piece in due}
@@ -38,10 +38,10 @@ def test_a_first_token_goes_out_at_once_and_the_next_wait_for_one_another() -> N
 def test_an_end_goes_out_at_once_with_the_tokens_before_it() -> None:
     outbox = Outbox(FLUSH_S)
     outbox.put(1, kept(1))
-    outbox.due(LATE)
+    outbox.take_due(LATE)
     outbox.put(1, kept(2))
     outbox.put(1, ended())
-    ((ticket, piece),) = outbox.due(LATE)
+    ((ticket, piece),) = outbox.take_due(LATE)
     assert (ticket, piece.tokens, piece.end) == (1, [2], ended())
 
 

@@ -22,8 +22,8 @@ from evals.figures.progress import progress_bar
 from evals.figures.report import terminal_table
 from evals.latency import LatencyModel
 from evals.tasks.tiny.arithmetic import problems
-from rstitch.head import Head
 from rstitch.local.part import ROOT
+from rstitch.service.head import Head
 from training.head.card import COLUMNS, write_head
 from training.head.evaluate import Figures, always_llm, evaluate, greedy
 from training.head.mlp import Policy
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--slm", default=str(ROOT / "models/tiny-slm"), help="folder or hub id (default models/tiny-slm)")
     made.add_argument("--llm", default=str(ROOT / "models/tiny-llm"), help="folder or hub id (default models/tiny-llm)")
     made.add_argument("--latency", type=Path, default=ROOT / "docs/results/latency.json",
-                      help="latency model of `rstitch profile` (default docs/results/latency.json)")
+                      help="latency model of `rstitch latency` (default docs/results/latency.json)")
     made.add_argument("--out", type=Path, default=ROOT / "models/heads/tiny",
                       help="folder of the head, whose name is the head's (default models/heads/tiny)")
     made.add_argument("--work", type=Path, default=Path(".cache/router"), help="checkpoints (default .cache/router)")

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 from evals.figures.provenance import provenance
 from evals.figures.report import Columns, markdown_table
-from rstitch.head import Head
+from rstitch.service.head import Head
 from training.head.evaluate import Figures
 from training.head.recipe import Recipe
 

@@ -12,8 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from rich.console import Console
 
-from rstitch.head import Head
 from rstitch.local.part import ROOT
+from rstitch.service.head import Head
 
 
 def cost_us(head: Head, num_calls: int) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from evals.figures.statistics import wilson
 from evals.latency import LatencyModel, Service
 from evals.tasks.tiny.arithmetic import Problem
-from rstitch.head import Head
+from rstitch.service.head import Head
 from training.head.pair import TrainingPair
 from training.head.rollout import Answer, Decide, Rollouts
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rstitch.head import MIN_LOG_P, NUM_TOP, Array, Head, HeadFacts, num_inputs
+from rstitch.service.head import MIN_LOG_P, NUM_TOP, Array, Head, HeadFacts, num_inputs
 from training.head.rollout import Consultation
 
 
@@ -18,7 +18,7 @@ class Policy(nn.Module):
 
     Args:
         hidden_size: of the SLM.
-        num_readout: rows of the readout, see `rstitch.head`; 0: none.
+        num_readout: rows of the readout, see `rstitch.service.head`; 0: none.
         hidden: sizes of the layers between.
         start_llm: P(LLM) that it starts with, whatever the input: R-Stitch+ begins near the threshold rule.
     """
@@ -55,7 +55,7 @@ class Policy(nn.Module):
         self.std.copy_(features.std(dim=0) + 1e-6)
 
     def _features(self, inputs: Tensor) -> Tensor:
-        """As `rstitch.head` has it."""
+        """As `rstitch.service.head` has it."""
         if not len(self.readout):
             return inputs
         log_p = torch.log_softmax(inputs[:, :-1] @ self.readout.T, dim=-1)

@@ -20,16 +20,14 @@ from transformers import AutoModelForCausalLM
 
 from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
-from rstitch.head import Head
 from rstitch.local.part import ROOT
+from rstitch.service.head import Head
 from training.head.warm_start import States, unsure_states
 
 CALLS = (0.4, 0.6, 0.8, 1.0, 1.2)  # of the LLM, an answer
 _GATE = 0.01
 _SEED = 1_001  # of the problems; heads are trained with small ones
-_COLUMNS: Columns = {"asked by": lambda row: str(row["name"])} | {
-    f"{calls:g} calls": lambda row, calls=calls: f"{100 * row['found'][calls]:.1f}" for calls in CALLS
-}
+_COLUMNS: Columns = {"asked by": "{name}"} | {f"{calls:g} calls": f"{{found[{calls:g}]:.1p}}" for calls in CALLS}
 
 
 def recall(score: Tensor, wrong: Tensor, num_answers: int) -> dict[float, float]:
@@ -44,6 +42,11 @@ def recall(score: Tensor, wrong: Tensor, num_answers: int) -> dict[float, float]
 
 
 @torch.inference_mode()
+def _named(found: dict[float, float]) -> dict[str, float]:
+    """By the words of the table's columns."""
+    return {f"{calls:g}": share for calls, share in found.items()}
+
+
 def rows(slm: str, states: States, heads: dict[str, Head], num_answers: int) -> list[Row]:
     """One for each score: the SLM's entropy, 1 - p of its token, and each head."""
     weight = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float32).get_output_embeddings().weight
@@ -54,7 +57,7 @@ def rows(slm: str, states: States, heads: dict[str, Head], num_answers: int) -> 
     for name, head in heads.items():
         logits = [head.logits(state.astype("<f4").tobytes(), length) for state, length in places]
         scores[name] = torch.tensor([float(llm - slm) for slm, llm in logits])
-    return [{"name": name, "found": recall(score, states.wrong, num_answers)} for name, score in scores.items()]
+    return [{"name": name, "found": _named(recall(score, states.wrong, num_answers))} for name, score in scores.items()]
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ class Recipe:
     Attributes:
         tau: gate: the head is asked where the SLM's entropy is above; the LLM hands back at or below.
         hidden: sizes of the MLP's layers between input and logits.
-        num_readout: tokens whose logits the head sees (ours, see `rstitch.head`); 0: none, as in the paper.
+        num_readout: tokens whose logits the head sees (ours, see `rstitch.service.head`); 0: none, as in the paper.
         start_llm: pure DAPO: P(LLM) at the start, near the threshold rule, which is P(LLM) = 1.
         warm_chains: reference chains of the warm start; 0: none, pure DAPO.
         warm_epochs, warm_lr: passes over the states found in them, and the highest learning rate.

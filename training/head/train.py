@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evals.latency import LatencyModel
 from evals.tasks.tiny.arithmetic import Problem, stream
-from rstitch.head import Head, HeadFacts
+from rstitch.service.head import Head, HeadFacts
 from training.head import dapo
 from training.head.evaluate import Outcome, outcome
 from training.head.mlp import Policy, inputs_of

@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from evals.tasks.tiny.domains import DOMAINS
-from rstitch.head import NUM_TOP
+from rstitch.service.head import NUM_TOP
 from training.head.mlp import Policy
 from training.tiny.data import IGNORE, batches
 

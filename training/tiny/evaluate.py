@@ -18,6 +18,7 @@ from rich.progress import track
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from evals.algorithm.cached_model import CachedModel
+from evals.algorithm.reference import Threshold, stitch
 from evals.figures.statistics import wilson
 from evals.tasks.tiny.domain import Domain
 from evals.tasks.tiny.domains import DOMAINS
@@ -117,20 +118,18 @@ class Exam(Generic[P]):
         tally = Tally(f"tau {tau:g}")
         started = time.perf_counter()
         for problem in track(self.asked, description=tally.name):
-            ids = prompt_ids(self.tokenizer, problem)
-            first, last = len(ids), len(ids) + self.domain.max_new_tokens
-            models, active = (CachedModel(slm), CachedModel(llm)), 0
-            while len(ids) < last and (len(ids) == first or ids[-1] != self.tokenizer.eos_token_id):
-                token, entropy = models[active].next(ids, len(self.tokenizer))
-                if active == 0 and entropy > tau:
-                    active, tally.switches = 1, tally.switches + 1
-                    continue
-                ids.append(token)
-                tally.llm_tokens += active
-                if active == 1 and entropy <= tau:
-                    active, tally.switches = 0, tally.switches + 1
-            tally.tokens += len(ids) - first
-            tally.right.append(self.is_right(ids[first:], problem))
+            answer = stitch(
+                CachedModel(slm, len(self.tokenizer)),
+                CachedModel(llm, len(self.tokenizer)),
+                prompt_ids(self.tokenizer, problem),
+                Threshold(tau),
+                max_new_tokens=self.domain.max_new_tokens,
+                stop_tokens={self.tokenizer.eos_token_id},
+            )
+            tally.tokens += len(answer.written)
+            tally.llm_tokens += answer.num_llm_tokens
+            tally.switches += answer.num_switches
+            tally.right.append(self.is_right([token.id for token in answer.written], problem))
         tally.seconds = time.perf_counter() - started
         return tally
 

@@ -8,7 +8,7 @@ from model_worker.engine.types import Limits, RunRequest
 
 
 def check_request(request: RunRequest, limits: Limits) -> None:
-    """Whether its fields can be right. Raises InvalidRun or ContextFull, naming the field."""
+    """Raises InvalidRun or ContextFull, naming the field, if the request is wrong whatever the session holds."""
     vocab_size = limits.vocab_size
     for field, tokens in (("tokens", request.tokens), ("draft", request.draft)):
         if tokens and max(tokens) >= vocab_size:
@@ -19,7 +19,7 @@ def check_request(request: RunRequest, limits: Limits) -> None:
                 remedy=f"Send ids below {vocab_size}, from the tokenizer that GetInfo's fingerprint names.",
             )
     end = request.end
-    decodes = request.max_tokens > 0
+    decodes = request.max_tokens > 0  # then there must be room for a token more than it sends
     if end == 0:
         raise InvalidRun(
             "there is no token to go on from.",
@@ -36,7 +36,7 @@ def check_request(request: RunRequest, limits: Limits) -> None:
 
 
 def check_idle(session: Session) -> None:
-    """Whether no run of the session is going on. Raises SessionBusy."""
+    """Raises SessionBusy if a run of the session is going on."""
     if session.running:
         raise SessionBusy(
             f"another run of session {session.session_id} is going on.",
@@ -46,7 +46,8 @@ def check_idle(session: Session) -> None:
 
 
 def check_held(request: RunRequest, session: Session) -> None:
-    """Whether the session holds the caller's tokens before `position`. Raises HeldTooShort or PrefixMismatch."""
+    """Raises HeldTooShort or PrefixMismatch unless the session holds the caller's tokens before `position`."""
+    # Both tell `held`: the caller then sends the tokens from there on, or all of them, and loses nothing but time.
     if request.position > session.held:
         raise HeldTooShort(
             f"the session holds {session.held} tokens, not {request.position}.",

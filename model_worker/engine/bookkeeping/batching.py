@@ -23,13 +23,13 @@ from dataclasses import dataclass, field
 
 from model_worker.engine.bookkeeping.cost_model import CostModel
 
-_GAPS = 32  # recent ones that are looked at
-_OVERDUE = 4.0  # a session away for so many mean absences is not waited for any more
+_GAPS = 32  # how many recent gaps between arrivals count
+_OVERDUE = 4.0  # a session that has been away for so many mean absences is not waited for any more
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What somebody waits for in a step: rows, of which some are of one token, and the tokens of the others."""
+    """What somebody waits for in a step: its rows, how many of them are one token, and the tokens of the others."""
 
     num_rows: int
     num_decode_rows: int
@@ -46,20 +46,21 @@ class Arrivals:
     _away: dict[str, float] = field(default_factory=dict)
 
     def left(self, session_id: str, now: float) -> None:
-        """The session's run ended in a hand-off."""
+        """Notes that a run ended in a hand-off: its session is away at the other model."""
         self._away[session_id] = now
 
     def came(self, session_id: str, now: float) -> None:
-        """The session has a run again that somebody waits for."""
+        """Notes that a session has a run again that somebody waits for."""
         since = self._away.pop(session_id, None)
         if since is None:
             return
+        # An exponential mean over about 16 absences, which the first one sets.
         self._mean_away_s += (now - since - self._mean_away_s) / (16 if self._mean_away_s else 1)
         self._gaps.append(now - self._last)
         self._last = now
 
-    def gone(self, session_id: str) -> None:
-        """The session's stream is closed: it will not come back."""
+    def forget(self, session_id: str) -> None:
+        """Notes that a session will not come back: its stream is closed."""
         self._away.pop(session_id, None)
 
     def any_expected(self, now: float) -> bool:
@@ -67,7 +68,7 @@ class Arrivals:
         return any(now - since < _OVERDUE * self._mean_away_s for since in self._away.values())
 
     def waits(self, now: float) -> list[float]:
-        """How long until the next one: what is left of each recent gap that is longer than this one already is."""
+        """Times until the next arrival, ascending: the rest of each recent gap that is longer than the present."""
         age = now - self._last
         gaps = sorted(self._gaps)
         return [gap - age for gap in gaps[bisect_right(gaps, age) :]]
@@ -81,12 +82,13 @@ def break_even_s(costs: CostModel, load: Load) -> float:
 
 
 def best_wait_s(waits: list[float], num_rows: int, break_even: float) -> float:
-    """Of the waits below the break-even the one that gains most on average, if the next row comes after one of
-    `waits`; 0: none gains.
+    """The wait that gains most on average, if the next row comes after one of `waits`; 0: none gains.
 
     Args:
         waits: ascending, all equally likely.
     """
+    # Waiting for waits[i] catches the row in i + 1 of the cases and costs num_rows * waits[i] in the others. All gains
+    # are summed over the cases and not divided by their number, which is the same for every wait.
     best, best_gain, caught = 0.0, 0.0, 0.0
     for index, wait in enumerate(waits):
         if wait >= break_even:
@@ -116,7 +118,7 @@ class BatchingRule:
         self._until = 0.0
 
     def delay(self, now: float, load: Load, arrivals: Arrivals) -> float:
-        """How long to wait for another row before the step; 0: start it. To be asked again when something has come."""
+        """How long to wait for another row before the step; 0: start it. Ask again when something has come."""
         if load.num_rows == 0 or not arrivals.any_expected(now):
             return 0.0
         if load.num_rows != self._num_rows:  # a row came: what was waited for it is over
@@ -129,7 +131,7 @@ class BatchingRule:
         return delay
 
     def started(self, now: float) -> float:
-        """The step begins; returns how long it was held back."""
+        """Call when the step begins; returns how long it was held back."""
         held = 0.0 if self._held_since is None else now - self._held_since
         self._held_since, self._num_rows = None, 0
         return held

@@ -1,4 +1,4 @@
-"""What a step costs before it is taken: measured at a few shapes, linear in between. Pure numbers; no torch, no clock.
+"""What a step will cost: measured at a few shapes, linear in between. Pure numbers; no torch, no clock.
 
 A step holds decode rows (one token each) and other tokens (prompts, catch-up). Three curves say what it takes: decode
 rows alone, other tokens alone, and what other tokens add to a step of decode rows. The third is not the second: on CUDA
@@ -33,7 +33,6 @@ class Curve:
         self._ys = _monotone([points[x] for x in self._xs])
 
     def at(self, x: int) -> float:
-        """The value at `x`."""
         xs, ys = self._xs, self._ys
         right = bisect_left(xs, x)
         if right == 0:
@@ -77,11 +76,10 @@ class CostModel:
 
     @property
     def step_costs(self) -> Sequence[StepCost]:
-        """What was measured, without the riding tokens."""
+        """The points of the first two curves, as measured."""
         return self._points
 
     def step_us(self, num_decode_rows: int, num_other_tokens: int = 0) -> float:
-        """The predicted time of a step."""
         if num_decode_rows == 0:
             return self._extend.at(num_other_tokens) if num_other_tokens else 0.0
         return self._decode.at(num_decode_rows) + self._ride.at(num_other_tokens)
@@ -93,11 +91,12 @@ class CostModel:
         """
         if at_most == 0:
             return 0
-        fits = [0, at_most + 1]  # so many do, so many do not
+        fits = [0, at_most + 1]  # bisection: fits[0] tokens are within the bound, fits[1] are beyond it
         while fits[1] - fits[0] > 1:
             middle = sum(fits) // 2
             within = self.step_us(num_decode_rows, num_other_tokens + middle) <= bound_us
             fits[0 if within else 1] = middle
         if fits[0] > 1:
             return fits[0]
+        # A single token is a decode row, which the search has priced as one of the others.
         return int(self.step_us(num_decode_rows + 1, num_other_tokens) <= bound_us)

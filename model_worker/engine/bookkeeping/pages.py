@@ -4,6 +4,13 @@ Any free page will do for any session, so nothing is ever refused for want of a 
 pages that follow one another in place, without copying them, and rows at equal distances all at once. So the pool is
 cut into lanes, a first page is given at the start of a lane, lanes are given out far from each other first (bit
 reversal: 0, 1/2, 1/4, 3/4, ...), and later pages follow the one before while they can.
+
+With 8 lanes the sessions A to E, which come in this order, find their places so:
+
+    lane   0    1    2    3    4    5    6    7
+           A    E    C         B         D
+
+A may grow over lane 1 until E comes: each lane is as far from its neighbours as the number of sessions allows.
 """
 
 from __future__ import annotations
@@ -25,28 +32,27 @@ class PagePool:
         self._lane_starts = [_reversed(lane, bits) * self._lane_pages for lane in range(1 << bits)]
 
     def pages_for(self, num_tokens: int) -> int:
-        """Pages that hold `num_tokens` tokens."""
+        """Number of pages that `num_tokens` tokens need."""
         return -(-num_tokens // self.page_size)
 
     def allocate(self, count: int, after: int | None = None) -> list[int]:
-        """Takes `count` pages, following page `after` and each other as far as free ones do.
+        """Hands out `count` pages that follow page `after` and one another where those are free.
 
         The caller has checked `num_free`.
         """
         assert count <= self.num_free, "allocate() without checking num_free"
-        taken: list[int] = []
+        pages: list[int] = []
         for _ in range(count):
             page = self._first() if after is None else after + 1
             if page >= self.num_pages or not self._is_free[page]:
-                page = self._is_free.find(1)
+                page = self._is_free.find(1)  # scattered from here on: correct, and slower to read
             self._is_free[page] = 0
-            taken.append(page)
+            pages.append(page)
             after = page
         self.num_free -= count
-        return taken
+        return pages
 
     def release(self, pages: list[int]) -> None:
-        """Gives pages back."""
         for page in pages:
             assert not self._is_free[page], f"page {page} given back twice"
             self._is_free[page] = 1
@@ -61,7 +67,7 @@ class PagePool:
         )
 
     def _first(self) -> int:
-        """The start of the first lane that is free throughout; else of one whose start is; else any free page."""
+        """The start of a lane that is all free, else of one whose start is free, else 0, which may not be free."""
         lane = self._lane_pages
         for start in self._lane_starts:
             if self._is_free.find(0, start, start + lane) < 0:

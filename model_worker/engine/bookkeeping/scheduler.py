@@ -21,10 +21,14 @@ from model_worker.engine.types import Limits, RunRequest, Signal, Timing
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A request in the engine. `run_id` grows with arrival: a smaller one is older.
+    """A request that the engine works on. `run_id` grows with arrival: a smaller one is older."""
 
-    The `draft` is at the end of the session's tokens until it is verified.
-    """
+    # The session's tokens while a run goes on, and the row of its last step:
+    #
+    #   0 ....... num_computed ............. request.end ............. held
+    #   KV        sent, no KV yet            the draft; without one, what was kept
+    #             |--------- num_pending tokens ---------------------|
+    #                                  |--- num_asked distributions -|    after the last sent token and each drafted one
 
     run_id: int
     request: RunRequest
@@ -38,41 +42,34 @@ class Run:
 
     @property
     def num_computed(self) -> int:
-        """Tokens of its session that it need not compute."""
+        """Number of its session's tokens that it need not compute."""
         return self.session.num_computed
 
     @property
     def num_pending(self) -> int:
-        """Tokens that its next row may have."""
+        """Number of tokens that its next row may have."""
         return self.session.num_pending
 
     def computed(self, num_tokens: int) -> None:
-        """Its row of so many tokens is computed."""
+        """Notes that a row of so many tokens is in the KV cache."""
         self.session.num_computed += num_tokens
 
     @property
     def is_background(self) -> bool:
-        """Nobody waits for it."""
         return self.request.is_background
 
     @property
-    def wants_token(self) -> bool:
-        """Whether the distribution after the last token is asked for."""
-        return self.request.wants_token
-
-    @property
     def num_asked(self) -> int:
-        """Distributions asked for, after the last tokens; they are of one row."""
-        return len(self.draft) + 1 if self.wants_token else 0
+        """Number of distributions asked for, after the last tokens; all are computed in one row."""
+        return len(self.draft) + 1 if self.request.wants_token else 0
 
     def row_tokens(self, room: int) -> int:
-        """The tokens of its next row: all that are left, or a chunk before those whose distributions are asked for."""
+        """Number of tokens of its next row: all that are left, or a chunk before the distributions asked for."""
         pending = self.num_pending
         return pending if pending <= room else max(0, min(room, pending - self.num_asked))
 
     @property
     def needs_margin(self) -> bool:
-        """Whether its signal is the margin."""
         handoff = self.request.handoff
         return handoff is not None and handoff.signal is Signal.MARGIN
 
@@ -89,7 +86,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The rows of the next forward, and the runs that end for want of room.
+    """The rows of the next forward, and the runs that end because there is no room for them.
 
     A foreground run is refused. A background run yields: the tokens that it appended and kept are in the session and
     get computed when a foreground run needs them.
@@ -104,7 +101,7 @@ class Scheduler:
     """Keeps the runs in order of arrival and forms batches of them.
 
     Attributes:
-        costs: what a step takes; None: not known, and background rows are bounded by the token budget alone.
+        costs: predicts a step's time; without it background rows are bounded by the token budget alone.
     """
 
     def __init__(self, table: SessionTable, limits: Limits) -> None:
@@ -117,27 +114,26 @@ class Scheduler:
         return len(self._runs)
 
     def get(self, run_id: int) -> Run | None:
-        """The run, or None if it has ended."""
         return self._runs.get(run_id)
 
     def runs_of(self, session: Session) -> list[Run]:
-        """The session's run, if one is going on."""
+        """The session's run as a list of one, empty if none is going on."""
         return [run for run in self._runs.values() if run.session is session]
 
     def without_work(self) -> list[Run]:
-        """Catch-up runs whose tokens are all computed."""
+        """Catch-up runs that have nothing to compute, as when they only truncate."""
         return [run for run in self._runs.values() if run.num_pending == 0]
 
     @property
     def load(self) -> Load:
-        """What somebody waits for."""
+        """What the foreground runs have to do."""
         pending = [run.num_pending for run in self._runs.values() if not run.is_background]
         decode = pending.count(1)
         other = min(sum(pending) - decode, self._limits.max_batch_tokens)
         return Load(len(pending), decode, other)
 
     def add(self, run: Run) -> None:
-        """Begins a run; its session is held for it until `remove`."""
+        """Begins a run; its session belongs to it until `remove`."""
         assert not run.session.running, "one run per session"
         run.session.running = True
         self._runs[run.run_id] = run
@@ -152,6 +148,14 @@ class Scheduler:
 
     def schedule(self) -> Schedule:
         """Chooses the next batch and reserves its pages. Refused and yielded runs are removed."""
+        # Priorities under the token budget, older runs first within each:
+        #
+        #   1  decode rows and drafts         everybody in them waits for one step
+        #   2  other foreground runs          prompts and what a handed-over session lacks, in chunks
+        #   3  background runs                catch-up and run-ahead, as far as the step stays short
+        #
+        # When pages run short it is the other way round: idle sessions go first, then background runs, then the
+        # youngest foreground run.
         schedule = Schedule()
         budget = self._limits.max_batch_tokens
         for run in self._in_order():
@@ -170,17 +174,17 @@ class Scheduler:
         return schedule
 
     def _in_order(self) -> list[Run]:
-        """Decode rows and drafts, then other foreground runs, then background ones; older first."""
 
-        def key(run: Run) -> tuple[bool, bool]:
+        def key(run: Run) -> tuple[bool, bool]:  # the sort is stable, and `_runs` is in order of arrival
             return run.is_background, run.num_pending > max(run.num_asked, 1)
 
         return sorted(self._runs.values(), key=key)
 
     def _spare_tokens(self, rows: Sequence[Row], run: Run, num_tokens: int) -> int:
-        """Of the tokens of a background run's next row, those that may go into a step of `rows`: with foreground rows
-        in it, the step gets longer by a bounded share; without, it stays short, for a decode that arrives waits for
-        its end.
+        """How many tokens of a background run may join a step of `rows`.
+
+        With foreground rows in it, the step gets longer by a bounded share; without, it stays short, because a decode
+        that arrives waits for its end.
         """
         if self.costs is None:
             return num_tokens
@@ -188,6 +192,7 @@ class Scheduler:
         alone_us = max(self._limits.background_us, self.costs.step_us(1))
         bound_us = (1 + self._limits.background_stretch) * self._step_us(waited_for) if waited_for else alone_us
         spare = self.costs.most_tokens(*_load(rows), num_tokens, bound_us)
+        # Alone it always advances: by one token, or by the whole row that its distributions are asked for in.
         least = run.num_asked if run.num_pending == run.num_asked else 1
         return run.row_tokens(spare) or (0 if rows else least)
 
@@ -196,9 +201,11 @@ class Scheduler:
         return self.costs.step_us(*_load(rows))
 
     def _make_room(self, run: Run, num_tokens: int, schedule: Schedule) -> bool:
-        """Reserves pages for a row. When idle sessions do not suffice, background runs yield and lose their KV, then
-        the youngest runs are refused, so the worker never stands still. A run may have to wait for younger ones that
-        are in the batch already; it is never refused for their sake.
+        """Reserves pages for a row; returns whether it has them.
+
+        When evicting idle sessions does not suffice, background runs yield and lose their KV, then the youngest runs
+        are refused, so the worker never stands still. A run may have to wait for younger ones that are in the batch
+        already; it is never refused because of them.
         """
         until = run.num_computed + num_tokens
         if self._table.reserve(run.session, until):
@@ -238,7 +245,7 @@ class Scheduler:
 
 
 def _load(rows: Sequence[Row]) -> tuple[int, int]:
-    """Decode rows, and the tokens of the others."""
+    """How many rows are one token, and how many tokens the others have."""
     decode = sum(row.num_tokens == 1 for row in rows)
     return decode, sum(row.num_tokens for row in rows) - decode
 

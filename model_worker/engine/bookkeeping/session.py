@@ -13,35 +13,38 @@ from model_worker.engine.bookkeeping.pages import PagePool
 class Session:
     """Tokens of one conversation on this worker.
 
-    Invariant: 0 <= num_computed <= num_shallow <= len(tokens), and `pages` has room for `num_shallow` tokens. Tokens
-    from `num_computed` on are accepted but have no KV yet; those before `num_shallow` have it in the layers below the
-    exit of a model that has one. `contiguous` says that each page follows the one before.
+    Invariant: 0 <= num_computed <= num_shallow <= len(tokens), and `pages` has room for `num_shallow` tokens.
+    `contiguous` says that each page follows the one before.
     """
 
-    __slots__ = ("contiguous", "exit_computed", "num_computed", "pages", "running", "session_id", "tokens")
+    #   tokens   0 ......... num_computed ......... num_shallow ......... len(tokens)
+    #   KV       in all layers            in the shared layers   none yet
+    #
+    # Only a model whose first layers are the SLM has a part in the middle; elsewhere num_shallow is num_computed.
+
+    __slots__ = ("contiguous", "num_computed", "pages", "running", "session_id", "shallow_computed", "tokens")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.tokens = array("I")
         self.num_computed = 0
-        self.exit_computed = 0
+        self.shallow_computed = 0
         self.pages: list[int] = []
         self.contiguous = True
         self.running = False
 
     @property
     def held(self) -> int:
-        """Tokens accepted."""
+        """Number of tokens accepted so far, computed or not."""
         return len(self.tokens)
 
     @property
     def num_shallow(self) -> int:
-        """Tokens that the layers below the exit have computed; as `num_computed` where there is no exit."""
-        return max(self.num_computed, self.exit_computed)
+        """Number of tokens that the shared layers have computed, by a run of either role."""
+        return max(self.num_computed, self.shallow_computed)
 
     @property
     def num_pending(self) -> int:
-        """Tokens accepted and not computed."""
         return len(self.tokens) - self.num_computed
 
     def checksum(self, position: int) -> int:
@@ -67,11 +70,10 @@ class SessionTable:
         return iter(self._sessions.values())
 
     def get(self, session_id: str) -> Session | None:
-        """The session, or None."""
         return self._sessions.get(session_id)
 
     def open(self, session_id: str) -> Session:
-        """The session, made if unknown, now the most recently used.
+        """Returns the session, made if unknown, as the most recently used.
 
         There are never many more sessions than pages: one without pages costs little, but is not kept for ever.
         """
@@ -84,25 +86,23 @@ class SessionTable:
         return session
 
     def touch(self, session: Session) -> None:
-        """The session is the most recently used from now on."""
         self._sessions.move_to_end(session.session_id)
 
     def truncate(self, session: Session, position: int) -> None:
-        """Drops what the session holds from `position` on, and the pages that become empty."""
+        """Drops the session's tokens from `position` on, and the pages that become empty."""
         del session.tokens[position:]
         self.uncompute(session, position)
 
     def uncompute(self, session: Session, position: int) -> None:
         """Forgets the KV from `position` on; the tokens stay."""
         session.num_computed = min(session.num_computed, position)
-        session.exit_computed = min(session.exit_computed, position)
+        session.shallow_computed = min(session.shallow_computed, position)
         keep = self._pool.pages_for(session.num_shallow)
         self._pool.release(session.pages[keep:])
         del session.pages[keep:]
         session.contiguous = session.contiguous or _contiguous(session.pages)
 
     def close(self, session: Session) -> None:
-        """Forgets the session."""
         self.truncate(session, 0)
         del self._sessions[session.session_id]
 
@@ -114,6 +114,7 @@ class SessionTable:
         missing = self._pool.pages_for(num_tokens) - len(session.pages)
         if missing <= 0:
             return True
+        # What is evicted for a reservation that then fails stays evicted: it was idle, and can be computed again.
         while self._pool.num_free < missing:
             if not self._evict(self._least_recently_used(session)):
                 return False
@@ -130,11 +131,11 @@ class SessionTable:
         self._pool.check_integrity([page for session in self for page in session.pages])
 
     def _least_recently_used(self, asking: Session) -> Session | None:
-        """Of the idle sessions that hold pages."""
+        """The idle session with pages that nobody has used for longest."""
         return next((s for s in self if not s.running and s.pages and s is not asking), None)
 
     def _evict(self, victim: Session | None) -> bool:
-        """Closes an idle session; returns whether there was one."""
+        """Closes an idle session; returns whether one was given."""
         if victim is None:
             return False
         self.close(victim)

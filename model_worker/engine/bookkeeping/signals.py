@@ -20,35 +20,35 @@ _FLOAT32 = Struct("f")
 
 
 class SignalMeter:
-    """Reads a run's signal, token by token."""
+    """Computes a run's signal for one token after another."""
 
     def __init__(self, handoff: Handoff) -> None:
         self._signal = handoff.signal
         self._recent = deque(handoff.recent_entropies, maxlen=max(handoff.window - 1, 0))
 
     def read(self, entropy: float, logprob: float, margin: float) -> float:
-        """The signal of the next token.
+        """Returns the next token's signal.
 
         Args:
-            entropy: of its distribution, rounded.
-            logprob: of the chosen token.
-            margin: p1 - p2 of the two most probable tokens; looked at under MARGIN only.
+            entropy: in [0, 1], rounded to float32.
+            logprob: the chosen token's.
+            margin: p1 - p2 of the two most probable tokens; only MARGIN uses it.
         """
         if self._signal is Signal.CONFIDENCE:
             return rounded(max(0.0, 1.0 - math.exp(logprob)))
         if self._signal is Signal.MARGIN:
             return rounded(1.0 - margin)
         if self._signal is Signal.ENTROPY_WINDOW:
-            window = (*self._recent, entropy)  # fsum knows no order
+            window = (*self._recent, entropy)  # fsum is exact, so the order does not matter
             return math.fsum(window) / len(window)
         return entropy
 
     def keep(self, entropy: float) -> None:
-        """The token is in the session: from now on its entropy is one of the last."""
+        """Makes the entropy of a kept token part of the windows that follow."""
         self._recent.append(entropy)
 
 
 def rounded(value: float) -> float:
-    """To float32."""
+    """Rounds to the nearest float32."""
     nearest: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
     return nearest

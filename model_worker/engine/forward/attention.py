@@ -1,7 +1,4 @@
-"""Paged attention behind transformers' `AttentionInterface`: the KV cache's tensors, written and read in place.
-
-A model's layers call `PagedAttention.forward` instead of their own attention. It writes the new keys and values to
-their pages and lets every row of the batch attend to its own. It does not know scheduling: `begin` is told the rows.
+"""Paged attention by `scaled_dot_product_attention`, on any device: the backend for CPUs and for what varlen cannot do.
 
 No step copies the cache where it can be helped. The pages of a session mostly lie side by side: a row then reads a
 view of the cache, and rows at equal distances read one strided view together. Only a session whose pages are scattered
@@ -19,62 +16,11 @@ from torch import Tensor, nn
 
 from model_worker.engine.bookkeeping.scheduler import Row
 from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.kv_cache import KvCache
 
-# Up to so many tokens of a row attend with the query heads that share a key head side by side; of more, the mask would
-# be too big.
+# Rows of up to so many tokens attend with the query heads that share a key head side by side. For longer rows the
+# mask, repeated for each of these heads, would be too big.
 _SHORT_EXTEND = 16
-_CACHE_LINE = 64
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """What a layer keeps per token, and how its scores are made."""
-
-    num_kv_heads: int
-    key_dim: int
-    value_dim: int
-    softcap: float | None
-
-
-class KvCache:
-    """Keys and values of all layers, [num_slots, num_kv_heads, dim] each; slot = page * page_size + offset.
-
-    Zeroed: a masked slot is read all the same, and must be finite. On a CPU, what no session has used takes no memory.
-    """
-
-    def __init__(
-        self, shapes: Sequence[LayerShape], num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self.shapes = shapes
-        self.num_pages = num_pages
-        self.page_size = page_size
-        self.num_slots = num_pages * page_size
-        self.dtype = dtype
-        self.device = device
-
-        def zeros(num_heads: int, dim: int) -> Tensor:
-            shape = (self.num_slots, num_heads, dim)
-            if device.type != "cpu":
-                return torch.zeros(shape, dtype=dtype, device=device)
-            # numpy leaves the zeroing to the system, page by page when they are first used; torch writes them all.
-            size = self.num_slots * num_heads * dim * dtype.itemsize
-            raw = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
-            begin = -raw.ctypes.data % _CACHE_LINE
-            return torch.from_numpy(raw[begin : begin + size]).view(dtype).view(shape)
-
-        self.keys = [zeros(shape.num_kv_heads, shape.key_dim) for shape in shapes]
-        self.values = [zeros(shape.num_kv_heads, shape.value_dim) for shape in shapes]
-
-    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
-        """Keys and values [1, kv_heads, tokens, dim] of tokens go to `slots`, int64 [tokens]."""
-        self.keys[layer].index_copy_(0, slots, key[0].transpose(0, 1))
-        self.values[layer].index_copy_(0, slots, value[0].transpose(0, 1))
-
-    def wipe(self, pages: Sequence[int]) -> None:
-        """Zeroes pages that may hold what is not finite."""
-        for page in pages:
-            for tensor in (*self.keys, *self.values):
-                tensor[page * self.page_size : (page + 1) * self.page_size] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +30,22 @@ class Group:
     Attributes:
         queries: slice of the flattened batch, rows x num_queries tokens in order.
         num_rows, num_queries, num_keys: sizes; more than one query only where there is one row.
-        first, distance: row i's keys lie in the slots from first + i * distance on; if `slots` is None.
-        slots: int64 [num_rows * num_keys], where the keys lie; padding repeats a written one.
-        mask: bool [num_rows, 1, num_queries, num_keys] or the same additive; None if every query sees every key.
+        first, distance: without `slots`, row i's keys are in the slots from first + i * distance on.
+        slots: int64 [num_rows * num_keys], where the keys are; padding repeats a written slot.
+        mask: additive, [num_rows, 1, num_queries, num_keys]; None if every query sees every key.
         is_causal: there are as many keys as queries, and query i sees the first i + 1 of them; without a mask.
     """
+
+    # Rows of a batch (batch.py's order) and the groups that they make, each one call of the kernel:
+    #
+    #   rows     one token, in one piece   | one token, scattered | several tokens
+    #            s0   s1   s2   s3         | s4   s5              | s6         | s7
+    #   groups   [ one strided view ]      | [ gathered ]         | [ alone ]  | [ alone ]
+    #
+    # The strided view of s0..s3, where the sessions begin at equal distances in the cache:
+    #
+    #   slots    |0 0 0 . . . . .|1 1 . . . . . .|2 2 2 . . . . .|3 . . .    num_keys = 3; of s1 and s3 the rest is
+    #             first           first + distance                           masked
 
     queries: slice
     num_rows: int
@@ -102,10 +59,7 @@ class Group:
 
 
 class PagedAttention:
-    """Attention over a `KvCache` by `scaled_dot_product_attention`, on any device.
-
-    Attributes:
-        name: as `Limits.attention` has it.
+    """An `AttentionBackend` that reads views of the cache where it can.
 
     Args:
         in_place: read views of the cache where pages lie side by side; off: always gather (to compare).
@@ -120,7 +74,6 @@ class PagedAttention:
         self._write_slots = torch.empty(0, dtype=torch.int64)
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
-        """The next forward is of this batch; `slots` are the batch's, int64 [tokens] on the device."""
         rows = batch.rows
         self._write_slots = slots
         num_single = sum(row.num_tokens == 1 for row in rows)
@@ -143,10 +96,6 @@ class PagedAttention:
         scaling: float | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
-        """The call of a layer: query [1, heads, tokens, key_dim], key and value [1, kv_heads, tokens, dim].
-
-        Returns [1, tokens, heads, value_dim]. Keywords that would change the result were refused at start.
-        """
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self._cache.write(layer, self._write_slots, key, value)
         if query.shape[2] == 1 and not self._softcapped:
@@ -155,7 +104,7 @@ class PagedAttention:
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
     def _attend_alone(self, query: Tensor, scaling: float | None, layer: int) -> Tensor:
-        """As `_attend`, for a batch of one token: with no other session every call counts. [1, 1, heads, value_dim]."""
+        """Attends for a batch of one token, [1, 1, heads, value_dim]: without other sessions every call counts."""
         group, shape = self._groups[0], self._cache.shapes[layer]
         num_heads = query.shape[1]
         k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
@@ -164,14 +113,14 @@ class PagedAttention:
         return out.reshape(1, 1, num_heads, shape.value_dim)
 
     def _attend(self, group: Group, query: Tensor, scaling: float | None, layer: int) -> Tensor:
-        """The group's outputs, [tokens of the group, heads, value_dim]; query: [heads, tokens, key_dim]."""
+        """Returns the group's outputs, [tokens of the group, heads, value_dim]; query: [heads, tokens, key_dim]."""
         shape = self._cache.shapes[layer]
         k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
         num_heads, num_kv_heads = query.shape[0], shape.num_kv_heads
         q = query if len(self._groups) == 1 else query[:, group.queries]
         mask, repeated = group.mask, num_heads // num_kv_heads
         if group.num_queries == 1:
-            # The query heads that share a key head are so many queries of it: [rows, kv_heads, repeated, dim].
+            # The query heads that share a key head become that many queries of it: [rows, kv_heads, repeated, dim].
             q = q.view(num_kv_heads, repeated, group.num_rows, q.shape[2]).permute(2, 0, 1, 3)
         elif repeated > 1 and group.num_queries <= _SHORT_EXTEND:
             q = q.reshape(1, num_kv_heads, repeated * group.num_queries, -1)
@@ -189,7 +138,7 @@ class PagedAttention:
         return out.reshape(num_heads, group.num_queries, -1).transpose(0, 1)
 
     def _read(self, group: Group, tensor: Tensor) -> Tensor:
-        """Keys or values of a group, [rows, kv_heads, num_keys, dim]: a view unless the pages are scattered."""
+        """Returns keys or values, [rows, kv_heads, num_keys, dim]: a view unless the pages are scattered."""
         if group.slots is not None:
             size = (group.num_rows, group.num_keys, *tensor.shape[1:])
             return tensor.index_select(0, group.slots).view(size).transpose(1, 2)
@@ -216,11 +165,13 @@ class PagedAttention:
         for row in rows[at:end]:
             if not row.run.session.contiguous:
                 break
+            # Pages between this row and the one before; the second row sets the group's distance.
             step = row.run.session.pages[0] - first - distance * max(0, count - 1)
-            padded = max(longest, row.start + 1)
-            # Equally far from each other, no row read into another or beyond the cache, not more padding than keys.
             if count == 1:
                 distance = step
+            # A row joins if it is as far from the one before as the others are, if no row is read into the next one or
+            # beyond the cache, and if not more padding than keys is read.
+            padded = max(longest, row.start + 1)
             end_of_reading = row.run.session.pages[0] * page_size + padded
             too_padded = padded * (count + 1) > 2 * (total + row.start + 1)
             if count and (
@@ -239,7 +190,7 @@ class PagedAttention:
         return count
 
     def _gathered(self, rows: Sequence[Row], at: int) -> Group:
-        """Rows of one token whose pages are scattered."""
+        """The group of rows of one token whose pages are scattered."""
         all_slots = [self._slots(row) for row in rows]
         lengths = np.array([len(slots) for slots in all_slots])
         padded = np.empty((len(rows), int(lengths.max())), dtype=np.int64)
@@ -272,7 +223,7 @@ class PagedAttention:
         )
 
     def _slots(self, row: Row) -> np.ndarray:
-        """Slots of everything up to the row's end, int64."""
+        """Slots of all tokens up to the row's end, int64."""
         page_size = self._cache.page_size
         pages = np.array(row.run.session.pages, dtype=np.int64)
         return (pages[:, None] * page_size + np.arange(page_size)).ravel()[: row.start + row.num_tokens]
@@ -283,7 +234,7 @@ class PagedAttention:
         return self._additive(np.arange(longest)[None, :] < lengths[:, None])[:, None, None]
 
     def _additive(self, seen: np.ndarray) -> Tensor:
-        """0 where seen, -inf elsewhere: made once a step and not once a layer."""
+        """A mask of 0 where seen and -inf elsewhere, made once a step and not once a layer."""
         mask = torch.zeros(seen.shape, dtype=self._cache.dtype)
         mask.masked_fill_(torch.from_numpy(~seen), float("-inf"))
         return mask.to(self._cache.device, non_blocking=True)

@@ -17,23 +17,29 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.forward.attention import KvCache
 from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.kv_cache import KvCache
 
 Attend = Callable[..., Any]
 
 
 @dataclass(slots=True)
 class Tables:
-    """What the kernel is told; int32 on the device but for `slots` (any integers) and the maxima.
+    """What the kernel is told; int32 on the device, except `slots` (any integers) and the maxima.
 
     Attributes:
-        slots: [tokens], where keys and values go.
+        slots: [tokens], where the new keys and values go.
         ends: [rows + 1], where each row's queries begin and the last end.
         lengths: [rows], how many keys each row sees.
-        pages: [rows, pages of the longest context], which pages they are in.
-        max_queries, max_keys: of a row.
+        pages: [rows, pages of the longest context], the page table of each row.
+        max_queries, max_keys: the most of any row.
     """
+
+    # Two rows, one of 3 new tokens after 20 and one of 1 after 33, pages of 16:
+    #
+    #   ends     0          3    4        row 0 has queries [0, 3), row 1 has [3, 4)
+    #   lengths  23         34            keys seen by the last query of each; the one before it sees one fewer
+    #   pages    [4, 5, 0]  [9, 2, 7]     columns beyond a row's last page are not read
 
     slots: Tensor
     ends: Tensor
@@ -44,10 +50,7 @@ class Tables:
 
 
 class VarlenAttention:
-    """Attention over a `KvCache` by `varlen_attn`.
-
-    Attributes:
-        name: as `Limits.attention` has it.
+    """An `AttentionBackend` over `varlen_attn`.
 
     Args:
         attend: another kernel with `varlen_attn`'s signature.
@@ -71,11 +74,10 @@ class VarlenAttention:
 
     @property
     def max_pages(self) -> int:
-        """Columns of the page table of a captured graph."""
+        """Number of columns of a captured graph's page table, which must fit the longest session."""
         return self._max_pages
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
-        """As `PagedAttention.begin`."""
         rows = batch.rows
         counts = [row.num_tokens for row in rows]
         lengths = [row.start + row.num_tokens for row in rows]
@@ -97,7 +99,7 @@ class VarlenAttention:
         )
 
     def use(self, tables: Tables) -> None:
-        """The next forward is of a batch with these tables."""
+        """Makes the next forward one of a batch with these tables."""
         self._tables = tables
 
     def forward(
@@ -110,7 +112,6 @@ class VarlenAttention:
         scaling: float | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
-        """As `PagedAttention.forward`."""
         assert self._tables is not None, "begin() before the forward"
         tables, cache = self._tables, self._cache
         layer = int(module.layer_idx)  # type: ignore[arg-type]

@@ -9,21 +9,29 @@ from model_worker.engine.bookkeeping.scheduler import Row
 
 
 def batch_order(row: Row) -> tuple[bool, bool, int]:
-    """Sort key of a batch's rows: of one token first, those in one piece first, by place in the cache."""
+    """Sort key of a batch's rows: single tokens first, among them those in one piece, by place in the cache."""
+    # Attention reads neighbours of this order with one call where they are equally far from each other.
     session = row.run.session
     return row.num_tokens > 1, not session.contiguous, session.pages[0]
 
 
 @dataclass(slots=True)
 class Batch:
-    """Rows side by side.
+    """The tokens of all rows as one sequence, without padding.
 
     Attributes:
         rows: in `batch_order`.
         ids, positions, slots: one per token: its id, its position, where its keys and values go.
-        asked: the row of each distribution that is asked for: one of a row, or as many as its draft needs.
-        wanted: index of the token that it comes after.
+        asked: the row of each distribution that is asked for; a row with a draft of d tokens is in it d + 1 times.
+        wanted: index of the token that each of these distributions comes after.
     """
+
+    # Three rows: s decodes at position 9, t verifies a draft of 2 from position 5 on, u is a chunk of a prompt.
+    #
+    #   token       0      1    2    3      4    5    6    7
+    #   row         s      t    t    t      u    u    u    u
+    #   positions   9      4    5    6      0    1    2    3
+    #   wanted      0      1    2    3                            asked  s t t t
 
     rows: Sequence[Row]
     ids: list[int] = field(default_factory=list)
@@ -49,10 +57,8 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Of all rows."""
         return len(self.ids)
 
     @property
     def is_decode(self) -> bool:
-        """Whether every row is one token."""
         return len(self.ids) == len(self.rows)

@@ -30,7 +30,7 @@ def _measure_kernel(logits, results, row_stride, num_rows, vocab_size, BLOCK: tl
         block_token = tl.min(tl.where(x == block_largest, index, vocab_size), axis=0)
         grown = tl.maximum(largest, block_largest)
         token = tl.where(block_largest > largest, block_token, token)
-        # Nothing seen yet weighs nothing; -inf - -inf would be NaN.
+        # Before the first finite logit nothing has weight; -inf - -inf would be NaN.
         shift = tl.where(largest == -float("inf"), 0.0, largest - grown)
         keep = tl.where(largest == -float("inf"), 0.0, tl.exp(shift))
         weighted = keep * (weighted + shift * total)
@@ -47,7 +47,7 @@ def _measure_kernel(logits, results, row_stride, num_rows, vocab_size, BLOCK: tl
 
 
 def measure_fused(logits: Tensor) -> Tensor:
-    """As `sampling.measure`: tokens, entropies in nats, probabilities; float32 [3, rows] on the device of `logits`."""
+    """Does what `sampling.measure` does; returns float32 [3, rows] on the device of `logits`."""
     num_rows, vocab_size = logits.shape
     assert logits.stride(1) == 1, "rows that lie in one piece"
     results = torch.empty(3, num_rows, dtype=torch.float32, device=logits.device)

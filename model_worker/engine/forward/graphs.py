@@ -18,7 +18,8 @@ from torch import Tensor
 
 from model_worker.engine.forward.attention_varlen import Tables, VarlenAttention
 from model_worker.engine.forward.batch import Batch
-from model_worker.engine.forward.sampling import Measured, measure, unpack
+from model_worker.engine.forward.sampling import Choices, measure, unpack
+from model_worker.engine.types import Limits
 
 DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
 EXTEND_SIZES = (2, 4, 8, 16, 32, 64)
@@ -32,20 +33,19 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class GraphOutput:
-    """Of a replay, one row per token of the batch; the tensors are overwritten by the next replay."""
+    """What a replay computed, one row per token of the batch; the next replay overwrites the tensors."""
 
     logits: Tensor
     hidden: Tensor
-    measured: Measured
+    measured: Choices
 
 
 class Graph:
-    """One captured shape.
+    """A step of one shape, captured once and replayed for every batch that fits it.
 
     Args:
-        num_tokens: room, and the number of rows.
+        num_tokens: how many tokens it has room for, and how many rows.
         max_queries: 1 for decode, else `num_tokens`.
-        scratch_page: where the keys and values of left-over rows go.
     """
 
     def __init__(
@@ -55,14 +55,12 @@ class Graph:
         attention: VarlenAttention,
         forward: Forward,
         capture: Capture,
-        context_length: int,
-        page_size: int,
-        scratch_page: int,
+        limits: Limits,
         device: torch.device,
     ) -> None:
         self._num_tokens = num_tokens
-        self._page_size = page_size
-        self._scratch_page = scratch_page
+        self._page_size = limits.page_size
+        self._scratch_page = limits.num_pages  # the one after those of the sessions; nobody reads it
         width = attention.max_pages
         size = 5 * num_tokens + 1 + num_tokens * width
         pinned = device.type == "cuda"
@@ -70,7 +68,7 @@ class Graph:
         self._device = torch.zeros(size, dtype=torch.int32, device=device)
         self._fill = _Views(*(view.numpy() for view in _split(self._host, num_tokens, width)))
         ids, positions, slots, ends, lengths, pages = _split(self._device, num_tokens, width)
-        tables = Tables(slots, ends, lengths, pages, max_queries, context_length)
+        tables = Tables(slots, ends, lengths, pages, max_queries, limits.context_length)
         self._results = torch.zeros(3, num_tokens, dtype=torch.float32, pin_memory=pinned)
         self._logits = self._hidden = self._packed = torch.empty(0)
 
@@ -84,7 +82,7 @@ class Graph:
         self._replay = capture(body)
 
     def run(self, batch: Batch) -> GraphOutput:
-        """The batch's outcome; it must fit."""
+        """Replays the graph for a batch, which must fit."""
         self._write(batch)
         self._device.copy_(self._host, non_blocking=True)
         self._replay()
@@ -101,7 +99,10 @@ class Graph:
         views.ids[:num], views.ids[num:] = batch.ids, 0
         views.positions[:num], views.positions[num:] = batch.positions, 0
         views.slots[:num], views.slots[num:] = batch.slots, scratch
-        # Left-over rows: one token each, then rows without any.
+        # Room for 8 tokens, a batch of two rows with 3 and 1 tokens:
+        #
+        #   tokens   r0 r0 r0 r1  x  x  x  x      x: fillers on the scratch page, position 0, one key
+        #   ends     0  3  4  5  6  7  8 | 8 8    as many rows as tokens: after r0, r1 and four fillers two empty ones
         fillers = room - num
         ends = np.cumsum([row.num_tokens for row in batch.rows] + [1] * fillers)
         views.ends[0] = 0
@@ -126,17 +127,17 @@ class _Views:
 
 
 def _split(buffer: Tensor, num_tokens: int, width: int) -> tuple[Tensor, ...]:
-    """ids, positions, slots, ends, lengths, pages: views of one buffer."""
+    """Cuts one buffer into views: ids, positions, slots, ends, lengths, pages."""
     n = num_tokens
     ids, positions, slots, lengths, ends, pages = buffer.split([n, n, n, n, n + 1, n * width])
     return ids, positions, slots, ends, lengths, pages.view(n, width)
 
 
 class Graphs:
-    """All captured shapes."""
+    """All captured shapes; a batch runs in the smallest that it fits."""
 
     def __init__(self, make: Callable[[int, int], Graph], on_progress: OnProgress) -> None:
-        # The largest first: the smaller ones then live in its memory.
+        # The largest first: the smaller ones then fit into its memory.
         shapes = sorted([(size, 1) for size in DECODE_SIZES] + [(size, size) for size in EXTEND_SIZES], reverse=True)
         self._graphs: dict[tuple[int, bool], Graph] = {}
         for index, (size, max_queries) in enumerate(shapes):
@@ -144,7 +145,7 @@ class Graphs:
             on_progress(index + 1, len(shapes))
 
     def run(self, batch: Batch) -> GraphOutput | None:
-        """The outcome of a batch; None if it fits no graph."""
+        """Runs a batch; None if it fits no graph."""
         sizes = DECODE_SIZES if batch.is_decode else EXTEND_SIZES
         size = next((size for size in sizes if size >= batch.num_tokens), None)
         if size is None:
@@ -153,12 +154,12 @@ class Graphs:
 
 
 def repeat(body: Callable[[], None]) -> Callable[[], None]:
-    """No capture: the function itself, run again."""
+    """Stands in for a capture where there is none: the function itself, run again."""
     return body
 
 
 def cuda_capture(pool: Any) -> Capture:
-    """Captures in a CUDA graph whose memory is of `pool` (torch.cuda.graph_pool_handle())."""
+    """Captures in CUDA graphs that share the memory of `pool` (torch.cuda.graph_pool_handle())."""
 
     def capture(body: Callable[[], None]) -> Callable[[], None]:
         # What is allocated, tuned or compiled at a first call must not be captured.

@@ -2,7 +2,7 @@
 
 Nothing here is a list of model classes. The model is run once with a probe in place of its attention, which sees what
 each layer asks for: anything beyond plain causal attention (with an optional score cap) is refused. Then the engine's
-path is compared with the model's own (`check_parity` in runner.py), so that a wrong model never starts.
+path is compared with the model's own (parity.py), so that a wrong model never starts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
 
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.forward.attention import LayerShape
+from model_worker.engine.forward.kv_cache import LayerShape
 
-# What layers pass that does not change the result of a causal attention at inference.
+# Keywords that layers pass and that do not change the result of causal attention at inference.
 _HARMLESS = {
     "cache",
     "cache_position",
@@ -39,7 +39,7 @@ _HARMLESS = {
     "token_type_ids",
     "use_cache",
 }
-# RoPE variants whose angles depend on how long the *batch* is: a session's tokens would depend on its neighbours.
+# RoPE variants whose angles depend on the length of the *batch*: a session's tokens would depend on its neighbours.
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 _names = (f"rstitch_{number}" for number in itertools.count())
@@ -52,10 +52,10 @@ class LoadedModel:
     Attributes:
         module: the transformers model, in eval mode on its device.
         shapes: one per layer.
-        hidden_size: of the LM head's input.
+        hidden_size: width of the LM head's input.
         num_logits: rows of the LM head; the real vocabulary may be smaller.
         context_length: the most tokens of a session.
-        stop_tokens: that end an answer.
+        stop_tokens: those that end an answer.
     """
 
     module: Any
@@ -69,7 +69,7 @@ class LoadedModel:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token in all layers."""
+        """Bytes that the keys and values of one token take in all layers."""
         elements = sum(shape.num_kv_heads * (shape.key_dim + shape.value_dim) for shape in self.shapes)
         return elements * self.dtype.itemsize
 
@@ -77,7 +77,7 @@ class LoadedModel:
 def load(
     model: str, dtype: torch.dtype, device: torch.device, context_length: int = 0, random_weights: int | None = None
 ) -> LoadedModel:
-    """Loads a causal LM.
+    """Loads a causal LM and examines it.
 
     Args:
         model: folder or hub id.
@@ -94,13 +94,13 @@ def load(
     try:
         config = AutoConfig.from_pretrained(source)
         if random_weights is not None:
-            module = _drawn(config, dtype, device, random_weights)
+            module = _random_model(config, dtype, device, random_weights)
         else:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, output_loading_info=True
             )
-            module, found = loaded
-            missing = sorted(found["missing_keys"])
+            module, report = loaded
+            missing = sorted(report["missing_keys"])
     except Exception as error:  # whatever its files may raise: each format has errors of its own
         raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
     if missing:  # transformers would go on with random numbers in their place
@@ -108,7 +108,7 @@ def load(
     return adopt(module.to(device=device), context_length)
 
 
-def _drawn(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
+def _random_model(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
     """A model of the config's shape that costs what a trained one costs and says nothing sensible."""
     torch.manual_seed(seed)
     with torch.device(device):
@@ -116,7 +116,7 @@ def _drawn(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> 
 
 
 def check_source(model: str) -> str:
-    """What transformers may load from: a folder with a model in it, or a hub id. Raises UnsupportedModel."""
+    """Returns what transformers can load from: a folder with a model in it, or a hub id. Raises UnsupportedModel."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -186,7 +186,10 @@ def _stop_tokens(module: Any) -> frozenset[int]:
 
 
 def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape], int, int]:
-    """Runs two tokens with an attention that looks at what it is asked for."""
+    """Runs two tokens with an attention that notes what each layer asks for; raises UnsupportedModel if it is too much.
+
+    Returns the shape of each layer, the width of the LM head's input, and its number of rows.
+    """
     shapes: dict[int, LayerShape] = {}
 
     def refuse_window(window: int | None) -> None:
@@ -197,7 +200,7 @@ def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape
             )
 
     def mask(*, local_size: int | None = None, **_: Any) -> None:
-        """Some layers are windowed, or cut into chunks, by their mask alone."""
+        # Some layers are windowed, or cut into chunks, by their mask alone: nothing of it reaches their attention.
         refuse_window(local_size)
 
     def attention(
@@ -227,6 +230,7 @@ def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape
     use_attention(module, attention, mask)
     try:
         with torch.inference_mode():
+            # Two tokens, because a mask of one token shows nothing.
             ids = torch.zeros(1, 2, dtype=torch.long, device=next(module.parameters()).device)
             logits = module(input_ids=ids, use_cache=False).logits
     except UnsupportedModel:

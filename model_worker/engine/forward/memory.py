@@ -1,4 +1,4 @@
-"""How many tokens the KV caches of two models on one device hold: as many in both, for a session needs them in both.
+"""How many tokens KV caches hold. Two models on one device get the same number: a session needs its tokens in both.
 
 Each worker computes it for itself from the same figures, so neither has to ask the other, nor to start first.
 """
@@ -14,18 +14,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import LoadedModel, check_source
 
-# Of the device: the rest is for two CUDA contexts, activations and captured steps.
+# The share of the device that is divided; the rest is for two CUDA contexts, activations and captured steps.
 _SHARE = 0.85
-_CPU_BYTES = 1 << 30
+_CPU_BYTES = 1 << 30  # on a CPU, where memory is shared with everything else, a fixed amount
 
 
 def split_memory(room_bytes: int, bytes_per_token: int, other_bytes_per_token: int) -> int:
-    """The tokens that fit both caches, if each holds as many as the other."""
+    """Number of tokens that fit both caches, if each holds as many as the other."""
     return max(0, room_bytes) // (bytes_per_token + other_bytes_per_token)
 
 
 def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
-    """The tokens of a KV cache beside that of another model of the same dtype, sized by its config.
+    """Number of tokens of a KV cache beside that of another model of the same dtype, sized by its config.
 
     Raises UnsupportedModel if that is no model, or there is no room for both.
     """
@@ -41,12 +41,12 @@ def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Of the parameters; shared ones once."""
+    """Bytes of the parameters; shared ones count once."""
     return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
 
 
 def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
-    """Bytes of keys and values of one token in all layers, as a config of plain attention names them."""
+    """Bytes that the keys and values of one token take in all layers, by a config of plain attention."""
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -54,7 +54,7 @@ def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
 
 
 def _skeleton(model: str, dtype: torch.dtype) -> tuple[Any, nn.Module]:
-    """The model's config, and its modules without weights."""
+    """Returns the model's config, and its modules without weights."""
     source = check_source(model)
     try:
         config = AutoConfig.from_pretrained(source)
@@ -69,10 +69,10 @@ def pages_that_fit(
     page_size: int,
     more_bytes_per_token: int = 0,
     *,
-    cpu_bytes: int = 1 << 30,
+    cpu_bytes: int = _CPU_BYTES,
     share: float = 0.9,
 ) -> int:
-    """Pages to allocate: on CUDA `share` of the free memory, on CPU what `cpu_bytes` hold."""
+    """Number of pages to allocate: on CUDA by `share` of the free memory, on CPU by `cpu_bytes`."""
     room = cpu_bytes
     if loaded.device.type == "cuda":
         room = int(torch.cuda.mem_get_info(loaded.device)[0] * share)

@@ -1,7 +1,7 @@
 """Runs the model on the rows of a schedule: host lists in, chosen tokens and entropies out.
 
-It builds the flattened batch and calls the unmodified
-transformers model. It decides nothing: which rows, how many and what happens with a token is the engine's business.
+It builds the flattened batch and calls the unmodified transformers model. It decides nothing: which rows, how many and
+what happens with a token is the engine's business.
 """
 
 from __future__ import annotations
@@ -16,29 +16,27 @@ from torch import Tensor, nn
 from model_worker.engine.bookkeeping.scheduler import Row, Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.forward.attention import KvCache, PagedAttention
+from model_worker.engine.forward.attention import PagedAttention
 from model_worker.engine.forward.attention_varlen import VarlenAttention
+from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress, cuda_capture, repeat
+from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.loader import LoadedModel, use_attention
-from model_worker.engine.forward.sampling import Choices, Measured, choose, margins, measure, measure_on_host, unpack
+from model_worker.engine.forward.sampling import Choices, choose, margins, measure, measure_on_host, unpack
 from model_worker.engine.types import Limits, Returns, RunRequest
-
-# Largest difference of a logit between the engine's path and the model's own, relative to the largest logit.
-# (Eager attention makes its softmax in float32 even for a float64 model.)
-_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 8e-2}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One row per distribution that was asked for.
+    """What a step computed, with one entry per distribution that was asked for.
 
     Attributes:
-        choices: on the host.
+        choices: the tokens and their entropies, on the host.
         logits: [n, vocab_size], on the device, valid until the next run.
         hidden: [n, hidden_size], likewise.
-        index: which of the n belongs to each row.
-        margins: p1 - p2 of the rows whose hand-off looks at it.
+        index: which of the n rows of `logits` and `hidden` each entry has; a captured graph computes all rows.
+        margins: p1 - p2 by entry, where a hand-off compares it.
     """
 
     choices: Choices
@@ -48,15 +46,15 @@ class Outcome:
     margins: Mapping[int, float]
 
     def hidden_state(self, row: int) -> bytes:
-        """Float32 little-endian."""
+        """Bytes of float32, little-endian."""
         return _raw(self.hidden[self.index[row]])
 
     def raw_logits(self, row: int) -> bytes:
-        """Float32 little-endian."""
+        """Bytes of float32, little-endian."""
         return _raw(self.logits[self.index[row]])
 
     def top_logits(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
-        """The `count` largest, descending."""
+        """Pairs of token and logit, the `count` largest, descending."""
         values, ids = self.logits[self.index[row]].float().topk(min(count, self.logits.shape[1]))
         return tuple(zip(ids.tolist(), values.tolist(), strict=True))
 
@@ -79,16 +77,16 @@ class Runner:
         self._hidden: Tensor | None = None
         self._slots: Tensor = torch.empty(0, dtype=torch.int64)  # of the batch's tokens, on the device
         loaded.module.get_output_embeddings().register_forward_pre_hook(self._capture_hidden)
-        self._not_varlen = ""  # why it was tried in vain
-        self._attention = self._make_attention()
+        self._why_not_varlen = ""  # said by `path` where varlen was tried and failed
+        self._attention: AttentionBackend = self._make_attention()
         use_attention(loaded.module, self._attention.forward)
         self._graphs = self._make_graphs(on_progress)
         self.graphed: bool | None = None
 
     @property
     def path(self) -> str:
-        """How steps run: the way the cache is read, and whether there are graphs."""
-        return f"{self._attention.name}{' with graphs' if self._graphs is not None else ''}{self._not_varlen}"
+        """Says how steps run: how the cache is read, and whether there are graphs."""
+        return f"{self._attention.name}{' with graphs' if self._graphs is not None else ''}{self._why_not_varlen}"
 
     @torch.inference_mode()
     def run(self, rows: list[Row]) -> Outcome | None:
@@ -121,55 +119,61 @@ class Runner:
         return _outcome(batch, measured, logits, hidden, range(len(batch.asked)))
 
     def wipe(self, pages: Sequence[int]) -> None:
-        """Zeroes pages that a forward left with what is not finite."""
+        """Zeroes pages in which a forward left infinities or NaN."""
         self._cache.wipe(pages)
 
     def _use_device(self) -> None:
-        """Captures, and kernels that are not torch's own, go to the current device; every thread has its own."""
+        # Captures, and kernels that are not torch's own, go to the current device, which every thread has for itself.
         if self._loaded.device.type == "cuda":
             torch.cuda.set_device(self._loaded.device)
 
     def _begin(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Ids and positions, int64 [1, tokens]; the attention is told the rest. One tensor, one copy."""
+        """Returns ids and positions, int64 [1, tokens], and tells the attention the rest."""
+        # One tensor for three lists, so that one copy brings them to the device.
         numbers = torch.tensor((batch.ids, batch.positions, batch.slots)).to(self._loaded.device, non_blocking=True)
         self._slots = numbers[2]
         self._attention.begin(batch, self._slots)
         return numbers[0:1], numbers[1:2]
 
     def _model(self, ids: Tensor) -> tuple[Any, dict[str, Tensor]]:
-        """What runs on the batch's tokens, and what it is given of them."""
+        """Returns the module that computes the batch, and its inputs besides the positions."""
         return self._loaded.module, {"input_ids": ids}
 
     def _forward(self, ids: Tensor, positions: Tensor, logits_to_keep: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Logits [kept, vocab_size] and hidden states [kept, hidden_size]; ids and positions: int64 [1, tokens]."""
+        """Returns logits [kept, vocab_size] and hidden states [kept, hidden_size]; takes int64 [1, tokens] twice."""
         module, inputs = self._model(ids)
         logits = module(**inputs, position_ids=positions, use_cache=False, logits_to_keep=logits_to_keep).logits[0]
         assert self._hidden is not None
+        # An LM head may have more rows than the vocabulary, to fill its shape up. No token stands for these rows: they
+        # are cut off here, before anything is measured or chosen.
+        #
+        #   LM head  0 ................ vocab_size ........ num_logits
+        #            real tokens        padding, not looked at
         return logits[:, : self._limits.vocab_size], self._hidden
 
     def _capture_hidden(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """The LM head's input is the last hidden state of just the rows asked for."""
+        """Keeps the LM head's input: the last hidden states of just the rows asked for."""
         self._hidden = inputs[0][0]
 
-    def _make_attention(self) -> PagedAttention | VarlenAttention:
+    def _make_attention(self) -> AttentionBackend:
         wish = self._limits.attention
         sixteen_bit = self._loaded.dtype in (torch.bfloat16, torch.float16)
         if wish == "varlen" or (wish == "auto" and self._loaded.device.type == "cuda" and sixteen_bit):
             try:
                 attention = VarlenAttention(self._cache, self._limits.context_length)
                 use_attention(self._loaded.module, attention.forward)
-                self._try(attention)
+                self._run_one_token(attention)
             except Exception as error:  # whatever a kernel says that cannot do this model or device
                 if wish == "varlen":
                     raise UnsupportedModel(f"varlen attention does not run this model here: {error}") from error
-                self._not_varlen = f", as varlen does not run here: {error}"
+                self._why_not_varlen = f", as varlen does not run here: {error}"
             else:
                 return attention
         return PagedAttention(self._cache, in_place=wish != "gather")
 
     @torch.inference_mode()
-    def _try(self, attention: VarlenAttention) -> None:
-        """One forward of one token on the page that nobody reads."""
+    def _run_one_token(self, attention: VarlenAttention) -> None:
+        """Tries an attention on the page that nobody reads; raises what the kernel raises."""
         session = Session("trial")
         session.tokens.append(0)
         session.pages.append(self._limits.num_pages)
@@ -191,18 +195,7 @@ class Runner:
         capture = cuda_capture(torch.cuda.graph_pool_handle()) if device.type == "cuda" else repeat
 
         def make(num_tokens: int, max_queries: int) -> Graph:
-            limits = self._limits
-            return Graph(
-                num_tokens,
-                max_queries,
-                attention,
-                self._forward,
-                capture,
-                context_length=limits.context_length,
-                page_size=limits.page_size,
-                scratch_page=limits.num_pages,
-                device=device,
-            )
+            return Graph(num_tokens, max_queries, attention, self._forward, capture, self._limits, device)
 
         try:
             return Graphs(make, on_progress)
@@ -213,14 +206,14 @@ class Runner:
             ) from error
 
 
-def _outcome(batch: Batch, measured: Measured, logits: Tensor, hidden: Tensor, index: Sequence[int]) -> Outcome:
-    """Args: `index` says which rows of `logits` and `hidden` the batch asked for."""
+def _outcome(batch: Batch, measured: Choices, logits: Tensor, hidden: Tensor, index: Sequence[int]) -> Outcome:
+    """Chooses tokens; `index` says which rows of `logits` and `hidden` the batch asked for."""
     samplings = [row.run.request.sampling for row in batch.asked]
     positions = [batch.positions[place] + 1 for place in batch.wanted]
     choices = choose(measured, logits, index, samplings, positions)
     by_margin = [place for place, row in enumerate(batch.asked) if row.run.needs_margin]
-    found = margins(logits, [index[place] for place in by_margin]) if by_margin else []
-    return Outcome(choices, logits, hidden, index, dict(zip(by_margin, found, strict=True)))
+    values = margins(logits, [index[place] for place in by_margin]) if by_margin else []
+    return Outcome(choices, logits, hidden, index, dict(zip(by_margin, values, strict=True)))
 
 
 def _raw(values: Tensor) -> bytes:

@@ -27,7 +27,7 @@ _MASK = (1 << 64) - 1
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1), the same for equal arguments, as if random for others (SplitMix64 of seed and position)."""
+    """Returns a number in [0, 1) that is a function of its arguments and looks random (SplitMix64 of both)."""
     bits = _splitmix64(_splitmix64(seed & _MASK) ^ (position & _MASK))
     return (bits >> 11) * 2.0**-53
 
@@ -44,19 +44,11 @@ class Choices:
     """One row per distribution, on the host.
 
     Attributes:
-        tokens: chosen ids.
-        entropies: -sum p log p / log V, in [0, 1], rounded to float32; NaN where the logits are no distribution.
-        logprobs: natural log of the chosen tokens' probabilities at temperature 1.
+        tokens: ids, chosen by `choose`; before that the most probable ones.
+        entropies: -sum p log p / log V; NaN where the logits are no distribution. `choose` rounds them to float32 and
+            keeps them in [0, 1].
+        logprobs: natural log of the tokens' probabilities at temperature 1.
     """
-
-    tokens: list[int]
-    entropies: list[float]
-    logprobs: list[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Of each distribution the most probable token, the entropy, that token's logprob; as in `Choices`."""
 
     tokens: list[int]
     entropies: list[float]
@@ -64,13 +56,14 @@ class Measured:
 
 
 def choose(
-    measured: Measured, logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], positions: Sequence[int]
+    measured: Choices, logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], positions: Sequence[int]
 ) -> Choices:
-    """Chooses a token of each row asked for; what is measured is the model's own distribution (temperature 1, before
-    top-k and top-p).
+    """Chooses a token for each row asked for.
+
+    Entropies and logprobs are of the model's own distribution (temperature 1, before top-k and top-p).
 
     Args:
-        measured: of `logits`.
+        measured: the most probable tokens of `logits`.
         logits: float, [n, vocab_size], real vocabulary only.
         rows: which of the n are asked for.
         samplings: one per row asked for.
@@ -78,7 +71,7 @@ def choose(
     """
     tokens = [measured.tokens[row] for row in rows]
     logprobs = [measured.logprobs[row] for row in rows]
-    # Rounding may leave [0, 1] by an ulp; tau < 0 and tau >= 1 need it inside. NaN stays.
+    # Rounding may leave [0, 1] by an ulp, but tau < 0 must be below and tau >= 1 above every entropy. NaN stays NaN.
     entropies = [0.0 if (h := rounded(measured.entropies[row])) < 0 else 1.0 if h > 1 else h for row in rows]
     random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
     if random:
@@ -91,9 +84,9 @@ def choose(
 
 
 def measure(logits: Tensor) -> Tensor:
-    """Most probable token, entropy in nats and the token's probability of each row: [3, n], where `logits` are.
+    """Returns each row's most probable token, its entropy in nats and that token's probability: [3, n], on the device.
 
-    In float64 of float64, else in float32. p log p is 0 where p underflows to 0, also where a logit is -inf.
+    Float64 for float64, else float32. p log p is 0 where p underflows to 0, also where a logit is -inf.
     """
     if logits.is_cuda and measure_fused is not None and logits.dtype != torch.float64:
         return measure_fused(logits)
@@ -101,14 +94,15 @@ def measure(logits: Tensor) -> Tensor:
     return torch.stack([tokens.to(entropies.dtype), entropies, probabilities])
 
 
-def unpack(results: Tensor, vocab_size: int) -> Measured:
-    """What `measure` returns, on the host: one copy. A float32 holds ids up to 2^24."""
+def unpack(results: Tensor, vocab_size: int) -> Choices:
+    """Brings what `measure` returned to the host, in one copy."""
+    # Ids are floats in it: float32 holds them exactly up to 2^24, far beyond any vocabulary.
     tokens, entropies, probabilities = results.tolist()
     return _measured([int(token) for token in tokens], entropies, probabilities, vocab_size)
 
 
-def measure_on_host(logits: Tensor) -> Measured:
-    """`unpack(measure(logits))` with fewer calls, for logits on the host."""
+def measure_on_host(logits: Tensor) -> Choices:
+    """Does `unpack(measure(logits))` with fewer calls, for logits on the host."""
     tokens, entropies, probabilities = _measure(logits)
     return _measured(tokens.tolist(), entropies.tolist(), probabilities.tolist(), logits.shape[-1])
 
@@ -121,18 +115,18 @@ def margins(logits: Tensor, rows: Sequence[int]) -> list[float]:
 
 
 def _measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Few calls rather than few operations: of a tiny model's step each call is a hundredth."""
+    # Few calls rather than few operations: each call is a hundredth of a tiny model's step.
     p = logits.softmax(-1, torch.promote_types(logits.dtype, torch.float32))
     return logits.argmax(-1), torch.special.entr(p).sum(-1), p.amax(-1)
 
 
-def _measured(tokens: list[int], entropies: list[float], probabilities: list[float], vocab_size: int) -> Measured:
+def _measured(tokens: list[int], entropies: list[float], probabilities: list[float], vocab_size: int) -> Choices:
     scale = 1 / math.log(vocab_size)
-    return Measured(tokens, [h * scale for h in entropies], [math.log(p) for p in probabilities])
+    return Choices(tokens, [h * scale for h in entropies], [math.log(p) for p in probabilities])
 
 
 def _sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
-    """Token ids, int64 [rows], by inversion in float64 in order of falling probability."""
+    """Returns token ids, int64 [rows], by inversion in float64 in order of falling probability."""
     device = logits.device
 
     def column(values: list[float] | list[int], dtype: torch.dtype = torch.float64) -> Tensor:
@@ -151,6 +145,9 @@ def _sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[i
     # A token is in the nucleus if the mass before it is short of top_p.
     keep = (rank < top_k) & (cumulative - probabilities < top_p)
     cumulative = torch.where(keep, probabilities, 0.0).cumsum(-1)
+    # The token whose share of the cumulative mass the random number falls into:
+    #
+    #   0 |---- ids[0] ----|-- ids[1] --|- ids[2] -| ... | mass of the nucleus       target = uniform * that mass
     target = column([uniform(s.seed, position) for s, position in zip(samplings, positions, strict=True)])
     chosen = torch.searchsorted(cumulative, target * cumulative[:, -1:], right=True)
     # Rounding can lead past the last kept token.

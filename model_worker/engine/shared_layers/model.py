@@ -1,9 +1,9 @@
-"""A model with an exit: its first layers, with a small head of their own, are the SLM; all of its layers are the LLM.
+"""The SLM as the LLM's first layers: they and a small head of their own write as the SLM, all layers as the LLM.
 
-The folder is an ordinary `transformers` one with two more files: `exit.json` says after how many layers the exit is,
-`exit.safetensors` holds what only the exit has, an adapter that looks at one token at a time. It has no attention and
-so keeps no keys and values: what the LLM has computed of a session the SLM has too. The SLM, and the layers above the
-exit, are made here as `transformers` models that hold the *same* layers, not copies of them.
+The folder is an ordinary `transformers` one with two more files: `shared_layers.json` says how many layers are shared,
+`shared_layers.safetensors` holds the SLM's head. The head looks at one token at a time: it has no attention and so no
+keys and values, and what the LLM has computed of a session the SLM has, too. The SLM and the layers above the shared
+ones are made here as `transformers` models that hold the *same* layers, not copies of them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from transformers import AutoModelForCausalLM
 
 from model_worker.engine.errors import UnsupportedModel
 
-CONFIG, WEIGHTS = "exit.json", "exit.safetensors"
+CONFIG, WEIGHTS = "shared_layers.json", "shared_layers.safetensors"
+_OLD_NAMES = {CONFIG: "exit.json", WEIGHTS: "exit.safetensors"}  # read for one more release
 
 
-class ExitTail(nn.Module):
-    """From the hidden state after layer k to the LM head's input: a gated MLP beside the residual, and a norm."""
+class SlmTail(nn.Module):
+    """From the hidden state after the shared layers to the LM head's input: a gated MLP beside the residual, a norm."""
 
     def __init__(self, hidden_size: int, adapter_size: int, eps: float) -> None:
         super().__init__()
@@ -35,30 +36,34 @@ class ExitTail(nn.Module):
         self.up = nn.Linear(hidden_size, adapter_size, bias=False)
         self.down = nn.Linear(adapter_size, hidden_size, bias=False)
         self.norm = nn.RMSNorm(hidden_size, eps)
-        nn.init.zeros_(self.down.weight)  # at first it changes nothing
+        nn.init.zeros_(self.down.weight)  # training begins from the norm alone
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., hidden_size] to the same."""
         x = self.input_norm(hidden)
         adapted: Tensor = self.norm(hidden + self.down(nn.functional.silu(self.gate(x)) * self.up(x)))
         return adapted
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
-    """The two parts of a model that has an exit, as models of their own on the same weights.
+class SharedModel:
+    """The parts of a model with shared layers, as models of their own on the same weights.
 
     Attributes:
-        num_layers: below the exit.
-        module: the SLM: those layers, the tail, the model's own LM head.
-        upper: the layers above; takes `inputs_embeds`, the hidden states after layer `num_layers`.
-        tail: of the SLM; its input is that hidden state.
+        num_layers: how many layers are shared.
+        slm: those layers, the tail and the model's own LM head.
+        upper: the layers above; it takes `inputs_embeds`, the hidden states after the shared layers.
+        tail: the SLM's; its input is that hidden state.
     """
 
+    #   ids -> [ shared layers 0..k-1 ] -> hidden -> [ layers k.. ] -> norm -> LM head     the LLM
+    #                                        |-----> [ tail ] -----------------> LM head   the SLM
+    #          |------------ slm ---------------------------------------------------|
+    #                                             |---------- upper ----------------|
+
     num_layers: int
-    module: Any
+    slm: Any
     upper: Any
-    tail: ExitTail
+    tail: SlmTail
 
     @property
     def bytes_per_token(self) -> int:
@@ -66,46 +71,51 @@ class Exit:
         return int(self.tail.norm.weight.numel() * self.tail.norm.weight.itemsize)
 
 
-def load_exit(folder: str, module: Any) -> Exit:
-    """The exit of a model that is loaded from a folder.
+def load_shared(folder: str, module: Any) -> SharedModel:
+    """Reads what the folder of `module` has beside it and cuts the model.
 
-    Raises UnsupportedModel if the folder has none, or one that does not fit the model.
+    Raises UnsupportedModel if the folder has no shared layers, or some that do not fit the model.
     """
     root = Path(folder).expanduser()
-    missing = [name for name in (CONFIG, WEIGHTS) if not (root / name).is_file()]
+    files = {name: root / (name if (root / name).is_file() else old) for name, old in _OLD_NAMES.items()}
+    missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
-        raise UnsupportedModel(f"{folder}: no model with an exit (no {missing[0]}); serve it without --exit-listen")
+        raise UnsupportedModel(
+            f"{folder}: no model with shared layers (no {missing[0]}); serve it without --shared-listen"
+        )
     try:
-        config = json.loads((root / CONFIG).read_text())
+        config = json.loads(files[CONFIG].read_text())
         num_layers, adapter_size = int(config["num_layers"]), int(config["adapter_size"])
-        weights: Mapping[str, Tensor] = load_file(root / WEIGHTS)
+        weights: Mapping[str, Tensor] = load_file(files[WEIGHTS])
     except Exception as error:  # whatever a broken file may raise: each format has errors of its own
-        raise UnsupportedModel(f"{folder}: its exit is not readable: {type(error).__name__}: {error}") from error
+        raise UnsupportedModel(
+            f"{folder}: its shared layers are not readable: {type(error).__name__}: {error}"
+        ) from error
     parameter = next(module.parameters())
-    tail = ExitTail(module.config.hidden_size, adapter_size, _eps(module)).to(parameter.device, parameter.dtype)
+    tail = SlmTail(module.config.hidden_size, adapter_size, _eps(module)).to(parameter.device, parameter.dtype)
     try:
         tail.load_state_dict(weights)
     except RuntimeError as error:
         raise UnsupportedModel(f"{folder}: the weights of {WEIGHTS} do not fit the model: {error}") from error
-    return make_exit(module, num_layers, tail.eval())
+    return share_layers(module, num_layers, tail.eval())
 
 
-def make_exit(module: Any, num_layers: int, tail: ExitTail) -> Exit:
-    """The parts of a model in memory. Raises UnsupportedModel where it cannot be cut there."""
+def share_layers(module: Any, num_layers: int, tail: SlmTail) -> SharedModel:
+    """Cuts a model in memory. Raises UnsupportedModel where it cannot be cut there."""
     name, total = type(module).__name__, module.config.num_hidden_layers
     base = module.base_model
     if not (
         isinstance(getattr(base, "layers", None), nn.ModuleList) and isinstance(getattr(base, "norm", None), nn.Module)
     ):
-        raise UnsupportedModel(f"{name}: an exit needs a model with `layers` and one `norm` after them")
+        raise UnsupportedModel(f"{name}: sharing layers needs a model with `layers` and one `norm` after them")
     if not 0 < num_layers < total:
-        raise UnsupportedModel(f"{name}: an exit after layer {num_layers} of {total} is none; choose 1 to {total - 1}")
+        raise UnsupportedModel(f"{name}: {num_layers} of {total} layers cannot be shared; choose 1 to {total - 1}")
     below, above = _cut(module, 0, num_layers), _cut(module, num_layers, total)
-    below.base_model.norm = tail
-    return Exit(num_layers, below, above, tail)
+    below.base_model.norm = tail  # the tail ends in a norm of its own
+    return SharedModel(num_layers, below, above, tail)
 
 
-def save_exit(folder: Path, num_layers: int, tail: ExitTail, **facts: Any) -> None:
+def save_shared(folder: Path, num_layers: int, tail: SlmTail, **facts: Any) -> None:
     """Writes the two files beside a model's own; `facts` go into the first one."""
     config = {"num_layers": num_layers, "adapter_size": tail.gate.out_features, **facts}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -113,7 +123,7 @@ def save_exit(folder: Path, num_layers: int, tail: ExitTail, **facts: Any) -> No
 
 
 def _cut(module: Any, first: int, last: int) -> Any:
-    """A model of the layers [first, last) of another, with all else that the other has: the same modules."""
+    """A model of the layers [first, last) of another; all else that the other has is the same module in both."""
     config = copy.deepcopy(module.config)
     config.num_hidden_layers = last - first
     if getattr(config, "layer_types", None):

@@ -1,1 +1,0 @@
-"""docs/results.md, rebuilt from nothing: `make results`."""

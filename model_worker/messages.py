@@ -1,0 +1,284 @@
+"""Messages to engine types and back, and what a request may not hold.
+
+Generated messages stop here, in `service.py` and in `main.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+
+import grpc
+
+from model_worker.engine.bookkeeping.cost_model import CostModel
+from model_worker.engine.engine import Engine
+from model_worker.engine.errors import (
+    ContextFull,
+    EngineError,
+    ForwardFailed,
+    HeldTooShort,
+    InvalidRun,
+    NoCapacity,
+    PrefixMismatch,
+    SessionBusy,
+    SessionClosed,
+)
+from model_worker.engine.types import (
+    GREEDY,
+    Capacity,
+    Counters,
+    FinishReason,
+    Handoff,
+    Proposal,
+    Returns,
+    RunFinished,
+    RunRequest,
+    Sampling,
+    Signal,
+    Timing,
+)
+from model_worker.heads import HeadTable
+from rstitch.errors import RstitchError, invalid
+from rstitch.v1 import common_pb2, worker_pb2
+
+MAX_SESSION_ID_LENGTH = 128
+MAX_TEMPERATURE = 100.0
+MAX_WINDOW = 64
+_RETRY_AFTER_S = 0.05
+_COUNTERS = worker_pb2.Counters.DESCRIPTOR.fields
+
+_CODES = {
+    InvalidRun: grpc.StatusCode.INVALID_ARGUMENT,
+    ContextFull: grpc.StatusCode.OUT_OF_RANGE,
+    HeldTooShort: grpc.StatusCode.FAILED_PRECONDITION,
+    PrefixMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    SessionBusy: grpc.StatusCode.ABORTED,
+    SessionClosed: grpc.StatusCode.ABORTED,
+    NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ForwardFailed: grpc.StatusCode.INTERNAL,
+}
+
+_REASONS = {
+    FinishReason.STOP: worker_pb2.Finish.REASON_STOP,
+    FinishReason.LENGTH: worker_pb2.Finish.REASON_LENGTH,
+    FinishReason.HANDOFF: worker_pb2.Finish.REASON_HANDOFF,
+    FinishReason.SUPERSEDED: worker_pb2.Finish.REASON_SUPERSEDED,
+    FinishReason.CONTEXT: worker_pb2.Finish.REASON_CONTEXT,
+}
+
+_SIGNALS = {
+    common_pb2.SIGNAL_UNSPECIFIED: Signal.ENTROPY,
+    common_pb2.SIGNAL_ENTROPY: Signal.ENTROPY,
+    common_pb2.SIGNAL_CONFIDENCE: Signal.CONFIDENCE,
+    common_pb2.SIGNAL_MARGIN: Signal.MARGIN,
+    common_pb2.SIGNAL_ENTROPY_WINDOW: Signal.ENTROPY_WINDOW,
+}
+
+
+def to_rstitch_error(error: Exception) -> RstitchError:
+    """The one table from engine errors to statuses. Other exceptions are bugs and become INTERNAL."""
+    if not isinstance(error, EngineError):
+        return RstitchError(grpc.StatusCode.INTERNAL, "INTERNAL", str(error))
+    return RstitchError(
+        _CODES[type(error)],
+        error.reason,
+        str(error),
+        field=error.field,
+        remedy=error.remedy,
+        metadata={} if error.held is None else {"held": str(error.held)},
+        retry_after_s=_RETRY_AFTER_S if isinstance(error, NoCapacity) else None,
+    )
+
+
+def step_request(message: worker_pb2.StepRequest, vocab_size: int) -> RunRequest:
+    """Reads a step. Raises RstitchError INVALID_ARGUMENT, naming the field."""
+    return RunRequest(
+        session_id=_session_id(message.session_id),
+        position=message.position,
+        tokens=message.tokens,
+        sampling=_sampling(message),
+        returns=_returns(message.returns, vocab_size),
+        prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
+    )
+
+
+def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: HeadTable) -> RunRequest:
+    """Reads a run. Raises RstitchError: INVALID_ARGUMENT with the field, FAILED_PRECONDITION for a missing head."""
+    for token in message.stop_tokens:
+        if token >= vocab_size:
+            raise invalid(
+                "stop_tokens",
+                f"token id {token} is outside the vocabulary of {vocab_size}.",
+                f"Send ids below {vocab_size}.",
+            )
+    if message.draft and not message.max_tokens:
+        raise invalid("max_tokens", "nothing of a draft can be kept.", "Send how many tokens may be kept, at least 1.")
+    if message.draft and message.HasField("handoff"):
+        raise invalid("handoff", "a run that verifies a draft has no hand-off.", "Leave handoff or draft unset.")
+    return RunRequest(
+        session_id=_session_id(message.session_id),
+        position=message.position,
+        tokens=message.tokens,
+        sampling=_sampling(message),
+        max_tokens=message.max_tokens,
+        stop_tokens=frozenset(message.stop_tokens),
+        handoff=_handoff(message.handoff, heads) if message.HasField("handoff") else None,
+        prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
+        background=message.priority == worker_pb2.PRIORITY_BACKGROUND,
+        draft=message.draft,
+    )
+
+
+def step_response(finished: RunFinished) -> worker_pb2.StepResponse:
+    """The reply to a step, which always ends with a proposal."""
+    proposal = finished.proposal
+    assert proposal is not None
+    return worker_pb2.StepResponse(
+        token=proposal.token,
+        logprob=proposal.logprob,
+        entropy=proposal.entropy,
+        logits=proposal.logits,
+        top_logits=[worker_pb2.TopLogit(token=token, logit=logit) for token, logit in proposal.top_logits],
+        hidden_state=proposal.hidden_state,
+        held=finished.held,
+        timing=timing(finished.timing),
+    )
+
+
+def finish(finished: RunFinished) -> worker_pb2.Finish:
+    """The last message of a run on its stream."""
+    return worker_pb2.Finish(
+        reason=_REASONS[finished.reason],
+        held=finished.held,
+        proposal=_proposal(finished.proposal),
+        timing=timing(finished.timing),
+        num_accepted=finished.num_accepted,
+        num_consultations=finished.num_consultations,
+    )
+
+
+def timing(value: Timing) -> worker_pb2.Timing:
+    """Where the time of a run went, in microseconds."""
+    return worker_pb2.Timing(
+        queue_us=value.queue_us,
+        forward_us=value.forward_us,
+        total_us=value.total_us,
+        num_steps=value.num_steps,
+        num_computed_tokens=value.num_computed_tokens,
+        host_us=value.host_us,
+        wait_us=value.wait_us,
+    )
+
+
+def capacity(value: Capacity) -> worker_pb2.Capacity:
+    """Free KV tokens and pages at this moment, and who is in them."""
+    return worker_pb2.Capacity(**asdict(value))
+
+
+def counters(value: Counters) -> worker_pb2.Counters:
+    """What the engine has counted since it started; the contract has its names."""
+    return worker_pb2.Counters(**{field.name: getattr(value, field.name) for field in _COUNTERS})
+
+
+def step_costs(costs: CostModel | None) -> list[worker_pb2.StepCost]:
+    """The steps that were measured at the start; none if measuring was off."""
+    return [
+        worker_pb2.StepCost(num_rows=cost.num_rows, num_tokens_per_row=cost.num_tokens_per_row, step_us=cost.step_us)
+        for cost in (costs.step_costs if costs is not None else ())
+    ]
+
+
+def state_of(engine: Engine) -> tuple[Capacity, Counters]:
+    """Room and counters of one moment; to be asked in the engine's thread."""
+    return engine.capacity, replace(engine.counters)
+
+
+def _proposal(value: Proposal | None) -> worker_pb2.Proposal | None:
+    if value is None:
+        return None
+    return worker_pb2.Proposal(
+        token=value.token,
+        entropy=value.entropy,
+        logprob=value.logprob,
+        hidden_state=value.hidden_state,
+        uncertainty=value.uncertainty or 0.0,
+    )
+
+
+def _session_id(session_id: str) -> str:
+    if not 1 <= len(session_id) <= MAX_SESSION_ID_LENGTH:
+        raise invalid(
+            "session_id",
+            f"a session id has 1 to {MAX_SESSION_ID_LENGTH} characters, not {len(session_id)}.",
+            "Choose one, such as a UUID.",
+        )
+    return session_id
+
+
+def _sampling(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> Sampling:
+    if not message.HasField("sampling"):
+        return GREEDY
+    value: common_pb2.Sampling = message.sampling
+    # Comparisons that NaN fails, too.
+    if not 0 <= value.temperature <= MAX_TEMPERATURE:
+        raise invalid(
+            "sampling.temperature", f"{value.temperature} is not in [0, {MAX_TEMPERATURE:g}].", "Send 0 for greedy."
+        )
+    if not 0 <= value.top_p <= 1:
+        raise invalid("sampling.top_p", f"{value.top_p} is not in (0, 1].", "Leave it unset to keep all tokens.")
+    return Sampling(value.temperature, value.top_p or 1.0, value.top_k, value.seed)
+
+
+def _handoff(message: worker_pb2.Handoff, heads: HeadTable) -> Handoff | None:
+    rule = message.WhichOneof("rule")
+    if rule is None:
+        raise invalid("handoff.rule", "a hand-off needs a rule.", "Set above or below, or leave handoff unset.")
+    bound = float(getattr(message, rule))
+    if math.isnan(bound):
+        raise invalid(f"handoff.{rule}", "NaN is no bound.", "Send a bound of the signal; signals are in [0, 1].")
+    signal = _SIGNALS.get(message.signal)
+    if signal is None:
+        raise invalid("handoff.signal", f"{message.signal} is no signal.", "Send one of the enum Signal.")
+    _check_window(message, signal)
+    if message.head and rule != "above":
+        raise invalid("handoff.head", "a head is asked under above only.", "Set above, or leave head unset.")
+    return Handoff(
+        above=bound if rule == "above" else None,
+        below=bound if rule == "below" else None,
+        hidden_state=message.hidden_state,
+        signal=signal,
+        window=message.window,
+        recent_entropies=tuple(message.recent_entropies),
+        asks=heads.get(message.head).wants_llm if message.head else None,
+    )
+
+
+def _check_window(message: worker_pb2.Handoff, signal: Signal) -> None:
+    entropies = message.recent_entropies
+    if signal is not Signal.ENTROPY_WINDOW:
+        for field in ("window", "recent_entropies"):
+            if getattr(message, field):
+                raise invalid(f"handoff.{field}", "only SIGNAL_ENTROPY_WINDOW has a window.", "Leave it unset.")
+        return
+    if not 1 <= message.window <= MAX_WINDOW:
+        raise invalid("handoff.window", f"{message.window} is not in [1, {MAX_WINDOW}].", "Say over how many tokens.")
+    if len(entropies) >= message.window:
+        raise invalid(
+            "handoff.recent_entropies",
+            f"a window of {message.window} looks at {message.window - 1} tokens before this one, not {len(entropies)}.",
+            "Send the last ones.",
+        )
+    if not all(0 <= entropy <= 1 for entropy in entropies):  # NaN fails, too
+        raise invalid("handoff.recent_entropies", "an entropy is in [0, 1].", "Send them as they were returned.")
+
+
+def _returns(message: worker_pb2.Returns, vocab_size: int) -> Returns:
+    if message.logits == worker_pb2.LOGITS_FULL:
+        return Returns(-1, message.hidden_state)
+    if message.logits == worker_pb2.LOGITS_TOP_K:
+        if not 1 <= message.top_k <= vocab_size:
+            raise invalid("returns.top_k", f"{message.top_k} is not in [1, {vocab_size}].", "Say how many logits.")
+        return Returns(message.top_k, message.hidden_state)
+    if message.logits in (worker_pb2.LOGITS_UNSPECIFIED, worker_pb2.LOGITS_NONE):
+        return Returns(0, message.hidden_state)
+    raise invalid("returns.logits", f"{message.logits} is no way to return logits.", "Send one of the enum Logits.")

@@ -1,0 +1,58 @@
+"""What can be wrong between a router and the trajectory that it writes: reason, words and remedy once each."""
+
+from __future__ import annotations
+
+import grpc
+
+from rstitch.errors import RstitchError
+
+
+class Fenced(RstitchError):
+    """Another router owns the trajectory now, or it was deleted: this router must write nothing more into it."""
+
+
+class Behind(Exception):
+    """The store lost the end of a trajectory, as a Redis may that crashed before it had saved its file.
+
+    Attributes:
+        length: number of tokens that it has left.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"the store has {length} tokens")
+        self.length = length
+
+
+def taken_over(session_id: str) -> Fenced:
+    """ABORTED: another router claimed the session after this one had."""
+    return Fenced(
+        grpc.StatusCode.ABORTED,
+        "TAKEN_OVER",
+        f"another router took session {session_id} over.",
+        remedy="Re-attach with resume_from.",
+        metadata={"session_id": session_id},
+    )
+
+
+def deleted(session_id: str, error: type[RstitchError] = RstitchError) -> RstitchError:
+    """ABORTED: somebody deleted the session, through this router, or through another one (then `Fenced`)."""
+    # Whoever deleted it here stops the answer cleanly, as any interruption does. Only a router that finds it gone is
+    # fenced: it must not even try to store what is left.
+    return error(
+        grpc.StatusCode.ABORTED,
+        "DELETED",
+        f"session {session_id} was deleted while it was being written.",
+        remedy="Ask again under a new session.",
+        metadata={"session_id": session_id},
+    )
+
+
+def lost(session_id: str, num_left: int, length: int, how_to_keep: str) -> RstitchError:
+    """DATA_LOSS: tokens are missing that nobody can write again."""
+    return RstitchError(
+        grpc.StatusCode.DATA_LOSS,
+        "TRAJECTORY_LOST",
+        f"Redis has {num_left} of the {length} tokens of session {session_id}.",
+        remedy=f"Ask again under a new session; {how_to_keep}.",
+        metadata={"session_id": session_id},
+    )

@@ -1,0 +1,89 @@
+"""Commands that are programs of the repository: they need torch and more, so they run as processes of their own.
+
+Nothing of them is imported here. Each parses its own flags, and its --help is its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import typer
+
+from rstitch.cli.common import FAILED, command, err, print_error
+
+_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A command, the module that is run for it, and the packages that this one imports.
+
+    `instead` is the new word of a command that keeps its old one, hidden, for one release.
+    """
+
+    name: str
+    module: str
+    needed: tuple[str, ...]
+    help: str
+    instead: str = ""
+
+
+_MODELS = ("evals", "torch", "transformers", "scipy")
+_LATENCY = Tool(
+    "latency", "evals.latency", (*_MODELS, "matplotlib"), "Times the models' calls and fits the latency model."
+)
+TOOLS = (
+    Tool("bench", "evals.bench", (*_MODELS, "matplotlib", "redis"), "Measures speed beside what else there is."),
+    Tool("calibrate", "evals.calibrate", _MODELS, "Finds the policy's parameter for a share, a loss or a speed-up."),
+    _LATENCY,
+    Tool("profile", _LATENCY.module, _LATENCY.needed, _LATENCY.help, instead="latency"),
+    Tool("pairs", "evals.pairs", (*_MODELS, "matplotlib", "redis"), "Predicts which SLM suits an LLM, and checks it."),
+    Tool(
+        "eval", "evals.evaluation", (*_MODELS, "matplotlib", "math_verify"), "Asks systems a task's problems; reports."
+    ),
+)
+
+
+def add_tools(app: typer.Typer) -> None:
+    """Adds the command of each tool."""
+    for tool in TOOLS:
+        described = f"{tool.help} See rstitch {tool.name} --help."
+        app.command(tool.name, help=described, hidden=bool(tool.instead), context_settings=_SETTINGS)(_command(tool))
+
+
+def _command(tool: Tool) -> Callable[[typer.Context], None]:
+    @command
+    def run(context: typer.Context) -> None:
+        if tool.instead:
+            err().print(f"note: rstitch {tool.name} is now rstitch {tool.instead}", style="yellow", soft_wrap=True)
+        missing = [package for package in tool.needed if importlib.util.find_spec(package) is None]
+        if missing:
+            names = " and ".join(missing)
+            print_error(
+                f"rstitch {tool.name} needs {names}. Run it from a clone of the repository, after `make setup`."
+            )
+            raise typer.Exit(FAILED)
+        # -P: the folder one stands in may have packages of these names.
+        raise typer.Exit(_exit_code_of([sys.executable, "-P", "-m", tool.module, *context.args]))
+
+    return run
+
+
+def _exit_code_of(arguments: Sequence[str]) -> int:
+    """Runs a program to its end. A signal to stop is for the program, which takes its time to stop what it started."""
+    child = subprocess.Popen(arguments)
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),  # a terminal sends it to both
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),
+    }
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,216 @@
+"""What comes of a question, as plain frozen values: the events of an answer, and the answer that they make.
+
+They mirror protos/rstitch/v1/router.proto, which says what each field means. They know no wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from rstitch.client.policies import Policy
+
+__all__ = [
+    "Answer",
+    "Chunk",
+    "EarlyExitTaken",
+    "Event",
+    "FinishReason",
+    "Finished",
+    "Model",
+    "Started",
+    "Switch",
+    "SwitchReason",
+    "TimeBreakdown",
+    "Usage",
+]
+
+
+class Model(StrEnum):
+    """A model of the pair."""
+
+    UNSPECIFIED = "unspecified"
+    SLM = "slm"
+    LLM = "llm"
+
+
+class SwitchReason(StrEnum):
+    """Why the writer changed."""
+
+    UNSPECIFIED = "unspecified"
+    ENTROPY_ABOVE = "entropy_above"
+    ENTROPY_BELOW = "entropy_below"
+    UNCERTAINTY_ABOVE = "uncertainty_above"
+    UNCERTAINTY_BELOW = "uncertainty_below"
+    HEAD = "head"
+    COIN = "coin"
+    VERIFICATION = "verification"
+    DRAFT = "draft"
+    BUDGET = "budget"
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    UNSPECIFIED = "unspecified"
+    STOP = "stop"
+    STOP_STRING = "stop_string"
+    LENGTH = "length"
+    BUDGET = "budget"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """First event: the session is open; `position` is that of the first token to come."""
+
+    session_id: str
+    num_prompt_tokens: int
+    position: int
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens by one model, and the text that they complete.
+
+    `uncertainties` is the policy's signal, one per token; empty where that is the entropy.
+    """
+
+    model: Model
+    position: int
+    tokens: tuple[int, ...]
+    entropies: tuple[float, ...]
+    text: str
+    uncertainties: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """The writer changed; `position` is the first of the new segment.
+
+    `entropy` is the value that decided, also of a policy with another signal.
+    """
+
+    from_model: Model
+    to_model: Model
+    position: int
+    entropy: float
+    reason: SwitchReason
+
+
+@dataclass(frozen=True, slots=True)
+class TimeBreakdown:
+    """Where an answer's time went, in microseconds; each part as in `TimeBreakdown` of the contract.
+
+    What runs beside the decoding (`background_us`) is not part of the total time.
+    """
+
+    slm_forward_us: int = 0
+    llm_forward_us: int = 0
+    background_us: int = 0
+    scheduling_us: int = 0
+    waiting_us: int = 0
+    transport_us: int = 0
+    store_us: int = 0
+    routing_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer took; times are in microseconds."""
+
+    num_prompt_tokens: int = 0
+    num_slm_tokens: int = 0
+    num_llm_tokens: int = 0
+    num_discarded_proposals: int = 0
+    num_switches: int = 0
+    num_catch_up_tokens: int = 0
+    slm_time_us: int = 0
+    llm_time_us: int = 0
+    time_to_first_token_us: int = 0
+    total_time_us: int = 0
+    slm_forward_us: int = 0
+    llm_forward_us: int = 0
+    num_run_ahead_tokens: int = 0
+    num_run_ahead_discarded: int = 0
+    breakdown: TimeBreakdown = TimeBreakdown()
+    num_draft_tokens: int = 0
+    num_accepted_draft_tokens: int = 0
+    num_trials: int = 0
+    num_trial_tokens: int = 0
+    trial_time_us: int = 0
+    num_consultations: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_slm_tokens + self.num_llm_tokens
+
+    @property
+    def llm_share(self) -> float:
+        """The part of the answer's tokens that the LLM wrote, in [0, 1]; 0 of an empty answer."""
+        return self.num_llm_tokens / self.num_tokens if self.num_tokens else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyExitTaken:
+    """The thinking ended at `position`, with a trial answer of this mean token probability."""
+
+    position: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Last event: the answer is complete; `length` counts the session's tokens, prompt included.
+
+    `policy` is who wrote it (None: a router that does not say), `profile` where that came from, `guard_reason` why it
+    is not what was asked for; `budget_spent` names the bounds that were reached, `early_exit` where the thinking ended.
+    """
+
+    reason: FinishReason
+    usage: Usage
+    length: int
+    policy: Policy | None = None
+    guard_reason: str = ""
+    budget_spent: tuple[str, ...] = ()
+    early_exit: EarlyExitTaken | None = None
+    profile: str = ""
+
+
+Event: TypeAlias = Started | Chunk | Switch | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, put together from its events."""
+
+    session_id: str
+    text: str
+    chunks: tuple[Chunk, ...]
+    switches: tuple[Switch, ...]
+    finished: Finished
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(token for chunk in self.chunks for token in chunk.tokens)
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Answer:
+        """Puts a complete stream of events together. Raises: ValueError where Finished is missing."""
+        session_id, chunks, switches, finished = "", [], [], None
+        for event in events:
+            match event:
+                case Started():
+                    session_id = event.session_id
+                case Chunk():
+                    chunks.append(event)
+                case Switch():
+                    switches.append(event)
+                case Finished():
+                    finished = event
+        if finished is None:
+            raise ValueError("the events have no Finished among them")
+        text = "".join(chunk.text for chunk in chunks)
+        return cls(session_id, text, tuple(chunks), tuple(switches), finished)

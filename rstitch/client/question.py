@@ -1,0 +1,59 @@
+"""What can be asked of a router: the keyword arguments of the clients' `generate` and `answer`.
+
+They mirror GenerateRequest in protos/rstitch/v1/router.proto, which says what each field means. They know no wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypedDict
+
+from rstitch.client.policies import Budget, EarlyExit, Policy
+
+__all__ = [
+    "ChatInput",
+    "Message",
+    "Question",
+    "Sampling",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen; the default is greedy. top_p 0 and top_k 0 mean all tokens."""
+
+    temperature: float = 0.0
+    top_p: float = 0.0
+    top_k: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of a conversation; the chat template of the models says which roles there are."""
+
+    role: str
+    content: str
+
+
+ChatInput: TypeAlias = Sequence[Message | Mapping[str, str]]
+
+
+class Question(TypedDict, total=False):
+    """Exactly one of `chat`, `tokens` and the text beside them is given; what else is left out is the router's to set.
+
+    `session_id` continues a conversation or names a new one. `guard` says whether the LLM may write alone where routing
+    is slower.
+    """
+
+    chat: ChatInput | None
+    tokens: Sequence[int] | None
+    policy: Policy | None
+    early_exit: EarlyExit | None
+    budget: Budget | None
+    sampling: Sampling | None
+    max_new_tokens: int
+    stop: Sequence[str]
+    guard: bool | None
+    session_id: str

@@ -1,0 +1,126 @@
+"""What a router tells of itself and of what it keeps, as plain frozen values: trajectories and states.
+
+They mirror protos/rstitch/v1/router.proto, which says what each field means. They know no wire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from rstitch.client.events import Finished, Model, SwitchReason
+from rstitch.client.policies import Policy
+
+__all__ = [
+    "GuardStatus",
+    "Segment",
+    "Source",
+    "Status",
+    "Trajectory",
+    "TrajectoryState",
+    "WorkerStatus",
+]
+
+
+class Source(StrEnum):
+    """Who put a segment's tokens there."""
+
+    UNSPECIFIED = "unspecified"
+    PROMPT = "prompt"
+    SLM = "slm"
+    LLM = "llm"
+
+
+class TrajectoryState(StrEnum):
+    """Whether a trajectory is being written, complete, or stopped on the way."""
+
+    UNSPECIFIED = "unspecified"
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of tokens from one source; `reason` and `switch_entropy` say why it began, if by a switch."""
+
+    source: Source
+    position: int
+    tokens: tuple[int, ...]
+    entropies: tuple[float, ...]
+    text: str
+    reason: SwitchReason
+    switch_entropy: float
+    uncertainties: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """All that is known of a session; in a listing the segments are left out."""
+
+    session_id: str
+    state: TrajectoryState
+    length: int
+    epoch: int
+    segments: tuple[Segment, ...]
+    policy: Policy | None
+    finished: Finished | None
+    created: datetime
+    updated: datetime
+
+    @property
+    def text(self) -> str:
+        """Joins the texts of all segments, the prompt's included."""
+        return "".join(segment.text for segment in self.segments)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Joins the tokens of all segments, the prompt's included."""
+        return tuple(token for segment in self.segments for token in segment.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker as the router sees it; `detail` says what is waited for if it is not ready."""
+
+    role: Model
+    address: str
+    ready: bool
+    detail: str
+    model: str
+    device: str
+    dtype: str
+    num_parameters: int
+    context_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuardStatus:
+    """What routing costs and saves, as measured; times in microseconds, 0 where unknown.
+
+    `llm_only` says whether new answers go to the LLM alone where the guard is on, `on` whether it is where a request
+    does not say.
+    """
+
+    llm_only: bool = False
+    reason: str = ""
+    routed_us: int = 0
+    llm_only_us: int = 0
+    num_routed: int = 0
+    num_llm_only: int = 0
+    on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of a router and of what is behind it; `ready` says whether it takes questions."""
+
+    ready: bool
+    detail: str
+    workers: tuple[WorkerStatus, ...]
+    policies: tuple[str, ...]
+    default_tau: float
+    num_running: int
+    version: str
+    guard: GuardStatus = GuardStatus()

@@ -1,0 +1,25 @@
+"""Bounds and addresses that client, router and workers must agree on, each said here alone."""
+
+from __future__ import annotations
+
+# Of a policy's tau: uncertainties lie in [0, 1], so every token or none is over a bound outside.
+MIN_TAU, MAX_TAU = -1.0, 2.0
+# Most tokens of the signal ENTROPY_WINDOW.
+MAX_WINDOW = 64
+
+ROUTER_PORT = 50050
+ROUTER_ADDRESS = f"127.0.0.1:{ROUTER_PORT}"
+SLM_ADDRESS = "127.0.0.1:50051"
+LLM_ADDRESS = "127.0.0.1:50052"
+
+
+def host_and_port(value: str) -> str:
+    """Gives `value` back if it is HOST:PORT. Raises: ValueError saying how to write it.
+
+    gRPC itself takes a port over 65535 for another one.
+    """
+    host, _, port = value.rpartition(":")
+    valid = host and not any(c.isspace() for c in host) and port.isascii() and port.isdigit() and int(port) <= 65535
+    if not valid:
+        raise ValueError("it should be HOST:PORT with a port of at most 65535")
+    return value

@@ -1,0 +1,97 @@
+"""Routers drain and die; another one goes on with their answers, and only then."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from redis.asyncio import Redis
+
+from router_svc.trajectory import keys
+from rstitch.v1 import router_pb2
+from tests.support.asking import Reading, ask_for, check_kept, refused, take, threshold, until
+from tests.support.endless import FINISHED, INTERRUPTED, endless, expected, glued, resume, state_of
+from tests.support.toy_stack import Stack
+
+
+async def test_a_drained_router_gives_up_its_lease_for_good(stack: Stack) -> None:
+    router = await stack.router(lease_s=0.3)
+    key = keys.router(router.lease.router_id)
+    async with Redis.from_url(stack.redis_url) as client:
+        await until(lambda: client.exists(key))
+        await router.sessions.drain()
+        with pytest.raises(TimeoutError):  # in twice the time within which it would be renewed
+            async with asyncio.timeout(0.3):
+                await until(lambda: client.exists(key))
+
+
+async def test_an_answer_that_begins_during_a_drain_is_interrupted_too(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless(stack)
+    router = await stack.router()
+    stub = await stack.stub(router)
+    claimed, drained = asyncio.Event(), asyncio.Event()
+    inner = router.store.claim
+
+    async def slow(*arguments: Any) -> Any:
+        outcome = await inner(*arguments)
+        claimed.set()
+        await drained.wait()
+        return outcome
+
+    monkeypatch.setattr(router.store, "claim", slow)
+    asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=900)))
+    await claimed.wait()
+    await router.sessions.drain()
+    drained.set()
+    answer = await asking
+    assert answer.error is not None
+    assert answer.error.reason == "ROUTER_DRAINING"
+    assert await state_of(stub, answer.session_id) == INTERRUPTED
+
+
+async def test_a_drained_router_hands_over_at_once(stack: Stack) -> None:
+    endless(stack)
+    first = await stack.router(lease_s=30)
+    stub = await stack.stub(first)
+    reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=150)).has(20)
+    await first.sessions.drain()
+    answer = await reading
+    assert answer.error is not None
+    assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.UNAVAILABLE, "ROUTER_DRAINING")
+    assert answer.error.metadata["resume_from"] == str(answer.next)
+    error = await refused(stub.Generate(ask_for()))
+    assert error.reason == "ROUTER_DRAINING"
+
+    stub = await stack.stub(await stack.router())
+    assert glued(answer, await take(stub, resume(answer))).tokens == expected(stack, 150)[0]
+    trajectory = await check_kept(stub, answer)
+    assert (trajectory.state, trajectory.epoch) == (FINISHED, 2)
+
+
+async def test_a_dead_router_is_taken_over_and_a_living_one_is_not(stack: Stack) -> None:
+    endless(stack, 0.004)
+    async with asyncio.timeout(20):
+        first, second = await stack.router(), await stack.router()
+        stub, other = await stack.stub(first), await stack.stub(second)
+        reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=400, session_id="s")).has(20)
+        attach = router_pb2.GenerateRequest(session_id="s", resume_from=0)
+        error = await refused(other.Generate(attach))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "OWNED_ELSEWHERE")
+        assert error.retry_after_s
+        error = await refused(other.Generate(ask_for(session_id="s")))
+        assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_RUNNING")
+
+        # Cut off from Redis' point of view: it goes on writing, but its lease runs out.
+        first.lease.renew = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+        taken = await take(other, attach)
+        answer = await reading
+        assert answer.error is not None
+        assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.ABORTED, "TAKEN_OVER")
+        assert taken.error is None
+        assert (taken.tokens, taken.authors) == expected(stack, 400)
+        assert answer.tokens == taken.tokens[: len(answer.tokens)]
+        assert (await check_kept(other, taken)).epoch == 2
