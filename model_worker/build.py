@@ -67,7 +67,7 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
 
 
 def default_page_size(device: torch.device) -> int:
-    """Number of tokens per KV page. On CUDA attention's kernel runs with this number, and not with small ones."""
+    """Returns the number of tokens per KV page; on CUDA the kernel does not run with small ones."""
     return 256 if device.type == "cuda" else 16
 
 
@@ -79,7 +79,7 @@ def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int, mo
 
 
 def make_batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:
-    """The rule that holds steps back; None where each starts at once. Raises RstitchError if it lacks what it needs."""
+    """Returns the rule that holds steps back, None where there is none. Raises RstitchError if it lacks step costs."""
     if settings.batching == "eager":
         return None
     size = int(settings.batching.removeprefix("fixed:")) if settings.batching != "delayed" else 0

@@ -83,7 +83,7 @@ class DeviceTurns:
         return int.from_bytes(os.pread(self._device, _COUNT_BYTES, 0), "little")
 
     def _other_has_work(self) -> bool:
-        """Whether the other side holds its sign. To see that, it is locked for a moment."""
+        """Returns whether the other side holds its sign; to see that, it locks the sign for a moment."""
         sign = self._work[self._other]
         if not _try_lock(sign, fcntl.LOCK_SH):
             return True

@@ -178,7 +178,7 @@ class EngineDriver:
             raise
 
     def _hold_back(self) -> float:
-        """How long the step should wait, for a fuller batch or for the device; 0: it starts now."""
+        """Returns how long the step should wait, for a fuller batch or for the device; 0: it starts now."""
         if self._batching is None and self._turns is None:
             return 0.0
         now = time.perf_counter()

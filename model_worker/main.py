@@ -165,7 +165,7 @@ def _info(
 
 
 def _slm_info(info: worker_pb2.GetInfoResponse, engine: SharedEngine) -> worker_pb2.GetInfoResponse:
-    """What GetInfo says of the SLM: the LLM's hidden size and stop tokens, its own parameters and costs."""
+    """Returns what GetInfo says of the SLM: the LLM's hidden size and stop tokens, its own parameters and costs."""
     of_slm = worker_pb2.GetInfoResponse()
     of_slm.CopyFrom(info)
     of_slm.role = common_pb2.MODEL_SLM

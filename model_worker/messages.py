@@ -76,7 +76,7 @@ _SIGNALS = {
 
 
 def to_rstitch_error(error: Exception) -> RstitchError:
-    """The one table from engine errors to statuses. Other exceptions are bugs and become INTERNAL."""
+    """Translates engine errors to statuses, by one table. Other exceptions are bugs and become INTERNAL."""
     if not isinstance(error, EngineError):
         return RstitchError(grpc.StatusCode.INTERNAL, "INTERNAL", str(error))
     return RstitchError(
@@ -130,7 +130,7 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: He
 
 
 def step_response(finished: RunFinished) -> worker_pb2.StepResponse:
-    """The reply to a step, which always ends with a proposal."""
+    """Returns the reply to a step, which always ends with a proposal."""
     proposal = finished.proposal
     assert proposal is not None
     return worker_pb2.StepResponse(
@@ -146,7 +146,7 @@ def step_response(finished: RunFinished) -> worker_pb2.StepResponse:
 
 
 def finish(finished: RunFinished) -> worker_pb2.Finish:
-    """The last message of a run on its stream."""
+    """Returns the last message of a run on its stream."""
     return worker_pb2.Finish(
         reason=_REASONS[finished.reason],
         held=finished.held,
@@ -176,12 +176,12 @@ def capacity(value: Capacity) -> worker_pb2.Capacity:
 
 
 def counters(value: Counters) -> worker_pb2.Counters:
-    """What the engine has counted since it started; the contract has its names."""
+    """Returns what the engine has counted since it started; the contract has its names."""
     return worker_pb2.Counters(**{field.name: getattr(value, field.name) for field in _COUNTERS})
 
 
 def step_costs(costs: CostModel | None) -> list[worker_pb2.StepCost]:
-    """The steps that were measured at the start; none if measuring was off."""
+    """Returns the steps that were measured at the start; none if measuring was off."""
     return [
         worker_pb2.StepCost(num_rows=cost.num_rows, num_tokens_per_row=cost.num_tokens_per_row, step_us=cost.step_us)
         for cost in (costs.step_costs if costs is not None else ())

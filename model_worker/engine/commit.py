@@ -52,7 +52,7 @@ class Committer:
         self._counters = counters
 
     def commit(self, rows: Sequence[Row], outcome: Outcome | None) -> list[Event]:
-        """The events of a step; `outcome` is None where no row asked for a distribution."""
+        """Returns the events of a step; `outcome` is None where no row asked for a distribution."""
         # The outcome has the distributions of the rows that ask for one, in the order of the rows:
         #
         #   rows      decode | chunk of a prompt | its last chunk | catch-up | draft of 2 tokens
@@ -79,7 +79,7 @@ class Committer:
         return self.end_event(run, reason, proposal)
 
     def end_event(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
-        """The end of a run that has left the scheduler already."""
+        """Returns the end of a run that has left the scheduler already."""
         run.timing.total_us = int((time.perf_counter() - run.arrived) * 1e6)
         request, session = run.request, run.session
         num_accepted = common_prefix(session.tokens[request.end :], request.draft) if request.draft else 0
@@ -169,7 +169,7 @@ class Committer:
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two rows begin with in common."""
+    """Returns how many tokens two rows begin with in common."""
     # Its twin is in router_svc/decoding/speculation.py: neither may import the other, nor the engine a shared module.
     pairs = zip(left, right, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
@@ -180,7 +180,7 @@ def _forward_failed(message: str) -> ForwardFailed:
 
 
 def _hands_over(run: Run, handoff: Handoff, outcome: Outcome, index: int) -> bool:
-    """Whether a signal above the bound ends the run: always, unless the hand-off asks a head and the head says no."""
+    """Returns whether a signal above the bound ends the run: always, unless a head is asked and says no."""
     if handoff.asks is None:
         return True
     run.num_consultations += 1

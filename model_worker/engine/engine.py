@@ -185,7 +185,7 @@ class Engine:
         self._table.check_integrity()
 
     def _end_without_row(self, schedule: Schedule) -> list[Event]:
-        """The events of runs that end before this step's forward."""
+        """Returns the events of runs that end before this step's forward."""
         events: list[Event] = [RunFailed(run.run_id, error) for run, error in schedule.refused]
         events += [self._committer.end_event(run, FinishReason.LENGTH) for run in schedule.yielded]
         events += [self._committer.finish(run, FinishReason.LENGTH) for run in self._scheduler.without_work()]
@@ -215,8 +215,9 @@ class Engine:
             self.counters.num_computed_tokens += row.num_tokens
 
     def _draft(self, request: RunRequest) -> Sequence[int]:
-        """The tokens of a draft that go through the model: as many as can be kept with one token of the model's own
-        after them, and as fit one forward beside the token before them.
+        """Returns the tokens of a draft that go through the model.
+
+        They are as many as can be kept with one token of the model's own after them, and as fit one forward.
         """
         room = min(request.max_tokens, self.limits.context_length - request.end, self.limits.max_batch_tokens)
         return request.draft[: max(0, room - 1)]
@@ -225,7 +226,7 @@ class Engine:
         return Runner(loaded, self.limits, on_progress)
 
     def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
-        """A runner whose logits are the model's own."""
+        """Returns a runner whose logits are the model's own."""
         name = type(loaded.module).__name__
         tokens = parity_tokens(name, self.limits)
         reference = reference_logits(loaded, tokens)

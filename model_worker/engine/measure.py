@@ -66,7 +66,7 @@ class _Rows:
         self._fed: set[str] = set()
 
     def shapes(self) -> list[Shape]:
-        """The shapes that there is room for, the essential ones first."""
+        """Returns the shapes that there is room for, the essential ones first."""
         shapes = [(rows, 0) for rows in _DECODE_ROWS if rows <= self._most_rows]
         shapes += [(rows, tokens) for tokens in _LONG_ROWS if tokens <= self._most_tokens for rows in (0, 1)]
         fitting = [shape for shape in shapes if sum(shape) <= self._engine.limits.max_batch_tokens]

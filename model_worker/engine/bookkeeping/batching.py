@@ -64,25 +64,25 @@ class Arrivals:
         self._away.pop(session_id, None)
 
     def any_expected(self, now: float) -> bool:
-        """Whether a session is away and not overdue."""
+        """Returns whether a session is away and not overdue."""
         return any(now - since < _OVERDUE * self._mean_away_s for since in self._away.values())
 
     def waits(self, now: float) -> list[float]:
-        """Times until the next arrival, ascending: the rest of each recent gap that is longer than the present."""
+        """Returns times until the next arrival, ascending: the rest of each recent gap longer than the present."""
         age = now - self._last
         gaps = sorted(self._gaps)
         return [gap - age for gap in gaps[bisect_right(gaps, age) :]]
 
 
 def break_even_s(costs: CostModel, load: Load) -> float:
-    """The longest wait for one more row that pays for the rows that wait."""
+    """Returns the longest wait for one more row that pays for the rows that wait."""
     decode, other = load.num_decode_rows, load.num_other_tokens
     marginal_us = costs.step_us(decode + 1, other) - costs.step_us(decode, other)
     return max(0.0, costs.step_us(1) / (load.num_rows + 1) - max(0.0, marginal_us)) / 1e6
 
 
 def best_wait_s(waits: list[float], num_rows: int, break_even: float) -> float:
-    """The wait that gains most on average, if the next row comes after one of `waits`; 0: none gains.
+    """Returns the wait that gains most on average, if the next row comes after one of `waits`; 0: none gains.
 
     Args:
         waits: ascending, all equally likely.
@@ -118,7 +118,7 @@ class BatchingRule:
         self._until = 0.0
 
     def delay(self, now: float, load: Load, arrivals: Arrivals) -> float:
-        """How long to wait for another row before the step; 0: start it. Ask again when something has come."""
+        """Returns how long to wait for another row before the step; 0: start it. Ask again when something has come."""
         if load.num_rows == 0 or not arrivals.any_expected(now):
             return 0.0
         if load.num_rows != self._num_rows:  # a row came: what was waited for it is over

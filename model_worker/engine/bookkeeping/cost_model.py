@@ -45,7 +45,7 @@ class Curve:
 
 
 def _monotone(values: Sequence[float]) -> list[float]:
-    """The non-decreasing sequence nearest in squares (pool adjacent violators)."""
+    """Returns the non-decreasing sequence nearest in squares (pool adjacent violators)."""
     pools: list[tuple[float, int]] = []  # mean and size
     for value in values:
         mean, size = value, 1
@@ -85,7 +85,7 @@ class CostModel:
         return self._decode.at(num_decode_rows) + self._ride.at(num_other_tokens)
 
     def most_tokens(self, num_decode_rows: int, num_other_tokens: int, at_most: int, bound_us: float) -> int:
-        """How many tokens of one more row (0 to `at_most`) keep the step's predicted time within `bound_us`.
+        """Returns how many tokens of one more row (0 to `at_most`) keep the step's predicted time within `bound_us`.
 
         A row of one token is a decode row; more are other tokens, which cost more the more they are.
         """

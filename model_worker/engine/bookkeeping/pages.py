@@ -32,7 +32,7 @@ class PagePool:
         self._lane_starts = [_reversed(lane, bits) * self._lane_pages for lane in range(1 << bits)]
 
     def pages_for(self, num_tokens: int) -> int:
-        """Number of pages that `num_tokens` tokens need."""
+        """Returns the number of pages that `num_tokens` tokens need."""
         return -(-num_tokens // self.page_size)
 
     def allocate(self, count: int, after: int | None = None) -> list[int]:
@@ -67,7 +67,7 @@ class PagePool:
         )
 
     def _first(self) -> int:
-        """The start of a lane that is all free, else of one whose start is free, else 0, which may not be free."""
+        """Returns the start of a free lane, else a lane's start that is free, else 0, which may not be free."""
         lane = self._lane_pages
         for start in self._lane_starts:
             if self._is_free.find(0, start, start + lane) < 0:

@@ -64,7 +64,7 @@ class Run:
         return len(self.draft) + 1 if self.request.wants_token else 0
 
     def row_tokens(self, room: int) -> int:
-        """Number of tokens of its next row: all that are left, or a chunk before the distributions asked for."""
+        """Returns the size of its next row: all tokens left, or a chunk before the distributions asked for."""
         pending = self.num_pending
         return pending if pending <= room else max(0, min(room, pending - self.num_asked))
 
@@ -117,11 +117,11 @@ class Scheduler:
         return self._runs.get(run_id)
 
     def runs_of(self, session: Session) -> list[Run]:
-        """The session's run as a list of one, empty if none is going on."""
+        """Returns the session's run as a list of one, empty if none is going on."""
         return [run for run in self._runs.values() if run.session is session]
 
     def without_work(self) -> list[Run]:
-        """Catch-up runs that have nothing to compute, as when they only truncate."""
+        """Returns catch-up runs that have nothing to compute, as when they only truncate."""
         return [run for run in self._runs.values() if run.num_pending == 0]
 
     @property
@@ -174,14 +174,13 @@ class Scheduler:
         return schedule
 
     def _in_order(self) -> list[Run]:
-
         def key(run: Run) -> tuple[bool, bool]:  # the sort is stable, and `_runs` is in order of arrival
             return run.is_background, run.num_pending > max(run.num_asked, 1)
 
         return sorted(self._runs.values(), key=key)
 
     def _spare_tokens(self, rows: Sequence[Row], run: Run, num_tokens: int) -> int:
-        """How many tokens of a background run may join a step of `rows`.
+        """Returns how many tokens of a background run may join a step of `rows`.
 
         With foreground rows in it, the step gets longer by a bounded share; without, it stays short, because a decode
         that arrives waits for its end.
@@ -232,7 +231,7 @@ class Scheduler:
         return True
 
     def _victim(self, asking: Run, in_batch: set[int]) -> Run | None:
-        """A background run with pages, else the youngest foreground run with pages that is younger than `asking`."""
+        """Returns who gives up its pages: a background run, else the youngest foreground run younger than `asking`."""
         candidates = [
             run
             for run in self._runs.values()
@@ -245,7 +244,7 @@ class Scheduler:
 
 
 def _load(rows: Sequence[Row]) -> tuple[int, int]:
-    """How many rows are one token, and how many tokens the others have."""
+    """Returns how many rows are one token, and how many tokens the others have."""
     decode = sum(row.num_tokens == 1 for row in rows)
     return decode, sum(row.num_tokens for row in rows) - decode
 

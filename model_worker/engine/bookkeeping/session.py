@@ -48,7 +48,7 @@ class Session:
         return len(self.tokens) - self.num_computed
 
     def checksum(self, position: int) -> int:
-        """CRC-32 of tokens [0, position) as little-endian uint32."""
+        """Returns the CRC-32 of tokens [0, position) as little-endian uint32."""
         return zlib.crc32(memoryview(self.tokens)[:position].cast("B"))
 
 
@@ -131,7 +131,7 @@ class SessionTable:
         self._pool.check_integrity([page for session in self for page in session.pages])
 
     def _least_recently_used(self, asking: Session) -> Session | None:
-        """The idle session with pages that nobody has used for longest."""
+        """Returns the idle session with pages that nobody has used for longest."""
         return next((s for s in self if not s.running and s.pages and s is not asking), None)
 
     def _evict(self, victim: Session | None) -> bool:

@@ -190,7 +190,7 @@ class PagedAttention:
         return count
 
     def _gathered(self, rows: Sequence[Row], at: int) -> Group:
-        """The group of rows of one token whose pages are scattered."""
+        """Returns the group of rows of one token whose pages are scattered."""
         all_slots = [self._slots(row) for row in rows]
         lengths = np.array([len(slots) for slots in all_slots])
         padded = np.empty((len(rows), int(lengths.max())), dtype=np.int64)
@@ -223,7 +223,7 @@ class PagedAttention:
         )
 
     def _slots(self, row: Row) -> np.ndarray:
-        """Slots of all tokens up to the row's end, int64."""
+        """Returns the slots of all tokens up to the row's end, int64."""
         page_size = self._cache.page_size
         pages = np.array(row.run.session.pages, dtype=np.int64)
         return (pages[:, None] * page_size + np.arange(page_size)).ravel()[: row.start + row.num_tokens]
@@ -234,7 +234,7 @@ class PagedAttention:
         return self._additive(np.arange(longest)[None, :] < lengths[:, None])[:, None, None]
 
     def _additive(self, seen: np.ndarray) -> Tensor:
-        """A mask of 0 where seen and -inf elsewhere, made once a step and not once a layer."""
+        """Returns a mask of 0 where seen and -inf elsewhere, made once a step and not once a layer."""
         mask = torch.zeros(seen.shape, dtype=self._cache.dtype)
         mask.masked_fill_(torch.from_numpy(~seen), float("-inf"))
         return mask.to(self._cache.device, non_blocking=True)

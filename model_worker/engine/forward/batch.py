@@ -9,7 +9,7 @@ from model_worker.engine.bookkeeping.scheduler import Row
 
 
 def batch_order(row: Row) -> tuple[bool, bool, int]:
-    """Sort key of a batch's rows: single tokens first, among them those in one piece, by place in the cache."""
+    """Returns a sort key: single tokens first, among them sessions in one piece first, by place in the cache."""
     # Attention reads neighbours of this order with one call where they are equally far from each other.
     session = row.run.session
     return row.num_tokens > 1, not session.contiguous, session.pages[0]
@@ -42,7 +42,7 @@ class Batch:
 
     @classmethod
     def of(cls, rows: Sequence[Row], page_size: int) -> Batch:
-        """The batch of rows that are in `batch_order` and have their pages."""
+        """Returns the batch of rows that are in `batch_order` and have their pages."""
         batch = cls(rows)
         for row in rows:
             session, end = row.run.session, row.start + row.num_tokens

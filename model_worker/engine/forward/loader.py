@@ -109,7 +109,7 @@ def load(
 
 
 def _random_model(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
-    """A model of the config's shape that costs what a trained one costs and says nothing sensible."""
+    """Returns a model of the config's shape that costs what a trained one costs and says nothing sensible."""
     torch.manual_seed(seed)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -20,12 +20,12 @@ _CPU_BYTES = 1 << 30  # on a CPU, where memory is shared with everything else, a
 
 
 def split_memory(room_bytes: int, bytes_per_token: int, other_bytes_per_token: int) -> int:
-    """Number of tokens that fit both caches, if each holds as many as the other."""
+    """Returns the number of tokens that fit both caches, if each holds as many as the other."""
     return max(0, room_bytes) // (bytes_per_token + other_bytes_per_token)
 
 
 def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
-    """Number of tokens of a KV cache beside that of another model of the same dtype, sized by its config.
+    """Returns the number of tokens of a KV cache beside that of another model of the same dtype, sized by its config.
 
     Raises UnsupportedModel if that is no model, or there is no room for both.
     """
@@ -41,12 +41,12 @@ def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Bytes of the parameters; shared ones count once."""
+    """Returns the bytes of the parameters; shared ones count once."""
     return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
 
 
 def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
-    """Bytes that the keys and values of one token take in all layers, by a config of plain attention."""
+    """Returns the bytes that the keys and values of one token take in all layers, by a config of plain attention."""
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -72,7 +72,7 @@ def pages_that_fit(
     cpu_bytes: int = _CPU_BYTES,
     share: float = 0.9,
 ) -> int:
-    """Number of pages to allocate: on CUDA by `share` of the free memory, on CPU by `cpu_bytes`."""
+    """Returns the number of pages to allocate: on CUDA by `share` of the free memory, on CPU by `cpu_bytes`."""
     room = cpu_bytes
     if loaded.device.type == "cuda":
         room = int(torch.cuda.mem_get_info(loaded.device)[0] * share)

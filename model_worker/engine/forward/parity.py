@@ -25,7 +25,7 @@ _NUM_TOKENS = 24
 
 
 def parity_tokens(name: str, limits: Limits) -> list[int]:
-    """A prompt that fits any context of two tokens or more. Raises UnsupportedModel if there is no room for it."""
+    """Returns a prompt that fits the context. Raises UnsupportedModel if that has no room for two tokens."""
     count = min(_NUM_TOKENS, limits.context_length)
     if count < 2:
         raise UnsupportedModel(f"{name}: a context of {count} is too short; give more --context-length or --num-pages")
@@ -33,13 +33,13 @@ def parity_tokens(name: str, limits: Limits) -> list[int]:
 
 
 def parity_request(tokens: Sequence[int], shallow: bool = False) -> RunRequest:
-    """The run that asks for the distribution after the prompt."""
+    """Returns the run that asks for the distribution after the prompt."""
     return RunRequest("parity", 0, tokens, returns=Returns(), shallow=shallow)
 
 
 @contextmanager
 def parity_session(table: SessionTable, tokens: Sequence[int]) -> Iterator[Session]:
-    """A session that holds the prompt and its pages, closed at the end."""
+    """Opens a session that holds the prompt and its pages, and closes it at the end."""
     session = table.open("parity")
     session.tokens.extend(tokens)
     assert table.reserve(session, len(tokens)), "the first session finds its pages"
@@ -48,7 +48,7 @@ def parity_session(table: SessionTable, tokens: Sequence[int]) -> Iterator[Sessi
 
 
 def reference_logits(loaded: LoadedModel, tokens: Sequence[int]) -> Tensor:
-    """Logits after the last token by the model's own eager attention, [num_logits]."""
+    """Returns the logits after the last token by the model's own eager attention, [num_logits]."""
     loaded.module.set_attn_implementation("eager")
     with torch.inference_mode():
         ids = torch.tensor([list(tokens)], device=loaded.device)

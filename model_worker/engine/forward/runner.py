@@ -46,15 +46,15 @@ class Outcome:
     margins: Mapping[int, float]
 
     def hidden_state(self, row: int) -> bytes:
-        """Bytes of float32, little-endian."""
+        """Returns float32, little-endian."""
         return _raw(self.hidden[self.index[row]])
 
     def raw_logits(self, row: int) -> bytes:
-        """Bytes of float32, little-endian."""
+        """Returns float32, little-endian."""
         return _raw(self.logits[self.index[row]])
 
     def top_logits(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
-        """Pairs of token and logit, the `count` largest, descending."""
+        """Returns the `count` largest logits as pairs of token and logit, descending."""
         values, ids = self.logits[self.index[row]].float().topk(min(count, self.logits.shape[1]))
         return tuple(zip(ids.tolist(), values.tolist(), strict=True))
 

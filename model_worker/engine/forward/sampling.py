@@ -108,7 +108,7 @@ def measure_on_host(logits: Tensor) -> Choices:
 
 
 def margins(logits: Tensor, rows: Sequence[int]) -> list[float]:
-    """p1 - p2 of the two most probable tokens of each of the `rows` of `logits` [n, vocab_size]."""
+    """Returns p1 - p2 of the two most probable tokens of each of the `rows` of `logits` [n, vocab_size]."""
     own = logits[torch.tensor(rows, device=logits.device)]
     largest = own.softmax(-1, torch.promote_types(own.dtype, torch.float32)).topk(2).values
     return [first - second for first, second in largest.tolist()]

@@ -104,7 +104,7 @@ class SharedEngine(Engine):
         return SharedRunner(loaded, self.shared, self.limits)
 
     def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
-        """A runner all of whose parts give the model's own logits."""
+        """Returns a runner all of whose parts give the model's own logits."""
         name = type(loaded.module).__name__
         tokens = parity_tokens(name, self.limits)
         llm = reference_logits(loaded, tokens)

@@ -123,7 +123,7 @@ def save_shared(folder: Path, num_layers: int, tail: SlmTail, **facts: Any) -> N
 
 
 def _cut(module: Any, first: int, last: int) -> Any:
-    """A model of the layers [first, last) of another; all else that the other has is the same module in both."""
+    """Returns a model of the layers [first, last) of another; whatever else the other has is in both."""
     config = copy.deepcopy(module.config)
     config.num_hidden_layers = last - first
     if getattr(config, "layer_types", None):
