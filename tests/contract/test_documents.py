@@ -95,8 +95,9 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 
-def test_every_place_that_architecture_names_is_there() -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_place_that_is_named_is_there(document: str) -> None:
+    text = (ROOT / document).read_text()
     named = set(re.findall(r"`((?:\w+/)+\w+\.(?:py|lua|md))`", text))
     assert named
     # Inside the life of a request the router's folder is left out.
