@@ -94,6 +94,7 @@ class Assembly:
         log = AnswerLog(claimed.session_id, settings, tokens, written, trace_id=trace.trace_id)
         accounting = Accounting(claimed.usage, started, claim_s, self._clock)
         journal = Journal(self._store, claimed.session_id, claimed.owned, len(tokens), claimed.usage, log.show)
+        # Stop strings look at every token's text, which costs; without them readers alone detokenise.
         text: AnswerText | None = None
         if settings.stop:
             text = AnswerText(self._pair.tokenizer.decode, log.context, settings.stop)
@@ -101,6 +102,7 @@ class Assembly:
                 text.push(token)
         endings = Endings(self._pair.stop_tokens(), text)
         answer = Answer(settings, tokens, claimed.chunks, endings, journal, trace, accounting)
+        # Both share `tokens` with the answer, which alone appends to it.
         workers = {
             model: WorkerSession(
                 self._pair.client(model),

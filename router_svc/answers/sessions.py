@@ -113,6 +113,7 @@ class Sessions:
         async with self._lock(session_id):
             if session_id in self._running:
                 raise session_running(session_id)
+            # Whatever is refused from here on is in the trace, with the error.
             trace = begin_trace(self._telemetry)
             try:
                 policy, head = await self._preparation.settle_policy(question.policy, session_id)
@@ -256,6 +257,7 @@ class Sessions:
             chunks = chunks_of_answer(trajectory.chunks, settings.start)
             return AnswerLog(asked.session_id, settings, trajectory.tokens(), chunks, header.finished)
         prepared = await self._preparation.prepare_again(settings, asked.session_id)
+        # Counted on: what the router before spent belongs to the same answer.
         usage = header.usage.copy()
         router_id = self._lease.router_id
         owned = await self._store.claim(header, asked.session_id, router_id, header.settings, usage, [])

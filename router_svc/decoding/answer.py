@@ -126,6 +126,8 @@ class Answer:
         """
         if self.segment_is_empty(writer) or self.end is not None:
             return writer
+        # A worker's word and this rule agree: both compare the same float32 values. So it does not matter which of them
+        # a router that takes over has to go by.
         following = self.policy.next_writer(writer, self.history)
         return self.switch(writer) if following is writer.other else following
 
@@ -135,6 +137,7 @@ class Answer:
         Args:
             holder: the worker that holds these tokens now; None for a proposal, which its worker has dropped.
         """
+        # Tokens behind a stop string are nobody's: the worker that holds them drops them at its next run.
         num = self._endings.read(reply.tokens)
         tokens, entropies = tokens_of(reply.tokens[:num]), entropies_of(reply.entropies[:num])
         uncertainties = entropies_of(reply.uncertainties[:num])
@@ -144,6 +147,7 @@ class Answer:
         self.history.grow(entropies, uncertainties)
         self._trace.add_kept(num, holder.confirm_kept(num) if holder is not None else 0)
         self._accounting.count_kept(writer, num)
+        # Last, since it takes a copy of the usage: what is stored beside a token counts that token.
         self._journal.add(chunk, self._accounting.usage)
         return self._endings.has_stop_string
 

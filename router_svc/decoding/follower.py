@@ -52,6 +52,7 @@ class Follower:
         Raises: RstitchError when no try is worth it any more; what is kept stays kept.
         """
         worker = self.workers[writer]
+        # A worker that came back may be another process with an empty cache, or another model.
         if worker.is_lost:
             await self._recovery.before(writer)
             await worker.mark_found()
@@ -62,12 +63,14 @@ class Follower:
             while True:
                 reply = await run.next()
                 since = self._accounting.waited_for_model(writer, since)
+                # Taken before anything is awaited: a token that came is part of the answer or was refused.
                 if reply.tokens and take(reply):
                     self._end_run(worker, await worker.cut_short(run, self._answer.traceparent), began)
                     return None
                 if reply.finish is not None:
                     self._end_run(worker, reply.finish, began)
                     return reply.finish
+                # Time in which the store was waited for is not the model's.
                 began += await self._answer.wait_for_room()
                 await self.catch_up(writer.other)
         except RstitchError as error:

@@ -59,6 +59,8 @@ class Decoding:
         writer = self._answer.first_writer()
         if writer is not None:
             await self._follower.catch_up(writer.other)
+        # Each round begins from the kept tokens alone, and the writer is a function of them: so a round can fail, or be
+        # another router's, without a token changing. None: the budget is spent and the answer ends with it.
         while writer is not None:
             if (end := self._answer.end) is not None:
                 return end
@@ -79,6 +81,7 @@ class Decoding:
                     # H > tau: the SLM's token was discarded. H <= tau: the LLM's token was kept.
                     writer = self._weigh(finish.proposal) if writer is Model.SLM else self._answer.switch(writer)
                 case _:
+                    # Its length was used up, it met a boundary, failed, or was cut short by a stop string.
                     writer = self._answer.next_writer(writer)
         return FinishReason.BUDGET
 
@@ -94,7 +97,7 @@ class Decoding:
                 traceparent=self._answer.traceparent,
             )
         )
-        self._run_ahead()
+        self._run_ahead()  # not before: the LLM's request goes out first
         return run
 
     def _weigh(self, proposal: Proposal | None) -> Model | None:
@@ -106,6 +109,7 @@ class Decoding:
         if self._head is not None:
             self._accounting.count_consultation()
             if not self._head.wants_llm(proposal.hidden_state, self._answer.history.position):
+                # R-Stitch+ only ever keeps the SLM writing; the worker has dropped the token and is fed it again.
                 reply = Reply([proposal.token], [proposal.entropy], None)
                 self._follower.keep(Model.SLM, reply, is_proposal=True)
                 return Model.SLM
@@ -122,6 +126,7 @@ class Decoding:
         if proposal is None or not (self._policy.runs_ahead and self._policy.may_write(Model.SLM)):
             return
         stops = self._trials.run_stops(Model.SLM)
+        # The run must be exactly the one that `_start` would ask for if the LLM agrees with the proposal.
         if proposal not in (stops or self._answer.stop_tokens(Model.SLM)):
             spec = RunSpec(
                 max_tokens=self._answer.num_left - 1,

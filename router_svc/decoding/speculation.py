@@ -109,6 +109,12 @@ class Speculation:
         self._accounting.count_draft(len(draft))
         return draft
 
+    # One round, with k drafted tokens of which the LLM agrees with n:
+    #
+    #   SLM   tries out   d1 ... dn ... dk        held by its worker, not kept
+    #   LLM   decodes     d1 ... dn | own         one forward; d1..dn are kept as the SLM's, own as the LLM's
+    #   next  SLM is fed  own at position n + 1   its worker drops d(n+1) ... dk there
+
     async def _verify(self, draft: array[int]) -> RunFinish | None:
         """The LLM keeps what it agrees with and writes a token; without a draft it writes a token. Takes the draft.
 
@@ -126,7 +132,7 @@ class Speculation:
         def take(reply: Reply) -> bool:
             nonlocal written
             num_accepted = _common_prefix(reply.tokens, draft)
-            del draft[:num_accepted]
+            del draft[:num_accepted]  # what is left of it is verified by the next try, should this run fail
             written = num_accepted < len(reply.tokens)
             return self._keep_verified(reply, num_accepted)
 

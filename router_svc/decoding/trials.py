@@ -85,6 +85,7 @@ class Trials:
                     )
                 )
 
+            # Nothing of it is kept while it comes, so a trial that fails leaves no trace in the answer.
             if await self._follower.run(writer, start, trial.add) is None:
                 return False
             taken = exits.ends_thinking(trial)

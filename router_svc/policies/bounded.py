@@ -26,6 +26,7 @@ class BoundedPolicy(Policy):
 
     def next_writer(self, writer: Model, history: History) -> Model | None:
         """The LLM goes on, or takes over, only if that can be paid for."""
+        # Asked first, so that a budget that is not needed changes nothing.
         wanted = self.policy.next_writer(writer, history)
         if wanted is not Model.LLM or self.budget.llm_may_write(writer, history):
             return wanted

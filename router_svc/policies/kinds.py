@@ -41,6 +41,7 @@ class _ByUncertainty(Policy):
 
     def handoff(self, writer: Model, history: History) -> Handoff:
         above, below, signal, window = self._rule()
+        # The worker's window ends with the token that it weighs, so it is told the window - 1 entropies before.
         recent = tuple(history.entropies[1 - window :]) if window > 1 else ()
         if writer is Model.SLM:
             return Handoff(above=above, signal=signal, window=window, recent=recent)
@@ -150,6 +151,7 @@ class Random(Policy):
     def author(self, position: int) -> Model:
         """Tosses the coin of a position, from seed and position alone: any router goes on as the last one would."""
         assert self.seed is not None, "an answer's coin has a seed"
+        # 56 bits make a float64 exactly, so every router tosses the same coin.
         digest = blake2b(struct.pack("<QQ", self.seed, position), digest_size=8).digest()
         uniform = int.from_bytes(digest[:7], "little") * 2.0**-56
         return Model.SLM if uniform < self.slm_probability else Model.LLM

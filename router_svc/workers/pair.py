@@ -131,6 +131,7 @@ class WorkerPair:
         """
         side = self._sides[model]
         if suspect:
+            # Until the next look nobody trusts it: the failure may be older than its last good answer.
             side.answers = False
             side.look.set()
         try:

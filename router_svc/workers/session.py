@@ -97,6 +97,7 @@ class WorkerSession:
         A catch-up that is going on is promoted: its tokens stay.
         """
         self._settle()
+        # Already asked for, with the same spec: what has come of it is read from it as if it came now.
         run = self._ahead.take_over(self._tokens)
         if run is not None:
             self._accounting.count_sent(run.num_sent)
@@ -136,6 +137,7 @@ class WorkerSession:
     def run_ahead(self, proposal: int, spec: RunSpec) -> None:
         """Lets the model go on from the proposal that was just discarded, in the background, if that is worth it."""
         self._settle()
+        # Only from where the proposal was made: a worker that lags would have to be fed first, and the LLM would win.
         if self._stream is None or self._stream.broken or self._held != len(self._tokens):
             return
         max_tokens = min(spec.max_tokens, self._ahead.max_tokens)
@@ -165,6 +167,7 @@ class WorkerSession:
         """
         self._settle()
         if run.finish is None:
+            # A new run supersedes the one that is going on; this one feeds what was kept and decodes nothing.
             self._catching_up = self._start(RunSpec(max_tokens=0, traceparent=traceparent))
         try:
             while run.finish is None:
@@ -200,6 +203,7 @@ class WorkerSession:
         if self._stream is None:
             self._stream = self._worker.open(self._session_id)
         run = self._run(self._tokens[self._held :], spec)
+        # Counted as held before the worker says so, since the next request may go out before its reply is here.
         self._held = len(self._tokens)
         self._has_foreign_tokens = False
         self._accounting.count_sent(len(run.tokens))
