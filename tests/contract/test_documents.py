@@ -95,6 +95,14 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 
+def test_what_architecture_says_is_in_a_file_is_in_it() -> None:
+    found = re.findall(r"`([\w.]+)` in `((?:\w+/)+\w+\.py)`", (ROOT / "docs/architecture.md").read_text())
+    assert len(found) >= 6
+    for name, place in found:
+        text = (ROOT / place).read_text()
+        assert all(re.search(rf"(class|def) {part}\b", text) for part in name.split(".")), (name, place)
+
+
 @pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
 def test_every_place_that_is_named_is_there(document: str) -> None:
     text = (ROOT / document).read_text()
