@@ -148,13 +148,14 @@ def rows(records: list[Record]) -> list[Row]:
     )
     means = table.groupby("system").mean()
     per_token = means.div(means["tokens"], axis=0)
-    made = []
+    made: list[Row] = []
     for tau in TAUS:
         ours, theirs = per_token.loc[f"{tau:g}"], per_token.loc[f"{_BARE}{tau:g}"]
         made.append(
             {
                 "tau": tau,
-                **means.loc[f"{tau:g}", ["tokens", "switches"]].to_dict(),
+                "tokens": means.loc[f"{tau:g}", "tokens"],
+                "switches": means.loc[f"{tau:g}", "switches"],
                 "stack": ours["ms"],
                 "forwards": ours["ms"] - ours["outside_ms"],
                 "outside": ours["outside_ms"],

@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         in_process = _in_process(options, max(plan.most_at_once(load) for load in loads))
         routers = _start(options, held, console)
         found = asyncio.run(_measure(options, plan, in_process, routers, loads, console))
-    result = {
+    result: dict[str, Any] = {
         "provenance": facts,
         "settings": {name: getattr(options, name) for name in ("split", "seed", "rounds", "threads", "max_new_tokens")},
         "baseline": figures.baseline_of(next(iter(found.values()))),

@@ -225,7 +225,7 @@ def rows_of_workers(fed: Sequence[Fed]) -> list[Row]:
         }
     )
     medians = flat.groupby(["role", "tokens"]).median().sort_index(level="role", ascending=False, sort_remaining=False)
-    return list(medians.reset_index().to_dict("records"))
+    return [{str(name): value for name, value in row.items()} for row in medians.reset_index().to_dict("records")]
 
 
 def rows_of_stack(answers: Sequence[Record], lengths: Sequence[int]) -> list[Row]:
