@@ -103,7 +103,7 @@ class Answer:
 
     def stop_tokens(self, author: Model) -> frozenset[int]:
         """Tokens with which the answer ends where `author` wrote them."""
-        return self._endings.stop_tokens(self.policy.stops_as(author, self.history))
+        return self._endings.stop_tokens[self.policy.stops_as(author, self.history)]
 
     def segment_is_empty(self, writer: Model) -> bool:
         """Whether `writer` has kept no token since it became the writer."""

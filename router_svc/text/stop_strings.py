@@ -18,9 +18,7 @@ class StopStrings:
 
     What it has let through after some text is a function of that text alone, however it was cut into pieces: the loop
     and each reader have a filter of their own, and all must stop at the same place.
-
-    Attributes:
-        hit: whether a stop string was found; what follows it is dropped.
+    After a hit what follows is dropped.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
