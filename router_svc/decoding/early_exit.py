@@ -83,7 +83,7 @@ class Trial:
         self.entropies += reply.entropies
         self.uncertainties += reply.uncertainties
         self.logprobs += reply.logprobs
-        return False
+        return False  # never too much: the worker ends a trial
 
     @property
     def confidence(self) -> float:

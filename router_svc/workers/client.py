@@ -24,16 +24,7 @@ from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
 _MAX_HEADS = 256
 # Fields that the contract's messages have under the same names.
-_INFO_FIELDS = (
-    "model",
-    "vocab_size",
-    "context_length",
-    "dtype",
-    "device",
-    "num_parameters",
-    "instance_id",
-    "hidden_size",
-)
+_INFO_FIELDS = ("model", "vocab_size", "context_length", "dtype", "device", "num_parameters", "instance_id")
 _TIMING_FIELDS = ("queue_us", "forward_us", "host_us", "wait_us", "total_us")
 _TRANSPORT_CODES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
 
@@ -132,6 +123,7 @@ class WorkerClient:
             role=_role(message.role),
             fingerprint=message.tokenizer_fingerprint,
             stop_tokens=frozenset(message.stop_tokens),
+            hidden_size=message.hidden_size,
             **{name: getattr(message, name) for name in _INFO_FIELDS},
         )
 
