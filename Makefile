@@ -33,7 +33,7 @@ INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | { n=0; 
 	Installing) printf '\r      installing %60s\n' "";; esac; done; } || { cat .cache/setup.log >&2; exit 1; }; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-newest lock lint format proto train-tiny train-router eval-tiny results bench bench-overhead profile-tiny calibrate-tiny up clean
+.PHONY: help setup demo test test-newest lock lint format proto train-tiny train-router eval-tiny results bench bench-overhead latency-tiny calibrate-tiny up clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,16 +109,16 @@ eval-tiny: setup ## the tiny pair over tau, one session at a time (`make results
 	@$(BIN)/rstitch eval run --task tiny --out .run/eval/tiny.jsonl \
 		--systems llm_only slm_only threshold:tau={0.001,0.005,0.01,0.02,0.05,0.1,0.2} $(ARGS)
 
-results: setup ## measure every policy on the tiny pair anew (about an hour); writes docs/results.md
+results: setup ## measure every policy on the tiny pair anew (about an hour); writes the tables of docs/results/
 	@bash runs/results.sh $(ARGS)
 
-bench: setup ## speed beside `transformers`, paired, by sessions; ARGS=--write writes docs/performance.md
+bench: setup ## speed beside `transformers`, paired, by sessions; ARGS=--write writes docs/results/performance.md
 	@$(BIN)/python -m evals.bench $(ARGS)
 
 bench-overhead: setup ## time per token and per switch spent outside the models
 	@$(BIN)/python -m evals.bench overhead $(ARGS)
 
-profile-tiny: setup ## the latency model of the tiny pair, checked on whole answers; ARGS=--write writes docs/latency_model.md
+latency-tiny: setup ## the latency model of the tiny pair, checked on whole answers; ARGS=--write writes docs/latency_model.md
 	@$(BIN)/python -m evals.latency check $(ARGS)
 
 calibrate-tiny: setup ## how often a calibration's statement holds; ARGS=--write writes docs/calibration.md

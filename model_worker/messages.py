@@ -39,11 +39,11 @@ from model_worker.engine.types import (
 )
 from model_worker.heads import HeadTable
 from rstitch.errors import RstitchError, invalid
+from rstitch.limits import MAX_WINDOW
 from rstitch.v1 import common_pb2, worker_pb2
 
 MAX_SESSION_ID_LENGTH = 128
 MAX_TEMPERATURE = 100.0
-MAX_WINDOW = 64
 _RETRY_AFTER_S = 0.05
 _COUNTERS = worker_pb2.Counters.DESCRIPTOR.fields
 

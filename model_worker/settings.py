@@ -7,22 +7,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rstitch.limits import host_and_port
+
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
 
-def _host_and_port(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise ValueError("it should be HOST:PORT with a port of at most 65535")
-    return value
-
-
 def _host_and_port_or_none(value: str) -> str:
-    return value and _host_and_port(value)
+    return value and host_and_port(value)
 
 
-# gRPC itself would take a larger port for another one, and listen there.
-Listen = Annotated[str, AfterValidator(_host_and_port), Field(description="HOST:PORT to serve on.")]
+Listen = Annotated[str, AfterValidator(host_and_port), Field(description="HOST:PORT to serve on.")]
 
 
 class WorkerSettings(BaseSettings):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-_ADDRESS = r".+:\d+$"
+from rstitch.limits import LLM_ADDRESS, ROUTER_ADDRESS, SLM_ADDRESS, host_and_port
+
+# gRPC itself would take a port over 65535 for another one.
+Address = Annotated[str, AfterValidator(host_and_port)]
 
 
 class RouterSettings(BaseSettings):
@@ -19,12 +22,12 @@ class RouterSettings(BaseSettings):
     # No implicit flags: a switch is written `--guard on`, so that each flag has a value as its variable has.
     model_config = SettingsConfigDict(env_prefix="RSTITCH_", cli_kebab_case=True, extra="ignore", frozen=True)
 
-    slm: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT of the SLM's worker.")] = "127.0.0.1:50051"
-    llm: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT of the LLM's worker.")] = "127.0.0.1:50052"
+    slm: Annotated[Address, Field(description="HOST:PORT of the SLM's worker.")] = SLM_ADDRESS
+    llm: Annotated[Address, Field(description="HOST:PORT of the LLM's worker.")] = LLM_ADDRESS
     redis: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://", description="URL of Redis.")] = (
         "redis://127.0.0.1:6379/0"
     )
-    listen: Annotated[str, Field(pattern=_ADDRESS, description="HOST:PORT to serve on.")] = "127.0.0.1:50050"
+    listen: Annotated[Address, Field(description="HOST:PORT to serve on.")] = ROUTER_ADDRESS
 
     tau: Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False, description="tau where a request names none.")] = 0.02
     heads: Annotated[

@@ -27,7 +27,7 @@ class Backoff:
         self._since: float | None = None
 
     def next_s(self, at_least_s: float = 0.0) -> float | None:
-        """Seconds to wait before the next try; None when the patience is at its end.
+        """Says how many seconds to wait before the next try; None when the patience is at its end.
 
         The patience counts from the first failure after progress.
         """

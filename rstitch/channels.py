@@ -8,7 +8,7 @@ ChannelOptions = list[tuple[str, int]]
 
 
 def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions:
-    """Options of a channel: big messages, a dead peer is noticed, a restarted one is found again quickly.
+    """Makes a channel take big messages, notice a dead peer and find a restarted one again quickly.
 
     The pings are slower than what `server_options` permits, else the server would cut the client off.
     """
@@ -24,7 +24,7 @@ def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions
 
 
 def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions:
-    """Options of a server.
+    """Makes a server notice dead peers and refuse what is too large in words.
 
     It takes messages of four times the limit in: one between the two limits is refused by the interceptor, with a
     reason and a remedy, which the library's own refusal lacks. Without `so_reuseport` a second process on the same port

@@ -44,7 +44,9 @@ class RstitchError(Exception):
 
     def __new__(cls, code: grpc.StatusCode, *args: Any, **kwargs: Any) -> Self:
         """Chooses the class by the code."""
-        return super().__new__(_CLASSES.get(code, cls) if cls is RstitchError else cls)
+        chosen: Any = _CLASSES.get(code, cls) if cls is RstitchError else cls
+        made: Self = super().__new__(chosen)
+        return made
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class Interrupted(RstitchError):
 
 
 class InternalError(RstitchError):
-    """A bug, of the service or of what lies between."""
+    """There is a bug in the service or in what lies between."""
 
 
 _CLASSES: dict[grpc.StatusCode, type[RstitchError]] = {
@@ -129,12 +131,12 @@ _CLASSES: dict[grpc.StatusCode, type[RstitchError]] = {
 
 
 def invalid(field: str, message: str, remedy: str, reason: str = "INVALID_FIELD") -> RstitchError:
-    """The error of a request whose `field` holds what it may not."""
+    """Makes the error of a request whose `field` holds what it may not."""
     return RstitchError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, field=field, remedy=remedy)
 
 
 def to_status(error: RstitchError) -> grpc.Status:
-    """The gRPC status that carries `error` over the wire (for `context.abort_with_status`)."""
+    """Makes the gRPC status that carries `error` over the wire, for `context.abort_with_status`."""
     metadata = dict(error.metadata)
     if error.field:
         metadata["field"] = error.field
@@ -155,7 +157,7 @@ def to_status(error: RstitchError) -> grpc.Status:
 
 
 def from_rpc_error(exc: grpc.RpcError) -> RstitchError:
-    """The error behind a failed call.
+    """Reads the error behind a failed call.
 
     A failure that is not ours (no peer, deadline) becomes one with reason `TRANSPORT`; a message that the library
     itself found too large, one with `MESSAGE_TOO_LARGE`.

@@ -18,8 +18,9 @@ from model_worker.engine.engine import Engine
 from model_worker.settings import WorkerSettings
 from model_worker.tokenizer import load_tokenizer
 from rstitch.cli.progress import start
+from rstitch.local.options import ROUTER_MODULE
 from rstitch.local.part import bundled_model, default_threads
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,8 @@ def add_stack_arguments(parser: argparse.ArgumentParser, *, models: bool = True,
 
 def _add_flag_arguments(parser: argparse.ArgumentParser) -> None:
     for part, whom in (("router", "the router"), ("worker", "both workers"), ("slm", "the SLM"), ("llm", "the LLM")):
-        parser.add_argument(
-            f"--{part}-arg",
-            action="append",
-            default=[],
-            metavar="FLAG",
-            help=f"a flag of {whom}, such as --{part}-arg=--some-setting=7; can be given again",
-        )
+        told = f"a flag of {whom}, such as --{part}-arg=--some-setting=7; can be given again"
+        parser.add_argument(f"--{part}-arg", action="append", default=[], metavar="FLAG", help=told)
 
 
 def named_variant(text: str) -> tuple[str, Flags]:
@@ -109,24 +105,23 @@ def device_and_dtype(options: argparse.Namespace, role: str) -> tuple[str, str]:
 
 
 def local_stack(
-    options: argparse.Namespace, extra: Flags | None = None, *, defaults: Flags | None = None, **arguments: Any
+    options: argparse.Namespace,
+    extra: Flags | None = None,
+    *,
+    defaults: Flags | None = None,
+    pair: tuple[str, str] | None = None,
+    router_module: str = ROUTER_MODULE,
+    **arguments: Any,
 ) -> LocalStack:
     """A stack of these options, not started. The options win over `defaults`, and `extra` wins over both."""
-    if "slm_model" not in arguments:
-        arguments["slm_model"], arguments["llm_model"] = models(options)
     flags = (defaults or Flags()) + Flags.of(options) + (extra or Flags())
-    return LocalStack(
-        device=options.device,
-        slm_device=options.slm_device,
-        llm_device=options.llm_device,
-        dtype=options.dtype,
-        threads=options.threads,
-        router_args=flags.router,
-        worker_args=flags.worker,
-        slm_args=flags.slm,
-        llm_args=flags.llm,
-        **arguments,
+    slm, llm = (
+        WorkerOptions(model, device or options.device, options.dtype, options.threads, [*flags.worker, *own])
+        for model, device, own in zip(
+            pair or models(options), (options.slm_device, options.llm_device), (flags.slm, flags.llm), strict=True
+        )
     )
+    return LocalStack(slm, llm, RouterOptions(module=router_module, args=flags.router), **arguments)
 
 
 def router_of(options: argparse.Namespace, held: ExitStack, console: Console) -> str:

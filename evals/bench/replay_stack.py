@@ -80,7 +80,7 @@ def replay_stack(
             ["--traces", str(trace_file)], cache_args(num_sessions, context), slm.worker_args(), llm.worker_args()
         )
         stack = local_stack(
-            options, defaults=sizes, slm_model=str(slm.folder), llm_model=str(llm.folder),
+            options, defaults=sizes, pair=(str(slm.folder), str(llm.folder)),
             router_module="evals.bench.replay_router", timeout_s=900,
         )  # fmt: skip
         with console.status("starting the stack"):

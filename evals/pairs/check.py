@@ -25,7 +25,7 @@ from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Threshold
 from rstitch.errors import invalid
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, WorkerOptions
 
 _WARM_UP = 2
 _SYSTEMS = ("stitched", "llm_only")
@@ -50,11 +50,9 @@ class Measured:
 
     @property
     def speed_up(self) -> float:
-        """LLM-only over stitched."""
         return self.llm_only_ms / self.latency_ms
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
         return {**asdict(self), "speed_up": self.speed_up}
 
 
@@ -64,10 +62,11 @@ def measured(
     questions: Sequence[Question],
     max_new_tokens: int,
     on_asked: Callable[[], None],
-    **stack: Any,
+    **worker: Any,
 ) -> Measured:
     """Starts a stack with the pair, asks, stops it. Raises: StackError, RstitchError."""
-    with LocalStack(slm_model=candidate.name, llm_model=llm, **stack) as served:
+    slm_options, llm_options = (WorkerOptions(model, **worker) for model in (candidate.name, llm))
+    with LocalStack(slm_options, llm_options) as served:
         return asyncio.run(_ask(served.router_address, candidate, questions, max_new_tokens, on_asked))
 
 
@@ -101,7 +100,8 @@ def _measured(questions: Sequence[Question], ours: Sequence[Record], alone: Sequ
     )
     low, high = wilson(sum(right), n)
     num_tokens = sum(record.num_tokens for record in ours)
-    _, speed_up_low, speed_up_high = paired_ratio(*([r.latency_ms for r in records] for records in (alone, ours)))
+    ours_ms, alone_ms = ([record.latency_ms for record in records] for records in (ours, alone))
+    _, speed_up_low, speed_up_high = paired_ratio(alone_ms, ours_ms)
     return Measured(
         n=n,
         accuracy=sum(right) / n,
@@ -111,8 +111,8 @@ def _measured(questions: Sequence[Question], ours: Sequence[Record], alone: Sequ
         llm_share=sum(record.count("llm_tokens") for record in ours) / max(1, num_tokens),
         switches=fmean(record.count("switches") for record in ours),
         tokens=num_tokens / n,
-        latency_ms=fmean(record.latency_ms for record in ours),
-        llm_only_ms=fmean(record.latency_ms for record in alone),
+        latency_ms=fmean(ours_ms),
+        llm_only_ms=fmean(alone_ms),
         speed_up_low=speed_up_low,
         speed_up_high=speed_up_high,
     )

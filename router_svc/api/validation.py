@@ -27,9 +27,6 @@ from router_svc.policies.kinds import (
     DEFAULT_WINDOW,
     KINDS,
     MAX_DRAFT_TOKENS,
-    MAX_TAU,
-    MAX_WINDOW,
-    MIN_TAU,
     Confidence,
     Learned,
     LlmOnly,
@@ -42,6 +39,7 @@ from router_svc.policies.policy import Policy
 from router_svc.text.tokenizer import Message
 from router_svc.trajectory.types import Sampling, Signal, tokens_of
 from rstitch.errors import RstitchError, invalid
+from rstitch.limits import MAX_TAU, MAX_WINDOW, MIN_TAU
 from rstitch.v1 import common_pb2, router_pb2
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from router_svc.policies.early_exit import DEFAULT_STYLE, DEFAULT_TRIAL_TOKENS, EarlyExit, ExitStyle
-from router_svc.policies.kinds import MAX_TAU
 from router_svc.policies.policy import Handoff
 from router_svc.text.tokenizer import Tokenizer, TooCommon
 from router_svc.trajectory.types import Signal
 from router_svc.workers.runs import Reply
 from rstitch.errors import invalid
+from rstitch.limits import MAX_TAU
 
 
 @dataclass(frozen=True, slots=True)

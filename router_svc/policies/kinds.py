@@ -14,9 +14,9 @@ from typing import ClassVar
 
 from router_svc.policies.policy import Handoff, History, Policy
 from router_svc.trajectory.types import Model, Signal, SwitchReason
+from rstitch.limits import MAX_TAU, MAX_WINDOW, MIN_TAU
 
-MIN_TAU, MAX_TAU = -1.0, 2.0
-MAX_WINDOW, DEFAULT_WINDOW = 64, 8
+DEFAULT_WINDOW = 8
 MAX_DRAFT_TOKENS = 64
 # A run of one author is looked for so far ahead; a longer one is two runs.
 _MAX_COIN_RUN = 1024

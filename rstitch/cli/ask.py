@@ -10,17 +10,18 @@ import typer
 from rich.console import Console
 
 from rstitch.cli import render
-from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json
+from rstitch.cli.common import Json, Router, as_dict, command, out, print_json
 from rstitch.cli.policies import HELP, policy_text, spec_of
 from rstitch.client.sync import Client
 from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Started, Switch
 from rstitch.errors import invalid
+from rstitch.limits import ROUTER_ADDRESS
 
 
 @command
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
-    router: Router = DEFAULT_ROUTER,
+    router: Router = ROUTER_ADDRESS,
     policy: Annotated[str | None, typer.Option(help=HELP, show_default="the router's")] = None,
     tau: Annotated[float | None, typer.Option(help="threshold: the LLM takes over above this entropy.")] = None,
     tau_return: Annotated[

@@ -26,8 +26,6 @@ Router = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-DEFAULT_ROUTER = "127.0.0.1:50050"
-
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -37,12 +35,12 @@ _UNBOUNDED = 100_000
 
 
 def out() -> Console:
-    """Where results go. Made anew for each command: the terminal may have another size by now."""
+    """Makes the console that results go to; anew for each command, since the terminal may have another size by now."""
     return Console(highlight=False)
 
 
 def err() -> Console:
-    """Where everything else goes."""
+    """Makes the console that everything goes to which is no result."""
     return Console(stderr=True, highlight=False)
 
 
@@ -54,7 +52,7 @@ def print_whole(console: Console, table: Table) -> None:
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """A command whose errors are for people: one red line, exit code 2 for bad input and 1 for the rest."""
+    """Makes a command tell its errors to people: one red line, exit code 2 for bad input and 1 for the rest."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -75,22 +73,22 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def exit_code(error: RstitchError) -> int:
-    """2 for bad input, 1 for the rest."""
+    """Tells bad input (2) from what went wrong with good input (1)."""
     return BAD_INPUT if isinstance(error, Refused) else FAILED
 
 
 def print_error(message: str) -> None:
-    """One red line on stderr."""
+    """Prints one red line on stderr, whatever line ends the message has."""
     err().print(Text(f"error: {' '.join(message.split())}", style="bold red"), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on stdout."""
+    """Prints a value as one line of JSON on stdout."""
     typer.echo(json.dumps(value, ensure_ascii=False, default=_plain))
 
 
 def as_dict(value: Any) -> dict[str, Any]:
-    """A client's value as JSON can say it, by the contract's names."""
+    """Turns a value of the client into what JSON can say, by the names of the contract."""
     plain: dict[str, Any] = dataclasses.asdict(value)
     for ours, theirs in (("from_model", "from"), ("to_model", "to")):
         if ours in plain:

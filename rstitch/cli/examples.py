@@ -13,18 +13,18 @@ DEMO_TAU = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question and the number that is right."""
+    """A question, and the number that answers it."""
 
     question: str
     answer: int
 
     def is_solved_by(self, text: str) -> bool:
-        """Whether `text` ends in the right number."""
+        """Says whether the last boxed number of `text` is the right one."""
         return boxed(text) == self.answer
 
 
 def boxed(text: str) -> int | None:
-    r"""The number in the last `\boxed{}` of an answer; None without one."""
+    r"""Reads the number in the last `\boxed{}` of an answer; None without one."""
     found = _BOXED.findall(text)
     return int(found[-1]) if found else None
 

@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from rstitch.cli.common import DEFAULT_ROUTER, FAILED, Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.cli.common import FAILED, Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.limits import ROUTER_ADDRESS
 
 if TYPE_CHECKING:
     from rstitch.client.types import GuardStatus
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @command
 def health(
-    router: Router = DEFAULT_ROUTER,
+    router: Router = ROUTER_ADDRESS,
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Ask this gRPC server's grpc.health.v1 instead.")
     ] = None,
@@ -64,7 +65,7 @@ def _router_health(router: str, timeout: float, json: bool) -> bool:
 
 
 def _guard(guard: GuardStatus) -> str:
-    """What routing costs at the moment, and what follows."""
+    """Says what routing costs at the moment, and who writes new answers because of it."""
     new = "LLM-only" if guard.llm_only and guard.on else "routed"
     return f"guard {'on' if guard.on else 'off'}, new answers {new}: {guard.reason or 'this router does not say'}"
 

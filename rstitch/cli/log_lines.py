@@ -9,7 +9,7 @@ _NOT_FOR_PEOPLE = {"event", "level", "timestamp", "service", "exception"}
 
 
 def readable(line: str) -> str:
-    """A line as people read it; one that is no JSON object stays as it is."""
+    """Turns a JSON log line into a sentence; a line that is no JSON object stays as it is."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -22,6 +22,6 @@ def readable(line: str) -> str:
 
 
 def last_lines(lines: Iterable[str], at_most: int) -> list[str]:
-    """The last lines, readable; what is said again and again is said once."""
+    """Gives the last lines in readable form; a line that was repeated comes once."""
     seen = dict.fromkeys(readable(line) for line in reversed(list(lines)))
     return list(seen)[:at_most][::-1]

@@ -12,7 +12,7 @@ HELP = f"{' | '.join(KINDS)}, with its fields: random:slm_probability=0.9, learn
 
 
 def spec_of(text: str | None, tau: float | None, tau_return: float | None) -> Spec:
-    """What the flags mean; no policy: the router's default. Raises: RstitchError (INVALID_ARGUMENT)."""
+    """Reads the flags; without a policy the router's default is meant. Raises: InvalidArgument."""
     if tau is None and tau_return is None:
         if text == Threshold.__name__.lower():
             raise invalid("--tau", "the policy threshold needs it.", "Give --tau, such as --tau 0.02.")
@@ -28,5 +28,5 @@ def spec_of(text: str | None, tau: float | None, tau_return: float | None) -> Sp
 
 
 def policy_text(policy: Policy | None) -> str:
-    """A policy in one word; "" if unknown."""
+    """Writes a policy as one word; "" if it is unknown."""
     return "" if policy is None else text_of(Spec(policy))

@@ -9,12 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.cli.common import Json, Router, as_dict, command, out, print_json, print_whole
 from rstitch.cli.policies import HELP, spec_of
 from rstitch.client.specs import Spec, text_of
 from rstitch.client.sync import Client
 from rstitch.client.types import KeptProfile
 from rstitch.errors import RstitchError, invalid
+from rstitch.limits import ROUTER_ADDRESS
 
 app = typer.Typer(no_args_is_help=True, help="The policies that a router keeps under names.")
 
@@ -23,7 +24,7 @@ Name = Annotated[str, typer.Argument(help="Name of the profile.")]
 
 @app.command("ls")
 @command
-def ls(router: Router = DEFAULT_ROUTER, json: Json = False) -> None:
+def ls(router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
     """Lists profiles by name; ask with one by --policy profile:NAME."""
     with Client(router) as client:
         found = client.profiles()
@@ -44,7 +45,7 @@ def ls(router: Router = DEFAULT_ROUTER, json: Json = False) -> None:
 
 @app.command("show")
 @command
-def show(name: Name, router: Router = DEFAULT_ROUTER, json: Json = False) -> None:
+def show(name: Name, router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
     """Shows one: its policy and how it was found."""
     with Client(router) as client:
         found = {profile.name: profile for profile in client.profiles()}
@@ -64,7 +65,7 @@ def show(name: Name, router: Router = DEFAULT_ROUTER, json: Json = False) -> Non
 def put(
     name: Name,
     policy: Annotated[str, typer.Argument(help=HELP)],
-    router: Router = DEFAULT_ROUTER,
+    router: Router = ROUTER_ADDRESS,
     description: Annotated[str, typer.Option(help="Where it comes from.")] = "set by hand",
 ) -> None:
     """Keeps a policy under a name; one that was kept under it is replaced. `rstitch calibrate` finds one."""
@@ -79,7 +80,7 @@ def put(
 @app.command("rm")
 @command
 def rm(
-    names: Annotated[list[str], typer.Argument(help="Names of the profiles.")], router: Router = DEFAULT_ROUTER
+    names: Annotated[list[str], typer.Argument(help="Names of the profiles.")], router: Router = ROUTER_ADDRESS
 ) -> None:
     """Forgets profiles; answers that were begun with them are not touched."""
     with Client(router) as client:

@@ -20,7 +20,7 @@ _PATIENCE_S = 5.0
 
 
 class StackProgress:
-    """Told about each part's state; shows them. A context manager."""
+    """Shows the state of each part of a stack while it starts; a context manager, called with every change."""
 
     def __init__(self, console: Console, stack: LocalStack) -> None:
         self._console = console
@@ -42,7 +42,6 @@ class StackProgress:
             self._live.stop()
 
     def __call__(self, part: str, state: State, seconds: float) -> None:
-        """`OnProgress` of a stack."""
         self._states[part] = (state, seconds)
         if self._live:
             self._live.update(self._table())
@@ -63,7 +62,7 @@ class StackProgress:
         return table
 
     def _said(self, part: str, state: State, seconds: float) -> str:
-        """The last line of a part that takes long to start, since it may wait for something; "" of the others."""
+        """Gives the last line of a part that takes long to start, since it may wait for something; else ""."""
         if state == "ready" or seconds < _PATIENCE_S:
             return ""
         return "".join(last_lines(self._stack.log_tail(part), 1))
@@ -77,7 +76,7 @@ def start(stack: LocalStack, console: Console) -> None:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the block as Ctrl-C does: by KeyboardInterrupt."""
+    """Lets SIGTERM and a closed terminal end the block as Ctrl-C does, by KeyboardInterrupt."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""How answers look: text coloured by model, the entropy strip, switches, usage. It fetches nothing."""
+"""Draws answers: text coloured by model, the entropy strip, switches, usage. It fetches nothing."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Written = tuple[str, float]
 
 
 def legend() -> Text:
-    """Which colour is whose."""
+    """Says which model has which colour."""
     return Text.assemble(("■", STYLES["slm"]), " SLM  ", ("■", STYLES["llm"]), " LLM")
 
 
 def style_of(model: Model | Source) -> str:
-    """The colour of a model."""
+    """Names the style that a model's text is printed in."""
     return STYLES[model.value]
 
 
 def entropy_strip(tokens: Sequence[Written]) -> Text:
-    """One block per token, as high as the square root of its entropy (small ones matter), coloured by model."""
+    """Draws a block per token, as high as the square root of its entropy (small ones matter), coloured by model."""
     highest = max((entropy for _, entropy in tokens), default=0.0)
     strip = Text()
     for model, entropy in tokens:
@@ -39,13 +39,13 @@ def entropy_strip(tokens: Sequence[Written]) -> Text:
 
 
 def entropy_line(tokens: Sequence[Written]) -> Text:
-    """The strip with its scale."""
+    """Puts the scale above the strip."""
     highest = max((entropy for _, entropy in tokens), default=0.0)
     return Text.assemble((f"entropy, one block per token, █ = {highest:.3f}\n", "dim"), entropy_strip(tokens))
 
 
 def switch_line(switch: Switch) -> Text:
-    """One switch in words."""
+    """Says in one line where a switch was, between whom and why."""
     return Text.assemble(
         (f"@{switch.position:<5}", "dim"),
         (switch.from_model.upper(), style_of(switch.from_model)),
@@ -56,7 +56,7 @@ def switch_line(switch: Switch) -> Text:
 
 
 def switch_list(switches: Sequence[Switch], at_most: int = 12) -> Iterable[Text]:
-    """The switches, one a line; a long list is cut."""
+    """Yields a line per switch; the last one says how many more there are."""
     for switch in switches[:at_most]:
         yield switch_line(switch)
     if len(switches) > at_most:
@@ -64,7 +64,7 @@ def switch_list(switches: Sequence[Switch], at_most: int = 12) -> Iterable[Text]
 
 
 def usage_table(finished: Finished) -> Table:
-    """What an answer took, in two columns of facts."""
+    """Lays out what an answer took in two columns of facts."""
     usage = finished.usage
     table = Table.grid(padding=(0, 2))
     for _ in range(4):
@@ -80,7 +80,7 @@ def usage_table(finished: Finished) -> Table:
 
 
 def segments_table(segments: Sequence[Segment], width: int) -> Table:
-    """One row per segment; their texts are cut to what `width` leaves them."""
+    """Makes a table with a row per segment, whose texts are cut to what `width` leaves them."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("position", "by", "tokens", "began because", "text"):
         table.add_column(name, justify="right" if name in ("position", "tokens") else "left", no_wrap=True)
@@ -94,12 +94,12 @@ def segments_table(segments: Sequence[Segment], width: int) -> Table:
 
 
 def share(usage: Usage) -> str:
-    """Part of the tokens that the LLM wrote."""
+    """Writes the part of the tokens that the LLM wrote, in percent."""
     return f"{100 * usage.llm_share:.0f}%"
 
 
 def seconds(microseconds: int) -> str:
-    """A time as people say it."""
+    """Writes a time in seconds from one second on, below in milliseconds."""
     return f"{microseconds / 1e6:.2f} s" if microseconds >= 1_000_000 else f"{microseconds / 1e3:.0f} ms"
 
 
@@ -113,7 +113,7 @@ def _writing_times(usage: Usage) -> str:
 
 
 def endings(finished: Finished) -> Iterable[str]:
-    """What bounded the answer beside its policy."""
+    """Yields a line for each thing beside the policy that bounded the answer."""
     if finished.budget_spent:
         yield f"budget spent: {' and '.join(finished.budget_spent)}"
     if finished.early_exit is not None:

@@ -50,7 +50,7 @@ TOOLS = (
 
 
 def add_tools(app: typer.Typer) -> None:
-    """Adds the command of each tool."""
+    """Gives `app` a command for each tool."""
     for tool in TOOLS:
         described = f"{tool.help} See rstitch {tool.name} --help."
         app.command(tool.name, help=described, hidden=bool(tool.instead), context_settings=_SETTINGS)(_command(tool))

@@ -9,10 +9,11 @@ import typer
 from rich.table import Table
 
 from rstitch.cli import render
-from rstitch.cli.common import DEFAULT_ROUTER, Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.cli.common import Json, Router, as_dict, command, out, print_json, print_whole
 from rstitch.cli.policies import policy_text
 from rstitch.client.sync import Client
 from rstitch.client.types import Source, Trajectory
+from rstitch.limits import ROUTER_ADDRESS
 
 app = typer.Typer(no_args_is_help=True, help="The trajectories that a router keeps.")
 
@@ -22,11 +23,11 @@ Session = Annotated[str, typer.Argument(help="Id of the session.")]
 @app.command("ls")
 @command
 def ls(
-    router: Router = DEFAULT_ROUTER,
+    router: Router = ROUTER_ADDRESS,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
     json: Json = False,
 ) -> None:
-    """Lists trajectories, newest first."""
+    """Lists the trajectories that are kept, newest first."""
     with Client(router) as client:
         found = list(islice(client.trajectories(page_size=min(limit, 1000)), limit))
     if json:
@@ -48,7 +49,7 @@ def ls(
 
 @app.command("show")
 @command
-def show(session: Session, router: Router = DEFAULT_ROUTER, json: Json = False) -> None:
+def show(session: Session, router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
     """Shows one: its text coloured by model, its segments, its usage."""
     with Client(router) as client:
         trajectory = client.trajectory(session)
@@ -80,7 +81,7 @@ def show(session: Session, router: Router = DEFAULT_ROUTER, json: Json = False) 
 @app.command("rm")
 @command
 def rm(
-    sessions: Annotated[list[str], typer.Argument(help="Ids of the sessions.")], router: Router = DEFAULT_ROUTER
+    sessions: Annotated[list[str], typer.Argument(help="Ids of the sessions.")], router: Router = ROUTER_ADDRESS
 ) -> None:
     """Forgets trajectories; one that is being written is stopped first."""
     with Client(router) as client:

@@ -10,7 +10,9 @@ import typer
 from rstitch.cli.common import command, err
 from rstitch.cli.examples import PROPOSED
 from rstitch.cli.progress import start, stopped_by_signals
-from rstitch.local.stack import LocalStack
+from rstitch.errors import invalid
+from rstitch.limits import ROUTER_PORT
+from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
 
 _WATCH_S = 0.5
 
@@ -33,7 +35,7 @@ def up(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float64.", show_default="float32 on CPU, auto on CUDA")
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the router; 0: a free one.")] = 50050,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the router; 0: a free one.")] = ROUTER_PORT,
     redis: Annotated[
         str | None, typer.Option(metavar="URL", help="An existing Redis.", show_default="one of its own")
     ] = None,
@@ -44,23 +46,21 @@ def up(
 ) -> None:
     """Starts Redis, both workers and the router, and stops them on Ctrl-C."""
     console = err()
+    if shared is not None and (slm_model or llm_model):
+        raise invalid("--shared", "a shared model is both models.", "Name it alone, or name two models.")
     stack = LocalStack(
-        slm_model=slm_model,
-        llm_model=llm_model,
-        shared_model=shared,
-        device=device,
-        slm_device=slm_device,
-        llm_device=llm_device,
-        dtype=dtype,
-        router_port=port,
+        WorkerOptions(slm_model, slm_device or device, dtype),
+        WorkerOptions(shared or llm_model, llm_device or device, dtype),
+        RouterOptions(port),
+        shared_layers=shared is not None,
         redis_url=redis,
-        otlp_endpoint=otlp_endpoint,
+        env={"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint} if otlp_endpoint else None,
         timeout_s=timeout,
     )
     with stopped_by_signals():
         start(stack, console)
         try:
-            where = "" if port == 50050 else f" --router {stack.router_address}"
+            where = "" if port == ROUTER_PORT else f" --router {stack.router_address}"
             slm, llm = stack.worker_addresses
             console.print(f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {stack.redis_url}")
             console.print(f'ask:  [bold]rstitch ask{where} "{PROPOSED.question}"[/]', soft_wrap=True)

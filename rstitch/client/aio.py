@@ -26,9 +26,9 @@ from rstitch.v1 import router_pb2, router_pb2_grpc
 
 
 class AsyncClient:
-    """A router, for asyncio programs. Make it inside the running loop; close it or use it with `async with`.
+    """Asks a router, in asyncio programs. Make it inside the running loop; close it or use it with `async with`.
 
-    Arguments and methods as of `rstitch.client.Client`.
+    Arguments and methods are those of `rstitch.client.Client`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         **question: Unpack[Question],
     ) -> AsyncIterator[Event]:
-        """As `Client.generate`."""
+        """Asks, and yields the answer as it is written; see `Client.generate`."""
         request = messages.generate_request(text, **question)
         return self._events(request, timeout_s)
 
@@ -79,16 +79,15 @@ class AsyncClient:
         return Answer.of([event async for event in self.generate(text, timeout_s=timeout_s, **question)])
 
     def attach(self, session_id: str, resume_from: int = 0, *, timeout_s: float | None = None) -> AsyncIterator[Event]:
-        """As `Client.attach`."""
+        """Goes on with an answer from the token at `resume_from`; 0 means from its first."""
         return self._events(messages.attach_request(session_id, resume_from), timeout_s)
 
     async def trajectory(self, session_id: str) -> Trajectory:
-        """One trajectory, whole."""
         reply = await self._call("GetTrajectory", router_pb2.GetTrajectoryRequest(session_id=session_id))
         return messages.trajectory(reply.trajectory)
 
     async def trajectories(self, page_size: int = 0) -> AsyncIterator[Trajectory]:
-        """As `Client.trajectories`."""
+        """Yields all trajectories without their segments, newest first; they are fetched page by page."""
         request = router_pb2.ListTrajectoriesRequest(page_size=page_size)
         while True:
             reply = await self._call("ListTrajectories", request)
@@ -99,7 +98,7 @@ class AsyncClient:
             request.page_token = reply.next_page_token
 
     async def delete_trajectory(self, session_id: str) -> None:
-        """As `Client.delete_trajectory`."""
+        """Forgets a trajectory; stops it first if it is still being written."""
         await self._call("DeleteTrajectory", router_pb2.DeleteTrajectoryRequest(session_id=session_id))
 
     async def put_profile(self, profile: KeptProfile) -> KeptProfile:
@@ -107,7 +106,7 @@ class AsyncClient:
         return messages.profile((await self._call("PutProfile", messages.put_profile_request(profile))).profile)
 
     async def profiles(self) -> list[KeptProfile]:
-        """The profiles kept, by name."""
+        """Lists the profiles that the router keeps, sorted by name."""
         reply = await self._call("ListProfiles", router_pb2.ListProfilesRequest())
         return [messages.profile(m) for m in reply.profiles]
 
@@ -116,11 +115,10 @@ class AsyncClient:
         await self._call("DeleteProfile", router_pb2.DeleteProfileRequest(name=name))
 
     async def status(self, *, timeout_s: float | None = None) -> Status:
-        """As `Client.status`."""
         return messages.status(await self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
 
     async def wait_ready(self, timeout_s: float = 60.0) -> Status:
-        """As `Client.wait_ready`."""
+        """Waits until the router takes questions. Raises: DeadlineExceeded (NOT_READY) saying why not."""
         deadline = time.monotonic() + timeout_s
         last: Status | RstitchError | None = None
         while (left := deadline - time.monotonic()) > 0:

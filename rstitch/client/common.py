@@ -42,7 +42,7 @@ def with_address(error: RstitchError, address: str) -> RstitchError:
 
 
 def not_ready(address: str, timeout_s: float, last: Status | RstitchError | None) -> RstitchError:
-    """The error of a wait for readiness that is over, with what the router still waited for."""
+    """Makes the error of a wait for readiness that is over; it says what the router still waited for."""
     why = last.detail if isinstance(last, Status) else str(last) if last else "it did not answer"
     return RstitchError(
         grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Model(StrEnum):
-    """A model of the pair."""
+    """One of the two models that write an answer."""
 
     UNSPECIFIED = "unspecified"
     SLM = "slm"
@@ -37,7 +37,7 @@ class Model(StrEnum):
 
 
 class SwitchReason(StrEnum):
-    """Why the writer changed."""
+    """Says why the writer changed, by what the policy looked at."""
 
     UNSPECIFIED = "unspecified"
     ENTROPY_ABOVE = "entropy_above"
@@ -52,7 +52,7 @@ class SwitchReason(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """Why an answer ended."""
+    """Says why an answer ended, by itself or by a bound."""
 
     UNSPECIFIED = "unspecified"
     STOP = "stop"
@@ -63,7 +63,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """First event: the session is open; `position` is that of the first token to come."""
+    """The session is open: always the first event. `position` is that of the first token to come."""
 
     session_id: str
     num_prompt_tokens: int
@@ -73,7 +73,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive tokens by one model, and the text that they complete.
+    """One model wrote consecutive tokens, which complete `text`.
 
     `uncertainties` is the policy's signal, one per token; empty where that is the entropy.
     """
@@ -102,7 +102,7 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class TimeBreakdown:
-    """Where an answer's time went, in microseconds; each part as in `TimeBreakdown` of the contract.
+    """Says where an answer's time went, in microseconds; each part is that of `TimeBreakdown` in the contract.
 
     What runs beside the decoding (`background_us`) is not part of the total time.
     """
@@ -119,7 +119,7 @@ class TimeBreakdown:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer took; times are in microseconds."""
+    """Counts what an answer took; times are in microseconds."""
 
     num_prompt_tokens: int = 0
     num_slm_tokens: int = 0
@@ -149,7 +149,7 @@ class Usage:
 
     @property
     def llm_share(self) -> float:
-        """The part of the answer's tokens that the LLM wrote, in [0, 1]; 0 of an empty answer."""
+        """Gives the part of the tokens that the LLM wrote, in [0, 1]; 0 where there are none."""
         return self.num_llm_tokens / self.num_tokens if self.num_tokens else 0.0
 
 
@@ -163,7 +163,7 @@ class EarlyExitTaken:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Last event: the answer is complete; `length` counts the session's tokens, prompt included.
+    """The answer is complete: always the last event. `length` counts the session's tokens, prompt included.
 
     `policy` is who wrote it (None: a router that does not say), `profile` where that came from, `guard_reason` why it
     is not what was asked for; `budget_spent` names the bounds that were reached, `early_exit` where the thinking ended.
@@ -184,7 +184,7 @@ Event: TypeAlias = Started | Chunk | Switch | Finished
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer, put together from its events."""
+    """A whole answer, as its events tell it."""
 
     session_id: str
     text: str

@@ -35,7 +35,7 @@ def generate_request(
     guard: bool | None = None,
     session_id: str = "",
 ) -> router_pb2.GenerateRequest:
-    """The message of a text and a `Question`. Raises: InvalidArgument naming the argument."""
+    """Writes a text and a `Question` as a message. Raises: InvalidArgument naming the argument."""
     if sum(given is not None for given in (text, chat, tokens)) != 1:
         raise invalid("input", "one of text, chat and tokens is needed.", "Give exactly one of them.")
     if isinstance(stop, str):
@@ -85,7 +85,7 @@ def _naming(field: str) -> Iterator[None]:
 
 
 def attach_request(session_id: str, resume_from: int) -> router_pb2.GenerateRequest:
-    """The message that goes on with an answer at a position. Raises: InvalidArgument."""
+    """Writes the wish to go on with an answer at a position. Raises: InvalidArgument."""
     with _naming("resume_from"):
         return router_pb2.GenerateRequest(session_id=session_id, resume_from=resume_from)
 
@@ -168,7 +168,7 @@ def profile(m: router_pb2.Profile) -> t.KeptProfile:
 
 
 def put_profile_request(kept: t.KeptProfile) -> router_pb2.PutProfileRequest:
-    """The message that asks to keep a profile."""
+    """Writes the request to keep a profile."""
     m = router_pb2.Profile(name=kept.name, policy=policy_message(kept.policy), description=kept.description)
     if kept.early_exit is not None:
         m.early_exit.CopyFrom(early_exit_message(kept.early_exit))
@@ -178,7 +178,7 @@ def put_profile_request(kept: t.KeptProfile) -> router_pb2.PutProfileRequest:
 
 
 def policy_message(policy: t.Policy) -> router_pb2.Policy:
-    """The message of a policy. Raises: TypeError if it is none."""
+    """Writes a policy as a message. Raises: TypeError if it is none."""
     p = router_pb2
     match policy:
         case t.Threshold(tau, tau_return, signal, window):
@@ -202,12 +202,12 @@ def policy_message(policy: t.Policy) -> router_pb2.Policy:
 
 
 def early_exit_message(value: t.EarlyExit) -> router_pb2.EarlyExit:
-    """The message of early exit, with the fields of the value."""
+    """Writes early exit as a message."""
     return router_pb2.EarlyExit(**dataclasses.asdict(value))
 
 
 def budget_message(value: t.Budget) -> router_pb2.Budget:
-    """The message of a budget, with what follows once it is spent."""
+    """Writes a budget as a message."""
     then = router_pb2.BUDGET_THEN_STOP if value.stop else router_pb2.BUDGET_THEN_UNSPECIFIED
     return router_pb2.Budget(llm_tokens=value.llm_tokens, max_switches=value.max_switches, then=then)
 
@@ -304,7 +304,7 @@ def _switch_reason(value: router_pb2.SwitchReason) -> t.SwitchReason:
 
 
 def _enum(kind: type[E], name_of: Callable[[Any], str], prefix: str, value: Any) -> E:
-    """The member of `kind` for a number of the wire; one that a newer router invented is UNSPECIFIED."""
+    """Finds the member of `kind` for a number of the wire; what a newer router invented becomes UNSPECIFIED."""
     try:
         return kind(name_of(value).removeprefix(prefix).lower())
     except ValueError:

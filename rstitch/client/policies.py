@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Signal(StrEnum):
-    """How unsure a model is of its next token, as a number in [0, 1]: the higher, the less sure."""
+    """Names the number in [0, 1] that says how unsure a model is of its next token: the higher, the less sure."""
 
     UNSPECIFIED = "unspecified"
     ENTROPY = "entropy"
@@ -67,12 +67,12 @@ class Confidence:
 
 @dataclass(frozen=True, slots=True)
 class LlmOnly:
-    """The LLM writes alone."""
+    """The LLM writes the whole answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlmOnly:
-    """The SLM writes alone."""
+    """The SLM writes the whole answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class EarlyExit:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What an answer may take of the LLM: tokens, switches (None: no bound); then the SLM goes on, or it stops."""
+    """Bounds what an answer takes of the LLM, in tokens and switches; then the SLM goes on, or the answer ends."""
 
     llm_tokens: int | None = None
     max_switches: int | None = None
@@ -126,7 +126,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class KeptProfile:
-    """A policy kept under a name, what goes with it, in words how it was found, and when (the router's to set)."""
+    """A policy that the router keeps under a name; `description` says how it was found, the router sets `updated`."""
 
     name: str
     policy: Policy

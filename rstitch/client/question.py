@@ -21,7 +21,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen; the default is greedy. top_p 0 and top_k 0 mean all tokens."""
+    """Says how a token is chosen; the default is greedy. top_p 0 and top_k 0 mean all tokens."""
 
     temperature: float = 0.0
     top_p: float = 0.0

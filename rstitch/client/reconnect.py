@@ -39,7 +39,7 @@ _PASSING = {
 
 
 class Resumable:
-    """The state of one answer on the client's side.
+    """Follows one answer on the client's side.
 
     Args:
         request: the question, or the wish to re-attach. A question without a session id gets one made here: only then
@@ -73,17 +73,17 @@ class Resumable:
         return self._question.session_id
 
     def request(self) -> router_pb2.GenerateRequest:
-        """The message to send now: the question, or the wish to go on where the last stream ended."""
+        """Gives the message to send now: the question, or the wish to go on where the last stream ended."""
         if self._attaching:
             return messages.attach_request(self.session_id, self._next_position)
         return self._question
 
     def time_left_s(self) -> float | None:
-        """Seconds that the next call may take; None: without limit."""
+        """Says how many seconds the next call may take; None means any."""
         return None if self._deadline == math.inf else max(0.0, self._deadline - time.monotonic())
 
     def accept(self, response: router_pb2.GenerateResponse) -> Event | None:
-        """The event to give out, None if it was given out before. Raises: RstitchError (DATA_LOSS) on a gap."""
+        """Gives the event to hand out, None if that was done before. Raises: RstitchError (DATA_LOSS) on a gap."""
         event = messages.event(response)
         match event:
             case Started():
@@ -103,7 +103,7 @@ class Resumable:
         return event
 
     def wait_after(self, error: RstitchError) -> float:
-        """Seconds to wait before the next try. Raises: `error`, with what was kept, if there is none."""
+        """Says how many seconds to wait before the next try. Raises: `error`, with what was kept, if there is none."""
         if not self._started and self._attaching and self._ours and error.code is grpc.StatusCode.NOT_FOUND:
             self._attaching = False  # the router never took the question: it is asked again
             return 0.0
@@ -162,5 +162,5 @@ class Resumable:
 
 
 def ended_early() -> RstitchError:
-    """The error of a stream that ended well, but without its last event."""
+    """Makes the error of a stream that ended well, but without its last event."""
     return RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the stream ended before the answer did.")

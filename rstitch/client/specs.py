@@ -22,7 +22,7 @@ from rstitch.errors import invalid
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A policy and what goes with it; arguments of the clients' `generate`."""
+    """A policy and what goes with it; its fields are arguments of the clients' `generate`."""
 
     policy: Policy | None = None
     early_exit: EarlyExit | None = None
@@ -30,7 +30,7 @@ class Spec:
 
 
 def name_of(kind: type) -> str:
-    """`LlmOnly` is `llm_only`, as in the contract."""
+    """Gives a class its name in the contract: `LlmOnly` is `llm_only` there."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
@@ -39,7 +39,7 @@ _EXTRAS: dict[str, type] = {name_of(kind): kind for kind in (EarlyExit, Budget)}
 
 
 def parse(text: str) -> Spec:
-    """A spec from its word. Raises RstitchError (INVALID_ARGUMENT) naming what is wrong."""
+    """Reads a spec from its word. Raises: InvalidArgument naming what is wrong."""
     first, *rest = re.split(r"\+(?=(?:early_exit|budget)\b)", text.strip())
     name, _, arguments = first.partition(":")
     name = name.replace("-", "_")
@@ -54,7 +54,7 @@ def parse(text: str) -> Spec:
 
 
 def text_of(spec: Spec) -> str:
-    """The inverse; fields that have their default are left out."""
+    """Writes what `parse` reads; fields that have their default are left out."""
     parts = [value for value in (spec.policy, spec.early_exit, spec.budget) if value is not None]
     return "+".join(_word(part) for part in parts)
 
@@ -77,7 +77,7 @@ def _plain(value: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Line ends and tabs as in a string of Python."""
+    """Writes line ends and tabs as a Python string does."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 

@@ -24,7 +24,7 @@ __all__ = [
 
 
 class Source(StrEnum):
-    """Who put a segment's tokens there."""
+    """Says who put the tokens of a segment there."""
 
     UNSPECIFIED = "unspecified"
     PROMPT = "prompt"
@@ -33,7 +33,7 @@ class Source(StrEnum):
 
 
 class TrajectoryState(StrEnum):
-    """Whether a trajectory is being written, complete, or stopped on the way."""
+    """Says whether a trajectory is being written, complete, or stopped on the way."""
 
     UNSPECIFIED = "unspecified"
     RUNNING = "running"
@@ -43,7 +43,7 @@ class TrajectoryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of tokens from one source; `reason` and `switch_entropy` say why it began, if by a switch."""
+    """Consecutive tokens from one source; `reason` and `switch_entropy` say why it began, if by a switch."""
 
     source: Source
     position: int
@@ -97,7 +97,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class GuardStatus:
-    """What routing costs and saves, as measured; times in microseconds, 0 where unknown.
+    """Says what routing costs and saves, as measured; times are in microseconds, 0 where unknown.
 
     `llm_only` says whether new answers go to the LLM alone where the guard is on, `on` whether it is where a request
     does not say.

@@ -25,7 +25,7 @@ from rstitch.v1 import router_pb2, router_pb2_grpc
 
 
 class Client:
-    """A router, for programs without an event loop. Safe to share between threads; close it or use it with `with`.
+    """Asks a router, in programs without an event loop. Threads may share it; close it or use it with `with`.
 
     Args:
         address: HOST:PORT.
@@ -33,7 +33,7 @@ class Client:
         reconnect_s: how long `generate` tries to go on after a lost connection without getting a new token.
         credentials: of TLS; None: no TLS.
 
-    All methods raise RstitchError.
+    All methods raise RstitchError, by its subclasses.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Client:
         """Asks, and yields the answer as it is written: Started, then Chunk and Switch, at last Finished.
 
         Each token comes exactly once, whatever happens to the connection or the router meanwhile. To stop early, close
-        the iterator. `text` is continued as it is; `chat` goes through the models' chat template. `timeout_s` is for the
-        whole answer, reconnections included. The other arguments are those of `Question`.
+        the iterator. `text` is continued as it is; `chat` goes through the models' chat template. `timeout_s` is for
+        the whole answer, reconnections included. The other arguments are those of `Question`.
         """
         request = messages.generate_request(text, **question)
         return self._events(request, timeout_s)
@@ -87,16 +87,15 @@ class Client:
         return Answer.of(self.generate(text, timeout_s=timeout_s, **question))
 
     def attach(self, session_id: str, resume_from: int = 0, *, timeout_s: float | None = None) -> Iterator[Event]:
-        """Goes on with an answer from the token at `resume_from`; 0: from its first."""
+        """Goes on with an answer from the token at `resume_from`; 0 means from its first."""
         return self._events(messages.attach_request(session_id, resume_from), timeout_s)
 
     def trajectory(self, session_id: str) -> Trajectory:
-        """One trajectory, whole."""
         reply = self._call("GetTrajectory", router_pb2.GetTrajectoryRequest(session_id=session_id))
         return messages.trajectory(reply.trajectory)
 
     def trajectories(self, page_size: int = 0) -> Iterator[Trajectory]:
-        """All trajectories without their segments, newest first; fetched page by page."""
+        """Yields all trajectories without their segments, newest first; they are fetched page by page."""
         request = router_pb2.ListTrajectoriesRequest(page_size=page_size)
         while True:
             reply = self._call("ListTrajectories", request)
@@ -114,7 +113,7 @@ class Client:
         return messages.profile((self._call("PutProfile", messages.put_profile_request(profile))).profile)
 
     def profiles(self) -> list[KeptProfile]:
-        """The profiles kept, by name."""
+        """Lists the profiles that the router keeps, sorted by name."""
         reply = self._call("ListProfiles", router_pb2.ListProfilesRequest())
         return [messages.profile(m) for m in reply.profiles]
 
@@ -123,11 +122,11 @@ class Client:
         self._call("DeleteProfile", router_pb2.DeleteProfileRequest(name=name))
 
     def status(self, *, timeout_s: float | None = None) -> Status:
-        """Whether the router is ready, its workers and policies."""
+        """Asks whether the router takes questions, what it waits for, and what it can do."""
         return messages.status(self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
 
     def wait_ready(self, timeout_s: float = 60.0) -> Status:
-        """Waits until the router takes questions. Raises: RstitchError (NOT_READY) saying why not."""
+        """Waits until the router takes questions. Raises: DeadlineExceeded (NOT_READY) saying why not."""
         deadline = time.monotonic() + timeout_s
         last: Status | RstitchError | None = None
         while (left := deadline - time.monotonic()) > 0:

@@ -9,7 +9,7 @@ import sys
 
 
 def trace_metadata() -> list[tuple[str, str]]:
-    """W3C `traceparent` of the current span, as metadata of a call; empty if there is none."""
+    """Gives the W3C `traceparent` of the current span as metadata of a call; empty if there is none."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return []

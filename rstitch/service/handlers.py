@@ -22,7 +22,7 @@ Check = Callable[[Any], Any]
 
 
 def is_infrastructure(method: str) -> bool:
-    """Whether `method` is health or reflection: neither ours to translate nor worth a span."""
+    """Says whether `method` is health or reflection, which are neither ours to translate nor worth a span."""
     return method.startswith("/grpc.")
 
 
@@ -32,7 +32,7 @@ def in_scope(
     parse: Callable[[bytes], Any] | None = None,
     check: Check = lambda request: request,
 ) -> Handler:
-    """The same handler, run inside `scope(context)`; `parse` replaces its parser, `check` sees the request first.
+    """Runs a handler inside `scope(context)`; `parse` replaces its parser, `check` sees the request first.
 
     A streaming handler becomes one coroutine that writes: a call that is cancelled while a reply is being written then
     closes the handler's generator at once and in its own task, not when the garbage collector comes by.

@@ -22,25 +22,26 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from rstitch.limits import MAX_TAU, MIN_TAU
+
 Array = NDArray[np.float32]
 
 _KEY = "rstitch_head"
 _FORMAT = 1
 _VERSION_LENGTH = 12
 MAX_BYTES = 15 << 20  # of a file: it goes to the worker in one message
-MIN_TAU, MAX_TAU = -1.0, 2.0  # as of Learned.tau in the contract
 NUM_TOP = 4  # log-probabilities of a readout that are inputs
 MIN_LOG_P = -15.0
 _NUM_READ = NUM_TOP + 2  # and their entropy, and its logarithm
 
 
 class HeadFileError(Exception):
-    """What was given is no head that this version can run; says why."""
+    """What was given is no head, or none that can be run here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadFacts:
-    """What a head fits and was trained for.
+    """Says what a head fits and was trained for.
 
     Attributes:
         hidden_size: of the SLM.
@@ -91,7 +92,7 @@ class Head:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Head:
-        """The inverse of `data`. Raises HeadFileError."""
+        """Reads what `data` holds. Raises: HeadFileError."""
         if len(data) > MAX_BYTES:
             raise HeadFileError(f"its {len(data)} bytes are more than {MAX_BYTES}")
         try:
@@ -109,16 +110,16 @@ class Head:
 
     @property
     def sizes(self) -> list[int]:
-        """Of the input, the layers between and the output."""
+        """Gives the widths of the input, the layers between and the output."""
         return [len(self._mean), *(len(bias) for _, bias in self._layers)]
 
     @property
     def num_parameters(self) -> int:
-        """Weights and biases."""
+        """Counts weights and biases, without those of the readout."""
         return sum(weight.size + bias.size for weight, bias in self._layers)
 
     def logits(self, hidden_state: bytes, context_length: int) -> Array:
-        """(SLM, LLM), [2].
+        """Computes the two logits, for the SLM and for the LLM to write the position.
 
         Args:
             hidden_state: float32 little-endian, [hidden_size].
@@ -144,12 +145,12 @@ class Head:
         return x
 
     def wants_llm(self, hidden_state: bytes, context_length: int) -> bool:
-        """Whether the LLM shall write the position. As `logits`."""
+        """Says whether the LLM shall write the position; takes what `logits` takes."""
         slm, llm = self.logits(hidden_state, context_length)
         return bool(llm > slm)
 
     def misfit(self, hidden_size: int, tokenizer_fingerprint: str) -> str:
-        """Why it cannot be asked of this SLM's states; "" if it can."""
+        """Says why it cannot be asked of this SLM's states; "" if it can."""
         if self.facts.hidden_size != hidden_size:
             return f"it takes hidden states of {self.facts.hidden_size} numbers, the SLM's have {hidden_size}"
         if self.facts.tokenizer_fingerprint not in ("", tokenizer_fingerprint):
@@ -158,7 +159,7 @@ class Head:
 
 
 def num_inputs(hidden_size: int, *, has_readout: bool) -> int:
-    """Of the first layer."""
+    """Counts the inputs of the first layer: hidden state, context length, what is read out."""
     return hidden_size + 1 + (_NUM_READ if has_readout else 0)
 
 
@@ -180,7 +181,7 @@ def version_of(data: bytes) -> str:
 
 
 def _facts(data: bytes) -> HeadFacts:
-    """Of the file's metadata, which `safetensors` reads from files only. Its header: uint64 length, JSON."""
+    """Reads the file's metadata, as `safetensors` does from files only: its header is a uint64 length, then JSON."""
     length = int.from_bytes(data[:8], "little")
     header: Mapping[str, Any] = json.loads(data[8 : 8 + length])
     fields = json.loads(header["__metadata__"][_KEY])

@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """`RstitchError` -> its status; a cancelled call stays cancelled; anything else -> logged, INTERNAL."""
+    """Turns a `RstitchError` into its status and anything else into INTERNAL, logged; a cancelled call stays so."""
 
     def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self._max_message_bytes = max_message_bytes
@@ -30,7 +30,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
-        """The handler of the call, guarded."""
+        """Wraps the handler of the call, so that it need not catch anything."""
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
         if handler is None or is_infrastructure(method):
@@ -73,7 +73,7 @@ class _Refused:
 
 
 def _guarded_deserializer(parse: Callable[[bytes], Any] | None, max_message_bytes: int) -> Callable[[bytes], Any]:
-    """A parser that never raises: left to itself, the library answers a bad message without a reason."""
+    """Makes a parser that never raises: left to itself, the library answers a bad message without a reason."""
 
     def guarded(data: bytes) -> Any:
         if len(data) > max_message_bytes:

@@ -23,7 +23,7 @@ Reading = tuple[int | float, Mapping[str, str | bool]]
 
 
 class Metrics:
-    """Where metrics go. Made by `setup_metrics`.
+    """Takes metrics, and sends them or not. Made by `setup_metrics`.
 
     Attributes:
         enabled: whether anything is recorded.
@@ -40,11 +40,11 @@ class Metrics:
         )
 
     def sum_of(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
-        """A sum that only grows, read when metrics are sent, in the sender's thread: `read` must not wait."""
+        """Adds a sum that only grows. `read` is called in the thread that sends metrics, and must not wait."""
         self.meter.create_observable_counter(name, [_callback(read)], unit, description)
 
     def gauge_of(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
-        """A value of the moment, read as in `sum_of`."""
+        """Adds a value of the moment, which is read as in `sum_of`."""
         self.meter.create_observable_gauge(name, [_callback(read)], unit, description)
 
     def shutdown(self, timeout_s: float = 5.0) -> None:
@@ -59,7 +59,7 @@ NO_METRICS = Metrics(None)
 
 
 def setup_metrics(service_name: str, endpoint: str | None) -> Metrics:
-    """Metrics that are exported by OTLP over gRPC every OTEL_METRIC_EXPORT_INTERVAL ms (60,000) and at the end.
+    """Exports metrics by OTLP over gRPC every OTEL_METRIC_EXPORT_INTERVAL ms (60,000) and at the end.
 
     Args:
         endpoint: `http://host:4317` or `host:4317`; None or "": OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, and without that,

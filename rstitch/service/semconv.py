@@ -41,7 +41,7 @@ RSTITCH_USAGE_CATCH_UP_TOKENS: Final = "rstitch.usage.catch_up_tokens"
 RSTITCH_USAGE_TRIALS: Final = "rstitch.usage.trials"
 RSTITCH_USAGE_TIME_TO_FIRST_TOKEN_US: Final = "rstitch.usage.time_to_first_token_us"
 
-# A segment: a run of tokens by one model. `from` is the model that had the pen before (none for the first).
+# A segment: a run of tokens by one model. `from` is the model that wrote before (none for the first).
 RSTITCH_SEGMENT_FROM: Final = "rstitch.segment.from"
 RSTITCH_SEGMENT_TO: Final = "rstitch.segment.to"
 RSTITCH_SEGMENT_MODEL: Final = "rstitch.segment.model"

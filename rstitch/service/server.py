@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Server:
-    """A server that says NOT_SERVING until told otherwise.
+    """Serves what is added to it, and says NOT_SERVING until told otherwise.
 
     Args:
         listen: HOST:PORT; port 0 picks a free one.

@@ -28,7 +28,7 @@ _MAX_QUEUED_SPANS = 65_536
 
 
 class Telemetry:
-    """Where spans go. Made by `setup_telemetry`.
+    """Takes spans, and sends them or not. Made by `setup_telemetry`.
 
     Attributes:
         enabled: whether spans are recorded.
@@ -60,7 +60,7 @@ class Telemetry:
 
 
 def setup_telemetry(service_name: str, endpoint: str | None) -> Telemetry:
-    """Telemetry that exports by OTLP over gRPC.
+    """Exports spans by OTLP over gRPC, if there is an endpoint.
 
     Args:
         endpoint: `http://host:4317` or `host:4317`; None or "": OTEL_EXPORTER_OTLP_ENDPOINT, and without that, off.

@@ -17,7 +17,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def traceparent_of(source: trace.Span | Context | None) -> str:
-    """The `traceparent` of a span or of the span in a context (None: the current one); "" if there is none."""
+    """Writes the `traceparent` of a span or of the span in a context (None: the current one); "" without one."""
     span = source if isinstance(source, trace.Span) else trace.get_current_span(source)
     context = span.get_span_context()
     if not context.is_valid:
@@ -27,19 +27,19 @@ def traceparent_of(source: trace.Span | Context | None) -> str:
 
 
 def context_from_traceparent(traceparent: str, tracestate: str = "") -> Context:
-    """The context that `traceparent` names; an empty one if it names none."""
+    """Reads the context that `traceparent` names; an empty one if it names none."""
     carrier = {TRACEPARENT: traceparent, TRACESTATE: tracestate} if traceparent else {}
     return _PROPAGATOR.extract(carrier, context=Context())
 
 
 def context_from_metadata(metadata: Metadata | None) -> Context:
-    """The caller's context, from the metadata of its call."""
+    """Reads the caller's context from the metadata of its call."""
     found = {key: value for key, value in metadata or () if key in (TRACEPARENT, TRACESTATE)}
     return context_from_traceparent(str(found.get(TRACEPARENT, "")), str(found.get(TRACESTATE, "")))
 
 
 def current_metadata(context: Context | None = None) -> list[tuple[str, str]]:
-    """Metadata that passes `context` (None: the current one) on to a call; empty if there is no span in it."""
+    """Makes metadata that pass `context` (None: the current one) on to a call; empty if there is no span in it."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier, context)
     return list(carrier.items())

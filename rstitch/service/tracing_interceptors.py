@@ -37,7 +37,7 @@ _UNTRACED = ("/GetInfo", "/GetStatus")
 
 
 class TracingServerInterceptor(grpc.aio.ServerInterceptor):
-    """A SERVER span named `rstitch.v1.Service/Method`, child of the caller's, current while the handler runs."""
+    """Opens a SERVER span `rstitch.v1.Service/Method`, child of the caller's, current while the handler runs."""
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
@@ -45,7 +45,7 @@ class TracingServerInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
-        """The handler of the call, traced; health, reflection and questions about the service itself are not."""
+        """Wraps the handler of the call; health, reflection and questions about the service itself are not traced."""
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
         if handler is None or is_infrastructure(method) or method.endswith(_UNTRACED):
@@ -80,7 +80,7 @@ class TracingServerInterceptor(grpc.aio.ServerInterceptor):
 
 
 def tracing_client_interceptors(tracer: trace.Tracer) -> list[Any]:
-    """Interceptors of a `grpc.aio` channel for unary-unary, unary-stream and stream-stream calls."""
+    """Makes the interceptors of a `grpc.aio` channel, for all calls but stream-unary."""
     return [_UnaryUnary(tracer), _UnaryStream(tracer), _StreamStream(tracer)]
 
 
@@ -139,7 +139,7 @@ def _rpc_attributes(method: str) -> dict[str, str]:
 
 
 def _code_set_on(context: Context) -> grpc.StatusCode:
-    """The code that the handler set or aborted with; the library gives it as a number or a StatusCode."""
+    """Reads the code that the handler set or aborted with, which the library gives as a number or a StatusCode."""
     code = context.code()
     return code if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, grpc.StatusCode.UNKNOWN)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from rstitch.local.part import Part, StackError
-from rstitch.local.processes import ChildProcess, Guard
-from rstitch.local.stack import LocalStack
+from rstitch.local.processes import ChildProcess
+from rstitch.local.reaper import Reaper
+from rstitch.local.stack import LocalStack, RouterOptions
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 DEAF = [
@@ -26,10 +27,10 @@ DEAF = [
 
 
 @pytest.fixture
-def guard() -> Iterator[Guard]:
-    guard = Guard()
-    yield guard
-    guard.close()
+def reaper() -> Iterator[Reaper]:
+    reaper = Reaper()
+    yield reaper
+    reaper.close()
 
 
 def running(pid: int | None) -> bool:
@@ -47,29 +48,29 @@ def soon(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def child(tmp_path: Path, guard: Guard, command: list[str]) -> ChildProcess:
-    made = ChildProcess("part", command, env={}, log_path=tmp_path / "log", guard=guard)
+def child(tmp_path: Path, reaper: Reaper, command: list[str]) -> ChildProcess:
+    made = ChildProcess("part", command, env={}, log_path=tmp_path / "log", reaper=reaper)
     made.start()
     assert soon(lambda: "up" in made.log_tail())
     return made
 
 
-def test_terminate_is_asked_first(tmp_path: Path, guard: Guard) -> None:
-    process = child(tmp_path, guard, SLEEP)
+def test_terminate_is_asked_first(tmp_path: Path, reaper: Reaper) -> None:
+    process = child(tmp_path, reaper, SLEEP)
     process.terminate()
     process.wait_or_kill(10)
     assert process.exit_code == -signal.SIGTERM
 
 
-def test_who_does_not_listen_is_killed(tmp_path: Path, guard: Guard) -> None:
-    process = child(tmp_path, guard, DEAF)
+def test_who_does_not_listen_is_killed(tmp_path: Path, reaper: Reaper) -> None:
+    process = child(tmp_path, reaper, DEAF)
     process.terminate()
     process.wait_or_kill(0.2)
     assert process.exit_code == -signal.SIGKILL
 
 
-def test_a_killed_process_starts_again_and_logs_to_the_same_file(tmp_path: Path, guard: Guard) -> None:
-    process = child(tmp_path, guard, SLEEP)
+def test_a_killed_process_starts_again_and_logs_to_the_same_file(tmp_path: Path, reaper: Reaper) -> None:
+    process = child(tmp_path, reaper, SLEEP)
     first = process.pid
     process.kill()
     assert process.pid is None
@@ -79,11 +80,11 @@ def test_a_killed_process_starts_again_and_logs_to_the_same_file(tmp_path: Path,
     process.kill()
 
 
-def test_grandchildren_go_too(tmp_path: Path, guard: Guard) -> None:
+def test_grandchildren_go_too(tmp_path: Path, reaper: Reaper) -> None:
     code = (
         "import subprocess; p = subprocess.Popen(['sleep', '60']);print(p.pid, 'up', sep='\\n', flush=True); p.wait()"
     )
-    process = child(tmp_path, guard, [sys.executable, "-c", code])
+    process = child(tmp_path, reaper, [sys.executable, "-c", code])
     grandchild = int(process.log_tail()[0])
     process.kill()
     assert soon(lambda: not running(grandchild))
@@ -95,10 +96,11 @@ def test_a_killed_program_leaves_neither_processes_nor_folders(tmp_path: Path) -
     code = f"""
 import time
 from pathlib import Path
-from rstitch.local.processes import ChildProcess, Guard
-guard = Guard()
-guard.remove(Path({str(folder)!r}))
-process = ChildProcess("part", ["sleep", "60"], env={{}}, log_path=Path({str(folder / "log")!r}), guard=guard)
+from rstitch.local.processes import ChildProcess
+from rstitch.local.reaper import Reaper
+reaper = Reaper()
+reaper.remove(Path({str(folder)!r}))
+process = ChildProcess("part", ["sleep", "60"], env={{}}, log_path=Path({str(folder / "log")!r}), reaper=reaper)
 process.start()
 print(process.pid, flush=True)
 time.sleep(60)
@@ -113,10 +115,10 @@ time.sleep(60)
     assert soon(lambda: not running(pid) and not folder.exists())
 
 
-def test_a_part_that_dies_at_start_shows_its_log(tmp_path: Path, guard: Guard) -> None:
+def test_a_part_that_dies_at_start_shows_its_log(tmp_path: Path, reaper: Reaper) -> None:
     command = [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"]
     part = Part(
-        ChildProcess("slm worker", command, env={}, log_path=tmp_path / "log", guard=guard), "", lambda: False, 10
+        ChildProcess("slm worker", command, env={}, log_path=tmp_path / "log", reaper=reaper), "", lambda: False, 10
     )
     part.start()
     with pytest.raises(StackError, match="slm worker ended with code 3") as caught:
@@ -124,8 +126,8 @@ def test_a_part_that_dies_at_start_shows_its_log(tmp_path: Path, guard: Guard) -
     assert (caught.value.part, caught.value.log) == ("slm worker", ["no such model"])
 
 
-def test_a_part_that_never_gets_ready_is_given_up(tmp_path: Path, guard: Guard) -> None:
-    process = ChildProcess("router", SLEEP, env={}, log_path=tmp_path / "log", guard=guard)
+def test_a_part_that_never_gets_ready_is_given_up(tmp_path: Path, reaper: Reaper) -> None:
+    process = ChildProcess("router", SLEEP, env={}, log_path=tmp_path / "log", reaper=reaper)
     part = Part(process, "", lambda: False, 0.2)
     part.start()
     with pytest.raises(StackError, match=r"not ready within 0\.2 s"):
@@ -135,7 +137,7 @@ def test_a_part_that_never_gets_ready_is_given_up(tmp_path: Path, guard: Guard) 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_started() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        stack = LocalStack(router_port=taken.getsockname()[1])
+        stack = LocalStack(router=RouterOptions(taken.getsockname()[1]))
         with pytest.raises(StackError, match="is in use"):
             stack.start()
     assert not stack.folder.exists()

@@ -17,7 +17,7 @@ from rstitch.local.stack import LocalStack
 
 def test_progress_of_a_start_that_fails_shows_the_last_state() -> None:
     console = Console(force_terminal=True, width=80, file=io.StringIO())
-    stack = LocalStack(slm_model="m", llm_model="m")
+    stack = LocalStack()
     with StackProgress(console, stack) as progress:
         progress("redis", "ready", 0.1)
         progress("router", "starting", 20.0)

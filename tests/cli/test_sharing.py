@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, WorkerOptions
 
 
 @pytest.mark.parametrize("role", ["slm", "llm"])
 def test_only_workers_on_one_gpu_share_it(role: str, tmp_path: Path) -> None:
-    for devices in ({"device": "cpu"}, {"slm_device": "cuda:0", "llm_device": "cuda:1"}):
-        assert LocalStack(**devices)._sharing_args(role) == []
-    for devices in ({"device": "cuda:0"}, {"slm_device": "cuda", "llm_device": "cuda:0"}):
-        stack = LocalStack(slm_model="small", llm_model="large", **devices)
+    for slm, llm in (("cpu", "cpu"), ("cuda:0", "cuda:1")):
+        assert LocalStack(WorkerOptions(device=slm), WorkerOptions(device=llm))._sharing_args(role) == []
+    for slm, llm in (("cuda:0", "cuda:0"), ("cuda", "cuda:0")):
+        stack = LocalStack(WorkerOptions("small", slm), WorkerOptions("large", llm))
         stack.folder = tmp_path
         other = "large" if role == "slm" else "small"
         assert stack._sharing_args(role) == ["--beside", other, "--share-device", str(tmp_path / "device")]

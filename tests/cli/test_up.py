@@ -79,7 +79,7 @@ def test_up_ask_demo_and_ctrl_c(up: Up) -> None:
         assert PROPOSED.is_solved_by(said) is right, said
 
     children = up.children()
-    assert len(children) == 5  # Redis, two workers, router, guard
+    assert len(children) == 5  # Redis, two workers, router, reaper
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(90) == 0  # each of three groups has ten seconds before it is killed
     stopped = re.findall(r"^stopping (.*)$", up.output, re.MULTILINE)

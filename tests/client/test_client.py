@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import grpc
@@ -21,12 +24,16 @@ from rstitch import (
     Confidence,
     EarlyExit,
     FinishReason,
+    InvalidArgument,
     Learned,
     LlmOnly,
     Message,
     Model,
+    NotFound,
     Profile,
+    Question,
     Random,
+    Refused,
     RstitchError,
     Sampling,
     Signal,
@@ -36,8 +43,10 @@ from rstitch import (
     Started,
     Threshold,
     TrajectoryState,
+    Unavailable,
+    errors,
 )
-from rstitch.client import messages
+from rstitch.client import events, messages, policies, question, status
 from rstitch.client.specs import Spec, parse, text_of
 from rstitch.service.telemetry import context_from_traceparent
 from rstitch.v1 import router_pb2 as pb
@@ -170,9 +179,9 @@ def test_trajectories_are_shown_listed_and_deleted(router: FakeRouter, call: Cal
 
 
 def test_status(router: FakeRouter, call: Call) -> None:
-    status = call(router.address, "status")
-    assert (status.ready, status.policies, status.default_tau) == (True, ("threshold", "llm_only"), 0.02)
-    assert [worker.role for worker in status.workers] == [Model.SLM, Model.LLM]
+    told = call(router.address, "status")
+    assert (told.ready, told.policies, told.default_tau) == (True, ("threshold", "llm_only"), 0.02)
+    assert [worker.role for worker in told.workers] == [Model.SLM, Model.LLM]
 
 
 def test_wait_ready_waits_and_says_what_for(router: FakeRouter, call: Call) -> None:
@@ -264,3 +273,57 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="Klient"):
         _ = rstitch.Klient
+
+
+def test_exported_members() -> None:
+    """Everything that the client's modules of values define is public, and `__all__` names nothing else."""
+    import rstitch.client as client
+
+    public = {
+        name for name, value in vars(client).items() if not (name.startswith("_") or isinstance(value, ModuleType))
+    }
+    assert sorted(public) == client.__all__
+    values = [*events.__all__, *policies.__all__, *question.__all__, *status.__all__]
+    assert len(set(values)) == len(values)
+    assert set(values) <= public
+
+
+def test_a_question_has_the_arguments_of_its_message() -> None:
+    """`Question` types what `generate_request` takes; a name that neither knows is an error, not ignored."""
+    taken = inspect.signature(messages.generate_request).parameters
+    assert set(Question.__annotations__) == set(taken) - {"text"}
+    with Client("127.0.0.1:1") as client, pytest.raises(TypeError, match="max_tokens"):
+        client.generate("What?", max_tokens=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("code", grpc.StatusCode)
+def test_the_code_chooses_the_class_of_an_error(code: grpc.StatusCode) -> None:
+    error = RstitchError(code, "REASON", "said", field="tau")
+    assert type(error) is not RstitchError or code is grpc.StatusCode.OK
+    assert (error.code, error.reason, str(error)) == (code, "REASON", "tau: said")
+
+
+def test_errors_are_caught_by_class(router: FakeRouter, ask: Ask, call: Call) -> None:
+    with pytest.raises(InvalidArgument):
+        ask(router.address, "generate", "refuse")
+    with pytest.raises(NotFound):
+        call(router.address, "trajectory", "nobody")
+    with pytest.raises(Unavailable):
+        ask("127.0.0.1:1", "generate", "What?")
+    assert issubclass(InvalidArgument, Refused)
+    assert issubclass(NotFound, Refused)
+
+
+def test_the_tree_of_errors_is_the_one_that_is_drawn() -> None:
+    """The docstring of `rstitch.errors` draws every class below its base."""
+    drawn, bases = {}, [RstitchError.__name__]
+    for indent, name in re.findall(r"^( +)x (\w+)", errors.__doc__ or "", re.MULTILINE):
+        depth = len(indent) // 2 - 2
+        bases[depth:] = [name]
+        drawn[name] = bases[depth - 1]
+    real = {name: value.__base__.__name__ for name, value in vars(errors).items() if _is_error(value)}
+    assert drawn == {name: base for name, base in real.items() if name != RstitchError.__name__}
+
+
+def _is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, RstitchError)

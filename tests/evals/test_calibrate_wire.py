@@ -12,12 +12,13 @@ from evals.calibrate.__main__ import main
 from evals.figures.intervals import Interval
 from rstitch.client.sync import Client
 from rstitch.client.types import Profile, Signal, Threshold
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, WorkerOptions
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[LocalStack]:
-    with LocalStack(worker_args=["--measure-ms", "0"]) as running:
+    both = WorkerOptions(args=["--measure-ms", "0"])
+    with LocalStack(both, both) as running:
         yield running
 
 
@@ -86,7 +87,7 @@ def test_a_profile_whose_check_fails_is_not_kept_unless_forced(
         (["--data", "tiny:calibration", "--llm-share", "2"], "--llm-share: 2.0 is no share"),
         (["--data", "tiny:calibration", "--llm-share", "0.1", "--policy", "llm_only"], "--policy: llm_only cannot"),
         (["--data", "tiny:calibration", "--max-loss", "1%"], "no loss below 2.6% can be shown"),
-        (["--data", "nowhere.jsonl", "--llm-share", "0.1"], "nowhere.jsonl cannot be read"),
+        (["--data", "nowhere.jsonl", "--llm-share", "0.1"], "nowhere.jsonl: No such file"),
         (["--data", "tiny:calibration", "--llm-share", "0.1", "--latency-model", "no.json"], "no.json"),
     ],
 )

@@ -18,7 +18,7 @@ from evals.tasks.task import names
 from rstitch.client.sync import Client
 from rstitch.client.types import Random
 from rstitch.errors import RstitchError
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, WorkerOptions
 from tests.support.runs import CONFIGURATION, PROVENANCE
 
 pytestmark = pytest.mark.timeout(180)
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[LocalStack]:
-    with LocalStack(threads=1) as running:
+    with LocalStack(WorkerOptions(threads=1), WorkerOptions(threads=1)) as running:
         yield running
 
 

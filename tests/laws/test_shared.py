@@ -17,7 +17,7 @@ from evals.tasks.tiny.words import WORDS
 from model_worker.engine.shared_layers.model import load_shared
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Confidence, LlmOnly, Message, Random, SlmOnly, Speculative, Threshold
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, WorkerOptions
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from tests.support.breaking import interrupted, long_prompts, runs_on
 from tests.support.engines import generate
@@ -45,7 +45,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 @pytest.fixture(scope="module")
 def shared(pair: Pair) -> Iterator[LocalStack]:
     """Of so few pages that idle sessions are evicted when many are written at once."""
-    with LocalStack(shared_model=str(pair.llm_folder), dtype="float64", llm_args=["--num-pages", "80"]) as stack:
+    both = WorkerOptions(str(pair.llm_folder), dtype="float64", args=["--num-pages", "80"])
+    with LocalStack(llm=both, shared_layers=True) as stack:
         yield stack
 
 
@@ -148,7 +149,8 @@ async def test_both_addresses_are_one_worker_and_no_page_is_leaked(shared: Local
 
 @pytest.fixture
 def bundled() -> Iterator[LocalStack]:
-    with LocalStack(shared_model=str(ROOT / "models" / "tiny-shared-layers"), dtype="float32") as stack:
+    both = WorkerOptions(str(ROOT / "models" / "tiny-shared-layers"))
+    with LocalStack(llm=both, shared_layers=True) as stack:
         yield stack
 
 

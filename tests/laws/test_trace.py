@@ -28,7 +28,7 @@ def receiver() -> Iterator[OtlpReceiver]:
 
 async def test_one_segment_span_per_segment_in_the_clients_trace(random_pair: Pair, receiver: OtlpReceiver) -> None:
     tracer = TracerProvider().get_tracer("a client")
-    with start_stack(random_pair, otlp_endpoint=receiver.endpoint) as stack:
+    with start_stack(random_pair, env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}) as stack:
         async with AsyncClient(stack.router_address, timeout_s=100) as client:
             with tracer.start_as_current_span("question") as question:
                 answer = await client.answer(tokens=PROMPT, policy=Threshold(TAU), max_new_tokens=60)

@@ -20,7 +20,7 @@ from router_svc.main import running
 from router_svc.settings import RouterSettings
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
 from rstitch.service.telemetry import setup_telemetry
 from tests.support.pairs import STOP_TOKEN, VOCAB_SIZE
 
@@ -84,10 +84,14 @@ class Pair:
 SMALL = ("--num-pages", "4096", "--measure-ms", "100")
 
 
-def start_stack(pair: Pair, worker_args: Sequence[str] = SMALL, **arguments: Any) -> LocalStack:
+def start_stack(
+    pair: Pair, worker_args: Sequence[str] = SMALL, router_args: Sequence[str] = (), **arguments: Any
+) -> LocalStack:
     """A stack that serves a pair, to be entered."""
-    models = {"slm_model": str(pair.slm_folder), "llm_model": str(pair.llm_folder)}
-    return LocalStack(**models, dtype=pair.dtype, worker_args=worker_args, **arguments)
+    slm, llm = (
+        WorkerOptions(str(model), dtype=pair.dtype, args=worker_args) for model in (pair.slm_folder, pair.llm_folder)
+    )
+    return LocalStack(slm, llm, RouterOptions(args=router_args), **arguments)
 
 
 @asynccontextmanager

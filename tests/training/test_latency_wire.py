@@ -13,12 +13,13 @@ from evals.latency.__main__ import main
 from evals.tasks.tiny.arithmetic import problems
 from rstitch.client.sync import Client
 from rstitch.client.types import Message, Threshold
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import LocalStack, WorkerOptions
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[LocalStack]:
-    with LocalStack(worker_args=["--measure-ms", "0"]) as running:
+    both = WorkerOptions(args=["--measure-ms", "0"])
+    with LocalStack(both, both) as running:
         yield running
 
 
