@@ -109,10 +109,10 @@ eval-tiny: setup ## the tiny pair over tau, one session at a time (`make results
 	@$(BIN)/rstitch eval run --task tiny --out .run/eval/tiny.jsonl \
 		--systems llm_only slm_only threshold:tau={0.001,0.005,0.01,0.02,0.05,0.1,0.2} $(ARGS)
 
-results: setup ## measure every policy on the tiny pair anew (about an hour); writes docs/results.md
+results: setup ## measure every policy on the tiny pair anew (about an hour); writes the tables of docs/results/
 	@bash runs/results.sh $(ARGS)
 
-bench: setup ## speed beside `transformers`, paired, by sessions; ARGS=--write writes docs/performance.md
+bench: setup ## speed beside `transformers`, paired, by sessions; ARGS=--write writes docs/results/performance.md
 	@$(BIN)/python -m evals.bench $(ARGS)
 
 bench-overhead: setup ## time per token and per switch spent outside the models

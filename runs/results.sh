@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures every policy on the tiny pair anew and writes the tables of docs/results.md: about an hour on two cores.
+# Measures every policy on the tiny pair anew and writes the tables of docs/results/*.md: about an hour on two cores.
 #
 #   make results                                  all of it
 #   make results ARGS="latency programs"          these parts only
@@ -7,7 +7,7 @@
 #   PYTHON=echo bash runs/results.sh              only says what it would run
 #
 # Runs are kept in $RUNS: a second call goes on where the first ended. What the figures say of the paper's claims is
-# written by a person: read the first section of docs/results.md again when they have changed.
+# written by a person, and so is the summary: read docs/results.md again when they have changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,9 +16,8 @@ N_LATENCY=${N_LATENCY:-200}    # of the run with one session at a time
 RUNS=${RUNS:-.run/results}
 PYTHON=${PYTHON:-.venv/bin/python}
 
-PAGE=docs/results.md
-PICTURES=docs/results
-MODELLED="--latency-model $PICTURES/latency.json"
+PAGES=docs/results  # and the pictures
+MODELLED="--latency-model $PAGES/latency.json"
 evaluation="$PYTHON -m evals.evaluation"
 
 # As many points as a line needs; the middle of each was looked for on the dev split.
@@ -35,8 +34,8 @@ EXIT="llm_only+early_exit:threshold=0.95 $(echo threshold:tau=0.02+early_exit:th
 ALONE="llm_only slm_only"
 
 report() {  # NAME [FLAGS OF THE REPORT [FLAGS OF THE PLOT]]: a run's tables and plots
-    $evaluation report "$RUNS/$1.jsonl" ${2:-} --write "$PAGE:$1"
-    $evaluation plot "$RUNS/$1.jsonl" ${3:-} --out $PICTURES --name "$1-"
+    $evaluation report "$RUNS/$1.jsonl" ${2:-} --write "$PAGES/$1.md:$1"
+    $evaluation plot "$RUNS/$1.jsonl" ${3:-} --out $PAGES --name "$1-"
 }
 
 # The latency model, checked on whole answers (3 minutes).
@@ -57,8 +56,9 @@ frontier() {
     $evaluation run --task tiny --n "$N" --out "$RUNS/frontier.jsonl" --concurrency 16 --order blocks --systems \
         $ALONE $ENTROPY $CONFIDENCE $MARGIN $WINDOW $RANDOM_ROUTING $SPECULATIVE $LEARNED $EXIT
     report frontier "$MODELLED --no-times" "$MODELLED"
-    $evaluation hurt "$RUNS/frontier.jsonl" --systems threshold:tau=0.1 --write $PAGE:hurt
-    $evaluation harmful "$RUNS/frontier.jsonl" --systems slm_only threshold:tau=0.1 --write $PAGE:harmful --out $PICTURES
+    $evaluation hurt "$RUNS/frontier.jsonl" --systems threshold:tau=0.1 --write $PAGES/hurt.md:hurt
+    $evaluation harmful "$RUNS/frontier.jsonl" --systems slm_only threshold:tau=0.1 --write $PAGES/hurt.md:harmful \
+        --out $PAGES
 }
 
 # A second domain (10 minutes).

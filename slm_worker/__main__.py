@@ -2,13 +2,14 @@
 
 from model_worker.main import Role, main
 from model_worker.settings import Listen, WorkerSettings
+from rstitch.limits import SLM_ADDRESS
 from rstitch.v1 import common_pb2
 
 
 class Settings(WorkerSettings):
     """Serves the small language model behind gRPC."""
 
-    listen: Listen = "127.0.0.1:50051"
+    listen: Listen = SLM_ADDRESS
 
 
 if __name__ == "__main__":

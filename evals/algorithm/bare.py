@@ -27,7 +27,6 @@ class BareRun:
 
     @property
     def tokens(self) -> list[int]:
-        """Those of the answer."""
         return [token.id for token in self.answer.written]
 
 
@@ -53,7 +52,7 @@ def stitch(
     stop_tokens: Collection[int],
     vocab_size: int,
 ) -> BareRun:
-    """One greedy answer of R-Stitch, timed."""
+    """Writes one greedy answer of R-Stitch and times it."""
     models = (_TimedModel(slm, vocab_size), _TimedModel(llm, vocab_size))
     begin = time.perf_counter()
     answer = reference(*models, prompt, Threshold(tau), max_new_tokens=max_new_tokens, stop_tokens=stop_tokens)

@@ -29,7 +29,6 @@ class CachedModel:
         self._length = 0
 
     def __len__(self) -> int:
-        """Number of tokens in the cache."""
         return self._length
 
     @torch.inference_mode()

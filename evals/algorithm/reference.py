@@ -83,7 +83,7 @@ class Answer:
 
 
 class Rule(Protocol):
-    """Who writes."""
+    """Decides who writes."""
 
     def first(self, position: int) -> Author:
         """The writer of the answer's first token."""

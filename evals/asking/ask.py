@@ -27,7 +27,6 @@ class Job:
 
     @property
     def key(self) -> Key:
-        """The key of its record."""
         return self.system.name, self.problem.index, self.sample
 
 

@@ -39,7 +39,6 @@ class Plan:
         return max(1, self.num_problems // _ARRIVAL_BLOCKS) if load.rate else self.rounds * load.num_sessions
 
     def num_blocks(self, load: Load) -> int:
-        """Blocks of a system under a load."""
         return max(ceil(self.num_problems / self.block_size(load)), 1 if load.is_alone else _MIN_BLOCKS)
 
     def most_at_once(self, load: Load) -> int:
@@ -47,7 +46,6 @@ class Plan:
         return self.block_size(load) if load.rate else load.num_sessions
 
     def num_asked(self, load: Load) -> int:
-        """Questions that a system is asked under a load."""
         return self.block_size(load) * self.num_blocks(load)
 
 

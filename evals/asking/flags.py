@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 
 
 def positive(text: str) -> int:
-    """A whole number above 0."""
+    """Reads a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def positives(text: str) -> list[int]:
-    """Whole numbers above 0, with commas between them; none if empty."""
+    """Reads whole numbers above 0, with commas between them; none if empty."""
     return [positive(part) for part in _parts(text)]
 
 
 def numbers(text: str) -> list[float]:
-    """Numbers with commas between them; none if empty."""
+    """Reads numbers with commas between them; none if empty."""
     try:
         found = [float(part) for part in _parts(text)]
     except ValueError:
@@ -31,7 +31,7 @@ def numbers(text: str) -> list[float]:
 
 
 def rates(text: str) -> list[float]:
-    """Numbers above 0 with commas between them; none if empty."""
+    """Reads numbers above 0 with commas between them; none if empty."""
     found = numbers(text)
     if not all(number > 0 for number in found):
         raise argparse.ArgumentTypeError(f"{text!r}: each should be above 0")
@@ -39,7 +39,7 @@ def rates(text: str) -> list[float]:
 
 
 def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
-    """Of these, with commas between them."""
+    """Makes a reader of some of these names, with commas between them."""
 
     def chosen(text: str) -> list[str]:
         for part in _parts(text):

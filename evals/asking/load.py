@@ -24,7 +24,6 @@ class Load:
 
     @property
     def label(self) -> str:
-        """Names the load in tables and records."""
         if self.rate:
             return f"Poisson arrivals, {self.rate:g}/s"
         return f"{self.num_sessions} session{'s' if self.num_sessions > 1 else ''}"

@@ -81,7 +81,6 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """Tells the answers of one run apart."""
         return self.system, self.problem, self.sample
 
     @property
@@ -100,7 +99,6 @@ class Record:
 
     @property
     def num_tokens(self) -> int:
-        """The length of the trace."""
         return self.count("slm_tokens") + self.count("llm_tokens")
 
     @property
@@ -110,8 +108,9 @@ class Record:
 
     @property
     def outside_ms(self) -> float:
-        """What of the router's time is neither model's forward."""
-        return self.latency_ms - float(self.usage["slm_forward_us"] + self.usage["llm_forward_us"]) / 1000
+        """What of the router's time is neither model's forward; forwards in the background are not in that time."""
+        forwards = self.usage["breakdown"]
+        return self.latency_ms - float(forwards["slm_forward_us"] + forwards["llm_forward_us"]) / 1000
 
     @property
     def places_us(self) -> dict[str, int]:
@@ -128,7 +127,6 @@ class Record:
 
     @property
     def models(self) -> list[str]:
-        """Who wrote each token."""
         return [part.model for part in self.parts for _ in range(part.num_tokens)]
 
 
@@ -150,7 +148,7 @@ def parts_of(events: Iterable[Event]) -> tuple[Part, ...]:
 
 
 def entropies_of(answer: Answer) -> tuple[float, ...]:
-    """One per token, to three digits."""
+    """The entropy of each token, to three digits."""
     return tuple(_rounded(entropy) for chunk in answer.chunks for entropy in chunk.entropies)
 
 

@@ -48,14 +48,14 @@ class RunFile:
         self._file.close()
 
     def ask(self, questions: Iterable[Question]) -> None:
-        """Writes down those that are not there yet."""
+        """Writes down the questions that are not there yet."""
         for question in questions:
             if question.index not in self._known:
                 self._known.add(question.index)
                 self._write({"question": asdict(question)})
 
     def append(self, record: Record) -> None:
-        """One more answer; it is on disk when this returns."""
+        """Writes one more answer; it is on disk when this returns."""
         self._write(asdict(record))
 
     def _go_on(self, path: Path, configuration: Mapping[str, Any]) -> Run:
@@ -85,7 +85,7 @@ class RunFile:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a file holds."""
+    """The answers of one run, as its file holds them."""
 
     configuration: dict[str, Any] = field(default_factory=dict)
     provenance: list[dict[str, str]] = field(default_factory=list)
@@ -94,16 +94,22 @@ class Run:
 
     @property
     def systems(self) -> list[str]:
-        """The models alone first, then by name and numbers."""
+        """Names of the systems: the models alone first, then by name and numbers."""
         return sorted({record.system for record in self.records}, key=_rank)
 
+    def require(self, systems: Iterable[str]) -> None:
+        """Raises RstitchError (INVALID_ARGUMENT) for one that has no answers here."""
+        for system in systems:
+            if system not in self.systems:
+                raise invalid("--systems", f"{system} is none of the run.", f"Choose of {' '.join(self.systems)}.")
+
     def of(self, system: str) -> list[Record]:
-        """Its answers, by problem and sample."""
+        """The answers of a system, by problem and sample."""
         return sorted((record for record in self.records if record.system == system), key=lambda record: record.key)
 
 
 def read(paths: Iterable[Path]) -> Run:
-    """One or more files of the same task as one run; a system counts where it is first found.
+    """Reads one or more files of the same task as one run; a system counts where it is first found.
 
     Raises: RstitchError (INVALID_ARGUMENT) for what is no run, empty, or of two tasks.
     """

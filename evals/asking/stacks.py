@@ -68,13 +68,8 @@ def add_stack_arguments(parser: argparse.ArgumentParser, *, models: bool = True,
 
 def _add_flag_arguments(parser: argparse.ArgumentParser) -> None:
     for part, whom in (("router", "the router"), ("worker", "both workers"), ("slm", "the SLM"), ("llm", "the LLM")):
-        parser.add_argument(
-            f"--{part}-arg",
-            action="append",
-            default=[],
-            metavar="FLAG",
-            help=f"a flag of {whom}, such as --{part}-arg=--some-setting=7; can be given again",
-        )
+        told = f"a flag of {whom}, such as --{part}-arg=--some-setting=7; can be given again"
+        parser.add_argument(f"--{part}-arg", action="append", default=[], metavar="FLAG", help=told)
 
 
 def named_variant(text: str) -> tuple[str, Flags]:

@@ -44,7 +44,6 @@ class Terms:
 
     @classmethod
     def of(cls, task: Task, max_new_tokens: int | None = None, sampling: Sampling = GREEDY) -> Terms:
-        """The terms of a task."""
         return cls(max_new_tokens or task.max_new_tokens, sampling, task.system, task.input, task.stop)
 
     def question(self, prompt: str) -> dict[str, Any]:
@@ -136,7 +135,6 @@ class Served(System):
         self._session_ids.clear()
 
     def arguments(self, problem: Problem, sample: int) -> dict[str, Any]:
-        """The arguments of `generate` for a question."""
         seed = self.terms.sampling.seed + sample
         return self.terms.question(problem.prompt) | {
             "policy": _seeded(self.spec.policy, seed * 1_000_003 + problem.index),

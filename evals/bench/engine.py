@@ -38,33 +38,23 @@ from rstitch.local.part import default_threads
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `bench engine`."""
-    names = ", ".join(SHAPES)
+    # fmt: off
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with tiny-slm and tiny-llm")
-    parser.add_argument(
-        "--model",
-        type=shape_or_folder,
-        action="append",
-        metavar="NAME_OR_DIR",
-        help=f"instead: {names} (random weights), or a model folder",
-    )
+    parser.add_argument("--model", type=shape_or_folder, action="append", metavar="NAME_OR_DIR",
+                        help=f"instead: {', '.join(SHAPES)} (random weights), or a model folder")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     parser.add_argument("--dtype", help="default: float32 on CPU, bfloat16 on CUDA")
     parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads of torch")
     parser.add_argument("--steps", type=positive, default=64, help="of each batch and context (default 64)")
     parser.add_argument("--batches", type=positives, default=[1, 2, 4, 8, 16, 32, 64], help="default 1,2,4,8,16,32,64")
     parser.add_argument("--contexts", type=positives, default=[64, 256, 512], help="default 64,256,512")
-    parser.add_argument(
-        "--engine-option", action="append", default=[], metavar="KEY=VALUE", help="a limit of every engine (repeatable)"
-    )
-    parser.add_argument(
-        "--variant",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE[,KEY=VALUE]",
-        help="one more engine with these limits, measured in the same turns (repeatable)",
-    )
-    page.add_arguments(parser)
+    parser.add_argument("--engine-option", action="append", default=[], metavar="KEY=VALUE",
+                        help="a limit of every engine (repeatable)")
+    parser.add_argument("--variant", action="append", default=[], metavar="KEY=VALUE[,KEY=VALUE]",
+                        help="one more engine with these limits, measured in the same turns (repeatable)")
     parser.add_argument("--plot", type=Path, help="also draw step times to this file")
+    # fmt: on
+    page.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -87,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure(name: str, options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """All figures of one model."""
+    """Measures all figures of one model."""
     device = torch.device(options.device)
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     task = progress.add_task(Path(name).name, total=len(options.contexts) * max(1, options.steps // BLOCK))

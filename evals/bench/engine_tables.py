@@ -74,7 +74,7 @@ def _notes(model: dict[str, Any]) -> list[str]:
 
 
 def show(model: dict[str, Any], console: Console) -> None:
-    """For the terminal."""
+    """Prints the tables of a model."""
     console.print(terminal_table(_title(model), _columns(model), model["rows"]))
     console.print(terminal_table("extends", _extend_columns(model), model["extends"]))
     for note in (*_notes(model), _LEGEND):
@@ -82,7 +82,7 @@ def show(model: dict[str, Any], console: Console) -> None:
 
 
 def document(model: dict[str, Any]) -> str:
-    """For a document."""
+    """Writes the tables of a model as Markdown."""
     tables = [
         markdown_table(_columns(model, wide=True), model["rows"]),
         markdown_table(_extend_columns(model), model["extends"]),

@@ -50,7 +50,6 @@ class InProcess(System):
         """One answer, greedy, of at most `max_new_tokens`."""
 
     async def answer(self, problem: Problem, sample: int = 0) -> Record:
-        """One answer, as a record."""
         begin = time.perf_counter()
         reply = await self.reply(problem.prompt)
         n, text = len(reply.tokens), str(self.tokenizer.decode(reply.tokens, skip_special_tokens=True))
@@ -179,13 +178,12 @@ class _FirstToken(BaseStreamer):
         self.first_token_s = 0.0
 
     def put(self, value: torch.Tensor) -> None:
-        """Notes the time of the second call."""
         self.num_puts += 1
         if self.num_puts == 2:
             self.first_token_s = time.perf_counter()
 
     def end(self) -> None:
-        """Nothing is kept back."""
+        """Does nothing: nothing is kept back."""
 
 
 def load_model(folder: str, device: str, dtype: str) -> Any:

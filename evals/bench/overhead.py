@@ -66,7 +66,7 @@ class Bare(System):
         self._tau = tau
 
     async def answer(self, problem: Problem, sample: int = 0) -> Record:
-        """One answer, while which nothing else runs in this process."""
+        """Answers at once; nothing else runs in this process meanwhile."""
         slm, llm = self._pair
         prompt: list[int] = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": problem.prompt}], add_generation_prompt=True, return_dict=False
@@ -76,8 +76,7 @@ class Bare(System):
         usage = {
             "num_llm_tokens": len(run.tokens),
             "total_time_us": int(1e6 * run.total_s),
-            "slm_forward_us": 0,
-            "llm_forward_us": int(1e6 * run.forward_s),
+            "breakdown": {"slm_forward_us": 0, "llm_forward_us": int(1e6 * run.forward_s)},
         }
         return Record(self.name, problem.index, problem.id, sample, 0, usage=usage)
 
@@ -119,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def measure(address: str, options: argparse.Namespace, progress: Progress) -> list[Record]:
-    """One record per problem, tau and way, in turn."""
+    """Asks for each problem at each tau both ways, one after the other."""
     folders = models(options)
     pair: Any = tuple(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in folders)
     tokenizer: Any = AutoTokenizer.from_pretrained(folders[0])
@@ -149,13 +148,14 @@ def rows(records: list[Record]) -> list[Row]:
     )
     means = table.groupby("system").mean()
     per_token = means.div(means["tokens"], axis=0)
-    made = []
+    made: list[Row] = []
     for tau in TAUS:
         ours, theirs = per_token.loc[f"{tau:g}"], per_token.loc[f"{_BARE}{tau:g}"]
         made.append(
             {
                 "tau": tau,
-                **means.loc[f"{tau:g}", ["tokens", "switches"]].to_dict(),
+                "tokens": means.loc[f"{tau:g}", "tokens"],
+                "switches": means.loc[f"{tau:g}", "switches"],
                 "stack": ours["ms"],
                 "forwards": ours["ms"] - ours["outside_ms"],
                 "outside": ours["outside_ms"],

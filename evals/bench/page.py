@@ -1,4 +1,4 @@
-"""docs/performance.md: one marked section per benchmark; a section that is not there yet is added at the end."""
+"""docs/results/performance.md: one marked section per benchmark; one that is not there yet is added at the end."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.console import Console
 from evals.figures.provenance import ROOT, line, provenance
 from evals.figures.report import replace_section
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "results" / "performance.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of where figures go."""
+    """Adds the flags that say where the figures go."""
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
-    parser.add_argument("--write", action="store_true", help="also write the tables into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="also write the tables into docs/results/performance.md")
 
 
 def finish(options: argparse.Namespace, section: str, found: dict[str, Any], text: str, console: Console) -> None:

@@ -68,17 +68,12 @@ _WIDE: Columns = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `bench replay`."""
-    names = ", ".join(SHAPES)
-    parser.add_argument(
-        "--slm-shape", type=shape_or_folder, default="tiny-8m", help=f"{names}, or a model folder (default tiny-8m)"
-    )
-    parser.add_argument(
-        "--llm-shape",
-        type=shape_or_folder,
-        nargs="+",
-        default=["tiny-50m"],
-        help="the same for the LLM; each in turn (default tiny-50m)",
-    )
+    # fmt: off
+    parser.add_argument("--slm-shape", type=shape_or_folder, default="tiny-8m",
+                        help=f"{', '.join(SHAPES)}, or a model folder (default tiny-8m)")
+    parser.add_argument("--llm-shape", type=shape_or_folder, nargs="+", default=["tiny-50m"],
+                        help="the same for the LLM; each in turn (default tiny-50m)")
+    # fmt: on
     parser.add_argument("--record", type=Path, metavar="FILE", help="record traces of the bundled pair into FILE, end")
     parser.add_argument("--tau", type=float, default=0.02, help="for --record (default 0.02)")
     parser.add_argument("--traces", type=_trace_file, metavar="FILE", help="follow these instead of drawn ones")
@@ -96,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures and prints; or records."""
+    """Measures and prints, or records traces. Returns the exit code."""
     console = Console()
     transformers.logging.disable_progress_bar()
     if options.record is not None:
@@ -129,7 +124,7 @@ async def record(num: int, tau: float, console: Console) -> list[Trace]:
 def _measured_pair(
     options: argparse.Namespace, llm_shape: str, traces: Sequence[Trace], console: Console
 ) -> dict[str, Any]:
-    """One pair on a stack of its own, measured and printed."""
+    """Measures and prints one pair on a stack of its own."""
     shapes = (options.slm_shape, llm_shape)
     with (
         replay_stack(options, shapes, traces, options.prompt_tokens, max(options.concurrency), console) as stack,

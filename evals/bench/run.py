@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--telemetry", action="store_true", help="a variant that sends its traces to a collector")
     parser.add_argument("--json", metavar="FILE", help="records and rows; - writes them to stdout, tables to stderr")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="accuracy over latency, throughput over sessions")
-    parser.add_argument("--write", action="store_true", help="replace the tables and plot of docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="into docs/results/performance.md, tables and plot")
     # fmt: on
     stacks.add_stack_arguments(parser)
 
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         in_process = _in_process(options, max(plan.most_at_once(load) for load in loads))
         routers = _start(options, held, console)
         found = asyncio.run(_measure(options, plan, in_process, routers, loads, console))
-    result = {
+    result: dict[str, Any] = {
         "provenance": facts,
         "settings": {name: getattr(options, name) for name in ("split", "seed", "rounds", "threads", "max_new_tokens")},
         "baseline": figures.baseline_of(next(iter(found.values()))),
@@ -229,5 +229,5 @@ def _write(result: dict[str, Any], console: Console) -> None:
     plots.plot(result["rows"], docs / "results" / "matrix.png")
     without_records = {name: value for name, value in result.items() if name != "records"}
     (docs / "results" / "matrix.json").write_text(json.dumps(without_records, indent=1) + "\n")
-    page.write("matrix", tables.document(result, Path("results/matrix.png")))
+    page.write("matrix", tables.document(result, Path("matrix.png")))
     console.print(f"written: {page.PAGE}")

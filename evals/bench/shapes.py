@@ -39,7 +39,7 @@ class Shape:
     tied: bool
 
     def config(self) -> Qwen2Config:
-        """As transformers has it, without stop tokens."""
+        """Makes the config of `transformers`, without stop tokens."""
         return Qwen2Config(
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_layers,
@@ -75,7 +75,7 @@ class Served:
     has_weights: bool
 
     def worker_args(self) -> list[str]:
-        """Its flags beside the folder."""
+        """Flags that the worker needs beside the folder."""
         return [] if self.has_weights else ["--random-weights", "0"]
 
 
@@ -101,7 +101,7 @@ def make_pair(slm: str, llm: str, folder: Path) -> tuple[Served, Served]:
 
 
 def shape_or_folder(text: str) -> str:
-    """The value of a flag. Raises ArgumentTypeError."""
+    """Takes a known shape or a model folder as the value of a flag. Raises ArgumentTypeError."""
     if text not in SHAPES and not (Path(text) / "config.json").is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is neither of {', '.join(SHAPES)} nor a folder with a config.json")
     return text

@@ -24,7 +24,7 @@ BLOCK = 8  # steps from one position on, then back to it: the context stays near
 
 @dataclass(slots=True)
 class Times:
-    """Of one batch size, in seconds, step by step in turn.
+    """Times of one batch size, in seconds, step by step in turn.
 
     Attributes:
         bare: a forward at batch 1.
@@ -40,6 +40,14 @@ class Times:
     inside: list[float] = field(default_factory=list)
     watched: list[float] = field(default_factory=list)
     agreed: list[bool] = field(default_factory=list)
+
+    def beside_bare(self) -> Row:
+        return {
+            "bare_ms": 1000 * median(self.bare),
+            "engine_ms": 1000 * median(self.engine),
+            "ratio": asdict(ratio(self.engine, self.bare, BLOCK)),
+            "quiet_ratio": quiet(self.engine) / quiet(self.bare),
+        }
 
 
 class Ours:
@@ -77,7 +85,6 @@ class Ours:
         return kept
 
     def end(self) -> None:
-        """Ends the runs; the sessions stay."""
         for run_id in self._runs:
             self.engine.cancel(run_id)
 
@@ -100,7 +107,7 @@ class Contest:
         return time.perf_counter() - begin, made
 
     def decode(self, context: int, batches: Sequence[int], num_steps: int, tick: Callable[[], None]) -> Iterator[Row]:
-        """Rows of all batches and variants at one context."""
+        """Measures the rows of all batches and variants at one context."""
         tokens = _tokens(max(1, context - BLOCK // 2), self.vocab_size)
         bare = CachedModel(self.bare)
         bare.append(tokens)
@@ -147,7 +154,7 @@ class Contest:
         ours.end()
 
     def extend(self, context: int, num_steps: int) -> Iterator[Row]:
-        """Rows of short extends: so many tokens appended and one decoded, in one step."""
+        """Measures the rows of short extends: so many tokens appended and one decoded, in one step."""
         tokens = _tokens(context, self.vocab_size)
         bare = CachedModel(self.bare)
         bare.append(tokens)
@@ -166,15 +173,8 @@ class Contest:
                 made.engine.append(seconds)
                 assert len(kept) == 1, "an extend of this length is one step"
         for (name, count), made in times.items():
-            yield {
-                "variant": name,
-                "tokens": count,
-                "bare_ms": 1000 * median(made.bare),
-                "engine_ms": 1000 * median(made.engine),
-                "ratio": asdict(ratio(made.engine, made.bare, BLOCK)),
-                "quiet_ratio": quiet(made.engine) / quiet(made.bare),
-                "over_decode": median(made.engine) / median(times[name, 1].engine),
-            }
+            over_decode = median(made.engine) / median(times[name, 1].engine)
+            yield {"variant": name, "tokens": count, **made.beside_bare(), "over_decode": over_decode}
 
 
 def _row(made: Times, variant: str, context: int, batch: int, single: Times) -> Row:
@@ -183,10 +183,7 @@ def _row(made: Times, variant: str, context: int, batch: int, single: Times) -> 
         "variant": variant,
         "context": context,
         "batch": batch,
-        "bare_ms": 1000 * median(made.bare),
-        "engine_ms": 1000 * median(made.engine),
-        "ratio": asdict(ratio(made.engine, made.bare, BLOCK)),
-        "quiet_ratio": quiet(made.engine) / quiet(made.bare),
+        **made.beside_bare(),
         "run_on_ms": 1000 * step,
         "tokens_per_s": batch / step,
         "over_batch_1": batch * median(single.run_on) / step,

@@ -123,7 +123,6 @@ class Stream:
         return 1000 * (time.perf_counter() - begin), reply.finish.timing.forward_us / 1000
 
     def close(self) -> None:
-        """Ends the call."""
         self._call.cancel()
 
 
@@ -131,11 +130,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `bench switch`."""
     for role in ("slm", "llm"):
         parser.add_argument(
-            f"--{role}-shape",
-            type=shape_or_folder,
-            default=str(ROOT / "models" / f"tiny-{role}"),
+            f"--{role}-shape", type=shape_or_folder, default=str(ROOT / "models" / f"tiny-{role}"),
             help=f"of the {role.upper()}: {', '.join(SHAPES)}, or a model folder (default: the bundled one)",
-        )
+        )  # fmt: skip
     parser.add_argument("--lengths", type=positives, default=[1, 4, 16, 64, 256], help="default 1,4,16,64,256")
     parser.add_argument("--prompt-tokens", type=positive, default=64, help="tokens that both hold before (default 64)")
     parser.add_argument("--rounds", type=positive, default=20, help="of every kind (default 20)")
@@ -228,7 +225,7 @@ def rows_of_workers(fed: Sequence[Fed]) -> list[Row]:
         }
     )
     medians = flat.groupby(["role", "tokens"]).median().sort_index(level="role", ascending=False, sort_remaining=False)
-    return list(medians.reset_index().to_dict("records"))
+    return [{str(name): value for name, value in row.items()} for row in medians.reset_index().to_dict("records")]
 
 
 def rows_of_stack(answers: Sequence[Record], lengths: Sequence[int]) -> list[Row]:

@@ -38,21 +38,18 @@ class Trace:
 
     @property
     def num_tokens(self) -> int:
-        """In all."""
         return sum(segment.num_tokens for segment in self.segments)
 
     @property
     def num_llm_tokens(self) -> int:
-        """By the LLM."""
         return sum(segment.num_tokens for segment in self.segments if segment.model == "llm")
 
     @property
     def num_switches(self) -> int:
-        """Hand-overs in either direction."""
         return len(self.segments) - 1
 
     def left(self, model: Author) -> list[int]:
-        """For each offset: how many tokens `model` writes from there on before it gives the pen back, its own rule
+        """Says for each offset how many tokens `model` writes from there on before the other one writes, its own rule
         kept. Where the trace has the other model writing, the SLM is unsure at once and the LLM sure after a token.
         """
         counts = [0 if model == "slm" else 1] * self.num_tokens
@@ -112,7 +109,7 @@ def save(traces: Sequence[Trace], path: Path) -> None:
 
 
 def read(path: Path) -> list[Trace]:
-    """As written by `save`. Raises ValueError naming the line."""
+    """Reads what `save` wrote. Raises ValueError, naming the line."""
     traces = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:

@@ -11,9 +11,10 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -28,12 +29,12 @@ from rstitch.errors import RstitchError, invalid
 from rstitch.limits import ROUTER_ADDRESS
 from rstitch.local.part import StackError
 
-_Command = Callable[[argparse.Namespace, ExitStack, Progress], Awaitable[commands.Result]]
+_Command = Callable[[argparse.Namespace, ExitStack, Progress], Coroutine[Any, Any, commands.Result]]
 _COMMANDS: dict[str, _Command] = {"run": commands.run, "repeat": commands.repeat_many}
 
 
 def parser() -> argparse.ArgumentParser:
-    """Flags of both commands."""
+    """Makes the parser, whose flags serve both commands."""
     # fmt: off
     made = argparse.ArgumentParser(prog="rstitch calibrate", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,20 +77,17 @@ def main(arguments: list[str] | None = None) -> int:
         if options.router or options.command == "run":
             _refuse_stack_flags(options)
         with stopped_by_signals(), ExitStack() as held, progress_bar(console) as progress:
-            result = asyncio.run(_done(_COMMANDS[options.command], options, held, progress))
+            result = asyncio.run(_COMMANDS[options.command](options, held, progress))
     except (StackError, RstitchError, ValueError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 1 if isinstance(error, StackError) else 2
     except KeyboardInterrupt:
         return 130
-    result.show(console)
+    for told in result.told:
+        console.print(told, markup=False, soft_wrap=True)
     if options.json:
-        sys.stdout.write(json.dumps(result.plain()) + "\n")
+        sys.stdout.write(json.dumps(result.plain) + "\n")
     return 0 if result.good else 3
-
-
-async def _done(command: _Command, options: argparse.Namespace, held: ExitStack, progress: Progress) -> commands.Result:
-    return await command(options, held, progress)
 
 
 def _refuse_stack_flags(options: argparse.Namespace) -> None:
@@ -106,7 +104,7 @@ def _refuse_stack_flags(options: argparse.Namespace) -> None:
 
 
 def _share(text: str) -> float:
-    """0.15 or 15%."""
+    """Reads a share such as 0.15 or 15%."""
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -114,7 +112,7 @@ def _share(text: str) -> float:
 
 
 def _times(text: str) -> float:
-    """2 or 2x."""
+    """Reads a factor such as 2 or 2x."""
     try:
         return float(text.removesuffix("x"))
     except ValueError:

@@ -45,7 +45,6 @@ class Calibrated:
 
     @property
     def policy(self) -> Policy:
-        """With the value."""
         return self.knob.policy(self.found.value)
 
     def lines(self) -> list[str]:
@@ -60,7 +59,6 @@ class Calibrated:
         ]  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
         stated = self.found.stated
         return {
             "goal": self.goal.name,

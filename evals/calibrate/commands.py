@@ -6,23 +6,23 @@ import argparse
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
 from evals.asking.stacks import local_stack
 from evals.calibrate import page
-from evals.calibrate.calibration import Calibrated, calibrate
+from evals.calibrate.calibration import calibrate
 from evals.calibrate.goals import Goal, LatencyGoal, ShareGoal
 from evals.calibrate.knobs import Knob, knob
 from evals.calibrate.loss import LossGoal
 from evals.calibrate.outcomes import Outcomes, Sample
 from evals.calibrate.questions import Questions, load_questions
-from evals.calibrate.repeat import Pool, Repeats, Wanted, repeat
+from evals.calibrate.repeat import Pool, Wanted, repeat
 from evals.figures.provenance import line, provenance
-from evals.figures.report import Row, terminal_table
+from evals.figures.report import terminal_table
 from evals.latency import LatencyModel
 from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
@@ -35,88 +35,17 @@ from rstitch.limits import ROUTER_ADDRESS
 _LOSS = 0.05
 
 
-class Result(Protocol):
-    """What a command found."""
-
-    @property
-    def good(self) -> bool:
-        """Whether it is as promised."""
-        ...
-
-    def show(self, console: Console) -> None:
-        """For people."""
-        ...
-
-    def plain(self) -> dict[str, Any]:
-        """For machines."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """What `run` found."""
+class Result:
+    """What a command found, for people and for machines; `good` is whether it is as it was stated."""
 
-    made: Calibrated
-    name: str
-    kept: bool
-
-    @property
-    def good(self) -> bool:
-        """Whether the check is within what was stated."""
-        return self.made.landed
-
-    def show(self, console: Console) -> None:
-        """The policy, its statement, the check."""
-        console.print(text_of(Spec(self.made.policy)), style="bold", markup=False)
-        for said in self.made.lines():
-            console.print(said, markup=False, soft_wrap=True)
-        if self.kept:
-            console.print(f"kept as profile {self.name}: ask with --policy profile:{self.name}", markup=False)
-        elif self.name:
-            console.print(
-                f"NOT kept as profile {self.name}: its check lies outside of what was stated. Calibrate on more "
-                "questions or on a quieter machine, or keep it all the same with --force.",
-                markup=False,
-                soft_wrap=True,
-            )
-
-    def plain(self) -> dict[str, Any]:
-        """The same."""
-        return {
-            "policy": text_of(Spec(self.made.policy)),
-            "profile": self.name if self.kept else "",
-            **self.made.as_dict(),
-        }
+    told: Sequence[str | Table]
+    plain: dict[str, Any]
+    good: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """What `repeat` found."""
-
-    made: Sequence[Repeats]
-    facts: dict[str, Any]
-
-    @property
-    def good(self) -> bool:
-        """A measurement is as good as it is."""
-        return True
-
-    def show(self, console: Console) -> None:
-        """A table."""
-        console.print(terminal_table("calibrations", page.COLUMNS, self.rows()))
-        console.print(line(self.facts), markup=False)
-
-    def plain(self) -> dict[str, Any]:
-        """Its rows."""
-        return {"rows": self.rows(), "facts": self.facts}
-
-    def rows(self) -> list[Row]:
-        """One for each goal."""
-        return [one.row() for one in self.made]
-
-
-async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Calibration:
-    """Calibrates, checks, keeps. Raises: RstitchError."""
+async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Result:
+    """Calibrates, checks, and keeps the policy if the check allows it. Raises: RstitchError."""
     goal, turned = _goal(options), knob(options.policy, options.signal, options.window)
     if not options.data:
         raise invalid("--data", "there is none.", "Give a .jsonl file of questions, or tiny:calibration.")
@@ -139,12 +68,21 @@ async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) 
             await client.put_profile(
                 KeptProfile(options.name, made.policy, description="\n".join([*made.lines(), facts]))
             )
-    return Calibration(made, options.name, kept)
+    policy, name = text_of(Spec(made.policy)), options.name
+    told = [policy, *made.lines()]
+    if kept:
+        told.append(f"kept as profile {name}: ask with --policy profile:{name}")
+    elif name:
+        told.append(
+            f"NOT kept as profile {name}: its check lies outside of what was stated. Calibrate on more questions or on "
+            "a quieter machine, or keep it all the same with --force."
+        )
+    return Result(told, {"policy": policy, "profile": name if kept else "", **made.as_dict()}, made.landed)
 
 
-async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Repeated:
+async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Result:
     """Answers the pool, then calibrates on parts of it. Raises: RstitchError, StackError."""
-    facts = provenance()
+    facts: dict[str, Any] = provenance()
     turned = knob(options.policy, options.signal, options.window)
     questions = load_questions(options.data or "tiny:calibration", options.n or page.POOL, options.seed, True)
     router = options.router
@@ -160,12 +98,11 @@ async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Pr
     pool = Pool(turned, samples)
     half = pool.size // 2
     rest = pool.size - half
-    made = [await repeat(pool, wanted, options.repeats, half, rest, options.seed) for wanted in _wanted(options, pool)]
-    asked = {"questions": questions.source, "calibrated on": half, "checked on": rest}
-    repeated = Repeated(made, facts | asked)
+    rows = [await repeat(pool, wanted, options.repeats, half, rest, options.seed) for wanted in _wanted(options, pool)]
+    facts |= {"questions": questions.source, "calibrated on": half, "checked on": rest}
     if options.write:
-        page.write(repeated.rows(), repeated.facts)
-    return repeated
+        page.write(rows, facts)
+    return Result([terminal_table("calibrations", page.COLUMNS, rows), line(facts)], {"rows": rows, "facts": facts})
 
 
 def _wanted(options: argparse.Namespace, pool: Pool) -> list[Wanted]:

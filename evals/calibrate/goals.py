@@ -41,7 +41,7 @@ class Found:
 
 
 class Goal(ABC):
-    """What is wanted."""
+    """Something that is wanted of a policy, with a figure that says how much of it there is."""
 
     name: str
     needs_answers = False
@@ -66,7 +66,6 @@ class Goal(ABC):
         """A figure for people."""
 
     def statement(self, found: Found) -> str:
-        """What is promised."""
         where = f"between {self.text(found.stated.low)} and {self.text(found.stated.high)}"
         return f"on {found.num_fresh} fresh questions the {self.name} will be {where} (95%)"
 
@@ -139,7 +138,6 @@ class ShareGoal(_Monotone):
         return ratio(routed.llm_tokens, routed.tokens)
 
     def text(self, figure: float) -> str:
-        """In percent."""
         return f"{figure:.1%}"
 
     def _parts(self, routed: Sample, llm_only: Sample | None) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +167,6 @@ class LatencyGoal(_Monotone):
         return float(llm_only.latency_ms.sum() / routed.latency_ms.sum())
 
     def text(self, figure: float) -> str:
-        """Times."""
         return f"{figure:.2f}x"
 
     def _parts(self, routed: Sample, llm_only: Sample | None) -> tuple[np.ndarray, np.ndarray]:

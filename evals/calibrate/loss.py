@@ -65,17 +65,15 @@ class LossGoal(Goal):
         return float(llm_only.correct.mean() - routed.correct.mean())
 
     def text(self, figure: float) -> str:
-        """In percent, signed."""
         return f"{figure:+.1%}"
 
     def statement(self, found: Found) -> str:
-        """With the bound that was shown."""
         return (
             f"the loss is below {self.target:.1%} (shown at 95%: at most {found.bound:.1%}); {super().statement(found)}"
         )
 
 
 def changed(routed: Sample, llm_only: Sample) -> tuple[int, int]:
-    """Questions harmed and helped by routing."""
+    """Counts the questions that routing harmed and those that it helped."""
     harmed = int((llm_only.correct & ~routed.correct).sum())
     return harmed, int((routed.correct & ~llm_only.correct).sum())

@@ -44,7 +44,6 @@ class Sample:
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> Sample:
-        """In their order."""
         return cls(
             np.array([o.llm_tokens for o in outcomes], float),
             np.array([o.tokens for o in outcomes], float),
@@ -53,7 +52,6 @@ class Sample:
         )
 
     def at(self, chosen: NDArray[np.int64]) -> Sample:
-        """Some of them."""
         return Sample(self.llm_tokens[chosen], self.tokens[chosen], self.latency_ms[chosen], self.correct[chosen])
 
 
@@ -101,7 +99,6 @@ class Outcomes:
                 raise invalid("--cache", f"{where} is none of ours.", "Name another file, or remove it.") from None
 
     async def ask(self, problems: Sequence[Problem], policy: Policy, tick: Callable[[], None]) -> Sample:
-        """Every question by one policy."""
 
         async def one(problem: Problem) -> Outcome:
             key = self._key(problem, policy)

@@ -11,7 +11,7 @@ from pathlib import Path
 from evals.checking.checker import Checker, OwnCheck
 from evals.checking.math import MathCheck
 from evals.tasks import task as tasks
-from evals.tasks.data import Problem, function_of, load_data
+from evals.tasks.data import Problem, Row, function_of, load_data, read_rows
 from rstitch.errors import invalid
 
 _EXAMPLE = 'Write one JSON object per line, such as {"question": "...", "answer": "42"}.'
@@ -53,15 +53,10 @@ def load_questions(data: str, n: int, seed: int, needs_answers: bool) -> Questio
     if name in tasks.names() and not Path(data).exists():
         return _of_task(name, split, n or 200, seed)
     path = Path(data)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise invalid("--data", f"{path} cannot be read: {error}.", _EXAMPLE) from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
+    rows = read_rows(path)
+    if not rows:
         raise invalid("--data", f"{path} is empty.", _EXAMPLE)
-    problems = [_problem(path, number, line, needs_answers) for number, line in numbered]
-    problems = problems[: n or None]
+    problems = [_problem(number, where, row, needs_answers) for number, (where, row) in enumerate(rows, 1)][: n or None]
     checker = MathCheck() if needs_answers else None
     return Questions(problems, path.name, _digest(problems), checker)
 
@@ -77,16 +72,10 @@ def _of_task(name: str, split: str, n: int, seed: int) -> Questions:
     return Questions(data.problems, f"{name}:{split} seed {seed}", _digest(data.problems), checker)
 
 
-def _problem(path: Path, number: int, line: str, needs_answers: bool) -> Problem:
-    where = f"{path}, line {number}"
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise invalid("--data", f"{where}: it is no JSON: {error.msg}.", _EXAMPLE) from None
-    question = row.get("question") if isinstance(row, dict) else None
+def _problem(number: int, where: str, row: Row, needs_answers: bool) -> Problem:
+    question, answer = row.get("question"), row.get("answer")
     if not isinstance(question, str) or not question.strip():
         raise invalid("--data", f"{where}: there is no question.", _EXAMPLE)
-    answer = row.get("answer")
     if needs_answers and (answer is None or not str(answer).strip()):
         raise invalid("--data", f"{where}: there is no answer, and a loss of accuracy needs them.", _EXAMPLE)
     return Problem(number, str(row.get("id", number)), question, "" if answer is None else str(answer), row)

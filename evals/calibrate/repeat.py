@@ -16,6 +16,7 @@ from evals.calibrate.calibration import Calibrated, calibrate
 from evals.calibrate.goals import Goal
 from evals.calibrate.knobs import Knob
 from evals.calibrate.outcomes import Sample
+from evals.figures.report import Row
 from evals.figures.statistics import wilson
 from rstitch.errors import RstitchError
 
@@ -29,7 +30,6 @@ class Pool:
 
     @property
     def size(self) -> int:
-        """Questions."""
         return len(self.samples[None].tokens)
 
 
@@ -42,44 +42,11 @@ class Wanted:
 
     @classmethod
     def always(cls, goal: Goal) -> Wanted:
-        """One goal."""
         return cls(f"{goal.name} {goal.text(goal.target)}", lambda rng: goal)
 
 
-@dataclass(frozen=True, slots=True)
-class Repeats:
-    """Calibrations of one kind; None where a goal could not be reached."""
-
-    name: str
-    made: Sequence[Calibrated | None]
-
-    @property
-    def num_landed(self) -> int:
-        """Those whose check lay within what was stated."""
-        return sum(one is not None and one.landed for one in self.made)
-
-    def row(self) -> dict[str, Any]:
-        """For a table."""
-        reached = [one for one in self.made if one is not None]
-        low, high = wilson(self.num_landed, len(self.made))
-        widths = [one.found.stated.high - one.found.stated.low for one in reached]
-        errors = [abs(one.checked - one.found.stated.value) for one in reached]
-        text = reached[0].goal.text if reached else str
-        return {
-            "goal": self.name,
-            "repeats": len(self.made),
-            "reached": len(reached),
-            "landed": self.num_landed,
-            "landed_low": low,
-            "landed_high": high,
-            "width": text(float(np.median(widths))) if reached else "",
-            "error": text(float(np.median(errors))) if reached else "",
-            "values": sorted({one.found.value for one in reached}),
-        }
-
-
-async def repeat(pool: Pool, wanted: Wanted, repeats: int, num_calibrated: int, num_fresh: int, seed: int) -> Repeats:
-    """So many calibrations. Questions of one repeat to calibrate on and to check with are disjoint."""
+async def repeat(pool: Pool, wanted: Wanted, repeats: int, num_calibrated: int, num_fresh: int, seed: int) -> Row:
+    """Calibrates so many times; a row of figures over all. A repeat's questions to check with are fresh to it."""
     assert num_calibrated + num_fresh <= pool.size, "the pool is too small to draw both"
     rng = np.random.default_rng(seed)
     knob = replace(pool.knob, values=pool.knob.coarse)
@@ -98,4 +65,25 @@ async def repeat(pool: Pool, wanted: Wanted, repeats: int, num_calibrated: int, 
             if error.reason != "UNREACHABLE":
                 raise
             made.append(None)
-    return Repeats(wanted.name, made)
+    return _row(wanted.name, made)
+
+
+def _row(goal: str, made: Sequence[Calibrated | None]) -> Row:
+    """Figures of calibrations for one goal; None is one that could not be reached."""
+    reached = [one for one in made if one is not None]
+    num_landed = sum(one.landed for one in reached)
+    low, high = wilson(num_landed, len(made))
+    widths = [one.found.stated.high - one.found.stated.low for one in reached]
+    errors = [abs(one.checked - one.found.stated.value) for one in reached]
+    text = reached[0].goal.text if reached else str
+    return {
+        "goal": goal,
+        "repeats": len(made),
+        "reached": len(reached),
+        "landed": num_landed,
+        "landed_low": low,
+        "landed_high": high,
+        "width": text(float(np.median(widths))) if reached else "",
+        "error": text(float(np.median(errors))) if reached else "",
+        "values": sorted({one.found.value for one in reached}),
+    }

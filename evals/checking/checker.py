@@ -20,7 +20,7 @@ class Verdict:
 
 
 class Checker(ABC):
-    """Judges texts; an async context manager."""
+    """Judges texts. An async context manager, since some checkers hold a process."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -52,7 +52,6 @@ class MathCheck(Checker):
         return Verdict(**json.loads(line))
 
     async def close(self) -> None:
-        """Ends the process."""
         async with self._lock:
             await self._stop()
 

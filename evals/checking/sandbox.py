@@ -64,7 +64,6 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether it reached its end."""
         return self.result == "passed"
 
 

@@ -19,7 +19,7 @@ class Member:
 
 
 def member_of(system: str) -> Member:
-    """Of a system by its name. One that our specs do not know stands for itself."""
+    """Finds the line of a system. One that our specs do not know stands for itself."""
     try:
         spec = parse(system)
     except RstitchError:

@@ -67,12 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Finds, draws, writes. Returns the exit code."""
+    """Finds the harmful tokens, draws and writes. Returns the exit code."""
     console = Console(highlight=False)
     found = read([options.file])
-    for system in options.systems:
-        if system not in found.systems:
-            raise invalid("--systems", f"{system} is none of the run.", f"Choose of {' '.join(found.systems)}.")
+    found.require(options.systems)
     facts = found.configuration
     task = load(options.task or facts["task"])
     data = _same_data(task, facts, options.data, found)

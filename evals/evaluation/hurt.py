@@ -40,17 +40,15 @@ class Case:
 
     @property
     def traces(self) -> list[Record]:
-        """Those that are shown."""
         return [record for record in (self.right, self.alone, self.wrong[0]) if record is not None]
 
     @property
     def others(self) -> str:
-        """Who else got it wrong."""
         return ", ".join(record.system for record in self.wrong[1:])
 
     @property
     def rank(self) -> tuple[bool, bool, int, float]:
-        """The higher, the worse."""
+        """Orders the cases: the higher, the worse."""
         return (
             self.alone is not None and self.alone.correct,
             self.wrong[0].count("switches") > 0,
@@ -71,14 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows them. Returns the exit code."""
+    """Shows the cases. Returns the exit code."""
     if options.out and options.out.suffix not in (".html", ".svg", ".txt"):
         raise invalid("--out", f"{options.out} is none of .html, .svg and .txt.", "Name such a file.")
     found = read(options.files)
     systems = options.systems or routed(found)
-    for system in systems:
-        if system not in found.systems:
-            raise invalid("--systems", f"{system} is none of the run.", f"Choose of {' '.join(found.systems)}.")
+    found.require(systems)
     hurt = cases(found, systems)
     console = Console(highlight=False)
     show(console, found, hurt, systems, options.n)
@@ -115,7 +111,7 @@ def cases(run: Run, systems: Sequence[str]) -> list[Case]:
 
 
 def show(console: Console, run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: int) -> None:
-    """Counts, then the worst."""
+    """Prints how many there are, then the worst."""
     console.print(_counts(run, hurt, systems))
     console.print(legend())
     for number, case in enumerate(hurt[:at_most], 1):
@@ -129,7 +125,7 @@ def show(console: Console, run: Run, hurt: Sequence[Case], systems: Sequence[str
 
 
 def markdown(run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: int) -> str:
-    """The same for a document, where what the LLM wrote of a stitched answer is bold."""
+    """Writes the same for a document, where what the LLM wrote of a stitched answer is bold."""
     parts = [f"{_counts(run, hurt, systems)} ⟨**Bold**⟩ is what the LLM wrote of a stitched answer."]
     for number, case in enumerate(hurt[:at_most], 1):
         prompt = html.escape(case.question.prompt)

@@ -24,21 +24,21 @@ class Latencies:
 
     @classmethod
     def load(cls, path: Path) -> Latencies:
-        """From the file of `rstitch latency`. Raises: RstitchError (INVALID_ARGUMENT)."""
+        """Reads the file of `rstitch latency`. Raises: RstitchError (INVALID_ARGUMENT)."""
         try:
             return cls(LatencyModel.load(path))
         except (OSError, ValueError) as error:
             raise invalid("--latency-model", f"{path}: {error}.", "Make one with `rstitch latency`.") from None
 
     def ms(self, record: Record) -> float | None:
-        """Of one answer; None if it is not made of plain calls (drafts, trials), or its trace was not kept."""
+        """The latency of one answer; None if it has other calls (drafts, trials), or its trace was not kept."""
         if not record.parts or record.count("draft_tokens") or record.count("trials"):
             return None
         num_prompt_tokens, runs = runs_of(trajectory_of(record))
         return self.model.trajectory_ms(num_prompt_tokens, runs)
 
     def mean_ms(self, records: Sequence[Record]) -> float | None:
-        """Of many; None if it is not known of all of them."""
+        """The mean of many; None if it is not known of all of them."""
         found = [self.ms(record) for record in records]
         known = [value for value in found if value is not None]
         return fmean(known) if known and len(known) == len(found) else None

@@ -14,7 +14,6 @@ from evals.evaluation.modelled import Latencies
 from evals.figures import answers as figures
 from rstitch.client.specs import parse
 from rstitch.client.types import Signal, Threshold
-from rstitch.errors import invalid
 
 _MAX_PANELS = 3
 
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draws. Returns the exit code."""
+    """Draws the plots. Returns the exit code."""
     found = read(options.files)
     latencies = Latencies.load(options.latency_model) if options.latency_model else None
     rows = figures.rows(found, latencies.mean_ms if latencies else None)
@@ -49,9 +48,7 @@ def run(options: argparse.Namespace) -> int:
     plots.frontier(rows, title, path, None if options.no_times else "modelled_ms" if latencies else "latency_ms")
     console.print(f"written: {path}", soft_wrap=True)
     systems = options.systems or _telling(found)
-    for system in systems:
-        if system not in found.systems:
-            raise invalid("--systems", f"{system} is none of the run.", f"Choose of {' '.join(found.systems)}.")
+    found.require(systems)
     by_model = {system: by for system in systems if (by := entropies_by_model(found, system))}
     if not by_model:
         console.print("no entropies: the run kept no traces")

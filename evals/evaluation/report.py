@@ -65,13 +65,13 @@ def without_times(row: Row) -> Row:
 
 
 def text(run: Run, rows: list[Row], image: str = "") -> str:
-    """Tables, where they come from, and a picture."""
+    """Puts together the tables, where they come from, and a picture."""
     picture = f"\n\n![accuracy over latency and over the share of the LLM]({image})" if image else ""
     return f"{tables.markdown(rows)}\n\n{caption(run, rows)}{picture}"
 
 
 def caption(run: Run, rows: list[Row]) -> str:
-    """What was asked, how, by which command, at which commit, on which machine."""
+    """Says what was asked, how, by which command, at which commit, on which machine."""
     facts = run.configuration
     sampling = (
         "greedy" if not facts["temperature"] else f"temperature {facts['temperature']:g}, top-p {facts['top_p']:g}"
@@ -88,7 +88,7 @@ def caption(run: Run, rows: list[Row]) -> str:
 
 
 def write(where: str, content: str) -> None:
-    """Into a section of a document. Raises: RstitchError (INVALID_ARGUMENT)."""
+    """Replaces a section of a document. Raises: RstitchError (INVALID_ARGUMENT)."""
     document, _, section = where.rpartition(":")
     try:
         replace_section(Path(document), section, content)

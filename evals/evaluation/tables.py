@@ -71,7 +71,7 @@ def terminal(rows: Sequence[Row], width: int) -> list[Table]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The same for a document."""
+    """Writes the same tables for a document."""
     parts = [markdown_table(filled(columns, rows), list(rows)) for columns in (ACCURACY, COST)]
     extra = extras(rows)
     if extra:

@@ -28,12 +28,11 @@ class Interval:
     high: float
 
     def holds(self, value: float) -> bool:
-        """Whether a figure lies in it, ends included."""
         return bool(self.low <= value <= self.high)
 
 
 def ratio(numerator: Array, denominator: Array) -> float:
-    """Of the sums; 0 where there is nothing."""
+    """The ratio of the sums; 0 where there is nothing."""
     total = float(denominator.sum())
     return float(numerator.sum()) / total if total else 0.0
 

@@ -30,7 +30,7 @@ class _LogTicks(ticker.Locator):
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         low, high = min(vmin, vmax), max(vmin, vmax)
-        if high / low < 8:
+        if high / low < 5:
             found = ticker.MaxNLocator(6).tick_values(low, high)
         else:
             found = ticker.LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,)).tick_values(low, high)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+_DRAWS = 2000
+
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Wilson score interval of a proportion, in [0, 1]."""
@@ -17,31 +19,31 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def bootstrap_mean(values: Sequence[float], draws: int = 2000) -> tuple[float, float, float]:
+def bootstrap_mean(values: Sequence[float]) -> tuple[float, float, float]:
     """The mean and its percentile bootstrap interval (fixed seed); of differences, a paired bootstrap."""
-    return _bootstrap(lambda drawn, axis: np.mean(drawn, axis=axis), draws, values)
+    return _bootstrap(lambda drawn, axis: np.mean(drawn, axis=axis), values)
 
 
-def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], draws: int = 2000) -> tuple[float, float, float]:
+def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[float, float, float]:
     """Mean of ours - theirs on the same problems, and its bootstrap interval (fixed seed)."""
     assert len(ours) == len(theirs), "paired: one outcome each per problem"
-    return bootstrap_mean(np.subtract(ours, theirs, dtype=float).tolist(), draws)
+    return bootstrap_mean(np.subtract(ours, theirs, dtype=float).tolist())
 
 
-def paired_ratio(ours: Sequence[float], theirs: Sequence[float], draws: int = 2000) -> tuple[float, float, float]:
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
     """Mean of ours over mean of theirs on the same problems, and its bootstrap interval (fixed seed)."""
     assert len(ours) == len(theirs), "paired: one value each per problem"
-    return _bootstrap(lambda a, b, axis: np.sum(a, axis=axis) / np.sum(b, axis=axis), draws, ours, theirs)
+    return _bootstrap(lambda a, b, axis: np.sum(a, axis=axis) / np.sum(b, axis=axis), ours, theirs)
 
 
-def _bootstrap(statistic: Callable[..., Any], draws: int, *samples: Sequence[float]) -> tuple[float, float, float]:
+def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float]) -> tuple[float, float, float]:
     """A statistic and its percentile interval; samples are drawn together. One value alone is its own interval."""
     data = [np.asarray(sample, dtype=float) for sample in samples]
     value = float(statistic(*data, axis=-1))
     if len(data[0]) < 2:
         return value, value, value
     found = stats.bootstrap(
-        data, statistic, paired=True, vectorized=True, n_resamples=draws, method="percentile", random_state=0
+        data, statistic, paired=True, vectorized=True, n_resamples=_DRAWS, method="percentile", random_state=0
     ).confidence_interval
     return value, float(found.low), float(found.high)
 

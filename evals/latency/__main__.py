@@ -43,7 +43,7 @@ _ROLES = ("slm", "llm")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Flags of both commands."""
+    """Makes the parser, whose flags serve both commands."""
     # fmt: off
     made = argparse.ArgumentParser(prog="rstitch latency", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,7 +180,7 @@ def _tell(
 
 
 def _lengths(text: str) -> list[int]:
-    """Whole numbers from 0 on."""
+    """Reads whole numbers from 0 on, with commas between them."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between them")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from evals.latency.formulas import ModelLatency, Role, Serving
 from rstitch.client.types import Source, SwitchReason, Trajectory
 
-# The SLM's proposal was thrown away when the pen went to the LLM for one of these.
+# The SLM's proposal was thrown away when the LLM took over for one of these.
 _DISCARDS = {"entropy_above", "uncertainty_above", "head"}
 # Speculative decoding: a verification is one call for many tokens, and what it threw away is not in the trajectory.
 _NOT_MODELLED = {"verification", "draft"}
@@ -20,7 +20,7 @@ _NOT_MODELLED = {"verification", "draft"}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One model has the pen: it writes `num_tokens` that are kept; a `discarded` one more is proposed in vain."""
+    """One model writes: `num_tokens` that are kept; a `discarded` one more is proposed in vain."""
 
     model: Role
     num_tokens: int
@@ -115,7 +115,7 @@ def service_ms(
 
 
 def are_two(runs: Iterable[Run]) -> bool:
-    """Whether both models take part."""
+    """Tells whether both models take part."""
     return len({run.model for run in runs if run.num_calls}) > 1
 
 

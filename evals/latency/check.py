@@ -65,7 +65,7 @@ class Checked:
 
 
 def check(model: LatencyModel, answers: Sequence[Measured], service: Service) -> Checked:
-    """Compares. At least one answer."""
+    """Compares what the model says with at least one measured answer."""
     measured = np.array([answer.latency_ms for answer in answers])
     modelled = np.array([model.trajectory_ms(a.num_prompt_tokens, a.runs, service) for a in answers])
     calls = np.array([model.trajectory_ms(a.num_prompt_tokens, a.runs) for a in answers])

@@ -43,7 +43,7 @@ def fit_serving(left_ms: Array, total_ms: Array, counts: Array) -> Serving:
     Args:
         left_ms: measured less modelled, [n].
         total_ms: measured, [n].
-        counts: [n, 3]: how often a model was given the pen, steps, steps of answers by two models.
+        counts: [n, 3]: how often a model began to write, steps, steps of answers by two models.
     """
     columns = np.column_stack([np.ones_like(left_ms), counts])
     steps = total_ms - left_ms

@@ -82,7 +82,6 @@ class ModelLatency:
         return num_steps * float(self.decode(num_cached + (num_steps - 1) / 2))
 
     def as_dict(self) -> dict[str, Any]:
-        """As the file has it."""
         return {
             **self.facts,
             "prefill": asdict(self.prefill_coefficients),
@@ -104,7 +103,7 @@ class Serving:
 
     Attributes:
         answer_ms: once.
-        call_ms: for each time that a model is given the pen (the wire there and back).
+        call_ms: for each time that a model begins to write (the wire there and back).
         token_ms: for each step (the thread and the loop that hand tokens on).
         beside_ms: more for each step of an answer by two models: the other is fed beside, on the same machine.
     """

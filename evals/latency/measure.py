@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Measurement:
-    """What came of it."""
+    """The calls and answers that were timed."""
 
     calls: dict[str, list[TimedCall]] = field(default_factory=dict)
     seen: list[Measured] = field(default_factory=list)

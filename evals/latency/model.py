@@ -35,7 +35,6 @@ class LatencyModel:
         return service_ms(latencies, num_prompt_tokens, runs, service, self.serving or Serving())
 
     def save(self, path: Path) -> None:
-        """Writes the file."""
         plain = {
             "slm": self.slm.as_dict(),
             "llm": self.llm.as_dict(),

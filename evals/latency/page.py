@@ -31,7 +31,7 @@ ANSWERS: Columns = {
 
 
 def formula_rows(model: LatencyModel) -> list[Row]:
-    """Both formulas of both models."""
+    """Makes a row of each formula of each model."""
     rows = []
     for name, latency in (("SLM", model.slm), ("LLM", model.llm)):
         prefill, decode = latency.prefill_coefficients, latency.decode_coefficients

@@ -39,7 +39,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def parser() -> argparse.ArgumentParser:
-    """All flags."""
+    """Makes the parser."""
     # fmt: off
     made = argparse.ArgumentParser(prog="rstitch pairs", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -50,11 +50,9 @@ class Measured:
 
     @property
     def speed_up(self) -> float:
-        """LLM-only over stitched."""
         return self.llm_only_ms / self.latency_ms
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
         return {**asdict(self), "speed_up": self.speed_up}
 
 
@@ -102,7 +100,8 @@ def _measured(questions: Sequence[Question], ours: Sequence[Record], alone: Sequ
     )
     low, high = wilson(sum(right), n)
     num_tokens = sum(record.num_tokens for record in ours)
-    _, speed_up_low, speed_up_high = paired_ratio(*([r.latency_ms for r in records] for records in (alone, ours)))
+    ours_ms, alone_ms = ([record.latency_ms for record in records] for records in (ours, alone))
+    _, speed_up_low, speed_up_high = paired_ratio(alone_ms, ours_ms)
     return Measured(
         n=n,
         accuracy=sum(right) / n,
@@ -112,8 +111,8 @@ def _measured(questions: Sequence[Question], ours: Sequence[Record], alone: Sequ
         llm_share=sum(record.count("llm_tokens") for record in ours) / max(1, num_tokens),
         switches=fmean(record.count("switches") for record in ours),
         tokens=num_tokens / n,
-        latency_ms=fmean(record.latency_ms for record in ours),
-        llm_only_ms=fmean(record.latency_ms for record in alone),
+        latency_ms=fmean(ours_ms),
+        llm_only_ms=fmean(alone_ms),
         speed_up_low=speed_up_low,
         speed_up_high=speed_up_high,
     )

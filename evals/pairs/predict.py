@@ -92,7 +92,6 @@ class Candidate:
         return at[0] if at else alone
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
         plain = asdict(self)
         del plain["stitched_ms"], plain["alone_ms"]
         return {**plain, "proposed": asdict(self.proposed)}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from evals.tasks.data import last_boxed, read_rows
 from evals.tasks.tiny.domains import DOMAINS
 from evals.tasks.tiny.splits import SPLITS
 from rstitch.errors import invalid
 
 _DOMAINS = {"tiny": "words", "programs": "programs"}
 _MAX_NEW_TOKENS = 1_024  # of an answer to a question from a file
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
 
 
@@ -62,9 +61,9 @@ def load(data: str, n: int, n_check: int = 0) -> Asked:
 
 def final_answer(text: str) -> str:
     """What a text ends in: the last `\\boxed{}`, else the last number, else the last line."""
-    boxed = _BOXED.findall(text)
-    if boxed:
-        return str(boxed[-1]).replace(" ", "")
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed.replace(" ", "")
     numbers = _NUMBER.findall(text)
     if numbers:
         return str(numbers[-1]).replace(",", "").rstrip(".")
@@ -83,19 +82,9 @@ def _is_correct(check: Callable[[str, object], bool], problem: object, text: str
 
 def _from_file(path: Path) -> list[Question]:
     questions = []
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise invalid("--data", f"{path} cannot be read ({error}).", "Give a JSONL file, or tiny:dev.") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            text, answer = row["question"], row.get("answer")
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-            raise invalid(
-                "--data", f"{path}, line {number}, is no object with a question.", 'Write {"question": "..."} per line.'
-            ) from None
-        questions.append(Question(str(text), None if answer is None else agrees(str(answer))))
+    for where, row in read_rows(path):
+        if "question" not in row:
+            raise invalid("--data", f"{where}: there is no question.", 'Write {"question": "..."} per line.')
+        answer = row.get("answer")
+        questions.append(Question(str(row["question"]), None if answer is None else agrees(str(answer))))
     return questions

@@ -35,7 +35,6 @@ class Loaded:
 
     @property
     def num_parameters(self) -> int:
-        """Of the model."""
         return int(self.model.num_parameters())
 
 
@@ -73,7 +72,7 @@ def prompt_of(loaded: Loaded, question: str) -> list[int]:
 def answers(
     loaded: Loaded, prompts: Sequence[list[int]], max_new_tokens: int, on_done: Callable[[int], None]
 ) -> list[list[int]]:
-    """Greedy answers, the stop token included."""
+    """Writes greedy answers, the stop token included."""
     pad = loaded.tokenizer.pad_token_id
     pad = pad if pad is not None else min(loaded.stop_tokens)
     written: list[list[int]] = []

@@ -24,48 +24,48 @@ def short_name(name: str) -> str:
     return Path(name).name or name
 
 
-def _tau(row: Row) -> str:
-    return "none" if row["one"].tau is None else f"{row['one'].tau:g}"
-
-
-def _interval(value: Any) -> str:
-    return f"{value.accuracy:.1%} [{100 * value.accuracy_low:.0f}, {100 * value.accuracy_high:.0f}]"
-
-
-def _speed_up(seen: Measured) -> str:
-    return f"{seen.speed_up:.2f}x [{seen.speed_up_low:.2f}, {seen.speed_up_high:.2f}]"
-
-
+_PREDICTED_ACCURACY = "{at.accuracy:.1%} [{at.accuracy_low:.0p}, {at.accuracy_high:.0p}]"
+_SEEN_ACCURACY = "{seen.accuracy:.1%} [{seen.accuracy_low:.0p}, {seen.accuracy_high:.0p}]"
 # A row has `one`, the candidate; `at`, what it should do at its tau; and perhaps `seen`, what was measured there.
 PREDICTED: Columns = {
-    "SLM": lambda row: short_name(row["one"].name),
-    "params": lambda row: f"{row['one'].num_parameters / 1e6:.2f}M",
-    "alone": lambda row: f"{row['one'].slm_accuracy:.1%}",
-    "follows": lambda row: f"{row['one'].slm_follows:.1%}",
-    "followed": lambda row: f"{row['one'].llm_follows:.1%}",
-    "tau": _tau,
-    "accuracy": lambda row: _interval(row["at"]),
-    "LLM": lambda row: f"{row['at'].llm_share:.1%}",
-    "switches": lambda row: f"{row['at'].switches:.1f}",
-    "tokens": lambda row: f"{row['at'].tokens:.1f}",
-    "faster": lambda row: f"{row['at'].speed_up:.2f}x [{row['one'].speed_up_low:.2f}, {row['one'].speed_up_high:.2f}]",
+    "SLM": "{name}",
+    "params": "{millions:.2f}M",
+    "alone": "{one.slm_accuracy:.1%}",
+    "follows": "{one.slm_follows:.1%}",
+    "followed": "{one.llm_follows:.1%}",
+    "tau": "{tau}",
+    "accuracy": _PREDICTED_ACCURACY,
+    "LLM": "{at.llm_share:.1%}",
+    "switches": "{at.switches:.1f}",
+    "tokens": "{at.tokens:.1f}",
+    "faster": "{at.speed_up:.2f}x [{one.speed_up_low:.2f}, {one.speed_up_high:.2f}]",
 }
 COMPARED: Columns = {
-    "SLM": lambda row: short_name(row["one"].name),
-    "tau": _tau,
-    "accuracy": lambda row: f"{row['at'].accuracy:.1%} / {_interval(row['seen'])}",
-    "LLM-only": lambda row: f"{row['one'].llm_accuracy:.1%} / {row['seen'].llm_accuracy:.1%}",
-    "LLM share": lambda row: f"{row['at'].llm_share:.1%} / {row['seen'].llm_share:.1%}",
-    "switches": lambda row: f"{row['at'].switches:.1f} / {row['seen'].switches:.1f}",
-    "tokens": lambda row: f"{row['at'].tokens:.1f} / {row['seen'].tokens:.1f}",
-    "faster": lambda row: f"{row['at'].speed_up:.2f}x / {_speed_up(row['seen'])}",
+    "SLM": "{name}",
+    "tau": "{tau}",
+    "accuracy": "{at.accuracy:.1%} / " + _SEEN_ACCURACY,
+    "LLM-only": "{one.llm_accuracy:.1%} / {seen.llm_accuracy:.1%}",
+    "LLM share": "{at.llm_share:.1%} / {seen.llm_share:.1%}",
+    "switches": "{at.switches:.1f} / {seen.switches:.1f}",
+    "tokens": "{at.tokens:.1f} / {seen.tokens:.1f}",
+    "faster": "{at.speed_up:.2f}x / {seen.speed_up:.2f}x [{seen.speed_up_low:.2f}, {seen.speed_up_high:.2f}]",
 }
 COMPARED_TITLE = "Predicted / measured on the real stack"
 
 
 def rows(ranked: Sequence[Candidate], measured: Mapping[str, Measured]) -> list[Row]:
-    """For both tables, the best first."""
-    return [{"one": one, "at": one.proposed, "seen": measured.get(one.name)} for one in ranked]
+    """Makes the rows of both tables, the best candidate first."""
+    return [
+        {
+            "one": one,
+            "at": one.proposed,
+            "seen": measured.get(one.name),
+            "name": short_name(one.name),
+            "millions": one.num_parameters / 1e6,
+            "tau": "none" if one.tau is None else f"{one.tau:g}",
+        }
+        for one in ranked
+    ]
 
 
 def predicted_title(ranked: Sequence[Candidate]) -> str:
@@ -75,7 +75,7 @@ def predicted_title(ranked: Sequence[Candidate]) -> str:
 
 
 def correlation_lines(correlations: Mapping[str, Mapping[str, float]], num_candidates: int) -> list[str]:
-    """In words."""
+    """Says each correlation in words."""
     return [
         f"Rank correlation of {figure.replace('_', ' ')}, {num_candidates} candidates: "
         f"Kendall {found['kendall']:+.2f}, Spearman {found['spearman']:+.2f}"

@@ -42,12 +42,10 @@ class Timing:
     rounds: Sequence[LatencyModel] = ()
 
     def stitched_ms(self, num_prompt_tokens: int, walked: Walk) -> float:
-        """A walk's answer."""
         runs = [Run(model, length, discarded) for model, length, discarded in walked.runs]
         return self.latency.trajectory_ms(num_prompt_tokens, runs, self.service)
 
     def llm_ms(self, num_prompt_tokens: int, num_tokens: int) -> float:
-        """The LLM's own answer."""
         return self.latency.trajectory_ms(num_prompt_tokens, [Run("llm", num_tokens)], self.service)
 
     def by_round(self) -> list[Timing]:

@@ -51,7 +51,6 @@ class Text:
     llm: Reading
 
     def by(self, role: Role) -> Reading:
-        """What that model says."""
         return self.slm if role == "slm" else self.llm
 
     def agreement(self, role: Role) -> float:
@@ -74,17 +73,15 @@ class Walk:
     is_exact: bool = True
 
     def count(self, role: Role) -> int:
-        """Tokens of one model."""
         return sum(length for model, length, _ in self.runs if model == role)
 
     @property
     def num_tokens(self) -> int:
-        """Length of the trace."""
         return self.count("slm") + self.count("llm")
 
     @property
     def num_switches(self) -> int:
-        """How often the pen changes hands."""
+        """How often the writer changes."""
         return max(0, len(self.runs) - 1)
 
 
@@ -99,34 +96,34 @@ def walk(own: Text, others: Text, tau: float) -> Walk:
     texts: dict[Role, Text] = {"slm": own, "llm": others}
     at: dict[Role, int] = {"slm": 0, "llm": 0}
     path: Role = "slm"
-    pen: Role = "slm"
+    writer: Role = "slm"
     walked = Walk()
     num_written, num_mistakes = 0, 0
     while at[path] < len(texts[path].tokens):
         text, place = texts[path], at[path]
-        reading = text.by(pen)
+        reading = text.by(writer)
         unsure = bool(reading.entropy[place] > tau)
-        if pen == "slm" and unsure:
-            walked.runs.append((pen, num_written, True))
-            pen, num_written = "llm", 0
+        if writer == "slm" and unsure:
+            walked.runs.append((writer, num_written, True))
+            writer, num_written = "llm", 0
             continue
         num_written += 1
         token, standing = int(reading.top[place, 0]), text.tokens[place]
         at[path] += 1
-        if pen == path or token == standing:
-            num_mistakes += path == pen == "slm" and _is_mistake(text, place)
+        if writer == path or token == standing:
+            num_mistakes += path == writer == "slm" and _is_mistake(text, place)
         elif token in text.by(path).top[place]:
             walked.is_exact = False
-            num_mistakes += pen == "slm" and text.llm.probability[place] > 1 - IMPLAUSIBLE
+            num_mistakes += writer == "slm" and text.llm.probability[place] > 1 - IMPLAUSIBLE
         else:
             walked.is_exact = False
-            at[pen] = _enter(texts[pen].tokens, token, at[pen], place / len(text.tokens))
-            path = pen
-        if pen == "llm" and not unsure:
-            walked.runs.append((pen, num_written, False))
-            pen, num_written = "slm", 0
+            at[writer] = _enter(texts[writer].tokens, token, at[writer], place / len(text.tokens))
+            path = writer
+        if writer == "llm" and not unsure:
+            walked.runs.append((writer, num_written, False))
+            writer, num_written = "slm", 0
     if num_written:
-        walked.runs.append((pen, num_written, False))
+        walked.runs.append((writer, num_written, False))
     can_be_mended = others.is_right and any(_is_mistake(own, place) for place in range(len(own.tokens)))
     walked.is_right = not num_mistakes and (others.is_right if path == "llm" else own.is_right or can_be_mended)
     return walked

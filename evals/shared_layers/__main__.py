@@ -30,7 +30,7 @@ from evals.figures.provenance import ROOT, line, provenance
 from evals.figures.report import replace_section
 from evals.figures.statistics import paired_difference, paired_ratio
 from evals.shared_layers import page
-from evals.shared_layers.parts import Models, medians_us, step_times
+from evals.shared_layers.parts import Models, medians_us
 from evals.tasks.data import load_data
 from evals.tasks.task import load
 from model_worker.tokenizer import load_tokenizer
@@ -82,25 +82,18 @@ def compared(ours: list[Record], theirs: list[Record]) -> dict[str, Any]:
     return {"latency_ratio": ratio, "per_token_ratio": per_token[0] / per_token[1], "difference": accuracy}
 
 
-def steps(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, float], dict[str, Any]]:
+def steps(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, float], dict[str, dict[str, int]]]:
     """Microseconds of each step (median), and bytes of each model."""
     torch.set_num_threads(1)
     vocab_size = load_tokenizer(str(_MODELS / "tiny-llm")).vocab_size
     models = Models(_MODELS / "tiny-slm", _MODELS / "tiny-llm", Path(options.model), vocab_size)
     kinds = models.steps()
-    times: dict[str, list[float]] = {step.name: [] for step in kinds}
     task = progress.add_task("steps", total=options.rounds * len(kinds))
-    for name, seconds in step_times(kinds, options.rounds):
-        times[name].append(seconds)
-        progress.update(task, advance=1)
-    memory = {
-        name: {"weights": memory.weights, "per_token": memory.per_token} for name, memory in models.memory.items()
-    }
-    return medians_us(times), memory
+    return medians_us(kinds, options.rounds, lambda: progress.advance(task)), models.memory
 
 
 def main() -> None:
-    """Parses flags, measures, writes."""
+    """Parses the flags, measures, prints and writes."""
     parser = argparse.ArgumentParser(prog="python -m evals.shared_layers", description=__doc__)
     parser.add_argument("--n", type=int, default=150, help="problems of each system (default 150)")
     parser.add_argument("--split", choices=("test", "dev"), default="test", help="dev is for choosing")

@@ -45,7 +45,7 @@ def memory_rows(memory: Mapping[str, Mapping[str, int]]) -> list[Row]:
 
 
 def step_rows(step_us: Mapping[str, float]) -> list[Row]:
-    """One row per kind of step."""
+    """Makes a row of each kind of step."""
     kinds = dict.fromkeys(name.partition(",")[0] for name in step_us)
     return [
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,14 +20,6 @@ from model_worker.engine.types import Limits, Returns, RunRequest
 CONTEXT = 100  # tokens before those of a step: a question and some lines
 SWITCHES = (8, 32, 128)  # tokens that the LLM has not seen when it takes over
 _NUM_PAGES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Of one model: bytes of its weights, and of what a session keeps per token."""
-
-    weights: int
-    per_token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +43,7 @@ class Models:
 
     def __init__(self, slm: Path, llm: Path, shared: Path, vocab_size: int) -> None:
         device = torch.device("cpu")
-        self.memory: dict[str, Memory] = {}
+        self.memory: dict[str, dict[str, int]] = {}  # bytes: of the weights, and of what a session keeps per token
         engines: list[Engine] = []
         for name, folder in (("SLM", slm), ("LLM", llm), ("shared", shared)):
             loaded = load(str(folder), torch.float32, device)
@@ -63,7 +55,7 @@ class Models:
                 engines.append(SharedEngine(loaded, cut, limits))
             else:
                 engines.append(Engine(loaded, limits))
-            self.memory[name] = Memory(weights, per_token)
+            self.memory[name] = {"weights": weights, "per_token": per_token}
         self.slm, self.llm, self.shared = engines
 
     def steps(self) -> list[Step]:
@@ -81,17 +73,15 @@ class Models:
         return found
 
 
-def step_times(steps: list[Step], rounds: int) -> Iterator[tuple[str, float]]:
-    """A step's name and its time in s, of each step in turn, round after round; the first round is a warm-up."""
+def medians_us(steps: list[Step], rounds: int, tick: Callable[[], None]) -> dict[str, float]:
+    """Times each step in turn, round after round; the first round is a warm-up. Returns microseconds by name."""
+    times: dict[str, list[float]] = {step.name: [] for step in steps}
     for number in range(rounds + 1):
         for step in steps:
             seconds = _time(step, number)
             if number:
-                yield step.name, seconds
-
-
-def medians_us(times: Mapping[str, list[float]]) -> dict[str, float]:
-    """Microseconds."""
+                times[step.name].append(seconds)
+                tick()
     return {name: 1e6 * median(seen) for name, seen in times.items()}
 
 

@@ -7,7 +7,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Problem:
     id: str
     prompt: str
     reference: str
-    row: Row
+    row: Row = field(default_factory=dict)
     source: Any = None
 
 
@@ -62,7 +62,7 @@ def load_data(task: Task, file: Path | None = None, split: str = "", seed: int =
         return _generated(task, split, seed, 500 if n is None else n)
     if split:
         raise invalid("--split", f"{task.name} has the split of its file alone.", "Leave it out, or edit a copy.")
-    rows = _from_hub(task) if file is None else _from_file(file)
+    rows = _from_hub(task) if file is None else read_rows(file)
     source = str(file.name) if file else f"{task.hub.dataset} {task.hub.config} {task.hub.split}" if task.hub else ""
     if not rows:
         raise invalid("--data", f"{source} holds no problem.", "Give a file with one JSON object per line.")
@@ -72,7 +72,7 @@ def load_data(task: Task, file: Path | None = None, split: str = "", seed: int =
 
 
 def function_of(path: str) -> Callable[..., Any]:
-    """What `module:function` names. Raises: RstitchError (INVALID_ARGUMENT)."""
+    """Finds the function that `module:function` names. Raises: RstitchError (INVALID_ARGUMENT)."""
     module, _, name = path.partition(":")
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
@@ -156,8 +156,8 @@ def _text(value: Any, between: str) -> str:
     return between.join(str(part) for part in value) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _from_file(path: Path) -> list[tuple[str, Row]]:
-    """Rows of a .jsonl or .json file, each with where it stands."""
+def read_rows(path: Path) -> list[tuple[str, Row]]:
+    """Objects of a .jsonl or .json file, each with where it stands. Raises: RstitchError that names file and line."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

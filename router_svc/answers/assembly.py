@@ -31,19 +31,13 @@ from router_svc.workers.session import BackgroundWork, WorkerSession
 
 @dataclass(frozen=True, slots=True)
 class ClaimedAnswer:
-    """A session that is ours and what is to be written in it: all that assembly needs, and nothing that waits.
-
-    Attributes:
-        chunks: the trajectory so far, the new prompt included.
-        num_held: tokens of it that the workers presumably hold.
-        usage: of the answer so far.
-    """
+    """A session that is ours and what is to be written in it: all that assembly needs, and nothing that waits."""
 
     session_id: str
     prepared: Prepared
-    chunks: list[Chunk]
+    chunks: list[Chunk]  # the trajectory so far, the new prompt included
     owned: Owned
-    num_held: int
+    num_held: int  # tokens of it that the workers presumably hold
     usage: Usage
     trace: GenerationTrace
 
@@ -60,62 +54,43 @@ class Writing:
     trace: GenerationTrace
 
 
+@dataclass(frozen=True, slots=True)
 class Assembly:
-    """Assembles answers over one pair of workers and one store.
+    """Assembles answers over one pair of workers and one store; `clock` is monotonic, in s."""
 
-    Args:
-        clock: monotonic, in s.
-    """
-
-    def __init__(
-        self,
-        settings: RouterSettings,
-        pair: WorkerPair,
-        store: TrajectoryStore,
-        background: BackgroundWork,
-        clock: Callable[[], float],
-    ) -> None:
-        self._settings = settings
-        self._pair = pair
-        self._store = store
-        self._background = background
-        self._clock = clock
+    settings: RouterSettings
+    pair: WorkerPair
+    store: TrajectoryStore
+    background: BackgroundWork
+    clock: Callable[[], float]
 
     def assemble(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> Writing:
-        """Makes what writes the answer; its journal's task starts at once.
-
-        Args:
-            started: when the request came, by the clock.
-            claim_s: how long the store then took to give the session.
-        """
+        """Makes what writes the answer, for a request that came at `started`; its journal's task starts at once."""
         settings, trace = claimed.prepared.settings, claimed.trace
         tokens = joined_tokens(claimed.chunks)
         written = chunks_of_answer(claimed.chunks, settings.start)
         log = AnswerLog(claimed.session_id, settings, tokens, written, trace_id=trace.trace_id)
-        accounting = Accounting(claimed.usage, started, claim_s, self._clock)
-        journal = Journal(self._store, claimed.session_id, claimed.owned, len(tokens), claimed.usage, log.show)
+        accounting = Accounting(claimed.usage, started, claim_s, self.clock)
+        journal = Journal(self.store, claimed.session_id, claimed.owned, len(tokens), claimed.usage, log.show)
         # Stop strings look at every token's text, which costs; without them readers alone detokenise.
-        text: AnswerText | None = None
-        if settings.stop:
-            text = AnswerText(self._pair.tokenizer.decode, log.context, settings.stop)
-            for token in tokens[settings.start :]:
-                text.push(token)
-        endings = Endings(self._pair.stop_tokens(), text)
+        text = AnswerText(self.pair.tokenizer.decode, log.context, settings.stop) if settings.stop else None
+        endings = Endings(self.pair.stop_tokens(), text)
+        endings.read(tokens[settings.start :])
         answer = Answer(settings, tokens, claimed.chunks, endings, journal, trace, accounting)
         # Both share `tokens` with the answer, which alone appends to it.
         workers = {
             model: WorkerSession(
-                self._pair.client(model),
+                self.pair.client(model),
                 claimed.session_id,
                 tokens,
                 claimed.num_held,
                 settings.sampling,
                 accounting,
-                self._background,
+                self.background,
             )
             for model in Model
         }
-        recovery = Recovery(self._pair, self._settings.worker_patience_s, self._settings.capacity_patience_s)
+        recovery = Recovery(self.pair, self.settings.worker_patience_s, self.settings.capacity_patience_s)
         follower = Follower(answer, workers, recovery, trace, accounting)
         rules, has_exited = claimed.prepared.exit_rules, claimed.usage.exit_position > 0
         exits = Exits(rules, tokens, settings.start, has_exited) if rules is not None else None
@@ -125,7 +100,7 @@ class Assembly:
             loop = Speculation(settings, answer, follower, trials, trace, accounting)
         else:
             loop = Decoding(answer, follower, trials, accounting, self._head_asked_here(claimed.prepared))
-        trace.describe(claimed.session_id, claimed.owned.epoch, settings, self._pair.names())
+        trace.describe(claimed.session_id, claimed.owned.epoch, settings, self.pair.names())
         return Writing(log, loop, journal, workers, accounting, trace)
 
     def _head_asked_here(self, prepared: Prepared) -> Head | None:
@@ -135,5 +110,5 @@ class Assembly:
             return None
         if not policy.in_worker:
             return prepared.head.head
-        self._pair.client(Model.SLM).keep_head(prepared.head.full_name, prepared.head.head.data)
+        self.pair.client(Model.SLM).keep_head(prepared.head.full_name, prepared.head.head.data)
         return None

@@ -28,14 +28,13 @@ class Written:
     uncertainties: array[float]
 
     def cut(self, begin: int, end: int, text: str) -> Written:
-        """The tokens [begin, end) of it, with the text that they complete."""
         tokens, entropies = self.tokens[begin:end], self.entropies[begin:end]
         return Written(self.model, self.position + begin, tokens, entropies, text, self.uncertainties[begin:end])
 
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    """The pen went to `to` at `position`."""
+    """The model `to` writes from `position` on."""
 
     to: Model
     position: int
@@ -51,13 +50,7 @@ class Reader:
 
     A token whose text is held back (an unfinished character, a possible stop string) waits for the next one or the end:
     the last token of an answer then carries all the text that is left, and no text ever comes without a token. A reader
-    that is cut off lacks the token and its text, or has both.
-
-    Args:
-        decode: token ids to text.
-        context: the session's last tokens before the answer.
-        stops: strings that end the answer.
-        position: of the first token wanted; what comes before is read for its text's sake only.
+    that is cut off lacks the token and its text, or has both. What comes before `position` is read for its text only.
     """
 
     def __init__(self, decode: Decode, context: Sequence[int], stops: Sequence[str], position: int) -> None:
@@ -66,7 +59,6 @@ class Reader:
         self._waiting: Written | None = None
 
     def read(self, chunks: Iterable[Chunk]) -> Iterator[Event]:
-        """The events of further chunks."""
         for chunk in chunks:
             yield from self._read(chunk)
 
@@ -83,17 +75,14 @@ class Reader:
         yield from self._release("")
         skip = max(0, self.position - chunk.position)
         whole = Written(model, chunk.position, chunk.tokens, chunk.entropies, "", chunk.uncertainties)
-        num = len(chunk.tokens)
-        if not self._text.holds:
-            yield from self._give(whole.cut(skip, num, "".join(texts[skip:])))
-            return
-        last = num - 1
-        if last > skip:
-            yield from self._give(whole.cut(skip, last, "".join(texts[skip:-1])))
-        self._waiting = whole.cut(last, num, texts[-1])
+        num = len(texts)
+        certain = num - 1 if self._text.holds else num
+        if certain > skip:
+            yield from self._give(whole.cut(skip, certain, "".join(texts[skip:certain])))
+        if certain < num:
+            self._waiting = whole.cut(certain, num, texts[-1])
 
     def end(self) -> Iterator[Event]:
-        """The last of them: no more chunks come."""
         yield from self._release(self._text.flush())
 
     def _release(self, text: str) -> Iterator[Event]:

@@ -20,14 +20,7 @@ _AT_ONCE = 64
 
 
 class AnswerLog:
-    """Chunks of one answer, growing until there is an outcome.
-
-    Args:
-        tokens: of the session up to the answer's first token, or more.
-        chunks: of the answer so far.
-        outcome: how it ended, if it has.
-        trace_id: of the generation, "" if not traced or unknown.
-    """
+    """Chunks of one answer, growing until there is an outcome; `tokens` hold the session's prompt at least."""
 
     def __init__(
         self,
@@ -54,18 +47,12 @@ class AnswerLog:
         """Tokens of the session, as far as readers may know."""
         return self._chunks[-1].end if self._chunks else self.settings.start
 
-    @property
-    def num_readers(self) -> int:
-        """Number of readers that follow at the moment."""
-        return self._num_readers
-
     def show(self, chunks: list[Chunk]) -> None:
         """Makes chunks visible to readers. Call it only once Redis has them."""
         self._chunks += chunks
         self._wake()
 
     def end(self, outcome: Finished | RstitchError) -> None:
-        """Tells readers that nothing more will come, and why."""
         self.outcome = outcome
         self._wake()
 

@@ -24,26 +24,20 @@ from router_svc.workers.pair import WorkerPair
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An answer's settings, and what they name in this process.
-
-    Attributes:
-        settings: stored with the trajectory, so that any router can go on.
-        head: of a learned policy, else None.
-        exit_rules: of early exit, None if it is not asked for.
-    """
+    """An answer's settings, which any router can go on with, and what they name in this process."""
 
     settings: AnswerSettings
     head: NamedHead | None
     exit_rules: ExitRules | None
 
 
+@dataclass(frozen=True, slots=True)
 class Preparation:
     """Prepares answers with this router's settings, models and heads. Its methods raise RstitchError."""
 
-    def __init__(self, settings: RouterSettings, pair: WorkerPair, heads: Heads) -> None:
-        self._settings = settings
-        self._pair = pair
-        self._heads = heads
+    settings: RouterSettings
+    pair: WorkerPair
+    heads: Heads
 
     async def settle_policy(self, policy: Policy, session_id: str) -> tuple[Policy, NamedHead | None]:
         """Fills in the seed of a coin, or version, gate and place of a head; and finds the head."""
@@ -51,29 +45,26 @@ class Preparation:
             return replace(policy, seed=zlib.crc32(session_id.encode())), None
         if not isinstance(policy, Learned):
             return policy, None
-        head = await asyncio.to_thread(self._heads.get, policy.head)  # from a file, or fetched
+        head = await asyncio.to_thread(self.heads.get, policy.head)  # from a file, or fetched
         tau = head.head.facts.tau if policy.tau is None else policy.tau
-        return Learned(head.full_name, tau, self._settings.head_in_worker), head
+        return Learned(head.full_name, tau, self.settings.head_in_worker), head
 
     async def prompt(self, question: Question, before: Trajectory | None) -> array[int]:
-        """The tokens that the question adds to its session."""
-        pair = self._pair
+        pair = self.pair
         ends = frozenset[int]().union(*pair.stop_tokens().values())
         # A long text takes its time.
-        return await asyncio.to_thread(
-            prompt_of, question.input, pair.tokenizer, pair.vocab_size, before, ends.__contains__
-        )
+        return await asyncio.to_thread(prompt_of, question.input, pair.tokenizer, pair.vocab_size, before, ends)
 
     async def prepare(
         self, question: Question, head: NamedHead | None, guard_reason: str, start: int, traceparent: str
     ) -> Prepared:
         """Completes a question whose policy is settled and whose answer will begin at position `start`."""
         rules = await self._exit_rules(question.early_exit)
-        wanted, default = question.max_new_tokens, self._settings.max_new_tokens
+        wanted, default = question.max_new_tokens, self.settings.max_new_tokens
         settings = AnswerSettings(
             policy=question.policy,
             sampling=question.sampling,
-            max_new_tokens=budget_for(start, wanted, default, self._pair.context_length),
+            max_new_tokens=budget_for(start, wanted, default, self.pair.context_length),
             stop=question.stop,
             start=start,
             traceparent=traceparent,
@@ -90,12 +81,11 @@ class Preparation:
         return Prepared(replace(settings, policy=policy), head, await self._exit_rules(settings.early_exit))
 
     async def _exit_rules(self, asked: EarlyExit | None) -> ExitRules | None:
-        """Early exit in this pair's tokens, if it is asked for."""
         if asked is None:
             return None
-        own = self._settings
+        own = self.settings
         style = ExitStyle(
             tuple(own.early_exit_boundaries), own.early_exit_prompt, own.early_exit_end, own.early_exit_thinking_end
         )
         # All tokens of the vocabulary are looked through.
-        return await asyncio.to_thread(settle, asked, style, self._pair.tokenizer)
+        return await asyncio.to_thread(settle, asked, style, self.pair.tokenizer)

@@ -1,27 +1,23 @@
-"""The errors that more than one place raises: reason, words and remedy once each."""
+"""The errors that would hide the code where they are raised: reason, words and remedy once each."""
 
 from __future__ import annotations
 
-import grpc
+from grpc import StatusCode
 
 from rstitch.errors import RstitchError
 
 
 def unknown_session(session_id: str) -> RstitchError:
-    """NOT_FOUND."""
-    return RstitchError(
-        grpc.StatusCode.NOT_FOUND,
-        "UNKNOWN_SESSION",
-        f"there is no session {session_id}; it may have been forgotten.",
-        field="session_id",
-        remedy="Look it up with ListTrajectories, or ask anew.",
-    )
+    """NOT_FOUND: it was never begun, was deleted, or its time has run out."""
+    what = f"there is no session {session_id}; it may have been forgotten."
+    remedy = "Look it up with ListTrajectories, or ask anew."
+    return RstitchError(StatusCode.NOT_FOUND, "UNKNOWN_SESSION", what, field="session_id", remedy=remedy)
 
 
 def session_running(session_id: str) -> RstitchError:
     """FAILED_PRECONDITION: one answer at a time."""
     return RstitchError(
-        grpc.StatusCode.FAILED_PRECONDITION,
+        StatusCode.FAILED_PRECONDITION,
         "SESSION_RUNNING",
         f"an answer is being written in session {session_id}.",
         field="session_id",
@@ -30,21 +26,10 @@ def session_running(session_id: str) -> RstitchError:
     )
 
 
-def router_draining() -> RstitchError:
-    """UNAVAILABLE, but not for long."""
-    return RstitchError(
-        grpc.StatusCode.UNAVAILABLE,
-        "ROUTER_DRAINING",
-        "this router is being stopped.",
-        remedy="Re-attach with resume_from once it or another one serves.",
-        retry_after_s=1.0,
-    )
-
-
 def owned_elsewhere(session_id: str, lease_s: float) -> RstitchError:
     """UNAVAILABLE here, while another router lives and writes."""
     return RstitchError(
-        grpc.StatusCode.UNAVAILABLE,
+        StatusCode.UNAVAILABLE,
         "OWNED_ELSEWHERE",
         f"another router is writing session {session_id}.",
         field="session_id",
@@ -54,12 +39,26 @@ def owned_elsewhere(session_id: str, lease_s: float) -> RstitchError:
     )
 
 
+def router_draining() -> RstitchError:
+    """UNAVAILABLE, but not for long."""
+    what, remedy = "this router is being stopped.", "Re-attach with resume_from once it or another one serves."
+    return RstitchError(StatusCode.UNAVAILABLE, "ROUTER_DRAINING", what, remedy=remedy, retry_after_s=1.0)
+
+
 def too_many_answers(num_running: int, max_running: int) -> RstitchError:
-    """RESOURCE_EXHAUSTED."""
-    return RstitchError(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "TOO_MANY_ANSWERS",
-        f"{num_running} answers are being written, the limit is {max_running}.",
-        remedy="Try again later, or raise --max-running (RSTITCH_MAX_RUNNING).",
-        retry_after_s=1.0,
-    )
+    """RESOURCE_EXHAUSTED: a limit of this router, not of the machine."""
+    what = f"{num_running} answers are being written, the limit is {max_running}."
+    remedy = "Try again later, or raise --max-running (RSTITCH_MAX_RUNNING)."
+    return RstitchError(StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ANSWERS", what, remedy=remedy, retry_after_s=1.0)
+
+
+def abandoned(grace_s: float) -> RstitchError:
+    """ABORTED: an answer is written for its readers."""
+    what = f"nobody read the answer for {grace_s:g} s."
+    return RstitchError(StatusCode.ABORTED, "ABANDONED", what, remedy="Re-attach with resume_from.")
+
+
+def router_failed(error: Exception) -> RstitchError:
+    """INTERNAL: a bug of ours."""
+    what, remedy = f"the router failed: {type(error).__name__}.", "This is a bug; the router's log has the details."
+    return RstitchError(StatusCode.INTERNAL, "INTERNAL", what, remedy=remedy)

@@ -6,7 +6,7 @@ It knows neither wire nor store.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Container
 from dataclasses import dataclass
 
 import grpc
@@ -42,26 +42,17 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A new answer is wanted.
+    """A new answer is wanted."""
 
-    Attributes:
-        session_id: "" for a new one.
-        max_new_tokens: 0 for the router's default, cut to what fits.
-        guard: whether the guard may choose another policy; None: the router's setting.
-        budget: of the LLM.
-        profile: name of the profile that the policy came from, "" if none.
-        early_exit: None if it is not asked for.
-    """
-
-    session_id: str
+    session_id: str  # "" for a new one
     input: Text | Chat | Tokens
     policy: Policy
     sampling: Sampling
-    max_new_tokens: int
+    max_new_tokens: int  # 0: the router's default, cut to what fits
     stop: tuple[str, ...]
-    guard: bool | None = None
+    guard: bool | None = None  # whether the guard may choose another policy; None: the router's setting
     budget: Budget = NO_BUDGET
-    profile: str = ""
+    profile: str = ""  # name of the profile that the policy came from
     early_exit: EarlyExit | None = None
 
 
@@ -78,13 +69,11 @@ def prompt_of(
     tokenizer: Tokenizer,
     vocab_size: int,
     before: Trajectory | None,
-    is_stop: Callable[[int], bool],
+    ends: Container[int],
 ) -> array[int]:
-    """The tokens to put into the session. Raises RstitchError for input that makes none or unknown ones.
+    """The tokens to put behind the session so far; `ends` are those that end answers.
 
-    Args:
-        before: the session so far, None if it is new.
-        is_stop: whether a token ends answers.
+    Raises RstitchError for input that makes no tokens or unknown ones.
     """
     match asked:
         case Text(text):
@@ -94,7 +83,7 @@ def prompt_of(
         case Chat(messages):
             assert before is not None
             last = before.tokens()[-1]
-            field, prompt = "chat", tokenizer.chat_after(messages, last, is_stop(last))
+            field, prompt = "chat", tokenizer.chat_after(messages, last, last in ends)
         case Tokens(ids):
             field, prompt = "tokens.ids", ids
     if not prompt:

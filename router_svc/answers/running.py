@@ -11,6 +11,7 @@ from collections.abc import Callable
 import grpc
 import structlog
 
+from router_svc.answers import refusals
 from router_svc.answers.assembly import Writing
 from router_svc.trajectory.errors import Fenced
 from router_svc.trajectory.types import Finished, FinishReason
@@ -38,11 +39,9 @@ class RunningAnswer:
         on_end: Callable[[RunningAnswer, Finished | RstitchError, bool], None],
     ) -> None:
         self.log = log = writing.log
-        self._loop = writing.loop
+        self._writing = writing
         self._journal = writing.journal
-        self._workers = writing.workers
         self._accounting = writing.accounting
-        self._trace = writing.trace
         self._detach_grace_s = detach_grace_s
         self._on_end = on_end
         self._stop: RstitchError | None = None
@@ -71,21 +70,15 @@ class RunningAnswer:
             outcome: Finished | RstitchError = await self._outcome()
         except RstitchError as error:
             outcome = error
-            stale = not await self._released(error)
+            stale = not isinstance(error, Fenced) and not await self.release()
         except Exception as error:  # noqa: BLE001 - a bug of ours must end as an answer's error, not as silence
             _log.exception("generation failed")
-            failure = RstitchError(
-                grpc.StatusCode.INTERNAL,
-                "INTERNAL",
-                f"the router failed: {type(error).__name__}.",
-                remedy="This is a bug; the router's log has the details.",
-            )
-            outcome, stale = failure, not await self._released(failure)
+            outcome, stale = refusals.router_failed(error), not await self.release()
         finally:
             if self._leave is not None:
                 self._leave.cancel()
-            await asyncio.gather(*(worker.close() for worker in self._workers.values()))
-        self._trace.end(outcome)
+            await asyncio.gather(*(worker.close() for worker in self._writing.workers.values()))
+        self._writing.trace.end(outcome)
         self._say(outcome)
         self.log.on_reader = self.log.on_deserted = None
         self._on_end(self, outcome, stale)
@@ -93,7 +86,7 @@ class RunningAnswer:
 
     async def _outcome(self) -> Finished:
         """Runs the loop beside the journal; whichever fails first ends both."""
-        self._loop_task = asyncio.create_task(self._loop.run())
+        self._loop_task = asyncio.create_task(self._writing.loop.run())
         if self._stop is not None:
             self._loop_task.cancel()
         await asyncio.wait({self._loop_task, self._journal.task}, return_when=asyncio.FIRST_COMPLETED)
@@ -110,9 +103,6 @@ class RunningAnswer:
         self._accounting.end()
         await self._journal.finish(reason, self._accounting.usage)
         return Finished(reason, self._accounting.usage.copy(), self._journal.length)
-
-    async def _released(self, error: RstitchError) -> bool:
-        return isinstance(error, Fenced) or await self.release()
 
     async def release(self) -> bool:
         """Stores what is left and marks the trajectory as interrupted; False if that is worth another try later."""
@@ -138,14 +128,7 @@ class RunningAnswer:
         self._leave = asyncio.get_running_loop().call_later(delay_s, self._abandon)
 
     def _abandon(self) -> None:
-        self.interrupt(
-            RstitchError(
-                grpc.StatusCode.ABORTED,
-                "ABANDONED",
-                f"nobody read the answer for {self._detach_grace_s:g} s.",
-                remedy="Re-attach with resume_from.",
-            )
-        )
+        self.interrupt(refusals.abandoned(self._detach_grace_s))
 
     def _say(self, outcome: Finished | RstitchError) -> None:
         usage = self._accounting.usage

@@ -10,20 +10,15 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from weakref import WeakValueDictionary
 
 import structlog
 
+from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.log import AnswerLog, chunks_of_answer
 from router_svc.answers.preparation import Preparation
-from router_svc.answers.refusals import (
-    owned_elsewhere,
-    router_draining,
-    session_running,
-    too_many_answers,
-    unknown_session,
-)
 from router_svc.answers.request import Question, Reattach, check_within
 from router_svc.answers.running import RunningAnswer
 from router_svc.observers.observer import AnswerObserver
@@ -89,19 +84,14 @@ class Sessions:
 
     @property
     def num_running(self) -> int:
-        """Number of answers being written."""
         return len(self._running)
 
     async def begin(self, question: Question, started: float) -> AnswerLog:
-        """Puts the question into its session and starts the answer. Raises RstitchError for anything in the way.
-
-        Args:
-            started: when the request came, by `clock`.
-        """
+        """Starts an answer to a request that came at `started`. Raises RstitchError for anything in the way."""
         self._check_open()
         num = len(self._running) + self._num_beginning
         if num >= self._settings.max_running:
-            raise too_many_answers(num, self._settings.max_running)
+            raise refusals.too_many_answers(num, self._settings.max_running)
         self._num_beginning += 1
         try:
             return await self._begin(question, started)
@@ -112,21 +102,17 @@ class Sessions:
         session_id = question.session_id or uuid.uuid4().hex
         async with self._lock(session_id):
             if session_id in self._running:
-                raise session_running(session_id)
+                raise refusals.session_running(session_id)
             # Whatever is refused from here on is in the trace, with the error.
             trace = begin_trace(self._telemetry)
             try:
                 policy, head = await self._preparation.settle_policy(question.policy, session_id)
                 load = len(self._running) + self._num_beginning
-                policy, guard_reason = self.observer.decide(
-                    policy, question.guard, load, is_bounded=question.budget != NO_BUDGET
-                )
+                is_bounded = question.budget != NO_BUDGET
+                policy, guard_reason = self.observer.choose_policy(policy, question.guard, load, is_bounded=is_bounded)
                 decided = replace(question, policy=policy)
-                return await self._claimed(
-                    session_id,
-                    lambda: self._try_begin(session_id, decided, head, guard_reason, trace, started),
-                    session_running(session_id),
-                )
+                begin = partial(self._try_begin, session_id, decided, head, guard_reason, trace, started)
+                return await self._claimed(session_id, begin, refusals.session_running(session_id))
             except RstitchError as error:
                 trace.end(error)
                 raise
@@ -139,14 +125,14 @@ class Sessions:
             if running is not None:
                 check_within(asked, running.log.length)
                 return running.log
-            elsewhere = owned_elsewhere(asked.session_id, self._lease.lease_s)
-            return await self._claimed(asked.session_id, lambda: self._try_attach(asked, started), elsewhere)
+            elsewhere = refusals.owned_elsewhere(asked.session_id, self._lease.lease_s)
+            return await self._claimed(asked.session_id, partial(self._try_attach, asked, started), elsewhere)
 
     async def trajectory(self, session_id: str) -> Trajectory:
         """The trajectory as it is stored. Raises RstitchError (NOT_FOUND)."""
         trajectory = await self._store.trajectory(session_id)
         if trajectory is None:
-            raise unknown_session(session_id)
+            raise refusals.unknown_session(session_id)
         return trajectory
 
     async def page(self, num: int, before: tuple[int, str] | None) -> tuple[list[Header], tuple[int, str] | None]:
@@ -160,7 +146,7 @@ class Sessions:
                 running.interrupt(deleted(session_id))
                 await asyncio.wait({running.task})
             if not await self._store.delete(session_id):
-                raise unknown_session(session_id)
+                raise refusals.unknown_session(session_id)
             # Below the lock: a question that begins the session anew must not lose its run to this.
             await asyncio.gather(*(self._forget(model, session_id) for model in Model))
 
@@ -173,18 +159,17 @@ class Sessions:
             self._stale.remove(running)
 
     async def drain(self) -> None:
-        """Interrupts every answer cleanly and gives the sessions free for other routers."""
         self._draining = True
         running = list(self._running.values())
         for answer in running:
-            answer.interrupt(router_draining())
+            answer.interrupt(refusals.router_draining())
         if running:
             await asyncio.wait({answer.task for answer in running})
         await self._lease.resign()
 
     def _check_open(self) -> None:
         if self._draining:
-            raise router_draining()
+            raise refusals.router_draining()
         self._pair.check_ready()
 
     def _lock(self, session_id: str) -> asyncio.Lock:
@@ -274,17 +259,16 @@ class Sessions:
         settings = claimed.prepared.settings
         # One that may end early, or may not take of the LLM what it would, is no measure of others.
         is_usual = claimed.prepared.exit_rules is None and settings.budget == NO_BUDGET
-        is_whole = writing.log.length == settings.start
-        self.observer.began(claimed.session_id, whole=is_whole and is_usual)
+        self.observer.answer_began(claimed.session_id, whole=is_usual and writing.log.length == settings.start)
         running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
         self._running[claimed.session_id] = running
         if self._draining:  # since it was asked for
-            running.interrupt(router_draining())
+            running.interrupt(refusals.router_draining())
         return writing.log
 
     def _ended(self, running: RunningAnswer, outcome: Finished | RstitchError, stale: bool) -> None:
         del self._running[running.session_id]
-        self.observer.ended(running.session_id, running.log.settings, outcome)
+        self.observer.answer_ended(running.session_id, running.log.settings, outcome)
         if stale:
             self._stale.append(running)
 

@@ -7,7 +7,7 @@ with.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
 from google.protobuf import timestamp_pb2
 
@@ -21,60 +21,31 @@ from router_svc.policies.kinds import Confidence, Learned, LlmOnly, Random, SlmO
 from router_svc.policies.policy import Policy
 from router_svc.text.answer_text import CONTEXT_TOKENS
 from router_svc.text.detokenizer import Decode, Detokenizer
-from router_svc.trajectory.types import Chunk, Finished, Header, Model, Source, State, SwitchReason, joined, tokens_of
-from router_svc.trajectory.usage import Usage
+from router_svc.trajectory.types import Chunk, Finished, Header, Model, Source, SwitchReason, joined, tokens_of
 from rstitch.v1 import common_pb2, router_pb2
-
-_STATES = {
-    State.RUNNING: router_pb2.TRAJECTORY_STATE_RUNNING,
-    State.FINISHED: router_pb2.TRAJECTORY_STATE_FINISHED,
-    State.INTERRUPTED: router_pb2.TRAJECTORY_STATE_INTERRUPTED,
-}
-# Fields of `Usage` that the wire has in a message of their own, EarlyExitTaken; all others have the names of the
-# contract.
-_EXIT_FIELDS = ("exit_position", "exit_confidence")
-
-
-def encode_started(
-    session_id: str, num_prompt_tokens: int, position: int, trace_id: str
-) -> router_pb2.GenerateResponse:
-    """The first event of a stream: where the answer begins, and where this reader does."""
-    return router_pb2.GenerateResponse(
-        started=router_pb2.Started(
-            session_id=session_id, num_prompt_tokens=num_prompt_tokens, position=position, trace_id=trace_id
-        )
-    )
 
 
 def encode_event(value: Event) -> router_pb2.GenerateResponse:
     """An event in the middle of a stream: tokens, or a switch."""
     if isinstance(value, Switched):
-        # `from` is a keyword of Python and cannot be written as an argument.
-        fields: dict[str, Any] = {"from": encode_model(value.to.other)}
-        return router_pb2.GenerateResponse(
-            switch=router_pb2.Switch(
-                to=encode_model(value.to),
-                position=value.position,
-                entropy=value.entropy,
-                reason=_encode_reason(value.reason),
-                **fields,
-            )
-        )
-    return router_pb2.GenerateResponse(
-        chunk=router_pb2.Chunk(
-            model=encode_model(value.model),
+        switch = router_pb2.Switch(
+            to=encode_model(value.to),
             position=value.position,
-            tokens=value.tokens,
-            entropies=value.entropies,
-            text=value.text,
-            uncertainties=value.uncertainties,
+            entropy=value.entropy,
+            reason=_encode_reason(value.reason),
+            # `from` is a keyword of Python and cannot be written as an argument.
+            **{"from": encode_model(value.to.other)},
         )
+        return router_pb2.GenerateResponse(switch=switch)
+    chunk = router_pb2.Chunk(
+        model=encode_model(value.model),
+        position=value.position,
+        tokens=value.tokens,
+        entropies=value.entropies,
+        text=value.text,
+        uncertainties=value.uncertainties,
     )
-
-
-def encode_finished(value: Finished, settings: AnswerSettings) -> router_pb2.GenerateResponse:
-    """The last event of the stream of a finished answer."""
-    return router_pb2.GenerateResponse(finished=_encode_finished(value, settings))
+    return router_pb2.GenerateResponse(chunk=chunk)
 
 
 def encode_trajectory(
@@ -86,12 +57,12 @@ def encode_trajectory(
     texts = _segment_texts(segments, decode) if decode is not None else [""] * len(segments)
     return router_pb2.Trajectory(
         session_id=header.session_id,
-        state=_STATES[header.state],
+        state=f"TRAJECTORY_STATE_{header.state.name}",
         length=header.length,
         epoch=header.epoch,
         segments=[_encode_segment(segment, text) for segment, text in zip(segments, texts, strict=True)],
         policy=encode_policy(settings.policy),
-        finished=_encode_finished(header.finished, settings) if header.finished else None,
+        finished=encode_finished(header.finished, settings) if header.finished else None,
         created=_encode_timestamp(header.created_ms),
         updated=_encode_timestamp(header.updated_ms),
         early_exit=encode_early_exit(settings.early_exit) if settings.early_exit is not None else None,
@@ -101,23 +72,12 @@ def encode_trajectory(
 
 def encode_guard(state: GuardState, on: bool) -> router_pb2.GuardStatus:
     """What the guard knows at the present load, and whether it may step in where a question does not say."""
-    return router_pb2.GuardStatus(
-        llm_only=state.llm_only,
-        reason=state.reason,
-        routed_us=state.routed_us,
-        llm_only_us=state.llm_only_us,
-        num_routed=state.num_routed,
-        num_llm_only=state.num_llm_only,
-        default_guard=router_pb2.GUARD_ON if on else router_pb2.GUARD_OFF,
-    )
+    return router_pb2.GuardStatus(**asdict(state), default_guard=router_pb2.GUARD_ON if on else router_pb2.GUARD_OFF)
 
 
 def encode_heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
     """The heads of the router's folder, also those that cannot be asked for, which say why."""
-    return [
-        router_pb2.HeadStatus(name=state.name, version=state.version, tau=state.tau, detail=state.detail)
-        for state in states
-    ]
+    return [router_pb2.HeadStatus(**asdict(state)) for state in states]
 
 
 def encode_model(value: Model) -> common_pb2.Model:
@@ -195,37 +155,26 @@ def encode_budget(value: Budget) -> router_pb2.Budget:
 
 def encode_early_exit(value: EarlyExit) -> router_pb2.EarlyExit:
     """Early exit with every default filled in; what ends the thinking without us is not part of the contract."""
-    style = value.style
-    return router_pb2.EarlyExit(
-        threshold=value.threshold,
-        boundaries=style.boundaries,
-        prompt=style.prompt,
-        end=style.end,
-        max_trial_tokens=value.max_trial_tokens,
-    )
+    style = asdict(value.style)
+    del style["thinking_end"]
+    return router_pb2.EarlyExit(threshold=value.threshold, max_trial_tokens=value.max_trial_tokens, **style)
 
 
-def _encode_finished(value: Finished, settings: AnswerSettings) -> router_pb2.Finished:
+def encode_finished(value: Finished, settings: AnswerSettings) -> router_pb2.Finished:
+    """How an answer ended, with the policy and the bounds that it was written with."""
+    usage = value.usage.as_dict()
+    position, confidence = usage.pop("exit_position"), usage.pop("exit_confidence")
     return router_pb2.Finished(
         reason=router_pb2.FinishReason.Name(value.reason.value),
-        usage=_encode_usage(value.usage),
+        usage=router_pb2.Usage(**usage),
         length=value.length,
         policy=encode_policy(settings.policy),
         guard_reason=settings.guard_reason,
         budget_spent=settings.budget.spent(value.usage),
-        early_exit=_exit_taken(value.usage),
+        # The wire has it in a message of its own; all other fields of `Usage` have the names of the contract.
+        early_exit=router_pb2.EarlyExitTaken(position=position, confidence=confidence) if position else None,
         profile=settings.profile,
     )
-
-
-def _exit_taken(usage: Usage) -> router_pb2.EarlyExitTaken | None:
-    if not usage.exit_position:
-        return None
-    return router_pb2.EarlyExitTaken(position=usage.exit_position, confidence=usage.exit_confidence)
-
-
-def _encode_usage(usage: Usage) -> router_pb2.Usage:
-    return router_pb2.Usage(**{name: value for name, value in usage.as_dict().items() if name not in _EXIT_FIELDS})
 
 
 def _encode_timestamp(unix_ms: int) -> timestamp_pb2.Timestamp:

@@ -29,20 +29,13 @@ _EXTRAS = ("early_exit", "budget")
 
 
 class Profiles:
-    """The profiles that all routers on one Redis share.
-
-    Args:
-        url: of Redis.
-        patience_s: how long a call is retried while Redis cannot be reached.
-        default_tau: threshold of a policy that names none.
-    """
+    """The profiles that all routers on one Redis share; `default_tau` is that of a policy that names none."""
 
     def __init__(self, url: str, patience_s: float, default_tau: float) -> None:
         self._link = RedisLink(url, patience_s)
         self._default_tau = default_tau
 
     async def close(self) -> None:
-        """Closes the connections to Redis; call it when no request is being served any more."""
         await self._link.close()
 
     async def put(self, profile: router_pb2.Profile) -> router_pb2.Profile:
@@ -59,7 +52,6 @@ class Profiles:
         return kept
 
     async def all(self) -> list[router_pb2.Profile]:
-        """Every profile, sorted by name."""
         kept: dict[bytes, bytes] = await self._link.command("HGETALL", keys.PROFILES)
         return [_parsed(kept[name]) for name in sorted(kept)]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
@@ -14,15 +15,7 @@ import structlog
 from router_svc.answers.events import Reader
 from router_svc.answers.log import AnswerLog
 from router_svc.answers.sessions import Sessions
-from router_svc.api.messages import (
-    encode_event,
-    encode_finished,
-    encode_guard,
-    encode_heads,
-    encode_model,
-    encode_started,
-    encode_trajectory,
-)
+from router_svc.api import messages
 from router_svc.api.profiles import Profiles
 from router_svc.api.validation import check_session_id, encode_page_token, parse_page, parse_reattach
 from router_svc.policies.heads import Heads
@@ -38,48 +31,37 @@ from rstitch.v1 import router_pb2, router_pb2_grpc
 _T = TypeVar("_T")
 
 
+@dataclass(eq=False)
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Serves the contract of router.proto.
 
     Each method goes the same way: the request is parsed, which refuses what can be refused without looking anywhere;
     then `Sessions` or `Profiles` does what is asked; then their values become messages. Errors are raised, and the
     server turns them into a status.
-
-    Attributes:
-        detail: what the start still waits for beside the workers, "" if nothing.
     """
 
-    def __init__(
-        self,
-        settings: RouterSettings,
-        pair: WorkerPair,
-        sessions: Sessions,
-        lease: Lease,
-        profiles: Profiles,
-        heads: Heads,
-    ) -> None:
-        self._settings = settings
-        self._profiles = profiles
-        self._heads = heads
-        self._pair = pair
-        self._sessions = sessions
-        self._lease = lease
-        self.detail = ""
+    settings: RouterSettings
+    pair: WorkerPair
+    sessions: Sessions
+    lease: Lease
+    profiles: Profiles
+    heads: Heads
+    detail: str = ""  # what the start still waits for beside the workers
 
     async def Generate(
         self, request: router_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[router_pb2.GenerateResponse]:
         """Begins an answer, or joins the last one of a session, and streams it as it is stored."""
-        came = self._sessions.clock()  # first of all: the time to the first token begins here
+        came = self.sessions.clock()  # first of all: the time to the first token begins here
         if request.HasField("resume_from"):
             asked = parse_reattach(request)
             structlog.contextvars.bind_contextvars(session_id=asked.session_id)
-            log = await _run_to_end(self._sessions.attach(asked, came))
+            log = await _run_to_end(self.sessions.attach(asked, came))
             # A reader may ask from within the prompt on; events begin with the answer.
             position = max(asked.resume_from, log.settings.start)
         else:
-            question = await self._profiles.question(request)
-            log = await _run_to_end(self._sessions.begin(question, came))
+            question = await self.profiles.question(request)
+            log = await _run_to_end(self.sessions.begin(question, came))
             structlog.contextvars.bind_contextvars(session_id=log.session_id)
             position = log.settings.start
         with log.reading():
@@ -87,38 +69,41 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                 yield response
 
     async def _events(self, log: AnswerLog, position: int) -> AsyncIterator[router_pb2.GenerateResponse]:
-        """Streams an answer to one reader from its position on; each reader goes at a pace of its own."""
-        yield encode_started(log.session_id, log.settings.start, position, log.trace_id)
-        reader = Reader(self._pair.tokenizer.decode, log.context, log.settings.stop, position)
+        started = router_pb2.Started(
+            session_id=log.session_id,
+            num_prompt_tokens=log.settings.start,
+            position=position,
+            trace_id=log.trace_id,
+        )
+        yield router_pb2.GenerateResponse(started=started)
+        reader = Reader(self.pair.tokenizer.decode, log.context, log.settings.stop, position)
         async for chunks in log.follow():
             for event in reader.read(chunks):
-                yield encode_event(event)
+                yield messages.encode_event(event)
         outcome = log.outcome
         assert outcome is not None
         if isinstance(outcome, RstitchError):
             raise _with_resume_point(outcome, log, reader.position)
         for event in reader.end():
-            yield encode_event(event)
-        yield encode_finished(outcome, log.settings)
+            yield messages.encode_event(event)
+        yield router_pb2.GenerateResponse(finished=messages.encode_finished(outcome, log.settings))
 
     async def GetTrajectory(
         self, request: router_pb2.GetTrajectoryRequest, context: Any
     ) -> router_pb2.GetTrajectoryResponse:
-        """Returns one trajectory with all its tokens and texts."""
-        trajectory = await self._sessions.trajectory(check_session_id(request.session_id))
-        decode = self._pair.tokenizer.decode
+        trajectory = await self.sessions.trajectory(check_session_id(request.session_id))
+        decode = self.pair.tokenizer.decode
         # Off the event loop: the text of a long session takes longer than the answers being written may wait.
-        message = await asyncio.to_thread(encode_trajectory, trajectory.header, trajectory.chunks, decode)
+        message = await asyncio.to_thread(messages.encode_trajectory, trajectory.header, trajectory.chunks, decode)
         return router_pb2.GetTrajectoryResponse(trajectory=message)
 
     async def ListTrajectories(
         self, request: router_pb2.ListTrajectoriesRequest, context: Any
     ) -> router_pb2.ListTrajectoriesResponse:
-        """Returns one page of trajectories without their tokens, those that changed last first."""
-        num, before = parse_page(request, self._settings.max_list)
-        headers, ended = await self._sessions.page(num, before)
+        num, before = parse_page(request, self.settings.max_list)
+        headers, ended = await self.sessions.page(num, before)
         return router_pb2.ListTrajectoriesResponse(
-            trajectories=[encode_trajectory(header) for header in headers],
+            trajectories=[messages.encode_trajectory(header) for header in headers],
             next_page_token=encode_page_token(ended),
         )
 
@@ -126,52 +111,47 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.DeleteTrajectoryRequest, context: Any
     ) -> router_pb2.DeleteTrajectoryResponse:
         """Stops the answer that is being written in the session, then forgets the session everywhere."""
-        await _run_to_end(self._sessions.delete(check_session_id(request.session_id)))
+        await _run_to_end(self.sessions.delete(check_session_id(request.session_id)))
         return router_pb2.DeleteTrajectoryResponse()
 
     async def PutProfile(self, request: router_pb2.PutProfileRequest, context: Any) -> router_pb2.PutProfileResponse:
-        """Keeps a policy under a name, in place of the one that had it."""
-        return router_pb2.PutProfileResponse(profile=await self._profiles.put(request.profile))
+        return router_pb2.PutProfileResponse(profile=await self.profiles.put(request.profile))
 
     async def ListProfiles(
         self, request: router_pb2.ListProfilesRequest, context: Any
     ) -> router_pb2.ListProfilesResponse:
-        """Returns every profile, sorted by name."""
-        return router_pb2.ListProfilesResponse(profiles=await self._profiles.all())
+        return router_pb2.ListProfilesResponse(profiles=await self.profiles.all())
 
     async def DeleteProfile(
         self, request: router_pb2.DeleteProfileRequest, context: Any
     ) -> router_pb2.DeleteProfileResponse:
         """Forgets the profile of a name; answers that began with it go on as they are."""
-        await self._profiles.delete(request.name)
+        await self.profiles.delete(request.name)
         return router_pb2.DeleteProfileResponse()
 
     async def GetStatus(self, request: router_pb2.GetStatusRequest, context: Any) -> router_pb2.GetStatusResponse:
         """Says whether the router is ready, and why not. It answers at any time, also while nothing else does."""
         return router_pb2.GetStatusResponse(
-            ready=self._pair.ready and not self.detail and not self._lease.trouble,
-            detail="; ".join(filter(None, (self.detail, self._lease.trouble, self._pair.detail))),
+            ready=self.pair.ready and not self.detail and not self.lease.trouble,
+            detail="; ".join(filter(None, (self.detail, self.lease.trouble, self.pair.detail))),
             workers=[self._worker(model) for model in Model],
             policies=[*KINDS, "profile"],
-            default_tau=self._settings.tau,
-            num_running=self._sessions.num_running,
+            default_tau=self.settings.tau,
+            num_running=self.sessions.num_running,
             version=__version__,
-            guard=encode_guard(self._sessions.observer.guard_state(), self._sessions.observer.on),
-            heads=encode_heads(await asyncio.to_thread(self._heads.states)),
+            guard=messages.encode_guard(self.sessions.observer.guard_state(), self.sessions.observer.is_on),
+            heads=messages.encode_heads(await asyncio.to_thread(self.heads.states)),
         )
 
     def _worker(self, model: Model) -> router_pb2.WorkerStatus:
-        ready, detail = self._pair.status(model)
+        ready, detail = self.pair.status(model)
         status = router_pb2.WorkerStatus(
-            role=encode_model(model), address=self._pair.client(model).address, ready=ready, detail=detail
+            role=messages.encode_model(model), address=self.pair.client(model).address, ready=ready, detail=detail
         )
-        info = self._pair.info(model)
+        info = self.pair.info(model)
         if info is not None:
-            status.model = info.model
-            status.device = info.device
-            status.dtype = info.dtype
-            status.num_parameters = info.num_parameters
-            status.context_length = info.context_length
+            for name in ("model", "device", "dtype", "num_parameters", "context_length"):
+                setattr(status, name, getattr(info, name))
         return status
 
 
@@ -191,17 +171,13 @@ def _with_resume_point(error: RstitchError, log: AnswerLog, position: int) -> Rs
 
     A copy, as each reader of the answer has a position of its own.
     """
+    length = str(log.length)
     return RstitchError(
         error.code,
         error.reason,
         error.message,
         field=error.field,
         remedy=error.remedy or "Re-attach with resume_from.",
-        metadata={
-            **error.metadata,
-            "session_id": log.session_id,
-            "resume_from": str(position),
-            "length": str(log.length),
-        },
+        metadata={**error.metadata, "session_id": log.session_id, "resume_from": str(position), "length": length},
         retry_after_s=error.retry_after_s,
     )

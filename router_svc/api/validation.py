@@ -16,6 +16,8 @@ import base64
 import binascii
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from router_svc.answers.request import Chat, Question, Reattach, Text, Tokens
 from router_svc.policies.budget import NO_BUDGET, Budget
@@ -55,15 +57,15 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Q
     bounds = parse_budget(request.budget) if request.HasField("budget") else NO_BUDGET
     # A budget and a policy are each right by themselves here; together they would end the answer before its first
     # token.
-    if isinstance(wanted, LlmOnly) and bounds.stop and bounds.llm_tokens == 0:
-        raise invalid("budget.llm_tokens", "llm_only could write nothing.", "Allow a token, or BUDGET_THEN_SLM.")
+    could_write = not (isinstance(wanted, LlmOnly) and bounds.stop and bounds.llm_tokens == 0)
+    _require(could_write, "budget.llm_tokens", "llm_only could write nothing.", "Allow a token, or BUDGET_THEN_SLM.")
     return Question(
         session_id=check_session_id(request.session_id, may_be_empty=True),
         input=_parse_input(request),
         policy=wanted,
         sampling=_parse_sampling(request.sampling),
         max_new_tokens=request.max_new_tokens,
-        stop=_parse_stop(list(request.stop)),
+        stop=_parse_stop(request.stop),
         guard=_parse_guard(request.guard),
         budget=bounds,
         early_exit=parse_early_exit(request.early_exit) if request.HasField("early_exit") else None,
@@ -91,18 +93,15 @@ def parse_reattach(request: router_pb2.GenerateRequest) -> Reattach:
 def check_session_id(value: str, *, may_be_empty: bool = False) -> str:
     """The id as it is. Raises RstitchError if it is none: it becomes part of Redis keys, logs and spans."""
     if (value or not may_be_empty) and not _SESSION_ID.fullmatch(value):
-        raise invalid(
-            "session_id",
-            "it is empty." if not value else f"{value[:140]!r} is no session id.",
-            "Use 1 to 128 of the characters A-Z a-z 0-9 . _ -",
-        )
+        what = f"{value[:140]!r} is no session id." if value else "it is empty."
+        raise invalid("session_id", what, "Use 1 to 128 of the characters A-Z a-z 0-9 . _ -")
     return value
 
 
 def parse_page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tuple[int, tuple[int, str] | None]:
     """The size of the page that is asked for, and where the one before it ended. Raises RstitchError."""
-    if request.page_size > _MAX_PAGE:
-        raise invalid("page_size", f"{request.page_size} is too many.", f"Ask for at most {_MAX_PAGE}.")
+    num = request.page_size
+    _require(num <= _MAX_PAGE, "page_size", f"{num} is too many.", f"Ask for at most {_MAX_PAGE}.")
     before: tuple[int, str] | None = None
     if request.page_token:
         try:
@@ -110,7 +109,7 @@ def parse_page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tup
             before = (int(score), check_session_id(name))
         except (binascii.Error, ValueError, RstitchError):
             raise invalid("page_token", "it is none of ours.", "Send the next_page_token of the page before.") from None
-    return request.page_size or default, before
+    return num or default, before
 
 
 def encode_page_token(ended: tuple[int, str] | None) -> str:
@@ -119,30 +118,27 @@ def encode_page_token(ended: tuple[int, str] | None) -> str:
 
 
 def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
-    kind = request.WhichOneof("input")
-    if kind == "text":
-        if not request.text:
-            raise invalid("text", "the prompt is empty.", "Send at least one character.")
-        return Text(request.text)
-    if kind == "chat":
-        messages = tuple(Message(message.role, message.content) for message in request.chat.messages)
-        if not any(message.content for message in messages):
-            raise invalid("chat.messages", "the prompt is empty.", "Send at least one message with content.")
-        for index, message in enumerate(messages):
-            if not message.role:
-                raise invalid(f"chat.messages[{index}].role", "it is empty.", "Use system, user or assistant.")
-        return Chat(messages)
-    if kind == "tokens":
-        if not request.tokens.ids:
-            raise invalid("tokens.ids", "the prompt is empty.", "Send at least one token id.")
-        return Tokens(tokens_of(request.tokens.ids))
+    match request.WhichOneof("input"):
+        case "text":
+            _require(request.text, "text", "the prompt is empty.", "Send at least one character.")
+            return Text(request.text)
+        case "chat":
+            messages = tuple(Message(message.role, message.content) for message in request.chat.messages)
+            has_content = any(message.content for message in messages)
+            _require(has_content, "chat.messages", "the prompt is empty.", "Send at least one message with content.")
+            for index, message in enumerate(messages):
+                field = f"chat.messages[{index}].role"
+                _require(message.role, field, "it is empty.", "Use system, user or assistant.")
+            return Chat(messages)
+        case "tokens":
+            _require(request.tokens.ids, "tokens.ids", "the prompt is empty.", "Send at least one token id.")
+            return Tokens(tokens_of(request.tokens.ids))
     raise invalid("input", "there is no input.", "Send text, chat or tokens; or resume_from to go on with an answer.")
 
 
 def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:
     """The policy that a message gives; seed, version and tau that it leaves open stay open. Raises RstitchError."""
-    kind = message.WhichOneof("kind")
-    match kind:
+    match message.WhichOneof("kind"):
         case "threshold":
             return _parse_threshold(message.threshold)
         case "confidence":
@@ -161,126 +157,99 @@ def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:
             return LlmOnly()
         case "slm_only":
             return SlmOnly()
-    raise invalid(
-        "policy", "it is of no kind that this router knows.", f"Send one of {', '.join(KINDS)}, or leave it out."
-    )
+    remedy = f"Send one of {', '.join(KINDS)}, or leave it out."
+    raise invalid("policy", "it is of no kind that this router knows.", remedy)
 
 
 def parse_budget(message: router_pb2.Budget) -> Budget:
     """The budget that a message gives; one that bounds nothing is a mistake. Raises RstitchError."""
-    if message.then not in router_pb2.BudgetThen.values():
-        raise invalid(
-            "budget.then",
-            f"{message.then} is nothing that this router knows.",
-            "Send BUDGET_THEN_SLM or BUDGET_THEN_STOP, or leave it out.",
-        )
+    remedy = "Send BUDGET_THEN_SLM or BUDGET_THEN_STOP, or leave it out."
+    _require_known(router_pb2.BudgetThen, "budget.then", message.then, remedy, "nothing that this router knows")
     llm_tokens = message.llm_tokens if message.HasField("llm_tokens") else None
     max_switches = message.max_switches if message.HasField("max_switches") else None
-    if llm_tokens is None and max_switches is None:
-        raise invalid("budget", "it bounds nothing.", "Set llm_tokens or max_switches, or leave budget out.")
+    bounds = llm_tokens is not None or max_switches is not None
+    _require(bounds, "budget", "it bounds nothing.", "Set llm_tokens or max_switches, or leave budget out.")
     return Budget(llm_tokens, max_switches, message.then == router_pb2.BUDGET_THEN_STOP)
 
 
 def parse_early_exit(message: router_pb2.EarlyExit) -> EarlyExit:
     """Early exit as asked for; what is not given stays empty and is filled in later. Raises RstitchError."""
-    if not 0 < message.threshold <= 1:
-        raise invalid(
-            "early_exit.threshold", f"{message.threshold} is no bound of a probability.", "Use a number in (0, 1]."
-        )
-    if len(message.boundaries) > MAX_BOUNDARIES:
-        raise invalid(
-            "early_exit.boundaries", f"{len(message.boundaries)} are too many.", f"Send at most {MAX_BOUNDARIES}."
-        )
-    texts = {f"boundaries[{index}]": text for index, text in enumerate(message.boundaries)}
-    for name, text in texts.items():
-        if not text:
-            raise invalid(f"early_exit.{name}", "it is empty.", "Leave it out, or give it at least one character.")
-    for name, text in {**texts, "prompt": message.prompt, "end": message.end}.items():
-        if len(text) > MAX_CHARS:
-            raise invalid(f"early_exit.{name}", f"{len(text)} characters are too many.", f"Use at most {MAX_CHARS}.")
-    if message.max_trial_tokens > MAX_TRIAL_TOKENS:
-        raise invalid(
-            "early_exit.max_trial_tokens",
-            f"{message.max_trial_tokens} are too many.",
-            f"Use at most {MAX_TRIAL_TOKENS}.",
-        )
-    style = ExitStyle(tuple(message.boundaries), message.prompt, message.end)
-    return EarlyExit(message.threshold, style, message.max_trial_tokens)
+    field, bound, num = "early_exit", message.threshold, len(message.boundaries)
+    _require(0 < bound <= 1, f"{field}.threshold", f"{bound} is no bound of a probability.", "Use a number in (0, 1].")
+    _require(num <= MAX_BOUNDARIES, f"{field}.boundaries", f"{num} are too many.", f"Send at most {MAX_BOUNDARIES}.")
+    for index, text in enumerate(message.boundaries):
+        _require_text(f"{field}.boundaries[{index}]", text, MAX_CHARS)
+    for name in ("prompt", "end"):
+        _require_text(f"{field}.{name}", getattr(message, name), MAX_CHARS, may_be_empty=True)
+    num, most = message.max_trial_tokens, MAX_TRIAL_TOKENS
+    _require(num <= most, f"{field}.max_trial_tokens", f"{num} are too many.", f"Use at most {most}.")
+    return EarlyExit(bound, ExitStyle(tuple(message.boundaries), message.prompt, message.end), num)
 
 
 def _parse_threshold(message: router_pb2.Threshold) -> Threshold:
     field = "policy.threshold"
     tau = _check_tau(f"{field}.tau", message.tau)
     tau_return = _check_tau(f"{field}.tau_return", message.tau_return) if message.HasField("tau_return") else tau
-    # proto3 passes on the numbers that this version does not know, so that each enum is looked up before it is used.
-    if message.signal not in common_pb2.Signal.values():
-        names = ", ".join(common_pb2.Signal.keys()[1:])
-        raise invalid(f"{field}.signal", f"{message.signal} is none that this router knows.", f"Send one of {names}.")
-    signal = Signal(message.signal or common_pb2.SIGNAL_ENTROPY)
+    names = ", ".join(common_pb2.Signal.keys()[1:])
+    _require_known(common_pb2.Signal, f"{field}.signal", message.signal, f"Send one of {names}.")
+    signal, num = Signal(message.signal or common_pb2.SIGNAL_ENTROPY), message.window
+    field = f"{field}.window"
     if signal is not Signal.ENTROPY_WINDOW:
-        if message.window:
-            raise invalid(f"{field}.window", "this signal has none.", "Leave it out, or send SIGNAL_ENTROPY_WINDOW.")
+        _require(not num, field, "this signal has none.", "Leave it out, or send SIGNAL_ENTROPY_WINDOW.")
         return Threshold(tau, tau_return, signal)
-    if message.window > MAX_WINDOW:
-        raise invalid(f"{field}.window", f"{message.window} tokens are too many.", f"Use at most {MAX_WINDOW}.")
-    return Threshold(tau, tau_return, signal, message.window or DEFAULT_WINDOW)
+    _require(num <= MAX_WINDOW, field, f"{num} tokens are too many.", f"Use at most {MAX_WINDOW}.")
+    return Threshold(tau, tau_return, signal, num or DEFAULT_WINDOW)
 
 
 def _parse_speculative(message: router_pb2.Speculative) -> Speculative:
-    field = "policy.speculative"
-    if not 1 <= message.draft_tokens <= MAX_DRAFT_TOKENS:
-        raise invalid(
-            f"{field}.draft_tokens",
-            f"{message.draft_tokens} tokens are no draft.",
-            f"Use a number in [1, {MAX_DRAFT_TOKENS}].",
-        )
-    return Speculative(message.draft_tokens, _check_probability(f"{field}.min_confidence", message.min_confidence))
-
-
-def _check_probability(field: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise invalid(field, f"{value} is no probability.", "Use a number in [0, 1].")
-    return value
-
-
-def _parse_guard(value: router_pb2.Guard) -> bool | None:
-    if value not in router_pb2.Guard.values():
-        raise invalid(
-            "guard", f"{value} is none that this router knows.", "Send GUARD_ON or GUARD_OFF, or leave it out."
-        )
-    return None if value == router_pb2.GUARD_UNSPECIFIED else value == router_pb2.GUARD_ON
-
-
-def _check_tau(field: str, value: float) -> float:
-    if not (math.isfinite(value) and MIN_TAU <= value <= MAX_TAU):
-        raise invalid(
-            field,
-            f"{value} is no entropy threshold.",
-            f"Use a number in [{MIN_TAU:g}, {MAX_TAU:g}]; entropies lie in [0, 1].",
-        )
-    return value
+    field, num = "policy.speculative", message.draft_tokens
+    remedy = f"Use a number in [1, {MAX_DRAFT_TOKENS}]."
+    _require(1 <= num <= MAX_DRAFT_TOKENS, f"{field}.draft_tokens", f"{num} tokens are no draft.", remedy)
+    return Speculative(num, _check_probability(f"{field}.min_confidence", message.min_confidence))
 
 
 def _parse_sampling(sampling: common_pb2.Sampling) -> Sampling:
-    if not (0 <= sampling.temperature <= _MAX_TEMPERATURE):
-        raise invalid(
-            "sampling.temperature",
-            f"{sampling.temperature} is no temperature.",
-            f"Use a number in [0, {_MAX_TEMPERATURE:g}]; 0 is greedy.",
-        )
-    if not (0 <= sampling.top_p <= 1):
-        raise invalid(
-            "sampling.top_p", f"{sampling.top_p} is no probability.", "Use a number in (0, 1]; 0 or unset: all."
-        )
-    return Sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed)
+    value, remedy = sampling.temperature, f"Use a number in [0, {_MAX_TEMPERATURE:g}]; 0 is greedy."
+    _require(0 <= value <= _MAX_TEMPERATURE, "sampling.temperature", f"{value} is no temperature.", remedy)
+    top_p, remedy = sampling.top_p, "Use a number in (0, 1]; 0 or unset: all."
+    _require(0 <= top_p <= 1, "sampling.top_p", f"{top_p} is no probability.", remedy)
+    return Sampling(value, top_p, sampling.top_k, sampling.seed)
 
 
-def _parse_stop(stop: list[str]) -> tuple[str, ...]:
-    if len(stop) > _MAX_STOPS:
-        raise invalid("stop", f"{len(stop)} stop strings are too many.", f"Send at most {_MAX_STOPS}.")
+def _parse_stop(stop: Sequence[str]) -> tuple[str, ...]:
+    _require(len(stop) <= _MAX_STOPS, "stop", f"{len(stop)} stop strings are too many.", f"Send at most {_MAX_STOPS}.")
     for index, text in enumerate(stop):
-        if not text:
-            raise invalid(f"stop[{index}]", "it is empty.", "Leave it out, or give it at least one character.")
-        if len(text) > _MAX_STOP_CHARS:
-            raise invalid(f"stop[{index}]", f"{len(text)} characters are too many.", f"Use at most {_MAX_STOP_CHARS}.")
+        _require_text(f"stop[{index}]", text, _MAX_STOP_CHARS)
     return tuple(stop)
+
+
+def _parse_guard(value: router_pb2.Guard) -> bool | None:
+    _require_known(router_pb2.Guard, "guard", value, "Send GUARD_ON or GUARD_OFF, or leave it out.")
+    return None if value == router_pb2.GUARD_UNSPECIFIED else value == router_pb2.GUARD_ON
+
+
+def _check_probability(field: str, value: float) -> float:
+    _require(0 <= value <= 1, field, f"{value} is no probability.", "Use a number in [0, 1].")
+    return value
+
+
+def _check_tau(field: str, value: float) -> float:
+    is_one = math.isfinite(value) and MIN_TAU <= value <= MAX_TAU
+    remedy = f"Use a number in [{MIN_TAU:g}, {MAX_TAU:g}]; entropies lie in [0, 1]."
+    _require(is_one, field, f"{value} is no entropy threshold.", remedy)
+    return value
+
+
+def _require_text(field: str, text: str, most: int, *, may_be_empty: bool = False) -> None:
+    _require(text or may_be_empty, field, "it is empty.", "Leave it out, or give it at least one character.")
+    _require(len(text) <= most, field, f"{len(text)} characters are too many.", f"Use at most {most}.")
+
+
+def _require_known(kind: Any, field: str, value: int, remedy: str, what: str = "none that this router knows") -> None:
+    # proto3 passes on the numbers that this version does not know, so that each enum is looked up before it is used.
+    _require(value in kind.values(), field, f"{value} is {what}.", remedy)
+
+
+def _require(is_right: object, field: str, what: str, remedy: str) -> None:
+    if not is_right:
+        raise invalid(field, what, remedy)

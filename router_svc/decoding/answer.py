@@ -15,15 +15,7 @@ from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.bounded import within
 from router_svc.policies.policy import History
 from router_svc.trajectory.journal import Journal
-from router_svc.trajectory.types import (
-    Chunk,
-    FinishReason,
-    Model,
-    Source,
-    SwitchReason,
-    entropies_of,
-    tokens_of,
-)
+from router_svc.trajectory.types import Chunk, FinishReason, Model, Source, SwitchReason, entropies_of, tokens_of
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.runs import Reply
 from router_svc.workers.session import WorkerSession
@@ -32,18 +24,10 @@ _NO_SWITCH = (SwitchReason.NONE, 0.0)
 
 
 class Answer:
-    """One answer being written.
+    """One answer being written: `tokens` of the session and the answer's `history` grow.
 
-    Attributes:
-        policy: who writes what, within the answer's budget.
-        tokens: of the session, prompt included; grows.
-        history: of the answer; grows.
-        traceparent: of the open segment's span.
-
-    Args:
-        chunks: the trajectory so far: the prompt at least, and where another router broke off.
-        endings: have read the answer so far.
-        journal: takes what is kept.
+    The chunks are the trajectory so far: the prompt at least, and where another router broke off. `endings` have read
+    what there is of the answer.
     """
 
     def __init__(
@@ -59,7 +43,7 @@ class Answer:
         self.policy = within(settings.policy, settings.budget)
         self.tokens = tokens
         self.history = History(settings.start, usage=accounting.usage)
-        self.traceparent = ""
+        self.traceparent = ""  # of the open segment's span
         self._settings = settings
         self._endings = endings
         self._journal = journal
@@ -93,20 +77,17 @@ class Answer:
 
     @property
     def num_left(self) -> int:
-        """Number of tokens that may still be written."""
         return self._settings.max_new_tokens - (len(self.tokens) - self._settings.start)
 
     def num_left_for(self, writer: Model) -> int:
-        """Number of tokens that `writer` may still write."""
         left = self.policy.tokens_left(writer, self.history)
         return self.num_left if left is None else min(self.num_left, left)
 
     def stop_tokens(self, author: Model) -> frozenset[int]:
         """Tokens with which the answer ends where `author` wrote them."""
-        return self._endings.stop_tokens(self.policy.stops_as(author, self.history))
+        return self._endings.stop_tokens[self.policy.stops_as(author, self.history)]
 
     def segment_is_empty(self, writer: Model) -> bool:
-        """Whether `writer` has kept no token since it became the writer."""
         return self._opening is not _NO_SWITCH or self._last.source is not writer.source
 
     def first_writer(self) -> Model | None:
@@ -134,8 +115,7 @@ class Answer:
     def keep(self, writer: Model, reply: Reply, holder: WorkerSession | None) -> bool:
         """Keeps tokens, at least one, up to one that completes a stop string; returns whether one does.
 
-        Args:
-            holder: the worker that holds these tokens now; None for a proposal, which its worker has dropped.
+        A proposal has no `holder`: its worker has dropped it.
         """
         # Tokens behind a stop string are nobody's: the worker that holds them drops them at its next run.
         num = self._endings.read(reply.tokens)
@@ -152,12 +132,7 @@ class Answer:
         return self._endings.has_stop_string
 
     def switch(self, writer: Model, value: float | None = None, reason: SwitchReason | None = None) -> Model:
-        """`writer` hands over. Returns the new writer.
-
-        Args:
-            value: of the signal that decided; None: that of the last token kept.
-            reason: None: the policy's.
-        """
+        """`writer` hands over, by the signal's value (default: at the last token kept). Returns the new writer."""
         value = self.history.uncertainty if value is None else value
         reason = self.policy.switch_reason(writer, self.history) if reason is None else reason
         self._accounting.count_switch()

@@ -24,29 +24,19 @@ from rstitch.limits import MAX_TAU
 
 @dataclass(frozen=True, slots=True)
 class ExitRules:
-    """Early exit in the tokens of the pair.
+    """Early exit in the tokens of the pair."""
 
-    Attributes:
-        settings: what was asked for, complete.
-        boundaries: a trial follows each of these.
-        prompt: what it is fed.
-        ends: a trial ends with one of these.
-        text: of tokens, special ones included.
-    """
-
-    settings: EarlyExit
-    boundaries: frozenset[int]
-    prompt: array[int]
-    ends: frozenset[int]
-    text: Callable[[Sequence[int]], str]
+    settings: EarlyExit  # what was asked for, complete
+    boundaries: frozenset[int]  # a trial follows each of these
+    prompt: array[int]  # what it is fed
+    ends: frozenset[int]  # a trial ends with one of these
+    text: Callable[[Sequence[int]], str]  # of tokens, special ones included
 
 
 def settle(asked: EarlyExit, default: ExitStyle, tokenizer: Tokenizer) -> ExitRules:
     """Fills in what was not asked for, and finds the tokens. Takes its time with a large vocabulary.
 
-    Args:
-        default: of the router.
-    Raises: RstitchError naming the field, if no token contains what is looked for, or too many do.
+    Raises RstitchError naming the field, if no token contains what is looked for, or too many do.
     """
     style = asked.style.over(default).over(tokenizer.exit_style).over(DEFAULT_STYLE)
     boundaries: dict[str, frozenset[int]] = {}
@@ -56,11 +46,8 @@ def settle(asked: EarlyExit, default: ExitStyle, tokenizer: Tokenizer) -> ExitRu
         if found := _tokens_with(text, tokenizer, name):
             boundaries[text] = found
     if not boundaries:
-        raise invalid(
-            "early_exit.boundaries",
-            f"no token of the models contains one of the router's {style.boundaries}.",
-            "Send boundaries that tokens of these models contain.",
-        )
+        what = f"no token of the models contains one of the router's {style.boundaries}."
+        raise invalid("early_exit.boundaries", what, "Send boundaries that tokens of these models contain.")
     style = replace(style, boundaries=tuple(boundaries))
     return ExitRules(
         EarlyExit(asked.threshold, style, asked.max_trial_tokens or DEFAULT_TRIAL_TOKENS),
@@ -77,9 +64,8 @@ def _tokens_with(text: str, tokenizer: Tokenizer, name: str) -> frozenset[int]:
     except TooCommon as error:
         raise invalid(name or "early_exit", f"{text!r} is in {error.num} tokens.", "Name something rarer.") from None
     if not found and name:
-        raise invalid(
-            name, f"no token of the models contains {text!r}.", "Use a piece of text that lies within one token."
-        )
+        remedy = "Use a piece of text that lies within one token."
+        raise invalid(name, f"no token of the models contains {text!r}.", remedy)
     return found
 
 
@@ -93,16 +79,14 @@ class Trial:
     logprobs: list[float] = field(default_factory=list)
 
     def add(self, reply: Reply) -> bool:
-        """More of it; never too much."""
         self.tokens += reply.tokens
         self.entropies += reply.entropies
         self.uncertainties += reply.uncertainties
         self.logprobs += reply.logprobs
-        return False
+        return False  # never too much: the worker ends a trial
 
     @property
     def confidence(self) -> float:
-        """The mean probability of its tokens; 0 without any."""
         return sum(map(math.exp, self.logprobs)) / len(self.logprobs) if self.logprobs else 0.0
 
     def kept(self, prompt: array[int]) -> Reply:
@@ -113,13 +97,7 @@ class Trial:
 
 
 class Exits:
-    """Where the thinking of one answer can end early.
-
-    Args:
-        tokens: of the session; grows.
-        start: position of the answer's first token.
-        taken: whether it has ended early.
-    """
+    """Where the thinking of one answer, which begins at `start`, can end early; `taken` if it has already."""
 
     def __init__(self, rules: ExitRules, tokens: array[int], start: int, taken: bool) -> None:
         self.rules = rules
@@ -131,7 +109,6 @@ class Exits:
 
     @property
     def thinking(self) -> bool:
-        """Whether the thinking goes on: no end of it is in the answer's text."""
         if not self._over and self._read < len(self._tokens):
             marker = self.rules.settings.style.thinking_end
             begin = max(self._start, self._read - len(marker.encode()))  # no token is shorter than a byte
@@ -141,7 +118,6 @@ class Exits:
 
     @property
     def due(self) -> bool:
-        """Whether a trial is to follow the last token."""
         if len(self._tokens) in (self._start, self._tried) or self._tokens[-1] not in self.rules.boundaries:
             return False
         return self.thinking
@@ -161,11 +137,7 @@ class Exits:
         return min(self.rules.settings.max_trial_tokens, room - len(self.rules.prompt))
 
     def listening(self, handoff: Handoff | None) -> Handoff | None:
-        """A condition that never holds: the worker tells the policy's signal of each token, where it is another.
-
-        Args:
-            handoff: of the policy, after the boundary.
-        """
+        """A condition that never holds: the worker tells the policy's signal of each token, where it is another."""
         if handoff is None or handoff.signal is Signal.ENTROPY:
             return None
         # Over a window the prompt counts: its tokens have entropy 0.

@@ -34,8 +34,7 @@ from router_svc.workers.session import WorkerSession
 class Decoding:
     """Writes one answer by a policy that decides, token by token, which model writes.
 
-    Args:
-        head: the policy's head, if it has one and its worker does not consult it.
+    The head is that of the policy, if it has one and its worker does not consult it.
     """
 
     def __init__(
@@ -101,10 +100,7 @@ class Decoding:
         return run
 
     def _weigh(self, proposal: Proposal | None) -> Model | None:
-        """The SLM was unsure: its token is discarded and the LLM writes instead, unless head or budget say otherwise.
-
-        Returns: the next writer; None where the answer ends because the budget is spent.
-        """
+        """The SLM was unsure: its token is discarded and the LLM writes, unless head or budget (None) say otherwise."""
         assert proposal is not None, "a worker that discards a token shows it"
         if self._head is not None:
             self._accounting.count_consultation()

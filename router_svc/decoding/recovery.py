@@ -22,11 +22,9 @@ _MAX_CORRECTIONS = 16
 
 
 class Recovery:
-    """The patience of one generation with its workers.
+    """The patience of one generation with its workers: for one that is lost or busy, and for room on one.
 
-    Args:
-        worker_patience_s: how long a lost or busy worker is waited for without progress.
-        capacity_patience_s: how long room on a worker is waited for without progress.
+    Both are counted without progress: a token that is kept begins them anew.
     """
 
     def __init__(self, pair: WorkerPair, worker_patience_s: float, capacity_patience_s: float) -> None:
@@ -37,7 +35,6 @@ class Recovery:
         self._num_corrections = 0
 
     def progress(self) -> None:
-        """A token was kept."""
         self._lost.reset()
         self._full.reset()
         self._num_corrections = 0

@@ -116,10 +116,7 @@ class Speculation:
     #   next  SLM is fed  own at position n + 1   its worker drops d(n+1) ... dk there
 
     async def _verify(self, draft: array[int]) -> RunFinish | None:
-        """The LLM keeps what it agrees with and writes a token; without a draft it writes a token. Takes the draft.
-
-        Returns: how that ended; None if a stop string cut it short.
-        """
+        """The LLM keeps what it agrees with of the draft and writes a token. None if a stop string cut that short."""
         # The LLM works on what may become its segment before anybody knows where that begins.
         foreseen = self._answer.traceparent if self._writer is Model.LLM else self._trace.prepare_segment(Model.LLM)
         written = False

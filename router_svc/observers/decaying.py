@@ -17,11 +17,7 @@ _MEDIAN_ERROR = 1.2533
 
 
 class DecayingSample:
-    """Values with the times at which they were seen; all questions are asked as of a time `now`.
-
-    Args:
-        half_life: time after which a value weighs half, and number of values that are kept.
-    """
+    """Values with the times at which they were seen; all questions are asked as of a time `now`."""
 
     def __init__(self, half_life: int) -> None:
         self._half_life = half_life

@@ -47,40 +47,22 @@ _NUM_BUCKETS = 6
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What an answer took that came to its end, undisturbed from its first token on.
+    """What an answer took that came to its end, undisturbed from its first token on."""
 
-    Attributes:
-        routed: whether both models could write; otherwise the LLM wrote alone.
-        load: mean number of answers that were being written meanwhile, this one included.
-        time_us: time from the request to the end.
-        num_tokens: number of the answer's tokens, at least 1.
-        llm_forward_us: time of the LLM's forwards in runs that decode.
-        num_llm_tokens: number of tokens that the LLM wrote.
-    """
-
-    routed: bool
-    load: float
+    routed: bool  # whether both models could write; otherwise the LLM wrote alone
+    load: float  # mean number of answers that were being written meanwhile, this one included
     time_us: int
-    num_tokens: int
-    llm_forward_us: int = 0
+    num_tokens: int  # at least 1
+    llm_forward_us: int = 0  # in runs that decode
     num_llm_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """What is known at a load. Times are those of an answer as long as a routed one usually is; 0 if unknown.
+    """What is known at a load. Times are those of an answer as long as a routed one usually is; 0 if unknown."""
 
-    Attributes:
-        llm_only: whether routing loses, so that new answers should be LLM-only.
-        reason: says in words what was compared and how it came out.
-        routed_us: time of a routed answer.
-        llm_only_us: time of an LLM-only answer to the same question, measured or estimated.
-        num_routed: number of routed answers that were looked at.
-        num_llm_only: number of LLM-only answers that were looked at.
-    """
-
-    llm_only: bool
-    reason: str
+    llm_only: bool  # whether routing loses, so that new answers should be LLM-only
+    reason: str  # says in words what was compared and how it came out
     routed_us: int = 0
     llm_only_us: int = 0
     num_routed: int = 0
@@ -106,27 +88,15 @@ def bucket_name(bucket: int) -> str:
 
 @dataclass(slots=True)
 class _LoadBucket:
-    """What was seen at one load: times per token in us, and whether routing loses.
-
-    Attributes:
-        llm_forward: time of the LLM's own forwards within routed answers, per token that it wrote.
-        correction: time of an LLM-only token over `llm_forward`, as it was when both were known last.
-        loses: the state that new answers are chosen by.
-        streak: number of verdicts in a row against that state.
-        turn: number of answers that were chosen while routing lost.
-    """
+    """What was seen at one load: times per token in us, and whether routing loses."""
 
     routed: DecayingSample
     llm_only: DecayingSample
-    llm_forward: DecayingSample
-    correction: float = 1.0
-    loses: bool = False
-    streak: int = 0
-    turn: int = 0
-
-    @classmethod
-    def empty(cls, half_life: int) -> _LoadBucket:
-        return cls(DecayingSample(half_life), DecayingSample(half_life), DecayingSample(half_life))
+    llm_forward: DecayingSample  # of the LLM's own forwards within routed answers, per token that it wrote
+    correction: float = 1.0  # time of an LLM-only token over `llm_forward`, as it was when both were known last
+    loses: bool = False  # the state that new answers are chosen by
+    streak: int = 0  # number of verdicts in a row against that state
+    turn: int = 0  # number of answers that were chosen while routing lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +151,6 @@ class Guard:
         return state.reason if at.turn % self._explore_every else ""
 
     def observe(self, answer: Observation) -> None:
-        """Learns what an answer took, and judges anew at its load."""
         self._now += 1
         at = self._loads[bucket_of(answer.load)]
         per_token = max(1, answer.time_us) / answer.num_tokens
@@ -200,7 +169,6 @@ class Guard:
         self._judge(at)
 
     def state(self, load: float) -> GuardState:
-        """What is known at a load, which need not be a whole number."""
         return self._state(bucket_of(load))
 
     def states(self) -> dict[str, GuardState]:
@@ -227,7 +195,10 @@ class Guard:
         # One more for each answer: the only clock there is, so that an idle router forgets nothing.
         self._now = 0
         self._routed_lengths, self._llm_only_lengths = (DecayingSample(self._half_life) for _ in range(2))
-        self._loads = [_LoadBucket.empty(self._half_life) for _ in range(_NUM_BUCKETS)]
+        self._loads: list[_LoadBucket] = []
+        for _ in range(_NUM_BUCKETS):
+            routed, llm_only, llm_forward = (DecayingSample(self._half_life) for _ in range(3))
+            self._loads.append(_LoadBucket(routed, llm_only, llm_forward))
 
     def _known(self, figure: DecayingSample) -> bool:
         return figure.weight(self._now) >= self._min_answers

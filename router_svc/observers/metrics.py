@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from opentelemetry.metrics import Histogram
+
 from router_svc.observers.guard import GuardState
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.trajectory.types import Finished, Model
@@ -23,59 +25,38 @@ _COMMON = {semconv.GEN_AI_OPERATION_NAME: "text_completion", semconv.GEN_AI_PROV
 
 
 class AnswerMetrics:
-    """The instruments of one router.
-
-    Args:
-        num_running: returns the number of answers being written; asked whenever metrics are sent.
-
-    Attributes:
-        enabled: whether metrics are sent anywhere; nothing is counted otherwise.
-    """
+    """The instruments of one router. Nothing is counted where metrics are sent nowhere: `enabled` is False then."""
 
     def __init__(self, metrics: Metrics, num_running: Callable[[], int]) -> None:
         meter = metrics.meter
         self.enabled = metrics.enabled
-        self._states: dict[
-            str, GuardState
-        ] = {}  # by the load's name; replaced by the loop, read by the sender's thread
-        self._answers = meter.create_counter(semconv.METRIC_ANSWERS, "{answer}", "Answers that ended.")
-        self._tokens = meter.create_counter(semconv.METRIC_TOKENS, "{token}", "Tokens of finished answers.")
-        self._switches = meter.create_counter(semconv.METRIC_SWITCHES, "{switch}", "Hand-overs in finished answers.")
-        self._discarded = meter.create_counter(
-            semconv.METRIC_DISCARDED_PROPOSALS, "{token}", "SLM proposals that were computed and not kept."
-        )
-        self._catch_up = meter.create_counter(
-            semconv.METRIC_CATCH_UP_TOKENS, "{token}", "Tokens that a model was fed and did not write."
-        )
-        self._run_ahead = meter.create_counter(
+        self.states: dict[str, GuardState] = {}  # by the load's name; replaced by the loop, read by the sender's thread
+        counter = meter.create_counter
+        self._answers = counter(semconv.METRIC_ANSWERS, "{answer}", "Answers that ended.")
+        self._tokens = counter(semconv.METRIC_TOKENS, "{token}", "Tokens of finished answers.")
+        self._switches = counter(semconv.METRIC_SWITCHES, "{switch}", "Hand-overs in finished answers.")
+        what = "SLM proposals that were computed and not kept."
+        self._discarded = counter(semconv.METRIC_DISCARDED_PROPOSALS, "{token}", what)
+        what = "Tokens that a model was fed and did not write."
+        self._catch_up = counter(semconv.METRIC_CATCH_UP_TOKENS, "{token}", what)
+        self._run_ahead = counter(
             semconv.METRIC_RUN_AHEAD_TOKENS, "{token}", "SLM tokens written ahead, kept or in vain."
         )
-        self._trials = meter.create_counter(semconv.METRIC_TRIALS, "{trial}", "Trial answers of early exit.")
-        self._duration = meter.create_histogram(
-            semconv.GEN_AI_SERVER_REQUEST_DURATION,
-            "s",
-            "From the request to the end.",
-            explicit_bucket_boundaries_advisory=_DURATIONS,
-        )
-        self._first_token = meter.create_histogram(
-            semconv.GEN_AI_SERVER_TIME_TO_FIRST_TOKEN,
-            "s",
-            "From the request to the first token.",
-            explicit_bucket_boundaries_advisory=_FIRST_TOKENS,
-        )
-        self._per_token = meter.create_histogram(
-            semconv.GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN,
-            "s",
-            "Per token after the first.",
-            explicit_bucket_boundaries_advisory=_PER_TOKEN,
-        )
-        metrics.gauge_of(semconv.METRIC_RUNNING, "{answer}", "Answers being written.", lambda: [(num_running(), {})])
-        metrics.gauge_of(
-            semconv.METRIC_GUARD_LLM_ONLY, "1", "Whether routing loses at a load: 1 or 0.", self._guard_states
-        )
-        metrics.gauge_of(
-            semconv.METRIC_GUARD_COST, "s", "An answer of usual length, routed or LLM-only, at a load.", self._costs
-        )
+        self._trials = counter(semconv.METRIC_TRIALS, "{trial}", "Trial answers of early exit.")
+
+        def timer(name: str, what: str, bounds: list[float]) -> Histogram:
+            return meter.create_histogram(name, "s", what, explicit_bucket_boundaries_advisory=bounds)
+
+        self._duration = timer(semconv.GEN_AI_SERVER_REQUEST_DURATION, "From the request to the end.", _DURATIONS)
+        what = "From the request to the first token."
+        self._first_token = timer(semconv.GEN_AI_SERVER_TIME_TO_FIRST_TOKEN, what, _FIRST_TOKENS)
+        self._per_token = timer(semconv.GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN, "Per token after the first.", _PER_TOKEN)
+        gauge = metrics.gauge_of
+        gauge(semconv.METRIC_RUNNING, "{answer}", "Answers being written.", lambda: [(num_running(), {})])
+        what = "Whether routing loses at a load: 1 or 0."
+        gauge(semconv.METRIC_GUARD_LLM_ONLY, "1", what, self._guard_states)
+        what = "An answer of usual length, routed or LLM-only, at a load."
+        gauge(semconv.METRIC_GUARD_COST, "s", what, self._costs)
 
     def ended(self, settings: AnswerSettings, outcome: Finished | RstitchError) -> None:
         """Counts an answer that ended; what it took only if it is finished: else another may go on with it."""
@@ -108,17 +89,13 @@ class AnswerMetrics:
             after_first_us = usage.total_time_us - usage.time_to_first_token_us
             self._per_token.record(after_first_us / (num_tokens - 1) / 1e6, timed)
 
-    def set_guard_states(self, states: dict[str, GuardState]) -> None:
-        """Takes what the guard knows by now, by the load's name."""
-        self._states = states
-
     def _guard_states(self) -> Iterator[Reading]:
-        for load, state in self._states.items():
+        for load, state in self.states.items():
             yield int(state.llm_only), {semconv.RSTITCH_LOAD: load}
 
     def _costs(self) -> Iterator[Reading]:
         """The costs at each load where both are known: one alone could not be compared."""
-        for load, state in self._states.items():
+        for load, state in self.states.items():
             if state.routed_us:
                 yield state.routed_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "routed"}
                 yield state.llm_only_us / 1e6, {semconv.RSTITCH_LOAD: load, semconv.RSTITCH_POLICY: "llm_only"}

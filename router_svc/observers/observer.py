@@ -22,14 +22,12 @@ from rstitch.service.metrics import Metrics
 class AnswerObserver:
     """Sees every answer that this router writes, and lets the guard choose its policy before it begins.
 
-    Args:
-        on: whether the guard may step in where a question does not say.
-        clock: monotonic, in s.
+    `is_on` says whether the guard may step in where a question does not say.
     """
 
-    def __init__(self, pair: WorkerPair, on: bool, clock: Callable[[], float], metrics: Metrics) -> None:
+    def __init__(self, pair: WorkerPair, is_on: bool, clock: Callable[[], float], metrics: Metrics) -> None:
         self._pair = pair
-        self.on = on
+        self.is_on = is_on
         self._clock = clock
         self._guard = Guard()
         self._load = LoadMeter()
@@ -38,28 +36,27 @@ class AnswerObserver:
         # compared when it ends: a worker that was restarted meanwhile has another instance id.
         self._begun: dict[str, tuple[str, ...]] = {}
 
-    def decide(self, policy: Policy, guard: bool | None, load: int, *, is_bounded: bool = False) -> tuple[Policy, str]:
+    def choose_policy(
+        self, policy: Policy, guard: bool | None, load: int, *, is_bounded: bool = False
+    ) -> tuple[Policy, str]:
         """The policy to answer with, and why it is not the one asked for ("" if it is). Call it once per question.
 
-        Args:
-            policy: the policy asked for, with every default filled in.
-            guard: what the question says about the guard; None if it says nothing.
-            load: number of answers being written, with this one.
-            is_bounded: whether there is a budget, which the LLM alone would spend at once: then the policy stays.
+        The load counts this answer, too; `guard` is None where the question does not say.
         """
-        if is_bounded or not (self.on if guard is None else guard) or not _is_routed(policy):
+        # The LLM alone would spend a budget at once.
+        if is_bounded or not (self.is_on if guard is None else guard) or not _is_routed(policy):
             return policy, ""
         self._guard.set_pair(self._workers())
         reason = self._guard.choose(load)
         return (LlmOnly(), reason) if reason else (policy, "")
 
-    def began(self, session_id: str, whole: bool) -> None:
+    def answer_began(self, session_id: str, whole: bool) -> None:
         """Counts an answer that begins here, `whole` if from its first token on and with nothing that bounds it."""
         self._load.enter(session_id, self._clock())
         if whole:
             self._begun[session_id] = self._workers()
 
-    def ended(self, session_id: str, settings: AnswerSettings, outcome: Finished | RstitchError) -> None:
+    def answer_ended(self, session_id: str, settings: AnswerSettings, outcome: Finished | RstitchError) -> None:
         """Counts an answer that ended here, and lets the guard learn from it.
 
         Not from one that was broken off, began elsewhere, or waited while a worker restarted: what those took says
@@ -85,7 +82,7 @@ class AnswerObserver:
             )
         )
         if self._metrics.enabled:
-            self._metrics.set_guard_states(self._guard.states())
+            self._metrics.states = self._guard.states()
 
     def guard_state(self) -> GuardState:
         """What the guard knows at the load that a new answer would make."""
@@ -93,8 +90,7 @@ class AnswerObserver:
         return self._guard.state(self._load.num + 1)
 
     def _workers(self) -> tuple[str, ...]:
-        infos = [self._pair.info(model) for model in Model]
-        return tuple(info.instance_id if info else "" for info in infos)
+        return tuple(info.instance_id if (info := self._pair.info(model)) else "" for model in Model)
 
 
 def _is_routed(policy: Policy) -> bool:

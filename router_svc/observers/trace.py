@@ -30,26 +30,17 @@ _PROVIDER = "rstitch"
 
 
 class TrialSpan:
-    """The span of one trial answer.
-
-    Attributes:
-        traceparent: W3C context for the worker's run, "" if it is not traced.
-    """
+    """The span of one trial answer; `traceparent` is "" if it is not traced."""
 
     def __init__(self, span: trace.Span | None = None) -> None:
         self._span = span
         self.traceparent = traceparent_of(span) if span is not None else ""
 
     def set_outcome(self, num_tokens: int, confidence: float, taken: bool) -> None:
-        """Says how many tokens the trial took, how sure they were, and whether it ended the thinking."""
         if self._span is not None:
-            self._span.set_attributes(
-                {
-                    semconv.RSTITCH_TRIAL_NUM_TOKENS: num_tokens,
-                    semconv.RSTITCH_TRIAL_CONFIDENCE: confidence,
-                    semconv.RSTITCH_TRIAL_TAKEN: taken,
-                }
-            )
+            self._span.set_attribute(semconv.RSTITCH_TRIAL_NUM_TOKENS, num_tokens)
+            self._span.set_attribute(semconv.RSTITCH_TRIAL_CONFIDENCE, confidence)
+            self._span.set_attribute(semconv.RSTITCH_TRIAL_TAKEN, taken)
 
 
 class GenerationTrace:
@@ -59,9 +50,9 @@ class GenerationTrace:
     prepared next one, whose place and reason are known only later.
 
     Attributes:
-        trace_id: the trace's id in hex, for the client; "" if it is not traced.
-        traceparent: W3C context of the root span, "" if it is not traced. It is stored with the trajectory, so that a
-            router which goes on with the answer goes on with its trace.
+        trace_id: in hex, for the client; "" if it is not traced.
+        traceparent: of the root span, "" if it is not traced. It is stored with the trajectory, so that a router which
+            goes on with the answer goes on with its trace.
     """
 
     def __init__(self, telemetry: Telemetry, name: str, parent: Context | None) -> None:
@@ -118,17 +109,9 @@ class GenerationTrace:
             self._root.set_attribute(semconv.RSTITCH_GUARD_REASON, settings.guard_reason)
 
     def begin_segment(
-        self,
-        model: Model,
-        position: int,
-        reason: SwitchReason,
-        entropy: float,
-        tau: float | None,
+        self, model: Model, position: int, reason: SwitchReason, entropy: float, tau: float | None
     ) -> str:
-        """Says that `model` writes from `position` on, by a switch unless the reason is NONE. Ends the segment before.
-
-        Returns: the traceparent for the worker's runs, "" if it is not traced.
-        """
+        """Says that `model` writes from `position` on, and ends the segment before. Returns the runs' traceparent."""
         if not self._enabled:
             return ""
         prepared = self._next
@@ -151,13 +134,10 @@ class GenerationTrace:
         return traceparent_of(self._segment)
 
     def prepare_segment(self, model: Model) -> str:
-        """Says that `model` begins to work on what may become the next segment; `begin_segment` tells where that
-        begins.
+        """Says that `model` begins to work on what may become the next segment. Returns the run's traceparent.
 
         So a verification's forwards are in its own segment although it is known only afterwards how much of the draft
         stays. The open segment's time ends here, though what it holds is known only then.
-
-        Returns: the traceparent for the worker's run, "" if it is not traced.
         """
         if not self._enabled:
             return ""
@@ -171,7 +151,6 @@ class GenerationTrace:
 
     @contextmanager
     def trial(self, model: Model, position: int) -> Iterator[TrialSpan]:
-        """Opens a span below the open segment's for a trial answer that `model` writes at `position`."""
         # No segment is open where nothing is traced.
         if self._segment is None:
             yield TrialSpan()
@@ -195,12 +174,10 @@ class GenerationTrace:
             self._next_num_catch_up_tokens += num_tokens
 
     def add_kept(self, num_tokens: int, num_ahead_tokens: int) -> None:
-        """Counts tokens that became part of the answer, and how many of them the SLM had written ahead."""
         self._num_tokens += num_tokens
         self._num_ahead_tokens += num_ahead_tokens
 
     def add_run(self, finish: RunFinish) -> None:
-        """Adds what a run of the open segment took on its worker."""
         self._queue_us += finish.queue_us
         self._forward_us += finish.forward_us
 

@@ -19,64 +19,36 @@ from router_svc.trajectory.types import Sampling, Signal
 
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
-    """What an answer was asked for, complete, with every default filled in.
-
-    Attributes:
-        policy: says which model writes the next token.
-        sampling: says how tokens are chosen.
-        max_new_tokens: limit of the answer, at least 1; kept tokens count, discarded proposals do not.
-        stop: strings that end the answer.
-        start: position of the answer's first token, behind its prompt.
-        traceparent: W3C context of the generation's root span, "" if it is not traced.
-        guard_reason: why the guard chose the policy, "" if it is the one asked for.
-        budget: how much the LLM may write.
-        profile: name of the profile that the policy came from, "" if from none.
-        early_exit: how the thinking may end early; None if that was not asked for.
-    """
+    """What an answer was asked for, complete, with every default filled in."""
 
     policy: Policy
     sampling: Sampling
-    max_new_tokens: int
+    max_new_tokens: int  # at least 1; kept tokens count, discarded proposals do not
     stop: tuple[str, ...]
-    start: int
-    traceparent: str = ""
-    guard_reason: str = ""
+    start: int  # position of the answer's first token, behind its prompt
+    traceparent: str = ""  # of the generation's root span, if it is traced
+    guard_reason: str = ""  # why the guard chose the policy, if it did
     budget: Budget = NO_BUDGET
-    profile: str = ""
+    profile: str = ""  # name of the profile that the policy came from, if it came from one
     early_exit: EarlyExit | None = None
 
     def to_json(self) -> str:
         """The settings as the text that the store keeps, and that `from_json` reads."""
-        fields = {
-            "policy": policy_fields(self.policy),
-            "sampling": asdict(self.sampling),
-            "max_new_tokens": self.max_new_tokens,
-            "stop": self.stop,
-            "start": self.start,
-            "traceparent": self.traceparent,
-            "guard_reason": self.guard_reason,
-            "budget": asdict(self.budget),
-            "profile": self.profile,
-            "early_exit": asdict(self.early_exit) if self.early_exit is not None else None,
-        }
-        return json.dumps(fields, separators=(",", ":"))
+        return json.dumps({**asdict(self), "policy": policy_fields(self.policy)}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> AnswerSettings:
         """Reads what `to_json` wrote. What an older router did not write has its default."""
         fields = json.loads(text)
-        return cls(
-            policy=policy_from(fields["policy"]),
-            sampling=Sampling(**fields["sampling"]),
-            max_new_tokens=fields["max_new_tokens"],
-            stop=tuple(fields["stop"]),
-            start=fields["start"],
-            traceparent=fields["traceparent"],
-            guard_reason=fields.get("guard_reason", ""),
-            budget=Budget(**fields.get("budget", {})),
-            profile=fields.get("profile", ""),
-            early_exit=_early_exit_from(fields.get("early_exit")),
-        )
+        plain = {name: fields[name] for name in cls.__slots__ if name in fields}  # a newer router may know more
+        made = {
+            "policy": policy_from(fields["policy"]),
+            "sampling": Sampling(**fields["sampling"]),
+            "stop": tuple(fields["stop"]),
+            "budget": Budget(**fields.get("budget", {})),
+            "early_exit": _early_exit_from(fields.get("early_exit")),
+        }
+        return cls(**{**plain, **made})
 
 
 def _early_exit_from(fields: dict[str, Any] | None) -> EarlyExit | None:

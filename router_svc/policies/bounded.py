@@ -19,13 +19,11 @@ class BoundedPolicy(Policy):
     # It never runs ahead: a budget that the LLM is about to spend would change the hand-off condition.
 
     def first_writer(self, history: History) -> Model:
-        """The LLM starts only if its first token can be paid for."""
         first = self.policy.first_writer(history)
         may_return = self.policy.may_write(Model.SLM)
         return first if first is Model.SLM or self.budget.llm_may_start(may_return) else Model.SLM
 
     def next_writer(self, writer: Model, history: History) -> Model | None:
-        """The LLM goes on, or takes over, only if that can be paid for."""
         # Asked first, so that a budget that is not needed changes nothing.
         wanted = self.policy.next_writer(writer, history)
         if wanted is not Model.LLM or self.budget.llm_may_write(writer, history):
@@ -54,7 +52,7 @@ class BoundedPolicy(Policy):
         return self.budget.llm_tokens_left(history) if writer is Model.LLM else None
 
     def stops_as(self, author: Model, history: History) -> Model:
-        """What is written after the budget is spent, nobody verifies."""
+        # What is written after the budget is spent, nobody verifies.
         return author if self.budget.spent(history) else self.policy.stops_as(author, history)
 
     def switch_reason(self, leaving: Model, history: History) -> SwitchReason:

@@ -20,17 +20,11 @@ class Taken(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bounds on what one answer takes of the LLM.
-
-    Attributes:
-        llm_tokens: the most tokens that the LLM writes; None: no bound.
-        max_switches: the most hand-overs, counted in both directions; None: no bound.
-        stop: whether a spent budget ends the answer; otherwise the SLM writes the rest.
-    """
+    """Bounds on what one answer takes of the LLM; None: no bound."""
 
     llm_tokens: int | None = None
-    max_switches: int | None = None
-    stop: bool = False
+    max_switches: int | None = None  # hand-overs, counted in both directions
+    stop: bool = False  # whether a spent budget ends the answer; otherwise the SLM writes the rest
 
     def spent(self, taken: Taken) -> list[str]:
         """Names the bounds that are reached; while there is one, the SLM does not hand over.
@@ -53,7 +47,6 @@ class Budget:
         return self.llm_tokens != 0 and not (may_return and self.max_switches == 0)
 
     def llm_tokens_left(self, taken: Taken) -> int | None:
-        """Number of tokens that the LLM may still write; None: no bound."""
         return None if self.llm_tokens is None else max(0, self.llm_tokens - taken.num_llm_tokens)
 
 

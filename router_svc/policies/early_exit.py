@@ -7,7 +7,7 @@ the question, the router's settings, the models' folders, DEFAULT_STYLE.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 MAX_BOUNDARIES = 16
 MAX_CHARS = 256  # of a boundary, the prompt or the end
@@ -17,27 +17,17 @@ MAX_TRIAL_TOKENS, DEFAULT_TRIAL_TOKENS = 256, 32
 
 @dataclass(frozen=True, slots=True)
 class ExitStyle:
-    """How early exit asks a model for its answer; an empty field leaves that to another style.
+    """How early exit asks a model for its answer; an empty field leaves that to another style."""
 
-    Attributes:
-        boundaries: a trial answer can follow each token whose text contains one of these.
-        prompt: put after the boundary: it ends the thinking and asks for the answer.
-        end: a trial answer ends with a token whose text contains this.
-        thinking_end: the answer's text contains this once its thinking is over.
-    """
-
-    boundaries: tuple[str, ...] = ()
-    prompt: str = ""
-    end: str = ""
-    thinking_end: str = ""
+    boundaries: tuple[str, ...] = ()  # a trial answer can follow each token whose text contains one of these
+    prompt: str = ""  # put after the boundary: it ends the thinking and asks for the answer
+    end: str = ""  # a trial answer ends with a token whose text contains this
+    thinking_end: str = ""  # the answer's text contains this once its thinking is over
 
     def over(self, other: ExitStyle) -> ExitStyle:
         """The style, with what it leaves empty taken from `other`."""
         return ExitStyle(
-            self.boundaries or other.boundaries,
-            self.prompt or other.prompt,
-            self.end or other.end,
-            self.thinking_end or other.thinking_end,
+            **{field.name: getattr(self, field.name) or getattr(other, field.name) for field in fields(self)}
         )
 
 
@@ -52,14 +42,8 @@ DEFAULT_STYLE = ExitStyle(
 
 @dataclass(frozen=True, slots=True)
 class EarlyExit:
-    """Early exit of one answer. What is empty or 0 in a question has the default; in an answer's settings nothing is.
+    """Early exit of one answer. What is empty or 0 in a question has a default; in an answer's settings nothing is."""
 
-    Attributes:
-        threshold: a trial whose confidence is above it ends the thinking.
-        style: boundaries, prompt and end; also what ends the thinking without us.
-        max_trial_tokens: most tokens that are decoded in a trial.
-    """
-
-    threshold: float
+    threshold: float  # a trial whose confidence is above it ends the thinking
     style: ExitStyle
     max_trial_tokens: int

@@ -67,22 +67,16 @@ class Reader(Protocol):
     """The model whose hidden states a head reads, with what a head must fit."""
 
     @property
-    def hidden_size(self) -> int:
-        """How many numbers a hidden state has."""
-        ...
+    def hidden_size(self) -> int: ...
 
     @property
-    def fingerprint(self) -> str:
-        """Checksum of the model's weights and tokenizer, which a head was trained for."""
-        ...
+    def fingerprint(self) -> str: ...
 
 
 class Heads:
     """Finds heads by name. Its methods read files, and `get` may fetch one from the hub: call them in a thread.
 
-    Args:
-        folder: folder of the heads; "" if there is none and only the hub's can be asked for.
-        slm: returns what the SLM's worker says of itself; None while it has said nothing.
+    Without a folder only the hub's heads can be asked for. `slm` returns None while its worker has said nothing.
     """
 
     def __init__(self, folder: str, slm: Callable[[], Reader | None]) -> None:
@@ -101,15 +95,10 @@ class Heads:
         if found is None:
             raise self._unknown(plain, version)
         slm = self._slm()
-        misfit = found.misfit(slm.hidden_size, slm.fingerprint) if slm is not None else ""
-        if misfit:
-            raise RstitchError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                "HEAD_MISFIT",
-                f"the head {name} does not fit the SLM: {misfit}.",
-                field=_FIELD,
-                remedy="Name a head that was trained for this pair; GetStatus lists the heads.",
-            )
+        if slm is not None and (misfit := found.misfit(slm.hidden_size, slm.fingerprint)):
+            what = f"the head {name} does not fit the SLM: {misfit}."
+            remedy = "Name a head that was trained for this pair; GetStatus lists the heads."
+            raise _error(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_MISFIT", what, remedy)
         return NamedHead(plain, found)
 
     def states(self) -> list[HeadState]:
@@ -155,13 +144,9 @@ class Heads:
             self._read.pop(path, None)
             return None
         except (OSError, HeadFileError) as error:
-            raise RstitchError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                "HEAD_UNREADABLE",
-                f"the head in {path} cannot be used: {error}.",
-                field=_FIELD,
-                remedy="Put a head there that `make train-router` made, or name another.",
-            ) from error
+            what = f"the head in {path} cannot be used: {error}."
+            remedy = "Put a head there that `make train-router` made, or name another."
+            raise _error(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_UNREADABLE", what, remedy) from error
         self._read[path] = (seen, before[1])
         return before[1]
 
@@ -175,23 +160,18 @@ class Heads:
                 self._fetched[repository] = Path(hf_hub_download(repository, FILE))
             except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
                 why = next(iter(str(error).splitlines()), type(error).__name__)
-                raise RstitchError(
-                    grpc.StatusCode.NOT_FOUND,
-                    "HEAD_UNKNOWN",
-                    f"the hub has no head {repository} that can be had: {why}.",
-                    field=_FIELD,
-                    remedy=f"Name a repository that holds {FILE}, or a head of the router's folder.",
-                ) from error
+                what = f"the hub has no head {repository} that can be had: {why}."
+                remedy = f"Name a repository that holds {FILE}, or a head of the router's folder."
+                raise _error(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", what, remedy) from error
         return self._fetched[repository]
 
     def _unknown(self, name: str, version: str | None) -> RstitchError:
         where = f"in {self._folder}" if self._folder is not None else "as the router has no folder of heads (--heads)"
         names = ", ".join(state.name for state in self.states()) or "none"
         what = f"the head {name} has no version {version} any more" if version else f"there is no head {name}"
-        return RstitchError(
-            grpc.StatusCode.NOT_FOUND,
-            "HEAD_UNKNOWN",
-            f"{what} {where}.",
-            field=_FIELD,
-            remedy=f"Name one of these: {names}; or put it there as {name}{'@' + version if version else ''}/{FILE}.",
-        )
+        remedy = f"Name one of these: {names}; or put it there as {name}{'@' + version if version else ''}/{FILE}."
+        return _error(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", f"{what} {where}.", remedy)
+
+
+def _error(code: grpc.StatusCode, reason: str, what: str, remedy: str) -> RstitchError:
+    return RstitchError(code, reason, what, field=_FIELD, remedy=remedy)

@@ -43,9 +43,8 @@ class _ByUncertainty(Policy):
         above, below, signal, window = self._rule()
         # The worker's window ends with the token that it weighs, so it is told the window - 1 entropies before.
         recent = tuple(history.entropies[1 - window :]) if window > 1 else ()
-        if writer is Model.SLM:
-            return Handoff(above=above, signal=signal, window=window, recent=recent)
-        return Handoff(below=below, signal=signal, window=window, recent=recent)
+        is_slm = writer is Model.SLM
+        return Handoff(above if is_slm else None, None if is_slm else below, signal, window, recent)
 
     def next_writer(self, writer: Model, history: History) -> Model:
         """One LLM token at or below its bound hands back, by the worker's own arithmetic; else nothing changes."""
@@ -104,18 +103,12 @@ class Confidence(_ByUncertainty):
 
 @dataclass(frozen=True, slots=True)
 class Learned(_ByUncertainty):
-    """R-Stitch+: where the SLM's entropy is above `tau`, a head decides; the LLM hands back at an entropy up to `tau`.
-
-    Attributes:
-        head: name and version, NAME@VERSION; a question may leave the version out.
-        tau: None only in a question; the answer then takes the one that its head was trained with.
-        in_worker: whether the SLM's worker asks the head, which saves an exchange wherever the head says stay.
-    """
+    """R-Stitch+: where the SLM's entropy is above `tau` a head decides; the LLM hands back at one up to `tau`."""
 
     name: ClassVar[str] = "learned"
-    head: str
-    tau: float | None
-    in_worker: bool = False
+    head: str  # NAME@VERSION; a question may leave the version out
+    tau: float | None  # None only in a question; the answer then takes the one that its head was trained with
+    in_worker: bool = False  # whether the SLM's worker asks the head, which saves an exchange where that says stay
 
     @property
     def runs_ahead(self) -> bool:
@@ -138,15 +131,11 @@ class Learned(_ByUncertainty):
 
 @dataclass(frozen=True, slots=True)
 class Random(Policy):
-    """Random routing: the SLM writes each token with a fixed probability, by a coin that knows seed and position.
-
-    Attributes:
-        seed: None only in a question; the answer then makes one from its session's id.
-    """
+    """Random routing: the SLM writes each token with a fixed probability, by a coin that knows seed and position."""
 
     name: ClassVar[str] = "random"
     slm_probability: float
-    seed: int | None
+    seed: int | None  # None only in a question; the answer then makes one from its session's id
 
     def author(self, position: int) -> Model:
         """Tosses the coin of a position, from seed and position alone: any router goes on as the last one would."""
@@ -178,17 +167,12 @@ class Random(Policy):
 
 @dataclass(frozen=True, slots=True)
 class Speculative(Policy):
-    """Speculative decoding: the SLM drafts, the LLM keeps what it would have written itself, and writes a token.
-
-    Attributes:
-        draft_tokens: the most tokens of a draft.
-        min_confidence: a draft ends before a token less probable than this; 0: never.
-    """
+    """Speculative decoding: the SLM drafts, the LLM keeps what it would have written itself, and writes a token."""
 
     name: ClassVar[str] = "speculative"
     routes: ClassVar[bool] = False
-    draft_tokens: int
-    min_confidence: float = 0.0
+    draft_tokens: int  # the most of one draft
+    min_confidence: float = 0.0  # a draft ends before a token less probable than this; 0: never
 
     def __post_init__(self) -> None:
         assert 1 <= self.draft_tokens <= MAX_DRAFT_TOKENS
@@ -204,15 +188,12 @@ class Speculative(Policy):
         return Handoff(above=1 - self.min_confidence, signal=Signal.CONFIDENCE)
 
     def next_writer(self, writer: Model, history: History) -> Model:
-        """Drafts and verification alternate by a loop of their own."""
-        return writer
+        return writer  # drafts and verification alternate by a loop of their own
 
     def stops_as(self, author: Model, history: History) -> Model:
-        """A draft ends the answer where the LLM says so."""
-        return Model.LLM
+        return Model.LLM  # a draft ends the answer where the LLM says so
 
     def may_write(self, model: Model) -> bool:
-        """Both models write: the SLM drafts, the LLM verifies and writes one token itself."""
         return True
 
 

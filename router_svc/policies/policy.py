@@ -32,27 +32,19 @@ class Handoff:
 
 @dataclass(slots=True)
 class History:
-    """An answer so far, as policies look at it.
+    """An answer so far, as policies look at it."""
 
-    Attributes:
-        start: position of the answer's first token.
-        entropies: one per token of the answer.
-        uncertainty: the policy's signal at the last token; the entropy where that is the signal.
-    """
-
-    start: int
-    entropies: array[float] = field(default_factory=entropies_of)
-    uncertainty: float = 0.0
+    start: int  # position of the answer's first token
+    entropies: array[float] = field(default_factory=entropies_of)  # one per token of the answer
+    uncertainty: float = 0.0  # the policy's signal at the last token; the entropy where that is the signal
     usage: Usage = field(default_factory=Usage)  # only read here: the accounting owns it
 
     @property
     def position(self) -> int:
-        """Position that the next token will get."""
         return self.start + len(self.entropies)
 
     @property
     def num_llm_tokens(self) -> int:
-        """Tokens of the answer that the LLM wrote."""
         return self.usage.num_llm_tokens
 
     @property
@@ -70,11 +62,7 @@ class Head(Protocol):
     """The learned part of R-Stitch+, consulted where the SLM is unsure."""
 
     def wants_llm(self, hidden_state: bytes, position: int) -> bool:
-        """Decides whether the LLM is to write `position`.
-
-        Args:
-            hidden_state: of the SLM where it made its proposal, float32 little-endian, [hidden_size].
-        """
+        """Whether the LLM is to write `position`, by the SLM's state there: float32 little-endian, [hidden_size]."""
         ...
 
 

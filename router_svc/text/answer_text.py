@@ -17,13 +17,7 @@ CONTEXT_TOKENS = 8
 
 
 class AnswerText:
-    """Text of a growing answer: tokens go through the detokenizer, and what comes out through the stop strings.
-
-    Args:
-        decode: turns token ids into text.
-        context: the session's last tokens before the answer.
-        stops: strings that end the answer.
-    """
+    """Text of a growing answer: tokens go through the detokenizer, and what comes out through the stop strings."""
 
     def __init__(self, decode: Decode, context: Sequence[int], stops: Sequence[str]) -> None:
         self._detokenizer = Detokenizer(decode, context)

@@ -33,11 +33,8 @@ class Detokenizer:
                  0                            _shown            len(_window)
         text     |  _before                   |  fresh  |  U+FFFD, held   |
 
-    A token's text alone would be wrong: one character's bytes may be spread over several tokens.
-
-    Args:
-        decode: turns token ids into text, leaving special tokens out.
-        context: tokens before the first one, which are decoded with it but never given out.
+    A token's text alone would be wrong: one character's bytes may be spread over several tokens. The
+    context is decoded with the first token, but never given out.
     """
 
     def __init__(self, decode: Decode, context: Sequence[int] = ()) -> None:

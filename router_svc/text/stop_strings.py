@@ -17,10 +17,8 @@ class StopStrings:
     """Lets text through up to a stop string, and holds back an end that may be the beginning of one.
 
     What it has let through after some text is a function of that text alone, however it was cut into pieces: the loop
-    and each reader have a filter of their own, and all must stop at the same place.
-
-    Attributes:
-        hit: whether a stop string was found; what follows it is dropped.
+    and each reader have a filter of their own, and all must stop at the same place. What follows a hit is
+    dropped.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import functools
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -43,19 +43,14 @@ class TooCommon(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """What a worker's GetTokenizer sends.
+    """What a worker's GetTokenizer sends."""
 
-    Attributes:
-        data: content of tokenizer.json.
-        chat_template: Jinja template; empty if the model has none.
-        special_tokens: texts of bos_token, eos_token and so on, by name, as templates use them.
-        early_exit: how the model's folder says that it answers early.
-    """
-
-    data: bytes
-    chat_template: str = ""
-    special_tokens: Mapping[str, str] = field(default_factory=dict)
-    early_exit: ExitStyle = field(default_factory=ExitStyle)
+    data: bytes  # content of tokenizer.json
+    chat_template: str = ""  # Jinja; empty if the model has none
+    special_tokens: Mapping[str, str] = field(
+        default_factory=dict
+    )  # texts of bos_token and so on, as templates use them
+    early_exit: ExitStyle = field(default_factory=ExitStyle)  # how the model's folder says that it answers early
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +107,6 @@ class Tokenizer:
         return text
 
     def size(self) -> int:
-        """Number of entries in the vocabulary, added tokens included."""
         size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         return size
 
@@ -131,7 +125,7 @@ class Tokenizer:
 
     def chat(self, messages: Sequence[Message]) -> array[int]:
         """Tokens of a whole conversation, up to where the assistant speaks. Raises RstitchError (field `chat`)."""
-        return self._encode_rendered(self._render([_as_dict(message) for message in messages]))
+        return self._encode_rendered(self._render([asdict(message) for message in messages]))
 
     def chat_after(self, messages: Sequence[Message], last_token: int, ended: bool) -> array[int]:
         """Tokens to put behind a session's tokens to go on with `messages`.
@@ -145,13 +139,9 @@ class Tokenizer:
 
         If the session ended with the stop token that the template puts there, that is not put twice; if it did not (its
         limit, a stop string, another stop token), the turn is closed as the template does it.
-
-        Args:
-            last_token: last token of the session.
-            ended: whether that is a stop token.
         """
         stand_in = [{"role": "user", "content": "-"}, {"role": "assistant", "content": _ANSWER}]
-        text = self._render(stand_in + [_as_dict(message) for message in messages])
+        text = self._render(stand_in + [asdict(message) for message in messages])
         # Some templates show only the last turns, or drop what an answer thought.
         at = text.find(_ANSWER)
         if at < 0:
@@ -190,10 +180,6 @@ def _shown(spelling: str | None) -> str:
     return "nothing" if spelling is None else repr(spelling)
 
 
-def _as_dict(message: Message) -> dict[str, str]:
-    return {"role": message.role, "content": message.content}
-
-
 def _environment() -> jinja2.Environment:
     """Jinja as transformers sets it up, sandboxed: templates from the hub are other people's code."""
     environment = ImmutableSandboxedEnvironment(
@@ -212,7 +198,6 @@ class _GenerationBlocks(jinja2.ext.Extension):
     tags = {"generation"}  # noqa: RUF012 - jinja's own form
 
     def parse(self, parser: Any) -> Any:
-        """The body of the block, without the tags around it."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.Scope(body).set_lineno(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import grpc
+from grpc import StatusCode
 
 from rstitch.errors import RstitchError
 
@@ -12,11 +12,7 @@ class Fenced(RstitchError):
 
 
 class Behind(Exception):
-    """The store lost the end of a trajectory, as a Redis may that crashed before it had saved its file.
-
-    Attributes:
-        length: number of tokens that it has left.
-    """
+    """The store has only `length` tokens left of a trajectory, as a Redis may that crashed before it saved its file."""
 
     def __init__(self, length: int) -> None:
         super().__init__(f"the store has {length} tokens")
@@ -25,34 +21,22 @@ class Behind(Exception):
 
 def taken_over(session_id: str) -> Fenced:
     """ABORTED: another router claimed the session after this one had."""
-    return Fenced(
-        grpc.StatusCode.ABORTED,
-        "TAKEN_OVER",
-        f"another router took session {session_id} over.",
-        remedy="Re-attach with resume_from.",
-        metadata={"session_id": session_id},
-    )
+    what, remedy = f"another router took session {session_id} over.", "Re-attach with resume_from."
+    return Fenced(StatusCode.ABORTED, "TAKEN_OVER", what, remedy=remedy, metadata={"session_id": session_id})
 
 
 def deleted(session_id: str, error: type[RstitchError] = RstitchError) -> RstitchError:
     """ABORTED: somebody deleted the session, through this router, or through another one (then `Fenced`)."""
     # Whoever deleted it here stops the answer cleanly, as any interruption does. Only a router that finds it gone is
     # fenced: it must not even try to store what is left.
-    return error(
-        grpc.StatusCode.ABORTED,
-        "DELETED",
-        f"session {session_id} was deleted while it was being written.",
-        remedy="Ask again under a new session.",
-        metadata={"session_id": session_id},
-    )
+    what = f"session {session_id} was deleted while it was being written."
+    remedy = "Ask again under a new session."
+    return error(StatusCode.ABORTED, "DELETED", what, remedy=remedy, metadata={"session_id": session_id})
 
 
 def lost(session_id: str, num_left: int, length: int, how_to_keep: str) -> RstitchError:
     """DATA_LOSS: tokens are missing that nobody can write again."""
-    return RstitchError(
-        grpc.StatusCode.DATA_LOSS,
-        "TRAJECTORY_LOST",
-        f"Redis has {num_left} of the {length} tokens of session {session_id}.",
-        remedy=f"Ask again under a new session; {how_to_keep}.",
-        metadata={"session_id": session_id},
-    )
+    what = f"Redis has {num_left} of the {length} tokens of session {session_id}."
+    remedy = f"Ask again under a new session; {how_to_keep}."
+    metadata = {"session_id": session_id}
+    return RstitchError(StatusCode.DATA_LOSS, "TRAJECTORY_LOST", what, remedy=remedy, metadata=metadata)

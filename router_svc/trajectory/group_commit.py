@@ -19,15 +19,10 @@ R = TypeVar("R")
 
 
 class GroupCommit(Generic[T, R]):
-    """Puts what comes while a call is under way into the next call, in the order in which it came.
-
-    Args:
-        send: makes the call; it returns a result for each item, or an exception for one that was refused.
-        max_group: most items of one call.
-    """
+    """Puts what comes while a call is under way into the next call, in the order in which it came."""
 
     def __init__(self, send: Callable[[list[T]], Awaitable[Sequence[R | Exception]]], max_group: int) -> None:
-        self._send = send
+        self._send = send  # returns a result for each item, or an exception for one that was refused
         self._max_group = max_group
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._task: asyncio.Task[None] | None = None

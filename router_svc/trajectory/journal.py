@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -27,14 +28,7 @@ _MAX_PENDING_CHUNKS = 512
 
 
 class Journal:
-    """The one writer of one trajectory while this router owns it.
-
-    Args:
-        owned: the claim, which every append shows.
-        length: number of tokens that the trajectory has so far.
-        usage: what the answer took so far.
-        show: called with chunks once they are stored, and only then.
-    """
+    """The one writer of one trajectory while this router owns it; `show` gets chunks once they are stored."""
 
     def __init__(
         self,
@@ -75,7 +69,6 @@ class Journal:
 
     @property
     def has_room(self) -> bool:
-        """Whether another chunk can be added without waiting for `room`."""
         return self._room.is_set()
 
     async def room(self) -> None:
@@ -89,7 +82,6 @@ class Journal:
         await self.task
 
     async def finish(self, reason: FinishReason, usage: Usage) -> None:
-        """Stores what is left together with the end, in one append. Raises what the store raises."""
         await self.close()
         self._usage = usage.copy()
         await self._flush(State.FINISHED, reason, keep_usage=True)
@@ -119,20 +111,17 @@ class Journal:
         keep_usage: bool = False,
         patience_s: float | None = None,
     ) -> None:
-        """Stores the pending chunks up to the last that has tokens; if that fails, they stay pending."""
+        # Up to the last that has tokens; if that fails, they stay pending.
         num = max((index + 1 for index, (chunk, _) in enumerate(self._pending) if chunk.tokens), default=0)
         ready = self._pending[:num]
         usage = ready[-1][1] if ready and not keep_usage else self._usage
         chunks = joined(chunk for chunk, _ in ready)
-
-        async def append(length: int, chunks: list[Chunk]) -> None:
-            await self._store.append(self._session_id, self._owned, length, chunks, usage, state, finish, patience_s)
-
+        append, told = partial(self._store.append, self._session_id, self._owned), (usage, state, finish, patience_s)
         try:
-            await append(self.length, chunks)
+            await append(self.length, chunks, *told)
         except Behind as error:
             # Not the same append again: what the store lost goes first. A second loss meanwhile is the caller's to see.
-            await append(error.length, self._since(error.length, chunks))
+            await append(error.length, self._since(error.length, chunks), *told)
         del self._pending[:num]
         self._usage = usage
         self._stored += chunks

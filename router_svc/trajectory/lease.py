@@ -23,16 +23,12 @@ class Lease:
     """Renews the lease three times in `lease_s`, so that one attempt may fail and another be late.
 
     A router that was restarted has another id: it waits for the lease of the one that it was before like any other.
-
-    Attributes:
-        router_id: owner of the trajectories that this router writes.
-        trouble: why the last renewal failed, "" if it did not.
     """
 
     def __init__(self, store: TrajectoryStore, lease_s: float) -> None:
         self.router_id = uuid.uuid4().hex
         self.lease_s = lease_s
-        self.trouble = ""
+        self.trouble = ""  # why the last renewal failed, if it did
         self._store = store
         self._resigned = False
 

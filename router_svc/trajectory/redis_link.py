@@ -31,9 +31,8 @@ _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 # Errors that end by themselves: Redis restarts, loads its file, or a replica is about to be made the primary.
 _PASSING = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
-_MAX_CONNECTIONS = 64
-_POOL_TIMEOUT_S = 20.0
 _SOCKET_TIMEOUT_S = 5.0
+_POOL: dict[str, Any] = {"max_connections": 64, "timeout": 20.0, "socket_timeout": _SOCKET_TIMEOUT_S}
 _CONNECTION: dict[str, Any] = {
     "socket_connect_timeout": _SOCKET_TIMEOUT_S,
     "retry": Retry(NoBackoff(), 0),  # ours below is the only one
@@ -42,29 +41,16 @@ _CONNECTION: dict[str, Any] = {
 
 
 class RedisLink:
-    """A pool of connections, and calls that are made again while Redis is away.
-
-    Args:
-        url: of Redis; a password in it is never shown.
-        patience_s: how long a call is retried while Redis cannot be reached.
-    """
+    """A pool of connections, and calls that are made again for `patience_s` while Redis is away."""
 
     def __init__(self, url: str, patience_s: float) -> None:
         self.address = without_password(url)
         self._patience_s = patience_s
         self._away = False
         self._url = url
-        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_MAX_CONNECTIONS,
-            timeout=_POOL_TIMEOUT_S,
-            socket_timeout=_SOCKET_TIMEOUT_S,
-            **_CONNECTION,
-        )
-        self.redis = Redis.from_pool(pool)
+        self.redis = Redis.from_pool(BlockingConnectionPool.from_url(url, **_POOL, **_CONNECTION))
 
     async def close(self) -> None:
-        """Closes the connections of the pool; scripts have their own."""
         await self.redis.aclose()
 
     def script(self, text: str) -> Script:
@@ -72,7 +58,6 @@ class RedisLink:
         return Script(self._url, text)
 
     async def command(self, *command: Any) -> Any:
-        """Sends one command and returns the reply. Retries and raises as `call` does."""
         return await self.call(lambda: self.redis.execute_command(*command))  # type: ignore[no-untyped-call]
 
     async def call(self, call: Callable[[], Awaitable[_T]], patience_s: float | None = None) -> _T:
@@ -86,9 +71,8 @@ class RedisLink:
             try:
                 result = await call()
             except _PASSING as error:
-                backoff = backoff or Backoff(
-                    first_s=0.05, max_s=1.0, patience_s=self._patience_s if patience_s is None else patience_s
-                )
+                patience_s = self._patience_s if patience_s is None else patience_s
+                backoff = backoff or Backoff(first_s=0.05, max_s=1.0, patience_s=patience_s)
                 delay_s = backoff.next_s()
                 if delay_s is None:
                     raise self._error("REDIS_UNAVAILABLE", f"does not answer: {error}") from error
@@ -105,22 +89,16 @@ class RedisLink:
                 return result
 
     def _error(self, reason: str, what: str) -> RstitchError:
-        return RstitchError(
-            grpc.StatusCode.UNAVAILABLE,
-            reason,
-            f"Redis at {self.address} {what}.",
-            remedy="Start it, give it room, or correct --redis (RSTITCH_REDIS); then try again.",
-            retry_after_s=1.0,
-        )
+        what = f"Redis at {self.address} {what}."
+        remedy = "Start it, give it room, or correct --redis (RSTITCH_REDIS); then try again."
+        return RstitchError(grpc.StatusCode.UNAVAILABLE, reason, what, remedy=remedy, retry_after_s=1.0)
 
 
 class Script:
     """A Lua script on a connection of its own, for one call at a time. `RedisLink.script` makes it.
 
-    What a pool and a general client do for each call takes longer than the call itself.
-
-    A call is made again at once if the connection has died since the last one, so Redis may run the script twice for
-    it.
+    What a pool and a general client do for each call takes longer than the call itself. A call is made again at once if
+    the connection has died since the last one, so Redis may run the script twice for it.
     """
 
     def __init__(self, url: str, text: str) -> None:
@@ -142,7 +120,6 @@ class Script:
         return await self._call(keys, args)
 
     async def close(self) -> None:
-        """Closes the connection; the next call opens it again."""
         await self._connection.disconnect()
 
     async def _call(self, keys: Sequence[str], args: Sequence[Any]) -> Any:

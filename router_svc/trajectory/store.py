@@ -64,10 +64,7 @@ class OwnedElsewhere:
 class TrajectoryStore:
     """Reads, claims, extends, lists and deletes trajectories, and keeps the routers' leases beside them.
 
-    Args:
-        url: of Redis.
-        ttl_s: a trajectory is forgotten so long after its last change.
-        patience_s: how long a call is retried while Redis cannot be reached.
+    A trajectory is forgotten `ttl_s` after its last change; a call is retried for `patience_s` while Redis is away.
     """
 
     def __init__(self, url: str, *, ttl_s: float, patience_s: float) -> None:
@@ -80,7 +77,6 @@ class TrajectoryStore:
         self._claim = self._link.redis.register_script(_script("claim.lua"))
 
     async def close(self) -> None:
-        """Closes all connections to Redis; call it when nothing is being written any more."""
         await self._append.close()
         await self._link.close()
 
@@ -124,11 +120,7 @@ class TrajectoryStore:
     ) -> Owned | OwnedElsewhere | None:
         """Makes `router_id` the owner and appends `chunks` (a prompt) in one step; the state is RUNNING then.
 
-        Args:
-            before: the header as read; None: the session must not exist.
-            settings: of the answer to come or to go on with.
-            usage: of that answer so far.
-        Returns: None if the trajectory is not as in `before` any more: read it again.
+        Returns None if the trajectory is not as in `before` any more (without it: if there is one): read it again.
         """
         length = before.length if before else 0
         reply = await self._link.call(
@@ -149,13 +141,9 @@ class TrajectoryStore:
                 ],
             )
         )
-        match reply[0]:
-            case b"OK":
-                return Owned(int(reply[1]), router_id)
-            case b"OWNED":
-                return OwnedElsewhere(int(reply[1]))
-            case _:
-                return None
+        if reply[0] == b"OK":
+            return Owned(int(reply[1]), router_id)
+        return OwnedElsewhere(int(reply[1])) if reply[0] == b"OWNED" else None
 
     async def append(
         self,
@@ -215,8 +203,7 @@ class TrajectoryStore:
 
         async def drop() -> list[int]:
             async with self._link.redis.pipeline(transaction=True) as pipe:
-                pipe.delete(keys.trajectory(session_id))
-                pipe.delete(keys.chunks(session_id))
+                pipe.delete(keys.trajectory(session_id), keys.chunks(session_id))
                 pipe.zrem(keys.INDEX, session_id)
                 counts: list[int] = await pipe.execute()
                 return counts
@@ -224,12 +211,9 @@ class TrajectoryStore:
         return any(await self._link.call(drop))
 
     async def page(self, num: int, before: Cursor | None) -> tuple[list[Header], Cursor | None]:
-        """One page of headers, the trajectories that changed last first.
+        """One page of up to `num` headers, the trajectories that changed last first, and where it ended.
 
-        Args:
-            num: at most so many headers, at least 1.
-            before: where the page before ended, as this method returned it; None for the first page.
-        Returns: the headers, and where this page ended; None on the last page.
+        The next page begins there; None: there is none.
         """
         found: list[Header] = []
         while True:

@@ -28,17 +28,14 @@ class Model(IntEnum):
 
     @property
     def other(self) -> Model:
-        """The model that waits while this one writes."""
         return Model.LLM if self is Model.SLM else Model.SLM
 
     @property
     def source(self) -> Source:
-        """What tokens that this model wrote have as their source."""
         return Source.SLM if self is Model.SLM else Source.LLM
 
     @property
     def label(self) -> str:
-        """The name in logs, spans and errors: `slm` or `llm`."""
         return self.name.lower()
 
 
@@ -102,29 +99,19 @@ class Chunk:
     """Consecutive tokens from one source: a segment, or a piece of one.
 
     A chunk with a switch reason begins a segment. It may be empty: a model became the writer, and its first proposal
-    was discarded.
-
-    Attributes:
-        source: who wrote them.
-        position: position of the first token, counted from the session's start.
-        tokens: token ids, array('I').
-        entropies: array('f') with one number per token; empty for a prompt.
-        reason: why the segment began; NONE within a segment and for the first one of an answer.
-        switch_entropy: the value that decided the switch, an entropy or another signal; 0 if none did.
-        uncertainties: the policy's signal, array('f') with one number per token; empty where that is the entropy.
+    was discarded. Entropies and uncertainties are one number per token.
     """
 
     source: Source
-    position: int
+    position: int  # of the first token, counted from the session's start
     tokens: array[int]
-    entropies: array[float]
-    reason: SwitchReason = SwitchReason.NONE
-    switch_entropy: float = 0.0
-    uncertainties: array[float] = field(default_factory=lambda: entropies_of())
+    entropies: array[float]  # empty for a prompt
+    reason: SwitchReason = SwitchReason.NONE  # NONE within a segment and for the first one of an answer
+    switch_entropy: float = 0.0  # the value that decided the switch, an entropy or another signal; 0 if none did
+    uncertainties: array[float] = field(default_factory=lambda: entropies_of())  # the signal, where it is another
 
     @property
     def end(self) -> int:
-        """The position after the last token, where the next chunk begins."""
         return self.position + len(self.tokens)
 
     def since(self, position: int) -> Chunk:
@@ -148,9 +135,7 @@ def entropies_of(values: Iterable[float] = ()) -> array[float]:
 
 
 def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
-    """The same tokens in as few chunks as keep sources and switches apart: given whole answers, these are the
-    segments.
-    """
+    """The same tokens in as few chunks as keep sources and switches apart: of whole answers these are the segments."""
     made: list[Chunk] = []
     for chunk in chunks:
         last = made[-1] if made else None
@@ -199,35 +184,21 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """All of a trajectory but its tokens: what a claim and a listing read.
-
-    Attributes:
-        session_id: session that the trajectory belongs to.
-        state: as its router wrote it; a RUNNING trajectory may have lost its router.
-        length: number of all its tokens, prompts included.
-        epoch: counts the claims, but for that of a router whose own answer before it was finished.
-        owner: id of the router that claimed it last.
-        settings: what the last answer was asked for, as `AnswerSettings.to_json` wrote it.
-        usage: what the last answer took so far.
-        finish: how the last answer ended; None while it has not.
-        created_ms: Unix time of the first claim.
-        updated_ms: Unix time of the last change.
-    """
+    """All of a trajectory but its tokens: what a claim and a listing read; settings and usage are the last answer's."""
 
     session_id: str
     state: State
-    length: int
-    epoch: int
-    owner: str
-    settings: str
+    length: int  # in tokens, prompts included
+    epoch: int  # counts the claims, but for that of a router whose own answer before it was finished
+    owner: str  # id of the router that claimed it last
+    settings: str  # as `AnswerSettings.to_json` wrote it
     usage: Usage
     finish: FinishReason | None
-    created_ms: int
-    updated_ms: int
+    created_ms: int  # Unix time
+    updated_ms: int  # Unix time
 
     @property
     def finished(self) -> Finished | None:
-        """How the last answer ended; None while it has not."""
         return Finished(self.finish, self.usage, self.length) if self.finish is not None else None
 
 
@@ -239,5 +210,4 @@ class Trajectory:
     chunks: Sequence[Chunk] = field(default_factory=tuple)
 
     def tokens(self) -> array[int]:
-        """All token ids in order, prompts included."""
         return joined_tokens(self.chunks)

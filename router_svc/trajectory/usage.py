@@ -55,7 +55,6 @@ class Usage:
     exit_confidence: float = 0.0
 
     def record_trial(self, num_tokens: int, time_us: int) -> None:
-        """Counts a trial answer: tokens that it was fed and wrote, and the time from its request to its end."""
         self.num_trials += 1
         self.num_trial_tokens += num_tokens
         self.trial_time_us += time_us
@@ -72,7 +71,6 @@ class Usage:
         return cls(**{**fields, "breakdown": TimeBreakdown(**fields.get("breakdown", {}))})
 
     def copy(self) -> Usage:
-        """A copy that later counting does not change."""
         made = Usage(*_USAGE(self))
         made.breakdown = TimeBreakdown(*_BREAKDOWN(self.breakdown))
         return made

@@ -16,11 +16,7 @@ class Accounting:
 
         claim (store) | routing | run: a model, or the store's room | routing | run ... | end (store)
 
-    Args:
-        usage: of the answer so far; not zero where another router began it.
-        started: when the request came, by `clock`.
-        claim_s: how long the store then took to give the session.
-        clock: monotonic, in s.
+    The usage is not zero where another router began the answer.
     """
 
     def __init__(self, usage: Usage, started: float, claim_s: float, clock: Callable[[], float]) -> None:
@@ -31,7 +27,6 @@ class Accounting:
         usage.breakdown.store_us += int(claim_s * 1e6)
 
     def since_us(self, moment: float) -> int:
-        """Microseconds from a moment until now."""
         return int((self.now() - moment) * 1e6)
 
     def count_kept(self, model: Model, num_tokens: int) -> None:
@@ -46,11 +41,9 @@ class Accounting:
             usage.time_to_first_token_us = usage.time_to_first_token_us or usage.total_time_us
 
     def count_discarded(self) -> None:
-        """Counts a proposal that is not kept."""
         self.usage.num_discarded_proposals += 1
 
     def count_consultation(self) -> None:
-        """Counts that the router asked the head."""
         self.usage.num_consultations += 1
 
     def count_switch(self, num: int = 1) -> None:
@@ -62,12 +55,10 @@ class Accounting:
         self.usage.num_catch_up_tokens += num_tokens
 
     def count_ahead(self, num_kept: int, num_discarded: int) -> None:
-        """Counts tokens that were written ahead."""
         self.usage.num_run_ahead_tokens += num_kept
         self.usage.num_run_ahead_discarded += num_discarded
 
     def count_draft(self, num_tokens: int) -> None:
-        """Counts the tokens of a draft."""
         self.usage.num_draft_tokens += num_tokens
 
     def count_accepted(self, num_tokens: int) -> None:
@@ -75,7 +66,6 @@ class Accounting:
         self.usage.num_accepted_draft_tokens += num_tokens
 
     def count_trial(self, num_tokens: int, began: float) -> None:
-        """Counts a trial answer that began at a moment and is over now."""
         self.usage.record_trial(num_tokens, self.since_us(began))
 
     def set_exit(self, position: int, confidence: float) -> None:

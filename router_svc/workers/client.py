@@ -1,6 +1,6 @@
 """The two model workers as the router sees them; the edge where the messages of worker.proto stop.
 
-It sends runs and hands back replies. It does not know who has the pen, nor what to do about an error.
+It sends runs and hands back replies. It does not know who writes, nor what to do about an error.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from rstitch.service.telemetry import Telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
 _MAX_HEADS = 256
+# Fields that the contract's messages have under the same names.
+_INFO_FIELDS = ("model", "vocab_size", "context_length", "dtype", "device", "num_parameters", "instance_id")
+_TIMING_FIELDS = ("queue_us", "forward_us", "host_us", "wait_us", "total_us")
 _TRANSPORT_CODES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
 
 
@@ -94,18 +97,12 @@ class DecodeStream:
             self._runs.popleft().fail(error)
 
 
-# Makes the stream of a session.
+# Makes the stream of a session; a benchmark or a test may pass streams of its own.
 OpenStream = Callable[[worker_pb2_grpc.WorkerServiceStub, str], DecodeStream]
 
 
 class WorkerClient:
-    """The connection to one worker. Every method raises RstitchError; none retries.
-
-    Args:
-        model: which of the pair it should be.
-        address: HOST:PORT.
-        stream: a benchmark or a test may pass streams of its own.
-    """
+    """The connection to the worker that should be `model`. Every method raises RstitchError; none retries."""
 
     def __init__(self, model: Model, address: str, telemetry: Telemetry, stream: OpenStream = DecodeStream) -> None:
         self.model = model
@@ -118,40 +115,32 @@ class WorkerClient:
         self._heads: dict[str, bytes] = {}  # the one kept last at the end
 
     async def info(self, timeout_s: float = 5.0) -> WorkerInfo:
-        """What model this is."""
         try:
             message = await self._stub.GetInfo(worker_pb2.GetInfoRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
         return WorkerInfo(
             role=_role(message.role),
-            model=message.model,
             fingerprint=message.tokenizer_fingerprint,
-            vocab_size=message.vocab_size,
             stop_tokens=frozenset(message.stop_tokens),
-            context_length=message.context_length,
-            dtype=message.dtype,
-            device=message.device,
-            num_parameters=message.num_parameters,
-            instance_id=message.instance_id,
             hidden_size=message.hidden_size,
+            **{name: getattr(message, name) for name in _INFO_FIELDS},
         )
 
     async def tokenizer(self, timeout_s: float = 60.0) -> TokenizerFiles:
-        """The model's tokenizer."""
-        data: list[bytes] = []
-        first: Any = None
+        call = self._stub.GetTokenizer(worker_pb2.GetTokenizerRequest(), timeout=timeout_s)
         try:
-            async for message in self._stub.GetTokenizer(worker_pb2.GetTokenizerRequest(), timeout=timeout_s):
-                first = first if first is not None else message
-                data.append(message.data)
+            messages = [message async for message in call]
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
+        # The first one says all but the rest of the data.
+        first = messages[0] if messages else worker_pb2.GetTokenizerResponse()
+        style = first.early_exit
         return TokenizerFiles(
-            data=b"".join(data),
-            chat_template=first.chat_template if first is not None else "",
-            special_tokens=dict(first.special_tokens) if first is not None else {},
-            early_exit=_exit_style(first.early_exit) if first is not None else ExitStyle(),
+            data=b"".join(message.data for message in messages),
+            chat_template=first.chat_template,
+            special_tokens=dict(first.special_tokens),
+            early_exit=ExitStyle(tuple(style.boundaries), style.prompt, style.end, style.thinking_end),
         )
 
     def open(self, session_id: str) -> DecodeStream:
@@ -166,23 +155,19 @@ class WorkerClient:
             del self._heads[next(iter(self._heads))]
 
     async def put_head(self, name: str, timeout_s: float = 5.0) -> None:
-        """Sends a head that was kept."""
+        request = worker_pb2.PutHeadRequest(name=name, data=self._heads.get(name, b""))
         try:
-            await self._stub.PutHead(
-                worker_pb2.PutHeadRequest(name=name, data=self._heads.get(name, b"")), timeout=timeout_s
-            )
+            await self._stub.PutHead(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 
     async def close_session(self, session_id: str, timeout_s: float = 2.0) -> None:
-        """Frees what the worker holds for a session."""
         try:
             await self._stub.CloseSession(worker_pb2.CloseSessionRequest(session_id=session_id), timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 
     async def close(self) -> None:
-        """Closes the connection."""
         await self._channel.close()
 
 
@@ -191,31 +176,21 @@ def is_lost(error: RstitchError) -> bool:
     return error.code is grpc.StatusCode.UNAVAILABLE or (error.reason == "TRANSPORT" and error.code in _TRANSPORT_CODES)
 
 
-def _exit_style(message: worker_pb2.ExitStyle) -> ExitStyle:
-    return ExitStyle(tuple(message.boundaries), message.prompt, message.end, message.thinking_end)
-
-
 def _role(number: int) -> Model | None:
     try:
         return Model(number) if number else None
     except ValueError:
-        raise RstitchError(
-            grpc.StatusCode.FAILED_PRECONDITION, "WRONG_ROLE", f"it says that its role is {number}, which is none"
-        ) from None
+        what = f"it says that its role is {number}, which is none"
+        raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "WRONG_ROLE", what) from None
 
 
 def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
-    handoff = run.handoff
+    handoff, how = run.handoff, run.sampling
     return worker_pb2.DecodeRequest(
         session_id=session_id,
         position=run.position,
         tokens=run.tokens + run.prompt,
-        sampling=common_pb2.Sampling(
-            temperature=run.sampling.temperature,
-            top_p=run.sampling.top_p,
-            top_k=run.sampling.top_k,
-            seed=run.sampling.seed,
-        ),
+        sampling=common_pb2.Sampling(temperature=how.temperature, top_p=how.top_p, top_k=how.top_k, seed=how.seed),
         max_tokens=run.max_tokens,
         handoff=_handoff(handoff) if handoff is not None else None,
         prefix_checksum=run.prefix_checksum,
@@ -242,18 +217,13 @@ def _reply(message: worker_pb2.DecodeResponse) -> Reply:
     finish: RunFinish | None = None
     if message.HasField("finish"):
         ended = message.finish
-        timing = ended.timing
         finish = RunFinish(
             end=RunEnd(ended.reason),
             held=ended.held,
             proposal=_proposal(ended.proposal) if ended.HasField("proposal") else None,
-            queue_us=timing.queue_us,
-            forward_us=timing.forward_us,
-            host_us=timing.host_us,
-            wait_us=timing.wait_us,
-            total_us=timing.total_us,
             num_accepted=ended.num_accepted,
             num_consultations=ended.num_consultations,
+            **{name: getattr(ended.timing, name) for name in _TIMING_FIELDS},
         )
     tokens, entropies, uncertainties = list(message.tokens), list(message.entropies), list(message.uncertainties)
     return Reply(tokens, entropies, finish, uncertainties, list(message.logprobs))

@@ -68,12 +68,10 @@ class WorkerPair:
 
     @property
     def context_length(self) -> int:
-        """The most tokens that fit both models."""
         return min(info.context_length for info in self._infos())
 
     @property
     def vocab_size(self) -> int:
-        """Token ids both models know."""
         return min(info.vocab_size for info in self._infos())
 
     def check_ready(self) -> None:
@@ -81,16 +79,10 @@ class WorkerPair:
         if self.mismatch is not None:
             raise self.mismatch
         if self._tokenizer is None:
-            raise RstitchError(
-                grpc.StatusCode.UNAVAILABLE,
-                "NOT_READY",
-                f"the router is not ready: {self.detail}.",
-                remedy="Try again when its health says SERVING.",
-                retry_after_s=1.0,
-            )
+            what, remedy = f"the router is not ready: {self.detail}.", "Try again when its health says SERVING."
+            raise RstitchError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", what, remedy=remedy, retry_after_s=1.0)
 
     def client(self, model: Model) -> WorkerClient:
-        """The connection to a worker."""
         return self._sides[model].client
 
     def info(self, model: Model) -> WorkerInfo | None:
@@ -99,13 +91,11 @@ class WorkerPair:
 
     def stop_tokens(self) -> dict[Model, frozenset[int]]:
         """Tokens that end an answer, by the model that would write them."""
-        infos = {model: self.info(model) for model in Model}
-        return {model: info.stop_tokens if info else frozenset() for model, info in infos.items()}
+        return {model: side.info.stop_tokens if side.info else frozenset() for model, side in self._sides.items()}
 
     def names(self) -> dict[Model, str]:
         """The models' names, "" for one that was not seen yet."""
-        infos = {model: self.info(model) for model in Model}
-        return {model: info.model if info else "" for model, info in infos.items()}
+        return {model: side.info.model if side.info else "" for model, side in self._sides.items()}
 
     def status(self, model: Model) -> tuple[bool, str]:
         """Whether the worker answers, and what it waits for if not."""
@@ -113,21 +103,17 @@ class WorkerPair:
         return side.answers, "" if side.answers else side.detail
 
     async def wait_ready(self) -> None:
-        """Returns when questions can be taken."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.ready)
 
     async def wait_change(self) -> None:
-        """Returns at the next change of anything."""
         async with self._changed:
             await self._changed.wait()
 
     async def wait_usable(self, model: Model, timeout_s: float, *, suspect: bool = False) -> None:
-        """Returns when the worker answers and has the pair's tokenizer.
+        """Returns when the worker answers and has the pair's tokenizer; a suspect one is looked at first.
 
-        Args:
-            suspect: a call has just failed: look before believing that it answers.
-        Raises: RstitchError (UNAVAILABLE) after the timeout, at once if it came back with another tokenizer.
+        Raises RstitchError (UNAVAILABLE) after the timeout, at once if it came back with another tokenizer.
         """
         side = self._sides[model]
         if suspect:
@@ -143,13 +129,11 @@ class WorkerPair:
             raise self.mismatch
 
     async def monitor(self) -> None:
-        """Looks after both workers until cancelled."""
         async with asyncio.TaskGroup() as group:
             for model in Model:
                 group.create_task(self._monitor(model), name=f"monitor-{model.label}")
 
     async def close(self) -> None:
-        """Closes the connections."""
         for side in self._sides.values():
             await side.client.close()
 
@@ -181,9 +165,8 @@ class WorkerPair:
         info = await side.client.info()
         if side.info is None or side.info.instance_id != info.instance_id:
             if info.role is not None and info.role is not model:
-                raise RstitchError(
-                    grpc.StatusCode.FAILED_PRECONDITION, "WRONG_ROLE", f"it says that it is the {info.role.name}"
-                )
+                what = f"it says that it is the {info.role.name}"
+                raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "WRONG_ROLE", what)
             files = await side.client.tokenizer()
             _log.info("worker found", role=model.label, address=side.client.address, model=info.model)
             side.info, side.files = info, files
@@ -201,12 +184,9 @@ class WorkerPair:
             return
         if slm.info.fingerprint != llm.info.fingerprint:
             where = first_difference(Tokenizer(slm.files), Tokenizer(llm.files))
-            self.mismatch = RstitchError(
-                grpc.StatusCode.UNAVAILABLE,
-                "TOKENIZER_MISMATCH",
-                f"the two models do not share one tokenizer: {where or 'their fingerprints differ'}.",
-                remedy="Serve two models of one family; then the router becomes ready by itself.",
-            )
+            what = f"the two models do not share one tokenizer: {where or 'their fingerprints differ'}."
+            remedy = "Serve two models of one family; then the router becomes ready by itself."
+            self.mismatch = RstitchError(grpc.StatusCode.UNAVAILABLE, "TOKENIZER_MISMATCH", what, remedy=remedy)
             _log.error("tokenizers differ", detail=where, slm=slm.info.model, llm=llm.info.model)
             return
         self.mismatch = None
@@ -223,10 +203,6 @@ class WorkerPair:
 
 def worker_unavailable(model: Model, address: str, why: str) -> RstitchError:
     """UNAVAILABLE: the patience with a worker is at its end."""
-    return RstitchError(
-        grpc.StatusCode.UNAVAILABLE,
-        "WORKER_UNAVAILABLE",
-        f"the {model.name} worker at {address} does not answer: {why.rstrip('.')}.",
-        remedy="Start it again, then re-attach with resume_from.",
-        retry_after_s=1.0,
-    )
+    what = f"the {model.name} worker at {address} does not answer: {why.rstrip('.')}."
+    remedy = "Start it again, then re-attach with resume_from."
+    return RstitchError(grpc.StatusCode.UNAVAILABLE, "WORKER_UNAVAILABLE", what, remedy=remedy, retry_after_s=1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from router_svc.workers.accounting import Accounting
@@ -22,21 +23,13 @@ _PROBE_EVERY = 16
 
 
 class RunAhead:
-    """One run in spare rows that began with a proposal.
-
-    Attributes:
-        run: the worker's run.
-        agrees: whether what the LLM has written meanwhile is what stands here, as far as both go.
-
-    Args:
-        position: where the proposal would stand.
-    """
+    """One run in spare rows that began with a proposal, which would stand at `position`."""
 
     __slots__ = ("_entropies", "_num_agreed", "_position", "_tokens", "_uncertainties", "agrees", "run")
 
     def __init__(self, run: PendingRun, position: int, proposal: int) -> None:
         self.run = run
-        self.agrees = True
+        self.agrees = True  # whether what the LLM has written meanwhile is what stands here, as far as both go
         self._position = position
         self._tokens = [proposal]
         #   position                       agreed_end            end
@@ -47,7 +40,6 @@ class RunAhead:
 
     @property
     def end(self) -> int:
-        """Position after the last token that has come."""
         return self._position + len(self._tokens)
 
     @property
@@ -82,10 +74,7 @@ class RunAhead:
         return self.end - length + (finish is None or finish.end is RunEnd.HANDOFF)
 
     def take_over(self, length: int) -> int:
-        """Turns its run into the run that begins at `length`, from which all that was written there will be read again.
-
-        Returns: the number of those tokens.
-        """
+        """Turns its run into that from `length` on, which will give what it wrote there again. Returns how much."""
         num = self.end - length
         if num or self.run.finish is not None:
             keep = len(self._tokens) - num
@@ -94,40 +83,32 @@ class RunAhead:
         return num
 
 
+@dataclass(slots=True)
 class RunAheadGate:
     """Whether running ahead is worth it in this router now; shared by all of its answers.
 
     `auto` has two conditions. The SLM's worker has room: at most `max_running` answers are being written here, for
     among many a spare row is somebody else's time. And it pays: the running mean of SLM steps saved per try is not
     below a half; while it is, one switch in sixteen is tried all the same.
-
-    Args:
-        max_tokens: written ahead of one switch.
-        num_running: answers being written in this router.
     """
 
-    def __init__(
-        self, mode: Literal["auto", "on", "off"], max_tokens: int, max_running: int, num_running: Callable[[], int]
-    ) -> None:
-        self._mode = mode
-        self._max_tokens = max_tokens
-        self._max_running = max_running
-        self._num_running = num_running
-        self._saved = 2 * _MIN_SAVED  # a new router gives it a try
-        self._num_passed = 0
+    mode: Literal["auto", "on", "off"]
+    max_tokens: int  # written ahead of one switch
+    max_running: int
+    num_running: Callable[[], int]  # answers being written in this router
+    _saved: float = 2 * _MIN_SAVED  # a new router gives it a try
+    _num_passed: int = 0
 
     def num_tokens(self) -> int:
         """Number of tokens to write ahead of the switch that is being made; 0: it is not worth it now."""
-        if self._mode == "off" or (self._mode == "auto" and not self._pays()):
-            return 0
-        return self._max_tokens
+        return 0 if self.mode == "off" or (self.mode == "auto" and not self._pays()) else self.max_tokens
 
     def record_outcome(self, num_saved: int) -> None:
         """Learns from a run-ahead that is over: so many SLM steps need not be waited for."""
         self._saved += (num_saved - self._saved) * _WEIGHT
 
     def _pays(self) -> bool:
-        if self._num_running() > self._max_running:
+        if self.num_running() > self.max_running:
             return False
         if self._saved >= _MIN_SAVED:
             return True
@@ -147,7 +128,6 @@ class RunAheadSlot:
 
     @property
     def is_taken(self) -> bool:
-        """Whether a run-ahead is under way or waits to be wanted."""
         return self._ahead is not None
 
     @property
@@ -156,7 +136,6 @@ class RunAheadSlot:
         return self._gate.num_tokens()
 
     def begin(self, run: PendingRun, position: int, proposal: int) -> None:
-        """Takes a run that was started at `position`, where the discarded proposal would stand."""
         self._ahead = RunAhead(run, position, proposal)
 
     def take_over(self, tokens: array[int]) -> PendingRun | None:

@@ -41,77 +41,51 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """What a run is to do, wherever the worker stands in the session.
+    """What a run is to do, wherever the worker stands in the session."""
 
-    Attributes:
-        max_tokens: the most tokens to decode; 0: only catch up.
-        stop_tokens: tokens that end the run; none: the model's own.
-        draft: tokens to be verified after those that are fed.
-        prompt: tokens of a trial, fed after the session's and not part of it.
-    """
-
-    max_tokens: int
+    max_tokens: int  # the most to decode; 0: only catch up
     handoff: Handoff | None = None
-    stop_tokens: frozenset[int] = frozenset()
+    stop_tokens: frozenset[int] = frozenset()  # those that end the run; none: the model's own
     traceparent: str = ""
-    draft: array[int] = field(default_factory=tokens_of)
-    prompt: array[int] = field(default_factory=tokens_of)
+    draft: array[int] = field(default_factory=tokens_of)  # to be verified after the tokens that are fed
+    prompt: array[int] = field(default_factory=tokens_of)  # of a trial: fed after the session's and not part of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run(RunSpec):
-    """A run as one worker is sent it: append `tokens` at `position`, then do as the spec says.
-
-    Attributes:
-        prefix_checksum: of the session's tokens before `position`.
-        background: decodes only in rows that the worker has to spare.
-    """
+    """A run as one worker is sent it: append `tokens` at `position`, then do as the spec says."""
 
     position: int
     tokens: array[int]
     sampling: Sampling
-    prefix_checksum: int
-    background: bool = False
+    prefix_checksum: int  # of the session's tokens before `position`
+    background: bool = False  # decodes only in rows that the worker has to spare
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A token that a model would write and did not keep.
-
-    Attributes:
-        entropy: of its distribution.
-        uncertainty: by the hand-off's signal; the entropy where that is the signal.
-        hidden_state: float32 little-endian, [hidden_size]; empty unless asked for.
-    """
+    """A token that a model would write and did not keep."""
 
     token: int
     entropy: float
-    uncertainty: float
-    hidden_state: bytes
+    uncertainty: float  # by the hand-off's signal; the entropy where that is the signal
+    hidden_state: bytes  # float32 little-endian, [hidden_size]; empty unless asked for
 
 
 @dataclass(frozen=True, slots=True)
 class RunFinish:
-    """How a run ended.
-
-    Attributes:
-        held: tokens that the worker holds now.
-        proposal: the token that was not kept, under `Handoff.above`.
-        queue_us, forward_us, host_us, wait_us, total_us: the worker's own timing.
-        num_accepted: tokens of the draft that were kept.
-        num_consultations: how often the worker asked the hand-off's head.
-    """
+    """How a run ended, with the worker's own timing."""
 
     end: RunEnd
-    held: int
-    proposal: Proposal | None
+    held: int  # tokens that the worker holds now
+    proposal: Proposal | None  # the token that was not kept, under `Handoff.above`
     queue_us: int
     forward_us: int
     host_us: int
     wait_us: int
     total_us: int
-    num_accepted: int = 0
-    num_consultations: int = 0
+    num_accepted: int = 0  # tokens of the draft that were kept
+    num_consultations: int = 0  # how often the worker asked the hand-off's head
 
 
 @dataclass(slots=True)
@@ -132,26 +106,21 @@ class Reply:
 class PendingRun:
     """A run whose replies come. Made by `DecodeStream.start`."""
 
-    __slots__ = ("_failure", "_replies", "_wake", "accepted", "finish", "num_sent")
+    __slots__ = ("_replies", "_wake", "accepted", "failure", "finish", "num_sent")
 
     def __init__(self, num_sent: int) -> None:
         self.num_sent = num_sent
         self.accepted = False
         self.finish: RunFinish | None = None
         self._replies: list[Reply] = []
-        self._failure: RstitchError | None = None
+        self.failure: RstitchError | None = None  # why no more will come, if it failed
         self._wake: asyncio.Future[None] | None = None
-
-    @property
-    def failure(self) -> RstitchError | None:
-        """Why no more will come, if the run failed."""
-        return self._failure
 
     async def next(self) -> Reply:
         """All that has come since the last call, at least something. Raises RstitchError when the run failed."""
         if not self._replies:
-            if self._failure is not None:
-                raise self._failure
+            if self.failure is not None:
+                raise self.failure
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
             return await self.next()
@@ -184,8 +153,7 @@ class PendingRun:
         self._awake()
 
     def fail(self, error: RstitchError) -> None:
-        """Ends the run with the error of its stream."""
-        self._failure = error
+        self.failure = error
         self._awake()
 
     def _awake(self) -> None:

@@ -25,14 +25,9 @@ _SPEC_FIELDS = [field.name for field in fields(RunSpec)]
 
 @dataclass(frozen=True, slots=True)
 class BackgroundWork:
-    """What this router lets workers do for sessions whose writer is the other model.
+    """What this router lets workers do for sessions whose writer is the other model."""
 
-    Attributes:
-        catch_up_tokens: a worker that lags by fewer tokens is not fed; 0: it is never fed before its turn.
-        gate: says how far to run ahead.
-    """
-
-    catch_up_tokens: int
+    catch_up_tokens: int  # a worker that lags by fewer is not fed; 0: it is never fed before its turn
     gate: RunAheadGate
 
 
@@ -47,11 +42,8 @@ class WorkerSession:
         a run   sends tokens[held:] at position = held, with a checksum of [0, held); the worker first drops
                 whatever it has from `held` on
 
-    A run that is started counts as arrived: `held` is len(tokens) from then on, and is put back if it is refused.
-
-    Args:
-        tokens: of the session; grows as the answer does.
-        held: how many of them the worker presumably holds; a wrong guess is corrected by the worker.
+    A run that is started counts as arrived: `held` is len(tokens) from then on, and is put back if it is refused. At
+    first it may be a guess, which the worker corrects.
     """
 
     def __init__(
@@ -153,18 +145,12 @@ class WorkerSession:
             self._catching_up = self._start(RunSpec(max_tokens=0, traceparent=traceparent))
 
     def confirm_kept(self, num_tokens: int) -> int:
-        """Tokens that this worker computed were kept; what it decoded beyond is dropped at the next run.
-
-        Returns: how many of them were written ahead.
-        """
+        """Tokens that this worker computed were kept; returns how many of them were written ahead."""
         self._held += num_tokens
         return self._ahead.confirm_kept(num_tokens)
 
     async def cut_short(self, run: PendingRun, traceparent: str) -> RunFinish | None:
-        """Ends a run whose rest is not wanted: the worker drops that. What the run took is left to be counted.
-
-        Returns: how it ended; None if the worker does not say any more.
-        """
+        """Ends a run whose rest is not wanted. Returns how it ended; None if the worker does not say any more."""
         self._settle()
         if run.finish is None:
             # A new run supersedes the one that is going on; this one feeds what was kept and decodes nothing.
@@ -184,7 +170,6 @@ class WorkerSession:
         self._correct_held(error)
 
     async def close(self) -> None:
-        """Ends the stream and with it whatever the worker does for this session."""
         self._lost_stream = self.is_lost
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -194,7 +179,6 @@ class WorkerSession:
         self._catching_up = None
 
     async def _start_anew(self, spec: RunSpec) -> PendingRun:
-        """Starts a run, on a new stream if this one is broken."""
         if self._stream is not None and self._stream.broken:
             await self.close()
         return self._start(spec)
@@ -221,7 +205,6 @@ class WorkerSession:
         )
 
     def _drop_ahead(self) -> None:
-        """Gives up what was written ahead, if anything was."""
         if not self._ahead.is_taken:
             return
         agreed_end = self._ahead.drop(self._tokens)

@@ -13,6 +13,7 @@ from pydantic_settings import CliApp
 from rich.console import Console
 from rich.progress import Progress
 
+from evals.asking.record import Record
 from evals.asking.stacks import add_stack_arguments
 from evals.bench import engine, page
 from evals.bench.outside import fit
@@ -186,6 +187,12 @@ def test_a_fit_splits_times_and_ignores_an_answer_that_was_disturbed() -> None:
     spent = [0.1 * a + 1.5 * b + 3 for a, b in zip(tokens, switches, strict=True)]
     spent[7] += 500
     assert fit(spent, tokens, switches) == pytest.approx([0.1, 1.5, 3], abs=0.02)
+
+
+def test_what_runs_in_the_background_is_no_part_of_an_answers_time() -> None:
+    told = {"slm_forward_us": 4000, "llm_forward_us": 3000, "background_us": 9000, "store_us": 1000}
+    usage = {"total_time_us": 10_000, "slm_forward_us": 4000, "llm_forward_us": 12_000, "breakdown": told}
+    assert Record("x", 0, "", 0, 0, usage=usage).outside_ms == 3
 
 
 def test_a_section_is_added_once_and_then_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

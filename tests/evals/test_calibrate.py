@@ -81,8 +81,7 @@ async def test_what_cannot_be_reached_is_refused_with_what_can() -> None:
 
 async def test_repeats_draw_disjoint_halves_and_count_what_landed() -> None:
     samples = {value: answered(value, 200, 5) for value in (None, *ENTROPY.coarse)}
-    made = await repeat(Pool(ENTROPY, samples), Wanted.always(ShareGoal(0.12)), 40, 100, 100, seed=0)
-    row = made.row()
+    row = await repeat(Pool(ENTROPY, samples), Wanted.always(ShareGoal(0.12)), 40, 100, 100, seed=0)
     assert (row["repeats"], row["reached"]) == (40, 40)
     assert row["landed"] >= binom.ppf(0.001, 40, 0.95)
 
@@ -173,7 +172,7 @@ def test_questions_of_a_file_and_of_a_task(tmp_path: Path) -> None:
         ("\n \n", "is empty"),
         ('{"question": "a", "answer": 1}\n{"question"\n', "line 2: it is no JSON"),
         ('{"question": "a", "answer": "1"}\n{"prompt": "b"}\n', "line 2: there is no question"),
-        ('["a"]\n', "line 1: there is no question"),
+        ('["a"]\n', "line 1: list is no object"),
         ('{"question": "a", "answer": "1"}\n\n{"question": "b"}\n', "line 3: there is no answer"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_profile_whose_check_fails_is_not_kept_unless_forced(
         (["--data", "tiny:calibration", "--llm-share", "2"], "--llm-share: 2.0 is no share"),
         (["--data", "tiny:calibration", "--llm-share", "0.1", "--policy", "llm_only"], "--policy: llm_only cannot"),
         (["--data", "tiny:calibration", "--max-loss", "1%"], "no loss below 2.6% can be shown"),
-        (["--data", "nowhere.jsonl", "--llm-share", "0.1"], "nowhere.jsonl cannot be read"),
+        (["--data", "nowhere.jsonl", "--llm-share", "0.1"], "nowhere.jsonl: No such file"),
         (["--data", "tiny:calibration", "--llm-share", "0.1", "--latency-model", "no.json"], "no.json"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 
 from router_svc.main import _serve
 from router_svc.trajectory.lease import Lease
+from router_svc.workers.client import DecodeStream
 from rstitch.channels import client_options
 from rstitch.v1 import router_pb2_grpc
 from tests.support.asking import Reading, ask_for, threshold
@@ -75,7 +76,7 @@ async def test_a_router_that_cannot_look_after_itself_ends(stack: Stack, monkeyp
     monkeypatch.setattr(Lease, "keep", broken)
     async with asyncio.timeout(20):
         with pytest.raises(ExceptionGroup) as caught:
-            await _serve(stack.settings())
+            await _serve(stack.settings(), DecodeStream)
     assert caught.group_contains(ZeroDivisionError)
 
 

@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Run:
-    """The stages, each with its progress."""
+    """The stages of a run, each with its own progress bar."""
 
     def __init__(
         self, recipe: Recipe, pair: TrainingPair, latency: LatencyModel, progress: Progress, work: Path
@@ -130,12 +130,12 @@ class _Run:
                 self._look()
 
     def best_head(self) -> Head:
-        """By the reward on dev."""
+        """Picks the head with the highest reward on dev."""
         assert self._trainer.best is not None
         return Head.from_bytes(self._trainer.best["data"])
 
     def dev_rows(self) -> list[Figures]:
-        """Thresholds and the best head."""
+        """Evaluates the thresholds and the best head on dev."""
         rows = [self._measured(f"threshold tau={tau:g}", always_llm(), tau) for tau in TAUS]
         best, start = self._trainer.best, self._trainer.looks[0]["figures"]
         assert best is not None

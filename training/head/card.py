@@ -7,11 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from evals.figures.plotting import panels, save
 from evals.figures.provenance import provenance
 from evals.figures.report import Columns, markdown_table
 from rstitch.service.head import Head
@@ -20,13 +16,13 @@ from training.head.recipe import Recipe
 
 WEIGHTS, CARD, CURVES, PLOT = "head.safetensors", "README.md", "training.jsonl", "training.png"
 COLUMNS: Columns = {
-    "policy": lambda row: str(row["name"]),
-    "accuracy %": lambda row: f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
-    "modelled ms": lambda row: f"{row['latency_ms']:.1f}",
-    "tokens": lambda row: f"{row['num_tokens']:.1f}",
-    "LLM %": lambda row: f"{100 * row['llm_share']:.1f}",
-    "switches": lambda row: f"{row['num_switches']:.2f}",
-    "asked": lambda row: f"{row['num_consultations']:.2f}",
+    "policy": "{name}",
+    "accuracy %": "{accuracy:.1p} [{low:.1p}, {high:.1p}]",
+    "modelled ms": "{latency_ms:.1f}",
+    "tokens": "{num_tokens:.1f}",
+    "LLM %": "{llm_share:.1p}",
+    "switches": "{num_switches:.2f}",
+    "asked": "{num_consultations:.2f}",
 }
 
 
@@ -58,13 +54,12 @@ def write_head(
 def plot(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Reward, accuracy, latency and LLM share, by step."""
     shown = {"reward": "reward", "accuracy": "accuracy", "latency_ms": "modelled latency, ms", "llm_share": "LLM share"}
-    figure, axes = plt.subplots(1, len(shown), figsize=(13, 3), layout="constrained")
-    for axis, (key, label) in zip(axes, shown.items(), strict=True):
+    figure, axes = panels(1, len(shown), (13, 3))
+    for axis, (key, label) in zip(axes[0], shown.items(), strict=True):
         axis.plot([line["step"] for line in log], [line[key] for line in log], color="tab:blue", linewidth=1)
         axis.set(xlabel="step of DAPO", title=label)
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
 def _card(

@@ -29,7 +29,7 @@ def cost_us(head: Head, num_calls: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Command line."""
+    """Times consultations of a head and prints the figures."""
     parser = argparse.ArgumentParser(prog="python -m training.head.cost", description=__doc__)
     default = ROOT / "models/heads/tiny/head.safetensors"
     parser.add_argument("file", nargs="?", type=Path, default=default, help="default models/heads/tiny")

@@ -18,7 +18,7 @@ from training.head.rollout import Answer, Decide, Rollouts
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one answer."""
+    """What one answer came to."""
 
     right: bool
     latency_ms: float
@@ -53,7 +53,6 @@ class Figures:
         return self.accuracy - price * self.right_latency_ms
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
 
@@ -70,7 +69,7 @@ def outcome(pair: TrainingPair, latency: LatencyModel, answer: Answer, problem: 
 
 
 def figures(name: str, outcomes: Sequence[Outcome]) -> Figures:
-    """Means of outcomes."""
+    """Takes the means of outcomes."""
     n, num_right = len(outcomes), sum(each.right for each in outcomes)
 
     def mean(values: Sequence[float]) -> float:
@@ -91,12 +90,12 @@ def figures(name: str, outcomes: Sequence[Outcome]) -> Figures:
 
 
 def always_llm() -> Decide:
-    """The threshold rule."""
+    """Decides as the threshold rule does."""
     return lambda index, asked: True
 
 
 def greedy(head: Head) -> Decide:
-    """What the served head decides."""
+    """Decides as the served head does."""
     return lambda index, asked: head.wants_llm(asked.hidden_state, asked.context_length)
 
 
@@ -112,7 +111,7 @@ def evaluate(
     num_sessions: int,
     on_done: Callable[[], None] = lambda: None,
 ) -> Figures:
-    """Answers all problems once."""
+    """Answers each problem once and takes the means."""
     rollouts = Rollouts(pair.slm, pair.llm, pair.stop_tokens, tau, max_new_tokens, num_sessions)
     answers = rollouts.run([pair.prompt(problem) for problem in problems], decide, on_done)
     outcomes = [outcome(pair, latency, answer, problem) for answer, problem in zip(answers, problems, strict=True)]

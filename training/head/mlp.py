@@ -55,7 +55,6 @@ class Policy(nn.Module):
         self.std.copy_(features.std(dim=0) + 1e-6)
 
     def _features(self, inputs: Tensor) -> Tensor:
-        """As `rstitch.service.head` has it."""
         if not len(self.readout):
             return inputs
         log_p = torch.log_softmax(inputs[:, :-1] @ self.readout.T, dim=-1)
@@ -64,7 +63,6 @@ class Policy(nn.Module):
         return torch.cat([inputs, top, entropy, entropy.clamp_min(1e-6).log()], dim=1)
 
     def to_head(self, facts: HeadFacts) -> Head:
-        """The head that the system serves."""
         layers = [(_array(layer.weight), _array(layer.bias)) for layer in self.layers if isinstance(layer, nn.Linear)]
         return Head(
             facts, _array(self.mean), _array(self.std), layers, _array(self.readout) if len(self.readout) else None

@@ -61,7 +61,7 @@ def rows(slm: str, states: States, heads: dict[str, Head], num_answers: int) -> 
 
 
 def main() -> int:
-    """Command line."""
+    """Computes the table, prints it, and writes it if asked."""
     parser = argparse.ArgumentParser(prog="python -m training.head.recall", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="heads (default models/heads/tiny/head.safetensors)")
     parser.add_argument("--slm", default=str(ROOT / "models/tiny-slm"), help="folder or hub id (default tiny-slm)")

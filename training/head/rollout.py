@@ -43,7 +43,7 @@ class Answer:
         tokens: prompt included.
         start: length of the prompt.
         authors: of the tokens after the prompt.
-        runs: who had the pen, in order, as the latency model wants it.
+        runs: who wrote how much, in order, as the latency model wants it.
     """
 
     tokens: list[int]
@@ -54,17 +54,14 @@ class Answer:
 
     @property
     def written(self) -> list[int]:
-        """The tokens after the prompt."""
         return self.tokens[self.start :]
 
     @property
     def num_switches(self) -> int:
-        """Hand-overs in either direction."""
         return len(self.runs) - 1
 
     @property
     def num_llm_tokens(self) -> int:
-        """Tokens that the LLM wrote."""
         return self.authors.count("llm")
 
 
@@ -76,14 +73,14 @@ Decide = Callable[[int, Consultation], bool]
 class _Writing:
     index: int
     answer: Answer
-    pen: Role = "slm"
+    writer: Role = "slm"
     held: dict[Role, int] = field(default_factory=lambda: {"slm": 0, "llm": 0})
-    num_kept: int = 0  # since it has the pen
+    num_kept: int = 0  # since it writes
 
     def leave(self, *, discarded: bool) -> None:
-        """The pen is given away, or the answer is complete."""
-        self.answer.runs.append(Run(self.pen, self.num_kept, discarded))
-        self.pen = "llm" if self.pen == "slm" else "slm"
+        """The other model writes from here, or the answer is complete."""
+        self.answer.runs.append(Run(self.writer, self.num_kept, discarded))
+        self.writer = "llm" if self.writer == "slm" else "slm"
         self.num_kept = 0
 
 
@@ -130,18 +127,18 @@ class Rollouts:
             self._write(_Writing(index, answer))
 
     def _write(self, writing: _Writing) -> None:
-        """The pen's model gets what it has not seen, then goes on."""
-        answer, pen = writing.answer, writing.pen
-        held = writing.held[pen]
+        """Feeds the writer what it has not seen, and lets it go on."""
+        answer, writer = writing.answer, writing.writer
+        held = writing.held[writer]
         request = RunRequest(
             session_id=str(writing.index),
             position=held,
             tokens=answer.tokens[held:],
             max_tokens=self._max_new_tokens - len(answer.written),
             stop_tokens=self._stop_tokens,
-            handoff=self._handoff[pen],
+            handoff=self._handoff[writer],
         )
-        self._running[pen, self._engines[pen].submit(request)] = writing
+        self._running[writer, self._engines[writer].submit(request)] = writing
 
     def _step(self, name: Role, engine: Engine, decide: Decide) -> int:
         """One forward; returns how many answers became complete by it."""
@@ -161,17 +158,17 @@ class Rollouts:
 
     def _kept(self, writing: _Writing, token: int) -> None:
         writing.answer.tokens.append(token)
-        writing.answer.authors.append(writing.pen)
+        writing.answer.authors.append(writing.writer)
         writing.num_kept += 1
 
     def _ended(self, writing: _Writing, event: RunFinished, decide: Decide) -> bool:
         """What follows the end of a run; returns whether the answer is complete."""
         answer = writing.answer
-        writing.held[writing.pen] = len(answer.tokens)
+        writing.held[writing.writer] = len(answer.tokens)
         if event.reason is not FinishReason.HANDOFF or len(answer.written) == self._max_new_tokens:
             writing.leave(discarded=False)
             return True
-        if writing.pen == "llm":
+        if writing.writer == "llm":
             writing.leave(discarded=False)
         elif self._consult(writing, event, decide):
             writing.leave(discarded=True)

@@ -63,7 +63,6 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
 
     def head(self) -> Head:
-        """As it is now."""
         slm, llm = (Path(name).name for name in self._pair.names)
         facts = HeadFacts(self._pair.hidden_size, self._pair.fingerprint, self.recipe.tau, slm, llm)
         return self.policy.to_head(facts)

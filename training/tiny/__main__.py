@@ -26,7 +26,7 @@ _NOTE = "The first {} problems of the {} split, greedy, float32, by `training.ti
 
 
 def main() -> None:
-    """Command line."""
+    """Trains and exports the models that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPES)}")
     parser.add_argument("--work", type=Path, default=Path(".cache/tiny"), help="folder of the checkpoints")

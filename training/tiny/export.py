@@ -100,7 +100,7 @@ def table(figures: list[dict[str, Any]]) -> str:
 
 
 def export(name: str, checkpoint: Path, out: Path, figures: list[dict[str, Any]], note: str = "") -> Path:
-    """Write the folder that `from_pretrained` loads."""
+    """Writes the folder that `from_pretrained` loads."""
     state = torch.load(checkpoint, weights_only=True)
     recipe = RECIPES[name]
     domain = DOMAINS[recipe.domain]
@@ -144,7 +144,7 @@ def export(name: str, checkpoint: Path, out: Path, figures: list[dict[str, Any]]
 
 
 def main() -> None:
-    """Command line."""
+    """Exports a checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--checkpoint", type=Path, required=True)

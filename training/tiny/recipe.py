@@ -34,18 +34,15 @@ class Recipe:
 
     @property
     def num_steps(self) -> int:
-        """The length of the run."""
         return self.schedule[-1][0]
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step."""
         for (start, low), (end, high) in pairwise(self.schedule):
             if step <= end:
                 return self.learning_rate * (low + (high - low) * (step - start) / (end - start))
         return 0.0
 
     def model_config(self, vocab_size: int) -> dict[str, Any]:
-        """The arguments of a `LlamaConfig`."""
         return {
             "vocab_size": vocab_size,
             "hidden_size": self.hidden_size,

@@ -172,7 +172,7 @@ def _save(
 
 
 def main() -> None:
-    """Command line."""
+    """Trains one model, from its checkpoint on if there is one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")

@@ -16,7 +16,7 @@ Style = Literal["short", "verbose"]
 
 @dataclass(frozen=True, slots=True)
 class Domain(Generic[P]):
-    """One domain."""
+    """A kind of problems, with what writes and what judges them."""
 
     name: str
     generator: Generator[P]

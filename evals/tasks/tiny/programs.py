@@ -42,8 +42,8 @@ PROGRAMS = Domain(
     sample=task.make_problem(random.Random(18)),
     about="tells what a small Python program prints, with a chain of thought",
     data="""\
-Problems come from a seeded generator (`training/programs/task.py`): programs with two whole numbers below 100 and one
-list of at most three, 2 or 3 statements (calculations, list operations, `if` and `else`, one `for` over the
+Problems come from a seeded generator (`evals/tasks/tiny/programs_task.py`): programs with two whole numbers below 100
+and one list of at most three, 2 or 3 statements (calculations, list operations, `if` and `else`, one `for` over the
 list) and a `print`. A program belongs to one split by a hash of its text with the variables renamed, so a held-out
 program never occurs in training under other names; `check_disjoint` looks for itself. There is no other data.""",
     limits="""\

@@ -48,7 +48,6 @@ class Problem:
 
     @property
     def program(self) -> str:
-        """The program's text."""
         return self.question.partition("\n")[2]
 
     @property
@@ -95,11 +94,9 @@ class _Program:
     last: str = ""  # the variable that was set last
 
     def number(self) -> tuple[str, int]:
-        """Any number that has a value."""
         return self.rng.choice([(name, v) for name, v in self.values.items() if isinstance(v, int)])
 
     def items(self) -> tuple[str, tuple[int, ...]]:
-        """The list."""
         return next((name, v) for name, v in self.values.items() if isinstance(v, tuple))
 
     def run(self, statement: _Statement) -> None:
@@ -109,7 +106,6 @@ class _Program:
         self.steps.append(statement.step)
 
     def write(self, depth: int, source: str) -> None:
-        """Add a line to the text."""
         self.lines.append(_INDENT * depth + source)
 
 
@@ -190,7 +186,6 @@ def _change_list(program: _Program) -> _Statement:
 
 
 def _simple(program: _Program) -> _Statement:
-    """Any statement without a body."""
     draw: Callable[[_Program], _Statement] = program.rng.choices(
         (_calculate, _read_list, _change_list), (0.5, 0.2, 0.3)
     )[0]

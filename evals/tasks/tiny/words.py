@@ -47,10 +47,10 @@ WORDS = Domain(
     ),
     about="solves arithmetic word problems with a chain of thought",
     data="""\
-Problems come from a seeded generator (`training/tiny/task.py`): 2 to 6 calculations, whole numbers below 1,000, one
-person, one kind of thing. A problem belongs to one split by a hash of its calculations (not of its wording), so
-held-out calculations never occur in training in any words; `check_disjoint` looks for itself. There is no other
-data.""",
+Problems come from a seeded generator (`evals/tasks/tiny/arithmetic.py`): 2 to 6 calculations, whole numbers below
+1,000, one person, one kind of thing. A problem belongs to one split by a hash of its calculations (not of its
+wording), so held-out calculations never occur in training in any words; `check_disjoint` looks for itself. There is no
+other data.""",
     limits="""\
 Up to six calculations; no decimals, no negative numbers, nothing above 999. Errors are errors of a very small network,
 not of reasoning. A "Check" writes the sum backwards; chains in training are right, so a check never finds a mistake and
