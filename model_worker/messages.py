@@ -79,7 +79,7 @@ def to_rstitch_error(error: Exception) -> RstitchError:
 
 def step_request(message: worker_pb2.StepRequest, vocab_size: int) -> RunRequest:
     """Reads a step. Raises RstitchError INVALID_ARGUMENT, naming the field."""
-    return _run_request(message, returns=_returns(message.returns, vocab_size))
+    return replace(_run_request(message), returns=_returns(message.returns, vocab_size))
 
 
 def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: HeadTable) -> RunRequest:
@@ -92,8 +92,8 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: He
         raise invalid("max_tokens", "nothing of a draft can be kept.", "Send how many tokens may be kept, at least 1.")
     if message.draft and message.HasField("handoff"):
         raise invalid("handoff", "a run that verifies a draft has no hand-off.", "Leave handoff or draft unset.")
-    return _run_request(
-        message,
+    return replace(
+        _run_request(message),
         max_tokens=message.max_tokens,
         stop_tokens=frozenset(message.stop_tokens),
         handoff=_handoff(message.handoff, heads) if message.HasField("handoff") else None,
@@ -161,7 +161,8 @@ def _fields(value: object, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names}
 
 
-def _run_request(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest, **more: Any) -> RunRequest:
+def _run_request(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> RunRequest:
+    """Reads what steps and runs have in common."""
     length = len(message.session_id)
     if not 1 <= length <= MAX_SESSION_ID_LENGTH:
         told = f"a session id has 1 to {MAX_SESSION_ID_LENGTH} characters, not {length}."
@@ -172,7 +173,6 @@ def _run_request(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest, **m
         tokens=message.tokens,
         sampling=_sampling(message),
         prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
-        **more,
     )
 
 

@@ -50,7 +50,7 @@ class Group:
 
 
 class PagedAttention:
-    """An `AttentionBackend` that reads views of the cache where pages lie side by side; `in_place` off: never."""
+    """An `AttentionBackend` that reads the cache in place where pages lie side by side; with `in_place` off, never."""
 
     def __init__(self, cache: KvCache, *, in_place: bool = True) -> None:
         self._cache = cache
