@@ -19,7 +19,6 @@ from model_worker.engine.types import (
     GREEDY,
     Capacity,
     Counters,
-    FinishReason,
     Handoff,
     Returns,
     RunFinished,
@@ -52,12 +51,7 @@ _CODES = {
     errors.ForwardFailed: grpc.StatusCode.INTERNAL,
 }
 
-# The contract names reasons and signals as the engine does. STEP is not in it: a step has a reply of its own.
-_REASONS = {
-    reason: worker_pb2.Finish.Reason.Value(f"REASON_{reason.name}")
-    for reason in FinishReason
-    if reason is not FinishReason.STEP
-}
+# The contract names signals, and in `finish` reasons, as the engine does.
 _SIGNALS = {common_pb2.Signal.Value(f"SIGNAL_{signal.name}"): signal for signal in Signal}
 _SIGNALS[common_pb2.SIGNAL_UNSPECIFIED] = Signal.ENTROPY
 
@@ -121,7 +115,7 @@ def step_response(finished: RunFinished) -> worker_pb2.StepResponse:
 def finish(finished: RunFinished) -> worker_pb2.Finish:
     """Returns the last message of a run on its stream."""
     return worker_pb2.Finish(
-        reason=_REASONS[finished.reason],
+        reason=f"REASON_{finished.reason.name}",
         held=finished.held,
         proposal=worker_pb2.Proposal(**_fields(finished.proposal, _PROPOSAL)) if finished.proposal else None,
         timing=timing(finished.timing),
