@@ -8,7 +8,6 @@ import structlog
 import torch
 
 from model_worker.engine.bookkeeping.batching import BatchingRule
-from model_worker.engine.bookkeeping.cost_model import StepCost
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import LoadedModel, load
@@ -62,7 +61,8 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
     if isinstance(engine, SharedEngine):
         engine.shallow_costs = measure_steps(engine, settings.measure_ms / 1000, shallow=True)
     if engine.costs is not None:
-        _log.info("steps measured", **{_shape(cost): cost.step_us for cost in engine.costs.step_costs})
+        points = {f"rows_{c.num_rows}_tokens_{c.num_tokens_per_row}_us": c.step_us for c in engine.costs.step_costs}
+        _log.info("steps measured", **points)
     return loaded, engine
 
 
@@ -86,7 +86,3 @@ def make_batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | No
     if not size and engine.costs is None:
         raise invalid("--batching", "delayed needs to know what a step costs.", "Give --measure-ms more than 0.")
     return BatchingRule(engine.costs, settings.max_delay_ms / 1000, size)
-
-
-def _shape(cost: StepCost) -> str:
-    return f"rows_{cost.num_rows}_tokens_{cost.num_tokens_per_row}_us"

@@ -23,12 +23,9 @@ _COUNT_BYTES = 8
 
 
 class DeviceTurns:
-    """One worker's side. Both sides are given the same `path` and `slm_steps`.
+    """The side of the worker that steps `role`: `slm_steps` SLM steps for each of the LLM's while both have work.
 
-    Args:
-        path: a file on this host; made if need be.
-        role: the model that this side steps.
-        slm_steps: SLM steps for each LLM step while both have work.
+    Both sides are given the same `slm_steps` and the same `path`, a file on this host, which is made if need be.
     """
 
     def __init__(self, path: Path, role: Role, slm_steps: int) -> None:
@@ -57,11 +54,7 @@ class DeviceTurns:
         return True
 
     def end(self, somebody_waits: bool) -> None:
-        """Gives the device back after a step, if that took it.
-
-        Args:
-            somebody_waits: whether there is another step to be done for somebody.
-        """
+        """Gives the device back after a step, if that took it; `somebody_waits` for the next one or does not."""
         if not self._stepping:
             return
         self._stepping = False

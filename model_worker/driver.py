@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from model_worker.device_turns import DeviceTurns
 from model_worker.engine.bookkeeping.batching import Arrivals, BatchingRule
@@ -33,33 +33,27 @@ class EngineDriver:
     """Runs an engine in a thread of its own. All public methods are called from the event loop.
 
     A run is known outside by its ticket. What comes of it goes to the sink that it was submitted with, on the loop, in
-    order; the last piece says how it ended, unless the run was cancelled.
-
-    Args:
-        on_fatal: called on the loop with the error that ended the thread.
-        flush_s: the longest that a kept token waits for others; a run's first and its last go out at once.
-        batching: holds steps back for a fuller batch; None: every step starts at once.
-        turns: taken with the other worker on this device; None: the device is this worker's own.
+    order; the last piece says how it ended, unless the run was cancelled. `on_fatal` is called on the loop with the
+    error that ended the thread.
     """
 
     def __init__(
         self,
         engine: Engine,
         on_fatal: Callable[[BaseException], None],
-        flush_s: float = 0.0,
-        batching: BatchingRule | None = None,
-        turns: DeviceTurns | None = None,
+        flush_s: float = 0.0,  # as in `Outbox`
+        batching: BatchingRule | None = None,  # None: every step starts at once
+        turns: DeviceTurns | None = None,  # None: the device is this worker's own
     ) -> None:
         self._engine = engine
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
-        self._commands: queue.SimpleQueue[Callable[[], list[tuple[int, Event]]] | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._tickets = itertools.count(1)
         self._sinks: dict[int, Sink] = {}  # loop only
         # From here on for the engine's thread only. A ticket exists before its run does: the loop makes it.
         self._run_of: dict[int, int] = {}
-        self._ticket_of: dict[int, int] = {}
-        self._request_of: dict[int, RunRequest] = {}  # by ticket
+        self._known: dict[int, tuple[int, RunRequest]] = {}  # by run: its ticket, what was asked
         self._outbox = Outbox(flush_s)
         self._batching = batching
         self._turns = turns
@@ -82,56 +76,48 @@ class EngineDriver:
         self._sinks[ticket] = sink
         arrived = time.perf_counter()  # here, not when the thread has ended the step that it is in
 
-        def command() -> list[tuple[int, Event]]:
+        def command() -> None:
             try:
                 run_id = self._engine.submit(request, arrived)
             except EngineError as error:
-                return [(ticket, RunFailed(0, error))]
+                self._outbox.put(ticket, RunFailed(0, error))
+                return
             self._run_of[ticket] = run_id
-            self._ticket_of[run_id] = ticket
-            self._request_of[ticket] = request
+            self._known[run_id] = ticket, request
             if not request.is_background:
                 self._arrivals.came(request.session_id, arrived)
-            return []
 
         self._commands.put(command)
         return ticket
 
     def supersede(self, ticket: int) -> None:
         """Ends a run where it stands, with an event. An ended run is left alone."""
-        self._commands.put(lambda: self._tag(self._engine.supersede(self._run_of.get(ticket, 0))))
+        self._commands.put(lambda: self._put(self._engine.supersede(self._run_of.get(ticket, 0))))
 
     def cancel(self, ticket: int) -> None:
         """Ends a run without an event. An ended run is left alone."""
         self._sinks.pop(ticket, None)
 
-        def command() -> list[tuple[int, Event]]:
+        def command() -> None:
             run_id = self._run_of.pop(ticket, 0)
-            self._ticket_of.pop(run_id, None)
-            self._request_of.pop(ticket, None)
+            self._known.pop(run_id, None)
             self._outbox.drop(ticket)
             self._engine.cancel(run_id)
-            return []
 
         self._commands.put(command)
 
     def leave(self, session_id: str) -> None:
         """Says that a session's stream is over, so that no step is held back for it."""
-
-        def command() -> list[tuple[int, Event]]:
-            self._arrivals.forget(session_id)
-            return []
-
-        self._commands.put(command)
+        self._commands.put(lambda: self._arrivals.forget(session_id))
 
     async def close_session(self, session_id: str) -> int:
         """Forgets a session, ending its run if one is going on; returns how many tokens it held."""
         done: asyncio.Future[int] = self._loop.create_future()
 
-        def command() -> list[tuple[int, Event]]:
+        def command() -> None:
             held, events = self._engine.close_session(session_id)
-            self._loop.call_soon_threadsafe(_resolve, done, held)
-            return self._tag(events)
+            self._loop.call_soon_threadsafe(_settle, done, done.set_result, held)
+            self._put(events)
 
         self._commands.put(command)
         return await done
@@ -140,14 +126,13 @@ class EngineDriver:
         """Calls `question` in the engine's thread, between two steps; returns or raises what it does."""
         done: asyncio.Future[T] = self._loop.create_future()
 
-        def command() -> list[tuple[int, Event]]:
+        def command() -> None:
             try:
                 answer = question(self._engine)
             except Exception as error:  # noqa: BLE001 - the asker's error, which must not end the engine's thread
-                self._loop.call_soon_threadsafe(_reject, done, error)
+                self._loop.call_soon_threadsafe(_settle, done, done.set_exception, error)
             else:
-                self._loop.call_soon_threadsafe(_resolve, done, answer)
-            return []
+                self._loop.call_soon_threadsafe(_settle, done, done.set_result, answer)
 
         self._commands.put(command)
         return await done
@@ -167,9 +152,9 @@ class EngineDriver:
                         break
                     if command is None:
                         return
-                    self._put(command())
+                    command()
                     wait = 0.0
-                self._put(self._tag(self._engine.step()))
+                self._put(self._engine.step())
                 if self._turns is not None:
                     self._turns.end(somebody_waits=self._engine.load.num_rows > 0)
                 self._send()
@@ -193,33 +178,25 @@ class EngineDriver:
             self._engine.counters.delayed_us += int(held * 1e6)
         return delay
 
-    def _put(self, tagged: list[tuple[int, Event]]) -> None:
-        for ticket, event in tagged:
-            self._outbox.put(ticket, event)
-
     def _send(self) -> None:
         pieces = self._outbox.take_due(time.perf_counter())
         if pieces:
             self._loop.call_soon_threadsafe(self._deliver, pieces)
 
-    def _tag(self, events: list[Event]) -> list[tuple[int, Event]]:
-        """Puts a ticket to each event; forgets runs that ended."""
-        tagged = []
+    def _put(self, events: list[Event]) -> None:
+        """Puts events into the outbox under their tickets; forgets runs that ended."""
         for event in events:
-            ticket = self._ticket_of.get(event.run_id)
-            if ticket is None:
+            known = self._known.get(event.run_id)
+            if known is None:
                 continue
-            tagged.append((ticket, event))
-            if not isinstance(event, TokenKept):
-                del self._ticket_of[event.run_id], self._run_of[ticket]
-                request = self._request_of.pop(ticket)
-                if (
-                    isinstance(event, RunFinished)
-                    and event.reason is FinishReason.HANDOFF
-                    and not request.is_background
-                ):
-                    self._arrivals.left(request.session_id, time.perf_counter())
-        return tagged
+            ticket, request = known
+            self._outbox.put(ticket, event)
+            if isinstance(event, TokenKept):
+                continue
+            del self._known[event.run_id], self._run_of[ticket]
+            is_handoff = isinstance(event, RunFinished) and event.reason is FinishReason.HANDOFF
+            if is_handoff and not request.is_background:
+                self._arrivals.left(request.session_id, time.perf_counter())
 
     def _deliver(self, pieces: list[tuple[int, Piece]]) -> None:
         for ticket, piece in pieces:
@@ -231,11 +208,6 @@ class EngineDriver:
             sink(ticket, piece)
 
 
-def _resolve(future: asyncio.Future[T], value: T) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _reject(future: asyncio.Future[T], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _settle(future: asyncio.Future[T], settle: Callable[[Any], None], outcome: object) -> None:
+    if not future.done():  # its asker may have been cancelled
+        settle(outcome)

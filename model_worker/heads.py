@@ -14,11 +14,7 @@ MAX_NAME_LENGTH = 128
 
 
 class HeadTable:
-    """Heads by name; when there are too many, the one that was not used for longest is forgotten.
-
-    Args:
-        hidden_size, tokenizer_fingerprint: the model's; heads must fit them.
-    """
+    """Heads by name that fit a model; when there are too many, the one not used for longest is forgotten."""
 
     def __init__(self, hidden_size: int, tokenizer_fingerprint: str) -> None:
         self._hidden_size = hidden_size
@@ -32,9 +28,8 @@ class HeadTable:
         try:
             head = Head.from_bytes(data)
         except HeadFileError as error:
-            raise invalid(
-                "data", f"{error}.", "Send a file that `make train-router` made.", "HEAD_UNREADABLE"
-            ) from error
+            remedy = "Send a file that `make train-router` made."
+            raise invalid("data", f"{error}.", remedy, "HEAD_UNREADABLE") from error
         misfit = head.misfit(self._hidden_size, self._tokenizer_fingerprint)
         if misfit:
             raise RstitchError(

@@ -24,6 +24,7 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.shared_layers.engine import SharedEngine
+from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
 from model_worker.service import WorkerService
 from model_worker.settings import WorkerSettings
@@ -100,15 +101,20 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     loaded, engine = build(settings, tokenizer.vocab_size)
     driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, make_batching(settings, engine), turns)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
-    files, measured = _tokenizer(tokenizer), WorkerMetrics(metrics, engine)
-
+    measured = WorkerMetrics(metrics, engine)
+    files = worker_pb2.GetTokenizerResponse(
+        data=tokenizer.data,
+        chat_template=tokenizer.chat_template,
+        special_tokens=tokenizer.special_tokens,
+        early_exit=worker_pb2.ExitStyle(**asdict(tokenizer.early_exit)),
+    )
     servers: list[Server] = []
 
     async def serve(name: str, address: str, info: worker_pb2.GetInfoResponse) -> int:
         telemetry = setup_telemetry(f"rstitch-{name}-worker", settings.otlp_endpoint)
         server = Server(address, service_names=[_SERVICE], telemetry=telemetry)
-        shallow = info.role != role.model
-        service = WorkerService(driver, info, files, telemetry, measured, shallow)
+        heads, shallow = HeadTable(info.hidden_size, info.tokenizer_fingerprint), info.role != role.model
+        service = WorkerService(driver, info, files, heads, telemetry.tracer, measured, shallow)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
         servers.append(server)
         return await server.start()
@@ -173,15 +179,6 @@ def _slm_info(info: worker_pb2.GetInfoResponse, engine: SharedEngine) -> worker_
     del of_slm.step_costs[:]
     of_slm.step_costs.extend(messages.step_costs(engine.shallow_costs))
     return of_slm
-
-
-def _tokenizer(tokenizer: TokenizerFiles) -> worker_pb2.GetTokenizerResponse:
-    return worker_pb2.GetTokenizerResponse(
-        data=tokenizer.data,
-        chat_template=tokenizer.chat_template,
-        special_tokens=tokenizer.special_tokens,
-        early_exit=worker_pb2.ExitStyle(**asdict(tokenizer.early_exit)),
-    )
 
 
 def _turns(role: Role, settings: WorkerSettings) -> DeviceTurns | None:

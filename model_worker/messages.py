@@ -6,30 +6,20 @@ Generated messages stop here, in `service.py` and in `main.py`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, replace
+from typing import Any
 
 import grpc
 
+from model_worker.engine import errors
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
-from model_worker.engine.errors import (
-    ContextFull,
-    EngineError,
-    ForwardFailed,
-    HeldTooShort,
-    InvalidRun,
-    NoCapacity,
-    PrefixMismatch,
-    SessionBusy,
-    SessionClosed,
-)
 from model_worker.engine.types import (
     GREEDY,
     Capacity,
     Counters,
-    FinishReason,
     Handoff,
-    Proposal,
     Returns,
     RunFinished,
     RunRequest,
@@ -45,39 +35,30 @@ from rstitch.v1 import common_pb2, worker_pb2
 MAX_SESSION_ID_LENGTH = 128
 MAX_TEMPERATURE = 100.0
 _RETRY_AFTER_S = 0.05
-_COUNTERS = worker_pb2.Counters.DESCRIPTOR.fields
+_COUNTERS, _PROPOSAL, _STEP_COST, _TIMING = (
+    tuple(message.DESCRIPTOR.fields_by_name)
+    for message in (worker_pb2.Counters, worker_pb2.Proposal, worker_pb2.StepCost, worker_pb2.Timing)
+)
 
 _CODES = {
-    InvalidRun: grpc.StatusCode.INVALID_ARGUMENT,
-    ContextFull: grpc.StatusCode.OUT_OF_RANGE,
-    HeldTooShort: grpc.StatusCode.FAILED_PRECONDITION,
-    PrefixMismatch: grpc.StatusCode.FAILED_PRECONDITION,
-    SessionBusy: grpc.StatusCode.ABORTED,
-    SessionClosed: grpc.StatusCode.ABORTED,
-    NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ForwardFailed: grpc.StatusCode.INTERNAL,
+    errors.InvalidRun: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ContextFull: grpc.StatusCode.OUT_OF_RANGE,
+    errors.HeldTooShort: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.PrefixMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SessionBusy: grpc.StatusCode.ABORTED,
+    errors.SessionClosed: grpc.StatusCode.ABORTED,
+    errors.NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.ForwardFailed: grpc.StatusCode.INTERNAL,
 }
 
-_REASONS = {
-    FinishReason.STOP: worker_pb2.Finish.REASON_STOP,
-    FinishReason.LENGTH: worker_pb2.Finish.REASON_LENGTH,
-    FinishReason.HANDOFF: worker_pb2.Finish.REASON_HANDOFF,
-    FinishReason.SUPERSEDED: worker_pb2.Finish.REASON_SUPERSEDED,
-    FinishReason.CONTEXT: worker_pb2.Finish.REASON_CONTEXT,
-}
-
-_SIGNALS = {
-    common_pb2.SIGNAL_UNSPECIFIED: Signal.ENTROPY,
-    common_pb2.SIGNAL_ENTROPY: Signal.ENTROPY,
-    common_pb2.SIGNAL_CONFIDENCE: Signal.CONFIDENCE,
-    common_pb2.SIGNAL_MARGIN: Signal.MARGIN,
-    common_pb2.SIGNAL_ENTROPY_WINDOW: Signal.ENTROPY_WINDOW,
-}
+# The contract names signals, and in `finish` reasons, as the engine does.
+_SIGNALS = {common_pb2.Signal.Value(f"SIGNAL_{signal.name}"): signal for signal in Signal}
+_SIGNALS[common_pb2.SIGNAL_UNSPECIFIED] = Signal.ENTROPY
 
 
 def to_rstitch_error(error: Exception) -> RstitchError:
     """Translates engine errors to statuses, by one table. Other exceptions are bugs and become INTERNAL."""
-    if not isinstance(error, EngineError):
+    if not isinstance(error, errors.EngineError):
         return RstitchError(grpc.StatusCode.INTERNAL, "INTERNAL", str(error))
     return RstitchError(
         _CODES[type(error)],
@@ -86,44 +67,30 @@ def to_rstitch_error(error: Exception) -> RstitchError:
         field=error.field,
         remedy=error.remedy,
         metadata={} if error.held is None else {"held": str(error.held)},
-        retry_after_s=_RETRY_AFTER_S if isinstance(error, NoCapacity) else None,
+        retry_after_s=_RETRY_AFTER_S if isinstance(error, errors.NoCapacity) else None,
     )
 
 
 def step_request(message: worker_pb2.StepRequest, vocab_size: int) -> RunRequest:
     """Reads a step. Raises RstitchError INVALID_ARGUMENT, naming the field."""
-    return RunRequest(
-        session_id=_session_id(message.session_id),
-        position=message.position,
-        tokens=message.tokens,
-        sampling=_sampling(message),
-        returns=_returns(message.returns, vocab_size),
-        prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
-    )
+    return replace(_run_request(message), returns=_returns(message.returns, vocab_size))
 
 
 def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: HeadTable) -> RunRequest:
     """Reads a run. Raises RstitchError: INVALID_ARGUMENT with the field, FAILED_PRECONDITION for a missing head."""
     for token in message.stop_tokens:
         if token >= vocab_size:
-            raise invalid(
-                "stop_tokens",
-                f"token id {token} is outside the vocabulary of {vocab_size}.",
-                f"Send ids below {vocab_size}.",
-            )
+            told = f"token id {token} is outside the vocabulary of {vocab_size}."
+            raise invalid("stop_tokens", told, f"Send ids below {vocab_size}.")
     if message.draft and not message.max_tokens:
         raise invalid("max_tokens", "nothing of a draft can be kept.", "Send how many tokens may be kept, at least 1.")
     if message.draft and message.HasField("handoff"):
         raise invalid("handoff", "a run that verifies a draft has no hand-off.", "Leave handoff or draft unset.")
-    return RunRequest(
-        session_id=_session_id(message.session_id),
-        position=message.position,
-        tokens=message.tokens,
-        sampling=_sampling(message),
+    return replace(
+        _run_request(message),
         max_tokens=message.max_tokens,
         stop_tokens=frozenset(message.stop_tokens),
         handoff=_handoff(message.handoff, heads) if message.HasField("handoff") else None,
-        prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
         background=message.priority == worker_pb2.PRIORITY_BACKGROUND,
         draft=message.draft,
     )
@@ -148,9 +115,9 @@ def step_response(finished: RunFinished) -> worker_pb2.StepResponse:
 def finish(finished: RunFinished) -> worker_pb2.Finish:
     """Returns the last message of a run on its stream."""
     return worker_pb2.Finish(
-        reason=_REASONS[finished.reason],
+        reason=f"REASON_{finished.reason.name}",
         held=finished.held,
-        proposal=_proposal(finished.proposal),
+        proposal=worker_pb2.Proposal(**_fields(finished.proposal, _PROPOSAL)) if finished.proposal else None,
         timing=timing(finished.timing),
         num_accepted=finished.num_accepted,
         num_consultations=finished.num_consultations,
@@ -159,15 +126,7 @@ def finish(finished: RunFinished) -> worker_pb2.Finish:
 
 def timing(value: Timing) -> worker_pb2.Timing:
     """Where the time of a run went, in microseconds."""
-    return worker_pb2.Timing(
-        queue_us=value.queue_us,
-        forward_us=value.forward_us,
-        total_us=value.total_us,
-        num_steps=value.num_steps,
-        num_computed_tokens=value.num_computed_tokens,
-        host_us=value.host_us,
-        wait_us=value.wait_us,
-    )
+    return worker_pb2.Timing(**_fields(value, _TIMING))
 
 
 def capacity(value: Capacity) -> worker_pb2.Capacity:
@@ -177,15 +136,13 @@ def capacity(value: Capacity) -> worker_pb2.Capacity:
 
 def counters(value: Counters) -> worker_pb2.Counters:
     """Returns what the engine has counted since it started; the contract has its names."""
-    return worker_pb2.Counters(**{field.name: getattr(value, field.name) for field in _COUNTERS})
+    return worker_pb2.Counters(**_fields(value, _COUNTERS))
 
 
 def step_costs(costs: CostModel | None) -> list[worker_pb2.StepCost]:
     """Returns the steps that were measured at the start; none if measuring was off."""
-    return [
-        worker_pb2.StepCost(num_rows=cost.num_rows, num_tokens_per_row=cost.num_tokens_per_row, step_us=cost.step_us)
-        for cost in (costs.step_costs if costs is not None else ())
-    ]
+    points = costs.step_costs if costs is not None else ()
+    return [worker_pb2.StepCost(**_fields(point, _STEP_COST)) for point in points]
 
 
 def state_of(engine: Engine) -> tuple[Capacity, Counters]:
@@ -193,26 +150,24 @@ def state_of(engine: Engine) -> tuple[Capacity, Counters]:
     return engine.capacity, replace(engine.counters)
 
 
-def _proposal(value: Proposal | None) -> worker_pb2.Proposal | None:
-    if value is None:
-        return None
-    return worker_pb2.Proposal(
-        token=value.token,
-        entropy=value.entropy,
-        logprob=value.logprob,
-        hidden_state=value.hidden_state,
-        uncertainty=value.uncertainty or 0.0,
+def _fields(value: object, names: Iterable[str]) -> dict[str, Any]:
+    """Returns what a message takes of an engine's value, whose attributes have the contract's names; None is unset."""
+    return {name: getattr(value, name) for name in names}
+
+
+def _run_request(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> RunRequest:
+    """Reads what steps and runs have in common."""
+    length = len(message.session_id)
+    if not 1 <= length <= MAX_SESSION_ID_LENGTH:
+        told = f"a session id has 1 to {MAX_SESSION_ID_LENGTH} characters, not {length}."
+        raise invalid("session_id", told, "Choose one, such as a UUID.")
+    return RunRequest(
+        session_id=message.session_id,
+        position=message.position,
+        tokens=message.tokens,
+        sampling=_sampling(message),
+        prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
     )
-
-
-def _session_id(session_id: str) -> str:
-    if not 1 <= len(session_id) <= MAX_SESSION_ID_LENGTH:
-        raise invalid(
-            "session_id",
-            f"a session id has 1 to {MAX_SESSION_ID_LENGTH} characters, not {len(session_id)}.",
-            "Choose one, such as a UUID.",
-        )
-    return session_id
 
 
 def _sampling(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> Sampling:

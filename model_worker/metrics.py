@@ -49,10 +49,7 @@ class WorkerMetrics:
             lambda: [(engine.capacity.num_sessions, {})],
         )
         metrics.gauge_of(
-            semconv.METRIC_WORKER_RUNS,
-            "{run}",
-            "Runs waiting or going on.",
-            lambda: [(engine.capacity.num_runs, {})],
+            semconv.METRIC_WORKER_RUNS, "{run}", "Runs waiting or going on.", lambda: [(engine.capacity.num_runs, {})]
         )
         self._queue_time = metrics.meter.create_histogram(
             semconv.METRIC_WORKER_QUEUE_TIME,

@@ -23,19 +23,15 @@ class Piece:
     end: RunFinished | RunFailed | None = None
 
 
+@dataclass(slots=True, eq=False)
 class Outbox:
-    """Collects a piece for each run, until it must go out.
+    """Collects a piece for each run, until it must go out."""
 
-    Args:
-        flush_s: the longest that a token waits for others; 0: not at all.
-    """
-
-    def __init__(self, flush_s: float) -> None:
-        self._flush_s = flush_s
-        self._flushed = 0.0  # when everything that waited had last gone out
-        self._waiting: dict[int, Piece] = {}
-        self._urgent: list[int] = []
-        self._begun: set[int] = set()  # runs that have a token out or urgent
+    flush_s: float  # the longest that a token waits for others; 0: not at all
+    _flushed: float = 0.0  # when everything that waited had last gone out
+    _waiting: dict[int, Piece] = field(default_factory=dict)
+    _urgent: list[int] = field(default_factory=list)
+    _begun: set[int] = field(default_factory=set)  # runs that have a token out or urgent
 
     def put(self, ticket: int, event: Event) -> None:
         """Adds an event to its run's piece; a first token and an end are urgent."""
@@ -66,7 +62,7 @@ class Outbox:
         waiting = self._waiting
         if not waiting:
             return []
-        if now - self._flushed >= self._flush_s:
+        if now - self._flushed >= self.flush_s:
             self._waiting, due = {}, list(waiting.items())
         else:
             due = [(ticket, waiting.pop(ticket)) for ticket in dict.fromkeys(self._urgent) if ticket in waiting]

@@ -22,7 +22,7 @@ from model_worker.metrics import WorkerMetrics
 from model_worker.outbox import Piece
 from rstitch.errors import RstitchError, invalid
 from rstitch.service import semconv
-from rstitch.service.telemetry import Telemetry, context_from_traceparent
+from rstitch.service.telemetry import context_from_traceparent
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
 
 _log = structlog.get_logger(__name__)
@@ -51,31 +51,17 @@ class _Stream:
         self.pieces.put_nowait((ticket, piece))
 
 
+@dataclass(frozen=True, eq=False)
 class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
-    """The contract of worker.proto over an engine.
+    """The contract of worker.proto over an engine."""
 
-    Args:
-        info: the reply to GetInfo, without capacity and counters.
-        tokenizer: the reply to GetTokenizer in one piece.
-        shallow: serves the SLM of a model with shared layers.
-    """
-
-    def __init__(
-        self,
-        driver: EngineDriver,
-        info: worker_pb2.GetInfoResponse,
-        tokenizer: worker_pb2.GetTokenizerResponse,
-        telemetry: Telemetry,
-        metrics: WorkerMetrics,
-        shallow: bool = False,
-    ) -> None:
-        self._driver = driver
-        self._info = info
-        self._tokenizer = tokenizer
-        self._tracer = telemetry.tracer
-        self._metrics = metrics
-        self._shallow = shallow
-        self._heads = HeadTable(info.hidden_size, info.tokenizer_fingerprint)
+    _driver: EngineDriver
+    _info: worker_pb2.GetInfoResponse  # the reply to GetInfo, without capacity and counters
+    _tokenizer: worker_pb2.GetTokenizerResponse  # the reply to GetTokenizer in one piece
+    _heads: HeadTable
+    _tracer: trace.Tracer
+    _metrics: WorkerMetrics
+    _shallow: bool  # serves the SLM of a model with shared layers
 
     async def Step(self, request: worker_pb2.StepRequest, context: Any) -> worker_pb2.StepResponse:
         """Appends tokens and returns the distribution after them."""
@@ -116,7 +102,6 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         return worker_pb2.CloseSessionResponse(held=await self._driver.close_session(request.session_id))
 
     async def PutHead(self, request: worker_pb2.PutHeadRequest, context: Any) -> worker_pb2.PutHeadResponse:
-        """Keeps a policy head for the runs that name it."""
         self._heads.put(request.name, request.data)
         return worker_pb2.PutHeadResponse()
 
@@ -132,7 +117,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     async def GetTokenizer(
         self, request: worker_pb2.GetTokenizerRequest, context: Any
     ) -> AsyncIterator[worker_pb2.GetTokenizerResponse]:
-        """Sends the tokenizer's file in parts; all else is in the first."""
+        # The file goes in parts; all else is in the first.
         data = self._tokenizer.data
         yield worker_pb2.GetTokenizerResponse(
             data=data[:_TOKENIZER_CHUNK_BYTES],
@@ -149,11 +134,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             async for message in requests:
                 run = self._of_role(messages.decode_request(message, self._info.vocab_size, self._heads))
                 if stream.session_id not in ("", run.session_id):
-                    raise invalid(
-                        "session_id",
-                        f"this stream serves session {stream.session_id}, not {run.session_id}.",
-                        "Open one stream per session.",
-                    )
+                    told = f"this stream serves session {stream.session_id}, not {run.session_id}."
+                    raise invalid("session_id", told, "Open one stream per session.")
                 stream.session_id = run.session_id
                 if stream.ticket:
                     self._driver.supersede(stream.ticket)
@@ -202,11 +184,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         return replace(run, shallow=True) if self._shallow else run
 
     def _open_span(self, stream: _Stream, run: RunRequest, traceparent: str) -> None:
-        """Begins the run's span below the caller's; a no-op one where tracing is off."""
-        parent = context_from_traceparent(traceparent) if traceparent else None
         stream.spans[stream.ticket] = self._tracer.start_span(
             "worker.decode" if run.max_tokens else "worker.catch_up",
-            context=parent,
+            context=context_from_traceparent(traceparent) if traceparent else None,
             attributes={semconv.RSTITCH_SESSION_ID: run.session_id, semconv.RSTITCH_RUN_POSITION: run.position},
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -33,23 +33,14 @@ class ExitStyle:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """What the router needs to write prompts for the model and to read its answers.
+    """What the router needs to write prompts for the model and to read its answers."""
 
-    Attributes:
-        data: a `tokenizers` file (tokenizer.json).
-        chat_template: Jinja; "" if there is none.
-        special_tokens: bos_token, eos_token, pad_token, unk_token where they exist.
-        vocab_size: number of entries, added tokens included; ids are below it.
-        fingerprint: SHA-256 of each id with its token, hex.
-        early_exit: the content of the folder's early_exit.json.
-    """
-
-    data: bytes
-    chat_template: str
-    special_tokens: dict[str, str]
-    vocab_size: int
-    fingerprint: str
-    early_exit: ExitStyle = field(default_factory=ExitStyle)
+    data: bytes  # a `tokenizers` file (tokenizer.json)
+    chat_template: str  # Jinja; "" if there is none
+    special_tokens: dict[str, str]  # those of `_SPECIAL` that exist
+    vocab_size: int  # ids are below it, those of added tokens included
+    fingerprint: str  # SHA-256 of each id with its token, hex
+    early_exit: ExitStyle  # the content of the folder's early_exit.json
 
 
 def load_tokenizer(model: str) -> TokenizerFiles:
@@ -67,7 +58,7 @@ def load_tokenizer(model: str) -> TokenizerFiles:
         raise UnsupportedModel(f"{model}: its tokenizer has no `tokenizers` backend (tokenizer.json)")
     template = tokenizer.chat_template
     if isinstance(template, dict):
-        template = template.get("default", "")
+        template = template.get("default")
     vocabulary = backend.get_vocab(with_added_tokens=True)
     return TokenizerFiles(
         data=backend.to_str().encode(),

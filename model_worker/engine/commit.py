@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from model_worker.engine.bookkeeping.scheduler import Row, Run, Scheduler
 from model_worker.engine.bookkeeping.session import SessionTable
@@ -27,29 +28,16 @@ from model_worker.engine.types import (
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Committer:
-    """Puts what a step computed into the sessions, and says as events what came of each run.
+    """Puts what a step computed into the sessions, and says as events what came of each run."""
 
-    Args:
-        stop_tokens: the model's own; a run may name others.
-        counters: the engine's; kept tokens are counted here.
-    """
-
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        table: SessionTable,
-        runner: Runner,
-        limits: Limits,
-        stop_tokens: frozenset[int],
-        counters: Counters,
-    ) -> None:
-        self._scheduler = scheduler
-        self._table = table
-        self._runner = runner
-        self._limits = limits
-        self._stop_tokens = stop_tokens
-        self._counters = counters
+    _scheduler: Scheduler
+    _table: SessionTable
+    _runner: Runner
+    _limits: Limits
+    _stop_tokens: frozenset[int]  # the model's own; a run may name others
+    _counters: Counters  # the engine's; kept tokens are counted here
 
     def commit(self, rows: Sequence[Row], outcome: Outcome | None) -> list[Event]:
         """Returns the events of a step; `outcome` is None where no row asked for a distribution."""

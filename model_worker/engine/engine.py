@@ -30,25 +30,14 @@ from model_worker.engine.forward.parity import (
     reference_logits,
 )
 from model_worker.engine.forward.runner import Runner
-from model_worker.engine.types import (
-    Capacity,
-    Counters,
-    Event,
-    FinishReason,
-    Limits,
-    RunFailed,
-    RunRequest,
-    Signal,
-)
+from model_worker.engine.types import Capacity, Counters, Event, FinishReason, Limits, RunFailed, RunRequest, Signal
 
 
 class Engine:
     """A model and the sessions that it continues.
 
-    Args:
-        on_progress: told how many of how many steps have been captured, where the device captures any.
-
-    Raises (from the constructor) UnsupportedModel if the engine's path does not give the model's own logits.
+    `on_progress` is told how many of how many steps have been captured, where the device captures any. The constructor
+    raises UnsupportedModel if the engine's path does not give the model's own logits.
     """
 
     # The way of a run: submit -> [ schedule -> run -> commit ] once per step -> finish. A session outlives its runs;
@@ -77,7 +66,6 @@ class Engine:
 
     @property
     def capacity(self) -> Capacity:
-        """Free pages and who is in the cache at this moment, for the status reply."""
         return Capacity(
             page_size=self.limits.page_size,
             num_pages=self.limits.num_pages,
@@ -94,7 +82,6 @@ class Engine:
 
     @property
     def load(self) -> Load:
-        """The work that foreground runs have for the next step."""
         return self._scheduler.load
 
     @property
@@ -109,10 +96,8 @@ class Engine:
     def submit(self, request: RunRequest, arrived: float | None = None) -> int:
         """Accepts a run and returns its id; its events come out of `step()`.
 
-        Args:
-            arrived: when the request came, by time.perf_counter(); None: now.
-
-        Raises an EngineError, with every session unchanged, if the request cannot be right.
+        It `arrived` by time.perf_counter(), now if None. Raises an EngineError, with every session unchanged, if the
+        request cannot be right.
         """
         check_request(request, self.limits)
         known = self._table.get(request.session_id) or Session(request.session_id)
@@ -121,9 +106,10 @@ class Engine:
         session = self._table.open(request.session_id)
         self._table.truncate(session, request.position)
         session.tokens.extend(request.tokens)
-        arrived = time.perf_counter() if arrived is None else arrived
-        run = self._run_type(next(self._run_ids), request, session, arrived=arrived)
-        run.draft = self._draft(request)
+        run = self._run_type(next(self._run_ids), request, session, arrived=arrived or time.perf_counter())
+        # As much of a draft as can be kept with one token of the model's own after it, and as fits one forward.
+        room = min(request.max_tokens, self.limits.context_length - request.end, self.limits.max_batch_tokens)
+        run.draft = request.draft[: max(0, room - 1)]
         session.tokens.extend(run.draft)
         if run.num_pending < run.num_asked or run.draft:
             # Logits are not kept. Whoever asks for the distribution after a token that is computed already has that
@@ -151,7 +137,7 @@ class Engine:
         if session is None:
             return 0, []
         events: list[Event] = []
-        for run in self._scheduler.runs_of(session):
+        if (run := self._scheduler.run_of(session)) is not None:
             self._scheduler.remove(run)
             closed = SessionClosed(
                 "the session was closed during the run.", remedy="To go on, send all tokens from position 0."
@@ -213,14 +199,6 @@ class Engine:
             timing.total_us = _us(end - row.run.arrived)
             timing.num_computed_tokens += row.num_tokens
             self.counters.num_computed_tokens += row.num_tokens
-
-    def _draft(self, request: RunRequest) -> Sequence[int]:
-        """Returns the tokens of a draft that go through the model.
-
-        They are as many as can be kept with one token of the model's own after them, and as fit one forward.
-        """
-        room = min(request.max_tokens, self.limits.context_length - request.end, self.limits.max_batch_tokens)
-        return request.draft[: max(0, room - 1)]
 
     def _new_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
         return Runner(loaded, self.limits, on_progress)

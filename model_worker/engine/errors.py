@@ -6,14 +6,10 @@ from __future__ import annotations
 class EngineError(Exception):
     """Base of all that the engine refuses or fails with.
 
-    Attributes:
-        reason: a constant for programs.
-        field: the request's field at fault.
-        remedy: what the caller can do.
-        held: how many tokens the session holds, where the caller needs it to go on.
+    It names the request's field at fault, a remedy, and how many tokens the session holds if that helps to go on.
     """
 
-    reason = "ENGINE"
+    reason = "ENGINE"  # for programs
 
     def __init__(self, message: str, *, field: str | None = None, remedy: str | None = None, held: int | None = None):
         super().__init__(message)

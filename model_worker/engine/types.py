@@ -10,19 +10,12 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen; a function of (seed, position, logits).
+    """How a token is chosen; a function of (seed, position, logits)."""
 
-    Attributes:
-        temperature: 0 is greedy.
-        top_p: nucleus mass in (0, 1]; 1 keeps all.
-        top_k: how many of the most probable tokens are kept; 0 keeps all.
-        seed: starts the counter-based generator, which has no other state.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0  # nucleus mass in (0, 1]; 1 keeps all
+    top_k: int = 0  # how many of the most probable tokens are kept; 0 keeps all
+    seed: int = 0  # starts the counter-based generator, which has no other state
 
 
 GREEDY = Sampling()
@@ -39,21 +32,16 @@ class Signal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """When the other model is to write on: signal > `above` (token not kept) or signal <= `below` (token kept).
-
-    Attributes:
-        window: over how many tokens ENTROPY_WINDOW takes the mean; otherwise 0.
-        recent_entropies: those of the last tokens before this run, oldest first; at most window - 1.
-        asks: has the last word under `above`: given the last hidden state (float32 little-endian, [hidden_size]) and
-            the number of tokens before the position, whether to hand over indeed. None: always.
-    """
+    """When the other model is to write on: signal > `above` (token not kept) or signal <= `below` (token kept)."""
 
     above: float | None = None
     below: float | None = None
     hidden_state: bool = False
     signal: Signal = Signal.ENTROPY
-    window: int = 0
-    recent_entropies: tuple[float, ...] = ()
+    window: int = 0  # over how many tokens ENTROPY_WINDOW takes the mean; otherwise 0
+    recent_entropies: tuple[float, ...] = ()  # of the last tokens before this run, oldest first; at most window - 1
+    # Has the last word under `above`: given the last hidden state (float32 little-endian, [hidden_size]) and the number
+    # of tokens before the position, whether to hand over indeed. None: always.
     asks: Callable[[bytes, int], bool] | None = None
 
 
@@ -121,41 +109,25 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A token that the model would write and that is not in the session.
-
-    Attributes:
-        entropy: how unsure the model is of this position, in [0, 1].
-        logprob: the token's natural log probability at temperature 1.
-        uncertainty: the hand-off's signal; None where that is the entropy.
-        hidden_state: float32 little-endian, [hidden_size]; empty unless asked for.
-        logits: float32 little-endian, [vocab_size]; empty unless asked for.
-        top_logits: (token, logit), descending; empty unless asked for.
-    """
+    """A token that the model would write and that is not in the session; the last three are empty unless asked for."""
 
     token: int
-    entropy: float
-    logprob: float
-    uncertainty: float | None = None
-    hidden_state: bytes = b""
-    logits: bytes = b""
-    top_logits: tuple[tuple[int, float], ...] = ()
+    entropy: float  # in [0, 1]
+    logprob: float  # natural, at temperature 1
+    uncertainty: float | None = None  # the hand-off's signal; None where that is the entropy
+    hidden_state: bytes = b""  # float32 little-endian, [hidden_size]
+    logits: bytes = b""  # float32 little-endian, [vocab_size]
+    top_logits: tuple[tuple[int, float], ...] = ()  # (token, logit), descending
 
 
 @dataclass(slots=True)
 class Timing:
-    """Where the time of a run went, in microseconds.
+    """Where the time of a run went."""
 
-    Attributes:
-        queue_us: from its arrival until its first step.
-        forward_us: forwards of the steps that it took part in; a forward shared with others counts in full.
-        host_us: the rest of those steps: scheduling, bookkeeping.
-        total_us: from its arrival until now.
-    """
-
-    queue_us: int = 0
-    forward_us: int = 0
-    host_us: int = 0
-    total_us: int = 0
+    queue_us: int = 0  # from its arrival until its first step
+    forward_us: int = 0  # forwards of the steps that it took part in; one shared with others counts in full
+    host_us: int = 0  # the rest of those steps: scheduling, bookkeeping
+    total_us: int = 0  # from its arrival until now
     num_steps: int = 0
     num_computed_tokens: int = 0
 
@@ -178,21 +150,15 @@ class TokenKept:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """A run ended without an error.
-
-    Attributes:
-        held: how many tokens the session holds now.
-        num_accepted: how many tokens of its draft were kept.
-        num_consultations: how often its hand-off asked a head.
-    """
+    """A run ended without an error."""
 
     run_id: int
     reason: FinishReason
-    held: int
+    held: int  # tokens that the session holds now
     timing: Timing
     proposal: Proposal | None = None
-    num_accepted: int = 0
-    num_consultations: int = 0
+    num_accepted: int = 0  # tokens of its draft that were kept
+    num_consultations: int = 0  # how often its hand-off asked a head
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,29 +186,19 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much an engine may take of everything, and how its steps run.
+    """How much an engine may take of everything, and how its steps run."""
 
-    Attributes:
-        vocab_size: entries of the real vocabulary; an LM head may have more rows, and no token is one of these.
-        context_length: the most tokens of a session.
-        num_pages, page_size: size of the KV cache; a page has room for `page_size` tokens.
-        max_batch_tokens: the most tokens of one forward.
-        background_stretch: background rows make a step that others wait for longer by at most this share.
-        background_us: a step of background rows alone takes at most this, or what a decode step takes if that is more.
-        attention: how the cache is read: "varlen" by block tables (CUDA, 16-bit), "in-place" by views where pages lie
-            side by side, "gather" by copies; "auto" takes the first that works on the device.
-        graphs: whether steps of fixed shapes are captured; "auto": on CUDA with varlen attention.
-    """
-
-    vocab_size: int
-    context_length: int
+    vocab_size: int  # of the real vocabulary; an LM head may have more rows, and no token is one of these
+    context_length: int  # the most tokens of a session
     num_pages: int
-    page_size: int = 16
-    max_batch_tokens: int = 512
-    background_stretch: float = 0.25
-    background_us: int = 5000
+    page_size: int = 16  # tokens per KV page
+    max_batch_tokens: int = 512  # the most of one forward
+    background_stretch: float = 0.25  # background rows make a step that others wait for longer by at most this share
+    background_us: int = 5000  # longest step of background rows alone, or one decode step if that is longer
+    # How the cache is read: "varlen" by block tables (CUDA, 16-bit), "in-place" by views where pages lie side by side,
+    # "gather" by copies; "auto" takes the first that works on the device.
     attention: Literal["auto", "varlen", "in-place", "gather"] = "auto"
-    graphs: Literal["auto", "on", "off"] = "auto"
+    graphs: Literal["auto", "on", "off"] = "auto"  # captures of steps of fixed shapes; "auto": on CUDA with varlen
 
 
 @dataclass(slots=True)

@@ -51,14 +51,7 @@ Licence: Apache-2.0, like the repository.
 
 
 def card(recipe: Mapping[str, Any], sizes: Mapping[str, int], figures: Sequence[dict[str, Any]], note: str) -> str:
-    """Fills in the card.
-
-    Args:
-        recipe: a `Recipe`'s fields, and how the run ended.
-        sizes: `total_layers`, `parameters`, `slm_parameters`.
-        figures: rows of `training.tiny.evaluate`.
-        note: what they were measured on.
-    """
+    """Fills in the card: a `Recipe`'s fields and how the run ended, its sizes, rows of `training.tiny.evaluate`."""
     more = {
         "cpu_minutes": recipe["cpu_seconds"] / 60,
         "num_steps": recipe["schedule"][-1][0],

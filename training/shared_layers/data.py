@@ -83,7 +83,5 @@ def _pad(group: list[Chat], pad: int) -> Batch:
     ids, llm, slm = zip(*group, strict=True)
     # The label of a place is the id that comes after it.
     return Batch(
-        stacked(list(ids), pad),
-        stacked([row[1:] for row in llm], IGNORE),
-        stacked([row[1:] for row in slm], IGNORE),
+        stacked(list(ids), pad), stacked([row[1:] for row in llm], IGNORE), stacked([row[1:] for row in slm], IGNORE)
     )

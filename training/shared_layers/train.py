@@ -100,7 +100,9 @@ def train(source: Path, recipe: Recipe) -> tuple[Any, SlmTail, dict[str, float]]
             for opt in opts:
                 opt.step()
                 opt.zero_grad()
-            _follow(average, writers, min(recipe.average, step / (step + 10)))
+            with torch.no_grad():
+                decay = min(recipe.average, step / (step + 10))
+                torch._foreach_lerp_(list(average.parameters()), list(writers.parameters()), 1.0 - decay)
             kept = 0.95 if step else 0.0
             shown = [kept * old + (1 - kept) * new.item() for old, new in zip(shown, (deep, shallow), strict=True)]
             told = f"LLM loss {shown[0]:.4f}, SLM loss {shown[1]:.4f}"
@@ -109,11 +111,6 @@ def train(source: Path, recipe: Recipe) -> tuple[Any, SlmTail, dict[str, float]]
                 progress.console.print(f"step {step + 1}: {told}, {time.process_time() - begin:.0f} s of the CPU")
     facts = {"llm_loss": shown[0], "slm_loss": shown[1], "cpu_seconds": time.process_time() - begin}
     return average.llm, average.tail, facts
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, module: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1.0 - decay)
 
 
 def _optimizers(module: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:

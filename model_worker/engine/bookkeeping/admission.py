@@ -22,9 +22,7 @@ def check_request(request: RunRequest, limits: Limits) -> None:
     decodes = request.max_tokens > 0  # then there must be room for a token more than it sends
     if end == 0:
         raise InvalidRun(
-            "there is no token to go on from.",
-            field="tokens",
-            remedy="Send at least one token, or a position over 0.",
+            "there is no token to go on from.", field="tokens", remedy="Send at least one token, or a position over 0."
         )
     if end + decodes > limits.context_length:
         raise ContextFull(

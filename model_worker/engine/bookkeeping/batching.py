@@ -84,8 +84,7 @@ def break_even_s(costs: CostModel, load: Load) -> float:
 def best_wait_s(waits: list[float], num_rows: int, break_even: float) -> float:
     """Returns the wait that gains most on average, if the next row comes after one of `waits`; 0: none gains.
 
-    Args:
-        waits: ascending, all equally likely.
+    They are ascending, and all equally likely.
     """
     # Waiting for waits[i] catches the row in i + 1 of the cases and costs num_rows * waits[i] in the others. All gains
     # are summed over the cases and not divided by their number, which is the same for every wait.
@@ -100,22 +99,16 @@ def best_wait_s(waits: list[float], num_rows: int, break_even: float) -> float:
     return best
 
 
+@dataclass(slots=True, eq=False)
 class BatchingRule:
-    """Holds steps back. Where every step starts at once, there is no rule.
+    """Holds steps back. Where every step starts at once, there is no rule."""
 
-    Args:
-        costs: what a step takes; without it only `size` holds a step back.
-        max_delay_s: no step is held back longer.
-        size: hold steps back until they have so many rows, while more may come; 0: by the rule above.
-    """
-
-    def __init__(self, costs: CostModel | None, max_delay_s: float, size: int = 0) -> None:
-        self._costs = costs
-        self._max_delay_s = max_delay_s
-        self._size = size
-        self._held_since: float | None = None
-        self._num_rows = 0
-        self._until = 0.0
+    costs: CostModel | None  # without them only `size` holds a step back
+    max_delay_s: float  # no step is held back longer
+    size: int = 0  # hold steps back until they have so many rows, while more may come; 0: by the rule above
+    _held_since: float | None = None
+    _num_rows: int = 0
+    _until: float = 0.0
 
     def delay(self, now: float, load: Load, arrivals: Arrivals) -> float:
         """Returns how long to wait for another row before the step; 0: start it. Ask again when something has come."""
@@ -124,7 +117,7 @@ class BatchingRule:
         if load.num_rows != self._num_rows:  # a row came: what was waited for it is over
             self._num_rows = load.num_rows
             since = now if self._held_since is None else self._held_since
-            self._until = min(now + self._patience_s(now, load, arrivals), since + self._max_delay_s)
+            self._until = min(now + self._patience_s(now, load, arrivals), since + self.max_delay_s)
         delay = max(0.0, self._until - now)
         if delay and self._held_since is None:
             self._held_since = now
@@ -137,8 +130,8 @@ class BatchingRule:
         return held
 
     def _patience_s(self, now: float, load: Load, arrivals: Arrivals) -> float:
-        if self._size:
-            return self._max_delay_s if load.num_rows < self._size else 0.0
-        if self._costs is None:
+        if self.size:
+            return self.max_delay_s if load.num_rows < self.size else 0.0
+        if self.costs is None:
             return 0.0
-        return best_wait_s(arrivals.waits(now), load.num_rows, break_even_s(self._costs, load))
+        return best_wait_s(arrivals.waits(now), load.num_rows, break_even_s(self.costs, load))

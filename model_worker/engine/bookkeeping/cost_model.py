@@ -29,7 +29,7 @@ class Curve:
 
     def __init__(self, points: Mapping[int, float]) -> None:
         assert points, "a curve needs a point"
-        self._xs: Sequence[int] = sorted(points)
+        self._xs = sorted(points)
         self._ys = _monotone([points[x] for x in self._xs])
 
     def at(self, x: int) -> float:
@@ -66,18 +66,14 @@ class CostModel:
     """
 
     def __init__(self, decode: Mapping[int, float], extend: Mapping[int, float], ride: Mapping[int, float]) -> None:
-        self._points = [StepCost(rows, 1, round(us)) for rows, us in sorted(decode.items())]
-        self._points += [StepCost(1, tokens, round(us)) for tokens, us in sorted(extend.items())]
+        # The points of the first two curves, as measured.
+        self.step_costs = [StepCost(rows, 1, round(us)) for rows, us in sorted(decode.items())]
+        self.step_costs += [StepCost(1, tokens, round(us)) for tokens, us in sorted(extend.items())]
         self._decode = Curve(decode)
         single = decode[min(decode)]
         self._extend = Curve({1: single} | dict(extend))
         ride = ride or {tokens: us - single for tokens, us in extend.items()}
         self._ride = Curve({0: 0.0} | {tokens: max(0.0, us) for tokens, us in ride.items()})
-
-    @property
-    def step_costs(self) -> Sequence[StepCost]:
-        """The points of the first two curves, as measured."""
-        return self._points
 
     def step_us(self, num_decode_rows: int, num_other_tokens: int = 0) -> float:
         if num_decode_rows == 0:

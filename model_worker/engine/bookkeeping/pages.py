@@ -32,14 +32,10 @@ class PagePool:
         self._lane_starts = [_reversed(lane, bits) * self._lane_pages for lane in range(1 << bits)]
 
     def pages_for(self, num_tokens: int) -> int:
-        """Returns the number of pages that `num_tokens` tokens need."""
         return -(-num_tokens // self.page_size)
 
     def allocate(self, count: int, after: int | None = None) -> list[int]:
-        """Hands out `count` pages that follow page `after` and one another where those are free.
-
-        The caller has checked `num_free`.
-        """
+        """Hands out `count` pages that follow page `after` and one another where those are free."""
         assert count <= self.num_free, "allocate() without checking num_free"
         pages: list[int] = []
         for _ in range(count):

@@ -16,7 +16,7 @@ from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.bookkeeping.session import Session, SessionTable
 from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.errors import NoCapacity
-from model_worker.engine.types import Limits, RunRequest, Signal, Timing
+from model_worker.engine.types import Limits, RunRequest, Timing
 
 
 @dataclass(slots=True, eq=False)
@@ -68,11 +68,6 @@ class Run:
         pending = self.num_pending
         return pending if pending <= room else max(0, min(room, pending - self.num_asked))
 
-    @property
-    def needs_margin(self) -> bool:
-        handoff = self.request.handoff
-        return handoff is not None and handoff.signal is Signal.MARGIN
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -98,11 +93,7 @@ class Schedule:
 
 
 class Scheduler:
-    """Keeps the runs in order of arrival and forms batches of them.
-
-    Attributes:
-        costs: predicts a step's time; without it background rows are bounded by the token budget alone.
-    """
+    """Keeps the runs in order of arrival and forms batches of them."""
 
     def __init__(self, table: SessionTable, limits: Limits) -> None:
         self._table = table
@@ -116,9 +107,8 @@ class Scheduler:
     def get(self, run_id: int) -> Run | None:
         return self._runs.get(run_id)
 
-    def runs_of(self, session: Session) -> list[Run]:
-        """Returns the session's run as a list of one, empty if none is going on."""
-        return [run for run in self._runs.values() if run.session is session]
+    def run_of(self, session: Session) -> Run | None:
+        return next((run for run in self._runs.values() if run.session is session), None)
 
     def without_work(self) -> list[Run]:
         """Returns catch-up runs that have nothing to compute, as when they only truncate."""
@@ -189,15 +179,12 @@ class Scheduler:
             return num_tokens
         waited_for = [row for row in rows if not row.run.is_background]
         alone_us = max(self._limits.background_us, self.costs.step_us(1))
-        bound_us = (1 + self._limits.background_stretch) * self._step_us(waited_for) if waited_for else alone_us
+        stretched_us = (1 + self._limits.background_stretch) * self.costs.step_us(*_load(waited_for))
+        bound_us = stretched_us if waited_for else alone_us
         spare = self.costs.most_tokens(*_load(rows), num_tokens, bound_us)
         # Alone it always advances: by one token, or by the whole row that its distributions are asked for in.
         least = run.num_asked if run.num_pending == run.num_asked else 1
         return run.row_tokens(spare) or (0 if rows else least)
-
-    def _step_us(self, rows: Sequence[Row]) -> float:
-        assert self.costs is not None
-        return self.costs.step_us(*_load(rows))
 
     def _make_room(self, run: Run, num_tokens: int, schedule: Schedule) -> bool:
         """Reserves pages for a row; returns whether it has them.
@@ -224,7 +211,11 @@ class Scheduler:
                 self.remove(victim)
                 continue
             refused = victim or run
-            schedule.refused.append((refused, _no_capacity()))
+            full = NoCapacity(
+                "the KV cache is full and every session in it is running.",
+                remedy="Try again after the delay, or start the worker with more pages (--num-pages).",
+            )
+            schedule.refused.append((refused, full))
             self.remove(refused)
             if refused is run:
                 return False
@@ -247,10 +238,3 @@ def _load(rows: Sequence[Row]) -> tuple[int, int]:
     """Returns how many rows are one token, and how many tokens the others have."""
     decode = sum(row.num_tokens == 1 for row in rows)
     return decode, sum(row.num_tokens for row in rows) - decode
-
-
-def _no_capacity() -> NoCapacity:
-    return NoCapacity(
-        "the KV cache is full and every session in it is running.",
-        remedy="Try again after the delay, or start the worker with more pages (--num-pages).",
-    )

@@ -6,15 +6,16 @@ import zlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from model_worker.engine.bookkeeping.pages import PagePool
 
 
+@dataclass(slots=True, eq=False)
 class Session:
     """Tokens of one conversation on this worker.
 
     Invariant: 0 <= num_computed <= num_shallow <= len(tokens), and `pages` has room for `num_shallow` tokens.
-    `contiguous` says that each page follows the one before.
     """
 
     #   tokens   0 ......... num_computed ......... num_shallow ......... len(tokens)
@@ -22,20 +23,16 @@ class Session:
     #
     # Only a model whose first layers are the SLM has a part in the middle; elsewhere num_shallow is num_computed.
 
-    __slots__ = ("contiguous", "num_computed", "pages", "running", "session_id", "shallow_computed", "tokens")
-
-    def __init__(self, session_id: str) -> None:
-        self.session_id = session_id
-        self.tokens = array("I")
-        self.num_computed = 0
-        self.shallow_computed = 0
-        self.pages: list[int] = []
-        self.contiguous = True
-        self.running = False
+    session_id: str
+    tokens: array[int] = field(default_factory=lambda: array("I"))
+    num_computed: int = 0
+    shallow_computed: int = 0
+    pages: list[int] = field(default_factory=list)
+    contiguous: bool = True  # each page follows the one before
+    running: bool = False
 
     @property
     def held(self) -> int:
-        """Number of tokens accepted so far, computed or not."""
         return len(self.tokens)
 
     @property
@@ -116,7 +113,7 @@ class SessionTable:
             return True
         # What is evicted for a reservation that then fails stays evicted: it was idle, and can be computed again.
         while self._pool.num_free < missing:
-            if not self._evict(self._least_recently_used(session)):
+            if not self._evict(next((s for s in self if not s.running and s.pages and s is not session), None)):
                 return False
         session.pages.extend(self._pool.allocate(missing, session.pages[-1] if session.pages else None))
         session.contiguous = _contiguous(session.pages)
@@ -129,10 +126,6 @@ class SessionTable:
             assert len(session.pages) >= self._pool.pages_for(session.num_shallow), "computed tokens without pages"
             assert session.contiguous == _contiguous(session.pages), "pages that are not where attention looks for them"
         self._pool.check_integrity([page for session in self for page in session.pages])
-
-    def _least_recently_used(self, asking: Session) -> Session | None:
-        """Returns the idle session with pages that nobody has used for longest."""
-        return next((s for s in self if not s.running and s.pages and s is not asking), None)
 
     def _evict(self, victim: Session | None) -> bool:
         """Closes an idle session; returns whether one was given."""

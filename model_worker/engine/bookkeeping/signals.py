@@ -27,13 +27,7 @@ class SignalMeter:
         self._recent = deque(handoff.recent_entropies, maxlen=max(handoff.window - 1, 0))
 
     def read(self, entropy: float, logprob: float, margin: float) -> float:
-        """Returns the next token's signal.
-
-        Args:
-            entropy: in [0, 1], rounded to float32.
-            logprob: the chosen token's.
-            margin: p1 - p2 of the two most probable tokens; only MARGIN uses it.
-        """
+        """Returns the next token's signal, of its float32 entropy; only MARGIN uses p1 - p2, the `margin`."""
         if self._signal is Signal.CONFIDENCE:
             return rounded(max(0.0, 1.0 - math.exp(logprob)))
         if self._signal is Signal.MARGIN:

@@ -25,16 +25,7 @@ _SHORT_EXTEND = 16
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that attend together: same number of queries, read as far as the longest context.
-
-    Attributes:
-        queries: slice of the flattened batch, rows x num_queries tokens in order.
-        num_rows, num_queries, num_keys: sizes; more than one query only where there is one row.
-        first, distance: without `slots`, row i's keys are in the slots from first + i * distance on.
-        slots: int64 [num_rows * num_keys], where the keys are; padding repeats a written slot.
-        mask: additive, [num_rows, 1, num_queries, num_keys]; None if every query sees every key.
-        is_causal: there are as many keys as queries, and query i sees the first i + 1 of them; without a mask.
-    """
+    """Rows that attend together: same number of queries, read as far as the longest context."""
 
     # Rows of a batch (batch.py's order) and the groups that they make, each one call of the kernel:
     #
@@ -47,23 +38,19 @@ class Group:
     #   slots    |0 0 0 . . . . .|1 1 . . . . . .|2 2 2 . . . . .|3 . . .    num_keys = 3; of s1 and s3 the rest is
     #             first           first + distance                           masked
 
-    queries: slice
+    queries: slice  # of the flattened batch: num_rows * num_queries tokens in order
     num_rows: int
-    num_queries: int
+    num_queries: int  # more than one only where there is one row
     num_keys: int
-    first: int = 0
+    first: int = 0  # without `slots`, row i's keys are in the slots from first + i * distance on
     distance: int = 0
-    slots: Tensor | None = None
-    mask: Tensor | None = None
-    is_causal: bool = False
+    slots: Tensor | None = None  # int64 [num_rows * num_keys], where the keys are; padding repeats a written slot
+    mask: Tensor | None = None  # additive, [num_rows, 1, num_queries, num_keys]; None: every query sees every key
+    is_causal: bool = False  # as many keys as queries, and query i sees the first i + 1 of them; without a mask
 
 
 class PagedAttention:
-    """An `AttentionBackend` that reads views of the cache where it can.
-
-    Args:
-        in_place: read views of the cache where pages lie side by side; off: always gather (to compare).
-    """
+    """An `AttentionBackend` that reads the cache in place where pages lie side by side; with `in_place` off, never."""
 
     def __init__(self, cache: KvCache, *, in_place: bool = True) -> None:
         self._cache = cache
@@ -199,7 +186,7 @@ class PagedAttention:
             padded[index, len(slots) :] = slots[0]
         mask = self._length_mask(lengths, padded.shape[1])
         queries = slice(at, at + len(rows))
-        return Group(queries, len(rows), 1, padded.shape[1], slots=self._tensor(padded.ravel()), mask=mask)
+        return Group(queries, len(rows), 1, padded.shape[1], slots=self._cache.to_device(padded.ravel()), mask=mask)
 
     def _add_extend(self, row: Row, at: int) -> None:
         """Adds a row of several tokens: query i stands at start + i and sees the keys up to itself."""
@@ -216,7 +203,7 @@ class PagedAttention:
                 row.num_tokens,
                 end,
                 first=session.pages[0] * self._cache.page_size,
-                slots=None if in_place else self._tensor(self._slots(row)),
+                slots=None if in_place else self._cache.to_device(self._slots(row)),
                 mask=mask,
                 is_causal=is_causal,
             )
@@ -238,9 +225,6 @@ class PagedAttention:
         mask = torch.zeros(seen.shape, dtype=self._cache.dtype)
         mask.masked_fill_(torch.from_numpy(~seen), float("-inf"))
         return mask.to(self._cache.device, non_blocking=True)
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._cache.device, non_blocking=True)
 
 
 def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None, cap: float) -> Tensor:

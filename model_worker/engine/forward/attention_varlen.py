@@ -7,12 +7,10 @@ captured in a graph (graphs.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
@@ -20,20 +18,10 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache
 
-Attend = Callable[..., Any]
-
 
 @dataclass(slots=True)
 class Tables:
-    """What the kernel is told; int32 on the device, except `slots` (any integers) and the maxima.
-
-    Attributes:
-        slots: [tokens], where the new keys and values go.
-        ends: [rows + 1], where each row's queries begin and the last end.
-        lengths: [rows], how many keys each row sees.
-        pages: [rows, pages of the longest context], the page table of each row.
-        max_queries, max_keys: the most of any row.
-    """
+    """What the kernel is told; int32 on the device, except `slots` (any integers) and the maxima."""
 
     # Two rows, one of 3 new tokens after 20 and one of 1 after 33, pages of 16:
     #
@@ -41,41 +29,28 @@ class Tables:
     #   lengths  23         34            keys seen by the last query of each; the one before it sees one fewer
     #   pages    [4, 5, 0]  [9, 2, 7]     columns beyond a row's last page are not read
 
-    slots: Tensor
-    ends: Tensor
-    lengths: Tensor
-    pages: Tensor
+    slots: Tensor  # [tokens], where the new keys and values go
+    ends: Tensor  # [rows + 1], where each row's queries begin and the last end
+    lengths: Tensor  # [rows], how many keys each row sees
+    pages: Tensor  # [rows, pages of the longest context], the page table of each row
     max_queries: int
     max_keys: int
 
 
 class VarlenAttention:
-    """An `AttentionBackend` over `varlen_attn`.
-
-    Args:
-        attend: another kernel with `varlen_attn`'s signature.
-
-    Raises (from the constructor) UnsupportedModel if the kernel cannot do what the layers need.
-    """
+    """An `AttentionBackend` over `varlen_attn`. The constructor raises UnsupportedModel if that cannot do a layer."""
 
     name = "varlen"
 
-    def __init__(self, cache: KvCache, context_length: int, attend: Attend | None = None) -> None:
+    def __init__(self, cache: KvCache, context_length: int) -> None:
         self._cache = cache
-        self._attend: Attend = attend or varlen_attn
-        self._max_pages = -(-context_length // cache.page_size)
-        self._context_length = context_length
+        self.max_pages = -(-context_length // cache.page_size)  # columns of a captured graph's page table
         self._tables: Tables | None = None
         for shape in cache.shapes:
             if shape.softcap is not None:
                 raise UnsupportedModel("varlen_attn caps no scores")
             if shape.key_dim != shape.value_dim:
                 raise UnsupportedModel("varlen_attn wants keys and values of one size")
-
-    @property
-    def max_pages(self) -> int:
-        """Number of columns of a captured graph's page table, which must fit the longest session."""
-        return self._max_pages
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
         rows = batch.rows
@@ -90,9 +65,9 @@ class VarlenAttention:
         self.use(
             Tables(
                 slots=slots,
-                ends=self._tensor(np.cumsum([0, *counts], dtype=np.int32)),
-                lengths=self._tensor(np.array(lengths, dtype=np.int32)),
-                pages=self._tensor(pages),
+                ends=self._cache.to_device(np.cumsum([0, *counts], dtype=np.int32)),
+                lengths=self._cache.to_device(np.array(lengths, dtype=np.int32)),
+                pages=self._cache.to_device(pages),
                 max_queries=max(counts),
                 max_keys=max(lengths),
             )
@@ -117,7 +92,7 @@ class VarlenAttention:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         cache.write(layer, tables.slots.long(), key, value)
         paged = (cache.num_pages, cache.page_size)
-        out = self._attend(
+        out: Any = varlen_attn(
             query[0].transpose(0, 1),
             cache.keys[layer].unflatten(0, paged),
             cache.values[layer].unflatten(0, paged),
@@ -134,6 +109,3 @@ class VarlenAttention:
             block_table=tables.pages,
         )
         return out[None], None
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._cache.device, non_blocking=True)

@@ -14,13 +14,9 @@ from model_worker.engine.forward.batch import Batch
 
 
 class AttentionBackend(Protocol):
-    """Attention over a `KvCache`, for one batch after another.
+    """Attention over a `KvCache`, for one batch after another."""
 
-    Attributes:
-        name: the value of `Limits.attention` that asks for it.
-    """
-
-    name: str
+    name: str  # the value of `Limits.attention` that asks for it
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
         """Prepares the next forward, once for all layers; `slots` are the batch's, int64 [tokens] on the device."""

@@ -17,14 +17,7 @@ def batch_order(row: Row) -> tuple[bool, bool, int]:
 
 @dataclass(slots=True)
 class Batch:
-    """The tokens of all rows as one sequence, without padding.
-
-    Attributes:
-        rows: in `batch_order`.
-        ids, positions, slots: one per token: its id, its position, where its keys and values go.
-        asked: the row of each distribution that is asked for; a row with a draft of d tokens is in it d + 1 times.
-        wanted: index of the token that each of these distributions comes after.
-    """
+    """The tokens of all rows as one sequence, without padding."""
 
     # Three rows: s decodes at position 9, t verifies a draft of 2 from position 5 on, u is a chunk of a prompt.
     #
@@ -33,12 +26,12 @@ class Batch:
     #   positions   9      4    5    6      0    1    2    3
     #   wanted      0      1    2    3                            asked  s t t t
 
-    rows: Sequence[Row]
-    ids: list[int] = field(default_factory=list)
+    rows: Sequence[Row]  # in `batch_order`
+    ids: list[int] = field(default_factory=list)  # of each token, as are its position and its slot
     positions: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    asked: list[Row] = field(default_factory=list)
-    wanted: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)  # where its keys and values go
+    asked: list[Row] = field(default_factory=list)  # by distribution asked for; a draft of d tokens asks for d + 1
+    wanted: list[int] = field(default_factory=list)  # the token that each of these distributions comes after
 
     @classmethod
     def of(cls, rows: Sequence[Row], page_size: int) -> Batch:

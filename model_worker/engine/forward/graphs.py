@@ -41,12 +41,7 @@ class GraphOutput:
 
 
 class Graph:
-    """A step of one shape, captured once and replayed for every batch that fits it.
-
-    Args:
-        num_tokens: how many tokens it has room for, and how many rows.
-        max_queries: 1 for decode, else `num_tokens`.
-    """
+    """A step of one shape, captured once: room for `num_tokens` tokens and as many rows, of `max_queries` at most."""
 
     def __init__(
         self,
@@ -66,7 +61,7 @@ class Graph:
         pinned = device.type == "cuda"
         self._host = torch.zeros(size, dtype=torch.int32, pin_memory=pinned)
         self._device = torch.zeros(size, dtype=torch.int32, device=device)
-        self._fill = _Views(*(view.numpy() for view in _split(self._host, num_tokens, width)))
+        self._fill = [view.numpy() for view in _split(self._host, num_tokens, width)]
         ids, positions, slots, ends, lengths, pages = _split(self._device, num_tokens, width)
         tables = Tables(slots, ends, lengths, pages, max_queries, limits.context_length)
         self._results = torch.zeros(3, num_tokens, dtype=torch.float32, pin_memory=pinned)
@@ -92,38 +87,22 @@ class Graph:
         return GraphOutput(self._logits, self._hidden, unpack(self._results, self._logits.shape[-1]))
 
     def _write(self, batch: Batch) -> None:
-        num, room = batch.num_tokens, self._num_tokens
-        num_rows = len(batch.rows)
-        views = self._fill
-        scratch = self._scratch_page * self._page_size
-        views.ids[:num], views.ids[num:] = batch.ids, 0
-        views.positions[:num], views.positions[num:] = batch.positions, 0
-        views.slots[:num], views.slots[num:] = batch.slots, scratch
+        num, num_rows, room = batch.num_tokens, len(batch.rows), self._num_tokens
+        ids, positions, slots, ends, lengths, pages = self._fill
+        ids[:num], ids[num:] = batch.ids, 0
+        positions[:num], positions[num:] = batch.positions, 0
+        slots[:num], slots[num:] = batch.slots, self._scratch_page * self._page_size
         # Room for 8 tokens, a batch of two rows with 3 and 1 tokens:
         #
         #   tokens   r0 r0 r0 r1  x  x  x  x      x: fillers on the scratch page, position 0, one key
         #   ends     0  3  4  5  6  7  8 | 8 8    as many rows as tokens: after r0, r1 and four fillers two empty ones
-        fillers = room - num
-        ends = np.cumsum([row.num_tokens for row in batch.rows] + [1] * fillers)
-        views.ends[0] = 0
-        views.ends[1 : len(ends) + 1] = ends
-        views.ends[len(ends) + 1 :] = room
-        views.lengths[:num_rows] = [row.start + row.num_tokens for row in batch.rows]
-        views.lengths[num_rows:] = 1
+        known = np.cumsum([0, *(row.num_tokens for row in batch.rows)] + [1] * (room - num))
+        ends[: len(known)], ends[len(known) :] = known, room
+        lengths[:num_rows], lengths[num_rows:] = [row.start + row.num_tokens for row in batch.rows], 1
         for index, row in enumerate(batch.rows):
-            pages = row.run.session.pages
-            views.pages[index, : len(pages)] = pages
-        views.pages[num_rows:, 0] = self._scratch_page
-
-
-@dataclass(frozen=True, slots=True)
-class _Views:
-    ids: np.ndarray
-    positions: np.ndarray
-    slots: np.ndarray
-    ends: np.ndarray
-    lengths: np.ndarray
-    pages: np.ndarray
+            held = row.run.session.pages
+            pages[index, : len(held)] = held
+        pages[num_rows:, 0] = self._scratch_page
 
 
 def _split(buffer: Tensor, num_tokens: int, width: int) -> tuple[Tensor, ...]:

@@ -58,6 +58,10 @@ class KvCache:
         self.keys = [zeros(shape.num_kv_heads, shape.key_dim) for shape in shapes]
         self.values = [zeros(shape.num_kv_heads, shape.value_dim) for shape in shapes]
 
+    def to_device(self, numbers: np.ndarray) -> Tensor:
+        """Returns an array on the cache's device; the host does not wait for the copy."""
+        return torch.from_numpy(numbers).to(self.device, non_blocking=True)
+
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Puts keys and values, [1, kv_heads, tokens, dim], into `slots`, int64 [tokens]."""
         self.keys[layer].index_copy_(0, slots, key[0].transpose(0, 1))

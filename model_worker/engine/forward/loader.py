@@ -47,22 +47,13 @@ _names = (f"rstitch_{number}" for number in itertools.count())
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model and what the engine must know of it.
+    """A model and what the engine must know of it."""
 
-    Attributes:
-        module: the transformers model, in eval mode on its device.
-        shapes: one per layer.
-        hidden_size: width of the LM head's input.
-        num_logits: rows of the LM head; the real vocabulary may be smaller.
-        context_length: the most tokens of a session.
-        stop_tokens: those that end an answer.
-    """
-
-    module: Any
-    shapes: list[LayerShape]
-    hidden_size: int
-    num_logits: int
-    context_length: int
+    module: Any  # the transformers model, in eval mode on its device
+    shapes: list[LayerShape]  # by layer
+    hidden_size: int  # width of the LM head's input
+    num_logits: int  # rows of the LM head; the real vocabulary may be smaller
+    context_length: int  # the most tokens of a session
     stop_tokens: frozenset[int]
     dtype: torch.dtype
     device: torch.device
@@ -77,24 +68,19 @@ class LoadedModel:
 def load(
     model: str, dtype: torch.dtype, device: torch.device, context_length: int = 0, random_weights: int | None = None
 ) -> LoadedModel:
-    """Loads a causal LM and examines it.
+    """Loads a causal LM from a folder or hub id and examines it.
 
-    Args:
-        model: folder or hub id.
-        dtype: float32, bfloat16 or float64.
-        device: where it runs.
-        context_length: the most tokens of a session; 0: what the model was made for.
-        random_weights: a seed: only the config is read, the weights are drawn on the device.
-
-    Raises:
-        UnsupportedModel: it is no model, or it needs what the engine does not do.
+    A `context_length` of 0 is what the model was made for. With `random_weights`, a seed, only the config is read.
+    Raises UnsupportedModel if it is no model, or needs what the engine does not do.
     """
     source = check_source(model)
     missing: list[str] = []
     try:
         config = AutoConfig.from_pretrained(source)
-        if random_weights is not None:
-            module = _random_model(config, dtype, device, random_weights)
+        if random_weights is not None:  # costs what a trained one costs and says nothing sensible
+            torch.manual_seed(random_weights)
+            with torch.device(device):
+                module: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
         else:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, output_loading_info=True
@@ -106,13 +92,6 @@ def load(
     if missing:  # transformers would go on with random numbers in their place
         raise UnsupportedModel(f"{model}: {len(missing)} of its weights are missing, such as {missing[0]}")
     return adopt(module.to(device=device), context_length)
-
-
-def _random_model(config: Any, dtype: torch.dtype, device: torch.device, seed: int) -> Any:
-    """Returns a model of the config's shape that costs what a trained one costs and says nothing sensible."""
-    torch.manual_seed(seed)
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def check_source(model: str) -> str:
@@ -132,10 +111,10 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
     module.eval()
     config = module.config
     name = type(module).__name__
-    longest = int(context_length or getattr(config, "max_position_embeddings", 0) or 0)
+    limit = getattr(config, "max_position_embeddings", None)
+    longest = int(context_length or limit or 0)
     if longest <= 0:
         raise UnsupportedModel(f"{name}: the config names no max_position_embeddings; give --context-length")
-    limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and longest > limit:
         raise UnsupportedModel(
             f"{name}: --context-length {longest} is over the model's max_position_embeddings {limit}"
@@ -192,22 +171,20 @@ def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape
     """
     shapes: dict[int, LayerShape] = {}
 
-    def refuse_window(window: int | None) -> None:
-        if window is not None and window < context_length:
+    # It serves as the mask, too: some layers are windowed, or cut into chunks, by that alone, and nothing of it reaches
+    # their attention.
+    def refuse_window(*, local_size: int | None = None, **_: Any) -> None:
+        if local_size is not None and local_size < context_length:
             raise UnsupportedModel(
-                f"{name}: sliding-window or chunked attention over {window} tokens is not supported; "
-                f"start with --context-length {window} or less"
+                f"{name}: sliding-window or chunked attention over {local_size} tokens is not supported; "
+                f"start with --context-length {local_size} or less"
             )
-
-    def mask(*, local_size: int | None = None, **_: Any) -> None:
-        # Some layers are windowed, or cut into chunks, by their mask alone: nothing of it reaches their attention.
-        refuse_window(local_size)
 
     def attention(
         layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, None]:
         scaling, softcap = kwargs.pop("scaling", None), kwargs.pop("softcap", None)
-        refuse_window(kwargs.pop("sliding_window", None))
+        refuse_window(local_size=kwargs.pop("sliding_window", None))
         if getattr(layer, "is_causal", True) is False or kwargs.get("is_causal") is False:
             raise UnsupportedModel(f"{name}: attention that is not causal is not supported")
         unknown = sorted(key for key, item in kwargs.items() if key not in _HARMLESS and item is not None)
@@ -227,7 +204,7 @@ def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape
     if head is None:
         raise UnsupportedModel(f"{name}: it has no LM head")
     hook = head.register_forward_pre_hook(lambda _, inputs: hidden_sizes.append(inputs[0].shape[-1]))
-    use_attention(module, attention, mask)
+    use_attention(module, attention, refuse_window)
     try:
         with torch.inference_mode():
             # Two tokens, because a mask of one token shows nothing.

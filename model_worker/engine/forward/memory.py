@@ -29,12 +29,18 @@ def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
 
     Raises UnsupportedModel if that is no model, or there is no room for both.
     """
-    config, other = _skeleton(other_model, loaded.dtype)
+    source = check_source(other_model)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        with torch.device("meta"):
+            other = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype)
+    except Exception as error:  # whatever its files may raise: each format has errors of its own
+        raise UnsupportedModel(f"{other_model}: not loadable by transformers: {error}") from error
     room = _CPU_BYTES
     if loaded.device.type == "cuda":
         total = torch.cuda.mem_get_info(loaded.device)[1]
         room = int(total * _SHARE) - weight_bytes(loaded.module) - weight_bytes(other)
-    tokens = split_memory(room, loaded.kv_bytes_per_token, kv_bytes_per_token(config, loaded.dtype))
+    tokens = split_memory(room, loaded.kv_bytes_per_token, kv_bytes_per_token(config.get_text_config(), loaded.dtype))
     if tokens == 0:
         raise UnsupportedModel(f"beside {other_model} there is no memory left on {loaded.device}; use another device")
     return tokens
@@ -53,27 +59,11 @@ def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
     return int(config.num_hidden_layers * kv_heads * head_dim * 2 * dtype.itemsize)
 
 
-def _skeleton(model: str, dtype: torch.dtype) -> tuple[Any, nn.Module]:
-    """Returns the model's config, and its modules without weights."""
-    source = check_source(model)
-    try:
-        config = AutoConfig.from_pretrained(source)
-        with torch.device("meta"):
-            return config.get_text_config(), AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except Exception as error:  # whatever its files may raise: each format has errors of its own
-        raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
-
-
 def pages_that_fit(
-    loaded: LoadedModel,
-    page_size: int,
-    more_bytes_per_token: int = 0,
-    *,
-    cpu_bytes: int = _CPU_BYTES,
-    share: float = 0.9,
+    loaded: LoadedModel, page_size: int, more_bytes_per_token: int = 0, *, cpu_bytes: int = _CPU_BYTES
 ) -> int:
-    """Returns the number of pages to allocate: on CUDA by `share` of the free memory, on CPU by `cpu_bytes`."""
+    """Returns the number of pages to allocate: on CUDA by 90% of the free memory, on CPU by `cpu_bytes`."""
     room = cpu_bytes
     if loaded.device.type == "cuda":
-        room = int(torch.cuda.mem_get_info(loaded.device)[0] * share)
+        room = int(torch.cuda.mem_get_info(loaded.device)[0] * 0.9)
     return max(1, room // ((loaded.kv_bytes_per_token + more_bytes_per_token) * page_size))

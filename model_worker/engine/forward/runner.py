@@ -24,33 +24,23 @@ from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress, cuda_c
 from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.loader import LoadedModel, use_attention
 from model_worker.engine.forward.sampling import Choices, choose, margins, measure, measure_on_host, unpack
-from model_worker.engine.types import Limits, Returns, RunRequest
+from model_worker.engine.types import Limits, Returns, RunRequest, Signal
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step computed, with one entry per distribution that was asked for.
+    """What a step computed, with one entry per distribution that was asked for. Its bytes are float32 little-endian."""
 
-    Attributes:
-        choices: the tokens and their entropies, on the host.
-        logits: [n, vocab_size], on the device, valid until the next run.
-        hidden: [n, hidden_size], likewise.
-        index: which of the n rows of `logits` and `hidden` each entry has; a captured graph computes all rows.
-        margins: p1 - p2 by entry, where a hand-off compares it.
-    """
-
-    choices: Choices
-    logits: Tensor
-    hidden: Tensor
-    index: Sequence[int]
-    margins: Mapping[int, float]
+    choices: Choices  # on the host
+    logits: Tensor  # [n, vocab_size], on the device, valid until the next run
+    hidden: Tensor  # [n, hidden_size], likewise
+    index: Sequence[int]  # which of the n rows each entry has; a captured graph computes all rows
+    margins: Mapping[int, float]  # p1 - p2 by entry, where a hand-off compares it
 
     def hidden_state(self, row: int) -> bytes:
-        """Returns float32, little-endian."""
         return _raw(self.hidden[self.index[row]])
 
     def raw_logits(self, row: int) -> bytes:
-        """Returns float32, little-endian."""
         return _raw(self.logits[self.index[row]])
 
     def top_logits(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
@@ -62,10 +52,7 @@ class Outcome:
 class Runner:
     """Owns the KV tensors and the model's device; used by one thread at a time.
 
-    Attributes:
-        graphed: whether the last step was a captured graph's; None: none is captured here.
-
-    Raises (from the constructor) UnsupportedModel if `limits` ask for a path that model or device cannot take.
+    The constructor raises UnsupportedModel if `limits` ask for a path that model or device cannot take.
     """
 
     def __init__(self, loaded: LoadedModel, limits: Limits, on_progress: OnProgress = lambda done, of: None) -> None:
@@ -81,7 +68,7 @@ class Runner:
         self._attention: AttentionBackend = self._make_attention()
         use_attention(loaded.module, self._attention.forward)
         self._graphs = self._make_graphs(on_progress)
-        self.graphed: bool | None = None
+        self.graphed: bool | None = None  # whether the last step was a captured graph's; None: none is captured
 
     @property
     def path(self) -> str:
@@ -211,7 +198,8 @@ def _outcome(batch: Batch, measured: Choices, logits: Tensor, hidden: Tensor, in
     samplings = [row.run.request.sampling for row in batch.asked]
     positions = [batch.positions[place] + 1 for place in batch.wanted]
     choices = choose(measured, logits, index, samplings, positions)
-    by_margin = [place for place, row in enumerate(batch.asked) if row.run.needs_margin]
+    handoffs = [row.run.request.handoff for row in batch.asked]
+    by_margin = [place for place, handoff in enumerate(handoffs) if handoff and handoff.signal is Signal.MARGIN]
     values = margins(logits, [index[place] for place in by_margin]) if by_margin else []
     return Outcome(choices, logits, hidden, index, dict(zip(by_margin, values, strict=True)))
 

@@ -41,33 +41,20 @@ def _splitmix64(state: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """One row per distribution, on the host.
+    """One row per distribution, on the host."""
 
-    Attributes:
-        tokens: ids, chosen by `choose`; before that the most probable ones.
-        entropies: -sum p log p / log V; NaN where the logits are no distribution. `choose` rounds them to float32 and
-            keeps them in [0, 1].
-        logprobs: natural log of the tokens' probabilities at temperature 1.
-    """
-
-    tokens: list[int]
+    tokens: list[int]  # chosen by `choose`; before that the most probable ones
+    # -sum p log p / log V; NaN where the logits are no distribution. `choose` rounds to float32, within [0, 1].
     entropies: list[float]
-    logprobs: list[float]
+    logprobs: list[float]  # natural, at temperature 1
 
 
 def choose(
     measured: Choices, logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], positions: Sequence[int]
 ) -> Choices:
-    """Chooses a token for each row asked for.
+    """Chooses a token for each of the `rows` of `logits` [n, vocab_size]; its position is the one it would take.
 
     Entropies and logprobs are of the model's own distribution (temperature 1, before top-k and top-p).
-
-    Args:
-        measured: the most probable tokens of `logits`.
-        logits: float, [n, vocab_size], real vocabulary only.
-        rows: which of the n are asked for.
-        samplings: one per row asked for.
-        positions: the position that each row's token would take.
     """
     tokens = [measured.tokens[row] for row in rows]
     logprobs = [measured.logprobs[row] for row in rows]

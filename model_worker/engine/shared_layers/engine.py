@@ -37,10 +37,7 @@ from model_worker.engine.types import Event, FinishReason, Limits, RunRequest
 class SharedEngine(Engine):
     """A model with its sessions; `RunRequest.shallow` says which role a run is of.
 
-    Attributes:
-        shallow_costs: what a step of the SLM takes, if it was measured; `costs` are of the whole model.
-
-    Raises (from the constructor) UnsupportedModel if a part of the model does not give its own logits.
+    The constructor raises UnsupportedModel if a part of the model does not give its own logits.
     """
 
     _run_type = SharedRun
@@ -48,7 +45,7 @@ class SharedEngine(Engine):
 
     def __init__(self, loaded: LoadedModel, shared: SharedModel, limits: Limits) -> None:
         self.shared = shared
-        self.shallow_costs: CostModel | None = None
+        self.shallow_costs: CostModel | None = None  # of a step of the SLM; `costs` are of the whole model
         self._put_off: list[Run] = []
         super().__init__(loaded, limits)
 
@@ -71,10 +68,7 @@ class SharedEngine(Engine):
         # What the other role has written and this one sends now is held already: only what differs is appended.
         num_same = common_prefix(request.tokens, session.tokens[request.position :])
         rest = replace(
-            request,
-            position=request.position + num_same,
-            tokens=request.tokens[num_same:],
-            prefix_checksum=None,
+            request, position=request.position + num_same, tokens=request.tokens[num_same:], prefix_checksum=None
         )
         if rest.wants_token:
             return super().submit(rest, arrived)
@@ -95,8 +89,7 @@ class SharedEngine(Engine):
         return events if super().is_idle else events + super().step()
 
     def _end_at_once(self, request: RunRequest, session: Session, arrived: float | None) -> int:
-        arrived = time.perf_counter() if arrived is None else arrived
-        run = SharedRun(next(self._run_ids), request, session, arrived=arrived)
+        run = SharedRun(next(self._run_ids), request, session, arrived=arrived or time.perf_counter())
         self._put_off.append(run)
         return run.run_id
 

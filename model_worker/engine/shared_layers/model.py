@@ -46,23 +46,16 @@ class SlmTail(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class SharedModel:
-    """The parts of a model with shared layers, as models of their own on the same weights.
-
-    Attributes:
-        num_layers: how many layers are shared.
-        slm: those layers, the tail and the model's own LM head.
-        upper: the layers above; it takes `inputs_embeds`, the hidden states after the shared layers.
-        tail: the SLM's; its input is that hidden state.
-    """
+    """The parts of a model with shared layers, as models of their own on the same weights."""
 
     #   ids -> [ shared layers 0..k-1 ] -> hidden -> [ layers k.. ] -> norm -> LM head     the LLM
     #                                        |-----> [ tail ] -----------------> LM head   the SLM
     #          |------------ slm ---------------------------------------------------|
     #                                             |---------- upper ----------------|
 
-    num_layers: int
-    slm: Any
-    upper: Any
+    num_layers: int  # how many are shared
+    slm: Any  # those layers, the tail and the model's own LM head
+    upper: Any  # the layers above; takes `inputs_embeds`, the hidden states after the shared layers
     tail: SlmTail
 
     @property
@@ -91,8 +84,8 @@ def load_shared(folder: str, module: Any) -> SharedModel:
         raise UnsupportedModel(
             f"{folder}: its shared layers are not readable: {type(error).__name__}: {error}"
         ) from error
-    parameter = next(module.parameters())
-    tail = SlmTail(module.config.hidden_size, adapter_size, _eps(module)).to(parameter.device, parameter.dtype)
+    parameter, eps = next(module.parameters()), float(getattr(module.config, "rms_norm_eps", 1e-6))
+    tail = SlmTail(module.config.hidden_size, adapter_size, eps).to(parameter.device, parameter.dtype)
     try:
         tail.load_state_dict(weights)
     except RuntimeError as error:
@@ -134,7 +127,3 @@ def _cut(module: Any, first: int, last: int) -> Any:
         setattr(part.base_model, name, nn.ModuleList(child[first:last]) if name == "layers" else child)
     part.set_output_embeddings(module.get_output_embeddings())
     return part.eval()
-
-
-def _eps(module: Any) -> float:
-    return float(getattr(module.config, "rms_norm_eps", 1e-6))
