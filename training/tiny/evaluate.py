@@ -60,14 +60,14 @@ class Tally:
 
 def load(path: Path) -> PreTrainedModel:
     """A model from an exported folder, or the averaged weights of a training checkpoint."""
+    model: PreTrainedModel
     if path.is_dir():
-        exported: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32)
-        exported.eval()
-        return exported
-    state = torch.load(path, weights_only=True)
-    recipe = RECIPES[state["recipe"]["name"]]
-    model = new_model(recipe, train_tokenizer(DOMAINS[recipe.domain]))
-    model.load_state_dict(state["average"])
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32)
+    else:
+        state = torch.load(path, weights_only=True)
+        recipe = RECIPES[state["recipe"]["name"]]
+        model = new_model(recipe, train_tokenizer(DOMAINS[recipe.domain]))
+        model.load_state_dict(state["average"])
     model.eval()
     return model
 

@@ -11,7 +11,6 @@ import random
 import re
 from dataclasses import dataclass
 
-from evals.tasks.tiny.splits import SPLITS as SPLITS
 from evals.tasks.tiny.splits import Generator
 
 MIN_STEPS, MAX_STEPS = 2, 6
