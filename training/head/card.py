@@ -34,7 +34,7 @@ def write_head(
     log: Sequence[Mapping[str, Any]],
     steps_looked_at: Sequence[int],
     minutes: float,
-) -> Head:
+) -> None:
     """Writes all files; the weights last, for a router may look at any time.
 
     Args:
@@ -48,7 +48,6 @@ def write_head(
     part = folder / f"{WEIGHTS}.part"
     part.write_bytes(head.data)
     part.replace(folder / WEIGHTS)
-    return head
 
 
 def plot(log: Sequence[Mapping[str, Any]], path: Path) -> None:
