@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
         return 2
-    console.print(terminal_table(f"dev, n = {recipe.num_dev}", COLUMNS, [figures.as_dict() for figures in rows]))
+    console.print(terminal_table(f"dev, n = {recipe.num_dev}", COLUMNS, [asdict(figures) for figures in rows]))
     minutes = (time.monotonic() - began) / 60
     log = [json.loads(line) for line in (options.work / LOG).read_text().splitlines()]
     assert run.trainer.best is not None, "a run looks at its head at least once"
@@ -162,7 +162,7 @@ class _Run:
     def _look(self) -> None:
         """The head as it is now on dev; a checkpoint."""
         figures = self._measured(f"step {self.trainer.step_number}", greedy(self.trainer.head()), self.recipe.tau)
-        self.trainer.keep_if_best(figures.reward(self.recipe.price), figures.as_dict())
+        self.trainer.keep_if_best(figures.reward(self.recipe.price), asdict(figures))
         self.trainer.save()
 
     def _measured(self, name: str, decide: Decide, tau: float) -> Figures:

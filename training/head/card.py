@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ The first {rows[0].n} problems, greedy. The head is the best of those looked at 
 by the reward on these very problems: the figures that count are those of the test split in
 [docs/results.md](../../../docs/results.md).
 
-{markdown_table(COLUMNS, [row.as_dict() for row in rows])}
+{markdown_table(COLUMNS, [asdict(row) for row in rows])}
 
 Accuracy with its 95% interval (Wilson); latency by the latency model, with the waiting model caught up beside; `asked`
 is how often the SLM was above the gate.

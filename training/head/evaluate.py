@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,9 +51,6 @@ class Figures:
     def reward(self, price: float) -> float:
         """Mean of r_acc - lambda * r_acc * L."""
         return self.accuracy - price * self.right_latency_ms
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def outcome(pair: TrainingPair, latency: LatencyModel, answer: Answer, problem: Problem) -> Outcome:
