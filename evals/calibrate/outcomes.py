@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class Sample:
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> Sample:
-        figures = np.array([(o.llm_tokens, o.tokens, o.latency_ms) for o in outcomes], float).reshape(-1, 3)
-        return cls(*figures.T, np.array([bool(o.correct) for o in outcomes]))
+        llm_tokens, tokens, latency_ms, correct = np.array([astuple(o) for o in outcomes], float).reshape(-1, 4).T
+        return cls(llm_tokens, tokens, latency_ms, correct == 1)  # None, where nobody knows, is nan
 
     def at(self, chosen: NDArray[np.int64]) -> Sample:
         return Sample(self.llm_tokens[chosen], self.tokens[chosen], self.latency_ms[chosen], self.correct[chosen])

@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             model, calls, checked = asyncio.run(_work(options, given, slm_llm, router, progress))
         _tell(options, model, calls, checked, console)
     except (StackError, RstitchError, ValueError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         return 130

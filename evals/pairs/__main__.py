@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
             served = _served(options, asked, candidates, progress) if options.check else {}
         _tell(options, candidates, served, how, console)
     except (StackError, RstitchError, UnsupportedModel, ValueError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 2 if isinstance(error, ValueError | UnsupportedModel) else 1
     except KeyboardInterrupt:
         return 130

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evals.tasks.data import last_boxed, read_rows
 from evals.tasks.tiny.domains import DOMAINS
-from evals.tasks.tiny.splits import SPLITS
+from evals.tasks.tiny.splits import SPLITS, AnyProblem
 from rstitch.errors import invalid
 
 _DOMAINS = {"tiny": "words", "programs": "programs"}
@@ -47,10 +47,11 @@ def load(data: str, n: int, n_check: int = 0) -> Asked:
         if split == "test":
             raise invalid("--data", "a test split is never tuned on.", f"Use {name}:dev.")
         domain = DOMAINS[_DOMAINS[name]]
-        questions = [
-            Question(problem.question, lambda text, problem=problem: domain.is_correct(text, problem))
-            for problem in domain.generator.problems(split, n + n_check)
-        ]
+
+        def judged(problem: AnyProblem) -> Question:
+            return Question(problem.question, lambda text: domain.is_correct(text, problem))
+
+        questions = [judged(problem) for problem in domain.generator.problems(split, n + n_check)]
         return Asked(questions[:n], questions[n:], domain.max_new_tokens, data)
     questions = _from_file(Path(data))
     if len(questions) < n + n_check:

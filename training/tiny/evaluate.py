@@ -68,7 +68,7 @@ def load(path: Path) -> PreTrainedModel:
         recipe = RECIPES[state["recipe"]["name"]]
         model = new_model(recipe, train_tokenizer(DOMAINS[recipe.domain]))
         model.load_state_dict(state["average"])
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     return model
 
 
