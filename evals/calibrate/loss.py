@@ -68,9 +68,8 @@ class LossGoal(Goal):
         return f"{figure:+.1%}"
 
     def statement(self, found: Found) -> str:
-        return (
-            f"the loss is below {self.target:.1%} (shown at 95%: at most {found.bound:.1%}); {super().statement(found)}"
-        )
+        shown = f"the loss is below {self.target:.1%} (shown at 95%: at most {found.bound:.1%})"
+        return f"{shown}; {super().statement(found)}"
 
 
 def changed(routed: Sample, llm_only: Sample) -> tuple[int, int]:

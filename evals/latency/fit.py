@@ -52,18 +52,13 @@ def fit_serving(left_ms: Array, total_ms: Array, counts: Array) -> Serving:
     # Logarithms, for a machine's noise multiplies. Beyond a tenth an error counts by its size, not its square: single
     # answers wait for what else the machine does.
     found = least_squares(
-        lambda x: np.log((steps + columns @ x) / total_ms),
-        start,
-        bounds=(0, np.inf),
-        x_scale=scale,
-        loss="soft_l1",
-        f_scale=0.1,
-    )
+        lambda x: np.log((steps + columns @ x) / total_ms), start,
+        bounds=(0, np.inf), x_scale=scale, loss="soft_l1", f_scale=0.1,
+    )  # fmt: skip
     modelled = steps + columns @ found.x
     error = float(np.median(np.abs(modelled - total_ms) / total_ms))
-    answer_ms, call_ms, token_ms, beside_ms = (float(x) for x in found.x)
     fit = Fit(len(left_ms), r_squared(total_ms, modelled), error)
-    return Serving(answer_ms, call_ms, token_ms, beside_ms, fit)
+    return Serving(*map(float, found.x), fit=fit)
 
 
 def relative_nnls(columns: Array, measured: Array, scale: Array) -> list[float]:

@@ -118,14 +118,11 @@ class Exam(Generic[P]):
         tally = Tally(f"tau {tau:g}")
         started = time.perf_counter()
         for problem in track(self.asked, description=tally.name):
+            pair = (CachedModel(model, len(self.tokenizer)) for model in (slm, llm))
             answer = stitch(
-                CachedModel(slm, len(self.tokenizer)),
-                CachedModel(llm, len(self.tokenizer)),
-                prompt_ids(self.tokenizer, problem),
-                Threshold(tau),
-                max_new_tokens=self.domain.max_new_tokens,
-                stop_tokens={self.tokenizer.eos_token_id},
-            )
+                *pair, prompt_ids(self.tokenizer, problem), Threshold(tau),
+                max_new_tokens=self.domain.max_new_tokens, stop_tokens={self.tokenizer.eos_token_id},
+            )  # fmt: skip
             tally.tokens += len(answer.written)
             tally.llm_tokens += answer.num_llm_tokens
             tally.switches += answer.num_switches
