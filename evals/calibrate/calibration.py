@@ -35,7 +35,6 @@ class Calibrated:
 
     @property
     def landed(self) -> bool:
-        """Whether the check is within what was stated."""
         return self.found.stated.holds(self.checked)
 
     @property

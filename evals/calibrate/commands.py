@@ -138,7 +138,6 @@ def _goal(options: argparse.Namespace) -> Goal:
 async def _asking(
     options: argparse.Namespace, router: str, questions: Questions
 ) -> AsyncIterator[tuple[AsyncClient, Outcomes]]:
-    """A client and what it asks with."""
     model = LatencyModel.load(options.latency_model) if options.latency_model else None
     checker = questions.checker
     async with AsyncClient(router) as client, checker or nullcontext():

@@ -132,6 +132,5 @@ def _wait(child: subprocess.Popen[bytes], timeout_s: float) -> bool:
 
 
 def _tail(file: IO[bytes], size: int) -> str:
-    """The last bytes of a file as text."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - size))
     return file.read(size).decode("utf-8", "replace")

@@ -29,7 +29,6 @@ class Run:
 
     @property
     def num_calls(self) -> int:
-        """Forwards of the model in this run."""
         return self.num_tokens + self.discarded
 
 

@@ -41,7 +41,6 @@ class Checked:
         return sorted({answer.system for answer in self.answers})
 
     def rows(self) -> list[Row]:
-        """One for each system, and one for all."""
         named = [answer.system for answer in self.answers]
         chosen = {system: [i for i, name in enumerate(named) if name == system] for system in self.systems}
         return [self._row(name, numbers) for name, numbers in {"all": list(range(len(named))), **chosen}.items()]

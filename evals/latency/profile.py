@@ -43,7 +43,6 @@ class TimedCall:
 
     @property
     def is_decode(self) -> bool:
-        """Whether it is steps of one token each."""
         return self.num_inputs == 1
 
     @property
@@ -96,7 +95,6 @@ class Prober:
         return TimedCall(num_inputs, num_cached, timing.num_steps, steps_ms, run_ms)
 
     async def close(self) -> None:
-        """Ends the streams and frees the sessions."""
         for num_cached, stream in self._streams.items():
             stream.cancel()
             await self._stub.CloseSession(worker_pb2.CloseSessionRequest(session_id=self._sessions[num_cached]))

@@ -81,7 +81,6 @@ class Walk:
 
     @property
     def num_switches(self) -> int:
-        """How often the writer changes."""
         return max(0, len(self.runs) - 1)
 
 

@@ -132,7 +132,6 @@ class _Run:
                 self._look()
 
     def dev_rows(self) -> list[Figures]:
-        """Evaluates the thresholds and the best head on dev."""
         rows = [self._measured(f"threshold tau={tau:g}", lambda index, asked: True, tau) for tau in TAUS]
         best, start = self.trainer.best, self.trainer.looks[0]["figures"]
         assert best is not None
@@ -160,7 +159,6 @@ class _Run:
             lean(policy, recipe.warm_error)
 
     def _look(self) -> None:
-        """The head as it is now on dev; a checkpoint."""
         figures = self._measured(f"step {self.trainer.step_number}", greedy(self.trainer.head()), self.recipe.tau)
         self.trainer.keep_if_best(figures.reward(self.recipe.price), asdict(figures))
         self.trainer.save()

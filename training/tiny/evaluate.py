@@ -89,7 +89,6 @@ class Exam(Generic[P]):
     asked: list[P]
 
     def is_right(self, answer: list[int], problem: P) -> bool:
-        """Whether the tokens of an answer end in the right one."""
         return self.domain.is_correct(str(self.tokenizer.decode(answer)), problem)
 
     @torch.no_grad()

@@ -71,7 +71,6 @@ class Generator(Generic[P]):
             yield problem
 
     def problems(self, split: str, n: int, seed: int = 0) -> list[P]:
-        """The first n problems of a split."""
         return list(islice(self.stream(split, seed), n))
 
     def check_disjoint(self, n_train: int = 20_000, n_held_out: int = 1_500) -> None:
