@@ -117,9 +117,9 @@ class Exam(Generic[P]):
         tally = Tally(f"tau {tau:g}")
         started = time.perf_counter()
         for problem in track(self.asked, description=tally.name):
-            pair = (CachedModel(model, len(self.tokenizer)) for model in (slm, llm))
+            size = len(self.tokenizer)
             answer = stitch(
-                *pair, prompt_ids(self.tokenizer, problem), Threshold(tau),
+                CachedModel(slm, size), CachedModel(llm, size), prompt_ids(self.tokenizer, problem), Threshold(tau),
                 max_new_tokens=self.domain.max_new_tokens, stop_tokens={self.tokenizer.eos_token_id},
             )  # fmt: skip
             tally.tokens += len(answer.written)
