@@ -58,7 +58,8 @@ def fit_serving(left_ms: Array, total_ms: Array, counts: Array) -> Serving:
     modelled = steps + columns @ found.x
     error = float(np.median(np.abs(modelled - total_ms) / total_ms))
     fit = Fit(len(left_ms), r_squared(total_ms, modelled), error)
-    return Serving(*map(float, found.x), fit=fit)
+    answer_ms, call_ms, token_ms, beside_ms = map(float, found.x)
+    return Serving(answer_ms, call_ms, token_ms, beside_ms, fit)
 
 
 def relative_nnls(columns: Array, measured: Array, scale: Array) -> list[float]:
