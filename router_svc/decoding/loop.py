@@ -110,7 +110,7 @@ class Decoding:
                 self._follower.keep(Model.SLM, reply, is_proposal=True)
                 return Model.SLM
         self._accounting.count_discarded()
-        if not self._policy.may_still_write(Model.LLM, self._answer.history):
+        if self._policy.is_spent(self._answer.history):
             self._answer.forget_opening()
             return None
         self._proposal = proposal.token

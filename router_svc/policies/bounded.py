@@ -35,13 +35,16 @@ class BoundedPolicy(Policy):
         rest = model is Model.SLM and self.budget.llm_tokens is not None and not self.budget.stop
         return rest or self.policy.may_write(model)
 
+    def is_spent(self, history: History) -> bool:
+        return bool(self.budget.spent(history))
+
     def may_still_write(self, model: Model, history: History) -> bool:
-        """The LLM can take over while nothing of the budget is spent."""
-        return self.may_write(model) and (model is Model.SLM or not self.budget.spent(history))
+        """The LLM can take over while no bound is reached."""
+        return self.may_write(model) and (model is Model.SLM or not self.is_spent(history))
 
     def handoff(self, writer: Model, history: History) -> Handoff | None:
         """None where the SLM may not hand over any more and writes the rest."""
-        if writer is Model.SLM and not self.budget.stop and self.budget.spent(history):
+        if writer is Model.SLM and not self.budget.stop and self.is_spent(history):
             return None
         return self.policy.handoff(writer, history)
 
@@ -53,7 +56,7 @@ class BoundedPolicy(Policy):
 
     def stops_as(self, author: Model, history: History) -> Model:
         # What is written after the budget is spent, nobody verifies.
-        return author if self.budget.spent(history) else self.policy.stops_as(author, history)
+        return author if self.is_spent(history) else self.policy.stops_as(author, history)
 
     def switch_reason(self, leaving: Model, history: History) -> SwitchReason:
         """The budget, where the policy would have let the LLM go on."""

@@ -91,6 +91,10 @@ class Policy(ABC):
     def may_write(self, model: Model) -> bool:
         """Whether `model` can ever become the writer; if so, it is worth keeping it caught up."""
 
+    def is_spent(self, history: History) -> bool:
+        """Whether the SLM may no longer hand over, because what the answer may take of the LLM is taken."""
+        return False
+
     def may_still_write(self, model: Model, history: History) -> bool:
         """Whether `model` can become the writer from here on."""
         return self.may_write(model)

@@ -62,9 +62,11 @@ def up(
         try:
             where = "" if port == ROUTER_PORT else f" --router {stack.router_address}"
             slm, llm = stack.worker_addresses
-            console.print(f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {stack.redis_url}")
+            console.print(
+                f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {stack.redis_url}", soft_wrap=True
+            )
             console.print(f'ask:  [bold]rstitch ask{where} "{PROPOSED.question}"[/]', soft_wrap=True)
-            console.print(f"logs: {stack.folder}\nCtrl-C stops everything", style="dim")
+            console.print(f"logs: {stack.folder}\nCtrl-C stops everything", style="dim", soft_wrap=True)
             while True:
                 stack.check()
                 time.sleep(_WATCH_S)

@@ -65,7 +65,8 @@ def rstitch(*args: str) -> str:
 @pytest.mark.timeout(180)
 def test_up_ask_demo_and_ctrl_c(up: Up) -> None:
     router = up.router()
-    events = [json.loads(line) for line in rstitch("ask", "How many?", "--router", router, "--json").splitlines()]
+    asked = rstitch("ask", "How many?", "--router", router, "--json", "--max-new-tokens", "40")
+    events = [json.loads(line) for line in asked.splitlines()]
     assert [events[0]["event"], events[-1]["event"]] == ["started", "finished"]
     shown = json.loads(rstitch("trajectory", "show", events[0]["session_id"], "--router", router, "--json"))
     sent = [token for event in events if event["event"] == "chunk" for token in event["tokens"]]

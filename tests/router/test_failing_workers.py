@@ -98,6 +98,18 @@ async def test_a_worker_that_stays_away_ends_the_answer_with_what_was_kept(stack
     assert (await check_kept(stub, whole)).state == FINISHED
 
 
+async def test_an_answer_that_kept_nothing_stores_no_time(stack: Stack) -> None:
+    """What the claim took belongs to the answer that goes on; stored beside a total of 0 it would be more than all."""
+    router = await stack.router(worker_patience_s=0.1)
+    stub = await stack.stub(router)
+    await stack.slm.stop()
+    answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=20))
+    assert answer.error is not None
+    stored = await router.store.trajectory(answer.session_id)
+    assert stored is not None
+    assert (stored.header.usage.total_time_us, stored.header.usage.breakdown.store_us) == (0, 0)
+
+
 async def test_a_worker_that_fails_again_and_again_is_named(stack: Stack) -> None:
     endless(stack, 0)
     stub = await stack.stub(await stack.router(worker_patience_s=0.3))
