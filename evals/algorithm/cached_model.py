@@ -42,7 +42,6 @@ class CachedModel:
         return logits[0, -1]
 
     def crop(self, length: int) -> None:
-        """Forgets all but the first `length` tokens."""
         if length < self._length:
             self._cache.crop(length - self._length)  # a negative number counts from the end, windows included
             self._length = length

@@ -78,7 +78,6 @@ class Answer:
 
     @property
     def num_llm_tokens(self) -> int:
-        """Number of tokens that the LLM wrote."""
         return sum(token.model == "llm" for token in self.written)
 
 

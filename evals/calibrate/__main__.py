@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,19 @@ _COMMANDS: dict[str, _Command] = {"run": commands.run, "repeat": commands.repeat
 
 def parser() -> argparse.ArgumentParser:
     """Makes the parser, whose flags serve both commands."""
+    share = partial(_number, unit="%", example="0.15 or 15%")
+    times = partial(_number, unit="x", example="2x")
     # fmt: off
     made = argparse.ArgumentParser(prog="rstitch calibrate", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("command", nargs="?", choices=tuple(_COMMANDS), default="run", help="default run")
     made.add_argument("--data", help="a .jsonl file of questions (and answers), or tiny:calibration")
     goal = made.add_mutually_exclusive_group()
-    goal.add_argument("--llm-share", type=_share, metavar="SHARE",
+    goal.add_argument("--llm-share", type=share, metavar="SHARE",
                       help="so much of the tokens by the LLM: 0.15 or 15%%")
-    goal.add_argument("--max-loss", type=_share, metavar="LOSS",
+    goal.add_argument("--max-loss", type=share, metavar="LOSS",
                       help="at most so much less accurate than the LLM alone: 0.01 or 1%%")
-    goal.add_argument("--latency", type=_times, metavar="TIMES", help="so many times as fast as the LLM alone: 2x")
+    goal.add_argument("--latency", type=times, metavar="TIMES", help="so many times as fast as the LLM alone: 2x")
     made.add_argument("--policy", default="threshold", help=f"{' | '.join(POLICIES)} (default threshold)")
     made.add_argument("--signal", choices=SIGNALS, default="entropy", help="of threshold (default entropy)")
     made.add_argument("--window", type=positive, default=0, help="of entropy_window (default: the router's)")
@@ -103,20 +106,11 @@ def _refuse_stack_flags(options: argparse.Namespace) -> None:
             )
 
 
-def _share(text: str) -> float:
-    """Reads a share such as 0.15 or 15%."""
+def _number(text: str, unit: str, example: str) -> float:
     try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        return float(text.removesuffix(unit)) / (100 if text.endswith("%") else 1)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 0.15 or 15%") from None
-
-
-def _times(text: str) -> float:
-    """Reads a factor such as 2 or 2x."""
-    try:
-        return float(text.removesuffix("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 2x") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is no number such as {example}") from None
 
 
 if __name__ == "__main__":

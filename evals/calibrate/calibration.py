@@ -35,13 +35,7 @@ class Calibrated:
 
     @property
     def landed(self) -> bool:
-        """Whether the check is within what was stated."""
         return self.found.stated.holds(self.checked)
-
-    @property
-    def verdict(self) -> str:
-        """What the check says of the statement."""
-        return "within" if self.landed else "OUTSIDE of what was stated"
 
     @property
     def policy(self) -> Policy:
@@ -50,10 +44,11 @@ class Calibrated:
     def lines(self) -> list[str]:
         """For people. The first line says what is promised and what was seen; lists of profiles show it alone."""
         text, name = self.goal.text, self.goal.name
+        verdict = "within" if self.landed else "OUTSIDE of what was stated"
         return [
-            f"{self.goal.statement(self.found)}; checked: {text(self.checked)}, {self.verdict}",
+            f"{self.goal.statement(self.found)}; checked: {text(self.checked)}, {verdict}",
             f"calibrated: {name} {text(self.found.stated.value)} on {self.num_calibrated} questions",
-            f"checked: {name} {text(self.checked)} on {self.found.num_fresh} other questions: {self.verdict}",
+            f"checked: {name} {text(self.checked)} on {self.found.num_fresh} other questions: {verdict}",
             *(f"{other}: {_text(other, i.value)} [{_text(other, i.low)}, {_text(other, i.high)}]"
               for other, i in self.beside.items()),
         ]  # fmt: skip

@@ -55,11 +55,8 @@ async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) 
     async with _asking(options, options.router or ROUTER_ADDRESS, questions) as (client, outcomes):
 
         async def answers(value: float | None, fresh: bool) -> Sample:
-            which = "checking" if fresh else "calibrating"
-            what = "the LLM alone" if value is None else f"{turned.parameter} {value:g}"
-            return await _asked(
-                outcomes, to_check if fresh else to_calibrate, turned, value, f"{which}: {what}", progress
-            )
+            which, problems = ("checking: ", to_check) if fresh else ("calibrating: ", to_calibrate)
+            return await _asked(outcomes, problems, turned, value, which, progress)
 
         made = await calibrate(goal, turned, answers, len(to_check), questions.checker is not None)
         kept = bool(options.name) and (made.landed or options.force)
@@ -91,13 +88,12 @@ async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Pr
         router = held.enter_context(local_stack(options)).router_address
         progress.remove_task(task)
     async with _asking(options, router, questions) as (_, outcomes):
-        samples: dict[float | None, Sample] = {}
-        for value in (None, *turned.coarse):
-            name = "the LLM alone" if value is None else f"{turned.parameter} {value:g}"
-            samples[value] = await _asked(outcomes, questions.problems, turned, value, name, progress)
+        samples = {
+            value: await _asked(outcomes, questions.problems, turned, value, "", progress)
+            for value in (None, *turned.coarse)
+        }
     pool = Pool(turned, samples)
-    half = pool.size // 2
-    rest = pool.size - half
+    half, rest = pool.size // 2, pool.size - pool.size // 2
     rows = [await repeat(pool, wanted, options.repeats, half, rest, options.seed) for wanted in _wanted(options, pool)]
     facts |= {"questions": questions.source, "calibrated on": half, "checked on": rest}
     if options.write:
@@ -142,25 +138,20 @@ def _goal(options: argparse.Namespace) -> Goal:
 async def _asking(
     options: argparse.Namespace, router: str, questions: Questions
 ) -> AsyncIterator[tuple[AsyncClient, Outcomes]]:
-    """A client and what it asks with."""
     model = LatencyModel.load(options.latency_model) if options.latency_model else None
     checker = questions.checker
     async with AsyncClient(router) as client, checker or nullcontext():
-        outcomes = Outcomes(
-            client,
-            checker,
-            max_new_tokens=options.max_new_tokens,
-            concurrency=options.concurrency,
-            latency_model=model,
-            cache=options.cache,
-        )
+        outcomes = Outcomes(client, checker, options.max_new_tokens, options.concurrency, model, options.cache)
         await outcomes.open()
         yield client, outcomes
 
 
 async def _asked(
-    outcomes: Outcomes, problems: Sequence[Problem], turned: Knob, value: float | None, name: str, progress: Progress
+    outcomes: Outcomes, problems: Sequence[Problem], turned: Knob, value: float | None, which: str, progress: Progress
 ) -> Sample:
-    task = progress.add_task(name, total=len(problems))
-    policy = LlmOnly() if value is None else turned.policy(value)
+    """Asks with a value of the parameter, or (None) the LLM alone."""
+    policy, name = (
+        (LlmOnly(), "the LLM alone") if value is None else (turned.policy(value), f"{turned.parameter} {value:g}")
+    )
+    task = progress.add_task(which + name, total=len(problems))
     return await outcomes.ask(problems, policy, lambda: progress.advance(task))

@@ -83,10 +83,12 @@ class _Monotone(Goal):
     def _choose(self, over: tuple[float, float], under: tuple[float, float]) -> float:
         """Of two neighbouring values with their ratios, one at or above what is wanted and one below."""
 
-    @property
-    @abstractmethod
-    def _wanted(self) -> float:
-        """The ratio."""
+    def _shown(self, found: float) -> float:
+        """The goal's figure for a ratio, and the ratio for a figure."""
+        return found
+
+    def figure(self, routed: Sample, llm_only: Sample | None) -> float:
+        return self._shown(ratio(*self._parts(routed, llm_only)))
 
     async def find(self, knob: Knob, answered: Answered, num_fresh: int) -> Found:
         """By halving: about log2 of the number of values are answered."""
@@ -98,21 +100,19 @@ class _Monotone(Goal):
                 ratios[index] = ratio(*self._parts(await answered(knob.values[index]), llm_only))
             return ratios[index]
 
-        low, high = 0, len(knob.values) - 1
+        low, high, wanted = 0, len(knob.values) - 1, self._shown(self.target)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if await at(middle) >= self._wanted else (low, middle)
-        if not await at(high) <= self._wanted <= await at(low):
+            low, high = (middle, high) if await at(middle) >= wanted else (low, middle)
+        if not await at(high) <= wanted <= await at(low):
             raise self._unreachable(knob, await at(0), await at(len(knob.values) - 1))
         value = self._choose((knob.values[low], await at(low)), (knob.values[high], await at(high)))
-        parts = self._parts(await answered(value), llm_only)
-        return Found(value, self._stated(predicted_ratio(*parts, num_fresh)), num_fresh)
-
-    def _stated(self, predicted: Interval) -> Interval:
-        return predicted
+        predicted = predicted_ratio(*self._parts(await answered(value), llm_only), num_fresh)
+        low_figure, high_figure = sorted(self._shown(end) for end in (predicted.low, predicted.high))
+        return Found(value, Interval(self._shown(predicted.value), low_figure, high_figure), num_fresh)
 
     def _unreachable(self, knob: Knob, most: float, least: float) -> RstitchError:
-        reach = sorted(self._stated(Interval(value, value, value)).value for value in (most, least))
+        reach = sorted(map(self._shown, (most, least)))
         return invalid(
             self.flag,
             f"{self.text(self.target)} is not to be had with {knob.parameter} in [{knob.values[0]:g}, "
@@ -133,19 +133,11 @@ class ShareGoal(_Monotone):
             raise invalid(self.flag, f"{target} is no share.", "Use a number between 0 and 1, such as 0.15.")
         super().__init__(target)
 
-    def figure(self, routed: Sample, llm_only: Sample | None) -> float:
-        """LLM tokens over tokens."""
-        return ratio(routed.llm_tokens, routed.tokens)
-
     def text(self, figure: float) -> str:
         return f"{figure:.1%}"
 
     def _parts(self, routed: Sample, llm_only: Sample | None) -> tuple[np.ndarray, np.ndarray]:
         return routed.llm_tokens, routed.tokens
-
-    @property
-    def _wanted(self) -> float:
-        return self.target
 
     def _choose(self, over: tuple[float, float], under: tuple[float, float]) -> float:
         return min(over, under, key=lambda pair: abs(pair[1] - self.target))[0]
@@ -161,11 +153,6 @@ class LatencyGoal(_Monotone):
             raise invalid(self.flag, f"{target:g} is no speed-up.", "Use a number over 1, such as 2x.")
         super().__init__(target)
 
-    def figure(self, routed: Sample, llm_only: Sample | None) -> float:
-        """The LLM's total latency over the routed one's."""
-        assert llm_only is not None
-        return float(llm_only.latency_ms.sum() / routed.latency_ms.sum())
-
     def text(self, figure: float) -> str:
         return f"{figure:.2f}x"
 
@@ -173,12 +160,8 @@ class LatencyGoal(_Monotone):
         assert llm_only is not None
         return routed.latency_ms, llm_only.latency_ms
 
-    @property
-    def _wanted(self) -> float:
-        return 1 / self.target
-
     def _choose(self, over: tuple[float, float], under: tuple[float, float]) -> float:
-        return over[0] if over[1] <= self._wanted else under[0]
+        return over[0] if over[1] <= self._shown(self.target) else under[0]
 
-    def _stated(self, predicted: Interval) -> Interval:
-        return Interval(1 / predicted.value, 1 / predicted.high, 1 / max(predicted.low, 1e-9))
+    def _shown(self, found: float) -> float:
+        return 1 / max(found, 1e-9)

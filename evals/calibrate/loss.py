@@ -26,7 +26,6 @@ class LossGoal(Goal):
         super().__init__(target)
 
     def check(self, num_questions: int) -> None:
-        """Of n questions none may be harmed, and still only so small a loss is shown."""
         smallest = smallest_provable_loss(num_questions)
         if smallest > self.target:
             raise invalid(
@@ -60,7 +59,6 @@ class LossGoal(Goal):
         return found
 
     def figure(self, routed: Sample, llm_only: Sample | None) -> float:
-        """The LLM's accuracy less the routed one's."""
         assert llm_only is not None
         return float(llm_only.correct.mean() - routed.correct.mean())
 
@@ -68,9 +66,8 @@ class LossGoal(Goal):
         return f"{figure:+.1%}"
 
     def statement(self, found: Found) -> str:
-        return (
-            f"the loss is below {self.target:.1%} (shown at 95%: at most {found.bound:.1%}); {super().statement(found)}"
-        )
+        shown = f"the loss is below {self.target:.1%} (shown at 95%: at most {found.bound:.1%})"
+        return f"{shown}; {super().statement(found)}"
 
 
 def changed(routed: Sample, llm_only: Sample) -> tuple[int, int]:

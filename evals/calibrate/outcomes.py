@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,58 +44,45 @@ class Sample:
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> Sample:
-        return cls(
-            np.array([o.llm_tokens for o in outcomes], float),
-            np.array([o.tokens for o in outcomes], float),
-            np.array([o.latency_ms for o in outcomes], float),
-            np.array([bool(o.correct) for o in outcomes]),
-        )
+        llm_tokens, tokens, latency_ms, correct = np.array([astuple(o) for o in outcomes], float).reshape(-1, 4).T
+        return cls(llm_tokens, tokens, latency_ms, correct == 1)  # None, where nobody knows, is nan
 
     def at(self, chosen: NDArray[np.int64]) -> Sample:
         return Sample(self.llm_tokens[chosen], self.tokens[chosen], self.latency_ms[chosen], self.correct[chosen])
 
 
+@dataclass(slots=True)
 class Outcomes:
     """Asks a router, greedily, what it has not been asked before.
 
-    Args:
+    Attributes:
         checker: None: nobody knows what is right.
         concurrency: questions open at a time.
         latency_model: None: latencies are measured.
         cache: a file that keeps the outcomes from run to run; None: none does.
     """
 
-    def __init__(
-        self,
-        client: AsyncClient,
-        checker: Checker | None,
-        *,
-        max_new_tokens: int,
-        concurrency: int,
-        latency_model: LatencyModel | None = None,
-        cache: Path | None = None,
-    ) -> None:
-        self._client = client
-        self._checker = checker
-        self._max_new_tokens = max_new_tokens
-        self._concurrency = concurrency
-        self._latency_model = latency_model
-        self._cache = cache
-        self._models: list[str] = []
-        self._known: dict[str, Outcome] = {}
+    client: AsyncClient
+    checker: Checker | None
+    max_new_tokens: int
+    concurrency: int
+    latency_model: LatencyModel | None = None
+    cache: Path | None = None
+    _models: list[str] = field(default_factory=list)
+    _known: dict[str, Outcome] = field(default_factory=dict)
 
     async def open(self) -> None:
         """Asks who answers, and reads what is known of them. Raises: RstitchError."""
-        self._models = [f"{worker.model} {worker.dtype}" for worker in (await self._client.status()).workers]
-        if self._cache is None or not self._cache.exists():
+        self._models = [f"{worker.model} {worker.dtype}" for worker in (await self.client.status()).workers]
+        if self.cache is None or not self.cache.exists():
             return
-        for number, line in enumerate(self._cache.read_text().splitlines(), 1):
+        for number, line in enumerate(self.cache.read_text().splitlines(), 1):
             try:
                 row = json.loads(line)
                 key = row.pop("key")
                 self._known[key] = Outcome(**row)
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-                where = f"{self._cache}, line {number}"
+                where = f"{self.cache}, line {number}"
                 raise invalid("--cache", f"{where} is none of ours.", "Name another file, or remove it.") from None
 
     async def ask(self, problems: Sequence[Problem], policy: Policy, tick: Callable[[], None]) -> Sample:
@@ -107,37 +94,32 @@ class Outcomes:
             tick()
             return self._known[key]
 
-        timed = await closed_loop(one, problems, self._concurrency)
+        timed = await closed_loop(one, problems, self.concurrency)
         return Sample.of([reply.reply for reply in sorted(timed, key=lambda reply: reply.index)])
 
     async def _answer(self, problem: Problem, policy: Policy) -> Outcome:
         begin = time.perf_counter()
-        answer = await self._client.answer(
-            chat=[Message("user", problem.prompt)], policy=policy, max_new_tokens=self._max_new_tokens, guard=False
+        answer = await self.client.answer(
+            chat=[Message("user", problem.prompt)], policy=policy, max_new_tokens=self.max_new_tokens, guard=False
         )
         latency_ms = 1000 * (time.perf_counter() - begin)
-        if self._latency_model is not None:
-            num_prompt_tokens, runs = runs_of(await self._client.trajectory(answer.session_id))
-            latency_ms = self._latency_model.trajectory_ms(num_prompt_tokens, runs)
-        await self._client.delete_trajectory(answer.session_id)
-        correct = None
-        if self._checker is not None:
-            correct = (await self._checker.check(problem, answer.text)).correct
+        if self.latency_model is not None:
+            num_prompt_tokens, runs = runs_of(await self.client.trajectory(answer.session_id))
+            latency_ms = self.latency_model.trajectory_ms(num_prompt_tokens, runs)
+        await self.client.delete_trajectory(answer.session_id)
+        correct = (await self.checker.check(problem, answer.text)).correct if self.checker else None
         usage = answer.finished.usage
         return Outcome(usage.num_llm_tokens, usage.num_tokens, latency_ms, correct)
 
     def _key(self, problem: Problem, policy: Policy) -> str:
+        timed = self.concurrency if self.latency_model is None else self.latency_model.facts
         facts: list[Any] = [self._models, problem.prompt, problem.reference, text_of(Spec(policy))]
-        facts += [self._max_new_tokens, self._checker is not None]
-        if self._latency_model is None:
-            facts.append(self._concurrency)
-        else:
-            facts.append(self._latency_model.facts)
+        facts += [self.max_new_tokens, self.checker is not None, timed]
         return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]
 
     def _keep(self, key: str, outcome: Outcome) -> None:
         self._known[key] = outcome
-        if self._cache is not None:
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            with self._cache.open("a") as file:
+        if self.cache is not None:
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            with self.cache.open("a") as file:
                 file.write(json.dumps({"key": key, **asdict(outcome)}) + "\n")

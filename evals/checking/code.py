@@ -22,7 +22,6 @@ class CodeCheck(Checker):
         self._code = code
 
     async def check(self, problem: Problem, text: str) -> Verdict:
-        """Passed or not; the answer is the code."""
         code = extract(text)
         program = fill(self._code.before, problem.row) + ("\n" if _DEFINES.search(code) else "") + code
         program = f"{program}\n{fill(self._code.after, problem.row)}\n"

@@ -36,7 +36,6 @@ class MathCheck(Checker):
         self._process: asyncio.subprocess.Process | None = None
 
     async def check(self, problem: Problem, text: str) -> Verdict:
-        """Whether math-verify finds the reference in the text."""
         async with self._lock:
             process = self._process = self._process or await _start()
             assert process.stdin is not None

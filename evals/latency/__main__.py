@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             model, calls, checked = asyncio.run(_work(options, given, slm_llm, router, progress))
         _tell(options, model, calls, checked, console)
     except (StackError, RstitchError, ValueError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         return 130
@@ -149,11 +149,11 @@ def _questions(split: str, num: int, seed: int) -> list[str]:
 
 
 def _fit(made: Measurement, probers: dict[str, Prober], plan: Plan, service: Service) -> LatencyModel:
-    facts = {
-        role: {"model": Path(prober.info.model).name, "device": prober.info.device, "dtype": prober.info.dtype}
-        for role, prober in probers.items()
-    }
-    slm, llm = (fit_model(made.calls[role], facts[role]) for role in _ROLES)
+    infos = {role: probers[role].info for role in _ROLES}
+    slm, llm = (
+        fit_model(made.calls[role], {"model": Path(info.model).name, "device": info.device, "dtype": info.dtype})
+        for role, info in infos.items()
+    )
     grid = {"inputs": plan.inputs, "cached": plan.cached, "repeats": plan.repeats, "seed": plan.seed}
     model = LatencyModel(slm, llm, None, provenance() | grid)
     return dataclasses.replace(model, serving=serving_of(model, made.seen, service)) if made.seen else model

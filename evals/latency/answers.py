@@ -51,16 +51,11 @@ class Measured:
 
 
 class Asker:
-    """Asks a router each question by every policy, in an order of its own.
-
-    Args:
-        max_new_tokens: of an answer.
-    """
+    """Asks a router each question by every policy, in an order of its own."""
 
     def __init__(self, client: AsyncClient, max_new_tokens: int, seed: int) -> None:
-        terms = Terms(max_new_tokens)
         self._client = client
-        self._systems = [Served(name, client, policy, terms) for name, policy in POLICIES.items()]
+        self._systems = [Served(name, client, policy, Terms(max_new_tokens)) for name, policy in POLICIES.items()]
         self._random = random.Random(seed)
 
     async def ask(self, question: str, tick: Callable[[], None] = lambda: None) -> list[Measured]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from evals.latency.formulas import ModelLatency, Role, Serving
-from rstitch.client.types import Source, SwitchReason, Trajectory
+from rstitch.client.types import Source, Trajectory
 
 # The SLM's proposal was thrown away when the LLM took over for one of these.
 _DISCARDS = {"entropy_above", "uncertainty_above", "head"}
@@ -28,7 +29,6 @@ class Run:
 
     @property
     def num_calls(self) -> int:
-        """Forwards of the model in this run."""
         return self.num_tokens + self.discarded
 
 
@@ -58,16 +58,12 @@ def runs_of(trajectory: Trajectory) -> tuple[int, list[Run]]:
         raise ValueError(f"session {trajectory.session_id} has more than one answer")
     if any(segment.reason.value in _NOT_MODELLED for segment in written):
         raise ValueError(f"session {trajectory.session_id} was written by drafts, whose calls are not modelled")
-    reasons: list[SwitchReason | None] = [segment.reason for segment in written[1:]]
-    runs = [
-        Run("slm" if segment.source is Source.SLM else "llm", len(segment.tokens), _discards(segment.source, after))
-        for segment, after in zip(written, [*reasons, None], strict=False)
-    ]
+    runs = []
+    for segment, after in zip_longest(written, written[1:]):
+        by_slm = segment.source is Source.SLM
+        discarded = by_slm and after is not None and after.reason.value in _DISCARDS
+        runs.append(Run("slm" if by_slm else "llm", len(segment.tokens), discarded))
     return sum(len(prompt.tokens) for prompt in prompts), runs
-
-
-def _discards(source: Source, reason: SwitchReason | None) -> bool:
-    return source is Source.SLM and reason is not None and reason.value in _DISCARDS
 
 
 def sum_of_calls_ms(latencies: Mapping[str, ModelLatency], num_prompt_tokens: int, runs: Iterable[Run]) -> float:

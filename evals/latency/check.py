@@ -41,19 +41,17 @@ class Checked:
         return sorted({answer.system for answer in self.answers})
 
     def rows(self) -> list[Row]:
-        """One for each system, and one for all."""
-        return [self._row("all", list(self.answers))] + [
-            self._row(system, [answer for answer in self.answers if answer.system == system]) for system in self.systems
-        ]
+        named = [answer.system for answer in self.answers]
+        chosen = {system: [i for i, name in enumerate(named) if name == system] for system in self.systems}
+        return [self._row(name, numbers) for name, numbers in {"all": list(range(len(named))), **chosen}.items()]
 
-    def _row(self, name: str, chosen: list[Measured]) -> Row:
-        numbers = [number for number, answer in enumerate(self.answers) if answer in chosen]
-        measured = np.array([answer.latency_ms for answer in chosen])
+    def _row(self, name: str, numbers: list[int]) -> Row:
+        measured = np.array([self.answers[number].latency_ms for number in numbers])
         modelled, calls = self.modelled_ms[numbers], self.calls_ms[numbers]
         error = median_interval(np.abs(modelled - measured) / measured)
         return {
             "system": name,
-            "n": len(chosen),
+            "n": len(numbers),
             "measured_ms": float(np.median(measured)),
             "modelled_ms": float(np.median(modelled)),
             "calls_ms": float(np.median(calls)),

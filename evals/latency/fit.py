@@ -29,8 +29,8 @@ def fit_model(calls: Sequence[TimedCall], facts: dict[str, Any]) -> ModelLatency
     decodes = [call for call in calls if call.is_decode]
     if not (prefills and decodes):
         raise ValueError("both prefills and decode steps are needed: give --inputs and --cached that fit the context")
-    prefill, prefill_fit = _fit(prefills, _prefill_columns)
-    decode, decode_fit = _fit(decodes, _decode_columns)
+    prefill, prefill_fit = _fit(prefills)
+    decode, decode_fit = _fit(decodes)
     extent = {"max_inputs": max(c.num_inputs for c in prefills), "max_cached": max(c.num_cached for c in calls)}
     return ModelLatency(
         Prefill(*prefill), Decode(*decode), {"prefill": prefill_fit, "decode": decode_fit}, facts | extent
@@ -52,17 +52,13 @@ def fit_serving(left_ms: Array, total_ms: Array, counts: Array) -> Serving:
     # Logarithms, for a machine's noise multiplies. Beyond a tenth an error counts by its size, not its square: single
     # answers wait for what else the machine does.
     found = least_squares(
-        lambda x: np.log((steps + columns @ x) / total_ms),
-        start,
-        bounds=(0, np.inf),
-        x_scale=scale,
-        loss="soft_l1",
-        f_scale=0.1,
-    )
+        lambda x: np.log((steps + columns @ x) / total_ms), start,
+        bounds=(0, np.inf), x_scale=scale, loss="soft_l1", f_scale=0.1,
+    )  # fmt: skip
     modelled = steps + columns @ found.x
     error = float(np.median(np.abs(modelled - total_ms) / total_ms))
-    answer_ms, call_ms, token_ms, beside_ms = (float(x) for x in found.x)
     fit = Fit(len(left_ms), r_squared(total_ms, modelled), error)
+    answer_ms, call_ms, token_ms, beside_ms = map(float, found.x)
     return Serving(answer_ms, call_ms, token_ms, beside_ms, fit)
 
 
@@ -105,20 +101,18 @@ def cell_medians(calls: Sequence[TimedCall]) -> Array:
     return np.array([[*key, median(times), len(times)] for key, times in sorted(cells.items())])
 
 
-def _prefill_columns(n: Array, cached: Array) -> Array:
-    return np.stack([n * cached, n * n, n, np.ones_like(n)], axis=1)
+def _columns(n: Array, cached: Array) -> Array:
+    """What the coefficients of the formula are multiplied with: that of a decode step where one token is put in."""
+    kinds = [cached, np.ones_like(n)] if (n == 1).all() else [n * cached, n * n, n, np.ones_like(n)]
+    return np.stack(kinds, axis=1)
 
 
-def _decode_columns(_: Array, cached: Array) -> Array:
-    return np.stack([cached, np.ones_like(cached)], axis=1)
-
-
-def _fit(calls: Sequence[TimedCall], columns_of: Any) -> tuple[list[float], Fit]:
+def _fit(calls: Sequence[TimedCall]) -> tuple[list[float], Fit]:
     cells = cell_medians(calls)
     measured = cells[:, 2]
-    columns = columns_of(cells[:, 0], cells[:, 1])
+    columns = _columns(cells[:, 0], cells[:, 1])
     found = _reweighted_nnls(columns, measured)
     times = np.array([call.call_ms for call in calls])
-    each = columns_of(*np.array([[call.num_inputs, call.mean_cached] for call in calls]).T) @ np.array(found)
+    each = _columns(*np.array([[call.num_inputs, call.mean_cached] for call in calls]).T) @ np.array(found)
     error = float(np.median(np.abs(each - times) / times))
     return found, Fit(len(calls), r_squared(measured, columns @ np.array(found)), error)

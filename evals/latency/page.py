@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, astuple
 
 from evals.figures.provenance import ROOT, line
 from evals.figures.report import Columns, Row, interval, markdown_table, replace_section
@@ -34,16 +35,11 @@ def formula_rows(model: LatencyModel) -> list[Row]:
     """Makes a row of each formula of each model."""
     rows = []
     for name, latency in (("SLM", model.slm), ("LLM", model.llm)):
-        prefill, decode = latency.prefill_coefficients, latency.decode_coefficients
-        us = [f"{1000 * value:.3g}" for value in (prefill.a, prefill.b, prefill.c, prefill.d, decode.c, decode.d)]
-        texts = {
-            "prefill": f"{us[0]} N_inf N_kv + {us[1]} N_inf² + {us[2]} N_inf + {us[3]}",
-            "decode": f"{us[4]} N_kv + {us[5]}",
-        }
-        for kind, text in texts.items():
-            fit = latency.fits[kind]
-            quality = {"num_calls": fit.num_calls, "r2": fit.r2, "median_error": fit.median_error}
-            rows.append({"formula": f"{name}, {kind}", "us": text} | quality)
+        coefficients = (*astuple(latency.prefill_coefficients), *astuple(latency.decode_coefficients))
+        us = [f"{1000 * value:.3g}" for value in coefficients]
+        prefill = f"{us[0]} N_inf N_kv + {us[1]} N_inf² + {us[2]} N_inf + {us[3]}"
+        for kind, text in {"prefill": prefill, "decode": f"{us[4]} N_kv + {us[5]}"}.items():
+            rows.append({"formula": f"{name}, {kind}", "us": text, **asdict(latency.fits[kind])})
     return rows
 
 

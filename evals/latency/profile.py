@@ -43,7 +43,6 @@ class TimedCall:
 
     @property
     def is_decode(self) -> bool:
-        """Whether it is steps of one token each."""
         return self.num_inputs == 1
 
     @property
@@ -60,9 +59,9 @@ class TimedCall:
 class Prober:
     """A worker whose calls are timed: a session, with a warm stream, for each number of cached tokens."""
 
-    def __init__(self, channel: grpc.aio.Channel, info: worker_pb2.GetInfoResponse, seed: int) -> None:
+    def __init__(self, stub: Any, info: worker_pb2.GetInfoResponse, seed: int) -> None:
         self.info = info
-        self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        self._stub = stub
         self._streams: dict[int, Any] = {}
         self._sessions: dict[int, str] = {}
         self._random = random.Random(seed)
@@ -72,7 +71,7 @@ class Prober:
         """Asks who it is. Raises: RstitchError."""
         stub: Any = worker_pb2_grpc.WorkerServiceStub(channel)
         try:
-            return cls(channel, await stub.GetInfo(worker_pb2.GetInfoRequest(), timeout=10), seed)
+            return cls(stub, await stub.GetInfo(worker_pb2.GetInfoRequest(), timeout=10), seed)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
@@ -96,7 +95,6 @@ class Prober:
         return TimedCall(num_inputs, num_cached, timing.num_steps, steps_ms, run_ms)
 
     async def close(self) -> None:
-        """Ends the streams and frees the sessions."""
         for num_cached, stream in self._streams.items():
             stream.cancel()
             await self._stub.CloseSession(worker_pb2.CloseSessionRequest(session_id=self._sessions[num_cached]))

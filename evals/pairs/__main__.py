@@ -33,7 +33,8 @@ from evals.pairs.walk import Text
 from model_worker.engine.errors import UnsupportedModel
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.errors import RstitchError, invalid
-from rstitch.local.part import StackError
+from rstitch.local.part import StackError, default_threads
+from rstitch.local.stack import LocalStack, WorkerOptions
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -54,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-new-tokens", type=positive, help="of an answer (default: what the task needs)")
     made.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     made.add_argument("--dtype", choices=sorted(_DTYPES), default="float32")
+    made.add_argument("--threads", type=positive, default=default_threads(),
+                      help="CPU threads of each model, here and on the stack (default: half of the machine's)")
     made.add_argument("--check", action="store_true", help="measure the ranking on the real stack too")
     made.add_argument("--check-n", type=positive, default=100, help="questions of the check (default 100)")
     made.add_argument("--json", type=Path, metavar="FILE", help="all figures for machines; - prints them")
@@ -67,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Predicts, measures if asked, tells; returns the exit code."""
     options = parser().parse_args(arguments)
     logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)  # as a worker does: with all of the machine's small models crawl
     console = Console(stderr=options.json == Path("-"), highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
         with stopped_by_signals(), progress_bar(console) as progress:
@@ -74,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
             served = _served(options, asked, candidates, progress) if options.check else {}
         _tell(options, candidates, served, how, console)
     except (StackError, RstitchError, UnsupportedModel, ValueError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 2 if isinstance(error, ValueError | UnsupportedModel) else 1
     except KeyboardInterrupt:
         return 130
@@ -121,22 +125,17 @@ def _served(
     options: argparse.Namespace, asked: Asked, candidates: list[Candidate], progress: Progress
 ) -> dict[str, Measured]:
     limit = options.max_new_tokens or asked.max_new_tokens
-    stack: dict[str, Any] = {"device": options.device, "dtype": options.dtype}
+    worker = partial(WorkerOptions, device=options.device, dtype=options.dtype, threads=options.threads)
     found = {}
     for candidate in candidates:
         task = progress.add_task(f"{report.short_name(candidate.name)} served", total=len(asked.for_check))
-        found[candidate.name] = measured(
-            options.llm, candidate, asked.for_check, limit, partial(progress.advance, task), **stack
-        )
+        stack = LocalStack(worker(candidate.name), worker(options.llm))
+        found[candidate.name] = measured(stack, candidate, asked.for_check, limit, partial(progress.advance, task))
     return found
 
 
 def _tell(
-    options: argparse.Namespace,
-    candidates: list[Candidate],
-    served: dict[str, Measured],
-    how: str,
-    console: Console,
+    options: argparse.Namespace, candidates: list[Candidate], served: dict[str, Measured], how: str, console: Console
 ) -> None:
     pairs = [(candidate, served[candidate.name]) for candidate in candidates if served]
     plain: dict[str, Any] = {
@@ -145,13 +144,13 @@ def _tell(
         "data": options.data,
         "n": options.n,
         "latency": how,
-        "candidates": [one.as_dict() | {"measured": None} for one in candidates],
+        "candidates": [
+            one.as_dict() | {"measured": served[one.name].as_dict() if one.name in served else None}
+            for one in candidates
+        ],
         "alike": alike(candidates),
         "rank_correlations": rank_correlations(pairs) if pairs else {},
     }
-    for told, one in zip(plain["candidates"], candidates, strict=True):
-        if one.name in served:
-            told["measured"] = served[one.name].as_dict()
     table = report.rows(candidates, served)
     console.print(terminal_table(report.predicted_title(candidates), report.PREDICTED, table))
     console.print(f"Latency: {how}.")

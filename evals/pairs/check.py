@@ -25,7 +25,7 @@ from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Threshold
 from rstitch.errors import invalid
-from rstitch.local.stack import LocalStack, WorkerOptions
+from rstitch.local.stack import LocalStack
 
 _WARM_UP = 2
 _SYSTEMS = ("stitched", "llm_only")
@@ -57,16 +57,11 @@ class Measured:
 
 
 def measured(
-    llm: str,
-    candidate: Candidate,
-    questions: Sequence[Question],
-    max_new_tokens: int,
+    stack: LocalStack, candidate: Candidate, questions: Sequence[Question], max_new_tokens: int,
     on_asked: Callable[[], None],
-    **worker: Any,
-) -> Measured:
-    """Starts a stack with the pair, asks, stops it. Raises: StackError, RstitchError."""
-    slm_options, llm_options = (WorkerOptions(model, **worker) for model in (candidate.name, llm))
-    with LocalStack(slm_options, llm_options) as served:
+) -> Measured:  # fmt: skip
+    """Starts the stack, asks, stops it. Raises: StackError, RstitchError."""
+    with stack as served:
         return asyncio.run(_ask(served.router_address, candidate, questions, max_new_tokens, on_asked))
 
 
@@ -85,10 +80,8 @@ async def _ask(
             if record.system == _SYSTEMS[0]:
                 on_asked()
 
-        load = Load(1)
-        records = await measure(
-            systems, problems, load, Plan(len(problems)), practice=problems[:_WARM_UP], on_record=on_record
-        )
+        plan = Plan(len(problems))
+        records = await measure(systems, problems, Load(1), plan, practice=problems[:_WARM_UP], on_record=on_record)
     run = Run({}, [], records)
     return _measured(questions, run.of(_SYSTEMS[0]), run.of(_SYSTEMS[1]))
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from evals.tasks.data import last_boxed, read_rows
 from evals.tasks.tiny.domains import DOMAINS
-from evals.tasks.tiny.splits import SPLITS
+from evals.tasks.tiny.splits import SPLITS, AnyProblem
 from rstitch.errors import invalid
 
 _DOMAINS = {"tiny": "words", "programs": "programs"}
@@ -48,10 +47,11 @@ def load(data: str, n: int, n_check: int = 0) -> Asked:
         if split == "test":
             raise invalid("--data", "a test split is never tuned on.", f"Use {name}:dev.")
         domain = DOMAINS[_DOMAINS[name]]
-        questions = [
-            Question(problem.question, partial(_is_correct, domain.is_correct, problem))
-            for problem in domain.generator.problems(split, n + n_check)
-        ]
+
+        def judged(problem: AnyProblem) -> Question:
+            return Question(problem.question, lambda text: domain.is_correct(text, problem))
+
+        questions = [judged(problem) for problem in domain.generator.problems(split, n + n_check)]
         return Asked(questions[:n], questions[n:], domain.max_new_tokens, data)
     questions = _from_file(Path(data))
     if len(questions) < n + n_check:
@@ -74,10 +74,6 @@ def agrees(answer: str) -> Callable[[str], bool]:
     """Whether a text ends in the same as `answer` does."""
     expected = final_answer(answer)
     return lambda text: final_answer(text) == expected
-
-
-def _is_correct(check: Callable[[str, object], bool], problem: object, text: str) -> bool:
-    return check(text, problem)
 
 
 def _from_file(path: Path) -> list[Question]:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import pyplot as plt
-
+from evals.figures.plotting import panels, save
 from evals.figures.provenance import ROOT, line
 from evals.figures.report import Columns, Row, markdown_table, replace_section
 from evals.pairs.check import Measured
@@ -24,8 +23,6 @@ def short_name(name: str) -> str:
     return Path(name).name or name
 
 
-_PREDICTED_ACCURACY = "{at.accuracy:.1%} [{at.accuracy_low:.0p}, {at.accuracy_high:.0p}]"
-_SEEN_ACCURACY = "{seen.accuracy:.1%} [{seen.accuracy_low:.0p}, {seen.accuracy_high:.0p}]"
 # A row has `one`, the candidate; `at`, what it should do at its tau; and perhaps `seen`, what was measured there.
 PREDICTED: Columns = {
     "SLM": "{name}",
@@ -34,7 +31,7 @@ PREDICTED: Columns = {
     "follows": "{one.slm_follows:.1%}",
     "followed": "{one.llm_follows:.1%}",
     "tau": "{tau}",
-    "accuracy": _PREDICTED_ACCURACY,
+    "accuracy": "{at.accuracy:.1%} [{at.accuracy_low:.0p}, {at.accuracy_high:.0p}]",
     "LLM": "{at.llm_share:.1%}",
     "switches": "{at.switches:.1f}",
     "tokens": "{at.tokens:.1f}",
@@ -43,7 +40,7 @@ PREDICTED: Columns = {
 COMPARED: Columns = {
     "SLM": "{name}",
     "tau": "{tau}",
-    "accuracy": "{at.accuracy:.1%} / " + _SEEN_ACCURACY,
+    "accuracy": "{at.accuracy:.1%} / {seen.accuracy:.1%} [{seen.accuracy_low:.0p}, {seen.accuracy_high:.0p}]",
     "LLM-only": "{one.llm_accuracy:.1%} / {seen.llm_accuracy:.1%}",
     "LLM share": "{at.llm_share:.1%} / {seen.llm_share:.1%}",
     "switches": "{at.switches:.1f} / {seen.switches:.1f}",
@@ -103,7 +100,7 @@ def write(plain: dict[str, Any], ranked: Sequence[Candidate], measured: Mapping[
 
 def plot(ranked: Sequence[Candidate], measured: Mapping[str, Measured], path: Path) -> None:
     """Accuracy over speed-up, a curve per candidate: a dot at the proposed threshold, a cross where it was measured."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+    figure, ((axes,),) = panels(1, 1, (7.5, 4.8))
     for index, one in enumerate(ranked):
         colour = _COLOURS[index % len(_COLOURS)]
         curve = sorted(one.curve, key=lambda outlook: outlook.tau)
@@ -116,12 +113,9 @@ def plot(ranked: Sequence[Candidate], measured: Mapping[str, Measured], path: Pa
             errors = [[100 * (seen.accuracy - seen.accuracy_low)], [100 * (seen.accuracy_high - seen.accuracy)]]
             axes.errorbar(seen.speed_up, 100 * seen.accuracy, yerr=errors, fmt="x", color=colour, capsize=3)
     axes.axhline(100 * ranked[0].llm_accuracy, color="grey", linestyle="--", linewidth=1, label="LLM-only")
-    axes.set_xlabel("speed-up over LLM-only")
-    axes.set_ylabel("accuracy (%)")
+    axes.set(xlabel="speed-up over LLM-only", ylabel="accuracy (%)")
     dots = "dots: predicted at the proposed tau" + ("; crosses: measured, 95%" if measured else "")
     axes.set_title(f"Candidate SLMs ({dots})", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save(figure, path)

@@ -56,7 +56,9 @@ class Timing:
 def timings(llm: Loaded, slms: Sequence[Loaded], file: Path | None) -> tuple[list[Timing], str]:
     """One per SLM, and in words where they come from. Raises: ValueError or OSError for a file that is none."""
     known = LatencyModel.load(file) if file is not None else None
-    rounds = [timed([llm, *slms]) for _ in range(_REPEATS + _WARM_UP)][_WARM_UP:]
+    rounds = [
+        [tuple(_call_ms(loaded, num) for num in _INPUTS) for loaded in (llm, *slms)] for _ in range(_REPEATS + _WARM_UP)
+    ][_WARM_UP:]
 
     def pair(index: int, cells: list[Cells]) -> LatencyModel:
         here, slm = (_latency(cells[which]) for which in (0, index))
@@ -81,11 +83,6 @@ def scaled(latency: ModelLatency, factor: float) -> ModelLatency:
     p, d = latency.prefill_coefficients, latency.decode_coefficients
     prefill = Prefill(p.a * factor, p.b * factor, p.c * factor, p.d * factor)
     return replace(latency, prefill_coefficients=prefill, decode_coefficients=Decode(d.c * factor, d.d * factor))
-
-
-def timed(models: Sequence[Loaded]) -> list[Cells]:
-    """One round: milliseconds of each cell of each model."""
-    return [tuple(_call_ms(loaded, num) for num in _INPUTS) for loaded in models]
 
 
 def _latency(cells: Cells) -> ModelLatency:

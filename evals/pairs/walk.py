@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Role = Literal["slm", "llm"]
+from evals.algorithm.reference import Author as Role
+
 # The LLM takes a token for wrong to which it gives less than this.
 IMPLAUSIBLE = 0.1
 
@@ -81,7 +81,6 @@ class Walk:
 
     @property
     def num_switches(self) -> int:
-        """How often the writer changes."""
         return max(0, len(self.runs) - 1)
 
 

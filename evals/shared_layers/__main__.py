@@ -35,21 +35,15 @@ from evals.tasks.data import load_data
 from evals.tasks.task import load
 from model_worker.tokenizer import load_tokenizer
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import LlmOnly, Policy, SlmOnly, Threshold
+from rstitch.client.types import LlmOnly, SlmOnly, Threshold
 from rstitch.local.stack import LocalStack, WorkerOptions
 
 _ALONE = Load(1)
 _MODELS = ROOT / "models"
 
 
-def policies(tau: float) -> dict[str, Policy]:
-    """What each of the two is asked for."""
-    return {"LLM-only": LlmOnly(), "SLM-only": SlmOnly(), f"R-Stitch tau={tau:g}": Threshold(tau)}
-
-
 async def answers(options: argparse.Namespace, addresses: dict[str, str], progress: Progress) -> list[dict[str, Any]]:
     """One row per policy and way of serving: what was answered how fast, and shared beside the pair."""
-    taus = {"pair": options.pair_tau, "shared": options.shared_tau}
     task = load("tiny")
     asked = load_data(task, split=options.split, n=options.n).problems
     practice = load_data(task, split="calibration", n=2).problems
@@ -60,8 +54,12 @@ async def answers(options: argparse.Namespace, addresses: dict[str, str], progre
     ):
         systems = [
             Served(f"{way}: {name}", client, policy, Terms.of(task))
-            for way, client in (("pair", pair), ("shared", shared))
-            for name, policy in policies(taus[way]).items()
+            for way, client, tau in (("pair", pair, options.pair_tau), ("shared", shared, options.shared_tau))
+            for name, policy in (
+                ("LLM-only", LlmOnly()),
+                ("SLM-only", SlmOnly()),
+                (f"R-Stitch tau={tau:g}", Threshold(tau)),
+            )
         ]
         bar = progress.add_task("answers", total=len(asked) * len(systems))
         found = await measure(
@@ -92,23 +90,19 @@ def steps(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, fl
     return medians_us(kinds, options.rounds, lambda: progress.advance(task)), models.memory
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Parses the flags, measures, prints and writes."""
     parser = argparse.ArgumentParser(prog="python -m evals.shared_layers", description=__doc__)
     parser.add_argument("--n", type=int, default=150, help="problems of each system (default 150)")
     parser.add_argument("--split", choices=("test", "dev"), default="test", help="dev is for choosing")
     parser.add_argument("--rounds", type=int, default=100, help="steps of each kind (default 100)")
-    parser.add_argument(
-        "--model", default=str(_MODELS / "tiny-shared-layers"), help="folder of the model with shared layers"
-    )
+    parser.add_argument("--model", default=str(_MODELS / "tiny-shared-layers"), help="with shared layers, its folder")
     # The most accurate on dev, by the cards of tiny-slm and tiny-shared-layers.
-    parser.add_argument("--pair-tau", type=float, default=0.005, help="of the pair (default 0.005)")
-    parser.add_argument(
-        "--shared-tau", type=float, default=0.005, help="of the model with shared layers (default 0.005)"
-    )
+    parser.add_argument("--pair-tau", type=float, default=0.005, help="(default 0.005)")
+    parser.add_argument("--shared-tau", type=float, default=0.005, help="(default 0.005)")
     parser.add_argument("--json", type=Path, help="the figures go there, too")
     parser.add_argument("--no-write", action="store_true", help="print only")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     console = Console()
@@ -121,10 +115,10 @@ def main() -> None:
     found = {"provenance": facts, "memory": memory, "step_us": step_us, "answers": table}
     text = page.markdown(found, f"{line(facts)} {options.n} problems of the {options.split} split, one at a time.")
     console.print(text, soft_wrap=True, markup=False, highlight=False)
-    for path in (options.json, None if options.no_write else ROOT / "docs" / "results" / "shared.json"):
-        if path is not None:
-            path.write_text(json.dumps(found, indent=1) + "\n")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
     if not options.no_write:
+        (ROOT / "docs" / "results" / "shared.json").write_text(json.dumps(found, indent=1) + "\n")
         replace_section(ROOT / "docs" / "shared_parameters.md", "shared", text)
         console.print("written: docs/shared_parameters.md, docs/results/shared.json")
 

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,8 @@ def fill(template: str, row: Row) -> str:
 
     def column(match: re.Match[str]) -> str:
         if match[1] not in row:
-            raise invalid(
-                "--task",
-                f"{match[0]} stands in a template and is no column.",
-                f"Columns are {', '.join(row)}.",
-            )
+            problem = f"{match[0]} stands in a template and is no column."
+            raise invalid("--task", problem, f"Columns are {', '.join(row)}.")
         return _text(row[match[1]], "\n")
 
     return _PLACE.sub(column, template)
@@ -115,10 +112,8 @@ def _generated(task: Task, split: str, seed: int, n: int) -> Data:
     split = split or task.generator.splits[0]
     if split not in task.generator.splits:
         raise invalid("--split", f"{split!r} is none of {task.name}.", f"Choose of {', '.join(task.generator.splits)}.")
-    make = function_of(task.generator.problems)
-    made: Sequence[Any] = make(split, max(n, _NUM_DIGESTED), seed)
     problems = []
-    for index, source in enumerate(made):
+    for index, source in enumerate(function_of(task.generator.problems)(split, max(n, _NUM_DIGESTED), seed)):
         row = {"question": source.question, "answer": str(source.answer)}
         problems.append(Problem(index, str(index), fill(task.prompt, row), row["answer"], row, source))
     digest = hashlib.sha256(repr([problem.row for problem in problems[:_NUM_DIGESTED]]).encode())
@@ -130,11 +125,8 @@ def _problem(task: Task, index: int, where: str, row: Row) -> Problem:
     for name, candidates in task.columns.items():
         found = next((column for column in candidates if row.get(column) is not None), None)
         if found is None and name != "id":
-            raise invalid(
-                "--data",
-                f"{where}: there is no column {' or '.join(candidates)}, only {', '.join(row)}.",
-                f"Set columns.{name} in a copy of the task's file.",
-            )
+            problem = f"{where}: there is no column {' or '.join(candidates)}, only {', '.join(row)}."
+            raise invalid("--data", problem, f"Set columns.{name} in a copy of the task's file.")
         if found is not None:
             named[name] = row[found]
     reference = _reference(task, where, _text(named.get("answer", ""), ", "))
@@ -160,10 +152,9 @@ def read_rows(path: Path) -> list[tuple[str, Row]]:
     """Objects of a .jsonl or .json file, each with where it stands. Raises: RstitchError that names file and line."""
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise invalid("--data", f"{path}: {error.strerror}.", "Give a .jsonl or .json file.") from None
-    except UnicodeDecodeError as error:
-        raise invalid("--data", f"{path}: it is no UTF-8: {error}.", "Give a .jsonl or .json file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"it is no UTF-8: {error}"
+        raise invalid("--data", f"{path}: {why}.", "Give a .jsonl or .json file.") from None
     if path.suffix == ".json":
         rows = _parsed(path, text, 1)
         if not isinstance(rows, list):
@@ -182,10 +173,8 @@ def _parsed(path: Path, text: str, line: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        number = line + error.lineno - 1
-        raise invalid(
-            "--data", f"{path}, line {number}: it is no JSON: {error.msg}.", "Write one JSON object per line."
-        ) from None
+        where = f"{path}, line {line + error.lineno - 1}"
+        raise invalid("--data", f"{where}: it is no JSON: {error.msg}.", "Write one JSON object per line.") from None
 
 
 def _from_hub(task: Task) -> list[tuple[str, Row]]:
@@ -204,6 +193,5 @@ def _from_hub(task: Task) -> list[tuple[str, Row]]:
 
 
 def _no_hub(hub: Hub, why: str) -> RstitchError:
-    return invalid(
-        "--task", f"{hub.dataset} could not be had: {why.rstrip('.')}.", "With the data on disk: --data FILE."
-    )
+    problem = f"{hub.dataset} could not be had: {why.rstrip('.')}."
+    return invalid("--task", problem, "With the data on disk: --data FILE.")

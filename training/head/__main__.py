@@ -10,8 +10,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from evals.tasks.tiny.arithmetic import problems
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
 from training.head.card import COLUMNS, write_head
-from training.head.evaluate import Figures, always_llm, evaluate, greedy
+from training.head.evaluate import Figures, evaluate, greedy
 from training.head.mlp import Policy
 from training.head.pair import TrainingPair, open_pair
 from training.head.recipe import FAST, Recipe
@@ -87,110 +87,87 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="bold red", markup=False)
         return 2
-    console.print(terminal_table(f"dev, n = {recipe.num_dev}", COLUMNS, [figures.as_dict() for figures in rows]))
+    console.print(terminal_table(f"dev, n = {recipe.num_dev}", COLUMNS, [asdict(figures) for figures in rows]))
     minutes = (time.monotonic() - began) / 60
     log = [json.loads(line) for line in (options.work / LOG).read_text().splitlines()]
-    head = write_head(options.out, run.best_head(), recipe, rows, log, run.steps_looked_at(), minutes)
+    assert run.trainer.best is not None, "a run looks at its head at least once"
+    head = Head.from_bytes(run.trainer.best["data"])
+    looked_at = [look["step"] for look in run.trainer.looks]
+    write_head(options.out, head, recipe, rows, log, looked_at, minutes)
     console.print(f"{options.out.name}@{head.version} is in {options.out} ({minutes:.0f} minutes)")
     return 0
 
 
+@dataclass
 class _Run:
     """The stages of a run, each with its own progress bar."""
 
-    def __init__(
-        self, recipe: Recipe, pair: TrainingPair, latency: LatencyModel, progress: Progress, work: Path
-    ) -> None:
-        self._recipe = recipe
-        self._pair = pair
-        self._latency = latency
-        self._progress = progress
-        self._work = work
-        self._dev = problems("dev", recipe.num_dev)
-        self._trainer: Trainer
+    recipe: Recipe
+    pair: TrainingPair
+    latency: LatencyModel
+    progress: Progress
+    work: Path
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        self.dev = problems("dev", self.recipe.num_dev)
+        self.policy = Policy(self.pair.hidden_size, self.recipe.num_readout, self.recipe.hidden, self.recipe.start_llm)
+        self.trainer = Trainer(self.recipe, self.pair, self.latency, self.policy, self.work)
 
     def train(self) -> None:
         """Warm start and DAPO, from the checkpoint if there is one."""
-        recipe = self._recipe
-        torch.manual_seed(recipe.seed)
-        policy = Policy(self._pair.hidden_size, recipe.num_readout, recipe.hidden, recipe.start_llm)
-        self._trainer = Trainer(recipe, self._pair, self._latency, policy, self._work)
-        if not self._trainer.resume():
-            self._start(policy)
+        recipe = self.recipe
+        if not self.trainer.resume():
+            self._start()
             self._look()
         total = recipe.num_questions * recipe.group_size
-        task = self._progress.add_task("DAPO", total=recipe.num_steps, completed=self._trainer.step_number)
-        while self._trainer.step_number < recipe.num_steps:
-            answers = self._progress.add_task("  rollouts", total=total)
-            curves = self._trainer.step(lambda task=answers: self._progress.advance(task))  # type: ignore[misc]
-            self._progress.remove_task(answers)
+        task = self.progress.add_task("DAPO", total=recipe.num_steps, completed=self.trainer.step_number)
+        while self.trainer.step_number < recipe.num_steps:
+            answers = self.progress.add_task("  rollouts", total=total)
+            curves = self.trainer.step(partial(self.progress.advance, answers))
+            self.progress.remove_task(answers)
             words = "DAPO: reward {reward:.3f}, accuracy {accuracy:.3f}, {latency_ms:.1f} ms, {calls:.2f} calls"
-            self._progress.update(task, advance=1, description=words.format(**curves))
-            if self._trainer.step_number % recipe.eval_every == 0 or self._trainer.step_number == recipe.num_steps:
+            self.progress.update(task, advance=1, description=words.format(**curves))
+            if self.trainer.step_number % recipe.eval_every == 0 or self.trainer.step_number == recipe.num_steps:
                 self._look()
 
-    def best_head(self) -> Head:
-        """Picks the head with the highest reward on dev."""
-        assert self._trainer.best is not None
-        return Head.from_bytes(self._trainer.best["data"])
-
     def dev_rows(self) -> list[Figures]:
-        """Evaluates the thresholds and the best head on dev."""
-        rows = [self._measured(f"threshold tau={tau:g}", always_llm(), tau) for tau in TAUS]
-        best, start = self._trainer.best, self._trainer.looks[0]["figures"]
+        rows = [self._measured(f"threshold tau={tau:g}", lambda index, asked: True, tau) for tau in TAUS]
+        best, start = self.trainer.best, self.trainer.looks[0]["figures"]
         assert best is not None
         name = f"learned (R-Stitch+), step {best['step']}"
         return [*rows, Figures(**start | {"name": "before DAPO"}), Figures(**best["figures"] | {"name": name})]
 
-    def steps_looked_at(self) -> list[int]:
-        """Those that the best was chosen of."""
-        return [look["step"] for look in self._trainer.looks]
-
-    def _start(self, policy: Policy) -> None:
+    def _start(self) -> None:
         """Normalisation, and the warm start if there is one."""
-        recipe = self._recipe
+        recipe = self.recipe
+        policy, slm = self.policy, self.pair.names[0]
         num_chains = max(recipe.warm_chains, _MIN_CHAINS)
-        task = self._progress.add_task("reference chains", total=num_chains)
-        states = unsure_states(
-            self._pair.names[0],
-            recipe.tau,
-            num_chains,
-            recipe.seed,
-            self._work / "states.pt",
-            lambda n: self._progress.advance(task, n),
-        )
+        task = self.progress.add_task("reference chains", total=num_chains)
+        cache, on_chains = self.work / "states.pt", partial(self.progress.advance, task)
+        states = unsure_states(slm, recipe.tau, num_chains, recipe.seed, cache, on_chains)
         if recipe.num_readout:
-            policy.readout.copy_(readout_of(self._pair.names[0], states, recipe.num_readout))
+            policy.readout.copy_(readout_of(slm, states, recipe.num_readout))
         policy.normalise(states.inputs)
         if recipe.warm_chains:
-            task = self._progress.add_task("warm start", total=recipe.warm_epochs)
-            told: Callable[[float], None] = lambda loss: self._progress.update(  # noqa: E731
-                task, advance=1, description=f"warm start: loss {loss:.4f}"
-            )
+            task = self.progress.add_task("warm start", total=recipe.warm_epochs)
+
+            def told(loss: float) -> None:
+                self.progress.update(task, advance=1, description=f"warm start: loss {loss:.4f}")
+
             fit(policy, states, recipe.warm_epochs, recipe.warm_lr, recipe.seed, told)
             lean(policy, recipe.warm_error)
 
     def _look(self) -> None:
-        """The head as it is now on dev; a checkpoint."""
-        figures = self._measured(f"step {self._trainer.step_number}", greedy(self._trainer.head()), self._recipe.tau)
-        self._trainer.keep_if_best(figures.reward(self._recipe.price), figures.as_dict())
-        self._trainer.save()
+        figures = self._measured(f"step {self.trainer.step_number}", greedy(self.trainer.head()), self.recipe.tau)
+        self.trainer.keep_if_best(figures.reward(self.recipe.price), asdict(figures))
+        self.trainer.save()
 
     def _measured(self, name: str, decide: Decide, tau: float) -> Figures:
-        task = self._progress.add_task(f"dev, {name}", total=len(self._dev))
-        recipe = self._recipe
-        figures = evaluate(
-            name,
-            self._pair,
-            self._latency,
-            self._dev,
-            decide,
-            tau=tau,
-            max_new_tokens=recipe.max_new_tokens,
-            num_sessions=recipe.num_sessions,
-            on_done=lambda: self._progress.advance(task),
-        )
-        self._progress.update(task, description=f"dev, {name}: {figures.accuracy:.1%}, {figures.latency_ms:.1f} ms")
+        task = self.progress.add_task(f"dev, {name}", total=len(self.dev))
+        on_done, recipe = partial(self.progress.advance, task), replace(self.recipe, tau=tau)
+        figures = evaluate(name, self.pair, self.latency, self.dev, decide, recipe, on_done)
+        self.progress.update(task, description=f"dev, {name}: {figures.accuracy:.1%}, {figures.latency_ms:.1f} ms")
         return figures
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def write_head(
     log: Sequence[Mapping[str, Any]],
     steps_looked_at: Sequence[int],
     minutes: float,
-) -> Head:
+) -> None:
     """Writes all files; the weights last, for a router may look at any time.
 
     Args:
@@ -48,7 +49,6 @@ def write_head(
     part = folder / f"{WEIGHTS}.part"
     part.write_bytes(head.data)
     part.replace(folder / WEIGHTS)
-    return head
 
 
 def plot(log: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -110,7 +110,7 @@ The first {rows[0].n} problems, greedy. The head is the best of those looked at 
 by the reward on these very problems: the figures that count are those of the test split in
 [docs/results.md](../../../docs/results.md).
 
-{markdown_table(COLUMNS, [row.as_dict() for row in rows])}
+{markdown_table(COLUMNS, [asdict(row) for row in rows])}
 
 Accuracy with its 95% interval (Wilson); latency by the latency model, with the waiting model caught up beside; `asked`
 is how often the SLM was above the gate.

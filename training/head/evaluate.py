@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from evals.latency import LatencyModel, Service
 from evals.tasks.tiny.arithmetic import Problem
 from rstitch.service.head import Head
 from training.head.pair import TrainingPair
+from training.head.recipe import Recipe
 from training.head.rollout import Answer, Decide, Rollouts
 
 
@@ -52,9 +52,6 @@ class Figures:
         """Mean of r_acc - lambda * r_acc * L."""
         return self.accuracy - price * self.right_latency_ms
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def outcome(pair: TrainingPair, latency: LatencyModel, answer: Answer, problem: Problem) -> Outcome:
     """The latency is that of the service: the waiting model is caught up beside."""
@@ -89,30 +86,21 @@ def figures(name: str, outcomes: Sequence[Outcome]) -> Figures:
     )
 
 
-def always_llm() -> Decide:
-    """Decides as the threshold rule does."""
-    return lambda index, asked: True
-
-
 def greedy(head: Head) -> Decide:
     """Decides as the served head does."""
     return lambda index, asked: head.wants_llm(asked.hidden_state, asked.context_length)
 
 
 def evaluate(
-    name: str,
-    pair: TrainingPair,
-    latency: LatencyModel,
-    problems: Sequence[Problem],
-    decide: Decide,
-    *,
-    tau: float,
-    max_new_tokens: int,
-    num_sessions: int,
+    name: str, pair: TrainingPair, latency: LatencyModel, problems: Sequence[Problem], decide: Decide, recipe: Recipe,
     on_done: Callable[[], None] = lambda: None,
-) -> Figures:
+) -> Figures:  # fmt: skip
     """Answers each problem once and takes the means."""
-    rollouts = Rollouts(pair.slm, pair.llm, pair.stop_tokens, tau, max_new_tokens, num_sessions)
-    answers = rollouts.run([pair.prompt(problem) for problem in problems], decide, on_done)
+    answers = rollouts_of(pair, recipe).run([pair.prompt(problem) for problem in problems], decide, on_done)
     outcomes = [outcome(pair, latency, answer, problem) for answer, problem in zip(answers, problems, strict=True)]
     return figures(name, outcomes)
+
+
+def rollouts_of(pair: TrainingPair, recipe: Recipe) -> Rollouts:
+    """Rollouts of this pair, bounded as the recipe says."""
+    return Rollouts(pair.slm, pair.llm, pair.stop_tokens, recipe.tau, recipe.max_new_tokens, recipe.num_sessions)

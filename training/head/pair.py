@@ -32,11 +32,9 @@ class TrainingPair:
     names: tuple[str, str]
 
     def prompt(self, problem: Problem) -> list[int]:
-        """The question in the pair's chat template."""
         return prompt_ids(self.tokenizer, problem)
 
     def is_right(self, tokens: Sequence[int], problem: Problem) -> bool:
-        """Whether the answer's text ends in the right number."""
         return is_correct(str(self.tokenizer.decode(list(tokens))), problem)
 
 

@@ -42,11 +42,6 @@ def recall(score: Tensor, wrong: Tensor, num_answers: int) -> dict[float, float]
 
 
 @torch.inference_mode()
-def _named(found: dict[float, float]) -> dict[str, float]:
-    """By the words of the table's columns."""
-    return {f"{calls:g}": share for calls, share in found.items()}
-
-
 def rows(slm: str, states: States, heads: dict[str, Head], num_answers: int) -> list[Row]:
     """One for each score: the SLM's entropy, 1 - p of its token, and each head."""
     weight = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float32).get_output_embeddings().weight
@@ -57,7 +52,9 @@ def rows(slm: str, states: States, heads: dict[str, Head], num_answers: int) -> 
     for name, head in heads.items():
         logits = [head.logits(state.astype("<f4").tobytes(), length) for state, length in places]
         scores[name] = torch.tensor([float(llm - slm) for slm, llm in logits])
-    return [{"name": name, "found": _named(recall(score, states.wrong, num_answers))} for name, score in scores.items()]
+    shares = {name: recall(score, states.wrong, num_answers) for name, score in scores.items()}
+    # By the words of the table's columns.
+    return [{"name": name, "found": {f"{calls:g}": x for calls, x in found.items()}} for name, found in shares.items()]
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ at most tau. It knows neither rewards nor learning.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evals.latency import Run
 from evals.latency.formulas import Role
@@ -98,10 +98,7 @@ class Rollouts:
     ) -> None:
         self._engines: dict[Role, Engine] = {"slm": slm, "llm": llm}
         self._stop_tokens = stop_tokens
-        self._handoff: dict[Role, Handoff] = {
-            "slm": Handoff(above=tau, hidden_state=True),
-            "llm": Handoff(below=tau),
-        }
+        self._handoff: dict[Role, Handoff] = {"slm": Handoff(above=tau, hidden_state=True), "llm": Handoff(below=tau)}
         self._max_new_tokens = max_new_tokens
         self._num_sessions = num_sessions
         self._running: dict[tuple[Role, int], _Writing] = {}
@@ -152,8 +149,9 @@ class Rollouts:
             else:
                 del self._running[name, event.run_id]
                 if self._ended(writing, event, decide):
-                    self._close(writing)
                     num_done += 1
+                    for each in self._engines.values():
+                        each.close_session(str(writing.index))
         return num_done
 
     def _kept(self, writing: _Writing, token: int) -> None:
@@ -186,11 +184,5 @@ class Rollouts:
         assert proposal is not None, "the SLM hands off with its proposal"
         asked = Consultation(proposal.hidden_state, len(answer.tokens), proposal.entropy, proposal.token, to_llm=False)
         to_llm = decide(writing.index, asked)
-        answer.consultations.append(
-            Consultation(asked.hidden_state, asked.context_length, asked.entropy, asked.proposal, to_llm)
-        )
+        answer.consultations.append(replace(asked, to_llm=to_llm))
         return to_llm
-
-    def _close(self, writing: _Writing) -> None:
-        for engine in self._engines.values():
-            engine.close_session(str(writing.index))

@@ -21,11 +21,11 @@ from evals.latency import LatencyModel
 from evals.tasks.tiny.arithmetic import Problem, stream
 from rstitch.service.head import Head, HeadFacts
 from training.head import dapo
-from training.head.evaluate import Outcome, outcome
+from training.head.evaluate import Outcome, outcome, rollouts_of
 from training.head.mlp import Policy, inputs_of
 from training.head.pair import TrainingPair
 from training.head.recipe import Recipe
-from training.head.rollout import Answer, Consultation, Rollouts
+from training.head.rollout import Answer, Consultation
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -74,7 +74,8 @@ class Trainer:
         groups: list[Group] = []
         seen: list[Group] = []
         for round_number in range(recipe.max_rounds):
-            fresh = self._groups(self._draw(), round_number, on_done)
+            self._num_problems += recipe.num_questions
+            fresh = self._groups(list(islice(self._problems, recipe.num_questions)), round_number, on_done)
             seen += fresh
             groups += [group for group in fresh if self._has_signal(group)]
             if len(groups) >= recipe.num_questions:
@@ -137,10 +138,6 @@ class Trainer:
             "latency model": json.dumps([latency.slm.as_dict(), latency.llm.as_dict(), serving]),
         }
 
-    def _draw(self) -> list[Problem]:
-        self._num_problems += self.recipe.num_questions
-        return list(islice(self._problems, self.recipe.num_questions))
-
     def _groups(self, problems: list[Problem], round_number: int, on_done: Callable[[], None]) -> list[Group]:
         """Answers with sampled decisions, each of a generator of its own: the order of events is of no account."""
         recipe, size = self.recipe, self.recipe.group_size
@@ -152,16 +149,8 @@ class Trainer:
             slm, llm = head.logits(asked.hidden_state, asked.context_length)
             return bool(coins[index].random() < 1 / (1 + np.exp(slm - llm)))
 
-        rollouts = Rollouts(
-            self._pair.slm,
-            self._pair.llm,
-            self._pair.stop_tokens,
-            recipe.tau,
-            recipe.max_new_tokens,
-            recipe.num_sessions,
-        )
         prompts = [self._pair.prompt(problem) for problem in problems for _ in range(size)]
-        answers = rollouts.run(prompts, decide, on_done)
+        answers = rollouts_of(self._pair, recipe).run(prompts, decide, on_done)
         return [
             self._rewarded(problem, answers[size * index : size * (index + 1)])
             for index, problem in enumerate(problems)

@@ -44,8 +44,9 @@ def main() -> None:
         DOMAINS[domain].generator.check_disjoint()
 
     with ThreadPoolExecutor(2) as pool:
-        exits = list(pool.map(lambda name: subprocess.run(_training(name, args.work), check=False).returncode, names))
-    if any(exits):
+        command = [sys.executable, "-m", "training.tiny.train", "--resume", "--out"]
+        runs = pool.map(lambda name: subprocess.run([*command, str(args.work / name), name], check=False), names)
+    if any(run.returncode for run in runs):
         sys.exit("Training failed.")
 
     for name in names:
@@ -62,10 +63,6 @@ def main() -> None:
             note = _NOTE.format(args.n, args.split, slm, llm)
             export(name, args.work / name / CHECKPOINT, args.models / name, figures, note)
             measured.add(name)
-
-
-def _training(name: str, work: Path) -> list[str]:
-    return [sys.executable, "-m", "training.tiny.train", name, "--out", str(work / name), "--resume"]
 
 
 if __name__ == "__main__":

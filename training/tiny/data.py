@@ -42,7 +42,7 @@ class Batch:
 
 
 def answer_segments(pieces: list[Piece]) -> list[Segment]:
-    """The assistant's turn: all of it is learned, but for the first token of a foreign line."""
+    """All of the assistant's turn is learned, but for the first token of a foreign line."""
     return [*(Segment(p.text, True, p.foreign) for p in pieces), Segment("<|end|>", True)]
 
 

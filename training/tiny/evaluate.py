@@ -60,15 +60,15 @@ class Tally:
 
 def load(path: Path) -> PreTrainedModel:
     """A model from an exported folder, or the averaged weights of a training checkpoint."""
+    model: PreTrainedModel
     if path.is_dir():
-        exported: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32)
-        exported.eval()
-        return exported
-    state = torch.load(path, weights_only=True)
-    recipe = RECIPES[state["recipe"]["name"]]
-    model = new_model(recipe, train_tokenizer(DOMAINS[recipe.domain]))
-    model.load_state_dict(state["average"])
-    model.eval()
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32)
+    else:
+        state = torch.load(path, weights_only=True)
+        recipe = RECIPES[state["recipe"]["name"]]
+        model = new_model(recipe, train_tokenizer(DOMAINS[recipe.domain]))
+        model.load_state_dict(state["average"])
+    model.eval()  # type: ignore[no-untyped-call]
     return model
 
 
@@ -89,7 +89,6 @@ class Exam(Generic[P]):
     asked: list[P]
 
     def is_right(self, answer: list[int], problem: P) -> bool:
-        """Whether the tokens of an answer end in the right one."""
         return self.domain.is_correct(str(self.tokenizer.decode(answer)), problem)
 
     @torch.no_grad()
@@ -118,14 +117,11 @@ class Exam(Generic[P]):
         tally = Tally(f"tau {tau:g}")
         started = time.perf_counter()
         for problem in track(self.asked, description=tally.name):
+            size = len(self.tokenizer)
             answer = stitch(
-                CachedModel(slm, len(self.tokenizer)),
-                CachedModel(llm, len(self.tokenizer)),
-                prompt_ids(self.tokenizer, problem),
-                Threshold(tau),
-                max_new_tokens=self.domain.max_new_tokens,
-                stop_tokens={self.tokenizer.eos_token_id},
-            )
+                CachedModel(slm, size), CachedModel(llm, size), prompt_ids(self.tokenizer, problem), Threshold(tau),
+                max_new_tokens=self.domain.max_new_tokens, stop_tokens={self.tokenizer.eos_token_id},
+            )  # fmt: skip
             tally.tokens += len(answer.written)
             tally.llm_tokens += answer.num_llm_tokens
             tally.switches += answer.num_switches

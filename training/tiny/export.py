@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
+from evals.figures.report import Columns, markdown_table
 from evals.tasks.tiny.domains import DOMAINS
 from training.tiny import tokenizer as tokens
 from training.tiny.chains import MIXTURES, chain, text
@@ -80,23 +82,21 @@ Its entropies are those of a vocabulary of {vocabulary}: a threshold found here 
 
 Licence: Apache-2.0, like the repository.
 """
+_COLUMNS: Columns = {
+    "decoding": "{decoding}",
+    "problems": "{n}",
+    "accuracy % (95% interval)": "{accuracy} ({low}-{high})",
+    "tokens": "{tokens}",
+    "tokens by the LLM %": "{llm_share}",
+    "switches": "{switches}",
+}
 _BEGUN = " This one's run began with the weights of `{}`, made for another domain."
 _PRACTICE = "\nFrom step {:,} on, {:.0%} of the additions and subtractions are hard: they carry through two digits."
 
 
 def table(figures: list[dict[str, Any]]) -> str:
     """The evaluation's rows as a Markdown table."""
-    if not figures:
-        return "Not measured yet."
-    rows = [
-        f"| {f['decoding']} | {f['n']} | {f['accuracy']} ({f['low']}-{f['high']}) "
-        f"| {f['tokens']} | {f['llm_share']} | {f['switches']} |"
-        for f in figures
-    ]
-    head = (
-        "| decoding | problems | accuracy % (95% interval) | tokens | tokens by the LLM % | switches |\n|-|-|-|-|-|-|\n"
-    )
-    return head + "\n".join(rows)
+    return markdown_table(_COLUMNS, figures) if figures else "Not measured yet."
 
 
 def export(name: str, checkpoint: Path, out: Path, figures: list[dict[str, Any]], note: str = "") -> Path:
@@ -121,7 +121,7 @@ def export(name: str, checkpoint: Path, out: Path, figures: list[dict[str, Any]]
     weights = sum(f.stat().st_size for f in out.glob("*.safetensors"))
     mixture = ", ".join(f"{share:.0%} of them with {p:.0%} own lines" for share, p in MIXTURES[recipe.own])
     card = _CARD.format(
-        **recipe.as_dict(),
+        **asdict(recipe),
         parameters=model.num_parameters(),
         about=domain.about,
         data=domain.data,

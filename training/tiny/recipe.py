@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -54,10 +54,6 @@ class Recipe:
             "tie_word_embeddings": True,
             "initializer_range": 0.04,
         }
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the model card and the checkpoint."""
-        return asdict(self)
 
 
 # The knot at 3,900 is no art: the run was cut short there, and this is what it did. The second rise is the practice.

@@ -50,11 +50,9 @@ def train_tokenizer(domain: Domain[P], num_problems: int = 5_000) -> PreTrainedT
     for problem in domain.generator.problems("train", num_problems):
         texts += [problem.question, chains.text(chains.chain(domain, problem, "verbose", rng))]
     tokenizer = Tokenizer(models.BPE())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+        [pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"), byte_level]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -12,13 +12,15 @@ import copy
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from evals.figures.progress import progress_bar
 from evals.tasks.tiny.domains import DOMAINS
 from rstitch.local.part import ROOT
 from training.tiny.data import IGNORE, Batch, batches
@@ -98,8 +100,7 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
             opt.load_state_dict(saved)
     source = _source(tokenizer, recipe, first)
     started, shown = time.perf_counter(), 0.0
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns) as progress:
+    with progress_bar(Console()) as progress:
         bar = progress.add_task(recipe.name, total=num_steps, completed=first)
         for step in range(first, num_steps):
             if step == recipe.practice_from:
@@ -119,56 +120,33 @@ def train(recipe: Recipe, out: Path, num_steps: int | None = None, resume: bool 
             if (step + 1) % 100 == 0 or step + 1 == num_steps:
                 spent = seconds + time.perf_counter() - started
                 progress.console.print(f"{recipe.name} step {step + 1} loss {shown:.4f} {spent:.0f}s")
-                _save(out / CHECKPOINT, recipe, step + 1, spent, shown, model, average, opts)
+                state = {
+                    "recipe": asdict(recipe),
+                    "step": step + 1,
+                    "seconds": spent,
+                    "loss": shown,
+                    "model": model.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizers": [opt.state_dict() for opt in opts],
+                }
+                # Beside the old checkpoint, then in its place: a run killed while saving loses nothing.
+                torch.save(state, out / f"{CHECKPOINT}.new")
+                (out / f"{CHECKPOINT}.new").replace(out / CHECKPOINT)
     return out / CHECKPOINT
 
 
 def _source(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Iterator[Batch]:
     """The batches from a step on; the practice is a stream of its own."""
-    if recipe.practice_from is None or step < recipe.practice_from:
-        return batches(
-            DOMAINS[recipe.domain], tokenizer, recipe.own, recipe.seed, recipe.batch_tokens, step, mixed=recipe.mixed
-        )
-    step -= recipe.practice_from
-    return batches(
-        DOMAINS[recipe.domain],
-        tokenizer,
-        recipe.own,
-        recipe.seed + 1_000,
-        recipe.batch_tokens,
-        step,
-        recipe.practice_hard,
-        recipe.mixed,
-    )
+    seed, hard = recipe.seed, 0.0
+    if recipe.practice_from is not None and step >= recipe.practice_from:
+        seed, hard, step = seed + 1_000, recipe.practice_hard, step - recipe.practice_from
+    domain = DOMAINS[recipe.domain]
+    return batches(domain, tokenizer, recipe.own, seed, recipe.batch_tokens, step, hard, recipe.mixed)
 
 
 @torch.no_grad()
 def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - decay)
-
-
-def _save(
-    path: Path,
-    recipe: Recipe,
-    step: int,
-    seconds: float,
-    loss: float,
-    model: nn.Module,
-    average: nn.Module,
-    opts: list[torch.optim.Optimizer],
-) -> None:
-    """Write beside the old checkpoint, then replace it: a run killed while saving loses nothing."""
-    state = {
-        "recipe": recipe.as_dict(),
-        "step": step,
-        "seconds": seconds,
-        "loss": loss,
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimizers": [opt.state_dict() for opt in opts],
-    }
-    torch.save(state, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)
 
 
 def main() -> None:

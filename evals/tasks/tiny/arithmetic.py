@@ -11,7 +11,6 @@ import random
 import re
 from dataclasses import dataclass
 
-from evals.tasks.tiny.splits import SPLITS as SPLITS
 from evals.tasks.tiny.splits import Generator
 
 MIN_STEPS, MAX_STEPS = 2, 6
@@ -99,10 +98,8 @@ def is_correct(text: str, problem: Problem) -> bool:
 
 def examples(n: int = 10) -> list[str]:
     """Questions for people to try: held out, and varied in length."""
-    by_length: dict[int, list[str]] = {k: [] for k in range(MIN_STEPS, MAX_STEPS + 1)}
-    for problem in problems("test", 200)[100:]:
-        by_length[len(problem.steps)].append(problem.question)
-    order = [3, 4, 5, 2, 6]
+    order, asked = [3, 4, 5, 2, 6], problems("test", 200)[100:]
+    by_length = {k: [problem.question for problem in asked if len(problem.steps) == k] for k in order}
     return [by_length[order[i % len(order)]][i // len(order)] for i in range(n)]
 
 
@@ -147,23 +144,22 @@ def _next(rng: random.Random, value: int, num_left: int, words: dict[str, str], 
             sentence = rng.choice(_PACKS).format(k=k, n=n, containers=containers, **words)
             counted = Step(n, "*", k, n * k, count_of=containers)
             return sentence, [counted, Step(value, "+", counted.result, value + counted.result)]
-    if kind == "add":
-        n = rng.randint(2, min(99 if rng.random() < 0.8 else 300, MAX_VALUE - value))
+    if kind in ("add", "subtract"):
+        is_sum = kind == "add"
+        n = rng.randint(2, min(99 if rng.random() < 0.8 else 300, MAX_VALUE - value if is_sum else value - 2))
         if hard and rng.random() < hard:
-            n = _hard_operand(rng, value, range(value + 2, min(value + 300, MAX_VALUE) + 1)) or n
-        return rng.choice(_ADD).format(n=n, **words), [Step(value, "+", n, value + n)]
-    if kind == "subtract":
-        n = rng.randint(2, min(99 if rng.random() < 0.8 else 300, value - 2))
-        if hard and rng.random() < hard:
-            n = _hard_operand(rng, value, range(max(2, value - 300), value - 1)) or n
-        return rng.choice(_SUBTRACT).format(n=n, **words), [Step(value, "-", n, value - n)]
-    if kind == "multiply":
+            results = (
+                range(value + 2, min(value + 300, MAX_VALUE) + 1) if is_sum else range(max(2, value - 300), value - 1)
+            )
+            n = _hard_operand(rng, value, results) or n
+        templates, op, result = (_ADD, "+", value + n) if is_sum else (_SUBTRACT, "-", value - n)
+    elif kind == "multiply":
         n = rng.randint(2, min(5, MAX_PRODUCT // value))
-        templates = (*_MULTIPLY, *_NAMED_MULTIPLY.get(n, ()))
-        return rng.choice(templates).format(n=n, **words), [Step(value, "*", n, value * n)]
-    n = rng.choice(divisors)
-    templates = (*_DIVIDE, *_NAMED_DIVIDE.get(n, ()))
-    return rng.choice(templates).format(n=n, **words), [Step(value, "/", n, value // n)]
+        templates, op, result = (*_MULTIPLY, *_NAMED_MULTIPLY.get(n, ())), "*", value * n
+    else:
+        n = rng.choice(divisors)
+        templates, op, result = (*_DIVIDE, *_NAMED_DIVIDE.get(n, ())), "/", value // n
+    return rng.choice(templates).format(n=n, **words), [Step(value, op, n, result)]
 
 
 def _hard_operand(rng: random.Random, value: int, results: range) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal
+from typing import Any, Generic, Literal
 
 from evals.tasks.tiny.splits import Generator, P
 
@@ -21,12 +21,14 @@ class Domain(Generic[P]):
     name: str
     generator: Generator[P]
     is_correct: Callable[[str, P], bool]
-    lines: Callable[
-        [P, Style], list[str]
-    ]  # the chain of thought; in both styles as many lines, each ended by a newline
+    line: Callable[[Any, Style], str]  # a step of a problem as one line, ended by a newline
     closing: Callable[[P], str]  # what follows the last line; the same in both styles
     max_new_tokens: int  # more than the longest answer has
     sample: P  # the problem that a model card shows
     about: str  # for model cards: "A ...-parameter model that {about}"
     data: str  # for model cards: where the problems come from
     limits: str  # for model cards: what the models do not know
+
+    def lines(self, problem: P, style: Style) -> list[str]:
+        """The chain of thought: in both styles as many lines."""
+        return [self.line(step, style) for step in problem.steps]

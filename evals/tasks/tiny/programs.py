@@ -22,11 +22,6 @@ def line(step: Step, style: Style) -> str:
     return f"{_VERBS.get(step.kind, 'Run')} {step.source}: {reads}{', so ' if reads else ''}{step.result}.\n"
 
 
-def lines(problem: Problem, style: Style) -> list[str]:
-    """The chain of thought."""
-    return [line(step, style) for step in problem.steps]
-
-
 def closing(problem: Problem) -> str:
     """The answer's sentence. It names the variable: from there it is one more value to look up."""
     return f"</think>\n{problem.printed}, so it prints \\boxed{{{problem.answer}}}."
@@ -36,7 +31,7 @@ PROGRAMS = Domain(
     name="programs",
     generator=task.GENERATOR,
     is_correct=task.is_correct,
-    lines=lines,
+    line=line,
     closing=closing,
     max_new_tokens=640,
     sample=task.make_problem(random.Random(18)),

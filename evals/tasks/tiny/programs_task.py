@@ -108,6 +108,11 @@ class _Program:
     def write(self, depth: int, source: str) -> None:
         self.lines.append(_INDENT * depth + source)
 
+    def add(self, statement: _Statement) -> None:
+        """A statement that is reached in any case."""
+        self.write(0, statement.step.source)
+        self.run(statement)
+
 
 def make_problem(rng: random.Random, hard: float = 0.0) -> Problem:
     """Draw any program; the split is decided afterwards. `hard` has no meaning in this domain."""
@@ -121,8 +126,7 @@ def make_problem(rng: random.Random, hard: float = 0.0) -> Problem:
     first.append(_Statement(Step("list", source, (), f"{program_list}={shown(items)}"), program_list, items))
     rng.shuffle(first)
     for statement in first:
-        program.write(0, statement.step.source)
-        program.run(statement)
+        program.add(statement)
     for _ in range(rng.randint(2, 3)):
         rng.choices((_plain, _branch, _loop), (0.6, 0.25, 0.15))[0](program)
     last = rng.choice([program.last, *program.values])
@@ -150,24 +154,27 @@ def _calculate(program: _Program) -> _Statement:
     op = rng.choice([op for op, result in results.items() if 0 <= result <= MAX_VALUE] or ["="])
     if op == "=":
         return _assign(target, y)
-    reads = ((left, x), (right, y)) if right else ((left, x),)
-    source = f"{target} = {left} {op} {right or y}"
-    return _Statement(
-        Step(f"calculate{op}", source, reads, f"{x}{op}{y}={results[op]};{target}={results[op]}"), target, results[op]
-    )
+    return _calculation(target, (left, x), op, (right, y), results[op])
+
+
+def _calculation(target: str, left: tuple[str, int], op: str, right: tuple[str, int], result: int) -> _Statement:
+    """Operands are variables with their values; a number has no name."""
+    reads = (left, right) if right[0] else (left,)
+    source = f"{target} = {left[0]} {op} {right[0] or right[1]}"
+    trace = f"{left[1]}{op}{right[1]}={result};{target}={result}"
+    return _Statement(Step(f"calculate{op}", source, reads, trace), target, result)
 
 
 def _read_list(program: _Program) -> _Statement:
     """`a = s[1]`, `a = len(s)`, `a = max(s)`."""
     (target, _), (name, items) = program.number(), program.items()
     index = program.rng.randrange(len(items))
-    kind, source, value = program.rng.choice(
-        [
-            ("item", f"{name}[{index}]", items[index]),
-            ("len", f"len({name})", len(items)),
-            ("max", f"max({name})", max(items)),
-        ]
+    ways = (
+        ("item", f"{name}[{index}]", items[index]),
+        ("len", f"len({name})", len(items)),
+        ("max", f"max({name})", max(items)),
     )
+    kind, source, value = program.rng.choice(ways)
     return _Statement(Step(kind, f"{target} = {source}", ((name, items),), f"{target}={value}"), target, value)
 
 
@@ -186,16 +193,12 @@ def _change_list(program: _Program) -> _Statement:
 
 
 def _simple(program: _Program) -> _Statement:
-    draw: Callable[[_Program], _Statement] = program.rng.choices(
-        (_calculate, _read_list, _change_list), (0.5, 0.2, 0.3)
-    )[0]
-    return draw(program)
+    ways: tuple[Callable[[_Program], _Statement], ...] = (_calculate, _read_list, _change_list)
+    return program.rng.choices(ways, (0.5, 0.2, 0.3))[0](program)
 
 
 def _plain(program: _Program) -> None:
-    statement = _simple(program)
-    program.write(0, statement.step.source)
-    program.run(statement)
+    program.add(_simple(program))
 
 
 def _compare(program: _Program, name: str, x: int, depth: int) -> tuple[Step, bool]:
@@ -237,15 +240,8 @@ def _loop(program: _Program) -> None:
     program.write(1, f"{target} = {target} + {_LOOP}")
     for item in items:
         program.steps.append(Step("next", name, ((name, items),), f"{_LOOP}={item}"))
-        source = f"{target} = {target} + {_LOOP}"
-        step = Step(
-            "calculate+",
-            source,
-            ((target, total), (_LOOP, item)),
-            f"{total}+{item}={total + item};{target}={total + item}",
-        )
+        program.run(_calculation(target, (target, total), "+", (_LOOP, item), total + item))
         total += item
-        program.run(_Statement(step, target, total))
 
 
 GENERATOR = Generator(make_problem)

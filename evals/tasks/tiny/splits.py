@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Generic, Protocol, TypeVar
+from itertools import combinations, islice
+from typing import Any, Generic, Protocol, TypeVar
 
 SPLITS = ("train", "test", "dev", "calibration")
 # Shares of a hundred hash buckets; what is left trains.
@@ -25,6 +25,10 @@ class AnyProblem(Protocol):
     @property
     def question(self) -> str:
         """What the user asks."""
+
+    @property
+    def steps(self) -> Sequence[Any]:
+        """Each is one line of a chain of thought."""
 
     @property
     def answer(self) -> int | str:
@@ -67,14 +71,12 @@ class Generator(Generic[P]):
             yield problem
 
     def problems(self, split: str, n: int, seed: int = 0) -> list[P]:
-        """The first n problems of a split."""
         return list(islice(self.stream(split, seed), n))
 
     def check_disjoint(self, n_train: int = 20_000, n_held_out: int = 1_500) -> None:
         """Look, rather than trust the hash: no held-out problem is in the training stream, in whatever words."""
         found = {s: {p.canonical for p in self.problems(s, n_held_out)} for s in SPLITS if s != "train"}
         found["train"] = {p.canonical for p in self.problems("train", n_train)}
-        for a in SPLITS:
-            for b in SPLITS:
-                if a < b and found[a] & found[b]:
-                    raise AssertionError(f"{a} and {b} share problems: {sorted(found[a] & found[b])[:3]}")
+        for a, b in combinations(SPLITS, 2):
+            if both := found[a] & found[b]:
+                raise AssertionError(f"{a} and {b} share problems: {sorted(both)[:3]}")

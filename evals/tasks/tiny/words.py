@@ -20,11 +20,6 @@ def line(step: Step, style: Style) -> str:
     return f"{begin}: {sum_}. Check: {check}.\n"
 
 
-def lines(problem: Problem, style: Style) -> list[str]:
-    """The chain of thought."""
-    return [line(step, style) for step in problem.steps]
-
-
 def closing(problem: Problem) -> str:
     """The answer's sentence."""
     return f"</think>\n{problem.person} now has \\boxed{{{problem.answer}}} {problem.items}."
@@ -34,7 +29,7 @@ WORDS = Domain(
     name="words",
     generator=task.GENERATOR,
     is_correct=task.is_correct,
-    lines=lines,
+    line=line,
     closing=closing,
     max_new_tokens=320,
     sample=Problem(
