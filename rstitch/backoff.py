@@ -9,8 +9,7 @@ import time
 class Backoff:
     """Delays that double from `first_s` to `max_s`, each shortened at random by up to a half.
 
-    Args:
-        patience_s: no more delays once so long has passed since the start or the last `reset`; None: without limit.
+    There are none once `patience_s` (None: without limit) has passed since the first failure after progress.
     """
 
     __slots__ = ("_delay_s", "_first_s", "_max_s", "_patience_s", "_since")
@@ -27,10 +26,7 @@ class Backoff:
         self._since: float | None = None
 
     def next_s(self, at_least_s: float = 0.0) -> float | None:
-        """Says how many seconds to wait before the next try; None when the patience is at its end.
-
-        The patience counts from the first failure after progress.
-        """
+        """Says how many seconds to wait before the next try; None when the patience is at its end."""
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         if self._patience_s is not None and now - self._since >= self._patience_s:

@@ -1,16 +1,5 @@
 """The errors of the system, the same on both sides of the wire.
 
-    RstitchError
-      x Refused                 the caller has to change something first
-        x InvalidArgument       a field holds what it may not, or something that does not fit
-        x NotFound              there is no such session, profile or head
-        x FailedPrecondition    the state does not allow it, such as a session whose answer is still being written
-      x ResourceExhausted       there is no room at the moment, or the message is too large
-      x Unavailable             nobody answers, or not yet; `retry_after_s` says when to try again
-      x DeadlineExceeded        the time given was over before the call was done
-      x Interrupted             an answer stopped on the way; `metadata` says where it goes on
-      x InternalError           a bug, of the service or of what lies between
-
 A service raises a `RstitchError` with a gRPC code, which alone chooses the class. The server kit turns it into a gRPC
 status with `google.rpc.ErrorInfo` (and `RetryInfo`), and a client turns that back into the same error. This module does
 not know who raises or who catches.
@@ -22,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -30,17 +19,7 @@ DOMAIN = "rstitch"
 
 
 class RstitchError(Exception):
-    """A refused or failed call; made as the subclass that its code belongs to.
-
-    Attributes:
-        code: gRPC status code.
-        reason: constant in UPPER_SNAKE_CASE that a program can branch on.
-        message: one sentence for people.
-        field: the request's field at fault, if one is.
-        remedy: what to do about it, if something can be done.
-        metadata: further facts, such as `held` or `resume_from`.
-        retry_after_s: when to try again, in seconds, if that helps.
-    """
+    """A refused or failed call; made as the subclass that its code belongs to."""
 
     def __new__(cls, code: grpc.StatusCode, *args: Any, **kwargs: Any) -> Self:
         """Chooses the class by the code."""
@@ -51,13 +30,13 @@ class RstitchError(Exception):
     def __init__(
         self,
         code: grpc.StatusCode,
-        reason: str,
-        message: str,
+        reason: str,  # constant in UPPER_SNAKE_CASE that a program can branch on
+        message: str,  # one sentence for people
         *,
-        field: str | None = None,
-        remedy: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        retry_after_s: float | None = None,
+        field: str | None = None,  # of the request, at fault
+        remedy: str | None = None,  # what to do about it
+        metadata: Mapping[str, str] | None = None,  # further facts, such as `held` or `resume_from`
+        retry_after_s: float | None = None,  # None: to try again does not help
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -95,7 +74,7 @@ class ResourceExhausted(RstitchError):
 
 
 class Unavailable(RstitchError):
-    """Nobody answers, or not yet: the same call may succeed later."""
+    """Nobody answers, or not yet: the same call may succeed later (`retry_after_s` says when, if known)."""
 
 
 class DeadlineExceeded(RstitchError):
@@ -103,7 +82,7 @@ class DeadlineExceeded(RstitchError):
 
 
 class Interrupted(RstitchError):
-    """An answer stopped on the way: cancelled, deleted or taken over."""
+    """An answer stopped on the way: cancelled, deleted or taken over; `metadata` says where it goes on."""
 
 
 class InternalError(RstitchError):
@@ -137,23 +116,16 @@ def invalid(field: str, message: str, remedy: str, reason: str = "INVALID_FIELD"
 
 def to_status(error: RstitchError) -> grpc.Status:
     """Makes the gRPC status that carries `error` over the wire, for `context.abort_with_status`."""
-    metadata = dict(error.metadata)
-    if error.field:
-        metadata["field"] = error.field
-    if error.remedy:
-        metadata["remedy"] = error.remedy
-    details = [any_pb2.Any(), any_pb2.Any()]
-    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
-    if error.retry_after_s is None:
-        details.pop()
-    else:
+    ours = {key: value for key, value in (("field", error.field), ("remedy", error.remedy)) if value}
+    metadata = {**error.metadata, **ours}
+    status = status_pb2.Status(code=error.code.value[0], message=error.message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
+    if error.retry_after_s is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
-        details[1].Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    status: grpc.Status = rpc_status.to_status(
-        status_pb2.Status(code=error.code.value[0], message=error.message, details=details)
-    )
-    return status
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    made: grpc.Status = rpc_status.to_status(status)
+    return made
 
 
 def from_rpc_error(exc: grpc.RpcError) -> RstitchError:

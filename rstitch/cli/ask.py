@@ -63,16 +63,10 @@ def ask(
         )
         if json:
             for event in events:
-                print_json({"event": type(event).__name__.lower(), **_plain(event)})
+                plain = {"event": type(event).__name__.lower(), **as_dict(event)}
+                print_json(plain | ({"policy": policy_text(event.policy)} if isinstance(event, Finished) else {}))
         else:
             show(events, out())
-
-
-def _plain(event: Event) -> dict[str, object]:
-    plain = as_dict(event)
-    if isinstance(event, Finished):
-        plain["policy"] = policy_text(event.policy)
-    return plain
 
 
 def _on_or_off(value: str | None) -> bool | None:
@@ -99,10 +93,8 @@ def show(events: Iterable[Event], console: Console) -> None:
             case Finished():
                 console.print("\n")
                 console.print(render.entropy_line(written), end="\n\n")
-                for line in render.switch_list(switches):
-                    console.print(line)
                 if switches:
-                    console.print()
+                    console.print(*render.switch_list(switches), sep="\n", end="\n\n")
                 console.print(render.usage_table(event))
                 console.print(f"session {session_id}", style="dim", soft_wrap=True)
                 for ending in render.endings(event):

@@ -49,11 +49,8 @@ def demo(
 
 def ask_all(router: str, examples: tuple[Example, ...], tau: float, console: Console) -> None:
     """Asks every question under every policy and prints what came."""
-    policies: dict[str, Policy] = {
-        "LLM only": LlmOnly(),
-        "SLM only": SlmOnly(),
-        f"R-Stitch, tau {tau:g}": Threshold(tau),
-    }
+    both = f"R-Stitch, tau {tau:g}"
+    policies: dict[str, Policy] = {"LLM only": LlmOnly(), "SLM only": SlmOnly(), both: Threshold(tau)}
     answers: dict[str, list[Answer]] = {name: [] for name in policies}
     with Client(router, timeout_s=120) as client:
         for policy in policies.values():  # what is done once and lazily should not count as anyone's time
@@ -71,8 +68,15 @@ def ask_all(router: str, examples: tuple[Example, ...], tau: float, console: Con
             table.add_row(*(_facts(answer, example) for answer in latest))
             console.print(table)
             console.print()
-    stitched = max(answers[f"R-Stitch, tau {tau:g}"], key=lambda answer: len(answer.switches))
-    _print_trace(stitched, console)
+    stitched = max(answers[both], key=lambda answer: len(answer.switches))
+    written = [(chunk.model.value, entropy) for chunk in stitched.chunks for entropy in chunk.entropies]
+    console.print(Rule("who wrote what", style="dim"))
+    console.print(render.legend(), end="\n\n")
+    console.print(_text(stitched))
+    console.print(render.entropy_line(written), end="\n\n")
+    for line in render.switch_list(stitched.switches):
+        console.print(line)
+    console.print()
     console.print(Rule("all together", style="dim"))
     console.print(_summary(answers, examples))
 
@@ -92,17 +96,6 @@ def _facts(answer: Answer, example: Example) -> Text:
     verdict = ("✔ right", "green") if right else (f"✘ wrong, {boxed(answer.text)} is not {example.answer}", "bold red")
     facts = f"{render.seconds(usage.total_time_us)}, {usage.num_tokens} tokens, LLM share {render.share(usage)}"
     return Text.assemble(verdict, (f"\n{facts}", "dim"))
-
-
-def _print_trace(answer: Answer, console: Console) -> None:
-    written = [(chunk.model.value, entropy) for chunk in answer.chunks for entropy in chunk.entropies]
-    console.print(Rule("who wrote what", style="dim"))
-    console.print(render.legend(), end="\n\n")
-    console.print(_text(answer))
-    console.print(render.entropy_line(written), end="\n\n")
-    for line in render.switch_list(answer.switches):
-        console.print(line)
-    console.print()
 
 
 def _summary(answers: dict[str, list[Answer]], examples: tuple[Example, ...]) -> Table:

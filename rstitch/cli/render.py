@@ -44,21 +44,12 @@ def entropy_line(tokens: Sequence[Written]) -> Text:
     return Text.assemble((f"entropy, one block per token, █ = {highest:.3f}\n", "dim"), entropy_strip(tokens))
 
 
-def switch_line(switch: Switch) -> Text:
-    """Says in one line where a switch was, between whom and why."""
-    return Text.assemble(
-        (f"@{switch.position:<5}", "dim"),
-        (switch.from_model.upper(), style_of(switch.from_model)),
-        " → ",
-        (switch.to_model.upper(), style_of(switch.to_model)),
-        (f"  {_why(switch.reason, switch.entropy)}", "dim"),
-    )
-
-
 def switch_list(switches: Sequence[Switch], at_most: int = 12) -> Iterable[Text]:
-    """Yields a line per switch; the last one says how many more there are."""
+    """Yields a line per switch: where it was, between whom and why; the last one says how many more there are."""
     for switch in switches[:at_most]:
-        yield switch_line(switch)
+        before, after = ((model.upper(), style_of(model)) for model in (switch.from_model, switch.to_model))
+        why = _why(switch.reason, switch.entropy)
+        yield Text.assemble((f"@{switch.position:<5}", "dim"), before, " → ", after, (f"  {why}", "dim"))
     if len(switches) > at_most:
         yield Text(f"… and {len(switches) - at_most} more (--json has all)", style="dim")
 
@@ -66,16 +57,17 @@ def switch_list(switches: Sequence[Switch], at_most: int = 12) -> Iterable[Text]
 def usage_table(finished: Finished) -> Table:
     """Lays out what an answer took in two columns of facts."""
     usage = finished.usage
+    slm, llm = (f"SLM {usage.num_slm_tokens}", STYLES["slm"]), (f"LLM {usage.num_llm_tokens}", STYLES["llm"])
+    tokens = Text.assemble(f"{usage.num_tokens} (", slm, ", ", llm, ")")
+    writing = f"{seconds(usage.slm_time_us)} / {seconds(usage.llm_time_us)}"
     table = Table.grid(padding=(0, 2))
-    for _ in range(4):
-        table.add_column()
-    table.add_row("tokens", _tokens(usage), "time", f"{seconds(usage.total_time_us)}")
+    for style in ("dim", "", "dim", ""):
+        table.add_column(style=style)
+    table.add_row("tokens", tokens, "time", seconds(usage.total_time_us))
     table.add_row("LLM share", share(usage), "first token", seconds(usage.time_to_first_token_us))
-    table.add_row("switches", str(usage.num_switches), "SLM / LLM wrote", _writing_times(usage))
+    table.add_row("switches", str(usage.num_switches), "SLM / LLM wrote", writing)
     table.add_row("discarded proposals", str(usage.num_discarded_proposals), "ended by", finished.reason.value)
     table.add_row("catch-up tokens", str(usage.num_catch_up_tokens))
-    for column in (0, 2):
-        table.columns[column].style = "dim"
     return table
 
 
@@ -101,15 +93,6 @@ def share(usage: Usage) -> str:
 def seconds(microseconds: int) -> str:
     """Writes a time in seconds from one second on, below in milliseconds."""
     return f"{microseconds / 1e6:.2f} s" if microseconds >= 1_000_000 else f"{microseconds / 1e3:.0f} ms"
-
-
-def _tokens(usage: Usage) -> Text:
-    slm, llm = (f"SLM {usage.num_slm_tokens}", STYLES["slm"]), (f"LLM {usage.num_llm_tokens}", STYLES["llm"])
-    return Text.assemble(f"{usage.num_tokens} (", slm, ", ", llm, ")")
-
-
-def _writing_times(usage: Usage) -> str:
-    return f"{seconds(usage.slm_time_us)} / {seconds(usage.llm_time_us)}"
 
 
 def endings(finished: Finished) -> Iterable[str]:

@@ -7,54 +7,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
-from rstitch.channels import client_options
 from rstitch.client import common, messages
 from rstitch.client.events import Answer, Event, Finished
 from rstitch.client.policies import KeptProfile
 from rstitch.client.question import Question
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.status import Status, Trajectory
-from rstitch.client.tracing import trace_metadata
-from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable, from_rpc_error
-from rstitch.limits import ROUTER_ADDRESS
-from rstitch.v1 import router_pb2, router_pb2_grpc
+from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
+from rstitch.v1 import router_pb2
 
 
-class AsyncClient:
-    """Asks a router, in asyncio programs. Make it inside the running loop; close it or use it with `async with`.
+class AsyncClient(common.Connection):
+    """Asks a router, in asyncio programs. Make it inside the running loop; close it or use it with `async with`."""
 
-    Arguments and methods are those of `rstitch.client.Client`.
-    """
-
-    def __init__(
-        self,
-        address: str = ROUTER_ADDRESS,
-        timeout_s: float | None = None,
-        *,
-        reconnect_s: float = common.DEFAULT_RECONNECT_S,
-        credentials: grpc.ChannelCredentials | None = None,
-    ) -> None:
-        self.address = common.checked_address(address)
-        self._timeout_s = timeout_s
-        self._reconnect_s = reconnect_s
-        self._channel = (
-            grpc.aio.insecure_channel(address, client_options())
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, client_options())
-        )
-        self._stub: Any = router_pb2_grpc.RouterServiceStub(self._channel)
+    _wire = grpc.aio
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -62,15 +37,10 @@ class AsyncClient:
         await self._channel.close()
 
     def generate(
-        self,
-        text: str | None = None,
-        *,
-        timeout_s: float | None = None,
-        **question: Unpack[Question],
+        self, text: str | None = None, *, timeout_s: float | None = None, **question: Unpack[Question]
     ) -> AsyncIterator[Event]:
         """Asks, and yields the answer as it is written; see `Client.generate`."""
-        request = messages.generate_request(text, **question)
-        return self._events(request, timeout_s)
+        return self._events(messages.generate_request(text, **question), timeout_s)
 
     async def answer(
         self, text: str | None = None, *, timeout_s: float | None = None, **question: Unpack[Question]
@@ -132,16 +102,15 @@ class AsyncClient:
         raise common.not_ready(self.address, timeout_s, last)
 
     async def _call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
-        timeout_s = timeout_s or self._timeout_s or common.DEFAULT_UNARY_TIMEOUT_S
         try:
-            return await getattr(self._stub, method)(request, timeout=timeout_s, metadata=trace_metadata())
+            return await self._begin(method, request, timeout_s or self._timeout_s or common.DEFAULT_UNARY_TIMEOUT_S)
         except grpc.RpcError as error:
-            raise common.with_address(from_rpc_error(error), self.address) from None
+            raise self._explained(error) from None
 
     async def _events(self, request: router_pb2.GenerateRequest, timeout_s: float | None) -> AsyncIterator[Event]:
         state = Resumable(request, reconnect_s=self._reconnect_s, timeout_s=timeout_s or self._timeout_s)
         while True:
-            call = self._stub.Generate(state.request(), timeout=state.time_left_s(), metadata=trace_metadata())
+            call = self._begin("Generate", state.request(), state.time_left_s())
             try:
                 async for response in call:
                     event = state.accept(response)
@@ -151,7 +120,7 @@ class AsyncClient:
                         return
                 lost = ended_early()
             except grpc.RpcError as error:
-                lost = common.with_address(from_rpc_error(error), self.address)
+                lost = self._explained(error)
             finally:
                 call.cancel()
             await asyncio.sleep(state.wait_after(lost))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import grpc
 
+from rstitch.channels import client_options
 from rstitch.client.status import Status
-from rstitch.errors import RstitchError, invalid
+from rstitch.client.tracing import trace_metadata
+from rstitch.errors import RstitchError, from_rpc_error, invalid
 from rstitch.limits import ROUTER_ADDRESS, host_and_port
+from rstitch.v1 import router_pb2_grpc
 
 # A router answers everything but Generate at once.
 DEFAULT_UNARY_TIMEOUT_S = 30.0
@@ -15,6 +20,39 @@ DEFAULT_RECONNECT_S = 30.0
 UNREACHABLE = "UNREACHABLE"
 # How often readiness is asked for.
 POLL_S = 0.2
+
+
+class Connection:
+    """What both clients are made of: a channel to a router, and how calls on it begin and fail.
+
+    All methods of a client raise RstitchError, by its subclasses.
+    """
+
+    _wire: ClassVar[Any]  # grpc or grpc.aio
+
+    def __init__(
+        self,
+        address: str = ROUTER_ADDRESS,
+        timeout_s: float | None = None,  # of a call, of a whole answer for `generate`; None: 30 s, none for `generate`
+        *,
+        reconnect_s: float = DEFAULT_RECONNECT_S,  # `generate` tries so long to go on without getting a new token
+        credentials: grpc.ChannelCredentials | None = None,  # of TLS; None: no TLS
+    ) -> None:
+        self.address = checked_address(address)
+        self._timeout_s = timeout_s
+        self._reconnect_s = reconnect_s
+        self._channel = (
+            self._wire.insecure_channel(address, client_options())
+            if credentials is None
+            else self._wire.secure_channel(address, credentials, client_options())
+        )
+        self._stub = router_pb2_grpc.RouterServiceStub(self._channel)
+
+    def _begin(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        return getattr(self._stub, method)(request, timeout=timeout_s, metadata=trace_metadata())
+
+    def _explained(self, error: grpc.RpcError) -> RstitchError:
+        return with_address(from_rpc_error(error), self.address)
 
 
 def checked_address(address: str) -> str:

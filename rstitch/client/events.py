@@ -12,20 +12,12 @@ from typing import TypeAlias
 
 from rstitch.client.policies import Policy
 
+# fmt: off
 __all__ = [
-    "Answer",
-    "Chunk",
-    "EarlyExitTaken",
-    "Event",
-    "FinishReason",
-    "Finished",
-    "Model",
-    "Started",
-    "Switch",
-    "SwitchReason",
-    "TimeBreakdown",
-    "Usage",
+    "Answer", "Chunk", "EarlyExitTaken", "Event", "FinishReason", "Finished", "Model", "Started", "Switch",
+    "SwitchReason", "TimeBreakdown", "Usage",
 ]
+# fmt: on
 
 
 class Model(StrEnum):

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import grpc
 
 from rstitch.client import types as t
+from rstitch.client.specs import KINDS, name_of
 from rstitch.errors import RstitchError, invalid
 from rstitch.v1 import common_pb2, router_pb2
 
-E = TypeVar("E", bound=StrEnum)
+V = TypeVar("V")
 
 
 def generate_request(
@@ -46,26 +47,18 @@ def generate_request(
     if text is not None:
         with _naming("text"):
             request.text = text
-    if chat is not None:
-        with _naming("chat"):
-            request.chat.messages.extend(_chat_message(message) for message in chat)
-            request.chat.SetInParent()
-    if tokens is not None:
-        with _naming("tokens"):
-            request.tokens.ids.extend(tokens)
-            request.tokens.SetInParent()
-    if policy is not None:
-        with _naming("policy"):
-            request.policy.CopyFrom(policy_message(policy))
-    if early_exit is not None:
-        with _naming("early_exit"):
-            request.early_exit.CopyFrom(early_exit_message(early_exit))
-    if budget is not None:
-        with _naming("budget"):
-            request.budget.CopyFrom(budget_message(budget))
-    if sampling is not None:
-        with _naming("sampling"):
-            request.sampling.CopyFrom(common_pb2.Sampling(**dataclasses.asdict(sampling)))
+    optional: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+        "chat": (chat, lambda given: router_pb2.Chat(messages=map(_chat_message, given))),
+        "tokens": (tokens, lambda given: router_pb2.TokenIds(ids=given)),
+        "policy": (policy, policy_message),
+        "early_exit": (early_exit, early_exit_message),
+        "budget": (budget, budget_message),
+        "sampling": (sampling, lambda given: common_pb2.Sampling(**dataclasses.asdict(given))),
+    }
+    for field, (given, message_of) in optional.items():
+        if given is not None:
+            with _naming(field):
+                request.MergeFrom(router_pb2.GenerateRequest(**{field: message_of(given)}))
     with _naming("max_new_tokens"):
         request.max_new_tokens = max_new_tokens
     with _naming("stop"):
@@ -99,11 +92,11 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
     if kind == "chunk":
         c = response.chunk
         uncertainties = tuple(c.uncertainties)
-        return t.Chunk(_model(c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text, uncertainties)
+        return t.Chunk(_enum("Model", c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text, uncertainties)
     if kind == "switch":
         s = response.switch
-        from_model = getattr(s, "from")  # a keyword of Python
-        return t.Switch(_model(from_model), _model(s.to), s.position, s.entropy, _switch_reason(s.reason))
+        models = _enum("Model", getattr(s, "from")), _enum("Model", s.to)  # `from` is a keyword of Python
+        return t.Switch(*models, s.position, s.entropy, _enum("SwitchReason", s.reason))
     if kind == "finished":
         return _finished(response.finished)
     raise _unknown("an event")
@@ -111,45 +104,15 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
 
 def trajectory(m: router_pb2.Trajectory) -> t.Trajectory:
     """Reads a trajectory, whose segments a listing leaves out."""
-    return t.Trajectory(
-        session_id=m.session_id,
-        state=_enum(t.TrajectoryState, router_pb2.TrajectoryState.Name, "TRAJECTORY_STATE_", m.state),
-        length=m.length,
-        epoch=m.epoch,
-        segments=tuple(_segment(segment) for segment in m.segments),
-        policy=_policy(m.policy),
-        finished=_finished(m.finished) if m.HasField("finished") else None,
-        created=m.created.ToDatetime(tzinfo=UTC),
-        updated=m.updated.ToDatetime(tzinfo=UTC),
-    )
+    segments = tuple(_read(t.Segment, segment) for segment in m.segments)
+    finished = _finished(m.finished) if m.HasField("finished") else None
+    return _read(t.Trajectory, m, segments=segments, policy=_policy(m.policy), finished=finished)
 
 
 def status(m: router_pb2.GetStatusResponse) -> t.Status:
     """Reads the state of a router and its workers."""
-    workers = tuple(
-        t.WorkerStatus(
-            role=_model(w.role),
-            address=w.address,
-            ready=w.ready,
-            detail=w.detail,
-            model=w.model,
-            device=w.device,
-            dtype=w.dtype,
-            num_parameters=w.num_parameters,
-            context_length=w.context_length,
-        )
-        for w in m.workers
-    )
-    guard = t.GuardStatus(
-        llm_only=m.guard.llm_only,
-        reason=m.guard.reason,
-        routed_us=m.guard.routed_us,
-        llm_only_us=m.guard.llm_only_us,
-        num_routed=m.guard.num_routed,
-        num_llm_only=m.guard.num_llm_only,
-        on=m.guard.default_guard == router_pb2.GUARD_ON,
-    )
-    return t.Status(m.ready, m.detail, workers, tuple(m.policies), m.default_tau, m.num_running, m.version, guard)
+    guard = _read(t.GuardStatus, m.guard, on=m.guard.default_guard == router_pb2.GUARD_ON)
+    return _read(t.Status, m, workers=tuple(_read(t.WorkerStatus, worker) for worker in m.workers), guard=guard)
 
 
 def profile(m: router_pb2.Profile) -> t.KeptProfile:
@@ -157,48 +120,36 @@ def profile(m: router_pb2.Profile) -> t.KeptProfile:
     policy = _policy(m.policy)
     if policy is None:
         raise _unknown("a policy")
-    return t.KeptProfile(
-        name=m.name,
-        policy=policy,
-        early_exit=_early_exit(m.early_exit) if m.HasField("early_exit") else None,
-        budget=_budget(m.budget) if m.HasField("budget") else None,
-        description=m.description,
-        updated=m.updated.ToDatetime(tzinfo=UTC),
-    )
+    stops = m.budget.then == router_pb2.BUDGET_THEN_STOP
+    budget = _read(t.Budget, m.budget, stop=stops) if m.HasField("budget") else None
+    early_exit = _read(t.EarlyExit, m.early_exit) if m.HasField("early_exit") else None
+    return _read(t.KeptProfile, m, policy=policy, early_exit=early_exit, budget=budget)
 
 
 def put_profile_request(kept: t.KeptProfile) -> router_pb2.PutProfileRequest:
     """Writes the request to keep a profile."""
-    m = router_pb2.Profile(name=kept.name, policy=policy_message(kept.policy), description=kept.description)
-    if kept.early_exit is not None:
-        m.early_exit.CopyFrom(early_exit_message(kept.early_exit))
-    if kept.budget is not None:
-        m.budget.CopyFrom(budget_message(kept.budget))
+    m = router_pb2.Profile(
+        name=kept.name,
+        policy=policy_message(kept.policy),
+        early_exit=None if kept.early_exit is None else early_exit_message(kept.early_exit),
+        budget=None if kept.budget is None else budget_message(kept.budget),
+        description=kept.description,
+    )
     return router_pb2.PutProfileRequest(profile=m)
 
 
 def policy_message(policy: t.Policy) -> router_pb2.Policy:
     """Writes a policy as a message. Raises: TypeError if it is none."""
-    p = router_pb2
-    match policy:
-        case t.Threshold(tau, tau_return, signal, window):
-            name = f"SIGNAL_{signal.upper()}"
-            return p.Policy(threshold=p.Threshold(tau=tau, tau_return=tau_return, signal=name, window=window))
-        case t.Learned(name, tau):
-            return p.Policy(learned=p.Learned(name=name, tau=tau))
-        case t.Confidence(threshold):
-            return p.Policy(confidence=p.Confidence(threshold=threshold))
-        case t.LlmOnly():
-            return p.Policy(llm_only=p.LlmOnly())
-        case t.SlmOnly():
-            return p.Policy(slm_only=p.SlmOnly())
-        case t.Random(slm_probability, seed):
-            return p.Policy(random=p.Random(slm_probability=slm_probability, seed=seed))
-        case t.Speculative(draft_tokens, min_confidence):
-            return p.Policy(speculative=p.Speculative(draft_tokens=draft_tokens, min_confidence=min_confidence))
-        case t.Profile(name):
-            return p.Policy(profile=name)
-    raise TypeError(f"{policy!r} is no policy")
+    if not isinstance(policy, t.Policy):
+        raise TypeError(f"{policy!r} is no policy")
+    if isinstance(policy, t.Profile):
+        return router_pb2.Policy(profile=policy.name)
+    fields = dataclasses.asdict(policy)
+    if isinstance(policy, t.Threshold):
+        fields["signal"] = f"SIGNAL_{policy.signal.upper()}"
+    kind = type(policy)
+    message: Any = getattr(router_pb2, kind.__name__)(**fields)
+    return router_pb2.Policy(**{name_of(kind): message})
 
 
 def early_exit_message(value: t.EarlyExit) -> router_pb2.EarlyExit:
@@ -213,36 +164,22 @@ def budget_message(value: t.Budget) -> router_pb2.Budget:
 
 
 def _policy(m: router_pb2.Policy) -> t.Policy | None:
-    match m.WhichOneof("kind"):
-        case "threshold":
-            returns = m.threshold.tau_return if m.threshold.HasField("tau_return") else None
-            signal = _enum(t.Signal, common_pb2.Signal.Name, "SIGNAL_", m.threshold.signal)
-            return t.Threshold(m.threshold.tau, returns, signal, m.threshold.window)
-        case "learned":
-            return t.Learned(m.learned.name, m.learned.tau if m.learned.HasField("tau") else None)
-        case "confidence":
-            return t.Confidence(m.confidence.threshold)
-        case "llm_only":
-            return t.LlmOnly()
-        case "slm_only":
-            return t.SlmOnly()
-        case "random":
-            return t.Random(m.random.slm_probability, m.random.seed if m.random.HasField("seed") else None)
-        case "speculative":
-            return t.Speculative(m.speculative.draft_tokens, m.speculative.min_confidence)
-        case "profile":
-            return t.Profile(m.profile)
-    return None
+    kind = m.WhichOneof("kind")
+    if kind is None:
+        return None
+    made: t.Policy = t.Profile(m.profile) if kind == "profile" else _read(KINDS[kind], getattr(m, kind))
+    return made
 
 
-def _early_exit(m: router_pb2.EarlyExit) -> t.EarlyExit:
-    return t.EarlyExit(m.threshold, tuple(m.boundaries), m.prompt, m.end, m.max_trial_tokens)
+def _finished(m: router_pb2.Finished) -> t.Finished:
+    usage = _read(t.Usage, m.usage, breakdown=_read(t.TimeBreakdown, m.usage.breakdown))
+    taken = _read(t.EarlyExitTaken, m.early_exit) if m.HasField("early_exit") else None
+    return _read(t.Finished, m, usage=usage, policy=_policy(m.policy), early_exit=taken)
 
 
-def _budget(m: router_pb2.Budget) -> t.Budget:
-    llm_tokens = m.llm_tokens if m.HasField("llm_tokens") else None
-    max_switches = m.max_switches if m.HasField("max_switches") else None
-    return t.Budget(llm_tokens, max_switches, m.then == router_pb2.BUDGET_THEN_STOP)
+def _chat_message(message: t.Message | Mapping[str, str]) -> router_pb2.ChatMessage:
+    fields = dataclasses.asdict(message) if isinstance(message, t.Message) else message
+    return router_pb2.ChatMessage(**fields)
 
 
 def _unknown(what: str) -> RstitchError:
@@ -254,58 +191,37 @@ def _unknown(what: str) -> RstitchError:
     )
 
 
-def _chat_message(message: t.Message | Mapping[str, str]) -> router_pb2.ChatMessage:
-    if isinstance(message, t.Message):
-        return router_pb2.ChatMessage(role=message.role, content=message.content)
-    return router_pb2.ChatMessage(**message)
+def _read(kind: type[V], m: Any, **given: Any) -> V:
+    """Reads a message as the value whose fields have the same names; `given` has those that differ in more."""
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name not in given:
+            given[field.name] = _plain(m, m.DESCRIPTOR.fields_by_name[field.name])
+    return kind(**given)
 
 
-def _finished(m: router_pb2.Finished) -> t.Finished:
-    reason = _enum(t.FinishReason, router_pb2.FinishReason.Name, "FINISH_REASON_", m.reason)
-    taken = t.EarlyExitTaken(m.early_exit.position, m.early_exit.confidence) if m.HasField("early_exit") else None
-    return t.Finished(
-        reason,
-        _usage(m.usage),
-        m.length,
-        _policy(m.policy),
-        m.guard_reason,
-        budget_spent=tuple(m.budget_spent),
-        early_exit=taken,
-        profile=m.profile,
-    )
+def _plain(m: Any, field: Any) -> Any:
+    value = getattr(m, field.name)
+    if field.enum_type is not None:
+        return _enum(field.enum_type.name, value)
+    if field.message_type is not None:
+        return value.ToDatetime(tzinfo=UTC)  # the only message that is a plain value is a time
+    if isinstance(value, bool | int | float | str):
+        return None if field.has_presence and not m.HasField(field.name) else value
+    return tuple(value)
 
 
-def _usage(m: router_pb2.Usage) -> t.Usage:
-    fields = {field.name: getattr(m, field.name) for field in dataclasses.fields(t.Usage)}
-    parts = dataclasses.fields(t.TimeBreakdown)
-    fields["breakdown"] = t.TimeBreakdown(**{part.name: getattr(m.breakdown, part.name) for part in parts})
-    return t.Usage(**fields)
+def _enum(name: str, number: int) -> Any:
+    """Finds the member for a number of an enum of the wire; what a newer router invented becomes UNSPECIFIED."""
+    return _MEMBERS[name].get(number, _MEMBERS[name][0])
 
 
-def _segment(m: router_pb2.Segment) -> t.Segment:
-    return t.Segment(
-        source=_enum(t.Source, router_pb2.Source.Name, "SOURCE_", m.source),
-        position=m.position,
-        tokens=tuple(m.tokens),
-        entropies=tuple(m.entropies),
-        text=m.text,
-        reason=_switch_reason(m.reason),
-        switch_entropy=m.switch_entropy,
-        uncertainties=tuple(m.uncertainties),
-    )
+def _members(kind: type[StrEnum], wire: Any) -> dict[int, StrEnum]:
+    prefix = wire.Name(0).removesuffix("UNSPECIFIED")
+    return {number: kind(name.removeprefix(prefix).lower()) for name, number in wire.items()}
 
 
-def _model(value: common_pb2.Model) -> t.Model:
-    return _enum(t.Model, common_pb2.Model.Name, "MODEL_", value)
-
-
-def _switch_reason(value: router_pb2.SwitchReason) -> t.SwitchReason:
-    return _enum(t.SwitchReason, router_pb2.SwitchReason.Name, "SWITCH_REASON_", value)
-
-
-def _enum(kind: type[E], name_of: Callable[[Any], str], prefix: str, value: Any) -> E:
-    """Finds the member of `kind` for a number of the wire; what a newer router invented becomes UNSPECIFIED."""
-    try:
-        return kind(name_of(value).removeprefix(prefix).lower())
-    except ValueError:
-        return kind("unspecified")
+# By the name that an enum has here and on the wire: its members by their number there.
+_MEMBERS = {
+    kind.__name__: _members(kind, getattr(common_pb2, kind.__name__, None) or getattr(router_pb2, kind.__name__))
+    for kind in (t.Model, t.Signal, t.SwitchReason, t.FinishReason, t.Source, t.TrajectoryState)
+}

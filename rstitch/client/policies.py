@@ -10,21 +10,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
+# fmt: off
 __all__ = [
-    "Budget",
-    "Confidence",
-    "EarlyExit",
-    "KeptProfile",
-    "Learned",
-    "LlmOnly",
-    "Policy",
-    "Profile",
-    "Random",
-    "Signal",
-    "SlmOnly",
-    "Speculative",
-    "Threshold",
+    "Budget", "Confidence", "EarlyExit", "KeptProfile", "Learned", "LlmOnly", "Policy", "Profile", "Random",
+    "Signal", "SlmOnly", "Speculative", "Threshold",
 ]
+# fmt: on
 
 
 class Signal(StrEnum):

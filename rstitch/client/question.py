@@ -11,12 +11,7 @@ from typing import TypeAlias, TypedDict
 
 from rstitch.client.policies import Budget, EarlyExit, Policy
 
-__all__ = [
-    "ChatInput",
-    "Message",
-    "Question",
-    "Sampling",
-]
+__all__ = ["ChatInput", "Message", "Question", "Sampling"]
 
 
 @dataclass(frozen=True, slots=True)

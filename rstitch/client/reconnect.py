@@ -19,42 +19,26 @@ from rstitch.client.events import Chunk, Event, Finished, Started, Switch
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
 
+_Code = grpc.StatusCode
+
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
 
 # A process that is killed shows as any of these, by where the call stood.
-_LOST = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-}
+_LOST = {_Code.UNAVAILABLE, _Code.CANCELLED, _Code.INTERNAL, _Code.UNKNOWN}
 # With these a router may say that what was kept can be gone on with.
-_PASSING = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.INTERNAL,
-}
+_PASSING = {_Code.UNAVAILABLE, _Code.ABORTED, _Code.RESOURCE_EXHAUSTED, _Code.INTERNAL}
 
 
 class Resumable:
-    """Follows one answer on the client's side.
+    """Follows one answer, asked for or re-attached to by `request`, on the client's side.
 
-    Args:
-        request: the question, or the wish to re-attach. A question without a session id gets one made here: only then
-            can it be told after a lost stream whether the router had taken it.
-        reconnect_s: how long to keep trying without a new token; 0: not at all.
-        timeout_s: for the whole answer, all streams together; None: none.
+    A question without a session id gets one made here: only then can it be told after a lost stream whether the router
+    had taken it. `reconnect_s` is how long to keep trying without a new token (0: not at all), `timeout_s` is for the
+    whole answer, all streams together.
     """
 
-    def __init__(
-        self,
-        request: router_pb2.GenerateRequest,
-        *,
-        reconnect_s: float,
-        timeout_s: float | None,
-    ) -> None:
+    def __init__(self, request: router_pb2.GenerateRequest, *, reconnect_s: float, timeout_s: float | None) -> None:
         self._question = router_pb2.GenerateRequest()
         self._question.CopyFrom(request)
         self._ours = not request.session_id
@@ -68,14 +52,10 @@ class Resumable:
         # The switches given out since the last token: a new stream may begin with them again.
         self._switches_here: set[tuple[str, str]] = set()
 
-    @property
-    def session_id(self) -> str:
-        return self._question.session_id
-
     def request(self) -> router_pb2.GenerateRequest:
         """Gives the message to send now: the question, or the wish to go on where the last stream ended."""
         if self._attaching:
-            return messages.attach_request(self.session_id, self._next_position)
+            return messages.attach_request(self._question.session_id, self._next_position)
         return self._question
 
     def time_left_s(self) -> float | None:
@@ -104,7 +84,7 @@ class Resumable:
 
     def wait_after(self, error: RstitchError) -> float:
         """Says how many seconds to wait before the next try. Raises: `error`, with what was kept, if there is none."""
-        if not self._started and self._attaching and self._ours and error.code is grpc.StatusCode.NOT_FOUND:
+        if not self._started and self._attaching and self._ours and error.code is _Code.NOT_FOUND:
             self._attaching = False  # the router never took the question: it is asked again
             return 0.0
         delay_s = self._backoff.next_s(error.retry_after_s or 0.0)
@@ -126,8 +106,8 @@ class Resumable:
             return error.code in _LOST
         says_when = error.retry_after_s is not None
         if not self._attaching:  # the router has refused the question, and says by a delay if it only cannot yet
-            return error.code is grpc.StatusCode.UNAVAILABLE and says_when
-        if error.code is grpc.StatusCode.UNAVAILABLE:
+            return error.code is _Code.UNAVAILABLE and says_when
+        if error.code is _Code.UNAVAILABLE:
             return True
         return error.code in _PASSING and (says_when or "resume_from" in error.metadata)
 
@@ -144,7 +124,7 @@ class Resumable:
     def _check(self, position: int, num_tokens: int) -> None:
         if position != self._next_position:
             raise RstitchError(
-                grpc.StatusCode.DATA_LOSS,
+                _Code.DATA_LOSS,
                 "OUT_OF_ORDER",
                 f"the stream brought {num_tokens} tokens at position {position}, {self._next_position} was next.",
                 remedy="This is a bug of the router; GetTrajectory has the whole answer.",
@@ -152,15 +132,16 @@ class Resumable:
             )
 
     def _kept(self) -> dict[str, str]:
-        return {"session_id": self.session_id, "resume_from": str(self._next_position)}
+        return {"session_id": self._question.session_id, "resume_from": str(self._next_position)}
 
     def _with_what_was_kept(self, error: RstitchError) -> RstitchError:
         if self._started:
             error.metadata.update(self._kept())
-            error.remedy = error.remedy or f"attach({self.session_id!r}, resume_from={self._next_position}) goes on."
+            where = f"{self._question.session_id!r}, resume_from={self._next_position}"
+            error.remedy = error.remedy or f"attach({where}) goes on."
         return error
 
 
 def ended_early() -> RstitchError:
     """Makes the error of a stream that ended well, but without its last event."""
-    return RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the stream ended before the answer did.")
+    return RstitchError(_Code.UNAVAILABLE, "TRANSPORT", "the stream ended before the answer did.")

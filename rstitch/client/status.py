@@ -12,15 +12,7 @@ from enum import StrEnum
 from rstitch.client.events import Finished, Model, SwitchReason
 from rstitch.client.policies import Policy
 
-__all__ = [
-    "GuardStatus",
-    "Segment",
-    "Source",
-    "Status",
-    "Trajectory",
-    "TrajectoryState",
-    "WorkerStatus",
-]
+__all__ = ["GuardStatus", "Segment", "Source", "Status", "Trajectory", "TrajectoryState", "WorkerStatus"]
 
 
 class Source(StrEnum):

@@ -6,58 +6,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
-from rstitch.channels import client_options
 from rstitch.client import common, messages
 from rstitch.client.events import Answer, Event, Finished
 from rstitch.client.policies import KeptProfile
 from rstitch.client.question import Question
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.status import Status, Trajectory
-from rstitch.client.tracing import trace_metadata
-from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable, from_rpc_error
-from rstitch.limits import ROUTER_ADDRESS
-from rstitch.v1 import router_pb2, router_pb2_grpc
+from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
+from rstitch.v1 import router_pb2
 
 
-class Client:
-    """Asks a router, in programs without an event loop. Threads may share it; close it or use it with `with`.
+class Client(common.Connection):
+    """Asks a router, in programs without an event loop. Threads may share it; close it or use it with `with`."""
 
-    Args:
-        address: HOST:PORT.
-        timeout_s: deadline of a call, of a whole answer for `generate`; None: 30 s, and none for `generate`.
-        reconnect_s: how long `generate` tries to go on after a lost connection without getting a new token.
-        credentials: of TLS; None: no TLS.
-
-    All methods raise RstitchError, by its subclasses.
-    """
-
-    def __init__(
-        self,
-        address: str = ROUTER_ADDRESS,
-        timeout_s: float | None = None,
-        *,
-        reconnect_s: float = common.DEFAULT_RECONNECT_S,
-        credentials: grpc.ChannelCredentials | None = None,
-    ) -> None:
-        self.address = common.checked_address(address)
-        self._timeout_s = timeout_s
-        self._reconnect_s = reconnect_s
-        self._channel = (
-            grpc.insecure_channel(address, client_options())
-            if credentials is None
-            else grpc.secure_channel(address, credentials, client_options())
-        )
-        self._stub: Any = router_pb2_grpc.RouterServiceStub(self._channel)
+    _wire = grpc
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -65,11 +36,7 @@ class Client:
         self._channel.close()
 
     def generate(
-        self,
-        text: str | None = None,
-        *,
-        timeout_s: float | None = None,
-        **question: Unpack[Question],
+        self, text: str | None = None, *, timeout_s: float | None = None, **question: Unpack[Question]
     ) -> Iterator[Event]:
         """Asks, and yields the answer as it is written: Started, then Chunk and Switch, at last Finished.
 
@@ -77,8 +44,7 @@ class Client:
         the iterator. `text` is continued as it is; `chat` goes through the models' chat template. `timeout_s` is for
         the whole answer, reconnections included. The other arguments are those of `Question`.
         """
-        request = messages.generate_request(text, **question)
-        return self._events(request, timeout_s)
+        return self._events(messages.generate_request(text, **question), timeout_s)
 
     def answer(
         self, text: str | None = None, *, timeout_s: float | None = None, **question: Unpack[Question]
@@ -140,16 +106,15 @@ class Client:
         raise common.not_ready(self.address, timeout_s, last)
 
     def _call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
-        timeout_s = timeout_s or self._timeout_s or common.DEFAULT_UNARY_TIMEOUT_S
         try:
-            return getattr(self._stub, method)(request, timeout=timeout_s, metadata=trace_metadata())
+            return self._begin(method, request, timeout_s or self._timeout_s or common.DEFAULT_UNARY_TIMEOUT_S)
         except grpc.RpcError as error:
-            raise common.with_address(from_rpc_error(error), self.address) from None
+            raise self._explained(error) from None
 
     def _events(self, request: router_pb2.GenerateRequest, timeout_s: float | None) -> Iterator[Event]:
         state = Resumable(request, reconnect_s=self._reconnect_s, timeout_s=timeout_s or self._timeout_s)
         while True:
-            call = self._stub.Generate(state.request(), timeout=state.time_left_s(), metadata=trace_metadata())
+            call = self._begin("Generate", state.request(), state.time_left_s())
             try:
                 for response in call:
                     event = state.accept(response)
@@ -159,7 +124,7 @@ class Client:
                         return
                 lost = ended_early()
             except grpc.RpcError as error:
-                lost = common.with_address(from_rpc_error(error), self.address)
+                lost = self._explained(error)
             finally:
                 call.cancel()
             time.sleep(state.wait_after(lost))

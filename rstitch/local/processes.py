@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rstitch.local.reaper import Reaper
@@ -40,26 +41,16 @@ def is_free(port: int) -> bool:
         return True
 
 
+@dataclass(slots=True, eq=False)
 class ChildProcess:
-    """A program in a process group of its own, started, ended and started again.
+    """A program in a process group of its own, started, ended and started again."""
 
-    Args:
-        name: for people and for the log's file name.
-        command: program and arguments.
-        env: variables on top of this program's.
-        log_path: gets stdout and stderr, appended over restarts.
-        reaper: kills it if this program is killed.
-    """
-
-    def __init__(
-        self, name: str, command: Sequence[str], *, env: Mapping[str, str], log_path: Path, reaper: Reaper
-    ) -> None:
-        self.name = name
-        self.command = list(command)
-        self.log_path = log_path
-        self._env = dict(env)
-        self._reaper = reaper
-        self._process: subprocess.Popen[bytes] | None = None
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str]  # on top of this program's
+    log_path: Path  # gets stdout and stderr, appended over restarts
+    reaper: Reaper  # kills it if this program is killed
+    _process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -80,14 +71,19 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self._env},
+                env={**os.environ, **self.env},
                 start_new_session=True,
             )
-        self._reaper.watch(self._process.pid)
+        self.reaper.watch(self._process.pid)
 
     def kill(self) -> None:
         """Ends it at once (SIGKILL), with whatever it started."""
-        self._end(signal.SIGKILL, None)
+        if self._process is not None:
+            # The group may live on without its leader: what the process itself had started.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self.reaper.forget(self._process.pid)
 
     def terminate(self) -> None:
         """Asks it to end (SIGTERM) and returns; `wait_or_kill` follows."""
@@ -97,25 +93,13 @@ class ChildProcess:
 
     def wait_or_kill(self, grace_s: float) -> None:
         """Waits until it has ended; after `grace_s` it is killed."""
-        self._end(None, grace_s)
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # killed below, as promised
+                self._process.wait(grace_s)
+            self.kill()
 
     def log_tail(self, num_lines: int = 20) -> list[str]:
         """Reads the last lines of its log; none before its first start."""
         if not self.log_path.exists():
             return []
         return self.log_path.read_text(errors="replace").splitlines()[-num_lines:]
-
-    def _end(self, number: signal.Signals | None, grace_s: float | None) -> None:
-        process = self._process
-        if process is None:
-            return
-        try:
-            if number is None:
-                process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            pass  # killed below, as promised
-        # The group may live on without its leader: what the process itself had started.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        self._reaper.forget(process.pid)

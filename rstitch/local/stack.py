@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -54,14 +53,7 @@ _LOOK_S = 0.5
 class LocalStack:
     """Redis, an SLM worker, an LLM worker and a router on this machine; a context manager.
 
-    Args:
-        slm, llm: how their workers are started.
-        router: how the router is started.
-        shared_layers: the SLM is the LLM's first layers, and the LLM's worker serves both; `slm` says nothing then.
-        redis_url: an existing Redis; None: one of its own, which keeps nothing on disk.
-        env: more variables for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT.
-        timeout_s: how long a part may take to become ready.
-
+    With `shared_layers` the SLM is the LLM's first layers, and the LLM's worker serves both; `slm` says nothing then.
     Logs are files below `folder`, which is removed at the end.
     """
 
@@ -72,9 +64,9 @@ class LocalStack:
         router: RouterOptions = RouterOptions(),
         *,
         shared_layers: bool = False,
-        redis_url: str | None = None,
-        env: Mapping[str, str] | None = None,
-        timeout_s: float = 300.0,
+        redis_url: str | None = None,  # of an existing one; None: one of its own, which keeps nothing on disk
+        env: Mapping[str, str] | None = None,  # for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT
+        timeout_s: float = 300.0,  # how long a part may take to become ready
     ) -> None:
         self._shared = shared_layers
         self._workers = {"slm": llm if shared_layers else slm, "llm": llm}
@@ -91,7 +83,7 @@ class LocalStack:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.stop()
 
     def start(self, on_progress: OnProgress = lambda part, state, seconds: None) -> None:
@@ -147,12 +139,10 @@ class LocalStack:
 
     def worker(self, role: Role) -> Part:
         """Gives the worker of a role; with shared layers one worker has both."""
-        role = "llm" if self._shared else role
-        return self._part(f"{role} worker")
+        return self._part("llm worker" if self._shared else f"{role} worker")
 
     @property
     def router_address(self) -> str:
-        """Gives HOST:PORT of `router`."""
         return self.router.address
 
     @property
@@ -197,22 +187,17 @@ class LocalStack:
         """Refuses a port that is taken at once; the router could say it only after the models are loaded."""
         port = self._router_options.port
         if port and not is_free(port):
-            raise StackError(
-                f"port {port} is in use.",
-                part="router",
-                remedy="Is a stack running already? Else choose another: --port 0 takes a free one.",
-            )
+            remedy = "Is a stack running already? Else choose another: --port 0 takes a free one."
+            raise StackError(f"port {port} is in use.", part="router", remedy=remedy)
 
     def _check_redis(self) -> None:
         """Refuses a Redis that nobody listens for at once, as a port that is taken."""
         url = self._given_redis_url
         if url is not None and refuses_connections(url):
             parts = urlsplit(url)
-            raise StackError(
-                f"no Redis answers at {parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()}.",
-                part="redis",
-                remedy="Start it, correct --redis, or leave it out: then the stack starts one of its own.",
-            )
+            where = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            remedy = "Start it, correct --redis, or leave it out: then the stack starts one of its own."
+            raise StackError(f"no Redis answers at {where}.", part="redis", remedy=remedy)
 
     def _check_router(self) -> None:
         """Gives up on a router that will not become ready by itself, unlike one that waits for a worker."""
@@ -240,13 +225,8 @@ class LocalStack:
                    *(["--shared-listen", self._shared_address] if self._shared else []),
                    *self._sharing_args(role), *options.args]
         # fmt: on
-        self._add(
-            f"{role} worker",
-            command,
-            address,
-            lambda: is_serving(address, _CHECK_TIMEOUT_S),
-            {"OMP_NUM_THREADS": threads},
-        )
+        env = {"OMP_NUM_THREADS": threads}
+        self._add(f"{role} worker", command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S), env)
 
     def _model(self, role: str) -> str:
         return self._workers[role].model or bundled_model(f"tiny-{role}")
@@ -280,13 +260,8 @@ class LocalStack:
             "TOKENIZERS_PARALLELISM": "false",
             "TMPDIR": str(self.folder),  # what a part leaves there (torch does) goes with the folder
         }
-        process = ChildProcess(
-            name,
-            command,
-            env={**own, **env, **self._env},
-            log_path=self.folder / f"{name.replace(' ', '-')}.log",
-            reaper=self._reaper,
-        )
+        log_path = self.folder / f"{name.replace(' ', '-')}.log"
+        process = ChildProcess(name, command, {**own, **env, **self._env}, log_path, self._reaper)
         part = Part(process, address, is_ready, self._timeout_s)
         self.parts.append(part)
         return part

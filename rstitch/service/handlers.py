@@ -37,14 +37,8 @@ def in_scope(
     A streaming handler becomes one coroutine that writes: a call that is cancelled while a reply is being written then
     closes the handler's generator at once and in its own task, not when the garbage collector comes by.
     """
-    kind = (handler.request_streaming, handler.response_streaming)
-    # The stubs know handlers of the blocking server only.
-    inner: Any = {
-        (False, False): handler.unary_unary,
-        (False, True): handler.unary_stream,
-        (True, False): handler.stream_unary,
-        (True, True): handler.stream_stream,
-    }[kind]
+    kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
+    inner: Any = getattr(handler, kind)
 
     async def unary(request: Any, context: Context) -> Any:
         async with scope(context):
@@ -60,12 +54,7 @@ def in_scope(
                 async for reply in replies:
                     await context.write(reply)
 
-    wrap: Any
-    wrap, wrapped = {
-        (False, False): (grpc.unary_unary_rpc_method_handler, unary),
-        (False, True): (grpc.unary_stream_rpc_method_handler, stream),
-        (True, False): (grpc.stream_unary_rpc_method_handler, unary),
-        (True, True): (grpc.stream_stream_rpc_method_handler, stream),
-    }[kind]
+    wrapped = stream if handler.response_streaming else unary
+    wrap = getattr(grpc, f"{kind}_rpc_method_handler")
     made: Handler = wrap(wrapped, parse or handler.request_deserializer, handler.response_serializer)
     return made

@@ -41,19 +41,12 @@ class HeadFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HeadFacts:
-    """Says what a head fits and was trained for.
+    """Says what a head fits and was trained for."""
 
-    Attributes:
-        hidden_size: of the SLM.
-        tokenizer_fingerprint: of the pair, as GetInfo names it; "": whatever the SLM's is.
-        tau: the gate that it was trained with: it is asked where the SLM's entropy is above.
-        slm, llm: the models it was trained for, for people.
-    """
-
-    hidden_size: int
-    tokenizer_fingerprint: str
-    tau: float
-    slm: str = ""
+    hidden_size: int  # of the SLM
+    tokenizer_fingerprint: str  # of the pair, as GetInfo names it; "": whatever the SLM's is
+    tau: float  # the gate that it was trained with: it is asked where the SLM's entropy is above
+    slm: str = ""  # this and `llm` are for people
     llm: str = ""
 
 
@@ -66,11 +59,6 @@ class Head:
         layers: (weight [out, in], bias [out]) from the input to the two logits (SLM, LLM).
         readout: rows of the SLM's LM head, float32 [at least NUM_TOP, hidden_size]; None: it has none.
     Raises: HeadFileError if the shapes do not fit one another.
-
-    Attributes:
-        facts: what it fits.
-        data: the head as a file.
-        version: of that file, by its content.
     """
 
     __slots__ = ("_layers", "_mean", "_readout", "_scale", "data", "facts", "version")
@@ -87,6 +75,7 @@ class Head:
         for index, (weight, bias) in enumerate(layers):
             tensors |= {f"layers.{index}.weight": weight, f"layers.{index}.bias": bias}
         metadata = {_KEY: json.dumps({"format": _FORMAT, **asdict(facts)}, sort_keys=True)}
+        # The head as a file.
         self.data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
         self.version = version_of(self.data)
 
@@ -119,12 +108,9 @@ class Head:
         return sum(weight.size + bias.size for weight, bias in self._layers)
 
     def logits(self, hidden_state: bytes, context_length: int) -> Array:
-        """Computes the two logits, for the SLM and for the LLM to write the position.
+        """Computes the two logits, for the SLM and for the LLM to write the position after `context_length` tokens.
 
-        Args:
-            hidden_state: float32 little-endian, [hidden_size].
-            context_length: tokens before the position.
-        Raises: ValueError if the hidden state has another size.
+        Raises: ValueError unless the hidden state is [hidden_size], float32 little-endian.
         """
         size = self.facts.hidden_size
         if len(hidden_state) != 4 * size:

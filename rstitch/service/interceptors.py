@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -30,7 +31,6 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
-        """Wraps the handler of the call, so that it need not catch anything."""
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
         if handler is None or is_infrastructure(method):
@@ -63,13 +63,11 @@ def _internal(error: Exception, session_id: str | None) -> RstitchError:
     )
 
 
+@dataclass(frozen=True, slots=True)
 class _Refused:
     """Stands in for a message that is not handed to the handler."""
 
-    __slots__ = ("error",)
-
-    def __init__(self, error: RstitchError) -> None:
-        self.error = error
+    error: RstitchError
 
 
 def _guarded_deserializer(parse: Callable[[bytes], Any] | None, max_message_bytes: int) -> Callable[[bytes], Any]:
@@ -77,25 +75,14 @@ def _guarded_deserializer(parse: Callable[[bytes], Any] | None, max_message_byte
 
     def guarded(data: bytes) -> Any:
         if len(data) > max_message_bytes:
-            return _Refused(
-                RstitchError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    "MESSAGE_TOO_LARGE",
-                    f"the message has {len(data)} bytes, the limit is {max_message_bytes}.",
-                    remedy="Send less at once.",
-                )
-            )
+            told = f"the message has {len(data)} bytes, the limit is {max_message_bytes}."
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            return _Refused(RstitchError(code, "MESSAGE_TOO_LARGE", told, remedy="Send less at once."))
         try:
             return parse(data) if parse is not None else data
         except Exception as error:  # noqa: BLE001 - what protobuf raises differs between its backends
-            return _Refused(
-                invalid(
-                    "request",
-                    f"the message does not parse: {error}.",
-                    "Encode it with the contract in protos/ and text as UTF-8.",
-                    reason="MALFORMED_MESSAGE",
-                )
-            )
+            remedy = "Encode it with the contract in protos/ and text as UTF-8."
+            return _Refused(invalid("request", f"the message does not parse: {error}.", remedy, "MALFORMED_MESSAGE"))
 
     return guarded
 

@@ -19,10 +19,7 @@ LEVELS = ("debug", "info", "warning", "error")
 def setup_logging(service: str, level: str = "info", json: bool | None = None) -> None:
     """Sends all logs of the process, the standard library's included, to stderr.
 
-    Args:
-        service: name in each line.
-        level: one of `LEVELS`; ValueError otherwise.
-        json: JSON lines or columns; None: JSON unless stderr is a terminal.
+    `json` None means JSON lines unless stderr is a terminal. Raises: ValueError if `level` is none of `LEVELS`.
     """
     if level.lower() not in LEVELS:
         raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")

@@ -23,20 +23,13 @@ Reading = tuple[int | float, Mapping[str, str | bool]]
 
 
 class Metrics:
-    """Takes metrics, and sends them or not. Made by `setup_metrics`.
-
-    Attributes:
-        enabled: whether anything is recorded.
-        meter: makes instruments; no-op ones if not enabled.
-    """
+    """Takes metrics, and sends them if `enabled`. Made by `setup_metrics`."""
 
     def __init__(self, provider: MeterProvider | None) -> None:
         self._provider = provider
         self.enabled = provider is not None
         self.meter: metrics.Meter = (
-            provider.get_meter("rstitch", __version__, SEMCONV_SCHEMA_URL)
-            if provider is not None
-            else metrics.NoOpMeter("rstitch")
+            provider.get_meter("rstitch", __version__, SEMCONV_SCHEMA_URL) if provider else metrics.NoOpMeter("rstitch")
         )
 
     def sum_of(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
@@ -61,9 +54,7 @@ NO_METRICS = Metrics(None)
 def setup_metrics(service_name: str, endpoint: str | None) -> Metrics:
     """Exports metrics by OTLP over gRPC every OTEL_METRIC_EXPORT_INTERVAL ms (60,000) and at the end.
 
-    Args:
-        endpoint: `http://host:4317` or `host:4317`; None or "": OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, and without that,
-            off.
+    It is off without `endpoint` (`http://host:4317` or `host:4317`) and OTEL_EXPORTER_OTLP_METRICS_ENDPOINT.
     """
     endpoint = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     if not endpoint:

@@ -23,27 +23,20 @@ _log = structlog.get_logger(__name__)
 
 
 class Server:
-    """Serves what is added to it, and says NOT_SERVING until told otherwise.
-
-    Args:
-        listen: HOST:PORT; port 0 picks a free one.
-        service_names: full names, such as `rstitch.v1.RouterService`, for health and reflection.
-        telemetry: its interceptor goes outermost, so that a span sees the final status.
-        max_message_bytes: larger requests are refused with reason MESSAGE_TOO_LARGE.
-    """
+    """Serves what is added to it, and says NOT_SERVING until told otherwise."""
 
     def __init__(
         self,
-        listen: str,
+        listen: str,  # HOST:PORT; port 0 picks a free one
         *,
-        service_names: Sequence[str],
+        service_names: Sequence[str],  # full, such as `rstitch.v1.RouterService`, for health and reflection
         telemetry: Telemetry,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,  # larger requests are refused with reason MESSAGE_TOO_LARGE
     ) -> None:
         self._listen = listen
         self._service_names = tuple(service_names)
         self._telemetry = telemetry
-        tracing = telemetry.server_interceptor()
+        tracing = telemetry.server_interceptor()  # outermost, so that a span sees the final status
         self.grpc: grpc.aio.Server = grpc.aio.server(
             interceptors=[*([tracing] if tracing else []), ErrorInterceptor(max_message_bytes)],
             options=server_options(max_message_bytes),

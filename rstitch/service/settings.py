@@ -20,14 +20,9 @@ def explain(program: str, error: ValidationError) -> str:
 def with_new_names(
     renamed: Mapping[str, str], arguments: Sequence[str], environment: MutableMapping[str, str]
 ) -> tuple[list[str], list[str]]:
-    """Accepts the old words of flags and environment variables, which are hidden, for one release.
+    """Accepts old words of flags and environment variables (`renamed`: old to new, such as `some-name`) for a release.
 
-    Args:
-        renamed: old to new name, such as `some-name`.
-        environment: is changed in place.
-
-    Returns:
-        The arguments with new names, and a sentence about each old one that was given.
+    Returns the arguments with new names, and a sentence about each old one given; `environment` is changed in place.
     """
     told = []
     given = list(arguments)

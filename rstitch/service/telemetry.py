@@ -28,12 +28,7 @@ _MAX_QUEUED_SPANS = 65_536
 
 
 class Telemetry:
-    """Takes spans, and sends them or not. Made by `setup_telemetry`.
-
-    Attributes:
-        enabled: whether spans are recorded.
-        tracer: makes spans; a no-op one if not enabled.
-    """
+    """Takes spans, and sends them if `enabled`. Made by `setup_telemetry`."""
 
     def __init__(self, provider: TracerProvider | None) -> None:
         self._provider = provider
@@ -60,10 +55,9 @@ class Telemetry:
 
 
 def setup_telemetry(service_name: str, endpoint: str | None) -> Telemetry:
-    """Exports spans by OTLP over gRPC, if there is an endpoint.
+    """Exports spans by OTLP over gRPC to `endpoint` or else OTEL_EXPORTER_OTLP_ENDPOINT; without either it is off.
 
-    Args:
-        endpoint: `http://host:4317` or `host:4317`; None or "": OTEL_EXPORTER_OTLP_ENDPOINT, and without that, off.
+    An endpoint is `http://host:4317` or `host:4317`.
     """
     endpoint = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if not endpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -22,16 +23,12 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # The details by which the library tells our own `cancel` from a CANCELLED that the server sent.
 _LOCALLY_CANCELLED = "Locally cancelled by application!"
 # What the server is to blame for; the others are the caller's (semantic conventions, RPC).
+# fmt: off
 _SERVER_FAULTS = {
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS,
 }
-
-
+# fmt: on
 # Asked every few seconds by whoever watches: each would be a trace of its own.
 _UNTRACED = ("/GetInfo", "/GetStatus")
 
@@ -84,17 +81,13 @@ def tracing_client_interceptors(tracer: trace.Tracer) -> list[Any]:
     return [_UnaryUnary(tracer), _UnaryStream(tracer), _StreamStream(tracer)]
 
 
+@dataclass(frozen=True)
 class _ClientInterceptor:
-    def __init__(self, tracer: trace.Tracer) -> None:
-        self._tracer = tracer
+    _tracer: trace.Tracer
 
-    async def _intercept(
-        self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Any],
-        details: grpc.aio.ClientCallDetails,
-        request: Any,
-    ) -> Any:
-        method = details.method.decode() if isinstance(details.method, bytes) else details.method
+    # `details` is a named tuple, which its type in the stubs does not say.
+    async def _intercept(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
+        method: str = details.method.decode() if isinstance(details.method, bytes) else details.method
         if is_infrastructure(method) or not trace.get_current_span().get_span_context().is_valid:
             return await continuation(details, request)
         span = self._tracer.start_span(
@@ -102,7 +95,7 @@ class _ClientInterceptor:
         )
         metadata = list(details.metadata or ()) + current_metadata(trace.set_span_in_context(span))
         try:
-            call = await continuation(_with_metadata(details, metadata), request)
+            call = await continuation(details._replace(metadata=metadata), request)
         except asyncio.CancelledError:  # by ourselves: no error
             _end(span, grpc.StatusCode.CANCELLED, False)
             raise
@@ -126,11 +119,6 @@ class _UnaryStream(_ClientInterceptor, grpc.aio.UnaryStreamClientInterceptor):
 class _StreamStream(_ClientInterceptor, grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         return await self._intercept(continuation, client_call_details, request_iterator)
-
-
-def _with_metadata(details: Any, metadata: list[Any]) -> grpc.aio.ClientCallDetails:
-    made: grpc.aio.ClientCallDetails = details._replace(metadata=metadata)  # a named tuple, which the stubs do not say
-    return made
 
 
 def _rpc_attributes(method: str) -> dict[str, str]:
