@@ -96,10 +96,8 @@ async def ask(
 
     numbered = list(enumerate(wanted))
     if arrivals is not None:
-        done = await open_loop(one, numbered, arrivals)
-    else:
-        done = await closed_loop(one, numbered, load.num_sessions)
-    return [timed.reply for timed in sorted(done, key=lambda timed: timed.index)]
+        return await open_loop(one, numbered, arrivals)
+    return await closed_loop(one, numbered, load.num_sessions)
 
 
 def without_trace(record: Record) -> Record:

@@ -12,6 +12,7 @@ from evals.asking.record import Record
 
 # Milliseconds beyond which a residual counts less and less: the machine did something else meanwhile.
 _NOISE_MS = 0.1
+Clock = Literal["outside_ms", "client_ms"]
 
 
 def spent(records: Sequence[Record]) -> dict[str, list[float]]:
@@ -32,9 +33,7 @@ def fit(spent_ms: Sequence[float], *counts: Sequence[float]) -> list[float]:
     return [float(value) for value in found.x]
 
 
-def switch_ms(
-    answer: Record, slm_token_ms: float, llm_token_ms: float, clock: Literal["outside_ms", "client_ms"] = "outside_ms"
-) -> float:
+def switch_ms(answer: Record, slm_token_ms: float, llm_token_ms: float, clock: Clock = "outside_ms") -> float:
     """What a switch adds to the tokens of an answer, whose own times are known of the models alone."""
     tokens_ms = answer.count("slm_tokens") * slm_token_ms + answer.count("llm_tokens") * llm_token_ms
     return float((getattr(answer, clock) - tokens_ms) / answer.count("switches"))

@@ -25,11 +25,12 @@ from evals.asking.flags import numbers, positive, positives, rates, some_of
 from evals.asking.load import Load
 from evals.asking.record import Record
 from evals.asking.systems import Served, System, Terms
-from evals.bench import page, plots, tables
+from evals.bench import page
 from evals.bench.collector import Collector
 from evals.bench.in_process import EngineAlone, Generate, load_model
 from evals.checking.checkers import checker_of
 from evals.figures import answers as figures
+from evals.figures import plots, tables
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import ROOT, line, provenance
 from evals.tasks.data import Problem, load_data
@@ -55,8 +56,6 @@ Found = dict[Load, list[Record]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch bench run`."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     # fmt: off
     parser.add_argument("--n", type=positive, default=64,
                         help="problems of each system and load, rounded up to whole blocks, at least two where "
@@ -116,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.json:
         Path(options.json).write_text(json.dumps(result) + "\n")
     if options.plot:
-        plots.plot(result["rows"], options.plot)
+        plots.matrix(result["rows"], options.plot)
     if options.write:
         _write(result, console)
     return 0
@@ -217,7 +216,7 @@ def variant_name(system: str, variant: str) -> str:
 
 
 def _show(result: dict[str, Any], console: Console) -> None:
-    for table in tables.terminal(result):
+    for table in tables.matrix_terminal(result):
         console.print(table)
         console.print()
     console.print(tables.NOTES.format(baseline=result["baseline"]), style="dim")
@@ -226,8 +225,8 @@ def _show(result: dict[str, Any], console: Console) -> None:
 
 def _write(result: dict[str, Any], console: Console) -> None:
     docs = ROOT / "docs"
-    plots.plot(result["rows"], docs / "results" / "matrix.png")
+    plots.matrix(result["rows"], docs / "results" / "matrix.png")
     without_records = {name: value for name, value in result.items() if name != "records"}
     (docs / "results" / "matrix.json").write_text(json.dumps(without_records, indent=1) + "\n")
-    page.write("matrix", tables.document(result, Path("matrix.png")))
+    page.write("matrix", tables.matrix_document(result, Path("matrix.png")))
     console.print(f"written: {page.PAGE}")

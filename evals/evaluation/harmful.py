@@ -27,9 +27,9 @@ from evals.asking.record import Record
 from evals.asking.run_file import Run, read
 from evals.asking.stacks import add_stack_arguments, router_of
 from evals.checking.checkers import checker_of
-from evals.evaluation import plots
 from evals.evaluation.harmful_token import Search, Turn, Verdict
 from evals.evaluation.report import write
+from evals.figures import plots
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import line, provenance
 from evals.figures.statistics import bootstrap_mean
@@ -48,8 +48,6 @@ Curve = tuple[list[float], list[float], list[float]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval harmful`."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     # fmt: off
     parser.add_argument("file", type=Path, metavar="FILE", help="of rstitch eval run, with traces")
     parser.add_argument("--systems", nargs="+", default=["slm_only"], metavar="POLICY",
@@ -107,8 +105,7 @@ async def _look(
                 progress.update(bar, advance=1)
                 return turn
 
-            done = await closed_loop(look, wrong, options.concurrency)
-    return [timed.reply for timed in sorted(done, key=lambda timed: timed.index)]
+            return await closed_loop(look, wrong, options.concurrency)
 
 
 def _wrong(run: Run, system: str) -> list[Record]:

@@ -59,8 +59,6 @@ class Case:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval hurt`."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--systems", nargs="+", metavar="POLICY", help="whose answers (default: all of both models)")
     parser.add_argument("--n", type=positive, default=10, help="at most so many problems (default 10)")

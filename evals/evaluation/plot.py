@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from evals.asking.run_file import Run, read
-from evals.evaluation import plots
-from evals.evaluation.families import member_of
 from evals.evaluation.modelled import Latencies
 from evals.figures import answers as figures
+from evals.figures import plots
+from evals.figures.families import member_of
 from rstitch.client.specs import parse
 from rstitch.client.types import Signal, Threshold
 
@@ -20,7 +20,6 @@ _MAX_PANELS = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval plot`."""
-    parser.description = __doc__
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets frontier.png and entropy.png")
     latency = parser.add_mutually_exclusive_group()

@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from evals.asking.run_file import Run, read
-from evals.evaluation import tables
 from evals.evaluation.modelled import Latencies
 from evals.figures import answers as figures
+from evals.figures import tables
 from evals.figures.provenance import line
 from evals.figures.report import Row, replace_section
 from rstitch.errors import invalid
@@ -21,7 +21,6 @@ from rstitch.errors import invalid
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval report`."""
-    parser.description = __doc__
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch latency: adds modelled latency")
     parser.add_argument(

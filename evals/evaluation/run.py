@@ -25,8 +25,8 @@ from evals.asking.systems import Served, Terms, named_specs
 from evals.checking import sandbox
 from evals.checking.checker import Checker
 from evals.checking.checkers import checker_of
-from evals.evaluation import tables
 from evals.figures import answers as figures
+from evals.figures import tables
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import provenance
 from evals.tasks.data import Data, load_data
@@ -41,8 +41,6 @@ _DEFAULT_SYSTEMS = ("llm_only", "slm_only", "threshold:tau=0.02")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval run`."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     # fmt: off
     parser.add_argument("--task", required=True, metavar="NAME|FILE.toml", help="see rstitch eval list")
     parser.add_argument("--data", type=Path, metavar="FILE",

@@ -21,7 +21,8 @@ class Member:
 def member_of(system: str) -> Member:
     """Finds the line of a system. One that our specs do not know stands for itself."""
     try:
-        spec = parse(system)
+        # `bench run` names a threshold by its tau alone.
+        spec = parse(f"threshold:{system}" if system.startswith("tau=") else system)
     except RstitchError:
         return Member(system, system, None)
     family, value = _line(spec)
