@@ -108,7 +108,11 @@ def run(options: argparse.Namespace) -> int:
         "rows": [row for load, records in found.items() for row in figures.under_load(records, load)],
         "records": [dataclasses.asdict(record) for records in found.values() for record in records],
     }
-    _show(result, console)
+    for table in tables.matrix_terminal(result):
+        console.print(table)
+        console.print()
+    console.print(tables.NOTES.format(baseline=result["baseline"]), style="dim")
+    console.print(line(result["provenance"]), style="dim")
     if options.json == "-":
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")
@@ -195,32 +199,16 @@ def _in_process(options: argparse.Namespace, num_sessions: int) -> list[System]:
 
 
 def _served(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> list[System]:
-    policies: dict[str, Policy] = {}
-    if "llm_only" in options.systems:
-        policies["llm_only"] = LlmOnly()
-    if "slm_only" in options.systems:
-        policies["slm_only"] = SlmOnly()
+    alone: dict[str, Policy] = {"llm_only": LlmOnly(), "slm_only": SlmOnly()}
+    policies = {name: policy for name, policy in alone.items() if name in options.systems}
     if "threshold" in options.systems:
         policies |= {f"tau={tau:g}": Threshold(tau) for tau in options.taus}
     terms = Terms(options.max_new_tokens)
     return [
-        Served(variant_name(name, variant), client, policy, terms)
+        Served(f"{name} ({variant})" if variant else name, client, policy, terms)
         for variant, client in clients.items()
         for name, policy in policies.items()
     ]
-
-
-def variant_name(system: str, variant: str) -> str:
-    """The name of a system on a stack with other settings; a variant without a name is the system itself."""
-    return f"{system} ({variant})" if variant else system
-
-
-def _show(result: dict[str, Any], console: Console) -> None:
-    for table in tables.matrix_terminal(result):
-        console.print(table)
-        console.print()
-    console.print(tables.NOTES.format(baseline=result["baseline"]), style="dim")
-    console.print(line(result["provenance"]), style="dim")
 
 
 def _write(result: dict[str, Any], console: Console) -> None:

@@ -86,10 +86,8 @@ class Stream:
 
     async def feed(self, num_prefix: int, length: int) -> Row:
         """From a prefix on, `length` tokens are fed and one decoded: at once, and after a run that fed all but one."""
-        prefix, tokens = (
-            [100 + index % 50 for index in range(num_prefix)],
-            [100 + index % 100 for index in range(length)],
-        )
+        prefix = [100 + index % 50 for index in range(num_prefix)]
+        tokens = [100 + index % 100 for index in range(length)]
         await self._run(0, prefix, 0)
         at_once, at_once_forward = await self._run(num_prefix, tokens, 1)
         await self._run(0, prefix, 0)

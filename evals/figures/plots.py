@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
@@ -70,17 +70,18 @@ def matrix(rows: Sequence[Row], path: Path) -> None:
     left.set_xlim(left=0)
     left.set(xlabel="latency p50 (ms)", ylabel=_ACCURACY)
     left.set_title(f"Accuracy over latency, {rows[0]['load']}, n = {rows[0]['n']}")
-    for number, system in enumerate(dict.fromkeys(row["system"] for row in closed)):
-        ours = sorted((row for row in closed if row["system"] == system), key=lambda row: row["num_sessions"])
-        xs, ys = [row["num_sessions"] for row in ours], [row["requests_per_s"] for row in ours]
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        right.plot(xs, ys, color=colour, marker=marker, label=system)
+    lines = _lines(closed)
+    for points, (colour, marker) in zip(lines.values(), _styles(lines).values(), strict=True):
+        for system, dashes in zip(dict.fromkeys(member.system for member, _ in points), cycle(("-", "--", ":", "-."))):
+            mine = [row for member, row in points if member.system == system]
+            xs, ys = zip(*sorted((row["num_sessions"], row["requests_per_s"]) for row in mine), strict=True)
+            right.plot(xs, ys, color=colour, marker=marker, linestyle=dashes, label=system)
     counts(right, [row["num_sessions"] for row in closed])
     right.set_ylim(bottom=0)
     right.set(xlabel="sessions", ylabel="answers per second", title="Throughput over sessions")
     right.grid(alpha=0.3)
-    for axes in (left, right):
-        axes.legend(fontsize=8)
+    left.legend(fontsize=8, loc="lower right")
+    right.legend(fontsize=8, loc="upper left")
     save(figure, path)
 
 
@@ -144,11 +145,15 @@ def around(
 
 
 def _draw(axes: Any, lines: Mapping[str, list[tuple[Member, Row]]], x: str) -> None:
-    others = [family for family in lines if family not in _ALONE]
-    styles = _ALONE | dict(zip(others, zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False))
-    for family, points in lines.items():
-        _line(axes, points, x, family, *styles[family])
+    for (family, points), style in zip(lines.items(), _styles(lines).values(), strict=True):
+        _line(axes, points, x, family, *style)
     axes.grid(alpha=0.3)
+
+
+def _styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker by family: the same in all panels."""
+    others = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+    return {family: _ALONE.get(family) or next(others) for family in families}
 
 
 def _line(axes: Any, points: list[tuple[Member, Row]], x: str, family: str, colour: str, marker: str) -> None:

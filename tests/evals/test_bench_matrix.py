@@ -23,7 +23,6 @@ from evals.asking.systems import System
 from evals.bench.__main__ import main
 from evals.bench.collector import Collector
 from evals.bench.in_process import EngineAlone
-from evals.bench.run import variant_name
 from evals.figures import answers as figures
 from evals.figures import plots, tables
 from evals.figures.statistics import paired_ratio
@@ -204,7 +203,7 @@ async def test_an_engine_that_fails_is_told_to_all_who_wait(monkeypatch: pytest.
 
 
 async def test_a_variant_stands_beside_what_it_varies() -> None:
-    systems = [Busy("llm_only"), Busy(variant_name("llm_only", "eager"))]
+    systems = [Busy("llm_only"), Busy("llm_only (eager)")]
     plain, varied = figures.under_load(await measure(systems, problems(2), Load(1), Plan(2)), Load(1))
     assert (plain["variation"], varied["system"]) == (None, "llm_only (eager)")
     assert varied["variation"]["ratio"] == pytest.approx(varied["latency_ms"] / plain["latency_ms"])
