@@ -71,11 +71,8 @@ class RunFile:
         for key in configuration.keys() | found.configuration.keys():
             theirs, ours = found.configuration.get(key), configuration.get(key)
             if theirs != ours:
-                raise invalid(
-                    "--out",
-                    f"{path} is a run with {key} {theirs!r}, not {ours!r}.",
-                    "Name another file, or go on as it was.",
-                )
+                different = f"{path} is a run with {key} {theirs!r}, not {ours!r}."
+                raise invalid("--out", different, "Name another file, or go on as it was.")
         return found
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -160,7 +157,6 @@ def _parse(path: Path, content: str) -> Run:
                     plain[name] = tuple(plain[name])
                 run.records.append(Record(**{name: value for name, value in plain.items() if name in names}))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise invalid(
-                "FILE", f"{path}, line {number}: this is no run of an evaluation ({error!r}).", "Name another file."
-            ) from None
+            told = f"{path}, line {number}: this is no run of an evaluation ({error!r})."
+            raise invalid("FILE", told, "Name another file.") from None
     return run

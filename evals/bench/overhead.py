@@ -103,15 +103,13 @@ def run(options: argparse.Namespace) -> int:
     places: list[Row] = [
         {"place": place, "fit": outside.fit(ms, *counts)} for place, ms in outside.spent(served).items()
     ]
-    table = rows(records)
-    console.print(terminal_table("milliseconds per token", _COLUMNS, table))
-    console.print(
-        terminal_table(f"milliseconds outside the forwards, fitted to {len(served)} answers", _PLACES, places)
-    )
-    told = f"Milliseconds outside the forwards (robust least squares over {len(served)} answers)."
-    text = "\n\n".join(
-        [markdown_table(_COLUMNS, table), "Milliseconds per token.", markdown_table(_PLACES, places), told]
-    )
+    shown = {
+        "Milliseconds per token.": (_COLUMNS, rows(records)),
+        f"Milliseconds outside the forwards (robust least squares over {len(served)} answers).": (_PLACES, places),
+    }
+    for title, (columns, told) in shown.items():
+        console.print(terminal_table(title, columns, told))
+    text = "\n\n".join(f"{markdown_table(columns, told)}\n\n{title}" for title, (columns, told) in shown.items())
     found = {"parts": places, "records": [asdict(record) for record in records]}
     page.finish(options, "overhead", found, text, console)
     return 0

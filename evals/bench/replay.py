@@ -102,9 +102,10 @@ def run(options: argparse.Namespace) -> int:
         return 0
     traces = _traces(options)
     pairs = [_measured_pair(options, llm_shape, traces, console) for llm_shape in options.llm_shape]
-    texts = [f"### {pair['name']}\n\n{markdown_table(_WIDE, pair['rows'])}" for pair in pairs]
-    texts = ["\n\n".join([text, *pair["notes"]]) for text, pair in zip(texts, pairs, strict=True)]
-    page.finish(options, "replay", {"pairs": pairs}, "\n\n".join([*texts, _source(options)]), console)
+    told: list[str] = []
+    for pair in pairs:
+        told += [f"### {pair['name']}", markdown_table(_WIDE, pair["rows"]), *pair["notes"]]
+    page.finish(options, "replay", {"pairs": pairs}, "\n\n".join([*told, _source(options)]), console)
     return 0
 
 

@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _start(options: argparse.Namespace, held: ExitStack, console: Console) -> dict[str, str]:
     """The addresses of the routers by the name of the variant; "" is the stack itself."""
-    if not {"llm_only", "slm_only", "threshold"} & set(options.systems):
+    if not set(KINDS[3:]) & set(options.systems):
         return {}
     wanted = {"": stacks.local_stack(options)}
     wanted |= {name: stacks.local_stack(options, flags) for name, flags in options.variant}

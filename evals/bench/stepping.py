@@ -119,8 +119,18 @@ class Contest:
                 self._block(bare, self.engines[name], batch, min(BLOCK, num_steps), made)
             tick()
         for (name, batch), made in times.items():
-            single = times.get((name, 1), made)
-            yield _row(made, name, context, batch, single)
+            step, inside = median(made.run_on), made.inside
+            yield {
+                "variant": name,
+                "context": context,
+                "batch": batch,
+                **made.beside_bare(),
+                "run_on_ms": 1000 * step,
+                "tokens_per_s": batch / step,
+                "over_batch_1": batch * median(times.get((name, 1), made).run_on) / step,
+                "outside_model": 1 - median(inside) / median(made.watched) if inside else None,
+                "agreed": sum(made.agreed) / len(made.agreed),
+            }
 
     def _block(self, bare: CachedModel, ours: Ours, batch: int, num_steps: int, made: Times) -> None:
         first, base = [1], len(bare)
@@ -175,21 +185,6 @@ class Contest:
         for (name, count), made in times.items():
             over_decode = median(made.engine) / median(times[name, 1].engine)
             yield {"variant": name, "tokens": count, **made.beside_bare(), "over_decode": over_decode}
-
-
-def _row(made: Times, variant: str, context: int, batch: int, single: Times) -> Row:
-    step = median(made.run_on)
-    return {
-        "variant": variant,
-        "context": context,
-        "batch": batch,
-        **made.beside_bare(),
-        "run_on_ms": 1000 * step,
-        "tokens_per_s": batch / step,
-        "over_batch_1": batch * median(single.run_on) / step,
-        "outside_model": 1 - median(made.inside) / median(made.watched) if made.inside else None,
-        "agreed": sum(made.agreed) / len(made.agreed),
-    }
 
 
 @contextmanager

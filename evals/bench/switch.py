@@ -222,8 +222,8 @@ def rows_of_stack(answers: Sequence[Record], lengths: Sequence[int]) -> list[Row
                 **{name: _added(by_system[name], slm, llm, "client_ms") for name in ROUTERS},
                 "outside": _added(by_system[next(iter(ROUTERS))], slm, llm, "outside_ms"),
                 "ahead_kept": kept / (kept + lost) if kept + lost else 0.0,
-                "slm_token_ms": median(answer.client_ms / answer.num_tokens for answer in slm),
-                "llm_token_ms": median(answer.client_ms / answer.num_tokens for answer in llm),
+                "slm_token_ms": median(_token_ms(answer, "client_ms") for answer in slm),
+                "llm_token_ms": median(_token_ms(answer, "client_ms") for answer in llm),
             }
         )
     return made
@@ -232,6 +232,10 @@ def rows_of_stack(answers: Sequence[Record], lengths: Sequence[int]) -> list[Row
 def _added(routed: Sequence[Record], slm: Sequence[Record], llm: Sequence[Record], clock: Clock) -> float:
     """Milliseconds of two switches, over what the models alone took in the same round."""
     return median(
-        2 * switch_ms(ours, *(getattr(alone, clock) / alone.num_tokens for alone in (of_slm, of_llm)), clock)
+        2 * switch_ms(ours, _token_ms(of_slm, clock), _token_ms(of_llm, clock), clock)
         for ours, of_slm, of_llm in zip(routed, slm, llm, strict=True)
     )
+
+
+def _token_ms(answer: Record, clock: Clock) -> float:
+    return float(getattr(answer, clock) / answer.num_tokens)

@@ -23,6 +23,8 @@ _SMALLEST_ENTROPY = 1e-6
 _NEAR = 8.0
 
 Latency = Literal["latency_ms", "modelled_ms"]
+# Means, and the lower and upper ends of their intervals.
+Curve = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
 
 def frontier(rows: Sequence[Row], title: str, path: Path, latency: Latency | None = "latency_ms") -> None:
@@ -122,12 +124,7 @@ def entropies(
     save(figure, path)
 
 
-def around(
-    offsets: Sequence[int],
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
-    title: str,
-    path: Path,
-) -> None:
+def around(offsets: Sequence[int], curves: Mapping[str, Curve], title: str, path: Path) -> None:
     """Mean entropy by offset from a token, with intervals: {name: (means, lows, highs)}."""
     figure, ((axes,),) = panels(1, 1, (9, 5.2))
     for (name, (means, lows, highs)), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
@@ -161,10 +158,8 @@ def _line(axes: Any, points: list[tuple[Member, Row]], x: str, family: str, colo
     if not points:
         return
     xs, ys = [row[x] for _, row in points], [100 * row["accuracy"] for _, row in points]
-    errors = [
-        [100 * (row["accuracy"] - row["accuracy_low"]) for _, row in points],
-        [100 * (row["accuracy_high"] - row["accuracy"]) for _, row in points],
-    ]
+    lows, highs = ([100 * row[f"accuracy_{end}"] for _, row in points] for end in ("low", "high"))
+    errors = [np.subtract(ys, lows), np.subtract(highs, ys)]
     axes.errorbar(xs, ys, yerr=errors, fmt="none", ecolor=colour, alpha=0.35, capsize=2, linewidth=1)
     axes.plot(
         xs, ys, color=colour, marker=marker, markersize=8 if family in _ALONE else 5.5, linewidth=1.4, alpha=0.9,
