@@ -11,16 +11,17 @@ import fcntl
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from evals.asking.record import Part, Question, Record
 from rstitch.errors import RstitchError, invalid
 
 
-class RunFile:
+class RunFile(AbstractContextManager["RunFile"]):
     """The file of a run, open to be gone on with; a context manager.
 
     Raises: RstitchError (INVALID_ARGUMENT) if the file is of another configuration, broken, or being written.
@@ -40,9 +41,6 @@ class RunFile:
             self._file.close()
             raise
         self._write({"provenance": provenance})
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._file.close()

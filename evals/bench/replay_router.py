@@ -44,7 +44,6 @@ class _ImposedRun(PendingRun):
         self.num_seen = 0
 
     def feed(self, reply: Reply) -> None:
-        """Takes a message as the trace would have it."""
         if self.left is not None:
             self._impose(reply, self.left)
         super().feed(reply)

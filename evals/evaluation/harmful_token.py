@@ -44,7 +44,6 @@ class Search:
     max_new_tokens: int
 
     async def turn(self, problem: Problem, record: Record, scan: bool) -> Turn:
-        """The first harmful token, by bisection or by trying all."""
         prompt, prompt_text = await self._prompt(problem)
         asked: dict[int, bool] = {}
 
@@ -83,7 +82,6 @@ class Search:
         return told("found", index) if await is_right(index) else told("by the LLM", index)
 
     async def _prompt(self, problem: Problem) -> tuple[tuple[int, ...], str]:
-        """The prompt's tokens, and their text."""
         question = Terms.of(self.task).question(problem.prompt)
         answer = await self.client.answer(**question, policy=LlmOnly(), max_new_tokens=1, guard=False)
         segments = (await self.client.trajectory(answer.session_id)).segments

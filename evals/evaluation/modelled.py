@@ -43,9 +43,8 @@ class Latencies:
 
     def mean_ms(self, records: Sequence[Record]) -> float | None:
         """The mean of many; None if it is not known of all of them."""
-        found = [self.ms(record) for record in records]
-        known = [value for value in found if value is not None]
-        return fmean(known) if known and len(known) == len(found) else None
+        known = [ms for record in records if (ms := self.ms(record)) is not None]
+        return fmean(known) if known and len(known) == len(records) else None
 
 
 def rows_of(options: argparse.Namespace) -> tuple[Run, list[Row]]:
