@@ -29,6 +29,7 @@ def run_command(
         command = subparsers.add_parser(name, help=summary)
         if arguments and name == arguments[0]:
             module = importlib.import_module(f"{package}.{name}")
+            command.description, command.formatter_class = module.__doc__, argparse.RawDescriptionHelpFormatter
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     options = parser.parse_args(arguments)

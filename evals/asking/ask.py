@@ -40,14 +40,12 @@ def jobs(
         order: all systems on a problem before the next one (noise then hits all alike, and each is first as often as
             last), or one system after the other.
     """
+    asked = [(problem, sample) for problem in problems for sample in range(samples)]
     if order == "blocks":
-        yield from (
-            Job(system, problem, sample) for system in systems for problem in problems for sample in range(samples)
-        )
+        yield from (Job(system, *each) for system in systems for each in asked)
         return
-    for problem in problems:
-        for sample in range(samples):
-            yield from (Job(system, problem, sample) for system in turned(systems, problem.index + sample))
+    for problem, sample in asked:
+        yield from (Job(system, problem, sample) for system in turned(systems, problem.index + sample))
 
 
 def turned(systems: Sequence[System], turn: int) -> list[System]:
@@ -95,11 +93,9 @@ async def ask(
         return record
 
     numbered = list(enumerate(wanted))
-    if arrivals is not None:
-        done = await open_loop(one, numbered, arrivals)
-    else:
-        done = await closed_loop(one, numbered, load.num_sessions)
-    return [timed.reply for timed in sorted(done, key=lambda timed: timed.index)]
+    if arrivals is None:
+        return await closed_loop(one, numbered, load.num_sessions)
+    return await open_loop(one, numbered, arrivals)
 
 
 def without_trace(record: Record) -> Record:

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 Question = TypeVar("Question")
 Reply = TypeVar("Reply")
@@ -34,51 +34,37 @@ class Load:
         return self.num_sessions == 1 and not self.rate
 
 
-@dataclass(frozen=True, slots=True)
-class Timed(Generic[Reply]):
-    """A reply and when it was asked for (or was to be) and given, by time.perf_counter()."""
-
-    index: int
-    start_s: float
-    end_s: float
-    reply: Reply
-
-
 async def closed_loop(
     ask: Callable[[Question], Awaitable[Reply]], questions: Sequence[Question], num_sessions: int
-) -> list[Timed[Reply]]:
+) -> list[Reply]:
     """Asks all questions, never more than `num_sessions` at a time and never fewer while some are left.
 
-    The first error ends all sessions and is raised.
+    The first error ends all sessions and is raised. Replies come in the order of the questions.
     """
     left = iter(enumerate(questions))
-    done: list[Timed[Reply]] = []
+    replies: dict[int, Reply] = {}
 
     async def session() -> None:
         for index, question in left:
-            start = time.perf_counter()
-            reply = await ask(question)
-            done.append(Timed(index, start, time.perf_counter(), reply))
+            replies[index] = await ask(question)
 
     await _together(session() for _ in range(min(num_sessions, len(questions))))
-    return done
+    return [replies[index] for index in range(len(questions))]
 
 
 async def open_loop(
     ask: Callable[[Question], Awaitable[Reply]], questions: Sequence[Question], arrivals_s: Sequence[float]
-) -> list[Timed[Reply]]:
-    """Asks each question at its time, in seconds from now. A late start counts as waiting, not as a later arrival."""
+) -> list[Reply]:
+    """Asks each question at its time, in seconds from now, whatever becomes of the others; else as `closed_loop`."""
     begin = time.perf_counter()
-    done: list[Timed[Reply]] = []
+    replies: dict[int, Reply] = {}
 
-    async def request(index: int, question: Question, due: float) -> None:
-        await asyncio.sleep(due - time.perf_counter())
-        reply = await ask(question)
-        done.append(Timed(index, due, time.perf_counter(), reply))
+    async def request(index: int, question: Question) -> None:
+        await asyncio.sleep(begin + arrivals_s[index] - time.perf_counter())
+        replies[index] = await ask(question)
 
-    numbered = enumerate(zip(questions, arrivals_s, strict=True))
-    await _together(request(index, question, begin + arrival) for index, (question, arrival) in numbered)
-    return done
+    await _together(request(index, question) for index, question in enumerate(questions))
+    return [replies[index] for index in range(len(questions))]
 
 
 def poisson_arrivals(rate: float, n: int, seed: object) -> list[float]:

@@ -11,16 +11,17 @@ import fcntl
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from evals.asking.record import Part, Question, Record
 from rstitch.errors import RstitchError, invalid
 
 
-class RunFile:
+class RunFile(AbstractContextManager["RunFile"]):
     """The file of a run, open to be gone on with; a context manager.
 
     Raises: RstitchError (INVALID_ARGUMENT) if the file is of another configuration, broken, or being written.
@@ -40,9 +41,6 @@ class RunFile:
             self._file.close()
             raise
         self._write({"provenance": provenance})
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._file.close()
@@ -71,11 +69,8 @@ class RunFile:
         for key in configuration.keys() | found.configuration.keys():
             theirs, ours = found.configuration.get(key), configuration.get(key)
             if theirs != ours:
-                raise invalid(
-                    "--out",
-                    f"{path} is a run with {key} {theirs!r}, not {ours!r}.",
-                    "Name another file, or go on as it was.",
-                )
+                different = f"{path} is a run with {key} {theirs!r}, not {ours!r}."
+                raise invalid("--out", different, "Name another file, or go on as it was.")
         return found
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -160,7 +155,6 @@ def _parse(path: Path, content: str) -> Run:
                     plain[name] = tuple(plain[name])
                 run.records.append(Record(**{name: value for name, value in plain.items() if name in names}))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise invalid(
-                "FILE", f"{path}, line {number}: this is no run of an evaluation ({error!r}).", "Name another file."
-            ) from None
+            told = f"{path}, line {number}: this is no run of an evaluation ({error!r})."
+            raise invalid("FILE", told, "Name another file.") from None
     return run

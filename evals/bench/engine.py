@@ -63,15 +63,13 @@ def run(options: argparse.Namespace) -> int:
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     names = options.model or [str(options.models / name) for name in ("tiny-slm", "tiny-llm")]
-    models = []
     with progress_bar(console) as progress:
-        for name in names:
-            models.append(measure(name, options, progress))
+        models = [measure(name, options, progress) for name in names]
     for model in models:
         engine_tables.show(model, console)
     if options.plot is not None:
         engine_tables.plot(models, options.plot)
-    text = "\n\n".join([*(engine_tables.document(model) for model in models), ""])
+    text = "".join(f"{engine_tables.document(model)}\n\n" for model in models)
     page.finish(options, "engine", {"models": models}, text, console)
     return 0
 

@@ -41,14 +41,11 @@ _LEGEND = (
 )
 
 
-def _columns(model: dict[str, Any], wide: bool = False) -> Columns:
+def _columns(model: dict[str, Any], wide: Columns) -> tuple[Columns, Columns]:
+    """Of the steps and of the extends; variants and the floor only where there are any."""
     variants = _VARIANT if len(model["counters"]) > 1 else {}
     floor = _FLOOR if "floor_ms" in model else {}
-    return {**variants, **_STEPS, **(_WIDE if wide else {}), **floor}
-
-
-def _extend_columns(model: dict[str, Any]) -> Columns:
-    return {**(_VARIANT if len(model["counters"]) > 1 else {}), **_EXTENDS}
+    return {**variants, **_STEPS, **wide, **floor}, {**variants, **_EXTENDS}
 
 
 def _title(model: dict[str, Any]) -> str:
@@ -66,27 +63,25 @@ def _notes(model: dict[str, Any]) -> list[str]:
             f"{model['floor_ms']:.3f} ms."
         )
     for variant, counters in model["counters"].items():
-        graphs = counters["num_graph_steps"] + counters["num_graph_misses"]
-        if graphs:
-            captured = counters["num_graph_steps"]
+        captured = counters["num_graph_steps"]
+        if graphs := captured + counters["num_graph_misses"]:
             notes.append(f"{variant or 'default'}: {captured} of {graphs} steps by a captured graph.")
     return notes
 
 
 def show(model: dict[str, Any], console: Console) -> None:
     """Prints the tables of a model."""
-    console.print(terminal_table(_title(model), _columns(model), model["rows"]))
-    console.print(terminal_table("extends", _extend_columns(model), model["extends"]))
+    steps, extends = _columns(model, {})
+    console.print(terminal_table(_title(model), steps, model["rows"]))
+    console.print(terminal_table("extends", extends, model["extends"]))
     for note in (*_notes(model), _LEGEND):
         console.print(note, style="dim")
 
 
 def document(model: dict[str, Any]) -> str:
     """Writes the tables of a model as Markdown."""
-    tables = [
-        markdown_table(_columns(model, wide=True), model["rows"]),
-        markdown_table(_extend_columns(model), model["extends"]),
-    ]
+    steps, extends = _columns(model, _WIDE)
+    tables = [markdown_table(steps, model["rows"]), markdown_table(extends, model["extends"])]
     return "\n\n".join([f"### {_title(model)}", *tables, *_notes(model), _LEGEND])
 
 

@@ -148,20 +148,13 @@ class Generate(InProcess):
     def _generate(self, questions: list[str]) -> list[Reply]:
         inputs = self.tokenizer.apply_chat_template(
             [[{"role": "user", "content": question}] for question in questions],
-            add_generation_prompt=True,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-            return_dict=True,
-        ).to(self._llm.device)
+            add_generation_prompt=True, padding=True, padding_side="left", return_tensors="pt", return_dict=True,
+        ).to(self._llm.device)  # fmt: skip
         clock = _FirstToken()
         output = self._llm.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=self.max_new_tokens,
-            streamer=clock,
+            **inputs, do_sample=False, max_new_tokens=self.max_new_tokens, streamer=clock,
             assistant_model=self._assistant,
-        )
+        )  # fmt: skip
         stops = self._llm.generation_config.eos_token_id
         stops = {stops} if isinstance(stops, int) else set(stops)
         answers: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from evals.asking.record import Record
 
 # Milliseconds beyond which a residual counts less and less: the machine did something else meanwhile.
 _NOISE_MS = 0.1
+Clock = Literal["outside_ms", "client_ms"]
 
 
 def spent(records: Sequence[Record]) -> dict[str, list[float]]:
@@ -32,9 +34,23 @@ def fit(spent_ms: Sequence[float], *counts: Sequence[float]) -> list[float]:
     return [float(value) for value in found.x]
 
 
-def switch_ms(
-    answer: Record, slm_token_ms: float, llm_token_ms: float, clock: Literal["outside_ms", "client_ms"] = "outside_ms"
-) -> float:
+def switch_ms(answer: Record, slm_token_ms: float, llm_token_ms: float, clock: Clock = "outside_ms") -> float:
     """What a switch adds to the tokens of an answer, whose own times are known of the models alone."""
     tokens_ms = answer.count("slm_tokens") * slm_token_ms + answer.count("llm_tokens") * llm_token_ms
     return float((getattr(answer, clock) - tokens_ms) / answer.count("switches"))
+
+
+def outside_ms(alone: Sequence[Record]) -> dict[str, float]:
+    """Milliseconds outside the forwards at one session: per token of each model alone, and what a switch adds.
+
+    What an answer costs once is in its tokens. Empty where nothing switched.
+    """
+    switched = [record for record in alone if record.count("switches")]
+    if not switched:
+        return {}
+    slm, llm = (
+        median(record.outside_ms / record.num_tokens for record in alone if record.system == name)
+        for name in ("slm_only", "llm_only")
+    )
+    switch = median(switch_ms(record, slm, llm) for record in switched)
+    return {"slm_token_ms": slm, "llm_token_ms": llm, "switch_ms": switch}

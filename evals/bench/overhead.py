@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -45,7 +45,7 @@ _COLUMNS: Columns = {
     "stack": "{stack:.3f}",
     "forwards": "{forwards:.3f}",
     "outside": "{outside:.3f}",
-    "bare loop": "{bare:.3f}",
+    "bare loop": "{bare_stack:.3f}",
     "its forwards": "{bare_forwards:.3f}",
 }
 _PLACES: Columns = {
@@ -56,23 +56,23 @@ _PLACES: Columns = {
 }
 
 
+@dataclass
 class Bare(System):
     """Algorithm 1 over two cached transformers models in this process: the floor of what a stack can cost."""
 
-    def __init__(self, name: str, pair: tuple[Any, Any], tokenizer: Any, tau: float) -> None:
-        super().__init__(name)
-        self._pair = pair
-        self._tokenizer = tokenizer
-        self._tau = tau
+    name: str
+    pair: tuple[Any, Any]
+    tokenizer: Any
+    tau: float
 
     async def answer(self, problem: Problem, sample: int = 0) -> Record:
         """Answers at once; nothing else runs in this process meanwhile."""
-        slm, llm = self._pair
-        prompt: list[int] = self._tokenizer.apply_chat_template(
+        slm, llm = self.pair
+        prompt: list[int] = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": problem.prompt}], add_generation_prompt=True, return_dict=False
         )
         stops = {slm.generation_config.eos_token_id}
-        run = bare.stitch(slm, llm, prompt, self._tau, MAX_NEW_TOKENS, stops, slm.config.vocab_size)
+        run = bare.stitch(slm, llm, prompt, self.tau, MAX_NEW_TOKENS, stops, slm.config.vocab_size)
         usage = {
             "num_llm_tokens": len(run.tokens),
             "total_time_us": int(1e6 * run.total_s),
@@ -103,15 +103,13 @@ def run(options: argparse.Namespace) -> int:
     places: list[Row] = [
         {"place": place, "fit": outside.fit(ms, *counts)} for place, ms in outside.spent(served).items()
     ]
-    table = rows(records)
-    console.print(terminal_table("milliseconds per token", _COLUMNS, table))
-    console.print(
-        terminal_table(f"milliseconds outside the forwards, fitted to {len(served)} answers", _PLACES, places)
-    )
-    told = f"Milliseconds outside the forwards (robust least squares over {len(served)} answers)."
-    text = "\n\n".join(
-        [markdown_table(_COLUMNS, table), "Milliseconds per token.", markdown_table(_PLACES, places), told]
-    )
+    shown = {
+        "Milliseconds per token.": (_COLUMNS, rows(records)),
+        f"Milliseconds outside the forwards (robust least squares over {len(served)} answers).": (_PLACES, places),
+    }
+    for title, (columns, told) in shown.items():
+        console.print(terminal_table(title, columns, told))
+    text = "\n\n".join(f"{markdown_table(columns, told)}\n\n{title}" for title, (columns, told) in shown.items())
     found = {"parts": places, "records": [asdict(record) for record in records]}
     page.finish(options, "overhead", found, text, console)
     return 0
@@ -141,26 +139,20 @@ def rows(records: list[Record]) -> list[Row]:
             "system": record.system,
             "tokens": record.num_tokens,
             "switches": record.count("switches"),
-            "ms": record.latency_ms,
-            "outside_ms": record.outside_ms,
+            "stack": record.latency_ms,
+            "forwards": record.latency_ms - record.outside_ms,
+            "outside": record.outside_ms,
         }
         for record in records
     )
     means = table.groupby("system").mean()
     per_token = means.div(means["tokens"], axis=0)
-    made: list[Row] = []
-    for tau in TAUS:
-        ours, theirs = per_token.loc[f"{tau:g}"], per_token.loc[f"{_BARE}{tau:g}"]
-        made.append(
-            {
-                "tau": tau,
-                "tokens": means.loc[f"{tau:g}", "tokens"],
-                "switches": means.loc[f"{tau:g}", "switches"],
-                "stack": ours["ms"],
-                "forwards": ours["ms"] - ours["outside_ms"],
-                "outside": ours["outside_ms"],
-                "bare": theirs["ms"],
-                "bare_forwards": theirs["ms"] - theirs["outside_ms"],
-            }
-        )
-    return made
+    return [
+        {
+            "tau": tau,
+            **means.loc[f"{tau:g}", ["tokens", "switches"]],
+            **per_token.loc[f"{tau:g}", ["stack", "forwards", "outside"]],
+            **{f"bare_{name}": per_token.loc[f"{_BARE}{tau:g}", name] for name in ("stack", "forwards")},
+        }
+        for tau in TAUS
+    ]

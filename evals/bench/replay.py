@@ -27,7 +27,7 @@ from evals.asking.record import Record
 from evals.asking.stacks import add_stack_arguments
 from evals.asking.systems import Served, Terms
 from evals.bench import page
-from evals.bench.outside import switch_ms
+from evals.bench.outside import outside_ms
 from evals.bench.replay_stack import SYSTEMS, Replayed, numbered, replay_stack, shape_name
 from evals.bench.shapes import SHAPES, shape_or_folder
 from evals.bench.traces import Trace, read, save, synthetic, trace_of
@@ -102,9 +102,10 @@ def run(options: argparse.Namespace) -> int:
         return 0
     traces = _traces(options)
     pairs = [_measured_pair(options, llm_shape, traces, console) for llm_shape in options.llm_shape]
-    texts = [f"### {pair['name']}\n\n{markdown_table(_WIDE, pair['rows'])}" for pair in pairs]
-    texts = ["\n\n".join([text, *pair["notes"]]) for text, pair in zip(texts, pairs, strict=True)]
-    page.finish(options, "replay", {"pairs": pairs}, "\n\n".join([*texts, _source(options)]), console)
+    told: list[str] = []
+    for pair in pairs:
+        told += [f"### {pair['name']}", markdown_table(_WIDE, pair["rows"]), *pair["notes"]]
+    page.finish(options, "replay", {"pairs": pairs}, "\n\n".join([*told, _source(options)]), console)
     return 0
 
 
@@ -133,7 +134,7 @@ def _measured_pair(
         records = asyncio.run(measure(stack.router_address, traces, options, progress))
     name = " with ".join(shape_name(shape) for shape in shapes)
     alone = [record for record in records if record.load == Load(1).label]
-    figures, spent, notes = rows(records, options.concurrency), outside(alone), []
+    figures, spent, notes = rows(records, options.concurrency), outside_ms(alone), []
     if spent:
         notes.append(
             f"Outside the forwards, one session: {spent['slm_token_ms']:.3f} ms a token of the SLM, "
@@ -180,21 +181,19 @@ def rows(records: Sequence[Record], concurrency: Sequence[int]) -> list[Row]:
         }
         base = loops["llm_only"]
         for system, ours in loops.items():
-            rate, tokens = median(ours["tokens_per_s"]), ours["tokens"].sum()
-            faster = ratio(list(base["token_ms"]), list(ours["token_ms"]))
-            more = ratio(list(ours["tokens_per_s"]), list(base["tokens_per_s"]))
+            rate, total = median(ours["tokens_per_s"]), ours.sum()
             made.append(
                 {
                     "sessions": num,
                     "system": system,
-                    "n": int(ours["n"].sum()),
-                    "tokens": float(tokens / ours["n"].sum()),
-                    "llm_share": float(ours["llm_tokens"].sum() / tokens),
-                    "switches": float(ours["switches"].sum() / ours["n"].sum()),
+                    "n": int(total["n"]),
+                    "tokens": float(total["tokens"] / total["n"]),
+                    "llm_share": float(total["llm_tokens"] / total["tokens"]),
+                    "switches": float(total["switches"] / total["n"]),
                     "token_ms": median(ours["token_ms"]),
                     "tokens_per_s": rate,
-                    "faster": asdict(faster),
-                    "more": asdict(more),
+                    "faster": asdict(ratio(list(base["token_ms"]), list(ours["token_ms"]))),
+                    "more": asdict(ratio(list(ours["tokens_per_s"]), list(base["tokens_per_s"]))),
                     "scaling": rate / fewest.setdefault(system, rate),
                 }
             )
@@ -221,29 +220,11 @@ def _loops(records: Sequence[Record]) -> pd.DataFrame:
     return loops
 
 
-def outside(alone: Sequence[Record]) -> dict[str, float]:
-    """Milliseconds outside the forwards at one session: per token of each model alone, and what a switch adds.
-
-    What an answer costs once is in its tokens.
-    """
-    switched = [record for record in alone if record.count("switches")]
-    if not switched:
-        return {}
-    slm, llm = (
-        median(record.outside_ms / record.num_tokens for record in alone if record.system == name)
-        for name in ("slm_only", "llm_only")
-    )
-    switch = median(switch_ms(record, slm, llm) for record in switched)
-    return {"slm_token_ms": slm, "llm_token_ms": llm, "switch_ms": switch}
-
-
 def _source(options: argparse.Namespace) -> str:
     if options.traces is not None:
         return f"Traces: {options.traces.name}."
-    return (
-        f"Traces drawn: {options.llm_share:.0%} LLM tokens in segments of {options.segment_length:g}, "
-        f"{options.tokens} tokens, seed {options.seed}."
-    )
+    length, drawn = f"{options.segment_length:g}", f"{options.tokens} tokens, seed {options.seed}"
+    return f"Traces drawn: {options.llm_share:.0%} LLM tokens in segments of {length}, {drawn}."
 
 
 def _traces(options: argparse.Namespace) -> list[Trace]:

@@ -44,7 +44,6 @@ class _ImposedRun(PendingRun):
         self.num_seen = 0
 
     def feed(self, reply: Reply) -> None:
-        """Takes a message as the trace would have it."""
         if self.left is not None:
             self._impose(reply, self.left)
         super().feed(reply)
@@ -73,37 +72,28 @@ class _ImposedRun(PendingRun):
             reply.finish = dataclasses.replace(finish, end=RunEnd.HANDOFF)
 
 
-class _Traced:
-    """The trace of a session, by the position in the session."""
-
-    def __init__(self, trace: Trace, num_prompt_tokens: int) -> None:
-        self._start = num_prompt_tokens
-        self._slm, self._llm = trace.left("slm"), trace.left("llm")
-
-    def left(self, is_slm: bool, position: int) -> int:
-        """Tokens from `position` on until the hand-off; behind the trace's end as many as one likes."""
-        counts = self._slm if is_slm else self._llm
-        offset = position - self._start
-        return counts[offset] if offset < len(counts) else sys.maxsize
-
-
 class _ReplayStream(DecodeStream):
     """A stream that sends the lengths of a trace in place of hand-off conditions."""
 
     pending = _ImposedRun
 
     def __init__(self, traces: list[Trace], stub: Any, session: str) -> None:
-        self._traced: _Traced | None = None
+        # Tokens until the hand-off, by whether the SLM writes and the offset in the answer.
+        self._left: dict[bool, list[int]] = {}
         if session.startswith(f"{_PREFIX}."):
             _, index, num_prompt_tokens, _ = session.split(".")
-            self._traced = _Traced(traces[int(index)], int(num_prompt_tokens))
+            trace, self._num_prompt_tokens = traces[int(index)], int(num_prompt_tokens)
+            self._left = {True: trace.left("slm"), False: trace.left("llm")}
         super().__init__(stub, session)
 
     def start(self, run: Run) -> PendingRun:
-        if self._traced is None or run.handoff is None or run.max_tokens == 0:
+        if not self._left or run.handoff is None or run.max_tokens == 0:
             return super().start(run)
         is_slm = run.handoff.above is not None
-        left = self._traced.left(is_slm, run.position + len(run.tokens))
+        counts = self._left[is_slm]
+        offset = run.position + len(run.tokens) - self._num_prompt_tokens
+        # Behind the trace's end as many as one likes.
+        left = counts[offset] if offset < len(counts) else sys.maxsize
         length = min(run.max_tokens, left + 1 if is_slm else left)
         pending = super().start(dataclasses.replace(run, max_tokens=length, handoff=None))
         assert isinstance(pending, _ImposedRun)

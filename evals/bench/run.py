@@ -25,11 +25,12 @@ from evals.asking.flags import numbers, positive, positives, rates, some_of
 from evals.asking.load import Load
 from evals.asking.record import Record
 from evals.asking.systems import Served, System, Terms
-from evals.bench import page, plots, tables
+from evals.bench import page
 from evals.bench.collector import Collector
 from evals.bench.in_process import EngineAlone, Generate, load_model
 from evals.checking.checkers import checker_of
 from evals.figures import answers as figures
+from evals.figures import plots, tables
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import ROOT, line, provenance
 from evals.tasks.data import Problem, load_data
@@ -55,8 +56,6 @@ Found = dict[Load, list[Record]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch bench run`."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     # fmt: off
     parser.add_argument("--n", type=positive, default=64,
                         help="problems of each system and load, rounded up to whole blocks, at least two where "
@@ -109,14 +108,18 @@ def run(options: argparse.Namespace) -> int:
         "rows": [row for load, records in found.items() for row in figures.under_load(records, load)],
         "records": [dataclasses.asdict(record) for records in found.values() for record in records],
     }
-    _show(result, console)
+    for table in tables.matrix_terminal(result):
+        console.print(table)
+        console.print()
+    console.print(tables.NOTES.format(baseline=result["baseline"]), style="dim")
+    console.print(line(result["provenance"]), style="dim")
     if options.json == "-":
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")
     elif options.json:
         Path(options.json).write_text(json.dumps(result) + "\n")
     if options.plot:
-        plots.plot(result["rows"], options.plot)
+        plots.matrix(result["rows"], options.plot)
     if options.write:
         _write(result, console)
     return 0
@@ -124,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _start(options: argparse.Namespace, held: ExitStack, console: Console) -> dict[str, str]:
     """The addresses of the routers by the name of the variant; "" is the stack itself."""
-    if not {"llm_only", "slm_only", "threshold"} & set(options.systems):
+    if not set(KINDS[3:]) & set(options.systems):
         return {}
     wanted = {"": stacks.local_stack(options)}
     wanted |= {name: stacks.local_stack(options, flags) for name, flags in options.variant}
@@ -196,38 +199,22 @@ def _in_process(options: argparse.Namespace, num_sessions: int) -> list[System]:
 
 
 def _served(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> list[System]:
-    policies: dict[str, Policy] = {}
-    if "llm_only" in options.systems:
-        policies["llm_only"] = LlmOnly()
-    if "slm_only" in options.systems:
-        policies["slm_only"] = SlmOnly()
+    alone: dict[str, Policy] = {"llm_only": LlmOnly(), "slm_only": SlmOnly()}
+    policies = {name: policy for name, policy in alone.items() if name in options.systems}
     if "threshold" in options.systems:
         policies |= {f"tau={tau:g}": Threshold(tau) for tau in options.taus}
     terms = Terms(options.max_new_tokens)
     return [
-        Served(variant_name(name, variant), client, policy, terms)
+        Served(f"{name} ({variant})" if variant else name, client, policy, terms)
         for variant, client in clients.items()
         for name, policy in policies.items()
     ]
 
 
-def variant_name(system: str, variant: str) -> str:
-    """The name of a system on a stack with other settings; a variant without a name is the system itself."""
-    return f"{system} ({variant})" if variant else system
-
-
-def _show(result: dict[str, Any], console: Console) -> None:
-    for table in tables.terminal(result):
-        console.print(table)
-        console.print()
-    console.print(tables.NOTES.format(baseline=result["baseline"]), style="dim")
-    console.print(line(result["provenance"]), style="dim")
-
-
 def _write(result: dict[str, Any], console: Console) -> None:
     docs = ROOT / "docs"
-    plots.plot(result["rows"], docs / "results" / "matrix.png")
+    plots.matrix(result["rows"], docs / "results" / "matrix.png")
     without_records = {name: value for name, value in result.items() if name != "records"}
     (docs / "results" / "matrix.json").write_text(json.dumps(without_records, indent=1) + "\n")
-    page.write("matrix", tables.document(result, Path("matrix.png")))
+    page.write("matrix", tables.matrix_document(result, Path("matrix.png")))
     console.print(f"written: {page.PAGE}")

@@ -75,7 +75,6 @@ class Served:
     has_weights: bool
 
     def worker_args(self) -> list[str]:
-        """Flags that the worker needs beside the folder."""
         return [] if self.has_weights else ["--random-weights", "0"]
 
 
@@ -87,11 +86,9 @@ def make_pair(slm: str, llm: str, folder: Path) -> tuple[Served, Served]:
     for role, name in (("slm", slm), ("llm", llm)):
         target = folder / role
         target.mkdir(parents=True)
-        has_weights = False
+        has_weights = name not in SHAPES and _copy_without_stop(Path(name), target)
         if name in SHAPES:
             SHAPES[name].config().save_pretrained(target)
-        else:
-            has_weights = _copy_without_stop(Path(name), target)
         if with_tokenizer:
             _link(with_tokenizer[0], target, ("tokenizer*", "special_tokens_map.json", "chat_template*"))
         else:

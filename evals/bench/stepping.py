@@ -60,7 +60,6 @@ class Ours:
         self._runs: list[int] = []
 
     def prefill(self, num_sessions: int, tokens: Sequence[int]) -> None:
-        """Computes the tokens in every session."""
         self._base = len(tokens)
         for index in range(num_sessions):
             self.engine.submit(RunRequest(f"{index}", 0, tokens, max_tokens=1))
@@ -107,20 +106,34 @@ class Contest:
         return time.perf_counter() - begin, made
 
     def decode(self, context: int, batches: Sequence[int], num_steps: int, tick: Callable[[], None]) -> Iterator[Row]:
-        """Measures the rows of all batches and variants at one context."""
-        tokens = _tokens(max(1, context - BLOCK // 2), self.vocab_size)
-        bare = CachedModel(self.bare)
-        bare.append(tokens)
-        for ours in self.engines.values():
-            ours.prefill(max(batches), tokens)
+        bare = self._prefilled(max(1, context - BLOCK // 2), max(batches))
         times = {(name, batch): Times() for batch in batches for name in self.engines}
         for _ in range(max(1, num_steps // BLOCK)):
             for (name, batch), made in times.items():
                 self._block(bare, self.engines[name], batch, min(BLOCK, num_steps), made)
             tick()
         for (name, batch), made in times.items():
-            single = times.get((name, 1), made)
-            yield _row(made, name, context, batch, single)
+            step, inside = median(made.run_on), made.inside
+            yield {
+                "variant": name,
+                "context": context,
+                "batch": batch,
+                **made.beside_bare(),
+                "run_on_ms": 1000 * step,
+                "tokens_per_s": batch / step,
+                "over_batch_1": batch * median(times.get((name, 1), made).run_on) / step,
+                "outside_model": 1 - median(inside) / median(made.watched) if inside else None,
+                "agreed": sum(made.agreed) / len(made.agreed),
+            }
+
+    def _prefilled(self, context: int, num_sessions: int) -> CachedModel:
+        """The bare model after so many tokens, as all sessions of the engines are then."""
+        tokens = _tokens(context, self.vocab_size)
+        for ours in self.engines.values():
+            ours.prefill(num_sessions, tokens)
+        bare = CachedModel(self.bare)
+        bare.append(tokens)
+        return bare
 
     def _block(self, bare: CachedModel, ours: Ours, batch: int, num_steps: int, made: Times) -> None:
         first, base = [1], len(bare)
@@ -155,18 +168,14 @@ class Contest:
 
     def extend(self, context: int, num_steps: int) -> Iterator[Row]:
         """Measures the rows of short extends: so many tokens appended and one decoded, in one step."""
-        tokens = _tokens(context, self.vocab_size)
-        bare = CachedModel(self.bare)
-        bare.append(tokens)
-        for ours in self.engines.values():
-            ours.prefill(1, tokens)
+        bare = self._prefilled(context, 1)
         times = {(name, count): Times() for count in (1, *EXTENDS) for name in self.engines}
         for _ in range(num_steps):
             for (name, count), made in times.items():
                 following = _tokens(count, self.vocab_size)
                 seconds, _ = self.timed(lambda following=following: bare.append(following))  # type: ignore[misc]
                 made.bare.append(seconds)
-                bare.crop(len(tokens))
+                bare.crop(context)
                 ours = self.engines[name]
                 ours.begin(1, following, 1)
                 seconds, kept = self.timed(ours.step)
@@ -175,21 +184,6 @@ class Contest:
         for (name, count), made in times.items():
             over_decode = median(made.engine) / median(times[name, 1].engine)
             yield {"variant": name, "tokens": count, **made.beside_bare(), "over_decode": over_decode}
-
-
-def _row(made: Times, variant: str, context: int, batch: int, single: Times) -> Row:
-    step = median(made.run_on)
-    return {
-        "variant": variant,
-        "context": context,
-        "batch": batch,
-        **made.beside_bare(),
-        "run_on_ms": 1000 * step,
-        "tokens_per_s": batch / step,
-        "over_batch_1": batch * median(single.run_on) / step,
-        "outside_model": 1 - median(made.inside) / median(made.watched) if made.inside else None,
-        "agreed": sum(made.agreed) / len(made.agreed),
-    }
 
 
 @contextmanager

@@ -14,9 +14,8 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import grpc
 import pandas as pd
@@ -29,7 +28,7 @@ from evals.asking.flags import positive, positives
 from evals.asking.record import Record
 from evals.asking.stacks import add_stack_arguments
 from evals.bench import page
-from evals.bench.outside import switch_ms
+from evals.bench.outside import Clock, switch_ms
 from evals.bench.replay_stack import SYSTEMS, Replayed, numbered, replay_stack, shape_name
 from evals.bench.shapes import SHAPES, shape_or_folder
 from evals.bench.traces import Author, Trace, trace_of
@@ -77,22 +76,6 @@ _LEGEND = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Fed:
-    """One run on a worker: `tokens` fed, one decoded. Times in milliseconds.
-
-    Attributes:
-        before: whether a background run had fed all but the last.
-        run_ms: from the request to its finish, as the client sees it; `forward_ms` of it in the model.
-    """
-
-    role: str
-    tokens: int
-    before: bool
-    run_ms: float
-    forward_ms: float
-
-
 class Stream:
     """A warm Decode stream of one session."""
 
@@ -101,18 +84,28 @@ class Stream:
         self._session_id = f"bench-{uuid.uuid4().hex}"
         self._call: Any = worker_pb2_grpc.WorkerServiceStub(channel).Decode()
 
-    async def feed(self, num_prefix: int, length: int, before: bool) -> Fed:
-        """From a prefix on, `length` tokens are fed and one decoded; timed is the run that decodes."""
+    async def feed(self, num_prefix: int, length: int) -> Row:
+        """From a prefix on, `length` tokens are fed and one decoded: at once, and after a run that fed all but one."""
+        prefix = [100 + index % 50 for index in range(num_prefix)]
         tokens = [100 + index % 100 for index in range(length)]
-        await self._run(0, [100 + index % 50 for index in range(num_prefix)], 0)
-        position = num_prefix
-        if before and length > 1:
-            await self._run(position, tokens[:-1], 0)
-            position, tokens = position + length - 1, tokens[-1:]
-        return Fed(self.role, length, before, *await self._run(position, tokens, 1))
+        await self._run(0, prefix, 0)
+        at_once, at_once_forward = await self._run(num_prefix, tokens, 1)
+        await self._run(0, prefix, 0)
+        if length > 1:
+            await self._run(num_prefix, tokens[:-1], 0)
+        after, after_forward = await self._run(num_prefix + length - 1, tokens[-1:], 1)
+        return {
+            "role": self.role,
+            "tokens": length,
+            "at_once_ms": at_once,
+            "at_once_forward_ms": at_once_forward,
+            "after_ms": after,
+            "after_forward_ms": after_forward,
+            "saved_ms": at_once - after,
+        }
 
     async def _run(self, position: int, tokens: Sequence[int], max_tokens: int) -> tuple[float, float]:
-        """Milliseconds from the request to the finish, and in the forwards."""
+        """Milliseconds from the request to the finish as the client sees it, and of these in the forwards."""
         request = worker_pb2.DecodeRequest(
             session_id=self._session_id, position=position, tokens=tokens, max_tokens=max_tokens
         )
@@ -179,8 +172,8 @@ async def _measure(
     traces: Sequence[Trace],
     options: argparse.Namespace,
     progress: Progress,
-) -> tuple[list[Fed], list[Record]]:
-    fed: list[Fed] = []
+) -> tuple[list[Row], list[Record]]:
+    fed: list[Row] = []
     async with AsyncExitStack() as exits:
         streams = []
         for role, address in zip(("slm", "llm"), workers, strict=True):
@@ -188,12 +181,7 @@ async def _measure(
             streams.append(Stream(channel, role))
             exits.callback(streams[-1].close)
         for number in progress.track(range(-1, options.rounds), description="workers"):
-            made = [
-                await stream.feed(options.prompt_tokens, length, before)
-                for length in options.lengths
-                for stream in streams
-                for before in (False, True)
-            ]
+            made = [await stream.feed(options.prompt_tokens, n) for n in options.lengths for stream in streams]
             fed += made if number >= 0 else []  # the first round warms up
         clients = {name: await exits.enter_async_context(AsyncClient(address)) for name, address in routers.items()}
         first = next(iter(clients.values()))
@@ -210,21 +198,9 @@ async def _measure(
     return fed, answers
 
 
-def rows_of_workers(fed: Sequence[Fed]) -> list[Row]:
+def rows_of_workers(fed: Sequence[Row]) -> list[Row]:
     """Medians by role and length."""
-    table = pd.DataFrame(fed).assign(way=lambda runs: runs["before"].map({False: "at_once", True: "after"}))
-    table["round"] = table.groupby(["role", "tokens", "way"]).cumcount()
-    wide = table.pivot(index=["role", "tokens", "round"], columns="way", values=["run_ms", "forward_ms"])
-    flat = pd.DataFrame(
-        {
-            "at_once_ms": wide["run_ms", "at_once"],
-            "at_once_forward_ms": wide["forward_ms", "at_once"],
-            "after_ms": wide["run_ms", "after"],
-            "after_forward_ms": wide["forward_ms", "after"],
-            "saved_ms": wide["run_ms", "at_once"] - wide["run_ms", "after"],
-        }
-    )
-    medians = flat.groupby(["role", "tokens"]).median().sort_index(level="role", ascending=False, sort_remaining=False)
+    medians = pd.DataFrame(fed).groupby(["role", "tokens"]).median().sort_index(ascending=[False, True])
     return [{str(name): value for name, value in row.items()} for row in medians.reset_index().to_dict("records")]
 
 
@@ -237,28 +213,29 @@ def rows_of_stack(answers: Sequence[Record], lengths: Sequence[int]) -> list[Row
             if answer.problem == index:
                 by_system.setdefault(answer.system, []).append(answer)
         slm, llm = (by_system[name] for name in _ALONE)
-        row: Row = {"tokens": length, "n": len(slm)}
-        for name in ROUTERS:
-            row[name] = _added(by_system[name], slm, llm, "client_ms")
-        row["outside"] = _added(by_system[next(iter(ROUTERS))], slm, llm, "outside_ms")
-        kept, lost = (
-            sum(answer.count(f"run_ahead_{what}") for answer in by_system["run-ahead"])
-            for what in ("tokens", "discarded")
+        ahead = by_system["run-ahead"]
+        kept, lost = (sum(answer.count(f"run_ahead_{what}") for answer in ahead) for what in ("tokens", "discarded"))
+        made.append(
+            {
+                "tokens": length,
+                "n": len(slm),
+                **{name: _added(by_system[name], slm, llm, "client_ms") for name in ROUTERS},
+                "outside": _added(by_system[next(iter(ROUTERS))], slm, llm, "outside_ms"),
+                "ahead_kept": kept / (kept + lost) if kept + lost else 0.0,
+                "slm_token_ms": median(_token_ms(answer, "client_ms") for answer in slm),
+                "llm_token_ms": median(_token_ms(answer, "client_ms") for answer in llm),
+            }
         )
-        row["ahead_kept"] = kept / (kept + lost) if kept + lost else 0.0
-        row["slm_token_ms"], row["llm_token_ms"] = (
-            median(answer.client_ms / answer.num_tokens for answer in alone) for alone in (slm, llm)
-        )
-        made.append(row)
     return made
 
 
-def _added(
-    routed: Sequence[Record], slm: Sequence[Record], llm: Sequence[Record], clock: Literal["outside_ms", "client_ms"]
-) -> float:
+def _added(routed: Sequence[Record], slm: Sequence[Record], llm: Sequence[Record], clock: Clock) -> float:
     """Milliseconds of two switches, over what the models alone took in the same round."""
-    added = []
-    for ours, *alone in zip(routed, slm, llm, strict=True):
-        of_slm, of_llm = (getattr(answer, clock) / answer.num_tokens for answer in alone)
-        added.append(2 * switch_ms(ours, of_slm, of_llm, clock))
-    return median(added)
+    return median(
+        2 * switch_ms(ours, _token_ms(of_slm, clock), _token_ms(of_llm, clock), clock)
+        for ours, of_slm, of_llm in zip(routed, slm, llm, strict=True)
+    )
+
+
+def _token_ms(answer: Record, clock: Clock) -> float:
+    return float(getattr(answer, clock) / answer.num_tokens)

@@ -52,14 +52,12 @@ class Trace:
         """Says for each offset how many tokens `model` writes from there on before the other one writes, its own rule
         kept. Where the trace has the other model writing, the SLM is unsure at once and the LLM sure after a token.
         """
-        counts = [0 if model == "slm" else 1] * self.num_tokens
-        offset = 0
-        for segment in self.segments:
-            if segment.model == model:
-                for index in range(segment.num_tokens):
-                    counts[offset + index] = segment.num_tokens - index
-            offset += segment.num_tokens
-        return counts
+        other = 0 if model == "slm" else 1
+        return [
+            left if segment.model == model else other
+            for segment in self.segments
+            for left in range(segment.num_tokens, 0, -1)
+        ]
 
 
 def trace_of(sources: Iterable[tuple[Author, int]]) -> Trace:

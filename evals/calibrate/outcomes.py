@@ -94,8 +94,7 @@ class Outcomes:
             tick()
             return self._known[key]
 
-        timed = await closed_loop(one, problems, self.concurrency)
-        return Sample.of([reply.reply for reply in sorted(timed, key=lambda reply: reply.index)])
+        return Sample.of(await closed_loop(one, problems, self.concurrency))
 
     async def _answer(self, problem: Problem, policy: Policy) -> Outcome:
         begin = time.perf_counter()

@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
+from math import nan
 from pathlib import Path
+from statistics import fmean
 from typing import Any, get_args
 
 import numpy as np
@@ -27,9 +28,9 @@ from evals.asking.record import Record
 from evals.asking.run_file import Run, read
 from evals.asking.stacks import add_stack_arguments, router_of
 from evals.checking.checkers import checker_of
-from evals.evaluation import plots
 from evals.evaluation.harmful_token import Search, Turn, Verdict
-from evals.evaluation.report import write
+from evals.evaluation.report import beside_document, write
+from evals.figures import plots
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import line, provenance
 from evals.figures.statistics import bootstrap_mean
@@ -42,14 +43,9 @@ from rstitch.errors import invalid
 _AROUND = 10
 _OFFSETS = range(-_AROUND, _AROUND + 1)
 
-# Means, and the lower and upper ends of their intervals.
-Curve = tuple[list[float], list[float], list[float]]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval harmful`."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     # fmt: off
     parser.add_argument("file", type=Path, metavar="FILE", help="of rstitch eval run, with traces")
     parser.add_argument("--systems", nargs="+", default=["slm_only"], metavar="POLICY",
@@ -74,7 +70,10 @@ def run(options: argparse.Namespace) -> int:
     facts = found.configuration
     task = load(options.task or facts["task"])
     data = _same_data(task, facts, options.data, found)
-    wrong = [record for system in options.systems for record in _wrong(found, system)[: options.n]]
+    wrong: list[Record] = []
+    for system in options.systems:
+        of_slm = [record for record in found.of(system) if record.sample == 0 and "slm" in record.models]
+        wrong += [record for record in of_slm if not record.correct][: options.n]
     if not wrong:
         console.print("no wrong answer with tokens of the SLM (or the run kept no traces)")
         return 0
@@ -107,28 +106,20 @@ async def _look(
                 progress.update(bar, advance=1)
                 return turn
 
-            done = await closed_loop(look, wrong, options.concurrency)
-    return [timed.reply for timed in sorted(done, key=lambda timed: timed.index)]
+            return await closed_loop(look, wrong, options.concurrency)
 
 
-def _wrong(run: Run, system: str) -> list[Record]:
-    """Wrong answers of first samples with tokens of the SLM."""
-    return [record for record in run.of(system) if not record.correct and record.sample == 0 and "slm" in record.models]
-
-
-def around(records: Sequence[Record], indices: Sequence[Sequence[int]]) -> Curve:
+def around(records: Sequence[Record], indices: Sequence[Sequence[int]]) -> plots.Curve:
     """Mean entropy by offset from the tokens at `indices` of each answer, and its interval over answers."""
-    means, lows, highs = [], [], []
+    found = []
     for offset in _OFFSETS:
-        per_answer = []
-        for record, centres in zip(records, indices, strict=True):
-            there = [record.entropies[i + offset] for i in centres if 0 <= i + offset < len(record.entropies)]
-            if there:
-                per_answer.append(float(np.mean(there)))
-        mean, low, high = bootstrap_mean(per_answer) if per_answer else (float("nan"),) * 3
-        means.append(mean)
-        lows.append(low)
-        highs.append(high)
+        there = [
+            [record.entropies[i + offset] for i in centres if 0 <= i + offset < len(record.entropies)]
+            for record, centres in zip(records, indices, strict=True)
+        ]
+        per_answer = [fmean(entropies) for entropies in there if entropies]
+        found.append(bootstrap_mean(per_answer) if per_answer else (nan, nan, nan))
+    means, lows, highs = map(list, zip(*found, strict=True))
     return means, lows, highs
 
 
@@ -146,7 +137,8 @@ def _write(
         if found:
             records = [record for _, record in found]
             harmful = around(records, [[turn.index] for turn, _ in found])
-            others = around(records, [_others(record, turn.index) for turn, record in found])
+            beside = [[i for i, by in enumerate(r.models) if by == "slm" and i != turn.index] for turn, r in found]
+            others = around(records, beside)
             curves[f"{system}: around the first harmful token (n = {len(found)})"] = harmful
             curves[f"{system}: around the other SLM tokens of these answers"] = others
             systems[system] |= {"around_harmful": harmful, "around_others": others, "offsets": list(_OFFSETS)}
@@ -164,14 +156,14 @@ def _write(
         title = f"{run.configuration['task']}: entropy around the token that turned the answer wrong"
         plots.around(_OFFSETS, curves, title, picture)
         console.print(f"written: {picture}", soft_wrap=True)
-        told.append(f"![entropy around the first harmful token](PICTURE)\n\n{line(facts)}")
     if options.write:
-        document = Path(options.write.rpartition(":")[0])
-        relative = os.path.relpath(picture, document.parent)
-        write(options.write, "\n\n".join(told).replace("PICTURE", Path(relative).as_posix()))
+        if curves:
+            image = beside_document(picture, options.write)
+            told.append(f"![entropy around the first harmful token]({image})\n\n{line(facts)}")
+        write(options.write, "\n\n".join(told))
 
 
-def _peak(harmful: Curve, others: Curve) -> str:
+def _peak(harmful: plots.Curve, others: plots.Curve) -> str:
     """Where the entropy is highest, and what it is at the token itself, beside other tokens."""
     means, lows, highs = harmful
     at, peak = means[_AROUND], int(np.nanargmax(means))
@@ -180,10 +172,6 @@ def _peak(harmful: Curve, others: Curve) -> str:
         f"these answers {others[0][_AROUND]:.4f}); highest at offset {peak - _AROUND:+d}: {means[peak]:.3f} "
         f"[{lows[peak]:.3f}, {highs[peak]:.3f}]."
     )
-
-
-def _others(record: Record, index: int) -> list[int]:
-    return [i for i, model in enumerate(record.models) if model == "slm" and i != index]
 
 
 def _same_data(task: Task, facts: dict[str, Any], file: Path | None, run: Run) -> Data:

@@ -34,17 +34,16 @@ class Turn:
     num_asked: int = 0
 
 
+@dataclass(frozen=True, slots=True)
 class Search:
     """Looks for the turn of one answer: the LLM goes on from prefixes of it."""
 
-    def __init__(self, client: AsyncClient, task: Task, checker: Checker, max_new_tokens: int) -> None:
-        self._client = client
-        self._task = task
-        self._checker = checker
-        self._max_new_tokens = max_new_tokens
+    client: AsyncClient
+    task: Task
+    checker: Checker
+    max_new_tokens: int
 
     async def turn(self, problem: Problem, record: Record, scan: bool) -> Turn:
-        """The first harmful token, by bisection or by trying all."""
         prompt, prompt_text = await self._prompt(problem)
         asked: dict[int, bool] = {}
 
@@ -83,10 +82,9 @@ class Search:
         return told("found", index) if await is_right(index) else told("by the LLM", index)
 
     async def _prompt(self, problem: Problem) -> tuple[tuple[int, ...], str]:
-        """The prompt's tokens, and their text."""
-        question = Terms.of(self._task).question(problem.prompt)
-        answer = await self._client.answer(**question, policy=LlmOnly(), max_new_tokens=1, guard=False)
-        segments = (await self._client.trajectory(answer.session_id)).segments
+        question = Terms.of(self.task).question(problem.prompt)
+        answer = await self.client.answer(**question, policy=LlmOnly(), max_new_tokens=1, guard=False)
+        segments = (await self.client.trajectory(answer.session_id)).segments
         prompts = [segment for segment in segments if segment.source is Source.PROMPT]
         tokens = tuple(token for segment in prompts for token in segment.tokens)
         return tokens, "".join(segment.text for segment in prompts)
@@ -94,12 +92,12 @@ class Search:
     async def _ends_right(
         self, problem: Problem, prompt: tuple[int, ...], prompt_text: str, prefix: tuple[int, ...]
     ) -> bool:
-        answer = await self._client.answer(
+        answer = await self.client.answer(
             tokens=[*prompt, *prefix],
             policy=LlmOnly(),
-            max_new_tokens=max(1, self._max_new_tokens - len(prefix)),
-            stop=self._task.stop,
+            max_new_tokens=max(1, self.max_new_tokens - len(prefix)),
+            stop=self.task.stop,
             guard=False,
         )
-        whole = (await self._client.trajectory(answer.session_id)).text
-        return (await self._checker.check(problem, whole.removeprefix(prompt_text))).correct
+        whole = (await self.client.trajectory(answer.session_id)).text
+        return (await self.checker.check(problem, whole.removeprefix(prompt_text))).correct

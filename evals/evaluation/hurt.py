@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +60,6 @@ class Case:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval hurt`."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--systems", nargs="+", metavar="POLICY", help="whose answers (default: all of both models)")
     parser.add_argument("--n", type=positive, default=10, help="at most so many problems (default 10)")
@@ -76,21 +75,20 @@ def run(options: argparse.Namespace) -> int:
     systems = options.systems or routed(found)
     found.require(systems)
     hurt = cases(found, systems)
+    counts = _counts(found, hurt, systems)
     console = Console(highlight=False)
-    show(console, found, hurt, systems, options.n)
+    show(console, counts, hurt[: options.n])
     if options.out:
-        _save(options.out, found, hurt, systems, options.n)
+        _save(options.out, counts, hurt[: options.n], f"{found.configuration['task']}: where switching hurt")
         console.print(f"written: {options.out}", soft_wrap=True)
     if options.write:
-        write(options.write, markdown(found, hurt, systems, options.n))
+        write(options.write, markdown(counts, hurt[: options.n]))
     return 0
 
 
 def routed(run: Run) -> list[str]:
     """The systems of which both models wrote something."""
-    return [
-        system for system in run.systems if len({model for record in run.of(system) for model in record.models}) > 1
-    ]
+    return [name for name in run.systems if len({part for each in run.of(name) for part in each.models}) > 1]
 
 
 def cases(run: Run, systems: Sequence[str]) -> list[Case]:
@@ -104,17 +102,17 @@ def cases(run: Run, systems: Sequence[str]) -> list[Case]:
                 wrong.setdefault(record.problem, []).append(record)
     found = []
     for problem, records in wrong.items():
-        question = run.questions.get(problem) or _unknown(right[problem])
+        question = run.questions.get(problem) or Question(problem, right[problem].id, "", "")
         most_switched = sorted(records, key=lambda record: record.count("switches"), reverse=True)
         found.append(Case(question, right[problem], alone.get(problem), tuple(most_switched)))
     return sorted(found, key=lambda case: case.rank, reverse=True)
 
 
-def show(console: Console, run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: int) -> None:
+def show(console: Console, counts: str, worst: Sequence[Case]) -> None:
     """Prints how many there are, then the worst."""
-    console.print(_counts(run, hurt, systems))
+    console.print(counts)
     console.print(legend())
-    for number, case in enumerate(hurt[:at_most], 1):
+    for number, case in enumerate(worst, 1):
         console.print(Rule(f"{number}. problem {case.question.id}", align="left"))
         console.print(Text(case.question.prompt), style="dim")
         console.print(Text(f"right answer: {case.question.reference}"))
@@ -124,10 +122,10 @@ def show(console: Console, run: Run, hurt: Sequence[Case], systems: Sequence[str
             console.print(Text(f"also wrong: {case.others}", style="dim"))
 
 
-def markdown(run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: int) -> str:
+def markdown(counts: str, worst: Sequence[Case]) -> str:
     """Writes the same for a document, where what the LLM wrote of a stitched answer is bold."""
-    parts = [f"{_counts(run, hurt, systems)} ⟨**Bold**⟩ is what the LLM wrote of a stitched answer."]
-    for number, case in enumerate(hurt[:at_most], 1):
+    parts = [f"{counts} ⟨**Bold**⟩ is what the LLM wrote of a stitched answer."]
+    for number, case in enumerate(worst, 1):
         prompt = html.escape(case.question.prompt)
         if "\n" in prompt:
             prompt = f"\n\n<pre>{_without_empty_lines(prompt)}</pre>"
@@ -158,7 +156,7 @@ def _counts(run: Run, hurt: Sequence[Case], systems: Sequence[str]) -> str:
 
 
 def _trace(console: Console, record: Record) -> None:
-    mark = Text(_mark(record), style="green" if record.correct else "red")
+    mark = (_mark(record), "green" if record.correct else "red")
     console.print(Text.assemble(mark, " ", (record.system, "bold"), (_facts(record), "dim")))
     text = Text()
     for part, (marked, _) in zip(record.parts, _marked(record), strict=True):
@@ -181,18 +179,13 @@ def _marked(record: Record) -> list[tuple[str, bool]]:
     return [(f"⟨{part.text}⟩" if told else part.text, told) for part, told in zip(record.parts, llm, strict=True)]
 
 
-def _save(path: Path, run: Run, hurt: Sequence[Case], systems: Sequence[str], at_most: int) -> None:
-    with open("/dev/null", "w", encoding="utf-8") as nowhere:
-        console = Console(record=True, width=_WIDTH, file=nowhere, highlight=False, force_terminal=True)
-        show(console, run, hurt, systems, at_most)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".svg":
-            console.save_svg(str(path), title=f"{run.configuration['task']}: where switching hurt")
-        elif path.suffix == ".html":
-            console.save_html(str(path))
-        else:
-            console.save_text(str(path))
-
-
-def _unknown(record: Record) -> Question:
-    return Question(record.problem, record.id, "", "")
+def _save(path: Path, counts: str, worst: Sequence[Case], title: str) -> None:
+    console = Console(record=True, width=_WIDTH, file=io.StringIO(), highlight=False, force_terminal=True)
+    show(console, counts, worst)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".svg":
+        console.save_svg(str(path), title=title)
+    elif path.suffix == ".html":
+        console.save_html(str(path))
+    else:
+        console.save_text(str(path))

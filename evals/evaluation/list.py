@@ -17,7 +17,6 @@ _CHECKS = {"math": "checked by math-verify", "code": "checked by its tests", "ge
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval list`."""
-    parser.description = __doc__
     parser.add_argument("--json", action="store_true", help="as JSON, with all fields")
 
 

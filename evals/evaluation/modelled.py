@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,9 @@ from pathlib import Path
 from statistics import fmean
 
 from evals.asking.record import Record
+from evals.asking.run_file import Run, read
+from evals.figures.answers import rows
+from evals.figures.report import Row
 from evals.latency import LatencyModel, runs_of
 from rstitch.client.types import Segment, Source, SwitchReason, Trajectory, TrajectoryState
 from rstitch.errors import invalid
@@ -39,17 +43,21 @@ class Latencies:
 
     def mean_ms(self, records: Sequence[Record]) -> float | None:
         """The mean of many; None if it is not known of all of them."""
-        found = [self.ms(record) for record in records]
-        known = [value for value in found if value is not None]
-        return fmean(known) if known and len(known) == len(found) else None
+        known = [ms for record in records if (ms := self.ms(record)) is not None]
+        return fmean(known) if known and len(known) == len(records) else None
+
+
+def rows_of(options: argparse.Namespace) -> tuple[Run, list[Row]]:
+    """The files of a command as one run, and its figures, with --latency-model's. Raises: RstitchError."""
+    run = read(options.files)
+    latencies = Latencies.load(options.latency_model) if options.latency_model else None
+    return run, rows(run, latencies.mean_ms if latencies else None)
 
 
 def trajectory_of(record: Record) -> Trajectory:
     """The trajectory behind a record, as far as its segments go; the prompt's tokens are not known and stand as 0."""
     position = record.count("prompt_tokens")
-    segments = [
-        Segment(Source.PROMPT, 0, (0,) * position, (), "", SwitchReason.UNSPECIFIED, 0.0),
-    ]
+    segments = [Segment(Source.PROMPT, 0, (0,) * position, (), "", SwitchReason.UNSPECIFIED, 0.0)]
     for part in record.parts:
         begin = position - record.count("prompt_tokens")
         tokens = record.tokens[begin : begin + part.num_tokens]

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.asking.run_file import Run, read
-from evals.evaluation import plots
-from evals.evaluation.families import member_of
-from evals.evaluation.modelled import Latencies
-from evals.figures import answers as figures
+from evals.asking.run_file import Run
+from evals.evaluation.modelled import rows_of
+from evals.figures import plots
+from evals.figures.families import member_of
 from rstitch.client.specs import parse
 from rstitch.client.types import Signal, Threshold
 
@@ -20,7 +19,6 @@ _MAX_PANELS = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval plot`."""
-    parser.description = __doc__
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets frontier.png and entropy.png")
     latency = parser.add_mutually_exclusive_group()
@@ -35,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draws the plots. Returns the exit code."""
-    found = read(options.files)
-    latencies = Latencies.load(options.latency_model) if options.latency_model else None
-    rows = figures.rows(found, latencies.mean_ms if latencies else None)
+    found, rows = rows_of(options)
     facts = found.configuration
     title = options.title or (
         f"{facts['task']}: SLM {facts.get('slm')}, LLM {facts.get('llm')}, n = {max(row['n'] for row in rows)}, "
@@ -45,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     )
     console = Console(highlight=False)
     path = options.out / f"{options.name}frontier.png"
-    plots.frontier(rows, title, path, None if options.no_times else "modelled_ms" if latencies else "latency_ms")
+    measured: plots.Latency | None = None if options.no_times else "latency_ms"
+    plots.frontier(rows, title, path, "modelled_ms" if options.latency_model else measured)
     console.print(f"written: {path}", soft_wrap=True)
     systems = options.systems or _telling(found)
     found.require(systems)

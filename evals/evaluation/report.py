@@ -10,10 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.asking.run_file import Run, read
-from evals.evaluation import tables
-from evals.evaluation.modelled import Latencies
-from evals.figures import answers as figures
+from evals.asking.run_file import Run
+from evals.evaluation.modelled import rows_of
+from evals.figures import tables
 from evals.figures.provenance import line
 from evals.figures.report import Row, replace_section
 from rstitch.errors import invalid
@@ -21,7 +20,6 @@ from rstitch.errors import invalid
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval report`."""
-    parser.description = __doc__
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
     parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch latency: adds modelled latency")
     parser.add_argument(
@@ -37,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints and writes. Returns the exit code."""
-    found = read(options.files)
-    latencies = Latencies.load(options.latency_model) if options.latency_model else None
-    rows = figures.rows(found, latencies.mean_ms if latencies else None)
+    found, rows = rows_of(options)
     if options.no_times:
         rows = [without_times(row) for row in rows]
     if options.json:
@@ -52,8 +48,7 @@ def run(options: argparse.Namespace) -> int:
         for table in tables.terminal(rows, console.width):
             console.print(table)
     if options.write:
-        document = Path(options.write.rpartition(":")[0])
-        image = Path(os.path.relpath(options.image, document.parent)).as_posix() if options.image else ""
+        image = beside_document(options.image, options.write) if options.image else ""
         write(options.write, text(found, rows, image))
     return 0
 
@@ -85,6 +80,11 @@ def caption(run: Run, rows: list[Row]) -> str:
         f"{facts['concurrency']} at a time, {facts['order']}{seen}. Intervals are 95%: Wilson "
         "(of k samples: bootstrap over problems), paired bootstrap for differences and ratios. " + " ".join(commands)
     )
+
+
+def beside_document(image: Path, where: str) -> str:
+    """The path of a picture as the document of `FILE.md:SECTION` names it."""
+    return Path(os.path.relpath(image, Path(where.rpartition(":")[0]).parent)).as_posix()
 
 
 def write(where: str, content: str) -> None:

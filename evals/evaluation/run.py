@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from evals.asking.systems import Served, Terms, named_specs
 from evals.checking import sandbox
 from evals.checking.checker import Checker
 from evals.checking.checkers import checker_of
-from evals.evaluation import tables
 from evals.figures import answers as figures
+from evals.figures import tables
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import provenance
 from evals.tasks.data import Data, load_data
@@ -41,8 +42,6 @@ _DEFAULT_SYSTEMS = ("llm_only", "slm_only", "threshold:tau=0.02")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval run`."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     # fmt: off
     parser.add_argument("--task", required=True, metavar="NAME|FILE.toml", help="see rstitch eval list")
     parser.add_argument("--data", type=Path, metavar="FILE",
@@ -103,9 +102,8 @@ def _terms(options: argparse.Namespace, task: Task) -> Terms:
     if options.recommended:
         if options.temperature or options.top_p or options.samples > 1:
             raise invalid("--recommended", "it stands beside sampling of its own.", "Give one or the other.")
-        recommended = task.sampling
-        options.temperature, options.top_p = recommended.temperature, recommended.top_p
-        options.samples = recommended.samples
+        for name in ("temperature", "top_p", "samples"):
+            setattr(options, name, getattr(task.sampling, name))
     if options.temperature < 0 or not 0 <= options.top_p <= 1 or options.top_k < 0:
         raise invalid("--temperature, --top-p, --top-k", "out of range.", "At least 0; --top-p at most 1.")
     if options.samples > 1 and options.temperature == 0:
@@ -128,14 +126,14 @@ async def _run(
         known = {record.key for record in file.records}
         file.ask(Question(p.index, p.id, p.prompt, p.reference) for p in data.problems)
         left = [job for job in wanted if job.key not in known]
-        if len(left) < len(wanted):
-            there = f"{len(wanted) - len(left)} of {len(wanted)} answers are there already"
-            console.print(f"{options.out}: {there}", soft_wrap=True)
+        num_there = len(wanted) - len(left)
+        if num_there:
+            console.print(f"{options.out}: {num_there} of {len(wanted)} answers are there already", soft_wrap=True)
         for system in dict.fromkeys(job.system for job in left):
             await system.try_out(data.problems[0])
         records = list(file.records)
         with progress_bar(console) as progress:
-            bar = progress.add_task("answers", total=len(wanted), completed=len(wanted) - len(left))
+            bar = progress.add_task("answers", total=len(wanted), completed=num_there)
 
             def take(record: Record) -> None:
                 record = without_trace(record) if options.no_traces else record
@@ -158,10 +156,7 @@ def _configuration(task: Task, data: Data, terms: Terms, status: Status, options
         "data": data.source,
         "data_digest": data.digest,
         "max_new_tokens": terms.max_new_tokens,
-        "temperature": terms.sampling.temperature,
-        "top_p": terms.sampling.top_p,
-        "top_k": terms.sampling.top_k,
-        "seed": terms.sampling.seed,
+        **asdict(terms.sampling),
         "concurrency": options.concurrency,
         "order": options.order,
         "traces": not options.no_traces,

@@ -1,1 +1,1 @@
-"""Statistics, and where a figure came from."""
+"""The figures of answers, their tables and plots, statistics, and where a figure came from."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Literal
 
 import numpy as np
@@ -41,20 +41,20 @@ def _row(
     system: str, records: Sequence[Record], baseline: Sequence[Record], modelled: Modelled | None, clock: Clock
 ) -> Row:
     given = [record for record in records if not record.error]
-    right = sum(record.correct for record in records)
     shares = list(_by_problem(records).values())
     accuracy, low, high = bootstrap_mean(shares)
     # One answer per problem: independent trials, whose interval also holds where all are right.
     alone = len(shares) == len(records)
+    score = wilson(round(accuracy * len(shares)), len(shares))
     if not alone and low == high:
-        low, high = wilson(round(accuracy * len(shares)), len(shares))
+        low, high = score
     row: Row = {
         "system": system,
         "n": len(records),
         "problems": len(shares),
         "accuracy": accuracy,
-        "accuracy_low": wilson(right, len(records))[0] if alone else low,
-        "accuracy_high": wilson(right, len(records))[1] if alone else high,
+        "accuracy_low": score[0] if alone else low,
+        "accuracy_high": score[1] if alone else high,
         "bootstrap_low": low,
         "bootstrap_high": high,
         "errors": len(records) - len(given),
@@ -64,7 +64,8 @@ def _row(
     }
     if given:
         row |= _costs(given, modelled, clock)
-    pairs = _pairs(records, baseline)
+    theirs = {(record.problem, record.sample): record for record in baseline}
+    pairs = [(record, theirs[place]) for record in records if (place := (record.problem, record.sample)) in theirs]
     if pairs:
         row |= _beside(pairs, alone, modelled, clock)
     return row
@@ -72,23 +73,22 @@ def _row(
 
 def _costs(given: Sequence[Record], modelled: Modelled | None, clock: Clock) -> Row:
     times = [getattr(record, _LATENCY[clock]) for record in given]
-    row: Row = {name: fmean(record.count(name) for record in given) for name in _COUNTS}
+    mean, low, high = bootstrap_mean(times)
     tokens = sum(record.num_tokens for record in given)
     drafted = sum(record.count("draft_tokens") for record in given)
-    row |= {
+    return {
+        **{name: fmean(record.count(name) for record in given) for name in _COUNTS},
         "tokens": tokens / len(given),
         "llm_share": sum(record.count("llm_tokens") for record in given) / max(1, tokens),
         "accepted_share": sum(record.count("accepted_draft_tokens") for record in given) / drafted if drafted else None,
-        "latency_ms": fmean(times),
+        "latency_ms": mean,
+        "latency_low_ms": low,
+        "latency_high_ms": high,
         "client_ms": fmean(record.client_ms for record in given),
         **_percentiles("latency", times),
         **_percentiles("ttft", [getattr(record, _TTFT[clock]) for record in given]),
-        "latency_low_ms": bootstrap_mean(times)[1],
-        "latency_high_ms": bootstrap_mean(times)[2],
+        **({"modelled_ms": modelled(given)} if modelled else {}),
     }
-    if modelled is not None:
-        row["modelled_ms"] = modelled(given)
-    return row
 
 
 def _beside(pairs: Sequence[tuple[Record, Record]], alone: bool, modelled: Modelled | None, clock: Clock) -> Row:
@@ -116,23 +116,12 @@ def _beside(pairs: Sequence[tuple[Record, Record]], alone: bool, modelled: Model
     theirs_ms, ours_ms = ([getattr(pair[side], _LATENCY[clock]) for pair in both] for side in (1, 0))
     speed_up, fast_low, fast_high = paired_ratio(theirs_ms, ours_ms)
     shorter = sum(b.num_tokens for _, b in both) / sum(a.num_tokens for a, _ in both)
-    row |= {
-        "speed_up": speed_up,
-        "speed_up_low": fast_low,
-        "speed_up_high": fast_high,
-        "shorter": shorter,
-        "cheaper": speed_up / shorter,
-    }
+    row |= {"speed_up": speed_up, "speed_up_low": fast_low, "speed_up_high": fast_high}
+    row |= {"shorter": shorter, "cheaper": speed_up / shorter}
     if modelled is not None:
         base_ms, own_ms = (modelled([pair[side] for pair in both]) for side in (1, 0))
         row["modelled_speed_up"] = base_ms / own_ms if base_ms and own_ms else None
     return row
-
-
-def _pairs(records: Sequence[Record], baseline: Sequence[Record]) -> list[tuple[Record, Record]]:
-    theirs = {(record.problem, record.sample): record for record in baseline}
-    found = ((record, theirs.get((record.problem, record.sample))) for record in records)
-    return [(ours, other) for ours, other in found if other is not None]
 
 
 def under_load(records: Sequence[Record], load: Load) -> list[Row]:
@@ -163,7 +152,8 @@ def speed(records: Sequence[Record], baseline: Sequence[Record]) -> Row:
     ours, theirs = throughput(records), throughput(baseline)
     return {
         **_percentiles("tpot", [record.client_tpot_ms for record in records]),
-        "speed_up_p50": _p50(baseline) / _p50(records),
+        "speed_up_p50": median(record.client_ms for record in baseline)
+        / median(record.client_ms for record in records),
         **ours,
         "requests_ratio": ours["requests_per_s"] / theirs["requests_per_s"],
         "tokens_ratio": ours["output_tokens_per_s"] / theirs["output_tokens_per_s"],
@@ -202,7 +192,7 @@ def variation(records: Sequence[Record], varied: Sequence[Record]) -> Row:
         "ratio": ratio,
         "ratio_low": low,
         "ratio_high": high,
-        "median_ratio": float(np.median(np.divide(ours, theirs))),
+        "median_ratio": median(a / b for a, b in zip(ours, theirs, strict=True)),
         "per_token_ms": (sum(ours) - sum(theirs)) / sum(record.num_tokens for record in varied),
         "variation_requests_ratio": throughput(records)["requests_per_s"] / throughput(varied)["requests_per_s"],
     }
@@ -210,10 +200,6 @@ def variation(records: Sequence[Record], varied: Sequence[Record]) -> Row:
 
 def _percentiles(name: str, values: Sequence[float]) -> Row:
     return {f"{name}_p{q}_ms": float(np.percentile(values, q)) for q in (50, 90, 99)}
-
-
-def _p50(records: Sequence[Record]) -> float:
-    return float(np.median([record.client_ms for record in records]))
 
 
 def _by_problem(records: Sequence[Record]) -> dict[int, float]:

@@ -16,9 +16,6 @@ class Ratio:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
 
 def ratio(ours: Sequence[float], theirs: Sequence[float], block: int = 1, draws: int = 1000) -> Ratio:
     """Median of ours over median of theirs, measured in turn.
@@ -36,8 +33,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], block: int = 1, draws:
         b = [value for start in chosen for value in theirs[start : start + block]]
         ratios.append(median(a) / median(b))
     ratios.sort()
-    value = median(ours) / median(theirs)
-    return Ratio(value, ratios[int(0.025 * draws)], ratios[int(0.975 * draws)])
+    return Ratio(median(ours) / median(theirs), ratios[int(0.025 * draws)], ratios[int(0.975 * draws)])
 
 
 def quiet(seconds: Sequence[float]) -> float:

@@ -60,6 +60,5 @@ def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
     """Exact p of two systems being as often right, by the problems that only one of them solves (McNemar 1947)."""
     assert len(ours) == len(theirs), "paired: one outcome each per problem"
     only_ours = sum(a and not b for a, b in zip(ours, theirs, strict=True))
-    only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
-    discordant = only_ours + only_theirs
+    discordant = sum(a != b for a, b in zip(ours, theirs, strict=True))
     return float(stats.binomtest(only_ours, discordant).pvalue) if discordant else 1.0

@@ -13,12 +13,12 @@ import pytest
 from evals.asking.record import Part, Question, Record
 from evals.asking.run_file import Run, RunFile, read
 from evals.checking.checker import OwnCheck
-from evals.evaluation import plots
 from evals.evaluation.__main__ import main
-from evals.evaluation.families import member_of
 from evals.evaluation.harmful import around
 from evals.evaluation.harmful_token import Search
 from evals.figures import answers as figures
+from evals.figures import plots
+from evals.figures.families import member_of
 from evals.figures.statistics import bootstrap_mean, mcnemar
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from evals.tasks.data import Problem

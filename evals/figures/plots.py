@@ -1,27 +1,30 @@
-"""The plots of an evaluation. It computes nothing but what a plot needs."""
+"""The plots of `rstitch eval` and `rstitch bench run`. They compute nothing but what a plot needs."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from evals.evaluation.families import Member, member_of
-from evals.figures.plotting import COLOURS, MARKERS, logarithmic, panels, save
+from evals.figures.families import Member, member_of
+from evals.figures.plotting import COLOURS, MARKERS, counts, logarithmic, panels, save
 from evals.figures.report import Row
 
 _ALONE = {"LLM-only": ("black", "s"), "SLM-only": ("dimgray", "^")}
 MODELCOLOURS = {"slm": "#0072B2", "llm": "#D55E00"}
 _SHARE_TICKS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+_ACCURACY = "accuracy (%), 95% interval"
 _SMALLEST_ENTROPY = 1e-6
 # Points of accuracy that the second row of a frontier shows.
 _NEAR = 8.0
 
-
 Latency = Literal["latency_ms", "modelled_ms"]
+# Means, and the lower and upper ends of their intervals.
+Curve = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
 
 def frontier(rows: Sequence[Row], title: str, path: Path, latency: Latency | None = "latency_ms") -> None:
@@ -41,14 +44,14 @@ def frontier(rows: Sequence[Row], title: str, path: Path, latency: Latency | Non
     figure, grid = panels(1 + zoomed, len(columns), size, sharey="row", sharex="col")
     for row in grid:
         for axes, x in zip(row, columns, strict=True):
-            for (family, points), (colour, marker) in zip(lines.items(), _styles(list(lines)), strict=True):
-                _line(axes, points, x, family, colour, marker)
-            axes.grid(alpha=0.3)
-        row[0].set_ylabel("accuracy (%), 95% interval")
+            _draw(axes, lines, x)
+        row[0].set_ylabel(_ACCURACY)
     if zoomed:
         grid[1][0].set_ylim(max(shown) - _NEAR, max(shown) + 0.2 * _NEAR)
     if latency is not None:
-        _latency_axis(grid[-1][0], is_modelled=latency == "modelled_ms")
+        modelled = "modelled, " if latency == "modelled_ms" else ""
+        grid[-1][0].set_xlabel(f"mean latency per answer (ms, {modelled}logarithmic)")
+        logarithmic(grid[-1][0], "x")
     _share_axis(grid[-1][-1])
     handles, names = grid[-1][-1].get_legend_handles_labels()
     ncols = min(3 * len(columns), len(names))
@@ -59,9 +62,29 @@ def frontier(rows: Sequence[Row], title: str, path: Path, latency: Latency | Non
     save(figure, path)
 
 
-def _latency_axis(axes: Any, is_modelled: bool) -> None:
-    axes.set_xlabel(f"mean latency per answer (ms, {'modelled, ' if is_modelled else ''}logarithmic)")
-    logarithmic(axes, "x")
+def matrix(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy over latency at the first load, throughput over sessions; no variants: they lie on what they vary."""
+    rows = [row for row in rows if not row["variation"]]
+    first = [row for row in rows if row["load"] == rows[0]["load"]]
+    closed = [row for row in rows if not row["rate"]]
+    figure, ((left, right),) = panels(1, 2, (12.0, 4.8))
+    _draw(left, _lines(first), "latency_p50_ms")
+    left.set_xlim(left=0)
+    left.set(xlabel="latency p50 (ms)", ylabel=_ACCURACY)
+    left.set_title(f"Accuracy over latency, {rows[0]['load']}, n = {rows[0]['n']}")
+    lines = _lines(closed)
+    for points, (colour, marker) in zip(lines.values(), _styles(lines).values(), strict=True):
+        for system, dashes in zip(dict.fromkeys(member.system for member, _ in points), cycle(("-", "--", ":", "-."))):
+            mine = [row for member, row in points if member.system == system]
+            xs, ys = zip(*sorted((row["num_sessions"], row["requests_per_s"]) for row in mine), strict=True)
+            right.plot(xs, ys, color=colour, marker=marker, linestyle=dashes, label=system)
+    counts(right, [row["num_sessions"] for row in closed])
+    right.set_ylim(bottom=0)
+    right.set(xlabel="sessions", ylabel="answers per second", title="Throughput over sessions")
+    right.grid(alpha=0.3)
+    left.legend(fontsize=8, loc="lower right")
+    right.legend(fontsize=8, loc="upper left")
+    save(figure, path)
 
 
 def _share_axis(axes: Any) -> None:
@@ -101,12 +124,7 @@ def entropies(
     save(figure, path)
 
 
-def around(
-    offsets: Sequence[int],
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
-    title: str,
-    path: Path,
-) -> None:
+def around(offsets: Sequence[int], curves: Mapping[str, Curve], title: str, path: Path) -> None:
     """Mean entropy by offset from a token, with intervals: {name: (means, lows, highs)}."""
     figure, ((axes,),) = panels(1, 1, (9, 5.2))
     for (name, (means, lows, highs)), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
@@ -123,15 +141,25 @@ def around(
     save(figure, path)
 
 
+def _draw(axes: Any, lines: Mapping[str, list[tuple[Member, Row]]], x: str) -> None:
+    for (family, points), style in zip(lines.items(), _styles(lines).values(), strict=True):
+        _line(axes, points, x, family, *style)
+    axes.grid(alpha=0.3)
+
+
+def _styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker by family: the same in all panels."""
+    others = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+    return {family: _ALONE.get(family) or next(others) for family in families}
+
+
 def _line(axes: Any, points: list[tuple[Member, Row]], x: str, family: str, colour: str, marker: str) -> None:
     points = [point for point in points if point[1].get(x) is not None]
     if not points:
         return
     xs, ys = [row[x] for _, row in points], [100 * row["accuracy"] for _, row in points]
-    errors = [
-        [100 * (row["accuracy"] - row["accuracy_low"]) for _, row in points],
-        [100 * (row["accuracy_high"] - row["accuracy"]) for _, row in points],
-    ]
+    lows, highs = ([100 * row[f"accuracy_{end}"] for _, row in points] for end in ("low", "high"))
+    errors = [np.subtract(ys, lows), np.subtract(highs, ys)]
     axes.errorbar(xs, ys, yerr=errors, fmt="none", ecolor=colour, alpha=0.35, capsize=2, linewidth=1)
     axes.plot(
         xs, ys, color=colour, marker=marker, markersize=8 if family in _ALONE else 5.5, linewidth=1.4, alpha=0.9,
@@ -156,12 +184,3 @@ def _lines(rows: Sequence[Row]) -> dict[str, list[tuple[Member, Row]]]:
     for points in lines.values():
         points.sort(key=lambda point: (point[0].value is None, point[0].value or 0.0))
     return dict(sorted(lines.items(), key=lambda item: (item[0] not in _ALONE, item[0])))
-
-
-def _styles(families: Sequence[str]) -> list[tuple[str, str]]:
-    others = [family for family in families if family not in _ALONE]
-    numbered = {family: index for index, family in enumerate(others)}
-    return [
-        _ALONE.get(family) or (COLOURS[numbered[family] % len(COLOURS)], MARKERS[numbered[family] % len(MARKERS)])
-        for family in families
-    ]

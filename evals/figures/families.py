@@ -21,7 +21,8 @@ class Member:
 def member_of(system: str) -> Member:
     """Finds the line of a system. One that our specs do not know stands for itself."""
     try:
-        spec = parse(system)
+        # `bench run` names a threshold by its tau alone.
+        spec = parse(f"threshold:{system}" if system.startswith("tau=") else system)
     except RstitchError:
         return Member(system, system, None)
     family, value = _line(spec)
@@ -29,7 +30,7 @@ def member_of(system: str) -> Member:
     if extras:
         # What varies is what was added: not the policy's own number.
         family = " + ".join([f"{family} {value:g}" if value is not None else family, *extras])
-        value = next(iter(_numbers(spec)), None)
+        value = _added_number(spec)
     return Member(system, family, value)
 
 
@@ -54,9 +55,8 @@ def _line(spec: Spec) -> tuple[str, float | None]:
             return f"profile {profile.name}", None
 
 
-def _numbers(spec: Spec) -> list[float]:
-    """What can vary where the policy has no number."""
-    found = [spec.early_exit.threshold] if spec.early_exit else []
-    if spec.budget:
-        found += [float(bound) for bound in (spec.budget.llm_tokens, spec.budget.max_switches) if bound is not None]
-    return found
+def _added_number(spec: Spec) -> float | None:
+    if spec.early_exit:
+        return spec.early_exit.threshold
+    bounds = (spec.budget.llm_tokens, spec.budget.max_switches) if spec.budget else ()
+    return next((float(bound) for bound in bounds if bound is not None), None)
