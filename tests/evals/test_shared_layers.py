@@ -24,4 +24,4 @@ def test_all_that_the_page_shows_is_measured(tmp_path: Path, capsys: pytest.Capt
     assert all(row["latency_ratio"][0] > 0 for row in shared)
     told = capsys.readouterr().out
     assert "switch over 128 tokens" in told
-    assert "written" not in told
+    assert "written: docs" not in told
