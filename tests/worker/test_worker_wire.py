@@ -133,9 +133,9 @@ async def test_a_first_token_comes_at_once_and_an_end_with_all_that_waited(
     start_worker: StartWorker, model: Any
 ) -> None:
     _, stub = await start_worker(flush_ms=3.6e6)
+    expected = generate(model, PROMPT, 20)  # before the run: it blocks the loop, which would join both messages
     call = stub.Decode()
     await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=20))
-    expected = generate(model, PROMPT, 20)
     first, rest = await call.read(), await call.read()
     assert list(first.tokens) == expected[:1]
     assert list(rest.tokens) == expected[1:]
