@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import grpc
 
@@ -28,7 +28,7 @@ class Connection:
     All methods of a client raise RstitchError, by its subclasses.
     """
 
-    _wire: ClassVar[Any]  # grpc or grpc.aio
+    _wire: Any  # grpc or grpc.aio
 
     def __init__(
         self,
