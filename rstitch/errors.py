@@ -1,5 +1,16 @@
 """The errors of the system, the same on both sides of the wire.
 
+    RstitchError
+      x Refused                 the caller has to change something first
+        x InvalidArgument       a field holds what it may not, or something that does not fit
+        x NotFound              there is no such session, profile or head
+        x FailedPrecondition    the state does not allow it, such as a session whose answer is still being written
+      x ResourceExhausted       there is no room at the moment, or the message is too large
+      x Unavailable             nobody answers, or not yet; `retry_after_s` says when to try again
+      x DeadlineExceeded        the time given was over before the call was done
+      x Interrupted             an answer stopped on the way; `metadata` says where it goes on
+      x InternalError           a bug, of the service or of what lies between
+
 A service raises a `RstitchError` with a gRPC code, which alone chooses the class. The server kit turns it into a gRPC
 status with `google.rpc.ErrorInfo` (and `RetryInfo`), and a client turns that back into the same error. This module does
 not know who raises or who catches.
@@ -74,7 +85,7 @@ class ResourceExhausted(RstitchError):
 
 
 class Unavailable(RstitchError):
-    """Nobody answers, or not yet: the same call may succeed later (`retry_after_s` says when, if known)."""
+    """Nobody answers, or not yet: the same call may succeed later."""
 
 
 class DeadlineExceeded(RstitchError):
@@ -82,7 +93,7 @@ class DeadlineExceeded(RstitchError):
 
 
 class Interrupted(RstitchError):
-    """An answer stopped on the way: cancelled, deleted or taken over; `metadata` says where it goes on."""
+    """An answer stopped on the way: cancelled, deleted or taken over."""
 
 
 class InternalError(RstitchError):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from rstitch.cli.common import FAILED, Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.client.sync import Client
+from rstitch.client.types import GuardStatus
 from rstitch.limits import ROUTER_ADDRESS
-
-if TYPE_CHECKING:
-    from rstitch.client.types import GuardStatus
+from rstitch.local.readiness import health_of
 
 
 @command
@@ -32,8 +32,6 @@ def health(
 
 
 def _server_health(address: str, service: str, timeout: float, json: bool) -> bool:
-    from rstitch.local.readiness import health_of
-
     state = health_of(address, service, timeout)
     if json:
         print_json({"address": address, "health": state})
@@ -43,8 +41,6 @@ def _server_health(address: str, service: str, timeout: float, json: bool) -> bo
 
 
 def _router_health(router: str, timeout: float, json: bool) -> bool:
-    from rstitch.client.sync import Client
-
     with Client(router) as client:
         status = client.status(timeout_s=timeout)
     # The router itself stays ready while a worker is away for a while: answers wait for it.

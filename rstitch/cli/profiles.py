@@ -37,9 +37,8 @@ def ls(router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
         return
     table = Table("name", "policy", "updated", "found", box=None, padding=(0, 2, 0, 0))
     for profile in found:
-        first = escape(profile.description.partition("\n")[0])
         updated = f"{profile.updated.astimezone():%F %T}" if profile.updated else ""
-        table.add_row(profile.name, _words(profile), updated, first)
+        table.add_row(profile.name, _words(profile), updated, escape(profile.description.partition("\n")[0]))
     print_whole(out(), table)
 
 

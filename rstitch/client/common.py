@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import grpc
 
@@ -28,7 +28,7 @@ class Connection:
     All methods of a client raise RstitchError, by its subclasses.
     """
 
-    _wire: ClassVar[Any]  # grpc or grpc.aio
+    _wire: Any  # grpc or grpc.aio
 
     def __init__(
         self,
@@ -66,10 +66,12 @@ def checked_address(address: str) -> str:
 
 def with_address(error: RstitchError, address: str) -> RstitchError:
     """Adds the address to an error of the wire's own, and the reason UNREACHABLE where nobody answers."""
-    if error.code is grpc.StatusCode.DEADLINE_EXCEEDED and error.reason == "TRANSPORT":
+    if error.reason != "TRANSPORT":
+        return error
+    if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         error.message = f"the deadline passed before the router at {address} was done."
         error.remedy = "Allow more time."
-    if error.code is grpc.StatusCode.UNAVAILABLE and error.reason == "TRANSPORT":
+    if error.code is grpc.StatusCode.UNAVAILABLE:
         if "failed to connect" in error.message:
             error.reason = UNREACHABLE
             error.message = f"no router answers at {address}."

@@ -65,43 +65,34 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One model wrote consecutive tokens, which complete `text`.
-
-    `uncertainties` is the policy's signal, one per token; empty where that is the entropy.
-    """
+    """One model wrote consecutive tokens, which complete `text`."""
 
     model: Model
     position: int
     tokens: tuple[int, ...]
     entropies: tuple[float, ...]
     text: str
-    uncertainties: tuple[float, ...] = ()
+    uncertainties: tuple[float, ...] = ()  # the policy's signal, one per token; empty where that is the entropy
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """The writer changed; `position` is the first of the new segment.
-
-    `entropy` is the value that decided, also of a policy with another signal.
-    """
+    """The writer changed; `position` is the first of the new segment."""
 
     from_model: Model
     to_model: Model
     position: int
-    entropy: float
+    entropy: float  # the value that decided, also of a policy with another signal
     reason: SwitchReason
 
 
 @dataclass(frozen=True, slots=True)
 class TimeBreakdown:
-    """Says where an answer's time went, in microseconds; each part is that of `TimeBreakdown` in the contract.
-
-    What runs beside the decoding (`background_us`) is not part of the total time.
-    """
+    """Says where an answer's time went, in microseconds; each part is that of `TimeBreakdown` in the contract."""
 
     slm_forward_us: int = 0
     llm_forward_us: int = 0
-    background_us: int = 0
+    background_us: int = 0  # runs beside the decoding and is not part of the total time
     scheduling_us: int = 0
     waiting_us: int = 0
     transport_us: int = 0
@@ -155,20 +146,16 @@ class EarlyExitTaken:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The answer is complete: always the last event. `length` counts the session's tokens, prompt included.
-
-    `policy` is who wrote it (None: a router that does not say), `profile` where that came from, `guard_reason` why it
-    is not what was asked for; `budget_spent` names the bounds that were reached, `early_exit` where the thinking ended.
-    """
+    """The answer is complete: always the last event."""
 
     reason: FinishReason
     usage: Usage
-    length: int
-    policy: Policy | None = None
-    guard_reason: str = ""
-    budget_spent: tuple[str, ...] = ()
-    early_exit: EarlyExitTaken | None = None
-    profile: str = ""
+    length: int  # of the session in tokens, prompt included
+    policy: Policy | None = None  # that wrote it; None: a router that does not say
+    guard_reason: str = ""  # why it is not the policy that was asked for
+    budget_spent: tuple[str, ...] = ()  # the bounds that were reached
+    early_exit: EarlyExitTaken | None = None  # where the thinking ended
+    profile: str = ""  # where the policy came from
 
 
 Event: TypeAlias = Started | Chunk | Switch | Finished

@@ -147,9 +147,8 @@ def policy_message(policy: t.Policy) -> router_pb2.Policy:
     fields = dataclasses.asdict(policy)
     if isinstance(policy, t.Threshold):
         fields["signal"] = f"SIGNAL_{policy.signal.upper()}"
-    kind = type(policy)
-    message: Any = getattr(router_pb2, kind.__name__)(**fields)
-    return router_pb2.Policy(**{name_of(kind): message})
+    kind = type(policy)  # its message has the same name and fields
+    return router_pb2.Policy(**{name_of(kind): getattr(router_pb2, kind.__name__)(**fields)})
 
 
 def early_exit_message(value: t.EarlyExit) -> router_pb2.EarlyExit:
@@ -165,10 +164,9 @@ def budget_message(value: t.Budget) -> router_pb2.Budget:
 
 def _policy(m: router_pb2.Policy) -> t.Policy | None:
     kind = m.WhichOneof("kind")
-    if kind is None:
-        return None
-    made: t.Policy = t.Profile(m.profile) if kind == "profile" else _read(KINDS[kind], getattr(m, kind))
-    return made
+    if kind == "profile":
+        return t.Profile(m.profile)
+    return None if kind is None else _read(KINDS[kind], getattr(m, kind))
 
 
 def _finished(m: router_pb2.Finished) -> t.Finished:

@@ -30,15 +30,12 @@ class Signal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """R-Stitch: the SLM writes while its signal is at most `tau`, the LLM hands back at `tau_return` (None: `tau`).
-
-    `signal` is the entropy where it is unspecified; `window` (0: the router's) goes with `ENTROPY_WINDOW` only.
-    """
+    """R-Stitch: the SLM writes while its signal is at most `tau`, the LLM hands back at `tau_return` (None: `tau`)."""
 
     tau: float
     tau_return: float | None = None
-    signal: Signal = Signal.UNSPECIFIED
-    window: int = 0
+    signal: Signal = Signal.UNSPECIFIED  # the entropy
+    window: int = 0  # of ENTROPY_WINDOW only, in tokens; 0: the router's
 
 
 @dataclass(frozen=True, slots=True)

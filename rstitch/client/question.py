@@ -36,11 +36,7 @@ ChatInput: TypeAlias = Sequence[Message | Mapping[str, str]]
 
 
 class Question(TypedDict, total=False):
-    """Exactly one of `chat`, `tokens` and the text beside them is given; what else is left out is the router's to set.
-
-    `session_id` continues a conversation or names a new one. `guard` says whether the LLM may write alone where routing
-    is slower.
-    """
+    """Exactly one of `chat`, `tokens` and the text beside them is given; what is left out is the router's to set."""
 
     chat: ChatInput | None
     tokens: Sequence[int] | None
@@ -50,5 +46,5 @@ class Question(TypedDict, total=False):
     sampling: Sampling | None
     max_new_tokens: int
     stop: Sequence[str]
-    guard: bool | None
-    session_id: str
+    guard: bool | None  # may the LLM write alone where routing is slower?
+    session_id: str  # continues a conversation or names a new one

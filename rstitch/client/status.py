@@ -89,19 +89,15 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class GuardStatus:
-    """Says what routing costs and saves, as measured; times are in microseconds, 0 where unknown.
+    """Says what routing costs and saves, as measured; times are in microseconds, 0 where unknown."""
 
-    `llm_only` says whether new answers go to the LLM alone where the guard is on, `on` whether it is where a request
-    does not say.
-    """
-
-    llm_only: bool = False
+    llm_only: bool = False  # new answers go to the LLM alone where the guard is on
     reason: str = ""
     routed_us: int = 0
     llm_only_us: int = 0
     num_routed: int = 0
     num_llm_only: int = 0
-    on: bool = False
+    on: bool = False  # where a request does not say
 
 
 @dataclass(frozen=True, slots=True)

