@@ -1,13 +1,18 @@
-"""What all tests share: one torch thread (the models are tiny, and threads that spin cost more than they give), and the
-order: the laws come first, since they take longest and matter most.
+"""What all tests share: one torch thread (the models are tiny, and threads that spin cost more than they give), the
+order, and who runs what: the laws come first, since they take longest and matter most; a stack is started once.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from rstitch.local.stack import LocalStack
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,5 +21,22 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 LAWS = Path(__file__).parent / "laws"
 
 
+# Stacks that live as long as the session: whatever uses one of them runs in one process, where it is started once.
+STACKS = ("bundled_stack", "kindred_stack", "stack", "tiny_stack")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        laws = LAWS in item.path.parents
+        used = [name for name in STACKS if name in getattr(item, "fixturenames", ()) and (laws or name == "tiny_stack")]
+        item.add_marker(pytest.mark.xdist_group(used[0] if used else str(item.path)))
     items.sort(key=lambda item: LAWS not in item.path.parents)
+
+
+@pytest.fixture(scope="session")
+def tiny_stack() -> Iterator[LocalStack]:
+    """The stack that `rstitch up` starts: the bundled pair with all defaults, for whoever only asks it."""
+    from rstitch.local.stack import LocalStack
+
+    with LocalStack() as running:
+        yield running

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,7 @@ from evals.calibrate.__main__ import main
 from evals.figures.intervals import Interval
 from rstitch.client.sync import Client
 from rstitch.client.types import Profile, Signal, Threshold
-from rstitch.local.stack import LocalStack, WorkerOptions
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[LocalStack]:
-    both = WorkerOptions(args=["--measure-ms", "0"])
-    with LocalStack(both, both) as running:
-        yield running
+from rstitch.local.stack import LocalStack
 
 
 def calibrate(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, object], str]:
@@ -29,15 +21,15 @@ def calibrate(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int,
 
 
 def test_a_share_becomes_a_profile_that_answers(
-    stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--router", stack.router_address, "--data", "tiny:calibration", "--n", "8", "--signal", "margin"]
+    flags = ["--router", tiny_stack.router_address, "--data", "tiny:calibration", "--n", "8", "--signal", "margin"]
     flags += ["--max-new-tokens", "48", "--cache", str(tmp_path / "cache.jsonl"), "--llm-share", "10%"]
     code, made, _ = calibrate(capsys, *flags, "--name", "cheap", "--force")
     assert code in (0, 3)  # whether the check landed is a matter of chance
     assert (made["num_calibrated"], made["num_checked"], made["profile"]) == (4, 4, "cheap")
     policy = Threshold(float(str(made["tau"])), signal=Signal.MARGIN)
-    with Client(stack.router_address) as client:
+    with Client(tiny_stack.router_address) as client:
         (kept,) = client.profiles()
         first = kept.description.partition("\n")[0]
         assert "fresh questions the LLM share will be between" in first
@@ -54,12 +46,12 @@ def test_a_share_becomes_a_profile_that_answers(
 
 
 def test_a_profile_whose_check_fails_is_not_kept_unless_forced(
-    stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Interval, "holds", lambda interval, value: False)
-    flags = ["--router", stack.router_address, "--data", "tiny:calibration", "--n", "4", "--max-new-tokens", "16"]
+    flags = ["--router", tiny_stack.router_address, "--data", "tiny:calibration", "--n", "4", "--max-new-tokens", "16"]
     flags += ["--llm-share", "10%", "--cache", str(tmp_path / "cache.jsonl"), "--name", "outside"]
-    with Client(stack.router_address) as client:
+    with Client(tiny_stack.router_address) as client:
 
         def names() -> set[str]:
             return {kept.name for kept in client.profiles()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,32 +17,26 @@ from evals.tasks.task import names
 from rstitch.client.sync import Client
 from rstitch.client.types import Random
 from rstitch.errors import RstitchError
-from rstitch.local.stack import LocalStack, WorkerOptions
+from rstitch.local.stack import LocalStack
 from tests.support.runs import CONFIGURATION, PROVENANCE
 
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(scope="module")
-def stack() -> Iterator[LocalStack]:
-    with LocalStack(WorkerOptions(threads=1), WorkerOptions(threads=1)) as running:
-        yield running
-
-
 class TestOnARealStack:
     """One run of two systems, gone on with, reported, drawn."""
 
-    def run(self, stack: LocalStack, folder: Path, *flags: str) -> int:
+    def run(self, tiny_stack: LocalStack, folder: Path, *flags: str) -> int:
         # fmt: off
-        return main(["run", "--task", "tiny", "--router", stack.router_address, "--out", str(folder / "run.jsonl"),
+        return main(["run", "--task", "tiny", "--router", tiny_stack.router_address, "--out", str(folder / "run.jsonl"),
                      "--systems", "llm_only", "threshold:tau=0.02", *flags])
         # fmt: on
 
     def test_a_run_is_one_line_per_answer_and_goes_on(
-        self, stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, tiny_stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = tmp_path / "run.jsonl"
-        assert self.run(stack, tmp_path, "--n", "2", "--concurrency", "2") == 0
+        assert self.run(tiny_stack, tmp_path, "--n", "2", "--concurrency", "2") == 0
         first = path.read_text()
         found = read([path])
         assert {each.key for each in found.records} == {(s, p, 0) for s in found.systems for p in range(2)}
@@ -54,41 +47,41 @@ class TestOnARealStack:
                 == len(each.entropies)
                 == each.num_tokens
             )
-            with Client(stack.router_address) as client:
+            with Client(tiny_stack.router_address) as client:
                 trajectory = client.trajectory(each.session_id)
             assert trajectory.tokens[each.count("prompt_tokens") :] == each.tokens
             kinds = [(s.source.value, len(s.tokens)) for s in trajectory.segments if s.source.value != "prompt"]
             assert kinds == [(part.model, part.num_tokens) for part in each.parts]
         path.write_text(first + '{"system": "llm_on')  # it was killed while writing
-        assert self.run(stack, tmp_path, "--n", "4", "--concurrency", "2") == 0
+        assert self.run(tiny_stack, tmp_path, "--n", "4", "--concurrency", "2") == 0
         assert "4 of 8 answers are there already" in capsys.readouterr().out
         again = path.read_text()
         assert again.startswith(first)
         assert len(again.splitlines()) == len(first.splitlines()) + 1 + 2 + 4
         assert len(read([path]).records) == 8
-        assert self.run(stack, tmp_path, "--n", "4", "--concurrency", "2") == 0
+        assert self.run(tiny_stack, tmp_path, "--n", "4", "--concurrency", "2") == 0
         assert len(read([path]).records) == 8
 
     def test_a_file_of_another_configuration_is_refused_by_name(
-        self, stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, tiny_stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert self.run(stack, tmp_path, "--n", "1", "--max-new-tokens", "4", "--json") == 0
+        assert self.run(tiny_stack, tmp_path, "--n", "1", "--max-new-tokens", "4", "--json") == 0
         rows = json.loads(capsys.readouterr().out)["rows"]
         assert [(row["system"], row["n"], row["cut_off"]) for row in rows] == [
             ("llm_only", 1, 1),
             ("threshold:tau=0.02", 1, 1),
         ]
-        assert self.run(stack, tmp_path, "--n", "1", "--max-new-tokens", "5") == 2
+        assert self.run(tiny_stack, tmp_path, "--n", "1", "--max-new-tokens", "5") == 2
         assert "run with max_new_tokens 4, not 5" in capsys.readouterr().err
 
     def test_samples_have_seeds_and_a_system_that_is_refused_has_a_name(
-        self, stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, tiny_stack: LocalStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         flags = ("--n", "1", "--samples", "2", "--temperature", "1", "--seed", "7", "--max-new-tokens", "12")
-        assert self.run(stack, tmp_path, *flags) == 0
+        assert self.run(tiny_stack, tmp_path, *flags) == 0
         llm = read([tmp_path / "run.jsonl"]).of("llm_only")
         assert [(each.sample, each.seed) for each in llm] == [(0, 7), (1, 8)]
-        assert self.run(stack, tmp_path, *flags, "--systems", "threshold:tau=7") == 2
+        assert self.run(tiny_stack, tmp_path, *flags, "--systems", "threshold:tau=7") == 2
         assert "threshold:tau=7:" in capsys.readouterr().err
 
 

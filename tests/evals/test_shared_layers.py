@@ -9,7 +9,7 @@ import pytest
 
 from evals.shared_layers.__main__ import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(240)]
 
 
 def test_all_that_the_page_shows_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,14 @@ from evals.latency.__main__ import main
 from evals.tasks.tiny.arithmetic import problems
 from rstitch.client.sync import Client
 from rstitch.client.types import Message, Threshold
-from rstitch.local.stack import LocalStack, WorkerOptions
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[LocalStack]:
-    both = WorkerOptions(args=["--measure-ms", "0"])
-    with LocalStack(both, both) as running:
-        yield running
-
+from rstitch.local.stack import LocalStack
 
 SMALL = ["--inputs", "2,8", "--cached", "0,16", "--repeats", "2", "--max-new-tokens", "16", "--answers", "1"]
 
 
-def test_a_running_stack_is_profiled_and_checked(stack: LocalStack, tmp_path: Path) -> None:
+def test_a_running_stack_is_profiled_and_checked(tiny_stack: LocalStack, tmp_path: Path) -> None:
     path, plot = tmp_path / "latency.json", tmp_path / "fit.png"
-    flags = ["--router", stack.router_address, "--n", "1", "--json", str(path), "--plot", str(plot)]
+    flags = ["--router", tiny_stack.router_address, "--n", "1", "--json", str(path), "--plot", str(plot)]
     assert main(["check", *SMALL, *flags]) == 0
     model = LatencyModel.load(path)
     assert model.slm.facts["model"] == "tiny-slm"
@@ -40,14 +31,14 @@ def test_a_running_stack_is_profiled_and_checked(stack: LocalStack, tmp_path: Pa
     assert main(["check", *SMALL, *flags, "--model", str(path)]) == 0
 
 
-def test_workers_alone_are_profiled_without_what_serving_adds(stack: LocalStack, tmp_path: Path) -> None:
+def test_workers_alone_are_profiled_without_what_serving_adds(tiny_stack: LocalStack, tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
-    assert main([*SMALL, "--workers", ",".join(stack.worker_addresses), "--json", str(path)]) == 0
+    assert main([*SMALL, "--workers", ",".join(tiny_stack.worker_addresses), "--json", str(path)]) == 0
     assert json.loads(path.read_text())["serving"] is None
 
 
-def test_the_runs_of_an_answer_are_those_that_its_usage_counts(stack: LocalStack) -> None:
-    with Client(stack.router_address) as client:
+def test_the_runs_of_an_answer_are_those_that_its_usage_counts(tiny_stack: LocalStack) -> None:
+    with Client(tiny_stack.router_address) as client:
         for problem in problems("dev", 2):
             answer = client.answer(chat=[Message("user", problem.question)], policy=Threshold(0.001), guard=False)
             num_prompt_tokens, runs = runs_of(client.trajectory(answer.session_id))
