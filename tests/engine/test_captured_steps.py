@@ -1,16 +1,12 @@
-"""The CUDA path's bookkeeping on a CPU: block tables, padding to captured shapes, fused measuring.
+"""The CUDA path's bookkeeping on a CPU: block tables and padding to captured shapes.
 
 The kernel is a naive one with `varlen_attn`'s signature, a graph is its function run again; what is left to a GPU
-(tests marked gpu) is the kernel and the capture themselves.
+(tests marked gpu) is the kernel and the capture themselves. (Kernels of our own: test_kernels.py.)
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -135,30 +131,6 @@ def test_what_the_kernel_cannot_do_is_refused_by_name_or_done_otherwise() -> Non
     model = make_model(CONFIGS["gemma2"], 0)
     with pytest.raises(UnsupportedModel, match="caps no scores"):
         Engine(adopt(model), Limits(VOCAB_SIZE, 512, num_pages=64, attention="varlen"))
-    with pytest.raises(UnsupportedModel, match="graphs need varlen attention"):
+    with pytest.raises(UnsupportedModel, match="graphs need attention through block tables"):
         Engine(adopt(model), Limits(VOCAB_SIZE, 512, num_pages=64, graphs="on"))
     Engine(adopt(model), Limits(VOCAB_SIZE, 512, num_pages=64))
-
-
-_FUSED = """
-import math, torch
-from model_worker.engine.forward.fused import measure_fused
-logits = torch.randn(5, 9001, generator=torch.Generator().manual_seed(1)) * torch.tensor([0.0, 1, 5, 30, 1])[:, None]
-logits[1, :5000] = -math.inf
-logits[4, 77] = math.nan
-exact = logits.double().log_softmax(-1)
-tokens, entropies, probabilities = measure_fused(logits)
-assert tokens[:4].long().tolist() == logits[:4].argmax(-1).tolist()
-entropy = torch.special.entr(exact.exp()).sum(-1)
-torch.testing.assert_close(entropies.double(), entropy, atol=2e-6, rtol=1e-5, equal_nan=True)
-chosen = exact.exp().gather(-1, tokens.long()[:, None])[:, 0]
-torch.testing.assert_close(probabilities[:4].double(), chosen[:4], atol=0, rtol=2e-5)
-assert entropies[4].isnan()
-"""
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
-def test_fused_measuring_equals_float64() -> None:
-    """Triton's interpreter runs the kernel on the CPU; torch brings Triton only where it is built for CUDA."""
-    subprocess.run([sys.executable, "-c", _FUSED], check=True, env=os.environ | {"TRITON_INTERPRET": "1"})

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model_worker.engine.forward.attention_varlen import Tables, VarlenAttention
+from model_worker.engine.forward.attention_tables import BlockTableAttention, Tables
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.sampling import Choices, measure, unpack
 from model_worker.engine.types import Limits
@@ -47,7 +47,7 @@ class Graph:
         self,
         num_tokens: int,
         max_queries: int,
-        attention: VarlenAttention,
+        attention: BlockTableAttention,
         forward: Forward,
         capture: Capture,
         limits: Limits,
@@ -63,12 +63,12 @@ class Graph:
         self._device = torch.zeros(size, dtype=torch.int32, device=device)
         self._fill = [view.numpy() for view in _split(self._host, num_tokens, width)]
         ids, positions, slots, ends, lengths, pages = _split(self._device, num_tokens, width)
-        tables = Tables(slots, ends, lengths, pages, max_queries, limits.context_length)
         self._results = torch.zeros(3, num_tokens, dtype=torch.float32, pin_memory=pinned)
         self._logits = self._hidden = self._packed = torch.empty(0)
 
         def body() -> None:
-            attention.use(tables)
+            # The slots become int64 once here, not once a layer.
+            attention.use(Tables(slots.long(), ends, lengths, pages, max_queries, limits.context_length))
             self._logits, self._hidden = forward(ids.long()[None], positions.long()[None])
             self._packed = measure(self._logits)
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from model_worker.engine.bookkeeping.scheduler import Row, Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.forward.attention import PagedAttention
-from model_worker.engine.forward.attention_varlen import VarlenAttention
+from model_worker.engine.forward.attention_choice import choose_attention
+from model_worker.engine.forward.attention_tables import BlockTableAttention
 from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress, cuda_capture, repeat
@@ -64,16 +64,18 @@ class Runner:
         self._hidden: Tensor | None = None
         self._slots: Tensor = torch.empty(0, dtype=torch.int64)  # of the batch's tokens, on the device
         loaded.module.get_output_embeddings().register_forward_pre_hook(self._capture_hidden)
-        self._why_not_varlen = ""  # said by `path` where varlen was tried and failed
-        self._attention: AttentionBackend = self._make_attention()
+        self._attention: AttentionBackend
+        choice = choose_attention(self._cache, limits, self._try)
+        self._attention, self._why = choice.attention, choice.why
         use_attention(loaded.module, self._attention.forward)
         self._graphs = self._make_graphs(on_progress)
         self.graphed: bool | None = None  # whether the last step was a captured graph's; None: none is captured
 
     @property
     def path(self) -> str:
-        """Says how steps run: how the cache is read, and whether there are graphs."""
-        return f"{self._attention.name}{' with graphs' if self._graphs is not None else ''}{self._why_not_varlen}"
+        """Says how steps run: how the cache is read, whether there are graphs, and why not otherwise."""
+        graphs = " with graphs" if self._graphs is not None else ""
+        return f"{self._attention.name}{graphs}{f', as {self._why}' if self._why else ''}"
 
     @torch.inference_mode()
     def run(self, rows: list[Row]) -> Outcome | None:
@@ -142,41 +144,27 @@ class Runner:
         """Keeps the LM head's input: the last hidden states of just the rows asked for."""
         self._hidden = inputs[0][0]
 
-    def _make_attention(self) -> AttentionBackend:
-        wish = self._limits.attention
-        sixteen_bit = self._loaded.dtype in (torch.bfloat16, torch.float16)
-        if wish == "varlen" or (wish == "auto" and self._loaded.device.type == "cuda" and sixteen_bit):
-            try:
-                attention = VarlenAttention(self._cache, self._limits.context_length)
-                use_attention(self._loaded.module, attention.forward)
-                self._run_one_token(attention)
-            except Exception as error:  # whatever a kernel says that cannot do this model or device
-                if wish == "varlen":
-                    raise UnsupportedModel(f"varlen attention does not run this model here: {error}") from error
-                self._why_not_varlen = f", as varlen does not run here: {error}"
-            else:
-                return attention
-        return PagedAttention(self._cache, in_place=wish != "gather")
-
     @torch.inference_mode()
-    def _run_one_token(self, attention: VarlenAttention) -> None:
-        """Tries an attention on the page that nobody reads; raises what the kernel raises."""
-        session = Session("trial")
-        session.tokens.append(0)
-        session.pages.append(self._limits.num_pages)
-        run = Run(0, RunRequest("trial", 0, (0,), returns=Returns()), session)
-        batch = Batch.of([Row(run, 0, 1, is_last=True)], self._limits.page_size)
+    def _try(self, attention: AttentionBackend) -> None:
+        """Runs one token, then many, on the page that nobody reads; raises what the kernel raises."""
         self._attention = attention
-        measure(self._forward(*self._begin(batch))[0]).tolist()
+        use_attention(self._loaded.module, attention.forward)
+        for count in (1, min(self._limits.page_size, self._limits.context_length)):
+            session = Session("trial")
+            session.tokens.extend([0] * count)
+            session.pages.append(self._limits.num_pages)
+            run = Run(0, RunRequest("trial", 0, [0] * count, returns=Returns()), session)
+            batch = Batch.of([Row(run, 0, count, is_last=True)], self._limits.page_size)
+            measure(self._forward(*self._begin(batch))[0]).tolist()
 
     @torch.inference_mode()
     def _make_graphs(self, on_progress: OnProgress) -> Graphs | None:
         attention, device = self._attention, self._loaded.device
         if self._limits.graphs == "off" or (self._limits.graphs == "auto" and device.type != "cuda"):
             return None
-        if not isinstance(attention, VarlenAttention):
+        if not isinstance(attention, BlockTableAttention):
             if self._limits.graphs == "on":
-                raise UnsupportedModel("graphs need varlen attention, which does not run this model here")
+                raise UnsupportedModel("graphs need attention through block tables (varlen or triton), which does not run this model here")
             return None
         # On a CPU a graph is its function, run again: padded as on a device, without the gain.
         capture = cuda_capture(torch.cuda.graph_pool_handle()) if device.type == "cuda" else repeat
