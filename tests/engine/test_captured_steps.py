@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
@@ -26,44 +25,7 @@ from model_worker.engine.measure import measure_steps
 from model_worker.engine.types import Limits, Returns, RunRequest, Sampling
 from tests.support.engines import generate, make_engine, run_all, run_one
 from tests.support.pairs import CONFIGS, VOCAB_SIZE, make_model
-
-
-def naive_varlen_attn(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    ends: Tensor,
-    ends_of_keys: None,
-    max_queries: int,
-    max_keys: int,
-    *,
-    scale: float | None,
-    window_size: tuple[int, int],
-    enable_gqa: bool,
-    seqused_k: Tensor,
-    block_table: Tensor,
-) -> Tensor:
-    assert window_size == (-1, 0) if max_queries > 1 else (-1, -1)
-    out = torch.full((*query.shape[:2], value.shape[-1]), float("nan"), dtype=query.dtype)
-    for row in range(len(ends) - 1):
-        begin, end, length = int(ends[row]), int(ends[row + 1]), int(seqused_k[row])
-        if begin == end:
-            continue
-        assert end - begin <= max_queries
-        assert length <= max_keys
-        pages = block_table[row, : -(-length // key.shape[1])].long()
-        k, v = key[pages].flatten(0, 1)[:length], value[pages].flatten(0, 1)[:length]
-        positions = torch.arange(length - (end - begin), length)
-        mask = torch.arange(length)[None] <= positions[:, None]
-        out[begin:end] = torch.nn.functional.scaled_dot_product_attention(
-            query[begin:end].transpose(0, 1)[None],
-            k.transpose(0, 1)[None],
-            v.transpose(0, 1)[None],
-            attn_mask=mask,
-            scale=scale,
-            enable_gqa=enable_gqa,
-        )[0].transpose(0, 1)
-    return out
+from tests.support.varlen import naive_varlen_attn
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +114,7 @@ def test_auto_goes_without_graphs_and_says_why(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_batch_that_limits_allow_has_a_shape() -> None:
-    """Except more rows of several tokens than the longest shapes have room for, and what is beyond the largest sizes."""
+    """Except what is beyond the largest sizes, and more rows of several tokens than the extends have room for."""
     for limits in (Limits(VOCAB_SIZE, 512, 128), Limits(VOCAB_SIZE, 512, 3, max_batch_tokens=5), Limits(9, 64, 1)):
         shapes = shapes_for(limits)
         assert shapes == sorted(shapes)
