@@ -8,17 +8,16 @@ path is compared with the model's own (parity.py), so that a wrong model never s
 from __future__ import annotations
 
 import inspect
-import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.dispatch import probed
 from model_worker.engine.forward.kv_cache import LayerShape
 
 # Keywords that layers pass and that do not change the result of causal attention at inference.
@@ -41,8 +40,6 @@ _HARMLESS = {
 }
 # RoPE variants whose angles depend on the length of the *batch*: a session's tokens would depend on its neighbours.
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
-
-_names = (f"rstitch_{number}" for number in itertools.count())
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +137,6 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
     )
 
 
-def use_attention(module: Any, function: Callable[..., Any], mask: Callable[..., None] | None = None) -> None:
-    """Makes the model's layers call `function` for attention, with no mask; `mask` is told which ones it would make."""
-    name = next(_names)
-    AttentionInterface.register(name, function)
-    if mask is not None:
-        AttentionMaskInterface.register(name, mask)
-    module.set_attn_implementation(name)
-
-
 def _refuse_rope(name: str, config: Any) -> None:
     parameters = getattr(config, "rope_parameters", None) or {}
     for part in [parameters, *(value for value in parameters.values() if isinstance(value, dict))]:
@@ -204,9 +192,8 @@ def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape
     if head is None:
         raise UnsupportedModel(f"{name}: it has no LM head")
     hook = head.register_forward_pre_hook(lambda _, inputs: hidden_sizes.append(inputs[0].shape[-1]))
-    use_attention(module, attention, refuse_window)
     try:
-        with torch.inference_mode():
+        with probed(module, attention, refuse_window), torch.inference_mode():
             # Two tokens, because a mask of one token shows nothing.
             ids = torch.zeros(1, 2, dtype=torch.long, device=next(module.parameters()).device)
             logits = module(input_ids=ids, use_cache=False).logits

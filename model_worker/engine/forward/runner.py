@@ -20,10 +20,11 @@ from model_worker.engine.forward.attention_varlen import VarlenAttention
 from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.capture import CudaCapture, Repeat
+from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.graph_shapes import Shape
 from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress
 from model_worker.engine.forward.kv_cache import KvCache
-from model_worker.engine.forward.loader import LoadedModel, use_attention
+from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.sampling import Choices, choose, margins, measure, measure_on_host, unpack
 from model_worker.engine.types import Limits, Returns, RunRequest, Signal

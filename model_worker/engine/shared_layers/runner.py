@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.bookkeeping.scheduler import Row
-from model_worker.engine.forward.loader import LoadedModel, use_attention
+from model_worker.engine.forward.dispatch import use_attention
+from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.runner import Outcome, Runner
 from model_worker.engine.shared_layers.model import SharedModel
