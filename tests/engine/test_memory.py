@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import weakref
 from pathlib import Path
@@ -14,7 +15,13 @@ import torch
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward import attention_varlen
 from model_worker.engine.forward.loader import adopt, load
-from model_worker.engine.forward.memory import kv_bytes_per_token, split_memory, tokens_beside
+from model_worker.engine.forward.memory import (
+    kv_bytes_per_token,
+    pages_that_fit,
+    room_for_cache,
+    split_memory,
+    tokens_beside,
+)
 from model_worker.engine.types import RunRequest
 from tests.support.engines import generate, make_engine_of, run_one
 from tests.support.pairs import CONFIGS, make_model, save_model
@@ -26,6 +33,20 @@ def test_both_fit_and_one_token_more_would_not(room: int, ours: int, theirs: int
     tokens = split_memory(room, ours, theirs)
     assert tokens == split_memory(room, theirs, ours)
     assert tokens * (ours + theirs) <= room < (tokens + 1) * (ours + theirs)
+
+
+@pytest.mark.parametrize(("free_gb", "room_gb"), [(80, 72), (25, 22.5), (20, 17.5), (3, 0.5), (2, 0)])
+def test_room_is_left_for_captured_steps_and_what_they_compute_in(free_gb: float, room_gb: float) -> None:
+    assert room_for_cache(int(free_gb * 1e9)) == room_gb * 1e9
+
+
+def test_a_device_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = dataclasses.replace(adopt(make_model(CONFIGS["llama"], seed=0)), device=torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3_000_000_000, 80_000_000_000))
+    assert pages_that_fit(loaded, 256) == 500_000_000 // (loaded.kv_bytes_per_token * 256)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2_000_000_000, 80_000_000_000))
+    with pytest.raises(UnsupportedModel, match=r"cuda:0 has 2\.0 GB free.*--num-pages"):
+        pages_that_fit(loaded, 256)
 
 
 def test_no_room_is_no_token() -> None:

@@ -164,10 +164,12 @@ class Graph:
 
 
 class Graphs:
-    """All captured shapes; a batch runs in the cheapest that it fits."""
+    """All captured shapes; a batch runs in the cheapest that it fits. It knows what capturing them took."""
 
-    def __init__(self, make: Callable[[Shape], Graph], limits: Limits, on_progress: OnProgress) -> None:
-        begin = time.perf_counter()
+    def __init__(
+        self, make: Callable[[Shape], Graph], limits: Limits, device: torch.device, on_progress: OnProgress
+    ) -> None:
+        begin, free = time.perf_counter(), _free_bytes(device)
         shapes = shapes_for(limits)
         graphs: dict[Shape, Graph] = {}
         # The most expensive first: the others then fit into its memory.
@@ -175,7 +177,8 @@ class Graphs:
             graphs[shape] = make(shape)
             on_progress(index + 1, len(shapes))
         self._graphs = {shape: graphs[shape] for shape in shapes}
-        self.seconds = time.perf_counter() - begin
+        self.seconds = round(time.perf_counter() - begin, 3)
+        self.megabytes = round((free - _free_bytes(device)) / 1e6)  # of the device, 0 on a CPU
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -184,3 +187,7 @@ class Graphs:
         """Runs a batch; None if it fits no graph."""
         graph = next((graph for shape, graph in self._graphs.items() if shape.fits(batch)), None)
         return graph.run(batch) if graph is not None else None
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

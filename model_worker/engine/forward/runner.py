@@ -107,6 +107,13 @@ class Runner:
         measured = measure_on_host(logits) if logits.device.type == "cpu" else unpack(measure(logits), logits.shape[-1])
         return _outcome(batch, measured, logits, hidden, range(len(batch.asked)))
 
+    def warm_up(self) -> None:
+        """Runs an uncaptured step of one token in the calling thread, on the page that nobody reads.
+
+        torch keeps some things by thread: on CUDA a handle of cuBLAS and its workspace, on a CPU a team of threads.
+        """
+        self.run([self._trial_row()], captured=False)
+
     def wipe(self, pages: Sequence[int]) -> None:
         """Zeroes pages in which a forward left infinities or NaN."""
         self._cache.wipe(pages)
@@ -146,13 +153,15 @@ class Runner:
     @torch.inference_mode()
     def _run_one_token(self, attention: VarlenAttention) -> None:
         """Tries an attention on the page that nobody reads; raises what the kernel raises."""
+        batch = Batch.of([self._trial_row()], self._limits.page_size)
+        self._attention = attention
+        measure(self._model.logits(*self._begin(batch))[0]).tolist()
+
+    def _trial_row(self) -> Row:
         session = Session("trial")
         session.tokens.append(0)
         session.pages.append(self._limits.num_pages)
-        run = Run(0, RunRequest("trial", 0, (0,), returns=Returns()), session)
-        batch = Batch.of([Row(run, 0, 1, is_last=True)], self._limits.page_size)
-        self._attention = attention
-        measure(self._model.logits(*self._begin(batch))[0]).tolist()
+        return Row(Run(0, RunRequest("trial", 0, (0,), returns=Returns()), session), 0, 1, is_last=True)
 
     def _wants_graphs(self) -> bool:
         return self._limits.graphs == "on" or (self._limits.graphs == "auto" and self._loaded.device.type == "cuda")
@@ -173,7 +182,7 @@ class Runner:
             return Graph(shape, attention, self._model, capture, self._limits, device)
 
         try:
-            return Graphs(make, self._limits, on_progress)
+            return Graphs(make, self._limits, device, on_progress)
         except Exception as error:  # whatever a model does that a graph cannot hold, or a device has no room for
             if self._limits.graphs == "auto":
                 self._why_no_graphs = f" without graphs, as its steps cannot be captured here: {error}"
