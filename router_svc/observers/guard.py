@@ -11,10 +11,12 @@ in a *look*, all new ones are of the other, until it is known which is faster.
 Only answers that had little of the other kind beside them are timed (`min_purity`), so a look begins and ends with as
 many answers as run at once that say nothing. It ends when the two are told apart by two standard errors, or after
 `max_begun` answers. The shift between the two samples, of one look beside what ran just before it, is that of Hodges
-and Lehmann; the looks are joined by a Kalman filter (both in `comparing`). What looks cost is bounded: the first comes
-once `min_answers` of the favoured kind are timed, the next after `2**first_rest` times as many answers as it took, and
-each that changes nothing doubles that, up to `2**last_rest` times. A favoured kind that has become much slower since it
-was last compared is looked past at once.
+and Lehmann; the looks are joined by a Kalman filter (both in `comparing`).
+
+What looks cost is bounded. The first comes once as many answers of the favoured kind are timed as run at once, but
+`min_answers` at least; the next after `2**first_rest` times as many answers as it took. Each that changes nothing
+doubles that, up to `2**last_rest` times. A favoured kind that has become much slower since it was last compared is
+looked past at once.
 
 Time per answer is what a user waits for, and answers differ in length because questions do. So it is taken apart: time
 per token at this load times the length of a trace. Routing changes both, hence
@@ -51,6 +53,7 @@ _SURE_LOST, _SURE_KEPT = 2.5, 2.0
 _PRIOR_ANSWERS, _HALF_LIFE = 16, 64
 # Few buckets, because each must see answers of its own before it knows anything; the last has no upper end.
 _NUM_BUCKETS = 6
+_NUM_TIMES = 32  # answers of each kind that are compared, the latest
 # The favoured kind is looked past early if its last so many answers took so much longer than when it was compared.
 _RECENT, _MUCH_SLOWER = 8, math.log(1.25)
 
@@ -125,7 +128,7 @@ def bucket_name(bucket: int) -> str:
 
 
 def _recent_times() -> tuple[deque[float], deque[float]]:
-    return deque(maxlen=32), deque(maxlen=32)
+    return deque(maxlen=_NUM_TIMES), deque(maxlen=_NUM_TIMES)
 
 
 @dataclass(slots=True)
@@ -173,7 +176,7 @@ class Guard:
             self._end_comparison(at, self._compared(at))
         if not at.looking:
             at.rest -= 1
-            if at.rest < 0 and len(at.times[at.favoured]) >= self._rules.min_answers:
+            if at.rest < 0 and len(at.times[at.favoured]) >= min(max(self._rules.min_answers, load), _NUM_TIMES):
                 at.looking = True
                 at.times[at.other].clear()  # of answers that nobody chose, at some time or other
         kind = at.favoured
