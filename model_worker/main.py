@@ -7,7 +7,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -103,7 +103,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
         _refuse_with_shared_layers(role, settings)
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
-    loaded, engine = build(settings, tokenizer.vocab_size)
+    loaded, engine = build(settings, tokenizer.vocab_size, turns.alone() if turns is not None else nullcontext())
     batching, cores = make_batching(settings, engine), _cores(role, settings, loaded)
     driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, batching, turns, cores)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
