@@ -202,14 +202,7 @@ def test_with_fixed_splits_a_token_does_not_depend_on_its_neighbours(
     """Bit for bit: decoded alone, beside others, in a chunk, under another limit."""
     monkeypatch.setattr(np, "matmul", multiply)
     case = Case(
-        dim=16,
-        kv_heads=1,
-        counts=(1, 1),
-        lengths=(70, 150),
-        window=window,
-        sinks=sinks,
-        keys_per_split=64,
-        page_size=64,
+        dim=16, kv_heads=1, counts=(1, 1), lengths=(70, 150), window=window, sinks=sinks, keys_per_split=64, page_size=64
     )
     call = make_call(case, device)
     both = run(case, call)

@@ -91,5 +91,7 @@ def measure_fused(logits: Tensor) -> Tensor:
     part_kernel[(num_rows, count)](
         logits, parts, stride, WIDTH=width, VOCAB=vocab_size, BLOCK=_BLOCK, STEPS=_STEPS, num_warps=4
     )
-    whole_kernel[(num_rows,)](parts, results, num_rows, COUNT=count, PADDED=triton.next_power_of_2(count), num_warps=1)
+    whole_kernel[(num_rows,)](
+        parts, results, num_rows, COUNT=count, PADDED=triton.next_power_of_2(count), num_warps=1
+    )
     return results

@@ -83,7 +83,9 @@ def attend_kernel(  # type: ignore[no-untyped-def]
         is_query = (m < QUERIES * GROUP) & (query < count)
         d_k, d_v = tl.arange(0, KEY_PAD), tl.arange(0, VALUE_PAD)
         at_query = (begin + query).to(tl.int64) * q_token + head * q_head
-        x = tl.load(q + at_query[:, None] + d_k[None, :], mask=is_query[:, None] & (d_k < KEY_DIM)[None, :], other=0.0)
+        x = tl.load(
+            q + at_query[:, None] + d_k[None, :], mask=is_query[:, None] & (d_k < KEY_DIM)[None, :], other=0.0
+        )
         if WIDEN:
             x = x.to(tl.float32)
 
