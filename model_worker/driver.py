@@ -23,6 +23,7 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import EngineError
 from model_worker.engine.types import Event, FinishReason, RunFailed, RunFinished, RunRequest, TokenKept
 from model_worker.outbox import Outbox, Piece
+from model_worker.spare_cores import SpareCores
 
 T = TypeVar("T")
 _ASK_AGAIN_S = 0.0001  # between two tries to get the device; steps take milliseconds
@@ -44,6 +45,7 @@ class EngineDriver:
         flush_s: float = 0.0,  # as in `Outbox`
         batching: BatchingRule | None = None,  # None: every step starts at once
         turns: DeviceTurns | None = None,  # None: the device is this worker's own
+        cores: SpareCores | None = None,  # None: its steps take always as many threads
     ) -> None:
         self._engine = engine
         self._on_fatal = on_fatal
@@ -57,6 +59,7 @@ class EngineDriver:
         self._outbox = Outbox(flush_s)
         self._batching = batching
         self._turns = turns
+        self._cores = cores
         self._arrivals = Arrivals()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -69,6 +72,8 @@ class EngineDriver:
         await self._loop.run_in_executor(None, self._thread.join)
         if self._turns is not None:
             self._turns.close()
+        if self._cores is not None:
+            self._cores.close()
 
     def submit(self, request: RunRequest, sink: Sink) -> int:
         """Posts a run; a refusal comes as RunFailed. Returns its ticket."""
@@ -155,7 +160,11 @@ class EngineDriver:
                         return
                     command()
                     wait = 0.0
+                if self._cores is not None and not self._engine.is_idle:
+                    self._cores.begin()
                 self._put(self._engine.step())
+                if self._cores is not None and self._engine.is_idle:
+                    self._cores.end()
                 if self._turns is not None:
                     self._turns.end(somebody_waits=self._engine.load.num_rows > 0)
                 self._send()

@@ -6,13 +6,14 @@ import asyncio
 import os
 import sys
 import uuid
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import structlog
+import torch
 import transformers
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -29,6 +30,7 @@ from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
 from model_worker.service import WorkerService
 from model_worker.settings import WorkerSettings
+from model_worker.spare_cores import SpareCores
 from model_worker.tokenizer import TokenizerFiles, load_tokenizer
 from rstitch import __version__
 from rstitch.errors import RstitchError, invalid
@@ -42,6 +44,8 @@ from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 _log = structlog.get_logger(__name__)
 _RENAMED = {"exit-listen": "shared-listen"}
 _SERVICE = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
+# Weights that no cache holds: smaller models' steps are over before more threads are awake.
+_LARGE_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,8 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer.vocab_size, turns.alone() if turns is not None else nullcontext())
-    driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, make_batching(settings, engine), turns)
+    batching, cores = make_batching(settings, engine), _cores(role, settings, loaded)
+    driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, batching, turns, cores)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
     measured = WorkerMetrics(metrics, engine)
     files = worker_pb2.GetTokenizerResponse(
@@ -185,12 +190,32 @@ def _slm_info(info: worker_pb2.GetInfoResponse, engine: SharedEngine) -> worker_
 def _turns(role: Role, settings: WorkerSettings) -> DeviceTurns | None:
     if not settings.share_device:
         return None
-    side: Literal["slm", "llm"] = "llm" if role.model == common_pb2.MODEL_LLM else "slm"
+    with _shared_file("--share-device"):
+        return DeviceTurns(Path(settings.share_device), _side(role), settings.share_slm_steps)
+
+
+def _cores(role: Role, settings: WorkerSettings, loaded: LoadedModel) -> SpareCores | None:
+    """Returns what finds spare cores, None where there are none or they would not pay."""
+    share, everything = settings.threads or torch.get_num_threads(), len(os.sched_getaffinity(0))
+    num_bytes = sum(parameter.nbytes for parameter in loaded.module.parameters())
+    if not settings.share_cores or everything <= share or settings.device != "cpu" or num_bytes < _LARGE_BYTES:
+        return None
+    with _shared_file("--share-cores"):
+        return SpareCores(Path(settings.share_cores), _side(role), share, everything, torch.set_num_threads)
+
+
+def _side(role: Role) -> Literal["slm", "llm"]:
+    return "llm" if role.model == common_pb2.MODEL_LLM else "slm"
+
+
+@contextmanager
+def _shared_file(flag: str) -> Iterator[None]:
+    """Raises RstitchError about `flag` where its file cannot be made."""
     try:
-        return DeviceTurns(Path(settings.share_device), side, settings.share_slm_steps)
+        yield
     except OSError as error:
         remedy = "Name a file in a folder that both workers may write to."
-        raise invalid("--share-device", f"{error.filename}: {error.strerror}.", remedy) from error
+        raise invalid(flag, f"{error.filename}: {error.strerror}.", remedy) from error
 
 
 def _refuse_with_shared_layers(role: Role, settings: WorkerSettings) -> None:

@@ -85,6 +85,12 @@ class WorkerSettings(BaseSettings):
     share_slm_steps: Annotated[
         int, Field(ge=1, description="On a shared device, SLM steps for each LLM step; the same for both workers.")
     ] = 8
+    share_cores: Annotated[
+        str,
+        Field(
+            description="A file that both workers on one CPU name: all cores while the other rests. Empty: --threads."
+        ),
+    ] = ""
     flush_ms: Annotated[
         float, Field(ge=0, description="A token waits so long for others to share its message, in ms; 0: not at all.")
     ] = 50.0

@@ -109,13 +109,17 @@ class Sessions:
                 policy, head = await self._preparation.settle_policy(question.policy, session_id)
                 load = len(self._running) + self._num_beginning
                 is_bounded = question.budget != NO_BUDGET
-                policy, guard_reason = self.observer.choose_policy(policy, question.guard, load, is_bounded=is_bounded)
+                policy, guard_reason = self.observer.choose_policy(
+                    policy, question.guard, load, session_id, is_bounded=is_bounded
+                )
                 decided = replace(question, policy=policy)
                 begin = partial(self._try_begin, session_id, decided, head, guard_reason, trace, started)
                 return await self._claimed(session_id, begin, refusals.session_running(session_id))
             except RstitchError as error:
                 trace.end(error)
                 raise
+            finally:
+                self.observer.settled(session_id)
 
     async def attach(self, asked: Reattach, started: float) -> AnswerLog:
         """The last answer of a session, gone on with if its router is gone. Raises RstitchError."""
@@ -259,7 +263,8 @@ class Sessions:
         settings = claimed.prepared.settings
         # One that may end early, or may not take of the LLM what it would, is no measure of others.
         is_usual = claimed.prepared.exit_rules is None and settings.budget == NO_BUDGET
-        self.observer.answer_began(claimed.session_id, whole=is_usual and writing.log.length == settings.start)
+        whole = is_usual and writing.log.length == settings.start
+        self.observer.answer_began(claimed.session_id, settings.policy, whole)
         running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
         self._running[claimed.session_id] = running
         if self._draining:  # since it was asked for

@@ -10,11 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 
-# The spread of a normal distribution over its median absolute deviation.
-_SPREAD = 1.4826
-# The standard error of a median over that of a mean, for normally distributed values.
-_MEDIAN_ERROR = 1.2533
-
 
 class DecayingSample:
     """Values with the times at which they were seen; all questions are asked as of a time `now`."""
@@ -34,16 +29,6 @@ class DecayingSample:
         """The number of fresh values that these are worth."""
         return sum(weight for _, weight in self._weighted(now))
 
-    def median(self, now: int) -> tuple[float, float]:
-        """The weighted median and its relative variance. There must be a value."""
-        values = self._weighted(now)
-        middle = _median(values)
-        # Estimated from the median deviation, not from the squares: an answer that waited for a lost worker took a
-        # hundred times as long as others, and must neither move the median nor widen its error.
-        deviation = _median([(abs(value - middle), weight) for value, weight in values])
-        error = _MEDIAN_ERROR * _SPREAD * deviation / middle
-        return middle, error**2 / self.weight(now)
-
     def mean(self, now: int) -> tuple[float, float]:
         """The weighted mean and its relative variance. There must be a value."""
         values, total = self._weighted(now), self.weight(now)
@@ -53,13 +38,3 @@ class DecayingSample:
 
     def _weighted(self, now: int) -> list[tuple[float, float]]:
         return [(value, 0.5 ** ((now - seen) / self._half_life)) for seen, value in self._values]
-
-
-def _median(values: list[tuple[float, float]]) -> float:
-    """The value at which half of the weight is reached, of pairs of a value and its weight."""
-    rest = sum(weight for _, weight in values) / 2
-    for value, weight in sorted(values):
-        rest -= weight
-        if rest <= 0:
-            return value
-    raise AssertionError("no values")

@@ -1,48 +1,61 @@
-"""Never slower than the LLM alone: what routed and LLM-only answers cost at a load, and which of them to write now.
+"""Never slower than the LLM alone: compares what routed and LLM-only answers take at a load, and chooses accordingly.
 
-Cost. Time per answer is what a user waits for and, with a fixed number of answers being written, the inverse of
-throughput; but answers differ in length because questions do. So it is taken apart: time per token at this load (a
-median: one that waited for a lost worker must not decide) times the length of a trace. Routing changes both, hence
+What an answer takes depends on what runs beside it. A lone LLM-only answer among routed ones waits for an SLM that has
+half of the machine, and a lone routed one among LLM-only ones has an SLM for itself: neither says what many would take.
+So the two kinds are compared by turns ("switchback"): usually all answers are of the favoured kind, and now and then,
+in a *look*, all new ones are of the other, until it is known which is faster.
+
+    routed, favoured                look: LLM-only              routed, favoured
+    r  r  r  r  r  r  r  r  r  |  l  l  l  L  L  L  (l  l  l) |  r  r  r  R  R  R  R  ...     capitals: are timed
+
+Only answers that had little of the other kind beside them are timed (`min_purity`), so a look begins and ends with as
+many answers as run at once that say nothing. It ends when the two are told apart by two standard errors, or after
+`max_begun` answers. The shift between the two samples, of one look beside what ran just before it, is that of Hodges
+and Lehmann; the looks are joined by a Kalman filter (both in `comparing`).
+
+What looks cost is bounded. The first comes once as many answers of the favoured kind are timed as run at once, but
+`min_answers` at least; the next after `2**first_rest` times as many answers as it took. Each that changes nothing
+doubles that, up to `2**last_rest` times. A favoured kind that has become much slower since it was last compared is
+looked past at once.
+
+Time per answer is what a user waits for, and answers differ in length because questions do. So it is taken apart: time
+per token at this load times the length of a trace. Routing changes both, hence
 
     ratio = routed / LLM-only = (t_routed * n_routed) / (t_llm * n_llm)
 
 Lengths do not depend on load and are pooled over all of them. n_llm / n_routed is the ratio of the mean lengths seen,
-drawn towards 1 while few were: it is right only as far as both were asked similar questions, which holds where the
-guard chooses between them by turns. With no LLM-only answer it is 1, although routing is known to shorten traces, for
-the two errors are not alike: taking routing for too dear brings LLM-only answers, which show the mistake, while taking
-it for cheap would bring none.
+drawn towards 1 while few were: it is right as far as both were asked similar questions.
 
-By the same argument t_llm, where too few LLM-only answers are seen, is estimated rather low: the LLM's forwards in the
-runs that it decoded within routed answers, per token (no wire, no waiting, a smaller batch). As soon as there are
-LLM-only answers, their time over that estimate is kept as its correction. It is no lower bound: what catches the LLM up
-in a run's first step is in it, and where that is dear and segments are short, only LLM-only answers show their cost.
+Hysteresis. Routing loses once the ratio is over 1.05 for sure, and again pays once it is under 0.95 for sure.
 
-Forgetting. The weight of an answer halves with every `half_life` answers that finish after it, at any load; a sample
-keeps at most that many. It counts once the weights add up to `min_answers`.
-
-Hysteresis. Routing loses at a load after `patience` answers in a row with a ratio over 1.05 by more than one standard
-error, and no longer after as many with a ratio under 0.95. Meanwhile every `explore_every`-th answer is still routed.
-
-What it cannot see: those few run beside LLM-only ones, on an SLM that is idle, and look cheaper than many would be; the
-state may then swing, as slowly as answers are forgotten. All routed policies count as one.
-
-It knows no wire and no clock: the same answers in the same order give the same choices.
+All routed policies count as one. It knows no wire and no clock: the same answers in the same order give the same
+choices.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 
+from router_svc.observers.comparing import Difference, after, shift
 from router_svc.observers.decaying import DecayingSample
+from router_svc.observers.load import Kind
 
-# A ratio this far from 1 counts; between the two the state stays as it is, so that it does not swing.
-SLOWER, FASTER = 1.05, 0.95
-# So many answers of each kind weigh as much as the belief that lengths are equal.
-_PRIOR_ANSWERS = 16
-# Few buckets, because each must see `min_answers` of its own before it knows anything; the last has no upper end.
+# Logarithms of the ratios at which routing loses, and at which it pays again.
+SLOWER, FASTER = math.log(1.05), math.log(0.95)
+# Standard errors at which the favoured kind is given up, and at which a look ends because it is not.
+_SURE_LOST, _SURE_KEPT = 2.5, 2.0
+# So many answers of each kind weigh as much as the belief that lengths are equal; a length's weight halves with so many
+# answers after it.
+_PRIOR_ANSWERS, _HALF_LIFE = 16, 64
+# Few buckets, because each must see answers of its own before it knows anything; the last has no upper end.
 _NUM_BUCKETS = 6
+_NUM_TIMES = 32  # answers of each kind that are compared, the latest
+# The favoured kind is looked past early if its last so many answers took so much longer than when it was compared.
+_RECENT, _MUCH_SLOWER = 8, math.log(1.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +66,16 @@ class Observation:
     load: float  # mean number of answers that were being written meanwhile, this one included
     time_us: int
     num_tokens: int  # at least 1
-    llm_forward_us: int = 0  # in runs that decode
-    num_llm_tokens: int = 0
+    purity: float = 1.0  # as in `load.Beside`
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The kind of a new answer, why that is not the one asked for ("" if it is), and whether it belongs to a look."""
+
+    kind: Kind
+    reason: str = ""
+    is_look: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +88,26 @@ class GuardState:
     llm_only_us: int = 0
     num_routed: int = 0
     num_llm_only: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LookRules:
+    """When the guard looks at the kind that is not favoured, and when it has seen enough; in answers.
+
+    Attributes:
+        min_purity: what an answer must have had beside it of its own kind to be timed.
+        min_answers: of the favoured kind before a look.
+        min_seen: of the other kind before a look says anything.
+        max_begun: in a look, besides twice as many as run at once.
+        first_rest, last_rest: so many times a look's length, as powers of 2, lie between it and the next.
+    """
+
+    min_purity: float = 0.7
+    min_answers: int = 6
+    min_seen: int = 3
+    max_begun: int = 12
+    first_rest: int = 3
+    last_rest: int = 6
 
 
 def bucket_of(load: float) -> int:
@@ -86,48 +127,35 @@ def bucket_name(bucket: int) -> str:
     return "1 session" if high == 1 else f"{low} sessions" if low == high else f"{low}-{high} sessions"
 
 
+def _recent_times() -> tuple[deque[float], deque[float]]:
+    return deque(maxlen=_NUM_TIMES), deque(maxlen=_NUM_TIMES)
+
+
 @dataclass(slots=True)
-class _LoadBucket:
-    """What was seen at one load: times per token in us, and whether routing loses."""
+class _AtLoad:
+    """What was seen at one load. Times are logarithms of us per token, by kind, since the last comparison ended."""
 
-    routed: DecayingSample
-    llm_only: DecayingSample
-    llm_forward: DecayingSample  # of the LLM's own forwards within routed answers, per token that it wrote
-    correction: float = 1.0  # time of an LLM-only token over `llm_forward`, as it was when both were known last
-    loses: bool = False  # the state that new answers are chosen by
-    streak: int = 0  # number of verdicts in a row against that state
-    turn: int = 0  # number of answers that were chosen while routing lost
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """Times of a typical answer in us, routed and LLM-only, and the relative error of their ratio."""
-
-    routed_us: float
-    llm_only_us: float
-    error: float
-    estimated: bool
+    favoured: Kind = Kind.ROUTED
+    times: tuple[deque[float], deque[float]] = field(default_factory=_recent_times)
+    nums: list[int] = field(default_factory=lambda: [0, 0])  # answers that were timed, by kind, since ever
+    known: Difference | None = None  # routed over LLM-only, per token, of all comparisons that have ended
+    llm_only_time: float = 0.0  # typical of the last comparison
+    before: list[float] = field(default_factory=list)  # the favoured kind's times then
+    begun: int = 0  # in the present look
+    looking: bool = False
+    rest: int = 0  # favoured answers to begin before the next look
+    doublings: int = 0  # of that number, for the look after
 
     @property
-    def ratio(self) -> float:
-        return self.routed_us / self.llm_only_us
+    def other(self) -> Kind:
+        return Kind(1 - self.favoured)
 
 
 class Guard:
-    """Compares routed with LLM-only answers of one pair of workers, and says which kind the next should be.
+    """Compares routed with LLM-only answers of one pair of workers, and says which kind the next should be."""
 
-    Args:
-        half_life: number of answers after which one counts half.
-        min_answers: weight that a sample must have before it counts.
-        patience: number of verdicts in a row that change the state.
-        explore_every: while routing loses, one answer in so many is still routed.
-    """
-
-    def __init__(self, *, half_life: int = 64, min_answers: int = 6, patience: int = 4, explore_every: int = 8) -> None:
-        self._half_life = half_life
-        self._min_answers = min_answers
-        self._patience = patience
-        self._explore_every = explore_every
+    def __init__(self, rules: LookRules = LookRules()) -> None:
+        self._rules = rules
         self._pair: Hashable = None
         self._forget()
 
@@ -140,32 +168,39 @@ class Guard:
             self._pair = pair
             self._forget()
 
-    def choose(self, load: int) -> str:
-        """Why a new answer, one of `load`, should be LLM-only; "" if it should be routed. Call it once per answer."""
-        state = self.state(load)
-        if not state.llm_only:
-            return ""
-        at = self._loads[bucket_of(load)]
-        at.turn += 1
-        # Every so many-th is routed: without any, nothing would show that routing pays again.
-        return state.reason if at.turn % self._explore_every else ""
+    def choose(self, load: int) -> Choice:
+        """What a new answer should be, one of `load`. Call it once per answer that the guard may choose for."""
+        bucket = bucket_of(load)
+        at = self._loads[bucket]
+        if at.looking and at.begun >= 2 * load + self._rules.max_begun:
+            self._end_comparison(at, self._compared(at))
+        if not at.looking:
+            at.rest -= 1
+            if at.rest < 0 and len(at.times[at.favoured]) >= min(max(self._rules.min_answers, load), _NUM_TIMES):
+                at.looking = True
+                at.times[at.other].clear()  # of answers that nobody chose, at some time or other
+        kind = at.favoured
+        if at.looking:
+            at.begun += 1
+            kind = at.other
+        if kind is Kind.ROUTED:
+            return Choice(kind, is_look=at.looking)
+        reason = self._state(bucket).reason
+        if at.looking:
+            nums = f"n={at.nums[Kind.ROUTED]} and {at.nums[Kind.LLM_ONLY]}"
+            reason = f"a look at what LLM-only answers take at {bucket_name(bucket)} beside routed ones ({nums})."
+        return Choice(kind, reason, at.looking)
 
     def observe(self, answer: Observation) -> None:
+        """Learns from an answer."""
+        kind = Kind.ROUTED if answer.routed else Kind.LLM_ONLY
         self._now += 1
+        self._lengths[kind].add(self._now, answer.num_tokens)
+        if answer.purity < self._rules.min_purity:
+            return
         at = self._loads[bucket_of(answer.load)]
-        per_token = max(1, answer.time_us) / answer.num_tokens
-        if answer.routed:
-            at.routed.add(self._now, per_token)
-            if answer.num_llm_tokens and answer.llm_forward_us:
-                at.llm_forward.add(self._now, answer.llm_forward_us / answer.num_llm_tokens)
-            self._routed_lengths.add(self._now, answer.num_tokens)
-        else:
-            at.llm_only.add(self._now, per_token)
-            self._llm_only_lengths.add(self._now, answer.num_tokens)
-        # While routing pays, LLM-only answers are forgotten one by one. What they showed about the estimate that takes
-        # their place is kept, so the two meet without a jump.
-        if self._known(at.llm_only) and self._known(at.llm_forward):
-            at.correction = at.llm_only.median(self._now)[0] / at.llm_forward.median(self._now)[0]
+        at.times[kind].append(math.log(max(1, answer.time_us) / answer.num_tokens))
+        at.nums[kind] += 1
         self._judge(at)
 
     def state(self, load: float) -> GuardState:
@@ -173,74 +208,91 @@ class Guard:
 
     def states(self) -> dict[str, GuardState]:
         """What is known at each load at which answers were seen, by the load's name."""
-        seen = (bucket for bucket, at in enumerate(self._loads) if at.routed or at.llm_only)
-        return {bucket_name(bucket): self._state(bucket) for bucket in seen}
+        return {bucket_name(bucket): self._state(bucket) for bucket, at in enumerate(self._loads) if any(at.nums)}
 
     def _state(self, bucket: int) -> GuardState:
         at = self._loads[bucket]
-        nums = {"num_routed": len(at.routed), "num_llm_only": len(at.llm_only)}
-        counts = f"n={len(at.routed)} and {len(at.llm_only)}"
-        verdict = self._verdict(at)
-        if verdict is None:
-            words = f"too few answers at {bucket_name(bucket)} to say whether routing pays"
-            return GuardState(False, f"{words} ({counts}).", **nums)
-        estimated = ", LLM-only time estimated from its forwards" if verdict.estimated else ""
-        reason = (
-            f"routed answers took {verdict.ratio:.2f}x as long as LLM-only ones at {bucket_name(bucket)} "
-            f"({counts}{estimated})."
-        )
-        return GuardState(at.loses, reason, round(verdict.routed_us), round(verdict.llm_only_us), **nums)
+        num_routed, num_llm_only = at.nums
+        counts = f"n={num_routed} and {num_llm_only}"
+        known, llm_only_time = self._compared(at) or at.known, at.llm_only_time
+        if known is None:
+            words = f"too few answers at {bucket_name(bucket)} to say whether routing pays ({counts})."
+            return GuardState(False, words, num_routed=num_routed, num_llm_only=num_llm_only)
+        if at.times[Kind.LLM_ONLY]:
+            llm_only_time = median(at.times[Kind.LLM_ONLY])
+        longer, _ = self._llm_only_over_routed_length()
+        length = self._lengths[Kind.ROUTED].mean(self._now)[0] if self._lengths[Kind.ROUTED] else 1.0
+        ratio = math.exp(known.value) / longer
+        llm_only_us = math.exp(llm_only_time) * longer * length
+        reason = f"routed answers took {ratio:.2f}x as long as LLM-only ones at {bucket_name(bucket)} ({counts})."
+        is_llm_only = at.favoured is Kind.LLM_ONLY
+        return GuardState(is_llm_only, reason, round(ratio * llm_only_us), round(llm_only_us), num_routed, num_llm_only)
 
     def _forget(self) -> None:
         # One more for each answer: the only clock there is, so that an idle router forgets nothing.
         self._now = 0
-        self._routed_lengths, self._llm_only_lengths = (DecayingSample(self._half_life) for _ in range(2))
-        self._loads: list[_LoadBucket] = []
-        for _ in range(_NUM_BUCKETS):
-            routed, llm_only, llm_forward = (DecayingSample(self._half_life) for _ in range(3))
-            self._loads.append(_LoadBucket(routed, llm_only, llm_forward))
+        self._lengths = DecayingSample(_HALF_LIFE), DecayingSample(_HALF_LIFE)
+        self._loads = [_AtLoad() for _ in range(_NUM_BUCKETS)]
 
-    def _known(self, figure: DecayingSample) -> bool:
-        return figure.weight(self._now) >= self._min_answers
+    def _compared(self, at: _AtLoad) -> Difference | None:
+        """What is known of routed over LLM-only per token with the present comparison; None without one."""
+        routed, llm_only = at.times
+        if len(at.times[at.favoured]) < self._rules.min_answers or len(at.times[at.other]) < self._rules.min_seen:
+            return None
+        return after(at.known, shift(routed, llm_only))
 
-    def _judge(self, at: _LoadBucket) -> None:
-        """Counts verdicts against the state; enough in a row turn it. Without a verdict routing does not lose."""
-        verdict = self._verdict(at)
-        if verdict is None:
-            at.loses, at.streak = False, 0
+    def _judge(self, at: _AtLoad) -> None:
+        """Favours the other kind, or ends a look, if that much is sure."""
+        known = self._compared(at)
+        if known is None:
+            self._look_early(at)
             return
-        # Harder to lose than to win back: to say that routing loses, the ratio less one standard error must be too
-        # high; to say that it no longer does, the ratio itself must be low.
-        against = verdict.ratio < FASTER if at.loses else verdict.ratio * math.exp(-verdict.error) > SLOWER
-        at.streak = at.streak + 1 if against else 0
-        if at.streak >= self._patience:
-            at.loses, at.streak = not at.loses, 0
+        lost, others = self._lost(at, known), at.times[at.other]
+        if lost > _SURE_LOST:
+            at.favoured, at.doublings = at.other, 0
+            self._end_comparison(at, known)
+        elif (lost < -_SURE_KEPT) if at.looking else len(others) == others.maxlen:
+            self._end_comparison(at, known)
 
-    def _verdict(self, at: _LoadBucket) -> _Verdict | None:
-        """What a typical answer takes at a load, routed and LLM-only; None while either is unknown."""
-        if not self._known(at.routed):
-            return None
-        routed, routed_variance = at.routed.median(self._now)
-        estimated = not self._known(at.llm_only)
-        if not estimated:
-            llm, llm_variance = at.llm_only.median(self._now)
-        elif self._known(at.llm_forward):
-            llm, llm_variance = at.llm_forward.median(self._now)
-            llm *= at.correction
-        else:
-            return None
-        longer, longer_variance = self._llm_only_over_routed_length()
-        length, _ = self._routed_lengths.mean(self._now)
-        error = math.sqrt(routed_variance + llm_variance + longer_variance)
-        return _Verdict(routed * length, llm * longer * length, error, estimated)
+    def _lost(self, at: _AtLoad, known: Difference) -> float:
+        """By how many standard errors the favoured kind should not be favoured any more; negative: it should."""
+        longer, variance = self._llm_only_over_routed_length()
+        bound, sign = (SLOWER, 1) if at.favoured is Kind.ROUTED else (FASTER, -1)
+        return sign * (known.value - math.log(longer) - bound) / math.sqrt(known.error**2 + variance)
+
+    def _look_early(self, at: _AtLoad) -> None:
+        """Begins a look with the next answer if the favoured kind has become much slower since it was compared."""
+        recent = list(at.times[at.favoured])[-_RECENT:]
+        if at.looking or at.rest <= 0 or not at.before or len(recent) < _RECENT:
+            return
+        slower = shift(recent, at.before)
+        if slower.value - _SURE_LOST * slower.error > _MUCH_SLOWER:
+            at.rest, at.doublings, at.before = 0, 0, []
+
+    def _end_comparison(self, at: _AtLoad, known: Difference | None) -> None:
+        """Keeps what was compared, and rests for as long as the look deserves."""
+        if known is not None:
+            at.known = known
+            at.llm_only_time = median(at.times[Kind.LLM_ONLY])
+        # One that rather spoke against the favoured kind, but not for sure, is soon followed by another.
+        in_doubt = known is not None and self._lost(at, known) > 0
+        rules = self._rules
+        doublings = min(rules.first_rest + (-1 if in_doubt else at.doublings), rules.last_rest)
+        at.rest = max(at.begun, rules.min_answers) << doublings
+        at.doublings += not in_doubt
+        at.before = list(at.times[at.favoured])
+        at.looking, at.begun = False, 0
+        for times in at.times:
+            times.clear()
 
     def _llm_only_over_routed_length(self) -> tuple[float, float]:
         """How much longer an LLM-only trace is, drawn towards 1 while few were seen, and its relative variance."""
-        num = min(self._routed_lengths.weight(self._now), self._llm_only_lengths.weight(self._now))
+        routed, llm_only = self._lengths
+        num = min(routed.weight(self._now), llm_only.weight(self._now))
         if num == 0:
             return 1.0, 0.0
         trust = num / (num + _PRIOR_ANSWERS)
         # exp(trust * log(ratio)): the mean of the logarithms of the ratio seen and of 1, weighted by their answers.
-        llm_only, llm_only_variance = self._llm_only_lengths.mean(self._now)
-        routed, routed_variance = self._routed_lengths.mean(self._now)
-        return (llm_only / routed) ** trust, trust**2 * (llm_only_variance + routed_variance)
+        llm_only_mean, llm_only_variance = llm_only.mean(self._now)
+        routed_mean, routed_variance = routed.mean(self._now)
+        return (llm_only_mean / routed_mean) ** trust, trust**2 * (llm_only_variance + routed_variance)

@@ -12,6 +12,7 @@ from opentelemetry.metrics import Histogram
 
 from router_svc.observers.guard import GuardState
 from router_svc.policies.answer_settings import AnswerSettings
+from router_svc.policies.policy import Policy
 from router_svc.trajectory.types import Finished, Model
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
@@ -43,6 +44,8 @@ class AnswerMetrics:
             semconv.METRIC_RUN_AHEAD_TOKENS, "{token}", "SLM tokens written ahead, kept or in vain."
         )
         self._trials = counter(semconv.METRIC_TRIALS, "{trial}", "Trial answers of early exit.")
+        what = "Answers of the kind that the guard does not favour, to see what it takes."
+        self._looks = counter(semconv.METRIC_GUARD_LOOKS, "{answer}", what)
 
         def timer(name: str, what: str, bounds: list[float]) -> Histogram:
             return meter.create_histogram(name, "s", what, explicit_bucket_boundaries_advisory=bounds)
@@ -88,6 +91,10 @@ class AnswerMetrics:
         if num_tokens > 1:
             after_first_us = usage.total_time_us - usage.time_to_first_token_us
             self._per_token.record(after_first_us / (num_tokens - 1) / 1e6, timed)
+
+    def looked(self, policy: Policy) -> None:
+        """Counts an answer that belongs to a look of the guard, under the policy that it will have."""
+        self._looks.add(1, {semconv.RSTITCH_POLICY: policy.name})
 
     def _guard_states(self) -> Iterator[Reading]:
         for load, state in self.states.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from router_svc.observers.guard import Guard, GuardState, Observation
-from router_svc.observers.load import LoadMeter
+from router_svc.observers.load import Kind, LoadMeter
 from router_svc.observers.metrics import AnswerMetrics
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import LlmOnly
@@ -35,24 +35,34 @@ class AnswerObserver:
         # The workers that each answer began with, for those that are written here from their first token on. They are
         # compared when it ends: a worker that was restarted meanwhile has another instance id.
         self._begun: dict[str, tuple[str, ...]] = {}
+        self._chosen: set[str] = set()  # sessions whose next answer is of the kind that the guard chose
 
     def choose_policy(
-        self, policy: Policy, guard: bool | None, load: int, *, is_bounded: bool = False
+        self, policy: Policy, guard: bool | None, load: int, session_id: str, *, is_bounded: bool = False
     ) -> tuple[Policy, str]:
         """The policy to answer with, and why it is not the one asked for ("" if it is). Call it once per question.
 
-        The load counts this answer, too; `guard` is None where the question does not say.
+        The load counts this answer, too; `guard` is None where the question does not say. Whatever becomes of the
+        question, `settled` is to be called after it.
         """
         # The LLM alone would spend a budget at once.
         if is_bounded or not (self.is_on if guard is None else guard) or not _is_routed(policy):
             return policy, ""
         self._guard.set_pair(self._workers())
-        reason = self._guard.choose(load)
-        return (LlmOnly(), reason) if reason else (policy, "")
+        choice = self._guard.choose(load)
+        self._chosen.add(session_id)
+        chosen = LlmOnly() if choice.kind is Kind.LLM_ONLY else policy
+        if choice.is_look:
+            self._metrics.looked(chosen)
+        return chosen, choice.reason
 
-    def answer_began(self, session_id: str, whole: bool) -> None:
+    def settled(self, session_id: str) -> None:
+        """A question's answer has begun, or never will."""
+        self._chosen.discard(session_id)
+
+    def answer_began(self, session_id: str, policy: Policy, whole: bool) -> None:
         """Counts an answer that begins here, `whole` if from its first token on and with nothing that bounds it."""
-        self._load.enter(session_id, self._clock())
+        self._load.enter(session_id, self._clock(), _kind(policy), chosen=session_id in self._chosen)
         if whole:
             self._begun[session_id] = self._workers()
 
@@ -62,23 +72,22 @@ class AnswerObserver:
         Not from one that was broken off, began elsewhere, or waited while a worker restarted: what those took says
         nothing about routing. Nor from one by the SLM alone, which is neither of the two kinds that are compared.
         """
-        load = self._load.leave(session_id, self._clock())
+        beside = self._load.leave(session_id, self._clock())
         workers = self._workers()
         undisturbed = self._begun.pop(session_id, None) == workers
         self._metrics.ended(settings, outcome)
-        routed = _is_routed(settings.policy)
-        if not undisturbed or isinstance(outcome, RstitchError) or not (routed or isinstance(settings.policy, LlmOnly)):
+        kind = _kind(settings.policy)
+        if not undisturbed or isinstance(outcome, RstitchError) or kind is None:
             return
         usage = outcome.usage
         self._guard.set_pair(workers)
         self._guard.observe(
             Observation(
-                routed=routed,
-                load=load,
+                routed=kind is Kind.ROUTED,
+                load=beside.load,
                 time_us=usage.total_time_us,
                 num_tokens=max(1, usage.num_slm_tokens + usage.num_llm_tokens),
-                llm_forward_us=usage.breakdown.llm_forward_us,
-                num_llm_tokens=usage.num_llm_tokens,
+                purity=beside.purity,
             )
         )
         if self._metrics.enabled:
@@ -91,6 +100,13 @@ class AnswerObserver:
 
     def _workers(self) -> tuple[str, ...]:
         return tuple(info.instance_id if (info := self._pair.info(model)) else "" for model in Model)
+
+
+def _kind(policy: Policy) -> Kind | None:
+    """Which of the two kinds that are compared an answer under a policy is, if any."""
+    if _is_routed(policy):
+        return Kind.ROUTED
+    return Kind.LLM_ONLY if isinstance(policy, LlmOnly) else None
 
 
 def _is_routed(policy: Policy) -> bool:

@@ -15,7 +15,9 @@ class WorkerOptions:
     model: str | None = None  # folder or hub id; None: the bundled tiny model of the role
     device: str = "cpu"  # or `cuda:N`
     dtype: str | None = None  # None: float32 on CPU, auto on CUDA
-    threads: int | None = None  # of the CPU; None: RSTITCH_THREADS, else half of the machine's
+    threads: int | None = (
+        None  # of the CPU; None: RSTITCH_THREADS, else half of the machine's, and all while the other rests
+    )
     args: Sequence[str] = ()  # more flags
 
 

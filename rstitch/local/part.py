@@ -121,6 +121,7 @@ def redis_server() -> str:
 def default_threads() -> int:
     """Says how many CPU threads a worker gets: RSTITCH_THREADS, else half of the machine's.
 
-    Threads that wait for work cost more than they give.
+    Threads that wait for work cost more than they give. A large model takes all while the other worker rests
+    (`--share-cores`), unless the number is given.
     """
     return int(os.environ.get("RSTITCH_THREADS", 0)) or max(1, (os.cpu_count() or 2) // 2)

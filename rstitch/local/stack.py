@@ -223,9 +223,10 @@ class LocalStack:
         command = [sys.executable, "-m", f"{role}_worker", "--model", self._model(role), "--listen", address,
                    "--device", options.device, "--dtype", dtype, "--threads", threads,
                    *(["--shared-listen", self._shared_address] if self._shared else []),
-                   *self._sharing_args(role), *options.args]
+                   *self._sharing_args(role), *self._cores_args(role), *options.args]
         # fmt: on
-        env = {"OMP_NUM_THREADS": threads}
+        # Threads that wait spin by default: beside another worker's, router's or Redis's they would take the core away.
+        env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         self._add(f"{role} worker", command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S), env)
 
     def _model(self, role: str) -> str:
@@ -238,6 +239,12 @@ class LocalStack:
             return []
         other = self._model("llm" if role == "slm" else "slm")
         return ["--beside", other, "--share-device", str(self.folder / "device")]
+
+    def _cores_args(self, role: str) -> list[str]:
+        """Lets a worker on the CPU take the cores that the other leaves idle, unless somebody chose its threads."""
+        options = self._workers[role]
+        chosen = options.threads is not None or "RSTITCH_THREADS" in os.environ
+        return [] if chosen or options.device != "cpu" else ["--share-cores", str(self.folder / "cores")]
 
     def _new_router(self, name: str, port: int, args: Sequence[str] = ()) -> Part:
         address = f"{_LOCALHOST}:{port}"

@@ -81,6 +81,7 @@ METRIC_RUN_AHEAD_TOKENS: Final = "rstitch.run_ahead_tokens"
 METRIC_TRIALS: Final = "rstitch.trials"
 METRIC_RUNNING: Final = "rstitch.running"
 METRIC_GUARD_LLM_ONLY: Final = "rstitch.guard.llm_only"
+METRIC_GUARD_LOOKS: Final = "rstitch.guard.looks"
 METRIC_GUARD_COST: Final = "rstitch.guard.cost"
 
 # Metrics of a worker.

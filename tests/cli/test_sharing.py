@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rstitch.local.stack import LocalStack, WorkerOptions
+
+
+@pytest.mark.parametrize("role", ["slm", "llm"])
+def test_workers_on_the_cpu_share_cores_unless_somebody_chose_their_threads(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def args(**options: Any) -> list[str]:
+        stack = LocalStack(WorkerOptions(**options), WorkerOptions(**options))
+        stack.folder = tmp_path
+        return stack._cores_args(role)
+
+    monkeypatch.delenv("RSTITCH_THREADS", raising=False)
+    assert args() == ["--share-cores", str(tmp_path / "cores")]
+    assert args(threads=1) == args(device="cuda:0") == []
+    monkeypatch.setenv("RSTITCH_THREADS", "1")
+    assert args() == []
 
 
 @pytest.mark.parametrize("role", ["slm", "llm"])

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from router_svc.trajectory.types import Model
+from rstitch.service import semconv
+from rstitch.service.metrics import setup_metrics
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, ask_for, check_kept, stored, take, threshold, until
+from tests.support.otlp_receiver import MetricsReceiver
 from tests.support.toy import ToyModel, algorithm_1
 from tests.support.toy_stack import Stack
 
@@ -60,9 +63,9 @@ async def ask(stub: Any, **fields: Any) -> Answer:
 async def ask_until_llm_only(stub: Any, **fields: Any) -> Answer:
     for _ in range(40):
         answer = await ask(stub, **fields)
-        if answer.finished.guard_reason:
+        if answer.finished.guard_reason and (await status(stub)).llm_only:
             return answer
-    raise AssertionError("the guard never stepped in")
+    raise AssertionError("the guard never turned")
 
 
 async def status(stub: Any) -> Any:
@@ -80,7 +83,12 @@ async def test_while_routing_loses_new_answers_are_llm_only_and_say_why(asker: C
     assert first.finished.guard_reason == ""
     assert (await status(stub)).num_routed == 1
 
-    guarded = await ask_until_llm_only(stub, guard=ON)
+    looked = [first]
+    while not looked[-1].finished.guard_reason:
+        looked.append(await ask(stub, guard=ON))
+    assert looked[-1].finished.guard_reason.startswith("a look at what LLM-only answers take at 1 session ")
+    await ask_until_llm_only(stub, guard=ON)
+    guarded = await ask(stub, guard=ON)
     assert kind(guarded) == "llm_only"
     assert guarded.finished.guard_reason.startswith("routed answers took ")
     assert "x as long as LLM-only ones at 1 session (n=" in guarded.finished.guard_reason
@@ -89,13 +97,30 @@ async def test_while_routing_loses_new_answers_are_llm_only_and_say_why(asker: C
     assert kept.policy.WhichOneof("kind") == "llm_only"
     assert kept.finished == guarded.finished
 
-    turns = [kind(await ask(stub, guard=ON)) for _ in range(16)]
-    assert turns.count("threshold") == 2
+    turns = [kind(await ask(stub, guard=ON)) for _ in range(70)]
+    assert 3 <= turns.count("threshold") <= 10
     seen = await status(stub)
     assert seen.llm_only
     assert seen.routed_us > seen.llm_only_us == NUM_TOKENS * 1000
-    assert seen.num_llm_only == 15
+    assert seen.num_llm_only >= 60
     assert seen.default_guard == OFF
+
+
+async def test_four_at_a_time_it_turns_soon(asker: Callable[..., Any]) -> None:
+    """A token of either model takes its time of one device: what the LLM alone would take shows once it is alone."""
+    stub = await asker(slm_s=0.0015, llm_s=0.001, guard="on")
+    left = iter(range(32))
+
+    async def client() -> list[Answer]:
+        return [await ask(stub) for _ in left]
+
+    answers = [answer for asked in await asyncio.gather(*(client() for _ in range(4))) for answer in asked]
+    reasons = {answer.finished.guard_reason.split(" at 3-5 sessions ")[0] for answer in answers}
+    assert any(reason.startswith("routed answers took ") for reason in reasons), reasons
+    assert {kind(answer) for answer in answers} == {"threshold", "llm_only"}
+    for answer in answers:
+        tau = 0.5 if kind(answer) == "threshold" else -1
+        assert answer.tokens == algorithm_1(SLM, LLM, PROMPT, tau, tau, NUM_TOKENS)[0]
 
 
 async def test_what_the_request_says_beats_the_setting(asker: Callable[..., Any]) -> None:
@@ -181,11 +206,16 @@ async def test_figures_of_a_worker_before_its_restart_are_not_told(stack: Stack)
     assert (await status(stub)).num_routed == 0
 
 
-async def test_where_routing_pays_it_stays_routed(asker: Callable[..., Any]) -> None:
-    stub = await asker(slm_s=0.001, llm_s=0.02, guard="on")
-    for _ in range(10):
-        await ask(stub, policy={"llm_only": {}})
-        assert kind(await ask(stub)) == "threshold"
+async def test_where_routing_pays_it_stays_routed_but_for_looks(asker: Callable[..., Any]) -> None:
+    with MetricsReceiver() as receiver:
+        metrics = setup_metrics("router", receiver.endpoint)
+        stub = await asker(slm_s=0.0001, llm_s=0.001, guard="on", metrics=metrics)
+        answers = [await ask(stub) for _ in range(60)]
+        metrics.shutdown()
+    looks = [answer for answer in answers if answer.finished.guard_reason]
+    assert 0 < len(looks) <= 9
+    assert {kind(answer) for answer in looks} == {"llm_only"}
+    assert receiver.total(semconv.METRIC_GUARD_LOOKS) == len(looks)
     seen = await status(stub)
     assert not seen.llm_only
     assert 0 < seen.routed_us < seen.llm_only_us

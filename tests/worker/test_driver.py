@@ -6,10 +6,12 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from model_worker.device_turns import DeviceTurns
 from model_worker.driver import EngineDriver
@@ -18,6 +20,7 @@ from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.types import FinishReason, Handoff, RunFinished, RunRequest
 from model_worker.outbox import Piece
+from model_worker.spare_cores import SpareCores
 from tests.support.engines import generate, make_engine
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], [5, 250, 17, 130]]
@@ -27,14 +30,17 @@ Run = Callable[[RunRequest], Awaitable[tuple[list[int], RunFinished]]]
 
 @asynccontextmanager
 async def driving(
-    engine: Engine, batching: BatchingRule | None, turns: DeviceTurns | None = None
+    engine: Engine,
+    batching: BatchingRule | None,
+    turns: DeviceTurns | None = None,
+    cores: SpareCores | None = None,
 ) -> AsyncIterator[tuple[EngineDriver, Run]]:
     """A driver and a way to run something to its end."""
 
     def on_fatal(error: BaseException) -> None:
         raise AssertionError("the engine's thread died") from error
 
-    driver = EngineDriver(engine, on_fatal, batching=batching, turns=turns)
+    driver = EngineDriver(engine, on_fatal, batching=batching, turns=turns, cores=cores)
 
     async def run(request: RunRequest) -> tuple[list[int], RunFinished]:
         tokens: list[int] = []
@@ -109,6 +115,34 @@ async def test_two_workers_in_turns_write_what_each_writes_alone(tmp_path: Path)
         for index, prompt in enumerate(PROMPTS):
             assert written[2 * index][0] == generate(slm_model, prompt, 8)
             assert written[2 * index + 1][0] == generate(llm_model, prompt, 8)
+
+
+async def test_two_workers_that_share_cores_write_what_each_writes_alone(tmp_path: Path) -> None:
+    """Each computes with one thread and with two, as the other has work or not."""
+    (slm, slm_model), (llm, llm_model) = make_engine(seed=0), make_engine(seed=1)
+    taken: list[int] = []
+
+    def set_threads(num: int) -> None:
+        taken.append(num)
+        torch.set_num_threads(num)
+
+    before = torch.get_num_threads()
+    sides = [SpareCores(tmp_path / "cores", role, 1, 2, set_threads) for role in ("slm", "llm")]
+    try:
+        async with (
+            driving(slm, None, None, sides[0]) as (_, run_slm),
+            driving(llm, None, None, sides[1]) as (_, run_llm),
+        ):
+            for index, prompt in enumerate(PROMPTS):
+                request = RunRequest(f"s{index}", 0, prompt, max_tokens=12)
+                assert (await run_slm(request))[0] == generate(slm_model, prompt, 12)  # alone
+                both = await asyncio.gather(run_slm(replace(request, session_id=f"b{index}")), run_llm(request))
+                assert both[0][0] == generate(slm_model, prompt, 12)
+                assert both[1][0] == generate(llm_model, prompt, 12)
+    finally:
+        torch.set_num_threads(before)
+    assert taken[0] == 2
+    assert set(taken) <= {1, 2}
 
 
 @pytest.mark.parametrize("batching", [None, BatchingRule(COSTS, 0.02), BatchingRule(None, 0.02, size=3)])
