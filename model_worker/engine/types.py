@@ -199,6 +199,7 @@ class Limits:
     # "gather" by copies; "auto" takes the first that works on the device.
     attention: Literal["auto", "varlen", "in-place", "gather"] = "auto"
     graphs: Literal["auto", "on", "off"] = "auto"  # captures of steps of fixed shapes; "auto": on CUDA with varlen
+    batch_invariant: bool = False  # a token's distribution has the same bits alone and in any batch
 
 
 @dataclass(slots=True)

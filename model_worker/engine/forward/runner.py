@@ -21,6 +21,8 @@ from model_worker.engine.forward.attention_varlen import VarlenAttention
 from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress, cuda_capture, repeat
+from model_worker.engine.forward.invariant import at_least_two, make_invariant
+from model_worker.engine.forward.invariant_attention import InvariantAttention
 from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.loader import LoadedModel, use_attention
 from model_worker.engine.forward.sampling import Choices, choose, margins, measure, measure_on_host, unpack
@@ -59,6 +61,8 @@ class Runner:
         self._loaded = loaded
         self._limits = limits
         self._use_device()
+        if limits.batch_invariant:
+            make_invariant(loaded.module, limits.context_length)
         # One page more than the sessions get: left-over rows of graphs write there.
         self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
         self._hidden: Tensor | None = None
@@ -102,7 +106,12 @@ class Runner:
         if len(batch.wanted) < batch.num_tokens:
             wanted = torch.tensor(batch.wanted).to(self._loaded.device, non_blocking=True)
         logits, hidden = self._forward(ids, places, wanted)
-        measured = measure_on_host(logits) if logits.device.type == "cpu" else unpack(measure(logits), logits.shape[-1])
+        measurable = at_least_two(logits) if self._limits.batch_invariant else logits
+        measured = (
+            measure_on_host(measurable)
+            if logits.device.type == "cpu"
+            else unpack(measure(measurable), logits.shape[-1])
+        )
         return _outcome(batch, measured, logits, hidden, range(len(batch.asked)))
 
     def wipe(self, pages: Sequence[int]) -> None:
@@ -144,6 +153,10 @@ class Runner:
 
     def _make_attention(self) -> AttentionBackend:
         wish = self._limits.attention
+        if self._limits.batch_invariant:
+            if wish == "varlen":
+                raise UnsupportedModel("varlen attention is not batch-invariant; leave --attention at auto")
+            return InvariantAttention(self._cache, in_place=wish != "gather")
         sixteen_bit = self._loaded.dtype in (torch.bfloat16, torch.float16)
         if wish == "varlen" or (wish == "auto" and self._loaded.device.type == "cuda" and sixteen_bit):
             try:

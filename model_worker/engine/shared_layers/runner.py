@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model_worker.engine.bookkeeping.scheduler import Row
+from model_worker.engine.forward.invariant import make_invariant
 from model_worker.engine.forward.loader import LoadedModel, use_attention
 from model_worker.engine.forward.runner import Outcome, Runner
 from model_worker.engine.shared_layers.model import SharedModel
@@ -28,6 +29,8 @@ class SharedRunner(Runner):
         self._hidden_below = torch.empty(size, dtype=loaded.dtype, device=loaded.device)
         shared.tail.register_forward_pre_hook(self._keep_hidden_below)
         for module in (shared.slm, shared.upper):
+            if limits.batch_invariant:
+                make_invariant(module, limits.context_length)
             use_attention(module, self._attention.forward)
 
     def run(self, rows: list[Row]) -> Outcome | None:
