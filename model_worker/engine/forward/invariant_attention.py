@@ -21,6 +21,10 @@ from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache
 
 KEY_BLOCK = 32  # a query reads a multiple of so many keys; a multiple of the width of any vector unit
+# Of so many queries to a key head, where torch has threads: the kernel's buffers are then whole cache lines for every
+# thread. The BLAS sums 32-bit numbers in another order where they begin elsewhere, and it is chance which thread takes
+# an item.
+_QUERIES = 8
 # Rows of one token that lie anywhere in the cache are copied to lie side by side if they read at most so many keys;
 # beyond that the copies cost more than a call for each row.
 _MAX_COPIED = 512
@@ -50,6 +54,7 @@ class InvariantAttention:
     def __init__(self, cache: KvCache, *, in_place: bool = True) -> None:
         self._cache = cache
         self._in_place = in_place
+        self._threaded = cache.device.type == "cpu" and torch.get_num_threads() > 1
         self.name = "batch-invariant" if in_place else "batch-invariant gather"
         self._items: list[Items] = []
         self._order: Tensor | None = None  # int64 [tokens], which token of the batch each item is; None: all in turn
@@ -89,15 +94,22 @@ class InvariantAttention:
         if self._order is not None:
             q = q.index_select(0, self._order)
         q = q.view(q.shape[0], shape.num_kv_heads, -1, shape.key_dim)
+        num_shared = q.shape[2]
+        if self._threaded and q.dtype.itemsize > 2 and (missing := -num_shared % _QUERIES):
+            q = nn.functional.pad(q, (0, 0, 0, missing))
         outputs = []
         for items in self._items:
             k, v = self._read(items, self._cache.keys[layer]), self._read(items, self._cache.values[layer])
-            own = q[items.begin : items.end]
+            own, mask = q[items.begin : items.end], items.mask
+            if self._threaded and own.shape[0] * own.shape[1] == 1:
+                # All others are each one thread's work; a lone one would be shared out among the threads.
+                own, k, v, mask = (tensor.expand(2, -1, -1, -1) for tensor in (own, k, v, mask))
             if shape.softcap is not None:
-                out = softcapped(own, k, v, items.mask, scaling, shape.softcap)
+                out = softcapped(own, k, v, mask, scaling, shape.softcap)
             else:
-                out = nn.functional.scaled_dot_product_attention(own, k, v, attn_mask=items.mask, scale=scaling)
-            outputs.append(out.reshape(len(own), query.shape[1], shape.value_dim))
+                out = nn.functional.scaled_dot_product_attention(own, k, v, attn_mask=mask, scale=scaling)
+            num_items = items.end - items.begin
+            outputs.append(out[:num_items, :, :num_shared].reshape(num_items, query.shape[1], shape.value_dim))
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         if self._back is not None:
             joined = joined.index_select(0, self._back)
