@@ -16,6 +16,7 @@ class WorkerOptions:
     device: str = "cpu"  # or `cuda:N`
     dtype: str | None = None  # None: float32 on CPU, auto on CUDA
     threads: int | None = None  # of the CPU; None: RSTITCH_THREADS, else half of the machine's
+    batch_invariant: bool = False  # the same tokens alone and in any batch, bit for bit
     args: Sequence[str] = ()  # more flags
 
 
