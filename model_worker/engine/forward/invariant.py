@@ -80,26 +80,29 @@ def _refuse_other_products(module: Any, name: str) -> None:
 
 
 def _cpu_product(part: nn.Linear, known: dict[Any, tuple[int, ...]]) -> Forward:
-    weight = part.weight
-    kind = (weight.shape, weight.stride(), part.bias is not None)
+    weight, bias, linear = part.weight, part.bias, nn.functional.linear
+    kind = (weight.shape, weight.stride(), bias is not None)
     if kind not in known:
-        known[kind] = agreeing_counts(functools.partial(nn.functional.linear, weight=weight, bias=part.bias), weight)
+        known[kind] = agreeing_counts(functools.partial(linear, weight=weight, bias=bias), weight)
     counts = known[kind]
+    out_features, in_features = weight.shape
     # The smallest count that has room, by number of rows.
     fitting = [0, *(next(count for count in counts if count >= num) for num in range(1, counts[-1] + 1))]
 
+    def padded(piece: Tensor) -> Tensor:
+        num, count = len(piece), fitting[len(piece)]
+        if count != num:
+            piece = torch.cat([piece, piece.new_zeros(count - num, in_features)])
+        return linear(piece, weight, bias)[:num]
+
     def product(x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).contiguous()
-        outputs = []
-        for piece in rows.split(counts[-1]) if len(rows) > counts[-1] else (rows,):
-            num = piece.shape[0]
-            if (count := fitting[num]) != num:
-                padded = piece.new_zeros(count, piece.shape[1])
-                padded[:num] = piece
-                piece = padded
-            outputs.append(nn.functional.linear(piece, part.weight, part.bias)[:num])
-        out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return out.view(*x.shape[:-1], out.shape[1])
+        rows = x.reshape(-1, in_features).contiguous()
+        num = rows.shape[0]
+        if num > counts[-1]:
+            out = torch.cat([padded(piece) for piece in rows.split(counts[-1])])
+        else:
+            out = linear(rows, weight, bias) if fitting[num] == num else padded(rows)
+        return out.view(*x.shape[:-1], out_features)
 
     return product
 
