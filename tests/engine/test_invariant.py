@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward import invariant
-from model_worker.engine.forward.loader import load
-from model_worker.engine.types import GREEDY, Limits, RunRequest, Sampling
+from model_worker.engine.types import GREEDY, RunRequest, Sampling
 from tests.support.engines import Result, make_engine_of, run_all, run_one
 from tests.support.pairs import CONFIGS, VOCAB_SIZE, make_model
-from tests.support.served import ROOT
 
-TOKENS = 30
-ARCHITECTURES = [(name, dtype) for name in CONFIGS for dtype in (torch.bfloat16, torch.float32)]
+TOKENS = 20
+ARCHITECTURES = [*((name, torch.bfloat16) for name in CONFIGS), ("llama", torch.float32), ("gemma2", torch.float64)]
 
 
 @pytest.fixture(params=[1, 3])
@@ -51,12 +49,12 @@ def make_invariant_engine(architecture: str, dtype: torch.dtype, **limits: Any) 
 
 @pytest.mark.parametrize(("architecture", "dtype"), ARCHITECTURES)
 def test_alone_in_a_batch_and_in_chunks_every_bit_is_the_same(architecture: str, dtype: torch.dtype) -> None:
-    prompts = make_prompts(6)
+    prompts = make_prompts(4)
     engine = make_invariant_engine(architecture, dtype)
     alone = written([run_one(engine, request) for request in requests(prompts)])
     assert written(run_all(engine, requests(prompts))) == alone
-    for changes in ({"max_batch_tokens": 11}, {"attention": "gather", "page_size": 8}):
-        assert written(run_all(make_invariant_engine(architecture, dtype, **changes), requests(prompts))) == alone
+    otherwise = make_invariant_engine(architecture, dtype, max_batch_tokens=11, attention="gather", page_size=8)
+    assert written(run_all(otherwise, requests(prompts))) == alone
 
 
 @pytest.mark.usefixtures("_threads")
@@ -70,10 +68,13 @@ def test_the_laws_hold_with_threads() -> None:
 
 
 def test_sessions_whose_pages_are_scattered_write_the_same() -> None:
-    prompts = make_prompts(6)
+    prompts = [list(range(30, 100)), list(range(100, 150))]
     alone = written(run_all(make_invariant_engine("llama", torch.bfloat16), requests(prompts)))
-    # All in turn, in pages of two tokens: each grows into the pages that the others leave.
-    engine = make_invariant_engine("llama", torch.bfloat16, page_size=2, num_pages=400)
+    # Of forty short sessions every second is closed: what is left free are holes.
+    engine = make_invariant_engine("llama", torch.bfloat16, page_size=2, num_pages=200)
+    run_all(engine, [RunRequest(f"short {i}", 0, [7] * 9, max_tokens=1) for i in range(40)])
+    for index in range(0, 40, 2):
+        engine.close_session(f"short {index}")
     assert written(run_all(engine, requests(prompts))) == alone
     assert any(not session.contiguous for session in engine._table)
 
@@ -118,11 +119,11 @@ def test_the_counts_of_rows_that_agree_are_found_and_no_others_are_used() -> Non
     assert invariant.agreeing_counts(by_place, weight) == (1,)
 
 
-def test_what_the_check_finds_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_check_finds_is_refused_with_the_remedy() -> None:
     """A norm over the batch: whatever stands beside a token gets into it."""
     model = make_model(CONFIGS["llama"], 0)
     own = model.model.norm.forward
-    model.model.norm.forward = lambda x: own(x) * (1 + 1e-3 * x.shape[1])
+    model.model.norm.forward = lambda x: own(x) * (1 + 1e-9 * x.shape[1])
     with pytest.raises(UnsupportedModel, match=r"batch-invariant does not hold here.*differ by .* start without"):
         make_engine_of(model, batch_invariant=True)
 
@@ -154,12 +155,3 @@ def test_norms_by_row_equal_the_models_own(architecture: str, dtype: torch.dtype
     norm.forward = lambda x: x
     with pytest.raises(UnsupportedModel, match="no RMSNorm of a known form"):
         invariant.row_norm(norm, "norm")
-
-
-def test_thirty_six_greedy_answers_of_the_bundled_model_in_sixteen_bits() -> None:
-    vocab_size = 634
-    loaded = load(str(ROOT / "models" / "tiny-llm"), torch.bfloat16, torch.device("cpu"))
-    engine = Engine(loaded, Limits(vocab_size, 512, num_pages=512, batch_invariant=True))
-    asked = requests(make_prompts(36, vocab_size))
-    alone = written([run_one(engine, request) for request in asked])
-    assert written(run_all(engine, asked)) == alone

@@ -26,7 +26,8 @@ from model_worker.engine.forward.kernels import invariant_matmul as kernels
 torch.manual_seed(0)
 seen = set()
 narrow, wide = torch.bfloat16, torch.float32
-for dtype, out_features, in_features, biased in ((wide, 70, 100, True), (wide, 65, 600, False), (narrow, 64, 520, True)):
+shapes = ((wide, 70, 100, True), (wide, 65, 600, False), (narrow, 64, 520, True))
+for dtype, out_features, in_features, biased in shapes:
     tolerance = 1e-5 if dtype == wide else 1e-2
     x = torch.randn(70, in_features).to(dtype)
     weight = torch.randn(out_features, in_features).to(dtype)
