@@ -8,6 +8,9 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+import torch
+
+from tests.support.compiling import compile_launches, ptxas
 
 _PRODUCTS = """
 import torch, triton.runtime.interpreter as interpreter
@@ -46,3 +49,17 @@ assert len(seen) == 4, "parts and none, by one program and by several"
 @pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
 def test_a_row_has_the_same_bits_whatever_is_beside_it() -> None:
     subprocess.run([sys.executable, "-c", _PRODUCTS], check=True, env=os.environ | {"TRITON_INTERPRET": "1"})
+
+
+@pytest.mark.skipif(ptxas(90) is None, reason="no assembler for GPUs")
+@pytest.mark.parametrize("num_rows", [1, 512])
+def test_it_compiles_for_a_gpu_without_spills(num_rows: int) -> None:
+    from model_worker.engine.forward.kernels.invariant_matmul import invariant_matmul
+
+    def call() -> None:
+        x, weight = (torch.empty(size, 3584, dtype=torch.bfloat16, device="meta") for size in (num_rows, 4608))
+        invariant_matmul(x, weight, torch.empty(4608, dtype=torch.bfloat16, device="meta"))
+
+    compiled = compile_launches(call, 90)
+    assert len(compiled) == (2 if num_rows == 1 else 1), "the parts, and their sum"
+    assert not any(kernel.spilled_bytes for kernel in compiled)

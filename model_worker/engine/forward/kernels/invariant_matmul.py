@@ -19,13 +19,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model_worker.engine.forward.kernels.availability import interprets
+
 _BLOCK_M, _BLOCK_N, _BLOCK_K = 32, 64, 64
 _PROGRAMS = 264  # that parts are made for: two for each processor of a large device, on whatever device it runs
 _MAX_PARTS = 8
 _FEW_ROWS = 64  # up to so many rows, each part is a program's
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
 def _product_kernel(  # type: ignore[no-untyped-def]
     x, weight, bias, out, parts,
     num_rows, out_features, in_features, part_size, x_row, weight_row,
@@ -66,7 +68,7 @@ def _product_kernel(  # type: ignore[no-untyped-def]
         tl.store(out + place, total.to(out.dtype.element_ty), mask=whole)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
 def _join_kernel(  # type: ignore[no-untyped-def]
     parts, bias, out, num_rows, out_features, PARTS: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -109,7 +111,7 @@ def invariant_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         num_rows, out_features, in_features, part_size, x.stride(0), weight.stride(0),
         PARTS=parts, APART=apart, BIAS=bias is not None,
         PRECISION="ieee" if x.dtype == torch.float32 else "tf32",
-        WIDEN=x.dtype == torch.bfloat16 and not x.is_cuda,  # the interpreter's dots know no bfloat16
+        WIDEN=x.dtype == torch.bfloat16 and interprets(),  # whose dots know no bfloat16
         BLOCK_M=_BLOCK_M, BLOCK_N=_BLOCK_N, BLOCK_K=_BLOCK_K, num_warps=4, num_stages=4,
     )  # fmt: skip
     if apart:
