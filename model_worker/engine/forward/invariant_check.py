@@ -78,7 +78,7 @@ def check_invariance(
     trial = _Trial(runner, table, make_run, limits, shallow=shallow)
     length = min(_NUM_TOKENS, limits.context_length, limits.num_pages * limits.page_size)
     asked = min(_NUM_ASKED, length - 1)
-    ways = {
+    ways: dict[str, Callable[[], Tensor]] = {
         "as a draft, after chunks,": lambda: _drafted(trial, length, asked),
         "among other sessions": lambda: _among_others(trial, length, asked, after=False),
         "after other sessions": lambda: _among_others(trial, length, asked, after=True),
