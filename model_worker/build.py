@@ -58,6 +58,7 @@ def build(
         background_us=round(settings.background_ms * 1000),
         attention=settings.attention,
         graphs=settings.graphs,
+        batch_invariant=settings.batch_invariant,
     )
     with alone:
         engine = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
 from rstitch.limits import host_and_port
 
@@ -57,6 +57,10 @@ class WorkerSettings(BaseSettings):
         Literal["auto", "on", "off"],
         Field(description="Capture steps as CUDA graphs; auto: where varlen or triton runs."),
     ] = "auto"
+    batch_invariant: Annotated[
+        CliImplicitFlag[bool],
+        Field(description="A session gets the same tokens alone and in any batch, bit for bit; it costs speed."),
+    ] = False
     max_batch_tokens: Annotated[int, Field(ge=1, description="Most tokens of one forward.")] = 512
     measure_ms: Annotated[
         int, Field(ge=0, description="Time to measure at the start what a step costs, in ms; 0: do not.")

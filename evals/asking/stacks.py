@@ -116,7 +116,7 @@ def local_stack(
     """A stack of these options, not started. The options win over `defaults`, and `extra` wins over both."""
     flags = (defaults or Flags()) + Flags.of(options) + (extra or Flags())
     slm, llm = (
-        WorkerOptions(model, device or options.device, options.dtype, options.threads, [*flags.worker, *own])
+        WorkerOptions(model, device or options.device, options.dtype, options.threads, args=[*flags.worker, *own])
         for model, device, own in zip(
             pair or models(options), (options.slm_device, options.llm_device), (flags.slm, flags.llm), strict=True
         )

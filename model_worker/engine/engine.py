@@ -21,6 +21,7 @@ from model_worker.engine.bookkeeping.session import Session, SessionTable
 from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.commit import Committer
 from model_worker.engine.errors import SessionClosed
+from model_worker.engine.forward.invariant_check import check_invariance
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.parity import (
     check_parity,
@@ -212,6 +213,9 @@ class Engine:
             timing.num_computed_tokens += row.num_tokens
             self.counters.num_computed_tokens += row.num_tokens
 
+    def _new_run(self, request: RunRequest, session: Session) -> Run:
+        return self._run_type(0, request, session)
+
     def _new_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
         return Runner(loaded, self.limits, on_progress)
 
@@ -223,6 +227,8 @@ class Engine:
         runner = self._new_runner(loaded, on_progress)
         with parity_session(self._table, tokens) as session:
             check_parity(name, runner, self._run_type(0, parity_request(tokens), session), reference)
+        if self.limits.batch_invariant:
+            check_invariance(name, runner, self._table, self.limits, self._new_run)
         return runner
 
 

@@ -200,6 +200,7 @@ class Limits:
     attention: Literal["auto", "varlen", "triton", "in-place", "gather"] = "auto"
     # Captures of steps of fixed shapes; "auto": on CUDA where attention goes through block tables.
     graphs: Literal["auto", "on", "off"] = "auto"
+    batch_invariant: bool = False  # a token's distribution has the same bits alone and in any batch
 
 
 @dataclass(slots=True)

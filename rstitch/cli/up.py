@@ -35,6 +35,9 @@ def up(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float64.", show_default="float32 on CPU, auto on CUDA")
     ] = None,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="The same tokens alone and in any batch, bit for bit; slower.")
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the router; 0: a free one.")] = ROUTER_PORT,
     redis: Annotated[
         str | None, typer.Option(metavar="URL", help="An existing Redis.", show_default="one of its own")
@@ -49,8 +52,8 @@ def up(
     if shared is not None and (slm_model or llm_model):
         raise invalid("--shared", "a shared model is both models.", "Name it alone, or name two models.")
     stack = LocalStack(
-        WorkerOptions(slm_model, slm_device or device, dtype),
-        WorkerOptions(shared or llm_model, llm_device or device, dtype),
+        WorkerOptions(slm_model, slm_device or device, dtype, batch_invariant=batch_invariant),
+        WorkerOptions(shared or llm_model, llm_device or device, dtype, batch_invariant=batch_invariant),
         RouterOptions(port),
         shared_layers=shared is not None,
         redis_url=redis,

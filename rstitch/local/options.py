@@ -15,9 +15,9 @@ class WorkerOptions:
     model: str | None = None  # folder or hub id; None: the bundled tiny model of the role
     device: str = "cpu"  # or `cuda:N`
     dtype: str | None = None  # None: float32 on CPU, auto on CUDA
-    threads: int | None = (
-        None  # of the CPU; None: RSTITCH_THREADS, else half of the machine's, and all while the other rests
-    )
+    # Of the CPU; None: RSTITCH_THREADS, else half of the machine's, and all while the other worker rests.
+    threads: int | None = None
+    batch_invariant: bool = False  # the same tokens alone and in any batch, bit for bit
     args: Sequence[str] = ()  # more flags
 
 

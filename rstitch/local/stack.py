@@ -223,6 +223,7 @@ class LocalStack:
         command = [sys.executable, "-m", f"{role}_worker", "--model", self._model(role), "--listen", address,
                    "--device", options.device, "--dtype", dtype, "--threads", threads,
                    *(["--shared-listen", self._shared_address] if self._shared else []),
+                   *(["--batch-invariant"] if options.batch_invariant else []),
                    *self._sharing_args(role), *self._cores_args(role), *options.args]
         # fmt: on
         # Threads that wait spin by default: beside another worker's, router's or Redis's they would take the core away.

@@ -119,7 +119,7 @@ class PagedAttention:
                 q, k, v, attn_mask=mask, is_causal=group.is_causal, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
         else:
-            out = _softcapped(q, k, v, mask, scaling, shape.softcap)
+            out = softcapped(q, k, v, mask, scaling, shape.softcap)
         if group.num_queries == 1:
             return out.flatten(1, 2)
         return out.reshape(num_heads, group.num_queries, -1).transpose(0, 1)
@@ -227,7 +227,7 @@ class PagedAttention:
         return mask.to(self._cache.device, non_blocking=True)
 
 
-def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None, cap: float) -> Tensor:
+def softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None, cap: float) -> Tensor:
     """Attention whose scores s become cap * tanh(s / cap) before the softmax (Gemma 2)."""
     repeats = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)

@@ -12,10 +12,13 @@ from model_worker.engine.forward.attention import PagedAttention
 from model_worker.engine.forward.attention_triton import TritonAttention
 from model_worker.engine.forward.attention_varlen import VarlenAttention
 from model_worker.engine.forward.backend import AttentionBackend
+from model_worker.engine.forward.invariant_attention import InvariantAttention
 from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.types import Limits
 
 _BY_TABLES = {"varlen": VarlenAttention, "triton": TritonAttention}
+
+_KEYS_PER_SPLIT = 256  # of a batch-invariant row: few enough for many programs, many enough for a program's while
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ def choose_attention(cache: KvCache, limits: Limits, attempt: Callable[[Attentio
     block tables, torch's own kernel first, and falls back to views of the cache.
     """
     wish = limits.attention
+    if limits.batch_invariant:
+        return AttentionChoice(_invariant(cache, limits, attempt))
     if wish in ("in-place", "gather"):
         return AttentionChoice(PagedAttention(cache, in_place=wish == "in-place"))
     if wish == "auto" and cache.device.type != "cuda":
@@ -52,3 +57,20 @@ def choose_attention(cache: KvCache, limits: Limits, attempt: Callable[[Attentio
         else:
             return AttentionChoice(attention, "; ".join(reasons))
     return AttentionChoice(PagedAttention(cache), "; ".join(reasons))
+
+
+def _invariant(cache: KvCache, limits: Limits, attempt: Callable[[AttentionBackend], None]) -> AttentionBackend:
+    """Returns the backend in which a row's sums have one order whatever the batch; torch's kernel promises none."""
+    wish = limits.attention
+    if wish == "varlen":
+        raise UnsupportedModel("varlen attention is not batch-invariant; leave --attention at auto")
+    if wish in ("in-place", "gather") or (wish == "auto" and cache.device.type != "cuda"):
+        return InvariantAttention(cache, in_place=wish != "gather")
+    try:
+        attention = TritonAttention(cache, limits.context_length, _KEYS_PER_SPLIT)
+        attempt(attention)
+    except Exception as error:  # whatever a kernel says that cannot do this model or device
+        raise UnsupportedModel(
+            f"--batch-invariant needs triton attention here, which does not run this model: {error}; start without it"
+        ) from error
+    return attention

@@ -23,6 +23,7 @@ from model_worker.engine.forward.capture import CudaCapture, Repeat
 from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.graph_shapes import Shape
 from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress
+from model_worker.engine.forward.invariant import at_least_two, make_invariant
 from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.model import Model
@@ -62,6 +63,8 @@ class Runner:
         self._loaded = loaded
         self._limits = limits
         self._use_device()
+        if limits.batch_invariant:
+            make_invariant(loaded.module, limits.context_length)
         # One page more than the sessions get: left-over rows of graphs write there.
         self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
         self._model = self._make_model()
@@ -105,7 +108,10 @@ class Runner:
         if len(batch.wanted) < batch.num_tokens:
             wanted = torch.tensor(batch.wanted).to(self._loaded.device, non_blocking=True)
         logits, hidden = self._model.logits(ids, positions, wanted)
-        measured = measure_on_host(logits) if logits.device.type == "cpu" else unpack(measure(logits), logits.shape[-1])
+        if logits.device.type == "cpu":
+            measured = measure_on_host(at_least_two(logits) if self._limits.batch_invariant else logits)
+        else:
+            measured = unpack(measure(logits), logits.shape[-1])
         return _outcome(batch, measured, logits, hidden, range(len(batch.asked)))
 
     def warm_up(self) -> None:

@@ -19,6 +19,7 @@ from model_worker.engine.bookkeeping.scheduler import Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.commit import common_prefix
 from model_worker.engine.engine import Engine
+from model_worker.engine.forward.invariant_check import check_invariance
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.parity import (
     check_parity,
@@ -107,4 +108,6 @@ class SharedEngine(Engine):
             # In this order: the second run finds what the first one left, and goes on in the upper layers.
             for label, shallow, reference in ((f"the SLM in {name}", True, slm), (f"{name} above it", False, llm)):
                 check_parity(label, runner, SharedRun(0, parity_request(tokens, shallow), session), reference)
+        if self.limits.batch_invariant:
+            check_invariance(f"the SLM in {name}", runner, self._table, self.limits, self._new_run, shallow=True)
         return runner

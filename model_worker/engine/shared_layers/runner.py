@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model_worker.engine.bookkeeping.scheduler import Row
 from model_worker.engine.forward.dispatch import use_attention
+from model_worker.engine.forward.invariant import make_invariant
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.runner import Outcome, Runner
@@ -64,6 +65,8 @@ class SharedRunner(Runner):
         self._shared = shared
         super().__init__(loaded, limits)
         for module in (shared.slm, shared.upper):
+            if limits.batch_invariant:
+                make_invariant(module, limits.context_length)
             use_attention(module, self._attention.forward)
 
     def run(self, rows: list[Row], *, captured: bool = True) -> Outcome | None:

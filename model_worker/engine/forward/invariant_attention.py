@@ -1,0 +1,194 @@
+"""Paged attention in which a query's sums have one order, alone and beside others: for `--batch-invariant` on a CPU.
+
+Every query is an item of its own in a call of `scaled_dot_product_attention`, whether it decodes, verifies a draft or
+is one of a prompt's, and reads its keys in whole blocks of a fixed size, the rest masked. The call's shape for an item
+is then a function of the query's position alone; what else is in the batch changes only how many items there are.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model_worker.engine.bookkeeping.scheduler import Row
+from model_worker.engine.forward.attention import softcapped
+from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.kv_cache import KvCache
+
+KEY_BLOCK = 32  # a query reads a multiple of so many keys; a multiple of the width of any vector unit
+# Of so many queries to a key head, where torch has threads: the kernel's buffers are then whole cache lines for every
+# thread. The BLAS sums 32-bit numbers in another order where they begin elsewhere, and it is chance which thread takes
+# an item.
+_QUERIES = 8
+# Rows of one token that lie anywhere in the cache are copied to lie side by side if they read at most so many keys;
+# beyond that the copies cost more than a call for each row.
+_MAX_COPIED = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Queries that attend in one call: each reads as many keys, and they lie at equal distances in the cache."""
+
+    #   a prompt's tokens 30..33, blocks of 32 keys      decode rows of three sessions, 40, 35 and 50 tokens long
+    #
+    #   items   [30, 31] read 32 keys of one session     [40, 35, 50] read 64 keys each, from `first`, `first` +
+    #           [32, 33] read 64, distance 0             `distance` ... on, or through `slots`
+
+    begin: int  # in the order of `InvariantAttention`: by keys read
+    end: int
+    num_keys: int
+    mask: Tensor  # additive, [items, 1, 1, num_keys]
+    first: int = 0
+    distance: int = 0  # slots between the keys of one item and the next
+    slots: Tensor | None = None  # int64 [items * num_keys], or [num_keys] where the distance is 0; None: read in place
+
+
+class InvariantAttention:
+    """An `AttentionBackend` whose results for a token are the same in any batch; with `in_place` off it only copies."""
+
+    def __init__(self, cache: KvCache, *, in_place: bool = True) -> None:
+        self._cache = cache
+        self._in_place = in_place
+        self._threaded = cache.device.type == "cpu" and torch.get_num_threads() > 1
+        self.name = "batch-invariant" if in_place else "batch-invariant gather"
+        self._items: list[Items] = []
+        self._order: Tensor | None = None  # int64 [tokens], which token of the batch each item is; None: all in turn
+        self._back: Tensor | None = None  # its inverse
+        self._write_slots = torch.empty(0, dtype=torch.int64)
+
+    def begin(self, batch: Batch, slots: Tensor) -> None:
+        self._write_slots = slots
+        positions = np.array(batch.positions)
+        num_keys = -(-(positions + 1) // KEY_BLOCK) * KEY_BLOCK
+        order = np.argsort(num_keys, kind="stable")
+        self._order = self._back = None
+        if (order[1:] < order[:-1]).any():
+            self._order = self._cache.to_device(order)
+            self._back = self._cache.to_device(np.argsort(order))
+        rows = [row for row in batch.rows for _ in range(row.num_tokens)]
+        self._items = []
+        for begin, end in _equal(num_keys[order]):
+            members = [rows[token] for token in order[begin:end]]
+            self._add(members, positions[order[begin:end]], begin, int(num_keys[order[begin]]))
+
+    def forward(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **kwargs: object,
+    ) -> tuple[Tensor, None]:
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        shape = self._cache.shapes[layer]
+        self._cache.write(layer, self._write_slots, key, value)
+        # One layout, whatever the model made it in: [tokens, kv_heads, query heads that share one, dim].
+        q = query[0].transpose(0, 1).contiguous()
+        if self._order is not None:
+            q = q.index_select(0, self._order)
+        q = q.view(q.shape[0], shape.num_kv_heads, -1, shape.key_dim)
+        num_shared = q.shape[2]
+        if self._threaded and q.dtype.itemsize > 2 and (missing := -num_shared % _QUERIES):
+            q = nn.functional.pad(q, (0, 0, 0, missing))
+        outputs = []
+        for items in self._items:
+            k, v = self._read(items, self._cache.keys[layer]), self._read(items, self._cache.values[layer])
+            own, mask = q[items.begin : items.end], items.mask
+            if self._threaded and own.shape[0] * own.shape[1] == 1:
+                # All others are each one thread's work; a lone one would be shared out among the threads.
+                own, k, v, mask = (tensor.expand(2, -1, -1, -1) for tensor in (own, k, v, mask))
+            if shape.softcap is not None:
+                out = softcapped(own, k, v, mask, scaling, shape.softcap)
+            else:
+                out = nn.functional.scaled_dot_product_attention(own, k, v, attn_mask=mask, scale=scaling)
+            num_items = items.end - items.begin
+            outputs.append(out[:num_items, :, :num_shared].reshape(num_items, query.shape[1], shape.value_dim))
+        joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        if self._back is not None:
+            joined = joined.index_select(0, self._back)
+        return joined[None], None
+
+    def _read(self, items: Items, tensor: Tensor) -> Tensor:
+        """Returns keys or values, [items, kv_heads, num_keys, dim]."""
+        num_heads, dim = tensor.shape[1:]
+        width, num_items = num_heads * dim, items.end - items.begin
+        first, distance = items.first, items.distance
+        if items.slots is not None:
+            tensor = tensor.index_select(0, items.slots)
+        shape = (num_items, num_heads, items.num_keys, dim)
+        return tensor.as_strided(shape, (distance * width, dim, width, 1), first * width)
+
+    def _add(self, rows: Sequence[Row], positions: np.ndarray, begin: int, num_keys: int) -> None:
+        """Adds the items of `rows` (one entry per token) that read `num_keys` keys, in as few calls as can be."""
+        masked = np.arange(num_keys)[None, :] > positions[:, None]
+        at = 0
+        while at < len(rows):
+            end = at + 1
+            while end < len(rows) and rows[end] is rows[at]:
+                end += 1
+            if end > at + 1:  # several tokens of one session: they read the same keys
+                first, slots = self._place(rows[at], num_keys)
+                self._append(begin, at, end, masked, first, 0, slots)
+                at = end
+                continue
+            while end < len(rows) and rows[end].num_tokens == 1:
+                end += 1
+            self._add_single(rows[at:end], begin, at, masked)
+            at = end
+
+    def _add_single(self, rows: Sequence[Row], begin: int, at: int, masked: np.ndarray) -> None:
+        """Adds rows of one item each: as one view, as one copy, or one by one."""
+        num_keys, page_size = masked.shape[1], self._cache.page_size
+        places = [self._place(row, num_keys) for row in rows]
+        if all(slots is None for _, slots in places):
+            firsts = [first for first, _ in places]
+            distances = {after - before for before, after in itertools.pairwise(firsts)}
+            distance = next(iter(distances), 0)
+            # One view, where each begins as far from the one before; a view cannot go backwards.
+            if len(distances) <= 1 and distance >= 0:
+                self._append(begin, at, at + len(rows), masked, firsts[0], distance, None)
+                return
+        if len(rows) > 1 and num_keys <= _MAX_COPIED:
+            copied = np.concatenate([_slots(row, num_keys, page_size) for row in rows])
+            self._append(begin, at, at + len(rows), masked, 0, num_keys, self._cache.to_device(copied))
+            return
+        for index, (first, slots) in enumerate(places, at):
+            self._append(begin, index, index + 1, masked, first, 0, slots)
+
+    def _append(
+        self, begin: int, at: int, end: int, masked: np.ndarray, first: int, distance: int, slots: Tensor | None
+    ) -> None:
+        mask = torch.zeros(end - at, masked.shape[1], dtype=self._cache.dtype)
+        mask.masked_fill_(torch.from_numpy(masked[at:end]), float("-inf"))
+        mask = mask[:, None, None].to(self._cache.device, non_blocking=True)
+        self._items.append(Items(begin + at, begin + end, masked.shape[1], mask, first, distance, slots))
+
+    def _place(self, row: Row, num_keys: int) -> tuple[int, Tensor | None]:
+        """Returns where a row's keys begin in the cache, or in what its slots bring together."""
+        session = row.run.session
+        first = session.pages[0] * self._cache.page_size
+        if self._in_place and session.contiguous and first + num_keys <= self._cache.num_slots:
+            return first, None
+        return 0, self._cache.to_device(_slots(row, num_keys, self._cache.page_size))
+
+
+def _slots(row: Row, num_keys: int, page_size: int) -> np.ndarray:
+    """Returns the slots of a row's first `num_keys` positions, int64; those beyond its pages repeat the first one."""
+    pages = np.array(row.run.session.pages[: -(-num_keys // page_size)], dtype=np.int64)
+    held = (pages[:, None] * page_size + np.arange(page_size)).ravel()[:num_keys]
+    slots = np.full(num_keys, held[0])
+    slots[: len(held)] = held
+    return slots
+
+
+def _equal(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yields begin and end of each stretch of equal numbers."""
+    borders = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(numbers)]
+    yield from itertools.pairwise(borders)
