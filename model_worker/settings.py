@@ -39,7 +39,9 @@ class WorkerSettings(BaseSettings):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu or cuda:N.")] = "cpu"
     dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA, float32 on CPU.")] = "auto"
     context_length: Annotated[int, Field(ge=0, description="Most tokens of a session; 0: the model's own.")] = 0
-    num_pages: Annotated[int, Field(ge=0, description="KV pages; 0: 90% of the free GPU memory, or 1 GiB on CPU.")] = 0
+    num_pages: Annotated[
+        int, Field(ge=0, description="KV pages; 0: the free GPU memory less 10% and no less than 2.5 GB; on CPU 1 GiB.")
+    ] = 0
     kv_tokens: Annotated[int, Field(ge=0, description="KV cache in tokens, instead of --num-pages; 0: not given.")] = 0
     beside: Annotated[
         str, Field(description="The other model on this device: both caches get as many tokens. Empty: there is none.")

@@ -11,6 +11,7 @@ COMMANDS = {
     "engine": "an engine's step by batch and context, beside a bare transformers forward",
     "switch": "what a switch costs by the length of the catch-up",
     "replay": "models of any size with random weights, routed by recorded traces",
+    "drawing": "what sampling a token costs, beside sorting its whole distribution",
     "overhead": "what a token and a switch cost outside the forwards, beside a bare loop",
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import gc
 import math
 import tempfile
 from collections.abc import Sequence
@@ -63,8 +64,16 @@ def run(options: argparse.Namespace) -> int:
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     names = options.model or [str(options.models / name) for name in ("tiny-slm", "tiny-llm")]
+    device = torch.device(options.device)
+    # First: later there may be no room for what it copies, and all figures would be lost.
+    bandwidth = _copy_bandwidth(device) if device.type == "cuda" else None
+    models = []
     with progress_bar(console) as progress:
-        models = [measure(name, options, progress) for name in names]
+        for name in names:
+            models.append(measure(name, options, progress, bandwidth))
+            gc.collect()  # the next model needs the room
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
     for model in models:
         engine_tables.show(model, console)
     if options.plot is not None:
@@ -74,8 +83,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def measure(name: str, options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """Measures all figures of one model."""
+def measure(
+    name: str, options: argparse.Namespace, progress: Progress, bandwidth: float | None = None
+) -> dict[str, Any]:
+    """Measures all figures of one model; `bandwidth` is that of the device's memory in bytes a second, if known."""
     device = torch.device(options.device)
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     task = progress.add_task(Path(name).name, total=len(options.contexts) * max(1, options.steps // BLOCK))
@@ -107,8 +118,8 @@ def measure(name: str, options: argparse.Namespace, progress: Progress) -> dict[
         "extends": list(contest.extend(options.contexts[len(options.contexts) // 2], options.steps)),
         "counters": {variant: asdict(ours.engine.counters) for variant, ours in engines.items()},
     }
-    if device.type == "cuda":
-        bandwidth, weights = _copy_bandwidth(device), _bytes_per_step(loaded.module)
+    if bandwidth is not None:
+        weights = _bytes_per_step(loaded.module)
         made["copy_bandwidth_gb_s"] = bandwidth / 1e9
         made["floor_ms"] = 1000 * weights / bandwidth
         for row in rows:

@@ -60,7 +60,8 @@ def _notes(model: dict[str, Any]) -> list[str]:
     if "floor_ms" in model:
         notes.append(
             f"Copy bandwidth {model['copy_bandwidth_gb_s']:.0f} GB/s: reading the weights takes at least "
-            f"{model['floor_ms']:.3f} ms."
+            f"{model['floor_ms']:.3f} ms. What a step is of that (of floor) says how good it is: a bare forward is not "
+            "captured, so on a GPU its time is the host's, and in 16 bits random weights agree by chance."
         )
     for variant, counters in model["counters"].items():
         captured = counters["num_graph_steps"]

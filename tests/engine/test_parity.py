@@ -13,7 +13,7 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward import attention_varlen
 from model_worker.engine.forward.attention import PagedAttention
-from model_worker.engine.forward.attention_varlen import VarlenAttention
+from model_worker.engine.forward.attention_tables import BlockTableAttention
 from model_worker.engine.forward.graphs import Graph
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.types import Limits
@@ -62,8 +62,8 @@ def test_captured_and_uncaptured_steps_are_both_checked(monkeypatch: pytest.Monk
     limits: dict[str, Any] = {"attention": "varlen", "graphs": "on", "max_batch_tokens": 16}
     make_engine(**limits)
     with monkeypatch.context() as patch:
-        begin = VarlenAttention.begin  # only uncaptured steps go through it
-        patch.setattr(VarlenAttention, "begin", lambda self, batch, slots: begin(self, batch, slots.flip(0)))
+        begin = BlockTableAttention.begin  # only uncaptured steps go through it
+        patch.setattr(BlockTableAttention, "begin", lambda self, batch, slots: begin(self, batch, slots.flip(0)))
         with pytest.raises(UnsupportedModel, match=r"uncaptured steps"):
             make_engine(**limits)
     write = Graph._write

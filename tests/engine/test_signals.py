@@ -56,7 +56,9 @@ def test_a_signal_is_what_the_models_distributions_say(architecture: str, sampli
     engine, model = make_engine(architecture)
     request = RunRequest("s", 0, PROMPT, sampling, max_tokens=20, handoff=handoff(signal, above=NEVER))
     tokens, found = uncertainties(engine, request)
-    assert found == pytest.approx(expected(model, tokens, signal), abs=1e-6)
+    # Gemma 2's own attention, with its score cap, makes its softmax in float32 even in a float64 model; ours does not.
+    bound = 1e-5 if architecture == "gemma2" else 1e-6
+    assert found == pytest.approx(expected(model, tokens, signal), abs=bound)
     assert all(0 <= value <= 1 for value in found)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.bookkeeping.signals import rounded
+from model_worker.engine.forward.inversion import draw
 from model_worker.engine.forward.kernels.availability import why_not
 from model_worker.engine.types import Sampling
 
@@ -57,10 +58,9 @@ def choose(
     entropies = [0.0 if (h := rounded(measured.entropies[row])) < 0 else 1.0 if h > 1 else h for row in rows]
     random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
     if random:
-        own = logits[torch.tensor([rows[index] for index in random], device=logits.device)]
-        sampled = _sample(own, [samplings[index] for index in random], [positions[index] for index in random])
-        of_sampled = own.log_softmax(-1, torch.promote_types(own.dtype, torch.float32)).gather(-1, sampled[:, None])
-        for index, token, logprob in zip(random, sampled.tolist(), of_sampled[:, 0].tolist(), strict=True):
+        draws = [uniform(samplings[index].seed, positions[index]) for index in random]
+        drawn = draw(logits, [rows[index] for index in random], [samplings[index] for index in random], draws)
+        for index, token, logprob in zip(random, *drawn, strict=True):
             tokens[index], logprobs[index] = token, logprob
     return Choices(tokens, entropies, logprobs)
 
@@ -107,33 +107,3 @@ def _measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _measured(tokens: list[int], entropies: list[float], probabilities: list[float], vocab_size: int) -> Choices:
     scale = 1 / math.log(vocab_size)
     return Choices(tokens, [h * scale for h in entropies], [math.log(p) for p in probabilities])
-
-
-def _sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
-    """Returns token ids, int64 [rows], by inversion in float64 in order of falling probability."""
-    device = logits.device
-
-    def column(values: list[float] | list[int], dtype: torch.dtype = torch.float64) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device)[:, None]
-
-    vocab_size = logits.shape[-1]
-    # The largest becomes 0 first: a temperature near 0 then gives the greedy choice, not infinities and NaN.
-    shifted = logits.double() - logits.amax(-1, keepdim=True).double()
-    scaled = shifted / column([sampling.temperature for sampling in samplings])
-    # Stable: equal probabilities stay in order of id, so that the order is a function of the logits alone.
-    probabilities, ids = torch.softmax(scaled, dim=-1).sort(dim=-1, descending=True, stable=True)
-    cumulative = probabilities.cumsum(-1)
-    rank = torch.arange(vocab_size, device=device)
-    top_k = column([sampling.top_k or vocab_size for sampling in samplings], torch.int64)
-    top_p = column([sampling.top_p for sampling in samplings])
-    # A token is in the nucleus if the mass before it is short of top_p.
-    keep = (rank < top_k) & (cumulative - probabilities < top_p)
-    cumulative = torch.where(keep, probabilities, 0.0).cumsum(-1)
-    # The token whose share of the cumulative mass the random number falls into:
-    #
-    #   0 |---- ids[0] ----|-- ids[1] --|- ids[2] -| ... | mass of the nucleus       target = uniform * that mass
-    target = column([uniform(s.seed, position) for s, position in zip(samplings, positions, strict=True)])
-    chosen = torch.searchsorted(cumulative, target * cumulative[:, -1:], right=True)
-    # Rounding can lead past the last kept token.
-    last = (keep.sum(-1, keepdim=True) - 1).clamp_min(0)  # none is kept of a row of NaN
-    return ids.gather(-1, torch.minimum(chosen, last))[:, 0]

@@ -1,0 +1,124 @@
+"""Draws tokens by inverting cumulative distributions, in float64 and in order of falling probability.
+
+A token is that of the row sorted as a whole. Sorting 152k numbers a row is what costs, and nearly always the token is
+among the first of them: those alone are sorted, with bounds on what the rest can be, and where the bounds do not decide
+which token it is, the row is sorted after all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from model_worker.engine.types import Sampling
+
+FIRST = 2048  # how many of the most probable tokens are sorted
+_GROUP = 8  # rows at once: each takes some ten numbers of 8 bytes for each token of the vocabulary
+# More than float64 can be wrong by in a sum of any vocabulary's probabilities (2^18 * 2^-53 = 3e-11).
+_ROUNDING = 1e-10
+
+
+def draw(
+    logits: Tensor,
+    rows: Sequence[int],
+    samplings: Sequence[Sampling],
+    draws: Sequence[float],
+    first: int = FIRST,
+) -> tuple[list[int], list[float]]:
+    """Returns for each of the `rows` of `logits` [n, vocab_size] a token and its logprob at temperature 1.
+
+    `draws` are numbers in [0, 1), one a row. Numbers go to the device in one copy and come back in one. The `first`
+    tokens are sorted before the row is, if need be; with 0 each row is sorted as a whole. That changes no token.
+    """
+    numbers = _on_device(
+        [(row, s.temperature, s.top_p, s.top_k or logits.shape[-1], u)
+         for row, s, u in zip(rows, samplings, draws, strict=True)],
+        logits.device,
+    )  # fmt: skip
+    if first == 0:
+        tokens, logprobs = _sorted_whole(logits, numbers)
+        return [int(token) for token in tokens], logprobs
+    parts = [_draw_group(logits[group[:, 0].long()], group, first) for group in numbers.split(_GROUP)]
+    tokens, logprobs, decided = torch.cat(parts, 1).tolist()  # float64 holds every id
+    found = [int(token) for token in tokens]
+    if undecided := [index for index, is_decided in enumerate(decided) if not is_decided]:
+        for index, token, logprob in zip(undecided, *_sorted_whole(logits, numbers[undecided]), strict=True):
+            found[index], logprobs[index] = int(token), logprob
+    return found, logprobs
+
+
+def _sorted_whole(logits: Tensor, numbers: Tensor) -> tuple[list[float], list[float]]:
+    parts = [_sort_group(logits[group[:, 0].long()], group) for group in numbers.split(_GROUP)]
+    tokens, logprobs = torch.cat(parts, 1).tolist()
+    return tokens, logprobs
+
+
+def _on_device(numbers: list[tuple[float, ...]], device: torch.device) -> Tensor:
+    pinned = device.type == "cuda"  # else the host would wait until the copy is over
+    return torch.tensor(numbers, dtype=torch.float64, pin_memory=pinned).to(device, non_blocking=True)
+
+
+def _draw_group(logits: Tensor, numbers: Tensor, first: int) -> Tensor:
+    """Returns tokens, logprobs and whether these are decided, float64 [3, rows]."""
+    _, temperature, top_p, top_k, u = numbers.split(1, dim=1)
+    all_of_them = _probabilities(logits, temperature)
+    count = min(first, logits.shape[-1])
+    # By probability, and equal ones by id: `topk` takes any of those that equal the last it takes.
+    ids = all_of_them.topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values
+    p, order = all_of_them.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(-1, order)
+    # Ranks below num_known are those in the sorted row. Beyond, there are others as probable as the last one here.
+    #
+    #   p        |-- num_known --|- equal to the last -| not looked at ...
+    #   rank     0               num_known              count
+    last = p[:, -1:]
+    is_known = p > last if count < logits.shape[-1] else torch.ones_like(p, dtype=torch.bool)
+    num_known = is_known.sum(-1, keepdim=True)
+    cumulative = p.cumsum(-1)
+    keep = _kept(p, cumulative, top_p, top_k) & is_known
+    kept = torch.where(keep, p, 0.0).cumsum(-1)
+    known_mass, mass = (p * is_known).sum(-1, keepdim=True), kept[:, -1:]
+    # The nucleus ends among the known: all of it is here, and so is its mass. Else its mass is bounded: it has top_p or
+    # all there is, and less than one more token would add, unless top_k ends it before.
+    is_whole = (top_k <= num_known) | (known_mass >= top_p + _ROUNDING) | (num_known == logits.shape[-1])
+    least = torch.where(top_k < logits.shape[-1], mass, top_p) - _ROUNDING
+    most = (top_p + last).clamp_max(1.0) + _ROUNDING
+    lower = torch.searchsorted(kept, u * torch.where(is_whole, mass, least), right=True)
+    chosen = torch.searchsorted(kept, u * torch.where(is_whole, mass, most), right=True)
+    decided = torch.where(is_whole, keep.any(-1, keepdim=True), (lower == chosen) & (chosen < num_known))
+    # Rounding can lead past the last kept token.
+    token = ids.gather(-1, torch.minimum(chosen, (keep.sum(-1, keepdim=True) - 1).clamp_min(0)))
+    return torch.cat([token.double(), _logprob(logits, token), decided.double()], 1).T
+
+
+def _sort_group(logits: Tensor, numbers: Tensor) -> Tensor:
+    """Does the same by sorting rows as a whole, which decides any; returns tokens and logprobs, float64 [2, rows]."""
+    _, temperature, top_p, top_k, u = numbers.split(1, dim=1)
+    # Stable: equal probabilities stay in order of id, so that the order is a function of the logits alone.
+    p, ids = _probabilities(logits, temperature).sort(dim=-1, descending=True, stable=True)
+    keep = _kept(p, p.cumsum(-1), top_p, top_k)
+    kept = torch.where(keep, p, 0.0).cumsum(-1)
+    # The token whose share of the cumulative mass the random number falls into:
+    #
+    #   0 |---- ids[0] ----|-- ids[1] --|- ids[2] -| ... | mass of the nucleus       target = u * that mass
+    chosen = torch.searchsorted(kept, u * kept[:, -1:], right=True)
+    last = (keep.sum(-1, keepdim=True) - 1).clamp_min(0)  # none is kept of a row of NaN
+    token = ids.gather(-1, torch.minimum(chosen, last))
+    return torch.cat([token.double(), _logprob(logits, token)], 1).T
+
+
+def _probabilities(logits: Tensor, temperature: Tensor) -> Tensor:
+    # The largest becomes 0 first: a temperature near 0 then gives the greedy choice, not infinities and NaN.
+    return torch.softmax((logits.double() - logits.amax(-1, keepdim=True).double()) / temperature, dim=-1)
+
+
+def _kept(p: Tensor, cumulative: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
+    """Returns which tokens, by falling probability, may be drawn: those with less mass before them than top_p."""
+    return (torch.arange(p.shape[-1], device=p.device) < top_k) & (cumulative - p < top_p)
+
+
+def _logprob(logits: Tensor, token: Tensor) -> Tensor:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.log_softmax(-1, wide).gather(-1, token).double()
