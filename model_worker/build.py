@@ -59,12 +59,15 @@ def build(
         attention=settings.attention,
         graphs=settings.graphs,
         batch_invariant=settings.batch_invariant,
+        compile=settings.compile,
     )
+    if limits.compile == "on" and shared is None:
+        _log.info("compiling steps unless that was done before: a minute, for large models several")
     with alone:
         engine = (
             Engine(loaded, limits, lambda done, of: _log.debug("capturing steps", done=done, of=of))
             if shared is None
-            else SharedEngine(loaded, shared, replace(limits, graphs="off"))
+            else SharedEngine(loaded, shared, replace(limits, graphs="off", compile="off"))
         )
         _log.info("engine made", steps=engine.path, page_size=page_size, num_pages=num_pages, **engine.captured)
         engine.costs = measure_steps(engine, settings.measure_ms / 1000)

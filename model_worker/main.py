@@ -225,6 +225,7 @@ def _refuse_with_shared_layers(role: Role, settings: WorkerSettings) -> None:
         raise invalid("--shared-listen", "it is the LLM's.", "Start llm_worker with it, and no slm_worker.")
     for flag, wrong in (
         ("--graphs", settings.graphs == "on"),
+        ("--compile", settings.compile == "on"),
         ("--batching", settings.batching != "eager"),
         ("--share-device", bool(settings.share_device)),
         ("--beside", bool(settings.beside)),

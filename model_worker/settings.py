@@ -50,8 +50,12 @@ class WorkerSettings(BaseSettings):
         int, Field(ge=0, le=1024, description="Tokens per KV page; 0: 256 on CUDA, as its kernels like, else 16.")
     ] = 0
     attention: Annotated[
-        Literal["auto", "varlen", "triton", "in-place", "gather"],
-        Field(description="How the KV cache is read; auto: varlen or triton on CUDA where one runs, else in-place."),
+        Literal["auto", "varlen", "triton", "native", "in-place", "gather"],
+        Field(description="How the KV cache is read; auto: the first that runs (CUDA: varlen, triton; CPU: native)."),
+    ] = "auto"
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="Compiled steps (CPU); on: compiled at the start if need be; auto: if kept and faster."),
     ] = "auto"
     graphs: Annotated[
         Literal["auto", "on", "off"],

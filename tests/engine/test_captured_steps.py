@@ -45,7 +45,7 @@ def test_varlen_decoding_equals_transformers_generate(architecture: str, graphs:
 
 
 def test_the_path_that_steps_take_is_told() -> None:
-    for wished, path in (("auto", "in-place"), ("gather", "gather"), ("varlen", "varlen")):
+    for wished, path in (("auto", "native"), ("in-place", "in-place"), ("gather", "gather"), ("varlen", "varlen")):
         assert make_engine(attention=wished)[0].path == path
     assert make_engine(attention="varlen", graphs="on", max_batch_tokens=8)[0].path == "varlen with graphs"
 

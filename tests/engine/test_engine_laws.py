@@ -34,7 +34,7 @@ from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, STOP_TOKEN, VOCAB_SIZE,
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
 
 
-@pytest.mark.parametrize("attention", ["in-place", "gather"])
+@pytest.mark.parametrize("attention", ["native", "in-place", "gather"])
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_greedy_decoding_equals_transformers_generate(architecture: str, attention: str) -> None:
     engine, model = make_engine(architecture, max_batch_tokens=24, attention=attention)

@@ -39,11 +39,11 @@ def make_engine(architecture: str = "llama", num_layers: int = 1, **limits: Any)
 @pytest.mark.parametrize(
     ("architecture", "attention"),
     [
-        ("llama", "in-place"),
+        ("llama", "native"),
         ("qwen2", "gather"),
         ("qwen3", "in-place"),
         ("mistral", "in-place"),
-        ("gemma2", "in-place"),
+        ("gemma2", "native"),
     ],
 )
 def test_each_role_alone_equals_transformers_generate(architecture: str, attention: str) -> None:

@@ -20,7 +20,7 @@ from model_worker.engine.forward.kv_cache import KvCache
 
 # Rows of up to so many tokens attend with the query heads that share a key head side by side. For longer rows the
 # mask, repeated for each of these heads, would be too big.
-_SHORT_EXTEND = 16
+SHORT_EXTEND = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class PagedAttention:
             count = self._add_single(rows, at, num_single)
             at += count
         for row in rows[num_single:]:
-            self._add_extend(row, at)
+            self.add_extend(row, at)
             at += row.num_tokens
 
     def forward(
@@ -90,6 +90,11 @@ class PagedAttention:
         outputs = [self._attend(group, query[0], scaling, layer) for group in self._groups]
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
+    def attend_into(self, out: Tensor, query: Tensor, scaling: float | None, layer: int) -> None:
+        """Attends for the rows that were added, into their part of `out` [tokens, heads, value_dim]."""
+        for group in self._groups:
+            out[group.queries] = self._attend(group, query, scaling, layer)
+
     def _attend_alone(self, query: Tensor, scaling: float | None, layer: int) -> Tensor:
         """Attends for a batch of one token, [1, 1, heads, value_dim]: without other sessions every call counts."""
         group, shape = self._groups[0], self._cache.shapes[layer]
@@ -104,12 +109,12 @@ class PagedAttention:
         shape = self._cache.shapes[layer]
         k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
         num_heads, num_kv_heads = query.shape[0], shape.num_kv_heads
-        q = query if len(self._groups) == 1 else query[:, group.queries]
+        q = query[:, group.queries]
         mask, repeated = group.mask, num_heads // num_kv_heads
         if group.num_queries == 1:
             # The query heads that share a key head become that many queries of it: [rows, kv_heads, repeated, dim].
             q = q.view(num_kv_heads, repeated, group.num_rows, q.shape[2]).permute(2, 0, 1, 3)
-        elif repeated > 1 and group.num_queries <= _SHORT_EXTEND:
+        elif repeated > 1 and group.num_queries <= SHORT_EXTEND:
             q = q.reshape(1, num_kv_heads, repeated * group.num_queries, -1)
             mask = mask.repeat(1, 1, repeated, 1) if mask is not None else None
         else:
@@ -188,11 +193,11 @@ class PagedAttention:
         queries = slice(at, at + len(rows))
         return Group(queries, len(rows), 1, padded.shape[1], slots=self._cache.to_device(padded.ravel()), mask=mask)
 
-    def _add_extend(self, row: Row, at: int) -> None:
-        """Adds a row of several tokens: query i stands at start + i and sees the keys up to itself."""
+    def add_extend(self, row: Row, at: int) -> None:
+        """Adds a row of several tokens, from `at` on: query i stands at start + i and sees the keys up to itself."""
         session, end = row.run.session, row.start + row.num_tokens
         in_place = session.contiguous and self._in_place
-        is_causal = row.start == 0 and row.num_tokens > _SHORT_EXTEND and not self._softcapped
+        is_causal = row.start == 0 and row.num_tokens > SHORT_EXTEND and not self._softcapped
         mask = None
         if not is_causal:
             mask = self._additive(np.arange(end)[None, :] <= np.arange(row.start, end)[:, None])[None, None]

@@ -9,6 +9,7 @@ import torch
 
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention import PagedAttention
+from model_worker.engine.forward.attention_native import NativeAttention
 from model_worker.engine.forward.attention_triton import TritonAttention
 from model_worker.engine.forward.attention_varlen import VarlenAttention
 from model_worker.engine.forward.backend import AttentionBackend
@@ -33,15 +34,20 @@ def choose_attention(cache: KvCache, limits: Limits, attempt: Callable[[Attentio
     """Chooses by `limits.attention`; `attempt` runs the model with a backend and raises whatever that raises.
 
     Raises UnsupportedModel if the backend that is asked for does not run. "auto" tries on CUDA what reads pages through
-    block tables, torch's own kernel first, and falls back to views of the cache.
+    block tables, torch's own kernel first, on a CPU the kernel built here, and falls back to views of the cache.
     """
     wish = limits.attention
     if limits.batch_invariant:
         return AttentionChoice(_invariant(cache, limits, attempt))
     if wish in ("in-place", "gather"):
         return AttentionChoice(PagedAttention(cache, in_place=wish == "in-place"))
-    if wish == "auto" and cache.device.type != "cuda":
-        return AttentionChoice(PagedAttention(cache))
+    if wish == "native" or (wish == "auto" and cache.device.type == "cpu"):
+        try:
+            return AttentionChoice(NativeAttention(cache))
+        except UnsupportedModel as error:
+            if wish == "native":
+                raise
+            return AttentionChoice(PagedAttention(cache), str(error))
     reasons: list[str] = []
     for name in _BY_TABLES if wish == "auto" else (wish,):
         if wish == "auto" and name == "varlen" and cache.dtype not in (torch.bfloat16, torch.float16):

@@ -6,6 +6,7 @@ what happens with a token is the engine's business.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from model_worker.engine.forward.attention_tables import BlockTableAttention
 from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.capture import CudaCapture, Repeat
+from model_worker.engine.forward.compiled import Step, compiled_step
 from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.graph_shapes import Shape
 from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress
@@ -74,13 +76,15 @@ class Runner:
         use_attention(loaded.module, self._attention.forward)
         self._why_no_graphs = ""  # likewise of a capture
         self.graphs = self._make_graphs(on_progress)
+        self._compiling = ""  # what `path` says of it
+        self._compiled = self._make_compiled()
         self.graphed: bool | None = None  # whether the last step was a captured graph's; None: none is captured
 
     @property
     def path(self) -> str:
-        """Says how steps run: how the cache is read, whether there are graphs, and why not where they were wanted."""
+        """Says how steps run: how the cache is read, whether there are graphs or compiled code, and why not."""
         graphs = " with graphs" if self.graphs is not None else self._why_no_graphs
-        return f"{self._attention.name}{graphs}{f', as {self._why}' if self._why else ''}"
+        return f"{self._attention.name}{graphs}{self._compiling}{f', as {self._why}' if self._why else ''}"
 
     @torch.inference_mode()
     def run(self, rows: list[Row], *, captured: bool = True) -> Outcome | None:
@@ -98,6 +102,10 @@ class Runner:
             if output is not None:
                 return _outcome(batch, output.measured, output.logits, output.hidden, output.index)
         ids, positions = self._begin(batch)
+        if self._compiled is not None:
+            # Where nothing is wanted, one distribution is computed in vain.
+            logits, hidden, measured = self._compiled(ids, positions, torch.tensor(batch.wanted or [0]))
+            return _outcome(batch, measured, logits, hidden, range(len(batch.asked))) if batch.asked else None
         if not batch.asked:
             self._model.hidden(ids, positions)
             if self._loaded.device.type == "cuda":
@@ -187,6 +195,41 @@ class Runner:
                 f"{type(self._loaded.module).__name__}: its steps cannot be captured here: {error}; "
                 "start with --graphs off"
             ) from error
+
+    def _make_compiled(self) -> Step | None:
+        """Returns the compiled forward, None where it is not for here; raises UnsupportedModel if it was asked for."""
+        wish = self._limits.compile
+        if wish == "off" or (wish == "auto" and self._loaded.device.type != "cpu"):
+            return None
+        if self._loaded.device.type != "cpu":
+            raise UnsupportedModel("compiled steps are for CPUs; start with --compile off")
+        try:
+            step = compiled_step(
+                self._loaded, self._model.logits, self._attention, self._limits.vocab_size, cached_only=wish == "auto"
+            )
+        except UnsupportedModel as error:
+            if wish == "on":
+                raise
+            self._compiling = f", not compiled: {error}"
+            return None
+        if wish == "auto" and (over := self._time(step) / self._time(None)) >= 1:
+            self._compiling = f", not compiled: that takes {over:.2f} times as long here"
+            return None
+        self._compiling = ", compiled"
+        return step
+
+    def _time(self, step: Step | None) -> float:
+        """Returns the seconds of two forwards, of one token and of several, on the page that nobody reads."""
+        self._compiled = step
+        total = 0.0
+        for count in (1, min(8, self._limits.page_size, self._limits.context_length)):
+            seconds = []
+            for _ in range(8):
+                begin = time.perf_counter()
+                self.run([self._trial_row(count)], captured=False)
+                seconds.append(time.perf_counter() - begin)
+            total += min(seconds)
+        return total
 
 
 def _outcome(batch: Batch, measured: Choices, logits: Tensor, hidden: Tensor, index: Sequence[int]) -> Outcome:

@@ -1,0 +1,177 @@
+"""A step's forward as one piece of machine code, for CPUs: the modules' Python and most small operations are gone.
+
+The unmodified module is exported with the attention as one opaque operation, and inductor compiles the rest ahead of
+time (torch's AOTInductor): from ids to logits, hidden states and what is measured of them. The numbers of tokens and of
+wanted distributions stay open, so one compilation serves every step, without padding and without guards. The code is
+kept on disk without weights, which it reads where the module has them.
+
+It knows neither rows nor sessions. Which of two ways to run is faster is the runner's to measure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.backend import AttentionBackend
+from model_worker.engine.forward.dispatch import use_attention
+from model_worker.engine.forward.loader import LoadedModel
+from model_worker.engine.forward.native import cache_folder, processor
+from model_worker.engine.forward.sampling import Choices, measure, unpack
+
+_MOST_TOKENS = 1 << 20
+_TRACED = 8  # tokens of the example; any number but 0 and 1 would do
+
+# Ids and positions, int64 [1, tokens], and the places of the wanted tokens [n], to logits and hidden states [n, ...].
+Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Choices]]
+
+# What the opaque operation calls. An operation is the process's own and an engine is not, so each step says it anew.
+_attention: AttentionBackend | None = None
+_operations = torch.library.Library("rstitch", "DEF")
+_operations.define("attend(Tensor query, Tensor key, Tensor value, int layer, float? scaling) -> Tensor")
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
+    assert _attention is not None, "a step says whose attention it is"
+    module: Any = SimpleNamespace(layer_idx=layer)
+    return _attention.forward(module, query, key, value, None, scaling)[0]
+
+
+def _shape_of(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
+    return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+
+
+_operations.impl("attend", _attend, "CPU")
+torch.library.register_fake("rstitch::attend", _shape_of, lib=_operations)
+
+
+class _Compiled(Protocol):
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+class _Body(nn.Module):
+    """What is compiled. It holds the module, so that weights are found under its names."""
+
+    def __init__(self, module: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.module = module
+        self._forward = forward
+
+    def forward(self, ids: Tensor, positions: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, hidden = self._forward(ids, positions, wanted)
+        return logits, hidden, measure(logits)
+
+
+def compiled_step(
+    loaded: LoadedModel, forward: Forward, attention: AttentionBackend, vocab_size: int, *, cached_only: bool
+) -> Step:
+    """Returns the compiled `forward`, measuring included; compiles it if it is not on disk, which takes a minute.
+
+    Raises UnsupportedModel if it is not on disk and `cached_only`, or if the model cannot be compiled here.
+    """
+    body = _Body(loaded.module, forward)
+    file = cache_folder() / f"step-{_key(loaded, attention, vocab_size)}.pt2"
+    if not file.is_file():
+        if cached_only:
+            raise UnsupportedModel("no compiled step is kept for it; start once with --compile on")
+        try:
+            _compile(body, attention, loaded, file)
+        except Exception as error:  # whatever a model does that cannot be traced, or a compiler says
+            said = str(error).strip().splitlines() or [""]
+            raise UnsupportedModel(f"{type(error).__name__}: {said[0]}") from error
+    try:
+        compiled = _load(file, body)
+    except Exception as error:  # a file of other releases, or cut short: next time it is made anew
+        with suppress(OSError):
+            file.unlink()
+        raise UnsupportedModel(f"{file}: {error}") from error
+
+    def step(ids: Tensor, positions: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Choices]:
+        global _attention
+        _attention = attention
+        logits, hidden, measured = compiled(ids, positions, wanted)
+        return logits, hidden, unpack(measured, vocab_size)
+
+    return step
+
+
+def _key(loaded: LoadedModel, attention: AttentionBackend, vocab_size: int) -> str:
+    """Names all that the code depends on. The weights are not in it."""
+    parts = (
+        Path(__file__).read_text(),
+        torch.__version__,
+        transformers.__version__,
+        type(loaded.module).__name__,
+        loaded.module.config.to_json_string(use_diff=False),
+        loaded.dtype,
+        loaded.shapes,
+        attention.name,
+        vocab_size,
+        torch.get_num_threads(),  # loops are shared among so many
+        processor(),
+    )
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def _compile(body: _Body, attention: AttentionBackend, loaded: LoadedModel, file: Path) -> None:
+    # Imported here: a worker that compiles nothing need not wait for it.
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import config as inductor
+    from torch.fx.experimental import _config as shapes
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None = None, **_: Any
+    ) -> tuple[Tensor, None]:
+        return torch.ops.rstitch.attend(query, key, value, int(module.layer_idx), scaling), None  # type: ignore[arg-type]
+
+    tokens, wanted = (torch.export.Dim(name, min=1, max=_MOST_TOKENS) for name in ("tokens", "wanted"))
+    numbers = torch.arange(_TRACED, device=loaded.device)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    use_attention(body.module, attend)
+    try:
+        # Sizes of 0 and 1 are not told apart from others, so that one code serves them all.
+        with (
+            warnings.catch_warnings(action="ignore"),  # torch's, of its own code
+            torch.inference_mode(False),
+            torch.no_grad(),
+            shapes.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
+            inductor.patch(compile_threads=1),
+            tempfile.TemporaryDirectory(dir=file.parent) as folder,
+        ):
+            program = torch.export.export(
+                body,
+                (numbers[None], numbers[None].clone(), numbers[: _TRACED - 3].clone()),
+                dynamic_shapes=({1: tokens}, {1: tokens}, {0: wanted}),
+                strict=False,
+            )
+            made = Path(folder) / file.name
+            options = {"aot_inductor.package_constants_in_so": False}
+            aoti_compile_and_package(program, package_path=str(made), inductor_configs=options)
+            os.replace(made, file)
+    finally:
+        use_attention(body.module, attention.forward)
+
+
+def _load(file: Path, body: _Body) -> _Compiled:
+    from torch._inductor import aoti_load_package
+
+    with warnings.catch_warnings(action="ignore"):
+        compiled: Any = aoti_load_package(str(file))
+    held = dict(body.named_parameters(remove_duplicate=False)) | dict(body.named_buffers(remove_duplicate=False))
+    constants = {name: held[name] for name in compiled.get_constant_fqns()}
+    # "User managed": it reads the module's own tensors and copies nothing.
+    compiled.load_constants(constants, check_full_update=True, user_managed=True)
+    return compiled  # type: ignore[no-any-return]

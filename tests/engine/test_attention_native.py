@@ -1,0 +1,167 @@
+"""Laws of the attention kernel for CPUs: it equals the plain formula, reads what was written alone, knows no batch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model_worker.engine.bookkeeping.scheduler import Row, Run
+from model_worker.engine.bookkeeping.session import Session
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward import native
+from model_worker.engine.forward.attention_native import NativeAttention
+from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.kv_cache import KvCache, LayerShape
+from model_worker.engine.types import RunRequest
+from tests.support.engines import make_engine
+
+NUM_PAGES = 160
+SCALE = 0.2
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 2e-2}
+
+
+class _Layer(torch.nn.Module):
+    layer_idx = 0
+
+
+def _cache(shape: LayerShape, page_size: int, dtype: torch.dtype) -> KvCache:
+    cache = KvCache([shape], NUM_PAGES, page_size, dtype, torch.device("cpu"))
+    for tensor in (*cache.keys, *cache.values):  # whatever reads a slot that no token has written gets NaN
+        tensor.fill_(float("nan"))
+    return cache
+
+
+def _rows(lengths: list[tuple[int, int]], page_size: int) -> list[Row]:
+    """Rows of (keys before, new tokens), each session on scattered pages of its own."""
+    free = torch.randperm(NUM_PAGES, generator=torch.Generator().manual_seed(5)).tolist()
+    rows = []
+    for index, (start, count) in enumerate(lengths):
+        session = Session(f"s{index}")
+        session.tokens.extend([1] * (start + count))
+        session.pages.extend(free.pop() for _ in range(-(-(start + count) // page_size)))
+        session.contiguous = len(session.pages) == 1
+        rows.append(Row(Run(index, RunRequest(session.session_id, 0, (0,)), session), start, count, is_last=True))
+    return rows
+
+
+def _fill(cache: KvCache, rows: list[Row]) -> list[tuple[Tensor, Tensor]]:
+    """Writes random keys and values before each row's own; returns them in order of position."""
+    held = []
+    for row in rows:
+        slots = [row.run.session.pages[p // cache.page_size] * cache.page_size + p % cache.page_size
+                 for p in range(row.start)]  # fmt: skip
+        k, v = (torch.randn(row.start, *t.shape[1:]).to(cache.dtype) for t in (cache.keys[0], cache.values[0]))
+        cache.keys[0][slots], cache.values[0][slots] = k, v
+        held.append((k, v))
+    return held
+
+
+def _naive(q: Tensor, k: Tensor, v: Tensor, start: int, softcap: float | None) -> Tensor:
+    """[tokens, heads, value_dim] in float64, by the formula; q [tokens, heads, dim], k and v [keys, kv_heads, dim]."""
+    repeats = q.shape[1] // k.shape[1]
+    k, v = (t.double().repeat_interleave(repeats, 1) for t in (k, v))
+    scores = torch.einsum("thd,shd->hts", q.double(), k) * SCALE
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    unseen = torch.arange(k.shape[0])[None] > torch.arange(start, start + q.shape[0])[:, None]
+    return torch.einsum("hts,shd->thd", scores.masked_fill(unseen, float("-inf")).softmax(-1), v)
+
+
+def _attend(cache: KvCache, rows: list[Row], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    attention = NativeAttention(cache)
+    batch = Batch.of(rows, cache.page_size)
+    attention.begin(batch, torch.tensor(batch.slots))
+    # As a layer passes them: [1, heads, tokens, dim], in the memory of [tokens, heads, dim].
+    out, _ = attention.forward(_Layer(), *(t[None].transpose(1, 2) for t in (q, k, v)), None, SCALE)
+    return out[0]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "key_dim", "value_dim", "softcap", "page_size"),
+    [(3, 3, 64, 64, None, 16), (8, 2, 128, 128, None, 16), (8, 1, 80, 48, 5.0, 7), (4, 4, 17, 17, None, 32)],
+)
+def test_it_equals_the_formula(
+    dtype: torch.dtype, heads: int, kv_heads: int, key_dim: int, value_dim: int, softcap: float | None, page_size: int
+) -> None:
+    torch.manual_seed(0)
+    cache = _cache(LayerShape(kv_heads, key_dim, value_dim, softcap), page_size, dtype)
+    lengths = [(0, 1), (1, 1), (63, 1), (64, 1), (200, 1), (0, 3), (70, 16), (0, 40), (30, 20)]
+    rows = _rows(lengths, page_size)
+    held = _fill(cache, rows)
+    num_tokens = sum(count for _, count in lengths)
+    sizes = ((heads, key_dim), (kv_heads, key_dim), (kv_heads, value_dim))
+    q, k, v = (torch.randn(num_tokens, *size).to(dtype) for size in sizes)
+    out = _attend(cache, rows, q, k, v)
+    at = 0
+    for row, (old_k, old_v) in zip(rows, held, strict=True):
+        own = slice(at, at + row.num_tokens)
+        expected = _naive(q[own], torch.cat([old_k, k[own]]), torch.cat([old_v, v[own]]), row.start, softcap)
+        torch.testing.assert_close(out[own].double(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+        at += row.num_tokens
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_token_gets_the_same_bits_alone_and_in_any_batch(threads: int) -> None:
+    torch.manual_seed(1)
+    cache = _cache(LayerShape(2, 64, 64, None), 16, torch.float32)
+    rows = _rows([(n, 1) for n in (3, 150, 64, 90, 17, 128, 1, 33, 77, 12)], 16)
+    _fill(cache, rows)
+    q, k, v = torch.randn(10, 8, 64), torch.randn(10, 2, 64), torch.randn(10, 2, 64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = _attend(cache, rows, q, k, v)
+        for index, row in enumerate(rows):
+            own = slice(index, index + 1)
+            assert torch.equal(_attend(cache, [row], q[own], k[own], v[own])[0], together[index])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_is_not_finite_is_not_hidden() -> None:
+    cache = _cache(LayerShape(1, 64, 64, None), 16, torch.float32)
+    rows = _rows([(20, 1), (20, 1)], 16)
+    _fill(cache, rows)
+    q, k, v = torch.randn(2, 1, 64), torch.randn(2, 1, 64), torch.randn(2, 1, 64)
+    q[0, 0, 0] = float("nan")
+    out = _attend(cache, rows, q, k, v)
+    assert out[0].isnan().all()
+    assert out[1].isfinite().all()
+
+
+@pytest.fixture
+def fresh_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """An empty cache folder, and no library loaded before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.load_native.cache_clear()
+    yield tmp_path
+    native.load_native.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [("PATH", "", "no C\\+\\+ compiler"), ("CXX", "/bin/false", "/bin/false"), ("CXX", "none-such", "none-such")],
+)
+def test_without_a_compiler_it_says_why_and_serves_the_other_way(
+    fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, why: str
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv(variable, value)
+    assert make_engine()[0].path.startswith("in-place, as native attention does not build here: ")
+    with pytest.raises(UnsupportedModel, match=why):
+        make_engine(attention="native")
+
+
+def test_it_is_built_once(fresh_cache: Path) -> None:
+    assert make_engine()[0].path == "native"
+    (library,) = (fresh_cache / "rstitch").iterdir()
+    built = os.stat(library).st_mtime_ns
+    native.load_native.cache_clear()
+    assert make_engine()[0].path == "native"
+    assert os.stat(library).st_mtime_ns == built

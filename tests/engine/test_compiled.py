@@ -1,0 +1,112 @@
+"""The laws of the engine with compiled steps, and what a start does with the code that is kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_worker.engine.engine import Engine
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward import compiled
+from model_worker.engine.types import Handoff, Returns, RunRequest, Sampling
+from tests.support.engines import generate, make_engine, run_all, run_one
+
+PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of this module's own, in which each architecture is compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "rstitch"
+
+
+def _engine(architecture: str = "llama", **limits: Any) -> tuple[Engine, Any]:
+    engine, model = make_engine(architecture, **{"compile": "on", "max_batch_tokens": 24} | limits)
+    assert engine.path.endswith(", compiled")
+    return engine, model
+
+
+def _forbid_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("it would be compiled")
+
+    monkeypatch.setattr(compiled, "_compile", refuse)
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    "architecture",
+    ["llama", *(pytest.param(name, marks=pytest.mark.soak) for name in ("qwen3", "gemma", "gemma2", "gpt_neox"))],
+)
+def test_decoding_equals_transformers_generate_alone_and_among_others(architecture: str) -> None:
+    engine, model = _engine(architecture)
+    requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=25) for i, prompt in enumerate(PROMPTS)]
+    expected = [generate(model, prompt, 25) for prompt in PROMPTS]
+    assert [result.tokens for result in run_all(engine, requests)] == expected
+    for index, prompt in enumerate(PROMPTS):
+        assert run_one(engine, RunRequest(f"alone{index}", 0, prompt, max_tokens=25)).tokens == expected[index]
+
+
+@pytest.mark.usefixtures("cache")
+def test_what_a_step_tells_is_what_it_tells_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    for compile_ in ("off", "on"):
+        engine, _ = make_engine(compile=compile_)
+        sampled = run_one(engine, RunRequest("a", 0, PROMPTS[1], Sampling(0.8, top_p=0.9, seed=5), max_tokens=30))
+        greedy = run_one(engine, RunRequest("b", 0, PROMPTS[0], max_tokens=20))
+        handed = run_one(engine, RunRequest("c", 0, PROMPTS[0], max_tokens=20, handoff=Handoff(above=0.2)))
+        drafted = run_one(engine, RunRequest("d", 0, PROMPTS[0], max_tokens=4, draft=(*greedy.tokens[:3], 9)))
+        step = run_one(engine, RunRequest("e", 0, PROMPTS[2], returns=Returns(5, True)))
+        proposal = step.finished.proposal
+        told.append([sampled.tokens, greedy.tokens, handed.tokens, drafted.tokens, drafted.finished.num_accepted])
+        told[-1] += [proposal.token, [token for token, _ in proposal.top_logits]]
+        told[-1].append([round(value, 5) for result in (sampled, greedy) for value in result.entropies])
+    assert told[0] == told[1]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_second_engine_takes_what_is_kept_and_has_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, first_model = _engine(seed=0)
+    _forbid_compiling(monkeypatch)
+    second, second_model = _engine(seed=1)
+    for _ in range(2):  # in turn: neither reads the other's weights or cache
+        for engine, model in ((first, first_model), (second, second_model)):
+            assert run_one(engine, RunRequest("s", 0, PROMPTS[1], max_tokens=10)).tokens == generate(
+                model, PROMPTS[1], 10
+            )
+
+
+def test_auto_takes_what_is_kept_alone_and_says_so(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _engine()
+    _forbid_compiling(monkeypatch)
+    path = make_engine(compile="auto", max_batch_tokens=24)[0].path
+    # Which of the two is faster here and now is not this test's to say.
+    assert path.endswith((", compiled", " times as long here"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "no compiled step is kept for it; start once with --compile on" in make_engine(compile="auto")[0].path
+
+
+def test_what_cannot_be_compiled_or_read_is_refused_by_name(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with monkeypatch.context() as broken:
+        _forbid_compiling(broken)
+        with pytest.raises(UnsupportedModel, match="it would be compiled"):
+            make_engine(compile="on")
+
+    def cut_short(body: object, attention: object, loaded: object, file: Path) -> None:
+        file.write_bytes(b"PK")
+
+    monkeypatch.setattr(compiled, "_compile", cut_short)
+    with pytest.raises(UnsupportedModel, match=r"step-\w+\.pt2"):
+        make_engine(compile="on")
+    assert not list(tmp_path.glob("rstitch/*.pt2")), "what cannot be read is made anew the next time"
