@@ -30,6 +30,7 @@ class Books:
 
     def start(self, name: str, tokens: list[int], salt: str | None = "", asks: bool = True, position: int = 0) -> Run:
         session = self.table.open(name, salt)
+        assert session.salt == salt
         self.table.truncate(session, position)
         session.tokens.extend(tokens)
         run = Run(next(_ids), RunRequest(name, position, tokens, max_tokens=100 * asks, cache_salt=salt), session)
