@@ -13,13 +13,13 @@ from tests.support.breaking import free_pages, interrupted, runs_on
 from tests.support.served import SMALL, Pair, check_kept, expected, start_stack, written
 
 SYSTEM = [(7 * index + 11) % 290 + 5 for index in range(70)]
-QUESTIONS = [[*SYSTEM, 40 + index, 41, 42 + 3 * index] for index in range(4)]
-TAUS = (-1.0, 0.25, 0.35, 1.0)
+QUESTIONS = [[*SYSTEM, 40 + index, 41, 42 + 3 * index] for index in range(3)]
+TAUS = (-1.0, 0.25, 1.0)
 TOKENS = 30
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["off", "share", "copy"])
+@pytest.mark.parametrize("mode", ["off", "share"])  # all other laws run with the default, on a CPU "copy"
 async def test_answers_after_one_system_prompt_are_the_references(random_pair: Pair, mode: str) -> None:
     args = [*SMALL, "--prefix-cache", mode]
     with start_stack(random_pair, worker_args=args, router_args=["--run-ahead", "on"]) as stack:
@@ -54,10 +54,10 @@ async def test_answers_after_one_system_prompt_are_the_references(random_pair: P
             assert len({tuple(written(answer)) for answer in sampled}) == 1
             # A worker that is killed has lost its pages, and what others had of them.
             events = client.generate(
-                tokens=QUESTIONS[2], policy=Threshold(0.25), max_new_tokens=300, cache_salt="a", guard=False
+                tokens=QUESTIONS[2], policy=Threshold(0.25), max_new_tokens=150, cache_salt="a", guard=False
             )
             answer = await interrupted(events, stack.worker("llm"), runs_on(client))
-            assert written(answer) == expected(random_pair.reference(QUESTIONS[2], 0.25, 300))
+            assert written(answer) == expected(random_pair.reference(QUESTIONS[2], 0.25, 150))
             async for trajectory in client.trajectories():
                 await client.delete_trajectory(trajectory.session_id)
         for address in stack.worker_addresses:
