@@ -48,11 +48,12 @@ class WorkerSettings(BaseSettings):
         int, Field(ge=0, le=1024, description="Tokens per KV page; 0: 256 on CUDA, as its kernels like, else 16.")
     ] = 0
     attention: Annotated[
-        Literal["auto", "varlen", "in-place", "gather"],
-        Field(description="How the KV cache is read; auto: varlen on CUDA where it runs, else in-place."),
+        Literal["auto", "varlen", "triton", "in-place", "gather"],
+        Field(description="How the KV cache is read; auto: varlen or triton on CUDA where one runs, else in-place."),
     ] = "auto"
     graphs: Annotated[
-        Literal["auto", "on", "off"], Field(description="Capture steps as CUDA graphs; auto: where varlen runs.")
+        Literal["auto", "on", "off"],
+        Field(description="Capture steps as CUDA graphs; auto: where varlen or triton runs."),
     ] = "auto"
     prefix_cache: Annotated[
         Literal["auto", "share", "copy", "off"],

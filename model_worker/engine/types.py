@@ -213,10 +213,11 @@ class Limits:
     max_batch_tokens: int = 512  # the most of one forward
     background_stretch: float = 0.25  # background rows make a step that others wait for longer by at most this share
     background_us: int = 5000  # longest step of background rows alone, or one decode step if that is longer
-    # How the cache is read: "varlen" by block tables (CUDA, 16-bit), "in-place" by views where pages lie side by side,
-    # "gather" by copies; "auto" takes the first that works on the device.
-    attention: Literal["auto", "varlen", "in-place", "gather"] = "auto"
-    graphs: Literal["auto", "on", "off"] = "auto"  # captures of steps of fixed shapes; "auto": on CUDA with varlen
+    # How the cache is read: through block tables on CUDA, "varlen" by torch's kernel (16-bit) or "triton" by our own;
+    # "in-place" by views where pages lie side by side, "gather" by copies; "auto" takes the first that works here.
+    attention: Literal["auto", "varlen", "triton", "in-place", "gather"] = "auto"
+    # Captures of steps of fixed shapes; "auto": on CUDA where attention goes through block tables.
+    graphs: Literal["auto", "on", "off"] = "auto"
     # Reading in place wants the pages of a session side by side: "copy". Block tables do not care: "share".
     prefix_cache: PrefixCache = "off"
 

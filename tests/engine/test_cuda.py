@@ -62,7 +62,7 @@ def test_any_device_will_do() -> None:
 
 
 def test_fused_measuring_equals_float64_on_the_device() -> None:
-    fused = pytest.importorskip("model_worker.engine.forward.fused")
+    fused = pytest.importorskip("model_worker.engine.forward.kernels.measuring")
     logits = torch.randn(64, 151_936, device="cuda") * 4
     exact = logits.double().log_softmax(-1)
     tokens, entropies, probabilities = fused.measure_fused(logits)

@@ -1,8 +1,8 @@
-"""Paged attention by `scaled_dot_product_attention`, on any device: the backend for CPUs and for what varlen cannot do.
+"""Paged attention by `scaled_dot_product_attention`, on any device: the backend for CPUs and for what no other can do.
 
 No step copies the cache where it can be helped. The pages of a session mostly lie side by side: a row then reads a
 view of the cache, and rows at equal distances read one strided view together. Only a session whose pages are scattered
-is gathered first. (A CUDA device reads pages through block tables instead: attention_varlen.py.)
+is gathered first. (A CUDA device reads pages through block tables instead: attention_tables.py.)
 """
 
 from __future__ import annotations

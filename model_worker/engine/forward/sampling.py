@@ -8,20 +8,15 @@ generator, and picks the token by inverting the cumulative distribution.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model_worker.engine.bookkeeping.signals import rounded
+from model_worker.engine.forward.kernels.availability import why_not
 from model_worker.engine.types import Sampling
-
-measure_fused: Callable[[Tensor], Tensor] | None
-try:
-    from model_worker.engine.forward.fused import measure_fused
-except ImportError:  # no Triton: torch's build for CPU comes without it
-    measure_fused = None
 
 _MASK = (1 << 64) - 1
 
@@ -75,7 +70,9 @@ def measure(logits: Tensor) -> Tensor:
 
     Float64 for float64, else float32. p log p is 0 where p underflows to 0, also where a logit is -inf.
     """
-    if logits.is_cuda and measure_fused is not None and logits.dtype != torch.float64:
+    if logits.is_cuda and not why_not(logits.device, logits.dtype):
+        from model_worker.engine.forward.kernels.measuring import measure_fused
+
         return measure_fused(logits)
     tokens, entropies, probabilities = _measure(logits)
     return torch.stack([tokens.to(entropies.dtype), entropies, probabilities])

@@ -1,0 +1,54 @@
+"""Which attention backend serves a model here: the one asked for, or the first that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.attention import PagedAttention
+from model_worker.engine.forward.attention_triton import TritonAttention
+from model_worker.engine.forward.attention_varlen import VarlenAttention
+from model_worker.engine.forward.backend import AttentionBackend
+from model_worker.engine.forward.kv_cache import KvCache
+from model_worker.engine.types import Limits
+
+_BY_TABLES = {"varlen": VarlenAttention, "triton": TritonAttention}
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionChoice:
+    """A backend that was tried and runs."""
+
+    attention: AttentionBackend
+    why: str = ""  # why no other that was to come first; empty where the first one runs
+
+
+def choose_attention(cache: KvCache, limits: Limits, attempt: Callable[[AttentionBackend], None]) -> AttentionChoice:
+    """Chooses by `limits.attention`; `attempt` runs the model with a backend and raises whatever that raises.
+
+    Raises UnsupportedModel if the backend that is asked for does not run. "auto" tries on CUDA what reads pages through
+    block tables, torch's own kernel first, and falls back to views of the cache.
+    """
+    wish = limits.attention
+    if wish in ("in-place", "gather"):
+        return AttentionChoice(PagedAttention(cache, in_place=wish == "in-place"))
+    if wish == "auto" and cache.device.type != "cuda":
+        return AttentionChoice(PagedAttention(cache))
+    reasons: list[str] = []
+    for name in _BY_TABLES if wish == "auto" else (wish,):
+        if wish == "auto" and name == "varlen" and cache.dtype not in (torch.bfloat16, torch.float16):
+            reasons.append("varlen computes in 16 bits")
+            continue
+        try:
+            attention = _BY_TABLES[name](cache, limits.context_length)
+            attempt(attention)
+        except Exception as error:  # whatever a kernel says that cannot do this model or device
+            if wish != "auto":
+                raise UnsupportedModel(f"{name} attention does not run this model here: {error}") from error
+            reasons.append(f"{name} does not run here: {error}")
+        else:
+            return AttentionChoice(attention, "; ".join(reasons))
+    return AttentionChoice(PagedAttention(cache), "; ".join(reasons))

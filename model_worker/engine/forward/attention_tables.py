@@ -1,0 +1,96 @@
+"""Attention through block tables: what its backends share, whichever kernel reads the pages.
+
+Every row, whatever its number of new tokens, is a sequence of the one call, so that decode rows, catch-up and chunks of
+prompts cost one launch a layer; and with tables of fixed shape the call can be captured in a graph (graphs.py).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.kv_cache import KvCache
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the kernel is told; int32 on the device, except `slots` (int64) and the maxima."""
+
+    # Two rows, one of 3 new tokens after 20 and one of 1 after 33, pages of 16:
+    #
+    #   ends     0          3    4        row 0 has queries [0, 3), row 1 has [3, 4)
+    #   lengths  23         34            keys seen by the last query of each; the one before it sees one fewer
+    #   pages    [4, 5, 0]  [9, 2, 7]     columns beyond a row's last page are not read
+
+    slots: Tensor  # [tokens], where the new keys and values go
+    ends: Tensor  # [rows + 1], where each row's queries begin and the last end
+    lengths: Tensor  # [rows], how many keys each row sees
+    pages: Tensor  # [rows, pages of the longest context], the page table of each row
+    max_queries: int
+    max_keys: int
+
+
+class BlockTableAttention(ABC):
+    """An `AttentionBackend` that steps of fixed shape can be captured with: all it needs is in `Tables`."""
+
+    name: str
+
+    def __init__(self, cache: KvCache, context_length: int) -> None:
+        self.cache = cache
+        self.max_pages = -(-context_length // cache.page_size)  # columns of a captured graph's page table
+        self._tables: Tables | None = None
+
+    @property
+    def tables(self) -> Tables:
+        """Those of the present forward."""
+        assert self._tables is not None, "begin() before the forward"
+        return self._tables
+
+    def begin(self, batch: Batch, slots: Tensor) -> None:
+        rows = batch.rows
+        counts = [row.num_tokens for row in rows]
+        lengths = [row.start + row.num_tokens for row in rows]
+        width = -(-max(lengths) // self.cache.page_size)
+        pages = np.zeros((len(rows), width), dtype=np.int32)
+        for index, row in enumerate(rows):
+            held = row.run.session.pages[:width]
+            pages[index, : len(held)] = held
+        self.use(
+            Tables(
+                slots=slots,
+                ends=self.cache.to_device(np.cumsum([0, *counts], dtype=np.int32)),
+                lengths=self.cache.to_device(np.array(lengths, dtype=np.int32)),
+                pages=self.cache.to_device(pages),
+                max_queries=max(counts),
+                max_keys=max(lengths),
+            )
+        )
+
+    def use(self, tables: Tables) -> None:
+        """Makes the next forward one of a batch with these tables."""
+        self._tables = tables
+
+    def forward(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **kwargs: object,
+    ) -> tuple[Tensor, None]:
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        self.cache.write(layer, self.tables.slots, key, value)
+        return self.attend(layer, query[0].transpose(0, 1), scaling)[None], None
+
+    @abstractmethod
+    def attend(self, layer: int, query: Tensor, scaling: float | None) -> Tensor:
+        """Lets the queries [tokens, heads, key_dim] attend to what the cache holds, the new tokens included.
+
+        Returns [tokens, heads, value_dim]; a `scaling` of None is key_dim ** -0.5.
+        """

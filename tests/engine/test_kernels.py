@@ -1,0 +1,122 @@
+"""Kernels without a GPU: run by Triton's interpreter, and compiled for GPUs that are not there.
+
+The interpreter has to be chosen before Triton is imported, so that tests/engine/kernels runs in processes of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model_worker.engine.forward.attention_tables import Tables
+from tests.support.compiling import compile_launches, ptxas
+
+FOLDER = Path(__file__).parent / "kernels"
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+
+
+def interpreted(file: str, marks: str) -> None:
+    """Runs a file's tests where Triton interprets kernels; fails with what they said."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", marks, str(FOLDER / file)]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=inherited | {"TRITON_INTERPRET": "1"})
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+def test_kernels_are_right_in_the_interpreter(file: str) -> None:
+    interpreted(file, "not soak")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("file", ["test_engine.py", "test_paged_attention.py"])
+def test_kernels_are_right_in_every_combination(file: str) -> None:
+    interpreted(file, "soak")
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def attention(
+    tokens: int, group: int, dim: int, dtype: torch.dtype = torch.bfloat16, page_size: int = 256, rows: int = 1,
+    **options: Any,
+) -> Callable[[], object]:  # fmt: skip
+    """A call of the attention kernel on an H100's 132 processors, with four key heads."""
+    from model_worker.engine.forward.kernels.paged_attention import paged_attention
+
+    def ints(*shape: int) -> Tensor:
+        return empty(*shape, dtype=torch.int32)
+
+    tables = Tables(ints(tokens), ints(rows + 1), ints(rows), ints(rows, 17), -(-tokens // rows), 4096)
+    query = empty(1, tokens, 4 * group, dim, dtype=dtype).transpose(1, 2)[0].transpose(0, 1)
+    keys, values = (empty(9 * page_size, 4, dim, dtype=dtype) for _ in range(2))
+    return lambda: paged_attention(query, keys, values, tables, page_size, **options)
+
+
+def measuring(dtype: torch.dtype) -> Callable[[], object]:
+    from model_worker.engine.forward.kernels.measuring import measure_fused
+
+    return lambda: measure_fused(empty(4, 151_936, dtype=dtype)[:, :151_665])
+
+
+SINKS_AND_WINDOW = {"sinks": empty(32), "window": 128}
+# What a worker with Qwen2.5-7B launches; then what else there is.
+USUAL: list[Callable[[], Callable[[], object]]] = [
+    lambda: attention(1, 7, 128),
+    lambda: attention(512, 7, 128),
+    lambda: measuring(torch.bfloat16),
+]
+OTHERS: list[Callable[[], Callable[[], object]]] = [
+    lambda: attention(64, 5, 128, rows=64),
+    lambda: attention(8, 7, 128, rows=4),
+    lambda: attention(1, 7, 128, page_size=16),
+    lambda: attention(1, 2, 256, softcap=50.0),
+    lambda: attention(512, 2, 256, softcap=50.0, window=4096),
+    lambda: attention(1, 8, 64, torch.float16, **SINKS_AND_WINDOW),
+    lambda: attention(512, 8, 192, torch.float16, page_size=48, **SINKS_AND_WINDOW),
+    lambda: attention(512, 8, 96, keys_per_split=256),
+    lambda: attention(1, 8, 256, torch.float32),
+    lambda: attention(512, 8, 128, torch.float32, softcap=50.0),
+    lambda: attention(512, 8, 192, torch.float32, page_size=48, **SINKS_AND_WINDOW),
+    lambda: measuring(torch.float32),
+]
+
+
+def check_compiled(make: Callable[[], Callable[[], object]], capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if ptxas(capability) is None:
+        pytest.skip(f"this Triton brings no ptxas for sm_{capability}")
+    from model_worker.engine.forward.kernels import paged_attention
+
+    monkeypatch.setattr(paged_attention, "_num_processors", lambda device: 132)
+    for kernel in compile_launches(make(), capability):
+        assert kernel.arch.startswith(f"sm_{capability}")
+        assert kernel.spilled_bytes == 0, f"{kernel.name} uses {kernel.registers} registers"
+        # Two programs fit a processor of an H100 (227 KiB), one fits the smallest that there is (99 KiB).
+        assert kernel.shared_bytes <= 99 << 10
+
+
+@pytest.mark.parametrize("case", range(len(USUAL)))
+def test_kernels_compile_without_spills(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_compiled(USUAL[case], 90, monkeypatch)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("capability", [80, 89, 90, 100])
+@pytest.mark.parametrize("case", range(len(USUAL) + len(OTHERS)))
+def test_all_kernels_compile_without_spills(case: int, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_compiled([*USUAL, *OTHERS][case], capability, monkeypatch)
