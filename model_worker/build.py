@@ -16,7 +16,7 @@ from model_worker.engine.forward.memory import pages_that_fit, tokens_beside
 from model_worker.engine.measure import measure_steps
 from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.engine.shared_layers.model import load_shared
-from model_worker.engine.types import Limits
+from model_worker.engine.types import Limits, PrefixCache
 from model_worker.settings import WorkerSettings
 from rstitch.errors import invalid
 
@@ -60,6 +60,7 @@ def build(
         graphs=settings.graphs,
         batch_invariant=settings.batch_invariant,
         compile=settings.compile,
+        prefix_cache=_prefix_cache(settings, device),
     )
     if limits.compile == "on" and shared is None:
         _log.info("compiling steps unless that was done before: a minute, for large models several")
@@ -69,7 +70,8 @@ def build(
             if shared is None
             else SharedEngine(loaded, shared, replace(limits, graphs="off", compile="off"))
         )
-        _log.info("engine made", steps=engine.path, page_size=page_size, num_pages=num_pages, **engine.captured)
+        sizes = {"page_size": page_size, "num_pages": num_pages, "prefix_cache": limits.prefix_cache}
+        _log.info("engine made", steps=engine.path, **sizes, **engine.captured)
         engine.costs = measure_steps(engine, settings.measure_ms / 1000)
         if isinstance(engine, SharedEngine):
             engine.shallow_costs = measure_steps(engine, settings.measure_ms / 1000, shallow=True)
@@ -82,6 +84,14 @@ def build(
 def default_page_size(device: torch.device) -> int:
     """Returns the number of tokens per KV page; on CUDA the kernel does not run with small ones."""
     return 256 if device.type == "cuda" else 16
+
+
+def _prefix_cache(settings: WorkerSettings, device: torch.device) -> PrefixCache:
+    """Returns how sessions have pages in common; attention that reads in place wants each to have its own in a row."""
+    if settings.prefix_cache != "auto":
+        return settings.prefix_cache
+    in_place = settings.attention == "in-place" or (settings.attention == "auto" and device.type == "cpu")
+    return "copy" if in_place else "share"
 
 
 def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int, more_bytes_per_token: int) -> int:

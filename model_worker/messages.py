@@ -19,6 +19,7 @@ from model_worker.engine.types import (
     GREEDY,
     Capacity,
     Counters,
+    ForkRequest,
     Handoff,
     Returns,
     RunFinished,
@@ -29,7 +30,7 @@ from model_worker.engine.types import (
 )
 from model_worker.heads import HeadTable
 from rstitch.errors import RstitchError, invalid
-from rstitch.limits import MAX_WINDOW
+from rstitch.limits import MAX_SALT_CHARS, MAX_WINDOW
 from rstitch.v1 import common_pb2, worker_pb2
 
 MAX_SESSION_ID_LENGTH = 128
@@ -45,6 +46,8 @@ _CODES = {
     errors.ContextFull: grpc.StatusCode.OUT_OF_RANGE,
     errors.HeldTooShort: grpc.StatusCode.FAILED_PRECONDITION,
     errors.PrefixMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SessionUnknown: grpc.StatusCode.NOT_FOUND,
+    errors.SaltMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SessionBusy: grpc.StatusCode.ABORTED,
     errors.SessionClosed: grpc.StatusCode.ABORTED,
     errors.NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -94,6 +97,14 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: He
         background=message.priority == worker_pb2.PRIORITY_BACKGROUND,
         draft=message.draft,
     )
+
+
+def fork_request(message: worker_pb2.ForkSessionRequest) -> ForkRequest:
+    """Reads a fork. Raises RstitchError INVALID_ARGUMENT, naming the field."""
+    _check_session_id("source_session_id", message.source_session_id)
+    _check_session_id("session_id", message.session_id)
+    _check_salt(message.cache_salt)
+    return ForkRequest(message.source_session_id, message.session_id, message.position, message.cache_salt)
 
 
 def step_response(finished: RunFinished) -> worker_pb2.StepResponse:
@@ -157,17 +168,29 @@ def _fields(value: object, names: Iterable[str]) -> dict[str, Any]:
 
 def _run_request(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> RunRequest:
     """Reads what steps and runs have in common."""
-    length = len(message.session_id)
-    if not 1 <= length <= MAX_SESSION_ID_LENGTH:
-        told = f"a session id has 1 to {MAX_SESSION_ID_LENGTH} characters, not {length}."
-        raise invalid("session_id", told, "Choose one, such as a UUID.")
+    _check_session_id("session_id", message.session_id)
+    _check_salt(message.cache_salt)
     return RunRequest(
         session_id=message.session_id,
         position=message.position,
         tokens=message.tokens,
         sampling=_sampling(message),
         prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
+        cache_salt=message.cache_salt,
     )
+
+
+def _check_session_id(field: str, session_id: str) -> None:
+    length = len(session_id)
+    if not 1 <= length <= MAX_SESSION_ID_LENGTH:
+        told = f"a session id has 1 to {MAX_SESSION_ID_LENGTH} characters, not {length}."
+        raise invalid(field, told, "Choose one, such as a UUID.")
+
+
+def _check_salt(salt: str) -> None:
+    if len(salt) > MAX_SALT_CHARS:
+        told = f"a salt has at most {MAX_SALT_CHARS} characters, not {len(salt)}."
+        raise invalid("cache_salt", told, "Send a short one, such as a hash of it.")
 
 
 def _sampling(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> Sampling:

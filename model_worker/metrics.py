@@ -21,6 +21,9 @@ _QUEUE_TIMES = [0.0001 * 2**power for power in range(18)]
 # Name, unit, description, and which of the engine's counters it is; times are counted in microseconds.
 _SUMS = (
     (semconv.METRIC_WORKER_COMPUTED_TOKENS, "{token}", "Tokens put through the model.", "num_computed_tokens"),
+    (semconv.METRIC_WORKER_CACHED_TOKENS, "{token}", "Tokens taken over from other sessions.", "num_cached_tokens"),
+    (semconv.METRIC_WORKER_CACHE_HITS, "{run}", "Runs that took tokens over.", "num_cache_hits"),
+    (semconv.METRIC_WORKER_CACHE_EVICTIONS, "{page}", "Kept pages given away.", "num_cache_evictions"),
     (semconv.METRIC_WORKER_KEPT_TOKENS, "{token}", "Tokens decoded and kept.", "num_kept_tokens"),
     (semconv.METRIC_WORKER_FORWARD_TIME, "s", "Time in forwards.", "forward_us"),
     (semconv.METRIC_WORKER_EVICTIONS, "{session}", "Idle sessions whose pages were taken.", "num_evictions"),
@@ -75,5 +78,6 @@ class WorkerMetrics:
 
     def _pages(self) -> Iterator[Reading]:
         capacity = self._engine.capacity
-        yield capacity.num_free_pages, {semconv.RSTITCH_STATE: "free"}
+        yield capacity.num_free_pages - capacity.num_cached_pages, {semconv.RSTITCH_STATE: "free"}
+        yield capacity.num_cached_pages, {semconv.RSTITCH_STATE: "cached"}
         yield capacity.num_pages - capacity.num_free_pages, {semconv.RSTITCH_STATE: "used"}

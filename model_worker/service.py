@@ -15,7 +15,7 @@ from opentelemetry import trace
 
 from model_worker import messages
 from model_worker.driver import EngineDriver
-from model_worker.engine.errors import ForwardFailed
+from model_worker.engine.errors import EngineError, ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
 from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
@@ -94,6 +94,15 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             self._driver.leave(stream.session_id)
             for span in stream.spans.values():
                 span.end()
+
+    async def ForkSession(self, request: worker_pb2.ForkSessionRequest, context: Any) -> worker_pb2.ForkSessionResponse:
+        """Begins a session with another's tokens and what is computed of them."""
+        fork = messages.fork_request(request)
+        try:
+            held, num_cached = await self._driver.ask(lambda engine: engine.fork_session(fork))
+        except EngineError as error:
+            raise messages.to_rstitch_error(error) from error
+        return worker_pb2.ForkSessionResponse(held=held, num_cached_tokens=num_cached)
 
     async def CloseSession(
         self, request: worker_pb2.CloseSessionRequest, context: Any
@@ -197,6 +206,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 {
                     semconv.RSTITCH_RUN_REASON: event.reason.value,
                     semconv.RSTITCH_RUN_NUM_TOKENS: event.timing.num_computed_tokens,
+                    semconv.RSTITCH_RUN_NUM_CACHED_TOKENS: event.timing.num_cached_tokens,
                     semconv.RSTITCH_RUN_QUEUE_US: event.timing.queue_us,
                     semconv.RSTITCH_RUN_FORWARD_US: event.timing.forward_us,
                 }

@@ -65,6 +65,12 @@ class WorkerSettings(BaseSettings):
         CliImplicitFlag[bool],
         Field(description="A session gets the same tokens alone and in any batch, bit for bit; it costs speed."),
     ] = False
+    prefix_cache: Annotated[
+        Literal["auto", "share", "copy", "off"],
+        Field(
+            description="Sessions that begin alike compute it once, then share pages or copy them; auto: copy on a CPU."
+        ),
+    ] = "auto"
     max_batch_tokens: Annotated[int, Field(ge=1, description="Most tokens of one forward.")] = 512
     measure_ms: Annotated[
         int, Field(ge=0, description="Time to measure at the start what a step costs, in ms; 0: do not.")

@@ -6,6 +6,8 @@ from __future__ import annotations
 MIN_TAU, MAX_TAU = -1.0, 2.0
 # Most tokens of the signal ENTROPY_WINDOW.
 MAX_WINDOW = 64
+# Most characters of a salt, under which sessions may have pages in common.
+MAX_SALT_CHARS = 128
 
 ROUTER_PORT = 50050
 ROUTER_ADDRESS = f"127.0.0.1:{ROUTER_PORT}"

@@ -9,6 +9,7 @@ from evals.commands import run_command
 COMMANDS = {
     "run": "the systems side by side: latency, throughput, accuracy, where the time of a token goes (default)",
     "engine": "an engine's step by batch and context, beside a bare transformers forward",
+    "prefix": "answers that begin alike, with their beginning computed once and each for itself",
     "switch": "what a switch costs by the length of the catch-up",
     "replay": "models of any size with random weights, routed by recorded traces",
     "drawing": "what sampling a token costs, beside sorting its whole distribution",

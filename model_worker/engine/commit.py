@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model_worker.engine.bookkeeping.scheduler import Row, Run, Scheduler
-from model_worker.engine.bookkeeping.session import SessionTable
+from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import ForwardFailed
-from model_worker.engine.forward.runner import Outcome, Runner
+from model_worker.engine.forward.runner import Outcome
 from model_worker.engine.types import (
     Counters,
     Event,
@@ -34,7 +34,6 @@ class Committer:
 
     _scheduler: Scheduler
     _table: SessionTable
-    _runner: Runner
     _limits: Limits
     _stop_tokens: frozenset[int]  # the model's own; a run may name others
     _counters: Counters  # the engine's; kept tokens are counted here
@@ -50,15 +49,14 @@ class Committer:
         for row in rows:
             run = row.run
             run.computed(row.num_tokens)
-            if not row.is_last:
-                continue
-            if not run.request.wants_token:
+            if row.is_last and not run.request.wants_token:
                 events.append(self.finish(run, FinishReason.LENGTH))
-                continue
-            assert outcome is not None
-            num_asked = run.num_asked  # before the draft is verified: then it is gone
-            events += (self._verify if run.request.draft else self._advance)(run, outcome, index)
-            index += num_asked
+            elif row.is_last:
+                assert outcome is not None
+                num_asked = run.num_asked  # before the draft is verified: then it is gone
+                events += (self._verify if run.request.draft else self._advance)(run, outcome, index)
+                index += num_asked
+            self._table.offer(run.session)  # now that nothing of it is on trial, and what is not finite is forgotten
         return events
 
     def finish(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
@@ -87,8 +85,7 @@ class Committer:
         token, entropy, logprob = choices.tokens[index], choices.entropies[index], choices.logprobs[index]
         if math.isnan(entropy):  # no bound holds for it: the token would be kept as if the model were sure
             self._scheduler.remove(run)
-            self._runner.wipe(session.pages)  # whoever gets the pages next may read them, masked
-            self._table.uncompute(session, 0)
+            self._table.poison(session)
             return [RunFailed(run.run_id, _forward_failed("the model's logits are not finite."))]
         if request.returns is not None:
             return [self.finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]
@@ -140,8 +137,7 @@ class Committer:
         own = outcome.choices.tokens[index : index + run.num_asked]
         num_agreed = common_prefix(own, draft)
         if any(math.isnan(entropy) for entropy in outcome.choices.entropies[index : index + run.num_asked]):
-            self._runner.wipe(session.pages)  # also where only what is rejected is not finite
-            self._table.uncompute(session, 0)
+            self._table.poison(session)  # also where only what is rejected is not finite
         # The kept tokens come back one by one: each may be a stop token, or the last that fits.
         run.draft = ()
         del session.tokens[end:]

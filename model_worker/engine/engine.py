@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from model_worker.engine.bookkeeping.admission import check_held, check_idle, check_request
+from model_worker.engine.bookkeeping.admission import check_fork, check_held, check_idle, check_request
 from model_worker.engine.bookkeeping.batching import Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.bookkeeping.pages import PagePool
 from model_worker.engine.bookkeeping.scheduler import Row, Run, Schedule, Scheduler
-from model_worker.engine.bookkeeping.session import Session, SessionTable
+from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.signals import SignalMeter
+from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.commit import Committer
 from model_worker.engine.errors import SessionClosed
 from model_worker.engine.forward.invariant_check import check_invariance
@@ -31,7 +32,17 @@ from model_worker.engine.forward.parity import (
     reference_logits,
 )
 from model_worker.engine.forward.runner import Runner
-from model_worker.engine.types import Capacity, Counters, Event, FinishReason, Limits, RunFailed, RunRequest, Signal
+from model_worker.engine.types import (
+    Capacity,
+    Counters,
+    Event,
+    FinishReason,
+    ForkRequest,
+    Limits,
+    RunFailed,
+    RunRequest,
+    Signal,
+)
 
 
 class Engine:
@@ -52,14 +63,12 @@ class Engine:
     ) -> None:
         self.limits = limits
         self.counters = Counters()
-        self._pool = PagePool(limits.num_pages, limits.page_size)
-        self._table = SessionTable(self._pool)
+        self._pool = PagePool(limits.num_pages, limits.page_size, side_by_side=limits.prefix_cache != "share")
+        self._table = SessionTable(self._pool, limits.prefix_cache)
         self._scheduler = self._scheduler_type(self._table, limits)
         self._run_ids = itertools.count(1)
         self._runner = self._verified_runner(loaded, on_progress)
-        self._committer = Committer(
-            self._scheduler, self._table, self._runner, limits, loaded.stop_tokens, self.counters
-        )
+        self._committer = Committer(self._scheduler, self._table, limits, loaded.stop_tokens, self.counters)
 
     @property
     def is_idle(self) -> bool:
@@ -71,6 +80,8 @@ class Engine:
             page_size=self.limits.page_size,
             num_pages=self.limits.num_pages,
             num_free_pages=self._pool.num_free,
+            num_cached_pages=self._pool.num_kept,
+            num_shared_pages=self._pool.num_shared,
             num_sessions=len(self._table),
             num_runs=len(self._scheduler),
             max_batch_tokens=self.limits.max_batch_tokens,
@@ -116,7 +127,7 @@ class Engine:
         known = self._table.get(request.session_id) or Session(request.session_id)
         check_idle(known)
         check_held(request, known)
-        session = self._table.open(request.session_id)
+        session = self._table.open(request.session_id, request.cache_salt)
         self._table.truncate(session, request.position)
         session.tokens.extend(request.tokens)
         run = self._run_type(next(self._run_ids), request, session, arrived=arrived or time.perf_counter())
@@ -160,10 +171,32 @@ class Engine:
         self._table.close(session)
         return held, events
 
+    def fork_session(self, fork: ForkRequest) -> tuple[int, int]:
+        """Makes a session that begins as another does, KV included; no forward is run.
+
+        A session of this id is replaced. Returns how many tokens the new one holds, and of how many it has the KV: what
+        the source has not computed, or what there is no room for, is computed when it is needed. Raises an EngineError,
+        with every session unchanged, if the request cannot be right.
+        """
+        source, known = self._table.get(fork.source_id), self._table.get(fork.session_id)
+        run = self._scheduler.run_of(source) if source is not None else None
+        num_held = source.held - (len(run.draft) if run is not None else 0) if source is not None else 0
+        check_fork(fork, source, num_held)
+        if known is not None:
+            check_idle(known)
+        assert source is not None
+        self._clean()
+        made = self._table.fork(source, fork.session_id, fork.position)
+        self._runner.copy_pages(self._table.take_copies())
+        return made.held, made.num_computed
+
     def step(self) -> list[Event]:
         """Runs the model once on what is most urgent; returns what came of it."""
         begin = time.perf_counter()
+        self._clean()
         schedule = self._scheduler.schedule()
+        # Pages that sessions get copies of hold their content only until the forward, which may write to them.
+        self._runner.copy_pages(self._table.take_copies())
         events = self._end_without_row(schedule)
         if not schedule.rows:
             return events
@@ -190,7 +223,14 @@ class Engine:
         events += [self._committer.finish(run, FinishReason.LENGTH) for run in self._scheduler.without_work()]
         self.counters.num_refusals += len(schedule.refused)
         self.counters.num_evictions = self._table.num_evictions
+        self.counters.num_cache_hits = self._scheduler.num_cache_hits
+        self.counters.num_cached_tokens = self._scheduler.num_cached_tokens
+        self.counters.num_cache_evictions = self._pool.num_dropped
         return events
+
+    def _clean(self) -> None:
+        """Zeroes what a forward left infinities or NaN in: whoever gets the pages next may read them, masked."""
+        self._runner.wipe(self._pool.take_unclean())
 
     def _account(self, rows: Sequence[Row], begin: float, forward_us: int) -> None:
         """Adds a step's time to the counters and to its runs."""

@@ -42,6 +42,18 @@ class PrefixMismatch(EngineError):
     reason = "PREFIX_MISMATCH"
 
 
+class SessionUnknown(EngineError):
+    """There is no such session here, as after an eviction or a restart."""
+
+    reason = "SESSION_UNKNOWN"
+
+
+class SaltMismatch(EngineError):
+    """The session is of another tenant than the caller says."""
+
+    reason = "SALT_MISMATCH"
+
+
 class SessionBusy(EngineError):
     """The session has a run already; there is one at a time."""
 

@@ -97,7 +97,9 @@ class _Rows:
             self._engine.close_session(name)
 
     def _submit(self, name: str, position: int, tokens: list[int]) -> None:
-        self._engine.submit(RunRequest(name, position, tokens, returns=Returns(), shallow=self._shallow))
+        self._engine.submit(
+            RunRequest(name, position, tokens, returns=Returns(), shallow=self._shallow, cache_salt=None)
+        )
 
     def _tokens(self, count: int, shift: int = 0) -> list[int]:
         # Each step shifts them: tokens that are held already might not be computed again.

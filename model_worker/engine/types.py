@@ -20,6 +20,9 @@ class Sampling:
 
 GREEDY = Sampling()
 
+# What sessions that begin with the same tokens have of each other: nothing, the same pages, or copies of them.
+PrefixCache = Literal["off", "share", "copy"]
+
 
 class Signal(Enum):
     """A measure of uncertainty; `bookkeeping/signals.py` says how each is computed."""
@@ -65,6 +68,7 @@ class RunRequest:
 
     A `background` run takes only the room that others leave, and ends early (LENGTH) where pages run short.
     A `shallow` run is the SLM's, where the SLM is the model's first layers.
+    Sessions take pages over from one another only under the same `cache_salt`, and under None from nobody.
     """
 
     session_id: str
@@ -79,6 +83,7 @@ class RunRequest:
     background: bool = False
     draft: Sequence[int] = ()
     shallow: bool = False
+    cache_salt: str | None = ""
 
     @property
     def wants_token(self) -> bool:
@@ -94,6 +99,16 @@ class RunRequest:
     def is_background(self) -> bool:
         """Whether it yields to all others: it only catches up, or it was asked for as background work."""
         return self.background or not self.wants_token
+
+
+@dataclass(frozen=True, slots=True)
+class ForkRequest:
+    """Make session `session_id` of the tokens [0, position) of session `source_id`, which must be of this salt."""
+
+    source_id: str
+    session_id: str
+    position: int
+    cache_salt: str | None = ""
 
 
 class FinishReason(Enum):
@@ -130,6 +145,7 @@ class Timing:
     total_us: int = 0  # from its arrival until now
     num_steps: int = 0
     num_computed_tokens: int = 0
+    num_cached_tokens: int = 0  # that other sessions had computed
 
     @property
     def wait_us(self) -> int:
@@ -178,7 +194,9 @@ class Capacity:
 
     page_size: int
     num_pages: int
-    num_free_pages: int
+    num_free_pages: int  # that no session holds
+    num_cached_pages: int  # of these, those that are kept for whoever comes with their tokens
+    num_shared_pages: int  # that several sessions hold
     num_sessions: int
     num_runs: int
     max_batch_tokens: int
@@ -203,11 +221,15 @@ class Limits:
     # Captures of steps of fixed shapes; "auto": on CUDA where attention goes through block tables.
     graphs: Literal["auto", "on", "off"] = "auto"
     batch_invariant: bool = False  # a token's distribution has the same bits alone and in any batch
+    # Reading in place wants the pages of a session side by side: "copy". Block tables do not care: "share".
+    prefix_cache: PrefixCache = "off"
 
 
 @dataclass(slots=True)
 class Counters:
     """What the engine has done since it started. Delayed steps were held back for a fuller batch.
+
+    Cached tokens were taken over from other sessions, by runs that are the hits; a cache eviction is of a kept page.
 
     `num_steps_by_rows[b]` counts the steps with 2^b to 2^(b+1) - 1 rows.
     """
@@ -222,6 +244,9 @@ class Counters:
     num_graph_misses: int = 0
     num_delayed_steps: int = 0
     delayed_us: int = 0
+    num_cached_tokens: int = 0
+    num_cache_hits: int = 0
+    num_cache_evictions: int = 0
     num_steps_by_rows: list[int] = field(default_factory=lambda: [0] * 16)
 
     def reset(self) -> None:

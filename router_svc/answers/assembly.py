@@ -26,6 +26,7 @@ from router_svc.trajectory.types import Chunk, Model, joined_tokens
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.pair import WorkerPair
+from router_svc.workers.runs import SessionKey
 from router_svc.workers.session import BackgroundWork, WorkerSession
 
 
@@ -83,7 +84,7 @@ class Assembly:
         workers = {
             model: WorkerSession(
                 self.pair.client(model),
-                claimed.session_id,
+                SessionKey(claimed.session_id, settings.cache_salt),
                 tokens,
                 claimed.num_held,
                 settings.sampling,

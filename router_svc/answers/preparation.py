@@ -72,6 +72,7 @@ class Preparation:
             budget=question.budget,
             profile=question.profile,
             early_exit=rules.settings if rules is not None else None,
+            cache_salt=question.cache_salt,
         )
         return Prepared(settings, head, rules)
 

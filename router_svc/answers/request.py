@@ -54,6 +54,7 @@ class Question:
     budget: Budget = NO_BUDGET
     profile: str = ""  # name of the profile that the policy came from
     early_exit: EarlyExit | None = None
+    cache_salt: str = ""  # workers take over what they have computed under this one only
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from router_svc.policies.policy import Policy
 from router_svc.text.tokenizer import Message
 from router_svc.trajectory.types import Sampling, Signal, tokens_of
 from rstitch.errors import RstitchError, invalid
-from rstitch.limits import MAX_TAU, MAX_WINDOW, MIN_TAU
+from rstitch.limits import MAX_SALT_CHARS, MAX_TAU, MAX_WINDOW, MIN_TAU
 from rstitch.v1 import common_pb2, router_pb2
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -69,18 +69,21 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Q
         guard=_parse_guard(request.guard),
         budget=bounds,
         early_exit=parse_early_exit(request.early_exit) if request.HasField("early_exit") else None,
+        cache_salt=_parse_salt(request.cache_salt),
     )
 
 
 def parse_reattach(request: router_pb2.GenerateRequest) -> Reattach:
     """The answer that a request with `resume_from` joins. Raises RstitchError if it asks for anything beside."""
-    # max_new_tokens, stop and guard have no presence: they count as given unless they are 0 or empty.
+    # max_new_tokens, stop, guard and cache_salt have no presence: they count as given unless they are 0 or empty.
     given = request.WhichOneof("input")
     if given is None:
         others = ("policy", "early_exit", "sampling", "budget")
         given = next((name for name in others if request.HasField(name)), None)
     if given is None:
-        given = next((name for name in ("max_new_tokens", "stop", "guard") if getattr(request, name)), None)
+        given = next(
+            (name for name in ("max_new_tokens", "stop", "guard", "cache_salt") if getattr(request, name)), None
+        )
     if given is not None:
         raise invalid(
             given,
@@ -115,6 +118,12 @@ def parse_page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tup
 def encode_page_token(ended: tuple[int, str] | None) -> str:
     """The text that `parse_page` reads; "" after the last page. Clients are to send it back, not to understand it."""
     return base64.urlsafe_b64encode(f"{ended[0]}:{ended[1]}".encode()).decode() if ended else ""
+
+
+def _parse_salt(value: str) -> str:
+    what = f"{len(value)} characters are too many."
+    _require(len(value) <= MAX_SALT_CHARS, "cache_salt", what, f"Send at most {MAX_SALT_CHARS}, such as a hash of it.")
+    return value
 
 
 def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:

@@ -31,6 +31,7 @@ class AnswerSettings:
     budget: Budget = NO_BUDGET
     profile: str = ""  # name of the profile that the policy came from, if it came from one
     early_exit: EarlyExit | None = None
+    cache_salt: str = ""  # workers take over what they have computed under this one only
 
     def to_json(self) -> str:
         """The settings as the text that the store keeps, and that `from_json` reads."""

@@ -106,6 +106,7 @@ class Accounting:
                 None: it ran in the background only.
         """
         breakdown = self.usage.breakdown
+        self.usage.num_cached_tokens += finish.num_cached_tokens
         if model is Model.SLM:
             self.usage.slm_forward_us += finish.forward_us
         else:

@@ -25,7 +25,7 @@ from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 _MAX_HEADS = 256
 # Fields that the contract's messages have under the same names.
 _INFO_FIELDS = ("model", "vocab_size", "context_length", "dtype", "device", "num_parameters", "instance_id")
-_TIMING_FIELDS = ("queue_us", "forward_us", "host_us", "wait_us", "total_us")
+_TIMING_FIELDS = ("queue_us", "forward_us", "host_us", "wait_us", "total_us", "num_cached_tokens")
 _TRANSPORT_CODES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
 
 
@@ -198,6 +198,7 @@ def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
         priority=worker_pb2.PRIORITY_BACKGROUND if run.background else worker_pb2.PRIORITY_UNSPECIFIED,
         stop_tokens=run.stop_tokens,
         draft=run.draft,
+        cache_salt=run.cache_salt,
     )
 
 

@@ -23,6 +23,14 @@ class RunEnd(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionKey:
+    """What workers know a session by, and the tenant that it belongs to."""
+
+    session_id: str
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """What a worker says of itself; sizes are in tokens."""
 
@@ -59,6 +67,7 @@ class Run(RunSpec):
     tokens: array[int]
     sampling: Sampling
     prefix_checksum: int  # of the session's tokens before `position`
+    cache_salt: str = ""  # the worker takes over what it has computed under this one only
     background: bool = False  # decodes only in rows that the worker has to spare
 
 
@@ -86,6 +95,7 @@ class RunFinish:
     total_us: int
     num_accepted: int = 0  # tokens of the draft that were kept
     num_consultations: int = 0  # how often the worker asked the hand-off's head
+    num_cached_tokens: int = 0  # fed, and not computed: another session had them
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from router_svc.trajectory.types import Sampling, tokens_of
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.client import DecodeStream, WorkerClient
 from router_svc.workers.run_ahead import RunAheadGate, RunAheadSlot
-from router_svc.workers.runs import PendingRun, Run, RunFinish, RunSpec
+from router_svc.workers.runs import PendingRun, Run, RunFinish, RunSpec, SessionKey
 from rstitch.errors import RstitchError
 
 # After a failed run in the background the next one waits this long: it is a convenience, not worth a storm.
@@ -49,7 +49,7 @@ class WorkerSession:
     def __init__(
         self,
         worker: WorkerClient,
-        session_id: str,
+        key: SessionKey,
         tokens: array[int],
         held: int,
         sampling: Sampling,
@@ -58,7 +58,7 @@ class WorkerSession:
     ) -> None:
         self.model = worker.model
         self._worker = worker
-        self._session_id = session_id
+        self._key = key
         self._tokens = tokens
         self._held = held
         self._checksum = PrefixChecksum(tokens)
@@ -185,7 +185,7 @@ class WorkerSession:
 
     def _start(self, spec: RunSpec) -> PendingRun:
         if self._stream is None:
-            self._stream = self._worker.open(self._session_id)
+            self._stream = self._worker.open(self._key.session_id)
         run = self._run(self._tokens[self._held :], spec)
         # Counted as held before the worker says so, since the next request may go out before its reply is here.
         self._held = len(self._tokens)
@@ -201,6 +201,7 @@ class WorkerSession:
             sampling=self._sampling,
             prefix_checksum=self._checksum.at(self._held),
             background=background,
+            cache_salt=self._key.cache_salt,
             **{name: getattr(spec, name) for name in _SPEC_FIELDS},
         )
 

@@ -38,6 +38,7 @@ def ask(
         typer.Option(help="on | off: may the LLM write alone while routing loses?", show_default="the router's"),
     ] = None,
     session: Annotated[str, typer.Option(help="Continue this conversation, or name a new one.")] = "",
+    cache_salt: Annotated[str, typer.Option(help="Tenant: share computed prompts only under this salt.")] = "",
     system: Annotated[str, typer.Option(help="System message before the question.")] = "",
     raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text as it is.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
@@ -60,6 +61,7 @@ def ask(
             stop=stop or (),
             guard=_on_or_off(guard),
             session_id=session,
+            cache_salt=cache_salt,
         )
         if json:
             for event in events:

@@ -67,7 +67,7 @@ def usage_table(finished: Finished) -> Table:
     table.add_row("LLM share", share(usage), "first token", seconds(usage.time_to_first_token_us))
     table.add_row("switches", str(usage.num_switches), "SLM / LLM wrote", writing)
     table.add_row("discarded proposals", str(usage.num_discarded_proposals), "ended by", finished.reason.value)
-    table.add_row("catch-up tokens", str(usage.num_catch_up_tokens))
+    table.add_row("catch-up tokens", str(usage.num_catch_up_tokens), "of them cached", str(usage.num_cached_tokens))
     return table
 
 

@@ -125,6 +125,7 @@ class Usage:
     num_trial_tokens: int = 0
     trial_time_us: int = 0
     num_consultations: int = 0
+    num_cached_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:

@@ -35,6 +35,7 @@ def generate_request(
     stop: Sequence[str] = (),
     guard: bool | None = None,
     session_id: str = "",
+    cache_salt: str = "",
 ) -> router_pb2.GenerateRequest:
     """Writes a text and a `Question` as a message. Raises: InvalidArgument naming the argument."""
     if sum(given is not None for given in (text, chat, tokens)) != 1:
@@ -44,6 +45,8 @@ def generate_request(
     request = router_pb2.GenerateRequest()
     with _naming("session_id"):
         request.session_id = session_id
+    with _naming("cache_salt"):
+        request.cache_salt = cache_salt
     if text is not None:
         with _naming("text"):
             request.text = text

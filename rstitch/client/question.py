@@ -47,4 +47,5 @@ class Question(TypedDict, total=False):
     max_new_tokens: int
     stop: Sequence[str]
     guard: bool | None  # may the LLM write alone where routing is slower?
+    cache_salt: str  # the tenant: what is computed of a prompt is used again only under the same one
     session_id: str  # continues a conversation or names a new one

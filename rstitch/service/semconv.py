@@ -64,6 +64,7 @@ RSTITCH_TRIAL_TAKEN: Final = "rstitch.trial.taken"
 # A run on a worker.
 RSTITCH_RUN_POSITION: Final = "rstitch.run.position"
 RSTITCH_RUN_NUM_TOKENS: Final = "rstitch.run.num_tokens"
+RSTITCH_RUN_NUM_CACHED_TOKENS: Final = "rstitch.run.num_cached_tokens"
 RSTITCH_RUN_REASON: Final = "rstitch.run.reason"
 RSTITCH_RUN_QUEUE_US: Final = "rstitch.run.queue_us"
 RSTITCH_RUN_FORWARD_US: Final = "rstitch.run.forward_us"
@@ -85,6 +86,9 @@ METRIC_GUARD_LOOKS: Final = "rstitch.guard.looks"
 METRIC_GUARD_COST: Final = "rstitch.guard.cost"
 
 # Metrics of a worker.
+METRIC_WORKER_CACHED_TOKENS: Final = "rstitch.worker.cached_tokens"
+METRIC_WORKER_CACHE_HITS: Final = "rstitch.worker.cache_hits"
+METRIC_WORKER_CACHE_EVICTIONS: Final = "rstitch.worker.cache_evictions"
 METRIC_WORKER_STEPS: Final = "rstitch.worker.steps"
 METRIC_WORKER_COMPUTED_TOKENS: Final = "rstitch.worker.computed_tokens"
 METRIC_WORKER_KEPT_TOKENS: Final = "rstitch.worker.kept_tokens"

@@ -37,20 +37,22 @@ class Returns(_message.Message):
     def __init__(self, logits: _Optional[_Union[Logits, str]] = ..., top_k: _Optional[int] = ..., hidden_state: bool = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("session_id", "position", "tokens", "sampling", "returns", "prefix_checksum")
+    __slots__ = ("session_id", "position", "tokens", "sampling", "returns", "prefix_checksum", "cache_salt")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     RETURNS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     sampling: _common_pb2.Sampling
     returns: Returns
     prefix_checksum: int
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., returns: _Optional[_Union[Returns, _Mapping]] = ..., prefix_checksum: _Optional[int] = ...) -> None: ...
+    cache_salt: str
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., returns: _Optional[_Union[Returns, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., cache_salt: _Optional[str] = ...) -> None: ...
 
 class StepResponse(_message.Message):
     __slots__ = ("token", "logprob", "entropy", "logits", "top_logits", "hidden_state", "held", "timing")
@@ -81,7 +83,7 @@ class TopLogit(_message.Message):
     def __init__(self, token: _Optional[int] = ..., logit: _Optional[float] = ...) -> None: ...
 
 class Timing(_message.Message):
-    __slots__ = ("queue_us", "forward_us", "total_us", "num_steps", "num_computed_tokens", "host_us", "wait_us")
+    __slots__ = ("queue_us", "forward_us", "total_us", "num_steps", "num_computed_tokens", "host_us", "wait_us", "num_cached_tokens")
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
     FORWARD_US_FIELD_NUMBER: _ClassVar[int]
     TOTAL_US_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +91,7 @@ class Timing(_message.Message):
     NUM_COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HOST_US_FIELD_NUMBER: _ClassVar[int]
     WAIT_US_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     queue_us: int
     forward_us: int
     total_us: int
@@ -96,7 +99,8 @@ class Timing(_message.Message):
     num_computed_tokens: int
     host_us: int
     wait_us: int
-    def __init__(self, queue_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., total_us: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ..., host_us: _Optional[int] = ..., wait_us: _Optional[int] = ...) -> None: ...
+    num_cached_tokens: int
+    def __init__(self, queue_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., total_us: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ..., host_us: _Optional[int] = ..., wait_us: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ...) -> None: ...
 
 class Handoff(_message.Message):
     __slots__ = ("above", "below", "hidden_state", "signal", "window", "recent_entropies", "head")
@@ -117,7 +121,7 @@ class Handoff(_message.Message):
     def __init__(self, above: _Optional[float] = ..., below: _Optional[float] = ..., hidden_state: bool = ..., signal: _Optional[_Union[_common_pb2.Signal, str]] = ..., window: _Optional[int] = ..., recent_entropies: _Optional[_Iterable[float]] = ..., head: _Optional[str] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft")
+    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft", "cache_salt")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +133,7 @@ class DecodeRequest(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -140,7 +145,8 @@ class DecodeRequest(_message.Message):
     traceparent: str
     priority: Priority
     draft: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., draft: _Optional[_Iterable[int]] = ...) -> None: ...
+    cache_salt: str
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., draft: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
     __slots__ = ("tokens", "entropies", "logprobs", "finish", "uncertainties")
@@ -212,6 +218,26 @@ class PutHeadResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ForkSessionRequest(_message.Message):
+    __slots__ = ("source_session_id", "session_id", "position", "cache_salt")
+    SOURCE_SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    source_session_id: str
+    session_id: str
+    position: int
+    cache_salt: str
+    def __init__(self, source_session_id: _Optional[str] = ..., session_id: _Optional[str] = ..., position: _Optional[int] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+
+class ForkSessionResponse(_message.Message):
+    __slots__ = ("held", "num_cached_tokens")
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    held: int
+    num_cached_tokens: int
+    def __init__(self, held: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ...) -> None: ...
+
 class CloseSessionRequest(_message.Message):
     __slots__ = ("session_id",)
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -277,7 +303,7 @@ class StepCost(_message.Message):
     def __init__(self, num_rows: _Optional[int] = ..., num_tokens_per_row: _Optional[int] = ..., step_us: _Optional[int] = ...) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("num_steps", "num_computed_tokens", "num_kept_tokens", "num_evictions", "num_refusals", "forward_us", "num_graph_steps", "num_graph_misses", "num_delayed_steps", "delayed_us")
+    __slots__ = ("num_steps", "num_computed_tokens", "num_kept_tokens", "num_evictions", "num_refusals", "forward_us", "num_graph_steps", "num_graph_misses", "num_delayed_steps", "delayed_us", "num_cached_tokens", "num_cache_hits", "num_cache_evictions")
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_KEPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -288,6 +314,9 @@ class Counters(_message.Message):
     NUM_GRAPH_MISSES_FIELD_NUMBER: _ClassVar[int]
     NUM_DELAYED_STEPS_FIELD_NUMBER: _ClassVar[int]
     DELAYED_US_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHE_HITS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHE_EVICTIONS_FIELD_NUMBER: _ClassVar[int]
     num_steps: int
     num_computed_tokens: int
     num_kept_tokens: int
@@ -298,23 +327,30 @@ class Counters(_message.Message):
     num_graph_misses: int
     num_delayed_steps: int
     delayed_us: int
-    def __init__(self, num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ..., num_kept_tokens: _Optional[int] = ..., num_evictions: _Optional[int] = ..., num_refusals: _Optional[int] = ..., forward_us: _Optional[int] = ..., num_graph_steps: _Optional[int] = ..., num_graph_misses: _Optional[int] = ..., num_delayed_steps: _Optional[int] = ..., delayed_us: _Optional[int] = ...) -> None: ...
+    num_cached_tokens: int
+    num_cache_hits: int
+    num_cache_evictions: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ..., num_kept_tokens: _Optional[int] = ..., num_evictions: _Optional[int] = ..., num_refusals: _Optional[int] = ..., forward_us: _Optional[int] = ..., num_graph_steps: _Optional[int] = ..., num_graph_misses: _Optional[int] = ..., num_delayed_steps: _Optional[int] = ..., delayed_us: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., num_cache_hits: _Optional[int] = ..., num_cache_evictions: _Optional[int] = ...) -> None: ...
 
 class Capacity(_message.Message):
-    __slots__ = ("page_size", "num_pages", "num_free_pages", "num_sessions", "num_runs", "max_batch_tokens")
+    __slots__ = ("page_size", "num_pages", "num_free_pages", "num_sessions", "num_runs", "max_batch_tokens", "num_cached_pages", "num_shared_pages")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     NUM_PAGES_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_PAGES_FIELD_NUMBER: _ClassVar[int]
     NUM_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNS_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    NUM_SHARED_PAGES_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     num_pages: int
     num_free_pages: int
     num_sessions: int
     num_runs: int
     max_batch_tokens: int
-    def __init__(self, page_size: _Optional[int] = ..., num_pages: _Optional[int] = ..., num_free_pages: _Optional[int] = ..., num_sessions: _Optional[int] = ..., num_runs: _Optional[int] = ..., max_batch_tokens: _Optional[int] = ...) -> None: ...
+    num_cached_pages: int
+    num_shared_pages: int
+    def __init__(self, page_size: _Optional[int] = ..., num_pages: _Optional[int] = ..., num_free_pages: _Optional[int] = ..., num_sessions: _Optional[int] = ..., num_runs: _Optional[int] = ..., max_batch_tokens: _Optional[int] = ..., num_cached_pages: _Optional[int] = ..., num_shared_pages: _Optional[int] = ...) -> None: ...
 
 class GetTokenizerRequest(_message.Message):
     __slots__ = ()

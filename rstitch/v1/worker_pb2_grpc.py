@@ -54,6 +54,11 @@ class WorkerServiceStub(object):
                 request_serializer=rstitch_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_worker__pb2.DecodeResponse.FromString,
                 _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/rstitch.v1.WorkerService/ForkSession',
+                request_serializer=rstitch_dot_v1_dot_worker__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_worker__pb2.ForkSessionResponse.FromString,
+                _registered_method=True)
         self.CloseSession = channel.unary_unary(
                 '/rstitch.v1.WorkerService/CloseSession',
                 request_serializer=rstitch_dot_v1_dot_worker__pb2.CloseSessionRequest.SerializeToString,
@@ -105,6 +110,14 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkSession(self, request, context):
+        """Makes a session that begins as another does, without a forward: its pages are shared, or copied. Repeatable: a
+        session of the new id is replaced.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CloseSession(self, request, context):
         """Frees what the worker holds for a session. Closing an unknown session is no error.
         """
@@ -145,6 +158,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Decode,
                     request_deserializer=rstitch_dot_v1_dot_worker__pb2.DecodeRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_worker__pb2.DecodeResponse.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=rstitch_dot_v1_dot_worker__pb2.ForkSessionRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_worker__pb2.ForkSessionResponse.SerializeToString,
             ),
             'CloseSession': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseSession,
@@ -231,6 +249,33 @@ class WorkerService(object):
             '/rstitch.v1.WorkerService/Decode',
             rstitch_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
             rstitch_dot_v1_dot_worker__pb2.DecodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.WorkerService/ForkSession',
+            rstitch_dot_v1_dot_worker__pb2.ForkSessionRequest.SerializeToString,
+            rstitch_dot_v1_dot_worker__pb2.ForkSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

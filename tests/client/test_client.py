@@ -101,6 +101,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
         max_new_tokens=64,
         stop=["\n"],
         session_id="talk",
+        cache_salt="tenant",
     )
     (question,) = router.questions
     assert [(m.role, m.content) for m in question.chat.messages] == [("system", "Be brief."), ("user", "Wie viel? ä")]
@@ -109,6 +110,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
     s = question.sampling
     assert (s.temperature, s.top_p, s.top_k, s.seed) == (0.5, 0.9, 40, 7)
     assert (question.max_new_tokens, list(question.stop), question.session_id) == (64, ["\n"], "talk")
+    assert question.cache_salt == "tenant"
 
 
 def test_an_unset_policy_stays_unset(router: FakeRouter, ask: Ask) -> None:

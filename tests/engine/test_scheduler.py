@@ -10,7 +10,7 @@ import pytest
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.bookkeeping.pages import PagePool
 from model_worker.engine.bookkeeping.scheduler import Run, Scheduler
-from model_worker.engine.bookkeeping.session import SessionTable
+from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.types import Limits, Returns, RunRequest
 
 _ids = itertools.count(1)

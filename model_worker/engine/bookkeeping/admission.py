@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from model_worker.engine.bookkeeping.session import Session
-from model_worker.engine.errors import ContextFull, HeldTooShort, InvalidRun, PrefixMismatch, SessionBusy
-from model_worker.engine.types import Limits, RunRequest
+from model_worker.engine.errors import (
+    ContextFull,
+    HeldTooShort,
+    InvalidRun,
+    PrefixMismatch,
+    SaltMismatch,
+    SessionBusy,
+    SessionUnknown,
+)
+from model_worker.engine.types import ForkRequest, Limits, RunRequest
 
 
 def check_request(request: RunRequest, limits: Limits) -> None:
@@ -40,6 +48,38 @@ def check_idle(session: Session) -> None:
             f"another run of session {session.session_id} is going on.",
             field="session_id",
             remedy="Wait for its finish, or cancel its stream.",
+        )
+
+
+def check_fork(fork: ForkRequest, source: Session | None, num_held: int) -> None:
+    """Raises InvalidRun, SessionUnknown, SaltMismatch or HeldTooShort unless the source can be forked there.
+
+    `num_held` is how many tokens it holds for certain: those of a draft may still be dropped.
+    """
+    if fork.source_id == fork.session_id:
+        raise InvalidRun("a session is no copy of itself.", field="session_id", remedy="Choose another id.")
+    if fork.position == 0:
+        raise InvalidRun(
+            "nothing is before position 0.", field="position", remedy="Send a position over 0, or open a new session."
+        )
+    if source is None:
+        raise SessionUnknown(
+            f"there is no session {fork.source_id} here.",
+            field="source_session_id",
+            remedy="Send all tokens to the new session, from position 0 on.",
+        )
+    if source.salt != fork.cache_salt:
+        raise SaltMismatch(
+            f"session {fork.source_id} was not made under this salt.",
+            field="cache_salt",
+            remedy="Send the salt of the source's requests, or all tokens to the new session.",
+        )
+    if fork.position > num_held:
+        raise HeldTooShort(
+            f"session {fork.source_id} holds {num_held} tokens, not {fork.position}.",
+            field="position",
+            remedy=f"Fork it at {num_held} or before, and send the tokens from there on to the new session.",
+            held=num_held,
         )
 
 

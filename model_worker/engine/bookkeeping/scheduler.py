@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from model_worker.engine.bookkeeping.batching import Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
-from model_worker.engine.bookkeeping.session import Session, SessionTable
+from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.signals import SignalMeter
+from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import NoCapacity
 from model_worker.engine.types import Limits, RunRequest, Timing
 
@@ -59,6 +60,11 @@ class Run:
         return self.request.is_background
 
     @property
+    def fills_pages(self) -> bool:
+        """Whether others can have the pages that its rows fill."""
+        return True
+
+    @property
     def num_asked(self) -> int:
         """Number of distributions asked for, after the last tokens; all are computed in one row."""
         return len(self.draft) + 1 if self.request.wants_token else 0
@@ -99,6 +105,8 @@ class Scheduler:
         self._table = table
         self._limits = limits
         self._runs: dict[int, Run] = {}
+        self.num_cached_tokens = 0  # taken over from other sessions
+        self.num_cache_hits = 0  # runs that took some over
         self.costs: CostModel | None = None
 
     def __len__(self) -> int:
@@ -144,14 +152,22 @@ class Scheduler:
         #   2  other foreground runs          prompts and what a handed-over session lacks, in chunks
         #   3  background runs                catch-up and run-ahead, as far as the step stays short
         #
+        # A page that several sessions need is computed once: by the first of them in this order. The others wait for
+        # the step's end and take it from there.
+        #
         # When pages run short it is the other way round: idle sessions go first, then background runs, then the
         # youngest foreground run.
         schedule = Schedule()
         budget = self._limits.max_batch_tokens
+        for run in self._runs.values():
+            self._adopt(run)
+        coming: set[bytes] = set()
         for run in self._in_order():
             if budget == 0:
                 break
             if run.run_id not in self._runs:  # refused for the sake of an older one, or yielded
+                continue
+            if coming and self._table.wanted(run.session, run.session.held - run.num_asked) in coming:
                 continue
             num_tokens = run.row_tokens(budget)
             if run.is_background and num_tokens:
@@ -161,7 +177,21 @@ class Scheduler:
             budget -= num_tokens
             start = run.num_computed
             schedule.rows.append(Row(run, start, num_tokens, start + num_tokens == run.session.held))
+            if run.fills_pages:
+                coming.update(self._table.coming(run.session))
         return schedule
+
+    def _adopt(self, run: Run) -> None:
+        """Takes over what other sessions have computed, except for the distributions that the run asks for."""
+        if run.num_pending <= max(run.num_asked, 1):
+            return
+        before = run.num_computed
+        self._table.adopt(run.session, run.session.held - run.num_asked)
+        num_cached = run.num_computed - before
+        if num_cached and not run.timing.num_cached_tokens:
+            self.num_cache_hits += 1
+        run.timing.num_cached_tokens += num_cached
+        self.num_cached_tokens += num_cached
 
     def _in_order(self) -> list[Run]:
         def key(run: Run) -> tuple[bool, bool]:  # the sort is stable, and `_runs` is in order of arrival

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,3 +72,12 @@ class KvCache:
         for page in pages:
             for tensor in (*self.keys, *self.values):
                 tensor[page * self.page_size : (page + 1) * self.page_size] = 0
+
+    def copy(self, pages: Mapping[int, int]) -> None:
+        """Copies whole pages (to, from), all read before any is written."""
+        if not pages:
+            return
+        to, source = self.to_device(np.array([list(pages), list(pages.values())], dtype=np.int64))
+        for tensor in (*self.keys, *self.values):
+            paged = tensor.unflatten(0, (-1, self.page_size))
+            paged.index_copy_(0, to, paged.index_select(0, source))

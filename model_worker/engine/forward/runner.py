@@ -133,6 +133,11 @@ class Runner:
         """Zeroes pages in which a forward left infinities or NaN."""
         self._cache.wipe(pages)
 
+    @torch.inference_mode()
+    def copy_pages(self, pages: Mapping[int, int]) -> None:
+        """Copies whole pages (to, from) of the cache, all read before any is written."""
+        self._cache.copy(pages)
+
     def _use_device(self) -> None:
         # Captures, and kernels that are not torch's own, go to the current device, which every thread has for itself.
         if self._loaded.device.type == "cuda":

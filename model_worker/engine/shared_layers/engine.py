@@ -73,7 +73,7 @@ class SharedEngine(Engine):
         )
         if rest.wants_token:
             return super().submit(rest, arrived)
-        session = self._table.open(request.session_id)
+        session = self._table.open(request.session_id, request.cache_salt)
         if rest.tokens:  # without any, what is held beyond them may be the other role's, and stays
             self._table.truncate(session, rest.position)
             session.tokens.extend(rest.tokens)

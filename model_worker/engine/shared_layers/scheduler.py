@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from model_worker.engine.bookkeeping.scheduler import Run, Scheduler
-from model_worker.engine.bookkeeping.session import SessionTable
+from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.types import Limits
 
 
@@ -48,6 +48,10 @@ class SharedRun(Run):
         """Tokens that its next row may have: a row goes through one part of the model only."""
         end = self.session.num_shallow if self.layers is Layers.UPPER else self.session.held
         return end - self.num_computed
+
+    @property
+    def fills_pages(self) -> bool:
+        return not self.request.shallow  # what others take over has been through all layers
 
     def computed(self, num_tokens: int) -> None:
         if self.request.shallow:

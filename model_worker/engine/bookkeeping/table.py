@@ -1,0 +1,280 @@
+"""All sessions of a worker and their pages: who gets one, who shares one, who gives one up. No torch, no scheduling."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from model_worker.engine.bookkeeping.pages import PagePool
+from model_worker.engine.bookkeeping.session import Session
+from model_worker.engine.types import PrefixCache
+
+
+class SessionTable:
+    """All sessions of a worker, least recently used first, and their pages.
+
+    Pages are taken and given back here and nowhere else.
+    """
+
+    # Who may write where. A page in a page table is either the session's own, or others hold it too or find it in the
+    # index; these two kinds look the same to a forward, which only reads below `num_computed`:
+    #
+    #   tokens  0 ............... 16 ............... 32 .............. 48 ...... 55
+    #   page    shared            offered            own                own
+    #                                                          ^ num_computed: written from here on
+    #
+    # Nothing is ever written to a page that is shared or in the index. A session that goes back into one (a rollback, a
+    # distribution asked for again) gets a page of its own, with a copy of what is kept, in `reserve`: before a write.
+
+    def __init__(self, pool: PagePool, mode: PrefixCache = "off") -> None:
+        self._pool = pool
+        self._mode = mode
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._copies: dict[int, int] = {}  # pages to be copied before the next forward: to, from
+        self._moment = 0  # counts the uses of sessions
+        self.num_evictions = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions.values())
+
+    def get(self, session_id: str) -> Session | None:
+        return self._sessions.get(session_id)
+
+    def open(self, session_id: str, salt: str | None = None) -> Session:
+        """Returns the session, made if unknown, as the most recently used.
+
+        Under another salt than before it has to compute all of its tokens again. There are never many more sessions
+        than pages: one without pages costs little, but is not kept for ever.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            if len(self._sessions) >= self._pool.num_pages:
+                self._evict(next((idle for idle in self if not idle.running), None))
+            session = self._sessions[session_id] = Session(session_id, salt=salt)
+        elif session.salt != salt:
+            self.uncompute(session, 0)
+            session.salt = salt
+        self.touch(session)
+        return session
+
+    def touch(self, session: Session) -> None:
+        self._moment += 1
+        session.last_used = self._moment
+        self._sessions.move_to_end(session.session_id)
+
+    def truncate(self, session: Session, position: int) -> None:
+        """Drops the session's tokens from `position` on, and the pages that become empty."""
+        del session.tokens[position:]
+        self.uncompute(session, position)
+
+    def uncompute(self, session: Session, position: int) -> None:
+        """Forgets the KV from `position` on; the tokens stay."""
+        session.num_computed = min(session.num_computed, position)
+        session.shallow_computed = min(session.shallow_computed, position)
+        session.changed_from(position // self._pool.page_size)
+        keep = self._pool.pages_for(session.num_shallow)
+        self._pool.release(reversed(session.pages[keep:]), self._moment)
+        del session.pages[keep:]
+        session.contiguous = session.contiguous or _contiguous(session.pages)
+
+    def close(self, session: Session) -> None:
+        self.truncate(session, 0)
+        del self._sessions[session.session_id]
+
+    def reserve(self, session: Session, num_tokens: int) -> bool:
+        """Gives the session pages of its own for what it lacks of its first `num_tokens` tokens.
+
+        Idle sessions are evicted if need be. Returns False, with nothing taken, when running sessions hold too many.
+        """
+        missing = max(0, self._pool.pages_for(num_tokens) - len(session.pages))
+        place = session.num_computed // self._pool.page_size  # what is written comes there first
+        own = session.pages[place] if place < len(session.pages) else None
+        if own is not None and self._pool.num_holders(own) > 1:
+            if not self._make_room(session, missing + 1):
+                return False
+            self._copy(session, place, own)
+        elif own is not None and own in self._pool.prefixes:
+            self._pool.prefixes.remove(own)
+        if missing == 0:
+            return True
+        if not self._make_room(session, missing):
+            return False
+        session.pages.extend(self._pool.allocate(missing, session.pages[-1] if session.pages else None))
+        session.contiguous = _contiguous(session.pages)
+        return True
+
+    def adopt(self, session: Session, limit: int) -> None:
+        """Lets a session have what others have computed of the tokens that it lacks, up to position `limit` at most."""
+        if self._mode == "off" or session.salt is None:
+            return
+        size = self._pool.page_size
+        found = False
+        while (end := (session.num_computed // size + 1) * size) <= limit:
+            place = end // size - 1
+            page = self._pool.prefixes.find(session.digest(place, size), session.page_tokens(place, size))
+            if page is None or not self._take(session, place, page):
+                break
+            session.num_computed, found = end, True
+        if found:
+            session.num_offered = max(session.num_offered, session.num_computed // size)
+            session.contiguous = _contiguous(session.pages)
+
+    def wanted(self, session: Session, limit: int) -> bytes | None:
+        """Returns the digest of the page that `adopt` did not find; None where it looks for none."""
+        size = self._pool.page_size
+        place = session.num_computed // size
+        if self._mode == "off" or session.salt is None or (place + 1) * size > limit:
+            return None
+        return session.digest(place, size)
+
+    def coming(self, session: Session) -> list[bytes]:
+        """Returns the digests of the pages that the session is about to fill with tokens that it holds."""
+        size = self._pool.page_size
+        if self._mode == "off" or session.salt is None:
+            return []
+        return [session.digest(place, size) for place in range(session.num_computed // size, session.held // size)]
+
+    def offer(self, session: Session) -> None:
+        """Lets others find the pages that the session has filled since the last call."""
+        size = self._pool.page_size
+        num_full = session.num_computed // size
+        if session.num_offered >= num_full or self._mode == "off" or session.salt is None:
+            return
+        for place in range(session.num_offered, num_full):
+            self._pool.offer(session.pages[place], session.digest(place, size), session.page_tokens(place, size))
+        session.num_offered = num_full
+
+    def fork(self, source: Session, session_id: str, position: int) -> Session:
+        """Makes a session that begins with the source's tokens [0, position); one of this id is replaced.
+
+        It has their KV as far as the source has computed it and there is room; `take_copies` says what is to be copied.
+        """
+        known = self.get(session_id)
+        if known is not None:
+            self.close(known)
+        was_running, source.running = source.running, True  # so that it is not evicted to make room for its own copy
+        made = self.open(session_id, source.salt)
+        made.tokens.extend(source.tokens[:position])
+        size, computed = self._pool.page_size, min(position, source.num_computed)
+        for place in range(self._pool.pages_for(computed)):
+            end = min(computed, (place + 1) * size)
+            page = source.pages[place]
+            if self._mode == "share" and end % size == 0:
+                self._pool.share(page)
+                made.pages.append(page)
+            elif self._make_room(made, 1):
+                self._copy(made, place, page)
+            else:
+                break
+            made.num_computed = end
+        made.num_offered = min(source.num_offered, made.num_computed // size)
+        made.contiguous = _contiguous(made.pages)
+        source.running = was_running
+        return made
+
+    def poison(self, session: Session) -> None:
+        """Forgets the session's KV, in which a forward left infinities or NaN: nobody will find its pages any more.
+
+        Whoever has some of them already finds out for himself: his own distributions are no more finite.
+        """
+        for digest in session.known_digests():
+            page = self._pool.prefixes.page_of(digest)
+            if page is not None:
+                self._pool.taint(page)
+        for page in session.pages:
+            self._pool.taint(page)
+        self.uncompute(session, 0)
+
+    def take_copies(self) -> dict[int, int]:
+        """Returns which pages must get the content of which others before the next forward, all at once: to, from."""
+        copies, self._copies = self._copies, {}
+        return copies
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if a page is leaked or counted wrong, or a session's invariant is broken."""
+        size = self._pool.page_size
+        for session in self:
+            assert 0 <= session.num_shallow <= session.held, f"session {session.session_id}: computed beyond held"
+            assert len(session.pages) >= self._pool.pages_for(session.num_shallow), "computed tokens without pages"
+            assert session.contiguous == _contiguous(session.pages), "pages that are not where attention looks for them"
+            assert session.num_offered * size <= session.num_computed, "offered before it was computed"
+            for place, page in enumerate(session.pages):
+                if page in self._pool.prefixes:
+                    own = session.tokens[place * size : min(session.num_computed, (place + 1) * size)].tobytes()
+                    assert self._pool.prefixes.tokens_of(page).startswith(own), "a page that holds other tokens"
+        self._pool.check_integrity([page for session in self for page in session.pages])
+
+    def _take(self, session: Session, place: int, page: int) -> bool:
+        """Gives a session a page of the index, or a copy of it, as number `place`; returns whether there was room."""
+        pages = session.pages
+        own = pages[place] if place < len(pages) else None
+        if own == page:
+            return True
+        self._pool.share(page)
+        is_next = own is None and (not pages or pages[-1] + 1 == page)
+        if self._mode == "share" or (is_next and self._pool.num_holders(page) == 1):
+            if own is None:
+                pages.append(page)
+            else:
+                pages[place] = page
+                self._pool.release([own], self._moment)
+            return True
+        # Held meanwhile, so that the page stays while room is made.
+        has_room = self._make_room(session, 1)
+        if has_room:
+            self._copy(session, place, page)
+        self._pool.release([page], self._moment)
+        return has_room
+
+    def _copy(self, session: Session, place: int, page: int) -> None:
+        """Gives a session a page of its own as number `place`, to be filled with what `page` holds now."""
+        pages = session.pages
+        (fresh,) = self._pool.allocate(1, pages[place - 1] if place else None)
+        self._copies[fresh] = page
+        if place == len(pages):
+            pages.append(fresh)
+        else:
+            self._pool.release([pages[place]], self._moment)
+            pages[place] = fresh
+        session.contiguous = _contiguous(pages)
+
+    def _make_room(self, session: Session, num_pages: int) -> bool:
+        """Makes so many pages spare; returns whether it could.
+
+        What is evicted for a need that is then not met stays evicted: it was idle, and can be computed again.
+        """
+        # What goes first: pages that nobody holds and one session had; then whichever was left alone for longer, the
+        # idle session that was used least recently, or the page that nobody holds and several sessions had.
+        while self._pool.num_spare < num_pages:
+            victim, since = self._victim(session), self._pool.oldest_valued
+            if since is not None and (victim is None or since < victim.last_used):
+                self._pool.drop_valued()
+            elif not self._evict(victim):
+                return False
+        return True
+
+    def _victim(self, asking: Session) -> Session | None:
+        """Returns the idle session to evict: one that has a page for itself, else one that has any."""
+        holders, first = self._pool.num_holders, None
+        for session in self:
+            if session.running or not session.pages or session is asking:
+                continue
+            if any(holders(page) == 1 for page in reversed(session.pages)):
+                return session
+            first = first or session
+        return first
+
+    def _evict(self, victim: Session | None) -> bool:
+        """Closes an idle session; returns whether one was given."""
+        if victim is None:
+            return False
+        self.close(victim)
+        self.num_evictions += 1
+        return True
+
+
+def _contiguous(pages: list[int]) -> bool:
+    return not pages or pages == list(range(pages[0], pages[0] + len(pages)))
