@@ -50,6 +50,7 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
         background_us=round(settings.background_ms * 1000),
         attention=settings.attention,
         graphs=settings.graphs,
+        fused=settings.fused,
     )
     engine = (
         Engine(loaded, limits, lambda done, of: _log.info("capturing steps", done=done, of=of))

@@ -20,6 +20,7 @@ from model_worker.engine.forward.attention_choice import choose_attention
 from model_worker.engine.forward.attention_tables import BlockTableAttention
 from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.batch import Batch, batch_order
+from model_worker.engine.forward.fusing_choice import fuse_here
 from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress, cuda_capture, repeat
 from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.loader import LoadedModel, use_attention
@@ -68,14 +69,16 @@ class Runner:
         choice = choose_attention(self._cache, limits, self._try)
         self._attention, self._why = choice.attention, choice.why
         use_attention(loaded.module, self._attention.forward)
+        self._fused = fuse_here(loaded.module, self._attention, limits.fused)
         self._graphs = self._make_graphs(on_progress)
         self.graphed: bool | None = None  # whether the last step was a captured graph's; None: none is captured
 
     @property
     def path(self) -> str:
-        """Says how steps run: how the cache is read, whether there are graphs, and why not otherwise."""
+        """Says how steps run: how the cache is read, with graphs or not, what is fused, and why not otherwise."""
         graphs = " with graphs" if self._graphs is not None else ""
-        return f"{self._attention.name}{graphs}{f', as {self._why}' if self._why else ''}"
+        fused = f", fused: {self._fused}" if self._fused else ""
+        return f"{self._attention.name}{graphs}{fused}{f', as {self._why}' if self._why else ''}"
 
     @torch.inference_mode()
     def run(self, rows: list[Row]) -> Outcome | None:
