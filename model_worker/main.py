@@ -167,6 +167,7 @@ def _info(
         instance_id=uuid.uuid4().hex,
         version=__version__,
         step_costs=messages.step_costs(engine.costs),
+        path=engine.path,
     )
 
 

@@ -52,7 +52,8 @@ class WorkerSettings(BaseSettings):
         Field(description="How the KV cache is read; auto: varlen or triton on CUDA where one runs, else in-place."),
     ] = "auto"
     graphs: Annotated[
-        Literal["auto", "on", "off"], Field(description="Capture steps as CUDA graphs; auto: where varlen or triton runs.")
+        Literal["auto", "on", "off"],
+        Field(description="Capture steps as CUDA graphs; auto: where varlen or triton runs."),
     ] = "auto"
     fused: Annotated[
         Literal["auto", "on", "off"],

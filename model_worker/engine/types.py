@@ -200,8 +200,8 @@ class Limits:
     attention: Literal["auto", "varlen", "triton", "in-place", "gather"] = "auto"
     # Captures of steps of fixed shapes; "auto": on CUDA where attention goes through block tables.
     graphs: Literal["auto", "on", "off"] = "auto"
-    # Fused kernels for norms, rotary embeddings and gated MLPs, where they give what the model's own code gives; "auto":
-    # on CUDA where attention goes through block tables.
+    # Fused kernels for norms, rotary embeddings and gated MLPs, where they give what the model's own code gives;
+    # "auto": on CUDA where attention goes through block tables.
     fused: Literal["auto", "on", "off"] = "auto"
 
 

@@ -21,7 +21,9 @@ Weights = tuple[Tensor, Tensor | None]  # a matrix [outputs, inputs] and its bia
 def linears(part: nn.Module, names: Sequence[str]) -> list[nn.Linear] | None:
     """Returns the plain matrices of these names; None if one is none, is watched by a hook, or has other tensors."""
     found = [getattr(part, name, None) for name in names]
-    plain = [each for each in found if type(each) is nn.Linear and not each._forward_hooks and not each._forward_pre_hooks]
+    plain = [
+        each for each in found if type(each) is nn.Linear and not each._forward_hooks and not each._forward_pre_hooks
+    ]
     if len(plain) < len(names) or len({each.bias is None for each in plain}) > 1:
         return None
     return plain

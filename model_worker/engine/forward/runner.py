@@ -167,7 +167,9 @@ class Runner:
             return None
         if not isinstance(attention, BlockTableAttention):
             if self._limits.graphs == "on":
-                raise UnsupportedModel("graphs need attention through block tables (varlen or triton), which does not run this model here")
+                raise UnsupportedModel(
+                    "graphs need attention through block tables (varlen or triton), which does not run this model here"
+                )
             return None
         # On a CPU a graph is its function, run again: padded as on a device, without the gain.
         capture = cuda_capture(torch.cuda.graph_pool_handle()) if device.type == "cuda" else repeat

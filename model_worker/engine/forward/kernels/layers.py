@@ -37,7 +37,7 @@ def _scaled(x, scale, weight, OFFSET: tl.constexpr, LATE: tl.constexpr, DTYPE: t
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def norm_kernel(  # type: ignore[no-untyped-def]
+def _norm_kernel(  # type: ignore[no-untyped-def]
     x, weight, out, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, OFFSET: tl.constexpr, LATE: tl.constexpr
 ):
     at = tl.program_id(0).to(tl.int64) * WIDTH
@@ -56,7 +56,7 @@ def rms_norm(x: Tensor, norm: Norm) -> Tensor:
     width = x.shape[-1]
     out = torch.empty_like(x)
     block = triton.next_power_of_2(width)
-    norm_kernel[(x.numel() // width,)](
+    _norm_kernel[(x.numel() // width,)](
         x, norm.weight, out, norm.eps, WIDTH=width, BLOCK=block, OFFSET=norm.is_offset, LATE=norm.is_late,
         num_warps=max(1, min(8, block // 512)),
     )  # fmt: skip
@@ -64,7 +64,7 @@ def rms_norm(x: Tensor, norm: Norm) -> Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def rope_kernel(  # type: ignore[no-untyped-def]
+def _rope_kernel(  # type: ignore[no-untyped-def]
     q, k, v, out, keys, values, cos, sin, slots, q_weight, k_weight, eps,
     q_token, k_token, v_token, cos_token, sin_token, out_token, key_slot, key_head, value_slot, value_head,
     HEADS: tl.constexpr, DIM: tl.constexpr, ROTATED: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK: tl.constexpr,
@@ -124,7 +124,7 @@ def rope_and_write(
     num_heads, value_dim = q.shape[1] // dim, values.shape[2]
     out = torch.empty(num_tokens, num_heads, dim, dtype=q.dtype, device=q.device)
     norm = norms[0] if norms is not None else None
-    rope_kernel[(num_tokens, num_heads + num_kv_heads)](
+    _rope_kernel[(num_tokens, num_heads + num_kv_heads)](
         q, k, v, out, keys, values, cos, sin, slots,
         norms[0].weight if norms else q, norms[1].weight if norms else q, norm.eps if norm else 0.0,
         q.stride(0), k.stride(0), v.stride(0), _step(cos), _step(sin), out.stride(0),
@@ -142,7 +142,7 @@ def _step(rows: Tensor) -> int:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def gate_kernel(x, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, GELU: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gate_kernel(x, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, GELU: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = d < WIDTH
@@ -165,7 +165,7 @@ def gated(x: Tensor, is_gelu: bool) -> Tensor:
     x = x.contiguous()
     width = x.shape[-1] // 2
     out = torch.empty(*x.shape[:-1], width, dtype=x.dtype, device=x.device)
-    gate_kernel[(x.numel() // (2 * width), triton.cdiv(width, 1024))](
+    _gate_kernel[(x.numel() // (2 * width), triton.cdiv(width, 1024))](
         x, out, WIDTH=width, BLOCK=1024, GELU=is_gelu, num_warps=4
     )
     return out
