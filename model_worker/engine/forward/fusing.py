@@ -122,8 +122,9 @@ def _fused_attention(
     inputs = calls.inputs.get(part, {})
     hidden, rotation = inputs.get("hidden_states"), inputs.get("position_embeddings")
     matrices, output = linears(part, ("q_proj", "k_proj", "v_proj")), calls.outputs.get(part)
-    is_usual = isinstance(hidden, Tensor) and isinstance(rotation, tuple) and isinstance(output, tuple)
-    if matrices is None or not is_usual or linears(part, ("o_proj",)) is None:
+    if matrices is None or linears(part, ("o_proj",)) is None:
+        return None
+    if not (isinstance(hidden, Tensor) and isinstance(rotation, tuple) and isinstance(output, tuple)):
         return None
     query, key, value, _ = calls.asked[part]
     norms = []
@@ -135,7 +136,9 @@ def _fused_attention(
             norms.append(norm.norm)
     if norms and (len(norms) != 2 or norms[0].weight.shape != (query.shape[3],) or _differ(norms)):
         return None
-    own = FusedAttention(part, merged(matrices), attention, options.get("scaling"), tuple(norms) or None)
+    own = FusedAttention(
+        part, merged(matrices), attention, options.get("scaling"), (norms[0], norms[1]) if norms else None
+    )
     q, k, v = own.project(hidden, rotation, slots=None)
     same = (
         _equal(q.transpose(0, 1)[None], query)

@@ -13,7 +13,7 @@ _OWN = "_rstitch_own_forward"
 def replace_forward(part: nn.Module, forward: Callable[..., Any]) -> None:
     """Makes `forward` what the part does when it is called, until `restore_forwards`."""
     part.__dict__.setdefault(_OWN, part.forward)
-    part.forward = forward  # type: ignore[method-assign]
+    part.forward = forward
 
 
 def restore_forwards(module: nn.Module) -> None:
