@@ -12,6 +12,9 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.stamp-setup
 NEWEST := .cache/newest
+GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
+GPU_VERSION ?= 3.12
+SITE := .run/site
 PROTO_VENV := .cache/proto
 PROTO_STAMP := $(PROTO_VENV)/.stamp-1.76.0
 PROTO_FILES := $(wildcard protos/rstitch/v1/*.proto)
@@ -34,7 +37,7 @@ INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | { n=0; 
 	Installing) printf '\r      installing %60s\n' "";; esac; done; } || { cat .cache/setup.log >&2; exit 1; }; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak test-newest lock lint format proto train-tiny train-router eval-tiny results bench bench-overhead latency-tiny calibrate-tiny up clean
+.PHONY: help setup demo test soak gpu gpu-wheels test-newest lock lint format proto train-tiny train-router eval-tiny results bench bench-overhead latency-tiny calibrate-tiny up clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +71,18 @@ $(NEWEST)/bin/python: pyproject.toml
 	@$(PYTHON) -m venv --clear $(NEWEST)
 	@$@ -m pip --disable-pip-version-check install --quiet "$(TORCH)" && \
 		$@ -m pip --disable-pip-version-check install --quiet $(EDITABLE) || { rm -rf $(NEWEST); exit 1; }
+
+# A GPU machine often brings a torch of its own and no internet: then python3 is that machine's, and the wheels come along.
+gpu: ## everything about one GPU in eight minutes: kernels, steps, answers, tests, laws; ARGS=--large for 14B and 32B
+	@if test -n "$(WHEELS)"; then $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade \
+		--target $(SITE) $(WHEELS)/*.whl; fi
+	@$(if $(WHEELS),PYTHONPATH=$(abspath $(SITE))) $(GPU_PYTHON) -m evals.gpu $(ARGS)
+
+gpu-wheels: setup ## fetch what a GPU machine lacks into .run/wheels, for another Python: GPU_VERSION=3.13
+	@$(PIP) download --quiet --no-deps --only-binary=:all: --python-version $(GPU_VERSION) --implementation cp \
+		$(foreach n,28 27 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 --platform manylinux1_x86_64 \
+		--dest .run/wheels -c constraints.txt -r deploy/gpu/requirements.txt 2> .cache/wheels.log || { cat .cache/wheels.log >&2; exit 1; }
+	@du -sh .run/wheels
 
 test-newest: ## the tests with the newest releases that pyproject.toml allows; says what differs from constraints.txt
 	@rm -rf $(NEWEST) && $(MAKE) --no-print-directory $(NEWEST)/bin/python

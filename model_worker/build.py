@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import structlog
@@ -20,10 +21,17 @@ from model_worker.settings import WorkerSettings
 from rstitch.errors import invalid
 
 _log = structlog.get_logger(__name__)
+_NOBODY_ELSE: AbstractContextManager[None] = nullcontext()
 
 
-def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engine]:
-    """Loads the model and makes its engine, with its step costs measured. Raises UnsupportedModel."""
+def build(
+    settings: WorkerSettings, vocab_size: int, alone: AbstractContextManager[None] = _NOBODY_ELSE
+) -> tuple[LoadedModel, Engine]:
+    """Loads the model and makes its engine, with its step costs measured. Raises UnsupportedModel.
+
+    While it is in `alone`, nobody else uses the device: steps captured or measured beside another's would be slow, and
+    what they cost would be wrong for as long as the worker lives.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
@@ -52,15 +60,16 @@ def build(settings: WorkerSettings, vocab_size: int) -> tuple[LoadedModel, Engin
         graphs=settings.graphs,
         fused=settings.fused,
     )
-    engine = (
-        Engine(loaded, limits, lambda done, of: _log.info("capturing steps", done=done, of=of))
-        if shared is None
-        else SharedEngine(loaded, shared, replace(limits, graphs="off"))
-    )
-    _log.info("engine made", steps=engine.path, page_size=page_size, num_pages=num_pages)
-    engine.costs = measure_steps(engine, settings.measure_ms / 1000)
-    if isinstance(engine, SharedEngine):
-        engine.shallow_costs = measure_steps(engine, settings.measure_ms / 1000, shallow=True)
+    with alone:
+        engine = (
+            Engine(loaded, limits, lambda done, of: _log.debug("capturing steps", done=done, of=of))
+            if shared is None
+            else SharedEngine(loaded, shared, replace(limits, graphs="off"))
+        )
+        _log.info("engine made", steps=engine.path, page_size=page_size, num_pages=num_pages, **engine.captured)
+        engine.costs = measure_steps(engine, settings.measure_ms / 1000)
+        if isinstance(engine, SharedEngine):
+            engine.shallow_costs = measure_steps(engine, settings.measure_ms / 1000, shallow=True)
     if engine.costs is not None:
         points = {f"rows_{c.num_rows}_tokens_{c.num_tokens_per_row}_us": c.step_us for c in engine.costs.step_costs}
         _log.info("steps measured", **points)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +65,18 @@ class DeviceTurns:
         if not somebody_waits:
             fcntl.flock(self._work[self._role], fcntl.LOCK_UN)
         fcntl.flock(self._device, fcntl.LOCK_UN)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps the device for what is not a step, such as measuring at the start; waits until it is free.
+
+        The other side, if it serves already, does not step meanwhile.
+        """
+        fcntl.flock(self._device, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._device, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Gives back the device and the signs of work."""

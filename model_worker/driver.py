@@ -139,6 +139,7 @@ class EngineDriver:
 
     def _work(self) -> None:
         try:
+            self._engine.warm_up()
             while True:
                 # Sleep only while there is nothing to compute or the step should wait; else take what has come, step.
                 wait: float | None = None if self._engine.is_idle else 0.0

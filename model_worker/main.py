@@ -7,6 +7,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,7 +99,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
         _refuse_with_shared_layers(role, settings)
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
-    loaded, engine = build(settings, tokenizer.vocab_size)
+    loaded, engine = build(settings, tokenizer.vocab_size, turns.alone() if turns is not None else nullcontext())
     driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, make_batching(settings, engine), turns)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
     measured = WorkerMetrics(metrics, engine)

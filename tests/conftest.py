@@ -25,6 +25,13 @@ LAWS = Path(__file__).parent / "laws"
 STACKS = ("bundled_stack", "kindred_stack", "stack", "tiny_stack")
 
 
+def pytest_configure() -> None:
+    from rstitch.local.processes import ChildProcess
+    from tests.support.forked import spawn_forked
+
+    ChildProcess.spawn = staticmethod(spawn_forked)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         laws = LAWS in item.path.parents

@@ -53,7 +53,7 @@ _COLUMNS: Columns = {
     "over 1": "{scaling:.2f}",
 }
 # A document is wider than a terminal.
-_WIDE: Columns = {
+WIDE: Columns = {
     "system": "{system}",
     "sessions": "{sessions}",
     "LLM share": "{llm_share:.1%}",
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     pairs = [_measured_pair(options, llm_shape, traces, console) for llm_shape in options.llm_shape]
     told: list[str] = []
     for pair in pairs:
-        told += [f"### {pair['name']}", markdown_table(_WIDE, pair["rows"]), *pair["notes"]]
+        told += [f"### {pair['name']}", markdown_table(WIDE, pair["rows"]), *pair["notes"]]
     page.finish(options, "replay", {"pairs": pairs}, "\n\n".join([*told, _source(options)]), console)
     return 0
 

@@ -81,6 +81,18 @@ class Engine:
         return self._runner.path
 
     @property
+    def captured(self) -> dict[str, float]:
+        """What capturing steps took at the start: how many, time and memory; empty where none is captured."""
+        graphs = self._runner.graphs
+        return (
+            {} if graphs is None else {"graphs": len(graphs), "graphs_s": graphs.seconds, "graphs_mb": graphs.megabytes}
+        )
+
+    def warm_up(self) -> None:
+        """Makes what torch keeps for each thread that computes, in the calling one: call it where steps will be run."""
+        self._runner.warm_up()
+
+    @property
     def load(self) -> Load:
         return self._scheduler.load
 

@@ -11,9 +11,10 @@ import random
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, ClassVar, Protocol
 
 from rstitch.local.reaper import Reaper
 
@@ -41,16 +42,38 @@ def is_free(port: int) -> bool:
         return True
 
 
+class Process(Protocol):
+    """The part of `subprocess.Popen` that is used here."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def terminate(self) -> None: ...
+
+
+def spawn(command: Sequence[str], env: Mapping[str, str], log: BinaryIO) -> Process:
+    """Starts a program in a process group of its own with just this environment; it writes to `log`."""
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
+    )
+
+
 @dataclass(slots=True, eq=False)
 class ChildProcess:
     """A program in a process group of its own, started, ended and started again."""
+
+    # Tests start hundreds of services: theirs forks a process that has imported them already.
+    spawn: ClassVar[Callable[[Sequence[str], Mapping[str, str], BinaryIO], Process]] = staticmethod(spawn)
 
     name: str
     command: Sequence[str]
     env: Mapping[str, str]  # on top of this program's
     log_path: Path  # gets stdout and stderr, appended over restarts
     reaper: Reaper  # kills it if this program is killed
-    _process: subprocess.Popen[bytes] | None = None
+    _process: Process | None = None
 
     @property
     def pid(self) -> int | None:
@@ -66,14 +89,7 @@ class ChildProcess:
         """Starts it; it must not be running."""
         assert self.pid is None, f"{self.name} is running"
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self.env},
-                start_new_session=True,
-            )
+            self._process = ChildProcess.spawn(self.command, {**os.environ, **self.env}, log)
         self.reaper.watch(self._process.pid)
 
     def kill(self) -> None:

@@ -21,6 +21,7 @@ from transformers.models.mistral import MistralConfig
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward import loader
 from model_worker.engine.forward.loader import adopt, load
 from model_worker.engine.types import Limits
 from tests.support.pairs import save_model
@@ -101,6 +102,26 @@ def test_a_model_whose_logits_come_out_wrong_is_refused() -> None:
     model.model.forward = differs_when_called_again
     with pytest.raises(UnsupportedModel, match="differ"):
         Engine(loaded, Limits(vocab_size=64, context_length=64, num_pages=8))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_weights_go_straight_to_a_device_where_accelerate_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
+) -> None:
+    folder, asked = save_model(tmp_path / "llama", "llama", 0), []
+    real = AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(*args: Any, device_map: Any = None, **kwargs: Any) -> Any:
+        asked.append(device_map)
+        model, report = real(*args, **kwargs)
+        return model.to("meta") if there else model, report
+
+    monkeypatch.setattr(loader, "is_accelerate_available", lambda: there)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(loader, "adopt", lambda module, context_length: module)  # which runs it: nothing runs on meta
+    found: Any = load(str(folder), torch.float32, torch.device("meta"))
+    assert asked == [{"": torch.device("meta")} if there else None]
+    assert found.device.type == "meta"
 
 
 @pytest.mark.parametrize("name", ["missing/folder/of/four", "./nowhere", "no-owner"])

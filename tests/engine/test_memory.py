@@ -1,16 +1,31 @@
-"""Two models on one device get KV caches of the same number of tokens."""
+"""Memory: two models on one device get KV caches of the same number of tokens, and a cache goes with its model."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import gc
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward import attention_varlen
 from model_worker.engine.forward.loader import adopt, load
-from model_worker.engine.forward.memory import kv_bytes_per_token, split_memory, tokens_beside
+from model_worker.engine.forward.memory import (
+    kv_bytes_per_token,
+    pages_that_fit,
+    room_for_cache,
+    split_memory,
+    tokens_beside,
+)
+from model_worker.engine.types import RunRequest
+from tests.support.engines import generate, make_engine_of, run_one
 from tests.support.pairs import CONFIGS, make_model, save_model
+from tests.support.varlen import naive_varlen_attn
 
 
 @pytest.mark.parametrize(("room", "ours", "theirs"), [(1000, 3, 7), (999, 3, 7), (1 << 40, 28672, 196608), (5, 3, 7)])
@@ -18,6 +33,20 @@ def test_both_fit_and_one_token_more_would_not(room: int, ours: int, theirs: int
     tokens = split_memory(room, ours, theirs)
     assert tokens == split_memory(room, theirs, ours)
     assert tokens * (ours + theirs) <= room < (tokens + 1) * (ours + theirs)
+
+
+@pytest.mark.parametrize(("free_gb", "room_gb"), [(80, 72), (25, 22.5), (20, 17.5), (3, 0.5), (2, 0)])
+def test_room_is_left_for_captured_steps_and_what_they_compute_in(free_gb: float, room_gb: float) -> None:
+    assert room_for_cache(int(free_gb * 1e9)) == room_gb * 1e9
+
+
+def test_a_device_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = dataclasses.replace(adopt(make_model(CONFIGS["llama"], seed=0)), device=torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3_000_000_000, 80_000_000_000))
+    assert pages_that_fit(loaded, 256) == 500_000_000 // (loaded.kv_bytes_per_token * 256)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2_000_000_000, 80_000_000_000))
+    with pytest.raises(UnsupportedModel, match=r"cuda:0 has 2\.0 GB free.*--num-pages"):
+        pages_that_fit(loaded, 256)
 
 
 def test_no_room_is_no_token() -> None:
@@ -36,6 +65,35 @@ def test_each_worker_finds_the_same_number_by_itself(tmp_path: Path) -> None:
 def test_a_config_tells_what_the_model_keeps_of_a_token(name: str) -> None:
     loaded = adopt(make_model(CONFIGS[name], seed=0))
     assert kv_bytes_per_token(loaded.module.config, loaded.dtype) == loaded.kv_bytes_per_token
+
+
+@pytest.mark.parametrize("limits", [{}, {"attention": "varlen", "graphs": "on", "max_batch_tokens": 8}])
+def test_a_cache_goes_with_its_engine_and_model_at_once(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, Any]
+) -> None:
+    """Not at some collection of garbage: the next model of a benchmark needs the room."""
+    monkeypatch.setattr(attention_varlen, "varlen_attn", naive_varlen_attn)
+    model = make_model(CONFIGS["llama"], seed=0)
+    engine = make_engine_of(model, **limits)
+    run_one(engine, RunRequest("s", 0, [5, 6, 7], max_tokens=3))
+    module, cache = weakref.ref(model), weakref.ref(engine._runner._cache)
+    keys = weakref.ref(engine._runner._cache.keys[0])
+    gc.collect()
+    gc.disable()
+    try:
+        del engine, model
+        assert (keys(), cache(), module()) == (None, None, None)
+    finally:
+        gc.enable()
+
+
+def test_models_beside_each_other_keep_their_own_attention() -> None:
+    """Both are served under the one name that transformers knows."""
+    first, second = make_model(CONFIGS["llama"], seed=0), make_model(CONFIGS["qwen3"], seed=1)
+    engines = [make_engine_of(copy.deepcopy(model)) for model in (first, second)]
+    for model, engine in zip((first, second, first), (*engines, engines[0]), strict=True):
+        result = run_one(engine, RunRequest("s", 0, [5, 6, 7], max_tokens=8))
+        assert result.tokens == generate(model, [5, 6, 7], 8)
 
 
 def test_another_model_that_is_none_is_named(tmp_path: Path) -> None:

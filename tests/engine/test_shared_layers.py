@@ -5,8 +5,10 @@ whoever wrote before, whatever else is in the batch, with pages short and sessio
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -231,6 +233,23 @@ def test_sampling_is_the_same_alone_and_among_others() -> None:
     together = [result.tokens for result in run_all(engine, requests(engine))]
     engine, _, _ = make_engine()
     assert [run_one(engine, request).tokens for request in requests(engine)] == together
+
+
+def test_the_cache_goes_with_the_engine() -> None:
+    engine, _, _ = make_engine()
+    run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=2, shallow=True))
+    gone = [
+        weakref.ref(engine._runner._cache),
+        weakref.ref(engine._runner._cache.keys[0]),
+        weakref.ref(engine.shared.slm),
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        del engine
+        assert [reference() for reference in gone] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 def test_what_cannot_be_cut_is_refused_by_name() -> None:

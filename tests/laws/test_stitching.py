@@ -12,7 +12,7 @@ from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Sampling, SlmOnly, Threshold
 from rstitch.local.stack import LocalStack
 from tests.support.engines import generate
-from tests.support.served import Pair, check_kept, expected, written
+from tests.support.served import TOLERANCE, Pair, check_kept, expected, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TAUS = (0.1, 0.25, 0.35, 0.45)
@@ -48,7 +48,7 @@ async def test_threshold_equals_the_reference(
         answer = await client.answer(tokens=prompt, policy=Threshold(tau), max_new_tokens=TOKENS)
         assert written(answer) == expected(reference)
         entropies = [entropy for chunk in answer.chunks for entropy in chunk.entropies]
-        assert entropies == pytest.approx([token.entropy for token in reference], abs=1e-6)
+        assert entropies == pytest.approx([token.entropy for token in reference], abs=TOLERANCE)
         await check_kept(stack, client, answer, prompt)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -80,6 +81,9 @@ class Pair:
         return self._references[key]
 
 
+# Of an entropy, in the pair's own dtype or in the one that `make gpu` names.
+TOLERANCE = 1e-5 if os.environ.get("RSTITCH_TEST_DTYPE") == "float32" else 1e-6
+
 # Caches of some megabytes and not a gigabyte each, since several stacks run at once; and a short measurement.
 SMALL = ("--num-pages", "4096", "--measure-ms", "100")
 
@@ -87,9 +91,14 @@ SMALL = ("--num-pages", "4096", "--measure-ms", "100")
 def start_stack(
     pair: Pair, worker_args: Sequence[str] = SMALL, router_args: Sequence[str] = (), **arguments: Any
 ) -> LocalStack:
-    """A stack that serves a pair, to be entered."""
+    """A stack that serves a pair, to be entered.
+
+    `make gpu` says which device serves it, and in what dtype; the oracle stays on the CPU in the pair's own.
+    """
+    device = os.environ.get("RSTITCH_TEST_DEVICE", "cpu")
+    dtype = os.environ.get("RSTITCH_TEST_DTYPE", pair.dtype)
     slm, llm = (
-        WorkerOptions(str(model), dtype=pair.dtype, args=worker_args) for model in (pair.slm_folder, pair.llm_folder)
+        WorkerOptions(str(model), device, dtype, args=worker_args) for model in (pair.slm_folder, pair.llm_folder)
     )
     return LocalStack(slm, llm, RouterOptions(args=router_args), **arguments)
 

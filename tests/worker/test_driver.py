@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,3 +134,21 @@ async def test_holding_back_changes_no_token(batching: BatchingRule | None) -> N
             assert tokens == generate(model, prompt, 12)
         counters = await driver.ask(lambda engine: engine.counters)
         assert batching is not None or counters.num_delayed_steps == 0
+
+
+async def test_the_thread_that_steps_is_warm_before_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, model = make_engine()
+    seen: list[str] = []
+    runner = type(engine._runner)
+    run = runner.run
+
+    def noted(self: Any, rows: Any, **kwargs: Any) -> Any:
+        seen.append(f"{threading.current_thread().name}: {rows[0].run.session.session_id}")
+        return run(self, rows, **kwargs)
+
+    monkeypatch.setattr(runner, "run", noted)
+    async with driving(engine, None) as (_, start):
+        tokens, _ = await start(RunRequest("s", 0, PROMPTS[0], max_tokens=2))
+    assert tokens == generate(model, PROMPTS[0], 2)
+    assert seen == ["engine: trial", "engine: s", "engine: s"]
+    assert engine.counters.num_steps == 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,32 @@ def test_who_is_alone_never_waits(pair: Pair) -> None:
         for _ in range(10):
             assert side.begin(True, True)
             side.end(False)
+
+
+def test_who_is_alone_with_the_device_lets_nobody_step_and_waits_for_a_step(pair: Pair) -> None:
+    """A worker that captures and measures its steps at the start, beside one that serves already."""
+    slm, llm = pair
+    assert slm.begin(True, True)
+    inside, begun = threading.Event(), threading.Event()
+    leave = threading.Event()
+
+    def capture() -> None:
+        begun.set()
+        with llm.alone():
+            inside.set()
+            assert leave.wait(60)
+
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(capture)
+        assert begun.wait(60)
+        assert not inside.is_set(), "the device was taken in the middle of a step"
+        slm.end(False)
+        assert inside.wait(60)
+        assert not slm.begin(True, True)
+        leave.set()
+        done.result()
+    assert slm.begin(True, True)
+    slm.end(False)
 
 
 def test_what_nobody_waits_for_goes_when_the_other_has_no_work(pair: Pair) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_tables import BlockTableAttention
+from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.fused_modules import FusedAttention, FusedMlp, linears, matching_norm, merged
-from model_worker.engine.forward.loader import use_attention
 from model_worker.engine.forward.replaced import replace_forward
 
 _TOKENS = (1, 5, 2)

@@ -1,156 +1,193 @@
 """Steps of fixed shape, captured once at the start and replayed: on CUDA a replay costs one launch instead of a
 thousand, which for a small model is most of a step.
 
-A graph has room for a number of tokens: as many rows of one token each (decode), or rows of any lengths (extend). A
-batch runs in the smallest graph that it fits; what is left over is filled with rows of one token on a page of their own
-that nobody reads. All numbers of a batch travel in one copy, all results come back in one.
+A batch runs in the cheapest shape that it fits (graph_shapes.py); what is left over is filled with tokens on a page of
+their own that nobody reads. All numbers of a batch travel in one copy, all results come back in one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_tables import BlockTableAttention, Tables
 from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.capture import Capture
+from model_worker.engine.forward.graph_shapes import Shape, shapes_for, trial_batch
+from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.sampling import Choices, measure, unpack
 from model_worker.engine.types import Limits
 
-DECODE_SIZES = (1, 2, 4, 8, 16, 32, 64)
-EXTEND_SIZES = (2, 4, 8, 16, 32, 64)
-
-# Runs a function once so that it can be repeated without Python, on the same tensors; returns what repeats it.
-Capture = Callable[[Callable[[], None]], Callable[[], None]]
-# The model: ids and positions (int64 [1, tokens]) to logits and hidden states ([tokens, vocab_size or hidden_size]).
-Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class GraphOutput:
-    """What a replay computed, one row per token of the batch; the next replay overwrites the tensors."""
+    """What a replay computed; the next one overwrites the tensors."""
 
     logits: Tensor
     hidden: Tensor
     measured: Choices
+    index: Sequence[int]  # which of the rows of these three each distribution asked for has
+
+
+@dataclass(slots=True)
+class _Outputs:
+    """Where a graph leaves what it computes, the same tensors at every replay. Without a head only `hidden` is one."""
+
+    logits: Tensor
+    hidden: Tensor
+    measured: Tensor
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [tensor for tensor in (self.logits, self.hidden, self.measured) if tensor.numel()]
 
 
 class Graph:
-    """A step of one shape, captured once: room for `num_tokens` tokens and as many rows, of `max_queries` at most."""
+    """A step of one shape. Raises UnsupportedModel when made if, once captured, it does not repeat its function."""
 
     def __init__(
         self,
-        num_tokens: int,
-        max_queries: int,
+        shape: Shape,
         attention: BlockTableAttention,
-        forward: Forward,
+        model: Model,
         capture: Capture,
         limits: Limits,
         device: torch.device,
     ) -> None:
-        self._num_tokens = num_tokens
-        self._page_size = limits.page_size
-        self._scratch_page = limits.num_pages  # the one after those of the sessions; nobody reads it
-        width = attention.max_pages
-        size = 5 * num_tokens + 1 + num_tokens * width
+        self._shape = shape
+        self._limits = limits
+        num_rows, width = shape.num_table_rows(limits), attention.max_pages
+        parts = [*[shape.num_tokens] * 3, num_rows + 1, num_rows, shape.num_asked if shape.gathers else 0]
+        parts.append(num_rows * width)
         pinned = device.type == "cuda"
-        self._host = torch.zeros(size, dtype=torch.int32, pin_memory=pinned)
-        self._device = torch.zeros(size, dtype=torch.int32, device=device)
-        self._fill = [view.numpy() for view in _split(self._host, num_tokens, width)]
-        ids, positions, slots, ends, lengths, pages = _split(self._device, num_tokens, width)
-        self._results = torch.zeros(3, num_tokens, dtype=torch.float32, pin_memory=pinned)
-        self._logits = self._hidden = self._packed = torch.empty(0)
+        self._host = torch.zeros(sum(parts), dtype=torch.int32, pin_memory=pinned)
+        self._device = torch.zeros(sum(parts), dtype=torch.int32, device=device)
+        self._fill = [part.numpy() for part in self._host.split(parts)]
+        ids, positions, slots, ends, lengths, wanted, pages = self._device.split(parts)
+        self._fill[-1], pages = self._fill[-1].reshape(num_rows, width), pages.view(num_rows, width)
+        self._results = torch.zeros(3, shape.num_asked, dtype=torch.float32, pin_memory=pinned)
+        empty = torch.empty(0, device=device)
+        outputs = self._outputs = _Outputs(empty, empty, empty)
 
-        def body() -> None:
+        def body() -> None:  # holds nothing that holds it: graphs, their memory and the model go as soon as an engine
             # The slots become int64 once here, not once a layer.
-            attention.use(Tables(slots.long(), ends, lengths, pages, max_queries, limits.context_length))
-            self._logits, self._hidden = forward(ids.long()[None], positions.long()[None])
-            self._packed = measure(self._logits)
+            attention.use(Tables(slots.long(), ends, lengths, pages, shape.max_queries, limits.context_length))
+            if shape.num_asked == 0:
+                outputs.hidden = model.hidden(ids.long()[None], positions.long()[None])
+                return
+            keep = wanted.long() if shape.gathers else 0
+            outputs.logits, outputs.hidden = model.logits(ids.long()[None], positions.long()[None], keep)
+            outputs.measured = measure(outputs.logits)
 
-        self._write(Batch([]))
-        self._device.copy_(self._host)
-        self._replay = capture(body)
+        self._replay = self._verified(body, capture)
 
     def run(self, batch: Batch) -> GraphOutput:
         """Replays the graph for a batch, which must fit."""
-        self._write(batch)
+        index = self._write(batch)
         self._device.copy_(self._host, non_blocking=True)
         self._replay()
-        self._results.copy_(self._packed, non_blocking=True)
+        outputs = self._outputs
+        if self._shape.num_asked:
+            self._results.copy_(outputs.measured, non_blocking=True)
         if self._device.is_cuda:
+            # Without results, too: steps that only catch up would pile up, and whoever comes would wait for all.
             torch.cuda.current_stream(self._device.device).synchronize()
-        return GraphOutput(self._logits, self._hidden, unpack(self._results, self._logits.shape[-1]))
+        measured = unpack(self._results, self._limits.vocab_size) if self._shape.num_asked else Choices([], [], [])
+        return GraphOutput(outputs.logits, outputs.hidden, measured, index)
 
-    def _write(self, batch: Batch) -> None:
-        num, num_rows, room = batch.num_tokens, len(batch.rows), self._num_tokens
-        ids, positions, slots, ends, lengths, pages = self._fill
+    def _verified(self, body: Callable[[], None], capture: Capture) -> Callable[[], None]:
+        """Captures `body`, and replays it once beside it on the same batch: bit for bit the same must come out."""
+        batch = trial_batch(self._shape, self._limits)
+        index = self._write(batch)
+        if self._shape.num_asked == 0:
+            index = range(batch.num_tokens)
+        self._device.copy_(self._host)
+        for _ in range(2):  # what is made at a first call may change what it gives: the second one counts
+            capture.run(body)
+        expected = self._seen(index)
+        replay = capture.record(body)
+        for tensor in self._outputs.tensors:
+            tensor.fill_(float("nan"))  # what is found there afterwards is the replay's
+        replay()
+        for ours, own in zip(self._seen(index), expected, strict=True):
+            if not torch.equal(ours.nan_to_num(nan=0.5), own.nan_to_num(nan=0.5)):
+                difference = float((ours.double() - own.double()).abs().max())
+                raise UnsupportedModel(
+                    f"the captured step of {self._shape.num_tokens} tokens and {self._shape.num_rows} rows "
+                    f"does not repeat its own function: a value differs by {difference:.1e}"
+                )
+        return replay
+
+    def _seen(self, index: Sequence[int]) -> list[Tensor]:
+        """Returns a copy of what was computed for a batch; what fillers compute is nobody's business."""
+        rows = torch.tensor(index, device=self._device.device)
+        *by_row, last = self._outputs.tensors  # only where there is a head is the last one by column
+        return [*(tensor[rows] for tensor in by_row), last[:, rows] if self._shape.num_asked else last[rows]]
+
+    def _write(self, batch: Batch) -> Sequence[int]:
+        """Fills the buffer that goes to the device; returns which of the results are those that the batch asks for."""
+        num, num_rows, room = batch.num_tokens, len(batch.rows), self._shape.num_tokens
+        scratch, page_size = self._limits.num_pages, self._limits.page_size  # the page after those of the sessions
+        ids, positions, slots, ends, lengths, wanted, pages = self._fill
+        # Room for 8 tokens and 4 rows, pages of 2 tokens, a batch of two rows with 3 and 1 tokens:
+        #
+        #   tokens   r0 r0 r0 r1  x  x  x  x      x: fillers, rows of their own of up to a page, all on the scratch page
+        #   ends     0  3  4  6  8 | 8 8 8 8      4 rows and as many as fillers could need: here the last four are empty
+        #
+        # Every filler of the same place within its row is the same token after the same tokens, so it does not matter
+        # which of them writes its slot last.
+        left, length = room - num, self._shape.filler_length(self._limits)
+        fillers = [length] * (left // length) + [left % length] * (left % length > 0)
         ids[:num], ids[num:] = batch.ids, 0
         positions[:num], positions[num:] = batch.positions, 0
-        slots[:num], slots[num:] = batch.slots, self._scratch_page * self._page_size
-        # Room for 8 tokens, a batch of two rows with 3 and 1 tokens:
-        #
-        #   tokens   r0 r0 r0 r1  x  x  x  x      x: fillers on the scratch page, position 0, one key
-        #   ends     0  3  4  5  6  7  8 | 8 8    as many rows as tokens: after r0, r1 and four fillers two empty ones
-        known = np.cumsum([0, *(row.num_tokens for row in batch.rows)] + [1] * (room - num))
+        slots[:num], slots[num:] = batch.slots, scratch * page_size + np.arange(left) % length
+        known = np.cumsum([0, *(row.num_tokens for row in batch.rows), *fillers])
         ends[: len(known)], ends[len(known) :] = known, room
-        lengths[:num_rows], lengths[num_rows:] = [row.start + row.num_tokens for row in batch.rows], 1
+        lengths[:num_rows] = [row.start + row.num_tokens for row in batch.rows]
+        lengths[num_rows : num_rows + len(fillers)], lengths[num_rows + len(fillers) :] = fillers, 1
         for index, row in enumerate(batch.rows):
             held = row.run.session.pages
             pages[index, : len(held)] = held
-        pages[num_rows:, 0] = self._scratch_page
-
-
-def _split(buffer: Tensor, num_tokens: int, width: int) -> tuple[Tensor, ...]:
-    """Cuts one buffer into views: ids, positions, slots, ends, lengths, pages."""
-    n = num_tokens
-    ids, positions, slots, lengths, ends, pages = buffer.split([n, n, n, n, n + 1, n * width])
-    return ids, positions, slots, ends, lengths, pages.view(n, width)
+        pages[num_rows:, 0] = scratch
+        if not self._shape.gathers:
+            return batch.wanted
+        wanted[: len(batch.wanted)], wanted[len(batch.wanted) :] = batch.wanted, 0
+        return range(len(batch.wanted))
 
 
 class Graphs:
-    """All captured shapes; a batch runs in the smallest that it fits."""
+    """All captured shapes; a batch runs in the cheapest that it fits. It knows what capturing them took."""
 
-    def __init__(self, make: Callable[[int, int], Graph], on_progress: OnProgress) -> None:
-        # The largest first: the smaller ones then fit into its memory.
-        shapes = sorted([(size, 1) for size in DECODE_SIZES] + [(size, size) for size in EXTEND_SIZES], reverse=True)
-        self._graphs: dict[tuple[int, bool], Graph] = {}
-        for index, (size, max_queries) in enumerate(shapes):
-            self._graphs[size, max_queries == 1] = make(size, max_queries)
+    def __init__(
+        self, make: Callable[[Shape], Graph], limits: Limits, device: torch.device, on_progress: OnProgress
+    ) -> None:
+        begin, free = time.perf_counter(), _free_bytes(device)
+        shapes = shapes_for(limits)
+        graphs: dict[Shape, Graph] = {}
+        # The most expensive first: the others then fit into its memory.
+        for index, shape in enumerate(reversed(shapes)):
+            graphs[shape] = make(shape)
             on_progress(index + 1, len(shapes))
+        self._graphs = {shape: graphs[shape] for shape in shapes}
+        self.seconds = round(time.perf_counter() - begin, 3)
+        self.megabytes = round((free - _free_bytes(device)) / 1e6)  # of the device, 0 on a CPU
+
+    def __len__(self) -> int:
+        return len(self._graphs)
 
     def run(self, batch: Batch) -> GraphOutput | None:
         """Runs a batch; None if it fits no graph."""
-        sizes = DECODE_SIZES if batch.is_decode else EXTEND_SIZES
-        size = next((size for size in sizes if size >= batch.num_tokens), None)
-        if size is None:
-            return None
-        return self._graphs[size, batch.is_decode].run(batch)
+        graph = next((graph for shape, graph in self._graphs.items() if shape.fits(batch)), None)
+        return graph.run(batch) if graph is not None else None
 
 
-def repeat(body: Callable[[], None]) -> Callable[[], None]:
-    """Stands in for a capture where there is none: the function itself, run again."""
-    return body
-
-
-def cuda_capture(pool: Any) -> Capture:
-    """Captures in CUDA graphs that share the memory of `pool` (torch.cuda.graph_pool_handle())."""
-
-    def capture(body: Callable[[], None]) -> Callable[[], None]:
-        # What is allocated, tuned or compiled at a first call must not be captured.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                body()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            body()
-        return graph.replay
-
-    return capture
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

@@ -8,17 +8,17 @@ path is compared with the model's own (parity.py), so that a wrong model never s
 from __future__ import annotations
 
 import inspect
-import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils.import_utils import is_accelerate_available
 
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.dispatch import probed
 from model_worker.engine.forward.kv_cache import LayerShape
 from model_worker.engine.forward.replaced import restore_forwards
 
@@ -42,8 +42,6 @@ _HARMLESS = {
 }
 # RoPE variants whose angles depend on the length of the *batch*: a session's tokens would depend on its neighbours.
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
-
-_names = (f"rstitch_{number}" for number in itertools.count())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ def load(
                 module: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
         else:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, output_loading_info=True
+                source, config=config, dtype=dtype, output_loading_info=True, **_placement(device)
             )
             module, report = loaded
             missing = sorted(report["missing_keys"])
@@ -93,6 +91,17 @@ def load(
     if missing:  # transformers would go on with random numbers in their place
         raise UnsupportedModel(f"{model}: {len(missing)} of its weights are missing, such as {missing[0]}")
     return adopt(module.to(device=device), context_length)
+
+
+def _placement(device: torch.device) -> dict[str, Any]:
+    """Returns what makes transformers load weights onto a device piece by piece, where it can.
+
+    It wants accelerate for that (5.24 as 5.17, by any of its ways: `device_map`, a device as context). Without, a model
+    goes through host memory as a whole, 65 GB for 32B parameters, and is moved then.
+    """
+    if device.type == "cpu" or not is_accelerate_available():
+        return {}
+    return {"device_map": {"": device}}
 
 
 def check_source(model: str) -> str:
@@ -140,15 +149,6 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
         dtype=parameter.dtype,
         device=parameter.device,
     )
-
-
-def use_attention(module: Any, function: Callable[..., Any], mask: Callable[..., None] | None = None) -> None:
-    """Makes the model's layers call `function` for attention, with no mask; `mask` is told which ones it would make."""
-    name = next(_names)
-    AttentionInterface.register(name, function)
-    if mask is not None:
-        AttentionMaskInterface.register(name, mask)
-    module.set_attn_implementation(name)
 
 
 def _refuse_rope(name: str, config: Any) -> None:
@@ -206,9 +206,8 @@ def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape
     if head is None:
         raise UnsupportedModel(f"{name}: it has no LM head")
     hook = head.register_forward_pre_hook(lambda _, inputs: hidden_sizes.append(inputs[0].shape[-1]))
-    use_attention(module, attention, refuse_window)
     try:
-        with torch.inference_mode():
+        with probed(module, attention, refuse_window), torch.inference_mode():
             # Two tokens, because a mask of one token shows nothing.
             ids = torch.zeros(1, 2, dtype=torch.long, device=next(module.parameters()).device)
             logits = module(input_ids=ids, use_cache=False).logits

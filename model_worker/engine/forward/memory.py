@@ -16,6 +16,10 @@ from model_worker.engine.forward.loader import LoadedModel, check_source
 
 # The share of the device that is divided; the rest is for two CUDA contexts, activations and captured steps.
 _SHARE = 0.85
+# What is left free beside one model's cache, for captured steps, what uncaptured ones compute in, and sampling: a share
+# of what is free, and no less than they were estimated to take on a small device. (31 graphs of 28 to 64 layers: their
+# nodes 0.3 to 1 GB, their logits 0.4 GB for 152k tokens in 16 bits; a step of 512 tokens and sampling 0.5 GB.)
+_SPARE_SHARE, _SPARE_BYTES = 0.1, 2_500_000_000
 _CPU_BYTES = 1 << 30  # on a CPU, where memory is shared with everything else, a fixed amount
 
 
@@ -62,8 +66,23 @@ def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
 def pages_that_fit(
     loaded: LoadedModel, page_size: int, more_bytes_per_token: int = 0, *, cpu_bytes: int = _CPU_BYTES
 ) -> int:
-    """Returns the number of pages to allocate: on CUDA by 90% of the free memory, on CPU by `cpu_bytes`."""
-    room = cpu_bytes
-    if loaded.device.type == "cuda":
-        room = int(torch.cuda.mem_get_info(loaded.device)[0] * 0.9)
-    return max(1, room // ((loaded.kv_bytes_per_token + more_bytes_per_token) * page_size))
+    """Returns the number of pages to allocate: on CUDA by what is free, on CPU by `cpu_bytes`.
+
+    Raises UnsupportedModel if a CUDA device has no room for a page.
+    """
+    page_bytes = (loaded.kv_bytes_per_token + more_bytes_per_token) * page_size
+    if loaded.device.type != "cuda":
+        return max(1, cpu_bytes // page_bytes)
+    free = torch.cuda.mem_get_info(loaded.device)[0]
+    num_pages = room_for_cache(free) // page_bytes
+    if num_pages == 0:
+        raise UnsupportedModel(
+            f"{loaded.device} has {free / 1e9:.1f} GB free beside the weights, too few for a KV cache and the steps "
+            f"({_SPARE_BYTES / 1e9} GB are left to them); use another device, or give --num-pages"
+        )
+    return num_pages
+
+
+def room_for_cache(free_bytes: int) -> int:
+    """Returns the bytes that a KV cache may take of those that are free once the weights are there."""
+    return max(0, free_bytes - max(int(free_bytes * _SPARE_SHARE), _SPARE_BYTES))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model_worker.engine.bookkeeping.scheduler import Row, Run
 from model_worker.engine.bookkeeping.session import Session
@@ -20,10 +19,14 @@ from model_worker.engine.forward.attention_choice import choose_attention
 from model_worker.engine.forward.attention_tables import BlockTableAttention
 from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.batch import Batch, batch_order
+from model_worker.engine.forward.capture import CudaCapture, Repeat
+from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.fusing_choice import fuse_here
-from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress, cuda_capture, repeat
+from model_worker.engine.forward.graph_shapes import Shape
+from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress
 from model_worker.engine.forward.kv_cache import KvCache
-from model_worker.engine.forward.loader import LoadedModel, use_attention
+from model_worker.engine.forward.loader import LoadedModel
+from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.sampling import Choices, choose, margins, measure, measure_on_host, unpack
 from model_worker.engine.types import Limits, Returns, RunRequest, Signal
 
@@ -62,43 +65,41 @@ class Runner:
         self._use_device()
         # One page more than the sessions get: left-over rows of graphs write there.
         self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
-        self._hidden: Tensor | None = None
-        self._slots: Tensor = torch.empty(0, dtype=torch.int64)  # of the batch's tokens, on the device
-        loaded.module.get_output_embeddings().register_forward_pre_hook(self._capture_hidden)
+        self._model = self._make_model()
         self._attention: AttentionBackend
         choice = choose_attention(self._cache, limits, self._try)
         self._attention, self._why = choice.attention, choice.why
         use_attention(loaded.module, self._attention.forward)
         self._fused = fuse_here(loaded.module, self._attention, limits.fused)
-        self._graphs = self._make_graphs(on_progress)
+        self._why_no_graphs = ""  # likewise of a capture
+        self.graphs = self._make_graphs(on_progress)
         self.graphed: bool | None = None  # whether the last step was a captured graph's; None: none is captured
 
     @property
     def path(self) -> str:
         """Says how steps run: how the cache is read, with graphs or not, what is fused, and why not otherwise."""
-        graphs = " with graphs" if self._graphs is not None else ""
+        graphs = " with graphs" if self.graphs is not None else self._why_no_graphs
         fused = f", fused: {self._fused}" if self._fused else ""
         return f"{self._attention.name}{graphs}{fused}{f', as {self._why}' if self._why else ''}"
 
     @torch.inference_mode()
-    def run(self, rows: list[Row]) -> Outcome | None:
+    def run(self, rows: list[Row], *, captured: bool = True) -> Outcome | None:
         """Computes the rows' KV; sorts `rows` into the order of the batch.
 
         Returns the outcome of the rows that are last and want a token, or the tokens of a draft, in that order; None
-        if none is.
+        if none is. No captured graph runs it where `captured` is False.
         """
         self._use_device()
         rows.sort(key=batch_order)
         batch = Batch.of(rows, self._limits.page_size)
-        if self._graphs is not None:
-            output = self._graphs.run(batch)
+        if self.graphs is not None:
+            output = self.graphs.run(batch) if captured else None
             self.graphed = output is not None
             if output is not None:
-                return _outcome(batch, output.measured, output.logits, output.hidden, batch.wanted)
-        ids, places = self._begin(batch)
+                return _outcome(batch, output.measured, output.logits, output.hidden, output.index)
+        ids, positions = self._begin(batch)
         if not batch.asked:
-            module, inputs = self._model(ids)
-            module.base_model(**inputs, position_ids=places, use_cache=False)
+            self._model.hidden(ids, positions)
             if self._loaded.device.type == "cuda":
                 # No result makes the host wait: steps would pile up, and whoever comes would wait for all of them.
                 torch.cuda.current_stream(self._loaded.device).synchronize()
@@ -106,9 +107,16 @@ class Runner:
         wanted: int | Tensor = 0  # all
         if len(batch.wanted) < batch.num_tokens:
             wanted = torch.tensor(batch.wanted).to(self._loaded.device, non_blocking=True)
-        logits, hidden = self._forward(ids, places, wanted)
+        logits, hidden = self._model.logits(ids, positions, wanted)
         measured = measure_on_host(logits) if logits.device.type == "cpu" else unpack(measure(logits), logits.shape[-1])
         return _outcome(batch, measured, logits, hidden, range(len(batch.asked)))
+
+    def warm_up(self) -> None:
+        """Runs an uncaptured step of one token in the calling thread, on the page that nobody reads.
+
+        torch keeps some things by thread: on CUDA a handle of cuBLAS and its workspace, on a CPU a team of threads.
+        """
+        self.run([self._trial_row()], captured=False)
 
     def wipe(self, pages: Sequence[int]) -> None:
         """Zeroes pages in which a forward left infinities or NaN."""
@@ -123,29 +131,12 @@ class Runner:
         """Returns ids and positions, int64 [1, tokens], and tells the attention the rest."""
         # One tensor for three lists, so that one copy brings them to the device.
         numbers = torch.tensor((batch.ids, batch.positions, batch.slots)).to(self._loaded.device, non_blocking=True)
-        self._slots = numbers[2]
-        self._attention.begin(batch, self._slots)
+        self._attention.begin(batch, numbers[2])
+        self._model.begin(numbers[2])
         return numbers[0:1], numbers[1:2]
 
-    def _model(self, ids: Tensor) -> tuple[Any, dict[str, Tensor]]:
-        """Returns the module that computes the batch, and its inputs besides the positions."""
-        return self._loaded.module, {"input_ids": ids}
-
-    def _forward(self, ids: Tensor, positions: Tensor, logits_to_keep: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Returns logits [kept, vocab_size] and hidden states [kept, hidden_size]; takes int64 [1, tokens] twice."""
-        module, inputs = self._model(ids)
-        logits = module(**inputs, position_ids=positions, use_cache=False, logits_to_keep=logits_to_keep).logits[0]
-        assert self._hidden is not None
-        # An LM head may have more rows than the vocabulary, to fill its shape up. No token stands for these rows: they
-        # are cut off here, before anything is measured or chosen.
-        #
-        #   LM head  0 ................ vocab_size ........ num_logits
-        #            real tokens        padding, not looked at
-        return logits[:, : self._limits.vocab_size], self._hidden
-
-    def _capture_hidden(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Keeps the LM head's input: the last hidden states of just the rows asked for."""
-        self._hidden = inputs[0][0]
+    def _make_model(self) -> Model:
+        return Model(self._loaded, self._limits.vocab_size)
 
     @torch.inference_mode()
     def _try(self, attention: AttentionBackend) -> None:
@@ -153,17 +144,23 @@ class Runner:
         self._attention = attention
         use_attention(self._loaded.module, attention.forward)
         for count in (1, min(self._limits.page_size, self._limits.context_length)):
-            session = Session("trial")
-            session.tokens.extend([0] * count)
-            session.pages.append(self._limits.num_pages)
-            run = Run(0, RunRequest("trial", 0, [0] * count, returns=Returns()), session)
-            batch = Batch.of([Row(run, 0, count, is_last=True)], self._limits.page_size)
-            measure(self._forward(*self._begin(batch))[0]).tolist()
+            batch = Batch.of([self._trial_row(count)], self._limits.page_size)
+            measure(self._model.logits(*self._begin(batch))[0]).tolist()
+
+    def _trial_row(self, count: int = 1) -> Row:
+        session = Session("trial")
+        session.tokens.extend([0] * count)
+        session.pages.append(self._limits.num_pages)
+        run = Run(0, RunRequest("trial", 0, [0] * count, returns=Returns()), session)
+        return Row(run, 0, count, is_last=True)
+
+    def _wants_graphs(self) -> bool:
+        return self._limits.graphs == "on" or (self._limits.graphs == "auto" and self._loaded.device.type == "cuda")
 
     @torch.inference_mode()
     def _make_graphs(self, on_progress: OnProgress) -> Graphs | None:
         attention, device = self._attention, self._loaded.device
-        if self._limits.graphs == "off" or (self._limits.graphs == "auto" and device.type != "cuda"):
+        if not self._wants_graphs():
             return None
         if not isinstance(attention, BlockTableAttention):
             if self._limits.graphs == "on":
@@ -172,14 +169,17 @@ class Runner:
                 )
             return None
         # On a CPU a graph is its function, run again: padded as on a device, without the gain.
-        capture = cuda_capture(torch.cuda.graph_pool_handle()) if device.type == "cuda" else repeat
+        capture = CudaCapture(device) if device.type == "cuda" else Repeat()
 
-        def make(num_tokens: int, max_queries: int) -> Graph:
-            return Graph(num_tokens, max_queries, attention, self._forward, capture, self._limits, device)
+        def make(shape: Shape) -> Graph:
+            return Graph(shape, attention, self._model, capture, self._limits, device)
 
         try:
-            return Graphs(make, on_progress)
+            return Graphs(make, self._limits, device, on_progress)
         except Exception as error:  # whatever a model does that a graph cannot hold, or a device has no room for
+            if self._limits.graphs == "auto":
+                self._why_no_graphs = f" without graphs, as its steps cannot be captured here: {error}"
+                return None
             raise UnsupportedModel(
                 f"{type(self._loaded.module).__name__}: its steps cannot be captured here: {error}; "
                 "start with --graphs off"

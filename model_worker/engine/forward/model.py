@@ -1,0 +1,53 @@
+"""Calls the transformers model as it is: token ids to logits, and to the hidden states before the LM head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model_worker.engine.forward.loader import LoadedModel
+
+
+class Model:
+    """The forward of a loaded model. It holds no KV cache and no graph, so their functions may hold it."""
+
+    def __init__(self, loaded: LoadedModel, vocab_size: int) -> None:
+        self._module = loaded.module
+        self._vocab_size = vocab_size
+        # The LM head's input: the last hidden states of just the rows asked for. The hook holds the list and not this
+        # object: the module, which holds the hook, would else be its own owner, and never be freed at once.
+        seen = self._seen = [torch.empty(0)]
+
+        def see(_: object, inputs: tuple[Tensor, ...]) -> None:
+            seen[0] = inputs[0][0]
+
+        loaded.module.get_output_embeddings().register_forward_pre_hook(see)
+
+    def begin(self, slots: Tensor) -> None:
+        """Is told the slots of the next batch's tokens, int64 [tokens], before an uncaptured forward."""
+
+    def logits(self, ids: Tensor, positions: Tensor, keep: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Returns logits [kept, vocab_size] and hidden states [kept, hidden_size]; takes int64 [1, tokens] twice.
+
+        `keep`, int64 [kept], says after which tokens; 0: after all.
+        """
+        module, inputs = self._part(ids)
+        logits = module(**inputs, position_ids=positions, use_cache=False, logits_to_keep=keep).logits[0]
+        # An LM head may have more rows than the vocabulary, to fill its shape up. No token stands for these rows: they
+        # are cut off here, before anything is measured or chosen.
+        #
+        #   LM head  0 ................ vocab_size ........ num_logits
+        #            real tokens        padding, not looked at
+        return logits[:, : self._vocab_size], self._seen[0]
+
+    def hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Returns the last hidden states, [tokens, hidden_size], without the LM head: all that catch-up needs."""
+        module, inputs = self._part(ids)
+        states: Tensor = module.base_model(**inputs, position_ids=positions, use_cache=False)[0][0]
+        return states
+
+    def _part(self, ids: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        """Returns the module that computes, and its inputs besides the positions."""
+        return self._module, {"input_ids": ids}
