@@ -24,7 +24,7 @@ PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check
 PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 TESTS := -m "not gpu and not soak" $(PARALLEL)
 # What an environment has, but for ourselves, and for torch and what comes with its build.
-FREEZE = $(1)/bin/python -m pip --disable-pip-version-check freeze --exclude-editable | grep -viE '^(torch|triton|nvidia|cuda|rstitch)'
+FREEZE = $(1)/bin/python -m pip --disable-pip-version-check freeze --exclude-editable | grep -viE '^(torch|nvidia|cuda|rstitch)'
 # Writes the stubs under a folder.
 PROTOC = $(PROTO_VENV)/bin/python -W ignore -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) \
 	--grpc_python_out=$(1) $(PROTO_FILES)

@@ -61,6 +61,7 @@ def build(
         batch_invariant=settings.batch_invariant,
         compile=settings.compile,
         prefix_cache=_prefix_cache(settings, device),
+        fused=settings.fused,
     )
     if limits.compile == "on" and shared is None:
         _log.info("compiling steps unless that was done before: a minute, for large models several")

@@ -174,6 +174,7 @@ def _info(
         version=__version__,
         step_costs=messages.step_costs(engine.costs),
         batch_invariant=engine.limits.batch_invariant,
+        path=engine.path,
     )
 
 

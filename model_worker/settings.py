@@ -71,6 +71,10 @@ class WorkerSettings(BaseSettings):
             description="Sessions that begin alike compute it once, then share pages or copy them; auto: copy on a CPU."
         ),
     ] = "auto"
+    fused: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="Fused kernels of norms, rotary embeddings and MLPs; auto: on CUDA where they are exact."),
+    ] = "auto"
     max_batch_tokens: Annotated[int, Field(ge=1, description="Most tokens of one forward.")] = 512
     measure_ms: Annotated[
         int, Field(ge=0, description="Time to measure at the start what a step costs, in ms; 0: do not.")

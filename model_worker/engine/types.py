@@ -223,6 +223,9 @@ class Limits:
     batch_invariant: bool = False  # a token's distribution has the same bits alone and in any batch
     # Reading in place wants the pages of a session side by side: "copy". Block tables do not care: "share".
     prefix_cache: PrefixCache = "off"
+    # Fused kernels for norms, rotary embeddings and gated MLPs, where they give what the model's own code gives;
+    # "auto": on CUDA where attention goes through block tables.
+    fused: Literal["auto", "on", "off"] = "auto"
 
 
 @dataclass(slots=True)

@@ -137,9 +137,16 @@ def test_a_product_that_is_no_linear_layer_is_refused_by_name() -> None:
         make_engine_of(model, batch_invariant=True)
 
 
-def test_attention_that_cannot_be_invariant_is_refused() -> None:
-    with pytest.raises(UnsupportedModel, match="leave --attention at auto"):
-        make_invariant_engine("llama", torch.bfloat16, attention="varlen")
+@pytest.mark.parametrize("name", ["varlen", "native"])
+def test_attention_that_cannot_be_invariant_is_refused(name: str) -> None:
+    with pytest.raises(UnsupportedModel, match=f"{name} attention is not batch-invariant; leave --attention at auto"):
+        make_invariant_engine("llama", torch.bfloat16, attention=name)
+
+
+@pytest.mark.parametrize("name", ["compile", "fused"])
+def test_steps_that_sum_in_an_order_of_their_own_are_refused(name: str) -> None:
+    with pytest.raises(UnsupportedModel, match=f"--{name} on is not batch-invariant; leave it at auto"):
+        make_invariant_engine("llama", torch.bfloat16, **{name: "on"})
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma"])

@@ -76,8 +76,10 @@ def _compile(kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any], c
     for parameter in kernel.params:
         place, value = (parameter.num,), values[parameter.name]
         is_tensor = isinstance(value, torch.Tensor)
-        if parameter.is_constexpr or value is None or (
-            not is_tensor and value == 1 and not parameter.do_not_specialize
+        if (
+            parameter.is_constexpr
+            or value is None
+            or (not is_tensor and value == 1 and not parameter.do_not_specialize)
         ):
             signature[parameter.name], constants[place] = "constexpr", value
             continue

@@ -68,8 +68,8 @@ def choose_attention(cache: KvCache, limits: Limits, attempt: Callable[[Attentio
 def _invariant(cache: KvCache, limits: Limits, attempt: Callable[[AttentionBackend], None]) -> AttentionBackend:
     """Returns the backend in which a row's sums have one order whatever the batch; torch's kernel promises none."""
     wish = limits.attention
-    if wish == "varlen":
-        raise UnsupportedModel("varlen attention is not batch-invariant; leave --attention at auto")
+    if wish in ("varlen", "native"):
+        raise UnsupportedModel(f"{wish} attention is not batch-invariant; leave --attention at auto")
     if wish in ("in-place", "gather") or (wish == "auto" and cache.device.type != "cuda"):
         return InvariantAttention(cache, in_place=wish != "gather")
     try:

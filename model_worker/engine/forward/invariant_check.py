@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.bookkeeping.scheduler import Row, Run
-from model_worker.engine.bookkeeping.session import Session, SessionTable
+from model_worker.engine.bookkeeping.session import Session
+from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.runner import Runner
 from model_worker.engine.types import Limits, Returns, RunRequest

@@ -20,6 +20,7 @@ from transformers.utils.import_utils import is_accelerate_available
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.dispatch import probed
 from model_worker.engine.forward.kv_cache import LayerShape
+from model_worker.engine.forward.replaced import restore_forwards
 
 # Keywords that layers pass and that do not change the result of causal attention at inference.
 _HARMLESS = {
@@ -118,6 +119,7 @@ def check_source(model: str) -> str:
 def adopt(module: Any, context_length: int = 0) -> LoadedModel:
     """Examines a transformers causal LM that is in memory. Raises UnsupportedModel as `load` does."""
     module.eval()
+    restore_forwards(module)  # of an engine that had the model before
     config = module.config
     name = type(module).__name__
     limit = getattr(config, "max_position_embeddings", None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.capture import CudaCapture, Repeat
 from model_worker.engine.forward.compiled import Step, compiled_step
 from model_worker.engine.forward.dispatch import use_attention
+from model_worker.engine.forward.fusing_choice import fuse_here
 from model_worker.engine.forward.graph_shapes import Shape
 from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress
 from model_worker.engine.forward.invariant import at_least_two, make_invariant
@@ -62,6 +63,8 @@ class Runner:
     """
 
     def __init__(self, loaded: LoadedModel, limits: Limits, on_progress: OnProgress = lambda done, of: None) -> None:
+        if limits.batch_invariant:
+            limits = _without_other_sums(limits)
         self._loaded = loaded
         self._limits = limits
         self._use_device()
@@ -74,6 +77,7 @@ class Runner:
         choice = choose_attention(self._cache, limits, self._try)
         self._attention, self._why = choice.attention, choice.why
         use_attention(loaded.module, self._attention.forward)
+        self._fused = fuse_here(loaded.module, self._attention, limits.fused)
         self._why_no_graphs = ""  # likewise of a capture
         self.graphs = self._make_graphs(on_progress)
         self._compiling = ""  # what `path` says of it
@@ -82,9 +86,10 @@ class Runner:
 
     @property
     def path(self) -> str:
-        """Says how steps run: how the cache is read, whether there are graphs or compiled code, and why not."""
+        """Says how steps run (how the cache is read, graphs, fused kernels, compiled code), and why not otherwise."""
         graphs = " with graphs" if self.graphs is not None else self._why_no_graphs
-        return f"{self._attention.name}{graphs}{self._compiling}{f', as {self._why}' if self._why else ''}"
+        fused = f", fused: {self._fused}" if self._fused else ""
+        return f"{self._attention.name}{graphs}{fused}{self._compiling}{f', as {self._why}' if self._why else ''}"
 
     @torch.inference_mode()
     def run(self, rows: list[Row], *, captured: bool = True) -> Outcome | None:
@@ -235,6 +240,14 @@ class Runner:
                 seconds.append(time.perf_counter() - begin)
             total += min(seconds)
         return total
+
+
+def _without_other_sums(limits: Limits) -> Limits:
+    """Leaves out what sums in an order of its own. Raises UnsupportedModel if that was asked for by name."""
+    for name, value in (("fused", limits.fused), ("compile", limits.compile)):
+        if value == "on":
+            raise UnsupportedModel(f"--{name} on is not batch-invariant; leave it at auto, or start without that")
+    return replace(limits, fused="off", compile="off")
 
 
 def _outcome(batch: Batch, measured: Choices, logits: Tensor, hidden: Tensor, index: Sequence[int]) -> Outcome:

@@ -20,7 +20,7 @@ _BLOCK, _STEPS = 2048, 2
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def part_kernel(  # type: ignore[no-untyped-def]
+def _part_kernel(  # type: ignore[no-untyped-def]
     logits, parts, row_stride, WIDTH: tl.constexpr, VOCAB: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr
 ):
     row, part = tl.program_id(0), tl.program_id(1)
@@ -56,7 +56,7 @@ def part_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
-def whole_kernel(parts, results, num_rows, COUNT: tl.constexpr, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]
+def _whole_kernel(parts, results, num_rows, COUNT: tl.constexpr, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0)
     p = tl.arange(0, PADDED)
     at = parts + (row * COUNT + p) * 4
@@ -88,10 +88,8 @@ def measure_fused(logits: Tensor) -> Tensor:
     count = -(-vocab_size // (_BLOCK * _STEPS))
     parts = torch.empty(num_rows, count, 4, dtype=torch.float32, device=logits.device)
     results = torch.empty(3, num_rows, dtype=torch.float32, device=logits.device)
-    part_kernel[(num_rows, count)](
+    _part_kernel[(num_rows, count)](
         logits, parts, stride, WIDTH=width, VOCAB=vocab_size, BLOCK=_BLOCK, STEPS=_STEPS, num_warps=4
     )
-    whole_kernel[(num_rows,)](
-        parts, results, num_rows, COUNT=count, PADDED=triton.next_power_of_2(count), num_warps=1
-    )
+    _whole_kernel[(num_rows,)](parts, results, num_rows, COUNT=count, PADDED=triton.next_power_of_2(count), num_warps=1)
     return results

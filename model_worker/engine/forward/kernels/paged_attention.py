@@ -36,7 +36,7 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
     do_not_specialize=["num_rows", "pages_row", "window", "keys_per_split"],
     do_not_specialize_on_alignment=["ends", "lengths", "pages"],
 )
-def attend_kernel(  # type: ignore[no-untyped-def]
+def _attend_kernel(  # type: ignore[no-untyped-def]
     q, keys, values, out, parts, sums, sinks, ends, lengths, pages,
     scale, softcap, window, keys_per_split, num_rows,
     q_token, q_head, key_slot, key_head, value_slot, value_head, out_token, out_head, pages_row,
@@ -83,15 +83,13 @@ def attend_kernel(  # type: ignore[no-untyped-def]
         is_query = (m < QUERIES * GROUP) & (query < count)
         d_k, d_v = tl.arange(0, KEY_PAD), tl.arange(0, VALUE_PAD)
         at_query = (begin + query).to(tl.int64) * q_token + head * q_head
-        x = tl.load(
-            q + at_query[:, None] + d_k[None, :], mask=is_query[:, None] & (d_k < KEY_DIM)[None, :], other=0.0
-        )
+        x = tl.load(q + at_query[:, None] + d_k[None, :], mask=is_query[:, None] & (d_k < KEY_DIM)[None, :], other=0.0)
         if WIDEN:
             x = x.to(tl.float32)
 
         largest = tl.full([BLOCK_M], -float("inf"), tl.float32)  # of the scores, in units of log 2, as they all are
         total = tl.zeros([BLOCK_M], tl.float32)
-        if SINKS:
+        if SINKS:  # noqa: SIM102 - the compiler decides this one
             if split == 0:
                 largest = tl.load(sinks + head, mask=is_query, other=0.0).to(tl.float32) * _LOG2_E
                 total += 1.0
@@ -156,7 +154,7 @@ def attend_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def join_kernel(  # type: ignore[no-untyped-def]
+def _join_kernel(  # type: ignore[no-untyped-def]
     parts, sums, out, out_token, out_head,
     VALUE_DIM: tl.constexpr, VALUE_PAD: tl.constexpr, SPLITS: tl.constexpr, JOINED: tl.constexpr,
 ):  # fmt: skip
@@ -230,7 +228,7 @@ def paged_attention(
         parts = torch.empty(num_tokens, num_heads, tiles.splits, value_dim, dtype=torch.float32, device=query.device)
         sums = torch.empty(num_tokens, num_heads, tiles.splits, 2, dtype=torch.float32, device=query.device)
     value_pad = max(16, triton.next_power_of_2(value_dim))
-    attend_kernel[(tiles.num_blocks, num_kv_heads, tiles.splits)](
+    _attend_kernel[(tiles.num_blocks, num_kv_heads, tiles.splits)](
         query, keys, values, out, parts, sums, out if sinks is None else sinks,
         tables.ends, tables.lengths, tables.pages,
         key_dim**-0.5 if scale is None else scale, softcap or 0.0, window or 0, keys_per_split or 0,
@@ -247,7 +245,7 @@ def paged_attention(
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     if tiles.splits > 1:
-        join_kernel[(num_tokens, num_heads)](
+        _join_kernel[(num_tokens, num_heads)](
             parts, sums, out, out.stride(0), out.stride(1),
             VALUE_DIM=value_dim, VALUE_PAD=value_pad, SPLITS=tiles.splits, JOINED=_JOINED, num_warps=2,
         )  # fmt: skip
