@@ -36,14 +36,16 @@ def with_a_wrong_scale(self: PagedAttention, module: Any, *args: Any, scaling: f
     return _right(self, module, *args, scaling=1.1 * scaling, **kwargs)
 
 
-def serve(architecture: str, dtype: torch.dtype) -> Engine:
-    return Engine(adopt(make_model(CONFIGS[architecture], 0).to(dtype)), Limits(VOCAB_SIZE, CONTEXT_LENGTH, 64))
+def serve(architecture: str, dtype: torch.dtype, attention: Any) -> Engine:
+    limits = Limits(VOCAB_SIZE, CONTEXT_LENGTH, 64, attention=attention)
+    return Engine(adopt(make_model(CONFIGS[architecture], 0).to(dtype)), limits)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_rounding_is_no_reason_to_refuse(architecture: str, dtype: torch.dtype) -> None:
-    assert serve(architecture, dtype).path == "in-place"
+@pytest.mark.parametrize("attention", ["in-place", "auto"])
+def test_rounding_is_no_reason_to_refuse(architecture: str, attention: str, dtype: torch.dtype) -> None:
+    serve(architecture, dtype, attention)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -54,7 +56,7 @@ def test_wrong_attention_is_refused(
 ) -> None:
     monkeypatch.setattr(PagedAttention, "forward", wrong)
     with pytest.raises(UnsupportedModel, match=r"differ from the model's own by .*, more than"):
-        serve(architecture, dtype)
+        serve(architecture, dtype, "in-place")
 
 
 def test_captured_and_uncaptured_steps_are_both_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.engine import Engine
-from model_worker.engine.forward import graphs as captured
+from model_worker.engine.forward import graph_shapes
 from model_worker.engine.forward.attention_tables import Tables
 from model_worker.engine.forward.attention_triton import TritonAttention
 from model_worker.engine.forward.kv_cache import KvCache
@@ -39,8 +39,8 @@ def test_decoding_equals_transformers_generate(
     architecture: str, graphs: Any, fused: Any, page_size: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if device.type == "cpu":  # few shapes: each is run once where it would be captured
-        monkeypatch.setattr(captured, "DECODE_SIZES", (4,))
-        monkeypatch.setattr(captured, "EXTEND_SIZES", (8,))
+        monkeypatch.setattr(graph_shapes, "DECODE_SIZES", (4,))
+        monkeypatch.setattr(graph_shapes, "EXTEND_SIZES", (8,))
     model = make_model(CONFIGS[architecture], 0).to(torch.float32)
     limits = Limits(
         VOCAB_SIZE, CONTEXT, num_pages=256 // page_size * 3, page_size=page_size, max_batch_tokens=8,
