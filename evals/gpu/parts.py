@@ -42,14 +42,16 @@ DRY = Sizes("tiny-8m", ("tiny-50m",), "1,4", "64", 24, 4)
 
 
 def parts(device: str, sizes: Sizes, folder: Path) -> list[Part]:
-    """Makes the list for a device such as cuda:0; on a CPU every part runs too, with kernels that a CPU has."""
+    """Makes the list for a device such as cuda:0; on a CPU every part runs too, Triton's kernels in its interpreter."""
     models = [argument for name in (sizes.slm, *sizes.llms) for argument in ("--model", name)]
     # Large models take their time to draw and to capture.
     more = len(sizes.llms)
+    interpreted = {} if device.startswith("cuda") else {"TRITON_INTERPRET": "1"}
     # fmt: off
     return [
         Part("kernels", "each kernel beside float64, and beside the time that its memory takes", 90,
-             _python("evals.gpu.kernels", "--device", device, "--json", folder / "kernels.json"), "kernels.json"),
+             _python("evals.gpu.kernels", "--device", device, "--json", folder / "kernels.json"), "kernels.json",
+             interpreted),
         Part("anatomy", "what a decode step is made of", 60,
              _python("evals.gpu.anatomy", "--device", device, "--shape", sizes.slm, "--json", folder / "anatomy.json"),
              "anatomy.json"),
