@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import structlog
 import torch
@@ -69,7 +68,7 @@ def build(
         engine = (
             Engine(loaded, limits, lambda done, of: _log.debug("capturing steps", done=done, of=of))
             if shared is None
-            else SharedEngine(loaded, shared, replace(limits, graphs="off", compile="off"))
+            else SharedEngine(loaded, shared, limits)
         )
         sizes = {"page_size": page_size, "num_pages": num_pages, "prefix_cache": limits.prefix_cache}
         _log.info("engine made", steps=engine.path, **sizes, **engine.captured)
@@ -88,11 +87,10 @@ def default_page_size(device: torch.device) -> int:
 
 
 def _prefix_cache(settings: WorkerSettings, device: torch.device) -> PrefixCache:
-    """Returns how sessions have pages in common; attention that reads in place wants each to have its own in a row."""
+    """Returns how sessions have pages in common; on a CPU prompts are read in place, from pages that lie in a row."""
     if settings.prefix_cache != "auto":
         return settings.prefix_cache
-    in_place = settings.attention == "in-place" or (settings.attention == "auto" and device.type == "cpu")
-    return "copy" if in_place else "share"
+    return "copy" if device.type == "cpu" else "share"
 
 
 def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int, more_bytes_per_token: int) -> int:

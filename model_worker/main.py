@@ -197,10 +197,11 @@ def _turns(role: Role, settings: WorkerSettings) -> DeviceTurns | None:
 
 
 def _cores(role: Role, settings: WorkerSettings, loaded: LoadedModel) -> SpareCores | None:
-    """Returns what finds spare cores, None where there are none or they would not pay."""
+    """Returns what finds spare cores, None where there are none, they would not pay, or sums must have one order."""
     share, everything = settings.threads or torch.get_num_threads(), len(os.sched_getaffinity(0))
     num_bytes = sum(parameter.nbytes for parameter in loaded.module.parameters())
-    if not settings.share_cores or everything <= share or settings.device != "cpu" or num_bytes < _LARGE_BYTES:
+    is_wanted = settings.share_cores and settings.device == "cpu" and not settings.batch_invariant
+    if not is_wanted or everything <= share or num_bytes < _LARGE_BYTES:
         return None
     with _shared_file("--share-cores"):
         return SpareCores(Path(settings.share_cores), _side(role), share, everything, torch.set_num_threads)

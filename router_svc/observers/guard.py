@@ -110,6 +110,10 @@ class LookRules:
     last_rest: int = 6
 
 
+# A bucket reaches half an octave to each side of its power of two; once in it, the load may go so far from that.
+_HELD_OCTAVES = 0.75
+
+
 def bucket_of(load: float) -> int:
     """The bucket of a load; loads of 1, 2, 3-5, 6-11, 12-22 and 23 or more answers are alike.
 
@@ -170,7 +174,7 @@ class Guard:
 
     def choose(self, load: int) -> Choice:
         """What a new answer should be, one of `load`. Call it once per answer that the guard may choose for."""
-        bucket = bucket_of(load)
+        bucket = self._bucket = self._bucket_at(load)
         at = self._loads[bucket]
         if at.looking and at.begun >= 2 * load + self._rules.max_begun:
             self._end_comparison(at, self._compared(at))
@@ -198,17 +202,26 @@ class Guard:
         self._lengths[kind].add(self._now, answer.num_tokens)
         if answer.purity < self._rules.min_purity:
             return
-        at = self._loads[bucket_of(answer.load)]
+        at = self._loads[self._bucket_at(answer.load)]
         at.times[kind].append(math.log(max(1, answer.time_us) / answer.num_tokens))
         at.nums[kind] += 1
         self._judge(at)
 
     def state(self, load: float) -> GuardState:
-        return self._state(bucket_of(load))
+        return self._state(self._bucket_at(load))
 
     def states(self) -> dict[str, GuardState]:
         """What is known at each load at which answers were seen, by the load's name."""
         return {bucket_name(bucket): self._state(bucket) for bucket, at in enumerate(self._loads) if any(at.nums)}
+
+    def _bucket_at(self, load: float) -> int:
+        """The bucket of a load, which is the present one until the load has left it for good.
+
+        With 6 answers at a time, now 5 and now 6 run: were these two buckets, each look would have answers of the
+        favoured kind beside it, begun in the other.
+        """
+        is_near = abs(math.log2(max(load, 1)) - self._bucket) <= _HELD_OCTAVES
+        return self._bucket if is_near else bucket_of(load)
 
     def _state(self, bucket: int) -> GuardState:
         at = self._loads[bucket]
@@ -231,6 +244,7 @@ class Guard:
     def _forget(self) -> None:
         # One more for each answer: the only clock there is, so that an idle router forgets nothing.
         self._now = 0
+        self._bucket = 0  # of the last answer begun
         self._lengths = DecayingSample(_HALF_LIFE), DecayingSample(_HALF_LIFE)
         self._loads = [_AtLoad() for _ in range(_NUM_BUCKETS)]
 

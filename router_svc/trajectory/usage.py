@@ -68,8 +68,9 @@ class Usage:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Usage:
-        """Reads what `as_dict` made; what an older router did not count stays 0."""
-        return cls(**{**fields, "breakdown": TimeBreakdown(**fields.get("breakdown", {}))})
+        """Reads what `as_dict` made; an older router's lacks counts, which stay 0, a newer one's has more."""
+        known = _known(cls, fields)
+        return cls(**{**known, "breakdown": TimeBreakdown(**_known(TimeBreakdown, fields.get("breakdown", {})))})
 
     def copy(self) -> Usage:
         made = Usage(*_USAGE(self))
@@ -80,3 +81,7 @@ class Usage:
 # Each chunk is added with a copy: `copy.copy` takes four times as long as to read all fields in one call.
 _USAGE = attrgetter(*Usage.__slots__)
 _BREAKDOWN = attrgetter(*TimeBreakdown.__slots__)
+
+
+def _known(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name in kind.__dataclass_fields__}  # type: ignore[attr-defined]

@@ -57,8 +57,13 @@ def test_one_side_alone_says_nothing(answer: Observation) -> None:
 def test_it_speaks_for_the_load_that_it_has_seen_and_for_no_other() -> None:
     guard = losing(Guard())
     assert not is_routed(guard.choose(11))
-    assert is_routed(guard.choose(5))
-    assert is_routed(guard.choose(12))
+    assert is_routed(guard.choose(4))
+    assert is_routed(guard.choose(16))
+
+
+def test_a_load_at_the_edge_of_two_is_that_of_before() -> None:
+    guard = losing(Guard())
+    assert [is_routed(guard.choose(load)) for load in (8, 5, 13, 14, 13, 8)] == [False, False, False, True, True, False]
 
 
 def test_loads_are_alike_around_powers_of_two() -> None:

@@ -5,6 +5,7 @@ Time is simulated and all chance is seeded.
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -92,6 +93,40 @@ class Loop:
 
 def run(pair: Pair, sessions: int, num: int, seed: int, sigma: float) -> list[tuple[Kind, bool]]:
     return list(Loop(seed, sigma).run(lambda _: pair, lambda _: sessions, num))
+
+
+def run_with_pauses(clients: int, pause: float, num: int, seed: int) -> list[tuple[Kind, bool]]:
+    """The same of clients that wait for `pause` of an answer's time before they ask again; routed takes twice as long.
+
+    So now one answer more runs, and now one less.
+    """
+    dice, guard, meter, begun = random.Random(seed), Guard(), LoadMeter(), list[tuple[Kind, bool]]()
+    queue: list[tuple[float, int, tuple[Kind, float] | None]] = [(dice.random(), name, None) for name in range(clients)]
+    heapq.heapify(queue)
+    while len(begun) < num:
+        now, name, running = heapq.heappop(queue)
+        if running is None:
+            choice = guard.choose(meter.num + 1)
+            meter.enter(str(name), now, choice.kind, chosen=True)
+            took = (2 if choice.kind is Kind.ROUTED else 1) * dice.uniform(0.9, 1.1)
+            begun.append((choice.kind, choice.is_look))
+            heapq.heappush(queue, (now + took, name, (choice.kind, took)))
+            continue
+        kind, took = running
+        beside = meter.leave(str(name), now)
+        guard.observe(Observation(kind is Kind.ROUTED, beside.load, int(took * 1e6), 40, beside.purity))
+        heapq.heappush(queue, (now + pause * took * dice.uniform(0.5, 1.5), name, None))
+    return begun
+
+
+# With long pauses the load itself wanders from one bucket to the next, and each has to be looked at.
+@pytest.mark.parametrize(("pause", "least"), [(0.01, 0.75), (0.1, 0.75), (0.2, 0.75), (0.5, 0.4)])
+@pytest.mark.parametrize("clients", [2, 3, 4, 6, 8, 12])
+def test_it_turns_at_the_edge_of_two_loads_too(clients: int, pause: float, least: float) -> None:
+    for seed in SEEDS:
+        answers = run_with_pauses(clients, pause, 600, seed)
+        assert share_llm_only(answers) > least, seed
+        assert sum(is_look for _, is_look in answers) < 0.15 * len(answers), seed
 
 
 def share_llm_only(answers: list[tuple[Kind, bool]]) -> float:

@@ -271,7 +271,7 @@ async def test_the_guard_neither_judges_nor_learns_from_it(stack: Stack, models:
     answer = await take(stub, asked(4))
     assert answer.finished.guard_reason == ""
     assert router.sessions.observer.guard_state().num_routed == 0
-    assert router.sessions.observer.choose_policy(Speculative(4), True, 1) == (Speculative(4), "")
+    assert router.sessions.observer.choose_policy(Speculative(4), True, 1, "s") == (Speculative(4), "")
 
 
 async def test_with_early_exit_it_is_the_llm_with_early_exit(stack: Stack, models: tuple[ToyModel, ToyModel]) -> None:

@@ -73,6 +73,11 @@ class PagePool:
         return self._num_spare
 
     @property
+    def num_unclean(self) -> int:
+        """Number of pages that nobody holds and that are to be zeroed first."""
+        return len(self._unclean)
+
+    @property
     def num_shared(self) -> int:
         """Number of pages that more than one session holds."""
         return sum(holders > 1 for holders in self._holders)

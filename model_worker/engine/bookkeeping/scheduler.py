@@ -228,6 +228,8 @@ class Scheduler:
             return True
         in_batch = {row.run.run_id for row in schedule.rows}
         while not self._table.reserve(run.session, until):
+            if self._table.has_unclean:
+                return False  # they are zeroed before the next step, and free then
             if run.is_background:
                 schedule.yielded.append(run)
                 self.remove(run)

@@ -17,7 +17,7 @@ class SessionTable:
     """
 
     # Who may write where. A page in a page table is either the session's own, or others hold it too or find it in the
-    # index; these two kinds look the same to a forward, which only reads below `num_computed`:
+    # index. A forward does not tell them apart: it only reads below `num_computed`:
     #
     #   tokens  0 ............... 16 ............... 32 .............. 48 ...... 55
     #   page    shared            offered            own                own
@@ -39,6 +39,11 @@ class SessionTable:
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self._sessions.values())
+
+    @property
+    def has_unclean(self) -> bool:
+        """Whether pages that nobody holds wait to be zeroed, and are free after that."""
+        return self._pool.num_unclean > 0
 
     def get(self, session_id: str) -> Session | None:
         return self._sessions.get(session_id)
@@ -96,6 +101,7 @@ class SessionTable:
             if not self._make_room(session, missing + 1):
                 return False
             self._copy(session, place, own)
+            session.contiguous = _contiguous(session.pages)
         elif own is not None and own in self._pool.prefixes:
             self._pool.prefixes.remove(own)
         if missing == 0:
@@ -178,11 +184,19 @@ class SessionTable:
     def poison(self, session: Session) -> None:
         """Forgets the session's KV, in which a forward left infinities or NaN: nobody will find its pages any more.
 
-        Whoever has some of them already finds out for himself: his own distributions are no more finite.
+        A session that has some of them, or copies, may go on until its own distributions are no more finite; its pages
+        are zeroed before another gets them.
         """
-        for digest in session.known_digests():
+        digests = session.known_digests()
+        for digest in digests:
             page = self._pool.prefixes.page_of(digest)
             if page is not None:
+                self._pool.taint(page)
+        for other in self:
+            # Chained digests: where one is equal, all before it are.
+            for page, digest, own in zip(other.pages, other.known_digests(), digests, strict=False):
+                if digest != own:
+                    break
                 self._pool.taint(page)
         for page in session.pages:
             self._pool.taint(page)
@@ -239,7 +253,6 @@ class SessionTable:
         else:
             self._pool.release([pages[place]], self._moment)
             pages[place] = fresh
-        session.contiguous = _contiguous(pages)
 
     def _make_room(self, session: Session, num_pages: int) -> bool:
         """Makes so many pages spare; returns whether it could.

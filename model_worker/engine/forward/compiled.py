@@ -11,11 +11,10 @@ It knows neither rows nor sessions. Which of two ways to run is faster is the ru
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -25,10 +24,12 @@ import transformers
 from torch import Tensor, nn
 
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward import model, sampling
 from model_worker.engine.forward.backend import AttentionBackend
+from model_worker.engine.forward.code_cache import cache_folder, is_kept, keep, make_folder
 from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.loader import LoadedModel
-from model_worker.engine.forward.native import cache_folder, processor
+from model_worker.engine.forward.native import processor
 from model_worker.engine.forward.sampling import Choices, measure, unpack
 
 _MOST_TOKENS = 1 << 20
@@ -38,16 +39,16 @@ _TRACED = 8  # tokens of the example; any number but 0 and 1 would do
 Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Choices]]
 
-# What the opaque operation calls. An operation is the process's own and an engine is not, so each step says it anew.
-_attention: AttentionBackend | None = None
+# What the opaque operation calls in the step that runs. An operation is the process's own, an engine is its thread's.
+_running = threading.local()
 _operations = torch.library.Library("rstitch", "DEF")
 _operations.define("attend(Tensor query, Tensor key, Tensor value, int layer, float? scaling) -> Tensor")
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
-    assert _attention is not None, "a step says whose attention it is"
+    attention: AttentionBackend = _running.attention  # which the step has put there
     module: Any = SimpleNamespace(layer_idx=layer)
-    return _attention.forward(module, query, key, value, None, scaling)[0]
+    return attention.forward(module, query, key, value, None, scaling)[0]
 
 
 def _shape_of(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
@@ -83,26 +84,28 @@ def compiled_step(
     Raises UnsupportedModel if it is not on disk and `cached_only`, or if the model cannot be compiled here.
     """
     body = _Body(loaded.module, forward)
-    file = cache_folder() / f"step-{_key(loaded, attention, vocab_size)}.pt2"
-    if not file.is_file():
-        if cached_only:
-            raise UnsupportedModel("no compiled step is kept for it; start once with --compile on")
+    try:
+        file = cache_folder() / f"step-{_key(loaded, attention, vocab_size)}.pt2"
+        found = is_kept(file)
+    except OSError as error:
+        raise UnsupportedModel(str(error)) from error
+    compiled = _loaded(file, body) if found else "no compiled step is kept for it; start once with --compile on"
+    if isinstance(compiled, str) and not cached_only:
         try:
             _compile(body, attention, loaded, file)
         except Exception as error:  # whatever a model does that cannot be traced, or a compiler says
             said = str(error).strip().splitlines() or [""]
             raise UnsupportedModel(f"{type(error).__name__}: {said[0]}") from error
-    try:
-        compiled = _load(file, body)
-    except Exception as error:  # a file of other releases, or cut short: next time it is made anew
-        with suppress(OSError):
-            file.unlink()
-        raise UnsupportedModel(f"{file}: {error}") from error
+        compiled = _loaded(file, body)
+    if isinstance(compiled, str):
+        raise UnsupportedModel(compiled)
 
     def step(ids: Tensor, positions: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Choices]:
-        global _attention
-        _attention = attention
-        logits, hidden, measured = compiled(ids, positions, wanted)
+        _running.attention = attention
+        try:
+            logits, hidden, measured = compiled(ids, positions, wanted)
+        finally:
+            del _running.attention
         return logits, hidden, unpack(measured, vocab_size)
 
     return step
@@ -111,7 +114,7 @@ def compiled_step(
 def _key(loaded: LoadedModel, attention: AttentionBackend, vocab_size: int) -> str:
     """Names all that the code depends on. The weights are not in it."""
     parts = (
-        Path(__file__).read_text(),
+        *(Path(str(source)).read_text() for source in (__file__, model.__file__, sampling.__file__)),
         torch.__version__,
         transformers.__version__,
         type(loaded.module).__name__,
@@ -139,7 +142,7 @@ def _compile(body: _Body, attention: AttentionBackend, loaded: LoadedModel, file
 
     tokens, wanted = (torch.export.Dim(name, min=1, max=_MOST_TOKENS) for name in ("tokens", "wanted"))
     numbers = torch.arange(_TRACED, device=loaded.device)
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(file)
     use_attention(body.module, attend)
     try:
         # Sizes of 0 and 1 are not told apart from others, so that one code serves them all.
@@ -160,18 +163,22 @@ def _compile(body: _Body, attention: AttentionBackend, loaded: LoadedModel, file
             made = Path(folder) / file.name
             options = {"aot_inductor.package_constants_in_so": False}
             aoti_compile_and_package(program, package_path=str(made), inductor_configs=options)
-            os.replace(made, file)
+            keep(made, file)
     finally:
         use_attention(body.module, attention.forward)
 
 
-def _load(file: Path, body: _Body) -> _Compiled:
+def _loaded(file: Path, body: _Body) -> _Compiled | str:
+    """Loads a kept step; returns why it cannot be, such as no room where torch unpacks it, or a file cut short."""
     from torch._inductor import aoti_load_package
 
-    with warnings.catch_warnings(action="ignore"):
-        compiled: Any = aoti_load_package(str(file))
-    held = dict(body.named_parameters(remove_duplicate=False)) | dict(body.named_buffers(remove_duplicate=False))
-    constants = {name: held[name] for name in compiled.get_constant_fqns()}
-    # "User managed": it reads the module's own tensors and copies nothing.
-    compiled.load_constants(constants, check_full_update=True, user_managed=True)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            compiled: Any = aoti_load_package(str(file))
+        held = dict(body.named_parameters(remove_duplicate=False)) | dict(body.named_buffers(remove_duplicate=False))
+        constants = {name: held[name] for name in compiled.get_constant_fqns()}
+        # "User managed": it reads the module's own tensors and copies nothing.
+        compiled.load_constants(constants, check_full_update=True, user_managed=True)
+    except Exception as error:  # noqa: BLE001 - torch raises whatever its loader meets; the caller tells it
+        return f"{file} cannot be loaded: {error}"
     return compiled  # type: ignore[no-any-return]

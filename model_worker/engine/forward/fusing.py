@@ -21,7 +21,7 @@ from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.fused_modules import FusedAttention, FusedMlp, linears, matching_norm, merged
 from model_worker.engine.forward.replaced import replace_forward
 
-_TOKENS = (1, 5, 2)
+_TOKENS = (1, 5, 2, 7)
 # Largest difference that rounding makes, relative to the largest entry.
 _TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
@@ -90,8 +90,11 @@ def _observe(module: Any) -> _Calls:
     use_attention(module, attend)
     with _hooked(module, calls), torch.no_grad():
         try:
-            ids = torch.tensor([_TOKENS], device=next(module.parameters()).device)
-            module(input_ids=ids, use_cache=False)
+            device = next(module.parameters()).device
+            # Far apart: some models scale queries by their position, from some position on.
+            most = getattr(module.config.get_text_config(), "max_position_embeddings", 1 << 15)
+            positions = torch.tensor([[0, 1, most // 3, most - 1]], device=device)
+            module(input_ids=torch.tensor([_TOKENS], device=device), position_ids=positions, use_cache=False)
         except Exception as error:  # whatever its code raises
             raise UnsupportedModel(f"{type(module).__name__}: its parts cannot be looked at: {error}") from error
     return calls
@@ -158,9 +161,23 @@ def _fused_mlp(part: nn.Module, given: Tensor, output: Any) -> FusedMlp | None:
     matrices = linears(part, ("gate_proj", "up_proj"))
     if matrices is None or linears(part, ("down_proj",)) is None or not isinstance(output, Tensor):
         return None
-    weights = merged(matrices)
-    candidates = (FusedMlp(part, weights, is_gelu) for is_gelu in (False, True))
-    return next((candidate for candidate in candidates if _equal(candidate.forward(given), output)), None)
+    is_gelu = _is_gelu(getattr(part, "act_fn", None), given.device)
+    if is_gelu is None:
+        return None
+    own = FusedMlp(part, merged(matrices), is_gelu)
+    return own if _equal(own.forward(given), output) else None
+
+
+def _is_gelu(activation: Any, device: torch.device) -> bool | None:
+    """Says which of the kernels' activations it is (GELU by tanh, else SiLU); None for neither.
+
+    In 16 bits the activations of a few tokens do not tell GELU from its approximations.
+    """
+    x = torch.linspace(-8, 8, 257, device=device)
+    for is_gelu, y in ((False, nn.functional.silu(x)), (True, nn.functional.gelu(x, approximate="tanh"))):
+        if callable(activation) and torch.allclose(activation(x), y, rtol=0, atol=1e-5):
+            return is_gelu
+    return None
 
 
 def _equal(ours: Tensor, own: Tensor) -> bool:

@@ -30,6 +30,7 @@ import transformers.activations
 from torch import Tensor, nn
 
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.replaced import is_replaced, replace_forward
 
 # Row counts of a matrix product that are tried. Padding costs at most a quarter of a product, and from 32 rows on a CPU
 # gains nothing by more.
@@ -51,7 +52,7 @@ def make_invariant(module: Any, context_length: int) -> None:
     _refuse_other_products(module, name)
     counts: dict[Any, tuple[int, ...]] = {}
     for path, part in module.named_modules():
-        if "forward" in part.__dict__:  # shared with a model that was made invariant before
+        if is_replaced(part):  # shared with a model that was made invariant before
             continue
         swapped: Forward | None = None
         if type(part) is nn.Linear:
@@ -63,7 +64,7 @@ def make_invariant(module: Any, context_length: int) -> None:
         elif not on_cpu and type(part).__name__.endswith("RMSNorm"):
             swapped = row_norm(part, f"{name}.{path}")
         if swapped is not None:
-            part.forward = swapped
+            replace_forward(part, swapped)
 
 
 def _refuse_other_products(module: Any, name: str) -> None:

@@ -16,6 +16,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from model_worker.engine.forward.code_cache import cache_folder, is_kept, keep, make_folder
+
 _FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp"),
     # Sums may be vectorized; unlike -ffast-math this keeps infinities and NaN what they are.
@@ -29,11 +31,6 @@ class BuildFailed(Exception):
     """There is no compiler here, or it does not build the source; the message says why."""
 
 
-def cache_folder() -> Path:
-    """Returns where built libraries are kept: `rstitch` in XDG_CACHE_HOME, which is ~/.cache if unset."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rstitch"
-
-
 @functools.cache
 def load_native(source: Path) -> ctypes.CDLL:
     """Returns the library of a C++ file. Raises BuildFailed if it cannot be built or loaded here."""
@@ -41,11 +38,16 @@ def load_native(source: Path) -> ctypes.CDLL:
     if compiler is None:
         raise BuildFailed(f"no C++ compiler ({', '.join(_COMPILERS)}); install one, or name it in CXX")
     try:
-        return ctypes.CDLL(str(_built(source, compiler)))
-    except OSError as error:  # a folder that cannot be written, a library of another system
+        library = _built(source, compiler)
+        try:
+            return ctypes.CDLL(str(library))
+        except OSError:  # of another system, or cut short
+            library.unlink()
+            return ctypes.CDLL(str(_built(source, compiler)))
+    except OSError as error:  # a folder that cannot be written, or that others can write to
         raise BuildFailed(f"{compiler}: {error}") from error
     except subprocess.SubprocessError as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        said = (getattr(error, "stderr", None) or "").strip().splitlines() or [str(error)]
         raise BuildFailed(f"{compiler}: {said[-1]}") from error
 
 
@@ -54,15 +56,14 @@ def _built(source: Path, compiler: str) -> Path:
     parts = (source.read_text(), *_FLAGS, compiler, version.stdout, processor())
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     library = cache_folder() / f"{source.stem}-{name}.so"
-    if library.is_file():
+    if is_kept(library):
         return library
-    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(library)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
         command = [compiler, *_FLAGS, "-o", str(made), str(source)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
-        # At once and whole: another worker may be building the same.
-        os.replace(made, library)
+        keep(made, library)
     return library
 
 

@@ -16,6 +16,11 @@ def replace_forward(part: nn.Module, forward: Callable[..., Any]) -> None:
     part.forward = forward
 
 
+def is_replaced(part: nn.Module) -> bool:
+    """Says whether the part does something else than its own forward."""
+    return _OWN in part.__dict__
+
+
 def restore_forwards(module: nn.Module) -> None:
     """Gives every part of the module its own forward back."""
     for part in module.modules():

@@ -35,12 +35,13 @@ class SlmTail(nn.Module):
         self.gate = nn.Linear(hidden_size, adapter_size, bias=False)
         self.up = nn.Linear(hidden_size, adapter_size, bias=False)
         self.down = nn.Linear(adapter_size, hidden_size, bias=False)
+        self.activation = nn.SiLU()
         self.norm = nn.RMSNorm(hidden_size, eps)
         nn.init.zeros_(self.down.weight)  # training begins from the norm alone
 
     def forward(self, hidden: Tensor) -> Tensor:
         x = self.input_norm(hidden)
-        adapted: Tensor = self.norm(hidden + self.down(nn.functional.silu(self.gate(x)) * self.up(x)))
+        adapted: Tensor = self.norm(hidden + self.down(self.activation(self.gate(x)) * self.up(x)))
         return adapted
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,7 +63,8 @@ class SharedRunner(Runner):
 
     def __init__(self, loaded: LoadedModel, shared: SharedModel, limits: Limits) -> None:
         self._shared = shared
-        super().__init__(loaded, limits)
+        # Which layers a step goes through, and where the hidden states below lie, is no part of a captured step.
+        super().__init__(loaded, replace(limits, graphs="off", compile="off"))
         for module in (shared.slm, shared.upper):
             if limits.batch_invariant:
                 make_invariant(module, limits.context_length)

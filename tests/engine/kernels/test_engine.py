@@ -22,18 +22,16 @@ PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 3, [50]]
 CONTEXT = 16  # tokens: the interpreter takes a millisecond for each program of a kernel
 
 
-# The one with most in it; each of the others takes twenty seconds in the interpreter.
-QUICK = {("qwen3", "on", "on")}
 PATHS = [
-    pytest.param(architecture, graphs, fused, 16 if graphs == "off" else 256, marks=() if quick else pytest.mark.soak)
+    (architecture, graphs, fused, 16 if graphs == "off" else 256)
     for architecture in ("llama", "qwen3", "gpt_neox", "gemma2")
     for graphs in ("off", "on")
     for fused in ("off", "on")
     if (architecture, fused) != ("gpt_neox", "on")  # no part of it can be
-    for quick in [(architecture, graphs, fused) in QUICK]
 ]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("architecture", "graphs", "fused", "page_size"), PATHS)
 def test_decoding_equals_transformers_generate(
     architecture: str, graphs: Any, fused: Any, page_size: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
@@ -102,6 +100,43 @@ def at_tables(model: Any, attention: TritonAttention, ids: Tensor) -> Tensor:
     with torch.inference_mode():
         logits: Tensor = model(input_ids=ids, position_ids=slots[None], use_cache=False).logits
     return logits
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu", "relu"])
+def test_another_activation_is_no_fused_one_in_16_bits_either(activation: str, device: torch.device) -> None:
+    from transformers.activations import ACT2FN
+
+    from model_worker.engine.forward.fusing import fuse
+
+    model = make_model(CONFIGS["gemma2"], 0).to(device, torch.bfloat16)
+    for layer in model.base_model.layers:
+        layer.mlp.act_fn = ACT2FN[activation]
+    loaded = adopt(model, 32)
+    attention = TritonAttention(KvCache(loaded.shapes, 2, 16, loaded.dtype, loaded.device), 32)
+    assert fuse(model, attention).mlps == 0
+
+
+def test_queries_that_are_scaled_by_their_position_are_left_alone(device: torch.device) -> None:
+    """As Ministral 3 does from some position on, far beyond the first few tokens."""
+    from model_worker.engine.forward.fusing import fuse
+
+    model = make_model(CONFIGS["llama"], 0).to(device, torch.float32)
+    first = model.base_model.layers[0].self_attn
+    projected = first.q_proj.forward
+
+    positions: list[Tensor] = []
+
+    def far_ones_larger(x: Tensor) -> Tensor:
+        return torch.where((positions[-1] >= 16)[..., None], 1.5, 1.0) * projected(x)
+
+    model.base_model.rotary_emb.register_forward_pre_hook(
+        lambda _, given, keywords: positions.append(given[1] if len(given) > 1 else keywords["position_ids"]),
+        with_kwargs=True,
+    )
+    first.q_proj.forward = far_ones_larger
+    loaded = adopt(model, 32)
+    attention = TritonAttention(KvCache(loaded.shapes, 2, 16, loaded.dtype, loaded.device), 32)
+    assert fuse(model, attention).attentions == 1
 
 
 def test_a_part_that_does_otherwise_keeps_its_forward(device: torch.device) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import torch
+
+_COMPILERS = ("gcc", "clang")  # as Triton looks for them
 
 
 def interprets() -> bool:
@@ -24,4 +29,6 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str:
         return f"Triton is not installed ({error})"
     if dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return f"the kernels compute in 16 or 32 bits, not in {str(dtype).removeprefix('torch.')}"
+    if device.type == "cuda" and not (os.environ.get("CC") or any(map(shutil.which, _COMPILERS))):
+        return f"Triton needs a C compiler ({' or '.join(_COMPILERS)}) to reach a GPU; install it or name it in CC"
     return ""
