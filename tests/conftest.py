@@ -32,12 +32,20 @@ def pytest_configure() -> None:
     ChildProcess.spawn = staticmethod(spawn_forked)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # Here, and not once all are collected: xdist reads the groups then, in a hook of its own that comes first.
+    laws = LAWS in item.path.parents
+    used = [name for name in STACKS if name in getattr(item, "fixturenames", ()) and (laws or name == "tiny_stack")]
+    item.add_marker(pytest.mark.xdist_group(used[0] if used else str(item.path.relative_to(LAWS.parent))))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        laws = LAWS in item.path.parents
-        used = [name for name in STACKS if name in getattr(item, "fixturenames", ()) and (laws or name == "tiny_stack")]
-        item.add_marker(pytest.mark.xdist_group(used[0] if used else str(item.path)))
     items.sort(key=lambda item: LAWS not in item.path.parents)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if getattr(session.config.option, "loadgroup", False) and session.items and "@" not in session.items[0].nodeid:
+        raise pytest.UsageError("pytest-xdist groups no tests: this release of pytest and that of xdist do not fit")
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,12 @@ It knows neither rows nor sessions. Which of two ways to run is faster is the ru
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -129,6 +131,20 @@ def _key(loaded: LoadedModel, attention: AttentionBackend, vocab_size: int) -> s
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
+@contextmanager
+def _inductors_folder(folder: str) -> Iterator[None]:
+    """Gives inductor a folder of its own: its usual one is all processes', and two that compile at once spoil it."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = folder
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
 def _compile(body: _Body, attention: AttentionBackend, loaded: LoadedModel, file: Path) -> None:
     # Imported here: a worker that compiles nothing need not wait for it.
     from torch._inductor import aoti_compile_and_package
@@ -153,6 +169,7 @@ def _compile(body: _Body, attention: AttentionBackend, loaded: LoadedModel, file
             shapes.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
             inductor.patch(compile_threads=1),
             tempfile.TemporaryDirectory(dir=file.parent) as folder,
+            _inductors_folder(folder),
         ):
             program = torch.export.export(
                 body,
