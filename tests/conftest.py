@@ -26,10 +26,13 @@ STACKS = ("bundled_stack", "kindred_stack", "stack", "tiny_stack")
 
 
 def pytest_configure() -> None:
-    from rstitch.local.processes import ChildProcess
+    from rstitch.local import processes
     from tests.support.forked import spawn_forked
 
-    ChildProcess.spawn = staticmethod(spawn_forked)
+    processes.ChildProcess.spawn = staticmethod(spawn_forked)
+    # A port that one process has drawn and not bound yet, or keeps for a part that is down, is not drawn by another.
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    processes.PORTS = processes.PORTS[number % 4 :: 4]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

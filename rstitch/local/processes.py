@@ -19,6 +19,8 @@ from typing import BinaryIO, ClassVar, Protocol
 from rstitch.local.reaper import Reaper
 
 _LOCALHOST = "127.0.0.1"
+# What `free_port` draws from. Processes that start many services at once, as tests do, each take a part of it.
+PORTS = range(16384, 32768)
 
 
 def free_port() -> int:
@@ -27,8 +29,8 @@ def free_port() -> int:
     It is below those that systems hand out by themselves (from 32768 on, or higher): a part may need seconds until it
     listens, and meanwhile no connection and no server with port 0 may be given it.
     """
-    draw = random.SystemRandom().randrange
-    return next(port for port in iter(lambda: draw(16384, 32768), None) if is_free(port))
+    draw = random.SystemRandom().choice
+    return next(port for port in iter(lambda: draw(PORTS), None) if is_free(port))
 
 
 def is_free(port: int) -> bool:
