@@ -37,7 +37,7 @@ _COLUMNS: Columns = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `bench drawing`."""
+    """Adds the flags that say how many rows are drawn, of what vocabulary, and how often."""
     # fmt: off
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     parser.add_argument("--threads", type=positive, default=default_threads(), help="CPU threads of torch")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures and prints."""
+    """Times both ways of drawing in turn, for each number of rows; returns the exit code."""
     torch.set_num_threads(options.threads)
     rows = [measure(name, count, options) for name in _SAMPLINGS for count in options.rows]
     console = Console()

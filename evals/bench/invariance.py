@@ -47,7 +47,7 @@ class _Answer:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `bench invariance`."""
+    """Adds the flags that say which model answers, in what dtype, and how many sessions at once."""
     parser.add_argument("--model", help="folder or hub id (default: the bundled LLM)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="default bfloat16")
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures and prints."""
+    """Counts answers that change in a batch and times decoding, with the flag and without; returns the exit code."""
     torch.set_num_threads(options.threads)
     transformers.logging.disable_progress_bar()
     console = Console()

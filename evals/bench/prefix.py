@@ -66,7 +66,7 @@ class Times:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `bench prefix`."""
+    """Adds the flags that say how long what is shared is, and which ways of sharing take part."""
     # fmt: off
     parser.add_argument("--model", type=shape_or_folder, default=str(ROOT / "models" / "tiny-llm"),
                         metavar="NAME_OR_DIR", help=f"{', '.join(SHAPES)} (random weights), or a model folder "
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures and prints."""
+    """Times each case with and without shared pages, in turn; returns the exit code."""
     console = Console()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)

@@ -38,7 +38,7 @@ _KERNELS_COLUMNS: Columns = {"kernel": "{name}", "us a step": "{us:.1f}", "a ste
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Times and profiles a decode step of one and of eight sessions; `--json` keeps what the page needs."""
     parser = argparse.ArgumentParser(prog="python -m evals.gpu.anatomy", description=__doc__)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--shape", default="qwen2.5-1.5b", choices=SHAPES)

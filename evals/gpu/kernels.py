@@ -44,7 +44,7 @@ _COLUMNS: Columns = {
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Compares every kernel with float64 and with the bandwidth; `--json` keeps what the page needs."""
     parser = argparse.ArgumentParser(prog="python -m evals.gpu.kernels", description=__doc__)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--json", type=Path)

@@ -196,7 +196,7 @@ class Guard:
         return Choice(kind, reason, at.looking)
 
     def observe(self, answer: Observation) -> None:
-        """Learns from an answer."""
+        """Takes in what an answer took, and turns or ends a look if that settles it."""
         kind = Kind.ROUTED if answer.routed else Kind.LLM_ONLY
         self._now += 1
         self._lengths[kind].add(self._now, answer.num_tokens)

@@ -66,7 +66,7 @@ class LoadMeter:
 
     @property
     def num(self) -> int:
-        """Answers being written now."""
+        """Counts the answers that are being written now."""
         return self._all.num
 
     def enter(self, session_id: str, now: float, kind: Kind | None = None, chosen: bool = False) -> None:

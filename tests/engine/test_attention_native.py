@@ -158,6 +158,56 @@ def test_without_a_compiler_it_says_why_and_serves_the_other_way(
         make_engine(attention="native")
 
 
+def test_without_a_home_it_says_why_and_serves_the_other_way(
+    fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    engine = make_engine(compile="auto")[0]
+    assert engine.path.startswith("in-place, not compiled: no folder to keep it in: ")
+    assert "name one in XDG_CACHE_HOME" in engine.path
+
+
+def test_a_compiler_that_fails_without_a_word_is_no_reason_to_end(
+    fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    compiler = tmp_path_factory.mktemp("bin") / "silent"
+    compiler.write_text("#!/bin/sh\necho >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert "returned non-zero exit status 1" in make_engine()[0].path
+
+
+def test_a_library_that_others_could_have_written_is_not_loaded(fresh_cache: Path) -> None:
+    make_engine(attention="native")
+    folder = fresh_cache / "rstitch"
+    (library,) = folder.iterdir()
+    for path, mode in ((library, 0o666), (folder, 0o777)):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        native.load_native.cache_clear()
+        with pytest.raises(UnsupportedModel, match=f"{path.name}.* others may write to it; remove it"):
+            make_engine(attention="native")
+        path.chmod(before)
+
+
+def test_a_library_cut_short_is_built_again(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_engine(attention="native")
+    (built,) = (fresh_cache / "rstitch").iterdir()
+    # In another folder: a library that this process has loaded is not read again.
+    library = fresh_cache / "other" / "rstitch" / built.name
+    library.parent.mkdir(parents=True)
+    library.touch(mode=0o600)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh_cache / "other"))
+    native.load_native.cache_clear()
+    make_engine(attention="native")
+    assert library.stat().st_size > 0
+
+
 def test_it_is_built_once(fresh_cache: Path) -> None:
     assert make_engine()[0].path == "native"
     (library,) = (fresh_cache / "rstitch").iterdir()

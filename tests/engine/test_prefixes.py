@@ -219,6 +219,36 @@ def test_poison_is_found_by_nobody_and_zeroed_once_nobody_holds_it(mode: PrefixC
     books.table.check_integrity()
 
 
+def test_copies_of_poisoned_pages_are_zeroed_too() -> None:
+    """Their session goes before a forward of its own could have found out."""
+    books = Books(8, "copy")
+    a = books.start("a", list(range(8)), asks=False)
+    books.step()
+    b = books.table.open("b", "")
+    b.tokens.extend(range(8))
+    books.table.adopt(b, 8)
+    copies = set(b.pages)
+    assert copies
+    assert copies.isdisjoint(a.session.pages)
+    books.table.poison(a.session)
+    books.table.close(b)
+    assert copies <= set(books.pool.take_unclean())
+
+
+def test_a_run_waits_for_pages_that_are_being_zeroed() -> None:
+    books = Books(4)
+    books.finish(books.start("a", list(range(16)), asks=False))
+    b = books.table.open("b", "")
+    b.tokens.extend(range(16))
+    books.table.adopt(b, 16)
+    books.table.poison(books.table.get("a"))
+    asking = books.start("c", [50, 51, 52, 53], asks=False)  # to make room b is evicted, whose pages are to be zeroed
+    schedule = books.scheduler.schedule()
+    assert not schedule.refused
+    assert not schedule.rows
+    assert [row.run for row in books.step().rows] == [asking]
+
+
 @pytest.mark.parametrize("mode", ["off", "share", "copy"])
 @pytest.mark.parametrize("seed", range(12))
 def test_any_mix_leaks_nothing_and_everybody_reads_his_own(mode: PrefixCache, seed: int) -> None:

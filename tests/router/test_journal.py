@@ -131,3 +131,9 @@ async def test_what_nobody_has_any_more_is_said_to_be_lost(store: TrajectoryStor
     with pytest.raises(RstitchError) as caught:
         await journal.task
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.DATA_LOSS, "TRAJECTORY_LOST")
+
+
+def test_a_usage_that_a_newer_router_counted_is_read() -> None:
+    kept = Usage(num_prompt_tokens=3).as_dict()
+    kept |= {"num_of_tomorrow": 1, "breakdown": kept["breakdown"] | {"place_of_tomorrow_us": 1}}
+    assert Usage.from_dict(kept) == Usage(num_prompt_tokens=3)
