@@ -20,8 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from evals.bench.shapes import SHAPES, make_pair
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
-from model_worker.build import default_page_size
 from model_worker.engine.engine import Engine
+from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import load
 from model_worker.engine.types import Limits, RunFailed, RunRequest, TokenKept
 from rstitch.local.part import default_threads

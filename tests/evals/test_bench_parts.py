@@ -23,7 +23,7 @@ from evals.bench.traces import Trace, read, save, synthetic, trace_of
 from evals.figures.provenance import ROOT
 from evals.figures.ratio import ratio
 from evals.tasks.data import Problem
-from model_worker.build import default_page_size
+from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import load
 from model_worker.settings import WorkerSettings
 from rstitch.client.aio import AsyncClient
