@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
@@ -92,6 +93,24 @@ def test_auto_takes_what_is_kept_alone_and_says_so(
     assert path.endswith((", compiled", " times as long here"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert "no compiled step is kept for it; start once with --compile on" in make_engine(compile="auto")[0].path
+
+
+@pytest.mark.usefixtures("cache")
+def test_code_is_for_a_number_of_threads_and_right_with_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--share-cores` the number changes from step to step; a start with another finds code of its own alone."""
+    engine, model = _engine()
+    _forbid_compiling(monkeypatch)
+    before = torch.get_num_threads()
+    try:
+        for index, num_threads in enumerate((before + 1, 1, 3, before)):
+            torch.set_num_threads(num_threads)
+            requests = [RunRequest(f"{index}-{i}", 0, prompt, max_tokens=12) for i, prompt in enumerate(PROMPTS)]
+            told = [result.tokens for result in run_all(engine, requests)]
+            assert told == [generate(model, prompt, 12) for prompt in PROMPTS]
+        torch.set_num_threads(before + 1)
+        assert "no compiled step is kept for it" in make_engine(compile="auto", max_batch_tokens=24)[0].path
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_cannot_be_compiled_or_read_is_refused_by_name(

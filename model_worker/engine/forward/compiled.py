@@ -2,8 +2,10 @@
 
 The unmodified module is exported with the attention as one opaque operation, and inductor compiles the rest ahead of
 time (torch's AOTInductor): from ids to logits, hidden states and what is measured of them. The numbers of tokens and of
-wanted distributions stay open, so one compilation serves every step, without padding and without guards. The code is
-kept on disk without weights, which it reads where the module has them.
+wanted distributions stay open, so one compilation serves every step, without padding and without guards. The number of
+threads does not: the code's own loops are shared among as many as torch had then, whatever a later step has
+(`--share-cores`); matrix products, by torch's libraries, and attention go by what it has. The code is kept on disk
+without weights, which it reads where the module has them.
 
 It knows neither rows nor sessions. Which of two ways to run is faster is the runner's to measure.
 """
@@ -125,7 +127,7 @@ def _key(loaded: LoadedModel, attention: AttentionBackend, vocab_size: int) -> s
         loaded.shapes,
         attention.name,
         vocab_size,
-        torch.get_num_threads(),  # loops are shared among so many
+        torch.get_num_threads(),  # its loops are shared among so many for ever
         processor(),
     )
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
