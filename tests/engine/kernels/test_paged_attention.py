@@ -197,7 +197,7 @@ def multiply(a: np.ndarray, b: np.ndarray, dtype: object = None) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "window", "sinks"), [((70, 150), None, False), ((70, 150), 70, True), ((50, 1300), None, False)]
+    ("lengths", "window", "sinks"), [((70, 150), None, False), ((70, 150), 70, True), ((50, 700), None, False)]
 )
 def test_with_fixed_splits_a_token_does_not_depend_on_its_neighbours(
     lengths: tuple[int, int], window: int | None, sinks: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
@@ -233,19 +233,21 @@ def test_with_fixed_splits_a_token_does_not_depend_on_its_neighbours(
         lengths=tables.lengths[1:], pages=tables.pages[1:], max_queries=4,
     )  # fmt: skip
     assert torch.equal(both[1:], run(case, replace(call, query=chunk, tables=of_chunk))[3:])
+    if max(lengths) > 200:
+        return  # the interpreter takes long
     monkeypatch.setattr(module, "_MOST_PART_BYTES", 1)  # a token at a time
     assert torch.equal(both, run(case, call))
     assert torch.equal(both[1:], run(case, replace(call, query=chunk, tables=of_chunk))[3:])
 
 
-@pytest.mark.parametrize("most_part_bytes", [64 << 20, 1 << 15])
-@pytest.mark.parametrize(("counts", "lengths"), [((1, 1, 1), (9, 700, 1400)), ((5, 0, 9, 1), (150, 1, 1100, 2))])
+@pytest.mark.parametrize("most_part_bytes", [64 << 20, 1 << 14])
+@pytest.mark.parametrize(("counts", "lengths"), [((1, 1), (9, 700)), ((3, 0, 1), (70, 1, 530))])
 def test_fixed_splits_are_attention(
     counts: tuple[int, ...], lengths: tuple[int, ...], most_part_bytes: int, device: torch.device,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(module, "_MOST_PART_BYTES", most_part_bytes)
-    check(Case(dim=16, counts=counts, lengths=lengths, keys_per_split=64, page_size=64), device)
+    check(Case(dim=16, kv_heads=1, counts=counts, lengths=lengths, keys_per_split=64, page_size=64), device)
 
 
 def test_splits_follow_a_rows_own_length(device: torch.device) -> None:
