@@ -13,6 +13,9 @@ from model_worker.engine.forward import compiled
 from model_worker.engine.types import Handoff, Returns, RunRequest, Sampling
 from tests.support.engines import generate, make_engine, run_all, run_one
 
+# Whichever comes first compiles a step, which on a busy machine takes minutes.
+pytestmark = pytest.mark.timeout(300)
+
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
 
 
