@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ from model_worker.engine.forward import compiled
 from model_worker.engine.types import Handoff, Returns, RunRequest, Sampling
 from tests.support.engines import generate, make_engine, run_all, run_one
 
+# Whichever comes first compiles a step, which on a busy machine takes minutes.
+pytestmark = pytest.mark.timeout(300)
+
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of this module's own, in which each architecture is compiled once."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder / "rstitch"
+@pytest.fixture
+def cache(compiled_code: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(compiled_code))
+    return compiled_code / "rstitch"
 
 
 def _engine(architecture: str = "llama", **limits: Any) -> tuple[Engine, Any]:

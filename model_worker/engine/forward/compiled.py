@@ -12,6 +12,7 @@ It knows neither rows nor sessions. Which of two ways to run is faster is the ru
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tempfile
@@ -116,13 +117,15 @@ def compiled_step(
 
 
 def _key(loaded: LoadedModel, attention: AttentionBackend, vocab_size: int) -> str:
-    """Names all that the code depends on. The weights are not in it."""
+    """Names all that the code depends on. The weights are not in it, nor where they lie."""
+    config = copy.deepcopy(loaded.module.config)
+    config.name_or_path, config.architectures = "", None  # which a loaded model has, and one that was made has not
     parts = (
         *(Path(str(source)).read_text() for source in (__file__, model.__file__, sampling.__file__)),
         torch.__version__,
         transformers.__version__,
         type(loaded.module).__name__,
-        loaded.module.config.to_json_string(use_diff=False),
+        config.to_json_string(use_diff=False),
         loaded.dtype,
         loaded.shapes,
         attention.name,
