@@ -143,7 +143,8 @@ def test_logits_are_as_near_to_the_exact_ones_as_torchs(architecture: str) -> No
     assert (ours.double() - wide).norm() <= 1.2 * (own.double() - wide).norm()
 
 
-def test_up_to_so_many_rows_and_torchs_own_beyond() -> None:
+@pytest.mark.parametrize(("most_rows", "least", "expected"), [(4, 0, [1, 4]), (None, 96, [4, 5]), (4, 96, [4])])
+def test_some_products_are_left_to_torch(most_rows: int | None, least: int, expected: list[int]) -> None:
     calls: list[int] = []
 
     def noted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -151,10 +152,10 @@ def test_up_to_so_many_rows_and_torchs_own_beyond() -> None:
         return nn.functional.linear(x, weight, bias)
 
     layer = nn.Linear(8, 3).to(torch.bfloat16)
-    Matmul(noted, most_rows=4).put_into(layer)
+    Matmul(noted, most_rows, least).put_into(layer)
     for count in (1, 4, 5):
         layer(draw(count, 8))
-    assert calls == [1, 4]
+    assert calls == expected
 
 
 @pytest.mark.parametrize(

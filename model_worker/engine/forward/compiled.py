@@ -145,7 +145,7 @@ def _key(loaded: LoadedModel, opaque: Opaque, vocab_size: int) -> str:
         loaded.dtype,
         loaded.shapes,
         opaque.attention.name,
-        opaque.matmul.native is not None,
+        *(opaque.matmul.native is not None, opaque.matmul.least),
         vocab_size,
         torch.get_num_threads(),  # loops are shared among so many
         processor(),

@@ -20,6 +20,9 @@ from model_worker.engine.forward.replaced import is_replaced, replace_forward
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
+# Multiplications from which on the kernel pays for the way to it, some 20 us of Python, and twice that from compiled
+# code: `bench products` shows them.
+_LEAST = 1 << 17
 _COUNTS = (1, 4, 32)  # rows that are tried: one session, several, a piece of a prompt
 _DECODING = 4
 _REPEATS = 5
@@ -28,10 +31,14 @@ _MOST_WEIGHTS = 1 << 20  # that a trial multiplies with, so that a start pays so
 
 @dataclass(frozen=True, slots=True)
 class Matmul:
-    """How a model multiplies: `native` up to `most_rows` rows (None: any number), torch's own product beyond."""
+    """How a model multiplies: `native` up to `most_rows` rows (None: any number), torch's own product beyond.
+
+    Torch's, too, where there is little to do: less than `least` multiplications.
+    """
 
     native: Product | None = None
     most_rows: int | None = None
+    least: int = 0
     why: str = ""  # why not `native`; empty where it is not for this model
 
     def __str__(self) -> str:
@@ -43,10 +50,14 @@ class Matmul:
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Returns what torch's `linear` does, up to rounding."""
         if self.native is not None and x.dtype == weight.dtype == torch.bfloat16:
-            most = self.most_rows
-            if most is None or x.numel() <= most * weight.shape[1]:
+            most, (outputs, inputs) = self.most_rows, weight.shape
+            if (most is None or x.numel() <= most * inputs) and x.numel() * outputs >= self.least:
                 return self.native(x, weight, bias)
         return nn.functional.linear(x, weight, bias)
+
+    def is_opaque(self, weight: Tensor) -> bool:
+        """Says whether compiled code calls out for its products with a weight, whatever the number of rows."""
+        return self.native is not None and weight.numel() >= 2 * self.least
 
     def put_into(self, module: nn.Module) -> None:
         """Makes all plain linear layers of a module multiply so, but those that something else was done to."""
@@ -59,14 +70,16 @@ class Matmul:
 
 def _forward(matmul: Matmul, part: nn.Linear, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
-        made: Tensor = torch.ops.rstitch.linear(x, part.weight, part.bias)
+        product = torch.ops.rstitch.linear if matmul.is_opaque(part.weight) else nn.functional.linear
+        made: Tensor = product(x, part.weight, part.bias)
         return made
     return matmul(x, part.weight, part.bias)
 
 
 def choose_matmul(module: Any, wish: Literal["auto", "native", "torch"], *, whole: bool) -> Matmul:
-    """Chooses for a model; "auto" takes the kernel for bfloat16 on a CPU where it was faster here, in a short trial.
+    """Chooses for a model.
 
+    "auto" takes the kernel for bfloat16 on a CPU, where it was faster here in a short trial and there is enough to do.
     With `whole`, all numbers of rows go the same way, since a row's result must not depend on their number. Raises
     UnsupportedModel if it is "native" and cannot be.
     """
@@ -94,7 +107,7 @@ def choose_matmul(module: Any, wish: Literal["auto", "native", "torch"], *, whol
         most = max((count for count, share in shares.items() if share < 1), default=0)
     if not most:
         return Matmul(why=f"native takes {shares[_DECODING]:.2f} times as long here")
-    return Matmul(native, None if most == max(_COUNTS) else most)
+    return Matmul(native, None if most == max(_COUNTS) else most, 0 if whole else _LEAST)
 
 
 def _why_not(weight: Tensor | None) -> str:
