@@ -1,8 +1,8 @@
 """Tokens and ends of runs that their callers have not been given yet.
 
 Every delivery wakes the event loop, which contends with the forward for the interpreter, and costs each process behind
-it a message. So a run's first token and its end go out at once, and what is between in pieces of a few milliseconds. It
-knows no thread and no loop.
+it a message. So a run's first token and its end go out at once, and what is between in pieces of a few milliseconds;
+where many runs share the processes behind, in wider ones. It knows no thread and no loop.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from model_worker.engine.types import Event, RunFailed, RunFinished, TokenKept
+
+# Up to so many runs a token waits `flush_s`; beyond, so much longer that messages do not become more frequent. Not for
+# ever: a person reads along.
+_RUNS_AT_FULL_RATE = 32
+_MAX_STRETCH = 4.0
 
 
 @dataclass(slots=True)
@@ -27,7 +32,7 @@ class Piece:
 class Outbox:
     """Collects a piece for each run, until it must go out."""
 
-    flush_s: float  # the longest that a token waits for others; 0: not at all
+    flush_s: float  # the longest that a token waits for others, among few runs; 0: not at all
     _flushed: float = 0.0  # when everything that waited had last gone out
     _waiting: dict[int, Piece] = field(default_factory=dict)
     _urgent: list[int] = field(default_factory=list)
@@ -62,7 +67,8 @@ class Outbox:
         waiting = self._waiting
         if not waiting:
             return []
-        if now - self._flushed >= self.flush_s:
+        stretch = min(max(1.0, len(self._begun) / _RUNS_AT_FULL_RATE), _MAX_STRETCH)
+        if now - self._flushed >= self.flush_s * stretch:
             self._waiting, due = {}, list(waiting.items())
         else:
             due = [(ticket, waiting.pop(ticket)) for ticket in dict.fromkeys(self._urgent) if ticket in waiting]

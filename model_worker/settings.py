@@ -114,7 +114,12 @@ class WorkerSettings(BaseSettings):
         ),
     ] = ""
     flush_ms: Annotated[
-        float, Field(ge=0, description="A token waits so long for others to share its message, in ms; 0: not at all.")
+        float,
+        Field(
+            ge=0,
+            description="A token waits so long for others to share its message, in ms, among more than 32 runs up to "
+            "four times as long; 0: not at all.",
+        ),
     ] = 50.0
     threads: Annotated[int, Field(ge=0, description="CPU threads of torch; 0: torch's own choice.")] = 0
     drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0

@@ -50,5 +50,13 @@ def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
     return chosen
 
 
+def outside_server(text: str) -> tuple[str, str]:
+    """Reads NAME=URL."""
+    name, equals, url = text.partition("=")
+    if not (name and equals and url.startswith(("http://", "https://"))):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=URL, such as vllm=http://localhost:8000/v1")
+    return name, url
+
+
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")] if text else []

@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import json
 import sys
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from transformers import AutoTokenizer
 
 from evals.asking import stacks
 from evals.asking.blocks import Plan, measure, taking_part
-from evals.asking.flags import numbers, positive, positives, rates, some_of
+from evals.asking.flags import numbers, outside_server, positive, positives, rates, some_of
 from evals.asking.load import Load
+from evals.asking.openai_server import OpenAiServer
 from evals.asking.record import Record
 from evals.asking.systems import Served, System, Terms
 from evals.bench import page
@@ -79,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a second stack with further flags (as --router-arg and its kin), block by block beside "
                              "the first; can be given again. On one GPU all that takes part must fit: "
                              "--worker-arg=--kv-tokens=N")
+    parser.add_argument("--beside", action="append", default=[], type=outside_server, metavar="NAME=URL",
+                        help="another server with the LLM, such as vllm=http://localhost:8000/v1, asked by OpenAI's "
+                             "chat completions for whole answers; can be given again")
     parser.add_argument("--telemetry", action="store_true", help="a variant that sends its traces to a collector")
     parser.add_argument("--json", metavar="FILE", help="records and rows; - writes them to stdout, tables to stderr")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="accuracy over latency, throughput over sessions")
@@ -153,7 +157,9 @@ async def _measure(
     async with AsyncExitStack() as held:
         checker = await held.enter_async_context(checker_of(load(_TASK)))
         clients = {name: await held.enter_async_context(AsyncClient(address)) for name, address in routers.items()}
-        systems = [*in_process, *_served(options, clients)]
+        terms = Terms(options.max_new_tokens)
+        outside = [held.enter_context(closing(OpenAiServer(name, url, terms))) for name, url in options.beside]
+        systems = [*in_process, *outside, *_served(options, clients)]
         total = sum(plan.num_asked(under) * len(taking_part(systems, under)) for under in loads)
         with progress_bar(console) as progress:
             task = progress.add_task("measuring", total=total)

@@ -73,6 +73,7 @@ def _row(
 
 def _costs(given: Sequence[Record], modelled: Modelled | None, clock: Clock) -> Row:
     times = [getattr(record, _LATENCY[clock]) for record in given]
+    first = [ms for record in given if (ms := getattr(record, _TTFT[clock]))]  # 0: not seen
     mean, low, high = bootstrap_mean(times)
     tokens = sum(record.num_tokens for record in given)
     drafted = sum(record.count("draft_tokens") for record in given)
@@ -86,7 +87,7 @@ def _costs(given: Sequence[Record], modelled: Modelled | None, clock: Clock) -> 
         "latency_high_ms": high,
         "client_ms": fmean(record.client_ms for record in given),
         **_percentiles("latency", times),
-        **_percentiles("ttft", [getattr(record, _TTFT[clock]) for record in given]),
+        **(_percentiles("ttft", first) if first else {}),
         **({"modelled_ms": modelled(given)} if modelled else {}),
     }
 

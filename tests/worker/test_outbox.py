@@ -55,6 +55,20 @@ def test_what_is_urgent_does_not_drag_others_along() -> None:
     assert told(outbox, LATE + FLUSH_S) == {1: [2]}
 
 
+def test_among_many_runs_messages_become_wider_and_not_more_frequent() -> None:
+    waits = []
+    for num_runs in (1, 32, 64, 1000):
+        outbox = Outbox(FLUSH_S)
+        for token in (1, 2):
+            for ticket in range(num_runs):
+                outbox.put(ticket, kept(token))
+            told(outbox, LATE)
+        for ticket in range(num_runs):
+            outbox.put(ticket, kept(3))
+        waits.append(next(steps for steps in range(1, 99) if told(outbox, LATE + steps * FLUSH_S / 2)) / 2)
+    assert waits == [1, 1, 2, 4]
+
+
 def test_a_flush_time_of_0_sends_every_token_at_once() -> None:
     outbox = Outbox(0.0)
     for token in range(3):
