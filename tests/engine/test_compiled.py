@@ -88,6 +88,7 @@ def test_a_second_engine_takes_what_is_kept_and_has_its_own_weights(monkeypatch:
 
 @pytest.mark.soak
 @pytest.mark.usefixtures("cache")
+@pytest.mark.timeout(600)
 def test_compiled_code_calls_the_matrix_products_that_are_not_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check at the start runs through them, compiled."""
     calls: list[int] = []
