@@ -61,6 +61,7 @@ def build(
         attention=settings.attention,
         graphs=settings.graphs,
         batch_invariant=settings.batch_invariant,
+        matmul=settings.matmul,
         compile=settings.compile,
         prefix_cache=_prefix_cache(settings, device),
         fused=settings.fused,

@@ -53,6 +53,10 @@ class WorkerSettings(BaseSettings):
         Literal["auto", "varlen", "triton", "native", "in-place", "gather"],
         Field(description="How the KV cache is read; auto: the first that runs (CUDA: varlen, triton; CPU: native)."),
     ] = "auto"
+    matmul: Annotated[
+        Literal["auto", "native", "torch"],
+        Field(description="Matrix products in bfloat16 on a CPU; auto: by our own kernel where it is faster."),
+    ] = "auto"
     compile: Annotated[
         Literal["auto", "on", "off"],
         Field(description="Compiled steps (CPU); on: compiled at the start if need be; auto: if kept and faster."),

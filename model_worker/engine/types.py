@@ -219,6 +219,8 @@ class Limits:
     # How the cache is read: through block tables on CUDA, "varlen" by torch's kernel (16-bit) or "triton" by our own;
     # "in-place" by views where pages lie side by side, "gather" by copies; "auto" takes the first that works here.
     attention: Attention = "auto"
+    # Matrix products in bfloat16 on a CPU: "native" by a kernel of our own; "auto": where it was faster when tried.
+    matmul: Literal["auto", "native", "torch"] = "auto"
     # Forwards as compiled code, on a CPU; "auto": if it is on disk already, and faster where it was tried.
     compile: Literal["auto", "on", "off"] = "off"
     # Captures of steps of fixed shapes; "auto": on CUDA where attention goes through block tables.

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward import compiled
+from model_worker.engine.forward.matmul_native import NativeMatmul
 from model_worker.engine.types import Handoff, Returns, RunRequest, Sampling
-from tests.support.engines import generate, make_engine, run_all, run_one
+from tests.support.engines import generate, make_engine, make_engine_of, run_all, run_one
+from tests.support.pairs import CONFIGS, make_model
 
 # Whichever comes first compiles a step, which on a busy machine takes minutes.
 pytestmark = pytest.mark.timeout(300)
@@ -80,6 +83,28 @@ def test_a_second_engine_takes_what_is_kept_and_has_its_own_weights(monkeypatch:
             assert run_one(engine, RunRequest("s", 0, PROMPTS[1], max_tokens=10)).tokens == generate(
                 model, PROMPTS[1], 10
             )
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("cache")
+@pytest.mark.timeout(600)
+def test_compiled_code_calls_the_matrix_products_that_are_not_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check at the start runs through them, compiled."""
+    calls: list[int] = []
+    own = NativeMatmul.__call__
+
+    def noted(self: NativeMatmul, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        calls.append(weight.shape[0])
+        return own(self, x, weight, bias)
+
+    monkeypatch.setattr(NativeMatmul, "__call__", noted)
+    model = make_model(CONFIGS["llama"], 0).to(torch.bfloat16)
+    num_products = sum(type(part) is nn.Linear for part in model.modules())
+    engine = make_engine_of(model, compile="on", matmul="native")
+    assert engine.path == "native, compiled, matmul: native"
+    calls.clear()
+    assert len(run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=4)).tokens) == 4
+    assert len(calls) == 4 * num_products
 
 
 def test_auto_takes_what_is_kept_alone_and_says_so(

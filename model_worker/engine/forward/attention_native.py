@@ -19,7 +19,7 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention import SHORT_EXTEND, PagedAttention
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache
-from model_worker.engine.forward.native import BuildFailed, load_native
+from model_worker.engine.forward.native import REORDERED_SUMS, BuildFailed, load_native
 
 _SOURCE = Path(__file__).with_name("paged_attention.cpp")
 _ENTRIES = {
@@ -74,7 +74,7 @@ class NativeAttention:
         if cache.device.type != "cpu" or cache.dtype not in _ENTRIES:
             raise UnsupportedModel(f"native attention is for CPUs, not for {cache.dtype} on {cache.device}")
         try:
-            self._kernel = getattr(load_native(_SOURCE), _ENTRIES[cache.dtype])
+            self._kernel = getattr(load_native(_SOURCE, REORDERED_SUMS), _ENTRIES[cache.dtype])
         except BuildFailed as error:
             raise UnsupportedModel(f"native attention does not build here: {error}") from error
         self._cache = cache

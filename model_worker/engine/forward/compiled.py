@@ -1,11 +1,11 @@
 """A step's forward as one piece of machine code, for CPUs: the modules' Python and most small operations are gone.
 
-The unmodified module is exported with the attention as one opaque operation, and inductor compiles the rest ahead of
-time (torch's AOTInductor): from ids to logits, hidden states and what is measured of them. The numbers of tokens and of
-wanted distributions stay open, so one compilation serves every step, without padding and without guards. The number of
-threads does not: the code's own loops are shared among as many as torch had then, whatever a later step has
-(`--share-cores`); matrix products, by torch's libraries, and attention go by what it has. The code is kept on disk
-without weights, which it reads where the module has them.
+The unmodified module is exported with the attention, and matrix products that are not torch's, as opaque operations;
+inductor compiles the rest ahead of time (torch's AOTInductor), from ids to logits, hidden states and what is measured
+of them. The numbers of tokens and of wanted distributions stay open, so one compilation serves every step, without
+padding and without guards. The number of threads does not: the code's own loops are shared among as many as torch had
+then, whatever a later step has (`--share-cores`); matrix products and attention go by what it has. The code is kept on
+disk without weights, which it reads where the module has them.
 
 It knows neither rows nor sessions. Which of two ways to run is faster is the runner's to measure.
 """
@@ -20,6 +20,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -34,6 +35,7 @@ from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.code_cache import cache_folder, is_kept, keep, make_folder
 from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.loader import LoadedModel
+from model_worker.engine.forward.matmul_choice import Matmul
 from model_worker.engine.forward.native import processor
 from model_worker.engine.forward.sampling import Choices, measure, unpack
 
@@ -44,24 +46,45 @@ _TRACED = 8  # tokens of the example; any number but 0 and 1 would do
 Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Choices]]
 
-# What the opaque operation calls in the step that runs. An operation is the process's own, an engine is its thread's.
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """What the code calls out to."""
+
+    attention: AttentionBackend
+    matmul: Matmul
+
+
+# What the opaque operations call in the step that runs. An operation is the process's own, an engine is its thread's.
 _running = threading.local()
 _operations = torch.library.Library("rstitch", "DEF")
 _operations.define("attend(Tensor query, Tensor key, Tensor value, int layer, float? scaling) -> Tensor")
+_operations.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
-    attention: AttentionBackend = _running.attention  # which the step has put there
+    opaque: Opaque = _running.opaque  # which the step has put there
     module: Any = SimpleNamespace(layer_idx=layer)
-    return attention.forward(module, query, key, value, None, scaling)[0]
+    return opaque.attention.forward(module, query, key, value, None, scaling)[0]
 
 
 def _shape_of(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
     return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    opaque: Opaque = _running.opaque
+    return opaque.matmul(x, weight, bias)
+
+
+def _shape_of_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
 _operations.impl("attend", _attend, "CPU")
+_operations.impl("linear", _linear, "CPU")
 torch.library.register_fake("rstitch::attend", _shape_of, lib=_operations)
+torch.library.register_fake("rstitch::linear", _shape_of_product, lib=_operations)
 
 
 class _Compiled(Protocol):
@@ -81,23 +104,21 @@ class _Body(nn.Module):
         return logits, hidden, measure(logits)
 
 
-def compiled_step(
-    loaded: LoadedModel, forward: Forward, attention: AttentionBackend, vocab_size: int, *, cached_only: bool
-) -> Step:
+def compiled_step(loaded: LoadedModel, forward: Forward, opaque: Opaque, vocab_size: int, *, cached_only: bool) -> Step:
     """Returns the compiled `forward`, measuring included; compiles it if it is not on disk, which takes a minute.
 
     Raises UnsupportedModel if it is not on disk and `cached_only`, or if the model cannot be compiled here.
     """
     body = _Body(loaded.module, forward)
     try:
-        file = cache_folder() / f"step-{_key(loaded, attention, vocab_size)}.pt2"
+        file = cache_folder() / f"step-{_key(loaded, opaque, vocab_size)}.pt2"
         found = is_kept(file)
     except OSError as error:
         raise UnsupportedModel(str(error)) from error
     compiled = _loaded(file, body) if found else "no compiled step is kept for it; start once with --compile on"
     if isinstance(compiled, str) and not cached_only:
         try:
-            _compile(body, attention, loaded, file)
+            _compile(body, opaque.attention, loaded, file)
         except Exception as error:  # whatever a model does that cannot be traced, or a compiler says
             said = str(error).strip().splitlines() or [""]
             raise UnsupportedModel(f"{type(error).__name__}: {said[0]}") from error
@@ -106,17 +127,17 @@ def compiled_step(
         raise UnsupportedModel(compiled)
 
     def step(ids: Tensor, positions: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Choices]:
-        _running.attention = attention
+        _running.opaque = opaque
         try:
             logits, hidden, measured = compiled(ids, positions, wanted)
         finally:
-            del _running.attention
+            del _running.opaque
         return logits, hidden, unpack(measured, vocab_size)
 
     return step
 
 
-def _key(loaded: LoadedModel, attention: AttentionBackend, vocab_size: int) -> str:
+def _key(loaded: LoadedModel, opaque: Opaque, vocab_size: int) -> str:
     """Names all that the code depends on. The weights are not in it, nor where they lie."""
     config = copy.deepcopy(loaded.module.config)
     config.name_or_path, config.architectures = "", None  # which a loaded model has, and one that was made has not
@@ -128,7 +149,8 @@ def _key(loaded: LoadedModel, attention: AttentionBackend, vocab_size: int) -> s
         config.to_json_string(use_diff=False),
         loaded.dtype,
         loaded.shapes,
-        attention.name,
+        opaque.attention.name,
+        *(opaque.matmul.native is not None, opaque.matmul.least),
         vocab_size,
         torch.get_num_threads(),  # its loops are shared among so many for ever
         processor(),

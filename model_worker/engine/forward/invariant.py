@@ -10,8 +10,9 @@ through one of the functions below. What cannot be made so is refused, and invar
 
 # What varies on a CPU, and what is done about it:
 #
-#   a matrix product    another kernel for few rows, other edges for odd numbers    only row counts that were found to
-#                       of rows, another share per thread                           agree; others are padded or cut
+#   a matrix product    another kernel for few rows, other edges for odd numbers    in bfloat16 a kernel of our own;
+#                       of rows, another share per thread                           else only row counts that were found
+#                                                                                   to agree; others are padded or cut
 #   silu, gelu, ...     vectors compute exp otherwise than the scalar rest, and     pieces of whole vectors, too small
 #                       threads cut a large tensor anywhere                         to be shared among threads
 #   rope                likewise, in sin and cos                                    one table for all positions
@@ -30,6 +31,7 @@ import transformers.activations
 from torch import Tensor, nn
 
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.matmul_choice import Matmul
 from model_worker.engine.forward.replaced import is_replaced, replace_forward
 
 # Row counts of a matrix product that are tried. Padding costs at most a quarter of a product, and from 32 rows on a CPU
@@ -43,8 +45,10 @@ _ACTIVATIONS = (nn.modules.activation.__name__, transformers.activations.__name_
 Forward = Callable[..., Any]
 
 
-def make_invariant(module: Any, context_length: int) -> None:
+def make_invariant(module: Any, context_length: int, matmul: Matmul) -> None:
     """Swaps how the parts of a transformers model are called, once; positions are below `context_length`.
+
+    Linear layers are left to `matmul` where that is our own kernel's, for any number of rows.
 
     Raises UnsupportedModel, naming the part, if one computes in a way that cannot be made invariant.
     """
@@ -56,7 +60,8 @@ def make_invariant(module: Any, context_length: int) -> None:
             continue
         swapped: Forward | None = None
         if type(part) is nn.Linear:
-            swapped = _cpu_product(part, counts) if on_cpu else _cuda_product(part)
+            if matmul.native is None or part.weight.dtype != torch.bfloat16:
+                swapped = _cpu_product(part, counts) if on_cpu else _cuda_product(part)
         elif "RotaryEmbedding" in type(part).__name__:
             swapped = _tabled_rope(part, f"{name}.{path}", context_length)
         elif on_cpu and type(part).__module__ in _ACTIVATIONS:

@@ -1,4 +1,4 @@
-"""Builds the C++ beside it with the machine's own compiler, once, and loads it. It knows nothing of attention.
+"""Builds the C++ beside it with the machine's own compiler, once, and loads it. It knows nothing of what that computes.
 
 The library is kept in the user's cache under a name made of the source, the flags, the compiler and the processor, so
 that a change of any of them builds another one. Nothing of torch's is compiled in: a build takes seconds.
@@ -18,11 +18,11 @@ from pathlib import Path
 
 from model_worker.engine.forward.code_cache import cache_folder, is_kept, keep, make_folder
 
-_FLAGS = (
-    *("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp"),
-    # Sums may be vectorized; unlike -ffast-math this keeps infinities and NaN what they are.
-    *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
-)
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-trapping-math", "-fno-math-errno")
+# Sums may be vectorized; unlike -ffast-math this keeps infinities and NaN what they are.
+REORDERED_SUMS = ("-fassociative-math", "-fno-signed-zeros")
+# A sum is computed as it is written, in every instance of a template.
+WRITTEN_SUMS = ("-fno-associative-math", "-ffp-contract=off")
 _COMPILERS = ("c++", "g++", "clang++")
 _TIMEOUT_S = 120
 
@@ -32,18 +32,21 @@ class BuildFailed(Exception):
 
 
 @functools.cache
-def load_native(source: Path) -> ctypes.CDLL:
-    """Returns the library of a C++ file. Raises BuildFailed if it cannot be built or loaded here."""
+def load_native(source: Path, sums: tuple[str, ...]) -> ctypes.CDLL:
+    """Returns the library of a C++ file. Raises BuildFailed if it cannot be built or loaded here.
+
+    `sums` is REORDERED_SUMS or WRITTEN_SUMS.
+    """
     compiler = os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)
     if compiler is None:
         raise BuildFailed(f"no C++ compiler ({', '.join(_COMPILERS)}); install one, or name it in CXX")
     try:
-        library = _built(source, compiler)
+        library = _built(source, (compiler, *_FLAGS, *sums))
         try:
             return ctypes.CDLL(str(library))
         except OSError:  # of another system, or cut short
             library.unlink()
-            return ctypes.CDLL(str(_built(source, compiler)))
+            return ctypes.CDLL(str(_built(source, (compiler, *_FLAGS, *sums))))
     except OSError as error:  # a folder that cannot be written, or that others can write to
         raise BuildFailed(f"{compiler}: {error}") from error
     except subprocess.SubprocessError as error:
@@ -51,9 +54,9 @@ def load_native(source: Path) -> ctypes.CDLL:
         raise BuildFailed(f"{compiler}: {said[-1]}") from error
 
 
-def _built(source: Path, compiler: str) -> Path:
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
-    parts = (source.read_text(), *_FLAGS, compiler, version.stdout, processor())
+def _built(source: Path, command: tuple[str, ...]) -> Path:
+    version = subprocess.run([command[0], "--version"], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    parts = (source.read_text(), *command, version.stdout, processor())
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     library = cache_folder() / f"{source.stem}-{name}.so"
     if is_kept(library):
@@ -61,8 +64,9 @@ def _built(source: Path, compiler: str) -> Path:
     make_folder(library)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
-        command = [compiler, *_FLAGS, "-o", str(made), str(source)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
+        subprocess.run(
+            [*command, "-o", str(made), str(source)], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S
+        )
         keep(made, library)
     return library
 

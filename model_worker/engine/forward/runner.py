@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_worker.engine.bookkeeping.scheduler import Row, Run
 from model_worker.engine.bookkeeping.session import Session
@@ -21,7 +21,7 @@ from model_worker.engine.forward.attention_tables import BlockTableAttention
 from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.capture import CudaCapture, Repeat
-from model_worker.engine.forward.compiled import Step, compiled_step
+from model_worker.engine.forward.compiled import Opaque, Step, compiled_step
 from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.fusing_choice import fuse_here
 from model_worker.engine.forward.graph_shapes import Shape
@@ -29,6 +29,7 @@ from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress
 from model_worker.engine.forward.invariant import at_least_two, make_invariant
 from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.loader import LoadedModel
+from model_worker.engine.forward.matmul_choice import choose_matmul
 from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.sampling import Choices, choose, margins, measure, measure_on_host, unpack
 from model_worker.engine.types import Limits, Returns, RunRequest, Signal
@@ -68,8 +69,8 @@ class Runner:
         self._loaded = loaded
         self._limits = limits
         self._use_device()
-        if limits.batch_invariant:
-            make_invariant(loaded.module, limits.context_length)
+        self._matmul = choose_matmul(loaded.module, limits.matmul, whole=limits.batch_invariant)
+        self._replace_parts(loaded.module)
         # One page more than the sessions get: left-over rows of graphs write there.
         self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
         self._model = self._make_model()
@@ -89,7 +90,9 @@ class Runner:
         """Says how steps run (how the cache is read, graphs, fused kernels, compiled code), and why not otherwise."""
         graphs = " with graphs" if self.graphs is not None else self._why_no_graphs
         fused = f", fused: {self._fused}" if self._fused else ""
-        return f"{self._attention.name}{graphs}{fused}{self._compiling}{f', as {self._why}' if self._why else ''}"
+        matmul = f", matmul: {said}" if (said := str(self._matmul)) else ""
+        why = f", as {self._why}" if self._why else ""
+        return f"{self._attention.name}{graphs}{fused}{self._compiling}{why}{matmul}"
 
     @torch.inference_mode()
     def run(self, rows: list[Row], *, captured: bool = True) -> Outcome | None:
@@ -156,6 +159,11 @@ class Runner:
         self._model.begin(numbers[2])
         return numbers[0:1], numbers[1:2]
 
+    def _replace_parts(self, module: nn.Module) -> None:
+        if self._limits.batch_invariant:
+            make_invariant(module, self._limits.context_length, self._matmul)
+        self._matmul.put_into(module)
+
     def _make_model(self) -> Model:
         return Model(self._loaded, self._limits.vocab_size)
 
@@ -215,7 +223,11 @@ class Runner:
             raise UnsupportedModel("compiled steps are for CPUs; start with --compile off")
         try:
             step = compiled_step(
-                self._loaded, self._model.logits, self._attention, self._limits.vocab_size, cached_only=wish == "auto"
+                self._loaded,
+                self._model.logits,
+                Opaque(self._attention, self._matmul),
+                self._limits.vocab_size,
+                cached_only=wish == "auto",
             )
         except UnsupportedModel as error:
             if wish == "on":

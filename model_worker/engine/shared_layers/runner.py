@@ -10,7 +10,6 @@ from torch import Tensor
 
 from model_worker.engine.bookkeeping.scheduler import Row
 from model_worker.engine.forward.dispatch import use_attention
-from model_worker.engine.forward.invariant import make_invariant
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.runner import Outcome, Runner
@@ -66,8 +65,7 @@ class SharedRunner(Runner):
         # Which layers a step goes through, and where the hidden states below lie, is no part of a captured step.
         super().__init__(loaded, replace(limits, graphs="off", compile="off"))
         for module in (shared.slm, shared.upper):
-            if limits.batch_invariant:
-                make_invariant(module, limits.context_length)
+            self._replace_parts(module)
             use_attention(module, self._attention.forward)
 
     def run(self, rows: list[Row], *, captured: bool = True) -> Outcome | None:
