@@ -18,7 +18,8 @@ from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.bookkeeping.scheduler import Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.commit import common_prefix
-from model_worker.engine.engine import Engine, Flight
+from model_worker.engine.engine import Engine
+from model_worker.engine.flight import Flight
 from model_worker.engine.forward.invariant_check import check_invariance
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.parity import (
