@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -40,8 +41,9 @@ class DecodeStream:
         self._runs: deque[PendingRun] = deque()  # oldest first; each ends with exactly one finish
         self._failure: RstitchError | None = None
         self._closed = False
-        self._call: Any = stub.Decode(self._requests())
+        self._call: Any = stub.Decode()
         self._reader = asyncio.create_task(self._read(), name=f"decode-{session_id}")
+        self._writer = asyncio.create_task(self._write(), name=f"decode-requests-{session_id}")
 
     @property
     def broken(self) -> bool:
@@ -70,11 +72,15 @@ class DecodeStream:
         self._closed = True
         self._call.cancel()
         self._reader.cancel()
-        await asyncio.wait({self._reader})
+        self._writer.cancel()
+        await asyncio.wait({self._reader, self._writer})
 
-    async def _requests(self) -> AsyncIterator[worker_pb2.DecodeRequest]:
-        while (request := await self._outgoing.get()) is not None:
-            yield request
+    async def _write(self) -> None:
+        # A call that is over takes no more; the reader is told why.
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):
+            while (request := await self._outgoing.get()) is not None:
+                await self._call.write(request)
+            await self._call.done_writing()
 
     async def _read(self) -> None:
         try:
