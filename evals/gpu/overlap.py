@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -122,7 +123,8 @@ async def _step_ms(engine: TurnableEngine, num_sessions: int) -> float:
         submit(index)
     begin = time.perf_counter()
     driver.start()
-    await asyncio.wait([asyncio.gather(*ends), failed], return_when=asyncio.FIRST_COMPLETED)
+    waited_for: list[asyncio.Future[Any]] = [asyncio.gather(*ends), failed]
+    await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
     if failed.done():
         failed.result()
     elapsed = time.perf_counter() - begin
