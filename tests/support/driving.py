@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from model_worker.device_turns import DeviceTurns
 from model_worker.driver import EngineDriver
@@ -14,7 +15,7 @@ from model_worker.engine.types import RunFinished, RunRequest
 from model_worker.outbox import Piece
 from model_worker.spare_cores import SpareCores
 
-Run = Callable[[RunRequest], Awaitable[tuple[list[int], RunFinished]]]
+Run = Callable[[RunRequest], Coroutine[Any, Any, tuple[list[int], RunFinished]]]
 
 
 @asynccontextmanager
