@@ -5,6 +5,12 @@ knows nothing of gRPC.
 
     event loop     submit, cancel, ask ---> commands (queue) ---> engine thread:  take commands -> step -> outbox
                    sink(ticket, piece) <--- call_soon_threadsafe <---------------------------------------------|
+
+Where the device computes by itself, what a step left is sent while it computes the next one, and not in between:
+
+    device     | step n      |       | step n+1         |       | step n+2
+    thread      - send n-1 -  commit  - send n -         commit   - send n+1 -
+                              launch                     launch
 """
 
 from __future__ import annotations
@@ -56,6 +62,7 @@ class EngineDriver:
         # From here on for the engine's thread only. A ticket exists before its run does: the loop makes it.
         self._run_of: dict[int, int] = {}
         self._known: dict[int, tuple[int, RunRequest]] = {}  # by run: its ticket, what was asked
+        self._events: list[Event] = []  # of the last step, not yet in the outbox
         self._outbox = Outbox(flush_s)
         self._batching = batching
         self._turns = turns
@@ -97,7 +104,7 @@ class EngineDriver:
 
     def supersede(self, ticket: int) -> None:
         """Ends a run where it stands, with an event. An ended run is left alone."""
-        self._commands.put(lambda: self._put(self._engine.supersede(self._run_of.get(ticket, 0))))
+        self._commands.put(lambda: self._events.extend(self._engine.supersede(self._run_of.get(ticket, 0))))
 
     def cancel(self, ticket: int) -> None:
         """Ends a run without an event. An ended run is left alone."""
@@ -122,7 +129,7 @@ class EngineDriver:
         def command() -> None:
             held, events = self._engine.close_session(session_id)
             self._loop.call_soon_threadsafe(_settle, done, done.set_result, held)
-            self._put(events)
+            self._events += events
 
         self._commands.put(command)
         return await done
@@ -132,6 +139,7 @@ class EngineDriver:
         done: asyncio.Future[T] = self._loop.create_future()
 
         def command() -> None:
+            self._engine.settle()
             try:
                 answer = question(self._engine)
             except Exception as error:  # noqa: BLE001 - the asker's error, which must not end the engine's thread
@@ -145,37 +153,53 @@ class EngineDriver:
     def _work(self) -> None:
         try:
             self._engine.warm_up()
-            while True:
-                # Sleep only while there is nothing to compute or the step should wait; else take what has come, step.
-                wait: float | None = None if self._engine.is_idle else 0.0
-                while True:
-                    try:
-                        command = self._commands.get(timeout=wait)
-                    except queue.Empty:
-                        wait = self._hold_back()
-                        if wait:
-                            continue
-                        break
-                    if command is None:
-                        return
-                    command()
-                    wait = 0.0
-                if self._cores is not None and not self._engine.is_idle:
-                    self._cores.begin()
-                self._put(self._engine.step())
-                if self._cores is not None and self._engine.is_idle:
-                    self._cores.end()
-                if self._turns is not None:
-                    self._turns.end(somebody_waits=self._engine.load.num_rows > 0)
-                self._send()
+            try:
+                self._steps()
+            finally:
+                self._send()  # what the last step left is true, whatever ended the next
         except BaseException as error:
             self._loop.call_soon_threadsafe(self._on_fatal, error)
             raise
+
+    def _steps(self) -> None:
+        """Takes commands and steps until it is told to stop."""
+        while True:
+            # Sleep only while there is nothing to compute or the step should wait; else take what has come, step.
+            wait: float | None = None if self._engine.is_idle else 0.0
+            while True:
+                try:
+                    command = self._commands.get(timeout=wait)
+                except queue.Empty:
+                    wait = self._hold_back()
+                    if wait:
+                        continue
+                    break
+                if command is None:
+                    return
+                command()
+                wait = 0.0
+            self._step()
+
+    def _step(self) -> None:
+        if self._cores is not None and not self._engine.is_idle:
+            self._cores.begin()
+        flight = self._engine.launch()
+        if self._engine.overlaps:
+            self._send()
+        self._events += self._engine.wait(flight)
+        if self._cores is not None and self._engine.is_idle:
+            self._cores.end()
+        if self._turns is not None:
+            self._turns.end(somebody_waits=self._engine.load.num_rows > 0)
+        if self._engine.is_idle or not self._engine.overlaps:
+            self._send()
 
     def _hold_back(self) -> float:
         """Returns how long the step should wait, for a fuller batch or for the device; 0: it starts now."""
         if self._batching is None and self._turns is None:
             return 0.0
+        if self._batching is not None:
+            self._put_down()  # it wants to know who has left
         now = time.perf_counter()
         load = self._engine.load
         delay = self._batching.delay(now, load, self._arrivals) if self._batching is not None else 0.0
@@ -189,12 +213,15 @@ class EngineDriver:
         return delay
 
     def _send(self) -> None:
+        self._put_down()
         pieces = self._outbox.take_due(time.perf_counter())
         if pieces:
             self._loop.call_soon_threadsafe(self._deliver, pieces)
 
-    def _put(self, events: list[Event]) -> None:
-        """Puts events into the outbox under their tickets; forgets runs that ended."""
+    def _put_down(self) -> None:
+        """Puts the last step's events into the outbox under their tickets; forgets runs that ended."""
+        self._engine.settle()  # first: events tell times
+        events, self._events = self._events, []
         for event in events:
             known = self._known.get(event.run_id)
             if known is None:

@@ -1,4 +1,5 @@
-"""What a decode step of a real shape is made of: its kernels on the device, and the time between them.
+"""What a decode step of a real shape is made of: its kernels on the device, the time between them, and what of that
+is saved where the host works on during the next step.
 
 python -m evals.gpu.anatomy --device cuda:0 --shape qwen2.5-1.5b
 
@@ -23,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from evals.bench.shapes import SHAPES, make_pair
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
+from evals.gpu import overlap
 from model_worker.engine.engine import Engine
 from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import load
@@ -65,26 +67,30 @@ def main() -> None:
     engine = _engine(options.shape, device)
     path = f"{options.shape}: {engine.path}, up in {time.monotonic() - begin:.1f} s"
     size = _WHOLE if device.type == "cuda" else _DRY
-    steps, kernels = [], []
+    steps, kernels, turns = [], [], []
     for num_sessions in size.sessions:
         step, of_step = _measured(engine, num_sessions, size, device)
         steps.append(step)
         kernels.append(of_step)
+        turns.append(overlap.measured(engine, num_sessions))
     console.print(terminal_table(path, _STEPS_COLUMNS, steps))
     console.print(terminal_table("one session", _KERNELS_COLUMNS, kernels[0]))
+    told = "under the driver" if device.type == "cuda" else "under the driver, with a device that sleeps"
+    console.print(terminal_table(told, overlap.COLUMNS, turns))
     if options.json is not None:
         text = [f"{path}.", markdown_table(_STEPS_COLUMNS, steps), markdown_table(_KERNELS_COLUMNS, kernels[0])]
-        options.json.write_text(json.dumps({"steps": steps, "kernels": kernels, "text": text}))
+        text += [f"{told}:", markdown_table(overlap.COLUMNS, turns)]
+        options.json.write_text(json.dumps({"steps": steps, "kernels": kernels, "overlap": turns, "text": text}))
 
 
-def _engine(shape: str, device: torch.device) -> Engine:
+def _engine(shape: str, device: torch.device) -> overlap.TurnableEngine:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with tempfile.TemporaryDirectory(prefix="rstitch-anatomy-") as folder:
         served, _ = make_pair(shape, shape, Path(folder))
         loaded = load(str(served.folder), dtype, device, random_weights=0)
     page_size = default_page_size(device)
     limits = Limits(SHAPES[shape].vocab_size, _CONTEXT, 8 * math.ceil(_CONTEXT / page_size), page_size=page_size)
-    return Engine(loaded, limits)
+    return overlap.TurnableEngine(loaded, limits)
 
 
 def _measured(engine: Engine, num_sessions: int, size: _Size, device: torch.device) -> tuple[Row, list[Row]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from model_worker.engine.bookkeeping.scheduler import Row, Run, Scheduler
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import ForwardFailed
-from model_worker.engine.forward.runner import Outcome
+from model_worker.engine.forward.outcome import Outcome
 from model_worker.engine.types import (
     Counters,
     Event,

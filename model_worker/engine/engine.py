@@ -1,14 +1,15 @@
 """The stepping engine: tokens in, tokens and their uncertainty out, for many sessions at once.
 
-`step()` is the system in three calls: schedule, run, commit. One thread owns an engine. It knows no text, no network
-and no other model.
+`step()` is the system in three calls: schedule, run, commit. Run is two, `launch` and `wait`: on a device that computes
+by itself, the host puts down between them what the step before has left. One thread owns an engine. It knows no text,
+no network and no other model.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -16,12 +17,13 @@ from model_worker.engine.bookkeeping.admission import check_fork, check_held, ch
 from model_worker.engine.bookkeeping.batching import Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.bookkeeping.pages import PagePool
-from model_worker.engine.bookkeeping.scheduler import Row, Run, Schedule, Scheduler
+from model_worker.engine.bookkeeping.scheduler import Run, Schedule, Scheduler
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.commit import Committer
 from model_worker.engine.errors import SessionClosed
+from model_worker.engine.flight import Flight, account
 from model_worker.engine.forward.invariant_check import check_invariance
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.parity import (
@@ -52,8 +54,8 @@ class Engine:
     raises UnsupportedModel if the engine's path does not give the model's own logits.
     """
 
-    # The way of a run: submit -> [ schedule -> run -> commit ] once per step -> finish. A session outlives its runs;
-    # between two of them it can be evicted, and then holds nothing.
+    # The way of a run: submit -> [ launch: schedule, run -> wait: commit ] once per step -> finish. A session outlives
+    # its runs; between two of them it can be evicted, and then holds nothing.
 
     _run_type: type[Run] = Run
     _scheduler_type: type[Scheduler] = Scheduler
@@ -69,10 +71,16 @@ class Engine:
         self._run_ids = itertools.count(1)
         self._runner = self._verified_runner(loaded, on_progress)
         self._committer = Committer(self._scheduler, self._table, limits, loaded.stop_tokens, self.counters)
+        self._unsettled: Flight | None = None
 
     @property
     def is_idle(self) -> bool:
         return len(self._scheduler) == 0
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device computes by itself between `launch` and `wait`; else `launch` returns when it is over."""
+        return self._runner.overlaps
 
     @property
     def capacity(self) -> Capacity:
@@ -192,25 +200,54 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Runs the model once on what is most urgent; returns what came of it."""
-        begin = time.perf_counter()
+        events = self.wait(self.launch())
+        self.settle()
+        return events
+
+    def launch(self) -> Flight:
+        """Begins a step: schedules it and tells the device to compute it. Nothing else may be asked before `wait`."""
+        flight = Flight(time.perf_counter(), [], [])
         self._clean()
         schedule = self._scheduler.schedule()
         # Pages that sessions get copies of hold their content only until the forward, which may write to them.
         self._runner.copy_pages(self._table.take_copies())
-        events = self._end_without_row(schedule)
+        flight.events += self._end_without_row(schedule)
         if not schedule.rows:
-            return events
-        forward_begin = time.perf_counter()
+            return flight
+        flight.rows, flight.launched_at = schedule.rows, time.perf_counter()
         try:
-            outcome = self._runner.run(schedule.rows)
+            flight.launched = self._runner.launch(schedule.rows)
         except torch.AcceleratorError:  # the device is lost to this process: no later step could be right
             raise
         except Exception as error:  # noqa: BLE001 - whatever a model may raise: these runs fail, others go on
-            return events + self._committer.fail(schedule.rows, error)
-        forward_us = _us(time.perf_counter() - forward_begin)
-        events += self._committer.commit(schedule.rows, outcome)
-        self._account(schedule.rows, begin, forward_us)
+            flight.events += self._committer.fail(schedule.rows, error)
+        return flight
+
+    def wait(self, flight: Flight) -> list[Event]:
+        """Ends a step once the device is done with it; returns what came of it.
+
+        The times that these events tell are complete after `settle`, which can wait until the next step is launched.
+        """
+        self.settle()
+        if flight.launched is None:
+            return flight.events
+        try:
+            outcome = self._runner.wait(flight.launched)
+        except torch.AcceleratorError:  # as in `launch`: a device reports some of its errors only now
+            raise
+        except Exception as error:  # noqa: BLE001 - likewise
+            return flight.events + self._committer.fail(flight.rows, error)
+        flight.read_at = time.perf_counter()
+        events = flight.events + self._committer.commit(flight.rows, outcome)
+        flight.end = time.perf_counter()
+        self._unsettled = flight
         return events
+
+    def settle(self) -> None:
+        """Adds the last step's time to the counters and to its runs, unless that is done."""
+        flight, self._unsettled = self._unsettled, None
+        if flight is not None:
+            account(flight, self.counters)
 
     def check_integrity(self) -> None:
         """Raises AssertionError if a page is leaked or a session's books are wrong."""
@@ -232,27 +269,6 @@ class Engine:
         """Zeroes what a forward left infinities or NaN in: whoever gets the pages next may read them, masked."""
         self._runner.wipe(self._pool.take_unclean())
 
-    def _account(self, rows: Sequence[Row], begin: float, forward_us: int) -> None:
-        """Adds a step's time to the counters and to its runs."""
-        # Also to those that ended in it: their events, which are not sent yet, carry the same Timing object.
-        end = time.perf_counter()
-        host_us = _us(end - begin) - forward_us
-        self.counters.num_steps += 1
-        self.counters.num_steps_by_rows[len(rows).bit_length() - 1] += 1
-        self.counters.forward_us += forward_us
-        self.counters.num_graph_steps += self._runner.graphed is True
-        self.counters.num_graph_misses += self._runner.graphed is False
-        for row in rows:
-            timing = row.run.timing
-            if timing.num_steps == 0:
-                timing.queue_us = _us(begin - row.run.arrived)
-            timing.num_steps += 1
-            timing.forward_us += forward_us
-            timing.host_us += host_us
-            timing.total_us = _us(end - row.run.arrived)
-            timing.num_computed_tokens += row.num_tokens
-            self.counters.num_computed_tokens += row.num_tokens
-
     def _new_run(self, request: RunRequest, session: Session) -> Run:
         return self._run_type(0, request, session)
 
@@ -270,7 +286,3 @@ class Engine:
         if self.limits.batch_invariant:
             check_invariance(name, runner, self._table, self.limits, self._new_run)
         return runner
-
-
-def _us(seconds: float) -> int:
-    return int(seconds * 1e6)

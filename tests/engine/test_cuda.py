@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.flight import Flight
 from model_worker.engine.forward import runner
 from model_worker.engine.forward.capture import Repeat
 from model_worker.engine.forward.inversion import draw
 from model_worker.engine.forward.loader import adopt
-from model_worker.engine.types import Limits, RunRequest, Sampling
+from model_worker.engine.types import Handoff, Limits, RunRequest, Sampling, Signal
 from tests.support.engines import run_all
 from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
 
@@ -48,6 +50,49 @@ def test_a_step_that_only_catches_up_ends_when_the_device_is_done() -> None:
     engine.submit(RunRequest("s", 0, PROMPTS[0]))
     engine.step()
     assert torch.cuda.current_stream().query(), "the host is ahead of the device"
+
+
+@pytest.mark.parametrize("graphs", ["off", "on"])
+def test_a_launch_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, graphs: str) -> None:
+    """Neither a step's own launch nor what it draws; torch raises at each call that would wait."""
+    launch = Engine.launch
+
+    def watched(engine: Engine) -> Flight:
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return launch(engine)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+    model = make_model(CONFIGS["llama"], 0).to("cuda", torch.bfloat16)
+    limits = Limits(VOCAB_SIZE, CONTEXT_LENGTH, num_pages=16, page_size=256, graphs=graphs, prefix_cache="share")  # type: ignore[arg-type]
+    engine = Engine(adopt(model), limits)
+    requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=9) for i, prompt in enumerate(PROMPTS)]
+    requests.append(RunRequest("drawn", 0, PROMPTS[0], Sampling(0.9, top_p=0.8, seed=4), max_tokens=9))
+    requests.append(
+        RunRequest("margin", 0, PROMPTS[1], max_tokens=5, handoff=Handoff(below=-1.0, signal=Signal.MARGIN))
+    )
+    requests.append(RunRequest("catch-up", 0, PROMPTS[3]))
+    run_all(engine, requests)  # kernels are compiled at their first call, and may wait
+    monkeypatch.setattr(Engine, "launch", watched)
+    again = [replace(request, session_id=f"again {request.session_id}") for request in requests]
+    for result in run_all(engine, again):
+        if result.error is not None:
+            raise result.error.__cause__ or result.error
+
+
+def test_the_host_is_free_while_the_device_computes() -> None:
+    model = make_model(CONFIGS["llama"], 0).to("cuda")
+    engine = Engine(adopt(model), Limits(VOCAB_SIZE, CONTEXT_LENGTH, num_pages=16, page_size=256, graphs="off"))
+    assert engine.overlaps
+    engine.submit(RunRequest("s", 0, PROMPTS[0], max_tokens=3))
+    engine.step()
+    model.base_model.register_forward_hook(lambda *_: torch.cuda._sleep(200_000_000))  # cycles
+    flight = engine.launch()
+    assert not torch.cuda.current_stream().query(), "launch has waited for the device"
+    engine.wait(flight)
+    assert torch.cuda.current_stream().query(), "wait has not"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])

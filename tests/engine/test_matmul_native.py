@@ -166,8 +166,7 @@ def test_some_products_are_left_to_torch(most_rows: int | None, least: int, expe
         ((0.9, 0.8, 3.0), False, "native up to 4 rows"),
         ((0.9, 1.8, 3.0), False, "native up to 1 rows"),
         ((1.2, 1.8, 3.0), False, "torch, as native takes 1.80 times as long here"),
-        ((0.9, 0.8, 3.0), True, "native"),
-        ((0.9, 1.8, 0.5), True, "torch, as native takes 1.80 times as long here"),
+        ((1.2, 1.8, 3.0), True, "native"),  # whatever a trial shows: it may show otherwise after a restart
     ],
 )
 def test_auto_goes_by_what_a_trial_shows(

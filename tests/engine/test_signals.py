@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from model_worker.engine.forward import runner as runner_module
+from model_worker.engine.forward import outcome as outcome_module
 from model_worker.engine.types import FinishReason, Handoff, RunRequest, Sampling, Signal, TokenKept
 from tests.support.engines import make_engine, run_all, run_one
 from tests.support.pairs import VOCAB_SIZE
@@ -131,7 +131,7 @@ def test_margins_are_computed_where_somebody_asks(monkeypatch: pytest.MonkeyPatc
     def forbidden(*_: Any) -> list[float]:
         raise AssertionError("nobody asked")
 
-    monkeypatch.setattr(runner_module, "margins", forbidden)
+    monkeypatch.setattr(outcome_module, "margins", forbidden)
     for signal in (Signal.ENTROPY, Signal.CONFIDENCE, Signal.ENTROPY_WINDOW):
         request = RunRequest(f"{signal}", 0, PROMPT, max_tokens=3, handoff=handoff(signal, above=NEVER))
         assert len(run_one(engine, request).tokens) == 3

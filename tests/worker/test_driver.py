@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,51 +12,15 @@ import pytest
 import torch
 
 from model_worker.device_turns import DeviceTurns
-from model_worker.driver import EngineDriver
 from model_worker.engine.bookkeeping.batching import Arrivals, BatchingRule, Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
-from model_worker.engine.engine import Engine
-from model_worker.engine.types import FinishReason, Handoff, RunFinished, RunRequest
-from model_worker.outbox import Piece
+from model_worker.engine.types import FinishReason, Handoff, RunRequest
 from model_worker.spare_cores import SpareCores
+from tests.support.driving import driving
 from tests.support.engines import generate, make_engine
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], [5, 250, 17, 130]]
 COSTS = CostModel({1: 20_000, 64: 21_000}, {2: 20_000}, {2: 0})
-Run = Callable[[RunRequest], Awaitable[tuple[list[int], RunFinished]]]
-
-
-@asynccontextmanager
-async def driving(
-    engine: Engine,
-    batching: BatchingRule | None,
-    turns: DeviceTurns | None = None,
-    cores: SpareCores | None = None,
-) -> AsyncIterator[tuple[EngineDriver, Run]]:
-    """A driver and a way to run something to its end."""
-
-    def on_fatal(error: BaseException) -> None:
-        raise AssertionError("the engine's thread died") from error
-
-    driver = EngineDriver(engine, on_fatal, batching=batching, turns=turns, cores=cores)
-
-    async def run(request: RunRequest) -> tuple[list[int], RunFinished]:
-        tokens: list[int] = []
-        done: asyncio.Future[RunFinished] = asyncio.get_running_loop().create_future()
-
-        def sink(ticket: int, piece: Piece) -> None:
-            tokens.extend(piece.tokens)
-            if piece.end is not None:
-                assert isinstance(piece.end, RunFinished)
-                done.set_result(piece.end)
-
-        driver.submit(request, sink)
-        return tokens, await done
-
-    driver.start()
-    yield driver, run
-    await driver.ask(Engine.check_integrity)
-    await driver.stop()
 
 
 class UntilTwo(BatchingRule):
@@ -174,13 +136,13 @@ async def test_the_thread_that_steps_is_warm_before_its_first_step(monkeypatch: 
     engine, model = make_engine()
     seen: list[str] = []
     runner = type(engine._runner)
-    run = runner.run
+    launch = runner.launch
 
     def noted(self: Any, rows: Any, **kwargs: Any) -> Any:
         seen.append(f"{threading.current_thread().name}: {rows[0].run.session.session_id}")
-        return run(self, rows, **kwargs)
+        return launch(self, rows, **kwargs)
 
-    monkeypatch.setattr(runner, "run", noted)
+    monkeypatch.setattr(runner, "launch", noted)
     async with driving(engine, None) as (_, start):
         tokens, _ = await start(RunRequest("s", 0, PROMPTS[0], max_tokens=2))
     assert tokens == generate(model, PROMPTS[0], 2)

@@ -250,7 +250,7 @@ async def test_a_failed_forward_says_what_to_do_and_is_logged(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
-        patch.setattr(Runner, "run", broken)
+        patch.setattr(Runner, "launch", broken)
         request = pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=8)
         error = await error_of(decode_once(stub, request))
     assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "FORWARD_FAILED")

@@ -22,6 +22,7 @@ from model_worker.engine.forward.capture import Capture
 from model_worker.engine.forward.graph_shapes import Shape, shapes_for, trial_batch
 from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.sampling import Choices, measure, unpack
+from model_worker.engine.forward.transfer import Later
 from model_worker.engine.types import Limits
 
 OnProgress = Callable[[int, int], None]
@@ -29,11 +30,11 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class GraphOutput:
-    """What a replay computed; the next one overwrites the tensors."""
+    """What a replay computes; the next one overwrites the tensors, and what `measured` reads."""
 
     logits: Tensor
     hidden: Tensor
-    measured: Choices
+    measured: Later[Choices]
     index: Sequence[int]  # which of the rows of these three each distribution asked for has
 
 
@@ -89,19 +90,21 @@ class Graph:
 
         self._replay = self._verified(body, capture)
 
-    def run(self, batch: Batch) -> GraphOutput:
-        """Replays the graph for a batch, which must fit."""
+    def launch(self, batch: Batch) -> GraphOutput:
+        """Replays the graph for a batch, which must fit. The one before must be over: its numbers lie where these go.
+
+        The device may still compute when this returns.
+        """
         index = self._write(batch)
         self._device.copy_(self._host, non_blocking=True)
         self._replay()
         outputs = self._outputs
         if self._shape.num_asked:
             self._results.copy_(outputs.measured, non_blocking=True)
-        if self._device.is_cuda:
-            # Without results, too: steps that only catch up would pile up, and whoever comes would wait for all.
-            torch.cuda.current_stream(self._device.device).synchronize()
-        measured = unpack(self._results, self._limits.vocab_size) if self._shape.num_asked else Choices([], [], [])
-        return GraphOutput(outputs.logits, outputs.hidden, measured, index)
+        return GraphOutput(outputs.logits, outputs.hidden, self._measured, index)
+
+    def _measured(self) -> Choices:
+        return unpack(self._results, self._limits.vocab_size) if self._shape.num_asked else Choices([], [], [])
 
     def _verified(self, body: Callable[[], None], capture: Capture) -> Callable[[], None]:
         """Captures `body`, and replays it once beside it on the same batch: bit for bit the same must come out."""
@@ -183,10 +186,10 @@ class Graphs:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def run(self, batch: Batch) -> GraphOutput | None:
-        """Runs a batch; None if it fits no graph."""
+    def launch(self, batch: Batch) -> GraphOutput | None:
+        """Launches a batch, as `Graph.launch` does; None if it fits no graph."""
         graph = next((graph for shape, graph in self._graphs.items() if shape.fits(batch)), None)
-        return graph.run(batch) if graph is not None else None
+        return graph.launch(batch) if graph is not None else None
 
 
 def _free_bytes(device: torch.device) -> int:

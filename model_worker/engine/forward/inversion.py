@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from model_worker.engine.forward.transfer import Later, to_device, to_host
 from model_worker.engine.types import Sampling
 
 FIRST = 2048  # how many of the most probable tokens are sorted
@@ -32,32 +33,46 @@ def draw(
     `draws` are numbers in [0, 1), one a row. Numbers go to the device in one copy and come back in one. The `first`
     tokens are sorted before the row is, if need be; with 0 each row is sorted as a whole. That changes no token.
     """
-    numbers = _on_device(
-        [(row, s.temperature, s.top_p, s.top_k or logits.shape[-1], u)
-         for row, s, u in zip(rows, samplings, draws, strict=True)],
-        logits.device,
-    )  # fmt: skip
+    return draw_later(logits, rows, samplings, draws, first)()
+
+
+def draw_later(
+    logits: Tensor,
+    rows: Sequence[int],
+    samplings: Sequence[Sampling],
+    draws: Sequence[float],
+    first: int = FIRST,
+) -> Later[tuple[list[int], list[float]]]:
+    """Does what `draw` does without waiting for the device, except that a row that has to be sorted is sorted when it
+    is read; until then `logits` must stay.
+    """
+    if not rows:
+        return lambda: ([], [])
+    numbers = [
+        (row, s.temperature, s.top_p, s.top_k or logits.shape[-1], u)
+        for row, s, u in zip(rows, samplings, draws, strict=True)
+    ]
+    on_device = to_device(torch.tensor(numbers, dtype=torch.float64), logits.device)
     if first == 0:
-        tokens, logprobs = _sorted_whole(logits, numbers)
-        return [int(token) for token in tokens], logprobs
-    parts = [_draw_group(logits[group[:, 0].long()], group, first) for group in numbers.split(_GROUP)]
-    tokens, logprobs, decided = torch.cat(parts, 1).tolist()  # float64 holds every id
-    found = [int(token) for token in tokens]
-    if undecided := [index for index, is_decided in enumerate(decided) if not is_decided]:
-        for index, token, logprob in zip(undecided, *_sorted_whole(logits, numbers[undecided]), strict=True):
-            found[index], logprobs[index] = int(token), logprob
-    return found, logprobs
+        return lambda: _sorted_whole(logits, on_device)
+    parts = [_draw_group(logits[group[:, 0].long()], group, first) for group in on_device.split(_GROUP)]
+    drawn = to_host(torch.cat(parts, 1))
+
+    def read() -> tuple[list[int], list[float]]:
+        tokens, logprobs, decided = drawn.tolist()  # float64 holds every id
+        found = [int(token) for token in tokens]
+        if undecided := [index for index, is_decided in enumerate(decided) if not is_decided]:
+            for index, token, logprob in zip(undecided, *_sorted_whole(logits, on_device[undecided]), strict=True):
+                found[index], logprobs[index] = token, logprob
+        return found, logprobs
+
+    return read
 
 
-def _sorted_whole(logits: Tensor, numbers: Tensor) -> tuple[list[float], list[float]]:
+def _sorted_whole(logits: Tensor, numbers: Tensor) -> tuple[list[int], list[float]]:
     parts = [_sort_group(logits[group[:, 0].long()], group) for group in numbers.split(_GROUP)]
     tokens, logprobs = torch.cat(parts, 1).tolist()
-    return tokens, logprobs
-
-
-def _on_device(numbers: list[tuple[float, ...]], device: torch.device) -> Tensor:
-    pinned = device.type == "cuda"  # else the host would wait until the copy is over
-    return torch.tensor(numbers, dtype=torch.float64, pin_memory=pinned).to(device, non_blocking=True)
+    return [int(token) for token in tokens], logprobs
 
 
 def _draw_group(logits: Tensor, numbers: Tensor, first: int) -> Tensor:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model_worker.engine.forward.transfer import to_device
+
 _CACHE_LINE = 64  # bytes
 
 
@@ -60,7 +62,7 @@ class KvCache:
 
     def to_device(self, numbers: np.ndarray) -> Tensor:
         """Returns an array on the cache's device; the host does not wait for the copy."""
-        return torch.from_numpy(numbers).to(self.device, non_blocking=True)
+        return to_device(torch.from_numpy(numbers), self.device)
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Puts keys and values, [1, kv_heads, tokens, dim], into `slots`, int64 [tokens]."""

@@ -80,8 +80,8 @@ def choose_matmul(module: Any, wish: Literal["auto", "native", "torch"], *, whol
     """Chooses for a model.
 
     "auto" takes the kernel for bfloat16 on a CPU, where it was faster here in a short trial and there is enough to do.
-    With `whole`, it takes it for everything, since a row's result must depend neither on their number nor on the trial. Raises
-    UnsupportedModel if it is "native" and cannot be.
+    With `whole`, it takes it for everything, since a row's result must depend neither on the number of rows nor on a
+    trial. Raises UnsupportedModel if it is "native" and cannot be.
     """
     weights = [part.weight for part in module.modules() if type(part) is nn.Linear]
     largest = max(weights, key=Tensor.numel, default=None)

@@ -17,7 +17,8 @@ from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import LoadedModel
-from model_worker.engine.forward.runner import Outcome, Runner
+from model_worker.engine.forward.outcome import Outcome
+from model_worker.engine.forward.runner import Runner
 from model_worker.engine.types import Limits, Returns, RunRequest
 
 # Largest difference of logits between the engine's path and the model's own: the root of the mean square of the

@@ -31,30 +31,19 @@ from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.matmul_choice import choose_matmul
 from model_worker.engine.forward.model import Model
-from model_worker.engine.forward.sampling import Choices, choose, margins, measure, measure_on_host, unpack
-from model_worker.engine.types import Limits, Returns, RunRequest, Signal
+from model_worker.engine.forward.outcome import Outcome, choose_for
+from model_worker.engine.forward.sampling import Choices, measure, measure_on_host, unpack
+from model_worker.engine.forward.transfer import Later, to_device, to_host
+from model_worker.engine.types import Limits, Returns, RunRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a step computed, with one entry per distribution that was asked for. Its bytes are float32 little-endian."""
+class Launched:
+    """A step that the device was told to compute."""
 
-    choices: Choices  # on the host
-    logits: Tensor  # [n, vocab_size], on the device, valid until the next run
-    hidden: Tensor  # [n, hidden_size], likewise
-    index: Sequence[int]  # which of the n rows each entry has; a captured graph computes all rows
-    margins: Mapping[int, float]  # p1 - p2 by entry, where a hand-off compares it
-
-    def hidden_state(self, row: int) -> bytes:
-        return _raw(self.hidden[self.index[row]])
-
-    def raw_logits(self, row: int) -> bytes:
-        return _raw(self.logits[self.index[row]])
-
-    def top_logits(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
-        """Returns the `count` largest logits as pairs of token and logit, descending."""
-        values, ids = self.logits[self.index[row]].float().topk(min(count, self.logits.shape[1]))
-        return tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    read: Later[Outcome | None]
+    done: torch.cuda.Event | None  # comes when it is computed; None: it is, as always on a CPU
+    graphed: bool | None  # whether a captured graph runs it; None: none is captured
 
 
 class Runner:
@@ -83,7 +72,6 @@ class Runner:
         self.graphs = self._make_graphs(on_progress)
         self._compiling = ""  # what `path` says of it
         self._compiled = self._make_compiled()
-        self.graphed: bool | None = None  # whether the last step was a captured graph's; None: none is captured
 
     @property
     def path(self) -> str:
@@ -94,41 +82,69 @@ class Runner:
         why = f", as {self._why}" if self._why else ""
         return f"{self._attention.name}{graphs}{fused}{self._compiling}{why}{matmul}"
 
-    @torch.inference_mode()
-    def run(self, rows: list[Row], *, captured: bool = True) -> Outcome | None:
-        """Computes the rows' KV; sorts `rows` into the order of the batch.
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device computes by itself between `launch` and `wait`."""
+        return self._loaded.device.type == "cuda"
 
-        Returns the outcome of the rows that are last and want a token, or the tokens of a draft, in that order; None
-        if none is. No captured graph runs it where `captured` is False.
+    @torch.inference_mode()
+    def launch(self, rows: list[Row], *, captured: bool = True) -> Launched:
+        """Tells the device to compute the rows' KV and what they ask for, and waits for nothing; sorts `rows` into the
+        order of the batch.
+
+        The step before must have been waited for. No captured graph runs it where `captured` is False.
         """
         self._use_device()
         rows.sort(key=batch_order)
         batch = Batch.of(rows, self._limits.page_size)
-        if self.graphs is not None:
-            output = self.graphs.run(batch) if captured else None
-            self.graphed = output is not None
-            if output is not None:
-                return _outcome(batch, output.measured, output.logits, output.hidden, output.index)
+        output = self.graphs.launch(batch) if captured and self.graphs is not None else None
+        if output is None:
+            read = self._launch_uncaptured(batch)
+        else:
+            read = choose_for(batch, output.measured, output.logits, output.hidden, output.index)
+        # Without results, too: steps that only catch up would pile up, and whoever comes would wait for all of them.
+        device = self._loaded.device
+        done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+        return Launched(read, done, None if self.graphs is None else output is not None)
+
+    @torch.inference_mode()
+    def wait(self, launched: Launched) -> Outcome | None:
+        """Waits until the device is done with a step, the one wait that there is, and returns what it computed.
+
+        That is the outcome of the rows that are last and want a token, or the tokens of a draft, in the order of the
+        batch; None if none is, or an empty one.
+        """
+        if launched.done is not None:
+            launched.done.synchronize()
+        return launched.read()
+
+    def run(self, rows: list[Row], *, captured: bool = True) -> Outcome | None:
+        """Does a whole step."""
+        return self.wait(self.launch(rows, captured=captured))
+
+    def _launch_uncaptured(self, batch: Batch) -> Later[Outcome | None]:
         ids, positions = self._begin(batch)
         if self._compiled is not None:
             # Where nothing is wanted, one distribution is computed in vain.
-            logits, hidden, measured = self._compiled(ids, positions, torch.tensor(batch.wanted or [0]))
-            return _outcome(batch, measured, logits, hidden, range(len(batch.asked))) if batch.asked else None
+            logits, hidden, found = self._compiled(ids, positions, torch.tensor(batch.wanted or [0]))
+            if not batch.asked:
+                return _nothing
+            return choose_for(batch, lambda: found, logits, hidden, range(len(batch.asked)))
         if not batch.asked:
             self._model.hidden(ids, positions)
-            if self._loaded.device.type == "cuda":
-                # No result makes the host wait: steps would pile up, and whoever comes would wait for all of them.
-                torch.cuda.current_stream(self._loaded.device).synchronize()
-            return None
+            return _nothing
         wanted: int | Tensor = 0  # all
         if len(batch.wanted) < batch.num_tokens:
-            wanted = torch.tensor(batch.wanted).to(self._loaded.device, non_blocking=True)
+            wanted = to_device(torch.tensor(batch.wanted), self._loaded.device)
         logits, hidden = self._model.logits(ids, positions, wanted)
-        if logits.device.type == "cpu":
-            measured = measure_on_host(at_least_two(logits) if self._limits.batch_invariant else logits)
-        else:
-            measured = unpack(measure(logits), logits.shape[-1])
-        return _outcome(batch, measured, logits, hidden, range(len(batch.asked)))
+        return choose_for(batch, self._measure(logits), logits, hidden, range(len(batch.asked)))
+
+    def _measure(self, logits: Tensor) -> Later[Choices]:
+        if logits.is_cuda:
+            results = to_host(measure(logits))
+            return lambda: unpack(results, logits.shape[-1])
+        found = measure_on_host(at_least_two(logits) if self._limits.batch_invariant else logits)
+        return lambda: found
 
     def warm_up(self) -> None:
         """Runs an uncaptured step of one token in the calling thread, on the page that nobody reads.
@@ -154,7 +170,7 @@ class Runner:
     def _begin(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns ids and positions, int64 [1, tokens], and tells the attention the rest."""
         # One tensor for three lists, so that one copy brings them to the device.
-        numbers = torch.tensor((batch.ids, batch.positions, batch.slots)).to(self._loaded.device, non_blocking=True)
+        numbers = to_device(torch.tensor((batch.ids, batch.positions, batch.slots)), self._loaded.device)
         self._attention.begin(batch, numbers[2])
         self._model.begin(numbers[2])
         return numbers[0:1], numbers[1:2]
@@ -262,16 +278,5 @@ def _without_other_sums(limits: Limits) -> Limits:
     return replace(limits, fused="off", compile="off")
 
 
-def _outcome(batch: Batch, measured: Choices, logits: Tensor, hidden: Tensor, index: Sequence[int]) -> Outcome:
-    """Chooses tokens; `index` says which rows of `logits` and `hidden` the batch asked for."""
-    samplings = [row.run.request.sampling for row in batch.asked]
-    positions = [batch.positions[place] + 1 for place in batch.wanted]
-    choices = choose(measured, logits, index, samplings, positions)
-    handoffs = [row.run.request.handoff for row in batch.asked]
-    by_margin = [place for place, handoff in enumerate(handoffs) if handoff and handoff.signal is Signal.MARGIN]
-    values = margins(logits, [index[place] for place in by_margin]) if by_margin else []
-    return Outcome(choices, logits, hidden, index, dict(zip(by_margin, values, strict=True)))
-
-
-def _raw(values: Tensor) -> bytes:
-    return values.float().cpu().numpy().astype("<f4").tobytes()
+def _nothing() -> None:
+    """Reads what a step leaves that nobody asked for anything."""

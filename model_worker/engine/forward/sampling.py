@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.bookkeeping.signals import rounded
-from model_worker.engine.forward.inversion import draw
+from model_worker.engine.forward.inversion import draw_later
 from model_worker.engine.forward.kernels.availability import why_not
+from model_worker.engine.forward.transfer import Later, to_device, to_host
 from model_worker.engine.types import Sampling
 
 _MASK = (1 << 64) - 1
@@ -47,23 +48,31 @@ class Choices:
 
 
 def choose(
-    measured: Choices, logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], positions: Sequence[int]
-) -> Choices:
+    measured: Later[Choices],
+    logits: Tensor,
+    rows: Sequence[int],
+    samplings: Sequence[Sampling],
+    positions: Sequence[int],
+) -> Later[Choices]:
     """Chooses a token for each of the `rows` of `logits` [n, vocab_size]; its position is the one it would take.
 
     Entropies and logprobs are of the model's own distribution (temperature 1, before top-k and top-p).
     """
-    tokens = [measured.tokens[row] for row in rows]
-    logprobs = [measured.logprobs[row] for row in rows]
-    # Rounding may leave [0, 1] by an ulp, but tau < 0 must be below and tau >= 1 above every entropy. NaN stays NaN.
-    entropies = [0.0 if (h := rounded(measured.entropies[row])) < 0 else 1.0 if h > 1 else h for row in rows]
     random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
-    if random:
-        draws = [uniform(samplings[index].seed, positions[index]) for index in random]
-        drawn = draw(logits, [rows[index] for index in random], [samplings[index] for index in random], draws)
-        for index, token, logprob in zip(random, *drawn, strict=True):
+    draws = [uniform(samplings[index].seed, positions[index]) for index in random]
+    drawn = draw_later(logits, [rows[index] for index in random], [samplings[index] for index in random], draws)
+
+    def read() -> Choices:
+        own = measured()
+        tokens = [own.tokens[row] for row in rows]
+        logprobs = [own.logprobs[row] for row in rows]
+        # Rounding may leave [0, 1] by an ulp, but tau < 0 must be below and tau >= 1 above every entropy. NaN stays.
+        entropies = [0.0 if (h := rounded(own.entropies[row])) < 0 else 1.0 if h > 1 else h for row in rows]
+        for index, token, logprob in zip(random, *drawn(), strict=True):
             tokens[index], logprobs[index] = token, logprob
-    return Choices(tokens, entropies, logprobs)
+        return Choices(tokens, entropies, logprobs)
+
+    return read
 
 
 def measure(logits: Tensor) -> Tensor:
@@ -80,7 +89,7 @@ def measure(logits: Tensor) -> Tensor:
 
 
 def unpack(results: Tensor, vocab_size: int) -> Choices:
-    """Brings what `measure` returned to the host, in one copy."""
+    """Reads what `measure` returned; if that is on a device, in one copy."""
     # Ids are floats in it: float32 holds them exactly up to 2^24, far beyond any vocabulary.
     tokens, entropies, probabilities = results.tolist()
     return _measured([int(token) for token in tokens], entropies, probabilities, vocab_size)
@@ -92,11 +101,11 @@ def measure_on_host(logits: Tensor) -> Choices:
     return _measured(tokens.tolist(), entropies.tolist(), probabilities.tolist(), logits.shape[-1])
 
 
-def margins(logits: Tensor, rows: Sequence[int]) -> list[float]:
+def margins(logits: Tensor, rows: Sequence[int]) -> Later[list[float]]:
     """Returns p1 - p2 of the two most probable tokens of each of the `rows` of `logits` [n, vocab_size]."""
-    own = logits[torch.tensor(rows, device=logits.device)]
-    largest = own.softmax(-1, torch.promote_types(own.dtype, torch.float32)).topk(2).values
-    return [first - second for first, second in largest.tolist()]
+    own = logits.index_select(0, to_device(torch.tensor(rows), logits.device))
+    largest = to_host(own.softmax(-1, torch.promote_types(own.dtype, torch.float32)).topk(2).values)
+    return lambda: [first - second for first, second in largest.tolist()]
 
 
 def _measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

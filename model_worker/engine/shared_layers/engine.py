@@ -19,6 +19,7 @@ from model_worker.engine.bookkeeping.scheduler import Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.commit import common_prefix
 from model_worker.engine.engine import Engine
+from model_worker.engine.flight import Flight
 from model_worker.engine.forward.invariant_check import check_invariance
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.parity import (
@@ -32,7 +33,7 @@ from model_worker.engine.forward.runner import Runner
 from model_worker.engine.shared_layers.model import SharedModel
 from model_worker.engine.shared_layers.runner import SharedRunner
 from model_worker.engine.shared_layers.scheduler import SharedRun, SharedScheduler
-from model_worker.engine.types import Event, FinishReason, Limits, RunRequest
+from model_worker.engine.types import FinishReason, Limits, RunRequest
 
 
 class SharedEngine(Engine):
@@ -83,11 +84,12 @@ class SharedEngine(Engine):
         self._put_off = [run for run in self._put_off if run.run_id != run_id]
         super().cancel(run_id)
 
-    def step(self) -> list[Event]:
-        """Ends the runs that were put off, then steps as `Engine.step` does."""
-        events: list[Event] = [self._committer.end_event(run, FinishReason.LENGTH) for run in self._put_off]
-        self._put_off.clear()
-        return events if super().is_idle else events + super().step()
+    def launch(self) -> Flight:
+        """Ends the runs that were put off, then begins a step as `Engine.launch` does."""
+        put_off, self._put_off = self._put_off, []
+        flight = Flight(time.perf_counter(), [], []) if super().is_idle else super().launch()
+        flight.events[:0] = [self._committer.end_event(run, FinishReason.LENGTH) for run in put_off]
+        return flight
 
     def _end_at_once(self, request: RunRequest, session: Session, arrived: float | None) -> int:
         run = SharedRun(next(self._run_ids), request, session, arrived=arrived or time.perf_counter())

@@ -12,7 +12,7 @@ from model_worker.engine.bookkeeping.scheduler import Row
 from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.model import Model
-from model_worker.engine.forward.runner import Outcome, Runner
+from model_worker.engine.forward.runner import Launched, Runner
 from model_worker.engine.shared_layers.model import SharedModel
 from model_worker.engine.shared_layers.scheduler import Layers, SharedRun
 from model_worker.engine.types import Limits
@@ -68,11 +68,11 @@ class SharedRunner(Runner):
             self._replace_parts(module)
             use_attention(module, self._attention.forward)
 
-    def run(self, rows: list[Row], *, captured: bool = True) -> Outcome | None:
-        """Computes rows that go through the same layers; otherwise as `Runner.run`."""
+    def launch(self, rows: list[Row], *, captured: bool = True) -> Launched:
+        """Launches rows that go through the same layers; otherwise as `Runner.launch`."""
         run = rows[0].run
         self._model.layers = run.layers if isinstance(run, SharedRun) else Layers.ALL
-        return super().run(rows, captured=captured)
+        return super().launch(rows, captured=captured)
 
     def _make_model(self) -> SharedLayersModel:
         return SharedLayersModel(self._loaded, self._shared, self._limits.vocab_size, self._cache.num_slots)

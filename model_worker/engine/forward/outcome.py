@@ -1,0 +1,52 @@
+"""What a step computed of the distributions that were asked for: chosen tokens, and what may be asked of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.sampling import Choices, choose, margins
+from model_worker.engine.forward.transfer import Later
+from model_worker.engine.types import Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step computed, with one entry per distribution that was asked for. Its bytes are float32 little-endian."""
+
+    choices: Choices  # on the host
+    logits: Tensor  # [n, vocab_size], on the device, valid until the next launch
+    hidden: Tensor  # [n, hidden_size], likewise
+    index: Sequence[int]  # which of the n rows each entry has; a captured graph computes all rows
+    margins: Mapping[int, float]  # p1 - p2 by entry, where a hand-off compares it
+
+    def hidden_state(self, row: int) -> bytes:
+        return _raw(self.hidden[self.index[row]])
+
+    def raw_logits(self, row: int) -> bytes:
+        return _raw(self.logits[self.index[row]])
+
+    def top_logits(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
+        """Returns the `count` largest logits as pairs of token and logit, descending."""
+        values, ids = self.logits[self.index[row]].float().topk(min(count, self.logits.shape[1]))
+        return tuple(zip(ids.tolist(), values.tolist(), strict=True))
+
+
+def choose_for(
+    batch: Batch, measured: Later[Choices], logits: Tensor, hidden: Tensor, index: Sequence[int]
+) -> Later[Outcome]:
+    """Tells the device to choose tokens; `index` says which rows of `logits` and `hidden` the batch asked for."""
+    samplings = [row.run.request.sampling for row in batch.asked]
+    positions = [batch.positions[place] + 1 for place in batch.wanted]
+    choices = choose(measured, logits, index, samplings, positions)
+    handoffs = [row.run.request.handoff for row in batch.asked]
+    by_margin = [place for place, handoff in enumerate(handoffs) if handoff and handoff.signal is Signal.MARGIN]
+    values = margins(logits, [index[place] for place in by_margin]) if by_margin else list
+    return lambda: Outcome(choices(), logits, hidden, index, dict(zip(by_margin, values(), strict=True)))
+
+
+def _raw(values: Tensor) -> bytes:
+    return values.float().cpu().numpy().astype("<f4").tobytes()
