@@ -10,6 +10,7 @@ import torch
 from model_worker.engine.bookkeeping.batching import BatchingRule
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import LoadedModel, load
 from model_worker.engine.forward.memory import pages_that_fit, tokens_beside
 from model_worker.engine.measure import measure_steps
@@ -45,7 +46,9 @@ def build(
         _log.warning("random weights: for benchmarks only", model=settings.model, seed=settings.random_weights)
     loaded = load(settings.model, getattr(torch, name), device, settings.context_length, settings.random_weights)
     shared = load_shared(settings.model, loaded.module) if settings.shared_listen else None
-    page_size = settings.page_size or default_page_size(device)
+    page_size = settings.page_size or default_page_size(
+        device, loaded.dtype, loaded.shapes, settings.attention, batch_invariant=settings.batch_invariant
+    )
     num_pages = _num_pages(settings, loaded, page_size, shared.bytes_per_token if shared is not None else 0)
     limits = Limits(
         vocab_size=min(vocab_size, loaded.num_logits),
@@ -80,11 +83,6 @@ def build(
         points = {f"rows_{c.num_rows}_tokens_{c.num_tokens_per_row}_us": c.step_us for c in engine.costs.step_costs}
         _log.info("steps measured", **points)
     return loaded, engine
-
-
-def default_page_size(device: torch.device) -> int:
-    """Returns the number of tokens per KV page; on CUDA the kernel does not run with small ones."""
-    return 256 if device.type == "cuda" else 16
 
 
 def _prefix_cache(settings: WorkerSettings, device: torch.device) -> PrefixCache:

@@ -47,7 +47,7 @@ class WorkerSettings(BaseSettings):
         str, Field(description="The other model on this device: both caches get as many tokens. Empty: there is none.")
     ] = ""
     page_size: Annotated[
-        int, Field(ge=0, le=1024, description="Tokens per KV page; 0: 256 on CUDA, as its kernels like, else 16.")
+        int, Field(ge=0, le=1024, description="Tokens per KV page; 0: on CUDA 256 for varlen, 64 for triton; else 16.")
     ] = 0
     attention: Annotated[
         Literal["auto", "varlen", "triton", "native", "in-place", "gather"],

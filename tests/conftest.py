@@ -5,6 +5,7 @@ order, and who runs what: the laws come first, since they take longest and matte
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,9 @@ LAWS = Path(__file__).parent / "laws"
 
 
 # Stacks that live as long as the session: whatever uses one of them runs in one process, where it is started once.
-STACKS = ("bundled_stack", "kindred_stack", "stack", "tiny_stack")
+# So does whatever uses the folder of compiled steps, where a step is compiled once.
+STACKS = ("bundled_stack", "compiled_code", "kindred_stack", "stack", "tiny_stack")
+_ANYWHERE = ("compiled_code", "tiny_stack")
 
 
 def pytest_configure() -> None:
@@ -38,7 +41,7 @@ def pytest_configure() -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     # Here, and not once all are collected: xdist reads the groups then, in a hook of its own that comes first.
     laws = LAWS in item.path.parents
-    used = [name for name in STACKS if name in getattr(item, "fixturenames", ()) and (laws or name == "tiny_stack")]
+    used = [name for name in STACKS if name in getattr(item, "fixturenames", ()) and (laws or name in _ANYWHERE)]
     item.add_marker(pytest.mark.xdist_group(used[0] if used else str(item.path.relative_to(LAWS.parent))))
 
 
@@ -58,3 +61,15 @@ def tiny_stack() -> Iterator[LocalStack]:
 
     with LocalStack() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For XDG_CACHE_HOME: a folder in which each architecture's step is compiled once, with what is built in C++."""
+    from model_worker.engine.forward.code_cache import cache_folder, make_folder
+
+    folder = tmp_path_factory.mktemp("code")
+    for library in cache_folder().glob("*.so"):
+        make_folder(kept := folder / "rstitch" / library.name)
+        shutil.copy2(library, kept)
+    return folder

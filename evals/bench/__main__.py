@@ -14,6 +14,7 @@ COMMANDS = {
     "replay": "models of any size with random weights, routed by recorded traces",
     "drawing": "what sampling a token costs, beside sorting its whole distribution",
     "products": "matrix products in bfloat16 on a CPU, by our own kernel and by torch",
+    "cores": "what a step takes with a worker's share of the CPU threads, and with all of them",
     "invariance": "what --batch-invariant keeps and what it costs, in an engine with it and one without",
     "overhead": "what a token and a switch cost outside the forwards, beside a bare loop",
 }

@@ -30,7 +30,7 @@ from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
 from evals.bench.stepping import BLOCK, Contest, Ours
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import ROOT
-from model_worker.build import default_page_size
+from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import load
 from model_worker.engine.types import Limits
 from model_worker.tokenizer import load_tokenizer

@@ -1,6 +1,8 @@
 """What a decode step of a real shape is made of: its kernels on the device, and the time between them.
 
 python -m evals.gpu.anatomy --device cuda:0 --shape qwen2.5-1.5b
+
+On a CPU prompts are short and steps few: it shows then that all of it runs.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -20,13 +23,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from evals.bench.shapes import SHAPES, make_pair
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
-from model_worker.build import default_page_size
 from model_worker.engine.engine import Engine
+from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import load
 from model_worker.engine.types import Limits, RunFailed, RunRequest, TokenKept
 from rstitch.local.part import default_threads
 
-_CONTEXT, _PROMPT, _STEPS, _TOP = 1024, 500, 40, 16
+_CONTEXT, _TOP = 1024, 16
 _STEPS_COLUMNS: Columns = {
     "sessions": "{sessions}",
     "step ms": "{step_ms:.3f}",
@@ -37,8 +40,20 @@ _STEPS_COLUMNS: Columns = {
 _KERNELS_COLUMNS: Columns = {"kernel": "{name}", "us a step": "{us:.1f}", "a step": "{count:.0f}"}
 
 
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How many sessions step at once, after prompts of how many tokens, and how often that is timed and profiled."""
+
+    sessions: tuple[int, ...]
+    prompt: int
+    steps: int
+
+
+_WHOLE, _DRY = _Size((1, 8), 500, 40), _Size((1, 4), 40, 5)
+
+
 def main() -> None:
-    """Times and profiles a decode step of one and of eight sessions; `--json` keeps what the page needs."""
+    """Times and profiles a decode step of one and of several sessions; `--json` keeps what the page needs."""
     parser = argparse.ArgumentParser(prog="python -m evals.gpu.anatomy", description=__doc__)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--shape", default="qwen2.5-1.5b", choices=SHAPES)
@@ -49,9 +64,10 @@ def main() -> None:
     begin = time.monotonic()
     engine = _engine(options.shape, device)
     path = f"{options.shape}: {engine.path}, up in {time.monotonic() - begin:.1f} s"
+    size = _WHOLE if device.type == "cuda" else _DRY
     steps, kernels = [], []
-    for num_sessions in (1, 8):
-        step, of_step = _measured(engine, num_sessions, device)
+    for num_sessions in size.sessions:
+        step, of_step = _measured(engine, num_sessions, size, device)
         steps.append(step)
         kernels.append(of_step)
     console.print(terminal_table(path, _STEPS_COLUMNS, steps))
@@ -71,25 +87,27 @@ def _engine(shape: str, device: torch.device) -> Engine:
     return Engine(loaded, limits)
 
 
-def _measured(engine: Engine, num_sessions: int, device: torch.device) -> tuple[Row, list[Row]]:
+def _measured(engine: Engine, num_sessions: int, size: _Size, device: torch.device) -> tuple[Row, list[Row]]:
     """Times a step of so many sessions, then looks into as many again."""
     runs = [
         engine.submit(
-            RunRequest(f"{num_sessions}-{index}", 0, [(7 * n + index) % 1000 for n in range(_PROMPT)], max_tokens=400)
+            RunRequest(
+                f"{num_sessions}-{index}", 0, [(7 * n + index) % 1000 for n in range(size.prompt)], max_tokens=400
+            )
         )
         for index in range(num_sessions)
     ]
     while sum(_kept(engine)) < num_sessions:  # prompts first
         pass
     seconds = []
-    for _ in range(_STEPS):
+    for _ in range(size.steps):
         begin = time.perf_counter()
         kept = sum(_kept(engine))
         seconds.append(time.perf_counter() - begin)
         assert kept == num_sessions, f"{kept} of {num_sessions} sessions went on"
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as profiled:
-        for _ in range(_STEPS):
+        for _ in range(size.steps):
             list(_kept(engine))
     events = profiled.key_averages()
     clock = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
@@ -97,15 +115,17 @@ def _measured(engine: Engine, num_sessions: int, device: torch.device) -> tuple[
     busy.sort(key=lambda event: -event[1])
     for run in runs:
         engine.cancel(run)
-    step_ms, device_ms = 1000 * median(seconds), sum(us for _, us, _ in busy) / 1000 / _STEPS
+    step_ms, device_ms = 1000 * median(seconds), sum(us for _, us, _ in busy) / 1000 / size.steps
     step = {
         "sessions": num_sessions,
         "step_ms": step_ms,
         "device_ms": device_ms,
         "between_ms": step_ms - device_ms,
-        "kernels": sum(count for *_, count in busy) / _STEPS,
+        "kernels": sum(count for *_, count in busy) / size.steps,
     }
-    return step, [{"name": name[:80], "us": us / _STEPS, "count": count / _STEPS} for name, us, count in busy[:_TOP]]
+    return step, [
+        {"name": name[:80], "us": us / size.steps, "count": count / size.steps} for name, us, count in busy[:_TOP]
+    ]
 
 
 def _kept(engine: Engine) -> Iterator[int]:

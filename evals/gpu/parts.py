@@ -46,7 +46,8 @@ def parts(device: str, sizes: Sizes, folder: Path) -> list[Part]:
     models = [argument for name in (sizes.slm, *sizes.llms) for argument in ("--model", name)]
     # Large models take their time to draw and to capture.
     more = len(sizes.llms)
-    interpreted = {} if device.startswith("cuda") else {"TRITON_INTERPRET": "1"}
+    is_gpu = device.startswith("cuda")
+    interpreted = {} if is_gpu else {"TRITON_INTERPRET": "1"}
     # fmt: off
     return [
         Part("kernels", "each kernel beside float64, and beside the time that its memory takes", 90,
@@ -64,7 +65,7 @@ def parts(device: str, sizes: Sizes, folder: Path) -> list[Part]:
                      "--concurrency", "1,16" if sizes is not DRY else "1,4", "--rounds", 1,
                      "--json", folder / "replay.json"), "replay.json"),
         Part("tests", "the tests that need a CUDA device", 80, [sys.executable, *_PYTEST, "-m", "gpu", "tests/engine"]),
-        Part("laws", "the served system in float32, beside transformers in float64", 100,
+        Part("laws", "the served system in float32, beside transformers in float64", 100 if is_gpu else 200,
              [sys.executable, *_PYTEST, "-n", "0", *_LAWS],
              env={"RSTITCH_TEST_DEVICE": device, "RSTITCH_TEST_DTYPE": "float32"}),
     ]

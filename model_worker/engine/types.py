@@ -202,6 +202,9 @@ class Capacity:
     max_batch_tokens: int
 
 
+Attention = Literal["auto", "varlen", "triton", "native", "in-place", "gather"]
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much an engine may take of everything, and how its steps run."""
@@ -215,7 +218,7 @@ class Limits:
     background_us: int = 5000  # longest step of background rows alone, or one decode step if that is longer
     # How the cache is read: through block tables on CUDA, "varlen" by torch's kernel (16-bit) or "triton" by our own;
     # "in-place" by views where pages lie side by side, "gather" by copies; "auto" takes the first that works here.
-    attention: Literal["auto", "varlen", "triton", "native", "in-place", "gather"] = "auto"
+    attention: Attention = "auto"
     # Matrix products in bfloat16 on a CPU: "native" by a kernel of our own; "auto": where it was faster when tried.
     matmul: Literal["auto", "native", "torch"] = "auto"
     # Forwards as compiled code, on a CPU; "auto": if it is on disk already, and faster where it was tried.

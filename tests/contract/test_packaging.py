@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import tomllib
 from pathlib import Path
 
@@ -20,3 +21,24 @@ def test_whoever_installs_the_folder_gets_the_rest_by_the_path() -> None:
     for name in ("Makefile", "deploy/Dockerfile"):
         text = (ROOT / name).read_text()
         assert text.count("editable_mode=compat") == text.count("-e '.[dev]'") + text.count("--editable ."), name
+
+
+def test_images_are_made_of_what_is_there() -> None:
+    """Whatever is copied exists and is sent to the builder; whatever an image or a service starts is copied."""
+    sent = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.M))
+    stages = re.split(r"^FROM ", (ROOT / "deploy/Dockerfile").read_text(), flags=re.M)[1:]
+    copied: dict[str, set[str]] = {}
+    for stage in stages:
+        lines = re.findall(r"^COPY (?!--from)(.+) \S+$", stage, re.M)
+        sources = {source for line in lines for source in line.split()}
+        assert all((ROOT / source).exists() for source in sources)
+        assert {source.partition("/")[0] for source in sources} <= sent
+        copied[re.findall(r"^\S+ AS (\S+)", stage)[0]] = sources
+        for module in re.findall(r'"-m", "(\w+)"', stage):
+            assert {module, "rstitch"} <= sources
+    services = re.findall(r'"-m", "(\w+)"', (ROOT / "compose.yaml").read_text())
+    assert {"slm_worker", "llm_worker"} <= set(services)
+    assert set(services) <= copied["worker"] | copied["router"]
+    # What each service imports of ours.
+    assert {"slm_worker", "llm_worker", "model_worker", "rstitch"} <= copied["worker"]
+    assert {"router_svc", "rstitch"} <= copied["router"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,16 @@ from model_worker.engine.types import Handoff, Returns, RunRequest, Sampling
 from tests.support.engines import generate, make_engine, make_engine_of, run_all, run_one
 from tests.support.pairs import CONFIGS, make_model
 
+# Whichever comes first compiles a step, which on a busy machine takes minutes.
+pytestmark = pytest.mark.timeout(300)
+
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130]]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of this module's own, in which each architecture is compiled once."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder / "rstitch"
+@pytest.fixture
+def cache(compiled_code: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(compiled_code))
+    return compiled_code / "rstitch"
 
 
 def _engine(architecture: str = "llama", **limits: Any) -> tuple[Engine, Any]:
@@ -118,6 +117,24 @@ def test_auto_takes_what_is_kept_alone_and_says_so(
     assert path.endswith((", compiled", " times as long here"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert "no compiled step is kept for it; start once with --compile on" in make_engine(compile="auto")[0].path
+
+
+@pytest.mark.usefixtures("cache")
+def test_code_is_for_a_number_of_threads_and_right_with_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--share-cores` the number changes from step to step; a start with another finds code of its own alone."""
+    engine, model = _engine()
+    _forbid_compiling(monkeypatch)
+    before = torch.get_num_threads()
+    try:
+        for index, num_threads in enumerate((before + 1, 1, 3, before)):
+            torch.set_num_threads(num_threads)
+            requests = [RunRequest(f"{index}-{i}", 0, prompt, max_tokens=12) for i, prompt in enumerate(PROMPTS)]
+            told = [result.tokens for result in run_all(engine, requests)]
+            assert told == [generate(model, prompt, 12) for prompt in PROMPTS]
+        torch.set_num_threads(before + 1)
+        assert "no compiled step is kept for it" in make_engine(compile="auto", max_batch_tokens=24)[0].path
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_cannot_be_compiled_or_read_is_refused_by_name(

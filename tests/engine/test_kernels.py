@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.forward.attention_tables import Tables
-from tests.support.compiling import compile_launches, ptxas
+from tests.support.compiling import compile_launches, noted_launches, ptxas
 
 FOLDER = Path(__file__).parent / "kernels"
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
@@ -54,7 +54,7 @@ def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 def attention(
     tokens: int, group: int, dim: int, dtype: torch.dtype = torch.bfloat16, page_size: int = 256, rows: int = 1,
-    **options: Any,
+    max_keys: int = 4096, **options: Any,
 ) -> Callable[[], object]:  # fmt: skip
     """A call of the attention kernel on an H100's 132 processors, with four key heads."""
     from model_worker.engine.forward.kernels.paged_attention import paged_attention
@@ -62,7 +62,7 @@ def attention(
     def ints(*shape: int) -> Tensor:
         return empty(*shape, dtype=torch.int32)
 
-    tables = Tables(ints(tokens), ints(rows + 1), ints(rows), ints(rows, 17), -(-tokens // rows), 4096)
+    tables = Tables(ints(tokens), ints(rows + 1), ints(rows), ints(rows, 17), -(-tokens // rows), max_keys)
     query = empty(1, tokens, 4 * group, dim, dtype=dtype).transpose(1, 2)[0].transpose(0, 1)
     keys, values = (empty(9 * page_size, 4, dim, dtype=dtype) for _ in range(2))
     return lambda: paged_attention(query, keys, values, tables, page_size, **options)
@@ -113,7 +113,8 @@ OTHERS: list[Callable[[], Callable[[], object]]] = [
     lambda: attention(512, 2, 256, softcap=50.0, window=4096),
     lambda: attention(1, 8, 64, torch.float16, **SINKS_AND_WINDOW),
     lambda: attention(512, 8, 192, torch.float16, page_size=48, **SINKS_AND_WINDOW),
-    lambda: attention(512, 8, 96, keys_per_split=256),
+    lambda: attention(1, 7, 128, keys_per_split=256),
+    lambda: attention(300, 8, 96, keys_per_split=256),
     lambda: attention(1, 8, 256, torch.float32),
     lambda: attention(512, 8, 128, torch.float32, softcap=50.0),
     lambda: attention(512, 8, 192, torch.float32, page_size=48, **SINKS_AND_WINDOW),
@@ -150,3 +151,23 @@ def test_kernels_compile_without_spills(case: int, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("case", range(len(USUAL) + len(OTHERS)))
 def test_all_kernels_compile_without_spills(case: int, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check_compiled([*USUAL, *OTHERS][case], capability, monkeypatch)
+
+
+@pytest.mark.parametrize("tokens", [1, 512, 4096])
+def test_fixed_splits_of_the_longest_context_take_little_memory(tokens: int) -> None:
+    """Of 131,072 keys and 28 heads of 128, with float32 parts of each query's result."""
+    with noted_launches() as launches:
+        attention(tokens, 7, 128, max_keys=131_072, keys_per_split=256)()
+    parts = [
+        max(each.nbytes for each in arguments[4:6]) for kernel, arguments, _ in launches if "attend" in str(kernel)
+    ]
+    assert parts
+    assert max(parts) <= min(tokens << 19, 64 << 20)
+
+
+def test_fixed_splits_are_joined_by_few_kernels() -> None:
+    """One for each power of two: another would be compiled, for half a second, while answers wait."""
+    from model_worker.engine.forward.kernels.fixed_splits import num_splits
+
+    assert {num_splits(length, 256) for length in range(1, 131_073, 255)} == {1, 2, 4, 8, 16, 32}
+    assert num_splits(131_072, 256) == 32

@@ -249,12 +249,76 @@ def test_a_run_waits_for_pages_that_are_being_zeroed() -> None:
     assert [row.run for row in books.step().rows] == [asking]
 
 
+def watch_evictions(books: Books, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Returns a list that grows by how many pages each making of room gained by what it evicted."""
+    gained: list[int] = []
+    evict, make_room = books.table._evict, books.table._make_room
+    depth = 0
+
+    def watched(victims: list[Session]) -> None:
+        before = books.pool.num_free
+        evict(victims)
+        if depth:  # else there were too many sessions, whatever they held
+            gained.append(books.pool.num_free - before)
+
+    def making_room(session: Session, num_pages: int) -> bool:
+        nonlocal depth
+        depth += 1
+        made = make_room(session, num_pages)
+        depth -= 1
+        return made
+
+    monkeypatch.setattr(books.table, "_evict", watched)
+    monkeypatch.setattr(books.table, "_make_room", making_room)
+    return gained
+
+
+def test_who_has_no_page_that_would_be_gained_is_not_evicted() -> None:
+    books = Books(8)
+    prompt = list(range(16))
+    running = books.start("running", prompt)
+    books.step()
+    for index in range(3):
+        books.table.fork(running.session, f"idle{index}", 12)
+    books.finish(books.start("other", list(range(50, 66)), asks=False))
+    books.start("asking", list(range(90, 106)))
+    books.step()
+    assert [session.session_id for session in books.table] == ["running", "idle0", "idle1", "idle2", "asking"]
+    books.start("refused", [1, 2, 3, 4, 5])
+    schedule = books.step()
+    assert [run.session.session_id for run, _ in schedule.refused] == ["refused"]
+    assert all(books.table.get(f"idle{index}") is not None for index in range(3))
+
+
+def test_sessions_that_only_have_pages_in_common_go_together() -> None:
+    """The pair that was left alone for longest, and not the one that shares with a running session."""
+    books = Books(10)
+    books.start("running", list(range(8)))
+    books.step()
+    for index, name in enumerate(("b", "a", "c")):
+        books.finish(books.start(name, list(range(20 + 50 * index, 28 + 50 * index)), asks=False))
+        books.table.fork(books.table.get(name), f"{name}2", 8)
+    books.table.fork(books.table.get("running"), "running2", 8)
+    books.table.touch(books.table.get("b"))
+    books.start("asking", list(range(90, 106)))
+    books.step()
+    books.step()
+    assert books.table.num_evictions == 2
+    assert [session.session_id for session in books.table] == ["running", "b2", "c", "c2", "running2", "b", "asking"]
+
+
 @pytest.mark.parametrize("mode", ["off", "share", "copy"])
 @pytest.mark.parametrize("seed", range(12))
-def test_any_mix_leaks_nothing_and_everybody_reads_his_own(mode: PrefixCache, seed: int) -> None:
-    """Sessions of few different beginnings that open, grow, go back, fork, fail, end and are evicted, at random."""
+def test_any_mix_leaks_nothing_and_everybody_reads_his_own(
+    mode: PrefixCache, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions of few different beginnings that open, grow, go back, fork, fail, end and are evicted, at random.
+
+    Whatever is evicted for its pages, pages are gained.
+    """
     rng = random.Random(seed)
     books = Books(rng.choice([6, 10, 24]), mode, budget=rng.choice([5, 12, 40]))
+    evictions = watch_evictions(books, monkeypatch)
     live: dict[str, Run] = {}
     longest = 4 * SIZE
     for _ in range(400):
@@ -304,5 +368,6 @@ def test_any_mix_leaks_nothing_and_everybody_reads_his_own(mode: PrefixCache, se
     books.pool.take_unclean()
     books.table.check_integrity()
     assert books.pool.num_free == books.pool.num_pages
+    assert min(evictions, default=1) > 0
     if mode == "off":
         assert books.scheduler.num_cached_tokens == books.pool.num_kept == 0

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from evals.asking.record import Record
 from evals.asking.stacks import add_stack_arguments
-from evals.bench import engine, page
+from evals.bench import cores, engine, page
 from evals.bench.outside import fit
 from evals.bench.replay_stack import SYSTEMS, Replayed, cache_args, numbered, replay_stack
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
@@ -23,7 +23,7 @@ from evals.bench.traces import Trace, read, save, synthetic, trace_of
 from evals.figures.provenance import ROOT
 from evals.figures.ratio import ratio
 from evals.tasks.data import Problem
-from model_worker.build import default_page_size
+from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import load
 from model_worker.settings import WorkerSettings
 from rstitch.client.aio import AsyncClient
@@ -134,6 +134,21 @@ def test_the_engine_bench_times_two_ways_to_the_same_tokens(tmp_path: Path) -> N
         chosen.engine_option = [wrong]
         with pytest.raises(SystemExit, match=wrong):
             engine.measure(TINY[0], chosen, Progress(disable=True))
+
+
+def test_steps_with_a_share_of_the_threads_and_with_all_are_timed_in_turn(tmp_path: Path) -> None:
+    before, told = torch.get_num_threads(), tmp_path / "cores.json"
+    parser = argparse.ArgumentParser()
+    cores.add_arguments(parser)
+    given = ["--shape", TINY[0], "--threads", "1", "--all-threads", "2", "--rows", "1,3", "--rounds", "2"]
+    try:
+        assert cores.run(parser.parse_args([*given, "--json", str(told)])) == 0
+        assert torch.get_num_threads() == 2, "all of them last"
+    finally:
+        torch.set_num_threads(before)
+    rows = json.loads(told.read_text())["rows"]
+    assert [row["rows"] for row in rows] == [1, 3]
+    assert all(min(row["share_ms"], row["all_ms"], row["cpu_ratio"], row["ratio"]["value"]) > 0 for row in rows)
 
 
 @pytest.mark.parametrize(("device", "page_size"), [("cpu", 16), ("cuda", 256)])

@@ -8,7 +8,7 @@ import pytest
 
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import LlmOnly, Threshold
-from tests.support.served import Pair, check_kept, expected, start_stack, written
+from tests.support.served import SMALL, Pair, check_kept, expected, start_stack, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 9, [50], list(range(30, 100))]
 TOKENS = 60
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("flush_ms", [0, 15, 3_600_000])
 async def test_messages_of_any_size_carry_the_same_answer(random_pair: Pair, flush_ms: int) -> None:
-    args = {"worker_args": ["--flush-ms", str(flush_ms)], "router_args": ["--catch-up-tokens", "0"]}
+    args = {"worker_args": [*SMALL, "--flush-ms", str(flush_ms)], "router_args": ["--catch-up-tokens", "0"]}
     with start_stack(random_pair, **args) as stack:
         async with AsyncClient(stack.router_address, timeout_s=100) as client:
             asked = [(prompt, tau) for prompt in PROMPTS for tau in (-1.0, 0.25, 0.35, 1.0)]

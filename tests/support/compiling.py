@@ -40,14 +40,15 @@ def ptxas(capability: int) -> Path | None:
 
 def compile_launches(call: Callable[[], object], capability: int) -> list[Compiled]:
     """Compiles every kernel that `call` launches, on tensors of any device, for sm_`capability`."""
-    with _noted() as launches:
+    with noted_launches() as launches:
         call()
     assert launches, "nothing was launched"
     return [_compile(kernel, arguments, options, capability) for kernel, arguments, options in launches]
 
 
 @contextmanager
-def _noted() -> Iterator[list[tuple[Any, tuple[Any, ...], dict[str, Any]]]]:
+def noted_launches() -> Iterator[list[tuple[Any, tuple[Any, ...], dict[str, Any]]]]:
+    """Notes what is launched meanwhile, which is not run: kernels, arguments and options."""
     from triton.runtime.jit import JITFunction
 
     launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []

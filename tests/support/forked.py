@@ -2,6 +2,10 @@
 
 Half of a test run went into importing torch and transformers once more for every worker that is started or restarted.
 A forked service is as real as any other: a process and a process group of its own, its own log, its own exit code.
+It differs in two things. A variable of the environment that is read when a library is imported or loaded
+(OMP_NUM_THREADS and OMP_WAIT_POLICY, TRITON_INTERPRET, HF_HOME, PYTHON*) has the value that it had when the first
+service was forked; and what was registered with `atexit` is not called at its end. A test of either starts its service
+by `processes.spawn`.
 """
 
 from __future__ import annotations

@@ -51,10 +51,11 @@ class PagePool:
         self._side_by_side = side_by_side
         self._holders = [0] * num_pages
         self._was_shared = bytearray(num_pages)
+        self._last_used = [0] * num_pages  # by a session that has left it
         self._blank = bytearray(b"\1" * num_pages)
         self._spare = bytearray(b"\1" * num_pages)
         self._kept: OrderedDict[int, None] = OrderedDict()  # the one to give away first at the front
-        self._valued: OrderedDict[int, int] = OrderedDict()  # likewise; with the moment at which its last holder left
+        self._valued: OrderedDict[int, int] = OrderedDict()  # likewise; with when it was last used
         self._tainted: set[int] = set()  # to be zeroed when their last holder leaves
         self._unclean: list[int] = []
         bits = max(0, min(_MAX_LANES, num_pages // _MIN_LANE_PAGES).bit_length() - 1)
@@ -89,7 +90,7 @@ class PagePool:
 
     @property
     def oldest_valued(self) -> int | None:
-        """The moment since when nobody has held the valued page that goes next; None if there is none."""
+        """The moment at which the valued page that goes next was last used; None if there is none."""
         return next(iter(self._valued.values()), None)
 
     def pages_for(self, num_tokens: int) -> int:
@@ -111,7 +112,7 @@ class PagePool:
             self.num_dropped += after in self._kept
             self._take_spare(after)
             self.prefixes.remove(after)
-            self._was_shared[after] = 0
+            self._was_shared[after] = self._last_used[after] = 0
             self._holders[after] = 1
             pages.append(after)
         return pages
@@ -128,10 +129,15 @@ class PagePool:
         self._was_shared[page] = 1
         self._holders[page] += 1
 
-    def release(self, pages: Iterable[int], moment: int = 0) -> None:
-        """Takes back pages from one holder each. A session's last page comes first: it needs the others."""
+    def release(self, pages: Iterable[int], last_used: int = 0) -> None:
+        """Takes back pages from one holder each, who last used them at a moment; the session's last page comes first.
+
+        A page needs those before it, so of pages that were last used at one moment the last goes first.
+        """
+        newest, in_order = next(reversed(self._valued.values()), 0), True
         for page in pages:
             assert self._holders[page], f"page {page} given back twice"
+            self._last_used[page] = max(self._last_used[page], last_used)
             self._holders[page] -= 1
             if self._holders[page]:
                 continue
@@ -141,11 +147,14 @@ class PagePool:
             elif page not in self.prefixes:
                 self._give_blank(page)
             elif self._was_shared[page]:
-                self._valued[page] = moment
+                self._valued[page] = moment = self._last_used[page]
+                in_order, newest = in_order and moment >= newest, moment
             else:
                 self._kept[page] = None
                 self._spare[page] = 1
                 self._num_spare += 1
+        if not in_order:  # as when who was left alone is evicted after others were closed
+            self._valued = OrderedDict(sorted(self._valued.items(), key=lambda item: item[1]))
 
     def drop_valued(self) -> None:
         """Makes the valued page that goes next a blank one."""
@@ -185,6 +194,7 @@ class PagePool:
             "a wrong map of spare pages"
         )
         assert self._num_spare == len(kept | blank), f"{self._num_spare} pages counted as spare"
+        assert list(self._valued.values()) == sorted(self._valued.values()), "what was used last does not go last"
         assert all(page in self.prefixes for page in kept | valued), "a page kept that nobody finds"
         assert not any(page in self.prefixes for page in blank | unclean | self._tainted), "found, and of no use"
 

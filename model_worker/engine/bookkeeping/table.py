@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
 from model_worker.engine.bookkeeping.pages import PagePool
@@ -57,7 +57,7 @@ class SessionTable:
         session = self._sessions.get(session_id)
         if session is None:
             if len(self._sessions) >= self._pool.num_pages:
-                self._evict(next((idle for idle in self if not idle.running), None))
+                self._evict([idle for idle in self if not idle.running][:1])
             session = self._sessions[session_id] = Session(session_id, salt=salt)
         elif session.salt != salt:
             self.uncompute(session, 0)
@@ -81,7 +81,7 @@ class SessionTable:
         session.shallow_computed = min(session.shallow_computed, position)
         session.changed_from(position // self._pool.page_size)
         keep = self._pool.pages_for(session.num_shallow)
-        self._pool.release(reversed(session.pages[keep:]), self._moment)
+        self._pool.release(reversed(session.pages[keep:]), session.last_used)
         del session.pages[keep:]
         session.contiguous = session.contiguous or _contiguous(session.pages)
 
@@ -234,13 +234,13 @@ class SessionTable:
                 pages.append(page)
             else:
                 pages[place] = page
-                self._pool.release([own], self._moment)
+                self._pool.release([own], session.last_used)
             return True
         # Held meanwhile, so that the page stays while room is made.
         has_room = self._make_room(session, 1)
         if has_room:
             self._copy(session, place, page)
-        self._pool.release([page], self._moment)
+        self._pool.release([page], session.last_used)
         return has_room
 
     def _copy(self, session: Session, place: int, page: int) -> None:
@@ -251,7 +251,7 @@ class SessionTable:
         if place == len(pages):
             pages.append(fresh)
         else:
-            self._pool.release([pages[place]], self._moment)
+            self._pool.release([pages[place]], session.last_used)
             pages[place] = fresh
 
     def _make_room(self, session: Session, num_pages: int) -> bool:
@@ -260,33 +260,45 @@ class SessionTable:
         What is evicted for a need that is then not met stays evicted: it was idle, and can be computed again.
         """
         # What goes first: pages that nobody holds and one session had; then whichever was left alone for longer, the
-        # idle session that was used least recently, or the page that nobody holds and several sessions had.
+        # idle sessions that have a page for themselves, or the page that nobody holds and several sessions had.
         while self._pool.num_spare < num_pages:
-            victim, since = self._victim(session), self._pool.oldest_valued
-            if since is not None and (victim is None or since < victim.last_used):
+            victims, since = self._victims(session), self._pool.oldest_valued
+            if since is not None and (not victims or since < victims[-1].last_used):
                 self._pool.drop_valued()
-            elif not self._evict(victim):
+            elif victims:
+                self._evict(victims)
+            else:
                 return False
         return True
 
-    def _victim(self, asking: Session) -> Session | None:
-        """Returns the idle session to evict: one that has a page for itself, else one that has any."""
-        holders, first = self._pool.num_holders, None
+    def _victims(self, asking: Session) -> list[Session]:
+        """Returns the idle sessions to evict for a page that nobody else holds, the last used of them last.
+
+        That is one session as a rule, and several where they have a page in common. Of all such pages it is the one
+        whose holders were left alone for longest. Whose pages are all held by others that stay is never among them: it
+        would be gone, and no page gained. Empty if there is none.
+        """
+        holders = self._pool.num_holders
+        seen: list[Session] = []
+        found: Counter[int] = Counter()  # pages by how many of their holders were seen
         for session in self:
             if session.running or not session.pages or session is asking:
                 continue
             if any(holders(page) == 1 for page in reversed(session.pages)):
-                return session
-            first = first or session
-        return first
+                return [session]
+            seen.append(session)
+            found.update(session.pages)
+            gained = [page for page in session.pages if found[page] == holders(page)]
+            if gained:
+                page = min(gained, key=holders)
+                return [each for each in seen if page in each.pages]
+        return []
 
-    def _evict(self, victim: Session | None) -> bool:
-        """Closes an idle session; returns whether one was given."""
-        if victim is None:
-            return False
-        self.close(victim)
-        self.num_evictions += 1
-        return True
+    def _evict(self, victims: list[Session]) -> None:
+        """Closes idle sessions."""
+        for session in victims:
+            self.close(session)
+            self.num_evictions += 1
 
 
 def _contiguous(pages: list[int]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,14 +12,19 @@ from model_worker.engine.forward.attention import PagedAttention
 from model_worker.engine.forward.attention_native import NativeAttention
 from model_worker.engine.forward.attention_triton import TritonAttention
 from model_worker.engine.forward.attention_varlen import VarlenAttention
+from model_worker.engine.forward.attention_varlen import why_not as why_not_varlen
 from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.invariant_attention import InvariantAttention
-from model_worker.engine.forward.kv_cache import KvCache
-from model_worker.engine.types import Limits
+from model_worker.engine.forward.kv_cache import KvCache, LayerShape
+from model_worker.engine.types import Attention, Limits
 
 _BY_TABLES = {"varlen": VarlenAttention, "triton": TritonAttention}
 
-_KEYS_PER_SPLIT = 256  # of a batch-invariant row: few enough for many programs, many enough for a program's while
+_KEYS_PER_SPLIT = 256  # of the first splits of a batch-invariant row
+# Sessions share whole pages, so smaller ones share more. torch's kernel takes multiples of 256 alone; ours reads blocks
+# of at most 64 keys, which should lie in one page; on a CPU any size will do.
+_VARLEN_PAGE, _TRITON_PAGE, _CPU_PAGE = 256, 64, 16
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,21 @@ class AttentionChoice:
 
     attention: AttentionBackend
     why: str = ""  # why no other that was to come first; empty where the first one runs
+
+
+def default_page_size(
+    device: torch.device,
+    dtype: torch.dtype = torch.bfloat16,
+    shapes: Sequence[LayerShape] = (),
+    wish: Attention = "auto",
+    *,
+    batch_invariant: bool = False,
+) -> int:
+    """Returns the number of tokens per KV page: the smallest that suits the attention that will be tried first."""
+    if device.type != "cuda":
+        return _CPU_PAGE
+    is_tried = wish == "auto" and not batch_invariant and dtype in _HALVES and not why_not_varlen(shapes)
+    return _VARLEN_PAGE if wish == "varlen" or is_tried else _TRITON_PAGE
 
 
 def choose_attention(cache: KvCache, limits: Limits, attempt: Callable[[AttentionBackend], None]) -> AttentionChoice:
@@ -50,7 +70,7 @@ def choose_attention(cache: KvCache, limits: Limits, attempt: Callable[[Attentio
             return AttentionChoice(PagedAttention(cache), str(error))
     reasons: list[str] = []
     for name in _BY_TABLES if wish == "auto" else (wish,):
-        if wish == "auto" and name == "varlen" and cache.dtype not in (torch.bfloat16, torch.float16):
+        if wish == "auto" and name == "varlen" and cache.dtype not in _HALVES:
             reasons.append("varlen computes in 16 bits")
             continue
         try:

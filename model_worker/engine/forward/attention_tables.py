@@ -7,7 +7,7 @@ prompts cost one launch a layer; and with tables of fixed shape the call can be 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor, nn
@@ -32,6 +32,12 @@ class Tables:
     pages: Tensor  # [rows, pages of the longest context], the page table of each row
     max_queries: int
     max_keys: int
+
+    def among(self, begin: int, end: int) -> Tables:
+        """Returns tables for the tokens [begin, end) of the batch alone, of which a row may have none."""
+        ends = self.ends.clamp(begin, end)
+        lengths = self.lengths - (self.ends[1:] - ends[1:])
+        return replace(self, slots=self.slots[begin:end], ends=ends - begin, lengths=lengths)
 
 
 class BlockTableAttention(ABC):

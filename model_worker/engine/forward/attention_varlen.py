@@ -6,6 +6,7 @@ torch 2.13's reads pages through block tables; that of 2.11 does not, and attent
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,18 @@ from torch.nn.attention.varlen import varlen_attn
 
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_tables import BlockTableAttention
-from model_worker.engine.forward.kv_cache import KvCache
+from model_worker.engine.forward.kv_cache import KvCache, LayerShape
+
+
+def why_not(shapes: Sequence[LayerShape]) -> str:
+    """Returns why `varlen_attn` cannot do these layers through block tables; empty if, by its signature, it can."""
+    if "block_table" not in inspect.signature(varlen_attn).parameters:
+        return "this torch's varlen_attn takes no block tables"
+    if any(shape.softcap is not None for shape in shapes):
+        return "varlen_attn caps no scores"
+    if any(shape.key_dim != shape.value_dim for shape in shapes):
+        return "varlen_attn wants keys and values of one size"
+    return ""
 
 
 class VarlenAttention(BlockTableAttention):
@@ -23,13 +35,8 @@ class VarlenAttention(BlockTableAttention):
 
     def __init__(self, cache: KvCache, context_length: int) -> None:
         super().__init__(cache, context_length)
-        if "block_table" not in inspect.signature(varlen_attn).parameters:
-            raise UnsupportedModel("this torch's varlen_attn takes no block tables")
-        for shape in cache.shapes:
-            if shape.softcap is not None:
-                raise UnsupportedModel("varlen_attn caps no scores")
-            if shape.key_dim != shape.value_dim:
-                raise UnsupportedModel("varlen_attn wants keys and values of one size")
+        if reason := why_not(cache.shapes):
+            raise UnsupportedModel(reason)
 
     def attend(self, layer: int, query: Tensor, scaling: float | None) -> Tensor:
         tables, cache = self.tables, self.cache

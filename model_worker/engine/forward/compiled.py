@@ -1,15 +1,18 @@
 """A step's forward as one piece of machine code, for CPUs: the modules' Python and most small operations are gone.
 
 The unmodified module is exported with the attention, and matrix products that are not torch's, as opaque operations;
-inductor compiles the rest ahead of time (torch's AOTInductor), from ids to logits, hidden states and what is measured
+inductor compiles the rest ahead of time (torch's AOTInductor): from ids to logits, hidden states and what is measured
 of them. The numbers of tokens and of wanted distributions stay open, so one compilation serves every step, without
-padding and without guards. The code is kept on disk without weights, which it reads where the module has them.
+padding and without guards. The number of threads does not: the code's own loops are shared among as many as torch had
+then, whatever a later step has (`--share-cores`); matrix products and attention go by what it has. The code is kept on
+disk without weights, which it reads where the module has them.
 
 It knows neither rows nor sessions. Which of two ways to run is faster is the runner's to measure.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tempfile
@@ -135,19 +138,21 @@ def compiled_step(loaded: LoadedModel, forward: Forward, opaque: Opaque, vocab_s
 
 
 def _key(loaded: LoadedModel, opaque: Opaque, vocab_size: int) -> str:
-    """Names all that the code depends on. The weights are not in it."""
+    """Names all that the code depends on. The weights are not in it, nor where they lie."""
+    config = copy.deepcopy(loaded.module.config)
+    config.name_or_path, config.architectures = "", None  # which a loaded model has, and one that was made has not
     parts = (
         *(Path(str(source)).read_text() for source in (__file__, model.__file__, sampling.__file__)),
         torch.__version__,
         transformers.__version__,
         type(loaded.module).__name__,
-        loaded.module.config.to_json_string(use_diff=False),
+        config.to_json_string(use_diff=False),
         loaded.dtype,
         loaded.shapes,
         opaque.attention.name,
         *(opaque.matmul.native is not None, opaque.matmul.least),
         vocab_size,
-        torch.get_num_threads(),  # loops are shared among so many
+        torch.get_num_threads(),  # its loops are shared among so many for ever
         processor(),
     )
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]

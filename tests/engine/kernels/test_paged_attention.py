@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.forward.attention_tables import Tables
+from model_worker.engine.forward.kernels import paged_attention as module
 from model_worker.engine.forward.kernels.availability import interprets
 from model_worker.engine.forward.kernels.paged_attention import paged_attention
 
@@ -195,17 +196,19 @@ def multiply(a: np.ndarray, b: np.ndarray, dtype: object = None) -> np.ndarray:
     return (a[:, :, None] * b[None]).sum(1, dtype=dtype)
 
 
-@pytest.mark.parametrize(("window", "sinks"), [(None, False), (70, True)])
+@pytest.mark.parametrize(
+    ("lengths", "window", "sinks"), [((70, 150), None, False), ((70, 150), 70, True), ((50, 700), None, False)]
+)
 def test_with_fixed_splits_a_token_does_not_depend_on_its_neighbours(
-    window: int | None, sinks: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    lengths: tuple[int, int], window: int | None, sinks: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit: decoded alone, beside others, in a chunk, under another limit."""
+    """Bit for bit: decoded alone, beside others, in a chunk, in parts of a chunk, under another limit."""
     monkeypatch.setattr(np, "matmul", multiply)
     case = Case(
         dim=16,
         kv_heads=1,
         counts=(1, 1),
-        lengths=(70, 150),
+        lengths=lengths,
         window=window,
         sinks=sinks,
         keys_per_split=64,
@@ -213,10 +216,14 @@ def test_with_fixed_splits_a_token_does_not_depend_on_its_neighbours(
     )
     call = make_call(case, device)
     both = run(case, call)
-    assert torch.equal(both, run(case, replace(call, tables=replace(call.tables, max_keys=1500))))
+    assert torch.equal(both, run(case, replace(call, tables=replace(call.tables, max_keys=5000))))
     tables = call.tables
     alone = replace(
-        tables, ends=tables.ends[:2].contiguous(), lengths=tables.lengths[:1], pages=tables.pages[:1], max_keys=70
+        tables,
+        ends=tables.ends[:2].contiguous(),
+        lengths=tables.lengths[:1],
+        pages=tables.pages[:1],
+        max_keys=lengths[0],
     )
     assert torch.equal(both[:1], run(case, replace(call, query=call.query[:1], tables=alone)))
     # The second row's token as the last of a chunk of four.
@@ -226,14 +233,27 @@ def test_with_fixed_splits_a_token_does_not_depend_on_its_neighbours(
         lengths=tables.lengths[1:], pages=tables.pages[1:], max_queries=4,
     )  # fmt: skip
     assert torch.equal(both[1:], run(case, replace(call, query=chunk, tables=of_chunk))[3:])
+    if max(lengths) > 200:
+        return  # the interpreter takes long
+    monkeypatch.setattr(module, "_MOST_PART_BYTES", 1)  # a token at a time
+    assert torch.equal(both, run(case, call))
+    assert torch.equal(both[1:], run(case, replace(call, query=chunk, tables=of_chunk))[3:])
+
+
+@pytest.mark.parametrize("most_part_bytes", [64 << 20, 1 << 14])
+@pytest.mark.parametrize(("counts", "lengths"), [((1, 1), (9, 700)), ((3, 0, 1), (70, 1, 530))])
+def test_fixed_splits_are_attention(
+    counts: tuple[int, ...], lengths: tuple[int, ...], most_part_bytes: int, device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "_MOST_PART_BYTES", most_part_bytes)
+    check(Case(dim=16, kv_heads=1, counts=counts, lengths=lengths, keys_per_split=64, page_size=64), device)
 
 
 def test_splits_follow_a_rows_own_length(device: torch.device) -> None:
     """With two splits to share out, each has half of the keys that the row has, not of those that it might have."""
     if not interprets():
         pytest.skip("looks at how the interpreter's four processors are used")
-    from model_worker.engine.forward.kernels import paged_attention as module
-
     case = Case(counts=(1,), lengths=(1024,), kv_heads=1, dim=64)
     call = make_call(case, device, max_keys=100_000)
     made: list[Tensor] = []

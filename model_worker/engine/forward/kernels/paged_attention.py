@@ -12,6 +12,7 @@ of keys among programs that of Flash-Decoding; a sink (gpt-oss) is a logit per h
 #
 # Where there are few tiles, the keys that a tile sees are shared out among programs by their real number, not by the
 # longest context, and a second kernel joins the parts. No slot beyond a row's keys is read.
+# With fixed splits a key's split depends on its position alone (fixed_splits.py).
 
 from __future__ import annotations
 
@@ -25,10 +26,12 @@ from torch import Tensor
 
 from model_worker.engine.forward.attention_tables import Tables
 from model_worker.engine.forward.kernels.availability import interprets
+from model_worker.engine.forward.kernels.fixed_splits import EVEN, num_splits
 
 _MIN_KEYS = 128  # of a split: less costs more to join than it saves
 _MAX_SPLITS = 32
 _JOINED = 16  # splits that are joined at once; in a fixed number, so that the order of sums depends on the row alone
+_MOST_PART_BYTES = 64 << 20  # of parts at once; with fixed splits, a call of more is made for some tokens at a time
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -70,8 +73,14 @@ def _attend_kernel(  # type: ignore[no-untyped-def]
         last = seen
         if SPLIT:
             if FIXED:
-                first = tl.maximum(first, split * keys_per_split)
-                last = tl.minimum(last, (split + 1) * keys_per_split)
+                begins, length = split * keys_per_split, keys_per_split
+                if split >= EVEN:
+                    doubled = (split - EVEN) // (EVEN // 2)
+                    begins = (EVEN * keys_per_split) << doubled
+                    length = (2 * keys_per_split) << doubled
+                    begins += (split - EVEN) % (EVEN // 2) * length
+                first = tl.maximum(first, begins)
+                last = tl.minimum(last, begins + length)
             else:
                 share = tl.cdiv(tl.cdiv(seen - first, tl.num_programs(2)), BLOCK_N) * BLOCK_N
                 first += split * tl.maximum(share, MIN_KEYS)
@@ -209,12 +218,14 @@ def paged_attention(
     window: int | None = None,
     sinks: Tensor | None = None,
     keys_per_split: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Returns [tokens, heads, value_dim] of queries [tokens, heads, key_dim] in bfloat16, float16 or float32.
 
     keys and values: [slots, kv_heads, dim], of which the tables name pages; `sinks`: [heads]; `scale` of None is
-    key_dim ** -0.5; `keys_per_split` (a multiple of 64) fixes which keys are summed together and in tiles of which
-    shape, so that a query's result depends on its own keys alone.
+    key_dim ** -0.5; `keys_per_split` (a multiple of 64) fixes which keys are summed together, so many in the first
+    splits, and in tiles of which shape, so that a query's result depends on its own keys alone. The result goes to
+    `out` if that is given.
     """
     num_tokens, num_heads, key_dim = query.shape
     num_kv_heads, value_dim = values.shape[1:]
@@ -222,7 +233,18 @@ def paged_attention(
     assert query.stride(2) == keys.stride(2) == values.stride(2) == 1, "heads that lie in one piece"
     assert keys_per_split is None or keys_per_split % 64 == 0, "splits of whole blocks of keys"
     tiles = choose_tiles(query, num_kv_heads, max(key_dim, value_dim), tables, keys_per_split)
-    out = torch.empty(num_tokens, num_heads, value_dim, dtype=query.dtype, device=query.device)
+    if out is None:
+        out = torch.empty(num_tokens, num_heads, value_dim, dtype=query.dtype, device=query.device)
+    at_once = max(1, _MOST_PART_BYTES // (num_heads * tiles.splits * (value_dim + 2) * 4))
+    if keys_per_split is not None and num_tokens > at_once:
+        for begin in range(0, num_tokens, at_once):
+            end = min(begin + at_once, num_tokens)
+            paged_attention(
+                query[begin:end], keys, values, tables.among(begin, end), page_size,
+                scale=scale, softcap=softcap, window=window, sinks=sinks, keys_per_split=keys_per_split,
+                out=out[begin:end],
+            )  # fmt: skip
+        return out
     parts = sums = out  # not touched without splits
     if tiles.splits > 1:
         parts = torch.empty(num_tokens, num_heads, tiles.splits, value_dim, dtype=torch.float32, device=query.device)
@@ -265,7 +287,7 @@ def choose_tiles(
     num_rows = tables.lengths.shape[0]
     num_blocks = num_rows if is_decode else num_tokens // queries + num_rows
     if keys_per_split is not None:
-        splits = -(-tables.max_keys // keys_per_split)
+        splits = num_splits(tables.max_keys, keys_per_split)
     else:  # as many programs as keep the device busy
         wanted = -(-2 * _num_processors(query.device) // (num_blocks * num_kv_heads))
         splits = min(_MAX_SPLITS, triton.next_power_of_2(max(1, min(wanted, -(-tables.max_keys // _MIN_KEYS)))))
