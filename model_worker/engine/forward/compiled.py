@@ -1,7 +1,7 @@
 """A step's forward as one piece of machine code, for CPUs: the modules' Python and most small operations are gone.
 
 The unmodified module is exported with the attention, and matrix products that are not torch's, as opaque operations;
-inductor compiles the rest ahead of time (torch's AOTInductor), from ids to logits, hidden states and what is measured
+inductor compiles the rest ahead of time (torch's AOTInductor): from ids to logits, hidden states and what is measured
 of them. The numbers of tokens and of wanted distributions stay open, so one compilation serves every step, without
 padding and without guards. The number of threads does not: the code's own loops are shared among as many as torch had
 then, whatever a later step has (`--share-cores`); matrix products and attention go by what it has. The code is kept on
