@@ -81,25 +81,33 @@ class OpenAiServer(System):
         return self._model
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        connection = self._connection()
-        try:
-            data = None if body is None else json.dumps(body)
-            connection.request(method, self._url.path + path, data, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            said = response.read()
-        except (OSError, HTTPException) as error:
-            connection.close()
-            raise self._failed(str(error)) from error
-        self._free.put(connection)
-        if response.status != HTTPStatus.OK:
-            raise self._failed(f"HTTP {response.status}: {said[:300].decode(errors='replace')}")
+        data = None if body is None else json.dumps(body)
+        status, said = self._answered(method, self._url.path + path, data)
+        if status != HTTPStatus.OK:
+            raise self._failed(f"HTTP {status}: {said[:300].decode(errors='replace')}")
         return json.loads(said)
 
-    def _connection(self) -> HTTPConnection:
+    def _answered(self, method: str, path: str, data: str | None) -> tuple[int, bytes]:
+        while True:
+            connection, is_used = self._connection()
+            try:
+                connection.request(method, path, data, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                said = response.read()
+            except (OSError, HTTPException) as error:
+                connection.close()
+                if is_used and isinstance(error, ConnectionError):  # the server had closed it meanwhile
+                    continue
+                raise self._failed(str(error)) from error
+            self._free.put(connection)
+            return response.status, said
+
+    def _connection(self) -> tuple[HTTPConnection, bool]:
+        """A connection, and whether it was used before."""
         with suppress(Empty):
-            return self._free.get_nowait()
+            return self._free.get_nowait(), True
         kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
-        return kind(self._url.netloc, timeout=_TIMEOUT_S)
+        return kind(self._url.netloc, timeout=_TIMEOUT_S), False
 
     def _failed(self, why: str) -> RstitchError:
         return RstitchError(grpc.StatusCode.UNAVAILABLE, "OTHER_SERVER", f"{self.name} ({self._url.geturl()}): {why}")

@@ -30,6 +30,7 @@ class Scripted(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     asked: list[dict[str, Any]]
     connections: set[Any]
+    hangs_up = False  # after each answer, without a word
 
     def do_GET(self) -> None:
         self._reply(200, {"data": [{"id": "scripted"}]})
@@ -45,6 +46,7 @@ class Scripted(BaseHTTPRequestHandler):
         said = {"text": words} if "prompt" in question else {"message": {"role": "assistant", "content": words}}
         usage = {"completion_tokens": len(words.split())}
         self._reply(200, {"choices": [{"finish_reason": "length", **said}], "usage": usage})
+        self.close_connection = self.hangs_up
 
     def _reply(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
@@ -85,6 +87,14 @@ async def test_it_is_asked_what_ours_is_asked_and_its_tokens_are_the_llms(url: s
     (row,) = under_load(records, Load(3))
     assert row["llm_share"] == 1
     assert "ttft_p50_ms" not in row, "nobody saw a first token"
+
+
+async def test_a_connection_that_the_server_has_closed_is_made_anew(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scripted, "hangs_up", True)
+    with closing(OpenAiServer("other", url, Terms(5))) as server:
+        texts = [(await server.answer(problem(words))).text for words in ("one", "two", "three")]
+    assert texts == ["one", "two", "three"]
+    assert len(Scripted.connections) == 3
 
 
 async def test_sampling_stops_and_plain_text_reach_it(url: str) -> None:
