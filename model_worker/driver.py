@@ -92,6 +92,7 @@ class EngineDriver:
             try:
                 run_id = self._engine.submit(request, arrived)
             except EngineError as error:
+                self._put_down()  # first: the run that this one superseded ends before it
                 self._outbox.put(ticket, RunFailed(0, error))
                 return
             self._run_of[ticket] = run_id

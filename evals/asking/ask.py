@@ -84,7 +84,8 @@ async def ask(
         # An answer that was to be asked for earlier has waited since then.
         timed: dict[str, Any] = {
             "client_ms": round(1000 * (time.perf_counter() - start), 3),
-            "client_ttft_ms": round(record.client_ttft_ms + 1000 * (called - start), 3),
+            # 0 stays 0: nobody saw the first token.
+            "client_ttft_ms": round((ttft := record.client_ttft_ms) and ttft + 1000 * (called - start), 3),
         }
         if checker is not None and not record.error:
             timed |= dataclasses.asdict(await checker.check(job.problem, record.text))

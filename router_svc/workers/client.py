@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -40,6 +39,7 @@ class DecodeStream:
         self._outgoing: asyncio.Queue[worker_pb2.DecodeRequest | None] = asyncio.Queue()
         self._runs: deque[PendingRun] = deque()  # oldest first; each ends with exactly one finish
         self._failure: RstitchError | None = None
+        self._unsent: RstitchError | None = None  # why the writer gave up
         self._closed = False
         self._call: Any = stub.Decode()
         self._reader = asyncio.create_task(self._read(), name=f"decode-{session_id}")
@@ -76,11 +76,15 @@ class DecodeStream:
         await asyncio.wait({self._reader, self._writer})
 
     async def _write(self) -> None:
-        # A call that is over takes no more; the reader is told why.
-        with suppress(grpc.RpcError, asyncio.InvalidStateError):
+        try:
             while (request := await self._outgoing.get()) is not None:
                 await self._call.write(request)
             await self._call.done_writing()
+        except (grpc.RpcError, asyncio.InvalidStateError):  # the call is over: the reader is told why
+            return
+        except Exception as exc:  # noqa: BLE001 - whatever it is: a run must never wait for ever
+            self._unsent = RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"a run could not be sent: {exc}.")
+            self._call.cancel()
 
     async def _read(self) -> None:
         try:
@@ -97,7 +101,7 @@ class DecodeStream:
             error = RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"the worker broke the contract: {exc}.")
         except asyncio.CancelledError:
             error = RstitchError(grpc.StatusCode.CANCELLED, "CLOSED", "the stream was closed.")
-        self._failure = error
+        self._failure = error = self._unsent or error
         self._outgoing.put_nowait(None)
         while self._runs:
             self._runs.popleft().fail(error)

@@ -165,6 +165,8 @@ def test_some_products_are_left_to_torch(most_rows: int | None, least: int, expe
         ((1.1, 0.3, 0.2), False, "native"),
         ((0.9, 0.8, 3.0), False, "native up to 4 rows"),
         ((0.9, 1.8, 3.0), False, "native up to 1 rows"),
+        ((0.9, 1.8, 0.9), False, "native up to 1 rows"),
+        ((1.3, 1.1, 0.9), False, "torch, as native takes 1.10 times as long here"),
         ((1.2, 1.8, 3.0), False, "torch, as native takes 1.80 times as long here"),
         ((1.2, 1.8, 3.0), True, "native"),  # whatever a trial shows: it may show otherwise after a restart
     ],
@@ -206,6 +208,8 @@ def test_without_a_compiler_it_says_why_and_multiplies_by_torch(
         assert "matmul: torch, as native matrix products do not build here: /bin/false" in engine.path
         with pytest.raises(UnsupportedModel, match="/bin/false"):
             make_engine_of(model, matmul="native")
+        with pytest.raises(UnsupportedModel, match=r"--batch-invariant: .*/bin/false.* --matmul torch"):
+            make_engine_of(model, batch_invariant=True)
     finally:
         native.load_native.cache_clear()
 

@@ -89,6 +89,12 @@ async def test_it_is_asked_what_ours_is_asked_and_its_tokens_are_the_llms(url: s
     assert "ttft_p50_ms" not in row, "nobody saw a first token"
 
 
+async def test_where_questions_come_as_they_like_nobody_sees_a_first_token_either(url: str) -> None:
+    with closing(OpenAiServer("other", url, Terms(5))) as server:
+        records = await ask([Job(server, problem(words)) for words in ("one", "two")], Load(rate=50))
+    assert [record.client_ttft_ms for record in records] == [0, 0]
+
+
 async def test_a_connection_that_the_server_has_closed_is_made_anew(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scripted, "hangs_up", True)
     with closing(OpenAiServer("other", url, Terms(5))) as server:

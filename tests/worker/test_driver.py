@@ -14,7 +14,8 @@ import torch
 from model_worker.device_turns import DeviceTurns
 from model_worker.engine.bookkeeping.batching import Arrivals, BatchingRule, Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
-from model_worker.engine.types import FinishReason, Handoff, RunRequest
+from model_worker.engine.types import FinishReason, Handoff, RunFailed, RunFinished, RunRequest
+from model_worker.outbox import Piece
 from model_worker.spare_cores import SpareCores
 from tests.support.driving import driving
 from tests.support.engines import generate, make_engine
@@ -54,6 +55,30 @@ async def test_a_step_that_is_held_back_starts_when_the_awaited_row_comes() -> N
         assert engine.counters.num_steps == 5
         assert engine.counters.num_delayed_steps == 1
         assert engine.counters.delayed_us > 0
+
+
+async def test_a_refused_run_fails_after_the_end_of_the_run_that_it_superseded() -> None:
+    engine, _ = make_engine()
+    ends: list[tuple[int, object]] = []
+    over, begun = asyncio.Event(), asyncio.Event()
+
+    def sink(ticket: int, piece: Piece) -> None:
+        begun.set()
+        if piece.end is not None:
+            ends.append((ticket, piece.end))
+        if len(ends) == 2:
+            over.set()
+
+    async with driving(engine) as (driver, _):
+        first = driver.submit(RunRequest("s", 0, PROMPTS[0], max_tokens=90), sink)
+        await begun.wait()
+        driver.supersede(first)
+        second = driver.submit(RunRequest("s", 200, [5], max_tokens=3), sink)  # beyond what is held
+        await over.wait()
+    assert [ticket for ticket, _ in ends] == [first, second]
+    assert isinstance(ends[0][1], RunFinished)
+    assert ends[0][1].reason is FinishReason.SUPERSEDED
+    assert isinstance(ends[1][1], RunFailed)
 
 
 async def test_catch_up_is_not_held_back() -> None:

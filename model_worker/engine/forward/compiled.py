@@ -30,7 +30,7 @@ import transformers
 from torch import Tensor, nn
 
 from model_worker.engine.errors import UnsupportedModel
-from model_worker.engine.forward import model, sampling
+from model_worker.engine.forward import matmul_choice, model, sampling
 from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.code_cache import cache_folder, is_kept, keep, make_folder
 from model_worker.engine.forward.dispatch import use_attention
@@ -142,7 +142,10 @@ def _key(loaded: LoadedModel, opaque: Opaque, vocab_size: int) -> str:
     config = copy.deepcopy(loaded.module.config)
     config.name_or_path, config.architectures = "", None  # which a loaded model has, and one that was made has not
     parts = (
-        *(Path(str(source)).read_text() for source in (__file__, model.__file__, sampling.__file__)),
+        *(
+            Path(str(source)).read_text()
+            for source in (__file__, model.__file__, sampling.__file__, matmul_choice.__file__)
+        ),
         torch.__version__,
         transformers.__version__,
         type(loaded.module).__name__,

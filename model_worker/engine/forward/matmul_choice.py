@@ -97,11 +97,20 @@ def choose_matmul(module: Any, wish: Literal["auto", "native", "torch"], *, whol
     except UnsupportedModel as error:
         if wish == "native":
             raise
+        if whole:
+            raise UnsupportedModel(
+                f"--batch-invariant: {error}; with --matmul torch it goes without, in every worker alike"
+            ) from error
         return Matmul(why=str(error))
     if wish == "native" or whole:  # a trial may end otherwise in a worker that comes back
         return Matmul(native)
     shares = _trial(native, largest)
-    most = max((count for count, share in shares.items() if share < 1), default=0)
+    most = 0
+    for count, share in shares.items():
+        if share < 1:
+            most = count
+        elif count >= _DECODING:  # a single row may lose a little
+            break
     if not most:
         return Matmul(why=f"native takes {shares[_DECODING]:.2f} times as long here")
     return Matmul(native, None if most == max(_COUNTS) else most, _LEAST)

@@ -97,13 +97,19 @@ class Runner:
         self._use_device()
         rows.sort(key=batch_order)
         batch = Batch.of(rows, self._limits.page_size)
-        output = self.graphs.launch(batch) if captured and self.graphs is not None else None
-        if output is None:
-            read = self._launch_uncaptured(batch)
-        else:
-            read = choose_for(batch, output.measured, output.logits, output.hidden, output.index)
-        # Without results, too: steps that only catch up would pile up, and whoever comes would wait for all of them.
         device = self._loaded.device
+        try:
+            output = self.graphs.launch(batch) if captured and self.graphs is not None else None
+            if output is None:
+                read = self._launch_uncaptured(batch)
+            else:
+                read = choose_for(batch, output.measured, output.logits, output.hidden, output.index)
+        except Exception:
+            # Nobody will wait for what the device was told already, and the next step writes where that still reads.
+            if device.type == "cuda":
+                torch.cuda.current_stream(device).synchronize()
+            raise
+        # Without results, too: steps that only catch up would pile up, and whoever comes would wait for all of them.
         done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
         return Launched(read, done, None if self.graphs is None else output is not None)
 
