@@ -84,7 +84,7 @@ async def test_the_end_of_the_engines_thread_is_told(model_folder: Path, monkeyp
     told: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
     settings = WorkerSettings(model=str(model_folder), listen="127.0.0.1:0", threads=1)
     worker = await start(ROLE, settings, told.set_result)
-    monkeypatch.setattr("model_worker.engine.engine.Engine.step", lambda engine: 1 / 0)
+    monkeypatch.setattr("model_worker.engine.engine.Engine.launch", lambda engine: 1 / 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.port}") as channel:
         stub: Any = worker_pb2_grpc.WorkerServiceStub(channel)
         call = stub.Step(pb.StepRequest(session_id="s", tokens=PROMPT))
