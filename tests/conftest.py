@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ _ANYWHERE = ("compiled_code", "tiny_stack")
 
 
 def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job; whatever a test starts would inherit it, and never hear of Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     from rstitch.local import processes
     from tests.support.forked import spawn_forked
 
