@@ -51,7 +51,7 @@ def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def outside_server(text: str) -> tuple[str, str]:
-    """Reads NAME=URL."""
+    """Reads what another server is to be called and where its API is, as NAME=URL."""
     name, equals, url = text.partition("=")
     if not (name and equals and url.startswith(("http://", "https://"))):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=URL, such as vllm=http://localhost:8000/v1")

@@ -56,7 +56,7 @@ class Scripted(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *words: object) -> None:
-        """Says nothing."""
+        """Keeps what was asked out of the output of the tests."""
 
 
 def problem(words: str) -> Problem:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,13 @@ GREEDY = Sampling()
 async def check_laws(
     pair: Pair, told: str, args: Sequence[str], env: Mapping[str, str] | None = None, tokens: int = 24, long: int = 100
 ) -> None:
-    """A stack whose workers are given `args`, and say that their steps run as `told`, keeps the laws."""
+    """A stack whose workers are given `args`, and say that their steps run as `told` (a pattern), keeps the laws."""
     worker_args = [*SMALL, "--prefix-cache", "share", *args]
     with start_stack(pair, worker_args, ["--run-ahead", "on", "--guard", "off"], env=env) as stack:
         for address in stack.worker_addresses:
             async with grpc.aio.insecure_channel(address) as channel:
                 info = await worker_pb2_grpc.WorkerServiceStub(channel).GetInfo(worker_pb2.GetInfoRequest())
-            assert told in info.path
+            assert re.match(told, info.path)
         async with AsyncClient(stack.router_address, timeout_s=100) as client:
 
             async def ask(prompt: list[int], policy: Any, sampling: Sampling = GREEDY) -> Any:
@@ -99,7 +100,7 @@ async def test_compiled_steps_change_nothing(
     monkeypatch.setenv("RSTITCH_THREADS", "1")  # the code is that of one thread, as here
     make_engine(compile="on")
     kept = set(os.listdir(compiled_code / "rstitch"))
-    await check_laws(kindred_pair, ", compiled", ["--compile", "on"])
+    await check_laws(kindred_pair, ".*, compiled", ["--compile", "on"])
     assert set(os.listdir(compiled_code / "rstitch")) == kept, "it was compiled again"
 
 
@@ -109,7 +110,7 @@ async def test_compiled_steps_change_nothing(
     ("told", "args"),
     [
         ("triton, fused: ", ["--attention", "triton", "--fused", "on"]),
-        ("triton", ["--attention", "triton", "--fused", "off"]),
+        ("triton(?!, fused)", ["--attention", "triton", "--fused", "off"]),
     ],
     ids=["fused", "attention alone"],
 )
@@ -126,4 +127,4 @@ async def test_kernels_change_nothing(
 
 
 async def test_sums_in_one_order_change_nothing(kindred_pair: Pair) -> None:
-    await check_laws(kindred_pair, "batch-invariant", ["--batch-invariant"])
+    await check_laws(kindred_pair, ".*batch-invariant", ["--batch-invariant"])

@@ -295,7 +295,6 @@ class SessionTable:
         return []
 
     def _evict(self, victims: list[Session]) -> None:
-        """Closes idle sessions."""
         for session in victims:
             self.close(session)
             self.num_evictions += 1

@@ -125,7 +125,7 @@ class Runner:
         return launched.read()
 
     def run(self, rows: list[Row], *, captured: bool = True) -> Outcome | None:
-        """Does a whole step."""
+        """Launches a step and waits for it, where nothing is to be done in between."""
         return self.wait(self.launch(rows, captured=captured))
 
     def _launch_uncaptured(self, batch: Batch) -> Later[Outcome | None]:
