@@ -37,7 +37,7 @@ class Returns(_message.Message):
     def __init__(self, logits: _Optional[_Union[Logits, str]] = ..., top_k: _Optional[int] = ..., hidden_state: bool = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("session_id", "position", "tokens", "sampling", "returns", "prefix_checksum", "cache_salt")
+    __slots__ = ("session_id", "position", "tokens", "sampling", "returns", "prefix_checksum", "cache_salt", "masked_tokens")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class StepRequest(_message.Message):
     RETURNS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    MASKED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -52,7 +53,8 @@ class StepRequest(_message.Message):
     returns: Returns
     prefix_checksum: int
     cache_salt: str
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., returns: _Optional[_Union[Returns, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+    masked_tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., returns: _Optional[_Union[Returns, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., cache_salt: _Optional[str] = ..., masked_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepResponse(_message.Message):
     __slots__ = ("token", "logprob", "entropy", "logits", "top_logits", "hidden_state", "held", "timing")
@@ -121,7 +123,7 @@ class Handoff(_message.Message):
     def __init__(self, above: _Optional[float] = ..., below: _Optional[float] = ..., hidden_state: bool = ..., signal: _Optional[_Union[_common_pb2.Signal, str]] = ..., window: _Optional[int] = ..., recent_entropies: _Optional[_Iterable[float]] = ..., head: _Optional[str] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft", "cache_salt")
+    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft", "cache_salt", "masked_tokens")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +136,7 @@ class DecodeRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    MASKED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -146,7 +149,8 @@ class DecodeRequest(_message.Message):
     priority: Priority
     draft: _containers.RepeatedScalarFieldContainer[int]
     cache_salt: str
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., draft: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+    masked_tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., draft: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ..., masked_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
     __slots__ = ("tokens", "entropies", "logprobs", "finish", "uncertainties")
@@ -359,8 +363,15 @@ class GetTokenizerRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetTokenizerResponse(_message.Message):
-    __slots__ = ("data", "chat_template", "special_tokens", "early_exit")
+    __slots__ = ("data", "chat_template", "special_tokens", "early_exit", "named_templates")
     class SpecialTokensEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class NamedTemplatesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -371,11 +382,13 @@ class GetTokenizerResponse(_message.Message):
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     EARLY_EXIT_FIELD_NUMBER: _ClassVar[int]
+    NAMED_TEMPLATES_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     chat_template: str
     special_tokens: _containers.ScalarMap[str, str]
     early_exit: ExitStyle
-    def __init__(self, data: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., special_tokens: _Optional[_Mapping[str, str]] = ..., early_exit: _Optional[_Union[ExitStyle, _Mapping]] = ...) -> None: ...
+    named_templates: _containers.ScalarMap[str, str]
+    def __init__(self, data: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., special_tokens: _Optional[_Mapping[str, str]] = ..., early_exit: _Optional[_Union[ExitStyle, _Mapping]] = ..., named_templates: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ExitStyle(_message.Message):
     __slots__ = ("boundaries", "prompt", "end", "thinking_end")
