@@ -46,18 +46,15 @@ compiles = pytest.mark.timeout(300)  # whichever test comes first compiles a ste
 
 
 @pytest.fixture
-def limits(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, compiled_code: Path
-) -> dict[str, Any]:
+def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, compiled_code: Path) -> dict[str, Any]:
     monkeypatch.setattr(attention_varlen, "varlen_attn", naive_varlen_attn)
     monkeypatch.setenv("XDG_CACHE_HOME", str(compiled_code))
     path: dict[str, Any] = request.param
     return {"max_batch_tokens": 24, **path}
 
 
-on_each_path = pytest.mark.parametrize(
-    "limits", [*PATHS.values(), pytest.param({"compile": "on"}, marks=compiles)], ids=[*PATHS, "compiled"], indirect=True
-)
+PATHS_TO_TRY = [*PATHS.values(), pytest.param({"compile": "on"}, marks=compiles)]
+on_each_path = pytest.mark.parametrize("limits", PATHS_TO_TRY, ids=[*PATHS, "compiled"], indirect=True)
 
 
 def without(model: Any, tokens: Sequence[int], masked: Sequence[int]) -> tuple[Tensor, Tensor]:
