@@ -60,8 +60,12 @@ class Committer:
                 # It may have read, masked, what another row wrote in this same step: 0 * NaN is NaN. Which of them it
                 # began with does not show, so each is computed again in a step of its own. A row that is finite has
                 # read nothing of it.
-                self._table.spoil(row.run.session, row.start)
-                self._scheduler.isolate(row.run)
+                self._compute_alone(row)
+            elif row.run.draft and outcome is not None and math.isnan(outcome.choices.entropies[index]):
+                # Likewise within a row: a drafted token may be what the one before the draft has read.
+                del row.run.session.tokens[row.run.request.end :]
+                row.run.draft = ()
+                self._compute_alone(row)
             else:
                 events += self._commit_row(row, outcome, index) if num_asked else self._end_spoilt(row)
             index += num_asked
@@ -79,6 +83,11 @@ class Committer:
             events = (self._verify if run.request.draft else self._advance)(run, outcome, index)
         self._table.offer(run.session)  # now that nothing of it is on trial, and what is not finite is forgotten
         return events
+
+    def _compute_alone(self, row: Row) -> None:
+        """Has a row that is not finite computed once more, in a step of its own."""
+        self._table.spoil(row.run.session, row.start)
+        self._scheduler.isolate(row.run)
 
     def _end_spoilt(self, row: Row) -> list[Event]:
         """Ends a run that is not finite by itself, at a row that asks for nothing. Catch-up leaves the tokens held."""

@@ -90,7 +90,7 @@ def test_tokens_that_only_the_config_names_are_those_of_transformers(
     assert ours.encode(TEXT, add_special_tokens=False).ids == auto.encode(TEXT, add_special_tokens=False)
     special = {token.content: token.special for token in auto.added_tokens_decoder.values()}
     for token in ours.get_added_tokens_decoder().values():
-        assert token.special is special[token.content]
+        assert token.special is special.get(token.content, True)  # <|user|> and others are the file's alone
     assert files.vocab_size == max(ours.get_vocab().values()) + 1
     assert files.fingerprint != plain.fingerprint
 
