@@ -2,8 +2,8 @@
 
 Published facts, kept: how special tokens are spelled, in which order their ids follow one another and on which side of
 the text they lie, which of them are `special`, which token begins and ends, which ones `generation_config.json` lets
-end an answer, whether encoding puts BOS first, and the kind of the tokenizer (byte-level BPE; BPE of characters with
-byte fallback). `id_of` takes a published id.
+end an answer, whether encoding puts BOS first, and the kind of the tokenizer (byte-level BPE, of Qwen behind NFC; BPE of
+characters with byte fallback). `id_of` takes a published id.
 
 Stand-ins: the text entries (some three hundred instead of 32,000 to 256,000; models of one family have the same ones,
 other families have others), how text is cut into words, and the templates' wording (`known_templates`).
@@ -128,6 +128,8 @@ def _cut(made: Tokenizer, family: str) -> None:
             [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
         made.decoder = decoders.ByteLevel()
+        if family == "qwen":
+            made.normalizer = normalizers.NFC()
         return
     back: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     if family == "mistral":
