@@ -50,6 +50,7 @@ class TokenizerFiles:
     special_tokens: Mapping[str, str] = field(
         default_factory=dict
     )  # texts of bos_token and so on, as templates use them
+    named_templates: Mapping[str, str] = field(default_factory=dict)  # beside the default, such as tool_use
     early_exit: ExitStyle = field(default_factory=ExitStyle)  # how the model's folder says that it answers early
 
 
@@ -106,6 +107,11 @@ class Tokenizer:
         """The token as the vocabulary writes it (a space may be another character there); None beyond its end."""
         text: str | None = self._tokenizer.id_to_token(token)
         return text
+
+    def token(self, spelling: str) -> int | None:
+        """The id of a token as the vocabulary writes it; None if there is none."""
+        found: int | None = self._tokenizer.token_to_id(spelling)
+        return found
 
     def size(self) -> int:
         size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
