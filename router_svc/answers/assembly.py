@@ -118,7 +118,7 @@ class Assembly:
             # Both draw by the LLM's positions: a draft of the SLM is then drawn as the LLM would draw it.
             sampling = replace(sampling, position_offset=session.views[Model.LLM].start - view.start)
         stops = endings.stop_tokens[model]
-        is_own = frozenset(view.to_own(stops)) == vocabularies.sides[model].stop_tokens
+        is_own = view.own_ends(stops) == vocabularies.sides[model].stop_tokens
         masked = vocabularies.matching.masked[model]
         return Manner(sampling, masked, frozenset() if is_own else stops)
 

@@ -93,22 +93,6 @@ def match(slm: Vocabulary, llm: Vocabulary) -> Matching:
     return _renumbered(pair) if why is None else _unrelated(pair, why)
 
 
-def stop_tokens(matching: Matching, slm: Vocabulary, llm: Vocabulary) -> dict[Model, frozenset[int]]:
-    """Returns where an answer ends, in each model's own ids: at what ends it for either model."""
-    if matching.kind is Kind.SAME:
-        return dict.fromkeys(Model, slm.stop_tokens | llm.stop_tokens)
-    if matching.kind is Kind.UNRELATED:
-        return {Model.SLM: slm.stop_tokens, Model.LLM: llm.stop_tokens}
-
-    def ends(own: frozenset[int], to_other: Sequence[int], others: frozenset[int]) -> frozenset[int]:
-        return own | {token for token, other in enumerate(to_other) if other in others}
-
-    return {
-        Model.SLM: ends(slm.stop_tokens, matching.to_llm, llm.stop_tokens),
-        Model.LLM: ends(llm.stop_tokens, matching.to_slm, slm.stop_tokens),
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class _Pair:
     """Both vocabularies and what is in them."""
@@ -186,16 +170,15 @@ def _renumbered(pair: _Pair) -> Matching:
 
 
 def _map_stops(pair: _Pair, model: Model, other: Model, to_other: array[int]) -> list[str]:
-    """Maps the model's stop tokens to stop tokens of the other, and says so.
+    """Maps stop tokens of the model that the other has not, by spelling, to a stop token of the other, and says so.
 
-    Two that are spelled alike are each other's. Any other becomes the other model's first stop token: the end that its
-    tokenizer names, or else the one with the lowest id.
+    That is the end that the other's tokenizer names, or else the stop token with the lowest id.
     """
     ends = {token for token in pair.sides[other].stop_tokens if token < pair.sides[other].size}
     eos = pair.sides[other].tokenizer.eos_token()
     said = []
     for token in sorted(pair.sides[model].stop_tokens):
-        if token >= len(to_other) or to_other[token] in ends:
+        if token >= len(to_other) or to_other[token] != NO_TOKEN:
             continue
         if not ends:
             raise _mismatch(

@@ -18,9 +18,11 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HfTokenizer
 
-from router_svc.text.matching import MAX_MASKED, NO_TOKEN, Kind, Matching, Vocabulary, match, stop_tokens
+from router_svc.text.matching import MAX_MASKED, NO_TOKEN, Kind, Matching, Vocabulary, match
 from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
-from router_svc.trajectory.types import Model
+from router_svc.text.views import MappedView
+from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.types import Model, tokens_of
 from rstitch.errors import RstitchError
 from tests.support import known_tokenizers as known
 from tests.support.known_tokenizers import Known
@@ -91,7 +93,7 @@ def test_the_papers_32b_pair_is_renumbered() -> None:
         assert matching.to_slm[llm.token(text)] == slm.token(text)
     assert slm.id_of(151648) == slm.token("<think>")
     assert matching.to_llm[slm.id_of(151648)] == llm.id_of(151667)
-    # Both ends of a message are L1's end; L1's end is the one that QwQ's tokenizer names.
+    # Both ends that QwQ knows are L1's end; L1's end is the one that QwQ's tokenizer names.
     assert matching.to_llm[slm.id_of(151643)] == llm.token("<|im_end|>") == llm.id_of(151645)
     assert matching.to_slm[llm.id_of(151645)] == matching.to_slm[llm.id_of(151643)] == slm.id_of(151643)
     assert published(slm, matching.masked[SLM]) == {151644, 151645, 151646, 151647}
@@ -133,15 +135,23 @@ def test_llama_beside_r1_distill_llama(slm: Known) -> None:
     matching = matched(slm, llm)
     assert matching.kind is Kind.RENUMBERED
     end = llm.token("<｜end▁of▁sentence｜>")
-    assert all(matching.to_llm[token] == end for token in slm.stop_tokens)
+    assert matching.to_llm[slm.token("<|end_of_text|>")] == end
     assert matching.to_slm[end] == slm.token(slm.eos)
+    assert matching.to_llm[slm.token("<|eot_id|>")] == llm.token("<|eot_id|>")
     assert published(llm, matching.masked[LLM]) == {128000, *range(128011, 128016)}
     assert published(slm, matching.masked[SLM]) == {128000, *range(128011, 128016)}
-    # What ends the SLM's answer ends it when the LLM writes it, though it is no stop token of the LLM's own.
-    ends = stop_tokens(matching, vocabulary(slm), vocabulary(llm))
-    also = {llm.token(text) for text in slm.ends if text in llm.added.values()}
-    assert ends == {SLM: slm.stop_tokens, LLM: frozenset({end, *also})}
-    assert len(also) == (2 if slm is known.LLAMA32_INSTRUCT else 0)
+
+
+def test_an_answer_ends_at_what_ends_it_for_either_model_and_each_run_is_told_all_of_it() -> None:
+    """The SLM has three ends. Two are known to the LLM, as tokens that end nothing; the third is spelled otherwise."""
+    slm, llm = known.LLAMA32_INSTRUCT, known.R1_DISTILL_LLAMA_70B
+    vocabularies = Vocabularies.of(vocabulary(slm), vocabulary(llm))
+    ends = frozenset(map(llm.token, ("<｜end▁of▁sentence｜>", "<|eom_id|>", "<|eot_id|>")))
+    assert vocabularies.stop_tokens == {SLM: ends, LLM: ends}
+    view = MappedView(tokens_of(), vocabularies)
+    assert view.own_ends(ends) == slm.stop_tokens
+    assert view.own_ends(ends - {llm.token("<|eom_id|>")}) == slm.stop_tokens - {slm.token("<|eom_id|>")}
+    assert view.to_answer([slm.token("<|end_of_text|>")]) == [llm.token("<｜end▁of▁sentence｜>")]
 
 
 def test_a_base_model_beside_its_instruct_model_is_the_same_and_each_ends_answers() -> None:
@@ -149,7 +159,7 @@ def test_a_base_model_beside_its_instruct_model_is_the_same_and_each_ends_answer
     matching = match(base, instruct)
     assert matching.kind is Kind.SAME
     both = known.LLAMA32_INSTRUCT.stop_tokens | known.LLAMA32_BASE.stop_tokens
-    assert stop_tokens(matching, base, instruct) == {SLM: both, LLM: both}
+    assert Vocabularies.of(base, instruct).stop_tokens == {SLM: both, LLM: both}
 
 
 def test_mistrals_control_tokens_moved_all_others() -> None:
@@ -181,8 +191,6 @@ def test_models_of_two_families_go_through_text(slm: Known, llm: Known) -> None:
     assert not any(matching.masked.values())
     assert (len(matching.to_llm), len(matching.to_slm)) == (0, 0)
     assert matching.told.startswith("through text: ")
-    own = vocabulary(slm), vocabulary(llm)
-    assert stop_tokens(matching, *own) == {SLM: slm.stop_tokens, LLM: llm.stop_tokens}
 
 
 # Laws
@@ -208,14 +216,14 @@ def check_laws(matching: Matching, slm: Vocabulary, llm: Vocabulary) -> None:
         for token, counterpart in enumerate(to_other):
             if counterpart == NO_TOKEN:
                 assert token in masked
-            elif token in side.stop_tokens:
-                assert counterpart in sides[other].stop_tokens
+                continue
+            assert token not in masked
+            assert counterpart < sides[other].size
+            if names[model][token] == names[other][counterpart]:
+                assert back[counterpart] == token
             else:
-                assert token not in masked
-                assert counterpart < sides[other].size
-                assert names[model][token] == names[other][counterpart]
-                if counterpart not in sides[other].stop_tokens:
-                    assert back[counterpart] == token
+                assert token in side.stop_tokens
+                assert counterpart in sides[other].stop_tokens
 
 
 @pytest.mark.parametrize(("slm", "llm"), list(itertools.product(known.ALL, known.ALL)), ids=lambda one: one.hub_id)

@@ -2,7 +2,7 @@
 
 Published facts, kept: how special tokens are spelled, in which order their ids follow one another and on which side of
 the text they lie, which of them are `special`, which token begins and ends, which ones `generation_config.json` lets
-end an answer, whether encoding puts BOS first, and the kind of the tokenizer (byte-level BPE, of Qwen behind NFC; BPE of
+end an answer, whether encoding puts BOS first, and the kind of the tokenizer (byte-level BPE, Qwen's behind NFC; BPE of
 characters with byte fallback). `id_of` takes a published id.
 
 Stand-ins: the text entries (some three hundred instead of 32,000 to 256,000; models of one family have the same ones,
