@@ -118,7 +118,7 @@ class Assembly:
         draws_alike = sampling.temperature > 0 and not vocabularies.is_through_text
         offset = session.views[Model.LLM].start - view.start if draws_alike else 0
         stops = endings.stop_tokens[model]
-        is_own = frozenset(view.to_own(stops)) == vocabularies.sides[model].stop_tokens
+        is_own = view.own_ends(stops) == vocabularies.sides[model].stop_tokens
         masked = vocabularies.matching.masked[model]
         return Manner(sampling, offset, masked, frozenset() if is_own else stops)
 

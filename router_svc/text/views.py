@@ -58,6 +58,10 @@ class View(ABC):
     def to_own(self, tokens: Iterable[int]) -> array[int]:
         """The model's ids for ids of the answer that this model may read; those without a counterpart are left out."""
 
+    def own_ends(self, ends: Iterable[int]) -> frozenset[int]:
+        """The model's ids that are one of these tokens of the answer, which end it or a run."""
+        return frozenset(self.to_own(ends))
+
     @abstractmethod
     def to_answer(self, tokens: Iterable[int]) -> list[int]:
         """Ids of the answer for the model's own. Raises RstitchError (PROTOCOL) for one that it was not to write."""
@@ -107,6 +111,13 @@ class MappedView(View):
 
     def to_own(self, tokens: Iterable[int]) -> array[int]:
         return self._vocabularies.to_slm(tokens)
+
+    def own_ends(self, ends: Iterable[int]) -> frozenset[int]:
+        # More than one of the SLM's stop tokens may be the same one of the LLM's.
+        ends, slm = frozenset(ends), self._vocabularies.sides[Model.SLM]
+        return super().own_ends(ends) | {
+            token for token in slm.stop_tokens if token < slm.size and self.to_answer([token])[0] in ends
+        }
 
     def to_answer(self, tokens: Iterable[int]) -> list[int]:
         return self._vocabularies.to_llm(tokens)

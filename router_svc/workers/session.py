@@ -243,7 +243,7 @@ class WorkerSession:
             background=background,
             cache_salt=self._key.cache_salt,
             masked_tokens=manner.masked_tokens if decodes else (),
-            stop_tokens=stops if self._view.is_shared else frozenset(to_own(stops)),
+            stop_tokens=stops if self._view.is_shared else self._view.own_ends(stops),
             draft=to_own(spec.draft),
             prompt=to_own(spec.prompt),
             **{name: getattr(spec, name) for name in _SPEC_FIELDS},
