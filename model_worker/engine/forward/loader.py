@@ -93,8 +93,8 @@ def load(
         raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
     if missing:  # transformers would go on with random numbers in their place
         raise UnsupportedModel(f"{model}: {len(missing)} of its weights are missing, such as {missing[0]}")
-    loaded = adopt(module.to(device=device), context_length)
-    return replace(loaded, stop_tokens=loaded.stop_tokens | _named_stop_tokens(source))
+    adopted = adopt(module.to(device=device), context_length)
+    return replace(adopted, stop_tokens=adopted.stop_tokens | _named_stop_tokens(source))
 
 
 def _placement(device: torch.device) -> dict[str, Any]:

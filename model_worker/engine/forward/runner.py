@@ -44,9 +44,9 @@ class Launched:
     """A step that the device was told to compute."""
 
     read: Later[Outcome | None]
-    spoilt: Later[list[Row]]  # rows that ask for nothing and left infinities or NaN; to be read after `wait`
     done: torch.cuda.Event | None  # comes when it is computed; None: it is, as always on a CPU
     graphed: bool | None  # whether a captured graph runs it; None: none is captured
+    spoilt: Later[list[Row]] = list  # rows that ask for nothing and left infinities or NaN; to be read after `wait`
 
 
 class Runner:
@@ -116,7 +116,7 @@ class Runner:
             raise
         # Without results, too: steps that only catch up would pile up, and whoever comes would wait for all of them.
         done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
-        return Launched(read, spoilt, done, None if self.graphs is None else output is not None)
+        return Launched(read, done, None if self.graphs is None else output is not None, spoilt)
 
     @torch.inference_mode()
     def wait(self, launched: Launched) -> Outcome | None:
