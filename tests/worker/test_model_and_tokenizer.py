@@ -140,6 +140,8 @@ async def test_shared_layers_tell_the_same_of_both_roles(tmp_path: Path) -> None
     folder = save_pair(tmp_path / "model")
     edit(folder / "config.json", eos_token_id=[ASSISTANT])
     edit(folder / "tokenizer_config.json", eos_token="<|user|>", sep_token="<|system|>")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools!")
     llm, slm = (f"127.0.0.1:{free_port()}" for _ in range(2))
     settings = WorkerSettings(
         model=str(folder), listen=llm, shared_listen=slm, dtype="float64", threads=1, measure_ms=0
@@ -151,4 +153,5 @@ async def test_shared_layers_tell_the_same_of_both_roles(tmp_path: Path) -> None
             assert list((await stub.GetInfo(pb.GetInfoRequest())).stop_tokens) == [STOP_TOKEN, USER, ASSISTANT]
             first = await anext(aiter(stub.GetTokenizer(pb.GetTokenizerRequest())))
             assert first.special_tokens["sep_token"] == "<|system|>"
+            assert dict(first.named_templates) == {"tool_use": "tools!"}
     await worker.stop()
