@@ -6,7 +6,7 @@ It knows neither wire nor store.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -14,7 +14,9 @@ import grpc
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import EarlyExit
 from router_svc.policies.policy import Policy
-from router_svc.text.tokenizer import Message, Tokenizer
+from router_svc.text.conversation import first_prompt, next_prompt
+from router_svc.text.tokenizer import Tokenizer
+from router_svc.text.turns import Answered, Turn
 from router_svc.trajectory.types import Sampling, Trajectory
 from rstitch.errors import RstitchError, invalid
 
@@ -28,9 +30,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """Messages, put through the chat template."""
+    """Messages and what goes with them, put through the chat template."""
 
-    messages: tuple[Message, ...]
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Question:
     profile: str = ""  # name of the profile that the policy came from
     early_exit: EarlyExit | None = None
     cache_salt: str = ""  # workers take over what they have computed under this one only
+    stop_token_ids: tuple[int, ...] = ()  # end the answer beside the models' own; ids of the LLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +82,14 @@ def prompt_of(
     match asked:
         case Text(text):
             field, prompt = "text", tokenizer.encode(text, begins=before is None)
-        case Chat(messages) if before is None:
-            field, prompt = "chat", tokenizer.chat(messages)
-        case Chat(messages):
+        case Chat(turn) if before is None:
+            field, prompt = "chat", first_prompt(tokenizer, turn)
+        case Chat(turn):
             assert before is not None
-            last = before.tokens()[-1]
-            field, prompt = "chat", tokenizer.chat_after(messages, last, last in ends)
+            read = before.tokens()
+            # What was asked before is not stored yet, so that all of it counts as raw and stays.
+            raw = Turn(answer=Answered(read[-1:], "", read[-1] in ends))
+            field, prompt = "chat", next_prompt(tokenizer, [raw, turn], read, len(read)).tokens
         case Tokens(ids):
             field, prompt = "tokens.ids", ids
     if not prompt:
@@ -97,6 +102,17 @@ def prompt_of(
                 f"Send ids below {vocab_size}, made with the models' tokenizer.",
             )
     return prompt
+
+
+def check_stop_token_ids(ids: Sequence[int], vocab_size: int) -> None:
+    """Raises RstitchError (field `stop_token_ids`) for an id that the LLM's vocabulary has not."""
+    for index, token in enumerate(ids):
+        if token >= vocab_size:
+            raise invalid(
+                f"stop_token_ids[{index}]",
+                f"token id {token} is outside the vocabulary of {vocab_size}.",
+                f"Send ids of the LLM below {vocab_size}.",
+            )
 
 
 def budget_for(num_tokens: int, max_new_tokens: int, default: int, context_length: int) -> int:

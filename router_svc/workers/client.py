@@ -151,6 +151,7 @@ class WorkerClient:
             chat_template=first.chat_template,
             special_tokens=dict(first.special_tokens),
             early_exit=ExitStyle(tuple(style.boundaries), style.prompt, style.end, style.thinking_end),
+            named_templates=dict(first.named_templates),
         )
 
     def open(self, session_id: str) -> DecodeStream:
