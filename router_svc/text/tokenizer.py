@@ -7,6 +7,7 @@ Chat templates are `template`'s, conversations `conversation`'s. It does not tur
 from __future__ import annotations
 
 import functools
+import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,8 +45,8 @@ class TokenizerFiles:
     special_tokens: Mapping[str, str] = field(
         default_factory=dict
     )  # texts of bos_token and so on, as templates use them
+    named_templates: Mapping[str, str] = field(default_factory=dict)  # beside the default, such as tool_use
     early_exit: ExitStyle = field(default_factory=ExitStyle)  # how the model's folder says that it answers early
-    named_templates: Mapping[str, str] = field(default_factory=dict)  # templates of other names, such as tool_use
 
 
 class Tokenizer:
@@ -71,6 +72,8 @@ class Tokenizer:
         # A tokenizer's file may ask for both, for training; here every token of the text counts, and no other.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._special = dict(files.special_tokens)
+        self._data = files.data
         self.exit_style = files.early_exit
         self.containing = functools.lru_cache(_MAX_REMEMBERED)(self._containing)
 
@@ -92,6 +95,11 @@ class Tokenizer:
         """The token as the vocabulary writes it (a space may be another character there); None beyond its end."""
         text: str | None = self._tokenizer.id_to_token(token)
         return text
+
+    def token(self, spelling: str) -> int | None:
+        """The id of a token as the vocabulary writes it; None if there is none."""
+        found: int | None = self._tokenizer.token_to_id(spelling)
+        return found
 
     def size(self) -> int:
         size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -117,6 +125,37 @@ class Tokenizer:
     def encode_rendered(self, text: str, *, begins: bool) -> array[int]:
         """Tokens of what a template rendered: it writes the special tokens itself."""
         return tokens_of(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def entries(self) -> dict[str, int]:
+        """Ids of the model's own entries by their spelling; there may be holes between them. Slow: it is a copy."""
+        entries: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=False)
+        return entries
+
+    def added_tokens(self) -> dict[str, int]:
+        """Ids of added tokens by their text, special or not; some of them may be entries as well."""
+        return {token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items()}
+
+    def eos_token(self) -> int | None:
+        eos: int | None = self._tokenizer.token_to_id(self._special.get("eos_token", ""))
+        return eos
+
+    def algorithm(self) -> tuple[object, ...]:
+        """What tells how entries spell text: equal for two tokenizers whose equal entries stand for equal text."""
+        model, decoder = self._tokenizer.model, self._tokenizer.decoder
+        marks = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+        is_byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
+        return (type(model).__name__, is_byte_level, *(getattr(model, mark, None) or None for mark in marks))
+
+    def model_from(self, key: str) -> bytes:
+        """The file from a key of its model on, unread; empty if there is no such key."""
+        # A quote inside of a string is escaped, so this is no text of a token.
+        at = self._data.find(f'"{key}":'.encode())
+        return self._data[at:] if at >= 0 else b""
+
+    def model_file(self) -> dict[str, Any]:
+        """The model as the file has it. Slow."""
+        model: dict[str, Any] = json.loads(self._data)["model"]
+        return model
 
 
 def first_difference(slm: Tokenizer, llm: Tokenizer) -> str | None:

@@ -40,7 +40,7 @@ def process() -> Iterator[RenderProcess]:
     ],
 )
 def test_a_template_that_takes_too_much_is_refused(process: RenderProcess, source: str) -> None:
-    with pytest.raises(TemplateRefused, match="it takes more than|it writes|too big|recursion"):
+    with pytest.raises(TemplateRefused, match=r"it takes more than|it writes|too big|recursion"):
         process.render(source, {})
     assert process.render("{{ a }}", {"a": "é👩"}) == "é👩"
 
@@ -53,7 +53,7 @@ def test_the_refusal_names_the_chat() -> None:
 
 
 def test_what_is_raised_is_told(process: RenderProcess) -> None:
-    with pytest.raises(TemplateRefused, match="^no role x$"):
+    with pytest.raises(TemplateRefused, match=r"^no role x$"):
         process.render("{{ raise_exception('no role ' + role) }}", {"role": "x"})
     with pytest.raises(TemplateRefused, match="surrogates"):
         process.render("{{ '\\ud800' }}", {})
