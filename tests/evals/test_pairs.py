@@ -18,10 +18,12 @@ from evals.pairs.__main__ import main
 from evals.pairs.check import Measured, rank_correlations
 from evals.pairs.predict import Sample, alike, predict, ranked
 from evals.pairs.questions import final_answer, load
-from evals.pairs.reading import answers, compatible, prompt_of, read
+from evals.pairs.reading import answers, prompt_of, read
 from evals.pairs.reading import load as load_model
 from evals.pairs.timing import Timing
+from evals.pairs.vocabularies import stitchable
 from evals.pairs.walk import Reading, Text, walk
+from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
 from tests.support.pairs import save_model
 
@@ -112,9 +114,12 @@ def test_every_walk_ends_and_counts_what_it_wrote(seed: int) -> None:
 
 
 def test_an_exact_walk_is_algorithm_1() -> None:
-    files = compatible(str(LLM), [str(SLM)])
-    vocab_size = files[str(LLM)].vocab_size
-    slm, llm = (load_model(str(path), vocab_size, "cpu", torch.float32) for path in (SLM, LLM))
+    sides = stitchable(str(LLM), [str(SLM)])[str(SLM)].sides
+    slm, llm = (
+        load_model(str(path), sides[model], "cpu", torch.float32)
+        for path, model in ((SLM, Model.SLM), (LLM, Model.LLM))
+    )
+    vocab_size = llm.vocab_size
     asked = load("tiny:dev", 7)
     prompts = [prompt_of(llm, question.text) for question in asked.questions]
     by_slm, by_llm = (answers(model, prompts, 120, lambda num: None) for model in (slm, llm))
@@ -126,7 +131,7 @@ def test_an_exact_walk_is_algorithm_1() -> None:
             if not walked.is_exact:
                 continue
             oracles = (UncachedModel(each.model, vocab_size) for each in (slm, llm))
-            answer = stitch(*oracles, prompt, Threshold(tau), max_new_tokens=120, stop_tokens=slm.stop_tokens)
+            answer = stitch(*oracles, prompt, Threshold(tau), max_new_tokens=120, stop_tokens=slm.ends)
             assert [token.id for token in answer.written] == own
             assert [token.model for token in answer.written] == [
                 model for model, num, _ in walked.runs for _ in range(num)
