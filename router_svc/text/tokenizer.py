@@ -173,11 +173,6 @@ class Tokenizer:
                 "chat", f"the chat template refuses this conversation: {error}.", "Check roles and their order."
             ) from error
 
-    def entries(self) -> dict[str, int]:
-        """Ids of the model's own entries by their spelling; there may be holes between them. Slow: it is a copy."""
-        entries: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=False)
-        return entries
-
     def added_tokens(self) -> dict[str, int]:
         """Ids of added tokens by their text, special or not; some of them may be entries as well."""
         return {token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items()}
@@ -194,15 +189,9 @@ class Tokenizer:
         return (type(model).__name__, is_byte_level, *(getattr(model, mark, None) or None for mark in marks))
 
     def model_from(self, key: str) -> bytes:
-        """The file from a key of its model on, unread; empty if there is no such key."""
+        """The file from the value of its model's `key` on, unread; empty if there is no such key."""
         # A quote inside of a string is escaped, so this is no text of a token.
-        at = self._data.find(f'"{key}":'.encode())
-        return self._data[at:] if at >= 0 else b""
-
-    def model_file(self) -> dict[str, Any]:
-        """The model as the file has it. Slow."""
-        model: dict[str, Any] = json.loads(self._data)["model"]
-        return model
+        return self._data.partition(f'"{key}":'.encode())[2]
 
 
 def first_difference(slm: Tokenizer, llm: Tokenizer) -> str | None:
