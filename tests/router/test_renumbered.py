@@ -12,7 +12,7 @@ from evals.algorithm.reference import Proposal, Threshold, stitch
 from router_svc.text.tokenizer import Message, Tokenizer
 from rstitch.v1 import router_pb2
 from tests.support.asking import Reading, ask_for, chat, check_kept, take, threshold
-from tests.support.toy import ToyModel, make_tokenizer_files
+from tests.support.toy import SPECIAL, STOP, ToyModel, make_tokenizer_files
 from tests.support.toy_stack import Stack
 
 
@@ -109,8 +109,10 @@ async def test_each_model_reads_its_own_prompt_in_its_own_ids(mapped: Stack, tau
 
 
 async def test_what_only_one_of_them_has_is_masked(mapped: Stack) -> None:
+    mapped.slm.model, mapped.llm.model = ToyModel(1, stop_every=0), Renumbered(2, stop_every=0)
     stub = await mapped.stub(await mapped.router())
-    await take(stub, ask_for(chat=chat(("user", "x")), policy={"random": {"slm_probability": 0.5}}, max_new_tokens=40))
+    policy = {"random": {"slm_probability": 0.5, "seed": 5}}
+    await take(stub, ask_for(chat=chat(("user", "x")), policy=policy, max_new_tokens=40))
     of_slm = [id_of(OF_SLM, spelling) for spelling in ("<|user|>", "<|assistant|>")]
     of_llm = [id_of(OF_LLM, spelling) for spelling in ("<|im_end|>", "<|User|>", "<|Assistant|>")]
     for worker, masked in ((mapped.slm, of_slm), (mapped.llm, of_llm)):
@@ -185,3 +187,81 @@ async def test_a_worker_that_comes_back_with_another_numbering_does_not_write_in
     answer = await reading
     assert answer.error is not None
     assert answer.error.reason == "TOKENIZER_CHANGED"
+
+
+@pytest.mark.parametrize("prompt", ["own", "llm"])
+async def test_one_vocabulary_with_two_templates(stack: Stack, prompt: str) -> None:
+    """A base model beside an instruct model: each is fed by its own template, unless the router says otherwise."""
+    await stack.slm.stop()
+    stack.slm.files = make_tokenizer_files(chat_template="{% for m in messages %}{{ m['content'] }}: {% endfor %}")
+    await stack.slm.start()
+    of_slm = Tokenizer(stack.slm.files)
+    stub = await stack.stub(await stack.router(prompt=prompt))
+    of_llm = list(OF_SLM.chat([Message("user", "Hallo")]))
+    own = list(of_slm.chat([Message("user", "Hallo")])) if prompt == "own" else of_llm
+    same = {token: token for token in range(OF_SLM.size())}
+    for tau in (-1, 0.4, 1):
+        slm = Reader(stack.slm.model, len(of_llm), own, same)
+        rule = Threshold(tau)
+        written = stitch(slm, stack.llm.model, of_llm, rule, max_new_tokens=40, stop_tokens={STOP}).written
+        request = ask_for(chat=chat(("user", "Hallo")), policy=threshold(tau, tau), max_new_tokens=40)
+        answer = await take(stub, request)
+        assert answer.tokens == [token.id for token in written]
+        assert answer.authors == [token.model for token in written]
+        trajectory = await check_kept(stub, answer)
+        assert trajectory.segments[0].HasField("slm_prompt") == (prompt == "own")
+    second = await take(
+        stub, ask_for(chat=chat(("user", "Und?")), policy={"slm_only": {}}, session_id=answer.session_id)
+    )
+    more = of_slm.chat_after([Message("user", "Und?")], answer.tokens[-1], answer.tokens[-1] == STOP)
+    if prompt == "llm":
+        more = OF_SLM.chat_after([Message("user", "Und?")], answer.tokens[-1], answer.tokens[-1] == STOP)
+    alone = slm_alone(stack.slm.model, [*own, *answer.tokens, *more])
+    assert second.tokens == alone[: len(second.tokens)]
+
+
+def slm_alone(model: ToyModel, tokens: list[int]) -> list[int]:
+    """What a toy writes by itself behind some tokens, up to its stop token or a thousand."""
+    start = len(tokens)
+    while len(tokens) - start < 1000:
+        tokens = [*tokens, model.token(tokens)]
+        if tokens[-1] == STOP:
+            break
+    return tokens[start:]
+
+
+@pytest.mark.parametrize("policy", [{"threshold": {"tau": 0.4}}, {"llm_only": {}}, {"slm_only": {}}])
+async def test_an_answer_ends_at_what_ends_it_for_either_model(stack: Stack, policy: dict[str, Any]) -> None:
+    """The SLM names one stop token and the LLM another: whoever writes either of them, the answer is over."""
+    ends = {STOP, SPECIAL.index("<|pad|>")}
+    for worker, stop in ((stack.slm, 0), (stack.llm, 1)):
+        worker.stop_token = stop
+        worker.model = ToyModel(
+            3 + stop, stop_every=0, choose=lambda prefix: 1 if len(prefix) == 30 else 0 if len(prefix) == 40 else 9
+        )
+    await stack.slm.stop()
+    await stack.llm.stop()
+    await stack.slm.start()
+    await stack.llm.start()
+    stub = await stack.stub(await stack.router())
+    for first in range(7, 30, 11):
+        request = ask_for(list(range(5, 5 + first)), policy=policy, max_new_tokens=100)
+        answer = await take(stub, request)
+        assert answer.error is None
+        assert answer.position + len(answer.tokens) == 31
+        assert answer.tokens[-1] in ends
+        assert answer.finished.reason == router_pb2.FINISH_REASON_STOP
+
+
+async def test_both_draw_by_the_positions_of_the_llm(mapped: Stack) -> None:
+    stub = await mapped.stub(await mapped.router())
+    prompts = prompts_of("Hallo")
+    mapped.slm.model, mapped.llm.model = ToyModel(1, stop_every=0), Renumbered(2, stop_every=0)
+    sampling = {"temperature": 0.7, "seed": 3}
+    policy = {"random": {"slm_probability": 0.5, "seed": 5}}
+    await take(stub, ask_for(chat=chat(("user", "Hallo")), sampling=sampling, policy=policy, max_new_tokens=40))
+    offsets = [
+        {run.sampling.position_offset for run in worker.requests if run.max_tokens}
+        for worker in (mapped.slm, mapped.llm)
+    ]
+    assert offsets == [{len(prompts[1]) - len(prompts[0])}, {0}]
