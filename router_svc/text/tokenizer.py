@@ -194,19 +194,6 @@ class Tokenizer:
         return self._data.partition(f'"{key}":'.encode())[2]
 
 
-def first_difference(slm: Tokenizer, llm: Tokenizer) -> str | None:
-    """Says which token id first means something else to the two models; None if they share a vocabulary."""
-    for token in range(max(slm.size(), llm.size())):
-        ours, theirs = slm.spelling(token), llm.spelling(token)
-        if ours != theirs:
-            return f"token id {token} is {_shown(ours)} to the SLM and {_shown(theirs)} to the LLM"
-    return None
-
-
-def _shown(spelling: str | None) -> str:
-    return "nothing" if spelling is None else repr(spelling)
-
-
 def _environment() -> jinja2.Environment:
     """Jinja as transformers sets it up, sandboxed: templates from the hub are other people's code."""
     environment = ImmutableSandboxedEnvironment(
