@@ -46,9 +46,7 @@ compiles = pytest.mark.timeout(300)  # whichever test comes first compiles a ste
 
 
 @pytest.fixture
-def limits(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, compiled_code: Path
-) -> dict[str, Any]:
+def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, compiled_code: Path) -> dict[str, Any]:
     monkeypatch.setattr(attention_varlen, "varlen_attn", naive_varlen_attn)
     monkeypatch.setenv("XDG_CACHE_HOME", str(compiled_code))
     path: dict[str, Any] = request.param
@@ -56,7 +54,10 @@ def limits(
 
 
 on_each_path = pytest.mark.parametrize(
-    "limits", [*PATHS.values(), pytest.param({"compile": "on"}, marks=compiles)], ids=[*PATHS, "compiled"], indirect=True
+    "limits",
+    [*PATHS.values(), pytest.param({"compile": "on"}, marks=compiles)],
+    ids=[*PATHS, "compiled"],
+    indirect=True,
 )
 
 
