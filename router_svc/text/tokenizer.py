@@ -7,7 +7,6 @@ Chat templates are `template`'s, conversations `conversation`'s. It does not tur
 from __future__ import annotations
 
 import functools
-import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,11 +125,6 @@ class Tokenizer:
         """Tokens of what a template rendered: it writes the special tokens itself."""
         return tokens_of(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def entries(self) -> dict[str, int]:
-        """Ids of the model's own entries by their spelling; there may be holes between them. Slow: it is a copy."""
-        entries: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=False)
-        return entries
-
     def added_tokens(self) -> dict[str, int]:
         """Ids of added tokens by their text, special or not; some of them may be entries as well."""
         return {token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items()}
@@ -147,25 +141,6 @@ class Tokenizer:
         return (type(model).__name__, is_byte_level, *(getattr(model, mark, None) or None for mark in marks))
 
     def model_from(self, key: str) -> bytes:
-        """The file from a key of its model on, unread; empty if there is no such key."""
+        """The file from the value of its model's `key` on, unread; empty if there is no such key."""
         # A quote inside of a string is escaped, so this is no text of a token.
-        at = self._data.find(f'"{key}":'.encode())
-        return self._data[at:] if at >= 0 else b""
-
-    def model_file(self) -> dict[str, Any]:
-        """The model as the file has it. Slow."""
-        model: dict[str, Any] = json.loads(self._data)["model"]
-        return model
-
-
-def first_difference(slm: Tokenizer, llm: Tokenizer) -> str | None:
-    """Says which token id first means something else to the two models; None if they share a vocabulary."""
-    for token in range(max(slm.size(), llm.size())):
-        ours, theirs = slm.spelling(token), llm.spelling(token)
-        if ours != theirs:
-            return f"token id {token} is {_shown(ours)} to the SLM and {_shown(theirs)} to the LLM"
-    return None
-
-
-def _shown(spelling: str | None) -> str:
-    return "nothing" if spelling is None else repr(spelling)
+        return self._data.partition(f'"{key}":'.encode())[2]

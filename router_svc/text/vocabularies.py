@@ -63,6 +63,12 @@ class Vocabularies:
         to_slm, num = self.matching.to_slm, len(self.matching.to_slm)
         return tokens_of(own for token in tokens if token < num and (own := to_slm[token]) != NO_TOKEN)
 
+    def ends_of_slm(self, ends: Iterable[int]) -> frozenset[int]:
+        """The SLM's ids that are one of these of the LLM's: of its stop tokens, more than one may be the same."""
+        ends, own = frozenset(ends), self.sides[Model.SLM]
+        alike = {token for token in own.stop_tokens if token < own.size and self.to_llm([token])[0] in ends}
+        return frozenset(self.to_slm(ends)) | alike
+
     def to_llm(self, tokens: Iterable[int]) -> list[int]:
         """The LLM's ids for the SLM's. Raises RstitchError (PROTOCOL) for one that the SLM was not to write."""
         if not self.is_mapped:
