@@ -73,12 +73,13 @@ class Assembly:
         log = AnswerLog(claimed.session_id, settings, tokens, written, trace_id=trace.trace_id)
         # Stop strings look at every token's text, which costs; without them readers alone detokenise. A tokenizer that
         # is gone meanwhile is refused here, before anything is started that would have to be ended.
-        text = AnswerText(self.pair.tokenizer.decode, log.context, settings.stop) if settings.stop else None
+        text = AnswerText(self.pair.answer_tokenizers, log.context, settings.stop) if settings.stop else None
         # The journal first: it copies the usage that the store has, and the accounting then adds the claim to it.
         journal = Journal(self.store, claimed.session_id, claimed.owned, len(tokens), claimed.usage, log.show)
         accounting = Accounting(claimed.usage, started, claim_s, self.clock)
         endings = Endings(self.pair.stop_tokens(), text)
-        endings.read(tokens[settings.start :])
+        for chunk in written:
+            endings.read(chunk.tokens, chunk.source.model)
         answer = Answer(settings, tokens, claimed.chunks, endings, journal, trace, accounting)
         # Both share `tokens` with the answer, which alone appends to it.
         workers = {

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from router_svc.policies.answer_settings import AnswerSettings
-from router_svc.text.answer_text import CONTEXT_TOKENS
+from router_svc.text.detokenizer import CONTEXT_TOKENS
 from router_svc.trajectory.types import Chunk, Finished, Source, joined
 from rstitch.errors import RstitchError
 

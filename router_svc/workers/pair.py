@@ -67,6 +67,11 @@ class WorkerPair:
         return self._tokenizer
 
     @property
+    def answer_tokenizers(self) -> dict[Model, Tokenizer]:
+        """What reads an answer's tokens, by their writer. Raises RstitchError (UNAVAILABLE) while there is none."""
+        return dict.fromkeys(Model, self.tokenizer)
+
+    @property
     def context_length(self) -> int:
         return min(info.context_length for info in self._infos())
 
