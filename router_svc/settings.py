@@ -36,6 +36,10 @@ class RouterSettings(BaseSettings):
     head_in_worker: Annotated[
         bool, Field(description="Whether the SLM's worker asks the head of `learned`, or the router does; on or off.")
     ] = True
+    prompt: Annotated[
+        Literal["own", "llm"],
+        Field(description="Whose chat template writes the SLM's prompt where theirs differ: its own, or the LLM's."),
+    ] = "own"
     guard: Annotated[
         bool, Field(description="Where a request does not say: LLM-only while routing loses? on or off.")
     ] = False

@@ -205,7 +205,7 @@ def stitch(
     """Decodes greedily.
 
     Args:
-        slm, llm: models that share a tokenizer.
+        slm, llm: models that are asked in the same token ids.
         prompt: token ids, at least one.
         max_new_tokens: only kept tokens count.
         stop_tokens: end the answer and are kept.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router_svc.answers.log import AnswerLog, chunks_of_answer
 from router_svc.answers.preparation import Prepared
@@ -16,18 +16,20 @@ from router_svc.decoding.recovery import Recovery
 from router_svc.decoding.speculation import Speculation
 from router_svc.decoding.trials import Trials
 from router_svc.observers.trace import GenerationTrace
+from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import Learned, Speculative
 from router_svc.policies.policy import Head
 from router_svc.settings import RouterSettings
 from router_svc.text.answer_text import AnswerText
+from router_svc.text.views import SessionTokens
 from router_svc.trajectory.journal import Journal
 from router_svc.trajectory.store import Owned, TrajectoryStore
-from router_svc.trajectory.types import Chunk, Model, joined_tokens
+from router_svc.trajectory.types import Chunk, Model
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.runs import SessionKey
-from router_svc.workers.session import BackgroundWork, WorkerSession
+from router_svc.workers.session import BackgroundWork, Manner, WorkerSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class ClaimedAnswer:
     prepared: Prepared
     chunks: list[Chunk]  # the trajectory so far, the new prompt included
     owned: Owned
-    num_held: int  # tokens of it that the workers presumably hold
+    resumes: bool  # the workers presumably hold all of it; else what was there before the prompt
     usage: Usage
     trace: GenerationTrace
 
@@ -68,31 +70,33 @@ class Assembly:
     def assemble(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> Writing:
         """Makes what writes the answer, for a request that came at `started`; its journal's task starts at once."""
         settings, trace = claimed.prepared.settings, claimed.trace
-        tokens = joined_tokens(claimed.chunks)
+        vocabularies = self.pair.vocabularies
+        session = SessionTokens(claimed.chunks, vocabularies)
+        tokens = session.tokens
         written = chunks_of_answer(claimed.chunks, settings.start)
         log = AnswerLog(claimed.session_id, settings, tokens, written, trace_id=trace.trace_id)
         # Stop strings look at every token's text, which costs; without them readers alone detokenise. A tokenizer that
         # is gone meanwhile is refused here, before anything is started that would have to be ended.
-        text = AnswerText(self.pair.answer_tokenizers, log.context, settings.stop) if settings.stop else None
+        text = AnswerText(vocabularies.answer_tokenizers, log.context, settings.stop) if settings.stop else None
         # The journal first: it copies the usage that the store has, and the accounting then adds the claim to it.
         journal = Journal(self.store, claimed.session_id, claimed.owned, len(tokens), claimed.usage, log.show)
         accounting = Accounting(claimed.usage, started, claim_s, self.clock)
-        endings = Endings(self.pair.stop_tokens(), text)
+        endings = Endings(vocabularies.ends(settings.stop_token_ids), text)
         for chunk in written:
             endings.read(chunk.tokens, chunk.source.model)
-        answer = Answer(settings, tokens, claimed.chunks, endings, journal, trace, accounting)
-        # Both share `tokens` with the answer, which alone appends to it.
+        answer = Answer(settings, session, claimed.chunks, endings, journal, trace, accounting)
+        # Each reads its view of the session, which the answer alone makes grow.
         workers = {
             model: WorkerSession(
                 self.pair.client(model),
                 SessionKey(claimed.session_id, settings.cache_salt),
-                tokens,
-                claimed.num_held,
-                settings.sampling,
+                view,
+                len(view.tokens) if claimed.resumes else view.num_kept_before,
+                self._manner(model, settings, session, endings),
                 accounting,
                 self.background,
             )
-            for model in Model
+            for model, view in session.views.items()
         }
         recovery = Recovery(self.pair, self.settings.worker_patience_s, self.settings.capacity_patience_s)
         follower = Follower(answer, workers, recovery, trace, accounting)
@@ -106,6 +110,17 @@ class Assembly:
             loop = Decoding(answer, follower, trials, accounting, self._head_asked_here(claimed.prepared))
         trace.describe(claimed.session_id, claimed.owned.epoch, settings, self.pair.names())
         return Writing(log, loop, journal, workers, accounting, trace)
+
+    def _manner(self, model: Model, settings: AnswerSettings, session: SessionTokens, endings: Endings) -> Manner:
+        """How all runs of the answer on a worker are."""
+        vocabularies, view, sampling = self.pair.vocabularies, session.views[model], settings.sampling
+        if sampling.temperature > 0 and not vocabularies.is_through_text:
+            # Both draw by the LLM's positions: a draft of the SLM is then drawn as the LLM would draw it.
+            sampling = replace(sampling, position_offset=session.views[Model.LLM].start - view.start)
+        stops = endings.stop_tokens[model]
+        is_own = frozenset(view.to_own(stops)) == vocabularies.sides[model].stop_tokens
+        masked = vocabularies.matching.masked[model]
+        return Manner(sampling, masked, frozenset() if is_own else stops)
 
     def _head_asked_here(self, prepared: Prepared) -> Head | None:
         """The head that this router consults; None if there is none, or the SLM's worker does, for which it is kept."""

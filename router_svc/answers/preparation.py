@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from router_svc.answers.request import Question, budget_for, prompt_of
+from router_svc.answers.prompts import Prompt, budget_for, make_prompt
+from router_svc.answers.request import Question
 from router_svc.decoding.early_exit import ExitRules, settle
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.early_exit import EarlyExit, ExitStyle
 from router_svc.policies.heads import Heads, NamedHead
-from router_svc.policies.kinds import Learned, Random
+from router_svc.policies.kinds import Learned, Random, Speculative
 from router_svc.policies.policy import Policy
 from router_svc.settings import RouterSettings
-from router_svc.trajectory.types import Trajectory
+from router_svc.trajectory.types import Model, Trajectory
 from router_svc.workers.pair import WorkerPair
+from rstitch.errors import invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Prepared:
 
     settings: AnswerSettings
     head: NamedHead | None
-    exit_rules: ExitRules | None
+    exit_rules: Mapping[Model, ExitRules] | None  # by author
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class Preparation:
 
     async def settle_policy(self, policy: Policy, session_id: str) -> tuple[Policy, NamedHead | None]:
         """Fills in the seed of a coin, or version, gate and place of a head; and finds the head."""
+        if isinstance(policy, Speculative) and self.pair.vocabularies.is_through_text:
+            what = "the LLM cannot verify a draft: the two models have no token ids in common."
+            raise invalid("policy.speculative", what, "Use threshold, or a pair of one family.")
         if isinstance(policy, Random) and policy.seed is None:
             return replace(policy, seed=zlib.crc32(session_id.encode())), None
         if not isinstance(policy, Learned):
@@ -49,30 +54,38 @@ class Preparation:
         tau = head.head.facts.tau if policy.tau is None else policy.tau
         return Learned(head.full_name, tau, self.settings.head_in_worker), head
 
-    async def prompt(self, question: Question, before: Trajectory | None) -> array[int]:
-        pair = self.pair
-        ends = frozenset[int]().union(*pair.stop_tokens().values())
+    async def prompt(self, question: Question, before: Trajectory | None) -> Prompt:
+        """Makes the prompt of each model."""
+        vocabularies, own = self.pair.vocabularies, self.settings.prompt == "own"
         # A long text takes its time.
-        return await asyncio.to_thread(prompt_of, question.input, pair.tokenizer, pair.vocab_size, before, ends)
+        return await asyncio.to_thread(make_prompt, question.input, vocabularies, before, each_its_own=own)
 
     async def prepare(
-        self, question: Question, head: NamedHead | None, guard_reason: str, start: int, traceparent: str
+        self,
+        question: Question,
+        prompt: Prompt,
+        start: int,
+        head: NamedHead | None,
+        guard_reason: str,
+        traceparent: str,
     ) -> Prepared:
         """Completes a question whose policy is settled and whose answer will begin at position `start`."""
+        self.pair.vocabularies.check_ids("stop_token_ids", question.stop_token_ids)
         rules = await self._exit_rules(question.early_exit)
         wanted, default = question.max_new_tokens, self.settings.max_new_tokens
         settings = AnswerSettings(
             policy=question.policy,
             sampling=question.sampling,
-            max_new_tokens=budget_for(start, wanted, default, self.pair.context_length),
+            max_new_tokens=budget_for(prompt, wanted, default, self.pair.context_lengths()),
             stop=question.stop,
             start=start,
             traceparent=traceparent,
             guard_reason=guard_reason,
             budget=question.budget,
             profile=question.profile,
-            early_exit=rules.settings if rules is not None else None,
+            early_exit=rules[Model.LLM].settings if rules is not None else None,
             cache_salt=question.cache_salt,
+            stop_token_ids=question.stop_token_ids,
         )
         return Prepared(settings, head, rules)
 
@@ -81,7 +94,7 @@ class Preparation:
         policy, head = await self.settle_policy(settings.policy, session_id)
         return Prepared(replace(settings, policy=policy), head, await self._exit_rules(settings.early_exit))
 
-    async def _exit_rules(self, asked: EarlyExit | None) -> ExitRules | None:
+    async def _exit_rules(self, asked: EarlyExit | None) -> Mapping[Model, ExitRules] | None:
         if asked is None:
             return None
         own = self.settings
@@ -89,4 +102,4 @@ class Preparation:
             tuple(own.early_exit_boundaries), own.early_exit_prompt, own.early_exit_end, own.early_exit_thinking_end
         )
         # All tokens of the vocabulary are looked through.
-        return await asyncio.to_thread(settle, asked, style, self.pair.tokenizer)
+        return await asyncio.to_thread(settle, asked, style, self.pair.vocabularies)

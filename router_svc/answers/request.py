@@ -1,12 +1,8 @@
-"""What a client asks for, as the router's own values, and how it becomes a prompt that fits.
-
-It knows neither wire nor store.
-"""
+"""What a client asks for, as the router's own values. It knows neither wire nor store."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Container
 from dataclasses import dataclass
 
 import grpc
@@ -14,9 +10,9 @@ import grpc
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import EarlyExit
 from router_svc.policies.policy import Policy
-from router_svc.text.tokenizer import Message, Tokenizer
-from router_svc.trajectory.types import Sampling, Trajectory
-from rstitch.errors import RstitchError, invalid
+from router_svc.text.tokenizer import Message
+from router_svc.trajectory.types import Sampling
+from rstitch.errors import RstitchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +51,7 @@ class Question:
     profile: str = ""  # name of the profile that the policy came from
     early_exit: EarlyExit | None = None
     cache_salt: str = ""  # workers take over what they have computed under this one only
+    stop_token_ids: tuple[int, ...] = ()  # ids of the LLM that end the answer beside the models' own
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,55 +60,6 @@ class Reattach:
 
     session_id: str
     resume_from: int
-
-
-def prompt_of(
-    asked: Text | Chat | Tokens,
-    tokenizer: Tokenizer,
-    vocab_size: int,
-    before: Trajectory | None,
-    ends: Container[int],
-) -> array[int]:
-    """The tokens to put behind the session so far; `ends` are those that end answers.
-
-    Raises RstitchError for input that makes no tokens or unknown ones.
-    """
-    match asked:
-        case Text(text):
-            field, prompt = "text", tokenizer.encode(text, begins=before is None)
-        case Chat(messages) if before is None:
-            field, prompt = "chat", tokenizer.chat(messages)
-        case Chat(messages):
-            assert before is not None
-            last = before.tokens()[-1]
-            field, prompt = "chat", tokenizer.chat_after(messages, last, last in ends)
-        case Tokens(ids):
-            field, prompt = "tokens.ids", ids
-    if not prompt:
-        raise invalid(field, "the prompt is empty.", "Send at least one token.")
-    for index, token in enumerate(prompt):
-        if token >= vocab_size:
-            raise invalid(
-                f"{field}[{index}]" if isinstance(asked, Tokens) else field,
-                f"token id {token} is outside the vocabulary of {vocab_size}.",
-                f"Send ids below {vocab_size}, made with the models' tokenizer.",
-            )
-    return prompt
-
-
-def budget_for(num_tokens: int, max_new_tokens: int, default: int, context_length: int) -> int:
-    """How many tokens may be written after `num_tokens`. Raises RstitchError (OUT_OF_RANGE) if too few."""
-    left = context_length - num_tokens
-    if left < max(1, max_new_tokens):
-        wanted = f"{num_tokens} tokens of prompt" + (f" and {max_new_tokens} new ones" if max_new_tokens else "")
-        raise RstitchError(
-            grpc.StatusCode.OUT_OF_RANGE,
-            "CONTEXT_FULL",
-            f"{wanted} do not fit the models' context of {context_length} tokens.",
-            field="max_new_tokens" if left >= 1 else "input",
-            remedy=f"Ask for at most {left} new tokens." if left >= 1 else "Shorten the prompt or begin a new session.",
-        )
-    return max_new_tokens or min(default, left)
 
 
 def check_within(asked: Reattach, length: int) -> None:

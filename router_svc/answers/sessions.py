@@ -222,10 +222,10 @@ class Sessions:
         read_s = self.clock() - asked
         prompt = await self._preparation.prompt(question, before)
         length = before.header.length if before else 0
-        start = length + len(prompt)
-        prepared = await self._preparation.prepare(question, head, guard_reason, start, trace.traceparent)
+        start = length + len(prompt.tokens)
+        prepared = await self._preparation.prepare(question, prompt, start, head, guard_reason, trace.traceparent)
         usage = Usage(num_prompt_tokens=start)
-        chunk = Chunk(Source.PROMPT, length, prompt, entropies_of())
+        chunk = Chunk(Source.PROMPT, length, prompt.tokens, entropies_of(), notes=prompt.notes)
         asked = self.clock()
         settings = prepared.settings.to_json()
         header = before.header if before else None
@@ -233,7 +233,7 @@ class Sessions:
         if not isinstance(owned, Owned):
             return owned
         chunks = [*(before.chunks if before else ()), chunk]
-        claimed = ClaimedAnswer(session_id, prepared, chunks, owned, length, usage, trace)
+        claimed = ClaimedAnswer(session_id, prepared, chunks, owned, False, usage, trace)
         return self._start(claimed, started, read_s + self.clock() - asked)
 
     async def _try_attach(self, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
@@ -254,7 +254,7 @@ class Sessions:
             return owned
         trace = begin_trace(self._telemetry, settings.traceparent)
         chunks = list(trajectory.chunks)
-        claimed = ClaimedAnswer(asked.session_id, prepared, chunks, owned, header.length, usage, trace)
+        claimed = ClaimedAnswer(asked.session_id, prepared, chunks, owned, True, usage, trace)
         return self._start(claimed, started, self.clock() - since)
 
     def _start(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> AnswerLog:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from google.protobuf import timestamp_pb2
 
@@ -21,7 +22,7 @@ from router_svc.policies.kinds import Confidence, Learned, LlmOnly, Random, SlmO
 from router_svc.policies.policy import Policy
 from router_svc.text.answer_text import AnswerText
 from router_svc.text.tokenizer import Tokenizer
-from router_svc.trajectory.types import Chunk, Finished, Header, Model, Source, SwitchReason, joined
+from router_svc.trajectory.types import Chunk, Finished, Header, Model, PromptNotes, Source, SwitchReason, joined
 from rstitch.v1 import common_pb2, router_pb2
 
 
@@ -99,7 +100,17 @@ def _encode_segment(segment: Chunk, text: str) -> router_pb2.Segment:
         reason=_encode_reason(segment.reason),
         switch_entropy=segment.switch_entropy,
         uncertainties=segment.uncertainties,
+        **_encode_notes(segment.notes),
     )
+
+
+def _encode_notes(notes: PromptNotes | None) -> dict[str, Any]:
+    """How the models read a prompt, where that is not as it stands there."""
+    if notes is None:
+        return {}
+    slm = notes.slm
+    of_slm = router_pb2.PromptOfModel(tokens=slm.tokens, num_read_before=slm.num_before) if slm is not None else None
+    return {"slm_prompt": of_slm, "num_read_before": notes.llm_num_before}
 
 
 def _segment_texts(segments: Sequence[Chunk], tokenizers: Mapping[Model, Tokenizer]) -> list[str]:

@@ -76,7 +76,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             trace_id=log.trace_id,
         )
         yield router_pb2.GenerateResponse(started=started)
-        reader = Reader(self.pair.answer_tokenizers, log.context, log.settings.stop, position)
+        reader = Reader(self.pair.vocabularies.answer_tokenizers, log.context, log.settings.stop, position)
         async for chunks in log.follow():
             for event in reader.read(chunks):
                 yield messages.encode_event(event)
@@ -92,7 +92,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.GetTrajectoryRequest, context: Any
     ) -> router_pb2.GetTrajectoryResponse:
         trajectory = await self.sessions.trajectory(check_session_id(request.session_id))
-        tokenizers = self.pair.answer_tokenizers
+        tokenizers = self.pair.vocabularies.answer_tokenizers
         # Off the event loop: the text of a long session takes longer than the answers being written may wait.
         message = await asyncio.to_thread(messages.encode_trajectory, trajectory.header, trajectory.chunks, tokenizers)
         return router_pb2.GetTrajectoryResponse(trajectory=message)
@@ -141,6 +141,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             version=__version__,
             guard=messages.encode_guard(self.sessions.observer.guard_state(), self.sessions.observer.is_on),
             heads=messages.encode_heads(await asyncio.to_thread(self.heads.states)),
+            vocabularies=self.pair.told,
         )
 
     def _worker(self, model: Model) -> router_pb2.WorkerStatus:

@@ -14,6 +14,7 @@ from router_svc.observers.trace import GenerationTrace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.bounded import within
 from router_svc.policies.policy import History
+from router_svc.text.views import SessionTokens
 from router_svc.trajectory.journal import Journal
 from router_svc.trajectory.types import Chunk, FinishReason, Model, Source, SwitchReason, entropies_of, tokens_of
 from router_svc.workers.accounting import Accounting
@@ -24,7 +25,7 @@ _NO_SWITCH = (SwitchReason.NONE, 0.0)
 
 
 class Answer:
-    """One answer being written: `tokens` of the session and the answer's `history` grow.
+    """One answer being written: the `session`'s tokens and the answer's `history` grow.
 
     The chunks are the trajectory so far: the prompt at least, and where another router broke off. `endings` have read
     what there is of the answer.
@@ -33,7 +34,7 @@ class Answer:
     def __init__(
         self,
         settings: AnswerSettings,
-        tokens: array[int],
+        session: SessionTokens,
         chunks: Sequence[Chunk],
         endings: Endings,
         journal: Journal,
@@ -41,9 +42,10 @@ class Answer:
         accounting: Accounting,
     ) -> None:
         self.policy = within(settings.policy, settings.budget)
-        self.tokens = tokens
+        self.tokens = session.tokens  # the session's; an answer's in the answer's ids
         self.history = History(settings.start, usage=accounting.usage)
         self.traceparent = ""  # of the open segment's span
+        self._session = session
         self._settings = settings
         self._endings = endings
         self._journal = journal
@@ -85,7 +87,7 @@ class Answer:
 
     def stop_tokens(self, author: Model) -> frozenset[int]:
         """Tokens with which the answer ends where `author` wrote them."""
-        return self._endings.stop_tokens[self.policy.stops_as(author, self.history)]
+        return self._endings.stop_tokens[author]
 
     def segment_is_empty(self, writer: Model) -> bool:
         return self._opening is not _NO_SWITCH or self._last.source is not writer.source
@@ -122,7 +124,7 @@ class Answer:
         tokens, entropies = tokens_of(reply.tokens[:num]), entropies_of(reply.entropies[:num])
         uncertainties = entropies_of(reply.uncertainties[:num])
         chunk = self._next_chunk(writer, tokens, entropies, uncertainties)
-        self.tokens.extend(tokens)
+        self._session.keep(writer, tokens)
         self._last = chunk
         self.history.grow(entropies, uncertainties)
         self._trace.add_kept(num, holder.confirm_kept(num) if holder is not None else 0)
@@ -158,6 +160,7 @@ class Answer:
 
     def _open(self, writer: Model, reason: SwitchReason, value: float) -> None:
         self._opening = (reason, value) if reason else _NO_SWITCH
+        self._session.begin_segment(writer)
         bound = self.policy.bound(writer.other if reason else Model.SLM)
         self.traceparent = self._trace.begin_segment(writer, len(self.tokens), reason, value, bound)
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from router_svc.policies.early_exit import DEFAULT_STYLE, DEFAULT_TRIAL_TOKENS, EarlyExit, ExitStyle
 from router_svc.policies.policy import Handoff
 from router_svc.text.tokenizer import Tokenizer, TooCommon
-from router_svc.trajectory.types import Signal
+from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.types import Model, Signal
 from router_svc.workers.runs import Reply
 from rstitch.errors import invalid
 from rstitch.limits import MAX_TAU
@@ -24,7 +25,7 @@ from rstitch.limits import MAX_TAU
 
 @dataclass(frozen=True, slots=True)
 class ExitRules:
-    """Early exit in the tokens of the pair."""
+    """Early exit in tokens, ids of an answer as one author writes them."""
 
     settings: EarlyExit  # what was asked for, complete
     boundaries: frozenset[int]  # a trial follows each of these
@@ -33,11 +34,22 @@ class ExitRules:
     text: Callable[[Sequence[int]], str]  # of tokens, special ones included
 
 
-def settle(asked: EarlyExit, default: ExitStyle, tokenizer: Tokenizer) -> ExitRules:
-    """Fills in what was not asked for, and finds the tokens. Takes its time with a large vocabulary.
+def settle(asked: EarlyExit, default: ExitStyle, vocabularies: Vocabularies) -> Mapping[Model, ExitRules]:
+    """Fills in what was not asked for, and finds the tokens, by author. Takes its time with a large vocabulary.
 
-    Raises RstitchError naming the field, if no token contains what is looked for, or too many do.
+    Raises RstitchError naming the field, if no token contains what is looked for, or too many do, or if the prompt has
+    tokens that one of the models cannot read.
     """
+    rules = _settle(asked, default, vocabularies.tokenizer(Model.LLM))
+    if not vocabularies.is_through_text:
+        vocabularies.check_prompt("early_exit.prompt", rules.prompt)
+        return dict.fromkeys(Model, rules)
+    # Boundaries may be others in the SLM's tokens; all else is settled.
+    of_slm = _settle(asked, default.over(rules.settings.style), vocabularies.tokenizer(Model.SLM))
+    return {Model.LLM: rules, Model.SLM: replace(of_slm, settings=rules.settings)}
+
+
+def _settle(asked: EarlyExit, default: ExitStyle, tokenizer: Tokenizer) -> ExitRules:
     style = asked.style.over(default).over(tokenizer.exit_style).over(DEFAULT_STYLE)
     boundaries: dict[str, frozenset[int]] = {}
     for index, text in enumerate(style.boundaries):
@@ -97,10 +109,14 @@ class Trial:
 
 
 class Exits:
-    """Where the thinking of one answer, which begins at `start`, can end early; `taken` if it has already."""
+    """Where the thinking of one answer, which begins at `start`, can end early; `taken` if it has already.
 
-    def __init__(self, rules: ExitRules, tokens: array[int], start: int, taken: bool) -> None:
+    The rules are by author, and the same for both where both write the same ids.
+    """
+
+    def __init__(self, rules: Mapping[Model, ExitRules], tokens: array[int], start: int, taken: bool) -> None:
         self.rules = rules
+        self._any = rules[Model.LLM]  # for what does not depend on the author
         self._tokens = tokens
         self._read = start  # what ends the thinking was looked for up to here
         self._start = start
@@ -110,15 +126,17 @@ class Exits:
     @property
     def thinking(self) -> bool:
         if not self._over and self._read < len(self._tokens):
-            marker = self.rules.settings.style.thinking_end
+            marker = self._any.settings.style.thinking_end
             begin = max(self._start, self._read - len(marker.encode()))  # no token is shorter than a byte
-            self._over = marker in self.rules.text(self._tokens[begin:])
+            self._over = marker in self._any.text(self._tokens[begin:])
             self._read = len(self._tokens)
         return not self._over
 
-    @property
-    def due(self) -> bool:
-        if len(self._tokens) in (self._start, self._tried) or self._tokens[-1] not in self.rules.boundaries:
+    def due(self, author: Model | None) -> bool:
+        """Whether a trial is to follow the last token, which `author` wrote."""
+        if author is None or len(self._tokens) in (self._start, self._tried):
+            return False
+        if self._tokens[-1] not in self.rules[author].boundaries:
             return False
         return self.thinking
 
@@ -129,17 +147,18 @@ class Exits:
     def ends_thinking(self, trial: Trial) -> bool:
         """Whether the trial that followed the last token is sure enough to be kept."""
         self.tried()
-        self._over = trial.confidence > self.rules.settings.threshold
+        self._over = trial.confidence > self._any.settings.threshold
         return self._over
 
-    def num_tokens(self, room: int) -> int:
+    def num_tokens(self, writer: Model, room: int) -> int:
         """How many tokens a trial may decode if the answer may grow by `room`; 0 or less: there is none."""
-        return min(self.rules.settings.max_trial_tokens, room - len(self.rules.prompt))
+        return min(self._any.settings.max_trial_tokens, room - len(self.rules[writer].prompt))
 
-    def listening(self, handoff: Handoff | None) -> Handoff | None:
+    def listening(self, writer: Model, handoff: Handoff | None) -> Handoff | None:
         """A condition that never holds: the worker tells the policy's signal of each token, where it is another."""
         if handoff is None or handoff.signal is Signal.ENTROPY:
             return None
         # Over a window the prompt counts: its tokens have entropy 0.
-        recent = (*handoff.recent, *[0.0] * len(self.rules.prompt))[1 - handoff.window :] if handoff.window > 1 else ()
+        recent = (*handoff.recent, *[0.0] * len(self.rules[writer].prompt))
+        recent = recent[1 - handoff.window :] if handoff.window > 1 else ()
         return Handoff(above=MAX_TAU, signal=handoff.signal, window=handoff.window, recent=recent)

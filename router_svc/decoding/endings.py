@@ -1,4 +1,4 @@
-"""What ends an answer: a stop token of whoever wrote it, a stop string in its text."""
+"""What ends an answer: a stop token, whichever model's it is, or a stop string in its text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router_svc.trajectory.types import Model
 class Endings:
     """Watches one answer for its end; its text is needed only where stop strings must be looked for."""
 
-    stop_tokens: Mapping[Model, frozenset[int]]  # each model's own
+    stop_tokens: Mapping[Model, frozenset[int]]  # by author
     text: AnswerText | None
 
     @property

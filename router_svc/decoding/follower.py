@@ -49,7 +49,7 @@ class Follower:
         began = since = self.accounting.run_begins()
         try:
             while True:
-                reply = await run.next()
+                reply = worker.read(await run.next())
                 since = self.accounting.waited_for_model(writer, since)
                 # Taken before anything is awaited: a token that came is part of the answer or was refused.
                 if reply.tokens and take(reply):

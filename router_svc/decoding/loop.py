@@ -104,7 +104,8 @@ class Decoding:
         assert proposal is not None, "a worker that discards a token shows it"
         if self._head is not None:
             self._accounting.count_consultation()
-            if not self._head.wants_llm(proposal.hidden_state, self._answer.history.position):
+            # The context that the head was trained with is what the SLM reads.
+            if not self._head.wants_llm(proposal.hidden_state, self._follower.workers[Model.SLM].length):
                 # R-Stitch+ only ever keeps the SLM writing; the worker has dropped the token and is fed it again.
                 reply = Reply([proposal.token], [proposal.entropy], None)
                 self._follower.keep(Model.SLM, reply, is_proposal=True)

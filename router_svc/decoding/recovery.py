@@ -29,6 +29,7 @@ class Recovery:
 
     def __init__(self, pair: WorkerPair, worker_patience_s: float, capacity_patience_s: float) -> None:
         self._pair = pair
+        self._vocabularies = pair.vocabularies  # that the answer is written in
         self._worker_patience_s = worker_patience_s
         self._lost = Backoff(first_s=0.05, max_s=1.0, patience_s=worker_patience_s)
         self._full = Backoff(first_s=0.05, max_s=1.0, patience_s=capacity_patience_s)
@@ -44,7 +45,7 @@ class Recovery:
 
         Raises RstitchError if it does not come back, or as another.
         """
-        await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
+        await self._wait_usable(model)
 
     async def after(self, model: Model, error: RstitchError) -> None:
         """Returns when a new run is worth a try. Raises the error when it is not."""
@@ -64,9 +65,16 @@ class Recovery:
         if is_lost(error):
             if not await self._paused(self._lost, model, error):
                 raise worker_unavailable(model, self._pair.client(model).address, error.message)
-            await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
+            await self._wait_usable(model)
             return
         raise error
+
+    async def _wait_usable(self, model: Model) -> None:
+        await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
+        if self._pair.vocabularies is not self._vocabularies:
+            what = f"the {model.name} worker came back with another vocabulary than the answer was begun in."
+            remedy = "Re-attach with resume_from: what is kept is read in the new one."
+            raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TOKENIZER_CHANGED", what, remedy=remedy)
 
     async def _put_head(self, model: Model, error: RstitchError) -> None:
         try:

@@ -28,7 +28,7 @@ class Trials:
 
     @property
     def due(self) -> bool:
-        return self.exits is not None and self.exits.due
+        return self.exits is not None and self.exits.due(self.answer.last_writer)
 
     @property
     def at_boundary(self) -> bool:
@@ -39,7 +39,7 @@ class Trials:
         """Tokens that end a run, boundaries among them, so that nothing is decoded in vain; none: the model's own."""
         if self.exits is None or not self.exits.thinking:
             return frozenset()
-        return self.answer.stop_tokens(writer) | self.exits.rules.boundaries
+        return self.answer.stop_tokens(writer) | self.exits.rules[writer].boundaries
 
     async def attempt(self, writer: Model, handoff: Handoff | None, keep: Callable[[Model, Reply], bool]) -> bool:
         """Lets `writer` try an answer, if there is room for one.
@@ -49,18 +49,18 @@ class Trials:
         """
         exits = self.exits
         assert exits is not None, "a trial was due"
-        num = exits.num_tokens(self.answer.num_left_for(writer))
+        num = exits.num_tokens(writer, self.answer.num_left_for(writer))
         if num < 1:
             exits.tried()
             return False
-        rules, trial, position = exits.rules, Trial(), len(self.answer.tokens)
+        rules, trial, position = exits.rules[writer], Trial(), len(self.answer.tokens)
         began = self.accounting.now()
         with self.trace.trial(writer, position) as span:
 
             def start(worker: WorkerSession) -> Awaitable[PendingRun]:
                 spec = RunSpec(
                     max_tokens=num,
-                    handoff=exits.listening(handoff),
+                    handoff=exits.listening(writer, handoff),
                     stop_tokens=rules.ends | self.answer.stop_tokens(writer),
                     traceparent=span.traceparent,
                     prompt=rules.prompt,

@@ -32,6 +32,7 @@ class AnswerSettings:
     profile: str = ""  # name of the profile that the policy came from, if it came from one
     early_exit: EarlyExit | None = None
     cache_salt: str = ""  # workers take over what they have computed under this one only
+    stop_token_ids: tuple[int, ...] = ()  # ids of the LLM that end the answer beside the models' own
 
     def to_json(self) -> str:
         """The settings as the text that the store keeps, and that `from_json` reads."""
@@ -46,6 +47,7 @@ class AnswerSettings:
             "policy": policy_from(fields["policy"]),
             "sampling": Sampling(**fields["sampling"]),
             "stop": tuple(fields["stop"]),
+            "stop_token_ids": tuple(fields.get("stop_token_ids", ())),
             "budget": Budget(**fields.get("budget", {})),
             "early_exit": _early_exit_from(fields.get("early_exit")),
         }

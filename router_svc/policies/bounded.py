@@ -54,10 +54,6 @@ class BoundedPolicy(Policy):
     def tokens_left(self, writer: Model, history: History) -> int | None:
         return self.budget.llm_tokens_left(history) if writer is Model.LLM else None
 
-    def stops_as(self, author: Model, history: History) -> Model:
-        # What is written after the budget is spent, nobody verifies.
-        return author if self.is_spent(history) else self.policy.stops_as(author, history)
-
     def switch_reason(self, leaving: Model, history: History) -> SwitchReason:
         """The budget, where the policy would have let the LLM go on."""
         spent = leaving is Model.LLM and not self.budget.llm_may_write(leaving, history)

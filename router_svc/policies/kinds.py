@@ -190,9 +190,6 @@ class Speculative(Policy):
     def next_writer(self, writer: Model, history: History) -> Model:
         return writer  # drafts and verification alternate by a loop of their own
 
-    def stops_as(self, author: Model, history: History) -> Model:
-        return Model.LLM  # a draft ends the answer where the LLM says so
-
     def may_write(self, model: Model) -> bool:
         return True
 

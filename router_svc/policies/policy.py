@@ -111,10 +111,6 @@ class Policy(ABC):
         """Number of tokens that `writer` may write in the rest of the answer; None: no such limit."""
         return None
 
-    def stops_as(self, author: Model, history: History) -> Model:
-        """The model whose stop tokens end the answer at a token that `author` wrote."""
-        return author
-
     def switch_reason(self, leaving: Model, history: History) -> SwitchReason:
         """Why `leaving` hands over after the last token of the history."""
         return SwitchReason.NONE

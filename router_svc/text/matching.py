@@ -67,6 +67,27 @@ def match(slm: Vocabulary, llm: Vocabulary) -> Matching:
     where = first_difference(slm.tokenizer, llm.tokenizer)
     if where is None:
         return Matching(Kind.SAME, dict.fromkeys(Model, ()), tokens_of(), tokens_of(), "one vocabulary")
+    to_llm, to_slm = _by_spelling(slm, llm), _by_spelling(llm, slm)
+    for here, there, ids in ((slm, llm, to_llm), (llm, slm, to_slm)):
+        for token in here.stop_tokens:
+            if ids[token] == NO_TOKEN:
+                ids[token] = min(there.stop_tokens)
+    masked = {
+        Model.SLM: tuple(token for token, other in enumerate(to_llm) if other == NO_TOKEN),
+        Model.LLM: tuple(token for token, other in enumerate(to_slm) if other == NO_TOKEN),
+    }
+    if len(masked[Model.LLM]) * 2 < llm.size:
+        told = f"ids by spelling; masked: SLM {masked[Model.SLM]}, LLM {masked[Model.LLM]}"
+        return Matching(Kind.RENUMBERED, masked, to_llm, to_slm, told)
     what = f"the two models do not share one tokenizer: {where}."
     remedy = "Serve two models of one family; then the router becomes ready by itself."
     raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TOKENIZER_MISMATCH", what, remedy=remedy)
+
+
+def _by_spelling(here: Vocabulary, there: Vocabulary) -> array[int]:
+    made = tokens_of()
+    for token in range(here.size):
+        spelling = here.tokenizer.spelling(token)
+        found = there.tokenizer.token(spelling) if spelling is not None else None
+        made.append(found if found is not None and found < there.size else NO_TOKEN)
+    return made

@@ -67,6 +67,7 @@ class TokenizerFiles:
     special_tokens: Mapping[str, str] = field(
         default_factory=dict
     )  # texts of bos_token and so on, as templates use them
+    named_templates: Mapping[str, str] = field(default_factory=dict)  # beside the default, such as tool_use
     early_exit: ExitStyle = field(default_factory=ExitStyle)  # how the model's folder says that it answers early
 
 
@@ -208,6 +209,11 @@ class Tokenizer:
         """The token as the vocabulary writes it (a space may be another character there); None beyond its end."""
         text: str | None = self._tokenizer.id_to_token(token)
         return text
+
+    def token(self, spelling: str) -> int | None:
+        """The id of a token as the vocabulary writes it; None if there is none."""
+        found: int | None = self._tokenizer.token_to_id(spelling)
+        return found
 
     def size(self) -> int:
         """One more than the highest id: there may be ids below it without a token."""

@@ -1,7 +1,7 @@
-"""A session as one model reads it: its own prompts by its own template, in its own ids.
+"""A session as each model reads it: its own prompts by its own template, in its own ids.
 
-What is kept of a session (the trajectory) has each answer's tokens once. Each worker holds what its model reads, and
-positions on a worker count that. A view is a function of the trajectory alone, so any router makes the same one.
+What is kept of a session (the trajectory) has each answer's tokens once. A worker holds what its model reads, and
+positions on a worker count that. A view is a function of the trajectory's chunks, so any router makes the same one.
 
     trajectory   [prompt of the LLM | answer, ids of the LLM | next prompt ...
     LLM's view   the same array, unless its template drops something of earlier answers
@@ -10,29 +10,166 @@ positions on a worker count that. A view is a function of the trajectory alone, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
 
-from router_svc.trajectory.types import Model
+from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.types import Chunk, Model, ModelPrompt, Source, joined_tokens, tokens_of
 
 
-class View(Protocol):
-    """What the worker of one model is to hold; only the answer that is being written changes it."""
+class View(ABC):
+    """What the worker of one model is to hold.
 
-    tokens: array[int]  # in the model's own ids
+    Attributes:
+        tokens: in the model's own ids. The array stays the same object and changes as the answer grows.
+        start: the position in it of the answer's first token, behind the last prompt.
+        num_kept_before: how many tokens of what it was before the last prompt still stand.
+        is_shared: whether it is the trajectory's own array, so that nothing need be told or translated.
+    """
 
+    is_shared = False
+
+    def __init__(self, tokens: array[int]) -> None:
+        self.tokens = tokens
+        self.start = 0
+        self.num_kept_before = 0
+
+    def add_prompt(self, prompt: ModelPrompt) -> None:
+        """Takes the next prompt of the session."""
+        self.num_kept_before = prompt.num_before
+        del self.tokens[prompt.num_before :]
+        self.tokens.extend(prompt.tokens)
+        self.start = len(self.tokens)
+
+    @abstractmethod
     def begin_segment(self, writer: Model) -> None:
-        """Takes note that `writer` writes from here on."""
+        """Takes note that `writer` writes from here on; it may have written before."""
 
+    @abstractmethod
     def keep(self, writer: Model, tokens: Sequence[int]) -> None:
         """Takes tokens of the answer, in the answer's ids, that `writer` wrote."""
 
     def refresh(self) -> int | None:
         """Brings `tokens` up to date. Returns the first position whose token has changed; None: they only grew."""
+        return None
 
-    def to_own(self, tokens: Sequence[int]) -> array[int]:
-        """The model's ids for ids of the answer; those without a counterpart are left out."""
+    @abstractmethod
+    def to_own(self, tokens: Iterable[int]) -> array[int]:
+        """The model's ids for ids of the answer that this model may read; those without a counterpart are left out."""
 
-    def to_answer(self, tokens: Sequence[int]) -> list[int]:
-        """Ids of the answer for the model's own."""
+    @abstractmethod
+    def to_answer(self, tokens: Iterable[int]) -> list[int]:
+        """Ids of the answer for the model's own. Raises RstitchError (PROTOCOL) for one that it was not to write."""
+
+
+class SameIds(View):
+    """The answer in the same ids, behind a prompt of its own."""
+
+    def begin_segment(self, writer: Model) -> None:
+        pass
+
+    def keep(self, writer: Model, tokens: Sequence[int]) -> None:
+        self.tokens.extend(tokens)
+
+    def to_own(self, tokens: Iterable[int]) -> array[int]:
+        return tokens if isinstance(tokens, array) else tokens_of(tokens)
+
+    def to_answer(self, tokens: Iterable[int]) -> list[int]:
+        return tokens if isinstance(tokens, list) else list(tokens)
+
+
+class SharedView(SameIds):
+    """The trajectory as it is: whoever appends to that has appended to this."""
+
+    is_shared = True
+
+    def add_prompt(self, prompt: ModelPrompt) -> None:
+        self.num_kept_before = prompt.num_before
+        self.start = prompt.num_before + len(prompt.tokens)
+
+    def keep(self, writer: Model, tokens: Sequence[int]) -> None:
+        pass
+
+
+class MappedView(View):
+    """The SLM's, where its ids are not the LLM's."""
+
+    def __init__(self, tokens: array[int], vocabularies: Vocabularies) -> None:
+        super().__init__(tokens)
+        self._vocabularies = vocabularies
+
+    def begin_segment(self, writer: Model) -> None:
+        pass
+
+    def keep(self, writer: Model, tokens: Sequence[int]) -> None:
+        self.tokens.extend(self.to_own(tokens))
+
+    def to_own(self, tokens: Iterable[int]) -> array[int]:
+        return self._vocabularies.to_slm(tokens)
+
+    def to_answer(self, tokens: Iterable[int]) -> list[int]:
+        return self._vocabularies.to_llm(tokens)
+
+
+class SessionTokens:
+    """The tokens of a session and both models' views of them; the answer that is being written makes them grow.
+
+    Attributes:
+        tokens: the trajectory's, prompts included.
+        views: what each model reads.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], vocabularies: Vocabularies) -> None:
+        self.tokens = joined_tokens(chunks)
+        prompts = [chunk.notes for chunk in chunks if chunk.notes is not None]
+        has_own = {
+            Model.SLM: any(notes.slm is not None for notes in prompts),
+            Model.LLM: any(notes.llm_num_before is not None for notes in prompts),
+        }
+        self.views: Mapping[Model, View] = {
+            model: self._view(model, vocabularies, has_own=has_own[model] or has_own[Model.LLM]) for model in Model
+        }
+        self._others = [view for view in self.views.values() if not view.is_shared]
+        before = Source.PROMPT
+        for chunk in chunks:
+            self._replay(chunk, begins=bool(chunk.reason) or before is Source.PROMPT)
+            before = chunk.source
+
+    def keep(self, writer: Model, tokens: array[int]) -> None:
+        """Takes tokens of the answer, in the answer's ids."""
+        self.tokens.extend(tokens)
+        for view in self._others:
+            view.keep(writer, tokens)
+
+    def begin_segment(self, writer: Model) -> None:
+        """Takes note that `writer` writes from here on."""
+        for view in self._others:
+            view.begin_segment(writer)
+
+    def _view(self, model: Model, vocabularies: Vocabularies, *, has_own: bool) -> View:
+        if vocabularies.is_mapped and model is Model.SLM:
+            return MappedView(tokens_of(), vocabularies)
+        return SameIds(tokens_of()) if has_own else SharedView(self.tokens)
+
+    def _replay(self, chunk: Chunk, *, begins: bool) -> None:
+        """Does with the views what was done when the chunk was written."""
+        if chunk.source is Source.PROMPT:
+            for model, view in self.views.items():
+                view.add_prompt(self._prompt(model, view, chunk))
+            return
+        writer = chunk.source.model
+        for view in self._others:
+            if begins:
+                view.begin_segment(writer)
+            view.keep(writer, chunk.tokens)
+
+    def _prompt(self, model: Model, view: View, chunk: Chunk) -> ModelPrompt:
+        notes = chunk.notes
+        if model is Model.SLM and notes is not None and notes.slm is not None:
+            return notes.slm
+        length = chunk.position if view.is_shared else len(view.tokens)
+        if notes is not None and notes.llm_num_before is not None:
+            length = notes.llm_num_before  # also where the SLM reads the same
+        # Where nothing is noted of the SLM's, its prompt has the LLM's tokens.
+        return ModelPrompt(length, view.to_own(chunk.tokens))

@@ -1,17 +1,28 @@
 """Headers and chunks as Redis keeps them. It sends nothing.
 
 A stream's entry has one letter per field, since there is one for each chunk of each answer:
-s source, p position, t tokens, e entropies, r switch reason, h value that decided the switch, u uncertainties.
+s source, p position, t tokens, e entropies, r switch reason, h value that decided the switch, u uncertainties; and of a
+prompt that has some, n notes.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from router_svc.trajectory.packing import pack, unpack
-from router_svc.trajectory.types import Chunk, FinishReason, Header, Source, State, SwitchReason
+from router_svc.trajectory.types import (
+    Chunk,
+    FinishReason,
+    Header,
+    ModelPrompt,
+    PromptNotes,
+    Source,
+    State,
+    SwitchReason,
+)
 from router_svc.trajectory.usage import Usage
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -23,7 +34,7 @@ def encode_usage(usage: Usage) -> str:
 
 
 def encode_chunks(chunks: Sequence[Chunk]) -> list[Any]:
-    """Chunks as arguments of the scripts, seven for each chunk in the order that entries.lua names."""
+    """Chunks as arguments of the scripts, eight for each chunk in the order that entries.lua names."""
     made: list[Any] = []
     for chunk in chunks:
         made += [
@@ -34,8 +45,30 @@ def encode_chunks(chunks: Sequence[Chunk]) -> list[Any]:
             chunk.reason.value,
             repr(chunk.switch_entropy),  # the shortest text that reads as the same float again
             pack(chunk.uncertainties),
+            _encode_notes(chunk.notes) if chunk.notes is not None else "",
         ]
     return made
+
+
+def _encode_notes(notes: PromptNotes) -> str:
+    slm = notes.slm
+    return _encode(
+        {
+            "llm_num_before": notes.llm_num_before,
+            "slm": [slm.num_before, base64.b64encode(pack(slm.tokens)).decode()] if slm is not None else None,
+            "turn": notes.turn,
+        }
+    )
+
+
+def _decode_notes(text: bytes) -> PromptNotes:
+    fields = json.loads(text)
+    slm = fields["slm"]
+    return PromptNotes(
+        fields["llm_num_before"],
+        ModelPrompt(slm[0], unpack("I", base64.b64decode(slm[1]))) if slm is not None else None,
+        fields["turn"],
+    )
 
 
 def decode_chunk(entry: dict[bytes, bytes]) -> Chunk:
@@ -49,6 +82,7 @@ def decode_chunk(entry: dict[bytes, bytes]) -> Chunk:
         switch_entropy=float(entry[b"h"]),
         # An older router wrote none.
         uncertainties=unpack("f", entry.get(b"u", b"")),
+        notes=_decode_notes(entry[b"n"]) if b"n" in entry else None,
     )
 
 

@@ -47,8 +47,13 @@ class PrefixChecksum:
         self._position = 0
         self._checksum = 0
 
+    def changed_from(self, position: int) -> None:
+        """Takes note that tokens from a position on are others now."""
+        if position < self._position:
+            self._position, self._checksum = 0, 0
+
     def at(self, position: int) -> int:
-        """The checksum of tokens [0, position). `tokens` may have grown since the last call; none may have changed."""
+        """The checksum of tokens [0, position). `tokens` may have grown since the last call."""
         if position < self._position:  # CRC-32 cannot go back: the worker holds fewer tokens than it did
             self._position, self._checksum = 0, 0
         if position > self._position:

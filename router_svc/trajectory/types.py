@@ -95,6 +95,32 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelPrompt:
+    """A prompt as one model reads it, in its own ids.
+
+    Of all that it has read before the first `num_before` tokens stay, then come `tokens`.
+    """
+
+    num_before: int
+    tokens: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptNotes:
+    """What is kept of a prompt beside its tokens.
+
+    Attributes:
+        llm_num_before: of all that the LLM has read before, so many tokens stay; None: all.
+        slm: the prompt as the SLM reads it; None: as the trajectory has it.
+        turn: what was asked, as JSON, so that the next turn can render the whole conversation; "" if it was no chat.
+    """
+
+    llm_num_before: int | None = None
+    slm: ModelPrompt | None = None
+    turn: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Consecutive tokens from one source: a segment, or a piece of one.
 
@@ -109,6 +135,7 @@ class Chunk:
     reason: SwitchReason = SwitchReason.NONE  # NONE within a segment and for the first one of an answer
     switch_entropy: float = 0.0  # the value that decided the switch, an entropy or another signal; 0 if none did
     uncertainties: array[float] = field(default_factory=lambda: entropies_of())  # the signal, where it is another
+    notes: PromptNotes | None = None  # of a prompt that says more than its tokens
 
     @property
     def end(self) -> int:
@@ -139,8 +166,9 @@ def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
     made: list[Chunk] = []
     for chunk in chunks:
         last = made[-1] if made else None
-        # A reason begins a segment, and a gap is kept for whoever gives chunks that do not follow each other.
-        if last is not None and last.source is chunk.source and not chunk.reason and last.end == chunk.position:
+        # A reason or a prompt begins a segment; a gap is kept for whoever gives chunks that do not follow each other.
+        begins = chunk.reason or chunk.source is Source.PROMPT
+        if last is not None and last.source is chunk.source and not begins and last.end == chunk.position:
             made[-1] = Chunk(
                 last.source,
                 last.position,
@@ -171,6 +199,7 @@ class Sampling:
     top_p: float = 0.0
     top_k: int = 0
     seed: int = 0
+    position_offset: int = 0  # added to a position on a worker before its token is drawn
 
 
 @dataclass(frozen=True, slots=True)

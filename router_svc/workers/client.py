@@ -150,6 +150,7 @@ class WorkerClient:
             data=b"".join(message.data for message in messages),
             chat_template=first.chat_template,
             special_tokens=dict(first.special_tokens),
+            named_templates=dict(first.named_templates),
             early_exit=ExitStyle(tuple(style.boundaries), style.prompt, style.end, style.thinking_end),
         )
 
@@ -200,7 +201,13 @@ def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
         session_id=session_id,
         position=run.position,
         tokens=run.tokens + run.prompt,
-        sampling=common_pb2.Sampling(temperature=how.temperature, top_p=how.top_p, top_k=how.top_k, seed=how.seed),
+        sampling=common_pb2.Sampling(
+            temperature=how.temperature,
+            top_p=how.top_p,
+            top_k=how.top_k,
+            seed=how.seed,
+            position_offset=how.position_offset,
+        ),
         max_tokens=run.max_tokens,
         handoff=_handoff(handoff) if handoff is not None else None,
         prefix_checksum=run.prefix_checksum,
@@ -209,6 +216,7 @@ def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
         stop_tokens=run.stop_tokens,
         draft=run.draft,
         cache_salt=run.cache_salt,
+        masked_tokens=run.masked_tokens,
     )
 
 

@@ -1,4 +1,4 @@
-"""The two workers together: whether they answer, whether they share one tokenizer, and that tokenizer.
+"""The two workers together: whether they answer, how their vocabularies belong together, and their tokenizers.
 
 It looks at them all the time: a worker that was restarted is looked at anew before anything is trusted to it. It
 decodes nothing.
@@ -7,12 +7,15 @@ decodes nothing.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import grpc
 import structlog
 
-from router_svc.text.tokenizer import Tokenizer, TokenizerFiles, first_difference
+from router_svc.text.matching import Vocabulary
+from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
+from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import WorkerClient
 from router_svc.workers.runs import WorkerInfo
@@ -39,14 +42,15 @@ class WorkerPair:
     def __init__(self, slm: WorkerClient, llm: WorkerClient) -> None:
         self._sides = {Model.SLM: _Side(slm), Model.LLM: _Side(llm)}
         self._changed = asyncio.Condition()
-        self._tokenizer: Tokenizer | None = None
-        self._tokenizer_files: TokenizerFiles | None = None
+        self._matching = asyncio.Lock()
+        self._vocabularies: Vocabularies | None = None
+        self._matched: dict[Model, _Matched] = {}  # what these were made of
         self.mismatch: RstitchError | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether both workers were seen and share one tokenizer; one of them may be away at the moment."""
-        return self._tokenizer is not None and self.mismatch is None
+        """Whether both workers were seen and can be stitched; one of them may be away at the moment."""
+        return self._vocabularies is not None and self.mismatch is None
 
     @property
     def detail(self) -> str:
@@ -60,30 +64,27 @@ class WorkerPair:
         )
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """The common one. Raises RstitchError (UNAVAILABLE) while there is none."""
+    def vocabularies(self) -> Vocabularies:
+        """Both models' vocabularies. Raises RstitchError (UNAVAILABLE) while they are not known."""
         self.check_ready()
-        assert self._tokenizer is not None
-        return self._tokenizer
+        assert self._vocabularies is not None
+        return self._vocabularies
 
     @property
-    def answer_tokenizers(self) -> dict[Model, Tokenizer]:
-        """What reads an answer's tokens, by their writer. Raises RstitchError (UNAVAILABLE) while there is none."""
-        return dict.fromkeys(Model, self.tokenizer)
+    def told(self) -> str:
+        """How the vocabularies were matched, in one line; "" until they are."""
+        return self._vocabularies.matching.told if self._vocabularies is not None else ""
 
-    @property
-    def context_length(self) -> int:
-        return min(info.context_length for info in self._infos())
-
-    @property
-    def vocab_size(self) -> int:
-        return min(info.vocab_size for info in self._infos())
+    def context_lengths(self) -> Mapping[Model, int]:
+        """The most tokens of a session, by the model that reads it."""
+        self.check_ready()
+        return {model: side.info.context_length for model, side in self._sides.items() if side.info is not None}
 
     def check_ready(self) -> None:
         """Raises RstitchError (UNAVAILABLE) unless questions can be taken."""
         if self.mismatch is not None:
             raise self.mismatch
-        if self._tokenizer is None:
+        if self._vocabularies is None:
             what, remedy = f"the router is not ready: {self.detail}.", "Try again when its health says SERVING."
             raise RstitchError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", what, remedy=remedy, retry_after_s=1.0)
 
@@ -93,10 +94,6 @@ class WorkerPair:
     def info(self, model: Model) -> WorkerInfo | None:
         """What the worker last said of itself; None before it answered."""
         return self._sides[model].info
-
-    def stop_tokens(self) -> dict[Model, frozenset[int]]:
-        """Tokens that end an answer, by the model that would write them."""
-        return {model: side.info.stop_tokens if side.info else frozenset() for model, side in self._sides.items()}
 
     def names(self) -> dict[Model, str]:
         """The models' names, "" for one that was not seen yet."""
@@ -118,7 +115,7 @@ class WorkerPair:
     async def wait_usable(self, model: Model, timeout_s: float, *, suspect: bool = False) -> None:
         """Returns when the worker answers and has the pair's tokenizer; a suspect one is looked at first.
 
-        Raises RstitchError (UNAVAILABLE) after the timeout, at once if it came back with another tokenizer.
+        Raises RstitchError (UNAVAILABLE) after the timeout, at once if what it came back as cannot be stitched.
         """
         side = self._sides[model]
         if suspect:
@@ -176,34 +173,67 @@ class WorkerPair:
             _log.info("worker found", role=model.label, address=side.client.address, model=info.model)
             side.info, side.files = info, files
             try:
-                self._compare()
+                await self._match()
             except RstitchError:
                 side.info = None  # to be looked at again
                 raise
         side.answers, side.detail = True, ""
 
-    def _compare(self) -> None:
-        """Called when a worker is new: both tokenizers must give the same ids."""
-        slm, llm = self._sides[Model.SLM], self._sides[Model.LLM]
-        if slm.info is None or llm.info is None or slm.files is None or llm.files is None:
-            return
-        if slm.info.fingerprint != llm.info.fingerprint:
-            where = first_difference(Tokenizer(slm.files), Tokenizer(llm.files))
-            what = f"the two models do not share one tokenizer: {where or 'their fingerprints differ'}."
-            remedy = "Serve two models of one family; then the router becomes ready by itself."
-            self.mismatch = RstitchError(grpc.StatusCode.UNAVAILABLE, "TOKENIZER_MISMATCH", what, remedy=remedy)
-            _log.error("tokenizers differ", detail=where, slm=slm.info.model, llm=llm.info.model)
-            return
-        self.mismatch = None
-        # The LLM is the one whose answers are imitated: its template counts, the SLM's where it has none.
-        files = llm.files if llm.files.chat_template or not slm.files.chat_template else slm.files
-        files = replace(files, early_exit=llm.files.early_exit.over(slm.files.early_exit))
-        if files != self._tokenizer_files:  # a big one takes long to read, and answers are being written
-            self._tokenizer, self._tokenizer_files = Tokenizer(files), files
+    async def _match(self) -> None:
+        """Called when a worker is new: finds out how the two vocabularies belong together."""
+        async with self._matching:
+            sides = {model: _Matched.of(side) for model, side in self._sides.items()}
+            found = {model: side for model, side in sides.items() if side is not None}
+            if len(found) < len(sides):
+                return
+            if found == self._matched:  # big ones take long to read
+                self.mismatch = None
+                return
+            names = self.names()
+            try:
+                made = await asyncio.to_thread(_vocabularies, found[Model.SLM], found[Model.LLM])
+            except RstitchError as error:
+                if error.reason != "TOKENIZER_MISMATCH":
+                    raise
+                self.mismatch = error
+                _log.error(
+                    "models cannot be stitched", detail=error.message, slm=names[Model.SLM], llm=names[Model.LLM]
+                )
+                return
+            self.mismatch, self._vocabularies, self._matched = None, made, found
+            _log.info("vocabularies matched", how=made.matching.told)
 
-    def _infos(self) -> list[WorkerInfo]:
-        self.check_ready()
-        return [side.info for side in self._sides.values() if side.info is not None]
+
+@dataclass(frozen=True, slots=True)
+class _Matched:
+    """What the vocabulary of a side is made of."""
+
+    files: TokenizerFiles
+    size: int
+    stop_tokens: frozenset[int]
+
+    @classmethod
+    def of(cls, side: _Side) -> _Matched | None:
+        if side.info is None or side.files is None:
+            return None
+        return cls(side.files, side.info.vocab_size, side.info.stop_tokens)
+
+
+def _vocabularies(slm: _Matched, llm: _Matched) -> Vocabularies:
+    """Reads the tokenizers and matches them; one object where they do not differ in anything."""
+    style = llm.files.early_exit.over(slm.files.early_exit)
+    # A model without a template is given the other's.
+    templates = llm.files if llm.files.chat_template else slm.files
+    files = [
+        replace(
+            own if own.chat_template else replace(templates, data=own.data, special_tokens=own.special_tokens),
+            early_exit=style,
+        )
+        for own in (slm.files, llm.files)
+    ]
+    of_llm = Tokenizer(files[1])
+    of_slm = of_llm if files[0] == files[1] else Tokenizer(files[0])
+    return Vocabularies.of(Vocabulary(of_slm, slm.size, slm.stop_tokens), Vocabulary(of_llm, llm.size, llm.stop_tokens))
 
 
 def worker_unavailable(model: Model, address: str, why: str) -> RstitchError:

@@ -37,7 +37,7 @@ class WorkerInfo:
     role: Model | None
     model: str
     fingerprint: str
-    vocab_size: int
+    vocab_size: int  # ids below it have a row in the model
     stop_tokens: frozenset[int]
     context_length: int
     dtype: str
@@ -49,7 +49,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """What a run is to do, wherever the worker stands in the session."""
+    """What a run is to do, wherever the worker stands in the session; tokens are the answer's ids."""
 
     max_tokens: int  # the most to decode; 0: only catch up
     handoff: Handoff | None = None
@@ -61,12 +61,13 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run(RunSpec):
-    """A run as one worker is sent it: append `tokens` at `position`, then do as the spec says."""
+    """A run as one worker is sent it, in its own ids: append `tokens` at `position`, then do as the spec says."""
 
     position: int
     tokens: array[int]
     sampling: Sampling
     prefix_checksum: int  # of the session's tokens before `position`
+    masked_tokens: tuple[int, ...] = ()  # that the model is not to write
     cache_salt: str = ""  # the worker takes over what it has computed under this one only
     background: bool = False  # decodes only in rows that the worker has to spare
 

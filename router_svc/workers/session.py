@@ -1,6 +1,7 @@
 """What one worker holds of one session, as far as the router knows, and how it is brought up to date.
 
-It knows no policy; errors of runs go to the caller.
+Here the answer's ids meet the model's own: what comes in is translated for the worker, and `read` translates what it
+says. It knows no policy; errors of runs go to the caller.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ import time
 from array import array
 from dataclasses import dataclass, fields, replace
 
+from router_svc.text.views import View
 from router_svc.trajectory.packing import PrefixChecksum
-from router_svc.trajectory.types import Sampling, tokens_of
+from router_svc.trajectory.types import Sampling
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.client import DecodeStream, WorkerClient
 from router_svc.workers.run_ahead import RunAheadGate, RunAheadSlot
-from router_svc.workers.runs import PendingRun, Run, RunFinish, RunSpec, SessionKey
+from router_svc.workers.runs import PendingRun, Reply, Run, RunFinish, RunSpec, SessionKey
 from rstitch.errors import RstitchError
 
 # After a failed run in the background the next one waits this long: it is a convenience, not worth a storm.
 _BACKGROUND_PAUSE_S = 1.0
 _REFUSED = ("HELD_TOO_SHORT", "PREFIX_MISMATCH")
-_SPEC_FIELDS = [field.name for field in fields(RunSpec)]
+# What a run takes over from its spec as it is; the rest are token ids, which are translated.
+_IDS = ("stop_tokens", "draft", "prompt")
+_SPEC_FIELDS = [field.name for field in fields(RunSpec) if field.name not in _IDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,21 @@ class BackgroundWork:
     gate: RunAheadGate
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How all runs of one session on one worker are: how tokens are drawn, and which can be none."""
+
+    sampling: Sampling
+    masked_tokens: tuple[int, ...] = ()  # own ids of the model
+    stop_tokens: frozenset[int] = frozenset()  # of the answer, where a run names none; none: the model's own
+
+
 class WorkerSession:
     """One worker's side of an answer. The stream is opened with the first run.
 
-    What the router knows of the worker's tokens:
+    What the router knows of the worker's tokens, in the model's own ids:
 
-        tokens  [0 .................... held ............ len(tokens))    the session; the answer appends to it
+        tokens  [0 .................... held ............ len(tokens))    the model's view of the session, which grows
         worker  [0 .................... held)[ahead, trial, draft ..)     behind `held` nothing is the session's
                                                                           for certain: `_has_foreign_tokens`
         a run   sends tokens[held:] at position = held, with a checksum of [0, held); the worker first drops
@@ -50,19 +63,20 @@ class WorkerSession:
         self,
         worker: WorkerClient,
         key: SessionKey,
-        tokens: array[int],
+        view: View,
         held: int,
-        sampling: Sampling,
+        manner: Manner,
         accounting: Accounting,
         background: BackgroundWork,
     ) -> None:
         self.model = worker.model
         self._worker = worker
         self._key = key
-        self._tokens = tokens
+        self._view = view
+        self._tokens = view.tokens
         self._held = held
-        self._checksum = PrefixChecksum(tokens)
-        self._sampling = sampling
+        self._checksum = PrefixChecksum(view.tokens)
+        self._manner = manner
         self._accounting = accounting
         self._catch_up_tokens = background.catch_up_tokens
         self._ahead = RunAheadSlot(background.gate, accounting)
@@ -71,6 +85,11 @@ class WorkerSession:
         self._catching_up: PendingRun | None = None
         self._has_foreign_tokens = False
         self._next_background = 0.0
+
+    @property
+    def length(self) -> int:
+        """Tokens of the session as the model reads it: the position of the next one on the worker."""
+        return len(self._tokens)
 
     @property
     def is_lost(self) -> bool:
@@ -89,6 +108,7 @@ class WorkerSession:
         A catch-up that is going on is promoted: its tokens stay.
         """
         self._settle()
+        self._refresh()
         # Already asked for, with the same spec: what has come of it is read from it as if it came now.
         run = self._ahead.take_over(self._tokens)
         if run is not None:
@@ -104,6 +124,7 @@ class WorkerSession:
         Those that are kept all the same are to be told to `confirm_kept`; the worker drops the rest at its next run.
         """
         self._settle()
+        self._refresh()
         self._drop_ahead()
         run = await self._start_anew(spec)
         self._has_foreign_tokens = True
@@ -115,6 +136,7 @@ class WorkerSession:
         A run-ahead that may still be right goes on instead; one that was wrong ends here.
         """
         self._settle()
+        self._refresh()
         if self._ahead.may_be_right(self._tokens, self._catch_up_tokens):
             return
         self._drop_ahead()
@@ -135,14 +157,27 @@ class WorkerSession:
         max_tokens = min(spec.max_tokens, self._ahead.max_tokens)
         if max_tokens <= 0 or time.monotonic() < self._next_background:
             return
-        run = self._run(tokens_of([proposal]), replace(spec, max_tokens=max_tokens), background=True)
-        self._ahead.begin(self._stream.start(run), run.position, proposal)
+        tokens = self._view.to_own([proposal])
+        run = self._run(tokens, replace(spec, max_tokens=max_tokens), background=True)
+        self._ahead.begin(self._stream.start(run), run.position, tokens[0])
 
     def finish(self, traceparent: str) -> None:
         """The answer is complete: the worker drops what is not the session's, lest the next turn find it there."""
         self._drop_ahead()
         if self._has_foreign_tokens and self._stream is not None and not self._stream.broken:
+            self._refresh()
             self._catching_up = self._start(RunSpec(max_tokens=0, traceparent=traceparent))
+
+    def read(self, reply: Reply) -> Reply:
+        """What a run of this worker said, in the answer's ids."""
+        if self._view.is_shared:
+            return reply
+        reply.tokens = self._view.to_answer(reply.tokens)
+        if reply.finish is not None and reply.finish.proposal is not None:
+            proposal = reply.finish.proposal
+            proposal = replace(proposal, token=self._view.to_answer([proposal.token])[0])
+            reply.finish = replace(reply.finish, proposal=proposal)
+        return reply
 
     def confirm_kept(self, num_tokens: int) -> int:
         """Tokens that this worker computed were kept; returns how many of them were written ahead."""
@@ -166,7 +201,7 @@ class WorkerSession:
         """A run failed: what it was to feed was not fed, and what the worker holds may be less than thought."""
         if not run.accepted:
             self._accounting.count_sent(-run.num_sent)
-            self._held -= run.num_sent
+            self._held = max(0, self._held - run.num_sent)
         self._correct_held(error)
 
     async def close(self) -> None:
@@ -195,15 +230,29 @@ class WorkerSession:
 
     def _run(self, tokens: array[int], spec: RunSpec, background: bool = False) -> Run:
         """Appends `tokens` to what the worker holds."""
+        to_own, manner = self._view.to_own, self._manner
+        decodes = spec.max_tokens > 0  # what only feeds writes nothing that could be masked, or end it
+        stops = spec.stop_tokens or (manner.stop_tokens if decodes else frozenset())
         return Run(
             position=self._held,
             tokens=tokens,
-            sampling=self._sampling,
+            sampling=manner.sampling,
             prefix_checksum=self._checksum.at(self._held),
             background=background,
             cache_salt=self._key.cache_salt,
+            masked_tokens=manner.masked_tokens if decodes else (),
+            stop_tokens=stops if self._view.is_shared else frozenset(to_own(stops)),
+            draft=to_own(spec.draft),
+            prompt=to_own(spec.prompt),
             **{name: getattr(spec, name) for name in _SPEC_FIELDS},
         )
+
+    def _refresh(self) -> None:
+        """Brings the view up to date; the worker drops what has changed at its next run."""
+        changed = self._view.refresh()
+        if changed is not None:
+            self._held = min(self._held, changed)
+            self._checksum.changed_from(changed)
 
     def _drop_ahead(self) -> None:
         if not self._ahead.is_taken:

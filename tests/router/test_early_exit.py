@@ -12,7 +12,10 @@ import pytest
 
 from router_svc.decoding.early_exit import settle
 from router_svc.policies.early_exit import DEFAULT_STYLE, EarlyExit, ExitStyle
+from router_svc.text.matching import Vocabulary
 from router_svc.text.tokenizer import Tokenizer
+from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.metrics import setup_metrics
@@ -32,7 +35,7 @@ from tests.support.naive import (
 )
 from tests.support.otlp_receiver import MetricsReceiver
 from tests.support.spans import named, recording
-from tests.support.toy import STOP, ToyModel, make_tokenizer_files
+from tests.support.toy import STOP, VOCAB_SIZE, ToyModel, make_tokenizer_files
 from tests.support.toy_stack import Stack
 
 TRIED = ["entropy 0.3 0.3", "margin 0.5 0.1", "window 5 0.5", "confidence 0.7", "random 0.3", "llm", "slm"]
@@ -268,7 +271,8 @@ async def test_what_a_question_leaves_open_is_the_routers_then_the_models_then_t
 
 def test_the_common_way_suits_a_tokenizer_that_has_the_words() -> None:
     files = make_tokenizer_files(last_token="\u010a\u010a")  # two line ends as one token
-    rules = settle(EarlyExit(0.95, ExitStyle(), 0), ExitStyle(), Tokenizer(files))
+    side = Vocabulary(Tokenizer(files), VOCAB_SIZE, frozenset({STOP}))
+    rules = settle(EarlyExit(0.95, ExitStyle(), 0), ExitStyle(), Vocabularies.of(side, side))[Model.LLM]
     assert rules.settings.style == replace(DEFAULT_STYLE, boundaries=("\n\n",))
     assert rules.text([*rules.boundaries]) == "\n\n"
     assert rules.text(rules.prompt) == DEFAULT_STYLE.prompt

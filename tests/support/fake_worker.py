@@ -31,6 +31,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.role = role
         self.model = model
         self.files = make_tokenizer_files()
+        self.vocab_size = VOCAB_SIZE
+        self.stop_token = STOP
         self.context_length = 4096
         self.delay_s = 0.0  # per token
         self.pace: Callable[[], Awaitable[None]] = self._sleep  # awaited before each token
@@ -74,8 +76,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             role=self.role,
             model=f"toy-{self.role}",
             tokenizer_fingerprint=f"{zlib.crc32(self.files.data):08x}",
-            vocab_size=VOCAB_SIZE,
-            stop_tokens=[STOP],
+            vocab_size=self.vocab_size,
+            stop_tokens=[self.stop_token],
             context_length=self.context_length,
             dtype="float32",
             device="cpu",
@@ -154,6 +156,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                 reason = _Finish.REASON_SUPERSEDED
                 break
             token, entropy = self.model.token(session), self.model.entropy(session)
+            assert token not in request.masked_tokens, "toys do not know masks: ask one for what it may write"
             rule = request.handoff.WhichOneof("rule")
             recent = [*recent, entropy][-request.handoff.window :] if signal == 4 else []
             value = entropy if signal < 2 else sum(recent) / len(recent) if signal == 4 else self.model.doubt(session)
@@ -179,7 +182,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             if stop_after is not None and num >= stop_after:
                 yield reply
                 raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "broken by the test")
-            if token in (request.stop_tokens or [STOP]):
+            if token in (request.stop_tokens or [self.stop_token]):
                 reason = _Finish.REASON_STOP
                 break
             if request.draft and (num > len(request.draft) or token != request.draft[num - 1]):

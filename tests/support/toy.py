@@ -5,6 +5,7 @@ writes with them: the oracle of the router's tests.
 from __future__ import annotations
 
 import math
+import random
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -25,16 +26,33 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer_files(last_token: str = "zz", chat_template: str = CHAT_TEMPLATE) -> TokenizerFiles:
-    """Byte-level: specials, 256 bytes, a few merges. `last_token` spells the last entry."""
+def make_tokenizer_files(
+    last_token: str = "zz",
+    chat_template: str = CHAT_TEMPLATE,
+    special: Sequence[str] = SPECIAL,
+    seed: int | None = None,
+) -> TokenizerFiles:
+    """Byte-level: specials, 256 bytes, a few merges. `last_token` spells the last entry; a seed shuffles all ids."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("t", "h"), ("th", "e"), ("a", "n"), (last_token[0], last_token[1])]
-    vocab = {token: index for index, token in enumerate([*SPECIAL, *alphabet, *("".join(pair) for pair in merges)])}
+    tokens = [*special, *alphabet, *("".join(pair) for pair in merges)]
+    if seed is not None:
+        random.Random(seed).shuffle(tokens)
+    vocab = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     return TokenizerFiles(tokenizer.to_str().encode(), chat_template, {"eos_token": "<|end|>"})
+
+
+def unstitchable_files() -> TokenizerFiles:
+    """A tokenizer that does not give back what it was given: a handful of words, and all else is unknown."""
+    words = ["<|end|>", "[UNK]", "hallo", "welt"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens([AddedToken("<|end|>", special=True)])
+    return TokenizerFiles(tokenizer.to_str().encode(), CHAT_TEMPLATE, {"eos_token": "<|end|>"})
 
 
 VOCAB_SIZE = len(SPECIAL) + 256 + 4
