@@ -98,15 +98,17 @@ class Reader:
         yield written
 
 
-def context_of(before: Sequence[Chunk], tokenizers: Mapping[Model, Tokenizer]) -> array[int]:
-    """The last tokens of what stands before an answer or a prompt, in ids of the LLM, for its text to go on with.
+def context_of(chunks: Sequence[Chunk], position: int, tokenizers: Mapping[Model, Tokenizer]) -> array[int]:
+    """The last tokens before the answer or prompt that begins at `position`, in ids of the LLM, for its text to go on.
 
     Where the models have a tokenizer each, those that only the SLM knows do not count: what is left goes on with a text
     that begins anywhere.
     """
     found = tokens_of()
-    for chunk in reversed(before):
-        if chunk.tokens and chunk.source is Source.SLM and tokenizers[Model.SLM] is not tokenizers[Model.LLM]:
+    for chunk in reversed(chunks):
+        if chunk.position >= position or not chunk.tokens:
+            continue
+        if chunk.source is Source.SLM and tokenizers[Model.SLM] is not tokenizers[Model.LLM]:
             return tokens_of([*tokenizers[Model.LLM].anchor, *found])[-CONTEXT_TOKENS:]
         found = chunk.tokens[-CONTEXT_TOKENS:] + found
         if len(found) >= CONTEXT_TOKENS:

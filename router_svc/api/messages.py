@@ -124,7 +124,7 @@ def _segment_texts(segments: Sequence[Chunk], tokenizers: Mapping[Model, Tokeniz
     for index, segment in enumerate(segments):
         if index and (segment.source is Source.PROMPT) != (segments[index - 1].source is Source.PROMPT):
             texts[-1] += text.flush()
-            text = AnswerText(tokenizers, context_of(segments[:index], tokenizers), ())
+            text = AnswerText(tokenizers, context_of(segments[:index], segment.position, tokenizers), ())
         # A prompt is in ids of the LLM.
         writer = Model.LLM if segment.source is Source.PROMPT else segment.source.model
         # One by one, as a reader pushed them: what is given for a token depends on the tokens before it alone.
