@@ -177,6 +177,7 @@ def _run_request(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> 
         sampling=_sampling(message),
         prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
         cache_salt=message.cache_salt,
+        masked_tokens=tuple(message.masked_tokens),
     )
 
 
@@ -204,7 +205,7 @@ def _sampling(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> Sam
         )
     if not 0 <= value.top_p <= 1:
         raise invalid("sampling.top_p", f"{value.top_p} is not in (0, 1].", "Leave it unset to keep all tokens.")
-    return Sampling(value.temperature, value.top_p or 1.0, value.top_k, value.seed)
+    return Sampling(value.temperature, value.top_p or 1.0, value.top_k, value.seed, value.position_offset)
 
 
 def _handoff(message: worker_pb2.Handoff, heads: HeadTable) -> Handoff | None:

@@ -88,7 +88,7 @@ class Committer:
             self._table.poison(session)
             return [RunFailed(run.run_id, _forward_failed("the model's logits are not finite."))]
         if request.returns is not None:
-            return [self.finish(run, FinishReason.STEP, _proposal(outcome, index, request.returns))]
+            return [self.finish(run, FinishReason.STEP, _proposal(run, outcome, index, request.returns))]
         handoff, meter = request.handoff, run.meter
         uncertainty = None
         if meter is not None:
@@ -96,7 +96,7 @@ class Committer:
         signal = entropy if uncertainty is None else uncertainty
         is_above = handoff is not None and handoff.above is not None and signal > handoff.above
         if handoff is not None and is_above and _hands_over(run, handoff, outcome, index):
-            proposal = _proposal(outcome, index, Returns(hidden_state=handoff.hidden_state), uncertainty)
+            proposal = _proposal(run, outcome, index, Returns(hidden_state=handoff.hidden_state), uncertainty)
             return [self.finish(run, FinishReason.HANDOFF, proposal)]
         session.tokens.append(token)
         run.num_kept += 1
@@ -171,9 +171,9 @@ def _hands_over(run: Run, handoff: Handoff, outcome: Outcome, index: int) -> boo
     return handoff.asks(outcome.hidden_state(index), len(run.session.tokens))
 
 
-def _proposal(outcome: Outcome, index: int, returns: Returns, uncertainty: float | None = None) -> Proposal:
+def _proposal(run: Run, outcome: Outcome, index: int, returns: Returns, uncertainty: float | None = None) -> Proposal:
     choices = outcome.choices
-    vocab_size = outcome.logits.shape[1]
+    num_left = run.mask.num_left if run.mask is not None else outcome.logits.shape[1]
     return Proposal(
         token=choices.tokens[index],
         entropy=choices.entropies[index],
@@ -181,5 +181,5 @@ def _proposal(outcome: Outcome, index: int, returns: Returns, uncertainty: float
         uncertainty=uncertainty,
         hidden_state=outcome.hidden_state(index) if returns.hidden_state else b"",
         logits=outcome.raw_logits(index) if returns.top_logits == -1 else b"",
-        top_logits=outcome.top_logits(index, min(returns.top_logits, vocab_size)) if returns.top_logits > 0 else (),
+        top_logits=outcome.top_logits(index, min(returns.top_logits, num_left)) if returns.top_logits > 0 else (),
     )

@@ -16,6 +16,7 @@ import torch
 from model_worker.engine.bookkeeping.admission import check_fork, check_held, check_idle, check_request
 from model_worker.engine.bookkeeping.batching import Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
+from model_worker.engine.bookkeeping.masks import MaskTable
 from model_worker.engine.bookkeeping.pages import PagePool
 from model_worker.engine.bookkeeping.scheduler import Run, Schedule, Scheduler
 from model_worker.engine.bookkeeping.session import Session
@@ -69,6 +70,7 @@ class Engine:
         self._table = SessionTable(self._pool, limits.prefix_cache)
         self._scheduler = self._scheduler_type(self._table, limits)
         self._run_ids = itertools.count(1)
+        self._masks = MaskTable(limits.vocab_size)
         self._runner = self._verified_runner(loaded, on_progress)
         self._committer = Committer(self._scheduler, self._table, limits, loaded.stop_tokens, self.counters)
         self._unsettled: Flight | None = None
@@ -149,6 +151,8 @@ class Engine:
             self._table.uncompute(session, session.held - run.num_asked)
         if request.handoff is not None and request.handoff.signal is not Signal.ENTROPY:
             run.meter = SignalMeter(request.handoff)
+        if request.masked_tokens and run.num_asked:
+            run.mask = self._masks.of(request.masked_tokens)
         self._scheduler.add(run)
         return run.run_id
 

@@ -10,15 +10,18 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen; a function of (seed, position, logits)."""
+    """How a token is chosen; a function of (seed, position + position_offset, logits)."""
 
     temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0  # nucleus mass in (0, 1]; 1 keeps all
     top_k: int = 0  # how many of the most probable tokens are kept; 0 keeps all
     seed: int = 0  # starts the counter-based generator, which has no other state
+    position_offset: int = 0  # added to the position that a token is drawn by
 
 
 GREEDY = Sampling()
+
+MAX_MASKED_TOKENS = 8192  # of a run
 
 # What sessions that begin with the same tokens have of each other: nothing, the same pages, or copies of them.
 PrefixCache = Literal["off", "share", "copy"]
@@ -69,6 +72,8 @@ class RunRequest:
     A `background` run takes only the room that others leave, and ends early (LENGTH) where pages run short.
     A `shallow` run is the SLM's, where the SLM is the model's first layers.
     Sessions take pages over from one another only under the same `cache_salt`, and under None from nobody.
+    The model is without the `masked_tokens`: it cannot write them, and all that is said of a distribution is said of
+    the others.
     """
 
     session_id: str
@@ -84,6 +89,7 @@ class RunRequest:
     draft: Sequence[int] = ()
     shallow: bool = False
     cache_salt: str | None = ""
+    masked_tokens: tuple[int, ...] = ()
 
     @property
     def wants_token(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
@@ -116,13 +116,13 @@ class Assembly:
     def _manner(self, model: Model, settings: AnswerSettings, session: SessionTokens, endings: Endings) -> Manner:
         """How all runs of the answer on a worker are."""
         vocabularies, view, sampling = self.pair.vocabularies, session.views[model], settings.sampling
-        if sampling.temperature > 0 and not vocabularies.is_through_text:
-            # Both draw by the LLM's positions: a draft of the SLM is then drawn as the LLM would draw it.
-            sampling = replace(sampling, position_offset=session.views[Model.LLM].start - view.start)
+        # Both draw by the LLM's positions: a draft of the SLM is then drawn as the LLM would draw it.
+        draws_alike = sampling.temperature > 0 and not vocabularies.is_through_text
+        offset = session.views[Model.LLM].start - view.start if draws_alike else 0
         stops = endings.stop_tokens[model]
-        is_own = frozenset(view.to_own(stops)) == vocabularies.sides[model].stop_tokens
+        is_own = view.own_ends(stops) == vocabularies.sides[model].stop_tokens
         masked = vocabularies.matching.masked[model]
-        return Manner(sampling, masked, frozenset() if is_own else stops)
+        return Manner(sampling, offset, masked, frozenset() if is_own else stops)
 
     def _head_asked_here(self, prepared: Prepared) -> Head | None:
         """The head that this router consults; None if there is none, or the SLM's worker does, for which it is kept."""

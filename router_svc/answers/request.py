@@ -10,7 +10,7 @@ import grpc
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import EarlyExit
 from router_svc.policies.policy import Policy
-from router_svc.text.tokenizer import Message
+from router_svc.text.turns import Turn
 from router_svc.trajectory.types import Sampling
 from rstitch.errors import RstitchError
 
@@ -24,9 +24,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """Messages, put through the chat template."""
+    """Messages and what goes with them, put through the chat template."""
 
-    messages: tuple[Message, ...]
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from router_svc.answers.request import Chat, Question, Reattach, Text, Tokens
+from router_svc.api.chat import parse_turn
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit, ExitStyle
 from router_svc.policies.heads import split_name
@@ -36,7 +37,6 @@ from router_svc.policies.kinds import (
     Threshold,
 )
 from router_svc.policies.policy import Policy
-from router_svc.text.tokenizer import Message
 from router_svc.trajectory.types import Sampling, Signal, tokens_of
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_SALT_CHARS, MAX_TAU, MAX_WINDOW, MIN_TAU
@@ -45,6 +45,8 @@ from rstitch.v1 import common_pb2, router_pb2
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_STOPS = 16
 _MAX_STOP_CHARS = 256
+_MAX_STOP_TOKENS = 64
+_WITHOUT_PRESENCE = ("max_new_tokens", "stop", "guard", "cache_salt", "stop_token_ids")
 _MAX_TEMPERATURE = 100.0
 _MAX_PAGE = 1000
 
@@ -70,20 +72,19 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Q
         budget=bounds,
         early_exit=parse_early_exit(request.early_exit) if request.HasField("early_exit") else None,
         cache_salt=_parse_salt(request.cache_salt),
+        stop_token_ids=_parse_stop_tokens(request.stop_token_ids),
     )
 
 
 def parse_reattach(request: router_pb2.GenerateRequest) -> Reattach:
     """The answer that a request with `resume_from` joins. Raises RstitchError if it asks for anything beside."""
-    # max_new_tokens, stop, guard and cache_salt have no presence: they count as given unless they are 0 or empty.
+    # What has no presence counts as given unless it is 0 or empty.
     given = request.WhichOneof("input")
     if given is None:
         others = ("policy", "early_exit", "sampling", "budget")
         given = next((name for name in others if request.HasField(name)), None)
     if given is None:
-        given = next(
-            (name for name in ("max_new_tokens", "stop", "guard", "cache_salt") if getattr(request, name)), None
-        )
+        given = next((name for name in _WITHOUT_PRESENCE if getattr(request, name)), None)
     if given is not None:
         raise invalid(
             given,
@@ -132,13 +133,7 @@ def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
             _require(request.text, "text", "the prompt is empty.", "Send at least one character.")
             return Text(request.text)
         case "chat":
-            messages = tuple(Message(message.role, message.content) for message in request.chat.messages)
-            has_content = any(message.content for message in messages)
-            _require(has_content, "chat.messages", "the prompt is empty.", "Send at least one message with content.")
-            for index, message in enumerate(messages):
-                field = f"chat.messages[{index}].role"
-                _require(message.role, field, "it is empty.", "Use system, user or assistant.")
-            return Chat(messages)
+            return Chat(parse_turn(request.chat))
         case "tokens":
             _require(request.tokens.ids, "tokens.ids", "the prompt is empty.", "Send at least one token id.")
             return Tokens(tokens_of(request.tokens.ids))
@@ -230,6 +225,12 @@ def _parse_stop(stop: Sequence[str]) -> tuple[str, ...]:
     for index, text in enumerate(stop):
         _require_text(f"stop[{index}]", text, _MAX_STOP_CHARS)
     return tuple(stop)
+
+
+def _parse_stop_tokens(ids: Sequence[int]) -> tuple[int, ...]:
+    num, field = len(ids), "stop_token_ids"
+    _require(num <= _MAX_STOP_TOKENS, field, f"{num} stop tokens are too many.", f"Send at most {_MAX_STOP_TOKENS}.")
+    return tuple(ids)
 
 
 def _parse_guard(value: router_pb2.Guard) -> bool | None:

@@ -13,18 +13,35 @@ knows no workers.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from unicodedata import normalize
 
 import grpc
 
-from router_svc.text.tokenizer import Tokenizer, first_difference
+from router_svc.text.entries import Entries, difference, entries_of
+from router_svc.text.tokenizer import Tokenizer
 from router_svc.trajectory.types import Model, tokens_of
 from rstitch.errors import RstitchError
 
 # In a map of ids: the other model has no such token.
 NO_TOKEN = 0xFFFFFFFF
+# The most tokens that a run may mask, by the contract.
+MAX_MASKED = 8192
+# Masked tokens that are named one by one.
+_MAX_NAMED = 12
+# A tokenizer that loses or changes one of them is not fit to read what another model wrote. Characters that are
+# written in two ways, such as e with an accent, may come back in the other way.
+_PROBES = (
+    "The answer is 12.",
+    "two  spaces,\n\n\ta tab",
+    "def f(x):\n    return x\n",
+    "x² ≤ ½ → \\boxed{12}",
+    "naïve, Straße, e\u0301",
+    "日本語 한국어 العربية",
+    "👩‍👩‍👧 🏳️‍🌈",
+)
 
 
 class Kind(StrEnum):
@@ -64,30 +81,135 @@ class Matching:
 
 def match(slm: Vocabulary, llm: Vocabulary) -> Matching:
     """Matches two vocabularies. Raises RstitchError (TOKENIZER_MISMATCH) where the models cannot be stitched."""
-    where = first_difference(slm.tokenizer, llm.tokenizer)
-    if where is None:
-        return Matching(Kind.SAME, dict.fromkeys(Model, ()), tokens_of(), tokens_of(), "one vocabulary")
-    to_llm, to_slm = _by_spelling(slm, llm), _by_spelling(llm, slm)
-    for here, there, ids in ((slm, llm, to_llm), (llm, slm, to_slm)):
-        for token in here.stop_tokens:
-            if ids[token] == NO_TOKEN:
-                ids[token] = min(there.stop_tokens)
+    pair = _Pair({Model.SLM: slm, Model.LLM: llm}, *entries_of(slm.tokenizer, llm.tokenizer))
+    for model in Model:
+        if not pair.entries(model).by_id or not pair.sides[model].size:
+            remedy = f"Give the {model.name} worker a model folder with its tokenizer's files."
+            raise _mismatch(f"the {model.name}'s tokenizer has no tokens.", remedy)
+    same = _same(pair)
+    if same is not None:
+        return same
+    why = difference(pair.ours, pair.theirs)
+    return _renumbered(pair) if why is None else _unrelated(pair, why)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Both vocabularies and what is in them."""
+
+    sides: Mapping[Model, Vocabulary]
+    ours: Entries
+    theirs: Entries
+
+    def entries(self, model: Model) -> Entries:
+        return self.ours if model is Model.SLM else self.theirs
+
+    def named(self, model: Model, token: int) -> str:
+        spelled = self.entries(model).by_id.get(token)
+        return f"{token} (nothing)" if spelled is None else f"{token} {spelled}"
+
+    def told(self, parts: Sequence[str], masked: Mapping[Model, Sequence[int]]) -> str:
+        """What was matched and, of each model, the ids that are masked: at most a dozen by name."""
+        lists = []
+        for model, tokens in masked.items():
+            if tokens:
+                named = ", ".join(self.named(model, token) for token in tokens[:_MAX_NAMED])
+                more = len(tokens) - _MAX_NAMED
+                lists.append(f"{model.name} {named}" + (f" and {more:,} more" if more > 0 else ""))
+        return "; ".join([*parts, *(["masked: " + "; ".join(lists)] if lists else [])])
+
+
+def _same(pair: _Pair) -> Matching | None:
+    """None unless equal ids are equal tokens, but for few that only one of the models has."""
+    slm, llm = pair.sides[Model.SLM], pair.sides[Model.LLM]
+    num_both = 0
+    alone: dict[Model, list[int]] = {Model.SLM: [], Model.LLM: []}
+    for token in range(max(slm.size, llm.size)):
+        own = pair.ours.by_id.get(token) if token < slm.size else None
+        other = pair.theirs.by_id.get(token) if token < llm.size else None
+        if own == other:
+            num_both += own is not None
+        elif own is not None and other is not None:
+            return None
+        else:
+            alone[Model.LLM if own is None else Model.SLM].append(token)
+    # A stop token is never masked: it is mapped to one of the other's.
+    if not num_both or any(
+        len(tokens) > MAX_MASKED or not pair.sides[model].stop_tokens.isdisjoint(tokens)
+        for model, tokens in alone.items()
+    ):
+        return None
+    masked = {model: tuple(tokens) for model, tokens in alone.items()}
+    told = pair.told([f"one vocabulary of {num_both:,} tokens"], masked)
+    return Matching(Kind.SAME, masked, tokens_of(), tokens_of(), told)
+
+
+def _renumbered(pair: _Pair) -> Matching:
+    slm, llm = pair.sides[Model.SLM], pair.sides[Model.LLM]
+    to_llm, to_slm = (array("I", [NO_TOKEN]) * side.size for side in (slm, llm))
+    nums = []
+    for own, others in ((pair.ours.text, pair.theirs.text), (pair.ours.added, pair.theirs.added)):
+        shared = [(token, others[spelled]) for spelled, token in own.items() if spelled in others]
+        shared = [(token, other) for token, other in shared if token < slm.size and other < llm.size]
+        nums.append(f"{len(shared):,}")
+        for token, other in shared:
+            to_llm[token], to_slm[other] = other, token
+    stops = [*_map_stops(pair, Model.SLM, Model.LLM, to_llm), *_map_stops(pair, Model.LLM, Model.SLM, to_slm)]
     masked = {
-        Model.SLM: tuple(token for token, other in enumerate(to_llm) if other == NO_TOKEN),
-        Model.LLM: tuple(token for token, other in enumerate(to_slm) if other == NO_TOKEN),
+        model: tuple(
+            token
+            for token, other in enumerate(to_other)
+            if other == NO_TOKEN and token not in pair.sides[model].stop_tokens
+        )
+        for model, to_other in ((Model.SLM, to_llm), (Model.LLM, to_slm))
     }
-    if len(masked[Model.LLM]) * 2 < llm.size:
-        told = f"ids by spelling; masked: SLM {masked[Model.SLM]}, LLM {masked[Model.LLM]}"
-        return Matching(Kind.RENUMBERED, masked, to_llm, to_slm, told)
-    what = f"the two models do not share one tokenizer: {where}."
-    remedy = "Serve two models of one family; then the router becomes ready by itself."
-    raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TOKENIZER_MISMATCH", what, remedy=remedy)
+    if max(map(len, masked.values())) > MAX_MASKED:
+        return _unrelated(pair, f"more than {MAX_MASKED:,} tokens of one model are none of the other's")
+    told = pair.told([f"{nums[0]} text tokens and {nums[1]} special ones under the same spelling", *stops], masked)
+    return Matching(Kind.RENUMBERED, masked, to_llm, to_slm, told)
 
 
-def _by_spelling(here: Vocabulary, there: Vocabulary) -> array[int]:
-    made = tokens_of()
-    for token in range(here.size):
-        spelling = here.tokenizer.spelling(token)
-        found = there.tokenizer.token(spelling) if spelling is not None else None
-        made.append(found if found is not None and found < there.size else NO_TOKEN)
-    return made
+def _map_stops(pair: _Pair, model: Model, other: Model, to_other: array[int]) -> list[str]:
+    """Maps stop tokens of the model that the other has not, by spelling, to a stop token of the other, and says so.
+
+    That is the end that the other's tokenizer names, or else the stop token with the lowest id.
+    """
+    ends = {token for token in pair.sides[other].stop_tokens if token < pair.sides[other].size}
+    eos = pair.sides[other].tokenizer.eos_token()
+    said = []
+    for token in sorted(pair.sides[model].stop_tokens):
+        if token >= len(to_other) or to_other[token] != NO_TOKEN:
+            continue
+        if not ends:
+            raise _mismatch(
+                f"the {model.name} ends an answer with {pair.named(model, token)}, and the {other.name} has no stop "
+                "token.",
+                f"Name one as eos_token_id in the generation_config.json of the {other.name}.",
+            )
+        to_other[token] = first = eos if eos is not None and eos in ends else min(ends)
+        said.append(f"{model.name} {pair.named(model, token)} ends as {other.name} {pair.named(other, first)}")
+    return said
+
+
+def _unrelated(pair: _Pair, why: str) -> Matching:
+    for model, side in pair.sides.items():
+        lost = _lost(side.tokenizer)
+        if lost is not None:
+            raise _mismatch(
+                f"{why}, which leaves text to hand over, and the {model.name}'s tokenizer does not give {lost!r} back.",
+                "Serve two models of one family, or two whose tokenizers keep every text (most byte-level ones do).",
+            )
+    return Matching(Kind.UNRELATED, dict.fromkeys(Model, ()), tokens_of(), tokens_of(), f"through text: {why}")
+
+
+def _lost(tokenizer: Tokenizer) -> str | None:
+    """Returns a text that the tokenizer does not give back, or None."""
+    for text in _PROBES:
+        if normalize("NFC", tokenizer.decode(tokenizer.encode(text, begins=False))) != normalize("NFC", text):
+            return text
+    return None
+
+
+def _mismatch(what: str, remedy: str) -> RstitchError:
+    what = f"the two models cannot be stitched: {what}"
+    return RstitchError(grpc.StatusCode.UNAVAILABLE, "TOKENIZER_MISMATCH", what, remedy=remedy)

@@ -37,6 +37,9 @@ class StopStrings:
         self._marks = {spelling: chr(_FIRST_MARK + index) for index, spelling in enumerate(found[:_MAX_MARKS])}
         self._spellings = {mark: spelling for spelling, mark in self._marks.items()}
         self.named = frozenset(self._marks)
+        # Each beginning of a stop string that is not all of one, so that most text is done with at one look.
+        self._beginnings = frozenset(stop[:length] for stop in stops for length in range(1, len(stop)))
+        self._longest = max(map(len, stops), default=1) - 1
         self._held = ""
         self.hit = False
 
@@ -80,10 +83,9 @@ class StopStrings:
         ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stops if stop in text]
         if ends:
             return ends, 0
-        longest = max(len(stop) for stop in self._stops) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return [], len(text) - length
+        for begin in range(max(0, len(text) - self._longest), len(text)):
+            if text[begin:] in self._beginnings:
+                return [], begin
         return [], len(text)
 
     def _find_around_marks(self, text: str) -> tuple[list[tuple[int, int]], int]:

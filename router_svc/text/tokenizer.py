@@ -1,7 +1,7 @@
 """Text in, token ids out, from the files that a worker sends: the router needs no model files and no transformers.
 
-It renders chat templates as transformers does, and knows how to go on with a conversation whose tokens are kept. It
-does not turn tokens into text while they come: `detokenizer` does.
+Chat templates are `template`'s, conversations `conversation`'s. It does not turn tokens into text while they come:
+`detokenizer` does.
 """
 
 from __future__ import annotations
@@ -10,24 +10,19 @@ import functools
 import json
 from array import array
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-import jinja2
-import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as HfTokenizer
 
 from router_svc.policies.early_exit import ExitStyle
 from router_svc.text.continuation import continuing
+from router_svc.text.template import ChatTemplate
+from router_svc.text.turns import Message, Turn
 from router_svc.trajectory.types import tokens_of
-from rstitch.errors import RstitchError, invalid
+from rstitch.errors import RstitchError
 
-# Stands for an earlier answer when a template is asked how a conversation goes on; found again in what it renders, so
-# it must be a text that no template and no message holds.
-_ANSWER = "RSTITCH-ANSWER-4F1D"
 # A piece of text that more tokens contain marks nothing, and each run of an answer sends all their ids to the worker.
 _MAX_CONTAINING = 8192
 # Pieces of text whose tokens are remembered: to look one up goes through the whole vocabulary.
@@ -67,22 +62,15 @@ class TokenizerFiles:
     special_tokens: Mapping[str, str] = field(
         default_factory=dict
     )  # texts of bos_token and so on, as templates use them
-    named_templates: Mapping[str, str] = field(default_factory=dict)  # beside the default, such as tool_use
     early_exit: ExitStyle = field(default_factory=ExitStyle)  # how the model's folder says that it answers early
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a conversation; which roles there are is up to the model's template."""
-
-    role: str
-    content: str
+    named_templates: Mapping[str, str] = field(default_factory=dict)  # templates of other names, such as tool_use
 
 
 class Tokenizer:
     """The pair's tokenizer and chat template. Raises RstitchError (BAD_TOKENIZER) if the files make none.
 
     Attributes:
+        template: the model's chat templates.
         exit_style: how the models' folders say that they answer early.
         containing: returns the tokens whose text contains a piece of text. Raises TooCommon. Slow the first time.
         text_of: returns the text of a single token that begins a text, as `decode` does.
@@ -92,7 +80,7 @@ class Tokenizer:
     def __init__(self, files: TokenizerFiles) -> None:
         try:
             self._tokenizer: Any = HfTokenizer.from_str(files.data.decode("utf-8"))
-            self._template = _environment().from_string(files.chat_template) if files.chat_template else None
+            self.template = ChatTemplate(files.chat_template, files.named_templates, files.special_tokens)
         except Exception as error:
             raise RstitchError(
                 grpc.StatusCode.FAILED_PRECONDITION,
@@ -104,6 +92,7 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._special = dict(files.special_tokens)
+        self._data = files.data
         self.exit_style = files.early_exit
         self.containing = functools.lru_cache(_MAX_REMEMBERED)(self._containing)
         self.text_of = functools.lru_cache(_MAX_TEXTS)(lambda token: self.decode([token]))
@@ -240,46 +229,38 @@ class Tokenizer:
 
     def chat(self, messages: Sequence[Message]) -> array[int]:
         """Tokens of a whole conversation, up to where the assistant speaks. Raises RstitchError (field `chat`)."""
-        return self._encode_rendered(self._render([asdict(message) for message in messages]))
+        return self.encode_rendered(self.template.render(messages, Turn()), begins=True)
 
-    def chat_after(self, messages: Sequence[Message], last_token: int, ended: bool) -> array[int]:
-        """Tokens to put behind a session's tokens to go on with `messages`.
+    def entries(self) -> dict[str, int]:
+        """Ids of the model's own entries by their spelling; there may be holes between them. Slow: it is a copy."""
+        entries: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=False)
+        return entries
 
-        The tokens kept stay as they are, so that both workers' caches stay good; nothing is rendered again. The
-        template is asked what it puts behind an answer: it renders a stand-in for the conversation so far, then
-        `messages`.
+    def added_tokens(self) -> dict[str, int]:
+        """Ids of added tokens by their text, special or not; some of them may be entries as well."""
+        return {token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items()}
 
-            rendered   <user> - <assistant> ANSWER <end> <user> the new messages <end> <assistant>
-            sent                                   |---------------------------------------------|
+    def eos_token(self) -> int | None:
+        eos: int | None = self._tokenizer.token_to_id(self._special.get("eos_token", ""))
+        return eos
 
-        If the session ended with the stop token that the template puts there, that is not put twice; if it did not (its
-        limit, a stop string, another stop token), the turn is closed as the template does it.
-        """
-        stand_in = [{"role": "user", "content": "-"}, {"role": "assistant", "content": _ANSWER}]
-        text = self._render(stand_in + [asdict(message) for message in messages])
-        # Some templates show only the last turns, or drop what an answer thought.
-        at = text.find(_ANSWER)
-        if at < 0:
-            raise invalid("chat", "the chat template drops earlier answers.", "Send the whole conversation anew.")
-        rest = text[at + len(_ANSWER) :]
-        spelling = self.spelling(last_token)
-        if ended and spelling and rest.startswith(spelling):
-            rest = rest[len(spelling) :]
-        return self._encode_rendered(rest)
+    def algorithm(self) -> tuple[object, ...]:
+        """What tells how entries spell text: equal for two tokenizers whose equal entries stand for equal text."""
+        model, decoder = self._tokenizer.model, self._tokenizer.decoder
+        marks = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+        is_byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
+        return (type(model).__name__, is_byte_level, *(getattr(model, mark, None) or None for mark in marks))
 
-    def _encode_rendered(self, text: str) -> array[int]:
-        """Tokens of what a template rendered: it writes the special tokens itself."""
-        return tokens_of(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    def model_from(self, key: str) -> bytes:
+        """The file from a key of its model on, unread; empty if there is no such key."""
+        # A quote inside of a string is escaped, so this is no text of a token.
+        at = self._data.find(f'"{key}":'.encode())
+        return self._data[at:] if at >= 0 else b""
 
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        if self._template is None:
-            raise invalid("chat", "the models have no chat template.", "Send text or tokens.")
-        try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **self._special)
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise invalid(
-                "chat", f"the chat template refuses this conversation: {error}.", "Check roles and their order."
-            ) from error
+    def model_file(self) -> dict[str, Any]:
+        """The model as the file has it. Slow."""
+        model: dict[str, Any] = json.loads(self._data)["model"]
+        return model
 
 
 def first_difference(slm: Tokenizer, llm: Tokenizer) -> str | None:
@@ -293,34 +274,3 @@ def first_difference(slm: Tokenizer, llm: Tokenizer) -> str | None:
 
 def _shown(spelling: str | None) -> str:
     return "nothing" if spelling is None else repr(spelling)
-
-
-def _environment() -> jinja2.Environment:
-    """Jinja as transformers sets it up, sandboxed: templates from the hub are other people's code."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    # Templates of some models put the date into the first message.
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-class _GenerationBlocks(jinja2.ext.Extension):
-    """Lets `{% generation %}` through, which marks the assistant's words for training and means nothing here."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja's own form
-
-    def parse(self, parser: Any) -> Any:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)

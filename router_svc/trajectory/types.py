@@ -199,7 +199,6 @@ class Sampling:
     top_p: float = 0.0
     top_k: int = 0
     seed: int = 0
-    position_offset: int = 0  # added to a position on a worker before its token is drawn
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,8 +150,8 @@ class WorkerClient:
             data=b"".join(message.data for message in messages),
             chat_template=first.chat_template,
             special_tokens=dict(first.special_tokens),
-            named_templates=dict(first.named_templates),
             early_exit=ExitStyle(tuple(style.boundaries), style.prompt, style.end, style.thinking_end),
+            named_templates=dict(first.named_templates),
         )
 
     def open(self, session_id: str) -> DecodeStream:
@@ -206,7 +206,7 @@ def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
             top_p=how.top_p,
             top_k=how.top_k,
             seed=how.seed,
-            position_offset=how.position_offset,
+            position_offset=run.position_offset,
         ),
         max_tokens=run.max_tokens,
         handoff=_handoff(handoff) if handoff is not None else None,

@@ -67,6 +67,7 @@ class Run(RunSpec):
     tokens: array[int]
     sampling: Sampling
     prefix_checksum: int  # of the session's tokens before `position`
+    position_offset: int = 0  # added to a position before its token is drawn
     masked_tokens: tuple[int, ...] = ()  # that the model is not to write
     cache_salt: str = ""  # the worker takes over what it has computed under this one only
     background: bool = False  # decodes only in rows that the worker has to spare

@@ -40,6 +40,7 @@ class Manner:
     """How all runs of one session on one worker are: how tokens are drawn, and which can be none."""
 
     sampling: Sampling
+    position_offset: int = 0  # added to a position on the worker before its token is drawn
     masked_tokens: tuple[int, ...] = ()  # own ids of the model
     stop_tokens: frozenset[int] = frozenset()  # of the answer, where a run names none; none: the model's own
 
@@ -237,11 +238,12 @@ class WorkerSession:
             position=self._held,
             tokens=tokens,
             sampling=manner.sampling,
+            position_offset=manner.position_offset,
             prefix_checksum=self._checksum.at(self._held),
             background=background,
             cache_salt=self._key.cache_salt,
             masked_tokens=manner.masked_tokens if decodes else (),
-            stop_tokens=stops if self._view.is_shared else frozenset(to_own(stops)),
+            stop_tokens=stops if self._view.is_shared else self._view.own_ends(stops),
             draft=to_own(spec.draft),
             prompt=to_own(spec.prompt),
             **{name: getattr(spec, name) for name in _SPEC_FIELDS},

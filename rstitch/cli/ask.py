@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Annotated
+from json import loads
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -33,6 +34,9 @@ def ask(
     seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="At most so many.", show_default="the router's")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="String that ends the answer; may be repeated.")] = None,
+    stop_token_id: Annotated[
+        list[int] | None, typer.Option(help="Token that ends the answer, an id of the LLM; may be repeated.")
+    ] = None,
     guard: Annotated[
         str | None,
         typer.Option(help="on | off: may the LLM write alone while routing loses?", show_default="the router's"),
@@ -40,6 +44,10 @@ def ask(
     session: Annotated[str, typer.Option(help="Continue this conversation, or name a new one.")] = "",
     cache_salt: Annotated[str, typer.Option(help="Tenant: share computed prompts only under this salt.")] = "",
     system: Annotated[str, typer.Option(help="System message before the question.")] = "",
+    template_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Variable of the chat template, such as enable_thinking=false."),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text as it is.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
     json: Json = False,
@@ -53,12 +61,14 @@ def ask(
         events = client.generate(
             question if raw else None,
             chat=None if raw else messages,
+            chat_template_kwargs=_template_args(template_arg or ()),
             policy=spec.policy,
             early_exit=spec.early_exit,
             budget=spec.budget,
             sampling=Sampling(temperature, top_p, top_k, seed),
             max_new_tokens=max_new_tokens,
             stop=stop or (),
+            stop_token_ids=stop_token_id or (),
             guard=_on_or_off(guard),
             session_id=session,
             cache_salt=cache_salt,
@@ -69,6 +79,20 @@ def ask(
                 print_json(plain | ({"policy": policy_text(event.policy)} if isinstance(event, Finished) else {}))
         else:
             show(events, out())
+
+
+def _template_args(words: Iterable[str]) -> dict[str, Any]:
+    """Reads NAME=VALUE; a value that is JSON is meant as such, and any other is a text."""
+    made: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise invalid("--template-arg", f"{word!r} has no name and value.", "Write NAME=VALUE.")
+        try:
+            made[name] = loads(value)
+        except ValueError:
+            made[name] = value
+    return made
 
 
 def _on_or_off(value: str | None) -> bool | None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from rstitch.client import chats
 from rstitch.client import types as t
 from rstitch.client.specs import KINDS, name_of
 from rstitch.errors import RstitchError, invalid
@@ -26,6 +27,9 @@ def generate_request(
     text: str | None = None,
     *,
     chat: t.ChatInput | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    documents: Sequence[Mapping[str, Any]] = (),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     tokens: Sequence[int] | None = None,
     policy: t.Policy | None = None,
     early_exit: t.EarlyExit | None = None,
@@ -33,6 +37,7 @@ def generate_request(
     sampling: t.Sampling | None = None,
     max_new_tokens: int = 0,
     stop: Sequence[str] = (),
+    stop_token_ids: Sequence[int] = (),
     guard: bool | None = None,
     session_id: str = "",
     cache_salt: str = "",
@@ -40,6 +45,14 @@ def generate_request(
     """Writes a text and a `Question` as a message. Raises: InvalidArgument naming the argument."""
     if sum(given is not None for given in (text, chat, tokens)) != 1:
         raise invalid("input", "one of text, chat and tokens is needed.", "Give exactly one of them.")
+    beside: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+        "tools": (tools, chats.structs),
+        "documents": (documents, chats.structs),
+        "chat_template_kwargs": (chat_template_kwargs, chats.struct),
+    }
+    for field, (given, _) in beside.items():
+        if given and chat is None:
+            raise invalid(field, "only a chat template takes it.", "Give chat, not text or tokens.")
     if isinstance(stop, str):
         raise invalid("stop", "stop is a list of strings, not one string.", f"Write stop=({stop!r},).")
     request = router_pb2.GenerateRequest()
@@ -51,7 +64,7 @@ def generate_request(
         with _naming("text"):
             request.text = text
     optional: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-        "chat": (chat, lambda given: router_pb2.Chat(messages=map(_chat_message, given))),
+        "chat": (chat, lambda given: router_pb2.Chat(messages=map(chats.chat_message, given))),
         "tokens": (tokens, lambda given: router_pb2.TokenIds(ids=given)),
         "policy": (policy, policy_message),
         "early_exit": (early_exit, early_exit_message),
@@ -62,10 +75,16 @@ def generate_request(
         if given is not None:
             with _naming(field):
                 request.MergeFrom(router_pb2.GenerateRequest(**{field: message_of(given)}))
+    for field, (given, message_of) in beside.items():
+        if given:
+            with _naming(field):
+                request.chat.MergeFrom(router_pb2.Chat(**{field: message_of(given)}))
     with _naming("max_new_tokens"):
         request.max_new_tokens = max_new_tokens
     with _naming("stop"):
         request.stop.extend(stop)
+    with _naming("stop_token_ids"):
+        request.stop_token_ids.extend(stop_token_ids)
     if guard is not None:
         request.guard = router_pb2.GUARD_ON if guard else router_pb2.GUARD_OFF
     return request
@@ -176,11 +195,6 @@ def _finished(m: router_pb2.Finished) -> t.Finished:
     usage = _read(t.Usage, m.usage, breakdown=_read(t.TimeBreakdown, m.usage.breakdown))
     taken = _read(t.EarlyExitTaken, m.early_exit) if m.HasField("early_exit") else None
     return _read(t.Finished, m, usage=usage, policy=_policy(m.policy), early_exit=taken)
-
-
-def _chat_message(message: t.Message | Mapping[str, str]) -> router_pb2.ChatMessage:
-    fields = dataclasses.asdict(message) if isinstance(message, t.Message) else message
-    return router_pb2.ChatMessage(**fields)
 
 
 def _unknown(what: str) -> RstitchError:

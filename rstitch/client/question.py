@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 from rstitch.client.policies import Budget, EarlyExit, Policy
 
@@ -26,19 +26,29 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of a conversation; the chat template of the models says which roles there are."""
+    """A message of a conversation; the chat template of the models says which roles there are.
+
+    `parts` is the text in parts, in place of `content`; `fields` is what else the template knows of a message:
+    tool_calls, tool_call_id, name, reasoning_content.
+    """
 
     role: str
-    content: str
+    content: str = ""
+    parts: Sequence[str] = ()
+    fields: Mapping[str, Any] | None = None
 
 
-ChatInput: TypeAlias = Sequence[Message | Mapping[str, str]]
+# A mapping has the names of Message. Its content may be a list of parts, and the fields may be its own.
+ChatInput: TypeAlias = Sequence[Message | Mapping[str, Any]]
 
 
 class Question(TypedDict, total=False):
     """Exactly one of `chat`, `tokens` and the text beside them is given; what is left out is the router's to set."""
 
-    chat: ChatInput | None
+    chat: ChatInput | None  # where the assistant's message is the last, the answer goes on with it
+    tools: Sequence[Mapping[str, Any]]  # functions as JSON schemas, for the chat template
+    documents: Sequence[Mapping[str, Any]]  # such as {"title": ..., "text": ...}, for the chat template
+    chat_template_kwargs: Mapping[str, Any]  # further variables of the template, such as enable_thinking
     tokens: Sequence[int] | None
     policy: Policy | None
     early_exit: EarlyExit | None
@@ -46,6 +56,7 @@ class Question(TypedDict, total=False):
     sampling: Sampling | None
     max_new_tokens: int
     stop: Sequence[str]
+    stop_token_ids: Sequence[int]  # of the LLM; end the answer as the models' own stop tokens do
     guard: bool | None  # may the LLM write alone where routing is slower?
     cache_salt: str  # the tenant: what is computed of a prompt is used again only under the same one
     session_id: str  # continues a conversation or names a new one

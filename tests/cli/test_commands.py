@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from rstitch.v1 import router_pb2
 from tests.cli.conftest import Run
@@ -44,7 +45,9 @@ def test_every_flag_of_ask_arrives(run: Run, router: FakeRouter) -> None:
     # fmt: off
     result = run("ask", "-", "--tau", "0.1", "--tau-return", "0.05", "--temperature", "0.7", "--top-p", "0.9",
                  "--top-k", "5", "--seed", "3", "--max-new-tokens", "9", "--stop", "a", "--stop", "b",
-                 "--session", "s1", "--system", "Be brief.", "--guard", "off", input="How many?")
+                 "--session", "s1", "--system", "Be brief.", "--guard", "off",
+                "--stop-token-id", "7", "--stop-token-id", "8", "--template-arg", "enable_thinking=false",
+                "--template-arg", "n=3", "--template-arg", "effort=low", "--template-arg", "empty=", input="How many?")
     # fmt: on
     assert result.exit_code == 0, result.stderr
     (question,) = router.questions
@@ -54,6 +57,9 @@ def test_every_flag_of_ask_arrives(run: Run, router: FakeRouter) -> None:
     assert (s.temperature, s.top_p, s.top_k, s.seed) == (0.7, 0.9, 5, 3)
     assert (question.max_new_tokens, list(question.stop), question.session_id) == (9, ["a", "b"], "s1")
     assert question.guard == router_pb2.GUARD_OFF
+    assert list(question.stop_token_ids) == [7, 8]
+    kwargs = MessageToDict(question.chat.chat_template_kwargs)
+    assert kwargs == {"enable_thinking": False, "n": 3, "effort": "low", "empty": ""}
 
 
 def test_an_answer_that_the_guard_took_says_why(run: Run, router: FakeRouter) -> None:
@@ -108,6 +114,8 @@ def test_a_policy_in_one_word(run: Run, router: FakeRouter) -> None:
         (["ask", "x", "--policy", "slm_only", "--tau", "0.1"], "has none here"),
         (["ask", "x", "--policy", "threshold"], "Give --tau"),
         (["ask", "x", "--max-new-tokens", "-1"], "max_new_tokens"),
+        (["ask", "x", "--template-arg", "a"], "Write NAME=VALUE."),
+        (["ask", "x", "--raw", "--template-arg", "a=1"], "Give chat, not text or tokens."),
         (["ask", "x", "--guard", "maybe"], "Write --guard on or --guard off."),
         (["trajectory", "show", "nobody"], "there is no session nobody."),
         (["health", "--router", "no address"], "HOST:PORT"),

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.json_format import MessageToDict
 from opentelemetry import trace
 
 from rstitch import (
@@ -100,6 +101,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
         sampling=Sampling(0.5, 0.9, 40, 7),
         max_new_tokens=64,
         stop=["\n"],
+        stop_token_ids=[7, 8],
         session_id="talk",
         cache_salt="tenant",
     )
@@ -111,6 +113,33 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
     assert (s.temperature, s.top_p, s.top_k, s.seed) == (0.5, 0.9, 40, 7)
     assert (question.max_new_tokens, list(question.stop), question.session_id) == (64, ["\n"], "talk")
     assert question.cache_salt == "tenant"
+    assert list(question.stop_token_ids) == [7, 8]
+
+
+def test_what_goes_with_a_chat_arrives(router: FakeRouter, ask: Ask) -> None:
+    call = {"function": {"name": "f", "arguments": {"n": 1}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"required": ["n"], "deep": [{"a": None}]}}}
+    ask(
+        router.address,
+        "generate",
+        chat=[
+            Message("system", parts=("a", "b")),
+            {"role": "user", "content": [{"type": "text", "text": "c"}, "d"]},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            Message("tool", "1", fields={"tool_call_id": "x"}),
+        ],
+        tools=[tool],
+        documents=[{"title": "t", "text": "u"}],
+        chat_template_kwargs={"enable_thinking": False, "effort": "low"},
+    )
+    chat = router.questions[0].chat
+    assert [list(message.text_parts) for message in chat.messages] == [["a", "b"], ["c", "d"], [], []]
+    assert [message.content for message in chat.messages] == ["", "", "", "1"]
+    assert MessageToDict(chat.messages[2].fields) == {"tool_calls": [call]}
+    assert MessageToDict(chat.messages[3].fields) == {"tool_call_id": "x"}
+    assert [MessageToDict(tool) for tool in chat.tools] == [tool]
+    assert [MessageToDict(document) for document in chat.documents] == [{"title": "t", "text": "u"}]
+    assert MessageToDict(chat.chat_template_kwargs) == {"enable_thinking": False, "effort": "low"}
 
 
 def test_an_unset_policy_stays_unset(router: FakeRouter, ask: Ask) -> None:
@@ -129,6 +158,18 @@ def test_an_unset_policy_stays_unset(router: FakeRouter, ask: Ask) -> None:
         ({"text": "\ud800"}, "text"),
         ({"text": 3}, "text"),
         ({"chat": [{"role": "user", "text": "x"}]}, "chat"),
+        ({"chat": [{"role": "user", "content": [{"type": "image"}]}]}, "chat"),
+        ({"chat": [{"role": "user", "content": [{"type": "text"}]}]}, "chat"),
+        ({"chat": [{"role": "user", "content": 3}]}, "chat"),
+        ({"chat": [{"role": "user", "content": "x", "fields": {"a": object()}}]}, "chat"),
+        ({"chat": [Message("user", "x")], "tools": {"name": "f"}}, "tools"),
+        ({"chat": [Message("user", "x")], "tools": ["f"]}, "tools"),
+        ({"chat": [Message("user", "x")], "documents": [3]}, "documents"),
+        ({"chat": [Message("user", "x")], "chat_template_kwargs": "a=1"}, "chat_template_kwargs"),
+        ({"text": "a", "tools": [{"name": "f"}]}, "tools"),
+        ({"tokens": [1], "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
+        ({"text": "a", "stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"text": "a", "stop_token_ids": 3}, "stop_token_ids"),
         ({"text": "a", "max_new_tokens": -1}, "max_new_tokens"),
         ({"text": "a", "max_new_tokens": 1 << 40}, "max_new_tokens"),
         ({"text": "a", "sampling": Sampling(top_k=-1)}, "sampling"),

@@ -91,6 +91,8 @@ def test_a_launch_reads_no_number(monkeypatch: pytest.MonkeyPatch, graphs: str) 
             RunRequest("catch-up", 0, PROMPTS[1]),
             RunRequest("asked", 0, PROMPTS[3], returns=Returns(5, True)),
             RunRequest("drafted", 0, PROMPTS[0], max_tokens=8, draft=expected[:5]),
+            RunRequest("masked", 0, PROMPTS[0], max_tokens=3, masked_tokens=(5, 7)),
+            RunRequest("masked otherwise", 0, PROMPTS[3], Sampling(0.9, seed=4), max_tokens=3, masked_tokens=(9,)),
             *(
                 RunRequest(signal.value, 0, PROMPTS[3], max_tokens=4, handoff=Handoff(below=-1.0, signal=signal))
                 for signal in (Signal.ENTROPY, Signal.MARGIN)
@@ -101,6 +103,10 @@ def test_a_launch_reads_no_number(monkeypatch: pytest.MonkeyPatch, graphs: str) 
         assert results[4].tokens == expected[:6]
         again = _run(engine, [RunRequest("same", 0, PROMPTS[1], max_tokens=3)])
         assert again[0].tokens == generate(model, PROMPTS[1], 3)
+        masked = tuple(set(expected))  # all rows of a step, with a mask that is new and one that is known
+        for _ in range(2):
+            (alone,) = _run(engine, [RunRequest("alone", 0, PROMPTS[0], max_tokens=3, masked_tokens=masked)])
+            assert alone.tokens == generate(model, PROMPTS[0], 3, masked=masked)
 
 
 @pytest.mark.parametrize("read", [lambda x: x[0].item(), lambda x: x[x > 0], lambda x: bool(x.any()), lambda x: x[[0]]])

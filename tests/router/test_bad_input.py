@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from rstitch.client.chats import struct
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import router_pb2
 from tests.support.asking import ask_for, chat, refused, take, threshold
@@ -26,6 +27,18 @@ def exit_with(**fields: Any) -> router_pb2.GenerateRequest:
     return ask_for(early_exit={"threshold": 0.9, "boundaries": ["a"]} | fields)
 
 
+def chat_with(kwargs: Any = None, fields: Any = None, messages: Any = None, **more: Any) -> router_pb2.GenerateRequest:
+    """A chat with tools, documents or variables, given as plain JSON."""
+    structs = {name: list(map(struct, values)) for name, values in more.items()}
+    messages = messages or [{"role": "user", "content": "a", "fields": struct(fields or {})}]
+    return ask_for(chat={"messages": messages, "chat_template_kwargs": struct(kwargs or {}), **structs})
+
+
+def nested(depth: int) -> Any:
+    return {"a": nested(depth - 1)} if depth else {"a": 1}
+
+
+PARTS = "chat.messages[0].text_parts"
 BAD = {
     "no input": (router_pb2.GenerateRequest(), INVALID, "input"),
     "empty text": (ask_for(text=""), INVALID, "text"),
@@ -34,6 +47,28 @@ BAD = {
     "empty messages": (ask_for(chat=chat(("user", ""))), INVALID, "chat.messages"),
     "no role": (ask_for(chat=chat(("user", "a"), ("", "b"))), INVALID, "chat.messages[1].role"),
     "unknown role": (ask_for(chat=chat(("king", "a"))), INVALID, "chat"),
+    "content twice": (chat_with(messages=[{"role": "user", "content": "a", "text_parts": ["b"]}]), INVALID, PARTS),
+    "parts": (chat_with(messages=[{"role": "user", "text_parts": ["b"] * 1025}]), INVALID, PARTS),
+    "empty parts": (chat_with(messages=[{"role": "user", "text_parts": ["", ""]}]), INVALID, "chat.messages"),
+    "role twice": (chat_with(fields={"role": "x"}), INVALID, "chat.messages[0].fields.role"),
+    "tools": (chat_with(tools=[{"a": 1}] * 129), INVALID, "chat.tools"),
+    "empty tool": (chat_with(tools=[{"a": 1}, {}]), INVALID, "chat.tools[1]"),
+    "nan in a tool": (chat_with(tools=[{"a": [NAN]}]), INVALID, "chat.tools[0]"),
+    "deep tool": (chat_with(tools=[nested(40)]), INVALID, "chat.tools[0]"),
+    "wide tool": (chat_with(tools=[{"a": [0] * 20_000}]), INVALID, "chat.tools[0]"),
+    "documents": (chat_with(documents=[{"a": 1}] * 1025), INVALID, "chat.documents"),
+    "reserved": (chat_with(kwargs={"tokenize": True}), INVALID, "chat.chat_template_kwargs.tokenize"),
+    "reserved messages": (chat_with(kwargs={"messages": []}), INVALID, "chat.chat_template_kwargs.messages"),
+    "reserved prompt": (
+        chat_with(kwargs={"add_generation_prompt": True}),
+        INVALID,
+        "chat.chat_template_kwargs.add_generation_prompt",
+    ),
+    "no name": (chat_with(kwargs={"a b": 1}), INVALID, "chat.chat_template_kwargs.a b"),
+    "variables": (chat_with(kwargs={f"a{n}": n for n in range(65)}), INVALID, "chat.chat_template_kwargs"),
+    "template": (chat_with(kwargs={"chat_template": "{{ 1 }}"}), INVALID, "chat.chat_template_kwargs.chat_template"),
+    "stop tokens": (ask_for(stop_token_ids=[1] * 65), INVALID, "stop_token_ids"),
+    "resume and stop token": (ask_for(session_id="s", resume_from=0, stop_token_ids=[1]), INVALID, "stop_token_ids"),
     "token beyond": (ask_for(tokens=tokens(7, VOCAB_SIZE)), INVALID, "tokens.ids[1]"),
     "context": (ask_for(max_new_tokens=4094), grpc.StatusCode.OUT_OF_RANGE, "max_new_tokens"),
     "absurd budget": (ask_for(max_new_tokens=2**32 - 1), grpc.StatusCode.OUT_OF_RANGE, "max_new_tokens"),

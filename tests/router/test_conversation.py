@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from router_svc.text.tokenizer import Message, Tokenizer
+from router_svc.text.tokenizer import Tokenizer
+from router_svc.text.turns import Message
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, ask_for, chat, check_kept, stored, take, threshold
 from tests.support.toy import STOP, ToyModel, algorithm_1, make_tokenizer_files

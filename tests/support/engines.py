@@ -90,14 +90,20 @@ def collect(engine: Engine, results: dict[int, Result]) -> None:
             result.error = event.error
 
 
-def generate(model: Any, prompt: list[int], max_new_tokens: int, vocab_size: int = VOCAB_SIZE) -> list[int]:
-    """transformers' own greedy `generate`, over the real vocabulary."""
-    pad_rows = list(range(vocab_size, model.config.vocab_size))
+def generate(
+    model: Any,
+    prompt: list[int],
+    max_new_tokens: int,
+    vocab_size: int = VOCAB_SIZE,
+    masked: Iterable[int] = (),
+) -> list[int]:
+    """transformers' own greedy `generate`, over the real vocabulary without the masked tokens."""
+    suppressed = [*masked, *range(vocab_size, model.config.vocab_size)]
     output = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        suppress_tokens=pad_rows or None,
+        suppress_tokens=suppressed or None,
     )
     return output[0, len(prompt) :].tolist()

@@ -41,6 +41,26 @@ BAD_STEPS = {
         "INVALID_ARGUMENT",
         "sampling.top_p",
     ),
+    "a masked token outside the vocabulary": (
+        pb.StepRequest(session_id="s", tokens=PROMPT, masked_tokens=[5, VOCAB_SIZE]),
+        "INVALID_ARGUMENT",
+        "masked_tokens",
+    ),
+    "all tokens masked": (
+        pb.StepRequest(session_id="s", tokens=PROMPT, masked_tokens=range(VOCAB_SIZE)),
+        "INVALID_ARGUMENT",
+        "masked_tokens",
+    ),
+    "too many masked tokens": (
+        pb.StepRequest(session_id="s", tokens=PROMPT, masked_tokens=[5] * 8193),
+        "INVALID_ARGUMENT",
+        "masked_tokens",
+    ),
+    "an offset to before position 0": (
+        pb.StepRequest(session_id="s", tokens=PROMPT, sampling=SAMPLING(temperature=1, position_offset=-6)),
+        "INVALID_ARGUMENT",
+        "sampling.position_offset",
+    ),
     "top_k of no logits": (
         pb.StepRequest(session_id="s", tokens=PROMPT, returns=pb.Returns(logits=pb.LOGITS_TOP_K)),
         "INVALID_ARGUMENT",
@@ -89,6 +109,7 @@ async def test_a_bad_step_names_its_field_and_changes_nothing(start_worker: Star
         ],
         (pb.DecodeRequest(session_id="s", tokens=PROMPT, draft=[3]), "max_tokens"),
         (pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1, draft=[VOCAB_SIZE]), "draft"),
+        (pb.DecodeRequest(session_id="s", tokens=PROMPT, masked_tokens=[VOCAB_SIZE]), "masked_tokens"),
         (
             pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1, draft=[3], handoff=pb.Handoff(above=0.5)),
             "handoff",

@@ -12,13 +12,13 @@ from model_worker.engine.errors import (
     SessionBusy,
     SessionUnknown,
 )
-from model_worker.engine.types import ForkRequest, Limits, RunRequest
+from model_worker.engine.types import MAX_MASKED_TOKENS, ForkRequest, Limits, RunRequest
 
 
 def check_request(request: RunRequest, limits: Limits) -> None:
     """Raises InvalidRun or ContextFull, naming the field, if the request is wrong whatever the session holds."""
-    vocab_size = limits.vocab_size
-    for field, tokens in (("tokens", request.tokens), ("draft", request.draft)):
+    vocab_size, masked = limits.vocab_size, request.masked_tokens
+    for field, tokens in (("tokens", request.tokens), ("draft", request.draft), ("masked_tokens", masked)):
         if tokens and max(tokens) >= vocab_size:
             bad = next(token for token in tokens if token >= vocab_size)
             raise InvalidRun(
@@ -26,7 +26,15 @@ def check_request(request: RunRequest, limits: Limits) -> None:
                 field=field,
                 remedy=f"Send ids below {vocab_size}, from the tokenizer that GetInfo's fingerprint names.",
             )
-    end = request.end
+    if masked:
+        _check_masked(masked, vocab_size)
+    end, offset = request.end, request.sampling.position_offset
+    if request.wants_token and end + offset < 0:
+        raise InvalidRun(
+            f"position {end} and an offset of {offset} come to less than 0.",
+            field="sampling.position_offset",
+            remedy=f"Send an offset of {-end} or more.",
+        )
     decodes = request.max_tokens > 0  # then there must be room for a token more than it sends
     if end == 0:
         raise InvalidRun(
@@ -38,6 +46,22 @@ def check_request(request: RunRequest, limits: Limits) -> None:
             f"{limits.context_length}{' with room for one more' if decodes else ''}.",
             field="position" if request.position > limits.context_length else "tokens",
             remedy=f"Keep a session, and what is to be decoded, within {limits.context_length} tokens.",
+        )
+
+
+def _check_masked(masked: tuple[int, ...], vocab_size: int) -> None:
+    if len(masked) > MAX_MASKED_TOKENS:
+        raise InvalidRun(
+            f"{len(masked)} tokens are masked, and {MAX_MASKED_TOKENS} may be.",
+            field="masked_tokens",
+            remedy="Send fewer.",
+        )
+    num_left = vocab_size - len(set(masked))
+    if num_left < 2:  # of one token alone there is no entropy: it is divided by the logarithm of their number
+        raise InvalidRun(
+            f"of the vocabulary of {vocab_size} the masked tokens leave {num_left}.",
+            field="masked_tokens",
+            remedy="Leave at least 2 tokens unmasked.",
         )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from model_worker.engine.bookkeeping.batching import Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
+from model_worker.engine.bookkeeping.masks import Mask
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.bookkeeping.table import SessionTable
@@ -36,6 +37,7 @@ class Run:
     session: Session
     draft: Sequence[int] = ()
     meter: SignalMeter | None = None  # None: the hand-off, if there is one, compares the entropy
+    mask: Mask | None = None  # None: the model has all of its tokens
     num_kept: int = 0
     num_consultations: int = 0
     timing: Timing = field(default_factory=Timing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from model_worker.engine.bookkeeping.masks import Mask
 from model_worker.engine.bookkeeping.scheduler import Row
 
 
@@ -32,6 +33,7 @@ class Batch:
     slots: list[int] = field(default_factory=list)  # where its keys and values go
     asked: list[Row] = field(default_factory=list)  # by distribution asked for; a draft of d tokens asks for d + 1
     wanted: list[int] = field(default_factory=list)  # the token that each of these distributions comes after
+    masked: dict[Mask, list[int]] = field(default_factory=dict)  # which of these distributions are masked
 
     @classmethod
     def of(cls, rows: Sequence[Row], page_size: int) -> Batch:
@@ -44,6 +46,9 @@ class Batch:
                 batch.positions.append(position)
                 batch.slots.append(session.pages[position // page_size] * page_size + position % page_size)
             if row.is_last and (num_asked := row.run.num_asked):
+                if row.run.mask is not None:
+                    places = range(len(batch.asked), len(batch.asked) + num_asked)
+                    batch.masked.setdefault(row.run.mask, []).extend(places)
                 batch.asked.extend([row] * num_asked)
                 batch.wanted.extend(range(len(batch.ids) - num_asked, len(batch.ids)))
         return batch

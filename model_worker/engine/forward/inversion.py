@@ -131,7 +131,8 @@ def _probabilities(logits: Tensor, temperature: Tensor) -> Tensor:
 
 def _kept(p: Tensor, cumulative: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
     """Returns which tokens, by falling probability, may be drawn: those with less mass before them than top_p."""
-    return (torch.arange(p.shape[-1], device=p.device) < top_k) & (cumulative - p < top_p)
+    # One without any mass is never drawn, not even where rounding leads to the last that is kept.
+    return (torch.arange(p.shape[-1], device=p.device) < top_k) & (cumulative - p < top_p) & (p > 0)
 
 
 def _logprob(logits: Tensor, token: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from model_worker.engine.forward.graphs import Graph, Graphs, OnProgress
 from model_worker.engine.forward.invariant import at_least_two, make_invariant
 from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.loader import LoadedModel
+from model_worker.engine.forward.masking import Masking
 from model_worker.engine.forward.matmul_choice import choose_matmul
 from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.outcome import Outcome, choose_for
@@ -62,6 +63,7 @@ class Runner:
         self._replace_parts(loaded.module)
         # One page more than the sessions get: left-over rows of graphs write there.
         self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
+        self._masking = Masking(limits.vocab_size, loaded.device)
         self._model = self._make_model()
         self._attention: AttentionBackend
         choice = choose_attention(self._cache, limits, self._try)
@@ -103,7 +105,7 @@ class Runner:
             if output is None:
                 read = self._launch_uncaptured(batch)
             else:
-                read = choose_for(batch, output.measured, output.logits, output.hidden, output.index)
+                read = self._choose(batch, output.measured, output.logits, output.hidden, output.index)
         except Exception:
             # Nobody will wait for what the device was told already, and the next step writes where that still reads.
             if device.type == "cuda":
@@ -135,7 +137,7 @@ class Runner:
             logits, hidden, found = self._compiled(ids, positions, torch.tensor(batch.wanted or [0]))
             if not batch.asked:
                 return _nothing
-            return choose_for(batch, lambda: found, logits, hidden, range(len(batch.asked)))
+            return self._choose(batch, lambda: found, logits, hidden, range(len(batch.asked)))
         if not batch.asked:
             self._model.hidden(ids, positions)
             return _nothing
@@ -143,7 +145,16 @@ class Runner:
         if len(batch.wanted) < batch.num_tokens:
             wanted = to_device(torch.tensor(batch.wanted), self._loaded.device)
         logits, hidden = self._model.logits(ids, positions, wanted)
-        return choose_for(batch, self._measure(logits), logits, hidden, range(len(batch.asked)))
+        return self._choose(batch, None, logits, hidden, range(len(batch.asked)))
+
+    def _choose(
+        self, batch: Batch, measured: Later[Choices] | None, logits: Tensor, hidden: Tensor, index: Sequence[int]
+    ) -> Later[Outcome]:
+        """Tells the device to choose tokens, and before that to measure what was not `measured` in the forward."""
+        if batch.masked:
+            rows = {mask: [index[place] for place in places] for mask, places in batch.masked.items()}
+            measured = self._masking.measured(logits, rows, len(batch.asked), measured, self._measure)
+        return choose_for(batch, measured or self._measure(logits), logits, hidden, index)
 
     def _measure(self, logits: Tensor) -> Later[Choices]:
         if logits.is_cuda:

@@ -1,6 +1,6 @@
 """From logits to a token: one pass over the distributions of a step.
 
-A choice is a function of (seed, position, logits) and of nothing else: the one random number of a position comes from
+A choice is a function of (seed, position + position_offset, logits) and of nothing else: the one random number of a position comes from
 a counter-based generator, and picks the token by inverting the cumulative distribution. So a session gives the same
 tokens alone, in any batch and after a restart wherever its logits are the same. That they are to the last bit only
 `--batch-invariant` (invariant.py) promises: else rounding differs, which in 16 bits often makes another token.
@@ -59,7 +59,7 @@ def choose(
     Entropies and logprobs are of the model's own distribution (temperature 1, before top-k and top-p).
     """
     random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
-    draws = [uniform(samplings[index].seed, positions[index]) for index in random]
+    draws = [uniform(samplings[index].seed, positions[index] + samplings[index].position_offset) for index in random]
     drawn = draw_later(logits, [rows[index] for index in random], [samplings[index] for index in random], draws)
 
     def read() -> Choices:

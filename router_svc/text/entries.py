@@ -1,0 +1,90 @@
+"""What two vocabularies have, by spelling: the text entries of each, its added tokens, and where they differ.
+
+A text entry and an added token may be spelled alike in two vocabularies and mean different text, so they are kept
+apart. It maps no ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from router_svc.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """One vocabulary.
+
+    Attributes:
+        text: ids by spelling, without those of added tokens.
+        added: ids of added tokens by their text, special or not.
+        by_id: spelling of each id that has one.
+    """
+
+    tokenizer: Tokenizer
+    text: dict[str, int]
+    added: dict[str, int]
+    by_id: dict[int, str]
+
+
+def entries_of(slm: Tokenizer, llm: Tokenizer) -> tuple[Entries, Entries]:
+    """Reads both vocabularies; a model's entries that both files have alike are read once."""
+    ours = slm.entries()
+    return _entries(slm, ours), _entries(llm, ours if _alike("vocab", slm, llm) else llm.entries())
+
+
+def difference(ours: Entries, theirs: Entries) -> str | None:
+    """Says in what the two vocabularies' texts differ; None if equal text entries are made of equal text.
+
+    An entry that the other vocabulary has as an added token is no difference.
+    """
+    algorithms = [side.tokenizer.algorithm() for side in (ours, theirs)]
+    if algorithms[0] != algorithms[1]:
+        kinds = " and ".join(f"{name} of {'bytes' if bytes_ else 'characters'}" for name, bytes_, *_ in algorithms)
+        return f"the SLM's and the LLM's vocabularies are of different kinds ({kinds})"
+    for name, one, other in (("SLM", ours, theirs), ("LLM", theirs, ours)):
+        alone = one.text.keys() - other.text.keys() - other.added.keys()
+        if alone:
+            return f"{len(alone):,} text tokens, such as {min(alone)!r}, are the {name}'s alone"
+    if not ours.text.keys() & theirs.text.keys():
+        return "they have no text token in common"
+    if not _equal_rules(ours, theirs):
+        return "they join the same text tokens in another order"
+    return None
+
+
+def _entries(tokenizer: Tokenizer, entries: dict[str, int]) -> Entries:
+    added = tokenizer.added_tokens()
+    text = dict(entries)
+    for spelled in added:
+        text.pop(spelled, None)
+    by_id = {token: spelled for spelled, token in text.items()}
+    by_id.update((token, spelled) for spelled, token in added.items())
+    return Entries(tokenizer, text, added, by_id)
+
+
+def _alike(key: str, slm: Tokenizer, llm: Tokenizer) -> bool:
+    """Whether both files have the same bytes from the model's `key` on."""
+    ours = slm.model_from(key)
+    return bool(ours) and ours == llm.model_from(key)
+
+
+def _equal_rules(ours: Entries, theirs: Entries) -> bool:
+    """Whether the rules that make tokens of text are the same: merges in their order, or the pieces' scores."""
+    slm, llm = ours.tokenizer, theirs.tokenizer
+    kind = slm.algorithm()[0]
+    if kind == "BPE":
+        return _alike("merges", slm, llm) or _merges(slm.model_file()) == _merges(llm.model_file())
+    if kind == "Unigram":
+        return _alike("vocab", slm, llm) or _scores(ours) == _scores(theirs)
+    return True
+
+
+def _merges(model: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Files of earlier releases have each merge as one string with a space."""
+    return [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+
+
+def _scores(side: Entries) -> dict[str, float]:
+    return {piece: score for piece, score in side.tokenizer.model_file()["vocab"] if piece in side.text}
