@@ -62,8 +62,8 @@ class TokenizerFiles:
     special_tokens: Mapping[str, str] = field(
         default_factory=dict
     )  # texts of bos_token and so on, as templates use them
+    named_templates: Mapping[str, str] = field(default_factory=dict)  # beside the default, such as tool_use
     early_exit: ExitStyle = field(default_factory=ExitStyle)  # how the model's folder says that it answers early
-    named_templates: Mapping[str, str] = field(default_factory=dict)  # templates of other names, such as tool_use
 
 
 class Tokenizer:
