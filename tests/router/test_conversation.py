@@ -90,6 +90,33 @@ async def test_stop_strings_end_the_answer_before_them(stack: Stack, stop: list[
     assert (again.tokens, again.text) == (answer.tokens, answer.text)
 
 
+@pytest.mark.parametrize(("stop", "text"), [("<|pad|>", "one "), ("e <|pad|>t", "on"), ("|pad|", "one two")])
+async def test_a_special_token_in_a_stop_string_ends_the_answer(stack: Stack, stop: str, text: str) -> None:
+    stack.slm.model = stack.llm.model = says("one <|pad|>two")
+    stub = await stack.stub(await stack.router())
+    answer = await ask_chat(stub, "?", stop=[stop], policy=threshold(0.5))
+    assert answer.error is None
+    assert (answer.text, answer.finished.reason) == (text, 1 if text == "one two" else 2)
+    await check_kept(stub, answer)
+    for position in range(answer.num_prompt_tokens, len(answer.tokens)):
+        again = await take(stub, router_pb2.GenerateRequest(session_id=answer.session_id, resume_from=position))
+        assert answer.text.endswith(again.text)
+        assert again.tokens == answer.tokens[position - answer.num_prompt_tokens :]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+async def test_an_answer_completes_a_character_of_the_prompt(stack: Stack, cut: int) -> None:
+    [before] = TOKENIZER.encode("a", begins=True)
+    tokens = [before, *TOKENIZER.encode("👩b", begins=False), STOP]
+    stack.slm.model = stack.llm.model = ToyModel(5, choose=lambda prefix: tokens[len(prefix)])
+    stub = await stack.stub(await stack.router())
+    answer = await take(stub, ask_for(tokens[: 1 + cut]))
+    assert answer.error is None
+    assert (answer.tokens, answer.text) == (tokens[1 + cut :], "👩b")
+    segments = (await check_kept(stub, answer)).segments
+    assert "".join(segment.text for segment in segments[1:]) == "👩b"
+
+
 async def test_what_an_answer_took_is_known_at_a_stop_string_too(stack: Stack) -> None:
     stack.slm.model = stack.llm.model = says("one two\nthree four", ends=False)
     stack.slm.delay_s = 0.002
