@@ -89,7 +89,7 @@ def test_unigrams_are_one_vocabulary_where_pieces_and_scores_are() -> None:
 
 def test_a_row_that_one_model_lacks_is_masked_on_the_other() -> None:
     whole = vocabulary(known.QWEN3_32B)
-    short = vocabulary(known.QWEN3_SMALL, whole.size - 1)
+    short = replace(vocabulary(known.QWEN3_SMALL), size=whole.size - 1)
     matching = match(short, whole)
     assert matching.kind is Kind.SAME
     assert matching.masked == {SLM: (), LLM: (whole.size - 1,)}
