@@ -7,12 +7,14 @@ no tokens and no answers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router_svc.text import rendering
+from router_svc.text import render_process, rendering
+from router_svc.text.render_process import TemplateRefused
 from router_svc.text.turns import ASSISTANT, Message, Turn
 from rstitch.errors import invalid
 
@@ -120,10 +122,9 @@ class ChatTemplate:
     def _probe(self, source: str, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
         """What the template makes of messages that nobody sent; "" if it refuses them."""
         given = {"messages": messages, "add_generation_prompt": add_generation_prompt}
-        try:
-            return rendering.render(source, {**self._special, "tools": None, "documents": None, **given})
-        except Exception:  # noqa: BLE001 - other people's code; a refusal is an answer here
-            return ""
+        with contextlib.suppress(TemplateRefused):
+            return render_process.render(source, {**self._special, "tools": None, "documents": None, **given})
+        return ""
 
 
 def _parts(texts: Sequence[str]) -> list[dict[str, str]]:
@@ -150,8 +151,8 @@ def _continued(source: str, variables: dict[str, Any]) -> str:
 
 def _rendered(source: str, variables: Mapping[str, Any]) -> str:
     try:
-        return rendering.render(source, variables)
-    except Exception as error:
+        return render_process.render(source, variables)
+    except TemplateRefused as error:
         raise invalid(
             "chat", f"the chat template refuses this conversation: {error}.", "Check roles and their order."
         ) from error

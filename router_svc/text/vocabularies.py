@@ -56,6 +56,13 @@ class Vocabularies:
         """The model's own tokenizer; one object for both where they do not differ in anything."""
         return self.sides[model].tokenizer
 
+    @property
+    def answer_tokenizers(self) -> Mapping[Model, Tokenizer]:
+        """What reads an answer's tokens, by their writer: one object for both where the answer is in ids of the LLM."""
+        if self.is_through_text:
+            return {model: side.tokenizer for model, side in self.sides.items()}
+        return dict.fromkeys(Model, self.sides[Model.LLM].tokenizer)
+
     def to_slm(self, tokens: Iterable[int]) -> array[int]:
         """The SLM's ids for the LLM's; those without a counterpart are left out."""
         if not self.is_mapped:

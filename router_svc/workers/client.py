@@ -150,8 +150,8 @@ class WorkerClient:
             data=b"".join(message.data for message in messages),
             chat_template=first.chat_template,
             special_tokens=dict(first.special_tokens),
-            early_exit=ExitStyle(tuple(style.boundaries), style.prompt, style.end, style.thinking_end),
             named_templates=dict(first.named_templates),
+            early_exit=ExitStyle(tuple(style.boundaries), style.prompt, style.end, style.thinking_end),
         )
 
     def open(self, session_id: str) -> DecodeStream:

@@ -47,7 +47,7 @@ QWEN25 = f"""{_CHATML_TOOLS}
         {{{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}}}
     {{%- elif message.role == 'assistant' %}}
         {{{{- '<|im_start|>assistant' }}}}
-        {{%- if message.content %}}{{{{- '\\n' + message.content }}}}{{%- endif %}}
+        {{%- if message.content or not message.tool_calls %}}{{{{- '\\n' + message.content }}}}{{%- endif %}}
         {_TOOL_CALLS}
         {{{{- '<|im_end|>\\n' }}}}
     {_TOOL_RESULT}
