@@ -232,7 +232,7 @@ class Tokenizer:
 
     def added_tokens(self) -> dict[str, int]:
         """Ids of added tokens by their text, special or not; some of them may be entries as well."""
-        return {token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items()}
+        return {text: token for token, text in self._added.items()}
 
     def eos_token(self) -> int | None:
         eos: int | None = self._tokenizer.token_to_id(self._special.get("eos_token", ""))
