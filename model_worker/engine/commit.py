@@ -171,9 +171,7 @@ def _hands_over(run: Run, handoff: Handoff, outcome: Outcome, index: int) -> boo
     return handoff.asks(outcome.hidden_state(index), len(run.session.tokens))
 
 
-def _proposal(
-    run: Run, outcome: Outcome, index: int, returns: Returns, uncertainty: float | None = None
-) -> Proposal:
+def _proposal(run: Run, outcome: Outcome, index: int, returns: Returns, uncertainty: float | None = None) -> Proposal:
     choices = outcome.choices
     num_left = run.mask.num_left if run.mask is not None else outcome.logits.shape[1]
     return Proposal(

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import grpc
 
 from router_svc.answers.request import Chat, Text, Tokens
-from router_svc.text.conversation import first_prompt, next_prompt
+from router_svc.text.conversation import answered, first_prompt, next_prompt
 from router_svc.text.tokenizer import Tokenizer
-from router_svc.text.turns import Answered, Turn
+from router_svc.text.turns import Turn
 from router_svc.text.views import SessionTokens, View
 from router_svc.text.vocabularies import Vocabularies
-from router_svc.trajectory.types import Model, ModelPrompt, PromptNotes, Trajectory
+from router_svc.trajectory.types import Model, ModelPrompt, PromptNotes, Source, Trajectory
 from rstitch.errors import RstitchError, invalid
 
 
@@ -37,83 +37,89 @@ def make_prompt(
 
     Raises RstitchError for input that makes no tokens or unknown ones.
     """
-    session = SessionTokens(before.chunks if before is not None else (), vocabularies)
-    llm = _prompt_of(Model.LLM, asked, vocabularies, session)
-    slm = _of_slm(asked, vocabularies, session, llm, each_its_own=each_its_own)
-    whole = len(session.views[Model.LLM].tokens)
-    llm_num_before = llm.num_before if llm.num_before < whole else None
-    notes = PromptNotes(llm_num_before, slm, "")
+    chunks = before.chunks if before is not None else ()
+    session = SessionTokens(chunks, vocabularies)
+    prompts = [chunk for chunk in chunks if chunk.source is Source.PROMPT]
+    making = _Making(asked, vocabularies, session, [chunk.notes.turn if chunk.notes else "" for chunk in prompts])
+    llm = making.prompt_of(Model.LLM)
+    slm = making.of_slm(llm, each_its_own=each_its_own)
+    llm_num_before = llm.num_before if llm.num_before < len(session.views[Model.LLM].tokens) else None
+    notes = PromptNotes(llm_num_before, slm, asked.turn.to_json() if isinstance(asked, Chat) else "")
     return Prompt(
         llm.tokens,
         notes if notes != PromptNotes() else None,
-        {
-            model: prompt.num_before + len(prompt.tokens)
-            for model, prompt in ((Model.LLM, llm), (Model.SLM, slm or llm))
-        },
+        {model: one.num_before + len(one.tokens) for model, one in ((Model.LLM, llm), (Model.SLM, slm or llm))},
     )
 
 
-def _of_slm(
-    asked: Text | Chat | Tokens,
-    vocabularies: Vocabularies,
-    session: SessionTokens,
-    llm: ModelPrompt,
-    *,
-    each_its_own: bool,
-) -> ModelPrompt | None:
-    """The SLM's prompt; None where it has the LLM's tokens behind the same view."""
-    view, read_by_llm = session.views[Model.SLM], session.views[Model.LLM].tokens
-    is_one = vocabularies.tokenizer(Model.SLM) is vocabularies.tokenizer(Model.LLM)
-    if vocabularies.is_through_text or not (is_one or not each_its_own or isinstance(asked, Tokens)):
-        own = _prompt_of(Model.SLM, asked, vocabularies, session)
-    elif view.is_shared:
-        return None
-    elif view.tokens == view.to_own(read_by_llm):
-        whole = view.to_own(read_by_llm[: llm.num_before] + llm.tokens)
-        num = num_common(view.tokens, whole)
-        own = ModelPrompt(num, whole[num:])
-    else:
-        own = ModelPrompt(len(view.tokens), view.to_own(llm.tokens))
-    same = own == llm and view.tokens == read_by_llm
-    return None if same and not vocabularies.is_mapped else own
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What the prompts of a question are made from."""
 
+    asked: Text | Chat | Tokens
+    vocabularies: Vocabularies
+    session: SessionTokens
+    turns: list[str]  # of the session so far, as stored; "" for raw text or tokens
 
-def _prompt_of(
-    model: Model, asked: Text | Chat | Tokens, vocabularies: Vocabularies, session: SessionTokens
-) -> ModelPrompt:
-    """What one model is given of the question."""
-    tokenizer, view = vocabularies.tokenizer(model), session.views[model]
-    match asked:
-        case Text(text):
-            field, prompt = "text", tokenizer.encode(text, begins=not view.tokens)
-        case Chat():
-            field, prompt = "chat", _chat(asked, tokenizer, view, vocabularies.sides[model].stop_tokens)
-        case Tokens(ids):
-            field, prompt = "tokens.ids", _given(ids, model, vocabularies, begins=not view.tokens)
-    if not prompt:
-        raise invalid(field, "the prompt is empty.", "Send at least one token.")
-    size = vocabularies.sides[model].size
-    if (most := max(prompt)) >= size:
-        what = f"token id {most} is outside the {model.name}'s vocabulary of {size}."
-        raise invalid(field, what, f"Send ids below {size}, made with the models' tokenizer.")
-    return ModelPrompt(len(view.tokens), prompt)
+    def of_slm(self, llm: ModelPrompt, *, each_its_own: bool) -> ModelPrompt | None:
+        """The SLM's prompt; None where it has the LLM's tokens behind the same view."""
+        vocabularies = self.vocabularies
+        view, read_by_llm = self.session.views[Model.SLM], self.session.views[Model.LLM].tokens
+        is_one = vocabularies.tokenizer(Model.SLM) is vocabularies.tokenizer(Model.LLM)
+        is_taken_over = is_one or not each_its_own or isinstance(self.asked, Tokens)
+        if vocabularies.is_through_text or not is_taken_over:
+            own = self.prompt_of(Model.SLM)
+        elif view.is_shared:
+            return None
+        elif view.tokens == view.to_own(read_by_llm):
+            whole = view.to_own(read_by_llm[: llm.num_before] + llm.tokens)
+            num = num_common(view.tokens, whole)
+            own = ModelPrompt(num, whole[num:])
+        else:
+            own = ModelPrompt(len(view.tokens), view.to_own(llm.tokens))
+        same = own == llm and view.tokens == read_by_llm
+        return None if same and not vocabularies.is_mapped else own
 
+    def prompt_of(self, model: Model) -> ModelPrompt:
+        """What one model is given of the question, by its own tokenizer and template."""
+        tokenizer, view = self.vocabularies.tokenizer(model), self.session.views[model]
+        begins = not self.turns
+        match self.asked:
+            case Text(text):
+                field, made = "text", ModelPrompt(len(view.tokens), tokenizer.encode(text, begins=begins))
+            case Chat(turn) if begins:
+                field, made = "chat", ModelPrompt(0, first_prompt(tokenizer, turn))
+            case Chat(turn):
+                field, made = "chat", self._next_turn(turn, model, tokenizer, view)
+            case Tokens(ids):
+                field, made = "tokens.ids", ModelPrompt(len(view.tokens), self._given(ids, model, begins=begins))
+        if not made.tokens:
+            raise invalid(field, "the prompt is empty.", "Send at least one token.")
+        size = self.vocabularies.sides[model].size
+        if (most := max(made.tokens)) >= size:
+            what = f"token id {most} is outside the {model.name}'s vocabulary of {size}."
+            raise invalid(field, what, f"Send ids below {size}, made with the models' tokenizer.")
+        return made
 
-def _chat(asked: Chat, tokenizer: Tokenizer, view: View, stop_tokens: frozenset[int]) -> array[int]:
-    if not view.tokens:
-        return first_prompt(tokenizer, asked.turn)
-    # What was asked before is not stored yet, so that all of it counts as raw and stays.
-    raw = Turn(answer=Answered(view.tokens[-1:], "", view.tokens[-1] in stop_tokens))
-    return next_prompt(tokenizer, [raw, asked.turn], view.tokens, len(view.tokens)).tokens
+    def _next_turn(self, newest: Turn, model: Model, tokenizer: Tokenizer, view: View) -> ModelPrompt:
+        """The whole conversation as the model's template renders it, but for the answers' own tokens."""
+        ends = frozenset(view.to_own(self.vocabularies.stop_tokens[model]))
+        turns, num_raw = [], 0
+        for text, answer in zip(self.turns, view.answers(), strict=True):
+            turn = Turn.from_json(text) if text else Turn()
+            ended = bool(answer.tokens) and answer.tokens[-1] in ends
+            turns.append(turn.answered(answered(tokenizer, answer.tokens, ended=ended)))
+            num_raw = answer.end if turn.is_raw else num_raw
+        made = next_prompt(tokenizer, [*turns, newest], view.tokens, num_raw)
+        return ModelPrompt(made.num_before, made.tokens)
 
-
-def _given(ids: array[int], model: Model, vocabularies: Vocabularies, *, begins: bool) -> array[int]:
-    """Tokens of a model for ids of the LLM that were sent as they are."""
-    if model is Model.LLM:
-        vocabularies.check_prompt("tokens.ids", ids)
-        return ids
-    text = vocabularies.tokenizer(Model.LLM).spelled(ids)
-    return vocabularies.tokenizer(model).encode(text, begins=begins)
+    def _given(self, ids: array[int], model: Model, *, begins: bool) -> array[int]:
+        """Tokens of a model for ids of the LLM that were sent as they are."""
+        if model is Model.LLM:
+            self.vocabularies.check_prompt("tokens.ids", ids)
+            return ids
+        text = self.vocabularies.tokenizer(Model.LLM).spelled(ids)
+        return self.vocabularies.tokenizer(model).encode(text, begins=begins)
 
 
 def num_common(left: array[int], right: array[int]) -> int:

@@ -13,9 +13,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.types import Chunk, Model, ModelPrompt, Source, joined_tokens, tokens_of
+
+
+@dataclass(frozen=True, slots=True)
+class PastAnswer:
+    """An answer as a model has read it: its tokens, and the position behind them then."""
+
+    tokens: array[int]
+    end: int
 
 
 class View(ABC):
@@ -34,9 +43,20 @@ class View(ABC):
         self.tokens = tokens
         self.start = 0
         self.num_kept_before = 0
+        self._past: list[PastAnswer] = []
+
+    def answers(self) -> list[PastAnswer]:
+        """The answers to all prompts so far, in order."""
+        self.refresh()
+        return [*self._past, self._answer(len(self.tokens))]
+
+    def _answer(self, end: int) -> PastAnswer:
+        return PastAnswer(self.tokens[self.start : end], end)
 
     def add_prompt(self, prompt: ModelPrompt) -> None:
         """Takes the next prompt of the session."""
+        if self.tokens:
+            self._past = self.answers()
         self.num_kept_before = prompt.num_before
         del self.tokens[prompt.num_before :]
         self.tokens.extend(prompt.tokens)
@@ -89,6 +109,8 @@ class SharedView(SameIds):
     is_shared = True
 
     def add_prompt(self, prompt: ModelPrompt) -> None:
+        if prompt.num_before:
+            self._past.append(self._answer(prompt.num_before))
         self.num_kept_before = prompt.num_before
         self.start = prompt.num_before + len(prompt.tokens)
 
@@ -113,11 +135,7 @@ class MappedView(View):
         return self._vocabularies.to_slm(tokens)
 
     def own_ends(self, ends: Iterable[int]) -> frozenset[int]:
-        # More than one of the SLM's stop tokens may be the same one of the LLM's.
-        ends, slm = frozenset(ends), self._vocabularies.sides[Model.SLM]
-        return super().own_ends(ends) | {
-            token for token in slm.stop_tokens if token < slm.size and self.to_answer([token])[0] in ends
-        }
+        return self._vocabularies.ends_of_slm(ends)
 
     def to_answer(self, tokens: Iterable[int]) -> list[int]:
         return self._vocabularies.to_llm(tokens)

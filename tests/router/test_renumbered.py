@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from evals.algorithm.reference import Proposal, Threshold, stitch
-from router_svc.text.conversation import next_prompt
+from router_svc.text.conversation import answered, next_prompt
 from router_svc.text.tokenizer import Tokenizer
-from router_svc.text.turns import Answered, Message, Turn
+from router_svc.text.turns import Message, Turn
 from router_svc.trajectory.types import tokens_of
 from rstitch.v1 import router_pb2
 from tests.support.asking import Reading, ask_for, chat, check_kept, take, threshold
@@ -25,17 +25,10 @@ def id_of(tokenizer: Tokenizer, spelling: str) -> int:
     return found
 
 
-def asked_after(tokenizer: Tokenizer, last_token: int, ended: bool) -> list[int]:
-    """What goes on with `Und?` behind an answer that ended with a token."""
-    read = tokens_of([last_token])
-    turns = [Turn(answer=Answered(read, "", ended)), Turn((Message("user", "Und?"),))]
-    return list(next_prompt(tokenizer, turns, read, 1).tokens)
-
-
 LLM_SPECIAL = ("<|pad|>", "<|im_end|>", "<|User|>", "<|Assistant|>", "<|end|>", "<|system|>")
 LLM_TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]<|{{ m['role'] | capitalize }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|Assistant|>{% endif %}"
+    "{% if add_generation_prompt %}[assistant]<|Assistant|>{% endif %}"
 )
 SLM_FILES = make_tokenizer_files()
 LLM_FILES = make_tokenizer_files(chat_template=LLM_TEMPLATE, special=LLM_SPECIAL, seed=5)
@@ -100,6 +93,15 @@ def prompts_of(*texts: str) -> tuple[list[int], list[int]]:
     return list(OF_SLM.chat(said)), list(OF_LLM.chat(said))
 
 
+def after(tokenizer: Tokenizer, said: str, read: list[int], num_answered: int, ended: bool) -> list[int]:
+    """What a model is given behind an answer to what was `said`, as all that it has read stays."""
+    answer = answered(tokenizer, tokens_of(read[-num_answered:]), ended=ended)
+    turns = [Turn((Message("user", said),), answer=answer), Turn((Message("user", "Und?"),))]
+    made = next_prompt(tokenizer, turns, tokens_of(read))
+    assert made.num_before == len(read)
+    return list(made.tokens)
+
+
 @pytest.mark.parametrize("tau", [-1, 0.1, 0.3, 0.5, 0.8, 1])
 @pytest.mark.parametrize("run_ahead", ["on", "off"])
 async def test_each_model_reads_its_own_prompt_in_its_own_ids(mapped: Stack, tau: float, run_ahead: str) -> None:
@@ -151,7 +153,7 @@ async def test_two_turns_go_on_in_each_model_s_own_ids(mapped: Stack, policy: di
         [*again[1], *first.tokens],
     ]
     for tokens, tokenizer in zip(own, (OF_SLM, OF_LLM), strict=True):
-        tokens += asked_after(tokenizer, tokens[-1], ended)
+        tokens += after(tokenizer, "Hallo", tokens, len(first.tokens), ended)
     tau = {"slm_only": 1.0, "threshold": 0.4}.get(next(iter(policy)), -1.0)
     assert second.tokens == expected(mapped, (own[0], own[1]), tau, 12)[0]
 
@@ -223,10 +225,9 @@ async def test_one_vocabulary_with_two_templates(stack: Stack, prompt: str) -> N
     second = await take(
         stub, ask_for(chat=chat(("user", "Und?")), policy={"slm_only": {}}, session_id=answer.session_id)
     )
-    more = asked_after(of_slm, answer.tokens[-1], answer.tokens[-1] == STOP)
-    if prompt == "llm":
-        more = asked_after(OF_SLM, answer.tokens[-1], answer.tokens[-1] == STOP)
-    alone = slm_alone(stack.slm.model, [*own, *answer.tokens, *more])
+    tokenizer, read = (of_slm if prompt == "own" else OF_SLM), [*own, *answer.tokens]
+    more = after(tokenizer, "Hallo", read, len(answer.tokens), answer.tokens[-1] == STOP)
+    alone = slm_alone(stack.slm.model, [*read, *more])
     assert second.tokens == alone[: len(second.tokens)]
 
 
