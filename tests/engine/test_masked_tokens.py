@@ -54,17 +54,8 @@ def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, comp
     return {"max_batch_tokens": 24, **path}
 
 
-<<<<<<< HEAD
 PATHS_TO_TRY = [*PATHS.values(), pytest.param({"compile": "on"}, marks=compiles)]
 on_each_path = pytest.mark.parametrize("limits", PATHS_TO_TRY, ids=[*PATHS, "compiled"], indirect=True)
-=======
-on_each_path = pytest.mark.parametrize(
-    "limits",
-    [*PATHS.values(), pytest.param({"compile": "on"}, marks=compiles)],
-    ids=[*PATHS, "compiled"],
-    indirect=True,
-)
->>>>>>> main
 
 
 def without(model: Any, tokens: Sequence[int], masked: Sequence[int]) -> tuple[Tensor, Tensor]:
