@@ -150,7 +150,8 @@ class Scheduler:
 
     def isolate(self, run: Run) -> None:
         """Gives a run's next row a step of its own."""
-        self._alone.append(run)
+        if run not in self._alone:
+            self._alone.append(run)
 
     def reunite(self, run: Run) -> None:
         """Lets a run's rows be in steps with others again."""
