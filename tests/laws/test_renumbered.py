@@ -183,7 +183,7 @@ async def test_resumed_at_every_token_by_another_router_it_is_the_same(
     renumbered: Renumbered, plain: AsyncClient
 ) -> None:
     """Whoever asked leaves after so many tokens; the answer is interrupted, and another router goes on with it."""
-    policy, num_tokens, num_interrupted = Threshold(0.0005), 40, 0
+    policy, num_tokens, num_interrupted = Threshold(0.0005), 24, 0
     whole = await ask(plain, QUESTIONS[0], policy=policy, max_new_tokens=num_tokens)
     async with (
         another_router(renumbered.stack, detach_grace_s=0) as first,

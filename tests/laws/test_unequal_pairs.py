@@ -9,20 +9,23 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM
 
+from evals.algorithm.reference import EarlyExit as Rule
 from evals.algorithm.reference import Threshold as Tau
 from evals.renumber.__main__ import renumber
 from evals.renumber.tokens import Renumbering
 from evals.renumber.weights import renumber_model
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer, LlmOnly, Message, SlmOnly, Speculative, Threshold
+from rstitch.client.types import Answer, EarlyExit, Learned, LlmOnly, Message, SlmOnly, Speculative, Threshold
 from rstitch.local.stack import LocalStack
 from tests.support.breaking import interrupted, runs_on
+from tests.support.heads import put, random_head
 from tests.support.pairs import VOCAB_SIZE, make_tokenizer, save_model
 from tests.support.renumbered import MappedPair, Prompt
 from tests.support.served import Pair, another_router, check_kept, expected, start_stack, written
@@ -30,6 +33,7 @@ from tests.support.served import Pair, another_router, check_kept, expected, sta
 TOKENS = 40
 TAUS = (0.1, 0.25, 0.35, 0.45)
 OTHER_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+LETTERS = tuple("aeioutsckmP0.,:>")
 QUESTION = "the quick brown 狐"
 
 
@@ -58,16 +62,16 @@ async def check(client: AsyncClient, pair: MappedPair, prompt: Prompt, tau: floa
 )
 async def test_other_ids_change_nothing(slm: str, llm: str, ids: Any, tmp_path: Path) -> None:
     save_model(tmp_path / "llm", llm, 2)
-    new = renumber(tmp_path / "llm", tmp_path / "other", ids=ids, renamed="markers", seed=4)
+    new = renumber(tmp_path / "llm", tmp_path / "other", ids=ids, renamed="markers", template=OTHER_TEMPLATE, seed=4)
     pair = MappedPair(save_model(tmp_path / "slm", slm, 1), tmp_path / "other", "float64")
     rng = random.Random(7)
     # Idle sessions are evicted when many are written at once.
     with served(pair, worker_args=["--num-pages", "80", "--page-size", "8", "--measure-ms", "50"]) as stack:
         async with (
             AsyncClient(stack.router_address, timeout_s=100) as client,
-            another_router(stack, run_ahead="on", catch_up_tokens=1) as ahead,
+            another_router(stack, run_ahead="on", catch_up_tokens=1, heads=str(tmp_path / "heads")) as ahead,
         ):
-            drawn = [[rng.randrange(5, VOCAB_SIZE) for _ in range(rng.randrange(1, 50))] for _ in range(5)]
+            drawn = [[rng.randrange(5, VOCAB_SIZE) for _ in range(rng.randrange(1, 50))] for _ in range(4)]
             prompts = [pair.tokens_prompt(new.id_of(tokens)) for tokens in drawn]
             asked = [(prompt, tau) for prompt in prompts for tau in TAUS[:2]]
             answers = await asyncio.gather(
@@ -79,14 +83,40 @@ async def test_other_ids_change_nothing(slm: str, llm: str, ids: Any, tmp_path: 
             for (prompt, _), answer in zip(asked, answers, strict=True):
                 await check_kept(stack, client, answer, prompt.llm)
             assert {model for answer in answers for _, model in written(answer)} == {"slm", "llm"}
-            prompt = pair.prompt([{"role": "user", "content": QUESTION}])
-            for tau in TAUS:
-                await check(ahead, pair, prompt, tau, chat=[Message("user", QUESTION)])
+            await check_chat(ahead, pair, tmp_path / "heads")
             alone = await check(client, pair, prompts[0], -1.0, tokens=prompts[0].llm)
             for policy in (LlmOnly(), Speculative(4)):
                 again = await client.answer(tokens=prompts[0].llm, policy=policy, max_new_tokens=TOKENS)
                 assert again.tokens == alone.tokens
             await check_killed(stack, client, pair, prompts)
+
+
+async def check_chat(client: AsyncClient, pair: MappedPair, heads: Path) -> None:
+    """Positions count each model's own prompt; so does a head. Early exit asks in each model's own ids."""
+    prompt = pair.prompt([{"role": "user", "content": QUESTION}])
+    assert len(prompt.slm) != len(prompt.llm)
+    asked: dict[str, Any] = {"chat": [Message("user", QUESTION)], "max_new_tokens": TOKENS}
+    for tau in TAUS[::2]:
+        await check(client, pair, prompt, tau, chat=asked["chat"])
+    put(heads, "mixed", head := random_head(32, seed=3))
+    wants_llm = partial(pair.reader("slm", [prompt]).wants_llm, head)
+    answer = await client.answer(policy=Learned("mixed", 0.2), **asked)
+    naive = pair.stitched([prompt], Tau(0.2, wants_llm=wants_llm), TOKENS).written
+    assert written(answer) == expected(naive)
+    assert any(token.model == "slm" and token.entropy > 0.2 for token in naive), "a head that is never asked"
+    tokenizer = pair.tokenizer("llm")
+    trial = tuple(tokenizer("=>", add_special_tokens=False).input_ids)
+    exits = []
+    for bound in (0.3, 0.9):
+        answer = await client.answer(policy=Threshold(0.3), early_exit=EarlyExit(bound, LETTERS, "=>", "e", 4), **asked)
+        rule = Rule(bound, LETTERS, trial, "e", 4, "</think>", tokenizer.decode)
+        reference = pair.stitched([prompt], Tau(0.3), TOKENS, early_exit=rule)
+        assert written(answer) == expected(reference.written)
+        exits.append(reference.exited is not None)
+        taken = answer.finished.early_exit
+        assert (taken and taken.position) == (reference.exited and reference.exited[0])
+        assert reference.num_trials
+    assert any(exits)
 
 
 async def check_killed(
@@ -115,7 +145,7 @@ async def test_equal_tokenizers_with_other_templates_are_asked_by_their_own(tmp_
             AsyncClient(stack.router_address, timeout_s=100) as client,
             another_router(stack, prompt="llm") as as_llm,
         ):
-            for tau in TAUS:
+            for tau in TAUS[1:3]:
                 first = await check(client, pair, prompt, tau, chat=question)
                 await check_kept(stack, client, first, prompt.llm)
                 await check(as_llm, pair, Prompt(prompt.llm, prompt.llm), tau, chat=question)

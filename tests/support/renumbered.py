@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals.algorithm.reference import Answer, EarlyExit, Proposal, Rule, stitch
 from evals.algorithm.uncached_model import UncachedModel
+from rstitch.service.head import Head
 
 Role = Literal["slm", "llm"]
 Chat = Sequence[Mapping[str, str]]
@@ -54,6 +55,11 @@ class Reader:
     def next(self, tokens: Sequence[int]) -> Proposal:
         proposal = self.model.next(self.own(tokens))
         return proposal._replace(token=self.to_answer[proposal.token])
+
+    def wants_llm(self, head: Head, tokens: Sequence[int]) -> bool:
+        """What a head says of the session as the model reads it."""
+        own = self.own(tokens)
+        return head.wants_llm(self.model.hidden_state(own), len(own))
 
 
 @dataclass
