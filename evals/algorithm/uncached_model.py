@@ -13,11 +13,15 @@ from evals.algorithm.reference import Proposal
 
 
 class UncachedModel:
-    """A causal LM without cache or batch. What is compared is float32, as it is served."""
+    """A causal LM without cache or batch. What is compared is float32, as it is served.
 
-    def __init__(self, module: Any, vocab_size: int) -> None:
+    It does not have the `masked` tokens: it never writes them, and its entropy is that of the others.
+    """
+
+    def __init__(self, module: Any, vocab_size: int, masked: Sequence[int] = ()) -> None:
         self._module = module
         self._vocab_size = vocab_size
+        self._masked = list(masked)
 
     @torch.inference_mode()
     def next(self, tokens: Sequence[int]) -> Proposal:
@@ -26,8 +30,9 @@ class UncachedModel:
         logits = self._module(ids, use_cache=False, logits_to_keep=1).logits[0, -1, : self._vocab_size]
         if logits.dtype != torch.float64:
             logits = logits.float()
+        logits[self._masked] = -torch.inf
         probabilities = torch.softmax(logits, dim=-1)
-        entropy = float(torch.special.entr(probabilities).sum() / math.log(self._vocab_size))
+        entropy = float(torch.special.entr(probabilities).sum() / math.log(self._vocab_size - len(self._masked)))
         first, second = probabilities.topk(2).values.tolist()
         served = array("f", (min(max(entropy, 0.0), 1.0), 1 - first, 1 - (first - second)))
         return Proposal(int(logits.argmax()), served[0], served[1], served[2], first)

@@ -16,6 +16,7 @@ COMMANDS = {
     "cores": "what a step takes with a worker's share of the CPU threads, and with all of them",
     "products": "matrix products in bfloat16 on a CPU, by our own kernel and by torch",
     "invariance": "what --batch-invariant keeps and what it costs, in an engine with it and one without",
+    "checkouts": "the stack of another checkout beside this one, on the same problems in turn: what a change costs",
     "overhead": "what a token and a switch cost outside the forwards, beside a bare loop",
 }
 

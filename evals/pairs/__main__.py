@@ -25,12 +25,14 @@ from evals.figures.provenance import provenance
 from evals.figures.report import terminal_table
 from evals.pairs import questions, report
 from evals.pairs.check import Measured, measured, rank_correlations
-from evals.pairs.predict import Candidate, Sample, alike, predict, ranked
-from evals.pairs.questions import Asked, agrees
-from evals.pairs.reading import Loaded, answers, compatible, load, prompt_of, read
+from evals.pairs.predict import Candidate, alike, predict, ranked
+from evals.pairs.questions import Asked
+from evals.pairs.reading import load
 from evals.pairs.timing import timings
-from evals.pairs.walk import Text
+from evals.pairs.together import Asking, Known, samples
+from evals.pairs.vocabularies import stitchable
 from model_worker.engine.errors import UnsupportedModel
+from router_svc.trajectory.types import Model
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.errors import RstitchError, invalid
 from rstitch.local.part import StackError, default_threads
@@ -90,34 +92,28 @@ def _predicted(options: argparse.Namespace, progress: Progress) -> tuple[Asked, 
         raise invalid("--max-loss", f"{options.max_loss} are no points of accuracy.", "Give 0 to 100.")
     asked = questions.load(options.data, options.n, options.check_n if options.check else 0)
     names = list(dict.fromkeys(options.slm))
-    files = compatible(options.llm, names)
-    vocab_size = files[options.llm].vocab_size
+    pairs = stitchable(options.llm, names)
     device, dtype = options.device, _DTYPES[options.dtype]
-    llm = load(options.llm, vocab_size, device, dtype)
-    slms = [load(name, vocab_size, device, dtype) for name in names]
-    prompts = [prompt_of(llm, question.text) for question in asked.questions]
-    limit = options.max_new_tokens or asked.max_new_tokens
-
-    def written(model: Loaded) -> list[list[int]]:
-        task = progress.add_task(f"{report.short_name(model.name)} answers", total=len(prompts))
-        return answers(model, prompts, limit, lambda num: progress.advance(task, num))
-
-    by_llm = written(llm)
-    by_slms = [written(slm) for slm in slms]
-    task = progress.add_task("reading each other", total=len(slms) * len(prompts))
-    of_llm = [read(llm, prompt, answer) for prompt, answer in zip(prompts, by_llm, strict=True)]
+    llm = load(options.llm, pairs[names[0]].sides[Model.LLM], device, dtype)
+    slms = [load(name, pairs[name].sides[Model.SLM], device, dtype) for name in names]
+    num = len(asked.questions)
+    writing = {
+        name: progress.add_task(f"{report.short_name(name)} answers", total=num) for name in (options.llm, *names)
+    }
+    reading = progress.add_task("reading each other", total=len(slms) * num)
+    asking = Asking(
+        asked.questions,
+        options.max_new_tokens or asked.max_new_tokens,
+        lambda name, more: progress.advance(writing[name], more),
+        lambda: progress.advance(reading),
+    )
+    known: Known = {}
+    read = [samples(slm, llm, pairs[slm.name], asking, known) for slm in slms]
     timed, how = timings(llm, slms, options.latency)
-    candidates = []
-    for slm, answers_, timing in zip(slms, by_slms, timed, strict=True):
-        samples = []
-        for number, (prompt, answer, theirs) in enumerate(zip(prompts, answers_, by_llm, strict=True)):
-            own_text, llm_text = (str(llm.tokenizer.decode(tokens)) for tokens in (answer, theirs))
-            is_right = asked.questions[number].is_right or agrees(llm_text)
-            own = Text(answer, is_right(own_text), read(slm, prompt, answer), read(llm, prompt, answer))
-            other = Text(theirs, is_right(llm_text), read(slm, prompt, theirs), of_llm[number])
-            samples.append(Sample(len(prompt), own, other))
-            progress.advance(task)
-        candidates.append(predict(slm.name, slm.num_parameters, samples, timing, options.max_loss / 100))
+    candidates = [
+        predict(slm.name, slm.num_parameters, sampled, timing, options.max_loss / 100)
+        for slm, sampled, timing in zip(slms, read, timed, strict=True)
+    ]
     return asked, ranked(candidates), how
 
 

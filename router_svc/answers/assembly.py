@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
 from router_svc.answers.preparation import Prepared
 from router_svc.decoding.answer import Answer
@@ -74,16 +75,17 @@ class Assembly:
         session = SessionTokens(claimed.chunks, vocabularies)
         tokens = session.tokens
         written = chunks_of_answer(claimed.chunks, settings.start)
-        log = AnswerLog(claimed.session_id, settings, tokens, written, trace_id=trace.trace_id)
+        context = context_of(claimed.chunks, settings.start, vocabularies.answer_tokenizers)
+        log = AnswerLog(claimed.session_id, settings, context, written, trace_id=trace.trace_id)
         # Stop strings look at every token's text, which costs; without them readers alone detokenise. A tokenizer that
         # is gone meanwhile is refused here, before anything is started that would have to be ended.
-        decode = vocabularies.tokenizer(Model.LLM).decode
-        text = AnswerText(decode, log.context, settings.stop) if settings.stop else None
+        text = AnswerText(vocabularies.answer_tokenizers, context, settings.stop) if settings.stop else None
         # The journal first: it copies the usage that the store has, and the accounting then adds the claim to it.
         journal = Journal(self.store, claimed.session_id, claimed.owned, len(tokens), claimed.usage, log.show)
         accounting = Accounting(claimed.usage, started, claim_s, self.clock)
         endings = Endings(vocabularies.ends(settings.stop_token_ids), text)
-        endings.read(tokens[settings.start :])
+        for chunk in written:
+            endings.read(chunk.tokens, chunk.source.model)
         answer = Answer(settings, session, claimed.chunks, endings, journal, trace, accounting)
         # Each reads its view of the session, which the answer alone makes grow.
         workers = {

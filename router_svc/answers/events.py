@@ -8,12 +8,13 @@ also to one who has seen them. It knows no wire.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router_svc.text.answer_text import AnswerText
-from router_svc.text.detokenizer import Decode
-from router_svc.trajectory.types import Chunk, Model, SwitchReason
+from router_svc.text.detokenizer import CONTEXT_TOKENS
+from router_svc.text.tokenizer import Tokenizer
+from router_svc.trajectory.types import Chunk, Model, Source, SwitchReason, tokens_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,10 @@ class Reader:
     that is cut off lacks the token and its text, or has both. What comes before `position` is read for its text only.
     """
 
-    def __init__(self, decode: Decode, context: Sequence[int], stops: Sequence[str], position: int) -> None:
-        self._text = AnswerText(decode, context, stops)
+    def __init__(
+        self, tokenizers: Mapping[Model, Tokenizer], context: Sequence[int], stops: Sequence[str], position: int
+    ) -> None:
+        self._text = AnswerText(tokenizers, context, stops)
         self.position = position  # of the first token that the reader has not got
         self._waiting: Written | None = None
 
@@ -69,7 +72,7 @@ class Reader:
             yield Switched(model, chunk.position, chunk.switch_entropy, chunk.reason)
         if not chunk.tokens:
             return
-        texts = [self._text.push(token) for token in chunk.tokens]
+        texts = [self._text.push(token, model) for token in chunk.tokens]
         if chunk.end <= self.position:
             return
         yield from self._release("")
@@ -93,3 +96,21 @@ class Reader:
     def _give(self, written: Written) -> Iterator[Event]:
         self.position = written.position + len(written.tokens)
         yield written
+
+
+def context_of(chunks: Sequence[Chunk], position: int, tokenizers: Mapping[Model, Tokenizer]) -> array[int]:
+    """The last tokens before the answer or prompt that begins at `position`, in ids of the LLM, for its text to go on.
+
+    Where the models have a tokenizer each, those that only the SLM knows do not count: what is left goes on with a text
+    that begins anywhere.
+    """
+    found = tokens_of()
+    for chunk in reversed(chunks):
+        if chunk.position >= position or not chunk.tokens:
+            continue
+        if chunk.source is Source.SLM and tokenizers[Model.SLM] is not tokenizers[Model.LLM]:
+            return tokens_of([*tokenizers[Model.LLM].anchor, *found])[-CONTEXT_TOKENS:]
+        found = chunk.tokens[-CONTEXT_TOKENS:] + found
+        if len(found) >= CONTEXT_TOKENS:
+            break
+    return found[-CONTEXT_TOKENS:]

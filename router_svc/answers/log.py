@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from router_svc.policies.answer_settings import AnswerSettings
-from router_svc.text.answer_text import CONTEXT_TOKENS
 from router_svc.trajectory.types import Chunk, Finished, Source, joined
 from rstitch.errors import RstitchError
 
@@ -20,20 +19,20 @@ _AT_ONCE = 64
 
 
 class AnswerLog:
-    """Chunks of one answer, growing until there is an outcome; `tokens` hold the session's prompt at least."""
+    """Chunks of one answer, growing until there is an outcome; `context` are the tokens that its text goes on with."""
 
     def __init__(
         self,
         session_id: str,
         settings: AnswerSettings,
-        tokens: array[int],
+        context: array[int],
         chunks: list[Chunk],
         outcome: Finished | RstitchError | None = None,
         trace_id: str = "",
     ) -> None:
         self.session_id = session_id
         self.settings = settings
-        self.context = tokens[max(0, settings.start - CONTEXT_TOKENS) : settings.start]
+        self.context = context
         self.trace_id = trace_id
         self.outcome = outcome
         self._chunks = chunks

@@ -17,6 +17,7 @@ import structlog
 
 from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
+from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
 from router_svc.answers.preparation import Preparation
 from router_svc.answers.request import Question, Reattach, check_within
@@ -244,7 +245,9 @@ class Sessions:
         settings = AnswerSettings.from_json(header.settings)
         if header.state is State.FINISHED:
             chunks = chunks_of_answer(trajectory.chunks, settings.start)
-            return AnswerLog(asked.session_id, settings, trajectory.tokens(), chunks, header.finished)
+            tokenizers = self._preparation.pair.vocabularies.answer_tokenizers
+            context = context_of(trajectory.chunks, settings.start, tokenizers)
+            return AnswerLog(asked.session_id, settings, context, chunks, header.finished)
         prepared = await self._preparation.prepare_again(settings, asked.session_id)
         # Counted on: what the router before spent belongs to the same answer.
         usage = header.usage.copy()

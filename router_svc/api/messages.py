@@ -6,13 +6,13 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from google.protobuf import timestamp_pb2
 
-from router_svc.answers.events import Event, Switched
+from router_svc.answers.events import Event, Switched, context_of
 from router_svc.observers.guard import GuardState
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET, Budget
@@ -20,19 +20,9 @@ from router_svc.policies.early_exit import EarlyExit
 from router_svc.policies.heads import HeadState
 from router_svc.policies.kinds import Confidence, Learned, LlmOnly, Random, SlmOnly, Speculative, Threshold
 from router_svc.policies.policy import Policy
-from router_svc.text.answer_text import CONTEXT_TOKENS
-from router_svc.text.detokenizer import Decode, Detokenizer
-from router_svc.trajectory.types import (
-    Chunk,
-    Finished,
-    Header,
-    Model,
-    PromptNotes,
-    Source,
-    SwitchReason,
-    joined,
-    tokens_of,
-)
+from router_svc.text.answer_text import AnswerText
+from router_svc.text.tokenizer import Tokenizer
+from router_svc.trajectory.types import Chunk, Finished, Header, Model, PromptNotes, Source, SwitchReason, joined
 from rstitch.v1 import common_pb2, router_pb2
 
 
@@ -60,12 +50,12 @@ def encode_event(value: Event) -> router_pb2.GenerateResponse:
 
 
 def encode_trajectory(
-    header: Header, chunks: Sequence[Chunk] = (), decode: Decode | None = None
+    header: Header, chunks: Sequence[Chunk] = (), tokenizers: Mapping[Model, Tokenizer] | None = None
 ) -> router_pb2.Trajectory:
-    """A trajectory; without `chunks` it has no segments, as in a listing, and without `decode` these have no texts."""
+    """A trajectory; without `chunks` it has no segments, as in a listing, without `tokenizers` these have no texts."""
     settings = AnswerSettings.from_json(header.settings)
     segments = joined(chunks)
-    texts = _segment_texts(segments, decode) if decode is not None else [""] * len(segments)
+    texts = _segment_texts(segments, tokenizers) if tokenizers is not None else [""] * len(segments)
     return router_pb2.Trajectory(
         session_id=header.session_id,
         state=f"TRAJECTORY_STATE_{header.state.name}",
@@ -123,25 +113,24 @@ def _encode_notes(notes: PromptNotes | None) -> dict[str, Any]:
     return {"slm_prompt": of_slm, "num_read_before": notes.llm_num_before}
 
 
-def _segment_texts(segments: Sequence[Chunk], decode: Decode) -> list[str]:
+def _segment_texts(segments: Sequence[Chunk], tokenizers: Mapping[Model, Tokenizer]) -> list[str]:
     """One text for each segment, cut between characters: bytes of one character go to the segment that completes it.
 
-    Together those of an answer are what its readers got: like them, an answer begins with a detokenizer of its own,
-    which sees the last tokens before it. Nothing is held back from one answer into the next prompt.
+    Together those of an answer are what its readers got: like them, an answer begins with a text of its own, which
+    sees the last tokens before it. Nothing is held back from one answer into the next prompt.
     """
     texts: list[str] = []
-    before = tokens_of()
-    detokenizer = Detokenizer(decode)
+    text = AnswerText(tokenizers, (), ())
     for index, segment in enumerate(segments):
         if index and (segment.source is Source.PROMPT) != (segments[index - 1].source is Source.PROMPT):
-            texts[-1] += detokenizer.flush()
-            detokenizer = Detokenizer(decode, before[-CONTEXT_TOKENS:])
-        # One by one, as a reader pushed them: what the detokenizer gives for a token depends on the tokens before it
-        # alone.
-        texts.append("".join(detokenizer.push(token) for token in segment.tokens))
-        before.extend(segment.tokens)
+            texts[-1] += text.flush()
+            text = AnswerText(tokenizers, context_of(segments[:index], segment.position, tokenizers), ())
+        # A prompt is in ids of the LLM.
+        writer = Model.LLM if segment.source is Source.PROMPT else segment.source.model
+        # One by one, as a reader pushed them: what is given for a token depends on the tokens before it alone.
+        texts.append("".join(text.push(token, writer) for token in segment.tokens))
     if texts:
-        texts[-1] += detokenizer.flush()
+        texts[-1] += text.flush()
     return texts
 
 

@@ -76,7 +76,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             trace_id=log.trace_id,
         )
         yield router_pb2.GenerateResponse(started=started)
-        reader = Reader(self.pair.vocabularies.tokenizer(Model.LLM).decode, log.context, log.settings.stop, position)
+        reader = Reader(self.pair.vocabularies.answer_tokenizers, log.context, log.settings.stop, position)
         async for chunks in log.follow():
             for event in reader.read(chunks):
                 yield messages.encode_event(event)
@@ -92,9 +92,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.GetTrajectoryRequest, context: Any
     ) -> router_pb2.GetTrajectoryResponse:
         trajectory = await self.sessions.trajectory(check_session_id(request.session_id))
-        decode = self.pair.vocabularies.tokenizer(Model.LLM).decode
+        tokenizers = self.pair.vocabularies.answer_tokenizers
         # Off the event loop: the text of a long session takes longer than the answers being written may wait.
-        message = await asyncio.to_thread(messages.encode_trajectory, trajectory.header, trajectory.chunks, decode)
+        message = await asyncio.to_thread(messages.encode_trajectory, trajectory.header, trajectory.chunks, tokenizers)
         return router_pb2.GetTrajectoryResponse(trajectory=message)
 
     async def ListTrajectories(

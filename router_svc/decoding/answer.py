@@ -120,7 +120,7 @@ class Answer:
         A proposal has no `holder`: its worker has dropped it.
         """
         # Tokens behind a stop string are nobody's: the worker that holds them drops them at its next run.
-        num = self._endings.read(reply.tokens)
+        num = self._endings.read(reply.tokens, writer)
         tokens, entropies = tokens_of(reply.tokens[:num]), entropies_of(reply.entropies[:num])
         uncertainties = entropies_of(reply.uncertainties[:num])
         chunk = self._next_chunk(writer, tokens, entropies, uncertainties)

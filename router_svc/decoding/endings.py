@@ -20,14 +20,14 @@ class Endings:
     def has_stop_string(self) -> bool:
         return self.text is not None and self.text.stopped
 
-    def read(self, tokens: Sequence[int]) -> int:
-        """Looks for stop strings in tokens that are about to be kept.
+    def read(self, tokens: Sequence[int], writer: Model) -> int:
+        """Looks for stop strings in tokens of `writer` that are about to be kept.
 
         Returns: how many of them to keep: all, or up to and with the one that completes a stop string.
         """
         if self.text is not None:
             for index, token in enumerate(tokens):
-                self.text.push(token)
+                self.text.push(token, writer)
                 if self.text.stopped:
                     return index + 1
         return len(tokens)

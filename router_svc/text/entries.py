@@ -6,6 +6,7 @@ apart. It maps no ids.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,19 +20,26 @@ class Entries:
     Attributes:
         text: ids by spelling, without those of added tokens.
         added: ids of added tokens by their text, special or not.
-        by_id: spelling of each id that has one.
     """
 
     tokenizer: Tokenizer
     text: dict[str, int]
     added: dict[str, int]
-    by_id: dict[int, str]
+
+    def by_id(self, size: int) -> list[str | None]:
+        """Spelling of each id below `size`; None where there is none."""
+        top = max(size, *(max(ids.values(), default=-1) + 1 for ids in (self.text, self.added)))
+        names: list[str | None] = [None] * top
+        for ids in (self.text, self.added):
+            for spelled, token in ids.items():
+                names[token] = spelled
+        return names[:size]
 
 
 def entries_of(slm: Tokenizer, llm: Tokenizer) -> tuple[Entries, Entries]:
     """Reads both vocabularies; a model's entries that both files have alike are read once."""
-    ours = slm.entries()
-    return _entries(slm, ours), _entries(llm, ours if _alike("vocab", slm, llm) else llm.entries())
+    ours = _read(slm)
+    return _entries(slm, ours), _entries(llm, ours if _alike("vocab", slm, llm) else _read(llm))
 
 
 def difference(ours: Entries, theirs: Entries) -> str | None:
@@ -44,14 +52,22 @@ def difference(ours: Entries, theirs: Entries) -> str | None:
         kinds = " and ".join(f"{name} of {'bytes' if bytes_ else 'characters'}" for name, bytes_, *_ in algorithms)
         return f"the SLM's and the LLM's vocabularies are of different kinds ({kinds})"
     for name, one, other in (("SLM", ours, theirs), ("LLM", theirs, ours)):
-        alone = one.text.keys() - other.text.keys() - other.added.keys()
+        alone = [spelled for spelled in one.text if spelled not in other.text and spelled not in other.added]
         if alone:
             return f"{len(alone):,} text tokens, such as {min(alone)!r}, are the {name}'s alone"
-    if not ours.text.keys() & theirs.text.keys():
+    if ours.text.keys().isdisjoint(theirs.text):
         return "they have no text token in common"
     if not _equal_rules(ours, theirs):
         return "they join the same text tokens in another order"
     return None
+
+
+def _read(tokenizer: Tokenizer) -> dict[str, int]:
+    """Ids by spelling of the model's own entries. To ask the library for them takes several times as long."""
+    vocab = _value(tokenizer, "vocab")
+    if isinstance(vocab, list):  # Unigram: pieces and scores, in the order of their ids
+        return {piece: token for token, (piece, _) in enumerate(vocab)}
+    return dict(vocab or {})
 
 
 def _entries(tokenizer: Tokenizer, entries: dict[str, int]) -> Entries:
@@ -59,9 +75,13 @@ def _entries(tokenizer: Tokenizer, entries: dict[str, int]) -> Entries:
     text = dict(entries)
     for spelled in added:
         text.pop(spelled, None)
-    by_id = {token: spelled for spelled, token in text.items()}
-    by_id.update((token, spelled) for spelled, token in added.items())
-    return Entries(tokenizer, text, added, by_id)
+    return Entries(tokenizer, text, added)
+
+
+def _value(tokenizer: Tokenizer, key: str) -> Any:
+    """What the model's file has under a key; None if it does not have it."""
+    text = tokenizer.model_from(key).decode().lstrip()
+    return json.JSONDecoder().raw_decode(text)[0] if text else None
 
 
 def _alike(key: str, slm: Tokenizer, llm: Tokenizer) -> bool:
@@ -75,16 +95,16 @@ def _equal_rules(ours: Entries, theirs: Entries) -> bool:
     slm, llm = ours.tokenizer, theirs.tokenizer
     kind = slm.algorithm()[0]
     if kind == "BPE":
-        return _alike("merges", slm, llm) or _merges(slm.model_file()) == _merges(llm.model_file())
+        return _alike("merges", slm, llm) or _merges(slm) == _merges(llm)
     if kind == "Unigram":
         return _alike("vocab", slm, llm) or _scores(ours) == _scores(theirs)
     return True
 
 
-def _merges(model: dict[str, Any]) -> list[tuple[str, ...]]:
+def _merges(tokenizer: Tokenizer) -> list[list[str]]:
     """Files of earlier releases have each merge as one string with a space."""
-    return [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+    return [merge.split(" ") if isinstance(merge, str) else merge for merge in _value(tokenizer, "merges")]
 
 
 def _scores(side: Entries) -> dict[str, float]:
-    return {piece: score for piece, score in side.tokenizer.model_file()["vocab"] if piece in side.text}
+    return {piece: score for piece, score in _value(side.tokenizer, "vocab") if piece in side.text}

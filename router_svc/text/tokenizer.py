@@ -7,9 +7,8 @@ Chat templates are `template`'s, conversations `conversation`'s. It does not tur
 from __future__ import annotations
 
 import functools
-import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ import grpc
 from tokenizers import Tokenizer as HfTokenizer
 
 from router_svc.policies.early_exit import ExitStyle
+from router_svc.text.continuation import continuing
 from router_svc.text.template import ChatTemplate
 from router_svc.text.turns import Message, Turn
 from router_svc.trajectory.types import tokens_of
@@ -26,6 +26,23 @@ from rstitch.errors import RstitchError
 _MAX_CONTAINING = 8192
 # Pieces of text whose tokens are remembered: to look one up goes through the whole vocabulary.
 _MAX_REMEMBERED = 64
+# Tokens whose text is remembered: a detokenizer asks for it after each token, and answers use the same few again.
+_MAX_TEXTS = 16384
+# Texts of which the tokens of one can stand before others, so that these do not begin a text.
+_ANCHORS = ("a", "e", "0", ".", "x")
+# Texts of the kinds that a tokenizer may not give back as they were.
+_PROBES = (
+    "The answer is 12.",
+    " one  two   three ",
+    "\n\n  indented\n\ttabbed\r\n",
+    "naïve Façade ÀÉÎ",
+    "e\u0301 a\u0308 \u1112\u1161\u11ab",
+    "日本語と中文。 한국어 العربية",
+    "x² ≤ ½ → \\boxed{12}",
+    "👩\u200d👩\u200d👧 🏳️\u200d🌈!",
+    "3.14159 + 1,000 = 12345",
+    "def f(x):\n    return {'a': [x, *y]}  # <b> isn't [UNK] , is it ?",
+)
 
 
 class TooCommon(ValueError):
@@ -56,6 +73,8 @@ class Tokenizer:
         template: the model's chat templates.
         exit_style: how the models' folders say that they answer early.
         containing: returns the tokens whose text contains a piece of text. Raises TooCommon. Slow the first time.
+        text_of: returns the text of a single token that begins a text, as `decode` does.
+        special: by id, how the special tokens are spelled, which `decode` leaves out.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
@@ -76,10 +95,66 @@ class Tokenizer:
         self._data = files.data
         self.exit_style = files.early_exit
         self.containing = functools.lru_cache(_MAX_REMEMBERED)(self._containing)
+        self.text_of = functools.lru_cache(_MAX_TEXTS)(lambda token: self.decode([token]))
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._added: dict[int, str] = {token: entry.content for token, entry in added.items()}
+        self.special: Mapping[int, str] = {token: entry.content for token, entry in added.items() if entry.special}
 
     def encode(self, text: str, *, begins: bool) -> array[int]:
-        """Tokens of raw text; where it `begins` a session, with those that the tokenizer puts first, such as BOS."""
-        return tokens_of(self._tokenizer.encode(text, add_special_tokens=begins).ids)
+        """Tokens of raw text; special tokens that it spells become those tokens.
+
+        Where it `begins` a session, it is tokenized as the tokenizer does it, with what that puts first, such as BOS or
+        a space. Where not, it goes on with the text before as it is: nothing is put first, and if the vocabulary can
+        spell every text, `spelled_answer` gives exactly this one back.
+        """
+        if begins:
+            return tokens_of(self._tokenizer.encode(text, add_special_tokens=True).ids)
+        return tokens_of(self._as_is.encode(text, add_special_tokens=False).ids)
+
+    def encode_rendered(self, text: str, *, begins: bool) -> array[int]:
+        """Tokens of what a template rendered: special tokens that it spells become those tokens, and none are added.
+
+        With `begins` it is a whole conversation, tokenized as transformers does it; without, the end of one: its tokens
+        are those that the whole has there. A text that goes on behind a special token is to begin with that token, as
+        it may change what follows; the caller drops it again.
+        """
+        if begins or self._within is self._tokenizer:
+            return tokens_of(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        encoding = self._within.encode(text, add_special_tokens=False)
+        # Up to the first added token the text goes on with what was there. What follows that token is where the
+        # tokenizer may put a space in the middle of a text, too.
+        for index, (token, (start, _)) in enumerate(zip(encoding.ids, encoding.offsets, strict=True)):
+            if token in self._added:
+                rest = self._tokenizer.encode(text[start:], add_special_tokens=False).ids
+                return tokens_of([*encoding.ids[:index], *rest])
+        return tokens_of(encoding.ids)
+
+    @functools.cached_property
+    def _as_is(self) -> Any:
+        return continuing(self._tokenizer, as_is=True)
+
+    @functools.cached_property
+    def _within(self) -> Any:
+        return continuing(self._tokenizer, as_is=False)
+
+    @functools.cached_property
+    def anchor(self) -> tuple[int, ...]:
+        """A token with the text of a whole character, for others to come behind it; empty if there is none.
+
+        Many decoders drop a space at the beginning of what they are given, and some take a run of tokens that are bytes
+        for no characters at all if one byte of it is wrong: behind this token neither happens.
+        """
+        for text in _ANCHORS:
+            tokens = self.encode(text, begins=False)
+            is_byte = len(tokens) == 1 and (self.spelling(tokens[0]) or "").startswith("<0x")
+            if len(tokens) == 1 and not is_byte and self.decode(tokens) == text:
+                return tuple(tokens)
+        return ()
+
+    def decode_within(self, tokens: Sequence[int]) -> str:
+        """Text of tokens in the middle of a text, without special tokens: no space at their beginning is dropped."""
+        anchor = self.anchor
+        return self.decode([*anchor, *tokens])[len(self.decode(anchor)) :]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, without special tokens; U+FFFD where bytes are no characters."""
@@ -90,6 +165,34 @@ class Tokenizer:
         """Text of tokens with the special ones spelled out, such as the mark that ends the thinking."""
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=False)
         return text
+
+    def spelled_answer(self, tokens: Sequence[int], stop_tokens: Container[int]) -> str:
+        """What an answer's tokens say to a model with another vocabulary: their text in the middle of a text.
+
+        Special tokens are spelled out, such as the mark that ends the thinking, but `stop_tokens` are left out. The
+        other tokenizer's `encode` goes on with it.
+        """
+        pieces: list[str] = []
+        run: list[int] = []
+        for token in tokens:
+            if token in stop_tokens:
+                continue
+            if token in self._added:
+                pieces += [self.decode_within(run), self._added[token]]
+                run = []
+            else:
+                run.append(token)
+        return "".join([*pieces, self.decode_within(run)])
+
+    def round_trips(self) -> str | None:
+        """Returns the first of a few texts that does not come back from its tokens as it was; None if all do.
+
+        Models whose vocabularies have nothing in common hand over through text, which must stay as it is.
+        """
+        for text in _PROBES:
+            if self.spelled_answer(self.encode(text, begins=False), ()) != text:
+                return text
+        return None
 
     def spelling(self, token: int) -> str | None:
         """The token as the vocabulary writes it (a space may be another character there); None beyond its end."""
@@ -102,18 +205,24 @@ class Tokenizer:
         return found
 
     def size(self) -> int:
-        size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        return size
+        """One more than the highest id: there may be ids below it without a token."""
+        return self._ids[-1] + 1 if self._ids else 0
+
+    @functools.cached_property
+    def _ids(self) -> list[int]:
+        """All ids that have a token, sorted."""
+        return sorted(set(self._tokenizer.get_vocab(with_added_tokens=True).values()))
 
     @functools.cached_property
     def _texts(self) -> list[str]:
-        """Text that each token of the vocabulary has by itself, by token id."""
-        tokens = [[token] for token in range(self.size())]
-        texts: list[str] = self._tokenizer.decode_batch(tokens, skip_special_tokens=False)
-        return texts
+        """Text that each of `_ids` has in the middle of a text."""
+        begun = [[*self.anchor, token] for token in self._ids]
+        texts: list[str] = self._tokenizer.decode_batch(begun, skip_special_tokens=False)
+        skip = len(self.decode(self.anchor))
+        return [text[skip:] for text in texts]
 
     def _containing(self, text: str) -> frozenset[int]:
-        found = [token for token, own in enumerate(self._texts) if text in own]
+        found = [token for token, own in zip(self._ids, self._texts, strict=True) if text in own]
         if len(found) > _MAX_CONTAINING:
             raise TooCommon(len(found))
         return frozenset(found)
@@ -122,18 +231,9 @@ class Tokenizer:
         """Tokens of a whole conversation, up to where the assistant speaks. Raises RstitchError (field `chat`)."""
         return self.encode_rendered(self.template.render(messages, Turn()), begins=True)
 
-    def encode_rendered(self, text: str, *, begins: bool) -> array[int]:
-        """Tokens of what a template rendered: it writes the special tokens itself."""
-        return tokens_of(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def entries(self) -> dict[str, int]:
-        """Ids of the model's own entries by their spelling; there may be holes between them. Slow: it is a copy."""
-        entries: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=False)
-        return entries
-
     def added_tokens(self) -> dict[str, int]:
         """Ids of added tokens by their text, special or not; some of them may be entries as well."""
-        return {token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items()}
+        return {text: token for token, text in self._added.items()}
 
     def eos_token(self) -> int | None:
         eos: int | None = self._tokenizer.token_to_id(self._special.get("eos_token", ""))
@@ -147,25 +247,6 @@ class Tokenizer:
         return (type(model).__name__, is_byte_level, *(getattr(model, mark, None) or None for mark in marks))
 
     def model_from(self, key: str) -> bytes:
-        """The file from a key of its model on, unread; empty if there is no such key."""
+        """The file from the value of its model's `key` on, unread; empty if there is no such key."""
         # A quote inside of a string is escaped, so this is no text of a token.
-        at = self._data.find(f'"{key}":'.encode())
-        return self._data[at:] if at >= 0 else b""
-
-    def model_file(self) -> dict[str, Any]:
-        """The model as the file has it. Slow."""
-        model: dict[str, Any] = json.loads(self._data)["model"]
-        return model
-
-
-def first_difference(slm: Tokenizer, llm: Tokenizer) -> str | None:
-    """Says which token id first means something else to the two models; None if they share a vocabulary."""
-    for token in range(max(slm.size(), llm.size())):
-        ours, theirs = slm.spelling(token), llm.spelling(token)
-        if ours != theirs:
-            return f"token id {token} is {_shown(ours)} to the SLM and {_shown(theirs)} to the LLM"
-    return None
-
-
-def _shown(spelling: str | None) -> str:
-    return "nothing" if spelling is None else repr(spelling)
+        return self._data.partition(f'"{key}":'.encode())[2]

@@ -135,11 +135,7 @@ class MappedView(View):
         return self._vocabularies.to_slm(tokens)
 
     def own_ends(self, ends: Iterable[int]) -> frozenset[int]:
-        # More than one of the SLM's stop tokens may be the same one of the LLM's.
-        ends, slm = frozenset(ends), self._vocabularies.sides[Model.SLM]
-        return super().own_ends(ends) | {
-            token for token in slm.stop_tokens if token < slm.size and self.to_answer([token])[0] in ends
-        }
+        return self._vocabularies.ends_of_slm(ends)
 
     def to_answer(self, tokens: Iterable[int]) -> list[int]:
         return self._vocabularies.to_llm(tokens)

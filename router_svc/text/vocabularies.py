@@ -56,12 +56,25 @@ class Vocabularies:
         """The model's own tokenizer; one object for both where they do not differ in anything."""
         return self.sides[model].tokenizer
 
+    @property
+    def answer_tokenizers(self) -> Mapping[Model, Tokenizer]:
+        """What reads an answer's tokens, by their writer: one object for both where the answer is in ids of the LLM."""
+        if self.is_through_text:
+            return {model: side.tokenizer for model, side in self.sides.items()}
+        return dict.fromkeys(Model, self.sides[Model.LLM].tokenizer)
+
     def to_slm(self, tokens: Iterable[int]) -> array[int]:
         """The SLM's ids for the LLM's; those without a counterpart are left out."""
         if not self.is_mapped:
             return tokens if isinstance(tokens, array) else tokens_of(tokens)
         to_slm, num = self.matching.to_slm, len(self.matching.to_slm)
         return tokens_of(own for token in tokens if token < num and (own := to_slm[token]) != NO_TOKEN)
+
+    def ends_of_slm(self, ends: Iterable[int]) -> frozenset[int]:
+        """The SLM's ids that are one of these of the LLM's: of its stop tokens, more than one may be the same."""
+        ends, own = frozenset(ends), self.sides[Model.SLM]
+        alike = {token for token in own.stop_tokens if token < own.size and self.to_llm([token])[0] in ends}
+        return frozenset(self.to_slm(ends)) | alike
 
     def to_llm(self, tokens: Iterable[int]) -> list[int]:
         """The LLM's ids for the SLM's. Raises RstitchError (PROTOCOL) for one that the SLM was not to write."""

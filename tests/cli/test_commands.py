@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from rstitch.v1 import router_pb2
 from tests.cli.conftest import Run
 from tests.support.fake_router import FakeRouter
+from tests.support.toy import unstitchable_files
 
 
 def lines(text: str) -> list[dict[str, object]]:
@@ -217,11 +219,13 @@ def test_usage_errors_have_code_2(run: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_up_names_why_two_models_do_not_fit_within_seconds(run: Run) -> None:
-    other = Path(__file__).parents[2] / "models" / "tiny-programs-slm"
+def test_up_names_why_two_models_do_not_fit_within_seconds(run: Run, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(Path(__file__).parents[2] / "models" / "tiny-slm-xs", other)
+    (other / "tokenizer.json").write_bytes(unstitchable_files().data)
     result = run("up", "--slm-model", str(other), "--port", "0", "--timeout", "110")
     assert result.exit_code == 1
-    assert "the two models do not share one tokenizer: " in result.stderr.splitlines()[-1]
+    assert "the two models cannot be stitched: " in result.stderr.splitlines()[-1]
 
 
 def test_up_names_a_redis_that_does_not_answer_before_anything_is_started(run: Run) -> None:

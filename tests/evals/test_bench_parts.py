@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from evals.asking.record import Record
 from evals.asking.stacks import add_stack_arguments
-from evals.bench import cores, engine, page
+from evals.bench import checkouts, cores, engine, page
 from evals.bench.outside import fit
 from evals.bench.replay_stack import SYSTEMS, Replayed, cache_args, numbered, replay_stack
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
@@ -28,6 +28,7 @@ from model_worker.engine.forward.loader import load
 from model_worker.settings import WorkerSettings
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Source, SwitchReason
+from rstitch.local.part import StackError
 
 TINY = [str(ROOT / "models" / name) for name in ("tiny-slm", "tiny-llm")]
 
@@ -218,3 +219,27 @@ def test_a_section_is_added_once_and_then_replaced(tmp_path: Path, monkeypatch: 
     text = page.PAGE.read_text()
     assert text.count("second") == text.count(":begin") == 2
     assert "first" not in text
+
+
+def test_a_checkout_beside_itself_is_as_fast(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    checkouts.add_arguments(parser)
+    small = ["--n", "2", "--blocks", "2", "--rounds", "1", "--concurrency", "1", "2", "--systems", "slm_only"]
+    small += ["--max-new-tokens", "16", "--json", str(tmp_path / "found")]
+    assert checkouts.run(parser.parse_args([str(ROOT), *small])) == 0
+    found = json.loads((tmp_path / "found").read_text())
+    assert [(row["sessions"], row["system"], row["pairs"]) for row in found["rows"]] == [
+        (1, "slm_only", 2),
+        (2, "slm_only", 2),
+    ]
+    assert len(found["records"]) == 2 * (2 + 4)
+    for row in found["rows"]:
+        assert 0 < row["ratio"]["low"] <= row["ratio"]["value"] <= row["ratio"]["high"]
+    with pytest.raises(StackError, match="no checkout"):
+        checkouts.run(parser.parse_args([str(tmp_path)]))
+
+
+def test_the_ratio_of_pairs_forgives_what_hits_both() -> None:
+    before = [1.0, 5.0, 2.0, 40.0, 3.0]
+    found = checkouts.median_ratio([1.1 * ms for ms in before], before)
+    assert (found.low, found.value, found.high) == pytest.approx((1.1, 1.1, 1.1))

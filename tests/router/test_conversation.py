@@ -8,9 +8,11 @@ import pytest
 
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.turns import Message
+from router_svc.trajectory.types import Model
+from rstitch.client.chats import struct
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, ask_for, chat, check_kept, stored, take, threshold
-from tests.support.toy import STOP, ToyModel, algorithm_1, make_tokenizer_files
+from tests.support.toy import CHAT_TEMPLATE, STOP, ToyModel, algorithm_1, make_tokenizer_files
 from tests.support.toy_stack import Stack
 
 TOKENIZER = Tokenizer(make_tokenizer_files())
@@ -89,6 +91,33 @@ async def test_stop_strings_end_the_answer_before_them(stack: Stack, stop: list[
     assert (again.tokens, again.text) == (answer.tokens, answer.text)
 
 
+@pytest.mark.parametrize(("stop", "text"), [("<|pad|>", "one "), ("e <|pad|>t", "on"), ("|pad|", "one two")])
+async def test_a_special_token_in_a_stop_string_ends_the_answer(stack: Stack, stop: str, text: str) -> None:
+    stack.slm.model = stack.llm.model = says("one <|pad|>two")
+    stub = await stack.stub(await stack.router())
+    answer = await ask_chat(stub, "?", stop=[stop], policy=threshold(0.5))
+    assert answer.error is None
+    assert (answer.text, answer.finished.reason) == (text, 1 if text == "one two" else 2)
+    await check_kept(stub, answer)
+    for position in range(answer.num_prompt_tokens, len(answer.tokens)):
+        again = await take(stub, router_pb2.GenerateRequest(session_id=answer.session_id, resume_from=position))
+        assert answer.text.endswith(again.text)
+        assert again.tokens == answer.tokens[position - answer.num_prompt_tokens :]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+async def test_an_answer_completes_a_character_of_the_prompt(stack: Stack, cut: int) -> None:
+    [before] = TOKENIZER.encode("a", begins=True)
+    tokens = [before, *TOKENIZER.encode("👩b", begins=False), STOP]
+    stack.slm.model = stack.llm.model = ToyModel(5, choose=lambda prefix: tokens[len(prefix)])
+    stub = await stack.stub(await stack.router())
+    answer = await take(stub, ask_for(tokens[: 1 + cut]))
+    assert answer.error is None
+    assert (answer.tokens, answer.text) == (tokens[1 + cut :], "👩b")
+    segments = (await check_kept(stub, answer)).segments
+    assert "".join(segment.text for segment in segments[1:]) == "👩b"
+
+
 async def test_what_an_answer_took_is_known_at_a_stop_string_too(stack: Stack) -> None:
     stack.slm.model = stack.llm.model = says("one two\nthree four", ends=False)
     stack.slm.delay_s = 0.002
@@ -152,3 +181,71 @@ async def test_the_list_is_newest_first_and_pages_hold_each_once(stack: Stack) -
         if not token:
             break
     assert listed == names[::-1]
+
+
+DROPS = CHAT_TEMPLATE.replace("{{ message['content'] }}", "{{ message['content'].split('</t>')[-1] }}")
+
+
+@pytest.mark.parametrize("of_slm", [DROPS, CHAT_TEMPLATE])
+async def test_what_a_template_drops_of_earlier_answers_its_model_does_not_read(stack: Stack, of_slm: str) -> None:
+    """Each worker holds what its own template makes of the whole conversation, also behind another router."""
+    assert DROPS != CHAT_TEMPLATE
+    files = {
+        Model.SLM: make_tokenizer_files(chat_template=of_slm),
+        Model.LLM: make_tokenizer_files(chat_template=DROPS),
+    }
+    workers = {Model.SLM: stack.slm, Model.LLM: stack.llm}
+    for model, worker in workers.items():
+        await worker.stop()
+        worker.files, worker.model, worker.evict_share = files[model], says("hm so</t>ok"), 0
+        await worker.start()
+    stub = await stack.stub(await stack.router(catch_up_tokens=1))
+    other = await stack.stub(await stack.router(catch_up_tokens=1))
+    said = [("user", "Hallo")]
+    fields: dict[str, Any] = {"policy": {"random": {"slm_probability": 0.5, "seed": 1}}, "session_id": "s"}
+    for turn, text in enumerate(("Und?", "So.", "Gut.")):
+        answer = await take(stub if turn % 2 else other, ask_for(chat=chat(said[-1]), **fields))
+        assert answer.error is None
+        assert answer.text == "hm so</t>ok"
+        trajectory = await check_kept(stub, answer)
+        for model, worker in workers.items():
+            whole = Tokenizer(files[model]).chat([Message(role, content) for role, content in said])
+            held = worker.sessions["s"]
+            assert len(held) > len(whole)
+            assert held == [*whole, *answer.tokens][: len(held)]
+        prompts = [segment for segment in trajectory.segments if segment.source == router_pb2.SOURCE_PROMPT]
+        assert [segment.HasField("num_read_before") for segment in prompts] == [False] + [True] * turn
+        assert any(segment.HasField("slm_prompt") for segment in prompts) == (of_slm != DROPS and turn > 0)
+        said += [("assistant", answer.text), ("user", text)]
+
+
+async def test_what_goes_with_a_chat_reaches_each_template_and_stays_for_later_turns(stack: Stack) -> None:
+    template = (
+        "{% if tools is not none %}{{ tools | tojson }}{% endif %}"
+        "{% for one in documents or [] %}{{ one.text }}{% endfor %}{{ mood }}{{ eos_token }}"
+        + CHAT_TEMPLATE.replace("['system',", "['tool', 'system',")
+    )
+    tokenizer = Tokenizer(make_tokenizer_files(chat_template=template))
+    for worker in (stack.slm, stack.llm):
+        await worker.stop()
+        worker.files, worker.model = make_tokenizer_files(chat_template=template), says("Well ok")
+        await worker.start()
+    stub = await stack.stub(await stack.router())
+    asked: dict[str, Any] = {
+        "tools": [struct({"type": "function", "function": {"name": "f", "parameters": {"n": 1}}})],
+        "documents": [struct({"title": "t", "text": "Book."})],
+        "chat_template_kwargs": struct({"mood": "calm", "n": 3}),
+    }
+    begun = [{"role": "user", "text_parts": ["Hal", "lo"]}, {"role": "assistant", "content": "Well "}]
+    first = await take(stub, ask_for(chat={"messages": begun, **asked}))
+    assert first.text == "ok"
+    result = {"role": "tool", "content": "10", "fields": struct({"tool_call_id": "a"})}
+    second = await take(stub, ask_for(chat={"messages": [result]}, session_id=first.session_id))
+    assert second.error is None
+    trajectory = await check_kept(stub, second)
+    head = '[{"type": "function", "function": {"name": "f", "parameters": {"n": 1}}}]Book.calm<|end|>'
+    read = [token for segment in trajectory.segments for token in segment.tokens][: second.num_prompt_tokens]
+    assert tokenizer.spelled(read[: first.num_prompt_tokens]) == (head + "<|user|>Hal\nlo<|end|>\n<|assistant|>Well ")
+    assert tokenizer.spelled(read) == (
+        head + "<|user|>Hal\nlo<|end|>\n<|assistant|>Well ok<|end|>\n<|tool|>10<|end|>\n<|assistant|>"
+    )

@@ -6,15 +6,13 @@ import random
 from itertools import pairwise
 
 import pytest
-from tokenizers import Tokenizer as HfTokenizer
-from tokenizers import decoders, models
 
 from router_svc.answers.events import Reader, Switched, Written
 from router_svc.text.answer_text import AnswerText
 from router_svc.text.detokenizer import Detokenizer
 from router_svc.text.stop_strings import StopStrings
 from router_svc.text.tokenizer import Tokenizer
-from router_svc.trajectory.types import Chunk, Source, SwitchReason, entropies_of, joined, tokens_of
+from router_svc.trajectory.types import Chunk, Model, Source, SwitchReason, entropies_of, joined, tokens_of
 from tests.support.toy import make_tokenizer_files
 
 TOKENIZER = Tokenizer(make_tokenizer_files())
@@ -23,14 +21,14 @@ TEXTS = ["plain", "naïve café", "日本語のテキスト", "a👩‍👩‍�
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_pieces_join_to_the_text_and_no_character_is_cut(text: str) -> None:
-    detokenizer = Detokenizer(TOKENIZER.decode)
+    detokenizer = Detokenizer(TOKENIZER)
     pieces = [detokenizer.push(token) for token in TOKENIZER.encode(text, begins=True)]
     assert "".join(pieces) + detokenizer.flush() == text
     assert not any("\ufffd" in piece for piece in pieces)
 
 
 def test_special_tokens_have_no_text() -> None:
-    detokenizer = Detokenizer(TOKENIZER.decode)
+    detokenizer = Detokenizer(TOKENIZER)
     tokens = [0, *TOKENIZER.encode("a", begins=False), 3, 3, *TOKENIZER.encode("é", begins=False), 0]
     assert "".join(detokenizer.push(token) for token in tokens) + detokenizer.flush() == "aé"
 
@@ -39,31 +37,19 @@ def test_random_bytes_give_what_decoding_all_at_once_gives() -> None:
     rng = random.Random(4)
     for _ in range(200):
         tokens = [rng.randrange(260) for _ in range(rng.randrange(1, 14))]
-        detokenizer = Detokenizer(TOKENIZER.decode)
+        detokenizer = Detokenizer(TOKENIZER)
         got = "".join(detokenizer.push(token) for token in tokens) + detokenizer.flush()
         assert got == TOKENIZER.decode(tokens)
 
 
 def test_endless_garbage_is_let_out_and_the_text_after_it_is_whole() -> None:
     continuation = TOKENIZER.encode("é", begins=False)[1]
-    detokenizer = Detokenizer(TOKENIZER.decode)
+    detokenizer = Detokenizer(TOKENIZER)
     pieces = [detokenizer.push(continuation) for _ in range(500)]
     assert max(map(len, pieces)) < 40
     assert sum(map(len, pieces)) > 450
     pieces += [detokenizer.push(token) for token in TOKENIZER.encode("日本", begins=False)]
     assert "".join(pieces).endswith("日本")
-
-
-def test_byte_fallback_decoders_are_held_back_too() -> None:
-    spelled = ["▁a", "▁b", *(f"<0x{byte:02X}>" for byte in "é€".encode())]
-    vocab = {token: index for index, token in enumerate(spelled)}
-    raw = HfTokenizer(models.BPE(vocab, [], byte_fallback=True))
-    raw.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    detokenizer = Detokenizer(lambda tokens: raw.decode(list(tokens)), context=[0])
-    pieces = [detokenizer.push(token) for token in [1, 2, 3, 1, 4, 5, 6, 0]]
-    assert pieces == [" b", "", "é", " b", "", "", "€", " a"]
 
 
 def naive_stop(text: str, stops: list[str]) -> tuple[str, bool]:
@@ -107,7 +93,7 @@ def chunks_of(tokens: list[int], rng: random.Random) -> list[Chunk]:
 
 def read_all(chunks: list[Chunk], stops: list[str], position: int, upto: int | None) -> tuple[list[object], Reader]:
     """Events one by one: a token each, its text, and switches; up to `upto` tokens, or to the end."""
-    reader = Reader(TOKENIZER.decode, [], stops, position)
+    reader = Reader(dict.fromkeys(Model, TOKENIZER), [], stops, position)
     events: list[object] = []
     for event in [*reader.read(chunks), *(reader.end() if upto is None else ())]:
         if isinstance(event, Switched):
@@ -131,9 +117,9 @@ def test_a_reader_who_comes_back_gets_exactly_the_rest(stops: list[str]) -> None
     for _ in range(150):
         text = "".join(rng.choice("abcé日👩") for _ in range(rng.randrange(1, 12)))
         tokens = list(TOKENIZER.encode(text, begins=True))[: rng.randrange(1, 30)]
-        finder = AnswerText(TOKENIZER.decode, [], stops)
+        finder = AnswerText(dict.fromkeys(Model, TOKENIZER), [], stops)
         for index, token in enumerate(tokens):
-            finder.push(token)
+            finder.push(token, Model.SLM)
             if finder.stopped:  # as the decode loop does
                 tokens = tokens[: index + 1]
                 break
