@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import structlog
 import torch
@@ -18,6 +19,7 @@ from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.engine.shared_layers.model import load_shared
 from model_worker.engine.types import Limits, PrefixCache
 from model_worker.settings import WorkerSettings
+from model_worker.tokenizer import TokenizerFiles
 from rstitch.errors import invalid
 
 _log = structlog.get_logger(__name__)
@@ -25,7 +27,7 @@ _NOBODY_ELSE: AbstractContextManager[None] = nullcontext()
 
 
 def build(
-    settings: WorkerSettings, vocab_size: int, alone: AbstractContextManager[None] = _NOBODY_ELSE
+    settings: WorkerSettings, tokenizer: TokenizerFiles, alone: AbstractContextManager[None] = _NOBODY_ELSE
 ) -> tuple[LoadedModel, Engine]:
     """Loads the model and makes its engine, with its step costs measured. Raises UnsupportedModel.
 
@@ -45,13 +47,15 @@ def build(
     if settings.random_weights is not None:
         _log.warning("random weights: for benchmarks only", model=settings.model, seed=settings.random_weights)
     loaded = load(settings.model, getattr(torch, name), device, settings.context_length, settings.random_weights)
+    vocab_size = _vocab_size(settings.model, loaded, tokenizer)
+    loaded = replace(loaded, stop_tokens=_stop_tokens(loaded, tokenizer, vocab_size))
     shared = load_shared(settings.model, loaded.module) if settings.shared_listen else None
     page_size = settings.page_size or default_page_size(
         device, loaded.dtype, loaded.shapes, settings.attention, batch_invariant=settings.batch_invariant
     )
     num_pages = _num_pages(settings, loaded, page_size, shared.bytes_per_token if shared is not None else 0)
     limits = Limits(
-        vocab_size=min(vocab_size, loaded.num_logits),
+        vocab_size=vocab_size,
         context_length=min(loaded.context_length, num_pages * page_size),
         num_pages=num_pages,
         page_size=page_size,
@@ -83,6 +87,26 @@ def build(
         points = {f"rows_{c.num_rows}_tokens_{c.num_tokens_per_row}_us": c.step_us for c in engine.costs.step_costs}
         _log.info("steps measured", **points)
     return loaded, engine
+
+
+def _vocab_size(model: str, loaded: LoadedModel, tokenizer: TokenizerFiles) -> int:
+    """Returns the number of tokens that the tokenizer has and the model has rows for; warns where these differ."""
+    num_rows = min(loaded.num_logits, loaded.num_embeddings)
+    if num_rows < tokenizer.vocab_size:
+        _log.warning(
+            "the tokenizer has more tokens than the model has rows: ids from the number of rows on are refused",
+            model=model,
+            num_tokens=tokenizer.vocab_size,
+            num_rows=num_rows,
+        )
+    return min(num_rows, tokenizer.vocab_size)
+
+
+def _stop_tokens(loaded: LoadedModel, tokenizer: TokenizerFiles, vocab_size: int) -> frozenset[int]:
+    """Returns what ends an answer by the model's files or by its tokenizer's: chat models often have it in one only."""
+    eos = tokenizer.eos_token_id
+    stops = loaded.stop_tokens if eos is None else loaded.stop_tokens | {eos}
+    return frozenset(token for token in stops if 0 <= token < vocab_size)
 
 
 def _prefix_cache(settings: WorkerSettings, device: torch.device) -> PrefixCache:

@@ -103,7 +103,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
         _refuse_with_shared_layers(role, settings)
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
-    loaded, engine = build(settings, tokenizer.vocab_size, turns.alone() if turns is not None else nullcontext())
+    loaded, engine = build(settings, tokenizer, turns.alone() if turns is not None else nullcontext())
     batching, cores = make_batching(settings, engine), _cores(role, settings, loaded)
     driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, batching, turns, cores)
     metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
@@ -111,6 +111,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     files = worker_pb2.GetTokenizerResponse(
         data=tokenizer.data,
         chat_template=tokenizer.chat_template,
+        named_templates=tokenizer.named_templates,
         special_tokens=tokenizer.special_tokens,
         early_exit=worker_pb2.ExitStyle(**asdict(tokenizer.early_exit)),
     )

@@ -133,6 +133,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             chat_template=self._tokenizer.chat_template,
             special_tokens=dict(self._tokenizer.special_tokens),
             early_exit=self._tokenizer.early_exit,
+            named_templates=dict(self._tokenizer.named_templates),
         )
         for start in range(_TOKENIZER_CHUNK_BYTES, len(data), _TOKENIZER_CHUNK_BYTES):
             yield worker_pb2.GetTokenizerResponse(data=data[start : start + _TOKENIZER_CHUNK_BYTES])

@@ -145,5 +145,5 @@ def llm_engine(options: argparse.Namespace, kv_tokens: int) -> Engine:
         "--threads", str(options.threads), "--kv-tokens", str(kv_tokens), *flags.worker, *flags.llm,
     ])
     # fmt: on
-    _, engine = build(settings, load_tokenizer(llm).vocab_size)
+    _, engine = build(settings, load_tokenizer(llm))
     return engine

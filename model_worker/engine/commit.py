@@ -27,6 +27,8 @@ from model_worker.engine.types import (
     TokenKept,
 )
 
+_NOT_FINITE = "the model's logits are not finite."
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Committer:
@@ -38,26 +40,63 @@ class Committer:
     _stop_tokens: frozenset[int]  # the model's own; a run may name others
     _counters: Counters  # the engine's; kept tokens are counted here
 
-    def commit(self, rows: Sequence[Row], outcome: Outcome | None) -> list[Event]:
-        """Returns the events of a step; `outcome` is None where no row asked for a distribution."""
+    def commit(self, rows: Sequence[Row], outcome: Outcome | None, spoilt: Sequence[Row] = ()) -> list[Event]:
+        """Returns the events of a step; `outcome` is None where no row asked for a distribution.
+
+        `spoilt` rows asked for none, and left in the cache what is not finite.
+        """
         # The outcome has the distributions of the rows that ask for one, in the order of the rows:
         #
         #   rows      decode | chunk of a prompt | its last chunk | catch-up | draft of 2 tokens
         #   outcome   0      |                   | 1              |          | 2, 3, 4
         events: list[Event] = []
         index = 0
+        all_finite = not spoilt and (outcome is None or not math.isnan(sum(outcome.choices.entropies)))
         for row in rows:
-            run = row.run
-            run.computed(row.num_tokens)
-            if row.is_last and not run.request.wants_token:
-                events.append(self.finish(run, FinishReason.LENGTH))
-            elif row.is_last:
-                assert outcome is not None
-                num_asked = run.num_asked  # before the draft is verified: then it is gone
-                events += (self._verify if run.request.draft else self._advance)(run, outcome, index)
-                index += num_asked
-            self._table.offer(run.session)  # now that nothing of it is on trial, and what is not finite is forgotten
+            num_asked = row.run.num_asked if row.is_last else 0  # before a draft is verified: then it is gone
+            if all_finite or _is_finite(row, outcome, range(index, index + num_asked), spoilt):
+                events += self._commit_row(row, outcome, index)
+            elif len(rows) > 1:
+                # It may have read, masked, what another row wrote in this same step: 0 * NaN is NaN. Which of them it
+                # began with does not show, so each is computed again in a step of its own. A row that is finite has
+                # read nothing of it.
+                self._compute_alone(row)
+            elif row.run.draft and outcome is not None and math.isnan(outcome.choices.entropies[index]):
+                # Likewise within a row: a drafted token may be what the one before the draft has read.
+                del row.run.session.tokens[row.run.request.end :]
+                row.run.draft = ()
+                self._compute_alone(row)
+            else:
+                events += self._commit_row(row, outcome, index) if num_asked else self._end_spoilt(row)
+            index += num_asked
         return events
+
+    def _commit_row(self, row: Row, outcome: Outcome | None, index: int) -> list[Event]:
+        run = row.run
+        run.computed(row.num_tokens)
+        self._scheduler.reunite(run)
+        events: list[Event] = []
+        if row.is_last and not run.request.wants_token:
+            events = [self.finish(run, FinishReason.LENGTH)]
+        elif row.is_last:
+            assert outcome is not None
+            events = (self._verify if run.request.draft else self._advance)(run, outcome, index)
+        self._table.offer(run.session)  # now that nothing of it is on trial, and what is not finite is forgotten
+        return events
+
+    def _compute_alone(self, row: Row) -> None:
+        """Has a row that is not finite computed once more, in a step of its own."""
+        self._table.spoil(row.run.session, row.start)
+        self._scheduler.isolate(row.run)
+
+    def _end_spoilt(self, row: Row) -> list[Event]:
+        """Ends a run that is not finite by itself, at a row that asks for nothing. Catch-up leaves the tokens held."""
+        run = row.run
+        self._table.spoil(run.session, row.start)
+        if not run.request.wants_token:
+            return [self.finish(run, FinishReason.LENGTH)]
+        self._scheduler.remove(run)
+        return [RunFailed(run.run_id, _forward_failed(_NOT_FINITE))]
 
     def finish(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
         """Ends a run where it stands; what it appended and kept stays in the session."""
@@ -76,6 +115,7 @@ class Committer:
         failure = _forward_failed(f"the model's forward failed: {error}.")
         failure.__cause__ = error
         for row in rows:
+            self._table.spoil(row.run.session, row.start)  # whatever it had written by then
             self._scheduler.remove(row.run)
         return [RunFailed(row.run.run_id, failure) for row in rows]
 
@@ -86,7 +126,7 @@ class Committer:
         if math.isnan(entropy):  # no bound holds for it: the token would be kept as if the model were sure
             self._scheduler.remove(run)
             self._table.poison(session)
-            return [RunFailed(run.run_id, _forward_failed("the model's logits are not finite."))]
+            return [RunFailed(run.run_id, _forward_failed(_NOT_FINITE))]
         if request.returns is not None:
             return [self.finish(run, FinishReason.STEP, _proposal(run, outcome, index, request.returns))]
         handoff, meter = request.handoff, run.meter
@@ -157,6 +197,13 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     # Its twin is in router_svc/decoding/speculation.py: neither may import the other, nor the engine a shared module.
     pairs = zip(left, right, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
+
+
+def _is_finite(row: Row, outcome: Outcome | None, places: range, spoilt: Sequence[Row]) -> bool:
+    """Returns whether a row's distributions are, or else what it left in the cache."""
+    if outcome is None or not places:
+        return row not in spoilt
+    return not any(math.isnan(outcome.choices.entropies[place]) for place in places)
 
 
 def _forward_failed(message: str) -> ForwardFailed:

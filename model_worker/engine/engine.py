@@ -237,12 +237,13 @@ class Engine:
             return flight.events
         try:
             outcome = self._runner.wait(flight.launched)
+            spoilt = flight.launched.spoilt()
         except torch.AcceleratorError:  # as in `launch`: a device reports some of its errors only now
             raise
         except Exception as error:  # noqa: BLE001 - likewise
             return flight.events + self._committer.fail(flight.rows, error)
         flight.read_at = time.perf_counter()
-        events = flight.events + self._committer.commit(flight.rows, outcome)
+        events = flight.events + self._committer.commit(flight.rows, outcome, spoilt)
         flight.end = time.perf_counter()
         self._unsettled = flight
         return events
@@ -270,7 +271,7 @@ class Engine:
         return events
 
     def _clean(self) -> None:
-        """Zeroes what a forward left infinities or NaN in: whoever gets the pages next may read them, masked."""
+        """Zeroes what a forward left infinities or NaN in: a masked slot is read all the same, and must be finite."""
         self._runner.wipe(self._pool.take_unclean())
 
     def _new_run(self, request: RunRequest, session: Session) -> Run:

@@ -122,14 +122,16 @@ class _Conversation:
     def _encoded(self, text: str, before: Answered | None) -> array[int]:
         """Tokens of a piece of the rendering that follows `before`, or begins it.
 
-        A stop token that the answer ended with is not put twice, nor white space before it. It is encoded all the same,
-        since what follows a special token may have other tokens than by itself.
+        A stop token that the answer ended with is not put twice, nor white space before it; likewise a special token that
+        ends answers by the template alone, such as one that the request named. It is encoded all the same, since what
+        follows a special token may have other tokens than by itself.
         """
         encode = self._tokenizer.encode_rendered
         if before is None:
             return encode(text, begins=True)
-        stop = before.tokens[-1] if before.ended else None
-        spelling = None if stop is None else self._tokenizer.spelling(stop)
+        stop = before.tokens[-1] if before.tokens else None
+        ends = stop is not None and (before.ended or stop in self._tokenizer.special)
+        spelling = self._tokenizer.spelling(stop) if ends and stop is not None else None
         closing = text.lstrip()
         if not spelling or not closing.startswith(spelling):
             return encode(text, begins=False)

@@ -9,6 +9,7 @@ The process lives as long as its owner: it ends when its stdin does. Beside that
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -73,7 +74,11 @@ class RenderProcess:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            process.communicate()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(BrokenPipeError):
+                    if stream is not None:
+                        stream.close()
 
     def _reply(self, request: bytes) -> bytes | None:
         if self._process is None:
@@ -98,7 +103,9 @@ class RenderProcess:
 
 @functools.cache
 def _shared(pid: int) -> RenderProcess:
-    return RenderProcess()
+    made = RenderProcess()
+    atexit.register(made.close)
+    return made
 
 
 def render(source: str, variables: Mapping[str, Any]) -> str:

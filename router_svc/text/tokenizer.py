@@ -32,12 +32,13 @@ _MAX_TEXTS = 16384
 _ANCHORS = ("a", "e", "0", ".", "x")
 # Texts of the kinds that a tokenizer may not give back as they were.
 _PROBES = (
-    "more of it",
+    "The answer is 12.",
     " one  two   three ",
     "\n\n  indented\n\ttabbed\r\n",
     "naïve Façade ÀÉÎ",
     "e\u0301 a\u0308 \u1112\u1161\u11ab",
-    "日本語と中文。",
+    "日本語と中文。 한국어 العربية",
+    "x² ≤ ½ → \\boxed{12}",
     "👩\u200d👩\u200d👧 🏳️\u200d🌈!",
     "3.14159 + 1,000 = 12345",
     "def f(x):\n    return {'a': [x, *y]}  # <b> isn't [UNK] , is it ?",
@@ -232,7 +233,7 @@ class Tokenizer:
 
     def added_tokens(self) -> dict[str, int]:
         """Ids of added tokens by their text, special or not; some of them may be entries as well."""
-        return {token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items()}
+        return {text: token for token, text in self._added.items()}
 
     def eos_token(self) -> int | None:
         eos: int | None = self._tokenizer.token_to_id(self._special.get("eos_token", ""))

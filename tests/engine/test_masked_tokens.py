@@ -15,6 +15,7 @@ from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import InvalidRun
 from model_worker.engine.forward import attention_varlen, runner, sampling
+from model_worker.engine.forward import graphs as graphs_module
 from model_worker.engine.forward.inversion import draw
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.forward.masking import Masking
@@ -53,12 +54,8 @@ def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, comp
     return {"max_batch_tokens": 24, **path}
 
 
-on_each_path = pytest.mark.parametrize(
-    "limits",
-    [*PATHS.values(), pytest.param({"compile": "on"}, marks=compiles)],
-    ids=[*PATHS, "compiled"],
-    indirect=True,
-)
+PATHS_TO_TRY = [*PATHS.values(), pytest.param({"compile": "on"}, marks=compiles)]
+on_each_path = pytest.mark.parametrize("limits", PATHS_TO_TRY, ids=[*PATHS, "compiled"], indirect=True)
 
 
 def without(model: Any, tokens: Sequence[int], masked: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -236,6 +233,33 @@ def test_without_a_mask_a_step_is_todays(monkeypatch: pytest.MonkeyPatch) -> Non
         catch_up = RunRequest("catch-up", 0, PROMPTS[1], masked_tokens=(5,))
         requests = [RunRequest("s", 0, PROMPTS[0], max_tokens=5), catch_up]
         assert run_all(engine, requests)[0].tokens == generate(model, PROMPTS[0], 5)
+
+
+@pytest.mark.parametrize(("graphs", "per_step"), [("off", 1), ("on", 2)])
+def test_what_a_mask_costs(monkeypatch: pytest.MonkeyPatch, graphs: str, per_step: int) -> None:
+    """A step measures once, as without a mask, and once more where the forward has measured already; of masked rows."""
+    monkeypatch.setattr(attention_varlen, "varlen_attn", naive_varlen_attn)
+    engine, _ = make_engine(attention="varlen", graphs=graphs, max_batch_tokens=8)
+    measured: list[int] = []
+
+    def count(own: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(logits: Tensor, *args: Any) -> Any:
+            measured.append(len(logits))
+            return own(logits, *args)
+
+        return counted
+
+    for module, name in (runner, "measure_on_host"), (graphs_module, "measure"):
+        monkeypatch.setattr(module, name, count(getattr(module, name)))
+    requests = [RunRequest(f"s{i}", 0, [7 + i], max_tokens=6, masked_tokens=(5,) if i else ()) for i in range(3)]
+    for some, num_again in (requests[1:], 2), (requests, 2):
+        measured.clear()
+        before = engine.counters.num_steps
+        run_all(engine, some)
+        assert len(measured) == per_step * (engine.counters.num_steps - before)
+        assert measured[-1] == (num_again if graphs == "on" else len(some))
+        for request in some:
+            engine.close_session(request.session_id)
 
 
 def test_more_masks_than_are_kept_are_all_right() -> None:

@@ -103,9 +103,9 @@ def test_vocabularies_that_spell_everything_give_texts_back(kind: str) -> None:
 
 
 def test_the_first_text_that_does_not_come_back_is_named() -> None:
-    assert served(wordpiece()).round_trips() == "more of it"
+    assert served(wordpiece()).round_trips() == "The answer is 12."
     assert served(unigram()).round_trips() == " one  two   three "
-    without_bytes: Any = HfTokenizer(models.BPE({letter: index for index, letter in enumerate("more fitnw")}, []))
+    without_bytes: Any = HfTokenizer(models.BPE({letter: index for index, letter in enumerate("The answris 12.")}, []))
     assert served(without_bytes).round_trips() not in (None, "")
 
 

@@ -9,6 +9,7 @@ import pytest
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.turns import Message
 from router_svc.trajectory.types import Model
+from rstitch.client.chats import struct
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, ask_for, chat, check_kept, stored, take, threshold
 from tests.support.toy import CHAT_TEMPLATE, STOP, ToyModel, algorithm_1, make_tokenizer_files
@@ -216,3 +217,34 @@ async def test_what_a_template_drops_of_earlier_answers_its_model_does_not_read(
         assert [segment.HasField("num_read_before") for segment in prompts] == [False] + [True] * turn
         assert any(segment.HasField("slm_prompt") for segment in prompts) == (of_slm != DROPS and turn > 0)
         said += [("assistant", answer.text), ("user", text)]
+
+
+async def test_what_goes_with_a_chat_reaches_each_template_and_stays_for_later_turns(stack: Stack) -> None:
+    template = (
+        "{% if tools is not none %}{{ tools | tojson }}{% endif %}{% for one in documents or [] %}{{ one.text }}{% endfor %}"
+        "{{ mood }}{{ eos_token }}" + CHAT_TEMPLATE.replace("['system',", "['tool', 'system',")
+    )
+    tokenizer = Tokenizer(make_tokenizer_files(chat_template=template))
+    for worker in (stack.slm, stack.llm):
+        await worker.stop()
+        worker.files, worker.model = make_tokenizer_files(chat_template=template), says("ok")
+        await worker.start()
+    stub = await stack.stub(await stack.router())
+    asked: dict[str, Any] = {
+        "tools": [struct({"type": "function", "function": {"name": "f", "parameters": {"n": 1}}})],
+        "documents": [struct({"title": "t", "text": "Book."})],
+        "chat_template_kwargs": struct({"mood": "calm", "n": 3}),
+    }
+    begun = [{"role": "user", "text_parts": ["Hal", "lo"]}, {"role": "assistant", "content": "Well "}]
+    first = await take(stub, ask_for(chat={"messages": begun, **asked}))
+    assert first.text == "ok"
+    result = {"role": "tool", "content": "10", "fields": struct({"tool_call_id": "a"})}
+    second = await take(stub, ask_for(chat={"messages": [result]}, session_id=first.session_id))
+    assert second.error is None
+    trajectory = await check_kept(stub, second)
+    head = '[{"type": "function", "function": {"name": "f", "parameters": {"n": 1}}}]Book.calm<|end|>'
+    read = [token for segment in trajectory.segments for token in segment.tokens][: second.num_prompt_tokens]
+    assert tokenizer.spelled(read[: first.num_prompt_tokens]) == (head + "<|user|>Hal\nlo<|end|>\n<|assistant|>Well ")
+    assert tokenizer.spelled(read) == (
+        head + "<|user|>Hal\nlo<|end|>\n<|assistant|>Well ok<|end|>\n<|tool|>10<|end|>\n<|assistant|>"
+    )

@@ -89,7 +89,7 @@ def test_unigrams_are_one_vocabulary_where_pieces_and_scores_are() -> None:
 
 def test_a_row_that_one_model_lacks_is_masked_on_the_other() -> None:
     whole = vocabulary(known.QWEN3_32B)
-    short = vocabulary(known.QWEN3_SMALL, whole.size - 1)
+    short = replace(vocabulary(known.QWEN3_SMALL), size=whole.size - 1)
     matching = match(short, whole)
     assert matching.kind is Kind.SAME
     assert matching.masked == {SLM: (), LLM: (whole.size - 1,)}
@@ -203,15 +203,14 @@ def test_text_that_does_not_come_back_is_refused_by_model_and_text(model: Model)
     lower.normalizer = normalizers.Lowercase()
     sides = [made(byte_level(), ["<end>"]), made(lower, ["<end>"])]
     error = refused(*(sides if model is LLM else sides[::-1]))
-    assert f"the {model.name}'s tokenizer does not give 'The answer is 12.' back" in error.message
+    assert f"the {model.name}'s tokenizer does not give 'naïve Façade ÀÉÎ' back" in error.message
 
 
-def test_another_way_to_write_the_same_character_is_no_loss() -> None:
+@pytest.mark.parametrize("rewriting", [normalizers.NFC(), normalizers.NFKC()], ids=["NFC", "NFKC"])
+def test_characters_that_a_prompt_would_rewrite_are_handed_over_as_they_are(rewriting: Any) -> None:
     composed = byte_level(["<end>", *PIECES, "ed"], merges=[*MERGES, ("e", "d")])
-    composed.normalizer = normalizers.NFC()
+    composed.normalizer = rewriting
     assert match(made(byte_level(), ["<end>"]), made(composed, ["<end>"])).kind is Kind.UNRELATED
-    composed.normalizer = normalizers.NFKC()
-    assert "²" in refused(made(byte_level(), ["<end>"]), made(composed, ["<end>"])).message
 
 
 def test_a_tokenizer_without_tokens_is_refused() -> None:

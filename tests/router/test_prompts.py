@@ -21,7 +21,6 @@ from rstitch.client.chats import struct
 from rstitch.errors import InvalidArgument
 from rstitch.v1 import router_pb2
 from tests.support.templates import FAMILIES, Family
-from tests.support.templates import QWEN25 as CHATML
 
 TOOLS = ({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},)
 PLAIN = ["qwen2.5", "qwen3", "qwen3-thinking", "llama3", "llama3.2", "mistral", "gemma", "phi"]
@@ -126,6 +125,17 @@ def test_llama_2_ends_a_turn_once(ends: bool) -> None:
         whole = talk.expected()
         space = whole.index(talk.theirs.eos_token_id) - 1
         assert list(talk.view) == whole[:space] + whole[space + 1 :]
+
+
+def test_what_the_template_ends_a_turn_with_is_put_once_whoever_stopped_there() -> None:
+    """The models do not stop at that token by themselves; the request's stop_token_ids did."""
+    talk = Talk(FAMILIES["qwen2.5"])
+    talk.ask("Hello")
+    closed = talk.ours.encode("Hi<|im_end|>", begins=False)
+    talk.answer("", tokens=closed, ends=False)
+    talk.messages[-1]["content"] = "Hi"
+    talk.ask("And?")
+    assert list(talk.view) == talk.expected()
 
 
 THOUGHTS = {
@@ -332,9 +342,8 @@ def test_what_comes_over_the_wire_has_one_order_and_whole_numbers() -> None:
     assert str(turn.messages[0].fields) == str({"a": -2, "b": 1, "c": int(1e300), "d": {}})
 
 
-def test_a_template_needs_no_content() -> None:
-    """As of a call of a tool, of which some clients send no text."""
-    talk = Talk(replace(FAMILIES["qwen2.5"], template=CHATML))
+def test_a_call_of_a_tool_needs_no_text() -> None:
+    talk = Talk(FAMILIES["qwen2.5"])
     talk.ask("Hello", Message("assistant", fields={"tool_calls": [{"function": {"name": "f", "arguments": {}}}]}),
              Message("tool", "10"))  # fmt: skip
     assert list(talk.view) == talk.expected()

@@ -27,7 +27,7 @@ def process() -> Iterator[RenderProcess]:
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(99) }}",
-        "{{ 7 ** 7 ** 9 }}",
+        "{{ 7 ** (7 ** 9) }}",
         "{{ 'a' * 10 ** 9 }}",
         "{{ [0] * 10 ** 9 }}",
         "{{ 'a'.center(10 ** 10) }}",
@@ -81,4 +81,3 @@ def test_it_ends_with_its_owner(process: RenderProcess) -> None:
     assert running.stdin is not None
     running.stdin.close()
     assert running.wait(10) == 0
-    assert process.render("{{ 3 }}", {}) == "3"

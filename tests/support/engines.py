@@ -33,11 +33,18 @@ def make_engine_of(model: Any, **limits: Any) -> Engine:
 @contextmanager
 def failing_forward(model: Any, error: Exception) -> Iterator[None]:
     """Makes every forward of the model raise the error."""
+    with failing_layer(model.base_model, error):
+        yield
 
-    def fail(module: object, inputs: object) -> None:
+
+@contextmanager
+def failing_layer(module: Any, error: Exception) -> Iterator[None]:
+    """Makes a part of the model raise the error before it computes anything."""
+
+    def fail(_: object, inputs: object) -> None:
         raise error
 
-    handle = model.base_model.register_forward_pre_hook(fail)
+    handle = module.register_forward_pre_hook(fail)
     yield
     handle.remove()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
@@ -13,8 +14,9 @@ from router_svc.trajectory.types import Model
 from tests.support.known_tokenizers import Known
 
 
-def vocabulary(of: Known, size: int | None = None) -> Vocabulary:
-    return Vocabulary(Tokenizer(of.files()), of.size if size is None else size, of.stop_tokens)
+@functools.cache
+def vocabulary(of: Known) -> Vocabulary:
+    return Vocabulary(Tokenizer(of.files()), of.size, of.stop_tokens)
 
 
 def matched(slm: Known, llm: Known) -> Matching:

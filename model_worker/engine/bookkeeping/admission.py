@@ -24,7 +24,7 @@ def check_request(request: RunRequest, limits: Limits) -> None:
             raise InvalidRun(
                 f"token id {bad} is outside the vocabulary of {vocab_size}.",
                 field=field,
-                remedy=f"Send ids below {vocab_size}, from the tokenizer that GetInfo's fingerprint names.",
+                remedy=f"Send ids below {vocab_size}, which the tokenizer has and the model has rows for (GetInfo).",
             )
     if masked:
         _check_masked(masked, vocab_size)

@@ -107,6 +107,7 @@ class Scheduler:
         self._table = table
         self._limits = limits
         self._runs: dict[int, Run] = {}
+        self._alone: list[Run] = []  # whose next row is to be in a step of its own, the first of them first
         self.num_cached_tokens = 0  # taken over from other sessions
         self.num_cache_hits = 0  # runs that took some over
         self.costs: CostModel | None = None
@@ -141,10 +142,21 @@ class Scheduler:
     def remove(self, run: Run) -> None:
         """Ends a run; its session is idle from now on, without a draft that was not verified."""
         del self._runs[run.run_id]
+        self.reunite(run)
         if run.draft:
             self._table.truncate(run.session, run.session.held - len(run.draft))
         run.session.running = False
         self._table.touch(run.session)
+
+    def isolate(self, run: Run) -> None:
+        """Gives a run's next row a step of its own."""
+        if run not in self._alone:
+            self._alone.append(run)
+
+    def reunite(self, run: Run) -> None:
+        """Lets a run's rows be in steps with others again."""
+        if self._alone and run in self._alone:
+            self._alone.remove(run)
 
     def schedule(self) -> Schedule:
         """Chooses the next batch and reserves its pages. Refused and yielded runs are removed."""
@@ -196,6 +208,9 @@ class Scheduler:
         self.num_cached_tokens += num_cached
 
     def _in_order(self) -> list[Run]:
+        if self._alone:
+            return self._alone[:1]
+
         def key(run: Run) -> tuple[bool, bool]:  # the sort is stable, and `_runs` is in order of arrival
             return run.is_background, run.num_pending > max(run.num_asked, 1)
 

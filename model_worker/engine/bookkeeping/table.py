@@ -181,6 +181,16 @@ class SessionTable:
         source.running = was_running
         return made
 
+    def spoil(self, session: Session, position: int) -> None:
+        """Forgets the session's KV from the page of `position` on, in which a forward left infinities or NaN.
+
+        These pages are the session's own, as they were just written, and are zeroed before the next forward.
+        """
+        place = position // self._pool.page_size
+        for page in session.pages[place:]:
+            self._pool.taint(page)
+        self.uncompute(session, place * self._pool.page_size)
+
     def poison(self, session: Session) -> None:
         """Forgets the session's KV, in which a forward left infinities or NaN: nobody will find its pages any more.
 

@@ -33,6 +33,7 @@ class Batch:
     slots: list[int] = field(default_factory=list)  # where its keys and values go
     asked: list[Row] = field(default_factory=list)  # by distribution asked for; a draft of d tokens asks for d + 1
     wanted: list[int] = field(default_factory=list)  # the token that each of these distributions comes after
+    unasked: list[tuple[int, Row]] = field(default_factory=list)  # asking for none, after their first place
     masked: dict[Mask, list[int]] = field(default_factory=dict)  # which of these distributions are masked
 
     @classmethod
@@ -51,6 +52,8 @@ class Batch:
                     batch.masked.setdefault(row.run.mask, []).extend(places)
                 batch.asked.extend([row] * num_asked)
                 batch.wanted.extend(range(len(batch.ids) - num_asked, len(batch.ids)))
+            else:
+                batch.unasked.append((len(batch.ids) - row.num_tokens, row))
         return batch
 
     @property

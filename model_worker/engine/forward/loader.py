@@ -8,13 +8,15 @@ path is compared with the model's own (parity.py), so that a wrong model never s
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_accelerate_available
 
 from model_worker.engine.errors import UnsupportedModel
@@ -52,6 +54,7 @@ class LoadedModel:
     shapes: list[LayerShape]  # by layer
     hidden_size: int  # width of the LM head's input
     num_logits: int  # rows of the LM head; the real vocabulary may be smaller
+    num_embeddings: int  # rows of the embeddings; likewise
     context_length: int  # the most tokens of a session
     stop_tokens: frozenset[int]
     dtype: torch.dtype
@@ -90,7 +93,8 @@ def load(
         raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
     if missing:  # transformers would go on with random numbers in their place
         raise UnsupportedModel(f"{model}: {len(missing)} of its weights are missing, such as {missing[0]}")
-    return adopt(module.to(device=device), context_length)
+    adopted = adopt(module.to(device=device), context_length)
+    return replace(adopted, stop_tokens=adopted.stop_tokens | _named_stop_tokens(source))
 
 
 def _placement(device: torch.device) -> dict[str, Any]:
@@ -144,6 +148,7 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
         shapes=shapes,
         hidden_size=hidden_size,
         num_logits=num_logits,
+        num_embeddings=_num_embeddings(module, num_logits),
         context_length=longest,
         stop_tokens=_stop_tokens(module),
         dtype=parameter.dtype,
@@ -163,7 +168,24 @@ def _stop_tokens(module: Any) -> frozenset[int]:
     eos = getattr(generation, "eos_token_id", None)
     if eos is None:
         eos = getattr(module.config, "eos_token_id", None)
+    return _ids(eos)
+
+
+def _named_stop_tokens(source: str) -> frozenset[int]:
+    """Returns what config.json itself names. An attribute of the config may be its class's, of quite another model."""
+    file = cached_file(source, "config.json")
+    config = json.loads(Path(str(file)).read_text())
+    parts = [config, *(part for part in (config.get("text_config"),) if isinstance(part, dict))]
+    return frozenset().union(*(_ids(part.get("eos_token_id")) for part in parts))
+
+
+def _ids(eos: int | list[int] | None) -> frozenset[int]:
     return frozenset([eos] if isinstance(eos, int) else eos or ())
+
+
+def _num_embeddings(module: Any, num_logits: int) -> int:
+    weight = getattr(module.get_input_embeddings(), "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, Tensor) else num_logits
 
 
 def _probe(module: Any, name: str, context_length: int) -> tuple[list[LayerShape], int, int]:

@@ -16,6 +16,7 @@ class Model:
     def __init__(self, loaded: LoadedModel, vocab_size: int) -> None:
         self._module = loaded.module
         self._vocab_size = vocab_size
+        self._num_layers = len(loaded.shapes)
         # The LM head's input: the last hidden states of just the rows asked for. The hook holds the list and not this
         # object: the module, which holds the hook, would else be its own owner, and never be freed at once.
         seen = self._seen = [torch.empty(0)]
@@ -24,6 +25,11 @@ class Model:
             seen[0] = inputs[0][0]
 
         loaded.module.get_output_embeddings().register_forward_pre_hook(see)
+
+    @property
+    def last_layer(self) -> int:
+        """The number of the last layer that the next forward goes through."""
+        return self._num_layers - 1
 
     def begin(self, slots: Tensor) -> None:
         """Is told the slots of the next batch's tokens, int64 [tokens], before an uncaptured forward."""

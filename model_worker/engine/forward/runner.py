@@ -34,6 +34,7 @@ from model_worker.engine.forward.matmul_choice import choose_matmul
 from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.outcome import Outcome, choose_for
 from model_worker.engine.forward.sampling import Choices, measure, measure_on_host, unpack
+from model_worker.engine.forward.spoilt import find_spoilt
 from model_worker.engine.forward.transfer import Later, to_device, to_host
 from model_worker.engine.types import Limits, Returns, RunRequest
 
@@ -45,6 +46,7 @@ class Launched:
     read: Later[Outcome | None]
     done: torch.cuda.Event | None  # comes when it is computed; None: it is, as always on a CPU
     graphed: bool | None  # whether a captured graph runs it; None: none is captured
+    spoilt: Later[list[Row]] = list  # rows that ask for nothing and left infinities or NaN; to be read after `wait`
 
 
 class Runner:
@@ -106,6 +108,7 @@ class Runner:
                 read = self._launch_uncaptured(batch)
             else:
                 read = self._choose(batch, output.measured, output.logits, output.hidden, output.index)
+            spoilt = find_spoilt(self._cache, self._model.last_layer, batch)
         except Exception:
             # Nobody will wait for what the device was told already, and the next step writes where that still reads.
             if device.type == "cuda":
@@ -113,7 +116,7 @@ class Runner:
             raise
         # Without results, too: steps that only catch up would pile up, and whoever comes would wait for all of them.
         done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
-        return Launched(read, done, None if self.graphs is None else output is not None)
+        return Launched(read, done, None if self.graphs is None else output is not None, spoilt)
 
     @torch.inference_mode()
     def wait(self, launched: Launched) -> Outcome | None:
@@ -169,6 +172,7 @@ class Runner:
         torch keeps some things by thread: on CUDA a handle of cuBLAS and its workspace, on a CPU a team of threads.
         """
         self.run([self._trial_row()], captured=False)
+        self.wipe([self._limits.num_pages])  # whatever token 0 has left there: masked, it may be read
 
     def wipe(self, pages: Sequence[int]) -> None:
         """Zeroes pages in which a forward left infinities or NaN."""

@@ -1,9 +1,10 @@
 """From logits to a token: one pass over the distributions of a step.
 
-A choice is a function of (seed, position + position_offset, logits) and of nothing else: the one random number of a position comes from
-a counter-based generator, and picks the token by inverting the cumulative distribution. So a session gives the same
-tokens alone, in any batch and after a restart wherever its logits are the same. That they are to the last bit only
-`--batch-invariant` (invariant.py) promises: else rounding differs, which in 16 bits often makes another token.
+A choice is a function of (seed, position + position_offset, logits) and of nothing else: the one random number of a
+position comes from a counter-based generator, and picks the token by inverting the cumulative distribution. So a
+session gives the same tokens alone, in any batch and after a restart wherever its logits are the same. That they are to
+the last bit only `--batch-invariant` (invariant.py) promises: else rounding differs, which in 16 bits often makes
+another token.
 """
 
 from __future__ import annotations

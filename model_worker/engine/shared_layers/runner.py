@@ -44,6 +44,10 @@ class SharedLayersModel(Model):
 
         shared.tail.register_forward_pre_hook(keep)
 
+    @property
+    def last_layer(self) -> int:
+        return self._shared.num_layers - 1 if self.layers is Layers.SHARED else super().last_layer
+
     def begin(self, slots: Tensor) -> None:
         self._below.slots = slots
 
