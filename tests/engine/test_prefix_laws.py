@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from model_worker.engine.errors import (
-    ForwardFailed,
     HeldTooShort,
     InvalidRun,
     NoCapacity,
