@@ -18,13 +18,13 @@ from router_svc.text.turns import Message, Turn
 from rstitch.errors import invalid
 from rstitch.v1 import router_pb2
 
+_MAX_MESSAGES = 10_000
 _MAX_TOOLS = 128
 _MAX_DOCUMENTS = 1024
-_MAX_PARTS = 1024
 _MAX_KWARGS = 64
-# JSON values within one Struct, and how deep they lie in one another: more than people write. Deeper
-# ones than about 30 do not arrive at all.
-_MAX_VALUES = 20_000
+# JSON values and parts within one chat, read in tens of milliseconds, and how deep values lie in one another: more than
+# people write. Deeper ones than about 30 do not arrive at all.
+_MAX_VALUES = 30_000
 _MAX_DEPTH = 20
 # What transformers' apply_chat_template takes for itself.
 _RESERVED = frozenset(
@@ -53,28 +53,32 @@ _RANK = {name: rank for rank, name in enumerate((*_HEAD, *_BODY))}
 
 def parse_turn(chat: router_pb2.Chat) -> Turn:
     """The turn that a chat asks. Raises RstitchError."""
-    messages = tuple(_parse_message(f"chat.messages[{index}]", message) for index, message in enumerate(chat.messages))
+    _check_number("chat.messages", len(chat.messages), _MAX_MESSAGES)
+    reader = _Reader()
+    messages = tuple(
+        _parse_message(f"chat.messages[{index}]", message, reader) for index, message in enumerate(chat.messages)
+    )
     if not any(message.has_text or message.fields for message in messages):
         raise invalid("chat.messages", "the prompt is empty.", "Send at least one message with content.")
-    kwargs = _values("chat.chat_template_kwargs", chat.chat_template_kwargs)
+    kwargs = reader.values("chat.chat_template_kwargs", chat.chat_template_kwargs)
     _check_number("chat.chat_template_kwargs", len(kwargs), _MAX_KWARGS)
     for name in kwargs:
         _check_variable(name)
     return Turn(
         messages,
-        tools=_structs("chat.tools", chat.tools, _MAX_TOOLS),
-        documents=_structs("chat.documents", chat.documents, _MAX_DOCUMENTS),
+        tools=_structs("chat.tools", chat.tools, _MAX_TOOLS, reader),
+        documents=_structs("chat.documents", chat.documents, _MAX_DOCUMENTS, reader),
         kwargs=kwargs,
     )
 
 
-def _parse_message(field: str, message: router_pb2.ChatMessage) -> Message:
+def _parse_message(field: str, message: router_pb2.ChatMessage, reader: _Reader) -> Message:
     if not message.role:
         raise invalid(f"{field}.role", "it is empty.", "Use system, user or assistant.")
     if message.content and message.text_parts:
         raise invalid(f"{field}.text_parts", "there is content, too.", "Send the text in one of the two.")
-    _check_number(f"{field}.text_parts", len(message.text_parts), _MAX_PARTS)
-    fields = _values(f"{field}.fields", message.fields)
+    reader.count(f"{field}.text_parts", len(message.text_parts))
+    fields = reader.values(f"{field}.fields", message.fields)
     for name in ("role", "content"):
         if name in fields:
             raise invalid(f"{field}.fields.{name}", "the message has a field for it.", f"Send it as {field}.{name}.")
@@ -91,9 +95,9 @@ def _check_variable(name: str) -> None:
         raise invalid(field, "it is no name of a variable.", "Use letters, digits and _.")
 
 
-def _structs(field: str, given: Sequence[struct_pb2.Struct], most: int) -> tuple[dict[str, Any], ...]:
+def _structs(field: str, given: Sequence[struct_pb2.Struct], most: int, reader: _Reader) -> tuple[dict[str, Any], ...]:
     _check_number(field, len(given), most)
-    made = tuple(_values(f"{field}[{index}]", one) for index, one in enumerate(given))
+    made = tuple(reader.values(f"{field}[{index}]", one) for index, one in enumerate(given))
     for index, one in enumerate(made):
         if not one:
             raise invalid(f"{field}[{index}]", "it is empty.", "Leave it out.")
@@ -105,18 +109,24 @@ def _check_number(field: str, num: int, most: int) -> None:
         raise invalid(field, f"{num} are too many.", f"Send at most {most}.")
 
 
-def _values(field: str, given: struct_pb2.Struct) -> dict[str, Any]:
-    return _Reader(field).object(given, 0)
-
-
 class _Reader:
-    """Reads one Struct, and counts what is in it."""
+    """Reads what is of JSON in one chat, and counts it."""
 
-    def __init__(self, field: str) -> None:
-        self._field = field
+    def __init__(self) -> None:
+        self._field = ""
         self._num_values = 0
 
-    def object(self, given: struct_pb2.Struct, depth: int) -> dict[str, Any]:
+    def values(self, field: str, given: struct_pb2.Struct) -> dict[str, Any]:
+        self._field = field
+        return self._object(given, 0)
+
+    def count(self, field: str, num: int) -> None:
+        """Raises RstitchError where the chat has too much with `num` values more."""
+        self._num_values += num
+        if self._num_values > _MAX_VALUES:
+            raise invalid(field, f"the chat has more than {_MAX_VALUES} values up to here.", "Send fewer.")
+
+    def _object(self, given: struct_pb2.Struct, depth: int) -> dict[str, Any]:
         made = {name: self._value(value, depth + 1) for name, value in given.fields.items()}
         named = {name: made[name] for name in sorted(made, key=_place)}
         properties, required = named.get("properties"), named.get("required")
@@ -125,16 +135,14 @@ class _Reader:
         return named
 
     def _value(self, given: struct_pb2.Value, depth: int) -> Any:
-        self._num_values += 1
-        if self._num_values > _MAX_VALUES:
-            raise invalid(self._field, f"it has more than {_MAX_VALUES} values.", "Send fewer.")
+        self.count(self._field, 1)
         if depth > _MAX_DEPTH:
             raise invalid(
                 self._field, f"its values lie more than {_MAX_DEPTH} deep in one another.", "Send flatter ones."
             )
         match given.WhichOneof("kind"):
             case "struct_value":
-                return self.object(given.struct_value, depth)
+                return self._object(given.struct_value, depth)
             case "list_value":
                 return [self._value(one, depth + 1) for one in given.list_value.values]
             case "number_value":

@@ -122,7 +122,7 @@ class _Conversation:
     def _encoded(self, text: str, before: Answered | None) -> array[int]:
         """Tokens of a piece of the rendering that follows `before`, or begins it.
 
-        A stop token that the answer ended with is not put twice, nor white space before it; likewise a special token that
+        A stop token that the answer ended with is not put twice, nor white space before it; nor is a special token that
         ends answers by the template alone, such as one that the request named. It is encoded all the same, since what
         follows a special token may have other tokens than by itself.
         """

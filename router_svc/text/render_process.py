@@ -113,6 +113,11 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
     return _shared(os.getpid()).render(source, variables)  # a fork has its own
 
 
+def warm_up() -> None:
+    """Begins the process, which takes part of a second, before the first question waits for it."""
+    render("", {})
+
+
 def _send(stream: IO[bytes], data: bytes) -> None:
     stream.write(_LENGTH.pack(len(data)) + data)
     stream.flush()

@@ -65,6 +65,10 @@ class TokenizerFiles:
     named_templates: Mapping[str, str] = field(default_factory=dict)  # beside the default, such as tool_use
     early_exit: ExitStyle = field(default_factory=ExitStyle)  # how the model's folder says that it answers early
 
+    @property
+    def has_template(self) -> bool:
+        return bool(self.chat_template or self.named_templates)
+
 
 class Tokenizer:
     """The pair's tokenizer and chat template. Raises RstitchError (BAD_TOKENIZER) if the files make none.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import grpc
 import structlog
 
+from router_svc.text import render_process
 from router_svc.text.matching import Vocabulary
 from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
 from router_svc.text.vocabularies import Vocabularies
@@ -223,16 +224,18 @@ def _vocabularies(slm: _Matched, llm: _Matched) -> Vocabularies:
     """Reads the tokenizers and matches them; one object where they do not differ in anything."""
     style = llm.files.early_exit.over(slm.files.early_exit)
     # A model without a template is given the other's.
-    templates = llm.files if llm.files.chat_template else slm.files
+    templates = llm.files if llm.files.has_template else slm.files
     files = [
         replace(
-            own if own.chat_template else replace(templates, data=own.data, special_tokens=own.special_tokens),
+            own if own.has_template else replace(templates, data=own.data, special_tokens=own.special_tokens),
             early_exit=style,
         )
         for own in (slm.files, llm.files)
     ]
     of_llm = Tokenizer(files[1])
     of_slm = of_llm if files[0] == files[1] else Tokenizer(files[0])
+    if templates.has_template:
+        render_process.warm_up()
     return Vocabularies.of(Vocabulary(of_slm, slm.size, slm.stop_tokens), Vocabulary(of_llm, llm.size, llm.stop_tokens))
 
 

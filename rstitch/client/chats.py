@@ -17,14 +17,14 @@ _FIELDS = ("tool_calls", "tool_call_id", "name", "reasoning_content")
 def chat_message(given: t.Message | Mapping[str, Any]) -> router_pb2.ChatMessage:
     """Writes one message. Raises: TypeError or ValueError for what is none."""
     if isinstance(given, t.Message):
-        more = struct(given.fields) if given.fields else None
-        return router_pb2.ChatMessage(role=given.role, content=given.content, text_parts=given.parts, fields=more)
+        fields = struct(given.fields) if given.fields else None
+        return router_pb2.ChatMessage(role=given.role, content=given.content, text_parts=given.parts, fields=fields)
     plain = dict(given)
-    fields = {**(plain.pop("fields", None) or {}), **{name: plain.pop(name) for name in _FIELDS if name in plain}}
+    more = {**(plain.pop("fields", None) or {}), **{name: plain.pop(name) for name in _FIELDS if name in plain}}
     parts, content = plain.pop("parts", ()), plain.pop("content", "")
     if not isinstance(content, str):
         parts, content = (*parts, *_texts(content or ())), ""
-    message = t.Message(plain.pop("role", ""), content, tuple(parts), fields)
+    message = t.Message(plain.pop("role", ""), content, tuple(parts), more)
     if plain:
         raise ValueError(f"a message has no {next(iter(plain))!r}")
     return chat_message(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -172,16 +173,17 @@ def test_a_background_run_is_masked_too() -> None:
 
 def test_both_roles_of_shared_layers_are_masked() -> None:
     model, slm, tail = make_pair("llama", 1)
+    own, own_tail = copy.deepcopy((model, tail))
     engine = SharedEngine(
-        adopt(model, CONTEXT_LENGTH), share_layers(model, 1, tail), Limits(VOCAB_SIZE, CONTEXT_LENGTH, 128)
+        adopt(own, CONTEXT_LENGTH), share_layers(own, 1, own_tail), Limits(VOCAB_SIZE, CONTEXT_LENGTH, 128)
     )
     for shallow in (True, False):
-        own = slm if shallow else model
+        alone = slm if shallow else model
         with torch.inference_mode():
-            free = int(own(torch.tensor([PROMPTS[0]])).logits[0, -1, :VOCAB_SIZE].argmax())
+            free = int(alone(torch.tensor([PROMPTS[0]])).logits[0, -1, :VOCAB_SIZE].argmax())
         request = RunRequest("s", 0, PROMPTS[0], GREEDY, LENGTH, NO_STOP, shallow=shallow, masked_tokens=(free,))
         written = run_one(engine, request).tokens
-        assert written == drawn(own, PROMPTS[0], [free], Sampling(1.0, top_k=1), LENGTH)
+        assert written == drawn(alone, PROMPTS[0], [free], Sampling(1.0, top_k=1), LENGTH)
         engine.close_session("s")
 
 

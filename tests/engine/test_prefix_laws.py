@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from model_worker.engine.errors import (
-    ForwardFailed,
     HeldTooShort,
     InvalidRun,
     NoCapacity,
@@ -216,22 +215,20 @@ def test_a_running_session_can_be_forked_and_what_cannot_be_right_is_refused() -
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_not_finite_is_found_by_nobody(mode: PrefixCache) -> None:
-    """A fault that goes away: whoever had its pages fails, and who comes after it is answered."""
+    """A fault that goes away: who comes after it is answered, also whoever begins as the session that met it."""
     own, model = make_model(CONFIGS["llama"], 0), make_model(CONFIGS["llama"], 0)
     engine = make_engine_of(own, prefix_cache=mode, max_batch_tokens=16)
     weight = own.get_input_embeddings().weight
     good = weight[SYSTEM[3]].clone()
     with torch.no_grad():
         weight[SYSTEM[3]] = float("nan")
-    run_one(engine, RunRequest("fed", 0, SYSTEM))  # nobody looks at a distribution: it is not noticed
+    run_one(engine, RunRequest("fed", 0, SYSTEM))  # which asks for no distribution that would show it
     with torch.no_grad():
         weight[SYSTEM[3]] = good
-    failed = run_all(engine, [RunRequest(f"s{i}", 0, SYSTEM, max_tokens=4) for i in range(2)])
-    if mode != "off":
-        assert all(isinstance(result.error, ForwardFailed) for result in failed)
-    assert run_one(engine, RunRequest("later", 0, SYSTEM, max_tokens=4)).tokens == generate(model, SYSTEM, 4)
-    with pytest.raises(ForwardFailed):
-        run_one(engine, RunRequest("fed", len(SYSTEM), [], max_tokens=1))
+    expected = generate(model, SYSTEM, 4)
+    after = run_all(engine, [RunRequest(f"s{i}", 0, SYSTEM, max_tokens=4) for i in range(2)])
+    assert [result.tokens for result in after] == [expected] * 2
+    assert run_one(engine, RunRequest("fed", len(SYSTEM), [], max_tokens=4)).tokens == expected
     for i in range(3):
         engine.close_session(f"s{i}")
     requests = [RunRequest(f"t{i}", 0, [*SYSTEM, i + 9], max_tokens=20) for i in range(12)]

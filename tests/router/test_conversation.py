@@ -221,13 +221,14 @@ async def test_what_a_template_drops_of_earlier_answers_its_model_does_not_read(
 
 async def test_what_goes_with_a_chat_reaches_each_template_and_stays_for_later_turns(stack: Stack) -> None:
     template = (
-        "{% if tools is not none %}{{ tools | tojson }}{% endif %}{% for one in documents or [] %}{{ one.text }}{% endfor %}"
-        "{{ mood }}{{ eos_token }}" + CHAT_TEMPLATE.replace("['system',", "['tool', 'system',")
+        "{% if tools is not none %}{{ tools | tojson }}{% endif %}"
+        "{% for one in documents or [] %}{{ one.text }}{% endfor %}{{ mood }}{{ eos_token }}"
+        + CHAT_TEMPLATE.replace("['system',", "['tool', 'system',")
     )
     tokenizer = Tokenizer(make_tokenizer_files(chat_template=template))
     for worker in (stack.slm, stack.llm):
         await worker.stop()
-        worker.files, worker.model = make_tokenizer_files(chat_template=template), says("ok")
+        worker.files, worker.model = make_tokenizer_files(chat_template=template), says("Well ok")
         await worker.start()
     stub = await stack.stub(await stack.router())
     asked: dict[str, Any] = {

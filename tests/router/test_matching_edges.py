@@ -203,7 +203,7 @@ def test_text_that_does_not_come_back_is_refused_by_model_and_text(model: Model)
     lower.normalizer = normalizers.Lowercase()
     sides = [made(byte_level(), ["<end>"]), made(lower, ["<end>"])]
     error = refused(*(sides if model is LLM else sides[::-1]))
-    assert f"the {model.name}'s tokenizer does not give 'naïve Façade ÀÉÎ' back" in error.message
+    assert f"the {model.name}'s tokenizer does not give 'The answer is 12.' back" in error.message
 
 
 @pytest.mark.parametrize("rewriting", [normalizers.NFC(), normalizers.NFKC()], ids=["NFC", "NFKC"])

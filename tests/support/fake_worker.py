@@ -33,6 +33,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.files = make_tokenizer_files()
         self.vocab_size = VOCAB_SIZE
         self.stop_token = STOP
+        self.more_stop_tokens: list[int] = []
         self.context_length = 4096
         self.delay_s = 0.0  # per token
         self.pace: Callable[[], Awaitable[None]] = self._sleep  # awaited before each token
@@ -77,7 +78,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             model=f"toy-{self.role}",
             tokenizer_fingerprint=f"{zlib.crc32(self.files.data):08x}",
             vocab_size=self.vocab_size,
-            stop_tokens=[self.stop_token],
+            stop_tokens=[self.stop_token, *self.more_stop_tokens],
             context_length=self.context_length,
             dtype="float32",
             device="cpu",
@@ -182,7 +183,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             if stop_after is not None and num >= stop_after:
                 yield reply
                 raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "broken by the test")
-            if token in (request.stop_tokens or [self.stop_token]):
+            if token in (request.stop_tokens or [self.stop_token, *self.more_stop_tokens]):
                 reason = _Finish.REASON_STOP
                 break
             if request.draft and (num > len(request.draft) or token != request.draft[num - 1]):
