@@ -221,6 +221,8 @@ def test_a_section_is_added_once_and_then_replaced(tmp_path: Path, monkeypatch: 
     assert "first" not in text
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(300)
 def test_a_checkout_beside_itself_is_as_fast(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     checkouts.add_arguments(parser)

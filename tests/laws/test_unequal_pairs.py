@@ -103,7 +103,7 @@ async def check_chat(client: AsyncClient, pair: MappedPair, heads: Path) -> None
     answer = await client.answer(policy=Learned("mixed", 0.2), **asked)
     naive = pair.stitched([prompt], Tau(0.2, wants_llm=wants_llm), TOKENS).written
     assert written(answer) == expected(naive)
-    assert any(token.model == "slm" and token.entropy > 0.2 for token in naive), "a head that is never asked"
+    assert answer.finished.usage.num_consultations, "a head that is never asked tests nothing"
     tokenizer = pair.tokenizer("llm")
     trial = tuple(tokenizer("=>", add_special_tokens=False).input_ids)
     exits = []
