@@ -22,7 +22,7 @@ from router_svc.policies.kinds import Learned, Speculative
 from router_svc.policies.policy import Head
 from router_svc.settings import RouterSettings
 from router_svc.text.answer_text import AnswerText
-from router_svc.text.views import SessionTokens
+from router_svc.text.session_tokens import SessionTokens
 from router_svc.trajectory.journal import Journal
 from router_svc.trajectory.store import Owned, TrajectoryStore
 from router_svc.trajectory.types import Chunk, Model
@@ -103,7 +103,7 @@ class Assembly:
         recovery = Recovery(self.pair, self.settings.worker_patience_s, self.settings.capacity_patience_s)
         follower = Follower(answer, workers, recovery, trace, accounting)
         rules, has_exited = claimed.prepared.exit_rules, claimed.usage.exit_position > 0
-        exits = Exits(rules, tokens, settings.start, has_exited) if rules is not None else None
+        exits = Exits(rules, session, settings.start, has_exited) if rules is not None else None
         trials = Trials(exits, answer, follower, trace, accounting)
         loop: Decoding | Speculation
         if isinstance(settings.policy, Speculative):
@@ -122,7 +122,8 @@ class Assembly:
         stops = endings.stop_tokens[model]
         is_own = view.own_ends(stops) == vocabularies.sides[model].stop_tokens
         masked = vocabularies.matching.masked[model]
-        return Manner(sampling, offset, masked, frozenset() if is_own else stops)
+        context_length = self.pair.context_lengths()[model]
+        return Manner(sampling, context_length, offset, masked, frozenset() if is_own else stops)
 
     def _head_asked_here(self, prepared: Prepared) -> Head | None:
         """The head that this router consults; None if there is none, or the SLM's worker does, for which it is kept."""

@@ -13,8 +13,9 @@ from router_svc.decoding.endings import Endings
 from router_svc.observers.trace import GenerationTrace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.bounded import within
-from router_svc.policies.policy import History
-from router_svc.text.views import SessionTokens
+from router_svc.policies.policy import History, Policy
+from router_svc.policies.whole_characters import WholeCharacters
+from router_svc.text.session_tokens import SessionTokens
 from router_svc.trajectory.journal import Journal
 from router_svc.trajectory.types import Chunk, FinishReason, Model, Source, SwitchReason, entropies_of, tokens_of
 from router_svc.workers.accounting import Accounting
@@ -41,7 +42,8 @@ class Answer:
         trace: GenerationTrace,
         accounting: Accounting,
     ) -> None:
-        self.policy = within(settings.policy, settings.budget)
+        policy = within(settings.policy, settings.budget)
+        self.policy: Policy = WholeCharacters(policy) if session.through_text else policy
         self.tokens = session.tokens  # the session's; an answer's in the answer's ids
         self.history = History(settings.start, usage=accounting.usage)
         self.traceparent = ""  # of the open segment's span
@@ -61,6 +63,7 @@ class Answer:
         for chunk in chunks:
             if chunk.tokens and chunk.position >= settings.start and chunk.source is not Source.PROMPT:
                 self.history.grow(chunk.entropies, chunk.uncertainties)
+        self.history.mid_character = session.mid_character
 
     @property
     def end(self) -> FinishReason | None:
@@ -127,6 +130,7 @@ class Answer:
         self._session.keep(writer, tokens)
         self._last = chunk
         self.history.grow(entropies, uncertainties)
+        self.history.mid_character = self._session.mid_character
         self._trace.add_kept(num, holder.confirm_kept(num) if holder is not None else 0)
         self._accounting.count_kept(writer, num)
         # Last, since it takes a copy of the usage: what is stored beside a token counts that token.
@@ -160,7 +164,9 @@ class Answer:
 
     def _open(self, writer: Model, reason: SwitchReason, value: float) -> None:
         self._opening = (reason, value) if reason else _NO_SWITCH
-        self._session.begin_segment(writer)
+        if reason or self.last_writer is None:  # else a segment that was broken off goes on
+            self._session.begin_segment(writer)
+            self.history.mid_character = False
         bound = self.policy.bound(writer.other if reason else Model.SLM)
         self.traceparent = self._trace.begin_segment(writer, len(self.tokens), reason, value, bound)
 

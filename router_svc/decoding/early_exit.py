@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from router_svc.policies.early_exit import DEFAULT_STYLE, DEFAULT_TRIAL_TOKENS, EarlyExit, ExitStyle
 from router_svc.policies.policy import Handoff
+from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.tokenizer import Tokenizer, TooCommon
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.types import Model, Signal
@@ -31,7 +32,6 @@ class ExitRules:
     boundaries: frozenset[int]  # a trial follows each of these
     prompt: array[int]  # what it is fed
     ends: frozenset[int]  # a trial ends with one of these
-    text: Callable[[Sequence[int]], str]  # of tokens, special ones included
 
 
 def settle(asked: EarlyExit, default: ExitStyle, vocabularies: Vocabularies) -> Mapping[Model, ExitRules]:
@@ -66,7 +66,6 @@ def _settle(asked: EarlyExit, default: ExitStyle, tokenizer: Tokenizer) -> ExitR
         frozenset().union(*boundaries.values()),
         tokenizer.encode(style.prompt, begins=False),
         _tokens_with(style.end, tokenizer, "early_exit.end"),
-        tokenizer.spelled,
     )
 
 
@@ -114,10 +113,11 @@ class Exits:
     The rules are by author, and the same for both where both write the same ids.
     """
 
-    def __init__(self, rules: Mapping[Model, ExitRules], tokens: array[int], start: int, taken: bool) -> None:
+    def __init__(self, rules: Mapping[Model, ExitRules], session: SessionTokens, start: int, taken: bool) -> None:
         self.rules = rules
-        self._any = rules[Model.LLM]  # for what does not depend on the author
-        self._tokens = tokens
+        self._settings = rules[Model.LLM].settings  # the same for both
+        self._session = session
+        self._tokens = session.tokens
         self._read = start  # what ends the thinking was looked for up to here
         self._start = start
         self._over = taken
@@ -126,9 +126,9 @@ class Exits:
     @property
     def thinking(self) -> bool:
         if not self._over and self._read < len(self._tokens):
-            marker = self._any.settings.style.thinking_end
+            marker = self._settings.style.thinking_end
             begin = max(self._start, self._read - len(marker.encode()))  # no token is shorter than a byte
-            self._over = marker in self._any.text(self._tokens[begin:])
+            self._over = marker in self._session.spelled(begin)
             self._read = len(self._tokens)
         return not self._over
 
@@ -147,12 +147,12 @@ class Exits:
     def ends_thinking(self, trial: Trial) -> bool:
         """Whether the trial that followed the last token is sure enough to be kept."""
         self.tried()
-        self._over = trial.confidence > self._any.settings.threshold
+        self._over = trial.confidence > self._settings.threshold
         return self._over
 
     def num_tokens(self, writer: Model, room: int) -> int:
         """How many tokens a trial may decode if the answer may grow by `room`; 0 or less: there is none."""
-        return min(self._any.settings.max_trial_tokens, room - len(self.rules[writer].prompt))
+        return min(self._settings.max_trial_tokens, room - len(self.rules[writer].prompt))
 
     def listening(self, writer: Model, handoff: Handoff | None) -> Handoff | None:
         """A condition that never holds: the worker tells the policy's signal of each token, where it is another."""

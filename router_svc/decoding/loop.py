@@ -25,7 +25,7 @@ from router_svc.decoding.answer import Answer
 from router_svc.decoding.follower import Follower
 from router_svc.decoding.trials import Trials
 from router_svc.policies.policy import Head
-from router_svc.trajectory.types import FinishReason, Model
+from router_svc.trajectory.types import FinishReason, Model, Signal
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.runs import PendingRun, Proposal, Reply, RunEnd, RunFinish, RunSpec
 from router_svc.workers.session import WorkerSession
@@ -68,6 +68,8 @@ class Decoding:
                 if await self._trials.attempt(writer, handoff, self._follower.keep):
                     writer = self._answer.next_writer(writer)
                 continue
+            if self._follower.workers[writer].room < 1:
+                return FinishReason.LENGTH
             finish = await self._follower.run(
                 writer, partial(self._start, writer), partial(self._follower.keep, writer)
             )
@@ -78,7 +80,7 @@ class Decoding:
                     return FinishReason.LENGTH
                 case RunFinish(end=RunEnd.HANDOFF) if self._answer.end is None:
                     # H > tau: the SLM's token was discarded. H <= tau: the LLM's token was kept.
-                    writer = self._weigh(finish.proposal) if writer is Model.SLM else self._answer.switch(writer)
+                    writer = self._weigh(finish.proposal) if writer is Model.SLM else self._answer.next_writer(writer)
                 case _:
                     # Its length was used up, it met a boundary, failed, or was cut short by a stop string.
                     writer = self._answer.next_writer(writer)
@@ -102,20 +104,28 @@ class Decoding:
     def _weigh(self, proposal: Proposal | None) -> Model | None:
         """The SLM was unsure: its token is discarded and the LLM writes, unless head or budget (None) say otherwise."""
         assert proposal is not None, "a worker that discards a token shows it"
+        if not self._policy.may_switch(self._answer.history):
+            return self._keep_proposal(proposal)
         if self._head is not None:
             self._accounting.count_consultation()
             # The context that the head was trained with is what the SLM reads.
             if not self._head.wants_llm(proposal.hidden_state, self._follower.workers[Model.SLM].length):
-                # R-Stitch+ only ever keeps the SLM writing; the worker has dropped the token and is fed it again.
-                reply = Reply([proposal.token], [proposal.entropy], None)
-                self._follower.keep(Model.SLM, reply, is_proposal=True)
-                return Model.SLM
+                return self._keep_proposal(proposal)  # R-Stitch+ only ever keeps the SLM writing
         self._accounting.count_discarded()
         if self._policy.is_spent(self._answer.history):
             self._answer.forget_opening()
             return None
         self._proposal = proposal.token
         return self._answer.switch(Model.SLM, proposal.uncertainty)
+
+    def _keep_proposal(self, proposal: Proposal) -> Model:
+        """Keeps what the SLM was unsure of; its worker has dropped the token and is fed it again."""
+        handoff = self._policy.handoff(Model.SLM, self._answer.history)
+        is_entropy = handoff is None or handoff.signal is Signal.ENTROPY
+        uncertainties = [] if is_entropy else [proposal.uncertainty]
+        reply = Reply([proposal.token], [proposal.entropy], None, uncertainties)
+        self._follower.keep(Model.SLM, reply, is_proposal=True)
+        return Model.SLM
 
     def _run_ahead(self) -> None:
         """Once the LLM is asked for a position, the SLM goes on from what it proposed there itself."""

@@ -49,7 +49,8 @@ class Trials:
         """
         exits = self.exits
         assert exits is not None, "a trial was due"
-        num = exits.num_tokens(writer, self.answer.num_left_for(writer))
+        room = min(self.answer.num_left_for(writer), self.follower.workers[writer].room)
+        num = exits.num_tokens(writer, room)
         if num < 1:
             exits.tried()
             return False

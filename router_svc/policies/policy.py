@@ -38,6 +38,7 @@ class History:
     entropies: array[float] = field(default_factory=entropies_of)  # one per token of the answer
     uncertainty: float = 0.0  # the policy's signal at the last token; the entropy where that is the signal
     usage: Usage = field(default_factory=Usage)  # only read here: the accounting owns it
+    mid_character: bool = False  # whether the text ends within a character; of models that hand over through text
 
     @property
     def position(self) -> int:
@@ -90,6 +91,10 @@ class Policy(ABC):
     @abstractmethod
     def may_write(self, model: Model) -> bool:
         """Whether `model` can ever become the writer; if so, it is worth keeping it caught up."""
+
+    def may_switch(self, history: History) -> bool:
+        """Whether the writer may change after the last token of the history, whatever the signals say."""
+        return True
 
     def is_spent(self, history: History) -> bool:
         """Whether the SLM may no longer hand over, because what the answer may take of the LLM is taken."""

@@ -28,7 +28,7 @@ def continuing(tokenizer: Any, *, as_is: bool) -> Any:
         as_is: nothing of the text is lost: blanks at its ends and around special tokens stay, and characters stay as
             they are written if the vocabulary can spell them all.
     """
-    before = _parts(tokenizer)
+    before = parts_of(tokenizer)
     dropped = {"Prepend"}
     if as_is:
         dropped |= {"Strip"} | (_REWRITING if _spells_all(tokenizer, before) else set())
@@ -60,7 +60,7 @@ def continuing(tokenizer: Any, *, as_is: bool) -> Any:
     return made
 
 
-def _parts(tokenizer: Any) -> dict[str, Any]:
+def parts_of(tokenizer: Any) -> dict[str, Any]:
     """What makes pieces out of a text, as tokenizer.json has it; with an empty vocabulary, as the real one is big."""
     light: Any = HfTokenizer(models.BPE())
     if tokenizer.normalizer is not None:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from router_svc.policies.early_exit import ExitStyle
 from router_svc.text.continuation import continuing
+from router_svc.text.cutting import splits_at_spaces
 from router_svc.text.template import ChatTemplate
 from router_svc.text.turns import Message, Turn
 from router_svc.trajectory.types import tokens_of
@@ -136,6 +137,11 @@ class Tokenizer:
     @functools.cached_property
     def _as_is(self) -> Any:
         return continuing(self._tokenizer, as_is=True)
+
+    @functools.cached_property
+    def splits_at_spaces(self) -> bool:
+        """Whether text that goes on can be encoded in parts, cut before spaces between letters."""
+        return splits_at_spaces(self._as_is)
 
     @functools.cached_property
     def _within(self) -> Any:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from router_svc.text.vocabularies import Vocabularies
-from router_svc.trajectory.types import Chunk, Model, ModelPrompt, Source, joined_tokens, tokens_of
+from router_svc.trajectory.types import Model, ModelPrompt, tokens_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class View(ABC):
     """
 
     is_shared = False
+    num_unread = 0  # tokens of the answer that are to be read at the next `refresh`, about as many as it will add
 
     def __init__(self, tokens: array[int]) -> None:
         self.tokens = tokens
@@ -139,66 +140,3 @@ class MappedView(View):
 
     def to_answer(self, tokens: Iterable[int]) -> list[int]:
         return self._vocabularies.to_llm(tokens)
-
-
-class SessionTokens:
-    """The tokens of a session and both models' views of them; the answer that is being written makes them grow.
-
-    Attributes:
-        tokens: the trajectory's, prompts included.
-        views: what each model reads.
-    """
-
-    def __init__(self, chunks: Sequence[Chunk], vocabularies: Vocabularies) -> None:
-        self.tokens = joined_tokens(chunks)
-        prompts = [chunk.notes for chunk in chunks if chunk.notes is not None]
-        has_own = {
-            Model.SLM: any(notes.slm is not None for notes in prompts),
-            Model.LLM: any(notes.llm_num_before is not None for notes in prompts),
-        }
-        self.views: Mapping[Model, View] = {
-            model: self._view(model, vocabularies, has_own=has_own[model] or has_own[Model.LLM]) for model in Model
-        }
-        self._others = [view for view in self.views.values() if not view.is_shared]
-        before = Source.PROMPT
-        for chunk in chunks:
-            self._replay(chunk, begins=bool(chunk.reason) or before is Source.PROMPT)
-            before = chunk.source
-
-    def keep(self, writer: Model, tokens: array[int]) -> None:
-        """Takes tokens of the answer, in the answer's ids."""
-        self.tokens.extend(tokens)
-        for view in self._others:
-            view.keep(writer, tokens)
-
-    def begin_segment(self, writer: Model) -> None:
-        """Takes note that `writer` writes from here on."""
-        for view in self._others:
-            view.begin_segment(writer)
-
-    def _view(self, model: Model, vocabularies: Vocabularies, *, has_own: bool) -> View:
-        if vocabularies.is_mapped and model is Model.SLM:
-            return MappedView(tokens_of(), vocabularies)
-        return SameIds(tokens_of()) if has_own else SharedView(self.tokens)
-
-    def _replay(self, chunk: Chunk, *, begins: bool) -> None:
-        """Does with the views what was done when the chunk was written."""
-        if chunk.source is Source.PROMPT:
-            for model, view in self.views.items():
-                view.add_prompt(self._prompt(model, view, chunk))
-            return
-        writer = chunk.source.model
-        for view in self._others:
-            if begins:
-                view.begin_segment(writer)
-            view.keep(writer, chunk.tokens)
-
-    def _prompt(self, model: Model, view: View, chunk: Chunk) -> ModelPrompt:
-        notes = chunk.notes
-        if model is Model.SLM and notes is not None and notes.slm is not None:
-            return notes.slm
-        length = chunk.position if view.is_shared else len(view.tokens)
-        if notes is not None and notes.llm_num_before is not None:
-            length = notes.llm_num_before  # also where the SLM reads the same
-        # Where nothing is noted of the SLM's, its prompt has the LLM's tokens.
-        return ModelPrompt(length, view.to_own(chunk.tokens))

@@ -40,6 +40,7 @@ class Manner:
     """How all runs of one session on one worker are: how tokens are drawn, and which can be none."""
 
     sampling: Sampling
+    context_length: int
     position_offset: int = 0  # added to a position on the worker before its token is drawn
     masked_tokens: tuple[int, ...] = ()  # own ids of the model
     stop_tokens: frozenset[int] = frozenset()  # of the answer, where a run names none; none: the model's own
@@ -93,6 +94,12 @@ class WorkerSession:
         return len(self._tokens)
 
     @property
+    def room(self) -> int:
+        """How many tokens more the model's context has room for; below 0 where its view has outgrown it."""
+        self._refresh()
+        return self._manner.context_length - len(self._tokens)
+
+    @property
     def is_lost(self) -> bool:
         """Whether the worker went away since `mark_found`; it may have come back as another."""
         return self._lost_stream or (self._stream is not None and self._stream.lost)
@@ -137,16 +144,18 @@ class WorkerSession:
         A run-ahead that may still be right goes on instead; one that was wrong ends here.
         """
         self._settle()
-        self._refresh()
         if self._ahead.may_be_right(self._tokens, self._catch_up_tokens):
             return
         self._drop_ahead()
         if self._catching_up is not None:
             return
         if self._ahead.unwanted is None:  # else a run now ends that one, however short the lag
-            lag = len(self._tokens) - self._held
+            lag = len(self._tokens) - self._held + self._view.num_unread
             if not self._catch_up_tokens or lag < self._catch_up_tokens or time.monotonic() < self._next_background:
                 return
+        self._refresh()  # not before: to read an answer as text takes its time
+        if self.room < 0:
+            return
         self._catching_up = await self._start_anew(RunSpec(max_tokens=0, traceparent=traceparent))
 
     def run_ahead(self, proposal: int, spec: RunSpec) -> None:
@@ -165,8 +174,8 @@ class WorkerSession:
     def finish(self, traceparent: str) -> None:
         """The answer is complete: the worker drops what is not the session's, lest the next turn find it there."""
         self._drop_ahead()
-        if self._has_foreign_tokens and self._stream is not None and not self._stream.broken:
-            self._refresh()
+        self._refresh()
+        if self._has_foreign_tokens and self._stream is not None and not self._stream.broken and self.room >= 0:
             self._catching_up = self._start(RunSpec(max_tokens=0, traceparent=traceparent))
 
     def read(self, reply: Reply) -> Reply:
@@ -253,6 +262,7 @@ class WorkerSession:
         """Brings the view up to date; the worker drops what has changed at its next run."""
         changed = self._view.refresh()
         if changed is not None:
+            self._has_foreign_tokens |= changed < self._held
             self._held = min(self._held, changed)
             self._checksum.changed_from(changed)
 

@@ -271,11 +271,12 @@ async def test_what_a_question_leaves_open_is_the_routers_then_the_models_then_t
 
 def test_the_common_way_suits_a_tokenizer_that_has_the_words() -> None:
     files = make_tokenizer_files(last_token="\u010a\u010a")  # two line ends as one token
-    side = Vocabulary(Tokenizer(files), VOCAB_SIZE, frozenset({STOP}))
+    tokenizer = Tokenizer(files)
+    side = Vocabulary(tokenizer, VOCAB_SIZE, frozenset({STOP}))
     rules = settle(EarlyExit(0.95, ExitStyle(), 0), ExitStyle(), Vocabularies.of(side, side))[Model.LLM]
     assert rules.settings.style == replace(DEFAULT_STYLE, boundaries=("\n\n",))
-    assert rules.text([*rules.boundaries]) == "\n\n"
-    assert rules.text(rules.prompt) == DEFAULT_STYLE.prompt
+    assert tokenizer.spelled([*rules.boundaries]) == "\n\n"
+    assert tokenizer.spelled(rules.prompt) == DEFAULT_STYLE.prompt
     assert rules.settings.max_trial_tokens == 32
 
 

@@ -40,26 +40,24 @@ EXITS: list[dict[str, Any]] = [
 ]
 
 
-def naive(
-    models: dict[str, ToyModel],
-    prompt: Sequence[int],
+def rule_of(
     policy: dict[str, Any],
-    budget: dict[str, Any],
+    start: int,
+    slm: ToyModel,
+    max_switches: float = math.inf,
     seed: int = 0,
-    exit_: dict[str, Any] | None = None,
     head: Head | None = None,
-) -> Written:
-    """What the reference makes of a question; `head` is that of `learned`."""
+) -> Rule:
+    """The reference's rule for a policy, of an answer that begins at position `start`."""
     kind, fields = next(iter(policy.items()))
-    most = budget.get("max_switches", math.inf)
 
     def coin(position: int) -> Author:
-        if position == len(prompt) and most == 0:
+        if position == start and max_switches == 0:
             return "slm"
         return "slm" if Random(fields["slm_probability"], seed).author(position) is Model.SLM else "llm"
 
     def wants_llm(tokens: Sequence[int]) -> bool:
-        return head is not None and head.wants_llm(models["slm"].hidden_state(tokens), len(tokens))
+        return head is not None and head.wants_llm(slm.hidden_state(tokens), len(tokens))
 
     rules: dict[str, Callable[[], Rule]] = {
         "threshold": lambda: Rising(
@@ -71,11 +69,25 @@ def naive(
         "llm_only": lambda: Authors(lambda position: "llm"),
         "slm_only": lambda: Authors(lambda position: "slm"),
     }
+    return rules[kind]()
+
+
+def naive(
+    models: dict[str, ToyModel],
+    prompt: Sequence[int],
+    policy: dict[str, Any],
+    budget: dict[str, Any],
+    seed: int = 0,
+    exit_: dict[str, Any] | None = None,
+    head: Head | None = None,
+) -> Written:
+    """What the reference makes of a question; `head` is that of `learned`."""
+    most = budget.get("max_switches", math.inf)
     return stitch(
         models["slm"],
         models["llm"],
         prompt,
-        rules[kind](),
+        rule_of(policy, len(prompt), models["slm"], most, seed, head),
         max_new_tokens=NUM_TOKENS,
         stop_tokens={STOP},
         budget=Budget(budget.get("llm_tokens", math.inf), most, budget.get("then") == 2),

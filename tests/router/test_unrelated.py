@@ -1,0 +1,166 @@
+"""Toys whose tokenizers have nothing in common: every policy is the reference in text, whichever router goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import grpc
+import pytest
+
+from evals.algorithm.reference import Budget
+from evals.algorithm.text_reference import TextAnswer, read_by, stitch_text
+from router_svc.text.tokenizer import TokenizerFiles
+from rstitch.v1 import router_pb2
+from tests.support.asking import Answer, Reading, ask_for, check_kept, refused, take, threshold
+from tests.support.endless import glued, resume
+from tests.support.naive import POLICIES, check, rule_of, told
+from tests.support.toy_stack import Stack
+from tests.support.unrelated import CLOSE, END, byte_level, naive_models, prompts_of, sentencepiece, texts, writing
+
+NUM_TOKENS = 40
+BUDGETS: list[dict[str, Any]] = [{"llm_tokens": 0}, {"llm_tokens": 5}, {"max_switches": 4, "llm_tokens": 9}]
+BUDGETED = ["entropy 0.3 0.3", "margin 0.5 0.1", "window 5 0.5", "random 0.3", "llm"]
+
+
+@pytest.fixture
+async def unrelated(stack: Stack) -> Stack:
+    """The stack's workers have become toys with a tokenizer each."""
+    for worker, role, tokenizer, end in (
+        (stack.slm, "slm", byte_level(), END),
+        (stack.llm, "llm", sentencepiece(), CLOSE),
+    ):
+        worker.files = TokenizerFiles(tokenizer.to_str().encode())
+        worker.vocab_size, worker.stop_token = tokenizer.get_vocab_size(), tokenizer.token_to_id(end)
+        worker.model = writing(role, 11)  # type: ignore[arg-type]
+    return stack
+
+
+def naive(
+    stack: Stack, text: str, policy: dict[str, Any], budget: dict[str, Any] | None = None, **options: Any
+) -> TextAnswer:
+    budget = budget or {}
+    most = budget.get("max_switches", math.inf)
+    prompts = options.pop("prompts", prompts_of(text))
+    start = options.pop("start", len(prompts["llm"]))
+    return stitch_text(
+        naive_models(stack.slm.model, stack.llm.model),
+        prompts,
+        rule_of(policy, start, stack.slm.model, most, 5),
+        start=start,
+        max_new_tokens=NUM_TOKENS,
+        budget=Budget(budget.get("llm_tokens", math.inf), most, budget.get("then") == 2),
+        **options,
+    )
+
+
+async def test_every_policy_is_the_reference_in_text(unrelated: Stack) -> None:
+    stub = await unrelated.stub(await unrelated.router())
+
+    async def one(name: str, text: str) -> None:
+        answer = await take(stub, ask_for(text=text, policy=POLICIES[name], max_new_tokens=NUM_TOKENS))
+        check(answer, naive(unrelated, text, POLICIES[name]))
+        await check_kept(stub, answer)
+
+    await asyncio.gather(*(one(name, text) for name in POLICIES for text in texts(2, 8)))
+
+
+@pytest.mark.parametrize("then", [1, 2], ids=["the SLM goes on", "the answer ends"])
+async def test_a_budget_lets_a_character_be_ended(unrelated: Stack, then: int) -> None:
+    stub = await unrelated.stub(await unrelated.router())
+    over: list[int] = []
+
+    async def one(name: str, limit: dict[str, Any], text: str) -> None:
+        budget = {**limit, "then": then}
+        if (name, then, limit.get("llm_tokens")) == ("llm", 2, 0):
+            return  # it could write nothing, and is refused
+        request = ask_for(text=text, policy=POLICIES[name], budget=budget, max_new_tokens=NUM_TOKENS)
+        answer = await take(stub, request)
+        check(answer, naive(unrelated, text, POLICIES[name], budget))
+        over.append(answer.finished.usage.num_llm_tokens - limit.get("llm_tokens", NUM_TOKENS))
+
+    await asyncio.gather(*(one(name, limit, text) for name in BUDGETED for limit in BUDGETS for text in texts(2, 9)))
+    assert max(over) > 0, "no budget was spent within a character"
+
+
+async def test_whichever_router_goes_on_writes_the_same(unrelated: Stack) -> None:
+    """Broken off after each of its tokens, in the middle of characters and at switches."""
+    unrelated.slm.max_message_tokens = unrelated.llm.max_message_tokens = 1
+    tried = ((text, naive(unrelated, text, POLICIES["entropy 0.3 0.3"])) for text in texts(50, 10))
+    text, whole = next((text, found) for text, found in tried if len(found.written) > 30 and found.num_switches > 8)
+    request = ask_for(text=text, policy=threshold(0.3), max_new_tokens=NUM_TOKENS)
+
+    async def one(num_tokens: int) -> None:
+        first = await unrelated.router(lease_s=30)
+        stub = await unrelated.stub(first)
+        unrelated.slm.delay_s = unrelated.llm.delay_s = 0.005
+        reading = await Reading(stub, request).has(num_tokens)
+        await first.sessions.drain()
+        answer = await reading
+        assert answer.error is not None
+        assert answer.error.reason == "ROUTER_DRAINING"
+        answer.error = None
+        other = await unrelated.stub(await unrelated.router())
+        answer = glued(answer, await take(other, resume(answer)))
+        assert (answer.tokens, answer.authors) == told(whole)
+        await check_kept(other, answer)
+
+    await asyncio.gather(*(one(num) for num in range(1, len(whole.written) - 3, 3)))
+
+
+async def test_a_second_turn_reads_the_first_as_each_model_has_it(unrelated: Stack) -> None:
+    stub = await unrelated.stub(await unrelated.router())
+    models = naive_models(unrelated.slm.model, unrelated.llm.model)
+    policy, more = POLICIES["entropy 0.5 0.1"], " e\u0301 好"
+
+    async def one(text: str) -> Answer:
+        first = await take(stub, ask_for(text=text, policy=policy, max_new_tokens=NUM_TOKENS))
+        before = naive(unrelated, text, policy)
+        check(first, before)
+        request = ask_for(text=more, policy=policy, max_new_tokens=NUM_TOKENS, session_id=first.session_id)
+        second = await take(stub, request)
+        prompts = {
+            author: [*prompt, *read_by(author, before, models), *models[author].encode(more)]
+            for author, prompt in prompts_of(text).items()
+        }
+        start = first.next + len(models["llm"].encode(more))
+        check(second, naive(unrelated, text, policy, prompts=prompts, start=start))
+        await check_kept(stub, second)
+        return first
+
+    firsts = await asyncio.gather(*(one(text) for text in texts(8, 12)))
+    assert {answer.authors[-1] for answer in firsts} == {"slm", "llm"}
+
+
+async def test_an_answer_ends_where_its_writer_has_no_room(unrelated: Stack) -> None:
+    """The other model's tokens of the same text may be fewer: it is not asked for what it could not read."""
+    unrelated.slm.evict_share = unrelated.llm.evict_share = 0
+    contexts = {"slm": 70, "llm": 4096}
+    unrelated.slm.context_length = contexts["slm"]
+    stub = await unrelated.stub(await unrelated.router())
+    ended = 0
+    for text in texts(12, 13):
+        prompt = prompts_of(text)["slm"]
+        if len(prompt) + NUM_TOKENS > contexts["slm"]:
+            continue
+        answer = await take(stub, ask_for(text=text, policy=threshold(0.4), max_new_tokens=NUM_TOKENS))
+        expected = naive(unrelated, text, POLICIES["entropy 0.3 0.3"] | {"threshold": _TAU}, context_lengths=contexts)
+        assert (answer.tokens, answer.authors) == (
+            [token.id for token in expected.written],
+            [token.model for token in expected.written],
+        )
+        if answer.finished.reason == router_pb2.FINISH_REASON_LENGTH and len(answer.tokens) < NUM_TOKENS:
+            ended += 1
+    assert ended > 0
+    assert all(request.position + len(request.tokens) <= contexts["slm"] for request in unrelated.slm.requests)
+
+
+_TAU = {"tau": 0.4, "tau_return": 0.4, "signal": 1}
+
+
+async def test_speculative_is_refused_by_name(unrelated: Stack) -> None:
+    stub = await unrelated.stub(await unrelated.router())
+    error = await refused(stub.Generate(ask_for(text="a", policy={"speculative": {"draft_tokens": 3}})))
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "policy.speculative")
+    assert error.remedy
