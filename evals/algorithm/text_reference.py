@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from evals.algorithm.reference import NO_BUDGET, Answer, Author, Budget, Proposal, Rule, Token
+from evals.algorithm.reference import NO_BUDGET, Answer, Author, Budget, EarlyExit, Proposal, Rule, Token
 
 # More tokens than this without a whole character behind them are no text: nobody waits for them.
 MAX_WITHIN_CHARACTER = 15
@@ -58,6 +58,7 @@ def stitch_text(
     start: int = 0,
     budget: Budget = NO_BUDGET,
     context_lengths: Mapping[Author, int] | None = None,
+    early_exit: Mapping[Author, EarlyExit] | None = None,
 ) -> TextAnswer:
     """Decodes greedily.
 
@@ -66,6 +67,7 @@ def stitch_text(
         max_new_tokens: only kept tokens count.
         start: the position of the answer's first token, for a rule that looks at positions.
         context_lengths: how many tokens each model can read; an answer ends where its writer can read no more.
+        early_exit: in each model's tokens; whoever has the pen behind a boundary tries an answer.
     """
     first = rule.first(start) if budget.llm_tokens else "slm"
     answer = TextAnswer(list(prompts[first]), first, segments=[(first, [])])
@@ -86,6 +88,14 @@ def stitch_text(
             answer.segments.append((writer, []))
         return None if answer.is_over_budget else writer
 
+    def keep(tokens: Sequence[Token]) -> None:
+        answer.written += tokens
+        answer.tokens += [token.id for token in tokens]
+        segment = answer.segments[-1][1]
+        segment += [token.id for token in tokens]
+        if not complete() and not is_within_character(models[answer.writer], segment):
+            pass_to(rule.following(answer.writer, tokens[-1].uncertainty, start + len(answer.written)))
+
     while not complete():
         model, segment = models[answer.writer], answer.segments[-1][1]
         proposal = model.next(answer.tokens)
@@ -93,12 +103,46 @@ def stitch_text(
         discards = answer.writer == "slm" and rule.discards(value, answer.tokens)
         if discards and not is_within_character(model, segment) and pass_to("llm") != "slm":
             continue
-        answer.written.append(Token(proposal.token, answer.writer, proposal.entropy, value))
-        answer.tokens.append(proposal.token)
-        segment.append(proposal.token)
-        if not complete() and not is_within_character(model, segment):
-            pass_to(rule.following(answer.writer, value, start + len(answer.written)))
+        keep([Token(proposal.token, answer.writer, proposal.entropy, value)])
+        if early_exit is not None and not complete():
+            room: float = max_new_tokens - len(answer.written)
+            if answer.writer == "llm":
+                room = min(room, budget.llm_tokens - answer.num_llm_tokens)
+            if trial := _trial(models, answer, rule, early_exit, room):
+                keep(trial)
     return answer
+
+
+def _trial(
+    models: Mapping[Author, TextModel],
+    answer: TextAnswer,
+    rule: Rule,
+    early_exit: Mapping[Author, EarlyExit],
+    room: float,
+) -> list[Token]:
+    """The tokens of an early exit; none if no trial is due or the model is not sure of it."""
+    last, own, model = answer.written[-1], early_exit[answer.writer], models[answer.writer]
+    at_boundary = any(boundary in models[last.model].decode([last.id]) for boundary in own.boundaries)
+    thinking = answer.exited is None and own.thinking_end not in text_of(answer.segments, models)
+    most = min(own.max_trial_tokens, room - len(own.prompt))
+    if not at_boundary or not thinking or most < 1:
+        return []
+    trial = [Token(token, answer.writer, 0.0, 0.0) for token in own.prompt]
+    probabilities: list[float] = []
+    ended = False
+    while len(probabilities) < most and not ended:
+        proposal = model.next([*answer.tokens, *(token.id for token in trial)])
+        value = rule.value(proposal, [*answer.written, *trial])
+        trial.append(Token(proposal.token, answer.writer, proposal.entropy, value))
+        probabilities.append(proposal.probability)
+        ended = proposal.token in model.stop_tokens or own.end in model.decode([proposal.token])
+    answer.num_trials += 1
+    answer.num_trial_tokens += len(trial)
+    confidence = sum(probabilities) / len(probabilities)
+    if confidence <= own.threshold:
+        return []
+    answer.exited = len(answer.written), confidence  # behind so many tokens of the answer
+    return trial
 
 
 def read_by(author: Author, answer: TextAnswer, models: Mapping[Author, TextModel]) -> list[int]:

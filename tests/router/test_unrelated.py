@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from evals.algorithm.reference import Budget
+from evals.algorithm.reference import Author, Budget, EarlyExit
 from evals.algorithm.text_reference import TextAnswer, read_by, stitch_text
 from router_svc.text.tokenizer import TokenizerFiles
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, Reading, ask_for, check_kept, refused, take, threshold
 from tests.support.endless import glued, resume
-from tests.support.naive import POLICIES, check, rule_of, told
+from tests.support.heads import put, random_head
+from tests.support.naive import EXIT_MARKER, EXITS, POLICIES, check, rule_of, told
 from tests.support.toy_stack import Stack
 from tests.support.unrelated import CLOSE, END, byte_level, naive_models, prompts_of, sentencepiece, texts, writing
 
@@ -47,7 +49,7 @@ def naive(
     return stitch_text(
         naive_models(stack.slm.model, stack.llm.model),
         prompts,
-        rule_of(policy, start, stack.slm.model, most, 5),
+        rule_of(policy, start, stack.slm.model, most, 5, options.pop("head", None)),
         start=start,
         max_new_tokens=NUM_TOKENS,
         budget=Budget(budget.get("llm_tokens", math.inf), most, budget.get("then") == 2),
@@ -157,6 +159,58 @@ async def test_an_answer_ends_where_its_writer_has_no_room(unrelated: Stack) -> 
 
 
 _TAU = {"tau": 0.4, "tau_return": 0.4, "signal": 1}
+
+
+@pytest.mark.parametrize("exit_", EXITS[:2], ids=["short", "long"])
+async def test_early_exit_is_the_reference_in_text(unrelated: Stack, exit_: dict[str, Any]) -> None:
+    """Whoever has the pen behind a boundary, whosever it is, tries an answer in its own tokens."""
+    stub = await unrelated.stub(await unrelated.router(early_exit_thinking_end=EXIT_MARKER))
+    models = naive_models(unrelated.slm.model, unrelated.llm.model)
+    rules: dict[Author, EarlyExit] = {
+        author: EarlyExit(
+            exit_["threshold"],
+            tuple(exit_["boundaries"]),
+            tuple(model.encode(exit_["prompt"])),
+            exit_["end"],
+            exit_.get("max_trial_tokens", 32),
+            EXIT_MARKER,
+            model.decode,
+        )
+        for author, model in models.items()
+    }
+    took: list[bool] = []
+
+    async def one(name: str, text: str) -> None:
+        request = ask_for(text=text, policy=POLICIES[name], early_exit=exit_, max_new_tokens=NUM_TOKENS)
+        answer = await take(stub, request)
+        expected = naive(unrelated, text, POLICIES[name], early_exit=rules)
+        check(answer, expected)
+        exited = answer.finished.early_exit if answer.finished.HasField("early_exit") else None
+        assert (exited and exited.position - answer.position) == (expected.exited and expected.exited[0])
+        took.append(exited is not None)
+        await check_kept(stub, answer)
+
+    names = ["entropy 0.3 0.3", "margin 0.5 0.1", "window 5 0.5", "random 0.3", "llm", "slm"]
+    await asyncio.gather(*(one(name, text) for name in names for text in texts(3, 14)))
+    assert len(set(took)) == 2
+
+
+@pytest.mark.parametrize("place", ["on", "off"], ids=["in worker", "in router"])
+async def test_a_head_is_asked_about_what_the_slm_reads(unrelated: Stack, tmp_path: Path, place: str) -> None:
+    head = random_head(1, seed=4, tau=0.2)
+    put(tmp_path, "toy", head)
+    stub = await unrelated.stub(await unrelated.router(heads=str(tmp_path), head_in_worker=place))
+    num_asked = 0
+
+    async def one(tau: float, text: str) -> None:
+        nonlocal num_asked
+        policy = {"learned": {"name": "toy", "tau": tau}}
+        answer = await take(stub, ask_for(text=text, policy=policy, max_new_tokens=NUM_TOKENS))
+        check(answer, naive(unrelated, text, policy, head=head))
+        num_asked += answer.finished.usage.num_consultations
+
+    await asyncio.gather(*(one(tau, text) for tau in (-1, 0.2, 0.5) for text in texts(4, 15)))
+    assert num_asked
 
 
 async def test_speculative_is_refused_by_name(unrelated: Stack) -> None:
