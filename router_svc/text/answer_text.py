@@ -48,11 +48,6 @@ class AnswerText:
         # After a stop string nothing is: it may lie in the middle of a token, whose rest is dropped.
         return not self._stops.hit and (self._detokenizer.holds or self._stops.holds)
 
-    @property
-    def mid_character(self) -> bool:
-        """Whether the text ends within a character that more tokens of the same writer may complete."""
-        return self._detokenizer.holds
-
     def push(self, token: int, writer: Model) -> str:
         """Takes the next token and returns the text that became certain with it, often "" or more than its own."""
         text = "" if writer is self._writer else self._hand_over(writer)

@@ -251,14 +251,3 @@ def test_stop_strings_are_found_across_two_tokenizers() -> None:
         text = AnswerText(BOTH, (), ["世 m"])
         shown = "".join(text.push(token, source.model) for source, tokens in turns for token in tokens)
         assert (shown, text.stopped) == ("one ", True)
-
-
-def test_a_switch_has_to_wait_within_a_character() -> None:
-    for model in Model:
-        text = AnswerText(BOTH, (), ())
-        tokens = BOTH[model].encode("a世", begins=False)
-        pushed = []
-        for token in tokens:
-            text.push(token, model)
-            pushed.append(text.mid_character)
-        assert pushed == [False, True, True, False]
