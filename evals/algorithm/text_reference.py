@@ -1,11 +1,11 @@
-"""Algorithm 1 over two models whose tokenizers have nothing in common: the pen is handed over through text.
+"""Algorithm 1 over two models whose tokenizers have nothing in common: they hand over through text.
 
 The oracle of the served system for such pairs, as `reference.py` is for pairs that share their ids: no cache, no batch,
 no service, no torch. It departs from that in two things:
 
 1. Whoever becomes the writer reads its own prompt, then the answer's text so far by its own tokenizer, then its own
-   tokens. That also holds where it hands the pen back at once.
-2. The pen changes hands only where the answer's text ends with a whole character. Until then the writer goes on, also
+   tokens. That also holds where it hands over again at once.
+2. The writer changes only where the answer's text ends with a whole character. Until then the writer goes on, also
    where the SLM is unsure or a budget is spent.
 """
 
@@ -43,7 +43,7 @@ class TextAnswer(Answer):
     """An answer as far as it is written; `tokens` are what its writer reads.
 
     Attributes:
-        segments: who had the pen, and what tokens came of it; none where it was handed back at once.
+        segments: who wrote, and what tokens came of it; none where the writer handed over at once.
     """
 
     segments: list[tuple[Author, list[int]]] = field(default_factory=list)
@@ -67,7 +67,7 @@ def stitch_text(
         max_new_tokens: only kept tokens count.
         start: the position of the answer's first token, for a rule that looks at positions.
         context_lengths: how many tokens each model can read; an answer ends where its writer can read no more.
-        early_exit: in each model's tokens; whoever has the pen behind a boundary tries an answer.
+        early_exit: in each model's tokens; whoever writes behind a boundary tries an answer.
     """
     first = rule.first(start) if budget.llm_tokens else "slm"
     answer = TextAnswer(list(prompts[first]), first, segments=[(first, [])])

@@ -1,8 +1,8 @@
-"""A policy that lets the pen change hands between characters only, itself a policy.
+"""A policy that lets the writer change between characters only, itself a policy.
 
 Where the models have no ids in common the next writer reads the answer as text, and half a character is none. Until the
 character is whole its writer goes on: the SLM keeps what it would have handed over, as where a head says stay; the LLM
-keeps the pen; a coin waits; a budget, too, lets the character be ended.
+goes on writing; a coin waits; a budget, too, lets the character be ended.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from router_svc.trajectory.types import Model
 # What decoders put for bytes that are no character, or not yet one.
 _UNFINISHED = "\ufffd"
 # More tokens than this without a whole character behind them are no text, but bytes that a model made up: nobody waits
-# for them, or one model might keep the pen for ever.
+# for them, or one model might stay the writer for ever.
 MAX_WITHIN_CHARACTER = 15
 # So many of them are looked at together at most.
 _MAX_WINDOW = 256

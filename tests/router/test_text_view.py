@@ -99,7 +99,7 @@ def test_whoever_begins_to_write_reads_the_text_so_far_and_then_its_own_tokens()
     assert llm.refresh() is None
     slm.refresh()
     assert list(slm.tokens) == [7, 8, *NAIVE[SLM].encode("the 你好 on")]
-    # It hands over and gets the pen back: now it reads the whole as text.
+    # It hands over and is the writer again: now it reads the whole as text.
     for view in (slm, llm):
         view.begin_segment(SLM)
         view.begin_segment(LLM)

@@ -163,7 +163,7 @@ _TAU = {"tau": 0.4, "tau_return": 0.4, "signal": 1}
 
 @pytest.mark.parametrize("exit_", EXITS[:2], ids=["short", "long"])
 async def test_early_exit_is_the_reference_in_text(unrelated: Stack, exit_: dict[str, Any]) -> None:
-    """Whoever has the pen behind a boundary, whosever it is, tries an answer in its own tokens."""
+    """Whoever writes behind a boundary, whosever it is, tries an answer in its own tokens."""
     stub = await unrelated.stub(await unrelated.router(early_exit_thinking_end=EXIT_MARKER))
     models = naive_models(unrelated.slm.model, unrelated.llm.model)
     rules: dict[Author, EarlyExit] = {
