@@ -13,6 +13,7 @@ no store and no workers.
 from __future__ import annotations
 
 import itertools
+import secrets
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,6 @@ from router_svc.text.turns import ASSISTANT, Answered, Message, Turn, in_force
 from router_svc.trajectory.types import tokens_of
 from rstitch.errors import invalid
 
-# Stands for an answer when a template is asked where it puts one; the name is made longer where somebody says it.
-_ANSWER = "RSTITCH-ANSWER-4F1D"
 # A template may put a mark before an answer that the answer itself leaves out, such as <think>.
 _MAX_MARK = 64
 _COMPARED = 4096
@@ -88,10 +87,11 @@ class _Conversation:
         self._asked = in_force(turns)
         raw = [index for index, turn in enumerate(earlier) if turn.is_raw]
         self._raw_answer = earlier[raw[-1]].answer if raw else None
-        self._name = _ANSWER
         said = "".join(turn.to_json() for turn in turns) + "".join(turn.answer.text for turn in earlier if turn.answer)
+        # Stands for an answer when the template is asked where it puts one. Nobody can have foreseen it.
+        self._name = _new_name()
         while self._name in said:
-            self._name += "-"
+            self._name = _new_name()
         self._earlier = earlier[raw[-1] + 1 :] if raw else earlier
         if raw:
             # It reads as its own mark, in either rendering.
@@ -197,6 +197,10 @@ class _Conversation:
     def _edges(self) -> Edges:
         template = self._tokenizer.template
         return template.edges(template.choose(self._asked))
+
+
+def _new_name() -> str:
+    return f"RSTITCH-ANSWER-{secrets.token_hex(8).upper()}"
 
 
 def _find(text: str, answer: str, at: int) -> tuple[int, int] | None:

@@ -5,7 +5,9 @@ The oracle is transformers: what `apply_chat_template` makes of all messages so 
 
 from __future__ import annotations
 
+import itertools
 import random
+import secrets
 from array import array
 from dataclasses import replace
 from typing import Any
@@ -280,14 +282,18 @@ def test_raw_text_before_a_template_that_drops_it_is_refused() -> None:
     assert caught.value.field == "chat"
 
 
-def test_what_stands_for_answers_may_be_said_by_anybody() -> None:
+def test_what_stands_for_answers_may_be_said_by_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is drawn anew until it is in none of them: a name of a known form could be said at any length."""
+    draws = itertools.cycle(["4f1d", "4f1e", "4f1f"])
+    monkeypatch.setattr(secrets, "token_hex", lambda _: next(draws))
     talk = Talk(FAMILIES["qwen2.5"])
-    for name in ("RSTITCH-ANSWER-4F1D-0X", "RSTITCH-ANSWER-4F1D--0X"):
+    for name in ("RSTITCH-ANSWER-4F1D-0X", "RSTITCH-ANSWER-4F1E--0X"):
         talk.ask(name)
         assert list(talk.view) == talk.expected()
         talk.answer(name)
     talk.ask("And?")
     assert list(talk.view) == talk.expected()
+    assert next(draws) == "4f1d", "names were not drawn until the third, which nobody says"
 
 
 def test_random_conversations() -> None:
