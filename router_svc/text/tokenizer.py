@@ -155,7 +155,9 @@ class Tokenizer:
         for no characters at all if one byte of it is wrong: behind this token neither happens.
         """
         for text in _ANCHORS:
-            tokens = self.encode(text, begins=False)
+            tokens = self._encoded(text)
+            if tokens is None:
+                continue
             is_byte = len(tokens) == 1 and (self.spelling(tokens[0]) or "").startswith("<0x")
             if len(tokens) == 1 and not is_byte and self.decode(tokens) == text:
                 return tuple(tokens)
@@ -200,9 +202,17 @@ class Tokenizer:
         Models whose vocabularies have nothing in common hand over through text, which must stay as it is.
         """
         for text in _PROBES:
-            if self.spelled_answer(self.encode(text, begins=False), ()) != text:
+            tokens = self._encoded(text)
+            if tokens is None or self.spelled_answer(tokens, ()) != text:
                 return text
         return None
+
+    def _encoded(self, text: str) -> array[int] | None:
+        """As `encode` for text that goes on; None where the vocabulary lacks a character and has no token for that."""
+        try:
+            return self.encode(text, begins=False)
+        except Exception:  # noqa: BLE001 (the library raises nothing more special)
+            return None
 
     def spelling(self, token: int) -> str | None:
         """The token as the vocabulary writes it (a space may be another character there); None beyond its end."""

@@ -206,6 +206,24 @@ def test_text_that_does_not_come_back_is_refused_by_model_and_text(model: Model)
     assert f"the {model.name}'s tokenizer does not give 'The answer is 12.' back" in error.message
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        models.WordLevel({"a": 0, "b": 1}, unk_token="[UNK]"),
+        models.WordPiece({"a": 0, "##b": 1}, unk_token="[UNK]"),
+        models.Unigram([("a", -1.0), ("b", -2.0)], unk_id=None),
+        models.Unigram([("x", -1.0), ("b", -2.0)], unk_id=None),
+    ],
+    ids=["words", "pieces of words", "pieces with scores", "without some letters"],
+)
+@pytest.mark.parametrize("model", [SLM, LLM])
+def test_text_that_has_no_tokens_is_refused_by_model_and_text(model: Model, words: Any) -> None:
+    sides = [made(byte_level(), ["<end>"]), made(HfTokenizer(words))]
+    error = refused(*(sides if model is LLM else sides[::-1]))
+    assert f"the {model.name}'s tokenizer does not give 'The answer is 12.' back" in error.message
+    assert sides[1].tokenizer.anchor in ((), (0,))
+
+
 @pytest.mark.parametrize("rewriting", [normalizers.NFC(), normalizers.NFKC()], ids=["NFC", "NFKC"])
 def test_characters_that_a_prompt_would_rewrite_are_handed_over_as_they_are(rewriting: Any) -> None:
     composed = byte_level(["<end>", *PIECES, "ed"], merges=[*MERGES, ("e", "d")])
