@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from router_svc.policies.early_exit import DEFAULT_STYLE, DEFAULT_TRIAL_TOKENS, EarlyExit, ExitStyle
 from router_svc.policies.policy import Handoff
 from router_svc.text.session_tokens import SessionTokens
-from router_svc.text.tokenizer import Tokenizer, TooCommon
+from router_svc.text.tokenizer import TooCommon
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.types import Model, Signal
 from router_svc.workers.runs import Reply
@@ -38,42 +38,60 @@ def settle(asked: EarlyExit, default: ExitStyle, vocabularies: Vocabularies) -> 
     """Fills in what was not asked for, and finds the tokens, by author. Takes its time with a large vocabulary.
 
     Raises RstitchError naming the field, if no token contains what is looked for, or too many do, or if the prompt has
-    tokens that one of the models cannot read.
+    tokens that one of the models cannot read. From an answer's settings it makes that answer's rules, whatever the
+    default is now.
     """
-    rules = _settle(asked, default, vocabularies.tokenizer(Model.LLM))
+    rules = _settle(asked, default, vocabularies, Model.LLM)
     if not vocabularies.is_through_text:
         vocabularies.check_prompt("early_exit.prompt", rules.prompt)
         return dict.fromkeys(Model, rules)
-    # Boundaries may be others in the SLM's tokens; all else is settled.
-    of_slm = _settle(asked, default.over(rules.settings.style), vocabularies.tokenizer(Model.SLM))
+    # All is settled, but the SLM's tokens may lack some of the boundaries. A router that takes over knows only what was
+    # settled, so it must make no difference who asked for them.
+    style = rules.settings.style
+    open_ = replace(rules.settings, style=replace(style, boundaries=()))
+    of_slm = _settle(open_, style, vocabularies, Model.SLM)
+    for model, prompt in ((Model.LLM, rules.prompt), (Model.SLM, of_slm.prompt)):
+        _check_rows(vocabularies, model, prompt)
     return {Model.LLM: rules, Model.SLM: replace(of_slm, settings=rules.settings)}
 
 
-def _settle(asked: EarlyExit, default: ExitStyle, tokenizer: Tokenizer) -> ExitRules:
+def _check_rows(vocabularies: Vocabularies, model: Model, prompt: array[int]) -> None:
+    side = vocabularies.sides[model]
+    for token in prompt:
+        if token >= side.size:
+            what = f"it has the {model.name}'s token {token} ({side.tokenizer.spelling(token)}), which the model lacks."
+            raise invalid("early_exit.prompt", what, "Leave it out.")
+
+
+def _settle(asked: EarlyExit, default: ExitStyle, vocabularies: Vocabularies, model: Model) -> ExitRules:
+    tokenizer = vocabularies.tokenizer(model)
     style = asked.style.over(default).over(tokenizer.exit_style).over(DEFAULT_STYLE)
     boundaries: dict[str, frozenset[int]] = {}
     for index, text in enumerate(style.boundaries):
         # A default may be meant for other models.
         name = f"early_exit.boundaries[{index}]" if asked.style.boundaries else ""
-        if found := _tokens_with(text, tokenizer, name):
+        if found := _tokens_with(text, vocabularies, model, name):
             boundaries[text] = found
     if not boundaries:
-        what = f"no token of the models contains one of the router's {style.boundaries}."
+        what = f"no token of the {model.name} contains one of {style.boundaries}."
         raise invalid("early_exit.boundaries", what, "Send boundaries that tokens of these models contain.")
     style = replace(style, boundaries=tuple(boundaries))
     return ExitRules(
         EarlyExit(asked.threshold, style, asked.max_trial_tokens or DEFAULT_TRIAL_TOKENS),
         frozenset().union(*boundaries.values()),
         tokenizer.encode(style.prompt, begins=False),
-        _tokens_with(style.end, tokenizer, "early_exit.end"),
+        _tokens_with(style.end, vocabularies, model, "early_exit.end"),
     )
 
 
-def _tokens_with(text: str, tokenizer: Tokenizer, name: str) -> frozenset[int]:
+def _tokens_with(text: str, vocabularies: Vocabularies, model: Model, name: str) -> frozenset[int]:
+    """The tokens that contain it, of those that may be written: a tokenizer may have more than its model, or both."""
+    side, masked = vocabularies.sides[model], vocabularies.matching.masked[model]
     try:
-        found = tokenizer.containing(text)
+        found = side.tokenizer.containing(text)
     except TooCommon as error:
         raise invalid(name or "early_exit", f"{text!r} is in {error.num} tokens.", "Name something rarer.") from None
+    found = frozenset(token for token in found.difference(masked) if token < side.size)
     if not found and name:
         remedy = "Use a piece of text that lies within one token."
         raise invalid(name, f"no token of the models contains {text!r}.", remedy)
