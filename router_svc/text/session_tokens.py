@@ -26,7 +26,7 @@ class SessionTokens:
         self._vocabularies = vocabularies
         self.through_text = vocabularies.is_through_text
         texts = readings(vocabularies) if self.through_text else {}
-        self._watch = CharacterWatch(texts) if texts else None
+        self._watch: CharacterWatch | None = None
         prompts = [chunk.notes for chunk in chunks if chunk.notes is not None]
         has_own = {
             Model.SLM: any(notes.slm is not None for notes in prompts),
@@ -40,7 +40,11 @@ class SessionTokens:
         }
         self._others = [view for view in self.views.values() if not view.is_shared]
         before = Source.PROMPT
-        for chunk in chunks:
+        last = max((index for index, chunk in enumerate(chunks) if chunk.source is Source.PROMPT), default=0)
+        for index, chunk in enumerate(chunks):
+            if texts and index == last:
+                # It decodes at each token, and what earlier answers ended within is over.
+                self._watch = CharacterWatch(texts)
             self._replay(chunk, begins=bool(chunk.reason) or before is Source.PROMPT)
             before = chunk.source
         for view in self._others:

@@ -15,10 +15,13 @@ from router_svc.policies.budget import Budget
 from router_svc.policies.kinds import Random, Threshold
 from router_svc.policies.policy import History
 from router_svc.policies.whole_characters import WholeCharacters
+from router_svc.text.matching import Vocabulary
 from router_svc.text.segments import CharacterWatch, Reading
+from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.text_view import TextView, common_prefix
 from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
-from router_svc.trajectory.types import Model, ModelPrompt, entropies_of, tokens_of
+from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.types import Chunk, Model, ModelPrompt, Source, entropies_of, tokens_of
 from router_svc.trajectory.usage import Usage
 from tests.support.toy import ToyModel
 from tests.support.unrelated import PIECES, byte_level, naive_models, sentencepiece
@@ -159,6 +162,31 @@ def test_the_next_prompt_stands_behind_the_answer_as_it_is_read() -> None:
     write(slm, LLM, "x")
     assert slm.refresh() is None
     assert list(slm.tokens) == [7, *NAIVE[SLM].encode("你好"), 50, *NAIVE[SLM].encode("x")]
+
+
+def test_only_the_answer_that_is_being_written_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read a session again does not decode each token of its earlier answers."""
+    sides = [
+        Vocabulary(TOKENIZERS[model], TOKENIZERS[model].size(), frozenset(NAIVE[model].stop_tokens)) for model in Model
+    ]
+    vocabularies = Vocabularies.of(*sides)
+    smile = tokens_of(byte_level().encode("😀").ids)
+    none = entropies_of()
+    chunks = [
+        Chunk(Source.PROMPT, 0, tokens_of([5]), none),
+        Chunk(Source.SLM, 1, smile[:-1], none),
+        Chunk(Source.PROMPT, len(smile), tokens_of([6]), none),
+    ]
+    watched: list[int] = []
+    keep = CharacterWatch.keep
+    monkeypatch.setattr(CharacterWatch, "keep", lambda *args: (watched.extend(args[2]), keep(*args)))
+    session = SessionTokens(chunks, vocabularies)
+    assert (watched, session.mid_character) == ([], False)
+    begun = [*chunks, Chunk(Source.SLM, len(smile) + 1, smile[:-1], none)]
+    session = SessionTokens(begun, vocabularies)
+    assert (watched, session.mid_character) == (list(smile[:-1]), True)
+    session.keep(SLM, smile[-1:])
+    assert not session.mid_character
 
 
 def test_the_watch_sees_what_the_reference_sees() -> None:
