@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 
 from router_svc.text.growing import GrowingText
-from router_svc.text.segments import Reading
+from router_svc.text.segments import Reading, SegmentText
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.views import View
 from router_svc.trajectory.types import Model, ModelPrompt, tokens_of
@@ -37,28 +37,36 @@ class TextView(View):
         self._texts = texts
         self._text_before = ""  # of the segments before the one that is being written
         self._writer = model
-        self._segment = tokens_of()  # what it has so far, in its writer's ids
+        self._segment = SegmentText(texts[model])  # that one
         self._is_stale = False  # whether `tokens` are not yet what the model reads
 
     @property
     def text(self) -> str:
         """The answer's so far."""
-        return self._text_before + self._texts[self._writer](self._segment)
+        return self._text_before + self._segment.read()
+
+    def text_from(self, begin: int) -> tuple[str, int]:
+        """The answer's text from its character `begin` on, and how many characters from 0 on will not change."""
+        before, segment = self._text_before, self._segment.read()
+        num = len(before)
+        text = before[begin:] + segment if begin < num else segment[begin - num :]
+        return text, num + self._segment.num_certain
 
     def add_prompt(self, prompt: ModelPrompt) -> None:
         super().add_prompt(prompt)
-        self._text_before, self._segment, self._is_stale = "", tokens_of(), False
+        self._text_before, self._is_stale = "", False
+        self._segment = SegmentText(self._texts[self._writer])
 
     def begin_segment(self, writer: Model) -> None:
-        if self._segment:
-            self._text_before += self._texts[self._writer](self._segment)
-            self._segment = tokens_of()
+        if self._segment.tokens:
+            self._text_before += self._segment.read()
         self._writer = writer
+        self._segment = SegmentText(self._texts[writer])
         self._is_stale = True
 
     def keep(self, writer: Model, tokens: Sequence[int]) -> None:
         assert writer is self._writer, "a segment has one writer"
-        self._segment.extend(tokens)
+        self._segment.tokens.extend(tokens)
         if writer is self._model and not self._is_stale:
             self.tokens.extend(tokens)
         else:
@@ -70,7 +78,7 @@ class TextView(View):
             return None
         self._is_stale, self.num_unread = False, 0
         if self._writer is self._model:
-            read = self._growing.encode(self._text_before) + self._segment
+            read = self._growing.encode(self._text_before) + self._segment.tokens
         else:
             read = self._growing.encode(self.text)
         before = self.tokens[self.start :]

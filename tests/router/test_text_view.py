@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -16,7 +16,7 @@ from router_svc.policies.kinds import Random, Threshold
 from router_svc.policies.policy import History
 from router_svc.policies.whole_characters import WholeCharacters
 from router_svc.text.matching import Vocabulary
-from router_svc.text.segments import CharacterWatch, Reading
+from router_svc.text.segments import CharacterWatch, Reading, SegmentText
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.text_view import TextView, common_prefix
 from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
@@ -39,7 +39,7 @@ TOKENIZERS = served()
 
 
 def reading(tokenizer: Tokenizer, model: Model) -> Reading:
-    return partial(tokenizer.spelled_answer, stop_tokens=frozenset(NAIVE[model].stop_tokens))
+    return Reading(tokenizer, frozenset(NAIVE[model].stop_tokens))
 
 
 TEXTS = {model: reading(tokenizer, model) for model, tokenizer in TOKENIZERS.items()}
@@ -162,6 +162,50 @@ def test_the_next_prompt_stands_behind_the_answer_as_it_is_read() -> None:
     write(slm, LLM, "x")
     assert slm.refresh() is None
     assert list(slm.tokens) == [7, *NAIVE[SLM].encode("你好"), 50, *NAIVE[SLM].encode("x")]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("model", list(Model))
+def test_the_text_of_a_segment_is_that_of_all_its_tokens_whenever_it_is_read(model: Model, legacy: bool) -> None:
+    """Bytes that are no characters spoil whole runs of them, also behind what is left out and what has no token."""
+    rng = random.Random(9)
+    whole = reading(served(legacy=legacy)[model], model)
+    size = whole.tokenizer.size()
+    apart = [*[*NAIVE[model].stop_tokens, size] * 3, *whole.tokenizer.added_tokens().values()]
+    num_certain = []
+    for _ in range(120):
+        segment = SegmentText(whole)
+        for _ in range(rng.randrange(1, 8)):
+            tokens = random_segment(rng, model) + rng.choices(_broken(model), k=rng.choice((0, 0, 1, 3)))
+            for character in rng.choices("語😀éん🇩 a", k=rng.randrange(3)):
+                tokens += NAIVE[model].encode(character)
+                tokens += rng.choices(apart, k=rng.choice((0, 1)))
+                tokens += rng.choices(_broken(model), k=rng.choice((0, 0, 1)))
+            for token in tokens:
+                segment.tokens.append(token)
+                if rng.random() < 0.5:
+                    assert segment.read() == whole(segment.tokens)
+                    num_certain.append(segment.num_certain)
+        assert segment.read() == whole(segment.tokens)
+    assert max(num_certain) > 20
+
+
+def test_what_was_read_of_a_segment_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = SegmentText(TEXTS[LLM])
+    num_decoded = 0
+    plain = Tokenizer.decode_within
+
+    def counted(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+        nonlocal num_decoded
+        num_decoded += len(tokens)
+        return plain(tokenizer, tokens)
+
+    monkeypatch.setattr(Tokenizer, "decode_within", counted)
+    piece = NAIVE[LLM].encode("the stones 你好 lie")
+    for _ in range(50):
+        segment.tokens.extend(piece)
+        segment.read()
+    assert num_decoded < 2 * len(segment.tokens)
 
 
 def test_only_the_answer_that_is_being_written_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
