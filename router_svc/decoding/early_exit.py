@@ -136,18 +136,21 @@ class Exits:
         self._settings = rules[Model.LLM].settings  # the same for both
         self._session = session
         self._tokens = session.tokens
-        self._read = start  # what ends the thinking was looked for up to here
         self._start = start
+        self._num_read = start  # what ends the thinking was looked for when there were so many tokens
+        self._first = 0 if session.through_text else start  # where the text begins, as the session counts it
+        self._looked = self._first  # up to where it was looked for in text that will not change
         self._over = taken
         self._tried = 0  # how many tokens there were at the last trial
 
     @property
     def thinking(self) -> bool:
-        if not self._over and self._read < len(self._tokens):
+        if not self._over and self._num_read < len(self._tokens):
             marker = self._settings.style.thinking_end
-            begin = max(self._start, self._read - len(marker.encode()))  # no token is shorter than a byte
-            self._over = marker in self._session.spelled(begin)
-            self._read = len(self._tokens)
+            # No character and no token is shorter than a byte.
+            text, self._looked = self._session.spelled(max(self._first, self._looked - len(marker.encode())))
+            self._over = marker in text
+            self._num_read = len(self._tokens)
         return not self._over
 
     def due(self, author: Model | None) -> bool:

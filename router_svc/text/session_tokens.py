@@ -55,12 +55,15 @@ class SessionTokens:
         """Whether the answer's text ends within a character; only told where the models hand over through text."""
         return self._watch is not None and self._watch.mid_character
 
-    def spelled(self, begin: int) -> str:
-        """Text of the answer from the token at `begin` on, special tokens spelled out; through text it is the whole."""
+    def spelled(self, begin: int) -> tuple[str, int]:
+        """Text of the answer from `begin` on, special tokens spelled out, and up to where it will not change.
+
+        Both places count the session's tokens or, where the models hand over through text, the answer's characters.
+        """
         view = self.views[Model.LLM]
         if isinstance(view, TextView):
-            return view.text
-        return self._vocabularies.tokenizer(Model.LLM).spelled(self.tokens[begin:])
+            return view.text_from(begin)
+        return self._vocabularies.tokenizer(Model.LLM).spelled(self.tokens[begin:]), len(self.tokens)
 
     def keep(self, writer: Model, tokens: array[int]) -> None:
         """Takes tokens of the answer, in the answer's ids."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,11 +10,13 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as HfTokenizer
 
-from router_svc.decoding.early_exit import settle
+from router_svc.decoding.early_exit import Exits, settle
 from router_svc.policies.early_exit import EarlyExit, ExitStyle
 from router_svc.text.matching import Kind, Vocabulary
+from router_svc.text.session_tokens import SessionTokens
+from router_svc.text.text_view import TextView
 from router_svc.text.vocabularies import Vocabularies
-from router_svc.trajectory.types import Model
+from router_svc.trajectory.types import Chunk, Model, Source, entropies_of, tokens_of
 from rstitch.errors import InvalidArgument
 from tests.support.vocabularies import MERGES, PIECES, byte_level, made
 
@@ -94,3 +97,57 @@ def test_tokens_that_a_model_has_no_row_for_are_no_boundaries(kind: Kind, model:
         settle(prompt, ExitStyle(), vocabularies)
     assert (caught.value.field or "").startswith("early_exit.prompt")
     assert short.tokenizer.size() > short.size
+
+
+def answer_of(vocabularies: Vocabularies, marker: str) -> tuple[SessionTokens, Exits]:
+    rules = settle(replace(asking("x"), style=ExitStyle(("x",), "so ", "d", marker)), ExitStyle(), vocabularies)
+    session = SessionTokens([Chunk(Source.PROMPT, 0, tokens_of([3, 4]), entropies_of())], vocabularies)
+    return session, Exits(rules, session, 2, False)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_end_of_the_thinking_is_found_in_text_wherever_it_lies(seed: int) -> None:
+    """Across writers, tokens and the bytes of a character, whenever it is looked for."""
+    rng = random.Random(seed)
+    vocabularies = unrelated([], [])
+    found = set()
+    for _ in range(40):
+        marker = rng.choice(["ab", "éa", "a世", "aba", "x"])
+        session, exits = answer_of(vocabularies, marker)
+        view = session.views[LLM]
+        assert isinstance(view, TextView)
+        over = False
+        for _ in range(rng.randrange(1, 5)):
+            writer = rng.choice(list(Model))
+            session.begin_segment(writer)
+            text = "".join(rng.choices("abé世", k=rng.randrange(6)))
+            tokens = vocabularies.tokenizer(writer).encode(text, begins=False)
+            for token in tokens[: rng.randrange(len(tokens) + 1)]:
+                session.keep(writer, tokens_of([token]))
+                if rng.random() < 0.4:
+                    over = over or marker in view.text
+                    assert exits.thinking is not over
+        found.add(over)
+    assert found == {False, True}
+
+
+def test_the_end_of_the_thinking_is_looked_for_in_new_text_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabularies = unrelated([], [])
+    session, exits = answer_of(vocabularies, "</think>")
+    read: list[str] = []
+    spelled = SessionTokens.spelled
+
+    def recorded(session: SessionTokens, begin: int) -> tuple[str, int]:
+        text, upto = spelled(session, begin)
+        read.append(text)
+        return text, upto
+
+    monkeypatch.setattr(SessionTokens, "spelled", recorded)
+    for index in range(60):
+        if index % 20 == 0:
+            session.begin_segment(SLM if index % 40 else LLM)
+        writer = SLM if index // 20 == 1 else LLM
+        session.keep(writer, vocabularies.tokenizer(writer).encode("the thought goes on ", begins=False))
+        assert exits.thinking
+    assert len("".join(read)) < 2 * 60 * len("the thought goes on ")
+    assert len(read) == 60
