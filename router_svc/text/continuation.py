@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as HfTokenizer
 _REWRITING = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"})
 
 
-def continuing(tokenizer: Any, *, as_is: bool) -> Any:
+def continuing(tokenizer: Any, *, as_is: bool, size: int | None = None) -> Any:
     """The tokenizer for text that goes on with other text; itself if it does nothing else at a text's beginning.
 
     It puts no space first, neither before the text nor behind a special token in it, and adds no special tokens.
@@ -27,6 +27,7 @@ def continuing(tokenizer: Any, *, as_is: bool) -> Any:
         tokenizer: of the library `tokenizers`, as are what it is made of and what is returned.
         as_is: nothing of the text is lost: blanks at its ends and around special tokens stay, and characters stay as
             they are written if the vocabulary can spell them all.
+        size: added tokens with ids from here on are left out, so that what spells one is text like any other.
     """
     before = parts_of(tokenizer)
     dropped = {"Prepend"}
@@ -37,9 +38,10 @@ def continuing(tokenizer: Any, *, as_is: bool) -> Any:
         "normalizer": _without(before["normalizer"], dropped),
         "pre_tokenizer": _unprefixed(before["pre_tokenizer"]),
     }
-    added = tokenizer.get_added_tokens_decoder()
+    known = tokenizer.get_added_tokens_decoder()
+    added = {token: entry for token, entry in known.items() if size is None or token < size}
     strips = as_is and any(token.lstrip or token.rstrip for token in added.values())
-    if parts == before and not strips:
+    if parts == before and not strips and len(added) == len(known):
         return tokenizer
     made: Any = HfTokenizer.from_str(json.dumps(parts))
     made.model = tokenizer.model  # shared, not copied

@@ -87,8 +87,8 @@ class _Pair:
 
     def __init__(self, sides: Mapping[Model, Vocabulary], ours: Entries, theirs: Entries) -> None:
         self.sides, self.ours, self.theirs = sides, ours, theirs
-        entries = {Model.SLM: ours, Model.LLM: theirs}
-        self.names = {model: entries[model].by_id(side.size) for model, side in sides.items()}
+        self.entries = {Model.SLM: ours, Model.LLM: theirs}
+        self.names = {model: self.entries[model].by_id(side.size) for model, side in sides.items()}
 
     def named(self, model: Model, token: int) -> str:
         return f"{token} {self.names[model][token] or '(nothing)'}"
@@ -171,13 +171,33 @@ def _map_stops(pair: _Pair, model: Model, other: Model, to_other: array[int]) ->
 
 def _unrelated(pair: _Pair, why: str) -> Matching:
     for model, side in pair.sides.items():
-        lost = side.tokenizer.round_trips()
+        lost = side.tokenizer.below(side.size).round_trips()
         if lost is not None:
             raise _mismatch(
                 f"{why}, which leaves text to hand over, and the {model.name}'s tokenizer does not give {lost!r} back.",
                 "Serve two models of one family, or two whose tokenizers keep every text (most byte-level ones do).",
             )
+        beyond = _beyond(side, pair.entries[model])
+        if beyond is not None:
+            raise _mismatch(
+                f"{why}, which leaves text to hand over, and the {model.name}'s tokenizer makes a token of {beyond!r} "
+                f"that is none of the model's {side.size:,}.",
+                f"Give the {model.name} worker the tokenizer that the model was made with.",
+            )
     return Matching(Kind.UNRELATED, dict.fromkeys(Model, ()), tokens_of(), tokens_of(), f"through text: {why}")
+
+
+def _beyond(side: Vocabulary, entries: Entries) -> str | None:
+    """What the tokenizer makes an id of, in text that goes on, that the model has no row for; None: nothing.
+
+    Added tokens beyond the rows are text like any other, unless the vocabulary itself makes them.
+    """
+    lacking = [spelled for spelled, token in entries.text.items() if token >= side.size]
+    if lacking:
+        return min(lacking)
+    encode = side.tokenizer.below(side.size).encode
+    added = [spelled for spelled, token in entries.added.items() if token >= side.size]
+    return next((spelled for spelled in added if max(encode(spelled, begins=False), default=0) >= side.size), None)
 
 
 def _mismatch(what: str, remedy: str) -> RstitchError:

@@ -33,10 +33,10 @@ class SessionTokens:
             Model.LLM: any(notes.llm_num_before is not None for notes in prompts),
         }
         self.views: Mapping[Model, View] = {
-            model: TextView(model, vocabularies.tokenizer(model), texts)
+            model: TextView(model, side.tokenizer.below(side.size), texts)
             if texts
             else self._view(model, vocabularies, has_own=has_own[model] or has_own[Model.LLM])
-            for model in Model
+            for model, side in vocabularies.sides.items()
         }
         self._others = [view for view in self.views.values() if not view.is_shared]
         before = Source.PROMPT

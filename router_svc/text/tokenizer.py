@@ -6,6 +6,7 @@ Chat templates are `template`'s, conversations `conversation`'s. It does not tur
 
 from __future__ import annotations
 
+import copy
 import functools
 from array import array
 from collections.abc import Container, Mapping, Sequence
@@ -78,6 +79,8 @@ class Tokenizer:
         template: the model's chat templates.
         exit_style: how the models' folders say that they answer early.
         containing: returns the tokens whose text contains a piece of text. Raises TooCommon. Slow the first time.
+        below: returns the tokenizer for a model with ids below a number: what spells an added token beyond them is text
+            like any other where it goes on with other text.
         text_of: returns the text of a single token that begins a text, as `decode` does.
         special: by id, how the special tokens are spelled, which `decode` leaves out.
     """
@@ -100,6 +103,7 @@ class Tokenizer:
         self._data = files.data
         self.exit_style = files.early_exit
         self.containing = functools.lru_cache(_MAX_REMEMBERED)(self._containing)
+        self.below = functools.lru_cache(1)(self._below)
         self.text_of = functools.lru_cache(_MAX_TEXTS)(lambda token: self.decode([token]))
         added = self._tokenizer.get_added_tokens_decoder()
         self._added: dict[int, str] = {token: entry.content for token, entry in added.items()}
@@ -137,6 +141,14 @@ class Tokenizer:
     @functools.cached_property
     def _as_is(self) -> Any:
         return continuing(self._tokenizer, as_is=True)
+
+    def _below(self, size: int) -> Tokenizer:
+        if all(token < size for token in self._added):
+            return self
+        made = copy.copy(self)
+        made.__dict__.pop("splits_at_spaces", None)
+        made._as_is = continuing(self._tokenizer, as_is=True, size=size)
+        return made
 
     @functools.cached_property
     def splits_at_spaces(self) -> bool:

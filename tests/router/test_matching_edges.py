@@ -14,8 +14,10 @@ from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as HfTokenizer
 
 from router_svc.text.matching import MAX_MASKED, Kind, Vocabulary, match
+from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
-from router_svc.trajectory.types import Model
+from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.types import Chunk, Model, Source, entropies_of, tokens_of
 from rstitch.errors import RstitchError
 from tests.support import known_tokenizers as known
 from tests.support.vocabularies import MERGES, PIECES, byte_level, check_laws, made, vocabulary
@@ -222,6 +224,37 @@ def test_text_that_has_no_tokens_is_refused_by_model_and_text(model: Model, word
     error = refused(*(sides if model is LLM else sides[::-1]))
     assert f"the {model.name}'s tokenizer does not give 'The answer is 12.' back" in error.message
     assert sides[1].tokenizer.anchor in ((), (0,))
+
+
+@pytest.mark.parametrize("model", [SLM, LLM])
+def test_text_never_becomes_a_token_without_a_row(model: Model) -> None:
+    """A tokenizer may have more added tokens than its model rows, such as one for images; else it is refused."""
+    raw = byte_level(["<end>", *PIECES, "ed"], ["<end>", "<image>", "<video>"], [*MERGES, ("e", "d")])
+    whole, plain = made(raw, ["<end>"]), made(byte_level(), ["<end>"])
+
+    def served(size: int) -> Vocabularies:
+        sides = {model: replace(whole, size=size), model.other: plain}
+        return Vocabularies.of(sides[SLM], sides[LLM])
+
+    text = "the <image>and<video> <end>"
+    image, video, end = map(raw.token_to_id, ("<image>", "<video>", "<end>"))
+    for size, kept in [(video + 1, {image, video}), (video, {image}), (image, set())]:
+        vocabularies = served(size)
+        assert vocabularies.matching.kind is Kind.UNRELATED
+        session = SessionTokens([Chunk(Source.PROMPT, 0, tokens_of([1]), entropies_of())], vocabularies)
+        session.begin_segment(model.other)
+        session.keep(model.other, plain.tokenizer.encode(text, begins=False))
+        view = session.views[model]
+        view.refresh()
+        read = view.tokens[view.start :]
+        # The other model's own end is none of its text.
+        assert whole.tokenizer.spelled(read) == text.removesuffix("<end>")
+        assert kept == {image, video}.intersection(read)
+        assert max(read) < size
+        assert vocabularies.tokenizer(model).below(size).encode(text, begins=False)[-1] == end
+    sides = {model: replace(whole, size=len(PIECES)), model.other: plain}
+    error = refused(sides[SLM], sides[LLM])
+    assert f"the {model.name}'s tokenizer makes a token of " in error.message
 
 
 @pytest.mark.parametrize("rewriting", [normalizers.NFC(), normalizers.NFKC()], ids=["NFC", "NFKC"])
