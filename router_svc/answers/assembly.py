@@ -17,7 +17,6 @@ from router_svc.decoding.recovery import Recovery
 from router_svc.decoding.speculation import Speculation
 from router_svc.decoding.trials import Trials
 from router_svc.observers.trace import GenerationTrace
-from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import Learned, Speculative
 from router_svc.policies.policy import Head
 from router_svc.settings import RouterSettings
@@ -40,6 +39,7 @@ class ClaimedAnswer:
     session_id: str
     prepared: Prepared
     chunks: list[Chunk]  # the trajectory so far, the new prompt included
+    session: SessionTokens  # the same as the models read it
     owned: Owned
     resumes: bool  # the workers presumably hold all of it; else what was there before the prompt
     usage: Usage
@@ -71,15 +71,14 @@ class Assembly:
     def assemble(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> Writing:
         """Makes what writes the answer, for a request that came at `started`; its journal's task starts at once."""
         settings, trace = claimed.prepared.settings, claimed.trace
-        vocabularies = self.pair.vocabularies
-        session = SessionTokens(claimed.chunks, vocabularies)
+        vocabularies, session = claimed.prepared.vocabularies, claimed.session
         tokens = session.tokens
         written = chunks_of_answer(claimed.chunks, settings.start)
-        context = context_of(claimed.chunks, settings.start, vocabularies.answer_tokenizers)
-        log = AnswerLog(claimed.session_id, settings, context, written, trace_id=trace.trace_id)
-        # Stop strings look at every token's text, which costs; without them readers alone detokenise. A tokenizer that
-        # is gone meanwhile is refused here, before anything is started that would have to be ended.
-        text = AnswerText(vocabularies.answer_tokenizers, context, settings.stop) if settings.stop else None
+        tokenizers = vocabularies.answer_tokenizers
+        context = context_of(claimed.chunks, settings.start, tokenizers)
+        log = AnswerLog(claimed.session_id, settings, context, tokenizers, written, trace_id=trace.trace_id)
+        # Stop strings look at every token's text, which costs; without them readers alone detokenise.
+        text = AnswerText(tokenizers, context, settings.stop) if settings.stop else None
         # The journal first: it copies the usage that the store has, and the accounting then adds the claim to it.
         journal = Journal(self.store, claimed.session_id, claimed.owned, len(tokens), claimed.usage, log.show)
         accounting = Accounting(claimed.usage, started, claim_s, self.clock)
@@ -94,13 +93,14 @@ class Assembly:
                 SessionKey(claimed.session_id, settings.cache_salt),
                 view,
                 len(view.tokens) if claimed.resumes else view.num_kept_before,
-                self._manner(model, settings, session, endings),
+                self._manner(model, claimed.prepared, session, endings),
                 accounting,
                 self.background,
             )
             for model, view in session.views.items()
         }
-        recovery = Recovery(self.pair, self.settings.worker_patience_s, self.settings.capacity_patience_s)
+        patience_s = (self.settings.worker_patience_s, self.settings.capacity_patience_s)
+        recovery = Recovery(self.pair, vocabularies, *patience_s)
         follower = Follower(answer, workers, recovery, trace, accounting)
         rules, has_exited = claimed.prepared.exit_rules, claimed.usage.exit_position > 0
         exits = Exits(rules, session, settings.start, has_exited) if rules is not None else None
@@ -113,17 +113,16 @@ class Assembly:
         trace.describe(claimed.session_id, claimed.owned.epoch, settings, self.pair.names())
         return Writing(log, loop, journal, workers, accounting, trace)
 
-    def _manner(self, model: Model, settings: AnswerSettings, session: SessionTokens, endings: Endings) -> Manner:
+    def _manner(self, model: Model, prepared: Prepared, session: SessionTokens, endings: Endings) -> Manner:
         """How all runs of the answer on a worker are."""
-        vocabularies, view, sampling = self.pair.vocabularies, session.views[model], settings.sampling
+        vocabularies, view, sampling = prepared.vocabularies, session.views[model], prepared.settings.sampling
         # Both draw by the LLM's positions: a draft of the SLM is then drawn as the LLM would draw it.
         draws_alike = sampling.temperature > 0 and not vocabularies.is_through_text
         offset = session.views[Model.LLM].start - view.start if draws_alike else 0
         stops = endings.stop_tokens[model]
         is_own = view.own_ends(stops) == vocabularies.sides[model].stop_tokens
         masked = vocabularies.matching.masked[model]
-        context_length = self.pair.context_lengths()[model]
-        return Manner(sampling, context_length, offset, masked, frozenset() if is_own else stops)
+        return Manner(sampling, prepared.context_lengths[model], offset, masked, frozenset() if is_own else stops)
 
     def _head_asked_here(self, prepared: Prepared) -> Head | None:
         """The head that this router consults; None if there is none, or the SLM's worker does, for which it is kept."""

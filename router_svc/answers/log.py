@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from router_svc.policies.answer_settings import AnswerSettings
-from router_svc.trajectory.types import Chunk, Finished, Source, joined
+from router_svc.text.tokenizer import Tokenizer
+from router_svc.trajectory.types import Chunk, Finished, Model, Source, joined
 from rstitch.errors import RstitchError
 
 # The most chunks that a reader is given at once, so that one far behind does not hold up the loop.
@@ -19,13 +20,17 @@ _AT_ONCE = 64
 
 
 class AnswerLog:
-    """Chunks of one answer, growing until there is an outcome; `context` are the tokens that its text goes on with."""
+    """Chunks of one answer, growing until there is an outcome.
+
+    `context` are the tokens that its text goes on with, and `tokenizers` read it, by writer.
+    """
 
     def __init__(
         self,
         session_id: str,
         settings: AnswerSettings,
         context: array[int],
+        tokenizers: Mapping[Model, Tokenizer],
         chunks: list[Chunk],
         outcome: Finished | RstitchError | None = None,
         trace_id: str = "",
@@ -33,6 +38,7 @@ class AnswerLog:
         self.session_id = session_id
         self.settings = settings
         self.context = context
+        self.tokenizers = tokenizers
         self.trace_id = trace_id
         self.outcome = outcome
         self._chunks = chunks

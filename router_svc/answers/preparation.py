@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+
+import grpc
 
 from router_svc.answers.prompts import Prompt, budget_for, make_prompt
 from router_svc.answers.request import Question
@@ -19,9 +23,13 @@ from router_svc.policies.heads import Heads, NamedHead
 from router_svc.policies.kinds import Learned, Random, Speculative
 from router_svc.policies.policy import Policy
 from router_svc.settings import RouterSettings
-from router_svc.trajectory.types import Model, Trajectory
+from router_svc.text.session_tokens import SessionTokens
+from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.types import Chunk, Model, Trajectory
 from router_svc.workers.pair import WorkerPair
-from rstitch.errors import invalid
+from rstitch.errors import RstitchError, invalid
+
+_PROMPTS = ThreadPoolExecutor(4, "prompts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,8 @@ class Prepared:
     """An answer's settings, which any router can go on with, and what they name in this process."""
 
     settings: AnswerSettings
+    vocabularies: Vocabularies  # that the answer is written in
+    context_lengths: Mapping[Model, int]  # the most tokens that each model reads
     head: NamedHead | None
     exit_rules: Mapping[Model, ExitRules] | None  # by author
 
@@ -43,9 +53,6 @@ class Preparation:
 
     async def settle_policy(self, policy: Policy, session_id: str) -> tuple[Policy, NamedHead | None]:
         """Fills in the seed of a coin, or version, gate and place of a head; and finds the head."""
-        if isinstance(policy, Speculative) and self.pair.vocabularies.is_through_text:
-            what = "the LLM cannot verify a draft: the two models have no token ids in common."
-            raise invalid("policy.speculative", what, "Use threshold, or a pair of one family.")
         if isinstance(policy, Random) and policy.seed is None:
             return replace(policy, seed=zlib.crc32(session_id.encode())), None
         if not isinstance(policy, Learned):
@@ -54,15 +61,19 @@ class Preparation:
         tau = head.head.facts.tau if policy.tau is None else policy.tau
         return Learned(head.full_name, tau, self.settings.head_in_worker), head
 
-    async def prompt(self, question: Question, before: Trajectory | None) -> Prompt:
+    async def prompt(self, question: Question, vocabularies: Vocabularies, before: Trajectory | None) -> Prompt:
         """Makes the prompt of each model."""
-        vocabularies, own = self.pair.vocabularies, self.settings.prompt == "own"
-        # A long text takes its time.
-        return await asyncio.to_thread(make_prompt, question.input, vocabularies, before, each_its_own=own)
+        if before is not None:
+            check_same(AnswerSettings.from_json(before.header.settings), vocabularies)
+        own = self.settings.prompt == "own"
+        # A long text takes its time, and a slow template more: what else is done off the loop is not to wait for it.
+        made = partial(make_prompt, question.input, vocabularies, before, each_its_own=own)
+        return await asyncio.get_running_loop().run_in_executor(_PROMPTS, made)
 
     async def prepare(
         self,
         question: Question,
+        vocabularies: Vocabularies,
         prompt: Prompt,
         start: int,
         head: NamedHead | None,
@@ -70,13 +81,15 @@ class Preparation:
         traceparent: str,
     ) -> Prepared:
         """Completes a question whose policy is settled and whose answer will begin at position `start`."""
-        self.pair.vocabularies.check_ids("stop_token_ids", question.stop_token_ids)
-        rules = await self._exit_rules(question.early_exit)
+        vocabularies.check_ids("stop_token_ids", question.stop_token_ids)
+        check_policy(question.policy, vocabularies)
+        rules = await self._exit_rules(question.early_exit, vocabularies)
         wanted, default = question.max_new_tokens, self.settings.max_new_tokens
+        context_lengths = self.pair.context_lengths()
         settings = AnswerSettings(
             policy=question.policy,
             sampling=question.sampling,
-            max_new_tokens=budget_for(prompt, wanted, default, self.pair.context_lengths()),
+            max_new_tokens=budget_for(prompt, wanted, default, context_lengths),
             stop=question.stop,
             start=start,
             traceparent=traceparent,
@@ -86,15 +99,21 @@ class Preparation:
             early_exit=rules[Model.LLM].settings if rules is not None else None,
             cache_salt=question.cache_salt,
             stop_token_ids=question.stop_token_ids,
+            vocabularies=vocabularies.key,
         )
-        return Prepared(settings, head, rules)
+        return Prepared(settings, vocabularies, context_lengths, head, rules)
 
-    async def prepare_again(self, settings: AnswerSettings, session_id: str) -> Prepared:
+    async def prepare_again(self, settings: AnswerSettings, vocabularies: Vocabularies, session_id: str) -> Prepared:
         """Finds what the settings of a broken-off answer name."""
+        check_same(settings, vocabularies)
         policy, head = await self.settle_policy(settings.policy, session_id)
-        return Prepared(replace(settings, policy=policy), head, await self._exit_rules(settings.early_exit))
+        rules = await self._exit_rules(settings.early_exit, vocabularies)
+        settings = replace(settings, policy=policy)
+        return Prepared(settings, vocabularies, self.pair.context_lengths(), head, rules)
 
-    async def _exit_rules(self, asked: EarlyExit | None) -> Mapping[Model, ExitRules] | None:
+    async def _exit_rules(
+        self, asked: EarlyExit | None, vocabularies: Vocabularies
+    ) -> Mapping[Model, ExitRules] | None:
         if asked is None:
             return None
         own = self.settings
@@ -102,4 +121,31 @@ class Preparation:
             tuple(own.early_exit_boundaries), own.early_exit_prompt, own.early_exit_end, own.early_exit_thinking_end
         )
         # All tokens of the vocabulary are looked through.
-        return await asyncio.to_thread(settle, asked, style, self.pair.vocabularies)
+        return await asyncio.to_thread(settle, asked, style, vocabularies)
+
+
+async def read_session(chunks: Sequence[Chunk], vocabularies: Vocabularies) -> SessionTokens:
+    """A session as both models read it; through text that takes its time."""
+    if vocabularies.is_through_text:
+        return await asyncio.to_thread(SessionTokens, chunks, vocabularies)
+    return SessionTokens(chunks, vocabularies)
+
+
+def is_kept_in(settings: AnswerSettings, vocabularies: Vocabularies) -> bool:
+    """Whether a session with these settings is kept in these vocabularies."""
+    return settings.vocabularies in ("", vocabularies.key)  # "": by an older router, which had one kind of pair
+
+
+def check_same(settings: AnswerSettings, vocabularies: Vocabularies) -> None:
+    """Raises RstitchError (FAILED_PRECONDITION) if a session is kept in other ids than the two models now have."""
+    if not is_kept_in(settings, vocabularies):
+        what = "the session was written by models with other vocabularies than those that are served now."
+        remedy = "Serve the models that it was begun with, or begin a new session."
+        raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "OTHER_VOCABULARY", what, remedy=remedy)
+
+
+def check_policy(policy: Policy, vocabularies: Vocabularies) -> None:
+    """Raises RstitchError, naming the field, for a policy that such a pair cannot be written by."""
+    if isinstance(policy, Speculative) and vocabularies.is_through_text:
+        what = "the LLM cannot verify a draft: the two models have no token ids in common."
+        raise invalid("policy.speculative", what, "Use threshold, or a pair of one family.")

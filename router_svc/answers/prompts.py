@@ -14,6 +14,7 @@ import grpc
 from router_svc.answers.request import Chat, Text, Tokens
 from router_svc.text.conversation import answered, first_prompt, next_prompt
 from router_svc.text.session_tokens import SessionTokens
+from router_svc.text.text_view import common_prefix
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.turns import Turn
 from router_svc.text.views import View
@@ -68,18 +69,29 @@ class _Making:
         view, read_by_llm = self.session.views[Model.SLM], self.session.views[Model.LLM].tokens
         is_one = vocabularies.tokenizer(Model.SLM) is vocabularies.tokenizer(Model.LLM)
         is_taken_over = is_one or not each_its_own or isinstance(self.asked, Tokens)
-        if vocabularies.is_through_text or not is_taken_over:
-            own = self.prompt_of(Model.SLM)
-        elif view.is_shared:
-            return None
-        elif view.tokens == view.to_own(read_by_llm):
-            whole = view.to_own(read_by_llm[: llm.num_before] + llm.tokens)
-            num = num_common(view.tokens, whole)
-            own = ModelPrompt(num, whole[num:])
-        else:
-            own = ModelPrompt(len(view.tokens), view.to_own(llm.tokens))
-        same = own == llm and view.tokens == read_by_llm
+        is_own = vocabularies.is_through_text or not is_taken_over
+        own = self.prompt_of(Model.SLM) if is_own else self._taken_over(llm, view, read_by_llm)
+        same = own == llm and (view.is_shared or view.tokens == read_by_llm)
         return None if same and not vocabularies.is_mapped else own
+
+    def _taken_over(self, llm: ModelPrompt, view: View, read_by_llm: array[int]) -> ModelPrompt:
+        """The LLM's prompt in the SLM's ids. Raises RstitchError for a token that the SLM does not have."""
+        unshared = self.vocabularies.first_unshared(llm.tokens)
+        if unshared is not None:
+            remedy = "Leave it out; or start the router with --prompt own, and send text or chat."
+            raise invalid(self.field, self.vocabularies.told_unshared(llm.tokens[unshared]), remedy)
+        if view.is_shared:
+            return llm
+        if view.tokens != view.to_own(read_by_llm):
+            return ModelPrompt(len(view.tokens), view.to_own(llm.tokens))
+        whole = view.to_own(read_by_llm[: llm.num_before] + llm.tokens)
+        num = common_prefix(view.tokens, whole)
+        return ModelPrompt(num, whole[num:])
+
+    @property
+    def field(self) -> str:
+        """The request's field that was asked with."""
+        return {Text: "text", Chat: "chat", Tokens: "tokens.ids"}[type(self.asked)]
 
     def prompt_of(self, model: Model) -> ModelPrompt:
         """What one model is given of the question, by its own tokenizer and template."""
@@ -87,19 +99,19 @@ class _Making:
         begins = not self.turns
         match self.asked:
             case Text(text):
-                field, made = "text", ModelPrompt(len(view.tokens), tokenizer.encode(text, begins=begins))
+                made = ModelPrompt(len(view.tokens), tokenizer.encode(text, begins=begins))
             case Chat(turn) if begins:
-                field, made = "chat", ModelPrompt(0, first_prompt(tokenizer, turn))
+                made = ModelPrompt(0, first_prompt(tokenizer, turn))
             case Chat(turn):
-                field, made = "chat", self._next_turn(turn, model, tokenizer, view)
+                made = self._next_turn(turn, model, tokenizer, view)
             case Tokens(ids):
-                field, made = "tokens.ids", ModelPrompt(len(view.tokens), self._given(ids, model, begins=begins))
+                made = ModelPrompt(len(view.tokens), self._given(ids, model, begins=begins))
         if not made.tokens:
-            raise invalid(field, "the prompt is empty.", "Send at least one token.")
+            raise invalid(self.field, "the prompt is empty.", "Send at least one token.")
         size = self.vocabularies.sides[model].size
         if (most := max(made.tokens)) >= size:
             what = f"token id {most} is outside the {model.name}'s vocabulary of {size}."
-            raise invalid(field, what, f"Send ids below {size}, made with the models' tokenizer.")
+            raise invalid(self.field, what, f"Send ids below {size}, made with the models' tokenizer.")
         return made
 
     def _next_turn(self, newest: Turn, model: Model, tokenizer: Tokenizer, view: View) -> ModelPrompt:
@@ -121,12 +133,6 @@ class _Making:
             return ids
         text = self.vocabularies.tokenizer(Model.LLM).spelled(ids)
         return self.vocabularies.tokenizer(model).encode(text, begins=begins)
-
-
-def num_common(left: array[int], right: array[int]) -> int:
-    """How many tokens two rows begin with in common."""
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 def budget_for(prompt: Prompt, max_new_tokens: int, default: int, context_lengths: Mapping[Model, int]) -> int:

@@ -19,7 +19,7 @@ from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
-from router_svc.answers.preparation import Preparation
+from router_svc.answers.preparation import Preparation, check_same, read_session
 from router_svc.answers.request import Question, Reattach, check_within
 from router_svc.answers.running import RunningAnswer
 from router_svc.observers.observer import AnswerObserver
@@ -221,20 +221,24 @@ class Sessions:
         asked = self.clock()
         before = await self._store.trajectory(session_id) if question.session_id else None
         read_s = self.clock() - asked
-        prompt = await self._preparation.prompt(question, before)
+        vocabularies = self._pair.vocabularies  # once: a worker may come back as another model meanwhile
+        prompt = await self._preparation.prompt(question, vocabularies, before)
         length = before.header.length if before else 0
         start = length + len(prompt.tokens)
-        prepared = await self._preparation.prepare(question, prompt, start, head, guard_reason, trace.traceparent)
+        prepared = await self._preparation.prepare(
+            question, vocabularies, prompt, start, head, guard_reason, trace.traceparent
+        )
         usage = Usage(num_prompt_tokens=start)
         chunk = Chunk(Source.PROMPT, length, prompt.tokens, entropies_of(), notes=prompt.notes)
+        chunks = [*(before.chunks if before else ()), chunk]
+        session = await read_session(chunks, vocabularies)
         asked = self.clock()
         settings = prepared.settings.to_json()
         header = before.header if before else None
         owned = await self._store.claim(header, session_id, self._lease.router_id, settings, usage, [chunk])
         if not isinstance(owned, Owned):
             return owned
-        chunks = [*(before.chunks if before else ()), chunk]
-        claimed = ClaimedAnswer(session_id, prepared, chunks, owned, False, usage, trace)
+        claimed = ClaimedAnswer(session_id, prepared, chunks, session, owned, False, usage, trace)
         return self._start(claimed, started, read_s + self.clock() - asked)
 
     async def _try_attach(self, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
@@ -242,13 +246,16 @@ class Sessions:
         trajectory = await self.trajectory(asked.session_id)
         header = trajectory.header
         check_within(asked, header.length)
-        settings = AnswerSettings.from_json(header.settings)
+        settings, vocabularies = AnswerSettings.from_json(header.settings), self._pair.vocabularies
         if header.state is State.FINISHED:
+            check_same(settings, vocabularies)
             chunks = chunks_of_answer(trajectory.chunks, settings.start)
-            tokenizers = self._preparation.pair.vocabularies.answer_tokenizers
-            context = context_of(trajectory.chunks, settings.start, tokenizers)
-            return AnswerLog(asked.session_id, settings, context, chunks, header.finished)
-        prepared = await self._preparation.prepare_again(settings, asked.session_id)
+            context = context_of(trajectory.chunks, settings.start, vocabularies.answer_tokenizers)
+            tokenizers = vocabularies.answer_tokenizers
+            return AnswerLog(asked.session_id, settings, context, tokenizers, chunks, header.finished)
+        prepared = await self._preparation.prepare_again(settings, vocabularies, asked.session_id)
+        chunks = list(trajectory.chunks)
+        session = await read_session(chunks, vocabularies)
         # Counted on: what the router before spent belongs to the same answer.
         usage = header.usage.copy()
         router_id = self._lease.router_id
@@ -256,8 +263,7 @@ class Sessions:
         if not isinstance(owned, Owned):
             return owned
         trace = begin_trace(self._telemetry, settings.traceparent)
-        chunks = list(trajectory.chunks)
-        claimed = ClaimedAnswer(asked.session_id, prepared, chunks, owned, True, usage, trace)
+        claimed = ClaimedAnswer(asked.session_id, prepared, chunks, session, owned, True, usage, trace)
         return self._start(claimed, started, self.clock() - since)
 
     def _start(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> AnswerLog:

@@ -14,10 +14,12 @@ import structlog
 
 from router_svc.answers.events import Reader
 from router_svc.answers.log import AnswerLog
+from router_svc.answers.preparation import is_kept_in
 from router_svc.answers.sessions import Sessions
 from router_svc.api import messages
 from router_svc.api.profiles import Profiles
 from router_svc.api.validation import check_session_id, encode_page_token, parse_page, parse_reattach
+from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.heads import Heads
 from router_svc.policies.kinds import KINDS
 from router_svc.settings import RouterSettings
@@ -76,7 +78,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             trace_id=log.trace_id,
         )
         yield router_pb2.GenerateResponse(started=started)
-        reader = Reader(self.pair.vocabularies.answer_tokenizers, log.context, log.settings.stop, position)
+        reader = Reader(log.tokenizers, log.context, log.settings.stop, position)
         async for chunks in log.follow():
             for event in reader.read(chunks):
                 yield messages.encode_event(event)
@@ -92,7 +94,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.GetTrajectoryRequest, context: Any
     ) -> router_pb2.GetTrajectoryResponse:
         trajectory = await self.sessions.trajectory(check_session_id(request.session_id))
-        tokenizers = self.pair.vocabularies.answer_tokenizers
+        vocabularies = self.pair.vocabularies
+        is_same = is_kept_in(AnswerSettings.from_json(trajectory.header.settings), vocabularies)
+        tokenizers = vocabularies.answer_tokenizers if is_same else None  # else these would read other words
         # Off the event loop: the text of a long session takes longer than the answers being written may wait.
         message = await asyncio.to_thread(messages.encode_trajectory, trajectory.header, trajectory.chunks, tokenizers)
         return router_pb2.GetTrajectoryResponse(trajectory=message)

@@ -39,6 +39,7 @@ class Follower:
         Returns how it ended; None if `take` cut it short, or if it failed and another try is worth it. Raises
         RstitchError when no try is worth it any more; what is kept stays kept.
         """
+        self.recovery.check_vocabularies()
         worker = self.workers[writer]
         # A worker that came back may be another process with an empty cache, or another model.
         if worker.is_lost:

@@ -7,6 +7,7 @@ import asyncio
 import grpc
 import structlog
 
+from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import is_lost
 from router_svc.workers.pair import WorkerPair, worker_unavailable
@@ -27,9 +28,11 @@ class Recovery:
     Both are counted without progress: a token that is kept begins them anew.
     """
 
-    def __init__(self, pair: WorkerPair, worker_patience_s: float, capacity_patience_s: float) -> None:
+    def __init__(
+        self, pair: WorkerPair, vocabularies: Vocabularies, worker_patience_s: float, capacity_patience_s: float
+    ) -> None:
         self._pair = pair
-        self._vocabularies = pair.vocabularies  # that the answer is written in
+        self._vocabularies = vocabularies  # that the answer is written in
         self._worker_patience_s = worker_patience_s
         self._lost = Backoff(first_s=0.05, max_s=1.0, patience_s=worker_patience_s)
         self._full = Backoff(first_s=0.05, max_s=1.0, patience_s=capacity_patience_s)
@@ -71,9 +74,13 @@ class Recovery:
 
     async def _wait_usable(self, model: Model) -> None:
         await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
-        if self._pair.vocabularies is not self._vocabularies:
-            what = f"the {model.name} worker came back with another vocabulary than the answer was begun in."
-            remedy = "Re-attach with resume_from: what is kept is read in the new one."
+        self.check_vocabularies()
+
+    def check_vocabularies(self) -> None:
+        """Raises RstitchError (UNAVAILABLE) if a worker has come back as another model."""
+        if not self._pair.is_current(self._vocabularies):
+            what = "a worker came back with another vocabulary than the answer was begun in."
+            remedy = "Serve the model that it was begun with, then re-attach with resume_from; or begin a new session."
             raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TOKENIZER_CHANGED", what, remedy=remedy)
 
     async def _put_head(self, model: Model, error: RstitchError) -> None:

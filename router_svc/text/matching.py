@@ -48,6 +48,7 @@ class Vocabulary:
     tokenizer: Tokenizer
     size: int  # ids below it have a row in the model
     stop_tokens: frozenset[int]
+    fingerprint: str = ""  # of each id with its token, as the worker names it
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,12 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 import grpc
+import structlog
 
 from router_svc.text import rendering
 from rstitch.errors import RstitchError
 
+_log = structlog.get_logger(__name__)
 # Of a rendering: seconds of CPU time, so that a busy machine refuses nothing that an idle one renders.
 MAX_CPU_S = 2.0
 # Address space of the process. What may come over the wire at once is rendered in a fraction of it.
@@ -115,7 +117,10 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
 
 def warm_up() -> None:
     """Begins the process, which takes part of a second, before the first question waits for it."""
-    render("", {})
+    try:
+        render("", {})
+    except (OSError, RstitchError, TemplateRefused) as error:
+        _log.warning("chat templates cannot be rendered now", error=str(error))
 
 
 def _send(stream: IO[bytes], data: bytes) -> None:

@@ -45,6 +45,7 @@ class View(ABC):
         self.start = 0
         self.num_kept_before = 0
         self._past: list[PastAnswer] = []
+        self._num_prompts = 0
 
     def answers(self) -> list[PastAnswer]:
         """The answers to all prompts so far, in order."""
@@ -56,8 +57,9 @@ class View(ABC):
 
     def add_prompt(self, prompt: ModelPrompt) -> None:
         """Takes the next prompt of the session."""
-        if self.tokens:
+        if self._num_prompts:
             self._past = self.answers()
+        self._num_prompts += 1
         self.num_kept_before = prompt.num_before
         del self.tokens[prompt.num_before :]
         self.tokens.extend(prompt.tokens)
@@ -110,8 +112,9 @@ class SharedView(SameIds):
     is_shared = True
 
     def add_prompt(self, prompt: ModelPrompt) -> None:
-        if prompt.num_before:
+        if self._num_prompts:
             self._past.append(self._answer(prompt.num_before))
+        self._num_prompts += 1
         self.num_kept_before = prompt.num_before
         self.start = prompt.num_before + len(prompt.tokens)
 

@@ -6,7 +6,7 @@ Ids of the answer are the LLM's. It knows no workers.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -39,8 +39,15 @@ class Vocabularies:
         of_slm: Iterable[int] = slm.stop_tokens
         if matching.kind is Kind.RENUMBERED:
             of_slm = {matching.to_llm[token] for token in slm.stop_tokens if token < len(matching.to_llm)}
-        both = llm.stop_tokens | {token for token in of_slm if token < llm.size}
-        return cls(sides, matching, dict.fromkeys(Model, both))
+        both = llm.stop_tokens | frozenset(of_slm)
+        return cls(sides, matching, {model: _written_by(sides, matching, model, both) for model in Model})
+
+    @property
+    def key(self) -> str:
+        """Names what ids a session is kept in: those that begin under one key cannot be gone on with under another."""
+        slm, llm = (self.sides[model].fingerprint[:16] for model in Model)
+        of_slm = "" if self.matching.kind is Kind.SAME else f":{slm}"
+        return f"{self.matching.kind}:{llm}{of_slm}"
 
     @property
     def is_mapped(self) -> bool:
@@ -105,23 +112,43 @@ class Vocabularies:
         """Raises RstitchError, naming the place in `field`, for an id of the LLM that either model does not have."""
         tokens = list(tokens)
         self.check_ids(field, tokens)
-        masked = frozenset(self.matching.masked[Model.LLM])
-        for index, token in enumerate(tokens):
-            if token in masked and not self.is_through_text:
-                spelling = self.tokenizer(Model.LLM).spelling(token)
-                what = f"token id {token} ({spelling}) of the LLM is none of the SLM's."
-                raise invalid(f"{field}[{index}]", what, "Leave it out, or send text or chat.")
+        found = self.first_unshared(tokens)
+        if found is not None:
+            raise invalid(f"{field}[{found}]", self.told_unshared(tokens[found]), "Leave it out, or send text or chat.")
+
+    def first_unshared(self, tokens: Sequence[int]) -> int | None:
+        """The index of the first of the LLM's tokens that the SLM does not have; None if there is none, or no ids."""
+        if self.is_through_text:
+            return None
+        masked, size = frozenset(self.matching.masked[Model.LLM]), self.sides[Model.LLM].size
+        if not self.is_mapped:
+            size = min(size, self.sides[Model.SLM].size)
+        if not masked and max(tokens, default=0) < size:
+            return None
+        return next((index for index, token in enumerate(tokens) if token >= size or token in masked), None)
+
+    def told_unshared(self, token: int) -> str:
+        """Says that the SLM does not have a token of the LLM."""
+        return f"token id {token} ({self.tokenizer(Model.LLM).spelling(token)}) of the LLM is none of the SLM's."
 
     def ends(self, stop_token_ids: Iterable[int]) -> Mapping[Model, frozenset[int]]:
         """By author, the ids of an answer that end it, with further ones that were asked for, ids of the LLM."""
         asked = frozenset(stop_token_ids)
         if not asked:
             return self.stop_tokens
-        own = dict.fromkeys(Model, asked)
+        own = {model: _written_by(self.sides, self.matching, model, asked) for model in Model}
         if self.is_through_text:
             slm, llm = self.sides[Model.SLM], self.sides[Model.LLM]
             own[Model.SLM] = _spelled_alike(Vocabulary(llm.tokenizer, llm.size, asked), slm)
         return {model: ends | own[model] for model, ends in self.stop_tokens.items()}
+
+
+def _written_by(
+    sides: Mapping[Model, Vocabulary], matching: Matching, author: Model, ends: frozenset[int]
+) -> frozenset[int]:
+    """Those of an answer's ids that the author has a row for: a worker refuses to look out for others."""
+    size = sides[Model.LLM if matching.kind is Kind.RENUMBERED else author].size
+    return frozenset(token for token in ends if token < size)
 
 
 def _spelled_alike(other: Vocabulary, side: Vocabulary) -> frozenset[int]:

@@ -76,6 +76,10 @@ class WorkerPair:
         """How the vocabularies were matched, in one line; "" until they are."""
         return self._vocabularies.matching.told if self._vocabularies is not None else ""
 
+    def is_current(self, vocabularies: Vocabularies) -> bool:
+        """Whether these are still those of the two workers."""
+        return self._vocabularies is vocabularies
+
     def context_lengths(self) -> Mapping[Model, int]:
         """The most tokens of a session, by the model that reads it."""
         self.check_ready()
@@ -173,6 +177,7 @@ class WorkerPair:
             files = await side.client.tokenizer()
             _log.info("worker found", role=model.label, address=side.client.address, model=info.model)
             side.info, side.files = info, files
+            side.answers, side.detail = False, "its tokenizer is being read"
             try:
                 await self._match()
             except RstitchError:
@@ -191,6 +196,8 @@ class WorkerPair:
                 self.mismatch = None
                 return
             names = self.names()
+            # What comes now is not what there was: until it is matched nobody is to trust the worker in the old ids.
+            self._vocabularies, self._matched = None, {}
             try:
                 made = await asyncio.to_thread(_vocabularies, found[Model.SLM], found[Model.LLM])
             except RstitchError as error:
@@ -212,12 +219,17 @@ class _Matched:
     files: TokenizerFiles
     size: int
     stop_tokens: frozenset[int]
+    fingerprint: str
 
     @classmethod
     def of(cls, side: _Side) -> _Matched | None:
-        if side.info is None or side.files is None:
+        info = side.info
+        if info is None or side.files is None:
             return None
-        return cls(side.files, side.info.vocab_size, side.info.stop_tokens)
+        return cls(side.files, info.vocab_size, info.stop_tokens, info.fingerprint)
+
+    def vocabulary(self, tokenizer: Tokenizer) -> Vocabulary:
+        return Vocabulary(tokenizer, self.size, self.stop_tokens, self.fingerprint)
 
 
 def _vocabularies(slm: _Matched, llm: _Matched) -> Vocabularies:
@@ -236,7 +248,14 @@ def _vocabularies(slm: _Matched, llm: _Matched) -> Vocabularies:
     of_slm = of_llm if files[0] == files[1] else Tokenizer(files[0])
     if templates.has_template:
         render_process.warm_up()
-    return Vocabularies.of(Vocabulary(of_slm, slm.size, slm.stop_tokens), Vocabulary(of_llm, llm.size, llm.stop_tokens))
+    try:
+        return Vocabularies.of(slm.vocabulary(of_slm), llm.vocabulary(of_llm))
+    except RstitchError:
+        raise
+    except Exception as error:  # whatever the library raises of a file that it could read
+        what = f"the two tokenizers cannot be compared: {error}"
+        remedy = "Give the workers model folders whose tokenizer.json are sound."
+        raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "BAD_TOKENIZER", what, remedy=remedy) from error
 
 
 def worker_unavailable(model: Model, address: str, why: str) -> RstitchError:

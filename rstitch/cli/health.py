@@ -56,6 +56,8 @@ def _router_health(router: str, timeout: float, json: bool) -> bool:
     console = out()
     print_whole(console, table)
     console.print(f"policies: {', '.join(status.policies)}; default tau {status.default_tau:g}", style="dim")
+    if status.vocabularies:
+        console.print(f"vocabularies: {status.vocabularies}", style="dim", markup=False, highlight=False)
     console.print(_guard(status.guard), style="dim")
     return ready
 

@@ -112,3 +112,4 @@ class Status:
     num_running: int
     version: str
     guard: GuardStatus = GuardStatus()
+    vocabularies: str = ""  # how the two models' were matched, and which ids neither may write

@@ -178,6 +178,7 @@ def test_health_says_who_is_not_ready(run: Run, router: FakeRouter) -> None:
     assert result.exit_code == 0
     assert "SLM worker" in result.stdout
     assert "guard off, new answers routed: routed answers took 0.40x" in result.stdout
+    assert "vocabularies: 3 text tokens under the same spelling; masked: SLM 2 [user]" in result.stdout
     router.ready = False
     result = run("health")
     assert result.exit_code == 1

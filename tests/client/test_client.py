@@ -225,6 +225,7 @@ def test_status(router: FakeRouter, call: Call) -> None:
     told = call(router.address, "status")
     assert (told.ready, told.policies, told.default_tau) == (True, ("threshold", "llm_only"), 0.02)
     assert [worker.role for worker in told.workers] == [Model.SLM, Model.LLM]
+    assert told.vocabularies.endswith("masked: SLM 2 [user]")
 
 
 def test_wait_ready_waits_and_says_what_for(router: FakeRouter, call: Call) -> None:

@@ -22,7 +22,9 @@ TAUS = (0.05, 0.2, 0.35, 0.45)
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("slm", "llm"), [("qwen3", "gemma2"), ("gpt_neox", "mistral")])
+@pytest.mark.parametrize(
+    ("slm", "llm"), [pytest.param("qwen3", "gemma2", marks=pytest.mark.soak), ("gpt_neox", "mistral")]
+)
 async def test_other_architectures_stitch_as_the_reference(slm: str, llm: str, tmp_path: Path) -> None:
     pair = Pair(save_model(tmp_path / slm, slm, 3), save_model(tmp_path / llm, llm, 4), "float64")
     with start_stack(pair) as stack:

@@ -126,5 +126,6 @@ async def test_kernels_change_nothing(
     await check_laws(kindred_pair, told, args, {"TRITON_INTERPRET": "1"}, tokens=10, long=40)
 
 
+@pytest.mark.soak  # tests/laws/test_invariant.py has the same engine under all laws but these
 async def test_sums_in_one_order_change_nothing(kindred_pair: Pair) -> None:
     await check_laws(kindred_pair, ".*batch-invariant", ["--batch-invariant"])

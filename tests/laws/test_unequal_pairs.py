@@ -161,7 +161,7 @@ async def test_equal_tokenizers_with_other_templates_are_asked_by_their_own(tmp_
                 assert written(second) == expected(pair.stitched([prompt, then], Tau(tau), TOKENS, before).written)
 
 
-@pytest.mark.parametrize("ends", ["slm", "llm"])
+@pytest.mark.parametrize("ends", ["slm", pytest.param("llm", marks=pytest.mark.soak)])
 async def test_an_answer_ends_at_what_ends_it_for_either_model(ends: Any, tmp_path: Path) -> None:
     """The model that writes the token does not take it for an end; the other one does."""
     pair = MappedPair(save_model(tmp_path / "slm", "llama", 1), save_model(tmp_path / "llm", "qwen2", 2), "float64")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import pytest
 
 from evals.algorithm.reference import Proposal, Threshold, stitch
@@ -14,7 +15,7 @@ from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.turns import Message, Turn
 from router_svc.trajectory.types import tokens_of
 from rstitch.v1 import router_pb2
-from tests.support.asking import Reading, ask_for, chat, check_kept, take, threshold
+from tests.support.asking import Reading, ask_for, chat, check_kept, refused, stored, take, threshold
 from tests.support.toy import SPECIAL, STOP, ToyModel, make_tokenizer_files
 from tests.support.toy_stack import Stack
 
@@ -276,3 +277,50 @@ async def test_both_draw_by_the_positions_of_the_llm(mapped: Stack) -> None:
         for worker in (mapped.slm, mapped.llm)
     ]
     assert offsets == [{len(prompts[1]) - len(prompts[0])}, {0}]
+
+
+async def test_a_session_is_not_gone_on_with_in_other_ids_than_it_is_kept_in(mapped: Stack) -> None:
+    stub = await mapped.stub(await mapped.router())
+    first = await take(stub, ask_for(chat=chat(("user", "Hallo")), policy={"llm_only": {}}, max_new_tokens=5))
+    assert "".join(segment.text for segment in (await stored(stub, first.session_id)).segments[1:]) == first.text
+    await mapped.slm.stop()
+    mapped.slm.files = make_tokenizer_files(seed=9)
+    mapped.slm.stop_token = id_of(Tokenizer(mapped.slm.files), "<|end|>")
+    await mapped.slm.start()
+    other = await mapped.stub(await mapped.router())
+    for request in (
+        ask_for(chat=chat(("user", "Und?")), session_id=first.session_id),
+        ask_for(session_id=first.session_id, resume_from=0),
+    ):
+        error = await refused(other.Generate(request))
+        assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "OTHER_VOCABULARY")
+        assert error.remedy
+    segments = (await stored(other, first.session_id)).segments
+    assert [token for segment in segments[1:] for token in segment.tokens] == first.tokens
+    assert [segment.text for segment in segments] == [""] * len(segments)
+
+
+async def test_with_the_llm_s_prompt_what_the_slm_cannot_read_is_refused(mapped: Stack) -> None:
+    stub = await mapped.stub(await mapped.router(prompt="llm"))
+    error = await refused(stub.Generate(ask_for(chat=chat(("user", "Hallo")))))
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "chat")
+    assert "--prompt own" in str(error.remedy)
+    assert (await take(stub, ask_for(text="Hallo", max_new_tokens=5))).error is None
+
+
+async def test_a_token_that_the_slm_has_no_row_for_is_neither_read_nor_looked_out_for(stack: Stack) -> None:
+    await stack.slm.stop()
+    stack.slm.vocab_size = OF_SLM.size() - 1
+    await stack.slm.start()
+    stub = await stack.stub(await stack.router())
+    last = OF_SLM.size() - 1
+    error = await refused(stub.Generate(ask_for(text="abzz")))
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "text")
+    assert "zz" in error.message
+    policy = {"random": {"slm_probability": 0.5, "seed": 5}}
+    stack.slm.model = stack.llm.model = ToyModel(1, stop_every=0, choose=lambda prefix: 9)
+    answer = await take(stub, ask_for(stop_token_ids=[last], policy=policy, max_new_tokens=12))
+    assert answer.error is None
+    assert set(answer.authors) == {"slm", "llm"}
+    assert all(last not in request.stop_tokens for request in stack.slm.requests)
+    assert any(last in request.stop_tokens for request in stack.llm.requests)

@@ -181,6 +181,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             default_tau=0.02,
             version="9",
             guard=pb.GuardStatus(reason="routed answers took 0.40x as long.", default_guard=pb.GUARD_OFF),
+            vocabularies="3 text tokens under the same spelling; masked: SLM 2 [user]",
         )
 
     def set_health(self, serving: bool) -> None:

@@ -12,6 +12,7 @@ import pytest
 import structlog
 import torch
 
+from model_worker import build
 from model_worker.engine.forward.loader import adopt
 from model_worker.main import Role, start
 from model_worker.settings import WorkerSettings
@@ -94,9 +95,11 @@ async def test_an_attribute_of_the_configs_class_is_no_stop_token(start_worker: 
 
 @pytest.mark.parametrize(("num_rows", "vocab_size"), [(299, 299), (250, 250), (300, 300), (304, 300)])
 async def test_the_vocabulary_is_what_the_model_has_rows_for(
-    start_worker: StartWorker, tmp_path: Path, num_rows: int, vocab_size: int
+    start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_rows: int, vocab_size: int
 ) -> None:
     folder = save(tmp_path / "model", num_rows)
+    # The module's own may have been used, and with that bound to where it writes, by a test before.
+    monkeypatch.setattr(build, "_log", structlog.get_logger())
     with structlog.testing.capture_logs() as logs:
         _, stub = await start_worker(model=str(folder))
     assert (await stub.GetInfo(pb.GetInfoRequest())).vocab_size == vocab_size
