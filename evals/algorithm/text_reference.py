@@ -73,7 +73,8 @@ def stitch_text(
     answer = TextAnswer(list(prompts[first]), first, segments=[(first, [])])
 
     def complete() -> bool:
-        stopped = bool(answer.written) and answer.written[-1].id in models[answer.writer].stop_tokens
+        last = answer.written[-1] if answer.written else None
+        stopped = last is not None and last.id in models[last.model].stop_tokens  # an id is its author's
         is_full = context_lengths is not None and len(answer.tokens) >= context_lengths[answer.writer]
         return stopped or is_full or len(answer.written) >= max_new_tokens or answer.is_over_budget
 
