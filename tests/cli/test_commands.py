@@ -243,7 +243,8 @@ def test_up_shows_the_log_of_what_cannot_start_and_leaves_nothing(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     result = run("up", "--slm-model", str(tmp_path), "--port", "0")
     assert result.exit_code == 1
-    assert list(tmp_path.iterdir()) == []
+    # The server that processes are forked from, where this test is the first to need it, has a folder until it ends.
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("pymp-")] == []
     assert "error: the slm worker ended with code 1." in result.stderr
     assert str(tmp_path) in result.stderr
 
