@@ -65,7 +65,7 @@ with LocalStack(*workers, RouterOptions()) as stack:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `bench checkouts`."""
+    """Adds the flags of `bench checkouts` to its parser."""
     # fmt: off
     parser.add_argument("before", type=Path, metavar="DIR", help="the other checkout")
     parser.add_argument("--systems", nargs="+", default=list(_SYSTEMS), metavar="POLICY",

@@ -194,7 +194,7 @@ class Committer:
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """Returns how many tokens two rows begin with in common."""
-    # Its twin is in router_svc/decoding/speculation.py: neither may import the other, nor the engine a shared module.
+    # Its twin is in router_svc/trajectory/types.py: neither may import the other, nor the engine a shared module.
     pairs = zip(left, right, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 

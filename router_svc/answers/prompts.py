@@ -14,12 +14,11 @@ import grpc
 from router_svc.answers.request import Chat, Text, Tokens
 from router_svc.text.conversation import answered, first_prompt, next_prompt
 from router_svc.text.session_tokens import SessionTokens
-from router_svc.text.text_view import common_prefix
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.turns import Turn
 from router_svc.text.views import View
 from router_svc.text.vocabularies import Vocabularies
-from router_svc.trajectory.types import Model, ModelPrompt, PromptNotes, Source, Trajectory
+from router_svc.trajectory.types import Model, ModelPrompt, PromptNotes, Source, Trajectory, common_prefix
 from rstitch.errors import RstitchError, invalid
 
 

@@ -12,7 +12,7 @@ accepted token is the SLM's, its entropy is the LLM's.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from functools import partial
 
 from router_svc.decoding.answer import Answer
@@ -21,7 +21,7 @@ from router_svc.decoding.trials import Trials
 from router_svc.observers.trace import GenerationTrace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import Speculative
-from router_svc.trajectory.types import FinishReason, Model, SwitchReason, tokens_of
+from router_svc.trajectory.types import FinishReason, Model, SwitchReason, common_prefix, tokens_of
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.runs import PendingRun, Reply, RunEnd, RunFinish, RunSpec
 from router_svc.workers.session import WorkerSession
@@ -128,7 +128,7 @@ class Speculation:
 
         def take(reply: Reply) -> bool:
             nonlocal written
-            num_accepted = _common_prefix(reply.tokens, draft)
+            num_accepted = common_prefix(tokens_of(reply.tokens), draft)
             del draft[:num_accepted]  # what is left of it is verified by the next try, should this run fail
             written = num_accepted < len(reply.tokens)
             return self._keep_verified(reply, num_accepted)
@@ -171,9 +171,3 @@ class Speculation:
             traceparent=self._answer.traceparent,
         )
         return await self._follower.run(Model.SLM, lambda worker: worker.decode(spec), partial(self._keep, Model.SLM))
-
-
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two rows begin with in common. The engine has its twin: neither side may import the other's."""
-    pairs = zip(left, right, strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))

@@ -12,7 +12,6 @@ no store and no workers.
 
 from __future__ import annotations
 
-import itertools
 import secrets
 from array import array
 from collections.abc import Iterator, Sequence
@@ -21,12 +20,11 @@ from dataclasses import dataclass
 from router_svc.text.template import Edges
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.turns import ASSISTANT, Answered, Message, Turn, in_force
-from router_svc.trajectory.types import tokens_of
+from router_svc.trajectory.types import common_prefix, tokens_of
 from rstitch.errors import invalid
 
 # A template may put a mark before an answer that the answer itself leaves out, such as <think>.
 _MAX_MARK = 64
-_COMPARED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ def next_prompt(tokenizer: Tokenizer, turns: Sequence[Turn], view_tokens: array[
     Raises RstitchError (field `chat`) where the template refuses the conversation.
     """
     target = _Conversation(tokenizer, turns).tokens(view_tokens[:num_raw])
-    num_before = min(_num_common(view_tokens, target), len(target) - 1) if target else 0
+    num_before = min(common_prefix(view_tokens, target), len(target) - 1) if target else 0
     return NextPrompt(num_before, target[num_before:])
 
 
@@ -224,13 +222,3 @@ def _find(text: str, answer: str, at: int) -> tuple[int, int] | None:
             return (start - len(lead) if own else start), end
         start = text.find(words[0], start + 1, at + _MAX_MARK + len(words[0]))
     return None
-
-
-def _num_common(left: array[int], right: array[int]) -> int:
-    """How many tokens both begin with."""
-    most = min(len(left), len(right))
-    for start in range(0, most, _COMPARED):
-        if left[start : start + _COMPARED] != right[start : start + _COMPARED]:
-            pairs = zip(left[start:], right[start:], strict=False)
-            return start + sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return most

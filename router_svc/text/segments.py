@@ -69,7 +69,6 @@ class SegmentText:
         return len(self._certain)
 
     def read(self) -> str:
-        """The text so far."""
         rest = self.tokens[self._num :]
         text = self._reading(rest)
         whole = self._certain + text

@@ -20,7 +20,7 @@ from router_svc.text.growing import GrowingText
 from router_svc.text.segments import Reading, SegmentText
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.views import View
-from router_svc.trajectory.types import Model, ModelPrompt, tokens_of
+from router_svc.trajectory.types import Model, ModelPrompt, common_prefix, tokens_of
 
 
 class TextView(View):
@@ -42,7 +42,6 @@ class TextView(View):
 
     @property
     def text(self) -> str:
-        """The answer's so far."""
         return self._text_before + self._segment.read()
 
     def text_from(self, begin: int) -> tuple[str, int]:
@@ -93,18 +92,3 @@ class TextView(View):
 
     def to_answer(self, tokens: Iterable[int]) -> list[int]:
         return tokens if isinstance(tokens, list) else list(tokens)
-
-
-def common_prefix(left: array[int], right: array[int]) -> int:
-    """How many tokens two rows begin with in common."""
-    num = min(len(left), len(right))
-    if left[:num] == right[:num]:
-        return num
-    low, high = 0, num  # the rows agree in their first `low` tokens and do not in their first `high`
-    while high - low > 1:
-        middle = (low + high) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

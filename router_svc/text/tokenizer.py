@@ -20,7 +20,6 @@ from router_svc.policies.early_exit import ExitStyle
 from router_svc.text.continuation import continuing
 from router_svc.text.cutting import splits_at_spaces
 from router_svc.text.template import ChatTemplate
-from router_svc.text.turns import Message, Turn
 from router_svc.trajectory.types import tokens_of
 from rstitch.errors import RstitchError
 
@@ -258,10 +257,6 @@ class Tokenizer:
         if len(found) > _MAX_CONTAINING:
             raise TooCommon(len(found))
         return frozenset(found)
-
-    def chat(self, messages: Sequence[Message]) -> array[int]:
-        """Tokens of a whole conversation, up to where the assistant speaks. Raises RstitchError (field `chat`)."""
-        return self.encode_rendered(self.template.render(messages, Turn()), begins=True)
 
     def added_tokens(self) -> dict[str, int]:
         """Ids of added tokens by their text, special or not; some of them may be entries as well."""

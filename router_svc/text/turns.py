@@ -74,7 +74,7 @@ class Turn:
 
     @classmethod
     def from_json(cls, text: str) -> Turn:
-        """Reads what `to_json` wrote."""
+        """The turn that `to_json` made the text of; it has no answer."""
         given = json.loads(text)
         messages = tuple(
             Message(one["role"], one.get("content", ""), tuple(one.get("parts", ())), one.get("fields", {}))

@@ -161,6 +161,21 @@ def entropies_of(values: Iterable[float] = ()) -> array[float]:
     return array("f", values)
 
 
+def common_prefix(left: array[int], right: array[int]) -> int:
+    """How many tokens two rows begin with in common."""
+    num = min(len(left), len(right))
+    if left[:num] == right[:num]:
+        return num
+    low, high = 0, num  # the rows agree in their first `low` tokens and do not in their first `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
     """The same tokens in as few chunks as keep sources and switches apart: of whole answers these are the segments."""
     made: list[Chunk] = []

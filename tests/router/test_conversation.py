@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from router_svc.text.conversation import first_prompt
 from router_svc.text.tokenizer import Tokenizer
-from router_svc.text.turns import Message
+from router_svc.text.turns import Message, Turn
 from router_svc.trajectory.types import Model
 from rstitch.client.chats import struct
 from rstitch.v1 import router_pb2
@@ -23,7 +24,7 @@ def says(text: str, ends: bool = True) -> Any:
     ids = list(TOKENIZER.encode(text, begins=False))
 
     def choose(prefix: Any) -> int:
-        opening = TOKENIZER.chat([Message("user", "x")])[-1]
+        opening = first_prompt(TOKENIZER, Turn((Message("user", "x"),)))[-1]
         begun = len(prefix) - 1 - list(reversed(list(prefix))).index(opening) if opening in prefix else 0
         at = len(prefix) - begun - 1
         return ids[at] if at < len(ids) else STOP if ends else ids[at % len(ids)]
@@ -48,7 +49,7 @@ async def test_a_conversation_has_the_tokens_that_rendering_it_whole_would_give(
     trajectory = await check_kept(stub, third)
     tokens = [token for segment in trajectory.segments for token in segment.tokens]
     said = [("user", "Hallo"), ("assistant", first.text), ("user", "Und?"), ("assistant", second.text), ("user", "So.")]
-    whole = list(TOKENIZER.chat([Message(role, text) for role, text in said]))
+    whole = list(first_prompt(TOKENIZER, Turn(tuple(Message(role, text) for role, text in said))))
     assert tokens[: third.num_prompt_tokens] == whole
     assert trajectory.epoch == 1
     assert sum(segment.source == 1 for segment in trajectory.segments) == 3
@@ -209,7 +210,7 @@ async def test_what_a_template_drops_of_earlier_answers_its_model_does_not_read(
         assert answer.text == "hm so</t>ok"
         trajectory = await check_kept(stub, answer)
         for model, worker in workers.items():
-            whole = Tokenizer(files[model]).chat([Message(role, content) for role, content in said])
+            whole = first_prompt(Tokenizer(files[model]), Turn(tuple(Message(role, content) for role, content in said)))
             held = worker.sessions["s"]
             assert len(held) > len(whole)
             assert held == [*whole, *answer.tokens][: len(held)]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from router_svc.text.tokenizer import Message
+from router_svc.text.conversation import first_prompt
+from router_svc.text.turns import Message, Turn
 from tests.support import known_tokenizers as known
 from tests.support.known_tokenizers import Known
 from tests.support.vocabularies import vocabulary
@@ -27,7 +28,7 @@ def test_ids_and_prompts_are_those_of_transformers(of: Known, tmp_path: Path) ->
     if of.chat_template:
         chat = [{"role": role, "content": content} for role, content in said]
         prompt = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-        assert list(ours.chat([Message(*message) for message in said])) == list(prompt)
+        assert list(first_prompt(ours, Turn(tuple(Message(*message) for message in said)))) == list(prompt)
 
 
 def test_published_ids_keep_their_distances() -> None:

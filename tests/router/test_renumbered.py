@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from evals.algorithm.reference import Proposal, Threshold, stitch
-from router_svc.text.conversation import answered, next_prompt
+from router_svc.text.conversation import answered, first_prompt, next_prompt
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.turns import Message, Turn
 from router_svc.trajectory.types import tokens_of
@@ -91,7 +91,7 @@ def expected(stack: Stack, prompts: tuple[list[int], list[int]], tau: float, num
 
 def prompts_of(*texts: str) -> tuple[list[int], list[int]]:
     said = [Message(role, text) for role, text in zip(["user", "assistant"] * len(texts), texts, strict=False)]
-    return list(OF_SLM.chat(said)), list(OF_LLM.chat(said))
+    return list(first_prompt(OF_SLM, Turn(tuple(said)))), list(first_prompt(OF_LLM, Turn(tuple(said))))
 
 
 def after(tokenizer: Tokenizer, said: str, read: list[int], num_answered: int, ended: bool) -> list[int]:
@@ -210,8 +210,8 @@ async def test_one_vocabulary_with_two_templates(stack: Stack, prompt: str) -> N
     await stack.slm.start()
     of_slm = Tokenizer(stack.slm.files)
     stub = await stack.stub(await stack.router(prompt=prompt))
-    of_llm = list(OF_SLM.chat([Message("user", "Hallo")]))
-    own = list(of_slm.chat([Message("user", "Hallo")])) if prompt == "own" else of_llm
+    of_llm = list(first_prompt(OF_SLM, Turn((Message("user", "Hallo"),))))
+    own = list(first_prompt(of_slm, Turn((Message("user", "Hallo"),)))) if prompt == "own" else of_llm
     same = {token: token for token in range(OF_SLM.size())}
     for tau in (-1, 0.4, 1):
         slm = Reader(stack.slm.model, len(of_llm), own, same)

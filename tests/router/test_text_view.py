@@ -18,10 +18,10 @@ from router_svc.policies.whole_characters import WholeCharacters
 from router_svc.text.matching import Vocabulary
 from router_svc.text.segments import CharacterWatch, Reading, SegmentText
 from router_svc.text.session_tokens import SessionTokens
-from router_svc.text.text_view import TextView, common_prefix
+from router_svc.text.text_view import TextView
 from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
 from router_svc.text.vocabularies import Vocabularies
-from router_svc.trajectory.types import Chunk, Model, ModelPrompt, Source, entropies_of, tokens_of
+from router_svc.trajectory.types import Chunk, Model, ModelPrompt, Source, common_prefix, entropies_of, tokens_of
 from router_svc.trajectory.usage import Usage
 from tests.support.toy import ToyModel
 from tests.support.unrelated import PIECES, byte_level, naive_models, sentencepiece

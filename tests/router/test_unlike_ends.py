@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router_svc.text.tokenizer import Message, Tokenizer
+from router_svc.text.conversation import first_prompt
+from router_svc.text.tokenizer import Tokenizer
+from router_svc.text.turns import Message, Turn
 from rstitch.v1 import router_pb2
 from tests.support.asking import ask_for, chat, check_kept, take, threshold
 from tests.support.toy import CHAT_TEMPLATE, STOP, ToyModel, make_tokenizer_files
@@ -32,7 +34,7 @@ async def test_either_end_is_the_llms_and_the_next_turn_goes_on(stack_of_unlike_
     stack = stack_of_unlike_ends
     stack.slm.evict_share = 0
     tokenizer = Tokenizer(SLM_FILES)
-    prompt = list(tokenizer.chat([Message("user", "x")]))
+    prompt = list(first_prompt(tokenizer, Turn((Message("user", "x"),))))
 
     def choose(prefix: list[int]) -> int:
         return [*ANSWER, end][min(len(prefix) - prefix.index(tokenizer.token("<|assistant|>") or 0) - 1, 3)]
@@ -54,4 +56,4 @@ async def test_either_end_is_the_llms_and_the_next_turn_goes_on(stack_of_unlike_
     # As the SLM reads it, the answer ended with the first of its ends, whichever it wrote.
     told = [Message("user", "x"), Message("assistant", tokenizer.decode(ANSWER)), Message("user", "y")]
     held = stack.slm.sessions[first.session_id]
-    assert held[: len(held) - len(second.tokens)] == list(tokenizer.chat(told))
+    assert held[: len(held) - len(second.tokens)] == list(first_prompt(tokenizer, Turn(tuple(told))))

@@ -26,7 +26,6 @@ def save_with(folder: Path, architecture: str = "llama", **config: Any) -> Path:
 
 
 def added(content: str, *, special: bool = True) -> dict[str, Any]:
-    """An entry of added_tokens_decoder."""
     flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
     return {"content": content, "special": special, **flags}
 
