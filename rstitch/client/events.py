@@ -14,7 +14,7 @@ from rstitch.client.policies import Policy
 
 # fmt: off
 __all__ = [
-    "Answer", "Chunk", "EarlyExitTaken", "Event", "FinishReason", "Finished", "Model", "Started", "Switch",
+    "Answer", "Chunk", "Consultation", "EarlyExitTaken", "Event", "FinishReason", "Finished", "Model", "Started", "Switch",
     "SwitchReason", "TimeBreakdown", "Usage",
 ]
 # fmt: on
@@ -64,6 +64,31 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Consultation:
+    """One question to the head of R-Stitch+, and what it said.
+
+    Attributes:
+        position: the position that was to be written.
+        hidden_state: the SLM's last hidden state there, float16 little-endian, [hidden_size].
+        entropy: the SLM's.
+        proposal: the token that the SLM would write.
+        features: what else the head was shown, in its own order.
+        probability: with which the LLM was to write the position.
+        to_llm: the decision.
+        context_length: tokens that the SLM had read before.
+    """
+
+    position: int
+    hidden_state: bytes
+    entropy: float
+    proposal: int
+    features: tuple[float, ...] = ()
+    probability: float = 0.0
+    to_llm: bool = False
+    context_length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """One model wrote consecutive tokens, which complete `text`."""
 
@@ -73,6 +98,7 @@ class Chunk:
     entropies: tuple[float, ...]
     text: str
     uncertainties: tuple[float, ...] = ()  # the policy's signal, one per token; empty where that is the entropy
+    consultations: tuple[Consultation, ...] = ()  # what the head was asked for these tokens, if that is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +152,7 @@ class Usage:
     trial_time_us: int = 0
     num_consultations: int = 0
     num_cached_tokens: int = 0
+    num_kept_consultations: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -175,6 +202,11 @@ class Answer:
     @property
     def tokens(self) -> tuple[int, ...]:
         return tuple(token for chunk in self.chunks for token in chunk.tokens)
+
+    @property
+    def consultations(self) -> tuple[Consultation, ...]:
+        """Gives what the head was asked, in order, if that was kept."""
+        return tuple(asked for chunk in self.chunks for asked in chunk.consultations)
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Answer:

@@ -41,6 +41,7 @@ def generate_request(
     guard: bool | None = None,
     session_id: str = "",
     cache_salt: str = "",
+    keep_consultations: int = 0,
 ) -> router_pb2.GenerateRequest:
     """Writes a text and a `Question` as a message. Raises: InvalidArgument naming the argument."""
     if sum(given is not None for given in (text, chat, tokens)) != 1:
@@ -81,6 +82,8 @@ def generate_request(
                 request.chat.MergeFrom(router_pb2.Chat(**{field: message_of(given)}))
     with _naming("max_new_tokens"):
         request.max_new_tokens = max_new_tokens
+    with _naming("keep_consultations"):
+        request.keep_consultations = keep_consultations
     with _naming("stop"):
         request.stop.extend(stop)
     with _naming("stop_token_ids"):
@@ -113,8 +116,8 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
         return t.Started(m.session_id, m.num_prompt_tokens, m.position, m.trace_id)
     if kind == "chunk":
         c = response.chunk
-        uncertainties = tuple(c.uncertainties)
-        return t.Chunk(_enum("Model", c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text, uncertainties)
+        beside = tuple(c.uncertainties), tuple(_read(t.Consultation, asked) for asked in c.consultations)
+        return t.Chunk(_enum("Model", c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text, *beside)
     if kind == "switch":
         s = response.switch
         models = _enum("Model", getattr(s, "from")), _enum("Model", s.to)  # `from` is a keyword of Python
@@ -220,7 +223,7 @@ def _plain(m: Any, field: Any) -> Any:
         return _enum(field.enum_type.name, value)
     if field.message_type is not None:
         return value.ToDatetime(tzinfo=UTC)  # the only message that is a plain value is a time
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float | str | bytes):
         return None if field.has_presence and not m.HasField(field.name) else value
     return tuple(value)
 

@@ -44,6 +44,9 @@ class Learned:
 
     name: str
     tau: float | None = None
+    explore_seed: int | None = None  # decisions are drawn by the head's probability; the same seed, the same answer
+    price: float | None = None  # of a token of the LLM, in multiples of what the head was trained for
+    price_by_load: bool = False  # the router finds the price by the load; only where none is given
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,16 @@ alone and in a batch. numpy only; it knows no model, folder or wire.
 
 A head may bring a *readout* (ours): rows of the SLM's own LM head for the tokens that it is most often unsure about.
 What the SLM thinks of them, largest first, is then put beside the hidden state. It is a function of that state, but one
-that an MLP of this size learns only from far more examples.
+that an MLP of this size learns only from far more examples. It may also be shown *features* (ours, see
+`head_features`): what the answer so far tells.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,11 +25,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from rstitch.limits import MAX_TAU, MIN_TAU
+from rstitch.service.head_features import NAMES, num_numbers
 
 Array = NDArray[np.float32]
 
 _KEY = "rstitch_head"
-_FORMAT = 1
+_FORMATS = (1, 2)  # a head without features is of the first, as workers of before know it
 _VERSION_LENGTH = 12
 MAX_BYTES = 15 << 20  # of a file: it goes to the worker in one message
 NUM_TOP = 4  # log-probabilities of a readout that are inputs
@@ -48,14 +51,14 @@ class HeadFacts:
     tau: float  # the gate that it was trained with: it is asked where the SLM's entropy is above
     slm: str = ""  # this and `llm` are for people
     llm: str = ""
+    features: tuple[str, ...] = ()  # what it is shown beside hidden state and context length, by names of head_features
 
 
 class Head:
     """An MLP with ReLU between its layers; immutable.
 
     Args:
-        mean, std: of the inputs, float32 [num_inputs(hidden_size, readout or not)]: hidden state, context length, what
-            is read out.
+        mean, std: of the inputs, float32 [num_inputs(...)]: hidden state, context length, features, what is read out.
         layers: (weight [out, in], bias [out]) from the input to the two logits (SLM, LLM).
         readout: rows of the SLM's LM head, float32 [at least NUM_TOP, hidden_size]; None: it has none.
     Raises: HeadFileError if the shapes do not fit one another.
@@ -74,7 +77,7 @@ class Head:
         tensors = {"input.mean": mean, "input.std": std} | ({} if readout is None else {"readout": readout})
         for index, (weight, bias) in enumerate(layers):
             tensors |= {f"layers.{index}.weight": weight, f"layers.{index}.bias": bias}
-        metadata = {_KEY: json.dumps({"format": _FORMAT, **asdict(facts)}, sort_keys=True)}
+        metadata = {_KEY: json.dumps(_fields(facts), sort_keys=True)}
         # The head as a file.
         self.data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
         self.version = version_of(self.data)
@@ -107,19 +110,24 @@ class Head:
         """Counts weights and biases, without those of the readout."""
         return sum(weight.size + bias.size for weight, bias in self._layers)
 
-    def logits(self, hidden_state: bytes, context_length: int) -> Array:
+    def logits(self, hidden_state: bytes, context_length: int, features: Sequence[float] = ()) -> Array:
         """Computes the two logits, for the SLM and for the LLM to write the position after `context_length` tokens.
 
-        Raises: ValueError unless the hidden state is [hidden_size], float32 little-endian.
+        Args:
+            features: the numbers of `facts.features`.
+        Raises: ValueError unless the hidden state is [hidden_size], float32 little-endian, and all features are there.
         """
-        size = self.facts.hidden_size
+        size, num_features = self.facts.hidden_size, num_numbers(self.facts.features)
         if len(hidden_state) != 4 * size:
             raise ValueError(f"the head takes hidden states of {size} numbers, not of {len(hidden_state) / 4:g}")
+        if len(features) != num_features:
+            raise ValueError(f"the head is shown {num_features} features, not {len(features)}")
         x = np.empty(len(self._mean), np.float32)
         x[:size] = np.frombuffer(hidden_state, "<f4")
         x[size] = context_length
+        x[size + 1 : size + 1 + num_features] = features
         if self._readout is not None:
-            _read(self._readout, x, size)
+            _read(self._readout, x, size, size + 1 + num_features)
         x -= self._mean
         x *= self._scale
         last = len(self._layers) - 1
@@ -130,10 +138,22 @@ class Head:
                 np.maximum(x, 0, out=x)
         return x
 
-    def wants_llm(self, hidden_state: bytes, context_length: int) -> bool:
+    def probability(
+        self, hidden_state: bytes, context_length: int, features: Sequence[float] = (), price: float = 1.0
+    ) -> float:
+        """Says with which probability the LLM shall write the position; takes what `logits` takes.
+
+        Args:
+            price: what a token of the LLM is worth, in multiples of what the head was trained for; the odds are divided
+                by it.
+        """
+        slm, llm = self.logits(hidden_state, context_length, features)
+        log_odds = float(llm) - float(slm) - math.log(price)
+        return 1 / (1 + math.exp(-log_odds)) if log_odds > -700 else 0.0
+
+    def wants_llm(self, hidden_state: bytes, context_length: int, features: Sequence[float] = ()) -> bool:
         """Says whether the LLM shall write the position; takes what `logits` takes."""
-        slm, llm = self.logits(hidden_state, context_length)
-        return bool(llm > slm)
+        return self.probability(hidden_state, context_length, features) > 0.5
 
     def misfit(self, hidden_size: int, tokenizer_fingerprint: str) -> str:
         """Says why it cannot be asked of this SLM's states; "" if it can."""
@@ -144,18 +164,17 @@ class Head:
         return ""
 
 
-def num_inputs(hidden_size: int, *, has_readout: bool) -> int:
-    """Counts the inputs of the first layer: hidden state, context length, what is read out."""
-    return hidden_size + 1 + (_NUM_READ if has_readout else 0)
+def num_inputs(hidden_size: int, *, has_readout: bool, features: Sequence[str] = ()) -> int:
+    """Counts the inputs of the first layer: hidden state, context length, features, what is read out."""
+    return hidden_size + 1 + num_numbers(features) + (_NUM_READ if has_readout else 0)
 
 
-def _read(readout: Array, x: Array, size: int) -> None:
-    """Fills x[size + 1:]: the largest log-probabilities among the readout's tokens, descending, entropy, its log."""
+def _read(readout: Array, x: Array, size: int, first: int) -> None:
+    """Fills x[first:]: the largest log-probabilities among the readout's tokens, descending, entropy, its log."""
     log_p = readout @ x[:size]
     log_p -= log_p.max()
     log_p -= np.log(np.exp(log_p).sum())
     entropy = -(np.exp(log_p) * log_p).sum()
-    first = size + 1
     x[first : first + NUM_TOP] = np.maximum(np.sort(log_p)[: -NUM_TOP - 1 : -1], MIN_LOG_P)
     x[first + NUM_TOP] = entropy
     x[first + NUM_TOP + 1] = np.log(max(entropy, np.float32(1e-6)))
@@ -171,9 +190,11 @@ def _facts(data: bytes) -> HeadFacts:
     length = int.from_bytes(data[:8], "little")
     header: Mapping[str, Any] = json.loads(data[8 : 8 + length])
     fields = json.loads(header["__metadata__"][_KEY])
-    if not isinstance(fields, dict) or fields.pop("format") != _FORMAT:
+    if not isinstance(fields, dict) or fields.pop("format") not in _FORMATS:
         raise HeadFileError("it is of a format that this version does not know")
-    facts = HeadFacts(**fields)
+    facts = HeadFacts(**{**fields, "features": tuple(fields.get("features", ()))})
+    if unknown := [name for name in facts.features if name not in NAMES]:
+        raise HeadFileError(f"it is shown {unknown[0]!r}, which is none of {', '.join(NAMES)}")
     texts = (facts.tokenizer_fingerprint, facts.slm, facts.llm)
     if type(facts.hidden_size) is not int or not all(isinstance(text, str) for text in texts):
         raise HeadFileError("of its facts hidden_size should be a whole number, names and fingerprint strings")
@@ -182,10 +203,17 @@ def _facts(data: bytes) -> HeadFacts:
     return facts
 
 
+def _fields(facts: HeadFacts) -> dict[str, Any]:
+    fields = {"format": _FORMATS[bool(facts.features)], **asdict(facts)}
+    if not facts.features:
+        del fields["features"]
+    return fields
+
+
 def _check(facts: HeadFacts, mean: Array, std: Array, layers: list[tuple[Array, Array]], readout: Array | None) -> None:
     if readout is not None and (readout.ndim != 2 or len(readout) < NUM_TOP or readout.shape[1] != facts.hidden_size):
         raise HeadFileError(f"readout is {list(readout.shape)}, not [{NUM_TOP} or more, {facts.hidden_size}]")
-    width = num_inputs(facts.hidden_size, has_readout=readout is not None)
+    width = num_inputs(facts.hidden_size, has_readout=readout is not None, features=facts.features)
     if mean.shape != (width,) or std.shape != (width,) or not bool((std > 0).all()):
         raise HeadFileError(f"input.mean and input.std should be {width} numbers each, std over 0")
     for index, (weight, bias) in enumerate(layers):

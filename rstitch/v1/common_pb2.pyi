@@ -1,6 +1,8 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable
 from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -40,3 +42,23 @@ class Sampling(_message.Message):
     seed: int
     position_offset: int
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ..., position_offset: _Optional[int] = ...) -> None: ...
+
+class Consultation(_message.Message):
+    __slots__ = ("position", "hidden_state", "entropy", "proposal", "features", "probability", "to_llm", "context_length")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_STATE_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    PROPOSAL_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    TO_LLM_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    hidden_state: bytes
+    entropy: float
+    proposal: int
+    features: _containers.RepeatedScalarFieldContainer[float]
+    probability: float
+    to_llm: bool
+    context_length: int
+    def __init__(self, position: _Optional[int] = ..., hidden_state: _Optional[bytes] = ..., entropy: _Optional[float] = ..., proposal: _Optional[int] = ..., features: _Optional[_Iterable[float]] = ..., probability: _Optional[float] = ..., to_llm: bool = ..., context_length: _Optional[int] = ...) -> None: ...

@@ -58,6 +58,12 @@ class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SOURCE_PROMPT: _ClassVar[Source]
     SOURCE_SLM: _ClassVar[Source]
     SOURCE_LLM: _ClassVar[Source]
+
+class Label(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LABEL_UNSPECIFIED: _ClassVar[Label]
+    LABEL_RIGHT: _ClassVar[Label]
+    LABEL_WRONG: _ClassVar[Label]
 GUARD_UNSPECIFIED: Guard
 GUARD_ON: Guard
 GUARD_OFF: Guard
@@ -87,9 +93,12 @@ SOURCE_UNSPECIFIED: Source
 SOURCE_PROMPT: Source
 SOURCE_SLM: Source
 SOURCE_LLM: Source
+LABEL_UNSPECIFIED: Label
+LABEL_RIGHT: Label
+LABEL_WRONG: Label
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("session_id", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard", "budget", "cache_salt", "stop_token_ids")
+    __slots__ = ("session_id", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard", "budget", "cache_salt", "stop_token_ids", "keep_consultations")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     RESUME_FROM_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +113,7 @@ class GenerateRequest(_message.Message):
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     resume_from: int
     text: str
@@ -118,7 +128,8 @@ class GenerateRequest(_message.Message):
     budget: Budget
     cache_salt: str
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_id: _Optional[str] = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., cache_salt: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    keep_consultations: int
+    def __init__(self, session_id: _Optional[str] = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., cache_salt: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., keep_consultations: _Optional[int] = ...) -> None: ...
 
 class Chat(_message.Message):
     __slots__ = ("messages", "tools", "documents", "chat_template_kwargs")
@@ -183,12 +194,18 @@ class Threshold(_message.Message):
     def __init__(self, tau: _Optional[float] = ..., tau_return: _Optional[float] = ..., signal: _Optional[_Union[_common_pb2.Signal, str]] = ..., window: _Optional[int] = ...) -> None: ...
 
 class Learned(_message.Message):
-    __slots__ = ("name", "tau")
+    __slots__ = ("name", "tau", "explore_seed", "price", "price_by_load")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TAU_FIELD_NUMBER: _ClassVar[int]
+    EXPLORE_SEED_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
+    PRICE_BY_LOAD_FIELD_NUMBER: _ClassVar[int]
     name: str
     tau: float
-    def __init__(self, name: _Optional[str] = ..., tau: _Optional[float] = ...) -> None: ...
+    explore_seed: int
+    price: float
+    price_by_load: bool
+    def __init__(self, name: _Optional[str] = ..., tau: _Optional[float] = ..., explore_seed: _Optional[int] = ..., price: _Optional[float] = ..., price_by_load: bool = ...) -> None: ...
 
 class Confidence(_message.Message):
     __slots__ = ("threshold",)
@@ -269,20 +286,22 @@ class Started(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., num_prompt_tokens: _Optional[int] = ..., position: _Optional[int] = ..., trace_id: _Optional[str] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("model", "position", "tokens", "entropies", "text", "uncertainties")
+    __slots__ = ("model", "position", "tokens", "entropies", "text", "uncertainties", "consultations")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     ENTROPIES_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     UNCERTAINTIES_FIELD_NUMBER: _ClassVar[int]
+    CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     model: _common_pb2.Model
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     entropies: _containers.RepeatedScalarFieldContainer[float]
     text: str
     uncertainties: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, model: _Optional[_Union[_common_pb2.Model, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., uncertainties: _Optional[_Iterable[float]] = ...) -> None: ...
+    consultations: _containers.RepeatedCompositeFieldContainer[_common_pb2.Consultation]
+    def __init__(self, model: _Optional[_Union[_common_pb2.Model, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., uncertainties: _Optional[_Iterable[float]] = ..., consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ...) -> None: ...
 
 class Switch(_message.Message):
     __slots__ = ("to", "position", "entropy", "reason")
@@ -326,7 +345,7 @@ class EarlyExitTaken(_message.Message):
     def __init__(self, position: _Optional[int] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us", "num_run_ahead_tokens", "num_run_ahead_discarded", "breakdown", "num_draft_tokens", "num_accepted_draft_tokens", "num_trials", "num_trial_tokens", "trial_time_us", "num_consultations", "num_cached_tokens")
+    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us", "num_run_ahead_tokens", "num_run_ahead_discarded", "breakdown", "num_draft_tokens", "num_accepted_draft_tokens", "num_trials", "num_trial_tokens", "trial_time_us", "num_consultations", "num_cached_tokens", "num_kept_consultations")
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_SLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_LLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +368,7 @@ class Usage(_message.Message):
     TRIAL_TIME_US_FIELD_NUMBER: _ClassVar[int]
     NUM_CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_KEPT_CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     num_prompt_tokens: int
     num_slm_tokens: int
     num_llm_tokens: int
@@ -371,7 +391,8 @@ class Usage(_message.Message):
     trial_time_us: int
     num_consultations: int
     num_cached_tokens: int
-    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., num_run_ahead_tokens: _Optional[int] = ..., num_run_ahead_discarded: _Optional[int] = ..., breakdown: _Optional[_Union[TimeBreakdown, _Mapping]] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., num_trials: _Optional[int] = ..., num_trial_tokens: _Optional[int] = ..., trial_time_us: _Optional[int] = ..., num_consultations: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ...) -> None: ...
+    num_kept_consultations: int
+    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., num_run_ahead_tokens: _Optional[int] = ..., num_run_ahead_discarded: _Optional[int] = ..., breakdown: _Optional[_Union[TimeBreakdown, _Mapping]] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., num_trials: _Optional[int] = ..., num_trial_tokens: _Optional[int] = ..., trial_time_us: _Optional[int] = ..., num_consultations: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., num_kept_consultations: _Optional[int] = ...) -> None: ...
 
 class TimeBreakdown(_message.Message):
     __slots__ = ("slm_forward_us", "llm_forward_us", "background_us", "scheduling_us", "waiting_us", "transport_us", "store_us", "routing_us")
@@ -394,7 +415,7 @@ class TimeBreakdown(_message.Message):
     def __init__(self, slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., background_us: _Optional[int] = ..., scheduling_us: _Optional[int] = ..., waiting_us: _Optional[int] = ..., transport_us: _Optional[int] = ..., store_us: _Optional[int] = ..., routing_us: _Optional[int] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("source", "position", "tokens", "entropies", "text", "reason", "switch_entropy", "uncertainties", "slm_prompt", "num_read_before")
+    __slots__ = ("source", "position", "tokens", "entropies", "text", "reason", "switch_entropy", "uncertainties", "slm_prompt", "num_read_before", "consultations")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -405,6 +426,7 @@ class Segment(_message.Message):
     UNCERTAINTIES_FIELD_NUMBER: _ClassVar[int]
     SLM_PROMPT_FIELD_NUMBER: _ClassVar[int]
     NUM_READ_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     source: Source
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -415,7 +437,8 @@ class Segment(_message.Message):
     uncertainties: _containers.RepeatedScalarFieldContainer[float]
     slm_prompt: PromptOfModel
     num_read_before: int
-    def __init__(self, source: _Optional[_Union[Source, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., reason: _Optional[_Union[SwitchReason, str]] = ..., switch_entropy: _Optional[float] = ..., uncertainties: _Optional[_Iterable[float]] = ..., slm_prompt: _Optional[_Union[PromptOfModel, _Mapping]] = ..., num_read_before: _Optional[int] = ...) -> None: ...
+    consultations: _containers.RepeatedCompositeFieldContainer[_common_pb2.Consultation]
+    def __init__(self, source: _Optional[_Union[Source, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., reason: _Optional[_Union[SwitchReason, str]] = ..., switch_entropy: _Optional[float] = ..., uncertainties: _Optional[_Iterable[float]] = ..., slm_prompt: _Optional[_Union[PromptOfModel, _Mapping]] = ..., num_read_before: _Optional[int] = ..., consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ...) -> None: ...
 
 class PromptOfModel(_message.Message):
     __slots__ = ("tokens", "num_read_before")
@@ -426,7 +449,7 @@ class PromptOfModel(_message.Message):
     def __init__(self, tokens: _Optional[_Iterable[int]] = ..., num_read_before: _Optional[int] = ...) -> None: ...
 
 class Trajectory(_message.Message):
-    __slots__ = ("session_id", "state", "length", "epoch", "segments", "policy", "finished", "created", "updated", "early_exit", "budget")
+    __slots__ = ("session_id", "state", "length", "epoch", "segments", "policy", "finished", "created", "updated", "early_exit", "budget", "label")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -438,6 +461,7 @@ class Trajectory(_message.Message):
     UPDATED_FIELD_NUMBER: _ClassVar[int]
     EARLY_EXIT_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     state: TrajectoryState
     length: int
@@ -449,7 +473,94 @@ class Trajectory(_message.Message):
     updated: _timestamp_pb2.Timestamp
     early_exit: EarlyExit
     budget: Budget
-    def __init__(self, session_id: _Optional[str] = ..., state: _Optional[_Union[TrajectoryState, str]] = ..., length: _Optional[int] = ..., epoch: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
+    label: Label
+    def __init__(self, session_id: _Optional[str] = ..., state: _Optional[_Union[TrajectoryState, str]] = ..., length: _Optional[int] = ..., epoch: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., label: _Optional[_Union[Label, str]] = ...) -> None: ...
+
+class LabelTrajectoryRequest(_message.Message):
+    __slots__ = ("session_id", "label")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    label: Label
+    def __init__(self, session_id: _Optional[str] = ..., label: _Optional[_Union[Label, str]] = ...) -> None: ...
+
+class LabelTrajectoryResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ObserveAnswerRequest(_message.Message):
+    __slots__ = ("session_id", "given", "tau")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_FIELD_NUMBER: _ClassVar[int]
+    TAU_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    given: GivenAnswer
+    tau: float
+    def __init__(self, session_id: _Optional[str] = ..., given: _Optional[_Union[GivenAnswer, _Mapping]] = ..., tau: _Optional[float] = ...) -> None: ...
+
+class GivenAnswer(_message.Message):
+    __slots__ = ("chat", "text")
+    CHAT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    chat: Chat
+    text: str
+    def __init__(self, chat: _Optional[_Union[Chat, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class ObserveAnswerResponse(_message.Message):
+    __slots__ = ("consultations", "tokens", "writers", "num_positions")
+    CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WRITERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    consultations: _containers.RepeatedCompositeFieldContainer[_common_pb2.Consultation]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    writers: _containers.RepeatedScalarFieldContainer[_common_pb2.Model]
+    num_positions: int
+    def __init__(self, consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., writers: _Optional[_Iterable[_Union[_common_pb2.Model, str]]] = ..., num_positions: _Optional[int] = ...) -> None: ...
+
+class StoreHeadRequest(_message.Message):
+    __slots__ = ("name", "data", "inactive", "ttl_s", "description")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    INACTIVE_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    data: bytes
+    inactive: bool
+    ttl_s: int
+    description: str
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ..., inactive: bool = ..., ttl_s: _Optional[int] = ..., description: _Optional[str] = ...) -> None: ...
+
+class StoreHeadResponse(_message.Message):
+    __slots__ = ("full_name",)
+    FULL_NAME_FIELD_NUMBER: _ClassVar[int]
+    full_name: str
+    def __init__(self, full_name: _Optional[str] = ...) -> None: ...
+
+class ActivateHeadRequest(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class ActivateHeadResponse(_message.Message):
+    __slots__ = ("full_name",)
+    FULL_NAME_FIELD_NUMBER: _ClassVar[int]
+    full_name: str
+    def __init__(self, full_name: _Optional[str] = ...) -> None: ...
+
+class DeleteHeadRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteHeadResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Profile(_message.Message):
     __slots__ = ("name", "policy", "early_exit", "budget", "description", "updated")
@@ -500,22 +611,32 @@ class DeleteProfileResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class HeadStatus(_message.Message):
-    __slots__ = ("name", "version", "tau", "detail")
+    __slots__ = ("name", "version", "tau", "detail", "features", "active", "description", "stored")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TAU_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     tau: float
     detail: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., tau: _Optional[float] = ..., detail: _Optional[str] = ...) -> None: ...
+    features: _containers.RepeatedScalarFieldContainer[str]
+    active: bool
+    description: str
+    stored: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., tau: _Optional[float] = ..., detail: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., active: bool = ..., description: _Optional[str] = ..., stored: bool = ...) -> None: ...
 
 class GetTrajectoryRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "consultations")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    consultations: bool
+    def __init__(self, session_id: _Optional[str] = ..., consultations: bool = ...) -> None: ...
 
 class GetTrajectoryResponse(_message.Message):
     __slots__ = ("trajectory",)
@@ -524,12 +645,14 @@ class GetTrajectoryResponse(_message.Message):
     def __init__(self, trajectory: _Optional[_Union[Trajectory, _Mapping]] = ...) -> None: ...
 
 class ListTrajectoriesRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "labelled")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LABELLED_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    labelled: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., labelled: bool = ...) -> None: ...
 
 class ListTrajectoriesResponse(_message.Message):
     __slots__ = ("trajectories", "next_page_token")

@@ -76,6 +76,31 @@ class RouterServiceStub(object):
                 request_serializer=rstitch_dot_v1_dot_router__pb2.DeleteProfileRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteProfileResponse.FromString,
                 _registered_method=True)
+        self.LabelTrajectory = channel.unary_unary(
+                '/rstitch.v1.RouterService/LabelTrajectory',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.LabelTrajectoryRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.LabelTrajectoryResponse.FromString,
+                _registered_method=True)
+        self.ObserveAnswer = channel.unary_stream(
+                '/rstitch.v1.RouterService/ObserveAnswer',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.ObserveAnswerRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.ObserveAnswerResponse.FromString,
+                _registered_method=True)
+        self.StoreHead = channel.unary_unary(
+                '/rstitch.v1.RouterService/StoreHead',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.StoreHeadRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.StoreHeadResponse.FromString,
+                _registered_method=True)
+        self.ActivateHead = channel.unary_unary(
+                '/rstitch.v1.RouterService/ActivateHead',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.ActivateHeadRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.ActivateHeadResponse.FromString,
+                _registered_method=True)
+        self.DeleteHead = channel.unary_unary(
+                '/rstitch.v1.RouterService/DeleteHead',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.DeleteHeadRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteHeadResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/rstitch.v1.RouterService/GetStatus',
                 request_serializer=rstitch_dot_v1_dot_router__pb2.GetStatusRequest.SerializeToString,
@@ -142,6 +167,42 @@ class RouterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LabelTrajectory(self, request, context):
+        """Says whether a session's last answer was right, for heads to learn from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ObserveAnswer(self, request, context):
+        """What the SLM would have thought along an answer that is kept, or one that is given: what a head learns from without a
+        rollout.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StoreHead(self, request, context):
+        """Keeps a head for the policy learned in the store, where all routers find it, and puts it into service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateHead(self, request, context):
+        """Puts another kept version of a head into service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteHead(self, request, context):
+        """Forgets a head of the store, or one version of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Whether the router is ready, its workers, models and policies.
         """
@@ -186,6 +247,31 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.DeleteProfile,
                     request_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteProfileRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_router__pb2.DeleteProfileResponse.SerializeToString,
+            ),
+            'LabelTrajectory': grpc.unary_unary_rpc_method_handler(
+                    servicer.LabelTrajectory,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.LabelTrajectoryRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.LabelTrajectoryResponse.SerializeToString,
+            ),
+            'ObserveAnswer': grpc.unary_stream_rpc_method_handler(
+                    servicer.ObserveAnswer,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.ObserveAnswerRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.ObserveAnswerResponse.SerializeToString,
+            ),
+            'StoreHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.StoreHead,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.StoreHeadRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.StoreHeadResponse.SerializeToString,
+            ),
+            'ActivateHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateHead,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.ActivateHeadRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.ActivateHeadResponse.SerializeToString,
+            ),
+            'DeleteHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteHead,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteHeadRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.DeleteHeadResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -389,6 +475,141 @@ class RouterService(object):
             '/rstitch.v1.RouterService/DeleteProfile',
             rstitch_dot_v1_dot_router__pb2.DeleteProfileRequest.SerializeToString,
             rstitch_dot_v1_dot_router__pb2.DeleteProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LabelTrajectory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/LabelTrajectory',
+            rstitch_dot_v1_dot_router__pb2.LabelTrajectoryRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.LabelTrajectoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ObserveAnswer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rstitch.v1.RouterService/ObserveAnswer',
+            rstitch_dot_v1_dot_router__pb2.ObserveAnswerRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.ObserveAnswerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StoreHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/StoreHead',
+            rstitch_dot_v1_dot_router__pb2.StoreHeadRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.StoreHeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/ActivateHead',
+            rstitch_dot_v1_dot_router__pb2.ActivateHeadRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.ActivateHeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/DeleteHead',
+            rstitch_dot_v1_dot_router__pb2.DeleteHeadRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.DeleteHeadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,7 +105,7 @@ class Timing(_message.Message):
     def __init__(self, queue_us: _Optional[int] = ..., forward_us: _Optional[int] = ..., total_us: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ..., host_us: _Optional[int] = ..., wait_us: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ...) -> None: ...
 
 class Handoff(_message.Message):
-    __slots__ = ("above", "below", "hidden_state", "signal", "window", "recent_entropies", "head")
+    __slots__ = ("above", "below", "hidden_state", "signal", "window", "recent_entropies", "head", "terms")
     ABOVE_FIELD_NUMBER: _ClassVar[int]
     BELOW_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_STATE_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +113,7 @@ class Handoff(_message.Message):
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     RECENT_ENTROPIES_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
     above: float
     below: float
     hidden_state: bool
@@ -120,7 +121,28 @@ class Handoff(_message.Message):
     window: int
     recent_entropies: _containers.RepeatedScalarFieldContainer[float]
     head: str
-    def __init__(self, above: _Optional[float] = ..., below: _Optional[float] = ..., hidden_state: bool = ..., signal: _Optional[_Union[_common_pb2.Signal, str]] = ..., window: _Optional[int] = ..., recent_entropies: _Optional[_Iterable[float]] = ..., head: _Optional[str] = ...) -> None: ...
+    terms: HeadTerms
+    def __init__(self, above: _Optional[float] = ..., below: _Optional[float] = ..., hidden_state: bool = ..., signal: _Optional[_Union[_common_pb2.Signal, str]] = ..., window: _Optional[int] = ..., recent_entropies: _Optional[_Iterable[float]] = ..., head: _Optional[str] = ..., terms: _Optional[_Union[HeadTerms, _Mapping]] = ...) -> None: ...
+
+class HeadTerms(_message.Message):
+    __slots__ = ("position", "explore_seed", "price", "report", "recent_entropies", "segment_length", "num_llm_tokens", "llm_tokens_left")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    EXPLORE_SEED_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    RECENT_ENTROPIES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    NUM_LLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LLM_TOKENS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    explore_seed: int
+    price: float
+    report: bool
+    recent_entropies: _containers.RepeatedScalarFieldContainer[float]
+    segment_length: int
+    num_llm_tokens: int
+    llm_tokens_left: int
+    def __init__(self, position: _Optional[int] = ..., explore_seed: _Optional[int] = ..., price: _Optional[float] = ..., report: bool = ..., recent_entropies: _Optional[_Iterable[float]] = ..., segment_length: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., llm_tokens_left: _Optional[int] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft", "cache_salt", "masked_tokens")
@@ -153,18 +175,20 @@ class DecodeRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., draft: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ..., masked_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
-    __slots__ = ("tokens", "entropies", "logprobs", "finish", "uncertainties")
+    __slots__ = ("tokens", "entropies", "logprobs", "finish", "uncertainties", "consultations")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     ENTROPIES_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
     UNCERTAINTIES_FIELD_NUMBER: _ClassVar[int]
+    CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     entropies: _containers.RepeatedScalarFieldContainer[float]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     finish: Finish
     uncertainties: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., uncertainties: _Optional[_Iterable[float]] = ...) -> None: ...
+    consultations: _containers.RepeatedCompositeFieldContainer[_common_pb2.Consultation]
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., uncertainties: _Optional[_Iterable[float]] = ..., consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("reason", "held", "proposal", "timing", "num_accepted", "num_consultations")
@@ -401,3 +425,25 @@ class ExitStyle(_message.Message):
     end: str
     thinking_end: str
     def __init__(self, boundaries: _Optional[_Iterable[str]] = ..., prompt: _Optional[str] = ..., end: _Optional[str] = ..., thinking_end: _Optional[str] = ...) -> None: ...
+
+class ObserveRequest(_message.Message):
+    __slots__ = ("tokens", "start", "above", "masked_tokens", "cache_salt")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    MASKED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    start: int
+    above: float
+    masked_tokens: _containers.RepeatedScalarFieldContainer[int]
+    cache_salt: str
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., start: _Optional[int] = ..., above: _Optional[float] = ..., masked_tokens: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+
+class ObserveResponse(_message.Message):
+    __slots__ = ("consultations", "num_positions")
+    CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    consultations: _containers.RepeatedCompositeFieldContainer[_common_pb2.Consultation]
+    num_positions: int
+    def __init__(self, consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ..., num_positions: _Optional[int] = ...) -> None: ...

@@ -54,6 +54,11 @@ class WorkerServiceStub(object):
                 request_serializer=rstitch_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_worker__pb2.DecodeResponse.FromString,
                 _registered_method=True)
+        self.Observe = channel.unary_stream(
+                '/rstitch.v1.WorkerService/Observe',
+                request_serializer=rstitch_dot_v1_dot_worker__pb2.ObserveRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_worker__pb2.ObserveResponse.FromString,
+                _registered_method=True)
         self.ForkSession = channel.unary_unary(
                 '/rstitch.v1.WorkerService/ForkSession',
                 request_serializer=rstitch_dot_v1_dot_worker__pb2.ForkSessionRequest.SerializeToString,
@@ -110,6 +115,13 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Observe(self, request, context):
+        """What the model would have thought along tokens that are given: teacher forcing. Nothing is decoded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ForkSession(self, request, context):
         """Makes a session that begins as another does, without a forward: its pages are shared, or copied. Repeatable: a
         session of the new id is replaced.
@@ -158,6 +170,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Decode,
                     request_deserializer=rstitch_dot_v1_dot_worker__pb2.DecodeRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_worker__pb2.DecodeResponse.SerializeToString,
+            ),
+            'Observe': grpc.unary_stream_rpc_method_handler(
+                    servicer.Observe,
+                    request_deserializer=rstitch_dot_v1_dot_worker__pb2.ObserveRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_worker__pb2.ObserveResponse.SerializeToString,
             ),
             'ForkSession': grpc.unary_unary_rpc_method_handler(
                     servicer.ForkSession,
@@ -249,6 +266,33 @@ class WorkerService(object):
             '/rstitch.v1.WorkerService/Decode',
             rstitch_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
             rstitch_dot_v1_dot_worker__pb2.DecodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Observe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rstitch.v1.WorkerService/Observe',
+            rstitch_dot_v1_dot_worker__pb2.ObserveRequest.SerializeToString,
+            rstitch_dot_v1_dot_worker__pb2.ObserveResponse.FromString,
             options,
             channel_credentials,
             insecure,
