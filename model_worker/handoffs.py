@@ -10,8 +10,7 @@ from model_worker.engine.types import Verdict as EngineVerdict
 from model_worker.heads import HeadTable
 from rstitch.errors import invalid
 from rstitch.limits import MAX_WINDOW
-from rstitch.service.consulting import Consultant, HeadTerms, Verdict
-from rstitch.service.half import to_half
+from rstitch.service.consulting import Consultant, HeadTerms, Verdict, in_half_precision
 from rstitch.service.head_features import NUM_RECENT
 from rstitch.v1 import common_pb2, worker_pb2
 
@@ -98,7 +97,7 @@ def consultation(token: int, verdict: EngineVerdict) -> common_pb2.Consultation:
     assert isinstance(verdict, Verdict), "whom `handoff_of` had asked"
     return common_pb2.Consultation(
         position=verdict.position,
-        hidden_state=to_half(verdict.hidden_state),
+        hidden_state=in_half_precision(verdict.hidden_state),
         entropy=verdict.entropy,
         proposal=token,
         features=verdict.features,
