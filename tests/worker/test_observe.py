@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import numpy as np
@@ -22,6 +23,7 @@ from model_worker.engine.types import FinishReason, RunFinished, RunRequest, Tim
 from model_worker.observing import observed
 from model_worker.outbox import Piece
 from rstitch.v1 import worker_pb2 as pb
+from tests.support.engines import failing_forward
 from tests.support.heads import random_head
 from tests.support.observing import along
 from tests.support.pairs import CONTEXT_LENGTH, VOCAB_SIZE
@@ -30,6 +32,7 @@ from tests.worker.conftest import StartWorker
 
 PROMPT = [7, 8, 9, 10, 11]
 NO_STOP = [VOCAB_SIZE - 1]
+LOST = RuntimeError("lost")
 LENGTH, STEP = FinishReason.LENGTH, FinishReason.STEP
 TEXT = [5 + place * place % 280 for place in range(400)]
 ABOVE = 0.2
@@ -125,7 +128,7 @@ async def test_many_at_once_some_of_which_leave(start_worker: StartWorker, model
         if number % 2:
             await call.read()
         call.cancel()
-        with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+        with suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
             await call.read()
 
     texts = [TEXT[number : number + 60] for number in range(16)]
@@ -212,19 +215,14 @@ async def test_the_longest_text_fits(start_worker: StartWorker) -> None:
 
 async def test_a_forward_that_fails_is_told(start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     worker, stub = await start_worker(measure_ms=0)
-    logged: list[Any] = []
-    monkeypatch.setattr(service, "_log", type("Log", (), {"error": lambda *args, **kwargs: logged.append(args)}))
-
-    def fail(*_: Any) -> None:
-        raise RuntimeError("lost")
-
-    hook = worker_model(worker).register_forward_pre_hook(fail)
-    assert (await error_of(observe(stub, TEXT))).reason == "FORWARD_FAILED"
-    hook.remove()
-    assert logged
+    monkeypatch.setattr(service, "_log", Mock())
+    broken = ExitStack()
+    await worker.driver.ask(lambda engine: broken.enter_context(failing_forward(model_of(engine), LOST)))
+    with broken:
+        assert (await error_of(observe(stub, TEXT))).reason == "FORWARD_FAILED"
     assert await sessions(stub) == 0
     assert len(await observe(stub, TEXT[:9])) == 8
 
 
-def worker_model(worker: Any) -> Any:
-    return worker.driver._engine._runner._loaded.module.base_model
+def model_of(engine: Any) -> Any:
+    return engine._runner._loaded.module
