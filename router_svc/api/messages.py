@@ -82,6 +82,7 @@ def encode_trajectory(
         updated=_encode_timestamp(header.updated_ms),
         early_exit=encode_early_exit(settings.early_exit) if settings.early_exit is not None else None,
         budget=encode_budget(settings.budget) if settings.budget != NO_BUDGET else None,
+        label=f"LABEL_{header.label.name}" if header.label is not None else None,
     )
 
 

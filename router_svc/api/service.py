@@ -18,7 +18,7 @@ from router_svc.answers.preparation import is_kept_in
 from router_svc.answers.sessions import Sessions
 from router_svc.api import messages
 from router_svc.api.profiles import Profiles
-from router_svc.api.validation import check_session_id, encode_page_token, parse_page, parse_reattach
+from router_svc.api.validation import check_session_id, encode_page_token, parse_label, parse_page, parse_reattach
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.heads import Heads
 from router_svc.policies.kinds import KINDS
@@ -111,11 +111,17 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.ListTrajectoriesRequest, context: Any
     ) -> router_pb2.ListTrajectoriesResponse:
         num, before = parse_page(request, self.settings.max_list)
-        headers, ended = await self.sessions.page(num, before)
+        headers, ended = await self.sessions.page(num, before, labelled=request.labelled)
         return router_pb2.ListTrajectoriesResponse(
             trajectories=[messages.encode_trajectory(header) for header in headers],
             next_page_token=encode_page_token(ended),
         )
+
+    async def LabelTrajectory(
+        self, request: router_pb2.LabelTrajectoryRequest, context: Any
+    ) -> router_pb2.LabelTrajectoryResponse:
+        await self.sessions.label(check_session_id(request.session_id), parse_label(request.label))
+        return router_pb2.LabelTrajectoryResponse()
 
     async def DeleteTrajectory(
         self, request: router_pb2.DeleteTrajectoryRequest, context: Any

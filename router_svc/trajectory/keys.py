@@ -10,6 +10,8 @@ _PREFIX = "rstitch"
 # Sorted set of session ids by the Unix time in ms at which they last grew: pages of the listing are read from it, as a
 # scan over all keys would stop Redis for everybody. It outlives the trajectories that it names until a claim tidies it.
 INDEX = f"{_PREFIX}:trajectories"
+# The same of those whose last answer has a label: few among many, and to page through them reads no others.
+LABELLED = f"{_PREFIX}:labelled"
 # Hash of profiles as JSON by name: few and small, so that one command reads them all. They do not expire.
 PROFILES = f"{_PREFIX}:profiles"
 # String that exists while the router of that id lives: its owner renews it, and its expiry is the lease. claim.lua gets

@@ -58,9 +58,9 @@ class AsyncClient(common.Connection):
         reply = await self._call("GetTrajectory", request)
         return messages.trajectory(reply.trajectory)
 
-    async def trajectories(self, page_size: int = 0) -> AsyncIterator[Trajectory]:
-        """Yields all trajectories without their segments, newest first; they are fetched page by page."""
-        request = router_pb2.ListTrajectoriesRequest(page_size=page_size)
+    async def trajectories(self, page_size: int = 0, *, labelled: bool = False) -> AsyncIterator[Trajectory]:
+        """Yields all trajectories, or those with a label, without segments, newest first; they are fetched by pages."""
+        request = router_pb2.ListTrajectoriesRequest(page_size=page_size, labelled=labelled)
         while True:
             reply = await self._call("ListTrajectories", request)
             for m in reply.trajectories:
@@ -68,6 +68,10 @@ class AsyncClient(common.Connection):
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
+
+    async def label_trajectory(self, session_id: str, right: bool | None) -> None:
+        """Says whether a session's last answer, which must be finished, was right; None takes that back."""
+        await self._call("LabelTrajectory", messages.label_request(session_id, right))
 
     async def delete_trajectory(self, session_id: str) -> None:
         """Forgets a trajectory; stops it first if it is still being written."""

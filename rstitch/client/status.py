@@ -12,7 +12,7 @@ from enum import StrEnum
 from rstitch.client.events import Consultation, Finished, Model, SwitchReason
 from rstitch.client.policies import Policy
 
-__all__ = ["GuardStatus", "Segment", "Source", "Status", "Trajectory", "TrajectoryState", "WorkerStatus"]
+__all__ = ["GuardStatus", "Label", "Segment", "Source", "Status", "Trajectory", "TrajectoryState", "WorkerStatus"]
 
 
 class Source(StrEnum):
@@ -22,6 +22,14 @@ class Source(StrEnum):
     PROMPT = "prompt"
     SLM = "slm"
     LLM = "llm"
+
+
+class Label(StrEnum):
+    """Says whether an answer was right, if somebody said so."""
+
+    UNSPECIFIED = "unspecified"
+    RIGHT = "right"
+    WRONG = "wrong"
 
 
 class TrajectoryState(StrEnum):
@@ -61,6 +69,7 @@ class Trajectory:
     finished: Finished | None
     created: datetime
     updated: datetime
+    label: Label = Label.UNSPECIFIED  # of the last answer
 
     @property
     def text(self) -> str:

@@ -62,15 +62,19 @@ class Client(common.Connection):
         reply = self._call("GetTrajectory", request)
         return messages.trajectory(reply.trajectory)
 
-    def trajectories(self, page_size: int = 0) -> Iterator[Trajectory]:
-        """Yields all trajectories without their segments, newest first; they are fetched page by page."""
-        request = router_pb2.ListTrajectoriesRequest(page_size=page_size)
+    def trajectories(self, page_size: int = 0, *, labelled: bool = False) -> Iterator[Trajectory]:
+        """Yields all trajectories, or those with a label, without segments, newest first; they are fetched by pages."""
+        request = router_pb2.ListTrajectoriesRequest(page_size=page_size, labelled=labelled)
         while True:
             reply = self._call("ListTrajectories", request)
             yield from (messages.trajectory(m) for m in reply.trajectories)
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
+
+    def label_trajectory(self, session_id: str, right: bool | None) -> None:
+        """Says whether a session's last answer, which must be finished, was right; None takes that back."""
+        self._call("LabelTrajectory", messages.label_request(session_id, right))
 
     def delete_trajectory(self, session_id: str) -> None:
         """Forgets a trajectory; stops it first if it is still being written."""

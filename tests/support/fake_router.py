@@ -65,6 +65,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
 
     def __init__(self) -> None:
         self.profiles: dict[str, pb.Profile] = {}
+        self.labels: dict[str, int] = {}
         self.before_event: Callable[[int], None] = lambda n: None
         self.answer = script()
         self.questions: list[pb.GenerateRequest] = []
@@ -136,6 +137,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
 
     def ListTrajectories(self, request: pb.ListTrajectoriesRequest, context: Any) -> pb.ListTrajectoriesResponse:
         names, start = sorted(self._sessions), int(request.page_token or 0)
+        names = [name for name in names if self.labels.get(name) or not request.labelled]
         page = names[start : start + (request.page_size or 2)]
         more = start + len(page) < len(names)
         trajectories = [self._trajectory(name) for name in page]
@@ -144,6 +146,17 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         return pb.ListTrajectoriesResponse(
             trajectories=trajectories, next_page_token=str(start + len(page)) if more else ""
         )
+
+    def LabelTrajectory(self, request: pb.LabelTrajectoryRequest, context: Any) -> pb.LabelTrajectoryResponse:
+        if request.session_id == "lost":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "lost by the test")
+        if request.session_id not in self._sessions:
+            error = RstitchError(
+                grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION", f"there is no session {request.session_id}."
+            )
+            context.abort_with_status(to_status(error))
+        self.labels[request.session_id] = request.label
+        return pb.LabelTrajectoryResponse()
 
     def DeleteTrajectory(self, request: pb.DeleteTrajectoryRequest, context: Any) -> pb.DeleteTrajectoryResponse:
         self._sessions.pop(request.session_id, None)
@@ -205,6 +218,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             segments=segments,
             policy=pb.Policy(threshold=pb.Threshold(tau=0.02)),
             finished=self.answer[-1].finished,
+            label=self.labels.get(name, 0),  # type: ignore[arg-type]
         )
 
 
