@@ -14,7 +14,8 @@ from rstitch.client.policies import Policy
 
 # fmt: off
 __all__ = [
-    "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Trajectory", "TrajectoryState", "WorkerStatus",
+    "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Trajectory", "TrajectoryState",
+    "WorkerStatus",
 ]
 # fmt: on
 
