@@ -94,10 +94,10 @@ def platt(odds: Tensor, wrong: Tensor) -> tuple[float, float]:
     def loss() -> Tensor:
         optimizer.zero_grad()
         value = binary_cross_entropy_with_logits(parameters[0].exp() * x + parameters[1], y)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)
     scale, shift = parameters.detach().tolist()
     return math.exp(scale), shift
 

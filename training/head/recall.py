@@ -46,6 +46,13 @@ def recall(score: Tensor, wrong: Tensor, num_answers: int) -> dict[float, float]
     return {calls: share_found(score, wrong, calls * num_answers) for calls in CALLS}
 
 
+def share_missed(score: Tensor, states: States, num_calls: float) -> float:
+    """Computes the share of answers in which a wrong token is not among the `num_calls` states of highest score."""
+    missed = states.wrong.clone()
+    missed[score.topk(min(len(score), round(num_calls))).indices] = 0
+    return len(states.answers[missed > 0].unique()) / states.num_answers
+
+
 @torch.inference_mode()
 def rows(slm: str, states: States, heads: dict[str, Head], num_answers: int) -> list[Row]:
     """One for each score: the SLM's entropy, 1 - p of its token, and each head."""

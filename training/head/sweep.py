@@ -133,11 +133,11 @@ def main() -> int:
     with progress_bar(console) as progress:
         chains = Chains(slm, options.domain, tau, options.num_chains, _SEED, mixed, FEATURES)
         held_out = replace(chains, num_chains=options.num_held_out, seed=_HELD_OUT_SEED)
-        states = [
+        fitted_on, looked_at = (
             chain_states(each, options.work / f"{options.domain}-{each.seed}")
             for each in progress.track((chains, held_out), description="reference chains")
-        ]
-        data = Data(slm, *states, calls)
+        )
+        data = Data(slm, fitted_on, looked_at, calls)
         for tried in progress.track(grid(options.num_chains), description="heads"):
             made_of = json.loads(json.dumps(asdict(tried) | {"held_out": options.num_held_out, "tau": tau}))
             row = next((row for row in done if row["made_of"] == made_of), None)
