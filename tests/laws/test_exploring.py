@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from evals.algorithm.reference import Budget as Bound
 from evals.algorithm.reference import Token, stitch
+from router_svc.trajectory.consultations import unpack_consultations
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, Budget, Chunk, Consultation, Event, Learned, Started, TrajectoryState
 from rstitch.local.stack import LocalStack
@@ -34,8 +36,8 @@ ALL_FEATURES = ("entropy", "recent", "segment", "spent", "left")
 HEADS = {
     "bare": random_head(32, seed=3),
     "shown": random_head(32, seed=5, features=ALL_FEATURES),
-    # Knows nothing of what the LLM is about to write: the SLM runs ahead with it.
-    "ahead": random_head(32, seed=6, features=("left", "entropy", "spent")),
+    # Depends on nothing that the LLM is about to write: the SLM runs ahead with it.
+    "ahead": random_head(32, seed=6, features=("entropy",)),
 }
 
 
@@ -140,8 +142,11 @@ async def check_told_everywhere(
     assert not any(segment.consultations for segment in bare.segments)
     replayed = Answer.of([event async for event in client.attach(answer.session_id, 0)])
     assert told(replayed) == got
+    with redis.Redis.from_url(stack.redis_url) as connection:
+        entries = connection.xrange(f"rstitch:chunks:{answer.session_id}")
+    packed = [entry[b"c"] for _, entry in entries if b"c" in entry]
+    assert [c.position for each in packed for c in unpack_consultations(each)] == [c.position for c in got]
     assert answer.finished.usage.num_kept_consultations == len(got)
-    assert answer.finished.usage.num_consultations >= len(got)
 
 
 async def test_an_exploring_answer_is_the_references_with_the_same_decisions(
@@ -152,6 +157,7 @@ async def test_an_exploring_answer_is_the_references_with_the_same_decisions(
         answer = await client.answer(tokens=prompt, **asked.question())
         assert written(answer) == expected(tokens)
         await check_told_everywhere(kindred_stack, client, answer, prompt, consultations)
+        assert answer.finished.usage.num_consultations >= len(consultations)
         return tokens, consultations
 
     for asked in ASKED:
