@@ -78,14 +78,13 @@ class Exploring:
 
 
 def told(answer: Answer) -> list[Consultation]:
-    """The consultations of an answer's chunks, each with the tokens that it was about."""
+    """The consultations of an answer's chunks, which have followed them."""
     found: list[Consultation] = []
     for chunk in answer.chunks:
         for asked in chunk.consultations:
             assert chunk.position <= asked.position < chunk.position + len(chunk.tokens)
-            if not asked.to_llm:
-                assert chunk.model == "slm"
-                assert chunk.tokens[asked.position - chunk.position] == asked.proposal
+            assert asked.to_llm == (chunk.model == "llm")
+            assert asked.to_llm or chunk.tokens[asked.position - chunk.position] == asked.proposal
             found.append(asked)
     return found
 
