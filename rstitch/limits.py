@@ -8,6 +8,10 @@ MIN_TAU, MAX_TAU = -1.0, 2.0
 MAX_WINDOW = 64
 # Most characters of a salt, under which sessions may have pages in common.
 MAX_SALT_CHARS = 128
+# Largest price of a token of the LLM, in multiples of what a head was trained for; the smallest is 1 over it.
+MAX_PRICE = 1e6
+# Most consultations of a head that are kept of one answer.
+MAX_CONSULTATIONS = 4096
 
 ROUTER_PORT = 50050
 ROUTER_ADDRESS = f"127.0.0.1:{ROUTER_PORT}"

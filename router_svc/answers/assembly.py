@@ -18,7 +18,6 @@ from router_svc.decoding.speculation import Speculation
 from router_svc.decoding.trials import Trials
 from router_svc.observers.trace import GenerationTrace
 from router_svc.policies.kinds import Learned, Speculative
-from router_svc.policies.policy import Head
 from router_svc.settings import RouterSettings
 from router_svc.text.answer_text import AnswerText
 from router_svc.text.session_tokens import SessionTokens
@@ -30,6 +29,7 @@ from router_svc.workers.accounting import Accounting
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.runs import SessionKey
 from router_svc.workers.session import BackgroundWork, Manner, WorkerSession
+from rstitch.service.head import Head
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from router_svc.text.answer_text import AnswerText
 from router_svc.text.detokenizer import CONTEXT_TOKENS
 from router_svc.text.tokenizer import Tokenizer
+from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.types import Chunk, Model, Source, SwitchReason, tokens_of
 
 
@@ -27,10 +28,19 @@ class Written:
     entropies: array[float]
     text: str
     uncertainties: array[float]
+    consultations: tuple[Consultation, ...] = ()
 
     def cut(self, begin: int, end: int, text: str) -> Written:
-        tokens, entropies = self.tokens[begin:end], self.entropies[begin:end]
-        return Written(self.model, self.position + begin, tokens, entropies, text, self.uncertainties[begin:end])
+        first, last = self.position + begin, self.position + end
+        return Written(
+            self.model,
+            first,
+            self.tokens[begin:end],
+            self.entropies[begin:end],
+            text,
+            self.uncertainties[begin:end],
+            tuple(asked for asked in self.consultations if first <= asked.position < last),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,8 @@ class Reader:
             return
         yield from self._release("")
         skip = max(0, self.position - chunk.position)
-        whole = Written(model, chunk.position, chunk.tokens, chunk.entropies, "", chunk.uncertainties)
+        beside = chunk.uncertainties, chunk.consultations
+        whole = Written(model, chunk.position, chunk.tokens, chunk.entropies, "", *beside)
         num = len(texts)
         certain = num - 1 if self._text.holds else num
         if certain > skip:

@@ -28,6 +28,7 @@ from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.types import Chunk, Model, Trajectory
 from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError, invalid
+from rstitch.service.head_features import LOOKING_BACK
 
 _PROMPTS = ThreadPoolExecutor(4, "prompts")
 
@@ -52,14 +53,21 @@ class Preparation:
     heads: Heads
 
     async def settle_policy(self, policy: Policy, session_id: str) -> tuple[Policy, NamedHead | None]:
-        """Fills in the seed of a coin, or version, gate and place of a head; and finds the head."""
+        """Fills in the seed of a coin, or version, gate, place and price of a head; and finds the head."""
         if isinstance(policy, Random) and policy.seed is None:
             return replace(policy, seed=zlib.crc32(session_id.encode())), None
         if not isinstance(policy, Learned):
             return policy, None
         head = await asyncio.to_thread(self.heads.get, policy.head)  # from a file, or fetched
-        tau = head.head.facts.tau if policy.tau is None else policy.tau
-        return Learned(head.full_name, tau, self.settings.head_in_worker), head
+        facts = head.head.facts
+        return replace(
+            policy,
+            head=head.full_name,
+            tau=facts.tau if policy.tau is None else policy.tau,
+            in_worker=self.settings.head_in_worker,
+            price=policy.price or 1.0,
+            looks_back=not LOOKING_BACK.isdisjoint(facts.features),
+        ), head
 
     async def prompt(self, question: Question, vocabularies: Vocabularies, before: Trajectory | None) -> Prompt:
         """Makes the prompt of each model."""
@@ -99,6 +107,7 @@ class Preparation:
             early_exit=rules[Model.LLM].settings if rules is not None else None,
             cache_salt=question.cache_salt,
             stop_token_ids=question.stop_token_ids,
+            keep_consultations=question.keep_consultations,
             vocabularies=vocabularies.key,
         )
         return Prepared(settings, vocabularies, context_lengths, head, rules)

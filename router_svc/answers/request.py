@@ -52,6 +52,7 @@ class Question:
     early_exit: EarlyExit | None = None
     cache_salt: str = ""  # workers take over what they have computed under this one only
     stop_token_ids: tuple[int, ...] = ()  # ids of the LLM that end the answer beside the models' own
+    keep_consultations: int = 0  # so many of the head's are kept with the trajectory, the first ones
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from router_svc.policies.kinds import Confidence, Learned, LlmOnly, Random, SlmO
 from router_svc.policies.policy import Policy
 from router_svc.text.answer_text import AnswerText
 from router_svc.text.tokenizer import Tokenizer
+from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.types import Chunk, Finished, Header, Model, PromptNotes, Source, SwitchReason, joined
 from rstitch.v1 import common_pb2, router_pb2
 
@@ -45,12 +46,22 @@ def encode_event(value: Event) -> router_pb2.GenerateResponse:
         entropies=value.entropies,
         text=value.text,
         uncertainties=value.uncertainties,
+        consultations=map(encode_consultation, value.consultations),
     )
     return router_pb2.GenerateResponse(chunk=chunk)
 
 
+def encode_consultation(value: Consultation) -> common_pb2.Consultation:
+    """What a head was asked; the contract's fields have the same names."""
+    return common_pb2.Consultation(**{name: getattr(value, name) for name in Consultation.__slots__})
+
+
 def encode_trajectory(
-    header: Header, chunks: Sequence[Chunk] = (), tokenizers: Mapping[Model, Tokenizer] | None = None
+    header: Header,
+    chunks: Sequence[Chunk] = (),
+    tokenizers: Mapping[Model, Tokenizer] | None = None,
+    *,
+    consultations: bool = False,
 ) -> router_pb2.Trajectory:
     """A trajectory; without `chunks` it has no segments, as in a listing, without `tokenizers` these have no texts."""
     settings = AnswerSettings.from_json(header.settings)
@@ -61,7 +72,10 @@ def encode_trajectory(
         state=f"TRAJECTORY_STATE_{header.state.name}",
         length=header.length,
         epoch=header.epoch,
-        segments=[_encode_segment(segment, text) for segment, text in zip(segments, texts, strict=True)],
+        segments=[
+            _encode_segment(segment, text, segment.consultations if consultations else ())
+            for segment, text in zip(segments, texts, strict=True)
+        ],
         policy=encode_policy(settings.policy),
         finished=encode_finished(header.finished, settings) if header.finished else None,
         created=_encode_timestamp(header.created_ms),
@@ -90,7 +104,7 @@ def _encode_reason(value: SwitchReason) -> str:
     return router_pb2.SwitchReason.Name(value.value)
 
 
-def _encode_segment(segment: Chunk, text: str) -> router_pb2.Segment:
+def _encode_segment(segment: Chunk, text: str, consultations: Sequence[Consultation]) -> router_pb2.Segment:
     return router_pb2.Segment(
         source=router_pb2.Source.Name(segment.source.value),
         position=segment.position,
@@ -100,6 +114,7 @@ def _encode_segment(segment: Chunk, text: str) -> router_pb2.Segment:
         reason=_encode_reason(segment.reason),
         switch_entropy=segment.switch_entropy,
         uncertainties=segment.uncertainties,
+        consultations=map(encode_consultation, consultations),
         **_encode_notes(segment.notes),
     )
 
@@ -144,8 +159,8 @@ def encode_policy(value: Policy) -> router_pb2.Policy:
             return p.Policy(threshold=p.Threshold(tau=tau, tau_return=tau_return, signal=name, window=window))
         case Confidence(threshold):
             return p.Policy(confidence=p.Confidence(threshold=threshold))
-        case Learned(head, tau):
-            return p.Policy(learned=p.Learned(name=head, tau=tau))
+        case Learned():
+            return p.Policy(learned=_encode_learned(value))
         case Random(slm_probability, seed):
             return p.Policy(random=p.Random(slm_probability=slm_probability, seed=seed))
         case Speculative(draft_tokens, min_confidence):
@@ -155,6 +170,18 @@ def encode_policy(value: Policy) -> router_pb2.Policy:
         case SlmOnly():
             return p.Policy(slm_only=p.SlmOnly())
     raise TypeError(f"{value!r} is no policy")
+
+
+def _encode_learned(value: Learned) -> router_pb2.Learned:
+    # A price of 1 says nothing, unless the load might have made it another.
+    price = value.price if value.price_by_load or value.price != 1.0 else None
+    return router_pb2.Learned(
+        name=value.head,
+        tau=value.tau,
+        explore_seed=value.explore_seed,
+        price=price,
+        price_by_load=value.price_by_load,
+    )
 
 
 def encode_budget(value: Budget) -> router_pb2.Budget:

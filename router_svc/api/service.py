@@ -98,7 +98,13 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         is_same = is_kept_in(AnswerSettings.from_json(trajectory.header.settings), vocabularies)
         tokenizers = vocabularies.answer_tokenizers if is_same else None  # else these would read other words
         # Off the event loop: the text of a long session takes longer than the answers being written may wait.
-        message = await asyncio.to_thread(messages.encode_trajectory, trajectory.header, trajectory.chunks, tokenizers)
+        message = await asyncio.to_thread(
+            messages.encode_trajectory,
+            trajectory.header,
+            trajectory.chunks,
+            tokenizers,
+            consultations=request.consultations,
+        )
         return router_pb2.GetTrajectoryResponse(trajectory=message)
 
     async def ListTrajectories(

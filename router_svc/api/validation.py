@@ -39,14 +39,14 @@ from router_svc.policies.kinds import (
 from router_svc.policies.policy import Policy
 from router_svc.trajectory.types import Sampling, Signal, tokens_of
 from rstitch.errors import RstitchError, invalid
-from rstitch.limits import MAX_SALT_CHARS, MAX_TAU, MAX_WINDOW, MIN_TAU
+from rstitch.limits import MAX_CONSULTATIONS, MAX_PRICE, MAX_SALT_CHARS, MAX_TAU, MAX_WINDOW, MIN_TAU
 from rstitch.v1 import common_pb2, router_pb2
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_STOPS = 16
 _MAX_STOP_CHARS = 256
 _MAX_STOP_TOKENS = 64
-_WITHOUT_PRESENCE = ("max_new_tokens", "stop", "guard", "cache_salt", "stop_token_ids")
+_WITHOUT_PRESENCE = ("max_new_tokens", "stop", "guard", "cache_salt", "stop_token_ids", "keep_consultations")
 _MAX_TEMPERATURE = 100.0
 _MAX_PAGE = 1000
 
@@ -61,6 +61,10 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Q
     # token.
     could_write = not (isinstance(wanted, LlmOnly) and bounds.stop and bounds.llm_tokens == 0)
     _require(could_write, "budget.llm_tokens", "llm_only could write nothing.", "Allow a token, or BUDGET_THEN_SLM.")
+    num, field = request.keep_consultations, "keep_consultations"
+    _require(num <= MAX_CONSULTATIONS, field, f"{num} are too many.", f"Keep at most {MAX_CONSULTATIONS}.")
+    asks = not num or isinstance(wanted, Learned)
+    _require(asks, field, f"{wanted.name} asks no head.", "Leave it out, or send policy learned.")
     return Question(
         session_id=check_session_id(request.session_id, may_be_empty=True),
         input=_parse_input(request),
@@ -73,6 +77,7 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Q
         early_exit=parse_early_exit(request.early_exit) if request.HasField("early_exit") else None,
         cache_salt=_parse_salt(request.cache_salt),
         stop_token_ids=_parse_stop_tokens(request.stop_token_ids),
+        keep_consultations=num,
     )
 
 
@@ -151,10 +156,7 @@ def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:
             seed = message.random.seed if message.random.HasField("seed") else None
             return Random(_check_probability("policy.random.slm_probability", message.random.slm_probability), seed)
         case "learned":
-            wanted = message.learned
-            split_name(wanted.name)  # raises for what names no head; whether there is such a head is asked later
-            tau = _check_tau("policy.learned.tau", wanted.tau) if wanted.HasField("tau") else None
-            return Learned(wanted.name, tau)
+            return _parse_learned(message.learned)
         case "speculative":
             return _parse_speculative(message.speculative)
         case "llm_only":
@@ -203,6 +205,19 @@ def _parse_threshold(message: router_pb2.Threshold) -> Threshold:
         return Threshold(tau, tau_return, signal)
     _require(num <= MAX_WINDOW, field, f"{num} tokens are too many.", f"Use at most {MAX_WINDOW}.")
     return Threshold(tau, tau_return, signal, num or DEFAULT_WINDOW)
+
+
+def _parse_learned(message: router_pb2.Learned) -> Learned:
+    split_name(message.name)  # raises for what names no head; whether there is such a head is asked later
+    tau = _check_tau("policy.learned.tau", message.tau) if message.HasField("tau") else None
+    seed = message.explore_seed if message.HasField("explore_seed") else None
+    price, field = (message.price if message.HasField("price") else None), "policy.learned.price"
+    if price is not None:
+        is_one = 1 / MAX_PRICE <= price <= MAX_PRICE  # NaN is not
+        _require(is_one, field, f"{price} is no price.", f"Use a number in [{1 / MAX_PRICE:g}, {MAX_PRICE:g}].")
+        what = "the price is given, and cannot follow the load, too."
+        _require(not message.price_by_load, field, what, "Leave out price or price_by_load.")
+    return Learned(message.name, tau, explore_seed=seed, price=price, price_by_load=message.price_by_load)
 
 
 def _parse_speculative(message: router_pb2.Speculative) -> Speculative:

@@ -16,6 +16,7 @@ from router_svc.policies.bounded import within
 from router_svc.policies.policy import History, Policy
 from router_svc.policies.whole_characters import WholeCharacters
 from router_svc.text.session_tokens import SessionTokens
+from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.journal import Journal
 from router_svc.trajectory.types import Chunk, FinishReason, Model, Source, SwitchReason, entropies_of, tokens_of
 from router_svc.workers.accounting import Accounting
@@ -60,8 +61,17 @@ class Answer:
         #   chunks   SLM.entropy_above [tokens] | SLM [more tokens] | LLM.entropy_below [tokens] | ...
         #            ^ only a segment's first chunk carries a reason, and it may be empty
         self._opening = _NO_SWITCH
+        # What a head was asked for tokens that are not kept yet, and how much of it the trajectory has.
+        self._asked: list[Consultation] = []
+        self._num_kept_consultations = 0
+        self.history.segment_start = settings.start
         for chunk in chunks:
-            if chunk.tokens and chunk.position >= settings.start and chunk.source is not Source.PROMPT:
+            if chunk.position < settings.start or chunk.source is Source.PROMPT:
+                continue
+            self._num_kept_consultations += len(chunk.consultations)
+            if chunk.reason:
+                self.history.segment_start = chunk.position
+            if chunk.tokens:
                 self.history.grow(chunk.entropies, chunk.uncertainties)
         self.history.mid_character = session.mid_character
 
@@ -126,7 +136,7 @@ class Answer:
         num = self._endings.read(reply.tokens, writer)
         tokens, entropies = tokens_of(reply.tokens[:num]), entropies_of(reply.entropies[:num])
         uncertainties = entropies_of(reply.uncertainties[:num])
-        chunk = self._next_chunk(writer, tokens, entropies, uncertainties)
+        chunk = self._next_chunk(writer, tokens, entropies, uncertainties, self._take_asked(num))
         self._session.keep(writer, tokens)
         self._last = chunk
         self.history.grow(entropies, uncertainties)
@@ -154,6 +164,35 @@ class Answer:
         if self._opening[0]:
             self._accounting.count_switch(-1)
 
+    @property
+    def keeps_consultations(self) -> bool:
+        """Whether what a head is asked next is kept with the trajectory."""
+        return self._num_kept_consultations + len(self._asked) < self._settings.keep_consultations
+
+    def note_consultations(self, consultations: Sequence[Consultation]) -> None:
+        """Takes what a head was asked, each before its token; it is kept with that token, up to the bound."""
+        for asked in consultations:
+            # A round that failed asks again from its first token that was not kept.
+            while self._asked and self._asked[-1].position >= asked.position:
+                self._asked.pop()
+            if asked.position >= len(self.tokens) and self.keeps_consultations:
+                self._asked.append(asked)
+
+    def forget_asked(self) -> None:
+        """Forgets what was asked for the next token: the answer does not follow it."""
+        self._asked.clear()
+
+    def _take_asked(self, num_tokens: int) -> tuple[Consultation, ...]:
+        """What was asked for the next tokens, which are about to be kept."""
+        if not self._asked:
+            return ()
+        end = len(self.tokens) + num_tokens
+        taken = tuple(asked for asked in self._asked if asked.position < end)
+        del self._asked[: len(taken)]
+        self._num_kept_consultations += len(taken)
+        self._accounting.count_kept_consultations(len(taken))
+        return taken
+
     async def wait_for_room(self) -> float:
         """Waits until the journal can take more. Returns for how long, in s."""
         if self._journal.has_room:
@@ -166,13 +205,20 @@ class Answer:
         self._opening = (reason, value) if reason else _NO_SWITCH
         if reason or self.last_writer is None:  # else a segment that was broken off goes on
             self._session.begin_segment(writer)
+            self.history.segment_start = len(self.tokens)
             self.history.mid_character = False
         bound = self.policy.bound(writer.other if reason else Model.SLM)
         self.traceparent = self._trace.begin_segment(writer, len(self.tokens), reason, value, bound)
 
     def _next_chunk(
-        self, writer: Model, tokens: array[int], entropies: array[float], uncertainties: array[float]
+        self,
+        writer: Model,
+        tokens: array[int],
+        entropies: array[float],
+        uncertainties: array[float],
+        asked: tuple[Consultation, ...] = (),
     ) -> Chunk:
         reason, value = self._opening
         self._opening = _NO_SWITCH
-        return Chunk(writer.source, len(self.tokens), tokens, entropies, reason, value, uncertainties)
+        position = len(self.tokens)
+        return Chunk(writer.source, position, tokens, entropies, reason, value, uncertainties, consultations=asked)

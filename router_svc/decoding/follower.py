@@ -52,6 +52,7 @@ class Follower:
             while True:
                 reply = worker.read(await run.next())
                 since = self.accounting.waited_for_model(writer, since)
+                self.answer.note_consultations(reply.consultations)
                 # Taken before anything is awaited: a token that came is part of the answer or was refused.
                 if reply.tokens and take(reply):
                     self._end_run(worker, await worker.cut_short(run, self.answer.traceparent), began)

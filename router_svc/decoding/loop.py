@@ -19,16 +19,20 @@ readers nor the store.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from router_svc.decoding.answer import Answer
 from router_svc.decoding.follower import Follower
 from router_svc.decoding.trials import Trials
-from router_svc.policies.policy import Head
+from router_svc.policies.policy import Handoff
+from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.types import FinishReason, Model, Signal
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.runs import PendingRun, Proposal, Reply, RunEnd, RunFinish, RunSpec
 from router_svc.workers.session import WorkerSession
+from rstitch.service.consulting import Consultant, Verdict, in_half_precision
+from rstitch.service.head import Head
 
 
 class Decoding:
@@ -93,7 +97,7 @@ class Decoding:
         run = await worker.decode(
             RunSpec(
                 max_tokens=left if length is None else min(left, length),
-                handoff=self._policy.handoff(writer, history),
+                handoff=self._reporting(self._policy.handoff(writer, history)),
                 stop_tokens=self._trials.run_stops(writer),
                 traceparent=self._answer.traceparent,
             )
@@ -105,18 +109,35 @@ class Decoding:
         """The SLM was unsure: its token is discarded and the LLM writes, unless head or budget (None) say otherwise."""
         assert proposal is not None, "a worker that discards a token shows it"
         if not self._policy.may_switch(self._answer.history):
+            self._answer.forget_asked()
             return self._keep_proposal(proposal)
-        if self._head is not None:
-            self._accounting.count_consultation()
-            # The context that the head was trained with is what the SLM reads.
-            if not self._head.wants_llm(proposal.hidden_state, self._follower.workers[Model.SLM].length):
-                return self._keep_proposal(proposal)  # R-Stitch+ only ever keeps the SLM writing
+        if self._head is not None and not self._wants_llm(self._head, proposal):
+            return self._keep_proposal(proposal)  # R-Stitch+ only ever keeps the SLM writing
         self._accounting.count_discarded()
         if self._policy.is_spent(self._answer.history):
             self._answer.forget_opening()
             return None
         self._proposal = proposal.token
         return self._answer.switch(Model.SLM, proposal.uncertainty)
+
+    def _wants_llm(self, head: Head, proposal: Proposal) -> bool:
+        """Asks the head, on the terms on which a worker would ask it."""
+        self._accounting.count_consultation()
+        handoff = self._policy.handoff(Model.SLM, self._answer.history)
+        terms = handoff.terms if handoff is not None else None
+        assert terms is not None, "a policy with a head says on which terms"
+        # The context that the head was trained with is what the SLM reads.
+        length = self._follower.workers[Model.SLM].length
+        verdict = Consultant(head, terms).ask(proposal.hidden_state, length, proposal.entropy)
+        if self._answer.keeps_consultations:
+            self._answer.note_consultations([_consultation(verdict, proposal.token)])
+        return verdict.to_llm
+
+    def _reporting(self, handoff: Handoff | None) -> Handoff | None:
+        """The condition, and that what a head is asked under it is wanted back, if it is to be kept."""
+        if handoff is None or handoff.terms is None or not self._answer.keeps_consultations:
+            return handoff
+        return replace(handoff, terms=replace(handoff.terms, report=True))
 
     def _keep_proposal(self, proposal: Proposal) -> Model:
         """Keeps what the SLM was unsure of; its worker has dropped the token and is fed it again."""
@@ -135,10 +156,26 @@ class Decoding:
         stops = self._trials.run_stops(Model.SLM)
         # The run must be exactly the one that `_start` would ask for if the LLM agrees with the proposal.
         if proposal not in (stops or self._answer.stop_tokens(Model.SLM)):
+            handoff = self._reporting(self._policy.handoff(Model.SLM, self._answer.history))
+            if handoff is not None and handoff.terms is not None:
+                handoff = replace(handoff, terms=handoff.terms.one_later())
             spec = RunSpec(
                 max_tokens=self._answer.num_left - 1,
-                handoff=self._policy.handoff(Model.SLM, self._answer.history),
+                handoff=handoff,
                 stop_tokens=stops,
                 traceparent=self._answer.traceparent,
             )
             self._follower.workers[Model.SLM].run_ahead(proposal, spec)
+
+
+def _consultation(verdict: Verdict, proposal: int) -> Consultation:
+    return Consultation(
+        verdict.position,
+        verdict.context_length,
+        in_half_precision(verdict.hidden_state),
+        verdict.entropy,
+        proposal,
+        verdict.features,
+        verdict.probability,
+        verdict.to_llm,
+    )

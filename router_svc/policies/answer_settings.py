@@ -33,6 +33,7 @@ class AnswerSettings:
     early_exit: EarlyExit | None = None
     cache_salt: str = ""  # workers take over what they have computed under this one only
     stop_token_ids: tuple[int, ...] = ()  # ids of the LLM that end the answer beside the models' own
+    keep_consultations: int = 0  # so many of the head's are kept with the trajectory, the first ones
     vocabularies: str = ""  # key of those that the session is kept in; "" as an older router wrote it
 
     def to_json(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.policy import Handoff, History, Policy
@@ -46,7 +46,11 @@ class BoundedPolicy(Policy):
         """None where the SLM may not hand over any more and writes the rest."""
         if writer is Model.SLM and not self.budget.stop and self.is_spent(history):
             return None
-        return self.policy.handoff(writer, history)
+        wanted = self.policy.handoff(writer, history)
+        if wanted is None or wanted.terms is None:
+            return wanted
+        terms = replace(wanted.terms, llm_tokens_left=self.budget.llm_tokens_left(history))
+        return replace(wanted, terms=terms)
 
     def run_length(self, writer: Model, history: History) -> int | None:
         return self.policy.run_length(writer, history)

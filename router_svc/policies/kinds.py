@@ -6,15 +6,16 @@ Frozen values without memory: whatever they need to know is in the history. They
 from __future__ import annotations
 
 import math
-import struct
 from abc import abstractmethod
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import ClassVar
 
 from router_svc.policies.policy import Handoff, History, Policy
 from router_svc.trajectory.types import Model, Signal, SwitchReason
 from rstitch.limits import MAX_TAU, MAX_WINDOW, MIN_TAU
+from rstitch.service.coin import uniform
+from rstitch.service.consulting import HeadTerms
+from rstitch.service.head_features import NUM_RECENT
 
 DEFAULT_WINDOW = 8
 MAX_DRAFT_TOKENS = 64
@@ -109,11 +110,19 @@ class Learned(_ByUncertainty):
     head: str  # NAME@VERSION; a question may leave the version out
     tau: float | None  # None only in a question; the answer then takes the one that its head was trained with
     in_worker: bool = False  # whether the SLM's worker asks the head, which saves an exchange where that says stay
+    explore_seed: int | None = None  # decisions are drawn by the head's probability; None: they are not
+    price: float | None = (
+        None  # of a token of the LLM, in multiples of what the head was trained for; None: not settled
+    )
+    price_by_load: bool = False  # whether the price is to be found by the load when the answer begins
+    looks_back: bool = (
+        False  # whether the head is shown what depends on the tokens before: then the SLM cannot run ahead
+    )
 
     @property
     def runs_ahead(self) -> bool:
-        """A worker that asks the head itself knows where the SLM would stop."""
-        return self.in_worker
+        """A worker that asks the head itself knows where the SLM would stop, unless that depends on the LLM's token."""
+        return self.in_worker and not self.looks_back
 
     def _rule(self) -> tuple[float, float, Signal, int]:
         assert self.tau is not None, "an answer's gate is settled"
@@ -123,7 +132,17 @@ class Learned(_ByUncertainty):
         """The SLM stops where its worker's head says so; or above tau, with the hidden state for the router's head."""
         if writer is Model.LLM:
             return Handoff(below=self.tau)
-        return Handoff(above=self.tau, head=self.head) if self.in_worker else Handoff(above=self.tau, hidden_state=True)
+        terms = HeadTerms(
+            position=history.position,
+            explore_seed=self.explore_seed,
+            price=self.price or 1.0,
+            recent_entropies=tuple(history.entropies[-NUM_RECENT:]) if self.looks_back else (),
+            segment_length=history.position - history.segment_start,
+            num_llm_tokens=history.num_llm_tokens,
+        )
+        if self.in_worker:
+            return Handoff(above=self.tau, head=self.head, terms=terms)
+        return Handoff(above=self.tau, hidden_state=True, terms=terms)
 
     def switch_reason(self, leaving: Model, history: History) -> SwitchReason:
         return SwitchReason.HEAD if leaving is Model.SLM else SwitchReason.ENTROPY_BELOW
@@ -140,10 +159,7 @@ class Random(Policy):
     def author(self, position: int) -> Model:
         """Tosses the coin of a position, from seed and position alone: any router goes on as the last one would."""
         assert self.seed is not None, "an answer's coin has a seed"
-        # 56 bits make a float64 exactly, so every router tosses the same coin.
-        digest = blake2b(struct.pack("<QQ", self.seed, position), digest_size=8).digest()
-        uniform = int.from_bytes(digest[:7], "little") * 2.0**-56
-        return Model.SLM if uniform < self.slm_probability else Model.LLM
+        return Model.SLM if uniform(self.seed, position) < self.slm_probability else Model.LLM
 
     def first_writer(self, history: History) -> Model:
         return self.author(history.position)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from router_svc.trajectory.types import Model, Signal, SwitchReason, entropies_of
 from router_svc.trajectory.usage import Usage
+from rstitch.service.consulting import HeadTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Handoff:
         window, recent: for ENTROPY_WINDOW, the number of tokens averaged and the entropies of those before the run.
         hidden_state: whether the proposal carries it.
         head: the head that the worker asks where the signal is above; "": it asks none.
+        terms: on which a head is asked, in the worker or here; None: none is.
     """
 
     above: float | None = None
@@ -28,6 +30,7 @@ class Handoff:
     recent: tuple[float, ...] = ()
     hidden_state: bool = False
     head: str = ""
+    terms: HeadTerms | None = None
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class History:
     uncertainty: float = 0.0  # the policy's signal at the last token; the entropy where that is the signal
     usage: Usage = field(default_factory=Usage)  # only read here: the accounting owns it
     mid_character: bool = False  # whether the text ends within a character; of models that hand over through text
+    segment_start: int = 0  # position of the open segment's first token
 
     @property
     def position(self) -> int:
@@ -57,14 +61,6 @@ class History:
         """Adds kept tokens, at least one; `uncertainties` is empty where the signal is the entropy."""
         self.entropies.extend(entropies)
         self.uncertainty = (uncertainties or entropies)[-1]
-
-
-class Head(Protocol):
-    """The learned part of R-Stitch+, consulted where the SLM is unsure."""
-
-    def wants_llm(self, hidden_state: bytes, position: int) -> bool:
-        """Whether the LLM is to write `position`, by the SLM's state there: float32 little-endian, [hidden_size]."""
-        ...
 
 
 class Policy(ABC):

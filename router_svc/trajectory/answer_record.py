@@ -1,8 +1,8 @@
 """Headers and chunks as Redis keeps them. It sends nothing.
 
 A stream's entry has one letter per field, since there is one for each chunk of each answer:
-s source, p position, t tokens, e entropies, r switch reason, h value that decided the switch, u uncertainties; and of a
-prompt that has some, n notes.
+s source, p position, t tokens, e entropies, r switch reason, h value that decided the switch, u uncertainties; where
+there are some, n notes of a prompt, and c consultations of a head.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from router_svc.trajectory.consultations import pack_consultations, unpack_consultations
 from router_svc.trajectory.packing import pack, unpack
 from router_svc.trajectory.types import (
     Chunk,
@@ -34,7 +35,7 @@ def encode_usage(usage: Usage) -> str:
 
 
 def encode_chunks(chunks: Sequence[Chunk]) -> list[Any]:
-    """Chunks as arguments of the scripts, eight for each chunk in the order that entries.lua names."""
+    """Chunks as arguments of the scripts, nine for each chunk in the order that entries.lua names."""
     made: list[Any] = []
     for chunk in chunks:
         made += [
@@ -46,6 +47,7 @@ def encode_chunks(chunks: Sequence[Chunk]) -> list[Any]:
             repr(chunk.switch_entropy),  # the shortest text that reads as the same float again
             pack(chunk.uncertainties),
             _encode_notes(chunk.notes) if chunk.notes is not None else "",
+            pack_consultations(chunk.consultations) if chunk.consultations else "",
         ]
     return made
 
@@ -83,6 +85,7 @@ def decode_chunk(entry: dict[bytes, bytes]) -> Chunk:
         # An older router wrote none.
         uncertainties=unpack("f", entry.get(b"u", b"")),
         notes=_decode_notes(entry[b"n"]) if b"n" in entry else None,
+        consultations=unpack_consultations(entry[b"c"]) if b"c" in entry else (),
     )
 
 

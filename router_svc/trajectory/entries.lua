@@ -1,17 +1,21 @@
 -- What both scripts share; put before them.
 -- Redis runs a script as one step, but does not undo what it wrote before an error: each checks all before it writes.
 
--- Each entry is eight arguments: source, position, tokens, entropies, switch reason, switch entropy, uncertainties (the
--- policy's signal; "" where that is the entropy), notes of a prompt ("": none, and no field).
+-- Each entry is nine arguments: source, position, tokens, entropies, switch reason, switch entropy, uncertainties (the
+-- policy's signal; "" where that is the entropy), notes of a prompt, consultations of a head (both "": none, and no field).
 local function add_entries(stream, first, last)
-  for i = first, last, 8 do
-    if ARGV[i + 7] == "" then
-      redis.call("XADD", stream, "*", "s", ARGV[i], "p", ARGV[i + 1], "t", ARGV[i + 2], "e", ARGV[i + 3],
-        "r", ARGV[i + 4], "h", ARGV[i + 5], "u", ARGV[i + 6])
-    else
-      redis.call("XADD", stream, "*", "s", ARGV[i], "p", ARGV[i + 1], "t", ARGV[i + 2], "e", ARGV[i + 3],
-        "r", ARGV[i + 4], "h", ARGV[i + 5], "u", ARGV[i + 6], "n", ARGV[i + 7])
+  for i = first, last, 9 do
+    local entry = {"s", ARGV[i], "p", ARGV[i + 1], "t", ARGV[i + 2], "e", ARGV[i + 3], "r", ARGV[i + 4],
+      "h", ARGV[i + 5], "u", ARGV[i + 6]}
+    if ARGV[i + 7] ~= "" then
+      table.insert(entry, "n")
+      table.insert(entry, ARGV[i + 7])
     end
+    if ARGV[i + 8] ~= "" then
+      table.insert(entry, "c")
+      table.insert(entry, ARGV[i + 8])
+    end
+    redis.call("XADD", stream, "*", unpack(entry))
   end
 end
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.usage import Usage
 
 
@@ -136,6 +137,7 @@ class Chunk:
     switch_entropy: float = 0.0  # the value that decided the switch, an entropy or another signal; 0 if none did
     uncertainties: array[float] = field(default_factory=lambda: entropies_of())  # the signal, where it is another
     notes: PromptNotes | None = None  # of a prompt that says more than its tokens
+    consultations: tuple[Consultation, ...] = ()  # what the head was asked for these tokens, if that is kept
 
     @property
     def end(self) -> int:
@@ -147,8 +149,14 @@ class Chunk:
             return self
         # No reason is kept: the segment's beginning was stored, or shown, with the tokens that are cut off.
         skip = position - self.position
-        uncertainties = self.uncertainties[skip:]
-        return Chunk(self.source, position, self.tokens[skip:], self.entropies[skip:], uncertainties=uncertainties)
+        return Chunk(
+            self.source,
+            position,
+            self.tokens[skip:],
+            self.entropies[skip:],
+            uncertainties=self.uncertainties[skip:],
+            consultations=tuple(asked for asked in self.consultations if asked.position >= position),
+        )
 
 
 def tokens_of(ids: Iterable[int] = ()) -> array[int]:
@@ -192,6 +200,7 @@ def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
                 last.reason,
                 last.switch_entropy,
                 last.uncertainties + chunk.uncertainties,
+                consultations=last.consultations + chunk.consultations,
             )
         else:
             made.append(chunk)

@@ -46,6 +46,9 @@ class Accounting:
     def count_consultation(self) -> None:
         self.usage.num_consultations += 1
 
+    def count_kept_consultations(self, num: int) -> None:
+        self.usage.num_kept_consultations += num
+
     def count_switch(self, num: int = 1) -> None:
         """Counts a hand-over; -1 takes one back of which nobody will hear."""
         self.usage.num_switches += num

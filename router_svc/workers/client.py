@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ import grpc
 from router_svc.policies.early_exit import ExitStyle
 from router_svc.policies.policy import Handoff
 from router_svc.text.tokenizer import TokenizerFiles
+from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.types import Model, Signal
 from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd, RunFinish, WorkerInfo
 from rstitch.channels import client_options
@@ -229,6 +231,7 @@ def _handoff(handoff: Handoff) -> worker_pb2.Handoff:
         recent_entropies=handoff.recent,
         hidden_state=handoff.hidden_state,
         head=handoff.head,
+        terms=worker_pb2.HeadTerms(**asdict(handoff.terms)) if handoff.head and handoff.terms is not None else None,
     )
 
 
@@ -245,7 +248,13 @@ def _reply(message: worker_pb2.DecodeResponse) -> Reply:
             **{name: getattr(ended.timing, name) for name in _TIMING_FIELDS},
         )
     tokens, entropies, uncertainties = list(message.tokens), list(message.entropies), list(message.uncertainties)
-    return Reply(tokens, entropies, finish, uncertainties, list(message.logprobs))
+    asked = [_consultation(each) for each in message.consultations]
+    return Reply(tokens, entropies, finish, uncertainties, list(message.logprobs), asked)
+
+
+def _consultation(message: common_pb2.Consultation) -> Consultation:
+    plain = {name: getattr(message, name) for name in Consultation.__slots__ if name != "features"}
+    return Consultation(features=tuple(message.features), **plain)
 
 
 def _proposal(message: worker_pb2.Proposal) -> Proposal:

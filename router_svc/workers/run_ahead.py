@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from router_svc.trajectory.consultations import Consultation
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.runs import PendingRun, Reply, RunEnd
 
@@ -25,7 +26,16 @@ _PROBE_EVERY = 16
 class RunAhead:
     """One run in spare rows that began with a proposal, which would stand at `position`."""
 
-    __slots__ = ("_entropies", "_num_agreed", "_position", "_tokens", "_uncertainties", "agrees", "run")
+    __slots__ = (
+        "_consultations",
+        "_entropies",
+        "_num_agreed",
+        "_position",
+        "_tokens",
+        "_uncertainties",
+        "agrees",
+        "run",
+    )
 
     def __init__(self, run: PendingRun, position: int, proposal: int) -> None:
         self.run = run
@@ -36,6 +46,7 @@ class RunAhead:
         #   [proposal | same as the session's ) not compared yet )     its first _num_agreed tokens are the session's
         self._entropies: list[float] = []  # one for each token after the proposal
         self._uncertainties: list[float] = []  # likewise, where the signal is not the entropy
+        self._consultations: list[Consultation] = []
         self._num_agreed = 0
 
     @property
@@ -59,6 +70,7 @@ class RunAhead:
             self._tokens += reply.tokens
             self._entropies += reply.entropies
             self._uncertainties += reply.uncertainties
+            self._consultations += reply.consultations
         num = min(self.end, len(tokens)) - self._position
         while self._num_agreed < num and self._tokens[self._num_agreed] == tokens[self.agreed_end]:
             self._num_agreed += 1
@@ -79,7 +91,9 @@ class RunAhead:
         if num or self.run.finish is not None:
             keep = len(self._tokens) - num
             entropies, uncertainties = self._entropies[keep - 1 :], self._uncertainties[keep - 1 :]
-            self.run.unread(Reply(self._tokens[keep:], entropies, self.run.finish, uncertainties))
+            asked = [each for each in self._consultations if each.context_length >= length]
+            again = Reply(self._tokens[keep:], entropies, self.run.finish, uncertainties, consultations=asked)
+            self.run.unread(again)
         return num
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from router_svc.policies.policy import Handoff
+from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.types import Model, Sampling, tokens_of
 from rstitch.errors import RstitchError
 
@@ -113,6 +114,7 @@ class Reply:
     finish: RunFinish | None
     uncertainties: list[float] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    consultations: list[Consultation] = field(default_factory=list)  # of a head that the worker asked, if wanted
 
 
 class PendingRun:
@@ -154,6 +156,7 @@ class PendingRun:
             first.entropies += reply.entropies
             first.uncertainties += reply.uncertainties
             first.logprobs += reply.logprobs
+            first.consultations += reply.consultations
             first.finish = reply.finish
         return first
 

@@ -183,6 +183,9 @@ class WorkerSession:
         if self._view.is_shared:
             return reply
         reply.tokens = self._view.to_answer(reply.tokens)
+        reply.consultations = [
+            replace(asked, proposal=self._view.to_answer([asked.proposal])[0]) for asked in reply.consultations
+        ]
         if reply.finish is not None and reply.finish.proposal is not None:
             proposal = reply.finish.proposal
             proposal = replace(proposal, token=self._view.to_answer([proposal.token])[0])

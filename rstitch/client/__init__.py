@@ -20,7 +20,7 @@ from rstitch.errors import (
 
 # fmt: off
 __all__ = [
-    "Answer", "AsyncClient", "Budget", "ChatInput", "Chunk", "Client", "Confidence", "DeadlineExceeded",
+    "Answer", "AsyncClient", "Budget", "ChatInput", "Chunk", "Client", "Confidence", "Consultation", "DeadlineExceeded",
     "EarlyExit", "EarlyExitTaken", "Event", "FailedPrecondition", "FinishReason", "Finished", "GuardStatus",
     "InternalError", "Interrupted", "InvalidArgument", "KeptProfile", "Learned", "LlmOnly", "Message", "Model",
     "NotFound", "Policy", "Profile", "Question", "Random", "Refused", "ResourceExhausted", "RstitchError",

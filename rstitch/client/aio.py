@@ -52,8 +52,10 @@ class AsyncClient(common.Connection):
         """Goes on with an answer from the token at `resume_from`; 0 means from its first."""
         return self._events(messages.attach_request(session_id, resume_from), timeout_s)
 
-    async def trajectory(self, session_id: str) -> Trajectory:
-        reply = await self._call("GetTrajectory", router_pb2.GetTrajectoryRequest(session_id=session_id))
+    async def trajectory(self, session_id: str, *, consultations: bool = False) -> Trajectory:
+        """Fetches a trajectory whole, with what the head was asked if that is wanted and was kept."""
+        request = router_pb2.GetTrajectoryRequest(session_id=session_id, consultations=consultations)
+        reply = await self._call("GetTrajectory", request)
         return messages.trajectory(reply.trajectory)
 
     async def trajectories(self, page_size: int = 0) -> AsyncIterator[Trajectory]:

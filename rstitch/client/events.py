@@ -14,8 +14,8 @@ from rstitch.client.policies import Policy
 
 # fmt: off
 __all__ = [
-    "Answer", "Chunk", "Consultation", "EarlyExitTaken", "Event", "FinishReason", "Finished", "Model", "Started", "Switch",
-    "SwitchReason", "TimeBreakdown", "Usage",
+    "Answer", "Chunk", "Consultation", "EarlyExitTaken", "Event", "FinishReason", "Finished", "Model", "Started",
+    "Switch", "SwitchReason", "TimeBreakdown", "Usage",
 ]
 # fmt: on
 

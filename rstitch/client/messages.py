@@ -6,7 +6,7 @@ It checks only what cannot be said in a message; whether a value is allowed is t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC
 from enum import StrEnum
@@ -116,7 +116,7 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
         return t.Started(m.session_id, m.num_prompt_tokens, m.position, m.trace_id)
     if kind == "chunk":
         c = response.chunk
-        beside = tuple(c.uncertainties), tuple(_read(t.Consultation, asked) for asked in c.consultations)
+        beside = tuple(c.uncertainties), _consultations(c.consultations)
         return t.Chunk(_enum("Model", c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text, *beside)
     if kind == "switch":
         s = response.switch
@@ -129,7 +129,9 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
 
 def trajectory(m: router_pb2.Trajectory) -> t.Trajectory:
     """Reads a trajectory, whose segments a listing leaves out."""
-    segments = tuple(_read(t.Segment, segment) for segment in m.segments)
+    segments = tuple(
+        _read(t.Segment, segment, consultations=_consultations(segment.consultations)) for segment in m.segments
+    )
     finished = _finished(m.finished) if m.HasField("finished") else None
     return _read(t.Trajectory, m, segments=segments, policy=_policy(m.policy), finished=finished)
 
@@ -198,6 +200,10 @@ def _finished(m: router_pb2.Finished) -> t.Finished:
     usage = _read(t.Usage, m.usage, breakdown=_read(t.TimeBreakdown, m.usage.breakdown))
     taken = _read(t.EarlyExitTaken, m.early_exit) if m.HasField("early_exit") else None
     return _read(t.Finished, m, usage=usage, policy=_policy(m.policy), early_exit=taken)
+
+
+def _consultations(asked: Iterable[common_pb2.Consultation]) -> tuple[t.Consultation, ...]:
+    return tuple(_read(t.Consultation, m) for m in asked)
 
 
 def _unknown(what: str) -> RstitchError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from rstitch.client.events import Finished, Model, SwitchReason
+from rstitch.client.events import Consultation, Finished, Model, SwitchReason
 from rstitch.client.policies import Policy
 
 __all__ = ["GuardStatus", "Segment", "Source", "Status", "Trajectory", "TrajectoryState", "WorkerStatus"]
@@ -45,6 +45,7 @@ class Segment:
     reason: SwitchReason
     switch_entropy: float
     uncertainties: tuple[float, ...] = ()
+    consultations: tuple[Consultation, ...] = ()  # what the head was asked, if that was kept and is asked for
 
 
 @dataclass(frozen=True, slots=True)

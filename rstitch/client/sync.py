@@ -56,8 +56,10 @@ class Client(common.Connection):
         """Goes on with an answer from the token at `resume_from`; 0 means from its first."""
         return self._events(messages.attach_request(session_id, resume_from), timeout_s)
 
-    def trajectory(self, session_id: str) -> Trajectory:
-        reply = self._call("GetTrajectory", router_pb2.GetTrajectoryRequest(session_id=session_id))
+    def trajectory(self, session_id: str, *, consultations: bool = False) -> Trajectory:
+        """Fetches a trajectory whole, with what the head was asked if that is wanted and was kept."""
+        request = router_pb2.GetTrajectoryRequest(session_id=session_id, consultations=consultations)
+        reply = self._call("GetTrajectory", request)
         return messages.trajectory(reply.trajectory)
 
     def trajectories(self, page_size: int = 0) -> Iterator[Trajectory]:

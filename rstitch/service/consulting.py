@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from rstitch.service.coin import uniform
 from rstitch.service.head import Head
 from rstitch.service.head_features import NUM_RECENT, Situation, numbers
@@ -36,16 +38,9 @@ class HeadTerms:
     num_llm_tokens: int = 0
     llm_tokens_left: int | None = None
 
-    def after_llm_token(self) -> HeadTerms:
-        """Gives the terms of the SLM's run that follows one token by the LLM, whose entropy is not known yet."""
-        left = self.llm_tokens_left
-        return replace(
-            self,
-            position=self.position + 1,
-            segment_length=0,
-            num_llm_tokens=self.num_llm_tokens + 1,
-            llm_tokens_left=None if left is None else max(0, left - 1),
-        )
+    def one_later(self) -> HeadTerms:
+        """Gives the terms of a run one position later, for a head that looks at nothing else of the answer so far."""
+        return replace(self, position=self.position + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +62,13 @@ class Verdict:
     features: tuple[float, ...]
     probability: float
     to_llm: bool
+
+
+def in_half_precision(hidden_state: bytes) -> bytes:
+    """Gives a hidden state, float32 little-endian, as float16 little-endian; what is too large is the largest there."""
+    most = float(np.finfo(np.float16).max)
+    made: bytes = np.clip(np.frombuffer(hidden_state, "<f4"), -most, most).astype("<f2").tobytes()
+    return made
 
 
 class Consultant:

@@ -65,7 +65,7 @@ _FEATURES = {"entropy": (2, _entropy), "recent": (6, _recent), "segment": (1, _s
              "left": (1, _left)}  # fmt: skip
 NAMES = tuple(_FEATURES)
 # The names whose numbers depend on what the LLM is about to write: with them the SLM cannot run ahead of it.
-LOOKING_BACK = frozenset({"recent"})
+LOOKING_BACK = frozenset(NAMES) - {"entropy"}
 
 
 def num_numbers(names: Sequence[str]) -> int:

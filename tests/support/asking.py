@@ -30,6 +30,7 @@ class Answer:
     finished: Any = None
     error: RstitchError | None = None
     trace_id: str = ""
+    consultations: list[Any] = field(default_factory=list)
 
     @property
     def next(self) -> int:
@@ -111,6 +112,9 @@ def _add(answer: Answer, response: router_pb2.GenerateResponse) -> None:
         answer.entropies += chunk.entropies
         answer.authors += ["slm" if chunk.model == 1 else "llm"] * len(chunk.tokens)
         answer.text += chunk.text
+        end = chunk.position + len(chunk.tokens)
+        assert all(chunk.position <= asked.position < end for asked in chunk.consultations), "each with its token"
+        answer.consultations += chunk.consultations
     elif kind == "switch":
         assert response.switch.position == answer.next
         answer.switches.append(response.switch)

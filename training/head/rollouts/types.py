@@ -1,7 +1,7 @@
 """What a trainer asks for and gets: answers with their consultations. It knows neither engines nor services.
 
-`Rollouts` is written by the served system (`served`), on as many workers as there are, and for the laws and for oracles by
-two engines in this process (`in_process`). Both give the same answers for the same seeds.
+Answers are written by the served system (`served`), on as many workers as there are, and for the laws and for oracles
+by two engines in this process (`in_process`). Both give the same answers for the same seeds.
 """
 
 from __future__ import annotations
