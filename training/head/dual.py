@@ -33,7 +33,7 @@ from training.head.rollouts.types import Rollout
 
 PRICE_SHARE = 0.1  # of the reward of a right LLM-only answer: what the paper's lambda takes of its 20-second answers
 _LEAST_SHARE, _MOST_SHARE = 0.001, 0.9  # likewise, the bounds of a lambda that is found
-_LEAST_UNIT = 0.005
+_LEAST_UNIT, _SPEED_UNIT = 0.005, 0.1
 _Z = 1.96  # of a normal's 95%
 
 Kind = Literal["fixed", "loss", "speed"]
@@ -70,6 +70,7 @@ class Dual:
     Attributes:
         start, least, most: lambda, per ms.
         wanted: the least accuracy in [0, 1] (loss), the most ms (speed); nothing if the price is fixed.
+        loss: of accuracy, as it was stated.
         unit: the slack at which the price moves at its full rate, beside chance.
         wanted_variance: of `wanted`, which was measured on a sample.
         rate: of log lambda a step; smoothing: of the slack, in [0, 1).
@@ -80,6 +81,7 @@ class Dual:
     least: float = 0.0
     most: float = math.inf
     wanted: float = 0.0
+    loss: float = 0.0
     unit: float = 1.0
     wanted_variance: float = 0.0
     rate: float = 0.25
@@ -135,9 +137,9 @@ def dual_of(
             what = f"a loss of {loss:.1%} leaves nothing of the LLM's {llm_accuracy:.1%}."
             raise invalid("--target-loss", what, "Give less, such as 1%.")
         chance = llm_accuracy * (1 - llm_accuracy) / n
-        return Dual("loss", start, least, most, llm_accuracy - loss, max(loss, _LEAST_UNIT), chance)
+        return Dual("loss", start, least, most, llm_accuracy - loss, loss, max(loss, _LEAST_UNIT), chance)
     if speed_up is not None:
         if not 1 < speed_up < math.inf:
             raise invalid("--target-latency", f"{speed_up:g}x is no speed-up.", "Give more than 1x, such as 2x.")
-        return Dual("speed", start, least, most, llm_latency_ms / speed_up, 0.1)
+        return Dual("speed", start, least, most, llm_latency_ms / speed_up, unit=_SPEED_UNIT)
     return Dual("fixed", start)

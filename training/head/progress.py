@@ -85,7 +85,7 @@ class Screen:
     def look(self, step: int, figures: Mapping[str, Any]) -> None:
         """Shows what the head does on dev after a step."""
         self._looks.append({"step": step, **figures})
-        words = f"dev after step {step}: " + _look(figures)
+        words = f"dev after step {step}: " + look_in_words(figures)
         if self._as_json or not self._live:
             self.say("look", words, step=step, **figures)
 
@@ -96,11 +96,12 @@ class Screen:
                 values = [float(curve[key]) for curve in self._curves]
                 table.add_row(name, form.format(values[-1]), sparkline(values))
         for look in self._looks:
-            table.add_row(f"dev, step {look['step']}", "", _look(look))
+            table.add_row(f"dev, step {look['step']}", "", look_in_words(look))
         return Group(table, self._bars)
 
 
-def _look(figures: Mapping[str, Any]) -> str:
+def look_in_words(figures: Mapping[str, Any]) -> str:
+    """Says what answers came to, from the fields of `Figures`."""
     form = "{accuracy:.1%} [{low:.1%}, {high:.1%}], {latency_ms:.4g} ms, {llm_share:.1%} LLM tokens"
     return form.format(**figures)
 

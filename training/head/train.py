@@ -82,9 +82,7 @@ class Trainer:
         folder: of the checkpoint.
     """
 
-    def __init__(
-        self, recipe: Recipe, setting: Setting, rollouts: KeptRollouts, policy: Policy, folder: Path
-    ) -> None:
+    def __init__(self, recipe: Recipe, setting: Setting, rollouts: KeptRollouts, policy: Policy, folder: Path) -> None:
         self.recipe = recipe
         self.policy = policy
         self.step_number = 0

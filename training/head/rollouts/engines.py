@@ -47,9 +47,7 @@ class Engines:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
-def open_engines(
-    slm: str, llm: str, dtype: torch.dtype = torch.float32, *, batch_invariant: bool = False
-) -> Engines:
+def open_engines(slm: str, llm: str, dtype: torch.dtype = torch.float32, *, batch_invariant: bool = False) -> Engines:
     """Loads two folders or hub ids, on the CPU.
 
     Args:
@@ -60,7 +58,9 @@ def open_engines(
     files = {name: load_tokenizer(name) for name in (slm, llm)}
     if files[slm].fingerprint != files[llm].fingerprint:
         raise invalid(
-            "--in-process", f"{slm} and {llm} do not share one tokenizer.", "Leave it out: the service puts them together."
+            "--in-process",
+            f"{slm} and {llm} do not share one tokenizer.",
+            "Leave it out: the service puts them together.",
         )
     vocab_size = files[slm].vocab_size
     loaded = {name: load(name, dtype, torch.device("cpu")) for name in (slm, llm)}

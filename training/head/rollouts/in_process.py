@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -19,14 +20,12 @@ from model_worker.engine.types import FinishReason, Handoff, Proposal, RunFailed
 from rstitch.client.events import Consultation
 from rstitch.client.policies import Learned, LlmOnly, SlmOnly
 from rstitch.errors import invalid
-from rstitch.service.consulting import Consultant, HeadTerms
+from rstitch.service.consulting import Consultant, HeadTerms, in_half_precision
 from rstitch.service.head import Head
 from rstitch.service.head_features import NUM_RECENT
 from training.head.rollouts.engines import Engines
 from training.head.rollouts.judging import Judge, Written
 from training.head.rollouts.types import Asked, Job, Rollout
-
-_MAX_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class _Writing:
         self.consultations.append(
             Consultation(
                 said.position,
-                _half(said.hidden_state),
+                in_half_precision(said.hidden_state),
                 said.entropy,
                 proposal.token,
                 tuple(map(_single, said.features)),
@@ -105,8 +104,8 @@ class _Writing:
         return said.to_llm
 
 
-class InProcess:
-    """`Rollouts` by engines, which it owns while it runs.
+class InProcessRollouts:
+    """`Rollouts` by engines, which it owns while it runs. A context manager: it holds the judge's checker.
 
     Args:
         num_sessions: answers at once.
@@ -121,6 +120,15 @@ class InProcess:
         self._num_sessions = num_sessions
         self._heads: dict[str, Head] = {}
         self._running: dict[tuple[Role, int], _Writing] = {}
+        self._loop = asyncio.Runner()  # of the checker
+
+    def __enter__(self) -> Self:
+        self._loop.run(self._judge.checker.__aenter__())
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._loop.run(self._judge.checker.__aexit__())
+        self._loop.close()
 
     def use(self, head: Head) -> str:
         """Makes a head known; one at a time is kept."""
@@ -134,18 +142,19 @@ class InProcess:
         """Writes the answers, in the order of the jobs. Raises RuntimeError if an engine fails."""
         rule = self._rule(policy)
         if isinstance(policy, Learned) and policy.explore_seed is not None:
-            jobs = [job if job.explore_seed is not None else replace(job, explore_seed=policy.explore_seed) for job in jobs]
+            jobs = [
+                job if job.explore_seed is not None else replace(job, explore_seed=policy.explore_seed) for job in jobs
+            ]
         done: dict[int, Rollout] = {}
         waiting = iter([self._begun(index, job, rule) for index, job in enumerate(jobs)])
-        with asyncio.Runner() as loop:
-            self._begin(waiting, self._num_sessions)
-            while self._running:
-                for name in self._engines:
-                    for writing in self._step(name):
-                        made = loop.run(self._judge.judged(writing.job, self._written(writing)))
-                        done[writing.index] = made
-                        on_done(made)
-                        self._begin(waiting, 1)
+        self._begin(waiting, self._num_sessions)
+        while self._running:
+            for name in self._engines:
+                for writing in self._step(name):
+                    made = self._loop.run(self._judge.judged(writing.job, self._written(writing)))
+                    done[writing.index] = made
+                    on_done(made)
+                    self._begin(waiting, 1)
         return [done[index] for index in range(len(jobs))]
 
     def _rule(self, policy: Asked) -> _Rule:
@@ -241,8 +250,3 @@ class InProcess:
 def _single(value: float) -> float:
     """Rounds as the contract does, whose numbers are float32."""
     return float(np.float32(value))
-
-
-def _half(hidden_state: bytes) -> bytes:
-    """Float32 to float16, little-endian; what is larger than that has becomes its largest number."""
-    return np.frombuffer(hidden_state, "<f4").clip(-_MAX_HALF, _MAX_HALF).astype("<f2").tobytes()

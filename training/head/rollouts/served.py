@@ -41,7 +41,9 @@ class ServedRollouts:
         patience_s: how long a lost service is waited for.
     """
 
-    def __init__(self, address: str, judge: Judge, name: str, num_sessions: int = 64, patience_s: float = 600.0) -> None:
+    def __init__(
+        self, address: str, judge: Judge, name: str, num_sessions: int = 64, patience_s: float = 600.0
+    ) -> None:
         self._address = address
         self._judge = judge
         self._name = name

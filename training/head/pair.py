@@ -1,0 +1,73 @@
+"""The pair that a head is trained for: who the models are, where they run, and who writes their answers."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals.asking.stacks import models
+from model_worker.engine.errors import UnsupportedModel
+from model_worker.tokenizer import load_tokenizer
+from rstitch.client.sync import Client
+from rstitch.errors import invalid
+from training.head.rollouts.engines import open_engines
+from training.head.rollouts.in_process import InProcessRollouts
+from training.head.rollouts.judging import Judge
+from training.head.rollouts.served import ServedRollouts
+from training.head.rollouts.types import Rollouts
+
+ROLES = ("slm", "llm")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Both models by their roles.
+
+    Attributes:
+        models: folders or hub ids, as whoever runs them knows them.
+        places: device and dtype, such as "cpu float32".
+    """
+
+    models: dict[str, str]
+    places: dict[str, str]
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {role: Path(model).name for role, model in self.models.items()}
+
+    def slm_files(self) -> str:
+        """The SLM's folder or hub id. Raises RstitchError if it is a folder that is not on this machine."""
+        slm = self.models["slm"]
+        if slm.startswith((".", "/")) and not Path(slm).exists():
+            what = f"the SLM's folder {slm} is not on this machine, and a head's readout is made of its LM head."
+            raise invalid("--num-readout", what, "Give --num-readout 0 --pure, or train where the folder is.")
+        return slm
+
+    def fingerprint(self) -> str:
+        """The tokenizer's, as the workers tell it; "" if it cannot be had here, and then the head fits any."""
+        try:
+            return load_tokenizer(self.models["slm"]).fingerprint
+        except UnsupportedModel:
+            return ""
+
+
+def pair_of(options: argparse.Namespace) -> Pair:
+    """The models of a running router, or those of the flags. Raises RstitchError if the router is not ready."""
+    if options.in_process:
+        return Pair(dict(zip(ROLES, models(options), strict=True)), dict.fromkeys(ROLES, "cpu float32"))
+    with Client(options.router) as client:
+        workers = {worker.role.value: worker for worker in client.wait_ready().workers}
+    return Pair(
+        {role: workers[role].model for role in ROLES},
+        {role: f"{workers[role].device} {workers[role].dtype}" for role in ROLES},
+    )
+
+
+def rollouts_of(options: argparse.Namespace, pair: Pair, judge: Judge, held: ExitStack) -> Rollouts:
+    """Who writes the pair's answers; ends with `held`. Raises RstitchError, UnsupportedModel."""
+    if options.in_process:
+        return held.enter_context(InProcessRollouts(open_engines(*pair.models.values()), judge, options.sessions))
+    served = ServedRollouts(options.router, judge, f"{options.name}.training", options.sessions, options.patience_s)
+    return held.enter_context(served)
