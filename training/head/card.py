@@ -75,8 +75,8 @@ def _card(
         else ""
     )
     start = (
-        f"warm start on {recipe.warm_answers:,} reference chains (P(the SLM's token is wrong), leaning to the LLM above "
-        f"{recipe.warm_error:g}), then "
+        f"warm start on {recipe.warm_answers:,} reference chains (P(the SLM's token is wrong), "
+        f"leaning to the LLM above {recipe.warm_error:g}), then "
         if recipe.warm_answers
         else ""
     )

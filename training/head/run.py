@@ -60,7 +60,7 @@ class Run:
     def all(self) -> Head:
         """Goes through all stages; gives the head. Raises RstitchError."""
         options = self.options
-        llm, slm = self._alone("alone", self.questions.train[: options.num_alone])
+        llm, _ = self._alone("alone", self.questions.train[: options.num_alone])
         dual = dual_of(options.price, options.target_loss, options.target_latency, llm.accuracy, llm.latency_ms, llm.n)
         trainer = self._trainer(dual, llm)
         self._dapo(trainer)
