@@ -198,4 +198,4 @@ def of_file(data: Path, check: str, prompt: str = "{question}", max_new_tokens: 
 
 
 def _unreadable(path: Path, why: str) -> RstitchError:
-    return invalid("--task", f"{path}: {why}.", "docs/evaluation.md says what a task file holds.")
+    return invalid("--task", f"{path}: {why.rstrip('.')}.", "docs/evaluation.md says what a task file holds.")
