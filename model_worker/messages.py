@@ -1,11 +1,10 @@
 """Messages to engine types and back, and what a request may not hold.
 
-Generated messages stop here, in `service.py` and in `main.py`.
+Generated messages stop here, in `handoffs.py`, in `service.py` and in `main.py`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
@@ -20,17 +19,16 @@ from model_worker.engine.types import (
     Capacity,
     Counters,
     ForkRequest,
-    Handoff,
     Returns,
     RunFinished,
     RunRequest,
     Sampling,
-    Signal,
     Timing,
 )
+from model_worker.handoffs import handoff_of
 from model_worker.heads import HeadTable
 from rstitch.errors import RstitchError, invalid
-from rstitch.limits import MAX_SALT_CHARS, MAX_WINDOW
+from rstitch.limits import MAX_SALT_CHARS
 from rstitch.v1 import common_pb2, worker_pb2
 
 MAX_SESSION_ID_LENGTH = 128
@@ -53,10 +51,6 @@ _CODES = {
     errors.NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ForwardFailed: grpc.StatusCode.INTERNAL,
 }
-
-# The contract names signals, and in `finish` reasons, as the engine does.
-_SIGNALS = {common_pb2.Signal.Value(f"SIGNAL_{signal.name}"): signal for signal in Signal}
-_SIGNALS[common_pb2.SIGNAL_UNSPECIFIED] = Signal.ENTROPY
 
 
 def to_rstitch_error(error: Exception) -> RstitchError:
@@ -93,7 +87,7 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: He
         _run_request(message),
         max_tokens=message.max_tokens,
         stop_tokens=frozenset(message.stop_tokens),
-        handoff=_handoff(message.handoff, heads) if message.HasField("handoff") else None,
+        handoff=handoff_of(message.handoff, heads) if message.HasField("handoff") else None,
         background=message.priority == worker_pb2.PRIORITY_BACKGROUND,
         draft=message.draft,
     )
@@ -206,49 +200,6 @@ def _sampling(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> Sam
     if not 0 <= value.top_p <= 1:
         raise invalid("sampling.top_p", f"{value.top_p} is not in (0, 1].", "Leave it unset to keep all tokens.")
     return Sampling(value.temperature, value.top_p or 1.0, value.top_k, value.seed, value.position_offset)
-
-
-def _handoff(message: worker_pb2.Handoff, heads: HeadTable) -> Handoff | None:
-    rule = message.WhichOneof("rule")
-    if rule is None:
-        raise invalid("handoff.rule", "a hand-off needs a rule.", "Set above or below, or leave handoff unset.")
-    bound = float(getattr(message, rule))
-    if math.isnan(bound):
-        raise invalid(f"handoff.{rule}", "NaN is no bound.", "Send a bound of the signal; signals are in [0, 1].")
-    signal = _SIGNALS.get(message.signal)
-    if signal is None:
-        raise invalid("handoff.signal", f"{message.signal} is no signal.", "Send one of the enum Signal.")
-    _check_window(message, signal)
-    if message.head and rule != "above":
-        raise invalid("handoff.head", "a head is asked under above only.", "Set above, or leave head unset.")
-    return Handoff(
-        above=bound if rule == "above" else None,
-        below=bound if rule == "below" else None,
-        hidden_state=message.hidden_state,
-        signal=signal,
-        window=message.window,
-        recent_entropies=tuple(message.recent_entropies),
-        asks=heads.get(message.head).wants_llm if message.head else None,
-    )
-
-
-def _check_window(message: worker_pb2.Handoff, signal: Signal) -> None:
-    entropies = message.recent_entropies
-    if signal is not Signal.ENTROPY_WINDOW:
-        for field in ("window", "recent_entropies"):
-            if getattr(message, field):
-                raise invalid(f"handoff.{field}", "only SIGNAL_ENTROPY_WINDOW has a window.", "Leave it unset.")
-        return
-    if not 1 <= message.window <= MAX_WINDOW:
-        raise invalid("handoff.window", f"{message.window} is not in [1, {MAX_WINDOW}].", "Say over how many tokens.")
-    if len(entropies) >= message.window:
-        raise invalid(
-            "handoff.recent_entropies",
-            f"a window of {message.window} looks at {message.window - 1} tokens before this one, not {len(entropies)}.",
-            "Send the last ones.",
-        )
-    if not all(0 <= entropy <= 1 for entropy in entropies):  # NaN fails, too
-        raise invalid("handoff.recent_entropies", "an entropy is in [0, 1].", "Send them as they were returned.")
 
 
 def _returns(message: worker_pb2.Returns, vocab_size: int) -> Returns:

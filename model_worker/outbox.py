@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from model_worker.engine.types import Event, RunFailed, RunFinished, TokenKept
+from model_worker.engine.types import Event, RunFailed, RunFinished, TokenKept, Verdict
 
 # Up to so many runs a token waits `flush_s`; beyond, so much longer that messages do not become more frequent. Not for
 # ever: a person reads along.
@@ -25,6 +25,8 @@ class Piece:
     entropies: list[float] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     uncertainties: list[float] = field(default_factory=list)  # empty where the signal is the entropy
+    # In order, of which token: those that were kept, and in the last piece the one that was handed over.
+    verdicts: list[tuple[int, Verdict]] = field(default_factory=list)
     end: RunFinished | RunFailed | None = None
 
 
@@ -49,10 +51,14 @@ class Outbox:
             piece.logprobs.append(event.logprob)
             if event.uncertainty is not None:
                 piece.uncertainties.append(event.uncertainty)
+            if event.verdict is not None:
+                piece.verdicts.append((event.token, event.verdict))
             if ticket not in self._begun:
                 self._begun.add(ticket)
                 self._urgent.append(ticket)
         else:
+            if isinstance(event, RunFinished) and event.verdict is not None and event.proposal is not None:
+                piece.verdicts.append((event.proposal.token, event.verdict))
             piece.end = event
             self._begun.discard(ticket)
             self._urgent.append(ticket)

@@ -17,6 +17,7 @@ from model_worker import messages
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import EngineError, ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
+from model_worker.handoffs import consultation
 from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
 from model_worker.outbox import Piece
@@ -27,6 +28,15 @@ from rstitch.v1 import worker_pb2, worker_pb2_grpc
 
 _log = structlog.get_logger(__name__)
 _TOKENIZER_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a stream remembers of a run."""
+
+    span: trace.Span
+    is_background: bool
+    reports: bool  # its responses carry the consultations
 
 
 @dataclass(slots=True)
@@ -41,8 +51,7 @@ class _Stream:
     session_id: str = ""
     ended: bool = False
     failure: Exception | None = None
-    spans: dict[int, trace.Span] = field(default_factory=dict)
-    background: set[int] = field(default_factory=set)  # tickets
+    runs: dict[int, _Run] = field(default_factory=dict)  # by ticket, until they have finished
 
     def put(self, ticket: int, piece: Piece) -> None:
         """Takes a piece from the driver, as the sink of this stream's runs."""
@@ -92,8 +101,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             if stream.ticket:
                 self._driver.cancel(stream.ticket)
             self._driver.leave(stream.session_id)
-            for span in stream.spans.values():
-                span.end()
+            for run in stream.runs.values():
+                run.span.end()
 
     async def ForkSession(self, request: worker_pb2.ForkSessionRequest, context: Any) -> worker_pb2.ForkSessionResponse:
         """Begins a session with another's tokens and what is computed of them."""
@@ -150,9 +159,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 if stream.ticket:
                     self._driver.supersede(stream.ticket)
                 stream.ticket = self._driver.submit(run, stream.put)
-                if run.background or not run.max_tokens:
-                    stream.background.add(stream.ticket)
-                self._open_span(stream, run, message.traceparent)
+                span = self._open_span(run, message.traceparent)
+                stream.runs[stream.ticket] = _Run(span, run.is_background, message.handoff.terms.report)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the writer raises it to the interceptor
@@ -173,15 +181,18 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 response.entropies.extend(piece.entropies)
                 response.logprobs.extend(piece.logprobs)
                 response.uncertainties.extend(piece.uncertainties)
+                run = stream.runs[ticket]
+                if run.reports:
+                    response.consultations.extend(consultation(*told) for told in piece.verdicts)
                 if isinstance(piece.end, RunFinished):
                     response.finish.CopyFrom(messages.finish(piece.end))
-                    self._close_span(stream, ticket, piece.end)
-                    self._metrics.record_run(piece.end.timing, ticket in stream.background)
-                    stream.background.discard(ticket)
+                    _close_span(run.span, piece.end)
+                    self._metrics.record_run(piece.end.timing, run.is_background)
+                    del stream.runs[ticket]
                     break
                 if piece.end is not None:
                     failure = _refusal(piece.end.error)
-                    stream.spans[ticket].set_status(trace.StatusCode.ERROR, str(failure))
+                    run.span.set_status(trace.StatusCode.ERROR, str(failure))
                     break
                 item = None if pieces.empty() else pieces.get_nowait()
             if response.tokens or response.HasField("finish"):
@@ -193,26 +204,26 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     def _of_role(self, run: RunRequest) -> RunRequest:
         return replace(run, shallow=True) if self._shallow else run
 
-    def _open_span(self, stream: _Stream, run: RunRequest, traceparent: str) -> None:
-        stream.spans[stream.ticket] = self._tracer.start_span(
+    def _open_span(self, run: RunRequest, traceparent: str) -> trace.Span:
+        return self._tracer.start_span(
             "worker.decode" if run.max_tokens else "worker.catch_up",
             context=context_from_traceparent(traceparent) if traceparent else None,
             attributes={semconv.RSTITCH_SESSION_ID: run.session_id, semconv.RSTITCH_RUN_POSITION: run.position},
         )
 
-    def _close_span(self, stream: _Stream, ticket: int, event: RunFinished) -> None:
-        span = stream.spans.pop(ticket)
-        if span.is_recording():
-            span.set_attributes(
-                {
-                    semconv.RSTITCH_RUN_REASON: event.reason.value,
-                    semconv.RSTITCH_RUN_NUM_TOKENS: event.timing.num_computed_tokens,
-                    semconv.RSTITCH_RUN_NUM_CACHED_TOKENS: event.timing.num_cached_tokens,
-                    semconv.RSTITCH_RUN_QUEUE_US: event.timing.queue_us,
-                    semconv.RSTITCH_RUN_FORWARD_US: event.timing.forward_us,
-                }
-            )
-        span.end()
+
+def _close_span(span: trace.Span, event: RunFinished) -> None:
+    if span.is_recording():
+        span.set_attributes(
+            {
+                semconv.RSTITCH_RUN_REASON: event.reason.value,
+                semconv.RSTITCH_RUN_NUM_TOKENS: event.timing.num_computed_tokens,
+                semconv.RSTITCH_RUN_NUM_CACHED_TOKENS: event.timing.num_cached_tokens,
+                semconv.RSTITCH_RUN_QUEUE_US: event.timing.queue_us,
+                semconv.RSTITCH_RUN_FORWARD_US: event.timing.forward_us,
+            }
+        )
+    span.end()
 
 
 def _refusal(error: Exception) -> RstitchError:

@@ -25,6 +25,7 @@ from model_worker.engine.types import (
     RunFailed,
     RunFinished,
     TokenKept,
+    Verdict,
 )
 
 _NOT_FINITE = "the model's logits are not finite."
@@ -98,17 +99,23 @@ class Committer:
         self._scheduler.remove(run)
         return [RunFailed(run.run_id, _forward_failed(_NOT_FINITE))]
 
-    def finish(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
+    def finish(
+        self, run: Run, reason: FinishReason, proposal: Proposal | None = None, verdict: Verdict | None = None
+    ) -> RunFinished:
         """Ends a run where it stands; what it appended and kept stays in the session."""
         self._scheduler.remove(run)
-        return self.end_event(run, reason, proposal)
+        return self.end_event(run, reason, proposal, verdict)
 
-    def end_event(self, run: Run, reason: FinishReason, proposal: Proposal | None = None) -> RunFinished:
+    def end_event(
+        self, run: Run, reason: FinishReason, proposal: Proposal | None = None, verdict: Verdict | None = None
+    ) -> RunFinished:
         """Returns the end of a run that has left the scheduler already."""
         run.timing.total_us = int((time.perf_counter() - run.arrived) * 1e6)
         request, session = run.request, run.session
         num_accepted = common_prefix(session.tokens[request.end :], request.draft) if request.draft else 0
-        return RunFinished(run.run_id, reason, session.held, run.timing, proposal, num_accepted, run.num_consultations)
+        return RunFinished(
+            run.run_id, reason, session.held, run.timing, proposal, num_accepted, run.num_consultations, verdict
+        )
 
     def fail(self, rows: Sequence[Row], error: Exception) -> list[Event]:
         """Ends the runs of a step whose forward raised; their sessions hold what they held, and no more is computed."""
@@ -134,16 +141,20 @@ class Committer:
         if meter is not None:
             uncertainty = meter.read(entropy, logprob, outcome.margins.get(index, math.nan))
         signal = entropy if uncertainty is None else uncertainty
-        is_above = handoff is not None and handoff.above is not None and signal > handoff.above
-        if handoff is not None and is_above and _hands_over(run, handoff, outcome, index):
-            proposal = _proposal(run, outcome, index, Returns(hidden_state=handoff.hidden_state), uncertainty)
-            return [self.finish(run, FinishReason.HANDOFF, proposal)]
+        verdict = None
+        if handoff is not None and handoff.above is not None and signal > handoff.above:
+            verdict = _verdict(run, handoff, outcome, index)
+            if verdict is None or verdict.to_llm:
+                proposal = _proposal(run, outcome, index, Returns(hidden_state=handoff.hidden_state), uncertainty)
+                return [self.finish(run, FinishReason.HANDOFF, proposal, verdict)]
         session.tokens.append(token)
         run.num_kept += 1
         self._counters.num_kept_tokens += 1
         if meter is not None:
             meter.keep(entropy)
-        events: list[Event] = [TokenKept(run.run_id, token, entropy, logprob, uncertainty)]
+        if handoff is not None and handoff.consultant is not None:
+            handoff.consultant.keep(entropy)
+        events: list[Event] = [TokenKept(run.run_id, token, entropy, logprob, uncertainty, verdict)]
         reason = None
         # A stop token comes first: it ends the answer, whatever bound or limit it meets as well.
         if token in (request.stop_tokens or self._stop_tokens):
@@ -210,12 +221,13 @@ def _forward_failed(message: str) -> ForwardFailed:
     return ForwardFailed(message, remedy="Send the run again; if it fails again, see the worker's log.")
 
 
-def _hands_over(run: Run, handoff: Handoff, outcome: Outcome, index: int) -> bool:
-    """Returns whether a signal above the bound ends the run: always, unless a head is asked and says no."""
-    if handoff.asks is None:
-        return True
+def _verdict(run: Run, handoff: Handoff, outcome: Outcome, index: int) -> Verdict | None:
+    """Asks whether a signal above the bound ends the run; None where nobody is to be asked."""
+    if handoff.consultant is None:
+        return None
     run.num_consultations += 1
-    return handoff.asks(outcome.hidden_state(index), len(run.session.tokens))
+    entropy = outcome.choices.entropies[index]
+    return handoff.consultant.ask(outcome.hidden_state(index), len(run.session.tokens), entropy)
 
 
 def _proposal(run: Run, outcome: Outcome, index: int, returns: Returns, uncertainty: float | None = None) -> Proposal:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,28 @@ class Signal(Enum):
     ENTROPY_WINDOW = "entropy_window"
 
 
+class Verdict(Protocol):
+    """What was said of one token by whoever has the last word; the engine passes it on and knows no more of it."""
+
+    @property
+    def to_llm(self) -> bool:
+        """Whether the run hands over."""
+
+
+class Consultant(Protocol):
+    """Has the last word during one run where the signal is above the bound."""
+
+    def ask(self, hidden_state: bytes, context_length: int, entropy: float) -> Verdict:
+        """Decides about the next token.
+
+        It is told the last hidden state (float32 little-endian, [hidden_size]), how many tokens the session has before
+        that token, and the entropy of its distribution.
+        """
+
+    def keep(self, entropy: float) -> None:
+        """Takes note of a token that the run kept, asked about or not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Handoff:
     """When the other model is to write on: signal > `above` (token not kept) or signal <= `below` (token kept)."""
@@ -46,9 +68,7 @@ class Handoff:
     signal: Signal = Signal.ENTROPY
     window: int = 0  # over how many tokens ENTROPY_WINDOW takes the mean; otherwise 0
     recent_entropies: tuple[float, ...] = ()  # of the last tokens before this run, oldest first; at most window - 1
-    # Has the last word under `above`: given the last hidden state (float32 little-endian, [hidden_size]) and the number
-    # of tokens before the position, whether to hand over indeed. None: always.
-    asks: Callable[[bytes, int], bool] | None = None
+    consultant: Consultant | None = None  # has the last word under `above`; None: it is handed over always
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +188,7 @@ class TokenKept:
     entropy: float
     logprob: float
     uncertainty: float | None = None
+    verdict: Verdict | None = None  # by which it was kept, though the signal was above the bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +201,8 @@ class RunFinished:
     timing: Timing
     proposal: Proposal | None = None
     num_accepted: int = 0  # tokens of its draft that were kept
-    num_consultations: int = 0  # how often its hand-off asked a head
+    num_consultations: int = 0  # how often its hand-off's consultant was asked
+    verdict: Verdict | None = None  # by which it handed over the proposal
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from typing import Any
 
 import grpc
 
+from model_worker.handoffs import consultation, terms_of
 from rstitch.errors import RstitchError
 from rstitch.local.processes import free_port
+from rstitch.service.consulting import Consultant
 from rstitch.service.head import Head
 from rstitch.service.server import Server
 from rstitch.service.telemetry import setup_telemetry
@@ -141,7 +143,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             raise self.errors.pop(0)
         if self.background_errors and request.priority == worker_pb2.PRIORITY_BACKGROUND:
             raise self.background_errors.pop(0)
-        head = self._head(request.handoff.head)
+        consultant = self._consultant(request.handoff)
         session = self._accept(request)
         if request.max_tokens == 0:
             await self._sleep()
@@ -163,9 +165,12 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             value = entropy if signal < 2 else sum(recent) / len(recent) if signal == 4 else self.model.doubt(session)
             hidden_state = self.model.hidden_state(session)
             leaves = rule == "above" and value > request.handoff.above
-            if leaves and head is not None:
+            if leaves and consultant is not None:
                 num_asked += 1
-                leaves = head.wants_llm(hidden_state, len(session))
+                verdict = consultant.ask(hidden_state, len(session), entropy)
+                leaves = verdict.to_llm
+                if consultant.terms.report:
+                    reply.consultations.append(consultation(token, verdict))
             if leaves:
                 reply.finish.proposal.token, reply.finish.proposal.entropy = token, entropy
                 reply.finish.proposal.hidden_state = hidden_state
@@ -175,6 +180,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                 break
             reply.logprobs.append(self.model.logprob(session))
             session.append(token)
+            if consultant is not None:
+                consultant.keep(entropy)
             reply.tokens.append(token)
             reply.entropies.append(entropy)
             if signal > 1:
@@ -199,25 +206,26 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                 yield reply
                 reply = worker_pb2.DecodeResponse()
         if reply.tokens and self._rng.random() < 0.3:  # the finish may come by itself
-            proposal = reply.finish.proposal if reply.finish.HasField("proposal") else None
-            yield worker_pb2.DecodeResponse(
-                tokens=reply.tokens,
-                entropies=reply.entropies,
-                logprobs=reply.logprobs,
-                uncertainties=reply.uncertainties,
-            )
-            reply = worker_pb2.DecodeResponse()
-            if proposal is not None:
-                reply.finish.proposal.CopyFrom(proposal)
+            last = worker_pb2.DecodeResponse()
+            if reply.finish.HasField("proposal"):
+                last.finish.proposal.CopyFrom(reply.finish.proposal)
+                last.consultations.extend(told for told in reply.consultations if told.to_llm)
+            kept = [told for told in reply.consultations if not told.to_llm]
+            reply.ClearField("finish")
+            reply.ClearField("consultations")
+            reply.consultations.extend(kept)
+            yield reply
+            reply = last
         reply.finish.MergeFrom(self._finish(session, reason).finish)
         reply.finish.num_consultations = num_asked
         yield reply
 
-    def _head(self, name: str) -> Head | None:
+    def _consultant(self, handoff: worker_pb2.Handoff) -> Consultant | None:
+        name = handoff.head
         if name and name not in self.heads:
             found = {"head": name}
             raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_UNKNOWN", "no such head", metadata=found)
-        return self.heads.get(name)
+        return Consultant(self.heads[name], terms_of(handoff.terms)) if name else None
 
     async def _sleep(self) -> None:
         await asyncio.sleep(self.delay_s)

@@ -75,9 +75,9 @@ def _card(
         else ""
     )
     start = (
-        f"warm start on {recipe.warm_chains:,} reference chains (P(the SLM's token is wrong), leaning to the LLM above "
+        f"warm start on {recipe.warm_answers:,} reference chains (P(the SLM's token is wrong), leaning to the LLM above "
         f"{recipe.warm_error:g}), then "
-        if recipe.warm_chains
+        if recipe.warm_answers
         else ""
     )
     return f"""---
@@ -98,7 +98,7 @@ Version `{head.version}`.
 
 `make train-router`: {start}DAPO:
 {recipe.num_steps} steps of {recipe.num_questions} groups of {recipe.group_size} answers, reward
-r_acc - lambda * r_acc * L with lambda = {recipe.price:g} per modelled millisecond, seed {recipe.seed}; the language
+r_acc - lambda * r_acc * L with lambda = {0.0:g} per modelled millisecond, seed {recipe.seed}; the language
 models are frozen.
 {minutes:.0f} minutes. {", ".join(f"{key} {value}" for key, value in provenance().items())}.
 
