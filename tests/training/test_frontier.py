@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +16,14 @@ from evals.tasks.task import Task, of_file
 from rstitch.client.policies import Learned, LlmOnly, SlmOnly, Threshold
 from rstitch.errors import RstitchError
 from rstitch.service.head import Head
+from tests.support.heads import random_head
 from training.head import baselines, frontier
 from training.head.baselines import Baselines, baselines_of, check_checker
+from training.head.card import Effort, Training, write_head
 from training.head.frontier import Point
 from training.head.promise import check_promise, choose, questions_needed
+from training.head.questions import load_questions
+from training.head.recipe import FAST
 from training.head.rollouts import Asked, Job, Rollout
 
 TASK = of_file(Path("questions.jsonl"), "exact", max_new_tokens=100)
@@ -185,9 +190,8 @@ def test_a_checker_should_call_the_datas_own_answers_right(tmp_path: Path, monke
     solved = Problem(1, "q1", "?", "42", {"question": "?", "solution": "so \\boxed{43}"})
     with pytest.raises(RstitchError, match=r"--check: it calls the data's own answer to problem q1 wrong: .*43"):
         check_checker(TASK, [problem_of(0), solved])
-    (tmp_path / "their_checks.py").write_text(
-        "def fails(text, row): return row['none']\ndef no(text, row): return False\n"
-    )
+    checks = "def fails(text, row): return row['none']\ndef no(text, row): return False\n"
+    (tmp_path / "their_checks.py").write_text(checks)
     monkeypatch.chdir(tmp_path)
 
     def task(name: str) -> Task:
@@ -196,3 +200,29 @@ def test_a_checker_should_call_the_datas_own_answers_right(tmp_path: Path, monke
     check_checker(task("no"), [problem_of(0)])  # nothing is known of what it wants to read
     with pytest.raises(RstitchError, match=r"their_checks.fails failed on problem q0: KeyError"):
         check_checker(task("fails"), [problem_of(0)])
+
+
+def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None:
+    lines = ({"question": f"question {index}", "answer": "42"} for index in range(300))
+    (tmp_path / "q.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    questions = load_questions(data=tmp_path / "q.jsonl", check="exact", prompt="{question} Be short.")
+    curves = [
+        {"step": step, "reward": 0.8, "accuracy": 0.9, "latency_ms": 50.0, "llm_share": 0.1, "price": 1e-3}
+        for step in (1, 2)
+    ]
+    models = {"slm": "small (cpu float32)", "llm": "large (cpu float32)"}
+    effort = Effort(600, 1200, 300)
+    points = measured()
+    looks = {step: points[-1].figures for step in (0, 2)}
+    training = Training(FAST, models, questions, "a loss of at most 3.0%", curves, looks, 2, effort)
+    folder = tmp_path / "mine"
+    write_head(folder, random_head(8), training, points, choose(points, loss=0.03))
+    said = (folder / "README.md").read_text()
+    assert Head.from_bytes((folder / "head.safetensors").read_bytes()).version == random_head(8).version
+    assert {"training.jsonl", "training.png", "frontier.png", "dev.json"} <= {path.name for path in folder.iterdir()}
+    assert "Wanted: a loss of at most 3.0%. At price 1 the loss against the LLM alone is below 3.0%" in said
+    assert "10 minutes; of them 5 waiting for 1,200 answers (4.0 a second)" in said
+    assert "The head is that of step 2, chosen on these very questions among" in said
+    assert "rstitch eval run --check exact --prompt '{question} Be short.' --data .cache/heads/mine/test.jsonl" in said
+    assert len([line for line in said.splitlines() if line.startswith("| ")]) == 1 + len(points) + 1 + len(looks)
+    assert max(map(len, (line for line in said.splitlines() if not line.startswith(("|", " "))))) < 300

@@ -21,8 +21,8 @@ from rstitch.client.specs import Spec, text_of
 from training.head.evaluate import Figures, figures_of
 from training.head.rollouts import Asked, Job, Rollout, Rollouts
 
-TAUS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
-PRICES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+TAUS = (0.001, 0.01, 0.03, 0.1)
+PRICES = (0.25, 0.5, 1.0, 2.0, 4.0)
 LLM_ONLY = "llm_only"
 
 COLUMNS: Columns = {

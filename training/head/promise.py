@@ -60,6 +60,9 @@ def check_promise(loss: float, num_dev: int, helped: float) -> str:
         helped: as in `questions_needed`; of the SLM alone, which helps more than a head does.
     Raises: RstitchError (INVALID_ARGUMENT) if no head at all could keep it with so few.
     """
+    if not 0 < loss < 1:
+        what = f"no number of questions shows a loss of at most {loss:.1%}."
+        raise invalid("--target-loss", what, "Give a share above 0 and below 1, such as 1% or 0.01.")
     needed, smallest = questions_needed(loss, helped), smallest_provable_loss(num_dev)
     changed = round(helped * num_dev)
     likely = upper_loss(changed, changed, num_dev)
