@@ -26,12 +26,13 @@ from router_svc.observers.observer import AnswerObserver
 from router_svc.observers.trace import GenerationTrace, begin_trace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET
-from router_svc.policies.heads import Heads, NamedHead
+from router_svc.policies.heads import NamedHead
+from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.errors import deleted
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory.types import Chunk, Finished, Header, Model, Source, State, Trajectory, entropies_of
+from router_svc.trajectory.types import Chunk, Finished, Header, Label, Model, Source, State, Trajectory, entropies_of
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.run_ahead import RunAheadGate
@@ -62,7 +63,7 @@ class Sessions:
         pair: WorkerPair,
         store: TrajectoryStore,
         lease: Lease,
-        heads: Heads,
+        heads: StoredHeads,
         observers: Observers,
     ) -> None:
         self._settings = settings
@@ -140,8 +141,18 @@ class Sessions:
             raise refusals.unknown_session(session_id)
         return trajectory
 
-    async def page(self, num: int, before: tuple[int, str] | None) -> tuple[list[Header], tuple[int, str] | None]:
-        return await self._store.page(num, before)
+    async def page(
+        self, num: int, before: tuple[int, str] | None, *, labelled: bool
+    ) -> tuple[list[Header], tuple[int, str] | None]:
+        return await self._store.page(num, before, labelled=labelled)
+
+    async def label(self, session_id: str, label: Label | None) -> None:
+        """Says whether the last answer was right; None takes that back. Raises RstitchError unless it is finished."""
+        state = await self._store.label(session_id, label)
+        if state is None:
+            raise refusals.unknown_session(session_id)
+        if state is not State.FINISHED:
+            raise refusals.not_finished(session_id, state)
 
     async def delete(self, session_id: str) -> None:
         """Stops and forgets a session, here, in the store and on the workers. Raises RstitchError (NOT_FOUND)."""

@@ -82,6 +82,7 @@ def encode_trajectory(
         updated=_encode_timestamp(header.updated_ms),
         early_exit=encode_early_exit(settings.early_exit) if settings.early_exit is not None else None,
         budget=encode_budget(settings.budget) if settings.budget != NO_BUDGET else None,
+        label=f"LABEL_{header.label.name}" if header.label is not None else None,
     )
 
 
@@ -91,7 +92,7 @@ def encode_guard(state: GuardState, on: bool) -> router_pb2.GuardStatus:
 
 
 def encode_heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
-    """The heads of the router's folder, also those that cannot be asked for, which say why."""
+    """The heads of store and folder, also those that cannot be asked for, which say why."""
     return [router_pb2.HeadStatus(**asdict(state)) for state in states]
 
 

@@ -37,7 +37,7 @@ from router_svc.policies.kinds import (
     Threshold,
 )
 from router_svc.policies.policy import Policy
-from router_svc.trajectory.types import Sampling, Signal, tokens_of
+from router_svc.trajectory.types import Label, Sampling, Signal, tokens_of
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_CONSULTATIONS, MAX_PRICE, MAX_SALT_CHARS, MAX_TAU, MAX_WINDOW, MIN_TAU
 from rstitch.v1 import common_pb2, router_pb2
@@ -119,6 +119,14 @@ def parse_page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tup
         except (binascii.Error, ValueError, RstitchError):
             raise invalid("page_token", "it is none of ours.", "Send the next_page_token of the page before.") from None
     return num or default, before
+
+
+def parse_label(value: router_pb2.Label) -> Label | None:
+    """Whether an answer was right; None takes that back. Raises RstitchError for a number that says neither."""
+    _require_known(
+        router_pb2.Label, "label", value, "Send LABEL_RIGHT or LABEL_WRONG, or leave it out to take it back."
+    )
+    return Label(router_pb2.Label.Name(value).removeprefix("LABEL_").lower()) if value else None
 
 
 def encode_page_token(ended: tuple[int, str] | None) -> str:

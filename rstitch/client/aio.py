@@ -58,9 +58,9 @@ class AsyncClient(common.Connection):
         reply = await self._call("GetTrajectory", request)
         return messages.trajectory(reply.trajectory)
 
-    async def trajectories(self, page_size: int = 0) -> AsyncIterator[Trajectory]:
-        """Yields all trajectories without their segments, newest first; they are fetched page by page."""
-        request = router_pb2.ListTrajectoriesRequest(page_size=page_size)
+    async def trajectories(self, page_size: int = 0, *, labelled: bool = False) -> AsyncIterator[Trajectory]:
+        """Yields all trajectories, or those with a label, without segments, newest first; they are fetched by pages."""
+        request = router_pb2.ListTrajectoriesRequest(page_size=page_size, labelled=labelled)
         while True:
             reply = await self._call("ListTrajectories", request)
             for m in reply.trajectories:
@@ -68,6 +68,10 @@ class AsyncClient(common.Connection):
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
+
+    async def label_trajectory(self, session_id: str, right: bool | None) -> None:
+        """Says whether a session's last answer, which must be finished, was right; None takes that back."""
+        await self._call("LabelTrajectory", messages.label_request(session_id, right))
 
     async def delete_trajectory(self, session_id: str) -> None:
         """Forgets a trajectory; stops it first if it is still being written."""
@@ -85,6 +89,28 @@ class AsyncClient(common.Connection):
     async def delete_profile(self, name: str) -> None:
         """Forgets a profile; answers that were begun with it are not touched."""
         await self._call("DeleteProfile", router_pb2.DeleteProfileRequest(name=name))
+
+    async def store_head(
+        self, name: str, data: bytes, *, active: bool = True, ttl_s: int = 0, description: str = ""
+    ) -> str:
+        """Keeps a head where all routers find it, and returns NAME@VERSION; ask with `policy=Learned(name)`.
+
+        `data` is the content of a head's file. An `active` one is what its name stands for from the next answer on. It
+        is forgotten after `ttl_s` seconds; 0: never.
+        """
+        request = messages.store_head_request(name, data, active, ttl_s, description)
+        full_name: str = (await self._call("StoreHead", request)).full_name
+        return full_name
+
+    async def activate_head(self, name: str, version: str = "") -> str:
+        """Lets a head's name stand for another version, "" for the one before, and returns NAME@VERSION."""
+        request = router_pb2.ActivateHeadRequest(name=name, version=version)
+        full_name: str = (await self._call("ActivateHead", request)).full_name
+        return full_name
+
+    async def delete_head(self, name: str) -> None:
+        """Forgets NAME with all its versions, or NAME@VERSION, which must not be what NAME stands for."""
+        await self._call("DeleteHead", router_pb2.DeleteHeadRequest(name=name))
 
     async def status(self, *, timeout_s: float | None = None) -> Status:
         return messages.status(await self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))

@@ -136,10 +136,18 @@ def trajectory(m: router_pb2.Trajectory) -> t.Trajectory:
     return _read(t.Trajectory, m, segments=segments, policy=_policy(m.policy), finished=finished)
 
 
+def label_request(session_id: str, right: bool | None) -> router_pb2.LabelTrajectoryRequest:
+    """Writes whether an answer was right; None: it has no label any more."""
+    label = t.Label.UNSPECIFIED if right is None else t.Label.RIGHT if right else t.Label.WRONG
+    with _naming("session_id"):
+        return router_pb2.LabelTrajectoryRequest(session_id=session_id, label=f"LABEL_{label.name}")
+
+
 def status(m: router_pb2.GetStatusResponse) -> t.Status:
     """Reads the state of a router and its workers."""
     guard = _read(t.GuardStatus, m.guard, on=m.guard.default_guard == router_pb2.GUARD_ON)
-    return _read(t.Status, m, workers=tuple(_read(t.WorkerStatus, worker) for worker in m.workers), guard=guard)
+    workers = tuple(_read(t.WorkerStatus, worker) for worker in m.workers)
+    return _read(t.Status, m, workers=workers, guard=guard, heads=tuple(_read(t.HeadStatus, head) for head in m.heads))
 
 
 def profile(m: router_pb2.Profile) -> t.KeptProfile:
@@ -163,6 +171,17 @@ def put_profile_request(kept: t.KeptProfile) -> router_pb2.PutProfileRequest:
         description=kept.description,
     )
     return router_pb2.PutProfileRequest(profile=m)
+
+
+def store_head_request(
+    name: str, data: bytes, active: bool, ttl_s: int, description: str
+) -> router_pb2.StoreHeadRequest:
+    """Writes the request to keep a head. Raises: InvalidArgument naming the argument."""
+    request = router_pb2.StoreHeadRequest(inactive=not active)
+    for field, value in (("name", name), ("data", data), ("ttl_s", ttl_s), ("description", description)):
+        with _naming(field):
+            setattr(request, field, value)
+    return request
 
 
 def policy_message(policy: t.Policy) -> router_pb2.Policy:
@@ -247,5 +266,5 @@ def _members(kind: type[StrEnum], wire: Any) -> dict[int, StrEnum]:
 # By the name that an enum has here and on the wire: its members by their number there.
 _MEMBERS = {
     kind.__name__: _members(kind, getattr(common_pb2, kind.__name__, None) or getattr(router_pb2, kind.__name__))
-    for kind in (t.Model, t.Signal, t.SwitchReason, t.FinishReason, t.Source, t.TrajectoryState)
+    for kind in (t.Model, t.Signal, t.SwitchReason, t.FinishReason, t.Source, t.TrajectoryState, t.Label)
 }

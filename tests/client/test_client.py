@@ -26,6 +26,7 @@ from rstitch import (
     EarlyExit,
     FinishReason,
     InvalidArgument,
+    Label,
     Learned,
     LlmOnly,
     Message,
@@ -219,6 +220,24 @@ def test_trajectories_are_shown_listed_and_deleted(router: FakeRouter, call: Cal
     with pytest.raises(RstitchError) as caught:
         call(router.address, "trajectory", "b")
     assert caught.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_labels_are_set_and_listed(router: FakeRouter, call: Call, ask: Ask) -> None:
+    for name in "abc":
+        ask(router.address, "generate", "What?", session_id=name)
+    assert call(router.address, "trajectory", "b").label is Label.UNSPECIFIED
+    call(router.address, "label_trajectory", "b", True)
+    call(router.address, "label_trajectory", "c", right=False)
+    assert call(router.address, "trajectory", "b").label is Label.RIGHT
+    found: Any = ask(router.address, "trajectories", 1, labelled=True)
+    assert [(t.session_id, t.label) for t in found] == [("b", Label.RIGHT), ("c", Label.WRONG)]
+    call(router.address, "label_trajectory", "b", None)
+    assert [t.session_id for t in ask(router.address, "trajectories", labelled=True)] == ["c"]
+    with pytest.raises(NotFound):
+        call(router.address, "label_trajectory", "nobody", True)
+    with pytest.raises(InvalidArgument) as caught:
+        call(router.address, "label_trajectory", 7, True)
+    assert caught.value.field == "session_id"
 
 
 def test_status(router: FakeRouter, call: Call) -> None:
