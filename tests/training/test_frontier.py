@@ -87,7 +87,7 @@ def measured(num: int = 400) -> list[Point]:
     asked = frontier.systems("mine.training", 0.01, (0.02, 0.1), (0.25, 1.0, 4.0))
     problems = [problem_of(index) for index in range(num)]
     told: list[Rollout] = []
-    points = frontier.measure(Known(wrong, latency), asked, problems, told.append, {"mine.training": "mine"})
+    points = frontier.measure(Known(wrong, latency), asked, problems, told.append, "mine")
     assert len(told) == num * len(asked)
     return points
 

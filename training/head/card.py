@@ -212,8 +212,8 @@ def _looked_at(training: Training) -> str:
         return "These questions chose nothing but the price."
     rows = [{"step": step, **asdict(figures)} for step, figures in training.looks.items()]
     return (
-        f"The head is that of step {training.chosen}, chosen on these very questions among the following, which the promise "
-        f"allows for:\n\n{markdown_table(_LOOKS, rows)}"
+        f"The head is that of step {training.chosen}, chosen on these very questions among the following; the promise "
+        f"allows for that.\n\n{markdown_table(_LOOKS, rows)}"
     )
 
 

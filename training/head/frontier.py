@@ -7,7 +7,7 @@ thresholds are, too, for whoever takes the best of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -101,17 +101,21 @@ def measure(
     asked: Mapping[str, Asked],
     problems: Sequence[Problem],
     on_done: Callable[[Rollout], None],
-    names: Mapping[str, str] | None = None,
+    name: str,
 ) -> list[Point]:
     """Has each system answer each question, `LLM_ONLY` among them, and compares them with it.
 
     Args:
-        names: what heads are to be called, by the names that they are found under; in training those are others.
+        name: what the head is to be called; in training it is found under another.
     """
     jobs = [Job(problem) for problem in problems]
-    answers = {name: rollouts.run(jobs, policy, on_done) for name, policy in asked.items()}
+    answers = {system: rollouts.run(jobs, policy, on_done) for system, policy in asked.items()}
     theirs = answers[LLM_ONLY]
-    return [point_of(_called(policy, names or {}), answers[name], theirs) for name, policy in asked.items()]
+    called = {
+        system: replace(policy, name=name) if isinstance(policy, Learned) else policy
+        for system, policy in asked.items()
+    }
+    return [point_of(called[system], ours, theirs) for system, ours in answers.items()]
 
 
 def point_of(policy: Asked, ours: Sequence[Rollout], theirs: Sequence[Rollout]) -> Point:
@@ -142,9 +146,3 @@ def _kind(policy: Asked) -> tuple[Literal["llm_only", "slm_only", "threshold", "
             return "llm_only", None
         case SlmOnly():
             return "slm_only", None
-
-
-def _called(policy: Asked, names: Mapping[str, str]) -> Asked:
-    if not isinstance(policy, Learned):
-        return policy
-    return Learned(names.get(policy.name, policy.name), policy.tau, price=policy.price)
