@@ -213,7 +213,7 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
     models = {"slm": "small (cpu float32)", "llm": "large (cpu float32)"}
     effort = Effort(600, 1200, 300)
     points = measured()
-    looks = {step: points[-1].figures for step in (0, 2)}
+    looks = dict.fromkeys((0, 2), points[-1].figures)
     training = Training(FAST, models, questions, "a loss of at most 3.0%", curves, looks, 2, effort)
     folder = tmp_path / "mine"
     write_head(folder, random_head(8), training, points, choose(points, loss=0.03))

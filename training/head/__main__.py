@@ -1,4 +1,4 @@
-"""`rstitch train-head`, or `python -m training.head`: a head of R-Stitch+ for a pair and a task, from questions to its files."""
+"""`rstitch train-head`, or `python -m training.head`: a head of R-Stitch+ for a pair and a task."""
 
 from __future__ import annotations
 

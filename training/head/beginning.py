@@ -17,7 +17,7 @@ from training.head.states import States
 from training.head.warm_start import fit, lean, readout_of
 
 _FILE = "beginning.pt"
-_MIN_ANSWERS = 500  # for the normalisation of the inputs, if there is no warm start
+_FOR_NORMALISATION = 500  # answers, if there is no warm start
 _DOMAINS = {"tiny": "words", "programs": "programs"}  # tasks whose reference chains are at hand
 
 
@@ -62,7 +62,7 @@ def _num_others(recipe: Recipe) -> int:
 
 
 def _states(folder: Path, recipe: Recipe, pair: Pair, task: str, screen: Screen) -> States:
-    num_answers = max(recipe.warm_answers, _MIN_ANSWERS)
+    num_answers = recipe.warm_answers or _FOR_NORMALISATION
     with screen.bar("reference chains", num_answers) as advance:
         chains = Chains(
             pair.slm_files(), _DOMAINS[task], recipe.tau, num_answers, recipe.seed, features=recipe.features

@@ -11,8 +11,8 @@ from training.head.train import Look
 def best_look(looks: Sequence[Look], dual: Dual, llm_accuracy: float, price: float) -> Look:
     """The look that serves what was asked for best; of equal ones the first.
 
-    Fixed price: the highest reward. A loss: of those that keep it on dev the fastest, else the most accurate. A speed: of
-    those that are as fast the most accurate, else the fastest.
+    Fixed price: the highest reward. A loss: of those that keep it on dev the fastest, else the most accurate. A speed:
+    of those that are as fast the most accurate, else the fastest.
 
     Args:
         llm_accuracy: of the LLM alone on dev.

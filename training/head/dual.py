@@ -5,19 +5,20 @@ The reward of an answer is r_acc - lambda * r_acc * L. With a target lambda is t
 - a loss: be as fast as can be with an accuracy of at least the LLM's, less the loss that is stated;
 - a speed: be as accurate as can be with a latency of at most the LLM's, divided by the speed-up that is stated.
 
-After each step of DAPO the *slack* of its answers is measured: accuracy less the least wanted, or the part by which they
-are faster than wanted. With g the slack smoothed over steps (weight `1 - smoothing` for the new one, its start
+After each step of DAPO the *slack* of its answers is measured: accuracy less the least wanted, or the part by which
+they are faster than wanted. With g the slack smoothed over steps (weight `1 - smoothing` for the new one, its start
 corrected as Adam's means are) and s its standard error,
 
     log lambda <- log lambda +- rate * clip(g / (unit + 2 s), -1, 1)
 
-where + is for a loss (room to be cheaper: a higher price) and - for a speed (fast enough: a lower one). So lambda moves by
-a factor of at most e^rate a step, moves little while the slack is within what chance does, and stays between `least` and
-`most`. The update is multiplicative since prices of interest lie orders of magnitude apart, and stay positive.
+where + is for a loss (room to be cheaper: a higher price) and - for a speed (fast enough: a lower one). So lambda moves
+by a factor of at most e^rate a step, moves little while the slack is within what chance does, and stays between `least`
+and `most`. The update is multiplicative since prices of interest lie orders of magnitude apart, and stay positive.
+`Price.interval` gives g with its 95% interval: what the answers so far say of whether the target is met.
 
 Departures from the theory of such methods: the accuracy is that of exploring answers, whose decisions are drawn, and a
-head that decides by itself is mostly the better one, so that a target is met with something to spare; and what is bought
-with lambda is the latency of *right* answers. The price of the head that is served is chosen on dev afterwards.
+head that decides by itself is mostly the better one, so that a target is met with something to spare; and what is
+bought with lambda is the latency of *right* answers. The price of the head that is served is chosen on dev afterwards.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from training.head.recipe import Recipe
 
 DESCRIPTION = """Trains the head of R-Stitch+ for a pair, on questions with answers.
 
-Stages, each of which goes on where it was after any kill: questions (split by their hash), the latency model, the LLM and
-the SLM alone, a warm start, DAPO with the price of a millisecond, a look at dev, the files: weights, card, curves. The test
-split is never looked at.
+Stages, each of which goes on where it was after any kill: questions (split by their hash), the latency model, the LLM
+and the SLM alone, a warm start, DAPO with the price of a millisecond, a look at dev, the files: weights, card, curves.
+The test split is never looked at.
 """
 
 
@@ -79,7 +79,8 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tau", type=float, help=f"gate: the head is asked above (default {default.tau:g})")
     group.add_argument("--pure", action="store_true",
                        help="DAPO alone, from near the threshold rule: no supervised warm start")
-    group.add_argument("--features", type=some_of(NAMES), metavar="NAME,...", help=f"of {', '.join(NAMES)} (default: none)")
+    group.add_argument("--features", type=some_of(NAMES), metavar="NAME,...",
+                       help=f"what else the head sees: {', '.join(NAMES)} (default: none)")
     group.add_argument("--num-readout", type=int,
                        help="tokens whose logits the head sees, by the SLM's LM head; 0: the paper's inputs alone "
                             f"(default {default.num_readout})")

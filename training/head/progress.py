@@ -1,4 +1,4 @@
-"""What a training run shows: bars, how the head gets on, and how long the rest will take; or lines of JSON for machines."""
+"""What a training run shows: bars, how the head gets on, how long the rest will take; or lines of JSON for machines."""
 
 from __future__ import annotations
 

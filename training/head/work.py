@@ -1,4 +1,4 @@
-"""The folder of a run: what it is made of, what its stages have found, and how long they took. A run is killed and goes on.
+"""The folder of a run: what it is made of, what its stages have found, how long they took.
 
 Whatever a stage's outcome depends on is in `made_of`, and a folder of something else is refused.
 """
@@ -38,7 +38,7 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """Time that the run has taken so far, in all its processes; that of a killed one counts up to its last stage."""
+        """Time that the run took so far, in all its processes; that of a killed one counts up to its last stage."""
         return self._before + time.monotonic() - self._begun
 
     def stage(self, name: str, make: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Answers to learn from, with what the head was asked: written by the served system, or by two engines in this process."""
+"""Answers to learn from, with what the head was asked: by the served system, or by two engines in this process."""
 
 from training.head.rollouts.types import Asked, Job, Rollout, Rollouts
 

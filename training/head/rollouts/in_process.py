@@ -16,6 +16,7 @@ import numpy as np
 
 from evals.latency import Run
 from evals.latency.formulas import Role
+from model_worker.engine.engine import Engine
 from model_worker.engine.types import FinishReason, Handoff, Proposal, RunFailed, RunFinished, RunRequest, TokenKept
 from rstitch.client.events import Consultation
 from rstitch.client.policies import Learned, LlmOnly, SlmOnly
@@ -30,7 +31,7 @@ from training.head.rollouts.types import Asked, Job, Rollout
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A policy as it is followed here: who begins, and (unless that one writes all) the gate, with a head or without."""
+    """A policy as it is followed here: who begins, and unless that one writes all the gate, with a head or without."""
 
     first: Role
     tau: float | None = None
@@ -115,7 +116,7 @@ class InProcessRollouts:
         if judge.terms.stop:
             raise invalid("--in-process", "the task has stop strings.", "Leave it out: the service looks for them.")
         self._pair = engines
-        self._engines = {"slm": engines.slm, "llm": engines.llm}
+        self._engines: dict[Role, Engine] = {"slm": engines.slm, "llm": engines.llm}
         self._judge = judge
         self._num_sessions = num_sessions
         self._heads: dict[str, Head] = {}

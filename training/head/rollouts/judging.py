@@ -10,6 +10,8 @@ from evals.latency import LatencyModel, Run, Service
 from rstitch.client.events import Consultation
 from training.head.rollouts.types import Job, Rollout
 
+_SERVICE = Service()
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -38,7 +40,7 @@ class Judge:
     terms: Terms
     checker: Checker
     latency: LatencyModel
-    service: Service = Service()
+    service: Service = _SERVICE
 
     async def judged(self, job: Job, written: Written) -> Rollout:
         """Checks the answer, which may take a while, and models its latency."""

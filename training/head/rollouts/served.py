@@ -1,13 +1,14 @@
 """Rollouts through a running router: as many answers at once as are wanted, on all workers that it has.
 
-An answer that loses its router or worker goes on where it was, or is asked for again; it is the same answer, since a head's
-decisions are a function of seed and position. It knows neither rewards nor learning.
+An answer that loses its router or worker goes on where it was, or is asked for again; it is the same answer, since a
+head's decisions are a function of seed and position. It knows neither rewards nor learning.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
@@ -169,10 +170,8 @@ class ServedRollouts:
         return await self._client.store_head(self._name, head.data, active=False, ttl_s=_TTL_S)
 
     async def _forget(self, session_id: str) -> None:
-        try:
+        with suppress(NotFound):  # its time was over, or the store lost it
             await self._client.delete_trajectory(session_id)
-        except NotFound:
-            pass  # the trajectory's time was over, or the store lost it
 
     async def _patiently(self, ask: Callable[[str], Coroutine[Any, Any, T]]) -> T:
         """Asks until there is an answer; told the session that an earlier try has begun, if it is known.
