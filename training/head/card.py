@@ -153,6 +153,7 @@ That holds for questions like those of dev, greedily answered, and for latencies
 n = {n}, greedy; accuracy with its 95% interval (Wilson), the difference to LLM-only on the same questions (paired
 bootstrap), the loss that it is shown to stay below (95%, Tango), latency by the latency model with the waiting model
 caught up beside.
+
 {_looked_at(training)}
 
 {_test_command(name, training.questions, price)}
@@ -160,8 +161,8 @@ caught up beside.
 ## Training
 
 {_start(recipe)}DAPO: {len(training.curves)} steps of
-{recipe.num_questions} questions, {recipe.group_size} answers to each, reward r_acc - lambda * r_acc * L, learning
-rate {recipe.lr:g}, seed {recipe.seed}; the language models are frozen.
+{recipe.num_questions} questions, {recipe.group_size} answers to each; reward r_acc - lambda * r_acc * L, learning rate
+{recipe.lr:g}, seed {recipe.seed}; the language models are frozen.
 
 - Questions: {training.questions.origin.source}, digest `{training.questions.digest}`; {_sides(training.questions)}.
   An answer has at most {training.questions.task.max_new_tokens} tokens and is checked by {_check(training.questions)}.

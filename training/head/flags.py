@@ -47,10 +47,10 @@ def parser() -> argparse.ArgumentParser:
                       help="as fast as can be, at most so much less accurate than the LLM alone: 0.01 or 1%%")
     goal.add_argument("--target-latency", type=times, metavar="TIMES",
                       help="as accurate as can be, so many times as fast as the LLM alone: 2x")
-    goal = made.add_argument_group("what it is compared with and chosen by on dev")
-    goal.add_argument("--taus", type=numbers, default=list(TAUS), help=f"thresholds (default {_listed(TAUS)})")
-    goal.add_argument("--prices", type=rates, default=list(PRICES),
-                      help=f"of an LLM token, in multiples of that of the training (default {_listed(PRICES)})")
+    dev = made.add_argument_group("what is looked at on dev")
+    dev.add_argument("--taus", type=numbers, default=list(TAUS), help=f"thresholds (default {_listed(TAUS)})")
+    dev.add_argument("--prices", type=rates, default=list(PRICES),
+                     help=f"of an LLM token, in multiples of that of the training (default {_listed(PRICES)})")
     run = made.add_argument_group("the run")
     run.add_argument("--out", type=Path, help="folder of the files (default models/heads/NAME)")
     run.add_argument("--work", type=Path, help="folder of the stages (default .cache/heads/NAME)")

@@ -156,7 +156,7 @@ def _of_file(task: Task, data: Path | None, split: Split) -> Questions:
         sides[split.side(place)].append(replace(problem, index=index))
     if split.are_counts:
         sides = {side: problems[: int(getattr(split, side))] for side, problems in sides.items()}
-    return _questions(task, *sides.values(), source=loaded.source, split=split, num_repeated=num_repeated)
+    return _questions(task, sides["train"], sides["dev"], sides["test"], loaded.source, split, num_repeated)
 
 
 def _questions(
