@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from evals.asking.flags import positive, positives, some_of
+from evals.asking.flags import numbers, positive, positives, rates, some_of
 from evals.asking.stacks import add_stack_arguments
 from rstitch.service.head_features import NAMES
+from training.head.frontier import PRICES, TAUS
 from training.head.recipe import Recipe
 
 DESCRIPTION = """Trains the head of R-Stitch+ for a pair, on questions with answers.
@@ -45,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
                       help="as fast as can be, at most so much less accurate than the LLM alone: 0.01 or 1%%")
     goal.add_argument("--target-latency", type=times, metavar="TIMES",
                       help="as accurate as can be, so many times as fast as the LLM alone: 2x")
+    dev = made.add_argument_group("what is looked at on dev")
+    dev.add_argument("--taus", type=numbers, default=list(TAUS), help=f"thresholds (default {_listed(TAUS)})")
+    dev.add_argument("--prices", type=rates, default=list(PRICES),
+                     help=f"of an LLM token, in multiples of that of the training (default {_listed(PRICES)})")
     run = made.add_argument_group("the run")
     run.add_argument("--out", type=Path, help="folder of the files (default models/heads/NAME)")
     run.add_argument("--work", type=Path, help="folder of the stages (default .cache/heads/NAME)")
@@ -95,3 +101,7 @@ def _number(text: str, unit: str, example: str) -> float:
         return float(text.removesuffix(unit)) / (100 if text.endswith("%") else 1)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number such as {example}") from None
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)

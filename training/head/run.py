@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from evals.asking.systems import Terms
 from evals.tasks.data import Problem
-from rstitch.client.policies import Learned, LlmOnly, SlmOnly
+from rstitch.client.policies import Learned, LlmOnly
 from rstitch.service.head import Head, HeadFacts
+from training.head import baselines, frontier
+from training.head.baselines import Baselines, check_checker
 from training.head.beginning import begin
-from training.head.card import write_head
+from training.head.card import Effort, Training, write_head
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
 from training.head.evaluate import Figures, figures_of
 from training.head.latency import latency_of
 from training.head.pair import pair_of, rollouts_of
 from training.head.progress import Screen, left_in_words, look_in_words
+from training.head.promise import check_promise, choose
 from training.head.questions import Questions, load_questions
 from training.head.recipe import Recipe
 from training.head.rollouts.judging import Judge
@@ -30,7 +33,6 @@ from training.head.train import Setting, Trainer
 from training.head.work import Work
 
 _ENOUGH = 100  # rollouts to tell their rate by
-_LOOKS_AFTER = 8  # looks at dev, about, that follow DAPO
 
 
 class Run:
@@ -60,23 +62,28 @@ class Run:
     def all(self) -> Head:
         """Goes through all stages; gives the head. Raises RstitchError."""
         options = self.options
-        llm, _ = self._alone("alone", self.questions.train[: options.num_alone])
+        llm = self._alone().llm_only
         dual = dual_of(options.price, options.target_loss, options.target_latency, llm.accuracy, llm.latency_ms, llm.n)
         trainer = self._trainer(dual, llm)
         self._dapo(trainer)
         return self._finish(trainer, dual)
 
-    def _alone(self, stage: str, problems: Sequence[Problem]) -> list[Figures]:
-        """The LLM and the SLM, without one another."""
-        policies: dict[str, Asked] = {"llm_only": LlmOnly(), "slm_only": SlmOnly()}
+    def _alone(self) -> Baselines:
+        """The LLM and the SLM without one another, and whether what is asked for can be had."""
+        task, problems = self.questions.task, self.questions.train[: self.options.num_alone]
 
-        def measured() -> list[dict[str, Any]]:
-            with self.rollouts.stage(stage):
-                return [asdict(self._figures(name, problems, policy)) for name, policy in policies.items()]
+        def measured() -> dict[str, Any]:
+            check_checker(task, problems)
+            with self.rollouts.stage("alone"), self._asking("LLM and SLM alone", 2 * len(problems)) as advance:
+                return asdict(baselines.measure(self.rollouts, task, problems, advance))
 
-        alone = [Figures(**plain) for plain in self.work.stage(stage, measured)]
-        for figures in alone:
+        alone = Baselines.of(self.work.stage("alone", measured))
+        for figures in (alone.llm_only, alone.slm_only):
             self.screen.say("alone", f"{figures.name}: {look_in_words(asdict(figures))}", **asdict(figures))
+        loss = self.options.target_loss
+        said = [check_promise(loss, len(self.dev), alone.helped)] if loss is not None else []
+        for note in filter(None, (*alone.notes, *said)):
+            self.screen.say("note", note)
         return alone
 
     def _trainer(self, dual: Dual, llm: Figures) -> Trainer:
@@ -101,7 +108,7 @@ class Run:
         while trainer.step_number < recipe.num_steps and self._has_time():
             self._tell_left(trainer)
             words = f"step {trainer.step_number + 1}/{recipe.num_steps}"
-            with self.screen.bar(words, recipe.num_questions * recipe.group_size) as advance, self._timed():
+            with self._asking(words, recipe.num_questions * recipe.group_size) as advance:
                 trainer.step(advance)
             self.work.tick()
             self.screen.step(trainer.curves, recipe.num_steps)
@@ -121,27 +128,48 @@ class Run:
         self.screen.look(number, asdict(trainer.looks[-1].figures))
 
     def _finish(self, trainer: Trainer, dual: Dual) -> Head:
-        """Chooses, writes, and puts into service if that is wanted."""
-        llm, slm = self._alone("alone-dev", self.dev)
-        look = best_look(trainer.looks, dual, llm.accuracy, dual.start)
-        head = Head.from_bytes(look.data)
-        before = replace(trainer.looks[0].figures, name="before DAPO")
-        rows = [llm, slm, before, replace(look.figures, name=f"learned (R-Stitch+), step {look.step}")]
-        steps = [each.step for each in trainer.looks]
-        write_head(self.options.out, head, self.recipe, rows, trainer.curves, steps, self.work.seconds / 60)
-        full_name = f"{self.options.name}@{head.version}"
-        words = f"{full_name} (step {look.step}) is in {self.options.out}, after {self.work.seconds / 60:.0f} minutes"
-        self.screen.say("head", words, name=full_name, step=look.step, folder=str(self.options.out))
+        """Chooses a head, then its price on the dev frontier, and writes the files."""
+        options, recipe = self.options, self.recipe
+        with self.rollouts.stage("frontier"):
+            llm = self._figures("llm_only", self.dev, LlmOnly())
+            look = best_look(trainer.looks, dual, llm.accuracy, dual.start)
+            head = Head.from_bytes(look.data)
+            asked = frontier.systems(self.rollouts.use(head), recipe.tau, options.taus, options.prices)
+            with self._asking("dev frontier", len(self.dev) * len(asked)) as advance:
+                points = frontier.measure(self.rollouts, asked, self.dev, advance, options.name)
+        choice = choose(
+            points, loss=options.target_loss, speed_up=options.target_latency, price_ms=look.price,
+            num_heads=len({each.data for each in trainer.looks}),
+        )  # fmt: skip
+        training = Training(
+            recipe,
+            {role: f"{self.pair.names[role]} ({self.pair.places[role]})" for role in self.pair.names},
+            self.questions,
+            _goal(options, dual),
+            trainer.curves,
+            {each.step: each.figures for each in trainer.looks},
+            look.step,
+            Effort(self.work.seconds, self.rollouts.num_asked, self._seconds_asking),
+        )
+        write_head(options.out, head, training, points, choice)
+        if self.questions.save_test(self.work.folder / "test.jsonl"):
+            self.screen.say("test", f"the test side, not looked at, is in {self.work.folder / 'test.jsonl'}")
+        self.screen.say("promise", choice.statement, keeps=choice.keeps, price=choice.point.value)
+        full_name = f"{options.name}@{head.version}"
+        words = f"{full_name} (step {look.step}) is in {options.out}, after {self.work.seconds / 60:.0f} minutes"
+        self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.out))
         return head
 
     def _figures(self, name: str, problems: Sequence[Problem], policy: Asked) -> Figures:
-        with self.screen.bar(name, len(problems)) as advance, self._timed():
+        with self._asking(name, len(problems)) as advance:
             return figures_of(name, self.rollouts.run([Job(problem) for problem in problems], policy, advance))
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
+    def _asking(self, words: str, total: int) -> Iterator[Callable[..., None]]:
+        """Shows a bar, and counts the time towards the rate of rollouts."""
         began = time.monotonic()
-        yield
+        with self.screen.bar(words, total) as advance:
+            yield advance
         self._seconds_asking += time.monotonic() - began
 
     @property
@@ -150,6 +178,11 @@ class Run:
         enough = self.rollouts.num_asked >= _ENOUGH and self._seconds_asking
         return self.rollouts.num_asked / self._seconds_asking if enough else 0.0
 
+    @property
+    def _looks_after(self) -> int:
+        """Counts the systems that answer dev after DAPO."""
+        return len(frontier.systems("", self.recipe.tau, self.options.taus, self.options.prices))
+
     def _tell_left(self, trainer: Trainer) -> None:
         """Says once, as soon as it can be known, how long the rest takes and what it costs."""
         if self._has_told or not self._rate:
@@ -157,7 +190,7 @@ class Run:
         self._has_told = True
         recipe = self.recipe
         num_steps = recipe.num_steps - trainer.step_number
-        looks = (num_steps // recipe.eval_every + _LOOKS_AFTER) * len(self.dev)
+        looks = (num_steps // recipe.eval_every + self._looks_after) * len(self.dev)
         num_left = num_steps * recipe.num_questions * recipe.group_size
         most = num_left * recipe.max_rounds + looks
         words = left_in_words(num_left + looks, most, self._rate, self.options.price_per_hour)
@@ -168,7 +201,7 @@ class Run:
         if self.options.max_hours is None:
             return True
         recipe = self.recipe
-        num_next = recipe.num_questions * recipe.group_size + _LOOKS_AFTER * len(self.dev)
+        num_next = recipe.num_questions * recipe.group_size + self._looks_after * len(self.dev)
         needed = self.work.seconds + (num_next / self._rate if self._rate else 0.0)
         if needed <= 3600 * self.options.max_hours:
             return True
@@ -203,3 +236,12 @@ def _questions(options: argparse.Namespace, recipe: Recipe) -> Questions:
         prompt=options.prompt,
         max_new_tokens=options.max_new_tokens,
     )
+
+
+def _goal(options: argparse.Namespace, dual: Dual) -> str:
+    """What the head is trained for, in words."""
+    if options.target_loss is not None:
+        return f"a loss of accuracy against the LLM alone of at most {options.target_loss:.1%}, at least latency"
+    if options.target_latency is not None:
+        return f"answers {options.target_latency:g}x as fast as the LLM alone's, at most accuracy"
+    return f"the highest reward with lambda = {dual.start:.3g} per ms"
