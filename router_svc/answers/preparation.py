@@ -20,9 +20,10 @@ from router_svc.answers.request import Question
 from router_svc.decoding.early_exit import ExitRules, settle
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.early_exit import EarlyExit, ExitStyle
-from router_svc.policies.heads import Heads, NamedHead
+from router_svc.policies.heads import NamedHead
 from router_svc.policies.kinds import Learned, Random, Speculative
 from router_svc.policies.policy import Policy
+from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.vocabularies import Vocabularies
@@ -52,7 +53,7 @@ class Preparation:
 
     settings: RouterSettings
     pair: WorkerPair
-    heads: Heads
+    heads: StoredHeads
 
     async def settle_policy(self, policy: Policy, session_id: str) -> tuple[Policy, NamedHead | None]:
         """Fills in the seed of a coin, or version, gate, place and price of a head; and finds the head."""
@@ -60,7 +61,7 @@ class Preparation:
             return replace(policy, seed=zlib.crc32(session_id.encode())), None
         if not isinstance(policy, Learned):
             return policy, None
-        head = await asyncio.to_thread(self.heads.get, policy.head)  # from a file, or fetched
+        head = await self.heads.get(policy.head)
         facts = head.head.facts
         return replace(
             policy,

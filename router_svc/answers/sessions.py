@@ -27,7 +27,8 @@ from router_svc.observers.observer import AnswerObserver
 from router_svc.observers.trace import GenerationTrace, begin_trace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET
-from router_svc.policies.heads import Heads, NamedHead
+from router_svc.policies.heads import NamedHead
+from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.errors import deleted
 from router_svc.trajectory.lease import Lease
@@ -63,7 +64,7 @@ class Sessions:
         pair: WorkerPair,
         store: TrajectoryStore,
         lease: Lease,
-        heads: Heads,
+        heads: StoredHeads,
         observers: Observers,
     ) -> None:
         self._settings = settings

@@ -103,7 +103,7 @@ def encode_guard(state: GuardState, on: bool) -> router_pb2.GuardStatus:
 
 
 def encode_heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
-    """The heads of the router's folder, also those that cannot be asked for, which say why."""
+    """The heads of store and folder, also those that cannot be asked for, which say why."""
     return [router_pb2.HeadStatus(**asdict(state)) for state in states]
 
 

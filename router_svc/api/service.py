@@ -28,8 +28,8 @@ from router_svc.api.validation import (
     parse_reattach,
 )
 from router_svc.policies.answer_settings import AnswerSettings
-from router_svc.policies.heads import Heads
 from router_svc.policies.kinds import KINDS
+from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.types import Model
@@ -46,8 +46,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Serves the contract of router.proto.
 
     Each method goes the same way: the request is parsed, which refuses what can be refused without looking anywhere;
-    then `Sessions` or `Profiles` does what is asked; then their values become messages. Errors are raised, and the
-    server turns them into a status.
+    then `Sessions`, `Profiles` or `StoredHeads` does what is asked; then their values become messages. Errors are
+    raised, and the server turns them into a status.
     """
 
     settings: RouterSettings
@@ -55,7 +55,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     sessions: Sessions
     lease: Lease
     profiles: Profiles
-    heads: Heads
+    heads: StoredHeads
     detail: str = ""  # what the start still waits for beside the workers
 
     async def Generate(
@@ -162,6 +162,21 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         await self.profiles.delete(request.name)
         return router_pb2.DeleteProfileResponse()
 
+    async def StoreHead(self, request: router_pb2.StoreHeadRequest, context: Any) -> router_pb2.StoreHeadResponse:
+        """Keeps a head where all routers find it; answers that have begun are not touched."""
+        active, ttl_s, description = not request.inactive, request.ttl_s, request.description
+        put = self.heads.put(request.name, request.data, active=active, ttl_s=ttl_s, description=description)
+        return router_pb2.StoreHeadResponse(full_name=await put)
+
+    async def ActivateHead(
+        self, request: router_pb2.ActivateHeadRequest, context: Any
+    ) -> router_pb2.ActivateHeadResponse:
+        return router_pb2.ActivateHeadResponse(full_name=await self.heads.activate(request.name, request.version))
+
+    async def DeleteHead(self, request: router_pb2.DeleteHeadRequest, context: Any) -> router_pb2.DeleteHeadResponse:
+        await self.heads.delete(request.name)
+        return router_pb2.DeleteHeadResponse()
+
     async def GetStatus(self, request: router_pb2.GetStatusRequest, context: Any) -> router_pb2.GetStatusResponse:
         """Says whether the router is ready, and why not. It answers at any time, also while nothing else does."""
         return router_pb2.GetStatusResponse(
@@ -173,7 +188,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             num_running=self.sessions.num_running,
             version=__version__,
             guard=messages.encode_guard(self.sessions.observer.guard_state(), self.sessions.observer.is_on),
-            heads=messages.encode_heads(await asyncio.to_thread(self.heads.states)),
+            heads=messages.encode_heads(await self.heads.states()),
             vocabularies=self.pair.told,
         )
 

@@ -180,7 +180,8 @@ def label_request(session_id: str, right: bool | None) -> router_pb2.LabelTrajec
 def status(m: router_pb2.GetStatusResponse) -> t.Status:
     """Reads the state of a router and its workers."""
     guard = _read(t.GuardStatus, m.guard, on=m.guard.default_guard == router_pb2.GUARD_ON)
-    return _read(t.Status, m, workers=tuple(_read(t.WorkerStatus, worker) for worker in m.workers), guard=guard)
+    workers = tuple(_read(t.WorkerStatus, worker) for worker in m.workers)
+    return _read(t.Status, m, workers=workers, guard=guard, heads=tuple(_read(t.HeadStatus, head) for head in m.heads))
 
 
 def profile(m: router_pb2.Profile) -> t.KeptProfile:
@@ -204,6 +205,17 @@ def put_profile_request(kept: t.KeptProfile) -> router_pb2.PutProfileRequest:
         description=kept.description,
     )
     return router_pb2.PutProfileRequest(profile=m)
+
+
+def store_head_request(
+    name: str, data: bytes, active: bool, ttl_s: int, description: str
+) -> router_pb2.StoreHeadRequest:
+    """Writes the request to keep a head. Raises: InvalidArgument naming the argument."""
+    request = router_pb2.StoreHeadRequest(inactive=not active)
+    for field, value in (("name", name), ("data", data), ("ttl_s", ttl_s), ("description", description)):
+        with _naming(field):
+            setattr(request, field, value)
+    return request
 
 
 def policy_message(policy: t.Policy) -> router_pb2.Policy:

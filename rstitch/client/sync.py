@@ -112,6 +112,26 @@ class Client(common.Connection):
         """Forgets a profile; answers that were begun with it are not touched."""
         self._call("DeleteProfile", router_pb2.DeleteProfileRequest(name=name))
 
+    def store_head(self, name: str, data: bytes, *, active: bool = True, ttl_s: int = 0, description: str = "") -> str:
+        """Keeps a head where all routers find it, and returns NAME@VERSION; ask with `policy=Learned(name)`.
+
+        `data` is the content of a head's file. An `active` one is what its name stands for from the next answer on. It
+        is forgotten after `ttl_s` seconds; 0: never.
+        """
+        request = messages.store_head_request(name, data, active, ttl_s, description)
+        full_name: str = self._call("StoreHead", request).full_name
+        return full_name
+
+    def activate_head(self, name: str, version: str = "") -> str:
+        """Lets a head's name stand for another version, "" for the one before, and returns NAME@VERSION."""
+        request = router_pb2.ActivateHeadRequest(name=name, version=version)
+        full_name: str = self._call("ActivateHead", request).full_name
+        return full_name
+
+    def delete_head(self, name: str) -> None:
+        """Forgets NAME with all its versions, or NAME@VERSION, which must not be what NAME stands for."""
+        self._call("DeleteHead", router_pb2.DeleteHeadRequest(name=name))
+
     def status(self, *, timeout_s: float | None = None) -> Status:
         """Asks whether the router takes questions, what it waits for, and what it can do."""
         return messages.status(self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))

@@ -67,6 +67,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.profiles: dict[str, pb.Profile] = {}
         self.labels: dict[str, int] = {}
         self.observed: list[pb.ObserveAnswerRequest] = []
+        self.heads: list[pb.HeadStatus] = []
+        self.head_calls: list[Any] = []
         self.before_event: Callable[[int], None] = lambda n: None
         self.answer = script()
         self.questions: list[pb.GenerateRequest] = []
@@ -191,6 +193,18 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         del self.profiles[request.name]
         return pb.DeleteProfileResponse()
 
+    def StoreHead(self, request: pb.StoreHeadRequest, context: Any) -> pb.StoreHeadResponse:
+        self.head_calls.append(request)
+        return pb.StoreHeadResponse(full_name=f"{request.name}@abc")
+
+    def ActivateHead(self, request: pb.ActivateHeadRequest, context: Any) -> pb.ActivateHeadResponse:
+        self.head_calls.append(request)
+        return pb.ActivateHeadResponse(full_name=f"{request.name}@{request.version or 'before'}")
+
+    def DeleteHead(self, request: pb.DeleteHeadRequest, context: Any) -> pb.DeleteHeadResponse:
+        self.head_calls.append(request)
+        return pb.DeleteHeadResponse()
+
     def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         workers = [
             pb.WorkerStatus(
@@ -211,6 +225,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             policies=["threshold", "llm_only"],
             default_tau=0.02,
             version="9",
+            heads=self.heads,
             guard=pb.GuardStatus(reason="routed answers took 0.40x as long.", default_guard=pb.GUARD_OFF),
             vocabularies="3 text tokens under the same spelling; masked: SLM 2 [user]",
         )

@@ -7,20 +7,28 @@ from pathlib import Path
 
 import numpy as np
 
-from rstitch.service.head import Head, HeadFacts
+from rstitch.service.head import Head, HeadFacts, num_inputs
 
 
-def random_head(hidden_size: int, seed: int = 0, bias: float = 0.0, fingerprint: str = "", tau: float = 0.1) -> Head:
+def random_head(
+    hidden_size: int,
+    seed: int = 0,
+    bias: float = 0.0,
+    fingerprint: str = "",
+    tau: float = 0.1,
+    features: tuple[str, ...] = (),
+) -> Head:
     """Weights from a seed; `bias` leans towards the LLM."""
     rng = np.random.default_rng(seed)
-    sizes = [hidden_size + 1, 16, 2]
+    num = num_inputs(hidden_size, has_readout=False, features=features)
+    sizes = [num, 16, 2]
     layers = [
         (rng.normal(0, 1 / np.sqrt(a), (b, a)).astype(np.float32), np.zeros(b, np.float32)) for a, b in pairwise(sizes)
     ]
     layers[-1][1][1] = bias
-    mean, std = np.zeros(hidden_size + 1, np.float32), np.ones(hidden_size + 1, np.float32)
-    std[-1] = 100  # the context length
-    return Head(HeadFacts(hidden_size, fingerprint, tau), mean, std, layers)
+    mean, std = np.zeros(num, np.float32), np.ones(num, np.float32)
+    std[hidden_size] = 100  # the context length
+    return Head(HeadFacts(hidden_size, fingerprint, tau, features=features), mean, std, layers)
 
 
 def put(folder: Path, name: str, head: Head) -> Path:

@@ -23,11 +23,11 @@ from tests.support.heads import random_head
 from training.head import dapo
 from training.head.__main__ import main
 from training.head.evaluate import greedy
-from training.head.mlp import Policy, inputs_of
+from training.head.mlp import Policy
 from training.head.pair import TrainingPair, open_pair
 from training.head.recall import recall
 from training.head.recipe import FAST
-from training.head.rollout import Consultation, Rollouts
+from training.head.rollout import Rollouts
 from training.head.train import CHECKPOINT, LOG, Trainer
 
 LATENCY = LatencyModel(
@@ -76,23 +76,6 @@ def test_advantages_are_normalised_in_their_group() -> None:
     floored = dapo.advantages(rewards, std_floor=0.1)
     assert floored[1].tolist() == pytest.approx([0.5, -0.5, 0.5, -0.5], rel=1e-4)
     assert [dapo.has_signal(group) for group in (rewards[0], rewards[1], torch.ones(4))] == [True, True, False]
-
-
-@pytest.mark.parametrize("num_readout", [0, 6])
-def test_the_policy_begins_near_the_threshold_rule_and_becomes_its_head(num_readout: int) -> None:
-    torch.manual_seed(0)
-    policy = Policy(8, num_readout, (5,), start_llm=0.9)
-    policy.readout.normal_()
-    policy.normalise(torch.randn(50, 9))
-    assert policy(torch.randn(7, 9)).exp()[:, 1].tolist() == pytest.approx([0.9] * 7)
-    with torch.no_grad():
-        policy.layers[-1].weight.normal_()  # type: ignore[operator]
-    head = policy.to_head(random_head(8).facts)
-    asked = [Consultation(torch.randn(8).numpy().tobytes(), length, 0.5, 0, to_llm=False) for length in range(1, 20)]
-    torch_logits = policy(inputs_of(asked)).detach()
-    for each, row in zip(asked, torch_logits, strict=True):
-        slm, llm = head.logits(each.hidden_state, each.context_length)
-        assert llm - slm == pytest.approx(float(row[1] - row[0]), abs=1e-4)
 
 
 def test_rollouts_are_the_reference(pair: TrainingPair) -> None:

@@ -25,13 +25,14 @@ from evals.tasks.tiny.arithmetic import problems
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
 from training.head.card import COLUMNS, write_head
+from training.head.chain_states import Chains, chain_states
 from training.head.evaluate import Figures, evaluate, greedy
 from training.head.mlp import Policy
 from training.head.pair import TrainingPair, open_pair
 from training.head.recipe import FAST, Recipe
 from training.head.rollout import Decide
 from training.head.train import LOG, Trainer
-from training.head.warm_start import fit, lean, readout_of, unsure_states
+from training.head.warm_start import fit, lean, readout_of
 
 TAUS = (0.005, 0.01, 0.02, 0.05, 0.1)
 _MIN_CHAINS = 500  # for the normalisation of the inputs, if there is no warm start
@@ -144,8 +145,8 @@ class _Run:
         policy, slm = self.policy, self.pair.names[0]
         num_chains = max(recipe.warm_chains, _MIN_CHAINS)
         task = self.progress.add_task("reference chains", total=num_chains)
-        cache, on_chains = self.work / "states.pt", partial(self.progress.advance, task)
-        states = unsure_states(slm, recipe.tau, num_chains, recipe.seed, cache, on_chains)
+        chains = Chains(slm, "words", recipe.tau, num_chains, recipe.seed)
+        states = chain_states(chains, self.work / "states", partial(self.progress.advance, task))
         if recipe.num_readout:
             policy.readout.copy_(readout_of(slm, states, recipe.num_readout))
         policy.normalise(states.inputs)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -22,7 +21,8 @@ from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
-from training.head.warm_start import States, unsure_states
+from training.head.chain_states import Chains, chain_states
+from training.head.states import States
 
 CALLS = (0.4, 0.6, 0.8, 1.0, 1.2)  # of the LLM, an answer
 _GATE = 0.01
@@ -68,8 +68,7 @@ def main() -> int:
     torch.set_num_threads(1)
     files = options.files or [ROOT / "models/heads/tiny/head.safetensors"]
     heads = {f"head {file.parent.name}": Head.from_bytes(file.read_bytes()) for file in files}
-    with tempfile.TemporaryDirectory() as folder:
-        states = unsure_states(options.slm, _GATE, options.num_chains, _SEED, Path(folder) / "states.pt")
+    states = chain_states(Chains(options.slm, "words", _GATE, options.num_chains, _SEED))
     made = rows(options.slm, states, heads, options.num_chains)
     wrong = float(states.wrong.sum()) / options.num_chains
     title = f"% of the SLM's wrong tokens ({wrong:.2f} an answer) found with so many calls of the LLM an answer"

@@ -22,7 +22,7 @@ from evals.tasks.tiny.arithmetic import Problem, stream
 from rstitch.service.head import Head, HeadFacts
 from training.head import dapo
 from training.head.evaluate import Outcome, outcome, rollouts_of
-from training.head.mlp import Policy, inputs_of
+from training.head.mlp import Policy
 from training.head.pair import TrainingPair
 from training.head.recipe import Recipe
 from training.head.rollout import Answer, Consultation
@@ -176,7 +176,9 @@ class Trainer:
         recipe = self.recipe
         per_answer = dapo.advantages(torch.stack([group.rewards for group in groups]), recipe.std_floor)
         asked = [each for group in groups for answer in group.answers for each in answer.consultations]
-        inputs = inputs_of(asked)
+        lengths = torch.tensor([[float(each.context_length)] for each in asked])
+        hidden = torch.from_numpy(np.stack([np.frombuffer(each.hidden_state, "<f4") for each in asked]))
+        inputs = torch.cat([hidden, lengths], dim=1)
         actions = torch.tensor([int(each.to_llm) for each in asked])
         counts = torch.tensor([len(answer.consultations) for group in groups for answer in group.answers])
         advantages = per_answer.flatten().repeat_interleave(counts)
