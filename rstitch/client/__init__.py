@@ -22,10 +22,10 @@ from rstitch.errors import (
 __all__ = [
     "Answer", "AsyncClient", "Budget", "ChatInput", "Chunk", "Client", "Confidence", "Consultation",
     "DeadlineExceeded", "EarlyExit", "EarlyExitTaken", "Event", "FailedPrecondition", "FinishReason", "Finished",
-    "GuardStatus", "HeadStatus", "InternalError", "Interrupted", "InvalidArgument", "KeptProfile", "Label",
-    "Learned", "LlmOnly", "Message", "Model", "NotFound", "Observation", "Policy", "Profile", "Question", "Random",
-    "Refused", "ResourceExhausted", "RstitchError", "Sampling", "Segment", "Signal", "SlmOnly", "Source",
-    "Speculative", "Started", "Status", "Switch", "SwitchReason", "TemplateArguments", "Threshold", "TimeBreakdown",
-    "Trajectory", "TrajectoryState", "Unavailable", "Usage", "WorkerStatus",
+    "GuardStatus", "HeadStatus", "InternalError", "Interrupted", "InvalidArgument", "KeptProfile", "Label", "Learned",
+    "LlmOnly", "Message", "Model", "NotFound", "Observation", "Policy", "Profile", "Question", "Random", "Refused",
+    "ResourceExhausted", "RstitchError", "Sampling", "Segment", "Signal", "SlmOnly", "Source", "Speculative",
+    "Started", "Status", "Switch", "SwitchReason", "TemplateArguments", "Threshold", "TimeBreakdown", "Trajectory",
+    "TrajectoryState", "Unavailable", "Usage", "WorkerStatus",
 ]
 # fmt: on

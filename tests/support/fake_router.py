@@ -66,9 +66,9 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
     def __init__(self) -> None:
         self.profiles: dict[str, pb.Profile] = {}
         self.labels: dict[str, int] = {}
-        self.observed: list[pb.ObserveAnswerRequest] = []
         self.heads: list[pb.HeadStatus] = []
         self.head_calls: list[Any] = []
+        self.observed: list[pb.ObserveAnswerRequest] = []
         self.before_event: Callable[[int], None] = lambda n: None
         self.answer = script()
         self.questions: list[pb.GenerateRequest] = []
