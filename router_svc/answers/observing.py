@@ -136,7 +136,13 @@ def _observed(course: Course, consultations: Sequence[Consultation], num_positio
 
 
 async def _wait_after(error: RstitchError, recovery: Recovery) -> None:
-    """Returns when another call is worth a try. Raises the error when it is not."""
+    """Returns when another call is worth a try. Raises RstitchError when it is not."""
+    if error.code is grpc.StatusCode.UNIMPLEMENTED:
+        what, remedy = (
+            "the SLM's worker is of a release that observes nothing.",
+            "Run workers and router of one version.",
+        )
+        raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "WORKER_TOO_OLD", what, remedy=remedy)
     try:
         await recovery.after(Model.SLM, error)
     except RstitchError as last:
