@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import grpc
 
@@ -31,6 +32,7 @@ from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError, invalid
 from rstitch.service.head_features import LOOKING_BACK
 
+_T = TypeVar("_T")
 _PROMPTS = ThreadPoolExecutor(4, "prompts")
 
 
@@ -81,9 +83,7 @@ class Preparation:
         if before is not None:
             check_same(AnswerSettings.from_json(before.header.settings), vocabularies)
         own = self.settings.prompt == "own"
-        # A long text takes its time, and a slow template more: what else is done off the loop is not to wait for it.
-        made = partial(make_prompt, question.input, vocabularies, before, each_its_own=own)
-        return await asyncio.get_running_loop().run_in_executor(_PROMPTS, made)
+        return await make_apart(partial(make_prompt, question.input, vocabularies, before, each_its_own=own))
 
     async def prepare(
         self,
@@ -140,6 +140,14 @@ class Preparation:
         return await asyncio.to_thread(settle, asked, style, vocabularies)
 
 
+async def make_apart(make: Callable[[], _T]) -> _T:
+    """Makes what takes a prompt off the loop.
+
+    A long text takes its time, and a slow template more: what else is done off the loop is not to wait for it.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_PROMPTS, make)
+
+
 async def read_session(chunks: Sequence[Chunk], vocabularies: Vocabularies) -> SessionTokens:
     """A session as both models read it; through text that takes its time."""
     if vocabularies.is_through_text:
@@ -157,7 +165,8 @@ def check_same(settings: AnswerSettings, vocabularies: Vocabularies) -> None:
     if not is_kept_in(settings, vocabularies):
         what = "the session was written by models with other vocabularies than those that are served now."
         remedy = "Serve the models that it was begun with, or begin a new session."
-        raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "OTHER_VOCABULARY", what, remedy=remedy)
+        code = grpc.StatusCode.FAILED_PRECONDITION
+        raise RstitchError(code, "OTHER_VOCABULARY", what, field="session_id", remedy=remedy)
 
 
 def check_policy(policy: Policy, vocabularies: Vocabularies) -> None:

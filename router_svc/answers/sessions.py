@@ -19,6 +19,7 @@ from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
+from router_svc.answers.observing import Observing
 from router_svc.answers.preparation import Preparation, check_same, read_session
 from router_svc.answers.request import Question, Reattach, check_within
 from router_svc.answers.running import RunningAnswer
@@ -77,6 +78,7 @@ class Sessions:
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
         )
         self._preparation = Preparation(settings, pair, heads, lambda: self.observer.price(self._load))
+        self.observing = Observing(self._preparation, store)
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}
         self._num_beginning = 0  # answers that will be running soon
