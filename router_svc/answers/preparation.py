@@ -49,11 +49,15 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Prepares answers with this router's settings, models and heads. Its methods raise RstitchError."""
+    """Prepares answers with this router's settings, models and heads. Its methods raise RstitchError.
+
+    `load_price` says what a token of the LLM costs an answer that begins now, over what it costs one alone.
+    """
 
     settings: RouterSettings
     pair: WorkerPair
     heads: StoredHeads
+    load_price: Callable[[], float]
 
     async def settle_policy(self, policy: Policy, session_id: str) -> tuple[Policy, NamedHead | None]:
         """Fills in the seed of a coin, or version, gate, place and price of a head; and finds the head."""
@@ -63,12 +67,14 @@ class Preparation:
             return policy, None
         head = await self.heads.get(policy.head)
         facts = head.head.facts
+        price = policy.price or (self.load_price() if policy.price_by_load else 1.0)
         return replace(
             policy,
             head=head.full_name,
             tau=facts.tau if policy.tau is None else policy.tau,
             in_worker=self.settings.head_in_worker,
-            price=policy.price or 1.0,
+            price=price,
+            price_by_load=False,  # it is found now, and stays: as a policy to ask with, this gives the same answer
             looks_back=not LOOKING_BACK.isdisjoint(facts.features),
         ), head
 

@@ -185,8 +185,7 @@ def encode_policy(value: Policy) -> router_pb2.Policy:
 
 
 def _encode_learned(value: Learned) -> router_pb2.Learned:
-    # A price of 1 says nothing, unless the load might have made it another.
-    price = value.price if value.price_by_load or value.price != 1.0 else None
+    price = value.price if value.price != 1.0 else None  # a price of 1 says nothing
     return router_pb2.Learned(
         name=value.head,
         tau=value.tau,
