@@ -50,7 +50,7 @@ class Run:
         self.questions = _questions(options, recipe)
         self.dev = self.questions.dev[: options.num_dev]
         self.pair = pair_of(options)
-        self.latency = latency_of(options, self.pair, screen)
+        self.latency = latency_of(options, self.pair, self.questions, screen)
         self.terms = Terms.of(self.questions.task, options.max_new_tokens)
         self.work = Work(options.work, self._made_of())
         judge = Judge(self.terms, self.questions.checker, self.latency)
