@@ -17,7 +17,7 @@ from rstitch.service.head import Head
 from training.head.rollouts.types import Asked, Job, Rollout
 
 HIDDEN_SIZE = 8
-HARM = (0.005, 0.02, 0.08, 0.3)  # of each place of an answer: the probability that the SLM's own token makes it wrong
+HARM = (0.0, 0.02, 0.2, 0.5)  # of each place of an answer: the probability that the SLM's own token makes it wrong
 BASE_MS, CALL_MS = 20.0, 5.0
 
 
