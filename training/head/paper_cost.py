@@ -1,11 +1,11 @@
-"""What a head for the paper's pairs would cost to train, from the paper's own seconds an answer: `python -m training.head.paper_cost`.
+"""`python -m training.head.paper_cost`: what a head for the paper's pairs would cost, by the paper's seconds an answer.
 
 GPU hours = the sum over all answers of a run of the seconds that such an answer takes, over `gain`. The seconds are
 those of Table 1 (arXiv 2507.17307: one A100, batch 1, 8k tokens), which are tokens times latency a token as measured
 there: LLM-only for what the LLM writes alone, R-Stitch+ (32B: tau 0.02, it has none) for rollouts. `gain` is how many
 times as many answers are written a second when several are written at once. Of a GPU we have measured none; another
-system that serves R-Stitch on two A100 went from 55.8 to 140.6 tokens a second with four sessions (docs/performance.md).
-It computes; it asks nobody.
+system that serves R-Stitch, on two A100, went from 55.8 to 140.6 tokens a second with four sessions
+(docs/performance.md). It computes; it asks nobody.
 """
 
 from __future__ import annotations
