@@ -30,7 +30,7 @@ class HeadTable:
         except HeadFileError as error:
             remedy = "Send a file that `make train-router` made."
             raise invalid("data", f"{error}.", remedy, "HEAD_UNREADABLE") from error
-        misfit = head.misfit(self._hidden_size, self._tokenizer_fingerprint)
+        misfit = head.facts.misfit(self._hidden_size, self._tokenizer_fingerprint)
         if misfit:
             raise RstitchError(
                 grpc.StatusCode.FAILED_PRECONDITION,

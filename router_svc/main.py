@@ -17,13 +17,16 @@ from router_svc.answers.sessions import Observers, Sessions
 from router_svc.api.profiles import Profiles
 from router_svc.api.service import RouterService
 from router_svc.policies.heads import Heads
+from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
+from router_svc.trajectory.head_store import HeadStore
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.redis_link import without_password
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
 from router_svc.workers.pair import WorkerPair
+from router_svc.workers.runs import WorkerInfo
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
@@ -69,7 +72,7 @@ class Router:
         self.pair = WorkerPair(slm, llm)
         self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
-        self.heads = Heads(settings.heads, lambda: self.pair.info(Model.SLM))
+        self.heads = self._make_heads()
         self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers)
         self.profiles = Profiles(settings.redis, settings.redis_patience_s, settings.tau)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
@@ -78,6 +81,13 @@ class Router:
         self.port = 0
         self.ready = asyncio.Event()
         self.attending: asyncio.Task[None] | None = None
+
+    def _make_heads(self) -> StoredHeads:
+        def slm() -> WorkerInfo | None:
+            return self.pair.info(Model.SLM)
+
+        settings = self._settings
+        return StoredHeads(HeadStore(settings.redis, settings.redis_patience_s), Heads(settings.heads, slm), slm)
 
     async def start(self) -> None:
         """Binds the port. The server says NOT_SERVING until `attend` has found all that the router needs."""
@@ -123,6 +133,7 @@ class Router:
         """Closes the connections to workers and Redis; nothing may be running any more."""
         await self.pair.close()
         await self.profiles.close()
+        await self.heads.close()
         await self.store.close()
 
 

@@ -12,7 +12,13 @@ from rich.text import Text
 
 from evals.tasks.task import load, names
 
-_CHECKS = {"math": "checked by math-verify", "code": "checked by its tests", "generator": "checked by its own rule"}
+_CHECKS = {
+    "math": "checked by math-verify",
+    "code": "checked by its tests",
+    "boxed": "checked as text",
+    "exact": "checked as text",
+    "generator": "checked by its own rule",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +36,9 @@ def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     for task in tasks:
         source = task.hub.dataset if task.hub else task.generator.problems if task.generator else "--data FILE"
-        about = f"{task.title}\n{_CHECKS[task.check]}, at most {task.max_new_tokens} tokens, from {source}"
+        about = (
+            f"{task.title}\n{_CHECKS.get(task.check, task.check)}, at most {task.max_new_tokens} tokens, from {source}"
+        )
         console.print(task.name, style="bold", markup=False)
         console.print(Padding(Text(about), (0, 0, 0, 4)))
     return 0

@@ -31,7 +31,7 @@ from evals.figures import tables
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import provenance
 from evals.tasks.data import Data, load_data
-from evals.tasks.task import Task, load
+from evals.tasks.task import Task, chosen
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Sampling, Status
@@ -43,9 +43,13 @@ _DEFAULT_SYSTEMS = ("llm_only", "slm_only", "threshold:tau=0.02")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rstitch eval run`."""
     # fmt: off
-    parser.add_argument("--task", required=True, metavar="NAME|FILE.toml", help="see rstitch eval list")
+    parser.add_argument("--task", metavar="NAME|FILE.toml", help="see rstitch eval list; without one: --data, --check")
     parser.add_argument("--data", type=Path, metavar="FILE",
                         help="its problems, .jsonl or .json (default: from the Hugging Face hub)")
+    parser.add_argument("--check", metavar="CHECK",
+                        help="of --data without a task: math, boxed, exact, code or python:module.function")
+    parser.add_argument("--prompt", default="{question}",
+                        help="of --data without a task: {column} stands for a column (default {question})")
     parser.add_argument("--split", default="", help="of problems that are generated (default: the task's test split)")
     parser.add_argument("--n", type=positive, help="the first so many problems (default: all; generated ones: 500)")
     parser.add_argument("--systems", nargs="+", default=list(_DEFAULT_SYSTEMS), metavar="POLICY",
@@ -76,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Asks, writes, reports. Returns the exit code."""
     console = Console(stderr=options.json, highlight=False)
-    task = load(options.task)
+    task = chosen(options.task, options.data, options.check, options.prompt, options.max_new_tokens)
     named_specs(options.systems)  # refuses what it does not know before anything starts
     terms = _terms(options, task)
     data = load_data(task, options.data, options.split, options.seed, options.n)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evals.tasks.task import Hub, Task
+from evals.tasks.task import BY_ANSWER, Hub, Task
 from rstitch.errors import RstitchError, invalid
 
 _PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
@@ -112,12 +112,19 @@ def _generated(task: Task, split: str, seed: int, n: int) -> Data:
     split = split or task.generator.splits[0]
     if split not in task.generator.splits:
         raise invalid("--split", f"{split!r} is none of {task.name}.", f"Choose of {', '.join(task.generator.splits)}.")
-    problems = []
-    for index, source in enumerate(function_of(task.generator.problems)(split, max(n, _NUM_DIGESTED), seed)):
-        row = {"question": source.question, "answer": str(source.answer)}
-        problems.append(Problem(index, str(index), fill(task.prompt, row), row["answer"], row, source))
+    problems = written(task, split, max(n, _NUM_DIGESTED), seed)
     digest = hashlib.sha256(repr([problem.row for problem in problems[:_NUM_DIGESTED]]).encode())
     return Data(problems[:n], f"{task.generator.problems} {split} seed {seed}", digest.hexdigest()[:12])
+
+
+def written(task: Task, split: str, n: int, seed: int) -> list[Problem]:
+    """So many problems of a split of a task that writes its own; also of one that is trained on."""
+    assert task.generator is not None
+    problems = []
+    for index, source in enumerate(function_of(task.generator.problems)(split, n, seed)):
+        row = {"question": source.question, "answer": str(source.answer)}
+        problems.append(Problem(index, str(index), fill(task.prompt, row), row["answer"], row, source))
+    return problems
 
 
 def _problem(task: Task, index: int, where: str, row: Row) -> Problem:
@@ -126,10 +133,14 @@ def _problem(task: Task, index: int, where: str, row: Row) -> Problem:
         found = next((column for column in candidates if row.get(column) is not None), None)
         if found is None and name != "id":
             problem = f"{where}: there is no column {' or '.join(candidates)}, only {', '.join(row)}."
-            raise invalid("--data", problem, f"Set columns.{name} in a copy of the task's file.")
+            raise invalid("--data", problem, f"Rename it, or set columns.{name} in a task's file.")
         if found is not None:
             named[name] = row[found]
+    if not _text(named["question"], "\n").strip():
+        raise invalid("--data", f"{where}: the question is empty.", "Write one, or leave the line out.")
     reference = _reference(task, where, _text(named.get("answer", ""), ", "))
+    if task.check in BY_ANSWER and not reference:
+        raise invalid("--data", f"{where}: the answer is empty.", "Write the right one, or leave the line out.")
     return Problem(index, str(named.get("id", index)), fill(task.prompt, named).strip(), reference, named)
 
 

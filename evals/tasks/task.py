@@ -9,7 +9,7 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,11 @@ from rstitch.errors import RstitchError, invalid
 
 FOLDER = Path(__file__).parent
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# Checks that compare an answer with that of the data.
+BY_ANSWER = ("math", "boxed", "exact")
+PYTHON = "python:"
+_PYTHON = re.compile(r"python:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_CHECKS = 'Choose "math", "boxed", "exact", "code" or "python:module.function".'
 
 
 class _Strict(BaseModel):
@@ -40,11 +45,17 @@ class Generator(_Strict):
             first n do not depend on n.
         check: `module:function`; called with (text, one of these objects), says whether the text is right.
         splits: those that may be asked; the first is the default.
+        train, dev: splits to train heads on and to choose them on; empty: there is none to train with.
+        solution: `module:function`; called with one of these objects, gives a whole worked answer to it, as the SLM
+            would write it; empty: there are none.
     """
 
     problems: str = Field(pattern=_FUNCTION.pattern)
     check: str = Field(pattern=_FUNCTION.pattern)
     splits: tuple[str, ...] = Field(default=("test",), min_length=1)
+    train: str = ""
+    dev: str = ""
+    solution: str = Field(default="", pattern=rf"(?:{_FUNCTION.pattern})?")
 
 
 class Code(_Strict):
@@ -75,7 +86,8 @@ class Task(_Strict):
         input: through the models' chat template, or as plain text.
         reference: what is taken of the answer's column: all, a regular expression's first group, or, for "boxed",
             what is in its last \\boxed{}, if it has one.
-        check: "math" (math-verify) or "code" (run in a sandbox); a generator has its own.
+        check: "math" (math-verify), "boxed" (the last \\boxed{} as text), "exact" (that, or the last line), "code" (run
+            in a sandbox) or "python:module.function"; a generator has its own.
     """
 
     name: str
@@ -89,7 +101,7 @@ class Task(_Strict):
     input: Literal["chat", "text"] = "chat"
     stop: tuple[str, ...] = ()
     reference: str = ""
-    check: Literal["math", "code", "generator"] = "generator"
+    check: str = "generator"
     code: Code | None = None
     max_new_tokens: int = Field(ge=1)
     sampling: Recommended = Recommended()
@@ -97,12 +109,14 @@ class Task(_Strict):
     @model_validator(mode="after")
     def _is_complete(self) -> Task:
         if (self.generator is None) == (self.check == "generator"):
-            raise ValueError('a generator brings its own check; other tasks need `check`, "math" or "code"')
+            raise ValueError(f"a generator brings its own check; other tasks need `check`. {_CHECKS}")
+        if self.check not in (*BY_ANSWER, "code", "generator") and not _PYTHON.fullmatch(self.check):
+            raise ValueError(f"there is no check {self.check!r}. {_CHECKS}")
         if (self.code is None) == (self.check == "code"):
             raise ValueError('check = "code" goes with a table [code]')
         if self.generator is None and "question" not in self.columns:
             raise ValueError("columns.question is missing")
-        if self.check == "math" and "answer" not in self.columns:
+        if self.check in BY_ANSWER and "answer" not in self.columns:
             raise ValueError("columns.answer is missing")
         try:
             if self.reference not in ("", "boxed") and re.compile(self.reference).groups < 1:
@@ -141,5 +155,47 @@ def load(name: str) -> Task:
         raise _unreadable(path, f"{field}: {message}" if field else message) from None
 
 
+def chosen(
+    task: str | None,
+    data: Path | None,
+    check: str | None,
+    prompt: str = "{question}",
+    max_new_tokens: int | None = None,
+) -> Task:
+    """The task of that name, or one made for a file of questions. Raises: RstitchError (INVALID_ARGUMENT)."""
+    if task and check:
+        raise invalid("--check", f"the task {task} has a check of its own.", "Leave out one of the two.")
+    if task:
+        return load(task)
+    if data is None or check is None:
+        remedy = f"Choose a task of {', '.join(names())}, or give --data FILE --check CHECK. {_CHECKS}"
+        raise invalid("--task", "neither a task nor a file and its check are named.", remedy)
+    return of_file(data, check, prompt, max_new_tokens or 1024)
+
+
+def of_file(data: Path, check: str, prompt: str = "{question}", max_new_tokens: int = 1024) -> Task:
+    """A task for a file of questions that has none: columns `question` and `answer`, or `question` and `test` for code.
+
+    Raises: RstitchError (INVALID_ARGUMENT) that names the flag.
+    """
+    fields: dict[str, Any] = {"prompt": prompt, "check": check, "max_new_tokens": max_new_tokens}
+    columns: dict[str, tuple[str, ...]] = {name: (name,) for name in ("question", "id")}
+    if check == "code":
+        fields["code"] = {"after": "{test}"}
+        columns["test"] = ("test",)
+    elif check in BY_ANSWER:  # a function of the user's sees the row as it is
+        columns["answer"] = ("answer",)
+    if check == "boxed":
+        fields["reference"] = "boxed"
+    digest = hashlib.sha256(repr(sorted(fields.items())).encode()).hexdigest()[:12]
+    try:
+        return Task(name=data.stem, digest=digest, title=f"questions of {data.name}", columns=columns, **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = {"prompt": "--prompt", "max_new_tokens": "--max-new-tokens"}.get(str((*first["loc"], "")[0]), "--check")
+        message = first["msg"].removeprefix("Value error, ").removesuffix(_CHECKS).strip()
+        raise invalid(field, message, _CHECKS if field == "--check" else "See docs/evaluation.md.") from None
+
+
 def _unreadable(path: Path, why: str) -> RstitchError:
-    return invalid("--task", f"{path}: {why}.", "docs/evaluation.md says what a task file holds.")
+    return invalid("--task", f"{path}: {why.rstrip('.')}.", "docs/evaluation.md says what a task file holds.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grpc import StatusCode
 
+from router_svc.trajectory.types import State
 from rstitch.errors import RstitchError
 
 
@@ -22,6 +23,19 @@ def session_running(session_id: str) -> RstitchError:
         f"an answer is being written in session {session_id}.",
         field="session_id",
         remedy="Re-attach to it with resume_from, or wait until it is finished.",
+        metadata={"session_id": session_id},
+    )
+
+
+def not_finished(session_id: str, state: State) -> RstitchError:
+    """FAILED_PRECONDITION: what was asked for needs a whole answer."""
+    how = "is being written" if state is State.RUNNING else "was interrupted"
+    return RstitchError(
+        StatusCode.FAILED_PRECONDITION,
+        "ANSWER_NOT_FINISHED",
+        f"the last answer of session {session_id} {how}.",
+        field="session_id",
+        remedy="Re-attach to it with resume_from and read it to its end, then try again.",
         metadata={"session_id": session_id},
     )
 

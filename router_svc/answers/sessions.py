@@ -19,6 +19,7 @@ from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
+from router_svc.answers.observing import Observing
 from router_svc.answers.preparation import Preparation, check_same, read_session
 from router_svc.answers.request import Question, Reattach, check_within
 from router_svc.answers.running import RunningAnswer
@@ -26,12 +27,13 @@ from router_svc.observers.observer import AnswerObserver
 from router_svc.observers.trace import GenerationTrace, begin_trace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET
-from router_svc.policies.heads import Heads, NamedHead
+from router_svc.policies.heads import NamedHead
+from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.errors import deleted
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory.types import Chunk, Finished, Header, Model, Source, State, Trajectory, entropies_of
+from router_svc.trajectory.types import Chunk, Finished, Header, Label, Model, Source, State, Trajectory, entropies_of
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.run_ahead import RunAheadGate
@@ -62,7 +64,7 @@ class Sessions:
         pair: WorkerPair,
         store: TrajectoryStore,
         lease: Lease,
-        heads: Heads,
+        heads: StoredHeads,
         observers: Observers,
     ) -> None:
         self._settings = settings
@@ -75,7 +77,8 @@ class Sessions:
         gate = RunAheadGate(
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
         )
-        self._preparation = Preparation(settings, pair, heads)
+        self._preparation = Preparation(settings, pair, heads, lambda: self.observer.price(self._load))
+        self.observing = Observing(self._preparation, store)
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}
         self._num_beginning = 0  # answers that will be running soon
@@ -87,12 +90,16 @@ class Sessions:
     def num_running(self) -> int:
         return len(self._running)
 
+    @property
+    def _load(self) -> int:
+        """Counts the answers that are being written or about to be."""
+        return len(self._running) + self._num_beginning
+
     async def begin(self, question: Question, started: float) -> AnswerLog:
         """Starts an answer to a request that came at `started`. Raises RstitchError for anything in the way."""
         self._check_open()
-        num = len(self._running) + self._num_beginning
-        if num >= self._settings.max_running:
-            raise refusals.too_many_answers(num, self._settings.max_running)
+        if self._load >= self._settings.max_running:
+            raise refusals.too_many_answers(self._load, self._settings.max_running)
         self._num_beginning += 1
         try:
             return await self._begin(question, started)
@@ -108,10 +115,9 @@ class Sessions:
             trace = begin_trace(self._telemetry)
             try:
                 policy, head = await self._preparation.settle_policy(question.policy, session_id)
-                load = len(self._running) + self._num_beginning
                 is_bounded = question.budget != NO_BUDGET
                 policy, guard_reason = self.observer.choose_policy(
-                    policy, question.guard, load, session_id, is_bounded=is_bounded
+                    policy, question.guard, self._load, session_id, is_bounded=is_bounded
                 )
                 decided = replace(question, policy=policy)
                 begin = partial(self._try_begin, session_id, decided, head, guard_reason, trace, started)
@@ -140,8 +146,18 @@ class Sessions:
             raise refusals.unknown_session(session_id)
         return trajectory
 
-    async def page(self, num: int, before: tuple[int, str] | None) -> tuple[list[Header], tuple[int, str] | None]:
-        return await self._store.page(num, before)
+    async def page(
+        self, num: int, before: tuple[int, str] | None, *, labelled: bool
+    ) -> tuple[list[Header], tuple[int, str] | None]:
+        return await self._store.page(num, before, labelled=labelled)
+
+    async def label(self, session_id: str, label: Label | None) -> None:
+        """Says whether the last answer was right; None takes that back. Raises RstitchError unless it is finished."""
+        state = await self._store.label(session_id, label)
+        if state is None:
+            raise refusals.unknown_session(session_id)
+        if state is not State.FINISHED:
+            raise refusals.not_finished(session_id, state)
 
     async def delete(self, session_id: str) -> None:
         """Stops and forgets a session, here, in the store and on the workers. Raises RstitchError (NOT_FOUND)."""

@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf import timestamp_pb2
 
 from router_svc.answers.events import Event, Switched, context_of
+from router_svc.answers.observing import Observed
 from router_svc.observers.guard import GuardState
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET, Budget
@@ -56,6 +57,16 @@ def encode_consultation(value: Consultation) -> common_pb2.Consultation:
     return common_pb2.Consultation(**{name: getattr(value, name) for name in Consultation.__slots__})
 
 
+def encode_observed(value: Observed) -> router_pb2.ObserveAnswerResponse:
+    """Some positions of an answer that is observed; a token that is nobody's has an unspecified writer."""
+    return router_pb2.ObserveAnswerResponse(
+        consultations=map(encode_consultation, value.consultations),
+        tokens=value.tokens,
+        writers=[common_pb2.MODEL_UNSPECIFIED if who is None else encode_model(who) for who in value.writers],
+        num_positions=value.num_positions,
+    )
+
+
 def encode_trajectory(
     header: Header,
     chunks: Sequence[Chunk] = (),
@@ -82,6 +93,7 @@ def encode_trajectory(
         updated=_encode_timestamp(header.updated_ms),
         early_exit=encode_early_exit(settings.early_exit) if settings.early_exit is not None else None,
         budget=encode_budget(settings.budget) if settings.budget != NO_BUDGET else None,
+        label=f"LABEL_{header.label.name}" if header.label is not None else None,
     )
 
 
@@ -91,7 +103,7 @@ def encode_guard(state: GuardState, on: bool) -> router_pb2.GuardStatus:
 
 
 def encode_heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
-    """The heads of the router's folder, also those that cannot be asked for, which say why."""
+    """The heads of store and folder, also those that cannot be asked for, which say why."""
     return [router_pb2.HeadStatus(**asdict(state)) for state in states]
 
 
@@ -173,8 +185,7 @@ def encode_policy(value: Policy) -> router_pb2.Policy:
 
 
 def _encode_learned(value: Learned) -> router_pb2.Learned:
-    # A price of 1 says nothing, unless the load might have made it another.
-    price = value.price if value.price_by_load or value.price != 1.0 else None
+    price = value.price if value.price != 1.0 else None  # a price of 1 says nothing
     return router_pb2.Learned(
         name=value.head,
         tau=value.tau,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,10 +19,17 @@ from router_svc.answers.preparation import is_kept_in
 from router_svc.answers.sessions import Sessions
 from router_svc.api import messages
 from router_svc.api.profiles import Profiles
-from router_svc.api.validation import check_session_id, encode_page_token, parse_page, parse_reattach
+from router_svc.api.validation import (
+    check_session_id,
+    encode_page_token,
+    parse_label,
+    parse_observed,
+    parse_page,
+    parse_reattach,
+)
 from router_svc.policies.answer_settings import AnswerSettings
-from router_svc.policies.heads import Heads
 from router_svc.policies.kinds import KINDS
+from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.types import Model
@@ -38,8 +46,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Serves the contract of router.proto.
 
     Each method goes the same way: the request is parsed, which refuses what can be refused without looking anywhere;
-    then `Sessions` or `Profiles` does what is asked; then their values become messages. Errors are raised, and the
-    server turns them into a status.
+    then `Sessions`, `Profiles` or `StoredHeads` does what is asked; then their values become messages. Errors are
+    raised, and the server turns them into a status.
     """
 
     settings: RouterSettings
@@ -47,7 +55,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     sessions: Sessions
     lease: Lease
     profiles: Profiles
-    heads: Heads
+    heads: StoredHeads
     detail: str = ""  # what the start still waits for beside the workers
 
     async def Generate(
@@ -111,11 +119,17 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.ListTrajectoriesRequest, context: Any
     ) -> router_pb2.ListTrajectoriesResponse:
         num, before = parse_page(request, self.settings.max_list)
-        headers, ended = await self.sessions.page(num, before)
+        headers, ended = await self.sessions.page(num, before, labelled=request.labelled)
         return router_pb2.ListTrajectoriesResponse(
             trajectories=[messages.encode_trajectory(header) for header in headers],
             next_page_token=encode_page_token(ended),
         )
+
+    async def LabelTrajectory(
+        self, request: router_pb2.LabelTrajectoryRequest, context: Any
+    ) -> router_pb2.LabelTrajectoryResponse:
+        await self.sessions.label(check_session_id(request.session_id), parse_label(request.label))
+        return router_pb2.LabelTrajectoryResponse()
 
     async def DeleteTrajectory(
         self, request: router_pb2.DeleteTrajectoryRequest, context: Any
@@ -123,6 +137,15 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         """Stops the answer that is being written in the session, then forgets the session everywhere."""
         await _run_to_end(self.sessions.delete(check_session_id(request.session_id)))
         return router_pb2.DeleteTrajectoryResponse()
+
+    async def ObserveAnswer(
+        self, request: router_pb2.ObserveAnswerRequest, context: Any
+    ) -> AsyncIterator[router_pb2.ObserveAnswerResponse]:
+        """Streams what the SLM would have thought along an answer; a call that is cancelled ends the worker's."""
+        asked, tau = parse_observed(request)
+        async with aclosing(self.sessions.observing.observe(asked, tau)) as found:
+            async for observed in found:
+                yield messages.encode_observed(observed)
 
     async def PutProfile(self, request: router_pb2.PutProfileRequest, context: Any) -> router_pb2.PutProfileResponse:
         return router_pb2.PutProfileResponse(profile=await self.profiles.put(request.profile))
@@ -139,6 +162,21 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         await self.profiles.delete(request.name)
         return router_pb2.DeleteProfileResponse()
 
+    async def StoreHead(self, request: router_pb2.StoreHeadRequest, context: Any) -> router_pb2.StoreHeadResponse:
+        """Keeps a head where all routers find it; answers that have begun are not touched."""
+        active, ttl_s, description = not request.inactive, request.ttl_s, request.description
+        put = self.heads.put(request.name, request.data, active=active, ttl_s=ttl_s, description=description)
+        return router_pb2.StoreHeadResponse(full_name=await put)
+
+    async def ActivateHead(
+        self, request: router_pb2.ActivateHeadRequest, context: Any
+    ) -> router_pb2.ActivateHeadResponse:
+        return router_pb2.ActivateHeadResponse(full_name=await self.heads.activate(request.name, request.version))
+
+    async def DeleteHead(self, request: router_pb2.DeleteHeadRequest, context: Any) -> router_pb2.DeleteHeadResponse:
+        await self.heads.delete(request.name)
+        return router_pb2.DeleteHeadResponse()
+
     async def GetStatus(self, request: router_pb2.GetStatusRequest, context: Any) -> router_pb2.GetStatusResponse:
         """Says whether the router is ready, and why not. It answers at any time, also while nothing else does."""
         return router_pb2.GetStatusResponse(
@@ -150,7 +188,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             num_running=self.sessions.num_running,
             version=__version__,
             guard=messages.encode_guard(self.sessions.observer.guard_state(), self.sessions.observer.is_on),
-            heads=messages.encode_heads(await asyncio.to_thread(self.heads.states)),
+            heads=messages.encode_heads(await self.heads.states()),
             vocabularies=self.pair.told,
         )
 

@@ -1,4 +1,4 @@
-"""The heads of the policy `learned`, by name: files of a folder, looked at anew for each answer, or of the hub.
+"""The heads of the policy `learned` in files, by name: of a folder, looked at anew for each answer, or of the hub.
 
     NAME/head.safetensors           asked for as NAME, or as NAME@VERSION while it is of that version
     NAME@VERSION/head.safetensors   one that was replaced, kept for answers that began with it
@@ -10,7 +10,7 @@ file's content, so that an answer goes on with exactly the head that it began wi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +18,10 @@ from typing import Protocol
 import grpc
 
 from rstitch.errors import RstitchError, invalid
-from rstitch.service.head import Head, HeadFileError, version_of
+from rstitch.service.head import Head, HeadFacts, HeadFileError, version_of
 
 FILE = "head.safetensors"
-_FIELD = "policy.learned.name"
+FIELD = "policy.learned.name"
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 # With its version a name is one that a worker takes (PutHeadRequest.name).
 _NAME = re.compile(rf"(?=[^@]{{1,96}}(?:@|$))({_PART}(?:/{_PART})?)(?:@([0-9a-f]{{1,64}}))?")
@@ -42,12 +42,19 @@ class NamedHead:
 
 @dataclass(frozen=True, slots=True)
 class HeadState:
-    """What GetStatus says of a head in the folder; `detail` says why it cannot be asked for, "" if it can."""
+    """What GetStatus says of a head; `detail` says why it cannot be asked for, "" if it can.
+
+    `active` if this version is what its name stands for, `stored` if the store has it and not the folder.
+    """
 
     name: str
     version: str
     tau: float
     detail: str
+    features: tuple[str, ...] = ()
+    active: bool = False
+    description: str = ""
+    stored: bool = False
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -55,7 +62,7 @@ def split_name(name: str) -> tuple[str, str | None]:
     match = _NAME.fullmatch(name)
     if match is None:
         raise invalid(
-            _FIELD,
+            FIELD,
             "it is empty." if not name else f"{name[:200]!r} names no head.",
             "Send NAME, NAME@VERSION, or the id of a repository on the hub; GetStatus lists the heads.",
         )
@@ -71,6 +78,14 @@ class Reader(Protocol):
 
     @property
     def fingerprint(self) -> str: ...
+
+
+def check_fit(name: str, facts: HeadFacts, slm: Reader | None, field: str = FIELD) -> None:
+    """Raises RstitchError (FAILED_PRECONDITION), naming the field, for a head that does not fit the SLM."""
+    if slm is not None and (misfit := facts.misfit(slm.hidden_size, slm.fingerprint)):
+        what = f"the head {name} does not fit the SLM: {misfit}."
+        remedy = "Take a head that was trained for this pair; GetStatus lists the heads."
+        raise _error(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_MISFIT", what, remedy, field)
 
 
 class Heads:
@@ -94,27 +109,28 @@ class Heads:
         found = self._find(plain, version)
         if found is None:
             raise self._unknown(plain, version)
-        slm = self._slm()
-        if slm is not None and (misfit := found.misfit(slm.hidden_size, slm.fingerprint)):
-            what = f"the head {name} does not fit the SLM: {misfit}."
-            remedy = "Name a head that was trained for this pair; GetStatus lists the heads."
-            raise _error(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_MISFIT", what, remedy)
+        check_fit(name, found.facts, self._slm())
         return NamedHead(plain, found)
 
-    def states(self) -> list[HeadState]:
-        """All heads of the folder, sorted by name, also those that cannot be asked for."""
+    def states(self, elsewhere: Container[str] = ()) -> list[HeadState]:
+        """All heads of the folder, sorted by name, also those that cannot be asked for.
+
+        A name that stands for a head `elsewhere`, or one with a version, stands for none of them.
+        """
         slm = self._slm()
         states: list[HeadState] = []
         for path in sorted(self._folder.glob(f"*/{FILE}") if self._folder is not None else ()):
             name = path.parent.name
+            active = "@" not in name and name not in elsewhere
             try:
                 head = self._load(path)
             except RstitchError as error:
-                states.append(HeadState(name, "", 0.0, error.message))
+                states.append(HeadState(name, "", 0.0, error.message, active=active))
                 continue
             if head is not None:
-                detail = head.misfit(slm.hidden_size, slm.fingerprint) if slm is not None else ""
-                states.append(HeadState(name, head.version, head.facts.tau, detail))
+                facts = head.facts
+                detail = facts.misfit(slm.hidden_size, slm.fingerprint) if slm is not None else ""
+                states.append(HeadState(name, head.version, facts.tau, detail, facts.features, active))
         return states
 
     def _find(self, name: str, version: str | None) -> Head | None:
@@ -173,5 +189,5 @@ class Heads:
         return _error(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", f"{what} {where}.", remedy)
 
 
-def _error(code: grpc.StatusCode, reason: str, what: str, remedy: str) -> RstitchError:
-    return RstitchError(code, reason, what, field=_FIELD, remedy=remedy)
+def _error(code: grpc.StatusCode, reason: str, what: str, remedy: str, field: str = FIELD) -> RstitchError:
+    return RstitchError(code, reason, what, field=field, remedy=remedy)

@@ -18,6 +18,7 @@ from router_svc.trajectory.types import (
     Chunk,
     FinishReason,
     Header,
+    Label,
     ModelPrompt,
     PromptNotes,
     Source,
@@ -103,4 +104,5 @@ def decode_header(session_id: str, fields: dict[bytes, bytes]) -> Header:
         finish=FinishReason(int(fields[b"finish"])) if fields[b"finish"] else None,
         created_ms=int(fields[b"created"]),
         updated_ms=int(fields[b"updated"]),
+        label=Label(fields[b"label"].decode()) if b"label" in fields else None,
     )

@@ -1,6 +1,6 @@
 -- Makes this router the owner of a trajectory: a new one, the next answer of a known one, or one that lost its router.
 -- Follows entries.lua.
--- KEYS: trajectory hash, chunk stream, index, own router key.
+-- KEYS: trajectory hash, chunk stream, index, own router key, index of those with a label.
 -- ARGV: 1 expected epoch ("0": must not exist), 2 expected length, 3 new length, 4 settings, 5 usage, 6 router id,
 --       7 now ms, 8 ttl ms, 9 session id, 10 router key prefix, 11... entries.
 -- Returns {"OK", epoch}, {"CHANGED"} if it is not as expected, {"OWNED", ms of its owner's lease left} if it is being
@@ -34,6 +34,10 @@ end
 add_entries(KEYS[2], 11, #ARGV)
 redis.call("HSET", KEYS[1], "epoch", epoch, "length", ARGV[3], "state", "running", "finish", "", "owner", ARGV[6],
   "settings", ARGV[4], "usage", ARGV[5], "updated", ARGV[7])
+-- A label is of the answer before, which was finished.
+redis.call("HDEL", KEYS[1], "label")
+redis.call("ZREM", KEYS[5], ARGV[9])
 touch(KEYS[1], KEYS[2], KEYS[3], ARGV[9], ARGV[7], ARGV[8])
 tidy(KEYS[3], ARGV[7], ARGV[8])
+tidy(KEYS[5], ARGV[7], ARGV[8])
 return {"OK", epoch}

@@ -1,4 +1,4 @@
--- What both scripts share; put before them.
+-- What claim.lua and append.lua share; put before each script.
 -- Redis runs a script as one step, but does not undo what it wrote before an error: each checks all before it writes.
 
 -- Each entry is nine arguments: source, position, tokens, entropies, switch reason, switch entropy, uncertainties (the

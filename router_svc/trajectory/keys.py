@@ -10,8 +10,15 @@ _PREFIX = "rstitch"
 # Sorted set of session ids by the Unix time in ms at which they last grew: pages of the listing are read from it, as a
 # scan over all keys would stop Redis for everybody. It outlives the trajectories that it names until a claim tidies it.
 INDEX = f"{_PREFIX}:trajectories"
+# The same of those whose last answer has a label: few among many, and to page through them reads no others.
+LABELLED = f"{_PREFIX}:labelled"
 # Hash of profiles as JSON by name: few and small, so that one command reads them all. They do not expire.
 PROFILES = f"{_PREFIX}:profiles"
+# Sorted set of the heads NAME@VERSION by the Unix time in ms at which they were last put, so that they can be listed.
+HEADS = f"{_PREFIX}:heads"
+# Hash of a name (which version it stands for) or of NAME@VERSION (the head; it may expire). heads.lua gets the prefix,
+# because only there it turns out which versions a name has.
+HEAD_PREFIX = f"{_PREFIX}:head:"
 # String that exists while the router of that id lives: its owner renews it, and its expiry is the lease. claim.lua gets
 # the prefix, because only there it turns out which router owns the trajectory.
 ROUTER_PREFIX = f"{_PREFIX}:router:"
@@ -30,3 +37,8 @@ def chunks(session_id: str) -> str:
 def router(router_id: str) -> str:
     """String that says, while it exists, that this router lives."""
     return f"{ROUTER_PREFIX}{router_id}"
+
+
+def head(full_name: str) -> str:
+    """Hash of a head NAME@VERSION: its data and what is said of it, which expire together."""
+    return f"{HEAD_PREFIX}{full_name}"

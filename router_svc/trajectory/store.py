@@ -1,12 +1,13 @@
 """Trajectories in Redis, which are the truth: what is not stored was not written. It knows neither models nor wire.
 
-A trajectory changes only through one of two Lua scripts. Redis runs nothing else while it runs a script, so that
+A trajectory changes only through one of three Lua scripts. Redis runs nothing else while it runs a script, so that
 between reading the header and writing the chunks nobody can come, and a reader finds both as they were at one moment.
 
     claim.lua    who writes from now on   expects epoch and length as they were read   sets owner, epoch and RUNNING
     append.lua   what was written         expects its own epoch and its last length    adds chunks, sets length, state
+    label.lua    whether it was right     expects a finished answer                    sets label, which a claim drops
 
-The two expected numbers are the fence. The epoch shuts out a router that lost the session and does not know it yet: the
+Epoch and length are the fence. The epoch shuts out a router that lost the session and does not know it yet: the
 claim by another has raised it. The length makes a call that comes twice, because the reply to the first was lost, do
 nothing the second time, and shows what a Redis that crashed has forgotten.
 
@@ -29,7 +30,7 @@ from router_svc.trajectory.answer_record import decode_chunk, decode_header, enc
 from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
 from router_svc.trajectory.group_commit import GroupCommit
 from router_svc.trajectory.redis_link import RedisLink, script_error
-from router_svc.trajectory.types import Chunk, FinishReason, Header, State, Trajectory
+from router_svc.trajectory.types import Chunk, FinishReason, Header, Label, State, Trajectory
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
 
@@ -75,6 +76,7 @@ class TrajectoryStore:
         self._append = self._link.script(_script("append.lua"))
         self._commit = GroupCommit(self._append_all, _MAX_APPENDS)
         self._claim = self._link.redis.register_script(_script("claim.lua"))
+        self._label = self._link.redis.register_script(_script("label.lua"))
 
     async def close(self) -> None:
         await self._append.close()
@@ -123,9 +125,16 @@ class TrajectoryStore:
         Returns None if the trajectory is not as in `before` any more (without it: if there is one): read it again.
         """
         length = before.length if before else 0
+        names = [
+            keys.trajectory(session_id),
+            keys.chunks(session_id),
+            keys.INDEX,
+            keys.router(router_id),
+            keys.LABELLED,
+        ]
         reply = await self._link.call(
             lambda: self._claim(
-                keys=[keys.trajectory(session_id), keys.chunks(session_id), keys.INDEX, keys.router(router_id)],
+                keys=names,
                 args=[
                     before.epoch if before else 0,
                     length,
@@ -198,6 +207,20 @@ class TrajectoryStore:
             return [[b"OK"]] * len(appends)
         return [script_error(reply[1].decode()) if reply[0] == b"ERROR" else reply for reply in replies]
 
+    async def label(self, session_id: str, label: Label | None) -> State | None:
+        """Labels the last answer if it is finished, or takes its label back; its time of change and expiry stay.
+
+        Returns the state that it found: any but FINISHED, or None where there is no such trajectory, changed nothing.
+        """
+        names, args = [keys.trajectory(session_id), keys.LABELLED], [session_id, label.value if label else ""]
+        reply = await self._link.call(lambda: self._label(keys=names, args=args))
+        match reply[0]:
+            case b"OK":
+                return State.FINISHED
+            case b"STATE":
+                return State(reply[1].decode())
+        return None
+
     async def delete(self, session_id: str) -> bool:
         """Forgets a trajectory and says whether there was one. A router that writes it finds out at its next append."""
 
@@ -205,38 +228,42 @@ class TrajectoryStore:
             async with self._link.redis.pipeline(transaction=True) as pipe:
                 pipe.delete(keys.trajectory(session_id), keys.chunks(session_id))
                 pipe.zrem(keys.INDEX, session_id)
+                pipe.zrem(keys.LABELLED, session_id)
                 counts: list[int] = await pipe.execute()
                 return counts
 
         return any(await self._link.call(drop))
 
-    async def page(self, num: int, before: Cursor | None) -> tuple[list[Header], Cursor | None]:
+    async def page(
+        self, num: int, before: Cursor | None, *, labelled: bool = False
+    ) -> tuple[list[Header], Cursor | None]:
         """One page of up to `num` headers, the trajectories that changed last first, and where it ended.
 
-        The next page begins there; None: there is none.
+        The next page begins there; None: there is none. With `labelled` there are only those that have a label.
         """
         found: list[Header] = []
+        index = keys.LABELLED if labelled else keys.INDEX
         while True:
             # One more than there is room for tells whether another page follows.
-            entries = await self._entries_after(before, num - len(found) + 1)
+            entries = await self._entries_after(index, before, num - len(found) + 1)
             for entry in entries:
                 if len(found) == num:
                     return found, before
                 before = entry
                 header = await self.header(entry[1])
                 # Redis drops expired hashes by itself, but their names stay in the index until the next claim tidies
-                # it.
-                if header is not None:
+                # it. A label may have been taken back since the entry was read.
+                if header is not None and (header.label is not None or not labelled):
                     found.append(header)
             if not entries:
                 return found, None
 
-    async def _entries_after(self, before: Cursor | None, num: int) -> list[Cursor]:
+    async def _entries_after(self, index: str, before: Cursor | None, num: int) -> list[Cursor]:
         """Up to `num` of the index's entries that follow `before`, in order; none at its end."""
         top = before[0] if before else "+inf"
         skip = 0
         while True:
-            args = (keys.INDEX, top, "-inf", "WITHSCORES", "LIMIT", skip, num)
+            args = (index, top, "-inf", "WITHSCORES", "LIMIT", skip, num)
             flat: list[bytes] = await self._link.command("ZREVRANGEBYSCORE", *args)
             entries = [(int(score), name.decode()) for name, score in zip(flat[::2], flat[1::2], strict=True)]
             # Redis can begin at a score, not at an entry. Of equal scores the greater id comes first, so tuples compare
@@ -260,7 +287,7 @@ class TrajectoryStore:
 
 
 def _script(name: str) -> str:
-    """The text of a script, behind the functions that both share: Redis has no modules."""
+    """The text of a script, behind the functions that two of them share: Redis has no modules."""
     folder = resources.files("router_svc.trajectory")
     return (folder / "entries.lua").read_text() + (folder / name).read_text()
 

@@ -95,6 +95,13 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class Label(StrEnum):
+    """What somebody said of a finished answer."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelPrompt:
     """A prompt as one model reads it, in its own ids.
@@ -248,6 +255,7 @@ class Header:
     finish: FinishReason | None
     created_ms: int  # Unix time
     updated_ms: int  # Unix time
+    label: Label | None = None  # of the last answer
 
     @property
     def finished(self) -> Finished | None:

@@ -1,8 +1,9 @@
-"""`rstitch trajectory ls | show | rm`: the trajectories that a router keeps."""
+"""`rstitch trajectory ls | show | label | rm`: the trajectories that a router keeps."""
 
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,9 +11,11 @@ from rich.table import Table
 
 from rstitch.cli import render
 from rstitch.cli.common import Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.cli.labels import label_all, parse_label
 from rstitch.cli.policies import policy_text
 from rstitch.client.sync import Client
-from rstitch.client.types import Source, Trajectory
+from rstitch.client.types import Label, Source, Trajectory
+from rstitch.errors import invalid
 from rstitch.limits import ROUTER_ADDRESS
 
 app = typer.Typer(no_args_is_help=True, help="The trajectories that a router keeps.")
@@ -25,25 +28,27 @@ Session = Annotated[str, typer.Argument(help="Id of the session.")]
 def ls(
     router: Router = ROUTER_ADDRESS,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    labelled: Annotated[bool, typer.Option("--labelled", help="Only those whose last answer has a label.")] = False,
     json: Json = False,
 ) -> None:
     """Lists the trajectories that are kept, newest first."""
     with Client(router) as client:
-        found = list(islice(client.trajectories(page_size=min(limit, 1000)), limit))
+        found = list(islice(client.trajectories(min(limit, 1000), labelled=labelled), limit))
     if json:
         for trajectory in found:
             print_json(_plain(trajectory))
         return
     if not found:
-        typer.echo("no trajectories yet")
+        typer.echo("no trajectory has a label yet" if labelled else "no trajectories yet")
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("session", "state", "tokens", "LLM share", "policy", "updated"):
+    for name in ("session", "state", "tokens", "LLM share", "policy", "updated", "label"):
         table.add_column(name, justify="right" if name in ("tokens", "LLM share") else "left")
     for t in found:
         share = render.share(t.finished.usage) if t.finished else ""
         policy = policy_text(t.policy)
-        table.add_row(t.session_id, t.state.value, str(t.length), share, policy, f"{t.updated.astimezone():%F %T}")
+        updated = f"{t.updated.astimezone():%F %T}"
+        table.add_row(t.session_id, t.state.value, str(t.length), share, policy, updated, _label_text(t))
     print_whole(out(), table)
 
 
@@ -56,10 +61,10 @@ def show(session: Session, router: Router = ROUTER_ADDRESS, json: Json = False) 
     if json:
         print_json(_plain(trajectory))
         return
-    console = out()
+    console, label = out(), _label_text(trajectory)
     console.print(
         f"session {trajectory.session_id}: {trajectory.state.value}, {trajectory.length} tokens, "
-        f"policy {policy_text(trajectory.policy)}, epoch {trajectory.epoch}\n",
+        f"policy {policy_text(trajectory.policy)}, epoch {trajectory.epoch}{label and f', label {label}'}\n",
         style="dim",
         soft_wrap=True,
     )
@@ -78,6 +83,29 @@ def show(session: Session, router: Router = ROUTER_ADDRESS, json: Json = False) 
         console.print(render.usage_table(trajectory.finished))
 
 
+@app.command("label")
+@command
+def label(
+    session: Annotated[str | None, typer.Argument(help="Id of the session.")] = None,
+    word: Annotated[str | None, typer.Argument(metavar="[right|wrong|none]", help="Whether it was right.")] = None,
+    router: Router = ROUTER_ADDRESS,
+    file: Annotated[
+        Path | None, typer.Option(help='Labels many: lines of {"session_id": ..., "label": "right"}.')
+    ] = None,
+) -> None:
+    """Says whether a session's last answer, which must be finished, was right; none takes that back."""
+    with Client(router) as client:
+        if file is not None:
+            if session is not None:
+                raise invalid("--file", "there is a session, too.", "Give a session and its label, or --file.")
+            label_all(client, file)
+            return
+        if session is None or word is None:
+            raise invalid("label", "a session and its label are needed.", "Write ID right, ID wrong, or --file FILE.")
+        client.label_trajectory(session, parse_label(word))
+    typer.echo(f"labelled {session}: {word}")
+
+
 @app.command("rm")
 @command
 def rm(
@@ -88,6 +116,10 @@ def rm(
         for session in sessions:
             client.delete_trajectory(session)
             typer.echo(f"removed {session}")
+
+
+def _label_text(trajectory: Trajectory) -> str:
+    return "" if trajectory.label is Label.UNSPECIFIED else trajectory.label.value
 
 
 def _plain(trajectory: Trajectory) -> dict[str, object]:

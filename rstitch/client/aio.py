@@ -12,9 +12,9 @@ from typing import Any, Self, Unpack
 import grpc
 
 from rstitch.client import common, messages
-from rstitch.client.events import Answer, Event, Finished
+from rstitch.client.events import Answer, Event, Finished, Observation
 from rstitch.client.policies import KeptProfile
-from rstitch.client.question import Question
+from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.status import Status, Trajectory
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
@@ -58,9 +58,9 @@ class AsyncClient(common.Connection):
         reply = await self._call("GetTrajectory", request)
         return messages.trajectory(reply.trajectory)
 
-    async def trajectories(self, page_size: int = 0) -> AsyncIterator[Trajectory]:
-        """Yields all trajectories without their segments, newest first; they are fetched page by page."""
-        request = router_pb2.ListTrajectoriesRequest(page_size=page_size)
+    async def trajectories(self, page_size: int = 0, *, labelled: bool = False) -> AsyncIterator[Trajectory]:
+        """Yields all trajectories, or those with a label, without segments, newest first; they are fetched by pages."""
+        request = router_pb2.ListTrajectoriesRequest(page_size=page_size, labelled=labelled)
         while True:
             reply = await self._call("ListTrajectories", request)
             for m in reply.trajectories:
@@ -68,6 +68,24 @@ class AsyncClient(common.Connection):
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
+
+    async def label_trajectory(self, session_id: str, right: bool | None) -> None:
+        """Says whether a session's last answer, which must be finished, was right; None takes that back."""
+        await self._call("LabelTrajectory", messages.label_request(session_id, right))
+
+    def observe_answer(
+        self,
+        *,
+        tau: float,
+        session_id: str = "",
+        chat: ChatInput | None = None,
+        text: str | None = None,
+        timeout_s: float | None = None,
+        **template: Unpack[TemplateArguments],
+    ) -> AsyncIterator[Observation]:
+        """Yields what the SLM would have thought along an answer; see `Client.observe_answer`."""
+        request = messages.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
+        return self._observations(request, timeout_s)
 
     async def delete_trajectory(self, session_id: str) -> None:
         """Forgets a trajectory; stops it first if it is still being written."""
@@ -85,6 +103,28 @@ class AsyncClient(common.Connection):
     async def delete_profile(self, name: str) -> None:
         """Forgets a profile; answers that were begun with it are not touched."""
         await self._call("DeleteProfile", router_pb2.DeleteProfileRequest(name=name))
+
+    async def store_head(
+        self, name: str, data: bytes, *, active: bool = True, ttl_s: int = 0, description: str = ""
+    ) -> str:
+        """Keeps a head where all routers find it, and returns NAME@VERSION; ask with `policy=Learned(name)`.
+
+        `data` is the content of a head's file. An `active` one is what its name stands for from the next answer on. It
+        is forgotten after `ttl_s` seconds; 0: never.
+        """
+        request = messages.store_head_request(name, data, active, ttl_s, description)
+        full_name: str = (await self._call("StoreHead", request)).full_name
+        return full_name
+
+    async def activate_head(self, name: str, version: str = "") -> str:
+        """Lets a head's name stand for another version, "" for the one before, and returns NAME@VERSION."""
+        request = router_pb2.ActivateHeadRequest(name=name, version=version)
+        full_name: str = (await self._call("ActivateHead", request)).full_name
+        return full_name
+
+    async def delete_head(self, name: str) -> None:
+        """Forgets NAME with all its versions, or NAME@VERSION, which must not be what NAME stands for."""
+        await self._call("DeleteHead", router_pb2.DeleteHeadRequest(name=name))
 
     async def status(self, *, timeout_s: float | None = None) -> Status:
         return messages.status(await self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
@@ -108,6 +148,19 @@ class AsyncClient(common.Connection):
             return await self._begin(method, request, timeout_s or self._timeout_s or common.DEFAULT_UNARY_TIMEOUT_S)
         except grpc.RpcError as error:
             raise self._explained(error) from None
+
+    async def _observations(
+        self, request: router_pb2.ObserveAnswerRequest, timeout_s: float | None
+    ) -> AsyncIterator[Observation]:
+        call = self._begin("ObserveAnswer", request, timeout_s or self._timeout_s)
+        try:
+            async for response in call:
+                for observation in messages.observations(response):
+                    yield observation
+        except grpc.RpcError as error:
+            raise self._explained(error) from None
+        finally:
+            call.cancel()
 
     async def _events(self, request: router_pb2.GenerateRequest, timeout_s: float | None) -> AsyncIterator[Event]:
         state = Resumable(request, reconnect_s=self._reconnect_s, timeout_s=timeout_s or self._timeout_s)

@@ -136,10 +136,52 @@ def trajectory(m: router_pb2.Trajectory) -> t.Trajectory:
     return _read(t.Trajectory, m, segments=segments, policy=_policy(m.policy), finished=finished)
 
 
+def observe_request(
+    tau: float,
+    *,
+    session_id: str = "",
+    chat: t.ChatInput | None = None,
+    text: str | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    documents: Sequence[Mapping[str, Any]] = (),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> router_pb2.ObserveAnswerRequest:
+    """Writes which answer is to be observed, a session's or a given one. Raises: InvalidArgument."""
+    request = router_pb2.ObserveAnswerRequest()
+    with _naming("tau"):
+        request.tau = tau
+    if chat is None and text is None and session_id:
+        with _naming("session_id"):
+            request.session_id = session_id
+        return request
+    if chat is None or text is None or session_id:
+        remedy = "Give session_id, or chat and text."
+        raise invalid("answer", "a session is needed, or a chat with the text of its answer.", remedy)
+    template = {"tools": tools, "documents": documents, "chat_template_kwargs": chat_template_kwargs}
+    request.given.chat.CopyFrom(generate_request(chat=chat, **template).chat)  # type: ignore[arg-type]
+    with _naming("text"):
+        request.given.text = text
+    return request
+
+
+def observations(m: router_pb2.ObserveAnswerResponse) -> Iterator[t.Observation]:
+    """Reads some positions of an answer that is observed."""
+    for asked, token, writer in zip(_consultations(m.consultations), m.tokens, m.writers, strict=True):
+        yield t.Observation(asked, token, _enum("Model", writer))
+
+
+def label_request(session_id: str, right: bool | None) -> router_pb2.LabelTrajectoryRequest:
+    """Writes whether an answer was right; None: it has no label any more."""
+    label = t.Label.UNSPECIFIED if right is None else t.Label.RIGHT if right else t.Label.WRONG
+    with _naming("session_id"):
+        return router_pb2.LabelTrajectoryRequest(session_id=session_id, label=f"LABEL_{label.name}")
+
+
 def status(m: router_pb2.GetStatusResponse) -> t.Status:
     """Reads the state of a router and its workers."""
     guard = _read(t.GuardStatus, m.guard, on=m.guard.default_guard == router_pb2.GUARD_ON)
-    return _read(t.Status, m, workers=tuple(_read(t.WorkerStatus, worker) for worker in m.workers), guard=guard)
+    workers = tuple(_read(t.WorkerStatus, worker) for worker in m.workers)
+    return _read(t.Status, m, workers=workers, guard=guard, heads=tuple(_read(t.HeadStatus, head) for head in m.heads))
 
 
 def profile(m: router_pb2.Profile) -> t.KeptProfile:
@@ -163,6 +205,17 @@ def put_profile_request(kept: t.KeptProfile) -> router_pb2.PutProfileRequest:
         description=kept.description,
     )
     return router_pb2.PutProfileRequest(profile=m)
+
+
+def store_head_request(
+    name: str, data: bytes, active: bool, ttl_s: int, description: str
+) -> router_pb2.StoreHeadRequest:
+    """Writes the request to keep a head. Raises: InvalidArgument naming the argument."""
+    request = router_pb2.StoreHeadRequest(inactive=not active)
+    for field, value in (("name", name), ("data", data), ("ttl_s", ttl_s), ("description", description)):
+        with _naming(field):
+            setattr(request, field, value)
+    return request
 
 
 def policy_message(policy: t.Policy) -> router_pb2.Policy:
@@ -247,5 +300,5 @@ def _members(kind: type[StrEnum], wire: Any) -> dict[int, StrEnum]:
 # By the name that an enum has here and on the wire: its members by their number there.
 _MEMBERS = {
     kind.__name__: _members(kind, getattr(common_pb2, kind.__name__, None) or getattr(router_pb2, kind.__name__))
-    for kind in (t.Model, t.Signal, t.SwitchReason, t.FinishReason, t.Source, t.TrajectoryState)
+    for kind in (t.Model, t.Signal, t.SwitchReason, t.FinishReason, t.Source, t.TrajectoryState, t.Label)
 }

@@ -12,7 +12,12 @@ from enum import StrEnum
 from rstitch.client.events import Consultation, Finished, Model, SwitchReason
 from rstitch.client.policies import Policy
 
-__all__ = ["GuardStatus", "Segment", "Source", "Status", "Trajectory", "TrajectoryState", "WorkerStatus"]
+# fmt: off
+__all__ = [
+    "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Trajectory", "TrajectoryState",
+    "WorkerStatus",
+]
+# fmt: on
 
 
 class Source(StrEnum):
@@ -22,6 +27,14 @@ class Source(StrEnum):
     PROMPT = "prompt"
     SLM = "slm"
     LLM = "llm"
+
+
+class Label(StrEnum):
+    """Says whether an answer was right, if somebody said so."""
+
+    UNSPECIFIED = "unspecified"
+    RIGHT = "right"
+    WRONG = "wrong"
 
 
 class TrajectoryState(StrEnum):
@@ -61,6 +74,7 @@ class Trajectory:
     finished: Finished | None
     created: datetime
     updated: datetime
+    label: Label = Label.UNSPECIFIED  # of the last answer
 
     @property
     def text(self) -> str:
@@ -89,6 +103,28 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadStatus:
+    """A head of the policy `learned`; `detail` says why it cannot be asked for, if it cannot.
+
+    `active` if this version is what its name stands for, `stored` if the store has it and not the router's folder.
+    """
+
+    name: str
+    version: str
+    tau: float  # that it was trained with
+    detail: str
+    features: tuple[str, ...]
+    active: bool
+    description: str
+    stored: bool
+
+    @property
+    def full_name(self) -> str:
+        """NAME@VERSION, under which this very head is asked for."""
+        return self.name if "@" in self.name or not self.version else f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
 class GuardStatus:
     """Says what routing costs and saves, as measured; times are in microseconds, 0 where unknown."""
 
@@ -114,3 +150,4 @@ class Status:
     version: str
     guard: GuardStatus = GuardStatus()
     vocabularies: str = ""  # how the two models' were matched, and which ids neither may write
+    heads: tuple[HeadStatus, ...] = ()  # that `Learned` can name

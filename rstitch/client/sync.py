@@ -11,9 +11,9 @@ from typing import Any, Self, Unpack
 import grpc
 
 from rstitch.client import common, messages
-from rstitch.client.events import Answer, Event, Finished
+from rstitch.client.events import Answer, Event, Finished, Observation
 from rstitch.client.policies import KeptProfile
-from rstitch.client.question import Question
+from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.status import Status, Trajectory
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
@@ -62,15 +62,38 @@ class Client(common.Connection):
         reply = self._call("GetTrajectory", request)
         return messages.trajectory(reply.trajectory)
 
-    def trajectories(self, page_size: int = 0) -> Iterator[Trajectory]:
-        """Yields all trajectories without their segments, newest first; they are fetched page by page."""
-        request = router_pb2.ListTrajectoriesRequest(page_size=page_size)
+    def trajectories(self, page_size: int = 0, *, labelled: bool = False) -> Iterator[Trajectory]:
+        """Yields all trajectories, or those with a label, without segments, newest first; they are fetched by pages."""
+        request = router_pb2.ListTrajectoriesRequest(page_size=page_size, labelled=labelled)
         while True:
             reply = self._call("ListTrajectories", request)
             yield from (messages.trajectory(m) for m in reply.trajectories)
             if not reply.next_page_token:
                 return
             request.page_token = reply.next_page_token
+
+    def label_trajectory(self, session_id: str, right: bool | None) -> None:
+        """Says whether a session's last answer, which must be finished, was right; None takes that back."""
+        self._call("LabelTrajectory", messages.label_request(session_id, right))
+
+    def observe_answer(
+        self,
+        *,
+        tau: float,
+        session_id: str = "",
+        chat: ChatInput | None = None,
+        text: str | None = None,
+        timeout_s: float | None = None,
+        **template: Unpack[TemplateArguments],
+    ) -> Iterator[Observation]:
+        """Yields what the SLM would have thought along an answer, where its entropy is over `tau`; below 0: everywhere.
+
+        The answer is a session's last one, which must be finished, or it is given: `text` in reply to `chat`, with the
+        models' stop token behind it. Positions count the trajectory; of a given answer, and where the two models have
+        no ids in common, they count the prompt and the answer in the SLM's ids.
+        """
+        request = messages.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
+        return self._observations(request, timeout_s)
 
     def delete_trajectory(self, session_id: str) -> None:
         """Forgets a trajectory; stops it first if it is still being written."""
@@ -88,6 +111,26 @@ class Client(common.Connection):
     def delete_profile(self, name: str) -> None:
         """Forgets a profile; answers that were begun with it are not touched."""
         self._call("DeleteProfile", router_pb2.DeleteProfileRequest(name=name))
+
+    def store_head(self, name: str, data: bytes, *, active: bool = True, ttl_s: int = 0, description: str = "") -> str:
+        """Keeps a head where all routers find it, and returns NAME@VERSION; ask with `policy=Learned(name)`.
+
+        `data` is the content of a head's file. An `active` one is what its name stands for from the next answer on. It
+        is forgotten after `ttl_s` seconds; 0: never.
+        """
+        request = messages.store_head_request(name, data, active, ttl_s, description)
+        full_name: str = self._call("StoreHead", request).full_name
+        return full_name
+
+    def activate_head(self, name: str, version: str = "") -> str:
+        """Lets a head's name stand for another version, "" for the one before, and returns NAME@VERSION."""
+        request = router_pb2.ActivateHeadRequest(name=name, version=version)
+        full_name: str = self._call("ActivateHead", request).full_name
+        return full_name
+
+    def delete_head(self, name: str) -> None:
+        """Forgets NAME with all its versions, or NAME@VERSION, which must not be what NAME stands for."""
+        self._call("DeleteHead", router_pb2.DeleteHeadRequest(name=name))
 
     def status(self, *, timeout_s: float | None = None) -> Status:
         """Asks whether the router takes questions, what it waits for, and what it can do."""
@@ -112,6 +155,16 @@ class Client(common.Connection):
             return self._begin(method, request, timeout_s or self._timeout_s or common.DEFAULT_UNARY_TIMEOUT_S)
         except grpc.RpcError as error:
             raise self._explained(error) from None
+
+    def _observations(self, request: router_pb2.ObserveAnswerRequest, timeout_s: float | None) -> Iterator[Observation]:
+        call = self._begin("ObserveAnswer", request, timeout_s or self._timeout_s)
+        try:
+            for response in call:
+                yield from messages.observations(response)
+        except grpc.RpcError as error:
+            raise self._explained(error) from None
+        finally:
+            call.cancel()
 
     def _events(self, request: router_pb2.GenerateRequest, timeout_s: float | None) -> Iterator[Event]:
         state = Resumable(request, reconnect_s=self._reconnect_s, timeout_s=timeout_s or self._timeout_s)

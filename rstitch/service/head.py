@@ -53,6 +53,14 @@ class HeadFacts:
     llm: str = ""
     features: tuple[str, ...] = ()  # what it is shown beside hidden state and context length, by names of head_features
 
+    def misfit(self, hidden_size: int, tokenizer_fingerprint: str) -> str:
+        """Says why the head cannot be asked of this SLM's states; "" if it can."""
+        if self.hidden_size != hidden_size:
+            return f"it takes hidden states of {self.hidden_size} numbers, the SLM's have {hidden_size}"
+        if self.tokenizer_fingerprint not in ("", tokenizer_fingerprint):
+            return "it was trained for another tokenizer than the SLM's"
+        return ""
+
 
 class Head:
     """An MLP with ReLU between its layers; immutable.
@@ -154,14 +162,6 @@ class Head:
     def wants_llm(self, hidden_state: bytes, context_length: int, features: Sequence[float] = ()) -> bool:
         """Says whether the LLM shall write the position; takes what `logits` takes."""
         return self.probability(hidden_state, context_length, features) > 0.5
-
-    def misfit(self, hidden_size: int, tokenizer_fingerprint: str) -> str:
-        """Says why it cannot be asked of this SLM's states; "" if it can."""
-        if self.facts.hidden_size != hidden_size:
-            return f"it takes hidden states of {self.facts.hidden_size} numbers, the SLM's have {hidden_size}"
-        if self.facts.tokenizer_fingerprint not in ("", tokenizer_fingerprint):
-            return "it was trained for another tokenizer than the SLM's"
-        return ""
 
 
 def num_inputs(hidden_size: int, *, has_readout: bool, features: Sequence[str] = ()) -> int:

@@ -112,7 +112,7 @@ def test_without_a_hub_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> No
     ("text", "said"),
     [
         ("title = [", "it is no TOML: Invalid value"),
-        (LOCAL.replace('check = "math"', 'check = "luck"'), "check: Input should be"),
+        (LOCAL.replace('check = "math"', 'check = "luck"'), "there is no check 'luck'. Choose"),
         (LOCAL.replace('check = "math"', ""), "a generator brings its own check"),
         (LOCAL.replace('check = "math"', 'check = "code"'), r"table \[code\]"),
         (LOCAL + '[generator]\nproblems = "nothing"\ncheck = "a:b"', "generator.problems"),

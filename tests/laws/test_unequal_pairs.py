@@ -16,15 +16,17 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
+from evals.algorithm.reference import Budget as Bound
 from evals.algorithm.reference import EarlyExit as Rule
 from evals.algorithm.reference import Threshold as Tau
 from evals.renumber.__main__ import renumber
 from evals.renumber.tokens import Renumbering
 from evals.renumber.weights import renumber_model
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer, EarlyExit, Learned, LlmOnly, Message, SlmOnly, Speculative, Threshold
+from rstitch.client.types import Answer, Budget, EarlyExit, Learned, LlmOnly, Message, SlmOnly, Speculative, Threshold
 from rstitch.local.stack import LocalStack
 from tests.support.breaking import interrupted, runs_on
+from tests.support.exploring import Exploring, same, told
 from tests.support.heads import put, random_head
 from tests.support.pairs import VOCAB_SIZE, make_tokenizer, save_model
 from tests.support.renumbered import MappedPair, Prompt
@@ -104,6 +106,7 @@ async def check_chat(client: AsyncClient, pair: MappedPair, heads: Path) -> None
     naive = pair.stitched([prompt], Tau(0.2, wants_llm=wants_llm), TOKENS).written
     assert written(answer) == expected(naive)
     assert answer.finished.usage.num_consultations, "a head that is never asked tests nothing"
+    await check_exploring(client, pair, prompt, heads, asked)
     tokenizer = pair.tokenizer("llm")
     trial = tuple(tokenizer("=>", add_special_tokens=False).input_ids)
     exits = []
@@ -117,6 +120,27 @@ async def check_chat(client: AsyncClient, pair: MappedPair, heads: Path) -> None
         assert (taken and taken.position) == (reference.exited and reference.exited[0])
         assert reference.num_trials
     assert any(exits)
+
+
+async def check_exploring(
+    client: AsyncClient, pair: MappedPair, prompt: Prompt, heads: Path, asked: dict[str, Any]
+) -> None:
+    """Coins are tossed by positions of the trajectory, which are not the SLM's; its context length is its own."""
+    put(heads, "shown", head := random_head(32, seed=5, features=("entropy", "recent", "segment", "spent", "left")))
+    reader = pair.reader("slm", [prompt])
+    for seed, llm_tokens in ((1, None), (2, 6)):
+        rule = Exploring(head, 0.25, reader.hidden_state, len(prompt.llm), seed, price=1.5, llm_tokens=llm_tokens)
+        bound = Bound() if llm_tokens is None else Bound(llm_tokens)
+        naive = pair.stitched([prompt], rule, TOKENS, budget=bound).written
+        answer = await client.answer(
+            policy=Learned("shown", 0.25, explore_seed=seed, price=1.5),
+            budget=None if llm_tokens is None else Budget(llm_tokens),
+            keep_consultations=100,
+            **asked,
+        )
+        assert written(answer) == expected(naive)
+        same(told(answer), rule.consultations)
+        assert {each.to_llm for each in rule.consultations} == {False, True}
 
 
 async def check_killed(

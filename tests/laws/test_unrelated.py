@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from evals.algorithm.reference import Budget as Bound
 from evals.algorithm.reference import Threshold as Tau
 from evals.algorithm.text_reference import TextAnswer, read_by
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Answer, Budget, LlmOnly, SlmOnly, Threshold
+from rstitch.client.types import Answer, Budget, Learned, LlmOnly, SlmOnly, Threshold
 from rstitch.local.stack import LocalStack
 from tests.support.breaking import interrupted, runs_on
-from tests.support.served import check_kept, expected, start_stack, stored_in_redis, written
+from tests.support.exploring import Exploring, same, told
+from tests.support.heads import put, random_head
+from tests.support.served import another_router, check_kept, expected, start_stack, stored_in_redis, written
 from tests.support.unrelated import (
     UnrelatedPair,
     prompts_of,
@@ -135,6 +138,41 @@ async def test_two_turns(stack: LocalStack, client: AsyncClient, pair: Unrelated
 
     lasts = await asyncio.gather(*(ask(text, TAUS[index % len(TAUS)]) for index, text in enumerate(texts(8, 6))))
     assert set(lasts) == {"slm", "llm"}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("where", ["on", "off"])
+async def test_an_exploring_head_decides_between_characters(
+    stack: LocalStack, pair: UnrelatedPair, tmp_path: Path, where: Any
+) -> None:
+    """Coins are tossed by positions of the trajectory; the SLM's context length is that of the text as it reads it."""
+    put(tmp_path, "shown", head := random_head(32, seed=5, features=("entropy", "recent", "segment", "spent", "left")))
+    slm = pair.oracle("slm")
+    asked, decisions = texts(12, 8), set()
+    policy = Learned("shown", 0.3, explore_seed=9)
+    async with another_router(stack, heads=str(tmp_path), head_in_worker=where) as client:
+        answers = await asyncio.gather(
+            *(client.answer(text=text, policy=policy, max_new_tokens=TOKENS, keep_consultations=100) for text in asked)
+        )
+        for text, answer in zip(asked, answers, strict=True):
+            prompts = prompts_of(text)
+            rule = Exploring(
+                head, 0.3, lambda tokens: (slm.hidden_state(tokens), len(tokens)), len(prompts["llm"]), seed=9
+            )
+            reference = pair.in_text(prompts, rule, TOKENS)
+            check(answer, reference)
+            # Within a character nobody hands over, whatever the head says; there a router does not even ask.
+            followed = [
+                each
+                for each in rule.consultations
+                if each.to_llm == (reference.written[each.position - len(prompts["llm"])].model == "llm")
+            ]
+            found = told(answer)
+            positions = {each.position for each in found}
+            same(found, followed if where == "on" else [each for each in followed if each.position in positions])
+            decisions |= {each.to_llm for each in found}
+            await check_kept(stack, client, answer, prompts["llm"])
+    assert decisions == {False, True}
 
 
 def long_prompts(pair: UnrelatedPair, num: int, rule: Rule, num_tokens: int) -> list[tuple[str, TextAnswer]]:

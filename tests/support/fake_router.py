@@ -65,6 +65,10 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
 
     def __init__(self) -> None:
         self.profiles: dict[str, pb.Profile] = {}
+        self.labels: dict[str, int] = {}
+        self.heads: list[pb.HeadStatus] = []
+        self.head_calls: list[Any] = []
+        self.observed: list[pb.ObserveAnswerRequest] = []
         self.before_event: Callable[[int], None] = lambda n: None
         self.answer = script()
         self.questions: list[pb.GenerateRequest] = []
@@ -136,6 +140,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
 
     def ListTrajectories(self, request: pb.ListTrajectoriesRequest, context: Any) -> pb.ListTrajectoriesResponse:
         names, start = sorted(self._sessions), int(request.page_token or 0)
+        names = [name for name in names if self.labels.get(name) or not request.labelled]
         page = names[start : start + (request.page_size or 2)]
         more = start + len(page) < len(names)
         trajectories = [self._trajectory(name) for name in page]
@@ -144,6 +149,34 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         return pb.ListTrajectoriesResponse(
             trajectories=trajectories, next_page_token=str(start + len(page)) if more else ""
         )
+
+    def LabelTrajectory(self, request: pb.LabelTrajectoryRequest, context: Any) -> pb.LabelTrajectoryResponse:
+        if request.session_id == "lost":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "lost by the test")
+        if request.session_id not in self._sessions:
+            error = RstitchError(
+                grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION", f"there is no session {request.session_id}."
+            )
+            context.abort_with_status(to_status(error))
+        self.labels[request.session_id] = request.label
+        return pb.LabelTrajectoryResponse()
+
+    def ObserveAnswer(self, request: pb.ObserveAnswerRequest, context: Any) -> Iterator[pb.ObserveAnswerResponse]:
+        context.add_callback(self.ended.set)
+        self.observed.append(request)
+        if request.session_id == "nobody":
+            error = RstitchError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION", "there is no session nobody.")
+            context.abort_with_status(to_status(error))
+        for part in range(3):
+            self.before_event(next(self._count))
+            asked = [
+                common_pb2.Consultation(
+                    position=5 + part, hidden_state=b"\0<", entropy=0.5, proposal=7, context_length=part
+                )
+            ]
+            writers = [SLM if part else LLM] if request.session_id else [common_pb2.MODEL_UNSPECIFIED]
+            yield pb.ObserveAnswerResponse(consultations=asked, tokens=[part], writers=writers, num_positions=4)
+            yield pb.ObserveAnswerResponse(num_positions=4)
 
     def DeleteTrajectory(self, request: pb.DeleteTrajectoryRequest, context: Any) -> pb.DeleteTrajectoryResponse:
         self._sessions.pop(request.session_id, None)
@@ -159,6 +192,18 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
     def DeleteProfile(self, request: pb.DeleteProfileRequest, context: Any) -> pb.DeleteProfileResponse:
         del self.profiles[request.name]
         return pb.DeleteProfileResponse()
+
+    def StoreHead(self, request: pb.StoreHeadRequest, context: Any) -> pb.StoreHeadResponse:
+        self.head_calls.append(request)
+        return pb.StoreHeadResponse(full_name=f"{request.name}@abc")
+
+    def ActivateHead(self, request: pb.ActivateHeadRequest, context: Any) -> pb.ActivateHeadResponse:
+        self.head_calls.append(request)
+        return pb.ActivateHeadResponse(full_name=f"{request.name}@{request.version or 'before'}")
+
+    def DeleteHead(self, request: pb.DeleteHeadRequest, context: Any) -> pb.DeleteHeadResponse:
+        self.head_calls.append(request)
+        return pb.DeleteHeadResponse()
 
     def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         workers = [
@@ -180,6 +225,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             policies=["threshold", "llm_only"],
             default_tau=0.02,
             version="9",
+            heads=self.heads,
             guard=pb.GuardStatus(reason="routed answers took 0.40x as long.", default_guard=pb.GUARD_OFF),
             vocabularies="3 text tokens under the same spelling; masked: SLM 2 [user]",
         )
@@ -205,6 +251,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             segments=segments,
             policy=pb.Policy(threshold=pb.Threshold(tau=0.02)),
             finished=self.answer[-1].finished,
+            label=self.labels.get(name, 0),  # type: ignore[arg-type]
         )
 
 

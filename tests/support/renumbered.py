@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evals.algorithm.reference import Answer, EarlyExit, Proposal, Rule, stitch
+from evals.algorithm.reference import NO_BUDGET, Answer, Budget, EarlyExit, Proposal, Rule, stitch
 from evals.algorithm.uncached_model import UncachedModel
 from rstitch.service.head import Head
 
@@ -56,10 +56,14 @@ class Reader:
         proposal = self.model.next(self.own(tokens))
         return proposal._replace(token=self.to_answer[proposal.token])
 
+    def hidden_state(self, tokens: Sequence[int]) -> tuple[bytes, int]:
+        """The model's state behind the session as it reads it, and how many tokens that are."""
+        own = self.own(tokens)
+        return self.model.hidden_state(own), len(own)
+
     def wants_llm(self, head: Head, tokens: Sequence[int]) -> bool:
         """What a head says of the session as the model reads it."""
-        own = self.own(tokens)
-        return head.wants_llm(self.model.hidden_state(own), len(own))
+        return head.wants_llm(*self.hidden_state(tokens))
 
 
 @dataclass
@@ -164,6 +168,7 @@ class MappedPair:
         max_new_tokens: int,
         before: Sequence[int] = (),
         early_exit: EarlyExit | None = None,
+        budget: Budget = NO_BUDGET,
     ) -> Answer:
         """Algorithm 1, naively, in the LLM's ids; `before` is what comes before the last of the prompts."""
         return stitch(
@@ -174,6 +179,7 @@ class MappedPair:
             max_new_tokens=max_new_tokens,
             stop_tokens=self.stop_tokens,
             early_exit=early_exit,
+            budget=budget,
         )
 
     def _config(self, role: Role) -> dict[str, Any]:

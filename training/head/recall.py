@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -22,7 +21,8 @@ from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
-from training.head.warm_start import States, unsure_states
+from training.head.chain_states import Chains, chain_states
+from training.head.states import States
 
 CALLS = (0.4, 0.6, 0.8, 1.0, 1.2)  # of the LLM, an answer
 _GATE = 0.01
@@ -30,15 +30,27 @@ _SEED = 1_001  # of the problems; heads are trained with small ones
 _COLUMNS: Columns = {"asked by": "{name}"} | {f"{calls:g} calls": f"{{found[{calls:g}]:.1p}}" for calls in CALLS}
 
 
-def recall(score: Tensor, wrong: Tensor, num_answers: int) -> dict[float, float]:
-    """Share of the wrong tokens among those that are asked about, for each of `CALLS`.
+def share_found(score: Tensor, wrong: Tensor, num_calls: float) -> float:
+    """Computes the share of the wrong tokens among the `num_calls` states with the highest score.
 
     Args:
-        score: [n], one an unsure token; the highest are asked about first.
+        score: [n], one an unsure token.
         wrong: 0 or 1, [n].
     """
-    found = wrong[score.argsort(descending=True)].cumsum(0) / wrong.sum()
-    return {calls: float(found[min(len(found), round(calls * num_answers)) - 1]) for calls in CALLS}
+    called = score.topk(min(len(score), round(num_calls))).indices
+    return float(wrong[called].sum() / wrong.sum())
+
+
+def recall(score: Tensor, wrong: Tensor, num_answers: int) -> dict[float, float]:
+    """Computes the share of the wrong tokens that is found for each of `CALLS`, as `share_found` does."""
+    return {calls: share_found(score, wrong, calls * num_answers) for calls in CALLS}
+
+
+def share_missed(score: Tensor, states: States, num_calls: float) -> float:
+    """Computes the share of answers in which a wrong token is not among the `num_calls` states of highest score."""
+    missed = states.wrong.clone()
+    missed[score.topk(min(len(score), round(num_calls))).indices] = 0
+    return len(states.answers[missed > 0].unique()) / states.num_answers
 
 
 @torch.inference_mode()
@@ -68,8 +80,7 @@ def main() -> int:
     torch.set_num_threads(1)
     files = options.files or [ROOT / "models/heads/tiny/head.safetensors"]
     heads = {f"head {file.parent.name}": Head.from_bytes(file.read_bytes()) for file in files}
-    with tempfile.TemporaryDirectory() as folder:
-        states = unsure_states(options.slm, _GATE, options.num_chains, _SEED, Path(folder) / "states.pt")
+    states = chain_states(Chains(options.slm, "words", _GATE, options.num_chains, _SEED))
     made = rows(options.slm, states, heads, options.num_chains)
     wrong = float(states.wrong.sum()) / options.num_chains
     title = f"% of the SLM's wrong tokens ({wrong:.2f} an answer) found with so many calls of the LLM an answer"

@@ -1,27 +1,23 @@
 """A supervised start for the head (ours, not the paper's): dense labels that cost no rollout.
 
-Reference chains of the train split are put through the SLM. Where its entropy is above tau the label is whether its
-most probable token is not the reference's. That is what the head must know first; what a wrong token costs in the end,
-and what a call of the LLM does, it learns from rewards (`train`).
+Whether the SLM's token is wrong at a place where it is unsure is what a head must know first; what a wrong token costs
+in the end, and what a call of the LLM does, it learns from rewards (`train`). Where states come from it does not know.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
-from evals.tasks.tiny.domains import DOMAINS
 from rstitch.service.head import NUM_TOP
 from training.head.mlp import Policy
-from training.tiny.data import IGNORE, batches
+from training.head.states import States
 
 _BATCH_TOKENS = 4_096
 _BATCH_STATES = 512
@@ -29,58 +25,21 @@ _WEIGHT_DECAY = 1.0
 _WARM_UP = 100
 
 
-@dataclass(frozen=True, slots=True)
-class States:
-    """Unsure states of the SLM: inputs of the head [n, hidden_size + 1], and whether the SLM's token is wrong [n]."""
-
-    inputs: Tensor
-    wrong: Tensor
-
-
-@torch.inference_mode()
-def unsure_states(
-    slm: str, tau: float, num_chains: int, seed: int, cache: Path, on_chains: Callable[[int], None] = lambda n: None
-) -> States:
-    """Of reference chains in the SLM's style.
-
-    Args:
-        cache: a file that keeps them for the next run with the same arguments.
-        on_chains: told how many chains were done, now and then.
-    """
-    made_of = {"slm": slm, "tau": tau, "num_chains": num_chains, "seed": seed}
-    if cache.exists() and (kept := torch.load(cache, weights_only=True))["made_of"] == made_of:
-        on_chains(num_chains)
-        return States(kept["inputs"], kept["wrong"])
-    model = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float32).eval()
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(slm)
-    inputs: list[Tensor] = []
-    wrong: list[Tensor] = []
-    num_done = 0
-    for batch in batches(DOMAINS["words"], tokenizer, "short", seed, _BATCH_TOKENS, mixed=False):
-        rows, columns = (batch.labels != IGNORE).nonzero(as_tuple=True)
-        hidden = model.base_model(input_ids=batch.ids).last_hidden_state[rows, columns]
-        log_p = torch.log_softmax(model.lm_head(hidden)[:, : len(tokenizer)], dim=-1)
-        unsure = -(log_p.exp() * log_p).sum(dim=-1) / math.log(len(tokenizer)) > tau
-        lengths = (columns + 1).float()[:, None]
-        inputs.append(torch.cat([hidden, lengths], dim=1)[unsure])
-        wrong.append((log_p.argmax(dim=-1) != batch.labels[rows, columns])[unsure].float())
-        num_done += len(batch.ids)
-        on_chains(len(batch.ids))
-        if num_done >= num_chains:
-            break
-    states = States(torch.cat(inputs), torch.cat(wrong))
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"made_of": made_of, "inputs": states.inputs, "wrong": states.wrong}, cache)
-    return states
-
-
 @torch.inference_mode()
 def readout_of(slm: str, states: States, num_tokens: int) -> Tensor:
-    """Rows of the SLM's LM head for the tokens that are most often among its first four where it is unsure."""
+    """Gives the rows of the SLM's LM head for the tokens most often among its first four where it is unsure.
+
+    No service tells them: the SLM's files are read, on the CPU.
+
+    Args:
+        slm: folder or hub id.
+    Returns: float32 [num_tokens, hidden_size].
+    Raises: OSError if there is no such model.
+    """
     model = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float32)
     weight: Tensor = model.get_output_embeddings().weight
     counts = torch.zeros(len(weight), dtype=torch.long)
-    for part in states.inputs[:, :-1].split(_BATCH_TOKENS):
+    for part in states.inputs[:, : weight.shape[1]].split(_BATCH_TOKENS):
         counts += torch.bincount((part @ weight.T).topk(NUM_TOP).indices.flatten(), minlength=len(weight))
     most = counts.argsort(descending=True)[:num_tokens]
     return torch.index_select(weight, 0, most)
@@ -90,6 +49,7 @@ def fit(policy: Policy, states: States, epochs: int, lr: float, seed: int, on_ep
     """Trains the difference of the logits to be that of P(wrong).
 
     Args:
+        lr: the highest learning rate: it rises for 100 steps, then falls to nothing.
         on_epoch: told the mean loss of each pass.
     """
     order = np.random.default_rng(seed)

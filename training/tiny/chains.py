@@ -10,10 +10,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from evals.tasks.tiny.domain import Domain, Style
+from evals.tasks.tiny.domain import OPEN, Domain, Style
 from evals.tasks.tiny.splits import P
 
-OPEN = "<think>\n"
 # How a chain mixes: (share of the chains, probability that a line is in the writer's own style).
 MIXTURES: dict[Style, tuple[tuple[float, float], ...]] = {
     "short": ((0.50, 1.0), (0.35, 0.7), (0.15, 0.0)),

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal
 from evals.tasks.tiny.splits import Generator, P
 
 Style = Literal["short", "verbose"]
+OPEN = "<think>\n"  # with which every answer begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,7 @@ class Domain(Generic[P]):
     def lines(self, problem: P, style: Style) -> list[str]:
         """The chain of thought: in both styles as many lines."""
         return [self.line(step, style) for step in problem.steps]
+
+    def solution(self, problem: P, style: Style = "short") -> str:
+        """A whole right answer in one style; that of the SLM is "short"."""
+        return "".join([OPEN, *self.lines(problem, style), self.closing(problem)])

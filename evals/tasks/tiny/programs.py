@@ -44,3 +44,8 @@ program never occurs in training under other names; `check_disjoint` looks for i
     limits="""\
 These statements only, in programs of this size: no functions, no strings, no negative numbers, nothing above 99.""",
 )
+
+
+def solution(problem: Problem) -> str:
+    """A whole right answer, as the SLM writes it."""
+    return PROGRAMS.solution(problem)

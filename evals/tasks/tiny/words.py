@@ -51,3 +51,8 @@ Up to six calculations; no decimals, no negative numbers, nothing above 999. Err
 not of reasoning. A "Check" writes the sum backwards; chains in training are right, so a check never finds a mistake and
 mends none.""",
 )
+
+
+def solution(problem: Problem) -> str:
+    """A whole right answer, as the SLM writes it."""
+    return WORDS.solution(problem)

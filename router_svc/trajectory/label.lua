@@ -1,0 +1,20 @@
+-- Says whether a trajectory's last answer was right, or takes that back.
+-- KEYS: trajectory hash, index of those with a label.
+-- ARGV: 1 session id, 2 label or "".
+-- Returns {"OK"}, {"GONE"} if there is no such trajectory, {"STATE", state} if its last answer is not finished.
+-- As one step: no answer can begin between the look at the state and the write.
+local header = redis.call("HMGET", KEYS[1], "state", "updated")
+if not header[1] then
+  return {"GONE"}
+end
+if header[1] ~= "finished" then
+  return {"STATE", header[1]}
+end
+if ARGV[2] == "" then
+  redis.call("HDEL", KEYS[1], "label")
+  redis.call("ZREM", KEYS[2], ARGV[1])
+else
+  redis.call("HSET", KEYS[1], "label", ARGV[2])
+  redis.call("ZADD", KEYS[2], header[2], ARGV[1])
+end
+return {"OK"}

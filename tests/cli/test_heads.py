@@ -1,0 +1,65 @@
+"""`rstitch heads`: what is asked for is what the router is told, and what it has is shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rstitch.v1 import router_pb2 as pb
+from tests.cli.conftest import Run
+from tests.support.fake_router import FakeRouter
+
+
+def test_heads_are_listed_as_a_table_and_as_json(run: Run, router: FakeRouter) -> None:
+    assert "no heads yet" in run("heads").stdout
+    router.heads = [
+        pb.HeadStatus(
+            name="mine", version="abc", tau=0.02, active=True, stored=True, description="of [two] minds\nand"
+        ),
+        pb.HeadStatus(name="mine", version="def", tau=0.03, stored=True, features=["entropy", "left"]),
+        pb.HeadStatus(name="old", version="fed", tau=0.5, active=True, detail="too wide"),
+        pb.HeadStatus(name="bad", active=True, detail="no head"),
+    ]
+    lines = [" ".join(line.split()) for line in run("heads").stdout.splitlines()[1:]]
+    assert lines == [
+        "mine@abc yes store 0.02 of [two] minds",
+        "mine@def store 0.03 entropy left",
+        "old@fed cannot be used router's folder 0.5 too wide",
+        "bad cannot be used router's folder 0 no head",
+    ]
+    rows = [json.loads(line) for line in run("heads", "--json").stdout.splitlines()]
+    assert [(row["name"], row["version"], row["stored"]) for row in rows] == [
+        ("mine", "abc", True), ("mine", "def", True), ("old", "fed", False), ("bad", "", False),
+    ]  # fmt: skip
+    assert rows[1]["features"] == ["entropy", "left"]
+
+
+def test_heads_are_put_activated_rolled_back_and_deleted(run: Run, router: FakeRouter, tmp_path: Path) -> None:
+    file = tmp_path / "head.safetensors"
+    file.write_bytes(b"weights")
+    assert run("heads", "put", str(file), "--name", "mine").stdout == "in service: mine@abc\n"
+    more = ("--inactive", "--ttl-s", "60", "--description", "for people")
+    assert run("heads", "put", str(file), "--name", "mine", *more).stdout == "kept mine@abc\n"
+    assert run("heads", "activate", "mine@abc").stdout == "in service: mine@abc\n"
+    assert run("heads", "rollback", "mine").stdout == "in service: mine@before\n"
+    assert run("heads", "delete", "mine@abc", "other").stdout == "deleted mine@abc\ndeleted other\n"
+    assert router.head_calls == [
+        pb.StoreHeadRequest(name="mine", data=b"weights"),
+        pb.StoreHeadRequest(name="mine", data=b"weights", inactive=True, ttl_s=60, description="for people"),
+        pb.ActivateHeadRequest(name="mine", version="abc"),
+        pb.ActivateHeadRequest(name="mine"),
+        pb.DeleteHeadRequest(name="mine@abc"),
+        pb.DeleteHeadRequest(name="other"),
+    ]
+
+
+def test_what_cannot_be_meant_is_refused_before_the_router_is_asked(
+    run: Run, router: FakeRouter, tmp_path: Path
+) -> None:
+    missing = run("heads", "put", str(tmp_path / "none"), "--name", "mine")
+    assert missing.exit_code == 2
+    assert "cannot be read" in missing.stderr
+    plain = run("heads", "activate", "mine")
+    assert plain.exit_code == 2
+    assert "rollback mine" in plain.stderr
+    assert not router.head_calls
