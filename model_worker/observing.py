@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from model_worker.driver import EngineDriver
@@ -13,7 +13,7 @@ from model_worker.engine.types import FinishReason, RunFailed, RunFinished, RunR
 from model_worker.outbox import Piece
 
 
-async def observed(driver: EngineDriver, run: RunRequest) -> AsyncIterator[Observed]:
+async def observed(driver: EngineDriver, run: RunRequest) -> AsyncGenerator[Observed]:
     """Yields what an observing run is told, step by step; raises the EngineError that it is refused or ends with.
 
     It takes what room others leave. Where they leave too few pages, the rest is asked for as any run is.

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 # So many distributions of a step are asked for by all that observe: each has logits of its own, which take memory.
 MAX_OBSERVED = 192
+# Where nobody decodes, a step of observing may take as long as so many decode steps, and has so many tokens at least:
+# one token a step would take a forward for each.
+OBSERVING_STEPS, MIN_OBSERVED = 2, 16
 
 
 @dataclass(frozen=True, slots=True)

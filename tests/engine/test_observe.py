@@ -120,6 +120,24 @@ def test_a_step_asks_for_so_many_distributions_and_others_go_first() -> None:
         check(results[run], model, text, 1 + 100 * i, -1.0)
 
 
+def test_where_steps_take_long_it_delays_no_decode_and_wastes_no_step() -> None:
+    engine, model = make_engine(max_batch_tokens=64)
+    engine.costs = CostModel({1: 9000.0, 8: 9000.0}, {64: 90000.0}, {64: 90000.0})
+    text = TEXTS[3]
+    results = {engine.submit(watching("s", text, background=True)): Result()}
+    results[engine.submit(RunRequest("d", 0, PROMPT[:1], max_tokens=5, stop_tokens=frozenset([VOCAB_SIZE])))] = Result()
+    for _ in range(5):
+        collect(engine, results)
+    watched, decoded = results.values()
+    assert len(decoded.tokens) == 5
+    assert sum(event.num_positions for event in watched.observed) <= 5, "what a decode step has to spare: a row of one"
+    while not engine.is_idle:
+        collect(engine, results)
+    sizes = [event.num_positions for event in watched.observed]
+    assert all(size == 16 for size in sizes[5:-1])
+    check(watched, model, text, 1, -1.0)
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_both_roles_of_shared_layers(background: bool) -> None:
     model, slm, tail = make_pair("llama", 1)

@@ -18,7 +18,7 @@ from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import NoCapacity
-from model_worker.engine.observing import MAX_OBSERVED
+from model_worker.engine.observing import MAX_OBSERVED, MIN_OBSERVED, OBSERVING_STEPS
 from model_worker.engine.types import Limits, RunRequest, Timing
 
 
@@ -81,8 +81,10 @@ class Run:
 
     @property
     def least_tokens(self) -> int:
-        """Size of the smallest row that gets it on."""
-        return self.num_asked if self.request.observe is None and self.num_pending == self.num_asked else 1
+        """Size of the smallest row that is worth a step."""
+        if self.request.observe is not None:
+            return min(self.num_pending, MIN_OBSERVED)
+        return self.num_asked if self.num_pending == self.num_asked else 1
 
     def row_tokens(self, room: int, observable: int = MAX_OBSERVED) -> int:
         """Returns the size of its next row: all tokens left, or a chunk before the distributions asked for.
@@ -253,12 +255,14 @@ class Scheduler:
         if self.costs is None:
             return num_tokens
         waited_for = [row for row in rows if not row.run.is_background]
-        alone_us = max(self._limits.background_us, self.costs.step_us(1))
+        num_steps = OBSERVING_STEPS if run.request.observe is not None else 1
+        alone_us = max(self._limits.background_us, num_steps * self.costs.step_us(1))
         stretched_us = (1 + self._limits.background_stretch) * self.costs.step_us(*_load(waited_for))
         bound_us = stretched_us if waited_for else alone_us
         spare = self.costs.most_tokens(*_load(rows), num_tokens, bound_us)
-        # Alone it always advances: by one token, or by the whole row that its distributions are asked for in.
-        return run.row_tokens(spare) or (0 if rows else run.least_tokens)
+        # Alone it always advances: by one token, by all that its distributions are asked for in, by enough to observe.
+        least = 0 if rows else min(run.least_tokens, num_tokens)
+        return run.row_tokens(max(spare, least)) or least
 
     def _make_room(self, run: Run, num_tokens: int, schedule: Schedule) -> bool:
         """Reserves pages for a row; returns whether it has them.
