@@ -15,7 +15,7 @@ from rstitch.client.policies import Learned, LlmOnly
 from rstitch.service.head import Head, HeadFacts
 from training.head import baselines, frontier
 from training.head.baselines import Baselines, check_checker
-from training.head.beginning import begin
+from training.head.beginning import begin, calibration_of
 from training.head.card import Effort, Training, write_head
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
@@ -150,6 +150,7 @@ class Run:
             {each.step: each.figures for each in trainer.looks},
             look.step,
             Effort(self.work.seconds, self.rollouts.num_asked, self._seconds_asking),
+            calibration_of(self.work.folder),
         )
         write_head(options.out, head, training, points, choice)
         if self.questions.save_test(self.work.folder / "test.jsonl"):
