@@ -122,7 +122,7 @@ train-tiny: setup ## train the tiny pair anew (about 80 minutes on two cores); o
 	@$(BIN)/python -m training.tiny $(ARGS)
 
 train-router: setup ## train the tiny pair's R-Stitch+ head (at most 30 minutes of one core); writes models/heads/tiny
-	@$(BIN)/python -m training.head $(ARGS)
+	@$(BIN)/rstitch train-head --task tiny --name tiny $(ARGS)
 
 eval-tiny: setup ## the tiny pair over tau, one session at a time (`make results` measures everything)
 	@$(BIN)/rstitch eval run --task tiny --out .run/eval/tiny.jsonl \

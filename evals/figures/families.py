@@ -43,8 +43,8 @@ def _line(spec: Spec) -> tuple[str, float | None]:
             return "confidence (v1)", threshold
         case Random(probability):
             return "random", probability
-        case Learned(name, tau):
-            return f"R-Stitch+ ({name})", tau
+        case Learned(name, tau, price=price):
+            return f"R-Stitch+ ({name})", tau if price is None else price
         case Speculative(draft_tokens, min_confidence):
             return f"speculative{', confident drafts' if min_confidence else ''}", draft_tokens
         case LlmOnly() | SlmOnly():

@@ -55,16 +55,17 @@ def predicted_ratio(numerator: Array, denominator: Array, num_fresh: int) -> Int
     return Interval(value, max(0.0, float(value + (low - value) * widened)), float(value + (high - value) * widened))
 
 
-def upper_loss(harmed: int, helped: int, n: int) -> float:
-    """Upper one-sided 95% bound of the loss, of n paired questions by the score test (Tango 1998, Stat. Med. 17:891).
+def upper_loss(harmed: int, helped: int, n: int, level: float = LEVEL) -> float:
+    """Upper one-sided bound of the loss, of n paired questions by the score test (Tango 1998, Stat. Med. 17:891).
 
     Args:
         harmed: questions right by the LLM alone and wrong as routed; helped: the reverse.
     """
+    z = float(norm.ppf(level))
     estimate = (harmed - helped) / n
 
     def excess(loss: float) -> float:
-        return _score(harmed, helped, n, loss) + _Z
+        return _score(harmed, helped, n, loss) + z
 
     if excess(1 - 1e-9) > 0:
         return 1.0

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from evals.asking.record import Part
 from evals.latency.formulas import ModelLatency, Role, Serving
 from rstitch.client.types import Source, Trajectory
 
@@ -58,12 +59,18 @@ def runs_of(trajectory: Trajectory) -> tuple[int, list[Run]]:
         raise ValueError(f"session {trajectory.session_id} has more than one answer")
     if any(segment.reason.value in _NOT_MODELLED for segment in written):
         raise ValueError(f"session {trajectory.session_id} was written by drafts, whose calls are not modelled")
+    parts = [Part(segment.source.value, len(segment.tokens), "", segment.reason.value) for segment in written]
+    return sum(len(prompt.tokens) for prompt in prompts), runs_of_parts(parts)
+
+
+def runs_of_parts(parts: Sequence[Part]) -> list[Run]:
+    """The runs of an answer whose segments are these, none of them written by drafts."""
     runs = []
-    for segment, after in zip_longest(written, written[1:]):
-        by_slm = segment.source is Source.SLM
-        discarded = by_slm and after is not None and after.reason.value in _DISCARDS
-        runs.append(Run("slm" if by_slm else "llm", len(segment.tokens), discarded))
-    return sum(len(prompt.tokens) for prompt in prompts), runs
+    for part, after in zip_longest(parts, parts[1:]):
+        by_slm = part.model == "slm"
+        discarded = by_slm and after is not None and after.reason in _DISCARDS
+        runs.append(Run("slm" if by_slm else "llm", part.num_tokens, discarded))
+    return runs
 
 
 def sum_of_calls_ms(latencies: Mapping[str, ModelLatency], num_prompt_tokens: int, runs: Iterable[Run]) -> float:

@@ -179,7 +179,7 @@ def of_file(data: Path, check: str, prompt: str = "{question}", max_new_tokens: 
     Raises: RstitchError (INVALID_ARGUMENT) that names the flag.
     """
     fields: dict[str, Any] = {"prompt": prompt, "check": check, "max_new_tokens": max_new_tokens}
-    columns = {name: (name,) for name in ("question", "id")}
+    columns: dict[str, tuple[str, ...]] = {name: (name,) for name in ("question", "id")}
     if check == "code":
         fields["code"] = {"after": "{test}"}
         columns["test"] = ("test",)

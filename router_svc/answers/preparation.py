@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import grpc
 
@@ -31,6 +32,7 @@ from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError, invalid
 from rstitch.service.head_features import LOOKING_BACK
 
+_T = TypeVar("_T")
 _PROMPTS = ThreadPoolExecutor(4, "prompts")
 
 
@@ -47,11 +49,15 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Prepares answers with this router's settings, models and heads. Its methods raise RstitchError."""
+    """Prepares answers with this router's settings, models and heads. Its methods raise RstitchError.
+
+    `load_price` says what a token of the LLM costs an answer that begins now, over what it costs one alone.
+    """
 
     settings: RouterSettings
     pair: WorkerPair
     heads: StoredHeads
+    load_price: Callable[[], float]
 
     async def settle_policy(self, policy: Policy, session_id: str) -> tuple[Policy, NamedHead | None]:
         """Fills in the seed of a coin, or version, gate, place and price of a head; and finds the head."""
@@ -61,12 +67,14 @@ class Preparation:
             return policy, None
         head = await self.heads.get(policy.head)
         facts = head.head.facts
+        price = policy.price or (self.load_price() if policy.price_by_load else 1.0)
         return replace(
             policy,
             head=head.full_name,
             tau=facts.tau if policy.tau is None else policy.tau,
             in_worker=self.settings.head_in_worker,
-            price=policy.price or 1.0,
+            price=price,
+            price_by_load=False,  # it is found now, and stays: as a policy to ask with, this gives the same answer
             looks_back=not LOOKING_BACK.isdisjoint(facts.features),
         ), head
 
@@ -75,9 +83,7 @@ class Preparation:
         if before is not None:
             check_same(AnswerSettings.from_json(before.header.settings), vocabularies)
         own = self.settings.prompt == "own"
-        # A long text takes its time, and a slow template more: what else is done off the loop is not to wait for it.
-        made = partial(make_prompt, question.input, vocabularies, before, each_its_own=own)
-        return await asyncio.get_running_loop().run_in_executor(_PROMPTS, made)
+        return await make_apart(partial(make_prompt, question.input, vocabularies, before, each_its_own=own))
 
     async def prepare(
         self,
@@ -134,6 +140,14 @@ class Preparation:
         return await asyncio.to_thread(settle, asked, style, vocabularies)
 
 
+async def make_apart(make: Callable[[], _T]) -> _T:
+    """Makes what takes a prompt off the loop.
+
+    A long text takes its time, and a slow template more: what else is done off the loop is not to wait for it.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_PROMPTS, make)
+
+
 async def read_session(chunks: Sequence[Chunk], vocabularies: Vocabularies) -> SessionTokens:
     """A session as both models read it; through text that takes its time."""
     if vocabularies.is_through_text:
@@ -151,7 +165,8 @@ def check_same(settings: AnswerSettings, vocabularies: Vocabularies) -> None:
     if not is_kept_in(settings, vocabularies):
         what = "the session was written by models with other vocabularies than those that are served now."
         remedy = "Serve the models that it was begun with, or begin a new session."
-        raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "OTHER_VOCABULARY", what, remedy=remedy)
+        code = grpc.StatusCode.FAILED_PRECONDITION
+        raise RstitchError(code, "OTHER_VOCABULARY", what, field="session_id", remedy=remedy)
 
 
 def check_policy(policy: Policy, vocabularies: Vocabularies) -> None:

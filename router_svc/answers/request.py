@@ -56,6 +56,14 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenAnswer:
+    """An answer that this router need not have written."""
+
+    turn: Turn  # a chat
+    text: str  # never empty
+
+
+@dataclass(frozen=True, slots=True)
 class Reattach:
     """An answer is wanted from a position on."""
 

@@ -19,6 +19,7 @@ from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
+from router_svc.answers.observing import Observing
 from router_svc.answers.preparation import Preparation, check_same, read_session
 from router_svc.answers.request import Question, Reattach, check_within
 from router_svc.answers.running import RunningAnswer
@@ -76,7 +77,8 @@ class Sessions:
         gate = RunAheadGate(
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
         )
-        self._preparation = Preparation(settings, pair, heads)
+        self._preparation = Preparation(settings, pair, heads, lambda: self.observer.price(self._load))
+        self.observing = Observing(self._preparation, store)
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}
         self._num_beginning = 0  # answers that will be running soon
@@ -88,12 +90,16 @@ class Sessions:
     def num_running(self) -> int:
         return len(self._running)
 
+    @property
+    def _load(self) -> int:
+        """Counts the answers that are being written or about to be."""
+        return len(self._running) + self._num_beginning
+
     async def begin(self, question: Question, started: float) -> AnswerLog:
         """Starts an answer to a request that came at `started`. Raises RstitchError for anything in the way."""
         self._check_open()
-        num = len(self._running) + self._num_beginning
-        if num >= self._settings.max_running:
-            raise refusals.too_many_answers(num, self._settings.max_running)
+        if self._load >= self._settings.max_running:
+            raise refusals.too_many_answers(self._load, self._settings.max_running)
         self._num_beginning += 1
         try:
             return await self._begin(question, started)
@@ -109,10 +115,9 @@ class Sessions:
             trace = begin_trace(self._telemetry)
             try:
                 policy, head = await self._preparation.settle_policy(question.policy, session_id)
-                load = len(self._running) + self._num_beginning
                 is_bounded = question.budget != NO_BUDGET
                 policy, guard_reason = self.observer.choose_policy(
-                    policy, question.guard, load, session_id, is_bounded=is_bounded
+                    policy, question.guard, self._load, session_id, is_bounded=is_bounded
                 )
                 decided = replace(question, policy=policy)
                 begin = partial(self._try_begin, session_id, decided, head, guard_reason, trace, started)

@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf import timestamp_pb2
 
 from router_svc.answers.events import Event, Switched, context_of
+from router_svc.answers.observing import Observed
 from router_svc.observers.guard import GuardState
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET, Budget
@@ -54,6 +55,16 @@ def encode_event(value: Event) -> router_pb2.GenerateResponse:
 def encode_consultation(value: Consultation) -> common_pb2.Consultation:
     """What a head was asked; the contract's fields have the same names."""
     return common_pb2.Consultation(**{name: getattr(value, name) for name in Consultation.__slots__})
+
+
+def encode_observed(value: Observed) -> router_pb2.ObserveAnswerResponse:
+    """Some positions of an answer that is observed; a token that is nobody's has an unspecified writer."""
+    return router_pb2.ObserveAnswerResponse(
+        consultations=map(encode_consultation, value.consultations),
+        tokens=value.tokens,
+        writers=[common_pb2.MODEL_UNSPECIFIED if who is None else encode_model(who) for who in value.writers],
+        num_positions=value.num_positions,
+    )
 
 
 def encode_trajectory(
@@ -174,8 +185,7 @@ def encode_policy(value: Policy) -> router_pb2.Policy:
 
 
 def _encode_learned(value: Learned) -> router_pb2.Learned:
-    # A price of 1 says nothing, unless the load might have made it another.
-    price = value.price if value.price_by_load or value.price != 1.0 else None
+    price = value.price if value.price != 1.0 else None  # a price of 1 says nothing
     return router_pb2.Learned(
         name=value.head,
         tau=value.tau,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +19,14 @@ from router_svc.answers.preparation import is_kept_in
 from router_svc.answers.sessions import Sessions
 from router_svc.api import messages
 from router_svc.api.profiles import Profiles
-from router_svc.api.validation import check_session_id, encode_page_token, parse_label, parse_page, parse_reattach
+from router_svc.api.validation import (
+    check_session_id,
+    encode_page_token,
+    parse_label,
+    parse_observed,
+    parse_page,
+    parse_reattach,
+)
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import KINDS
 from router_svc.policies.stored_heads import StoredHeads
@@ -129,6 +137,15 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         """Stops the answer that is being written in the session, then forgets the session everywhere."""
         await _run_to_end(self.sessions.delete(check_session_id(request.session_id)))
         return router_pb2.DeleteTrajectoryResponse()
+
+    async def ObserveAnswer(
+        self, request: router_pb2.ObserveAnswerRequest, context: Any
+    ) -> AsyncIterator[router_pb2.ObserveAnswerResponse]:
+        """Streams what the SLM would have thought along an answer; a call that is cancelled ends the worker's."""
+        asked, tau = parse_observed(request)
+        async with aclosing(self.sessions.observing.observe(asked, tau)) as found:
+            async for observed in found:
+                yield messages.encode_observed(observed)
 
     async def PutProfile(self, request: router_pb2.PutProfileRequest, context: Any) -> router_pb2.PutProfileResponse:
         return router_pb2.PutProfileResponse(profile=await self.profiles.put(request.profile))

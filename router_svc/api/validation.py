@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from router_svc.answers.request import Chat, Question, Reattach, Text, Tokens
+from router_svc.answers.request import Chat, GivenAnswer, Question, Reattach, Text, Tokens
 from router_svc.api.chat import parse_turn
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit, ExitStyle
@@ -119,6 +119,22 @@ def parse_page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tup
         except (binascii.Error, ValueError, RstitchError):
             raise invalid("page_token", "it is none of ours.", "Send the next_page_token of the page before.") from None
     return num or default, before
+
+
+def parse_observed(request: router_pb2.ObserveAnswerRequest) -> tuple[str | GivenAnswer, float]:
+    """The answer that is to be observed, a session's or a given one, and tau. Raises RstitchError."""
+    tau = _check_tau("tau", request.tau)
+    match request.WhichOneof("answer"):
+        case "session_id":
+            return check_session_id(request.session_id), tau
+        case "given":
+            _require(request.given.text, "given.text", "the answer is empty.", "Send at least one character.")
+            try:
+                return GivenAnswer(parse_turn(request.given.chat), request.given.text), tau
+            except RstitchError as error:
+                error.field = f"given.{error.field}"
+                raise
+    raise invalid("answer", "there is none.", "Send the session_id of a finished answer, or a given one.")
 
 
 def parse_label(value: router_pb2.Label) -> Label | None:

@@ -1,6 +1,6 @@
 """What the router learns from its answers as they begin and end, and what follows from that for the next one.
 
-It feeds guard, load meter and metrics from the router's own values; it knows neither wire nor store.
+It feeds guard, prices, load meter and metrics from the router's own values; it knows neither wire nor store.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from router_svc.observers.guard import Guard, GuardState, Observation
 from router_svc.observers.load import Kind, LoadMeter
 from router_svc.observers.metrics import AnswerMetrics
+from router_svc.observers.pricing import LoadPrices
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import LlmOnly
 from router_svc.policies.policy import Policy
@@ -30,6 +31,7 @@ class AnswerObserver:
         self.is_on = is_on
         self._clock = clock
         self._guard = Guard()
+        self._prices = LoadPrices()
         self._load = LoadMeter()
         self._metrics = AnswerMetrics(metrics, lambda: self._load.num)
         # The workers that each answer began with, for those that are written here from their first token on. They are
@@ -48,7 +50,7 @@ class AnswerObserver:
         # The LLM alone would spend a budget at once.
         if is_bounded or not (self.is_on if guard is None else guard) or not _is_routed(policy):
             return policy, ""
-        self._guard.set_pair(self._workers())
+        self._see(self._workers())
         choice = self._guard.choose(load)
         self._chosen.add(session_id)
         chosen = LlmOnly() if choice.kind is Kind.LLM_ONLY else policy
@@ -80,7 +82,9 @@ class AnswerObserver:
         if not undisturbed or isinstance(outcome, RstitchError) or kind is None:
             return
         usage = outcome.usage
-        self._guard.set_pair(workers)
+        self._see(workers)
+        if kind is Kind.ROUTED:
+            self._prices.observe(beside.load, usage)
         self._guard.observe(
             Observation(
                 routed=kind is Kind.ROUTED,
@@ -95,8 +99,18 @@ class AnswerObserver:
 
     def guard_state(self) -> GuardState:
         """What the guard knows at the load that a new answer would make."""
-        self._guard.set_pair(self._workers())
+        self._see(self._workers())
         return self._guard.state(self._load.num + 1)
+
+    def price(self, load: int) -> float:
+        """What a token of the LLM costs an answer that begins now, one of `load`, over what it costs one alone."""
+        self._see(self._workers())
+        return self._prices.price(load)
+
+    def _see(self, workers: tuple[str, ...]) -> None:
+        """What others cost says nothing of the workers that are there now."""
+        self._guard.set_pair(workers)
+        self._prices.set_pair(workers)
 
     def _workers(self) -> tuple[str, ...]:
         return tuple(info.instance_id if (info := self._pair.info(model)) else "" for model in Model)

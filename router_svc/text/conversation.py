@@ -12,19 +12,23 @@ no store and no workers.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from router_svc.text.matching import Vocabulary
 from router_svc.text.template import Edges
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.turns import ASSISTANT, Answered, Message, Turn, in_force
 from router_svc.trajectory.types import common_prefix, tokens_of
-from rstitch.errors import invalid
+from rstitch.errors import RstitchError, invalid
 
 # A template may put a mark before an answer that the answer itself leaves out, such as <think>.
 _MAX_MARK = 64
+# Stands for an answer when the template is asked what it puts behind one; no message holds it.
+_PROBE = "RSTITCH-ENDS-4F1D"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,28 @@ def next_prompt(tokenizer: Tokenizer, turns: Sequence[Turn], view_tokens: array[
     target = _Conversation(tokenizer, turns).tokens(view_tokens[:num_raw])
     num_before = min(common_prefix(view_tokens, target), len(target) - 1) if target else 0
     return NextPrompt(num_before, target[num_before:])
+
+
+def stop_token(side: Vocabulary, turn: Turn) -> int:
+    """The stop token that the model's template puts behind an answer to a turn.
+
+    It is the tokenizer's end of a text where the template puts none there, or there is no template or no chat.
+    """
+    tokenizer, ends = side.tokenizer, {token for token in side.stop_tokens if token < side.size}
+    messages = list(turn.messages) or [Message("user", "-")]
+    if turn.continues:
+        messages[-1] = messages[-1].continued(_PROBE, trimmed=False)
+    else:
+        messages.append(Message(ASSISTANT, _PROBE))
+    behind = ""
+    with contextlib.suppress(RstitchError):
+        behind = tokenizer.template.render([*messages, Message("user", "-")], turn).rpartition(_PROBE)[2].lstrip()
+    spelled = {token: tokenizer.spelling(token) or "" for token in ends}
+    found = [token for token, spelling in spelled.items() if spelling and behind.startswith(spelling)]
+    if found:
+        return max(found, key=lambda token: len(spelled[token]))
+    eos = tokenizer.eos_token()
+    return eos if eos is not None and eos in ends else min(ends)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ It sends runs and hands back replies. It does not know who writes, nor what to d
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -159,6 +160,26 @@ class WorkerClient:
     def open(self, session_id: str) -> DecodeStream:
         """A stream of runs for one session; a worker that is not there fails its first run."""
         return self._open_stream(self._stub, session_id)
+
+    async def observe(
+        self, tokens: array[int], start: int, *, above: float, masked_tokens: Sequence[int], cache_salt: str
+    ) -> AsyncGenerator[tuple[list[Consultation], int], None]:
+        """Yields what the model thought along `tokens` from `start` on, and how many positions each is of.
+
+        Told are those with an entropy over `above`; their positions count `tokens`.
+        """
+        call = self._stub.Observe(
+            worker_pb2.ObserveRequest(
+                tokens=tokens, start=start, above=above, masked_tokens=masked_tokens, cache_salt=cache_salt
+            )
+        )
+        try:
+            async for message in call:
+                yield [_consultation(each) for each in message.consultations], message.num_positions
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+        finally:
+            call.cancel()
 
     def keep_head(self, name: str, data: bytes) -> None:
         """Remembers a head that runs will name; the worker is sent it once it says that it does not know it."""

@@ -44,6 +44,12 @@ TOOLS = (
     Tool("profile", _LATENCY.module, _LATENCY.needed, _LATENCY.help, instead="latency"),
     Tool("pairs", "evals.pairs", (*_MODELS, "matplotlib", "redis"), "Predicts which SLM suits an LLM, and checks it."),
     Tool(
+        "train-head",
+        "training.head",
+        ("training", *_MODELS, "matplotlib", "math_verify"),
+        "Trains a head of R-Stitch+ for a pair and a task.",
+    ),
+    Tool(
         "eval", "evals.evaluation", (*_MODELS, "matplotlib", "math_verify"), "Asks systems a task's problems; reports."
     ),
 )

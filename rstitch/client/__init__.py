@@ -20,12 +20,12 @@ from rstitch.errors import (
 
 # fmt: off
 __all__ = [
-    "Answer", "AsyncClient", "Budget", "ChatInput", "Chunk", "Client", "Confidence", "Consultation", "DeadlineExceeded",
-    "EarlyExit", "EarlyExitTaken", "Event", "FailedPrecondition", "FinishReason", "Finished", "GuardStatus",
-    "HeadStatus", "InternalError", "Interrupted", "InvalidArgument", "KeptProfile", "Label", "Learned", "LlmOnly",
-    "Message", "Model", "NotFound", "Policy", "Profile", "Question", "Random", "Refused", "ResourceExhausted",
-    "RstitchError", "Sampling", "Segment", "Signal", "SlmOnly", "Source", "Speculative", "Started", "Status", "Switch",
-    "SwitchReason", "Threshold", "TimeBreakdown", "Trajectory", "TrajectoryState", "Unavailable", "Usage",
-    "WorkerStatus",
+    "Answer", "AsyncClient", "Budget", "ChatInput", "Chunk", "Client", "Confidence", "Consultation",
+    "DeadlineExceeded", "EarlyExit", "EarlyExitTaken", "Event", "FailedPrecondition", "FinishReason", "Finished",
+    "GuardStatus", "HeadStatus", "InternalError", "Interrupted", "InvalidArgument", "KeptProfile", "Label", "Learned",
+    "LlmOnly", "Message", "Model", "NotFound", "Observation", "Policy", "Profile", "Question", "Random", "Refused",
+    "ResourceExhausted", "RstitchError", "Sampling", "Segment", "Signal", "SlmOnly", "Source", "Speculative",
+    "Started", "Status", "Switch", "SwitchReason", "TemplateArguments", "Threshold", "TimeBreakdown", "Trajectory",
+    "TrajectoryState", "Unavailable", "Usage", "WorkerStatus",
 ]
 # fmt: on

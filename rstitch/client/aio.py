@@ -12,9 +12,9 @@ from typing import Any, Self, Unpack
 import grpc
 
 from rstitch.client import common, messages
-from rstitch.client.events import Answer, Event, Finished
+from rstitch.client.events import Answer, Event, Finished, Observation
 from rstitch.client.policies import KeptProfile
-from rstitch.client.question import Question
+from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.status import Status, Trajectory
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
@@ -72,6 +72,20 @@ class AsyncClient(common.Connection):
     async def label_trajectory(self, session_id: str, right: bool | None) -> None:
         """Says whether a session's last answer, which must be finished, was right; None takes that back."""
         await self._call("LabelTrajectory", messages.label_request(session_id, right))
+
+    def observe_answer(
+        self,
+        *,
+        tau: float,
+        session_id: str = "",
+        chat: ChatInput | None = None,
+        text: str | None = None,
+        timeout_s: float | None = None,
+        **template: Unpack[TemplateArguments],
+    ) -> AsyncIterator[Observation]:
+        """Yields what the SLM would have thought along an answer; see `Client.observe_answer`."""
+        request = messages.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
+        return self._observations(request, timeout_s)
 
     async def delete_trajectory(self, session_id: str) -> None:
         """Forgets a trajectory; stops it first if it is still being written."""
@@ -134,6 +148,19 @@ class AsyncClient(common.Connection):
             return await self._begin(method, request, timeout_s or self._timeout_s or common.DEFAULT_UNARY_TIMEOUT_S)
         except grpc.RpcError as error:
             raise self._explained(error) from None
+
+    async def _observations(
+        self, request: router_pb2.ObserveAnswerRequest, timeout_s: float | None
+    ) -> AsyncIterator[Observation]:
+        call = self._begin("ObserveAnswer", request, timeout_s or self._timeout_s)
+        try:
+            async for response in call:
+                for observation in messages.observations(response):
+                    yield observation
+        except grpc.RpcError as error:
+            raise self._explained(error) from None
+        finally:
+            call.cancel()
 
     async def _events(self, request: router_pb2.GenerateRequest, timeout_s: float | None) -> AsyncIterator[Event]:
         state = Resumable(request, reconnect_s=self._reconnect_s, timeout_s=timeout_s or self._timeout_s)

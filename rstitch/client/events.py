@@ -14,8 +14,8 @@ from rstitch.client.policies import Policy
 
 # fmt: off
 __all__ = [
-    "Answer", "Chunk", "Consultation", "EarlyExitTaken", "Event", "FinishReason", "Finished", "Model", "Started",
-    "Switch", "SwitchReason", "TimeBreakdown", "Usage",
+    "Answer", "Chunk", "Consultation", "EarlyExitTaken", "Event", "FinishReason", "Finished", "Model", "Observation",
+    "Started", "Switch", "SwitchReason", "TimeBreakdown", "Usage",
 ]
 # fmt: on
 
@@ -86,6 +86,21 @@ class Consultation:
     probability: float = 0.0
     to_llm: bool = False
     context_length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the SLM would have thought at one position of an answer, and what stands there.
+
+    Attributes:
+        consultation: without a head's part; its proposal is in the SLM's ids.
+        token: that stands there, in the SLM's ids.
+        writer: of that; UNSPECIFIED in an answer that was given.
+    """
+
+    consultation: Consultation
+    token: int
+    writer: Model
 
 
 @dataclass(frozen=True, slots=True)

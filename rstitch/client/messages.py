@@ -136,6 +136,40 @@ def trajectory(m: router_pb2.Trajectory) -> t.Trajectory:
     return _read(t.Trajectory, m, segments=segments, policy=_policy(m.policy), finished=finished)
 
 
+def observe_request(
+    tau: float,
+    *,
+    session_id: str = "",
+    chat: t.ChatInput | None = None,
+    text: str | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    documents: Sequence[Mapping[str, Any]] = (),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> router_pb2.ObserveAnswerRequest:
+    """Writes which answer is to be observed, a session's or a given one. Raises: InvalidArgument."""
+    request = router_pb2.ObserveAnswerRequest()
+    with _naming("tau"):
+        request.tau = tau
+    if chat is None and text is None and session_id:
+        with _naming("session_id"):
+            request.session_id = session_id
+        return request
+    if chat is None or text is None or session_id:
+        remedy = "Give session_id, or chat and text."
+        raise invalid("answer", "a session is needed, or a chat with the text of its answer.", remedy)
+    template = {"tools": tools, "documents": documents, "chat_template_kwargs": chat_template_kwargs}
+    request.given.chat.CopyFrom(generate_request(chat=chat, **template).chat)  # type: ignore[arg-type]
+    with _naming("text"):
+        request.given.text = text
+    return request
+
+
+def observations(m: router_pb2.ObserveAnswerResponse) -> Iterator[t.Observation]:
+    """Reads some positions of an answer that is observed."""
+    for asked, token, writer in zip(_consultations(m.consultations), m.tokens, m.writers, strict=True):
+        yield t.Observation(asked, token, _enum("Model", writer))
+
+
 def label_request(session_id: str, right: bool | None) -> router_pb2.LabelTrajectoryRequest:
     """Writes whether an answer was right; None: it has no label any more."""
     label = t.Label.UNSPECIFIED if right is None else t.Label.RIGHT if right else t.Label.WRONG

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypedDict
 
 from rstitch.client.policies import Budget, EarlyExit, Policy
 
-__all__ = ["ChatInput", "Message", "Question", "Sampling"]
+__all__ = ["ChatInput", "Message", "Question", "Sampling", "TemplateArguments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,18 @@ class Message:
 ChatInput: TypeAlias = Sequence[Message | Mapping[str, Any]]
 
 
-class Question(TypedDict, total=False):
+class TemplateArguments(TypedDict, total=False):
+    """What goes with a chat to the chat template."""
+
+    tools: Sequence[Mapping[str, Any]]  # functions as JSON schemas
+    documents: Sequence[Mapping[str, Any]]  # such as {"title": ..., "text": ...}
+    chat_template_kwargs: Mapping[str, Any]  # further variables of the template, such as enable_thinking
+
+
+class Question(TemplateArguments, total=False):
     """Exactly one of `chat`, `tokens` and the text beside them is given; what is left out is the router's to set."""
 
     chat: ChatInput | None  # where the assistant's message is the last, the answer goes on with it
-    tools: Sequence[Mapping[str, Any]]  # functions as JSON schemas, for the chat template
-    documents: Sequence[Mapping[str, Any]]  # such as {"title": ..., "text": ...}, for the chat template
-    chat_template_kwargs: Mapping[str, Any]  # further variables of the template, such as enable_thinking
     tokens: Sequence[int] | None
     policy: Policy | None
     early_exit: EarlyExit | None

@@ -11,9 +11,9 @@ from typing import Any, Self, Unpack
 import grpc
 
 from rstitch.client import common, messages
-from rstitch.client.events import Answer, Event, Finished
+from rstitch.client.events import Answer, Event, Finished, Observation
 from rstitch.client.policies import KeptProfile
-from rstitch.client.question import Question
+from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.status import Status, Trajectory
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
@@ -76,6 +76,25 @@ class Client(common.Connection):
         """Says whether a session's last answer, which must be finished, was right; None takes that back."""
         self._call("LabelTrajectory", messages.label_request(session_id, right))
 
+    def observe_answer(
+        self,
+        *,
+        tau: float,
+        session_id: str = "",
+        chat: ChatInput | None = None,
+        text: str | None = None,
+        timeout_s: float | None = None,
+        **template: Unpack[TemplateArguments],
+    ) -> Iterator[Observation]:
+        """Yields what the SLM would have thought along an answer, where its entropy is over `tau`; below 0: everywhere.
+
+        The answer is a session's last one, which must be finished, or it is given: `text` in reply to `chat`, with the
+        models' stop token behind it. Positions count the trajectory; of a given answer, and where the two models have
+        no ids in common, they count the prompt and the answer in the SLM's ids.
+        """
+        request = messages.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
+        return self._observations(request, timeout_s)
+
     def delete_trajectory(self, session_id: str) -> None:
         """Forgets a trajectory; stops it first if it is still being written."""
         self._call("DeleteTrajectory", router_pb2.DeleteTrajectoryRequest(session_id=session_id))
@@ -136,6 +155,16 @@ class Client(common.Connection):
             return self._begin(method, request, timeout_s or self._timeout_s or common.DEFAULT_UNARY_TIMEOUT_S)
         except grpc.RpcError as error:
             raise self._explained(error) from None
+
+    def _observations(self, request: router_pb2.ObserveAnswerRequest, timeout_s: float | None) -> Iterator[Observation]:
+        call = self._begin("ObserveAnswer", request, timeout_s or self._timeout_s)
+        try:
+            for response in call:
+                yield from messages.observations(response)
+        except grpc.RpcError as error:
+            raise self._explained(error) from None
+        finally:
+            call.cancel()
 
     def _events(self, request: router_pb2.GenerateRequest, timeout_s: float | None) -> Iterator[Event]:
         state = Resumable(request, reconnect_s=self._reconnect_s, timeout_s=timeout_s or self._timeout_s)

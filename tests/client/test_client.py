@@ -23,6 +23,7 @@ from rstitch import (
     Budget,
     Client,
     Confidence,
+    Consultation,
     EarlyExit,
     FinishReason,
     InvalidArgument,
@@ -238,6 +239,48 @@ def test_labels_are_set_and_listed(router: FakeRouter, call: Call, ask: Ask) -> 
     with pytest.raises(InvalidArgument) as caught:
         call(router.address, "label_trajectory", 7, True)
     assert caught.value.field == "session_id"
+
+
+def test_an_answer_is_observed(router: FakeRouter, ask: Ask) -> None:
+    found: Any = ask(router.address, "observe_answer", session_id="s", tau=0.25)
+    assert [(each.token, each.writer) for each in found] == [(0, Model.LLM), (1, Model.SLM), (2, Model.SLM)]
+    assert found[1].consultation == Consultation(6, b"\0<", 0.5, 7, context_length=1)
+    chat = [{"role": "user", "content": "Hi"}]
+    found = ask(router.address, "observe_answer", chat=chat, text="Ho", tau=-1, chat_template_kwargs={"brief": True})
+    assert {each.writer for each in found} == {Model.UNSPECIFIED}
+    kept, given = router.observed
+    assert (kept.session_id, kept.tau) == ("s", 0.25)
+    assert (given.tau, given.given.text, given.given.chat.messages[0].content) == (-1, "Ho", "Hi")
+    assert dict(given.given.chat.chat_template_kwargs) == {"brief": True}
+    with pytest.raises(NotFound):
+        ask(router.address, "observe_answer", session_id="nobody", tau=0)
+
+
+def test_whoever_leaves_an_observation_ends_its_call(router: FakeRouter) -> None:
+    with Client(router.address) as client:
+        observations = iter(client.observe_answer(session_id="s", tau=0))
+        next(observations)
+        observations.close()  # type: ignore[attr-defined]
+        assert router.ended.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({}, "answer"),
+        ({"session_id": "s", "text": "Ho"}, "answer"),
+        ({"chat": [{"role": "user", "content": "Hi"}]}, "answer"),
+        ({"session_id": 7}, "session_id"),
+        ({"chat": [7], "text": "Ho"}, "chat"),
+        ({"chat": [{"role": "user", "content": "Hi"}], "text": 7}, "text"),
+        ({"session_id": "s", "tau": "x"}, "tau"),
+    ],
+)
+def test_what_is_no_answer_to_observe_is_refused(asked: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        messages.observe_request(**{"tau": 0.0, **asked})
+    assert caught.value.field == field
+    assert caught.value.remedy
 
 
 def test_status(router: FakeRouter, call: Call) -> None:

@@ -119,7 +119,8 @@ def test_predictions_hold_their_share_of_fresh_samples() -> None:
         (("threshold", "entropy_window", 4), Threshold(0.9, signal=Signal.ENTROPY_WINDOW, window=4)),
         (("confidence", "entropy", 0), Confidence(0.1)),
         (("random", "entropy", 0), Random(0.98, seed=0)),
-        (("learned:tiny", "entropy", 0), Learned("tiny", 0.9)),
+        (("learned:tiny", "entropy", 0), Learned("tiny", price=100.0)),
+        (("learned:tiny,tau=0.03", "entropy", 0), Learned("tiny", 0.03, price=100.0)),
     ],
 )
 def test_knobs_make_policies(arguments: tuple[str, str, int], policy: object) -> None:

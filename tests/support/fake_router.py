@@ -68,6 +68,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.labels: dict[str, int] = {}
         self.heads: list[pb.HeadStatus] = []
         self.head_calls: list[Any] = []
+        self.observed: list[pb.ObserveAnswerRequest] = []
         self.before_event: Callable[[int], None] = lambda n: None
         self.answer = script()
         self.questions: list[pb.GenerateRequest] = []
@@ -159,6 +160,23 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             context.abort_with_status(to_status(error))
         self.labels[request.session_id] = request.label
         return pb.LabelTrajectoryResponse()
+
+    def ObserveAnswer(self, request: pb.ObserveAnswerRequest, context: Any) -> Iterator[pb.ObserveAnswerResponse]:
+        context.add_callback(self.ended.set)
+        self.observed.append(request)
+        if request.session_id == "nobody":
+            error = RstitchError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION", "there is no session nobody.")
+            context.abort_with_status(to_status(error))
+        for part in range(3):
+            self.before_event(next(self._count))
+            asked = [
+                common_pb2.Consultation(
+                    position=5 + part, hidden_state=b"\0<", entropy=0.5, proposal=7, context_length=part
+                )
+            ]
+            writers = [SLM if part else LLM] if request.session_id else [common_pb2.MODEL_UNSPECIFIED]
+            yield pb.ObserveAnswerResponse(consultations=asked, tokens=[part], writers=writers, num_positions=4)
+            yield pb.ObserveAnswerResponse(num_positions=4)
 
     def DeleteTrajectory(self, request: pb.DeleteTrajectoryRequest, context: Any) -> pb.DeleteTrajectoryResponse:
         self._sessions.pop(request.session_id, None)

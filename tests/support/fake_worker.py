@@ -16,7 +16,7 @@ import grpc
 from model_worker.handoffs import consultation, terms_of
 from rstitch.errors import RstitchError
 from rstitch.local.processes import free_port
-from rstitch.service.consulting import Consultant
+from rstitch.service.consulting import Consultant, in_half_precision
 from rstitch.service.head import Head
 from rstitch.service.server import Server
 from rstitch.service.telemetry import setup_telemetry
@@ -45,11 +45,14 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.background_errors: list[RstitchError] = []  # raised by the next of them in the background
         self.head_errors: list[RstitchError] = []  # raised when the next heads are put
         self.break_after: list[int] = []  # the next streams end without a word after so many tokens
+        self.observe_errors: list[RstitchError] = []  # raised by the next calls that observe
         self.requests: list[worker_pb2.DecodeRequest] = []
+        self.observed: list[worker_pb2.ObserveRequest] = []
         self.closed: list[str] = []
         self.sessions: dict[str, list[int]] = {}
         self.heads: dict[str, Head] = {}
         self.num_streams = 0
+        self.num_observing = 0
         self.busy: set[str] = set()  # sessions in which a run is going on
         self.port = free_port()  # kept from start to start
         self._rng = random.Random(seed)
@@ -135,6 +138,45 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         finally:
             reader.cancel()
             self.num_streams -= 1
+
+    async def Observe(
+        self, request: worker_pb2.ObserveRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.ObserveResponse]:
+        self.observed.append(request)
+        if self.observe_errors:
+            raise self.observe_errors.pop(0)
+        self.num_observing += 1
+        try:
+            async for response in self._observe(request):
+                yield response
+        finally:
+            self.num_observing -= 1
+
+    async def _observe(self, request: worker_pb2.ObserveRequest) -> AsyncIterator[worker_pb2.ObserveResponse]:
+        stop_after = self.break_after.pop(0) if self.break_after else None
+        reply = worker_pb2.ObserveResponse()
+        for position in range(request.start, len(request.tokens)):
+            await self.pace()
+            read = list(request.tokens[:position])
+            entropy = self.model.entropy(read)
+            if entropy > request.above:
+                state = in_half_precision(self.model.hidden_state(read))
+                reply.consultations.add(
+                    position=position,
+                    hidden_state=state,
+                    entropy=entropy,
+                    proposal=self.model.token(read),
+                    context_length=position,
+                )
+            reply.num_positions += 1
+            last = position + 1 - request.start == stop_after
+            if last or reply.num_positions >= self._rng.randint(1, self.max_message_tokens):
+                yield reply
+                reply = worker_pb2.ObserveResponse()
+            if last:
+                raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "broken by the test")
+        if reply.num_positions:
+            yield reply
 
     async def _run(
         self, request: worker_pb2.DecodeRequest, queue: asyncio.Queue[Any]

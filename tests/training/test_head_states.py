@@ -103,6 +103,14 @@ def test_states_are_split_by_answers_and_put_together_again() -> None:
         States.joined([whole, states(3, 2, width=4)])
 
 
+def test_states_can_be_shown_with_fewer_features() -> None:
+    had = ("entropy", "recent", "spent")
+    whole = states(6, 2, width=5 + num_numbers(had))
+    assert torch.equal(whole.shown(had, had).inputs, whole.inputs)
+    assert torch.equal(whole.shown(had, ()).inputs, whole.inputs[:, :5])
+    assert torch.equal(whole.shown(had, ("spent", "entropy")).inputs[:, 5:], whole.inputs[:, [13, 5, 6]])
+
+
 @pytest.mark.parametrize(("domain", "slm"), [("words", "tiny-slm"), ("programs", "tiny-programs-slm")])
 def test_states_of_chains_are_a_function_of_their_arguments_and_kept(domain: str, slm: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)

@@ -1,117 +1,236 @@
-"""What ships with a head: its weights, the curves of its training and a card. Figures are of the dev split only."""
+"""What ships with a head: its weights, a card, the curves of its training, the dev frontier. It measures nothing.
+
+Figures are of the dev split only: the test split is for whoever wants to know how good the head is, by the command that
+the card names.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.figures.plotting import panels, save
-from evals.figures.provenance import provenance
-from evals.figures.report import Columns, markdown_table
+from evals.figures.plotting import COLOURS, panels, save
+from evals.figures.provenance import line, provenance
+from evals.figures.report import Columns, Row, markdown_table
 from rstitch.service.head import Head
+from training.head import frontier
 from training.head.evaluate import Figures
+from training.head.frontier import Point
+from training.head.promise import Choice
+from training.head.questions import Questions
 from training.head.recipe import Recipe
 
-WEIGHTS, CARD, CURVES, PLOT = "head.safetensors", "README.md", "training.jsonl", "training.png"
-COLUMNS: Columns = {
-    "policy": "{name}",
+WEIGHTS, CARD, CURVES, DEV = "head.safetensors", "README.md", "training.jsonl", "dev.json"
+CURVES_PLOT, DEV_PLOT = "training.png", "frontier.png"
+_SHOWN = {
+    "reward": "reward", "accuracy": "accuracy", "latency_ms": "modelled latency, ms", "llm_share": "LLM share",
+    "price": "lambda, per ms",
+}  # fmt: skip
+_LOOKS: Columns = {
+    "after step": "{step}",
     "accuracy %": "{accuracy:.1p} [{low:.1p}, {high:.1p}]",
-    "modelled ms": "{latency_ms:.1f}",
-    "tokens": "{num_tokens:.1f}",
+    "modelled ms": "{latency_ms:sig}",
     "LLM %": "{llm_share:.1p}",
-    "switches": "{num_switches:.2f}",
-    "asked": "{num_consultations:.2f}",
+    "calls of the head": "{num_consultations:.1f}",
+}
+_CALIBRATION: Columns = {
+    "P(the SLM's token is wrong) says": "{low:.1p} to {high:.1p}",
+    "states": "{n}",
+    "on average": "{said:.1p}",
+    "wrong": "{wrong:.1p}",
 }
 
 
-def write_head(
-    folder: Path,
-    head: Head,
-    recipe: Recipe,
-    rows: Sequence[Figures],
-    log: Sequence[Mapping[str, Any]],
-    steps_looked_at: Sequence[int],
-    minutes: float,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a run took.
+
+    Attributes:
+        num_rollouts, rollouts_s: answers that were asked for, and how long that took.
+    """
+
+    seconds: float
+    num_rollouts: int
+    rollouts_s: float
+
+    def text(self) -> str:
+        """In one sentence."""
+        if not self.rollouts_s:
+            return f"{self.seconds / 60:.0f} minutes."
+        waited = f"{self.rollouts_s / 60:.0f} waiting for {self.num_rollouts:,} answers"
+        rate = f"{self.num_rollouts / self.rollouts_s:.1f} a second"
+        return f"{self.seconds / 60:.0f} minutes; of them {waited} ({rate}); the rest is learning and the warm start."
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a card tells of a run.
+
+    Attributes:
+        models: by role, with device and dtype, such as "tiny-slm (cpu float32)".
+        goal: in words, such as "a loss of at most 1.0%".
+        curves: a row for each step of DAPO.
+        looks: what the head did on dev, by the step after which it was looked at; chosen: the step of this head.
+        effort: None: not told.
+        calibration: rows of n, low, high, said, wrong; empty: not measured.
+    """
+
+    recipe: Recipe
+    models: Mapping[str, str]
+    questions: Questions
+    goal: str
+    curves: Sequence[Mapping[str, Any]]
+    looks: Mapping[int, Figures]
+    chosen: int
+    effort: Effort | None = None
+    calibration: Sequence[Row] = ()
+
+
+def write_head(folder: Path, head: Head, training: Training, points: Sequence[Point], choice: Choice) -> None:
     """Writes all files; the weights last, for a router may look at any time.
 
     Args:
-        rows: thresholds, the head before DAPO, this head.
-        steps_looked_at: of DAPO, after which the head was a candidate.
+        points: the dev frontier; choice: which of its prices is promised what.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CURVES).write_text("".join(f"{json.dumps(line)}\n" for line in log))
-    plot(log, folder / PLOT)
-    (folder / CARD).write_text(_card(folder.name, head, recipe, rows, steps_looked_at, minutes))
+    (folder / CURVES).write_text("".join(f"{json.dumps(row)}\n" for row in training.curves))
+    plot_curves(training.curves, folder / CURVES_PLOT)
+    title = f"{folder.name}: dev, n = {points[0].figures.n}"
+    frontier.plot(points, title, folder / DEV_PLOT)
+    dev = {"points": [asdict(point) for point in points], "choice": asdict(choice), "provenance": provenance()}
+    (folder / DEV).write_text(json.dumps(dev, indent=1) + "\n")
+    (folder / CARD).write_text(card(folder.name, head, training, points, choice))
     part = folder / f"{WEIGHTS}.part"
     part.write_bytes(head.data)
     part.replace(folder / WEIGHTS)
 
 
-def plot(log: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Reward, accuracy, latency and LLM share, by step."""
-    shown = {"reward": "reward", "accuracy": "accuracy", "latency_ms": "modelled latency, ms", "llm_share": "LLM share"}
-    figure, axes = panels(1, len(shown), (13, 3))
+def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Reward, accuracy, latency, LLM share and lambda, by step of DAPO."""
+    shown = {key: label for key, label in _SHOWN.items() if not curves or key in curves[0]}
+    figure, axes = panels(1, len(shown), (3.2 * len(shown), 3))
     for axis, (key, label) in zip(axes[0], shown.items(), strict=True):
-        axis.plot([line["step"] for line in log], [line[key] for line in log], color="tab:blue", linewidth=1)
+        axis.plot([row["step"] for row in curves], [row[key] for row in curves], color=COLOURS[0], linewidth=1)
         axis.set(xlabel="step of DAPO", title=label)
         axis.grid(alpha=0.3)
     save(figure, path)
 
 
-def _card(
-    name: str, head: Head, recipe: Recipe, rows: Sequence[Figures], steps_looked_at: Sequence[int], minutes: float
-) -> str:
-    facts = head.facts
-    *others, last = map(str, steps_looked_at)
-    steps = f"steps {', '.join(others)} and {last}" if others else f"step {last}"
-    readout = (
-        f"\n- Of the hidden state it also reads what the SLM thinks of {recipe.num_readout} tokens (by its LM head):"
-        "\n  the four largest log-probabilities and the entropy. Ours, not the paper's."
-        if recipe.num_readout
-        else ""
-    )
-    start = (
-        f"warm start on {recipe.warm_chains:,} reference chains (P(the SLM's token is wrong), leaning to the LLM above "
-        f"{recipe.warm_error:g}), then "
-        if recipe.warm_chains
-        else ""
-    )
+def card(name: str, head: Head, training: Training, points: Sequence[Point], choice: Choice) -> str:
+    """Writes the card in Markdown."""
+    facts, recipe, n = head.facts, training.recipe, points[0].figures.n
+    price = "" if choice.point.value == 1 else f",price={choice.point.value:g}"
     return f"""---
 license: apache-2.0
 library_name: rstitch
 ---
 # {name}
 
-A head of R-Stitch+ (arXiv 2507.17307) for {facts.slm} and {facts.llm}: where the SLM's entropy is above {facts.tau:g}
-it says, from the SLM's last hidden state and the context length, whether the LLM writes the position.
-Version `{head.version}`.
+A head of R-Stitch+ (arXiv 2507.17307) for {training.models["slm"]} beside {training.models["llm"]}: where the
+SLM's entropy is above {facts.tau:g} it says whether the LLM writes the position. Version `{head.version}`.
 
+- It sees {_inputs(recipe)}.
 - MLP {" x ".join(map(str, head.sizes))} with ReLU, {head.num_parameters:,} parameters, float32; inputs normalised.
-- Fits hidden states of {facts.hidden_size} numbers and the tokenizer `{facts.tokenizer_fingerprint[:12]}`.{readout}
-- Ask for it with `policy=learned:{name}`; [docs/rstitch_plus.md](../../../docs/rstitch_plus.md) says how it is made.
+- It fits hidden states of {facts.hidden_size} numbers{_tokenizer(head)}.
 
-## Training
+Ask for it with `--policy learned:{name}{price}`. How it is made and used: docs/rstitch_plus.md of rstitch.
 
-`make train-router`: {start}DAPO:
-{recipe.num_steps} steps of {recipe.num_questions} groups of {recipe.group_size} answers, reward
-r_acc - lambda * r_acc * L with lambda = {recipe.price:g} per modelled millisecond, seed {recipe.seed}; the language
-models are frozen.
-{minutes:.0f} minutes. {", ".join(f"{key} {value}" for key, value in provenance().items())}.
+## What is promised
 
-![curves]({PLOT})
+Wanted: {training.goal}. {choice.statement}
+
+That holds for questions like those of dev, greedily answered, and for latencies as the latency model gives them.
 
 ## Dev split
 
-The first {rows[0].n} problems, greedy. The head is the best of those looked at after {steps} of DAPO,
-by the reward on these very problems: the figures that count are those of the test split in
-[docs/results.md](../../../docs/results.md).
+![frontier]({DEV_PLOT})
 
-{markdown_table(COLUMNS, [asdict(row) for row in rows])}
+{markdown_table(frontier.COLUMNS, [point.row for point in points])}
 
-Accuracy with its 95% interval (Wilson); latency by the latency model, with the waiting model caught up beside; `asked`
-is how often the SLM was above the gate.
-"""
+n = {n}, greedy; accuracy with its 95% interval (Wilson), the difference to LLM-only on the same questions (paired
+bootstrap), the loss that it is shown to stay below (95%, Tango), latency by the latency model with the waiting model
+caught up beside.
+
+{_looked_at(training)}
+
+{_test_command(name, training.questions, price)}
+
+## Training
+
+{_start(recipe)}DAPO: {len(training.curves)} steps of
+{recipe.num_questions} questions, {recipe.group_size} answers to each; reward r_acc - lambda * r_acc * L, learning rate
+{recipe.lr:g}, seed {recipe.seed}; the language models are frozen.
+
+- Questions: {training.questions.origin.source}, digest `{training.questions.digest}`; {_sides(training.questions)}.
+  An answer has at most {training.questions.task.max_new_tokens} tokens and is checked by {_check(training.questions)}.
+- {training.effort.text() if training.effort else "How long it took was not told."}
+- {line(provenance())}
+
+![curves]({CURVES_PLOT})
+{_calibration(training.calibration)}"""
+
+
+def _inputs(recipe: Recipe) -> str:
+    parts = ["the SLM's last hidden state", "the context length", *recipe.features]
+    if recipe.num_readout:
+        read = f"what the SLM thinks of {recipe.num_readout} tokens by its LM head"
+        parts.append(f"{read} (the four largest log-probabilities, the entropy)")
+    ours = "" if len(parts) == 2 else "; the paper's are the first two"
+    return f"{', '.join(parts[:-1])} and {parts[-1]}{ours}"
+
+
+def _tokenizer(head: Head) -> str:
+    fingerprint = head.facts.tokenizer_fingerprint
+    return f" and the tokenizer `{fingerprint[:12]}`" if fingerprint else ""
+
+
+def _start(recipe: Recipe) -> str:
+    if not recipe.warm_answers:
+        return "No warm start. "
+    return (
+        f"Warm start on at most {recipe.warm_answers:,} answers (P(the SLM's token is wrong), leaning to the LLM above "
+        f"{recipe.warm_error:g}), then "
+    )
+
+
+def _sides(questions: Questions) -> str:
+    repeated = f", {questions.origin.num_repeated} repeated ones left out" if questions.origin.num_repeated else ""
+    test = f" / {len(questions.test):,}" if questions.test else ""
+    split = "train / dev / test" if test else "train / dev"
+    return f"{len(questions.train):,} / {len(questions.dev):,}{test} ({split}{repeated})"
+
+
+def _check(questions: Questions) -> str:
+    task = questions.task
+    return f"`{task.generator.check}`" if task.generator else f"`{task.check}`"
+
+
+def _looked_at(training: Training) -> str:
+    if len(training.looks) < 2:
+        return "These questions chose nothing but the price."
+    rows = [{"step": step, **asdict(figures)} for step, figures in training.looks.items()]
+    return (
+        f"The head is that of step {training.chosen}, chosen on these very questions among the following; the promise "
+        f"allows for that.\n\n{markdown_table(_LOOKS, rows)}"
+    )
+
+
+def _test_command(name: str, questions: Questions, price: str) -> str:
+    """Said beside the figures of dev, for whoever wants those of the test split."""
+    if not questions.test and questions.task.generator is None:
+        return "There is no test split: none was left to it."
+    data = "" if questions.task.generator else f" --data .cache/heads/{name}/test.jsonl"
+    systems = f"llm_only slm_only threshold:tau=0.02 learned:{name}{price}"
+    return (
+        "The test split was not looked at. For its figures:\n\n"
+        f"    rstitch eval run {questions.origin.flags}{data} --systems {systems}"
+    )
+
+
+def _calibration(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    return f"\n## Calibration\n\n{markdown_table(_CALIBRATION, rows)}\n\nOn states that it was not trained with.\n"

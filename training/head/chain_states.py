@@ -64,8 +64,8 @@ def chain_states(
         cache: a folder that keeps them, block by block, for the next run; one that was stopped goes on.
         on_chains: told how many chains were done, now and then.
     """
-    facts = {name: getattr(chains, name) for name in Chains.__slots__} | {"features": list(chains.features)}
-    del facts["num_chains"]
+    facts = {name: getattr(chains, name) for name in ("domain", "tau", "seed", "mixed")}
+    facts |= {"slm": Path(chains.slm).name, "features": list(chains.features)}
     blocks = []
     for number, first in enumerate(range(0, chains.num_chains, BLOCK)):
         size = min(BLOCK, chains.num_chains - first)

@@ -4,7 +4,7 @@ A group is G answers to one question; an answer's actions are its decisions {SLM
 
 As DAPO has it: clip-higher (epsilon_low 0.2, epsilon_high 0.28), the loss averaged over all actions of all answers and
 not per answer (token-level), no KL term, advantages normalised in the group (as in GRPO), groups without a signal left
-out (dynamic sampling), overlong shaping optional.
+out (dynamic sampling).
 
 Departures from it, each for a reason of this reward (R-Stitch+: r_acc - lambda * r_acc * L):
 1. A group is without a signal if its answers all earn the same, not if they are all right or all wrong. The latency
@@ -13,7 +13,7 @@ Departures from it, each for a reason of this reward (R-Stitch+: r_acc - lambda 
 2. The divisor of the advantages is max(group's std, `std_floor`). By itself a group of right answers has a std of a few
    thousandths; dividing by it would blow a millisecond up to the weight of a right answer, whatever lambda says.
    std_floor = 0 gives DAPO's own rule.
-3. Overlong shaping is off unless asked for: an answer that reaches the limit is wrong already.
+3. There is no overlong shaping: an answer that reaches the limit is wrong already.
 4. Dynamic sampling gives up after `max_rounds` batches of questions; the step then has fewer groups.
 """
 
@@ -34,11 +34,6 @@ def rewards(right: Tensor, latency_ms: Tensor, price: float) -> Tensor:
         price: lambda, per ms.
     """
     return right * (1 - price * latency_ms)
-
-
-def overlong(lengths: Tensor, limit: int, margin: int) -> Tensor:
-    """DAPO's soft punishment of answers within `margin` tokens of the limit, in [-1, 0]."""
-    return -((lengths - (limit - margin)) / margin).clamp(0, 1)
 
 
 def has_signal(rewards: Tensor) -> bool:

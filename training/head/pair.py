@@ -1,56 +1,75 @@
-"""The pair to train for: both models as engines in this process, prompts as the service makes them, answers as text."""
+"""The pair that a head is trained for: who the models are, where they run, and who writes their answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
-from transformers import PreTrainedTokenizerFast
-
-from evals.tasks.tiny.arithmetic import Problem, is_correct
-from model_worker.engine.engine import Engine
-from model_worker.engine.forward.loader import load
-from model_worker.engine.forward.memory import pages_that_fit
-from model_worker.engine.types import Limits
+from evals.asking.stacks import models
+from model_worker.engine.errors import UnsupportedModel
 from model_worker.tokenizer import load_tokenizer
-from training.tiny.evaluate import prompt_ids
+from rstitch.client.sync import Client
+from rstitch.errors import invalid
+from training.head.rollouts.engines import open_engines
+from training.head.rollouts.in_process import InProcessRollouts
+from training.head.rollouts.judging import Judge
+from training.head.rollouts.served import ServedRollouts
+from training.head.rollouts.types import Rollouts
 
-_CACHE_BYTES = 256 << 20  # of each engine
+ROLES = ("slm", "llm")
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingPair:
-    """Both engines and what they share. Made by `open_pair`."""
+class Pair:
+    """Both models by their roles.
 
-    slm: Engine
-    llm: Engine
-    tokenizer: PreTrainedTokenizerFast
-    stop_tokens: frozenset[int]
-    fingerprint: str
-    hidden_size: int
-    names: tuple[str, str]
+    Attributes:
+        models: folders or hub ids, as whoever runs them knows them.
+        places: device and dtype, such as "cpu float32".
+    """
 
-    def prompt(self, problem: Problem) -> list[int]:
-        return prompt_ids(self.tokenizer, problem)
+    models: dict[str, str]
+    places: dict[str, str]
 
-    def is_right(self, tokens: Sequence[int], problem: Problem) -> bool:
-        return is_correct(str(self.tokenizer.decode(list(tokens))), problem)
+    @property
+    def names(self) -> dict[str, str]:
+        return {role: Path(model).name for role, model in self.models.items()}
+
+    def slm_files(self) -> str:
+        """The SLM's folder or hub id. Raises RstitchError if it is a folder that is not on this machine."""
+        slm = self.models["slm"]
+        if slm.startswith((".", "/")) and not Path(slm).exists():
+            what = f"the SLM's folder {slm} is not on this machine, and a head's readout is made of its LM head."
+            raise invalid("--num-readout", what, "Give --num-readout 0 --pure, or train where the folder is.")
+        return slm
+
+    def fingerprint(self) -> str:
+        """The tokenizer's, as the workers tell it; "" if it cannot be had here, and then the head fits any."""
+        try:
+            return load_tokenizer(self.models["slm"]).fingerprint
+        except UnsupportedModel:
+            return ""
 
 
-def open_pair(slm: str, llm: str, dtype: torch.dtype = torch.float32) -> TrainingPair:
-    """Loads two folders or hub ids, on the CPU. Raises UnsupportedModel; ValueError if the tokenizers differ."""
-    files = {name: load_tokenizer(name) for name in (slm, llm)}
-    if files[slm].fingerprint != files[llm].fingerprint:
-        raise ValueError(f"{slm} and {llm} do not share one tokenizer")
-    vocab_size = files[slm].vocab_size
-    loaded = {name: load(name, dtype, torch.device("cpu")) for name in (slm, llm)}
-    engines = {}
-    for name, model in loaded.items():
-        limits = Limits(vocab_size, model.context_length, pages_that_fit(model, 16, cpu_bytes=_CACHE_BYTES))
-        engines[name] = Engine(model, limits)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(slm)
-    stop = loaded[slm].stop_tokens | loaded[llm].stop_tokens
-    return TrainingPair(
-        engines[slm], engines[llm], tokenizer, stop, files[slm].fingerprint, loaded[slm].hidden_size, (slm, llm)
+def pair_of(options: argparse.Namespace) -> Pair:
+    """The models of a running router, or those of the flags. Raises RstitchError if the router is not ready."""
+    if options.in_process:
+        return Pair(dict(zip(ROLES, models(options), strict=True)), dict.fromkeys(ROLES, "cpu float32"))
+    with Client(options.router) as client:
+        workers = {worker.role.value: worker for worker in client.wait_ready().workers}
+    return Pair(
+        {role: workers[role].model for role in ROLES},
+        {role: f"{workers[role].device} {workers[role].dtype}" for role in ROLES},
     )
+
+
+def rollouts_of(options: argparse.Namespace, pair: Pair, judge: Judge, held: ExitStack) -> Rollouts:
+    """Who writes the pair's answers; ends with `held`. Raises RstitchError, UnsupportedModel."""
+    if options.in_process:
+        return held.enter_context(
+            InProcessRollouts(open_engines(pair.models["slm"], pair.models["llm"]), judge, options.sessions)
+        )
+    served = ServedRollouts(options.router, judge, f"{options.name}.training", options.sessions, options.patience_s)
+    return held.enter_context(served)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -30,12 +31,14 @@ class Origin:
     """Where questions come from, for cards: file or generator, split as asked for, repeated questions left out.
 
     Attributes:
+        flags: with which `rstitch eval run` judges answers in the same way.
         digest: of the task, the split and all questions with their answers.
     """
 
     source: str
     split: str
     num_repeated: int
+    flags: str
     digest: str
 
 
@@ -88,6 +91,7 @@ def load_questions(
     of = of.model_copy(update={"max_new_tokens": max_new_tokens}) if max_new_tokens else of
     shares = Split.parse(split)
     made = _of_file(of, data, shares) if of.generator is None else _generated(of, data, shares, seed)
+    made = replace(made, origin=replace(made.origin, flags=_flags(task, check, prompt)))
     for side, least in (("train", MIN_TRAIN), ("dev", MIN_DEV)):
         if (number := len(getattr(made, side))) < least:
             remedy = f"Give at least {least}: more data, or another --split than {split}."
@@ -152,7 +156,7 @@ def _of_file(task: Task, data: Path | None, split: Split) -> Questions:
         sides[split.side(place)].append(replace(problem, index=index))
     if split.are_counts:
         sides = {side: problems[: int(getattr(split, side))] for side, problems in sides.items()}
-    return _questions(task, *sides.values(), source=loaded.source, split=split, num_repeated=num_repeated)
+    return _questions(task, sides["train"], sides["dev"], sides["test"], loaded.source, split, num_repeated)
 
 
 def _questions(
@@ -164,4 +168,11 @@ def _questions(
 
     facts = [task.digest, split.text, told(train), told(dev), told(test)]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-    return Questions(train, dev, test, task, checker_of(task), Origin(source, split.text, num_repeated, digest))
+    return Questions(train, dev, test, task, checker_of(task), Origin(source, split.text, num_repeated, "", digest))
+
+
+def _flags(task: str | None, check: str | None, prompt: str) -> str:
+    if task:
+        return shlex.join(["--task", Path(task).name if Path(task).is_absolute() else task])
+    asked = [] if prompt == "{question}" else ["--prompt", prompt]
+    return shlex.join(["--check", str(check), *asked])

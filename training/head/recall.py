@@ -30,15 +30,27 @@ _SEED = 1_001  # of the problems; heads are trained with small ones
 _COLUMNS: Columns = {"asked by": "{name}"} | {f"{calls:g} calls": f"{{found[{calls:g}]:.1p}}" for calls in CALLS}
 
 
-def recall(score: Tensor, wrong: Tensor, num_answers: int) -> dict[float, float]:
-    """Share of the wrong tokens among those that are asked about, for each of `CALLS`.
+def share_found(score: Tensor, wrong: Tensor, num_calls: float) -> float:
+    """Computes the share of the wrong tokens among the `num_calls` states with the highest score.
 
     Args:
-        score: [n], one an unsure token; the highest are asked about first.
+        score: [n], one an unsure token.
         wrong: 0 or 1, [n].
     """
-    found = wrong[score.argsort(descending=True)].cumsum(0) / wrong.sum()
-    return {calls: float(found[min(len(found), round(calls * num_answers)) - 1]) for calls in CALLS}
+    called = score.topk(min(len(score), round(num_calls))).indices
+    return float(wrong[called].sum() / wrong.sum())
+
+
+def recall(score: Tensor, wrong: Tensor, num_answers: int) -> dict[float, float]:
+    """Computes the share of the wrong tokens that is found for each of `CALLS`, as `share_found` does."""
+    return {calls: share_found(score, wrong, calls * num_answers) for calls in CALLS}
+
+
+def share_missed(score: Tensor, states: States, num_calls: float) -> float:
+    """Computes the share of answers in which a wrong token is not among the `num_calls` states of highest score."""
+    missed = states.wrong.clone()
+    missed[score.topk(min(len(score), round(num_calls))).indices] = 0
+    return len(states.answers[missed > 0].unique()) / states.num_answers
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ It knows neither where they come from (`chain_states`, `observed_states`) nor wh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rstitch.service.head_features import NUM_RECENT, Situation
+from rstitch.service.head_features import NUM_RECENT, Situation, num_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,15 @@ class States:
         return cls(
             torch.cat([part.inputs for part in parts]), torch.cat([part.wrong for part in parts]), answers, firsts[-1]
         )
+
+    def shown(self, had: Sequence[str], wanted: Sequence[str]) -> States:
+        """Gives the same states with some of the features that they have; both are names in the order of the inputs."""
+        first = self.inputs.shape[1] - num_numbers(had)
+        columns = list(range(first))
+        for name in wanted:
+            begin = first + num_numbers(had[: had.index(name)])
+            columns += range(begin, begin + num_numbers([name]))
+        return replace(self, inputs=self.inputs[:, columns])
 
     def split(self, num_answers: int) -> tuple[States, States]:
         """Gives the states of the first so many answers, and of the others."""

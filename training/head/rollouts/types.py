@@ -42,6 +42,7 @@ class Rollout:
         runs: who wrote how much, in order, as the latency model wants it.
         consultations: what the head was asked, in order; empty under other policies.
         session_id: of its trajectory; empty where there is none.
+        explore_seed, llm_tokens: of its job.
     """
 
     problem: Problem
@@ -53,6 +54,8 @@ class Rollout:
     runs: tuple[Run, ...]
     consultations: tuple[Consultation, ...] = ()
     session_id: str = ""
+    explore_seed: int | None = None
+    llm_tokens: int | None = None
 
     @property
     def num_switches(self) -> int:
@@ -69,6 +72,7 @@ class Rollouts(Protocol):
     def run(self, jobs: Sequence[Job], policy: Asked, on_done: Callable[[Rollout], None]) -> list[Rollout]:
         """Writes the answers, in the order of the jobs; `on_done` is told each as it comes.
 
-        A job's `explore_seed` takes the place of the policy's. Raises RstitchError if the service is lost.
+        A job's `explore_seed` takes the place of the policy's. Equal jobs have equal answers. Raises RstitchError if
+        the service is lost.
         """
         ...

@@ -1,0 +1,68 @@
+"""The latency model of the pair that a head is trained for: given, bundled, or fitted first."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from evals.latency import LatencyModel
+from evals.latency.pair import ROLES, fit_pair
+from rstitch.errors import invalid
+from rstitch.local.part import ROOT
+from training.head.pair import Pair
+from training.head.progress import Screen
+from training.head.questions import Questions
+
+_BUNDLED = ROOT / "docs/results/latency.json"
+_FILE = "latency.json"
+# Enough for a reward, and minutes where a model's step takes a tenth of a second.
+_REPEATS, _NUM_ASKED, _MAX_TOKENS = 5, 2, 128
+
+
+def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, screen: Screen) -> LatencyModel:
+    """Finds the latency model, or times the workers' calls and fits one, which is then kept in the work folder.
+
+    What serving adds is measured on answers to a few of the training questions.
+
+    Raises: RstitchError if there is none and none can be made, or if the one that was given is of other models.
+    """
+    if options.latency is not None:
+        model = _load(options.latency)
+        if (told := _told(model)) and told != _wanted(pair):
+            screen.say("warning", f"{options.latency} is of {told}, the pair is {_wanted(pair)}")
+        return model
+    path: Path = options.work / _FILE
+    if path.exists():
+        return _load(path)
+    if _BUNDLED.exists() and _told(bundled := _load(_BUNDLED)) == _wanted(pair):
+        return bundled
+    if not options.router:
+        raise invalid("--latency", "there is no latency model of this pair.", "Make one: rstitch latency.")
+    screen.say("latency", "there is no latency model of this pair: its calls and a few answers are timed first")
+    asked = [problem.prompt for problem in questions.train[:_NUM_ASKED]]
+    limit = min(_MAX_TOKENS, questions.task.max_new_tokens)
+    model = asyncio.run(fit_pair(options.router, asked, max_new_tokens=limit, repeats=_REPEATS, bar=screen.bar))
+    part = path.with_suffix(".part")
+    model.save(part)
+    part.replace(path)
+    return _load(path)
+
+
+def _load(path: Path) -> LatencyModel:
+    try:
+        return LatencyModel.load(path)
+    except ValueError as error:
+        raise invalid("--latency", f"{error}.", "Or leave it out: one is fitted first.") from None
+
+
+def _told(model: LatencyModel) -> dict[str, str]:
+    """What the model was fitted on, by role; empty if it does not say."""
+    facts = {role: getattr(model, role).facts for role in ROLES}
+    if not all({"model", "device", "dtype"} <= each.keys() for each in facts.values()):
+        return {}
+    return {role: f"{each['model']} {each['device']} {each['dtype']}" for role, each in facts.items()}
+
+
+def _wanted(pair: Pair) -> dict[str, str]:
+    return {role: f"{pair.names[role]} {pair.places[role]}" for role in ROLES}

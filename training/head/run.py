@@ -1,0 +1,269 @@
+"""A training run, stage by stage. Each stage's outcome is kept, so that a run that was killed goes on."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from evals.asking.systems import Terms
+from evals.tasks.data import Problem
+from rstitch.client.policies import Learned, LlmOnly
+from rstitch.errors import invalid
+from rstitch.service.head import Head, HeadFacts
+from training.head import baselines, frontier, warm_states
+from training.head.baselines import Baselines, check_checker
+from training.head.beginning import begin
+from training.head.card import Effort, Training, write_head
+from training.head.choice import best_look
+from training.head.dual import Dual, dual_of
+from training.head.evaluate import Figures, figures_of
+from training.head.latency import latency_of
+from training.head.pair import pair_of, rollouts_of
+from training.head.progress import Screen, left_in_words, look_in_words
+from training.head.promise import check_promise, choose
+from training.head.questions import Questions, load_questions
+from training.head.recipe import Recipe
+from training.head.rollouts.judging import Judge
+from training.head.rollouts.kept import KeptRollouts
+from training.head.rollouts.served import ServedRollouts
+from training.head.rollouts.types import Asked, Job
+from training.head.states import States
+from training.head.train import Setting, Trainer
+from training.head.work import Work
+
+_ENOUGH = 100  # rollouts to tell their rate by
+
+
+class Run:
+    """The stages of a run, in the order in which `all` goes through them.
+
+    Args:
+        options: of `flags.parser`; `router` is set unless it is `in_process`.
+        held: what ends with the run.
+    """
+
+    def __init__(self, options: argparse.Namespace, recipe: Recipe, screen: Screen, held: ExitStack) -> None:
+        self.options = options
+        self.recipe = recipe
+        self.screen = screen
+        self.questions = _questions(options, recipe)
+        self.dev = self.questions.dev[: options.num_dev]
+        self.pair = pair_of(options)
+        self.latency = latency_of(options, self.pair, self.questions, screen)
+        self.terms = Terms.of(self.questions.task, options.max_new_tokens)
+        self.work = Work(options.work, self._made_of())
+        judge = Judge(self.terms, self.questions.checker, self.latency)
+        self.writer = rollouts_of(options, self.pair, judge, held)
+        self.rollouts = KeptRollouts(self.writer, self.work.folder)
+        self._seconds_asking = 0.0
+        self._has_told = False
+
+    def all(self) -> Head:
+        """Goes through all stages; gives the head. Raises RstitchError."""
+        options = self.options
+        llm = self._alone().llm_only
+        dual = dual_of(options.price, options.target_loss, options.target_latency, llm.accuracy, llm.latency_ms, llm.n)
+        trainer = self._trainer(dual, llm)
+        self._dapo(trainer)
+        return self._finish(trainer, dual)
+
+    def _alone(self) -> Baselines:
+        """The LLM and the SLM without one another, and whether what is asked for can be had."""
+        task, problems = self.questions.task, self.questions.train[: self.options.num_alone]
+
+        def measured() -> dict[str, Any]:
+            check_checker(task, problems)
+            with self.rollouts.stage("alone"), self._asking("LLM and SLM alone", 2 * len(problems)) as advance:
+                return asdict(baselines.measure(self.rollouts, task, problems, advance))
+
+        alone = Baselines.of(self.work.stage("alone", measured))
+        for figures in (alone.llm_only, alone.slm_only):
+            self.screen.say("alone", f"{figures.name}: {look_in_words(asdict(figures))}", **asdict(figures))
+        loss = self.options.target_loss
+        said = [check_promise(loss, len(self.dev), alone.helped)] if loss is not None else []
+        for note in filter(None, (*alone.notes, *said)):
+            self.screen.say("note", note)
+        return alone
+
+    def _trainer(self, dual: Dual, llm: Figures) -> Trainer:
+        """The trainer where the run stands: at its last checkpoint, or behind the warm start."""
+        policy = begin(self.work.folder, self.recipe, self.pair, self._states, self.screen)
+        self.work.tick()
+        names = self.pair.names
+        facts = HeadFacts(
+            policy.hidden_size, self.pair.fingerprint(), self.recipe.tau, names["slm"], names["llm"], policy.features
+        )
+        setting = Setting(self.questions.train, facts, dual, llm.num_tokens)
+        trainer = Trainer(self.recipe, setting, self.rollouts, policy, self.work.folder)
+        if trainer.resume():
+            self.screen.say("resumed", f"goes on after step {trainer.step_number}", step=trainer.step_number)
+            for look in trainer.looks:
+                self.screen.look(look.step, asdict(look.figures))
+        return trainer
+
+    def _states(self) -> States:
+        """The SLM's unsure states that the warm start learns from. Raises RstitchError if they cannot be had."""
+        task, recipe, served = self.questions.task.name, self.recipe, self.writer
+        source = self.options.warm_from or warm_states.default_source(task)
+        if source == "chains":
+            return warm_states.of_chains(self.pair.slm_files(), task, recipe, self.work.folder, self.screen)
+        if not isinstance(served, ServedRollouts):
+            raise invalid("--in-process", f"states of {source} are observed by the service.", "Leave it out.")
+        if source == "logs":
+            return warm_states.of_logs(served, recipe)
+        train = self.questions.train
+        if source == "solutions":
+            return warm_states.of_solutions(served, train, self.terms, recipe)
+        return warm_states.of_answers(served, self.rollouts, train, self.terms, recipe, self.screen)
+
+    def _dapo(self, trainer: Trainer) -> None:
+        recipe = self.recipe
+        self._look(trainer)
+        while trainer.step_number < recipe.num_steps and self._has_time():
+            self._tell_left(trainer)
+            words = f"step {trainer.step_number + 1}/{recipe.num_steps}"
+            with self._asking(words, recipe.num_questions * recipe.group_size) as advance:
+                trainer.step(advance)
+            self.work.tick()
+            self.screen.step(trainer.curves, recipe.num_steps)
+            if trainer.step_number % recipe.eval_every == 0:
+                self._look(trainer)
+        self._look(trainer)
+
+    def _look(self, trainer: Trainer) -> None:
+        """Looks at the head as it is on dev, unless that was done."""
+        number = trainer.step_number
+        if any(look.step == number for look in trainer.looks):
+            return
+        with self.rollouts.stage(f"dev-{number}", forget=True):
+            name = self.rollouts.use(trainer.head())
+            trainer.look(self._figures(f"step {number}", self.dev, Learned(name, self.recipe.tau)))
+        self.work.tick()
+        self.screen.look(number, asdict(trainer.looks[-1].figures))
+
+    def _finish(self, trainer: Trainer, dual: Dual) -> Head:
+        """Chooses a head, then its price on the dev frontier, and writes the files."""
+        options, recipe = self.options, self.recipe
+        with self.rollouts.stage("frontier"):
+            llm = self._figures("llm_only", self.dev, LlmOnly())
+            look = best_look(trainer.looks, dual, llm.accuracy, dual.start)
+            head = Head.from_bytes(look.data)
+            asked = frontier.systems(self.rollouts.use(head), recipe.tau, options.taus, options.prices)
+            with self._asking("dev frontier", len(self.dev) * len(asked)) as advance:
+                points = frontier.measure(self.rollouts, asked, self.dev, advance, options.name)
+        choice = choose(
+            points, loss=options.target_loss, speed_up=options.target_latency, price_ms=look.price,
+            num_heads=len({each.data for each in trainer.looks}),
+        )  # fmt: skip
+        training = Training(
+            recipe,
+            {role: f"{self.pair.names[role]} ({self.pair.places[role]})" for role in self.pair.names},
+            self.questions,
+            _goal(options, dual),
+            trainer.curves,
+            {each.step: each.figures for each in trainer.looks},
+            look.step,
+            Effort(self.work.seconds, self.rollouts.num_asked, self._seconds_asking),
+        )
+        write_head(options.out, head, training, points, choice)
+        if self.questions.save_test(self.work.folder / "test.jsonl"):
+            self.screen.say("test", f"the test side, not looked at, is in {self.work.folder / 'test.jsonl'}")
+        self.screen.say("promise", choice.statement, keeps=choice.keeps, price=choice.point.value)
+        full_name = f"{options.name}@{head.version}"
+        words = f"{full_name} (step {look.step}) is in {options.out}, after {self.work.seconds / 60:.0f} minutes"
+        if options.activate and isinstance(self.writer, ServedRollouts):
+            self.writer.put_into_service(options.name, head, choice.statement)
+            words = f"{words}; it is in service: rstitch heads rollback takes that back"
+        self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.out))
+        return head
+
+    def _figures(self, name: str, problems: Sequence[Problem], policy: Asked) -> Figures:
+        with self._asking(name, len(problems)) as advance:
+            return figures_of(name, self.rollouts.run([Job(problem) for problem in problems], policy, advance))
+
+    @contextmanager
+    def _asking(self, words: str, total: int) -> Iterator[Callable[..., None]]:
+        """Shows a bar, and counts the time towards the rate of rollouts."""
+        began = time.monotonic()
+        with self.screen.bar(words, total) as advance:
+            yield advance
+        self._seconds_asking += time.monotonic() - began
+
+    @property
+    def _rate(self) -> float:
+        """Rollouts a second, as far as they were asked for in this process; 0 while they are too few."""
+        enough = self.rollouts.num_asked >= _ENOUGH and self._seconds_asking
+        return self.rollouts.num_asked / self._seconds_asking if enough else 0.0
+
+    @property
+    def _looks_after(self) -> int:
+        """Counts the systems that answer dev after DAPO."""
+        return len(frontier.systems("", self.recipe.tau, self.options.taus, self.options.prices))
+
+    def _tell_left(self, trainer: Trainer) -> None:
+        """Says once, as soon as it can be known, how long the rest takes and what it costs."""
+        if self._has_told or not self._rate:
+            return
+        self._has_told = True
+        recipe = self.recipe
+        num_steps = recipe.num_steps - trainer.step_number
+        looks = (num_steps // recipe.eval_every + self._looks_after) * len(self.dev)
+        num_left = num_steps * recipe.num_questions * recipe.group_size
+        most = num_left * recipe.max_rounds + looks
+        words = left_in_words(num_left + looks, most, self._rate, self.options.price_per_hour)
+        self.screen.say("left", words, per_second=self._rate, rollouts=num_left + looks, most_rollouts=most)
+
+    def _has_time(self) -> bool:
+        """Whether another step, and what follows DAPO, fit the hours that are allowed."""
+        if self.options.max_hours is None:
+            return True
+        recipe = self.recipe
+        num_next = recipe.num_questions * recipe.group_size + self._looks_after * len(self.dev)
+        needed = self.work.seconds + (num_next / self._rate if self._rate else 0.0)
+        if needed <= 3600 * self.options.max_hours:
+            return True
+        self.screen.say("hours", f"{self.options.max_hours:g} hours allow no more steps")
+        return False
+
+    def _made_of(self) -> dict[str, Any]:
+        """All that the head depends on, by words for people."""
+        options, latency = self.options, self.latency
+        # A run of more steps goes on with one of fewer.
+        recipe = {name: value for name, value in asdict(self.recipe).items() if name != "num_steps"}
+        return {
+            "recipe": recipe,
+            "goal": {name: getattr(options, name) for name in ("price", "target_loss", "target_latency")},
+            "questions": self.questions.digest,
+            "terms": asdict(self.terms),
+            "warm start": options.warm_from or warm_states.default_source(self.questions.task.name),
+            "numbers": {"alone": options.num_alone, "dev": len(self.dev)},
+            "pair": [self.pair.names, self.pair.places],
+            "latency model": [
+                latency.slm.as_dict(), latency.llm.as_dict(), asdict(latency.serving) if latency.serving else None
+            ],
+        }  # fmt: skip
+
+
+def _questions(options: argparse.Namespace, recipe: Recipe) -> Questions:
+    return load_questions(
+        options.task,
+        options.data,
+        options.check,
+        split=options.split,
+        seed=recipe.seed,
+        prompt=options.prompt,
+        max_new_tokens=options.max_new_tokens,
+    )
+
+
+def _goal(options: argparse.Namespace, dual: Dual) -> str:
+    """What the head is trained for, in words."""
+    if options.target_loss is not None:
+        return f"a loss of accuracy against the LLM alone of at most {options.target_loss:.1%}, at least latency"
+    if options.target_latency is not None:
+        return f"answers {options.target_latency:g}x as fast as the LLM alone's, at most accuracy"
+    return f"the highest reward with lambda = {dual.start:.3g} per ms"
