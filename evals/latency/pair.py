@@ -28,6 +28,8 @@ async def fit_pair(
     *,
     max_new_tokens: int,
     repeats: int,
+    inputs: Sequence[int] = INPUTS,
+    cached: Sequence[int] = CACHED,
     seed: int = 0,
     bar: Callable[[str, int], AbstractContextManager[Callable[[], None]]] = lambda words, total: nullcontext(_no_tick),
 ) -> LatencyModel:
@@ -36,7 +38,7 @@ async def fit_pair(
     Args:
         questions: each is asked by every policy, one at a time; none: what serving adds is not measured.
         max_new_tokens: of an answer.
-        repeats: of each call of the grid.
+        inputs, cached: the grid, in tokens; repeats: of each of its calls.
         bar: shows words while so much is measured, and is told of each that was.
 
     Raises: RstitchError if the service is lost or refuses.
@@ -44,7 +46,7 @@ async def fit_pair(
     async with AsyncExitStack() as held:
         client = await held.enter_async_context(AsyncClient(router))
         probers = await probers_of(await workers_of(client), seed, held)
-        plan = Plan([num for num in INPUTS if num > 1], CACHED, repeats, questions, (), seed)
+        plan = Plan(inputs, cached, repeats, questions, (), seed)
         asker = Asker(client, max_new_tokens, seed) if questions else None
         with bar("latency model", plan.num_measured(probers)) as tick:
             made = await measure(probers, asker, plan, tick)

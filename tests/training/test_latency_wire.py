@@ -9,6 +9,8 @@ import pytest
 
 from evals.latency import LatencyModel, runs_of
 from evals.latency.__main__ import main
+from evals.latency.answers import POLICIES
+from evals.latency.pair import fit_pair
 from evals.tasks.tiny.arithmetic import problems
 from rstitch.client.sync import Client
 from rstitch.client.types import Message, Threshold
@@ -35,6 +37,16 @@ def test_workers_alone_are_profiled_without_what_serving_adds(tiny_stack: LocalS
     path = tmp_path / "latency.json"
     assert main([*SMALL, "--workers", ",".join(tiny_stack.worker_addresses), "--json", str(path)]) == 0
     assert json.loads(path.read_text())["serving"] is None
+
+
+async def test_a_running_pair_is_fitted_on_questions_of_its_own(tiny_stack: LocalStack) -> None:
+    model = await fit_pair(
+        tiny_stack.router_address, ["What is 2 and 2?"], max_new_tokens=8, repeats=2, inputs=(2, 8), cached=(0, 16)
+    )
+    assert (model.slm.facts["model"], model.llm.facts["model"]) == ("tiny-slm", "tiny-llm")
+    assert model.serving is not None
+    assert model.serving.fit is not None
+    assert model.serving.fit.num_calls == len(POLICIES)
 
 
 def test_the_runs_of_an_answer_are_those_that_its_usage_counts(tiny_stack: LocalStack) -> None:
