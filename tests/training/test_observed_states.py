@@ -8,23 +8,25 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from rstitch.client.events import Consultation, SwitchReason
+from rstitch.client.events import Consultation, Model, Observation, SwitchReason
 from rstitch.client.types import Segment, Source, Trajectory, TrajectoryState
 from rstitch.errors import RstitchError
-from training.head.observed_states import Place, given, logged, states_from
+from training.head.observed_states import given, logged, states_from
 
 START = 10
 PROPOSALS = (1, 2, 9, 4, 9, 6)  # the tokens are 1 to 6
 ENTROPIES = (0.0, 0.5, 0.6, 0.01, 0.7, 0.3)
 
 
-def places(only_above: float = -1.0) -> list[Place]:
-    """What the SLM thought of six tokens."""
+def places(by: Sequence[Source] = (), only_above: float = -1.0) -> list[Observation]:
+    """What the SLM thought of six tokens, by these writers; of none if they were given."""
+    writers = [Model(source) for source in by] or [Model.UNSPECIFIED] * 6
+    states = [np.full(4, i, "<f2").tobytes() for i in range(6)]
     return [
-        Place(
-            Consultation(START + i, np.full(4, i, "<f2").tobytes(), entropy, proposal, context_length=START + i), i + 1
+        Observation(
+            Consultation(START + i, states[i], entropy, PROPOSALS[i], context_length=START + i), i + 1, writers[i]
         )
-        for i, (entropy, proposal) in enumerate(zip(ENTROPIES, PROPOSALS, strict=True))
+        for i, entropy in enumerate(ENTROPIES)
         if entropy > only_above
     ]
 
@@ -67,14 +69,14 @@ S, L = Source.SLM, Source.LLM
     ],
 )
 def test_labels_of_a_logged_answer(right: bool | None, wrong: dict[int, float]) -> None:
-    seen = logged(trajectory([S, S, L, S, L, S]), places(0.1), right)
+    seen = logged(trajectory(by := [S, S, L, S, L, S]), places(by, 0.1), right)
     states = states_from([seen], 0.1)
     assert dict(zip((states.inputs[:, 4] - START).int().tolist(), states.wrong.tolist(), strict=True)) == wrong
 
 
 def test_features_of_a_logged_answer_are_those_of_its_path() -> None:
     states = states_from(
-        [logged(trajectory([S, S, L, S, S, S]), places(0.1), True)], 0.1, ("recent", "segment", "spent")
+        [logged(trajectory(by := [S, S, L, S, S, S]), places(by, 0.1), True)], 0.1, ("recent", "segment", "spent")
     )
     recent, segment, spent = states.inputs[-1, 5:].split([6, 1, 1])
     assert recent[:4].tolist() == pytest.approx([0.5, 0.4, 0.3, 0.2]), "by whoever wrote, newest first"
@@ -84,8 +86,10 @@ def test_features_of_a_logged_answer_are_those_of_its_path() -> None:
 
 def test_what_tells_nothing_is_refused() -> None:
     with pytest.raises(RstitchError, match="tau below 0"):
-        given([place for place in places() if place.asked.position != START + 3])
+        given([place for place in places() if place.consultation.position != START + 3])
     with pytest.raises(RstitchError, match="worked solution"):
         given([])
+    with pytest.raises(RstitchError, match="common vocabulary"):
+        logged(trajectory([S] * 6), places([L] * 6), True)
     with pytest.raises(RstitchError, match="smaller tau"):
         states_from([given(places())], 0.9)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from training.head.chain_states import Chains, chain_states
 from training.head.files import write_whole
 from training.head.mlp import Policy
 from training.head.pair import Pair
@@ -17,19 +16,17 @@ from training.head.states import States
 from training.head.warm_start import fit, lean, readout_of
 
 _FILE = "beginning.pt"
-_FOR_NORMALISATION = 500  # answers, if there is no warm start
-_DOMAINS = {"tiny": "words", "programs": "programs"}  # tasks whose reference chains are at hand
 
 
-def begin(folder: Path, recipe: Recipe, pair: Pair, task: str, screen: Screen) -> Policy:
-    """Makes the policy that DAPO begins with, or reads the one that was made."""
+def begin(folder: Path, recipe: Recipe, pair: Pair, states_of: Callable[[], States], screen: Screen) -> Policy:
+    """Makes the policy that DAPO begins with, of the states that `states_of` finds, or reads the one that was made."""
     path = folder / _FILE
     if path.exists():
         state = torch.load(path, weights_only=True)
         policy = _new(state["hidden_size"], recipe)
         policy.load_state_dict(state["policy"])
         return policy
-    states = _states(folder, recipe, pair, task, screen)
+    states = states_of()
     policy = _new(states.inputs.shape[1] - _num_others(recipe), recipe)
     if recipe.num_readout:
         policy.readout.copy_(readout_of(pair.slm_files(), states, recipe.num_readout))
@@ -59,12 +56,3 @@ def _new(hidden_size: int, recipe: Recipe) -> Policy:
 def _num_others(recipe: Recipe) -> int:
     """Inputs beside the hidden state."""
     return Policy(0, 0, (), 0.5, recipe.features).num_given
-
-
-def _states(folder: Path, recipe: Recipe, pair: Pair, task: str, screen: Screen) -> States:
-    num_answers = recipe.warm_answers or _FOR_NORMALISATION
-    with screen.bar("reference chains", num_answers) as advance:
-        chains = Chains(
-            pair.slm_files(), _DOMAINS[task], recipe.tau, num_answers, recipe.seed, features=recipe.features
-        )
-        return chain_states(chains, folder / "states.pt", partial(advance))

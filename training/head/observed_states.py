@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rstitch.client.events import Consultation
+from rstitch.client.events import Consultation, Model, Observation
 from rstitch.client.types import Source, Trajectory
 from rstitch.errors import invalid
 from rstitch.service.head_features import numbers
@@ -34,52 +34,51 @@ from training.head.states import States, situations
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A position of an answer: what the SLM would have written, the token that stands there (in the SLM's ids)."""
-
-    asked: Consultation
-    token: int
-
-    @property
-    def differs(self) -> bool:
-        return self.asked.proposal != self.token
-
-
-@dataclass(frozen=True, slots=True)
 class Seen:
     """One answer with what the SLM thought of it.
 
     Attributes:
-        places: ascending; of a given answer all of them, of a trajectory at least those above the gate.
+        places: what was observed, ascending; of a given answer everything, of a trajectory at least what is above the
+            gate.
         start: position of the answer's first token.
         entropies, by_llm: of all tokens of a trajectory's answer; None: it was given, nobody wrote it.
         right: None: not known.
     """
 
-    places: Sequence[Place]
+    places: Sequence[Observation]
     start: int
     entropies: Sequence[float] | None = None
     by_llm: Sequence[bool] | None = None
     right: bool | None = None
 
 
-def given(places: Sequence[Place]) -> Seen:
+def given(places: Sequence[Observation]) -> Seen:
     """Makes what is known of a given answer; all its places must be there (observed with a tau below 0)."""
     if not places:
         raise invalid("answers", "one has no token.", "Leave out questions without a worked solution.")
-    start = places[0].asked.position
-    if places[-1].asked.position != start + len(places) - 1:
+    start = places[0].consultation.position
+    if places[-1].consultation.position != start + len(places) - 1:
         raise invalid("tau", "places of a given answer are missing.", "Observe it with a tau below 0.")
     return Seen(places, start)
 
 
-def logged(trajectory: Trajectory, places: Sequence[Place], right: bool | None) -> Seen:
-    """Makes what is known of a trajectory's last answer, which was observed."""
+def logged(trajectory: Trajectory, places: Sequence[Observation], right: bool | None) -> Seen:
+    """Makes what is known of a trajectory's last answer, which was observed.
+
+    Raises: RstitchError (INVALID_ARGUMENT) if its positions are not those of the observation.
+    """
     prompts = [index for index, segment in enumerate(trajectory.segments) if segment.source is Source.PROMPT]
     written = trajectory.segments[prompts[-1] + 1 if prompts else 0 :]
     start = written[0].position if written else trajectory.length
     entropies = [entropy for segment in written for entropy in segment.entropies]
     by_llm = [segment.source is Source.LLM for segment in written for _ in segment.tokens]
+    for place in places:
+        index = place.consultation.position - start
+        if not 0 <= index < len(by_llm) or by_llm[index] != (place.writer is Model.LLM):
+            told = f"{trajectory.session_id}: its positions are not those of the SLM's ids."
+            raise invalid(
+                "session_id", told, "Of models without an id in common only given answers can be learned from."
+            )
     return Seen(places, start, entropies, by_llm, right)
 
 
@@ -97,13 +96,13 @@ def states_from(answers: Iterable[Seen], tau: float, features: Sequence[str] = (
     num_answers = 0
     for seen in answers:
         entropies, by_llm = _as_written(seen)
-        unsure = [place for place in seen.places if place.asked.entropy > tau]
+        unsure = [place for place in seen.places if place.consultation.entropy > tau]
         said = _labels(seen, unsure, by_llm)
-        asked = [(place.asked.position - seen.start, place.asked.entropy) for place in unsure]
+        asked = [(place.consultation.position - seen.start, place.consultation.entropy) for place in unsure]
         found = situations(asked, entropies, by_llm)
         for place, label, situation in zip(unsure, said, found, strict=True):
             if label is not None:
-                consultations.append(replace(place.asked, features=tuple(numbers(features, situation))))
+                consultations.append(replace(place.consultation, features=tuple(numbers(features, situation))))
                 labels.append(label)
                 of_answer.append(num_answers)
         num_answers += 1
@@ -115,18 +114,22 @@ def states_from(answers: Iterable[Seen], tau: float, features: Sequence[str] = (
     return States(inputs_of(consultations), torch.tensor(labels), torch.tensor(of_answer), num_answers)
 
 
+def _differs(place: Observation) -> bool:
+    return place.consultation.proposal != place.token
+
+
 def _as_written(seen: Seen) -> tuple[Sequence[float], Sequence[bool]]:
     """Gives entropies and authors of all tokens."""
     if seen.entropies is not None and seen.by_llm is not None:
         return seen.entropies, seen.by_llm
-    by_llm = [place.differs for place in seen.places]
-    return [0.0 if place.differs else place.asked.entropy for place in seen.places], by_llm
+    by_llm = [_differs(place) for place in seen.places]
+    return [0.0 if _differs(place) else place.consultation.entropy for place in seen.places], by_llm
 
 
-def _labels(seen: Seen, unsure: Sequence[Place], by_llm: Sequence[bool]) -> list[float | None]:
+def _labels(seen: Seen, unsure: Sequence[Observation], by_llm: Sequence[bool]) -> list[float | None]:
     """One for each unsure place; None: nothing is known."""
     if seen.by_llm is None:
-        return [float(place.differs) for place in unsure]
-    stayed = sum(not by_llm[place.asked.position - seen.start] for place in unsure)
+        return [float(_differs(place)) for place in unsure]
+    stayed = sum(not by_llm[place.consultation.position - seen.start] for place in unsure)
     blame = {True: 0.0, False: 1 / max(1, stayed), None: None}[seen.right]
-    return [float(place.differs) if by_llm[place.asked.position - seen.start] else blame for place in unsure]
+    return [float(_differs(place)) if by_llm[place.consultation.position - seen.start] else blame for place in unsure]

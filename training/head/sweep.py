@@ -117,7 +117,7 @@ def main() -> int:
     """Fits what was not fitted before, prints the table, and writes it if asked."""
     parser = argparse.ArgumentParser(prog="python -m training.head.sweep", description=__doc__)
     parser.add_argument("--domain", choices=tuple(_DOMAINS), default="words", help="reference chains (default words)")
-    parser.add_argument("--num-chains", type=int, default=60_000, help="at most to fit on (default 60,000)")
+    parser.add_argument("--num-chains", type=int, default=20_000, help="at most to fit on (default 20,000)")
     parser.add_argument("--num-held-out", type=int, default=10_000, help="to look with (default 10,000)")
     parser.add_argument("--work", type=Path, default=Path(".cache/sweep"), help="states and results (.cache/sweep)")
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
