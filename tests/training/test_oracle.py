@@ -1,10 +1,19 @@
-"""The oracle's search, on toy answers whose truth is known: which hand-overs make an answer right."""
+"""The oracle: its search on toy answers whose truth is known, its frontier, its answers by the tiny pair."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+import torch
+
+from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
+from rstitch.local.part import bundled_model
 from training.head.hand_overs import CALL, STAY, Found, Path, Script, search
+from training.head.oracle import Figures, best_tau, fastest_within, frontier
+from training.head.recall import share_found, share_missed
+from training.head.scripted import Scripted
+from training.head.states import States
 
 
 class Toy:
@@ -82,3 +91,58 @@ def test_two_hand_overs_without_which_all_would_be_wrong() -> None:
     assert not found.always.right
     assert found.best is not None
     assert (found.best.num_calls, found.is_exact) == (2, True)
+
+
+def test_the_frontier_helps_the_cheapest_first() -> None:
+    def path(right: bool, ms: float, calls: int = 0) -> Path:
+        return Path(right, ms, 4, calls)
+
+    alone, wrong = path(True, 100.0), path(False, 100.0)
+    found = [
+        Found(alone, alone, alone, is_exact=True),
+        Found(wrong, wrong, path(True, 130.0, 3), is_exact=False),
+        Found(wrong, wrong, path(True, 110.0, 1), is_exact=True, num_single=1),
+        Found(wrong, wrong, None, is_exact=False),
+    ]
+    half, most = (frontier(found, accuracy, "oracle") for accuracy in (0.5, 0.75))
+    assert half == Figures("oracle", 0.5, 0.25, 102.5)
+    assert most == Figures("oracle", 0.75, 1.0, 110.0)
+    assert frontier(found, 1.0, "oracle") is None, "one is never right"
+
+
+def test_the_best_tau_is_the_most_accurate_and_then_the_fastest() -> None:
+    rows = [Figures("a", 0.9, 1, 80.0), Figures("b", 0.95, 2, 90.0), Figures("c", 0.95, 3, 95.0)]
+    assert best_tau(rows).name == "b"
+    within = fastest_within(rows, 0.9)
+    assert within is not None
+    assert within.name == "a"
+    assert fastest_within(rows, 0.99) is None
+
+
+def test_an_answer_with_an_error_that_is_not_found_is_missed() -> None:
+    states = States(torch.zeros(5, 3), torch.tensor([1.0, 0, 1, 1, 0]), torch.tensor([0, 0, 1, 1, 3]), 4)
+    score = torch.tensor([5.0, 4, 3, 2, 1])
+    assert [share_missed(score, states, calls) for calls in (0, 1, 3, 4, 9)] == [0.5, 0.25, 0.25, 0.0, 0.0]
+    assert share_found(score, states.wrong, 3) == pytest.approx(2 / 3)
+
+
+def test_scripts_decide_answers_of_the_pair() -> None:
+    """To call always is `threshold`, to stay always the SLM alone, above a gate that does not matter then."""
+    torch.set_num_threads(1)
+    cost = ModelLatency(Prefill(0, 0, 0.0, 1.0), Decode(0, 1.0))
+    models = bundled_model("tiny-slm"), bundled_model("tiny-llm")
+    with Scripted(models, "tiny", "dev", 3, LatencyModel(cost, cost)) as asked:
+        numbers = range(3)
+        stayed, called, first = (
+            asked.run([(number, script) for number in numbers], 0.01) for script in (STAY, CALL, Script(need(0)))
+        )
+        by_tau = asked.threshold(0.01)
+        above = asked.threshold(1.0)
+    assert [path.num_calls for path in stayed] == [0, 0, 0]
+    assert sum(path.num_asked for path in stayed) > 2, "or it tests nothing"
+    assert [(path.right, path.latency_ms, path.num_calls) for path in called] == [
+        (path.right, path.latency_ms, path.num_calls) for path in by_tau
+    ]
+    assert all(path.num_asked == path.num_calls for path in called)
+    assert [path.num_calls for path in first] == [min(1, path.num_asked) for path in stayed]
+    assert [path.right for path in stayed] == [path.right for path in above]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from evals.figures.report import Row
+from training.head.calibration import calibrate, log_odds, reliability
 from training.head.files import write_whole
 from training.head.mlp import Policy
 from training.head.pair import Pair
@@ -16,6 +18,7 @@ from training.head.states import States
 from training.head.warm_start import fit, lean, readout_of
 
 _FILE = "beginning.pt"
+_HELD_OUT = 0.1  # of the warm start's answers, to calibrate by and to look at that with
 
 
 def begin(folder: Path, recipe: Recipe, pair: Pair, states_of: Callable[[], States], screen: Screen) -> Policy:
@@ -31,6 +34,7 @@ def begin(folder: Path, recipe: Recipe, pair: Pair, states_of: Callable[[], Stat
     if recipe.num_readout:
         policy.readout.copy_(readout_of(pair.slm_files(), states, recipe.num_readout))
     policy.normalise(states.inputs)
+    rows: list[Row] = []
     if recipe.warm_answers:
         with screen.bar("warm start", recipe.warm_epochs) as advance:
             losses: list[float] = []
@@ -39,13 +43,30 @@ def begin(folder: Path, recipe: Recipe, pair: Pair, states_of: Callable[[], Stat
                 losses.append(loss)
                 advance()
 
-            fit(policy, states, recipe.warm_epochs, recipe.warm_lr, recipe.seed, told)
+            fitted_on, held_out = states.split(round((1 - _HELD_OUT) * states.num_answers))
+            fit(policy, fitted_on, recipe.warm_epochs, recipe.warm_lr, recipe.seed, told)
+        rows = _calibrated(policy, held_out)
         lean(policy, recipe.warm_error)
-        words = f"warm start: {len(states.wrong):,} unsure tokens, loss {losses[-1]:.4f}"
-        screen.say("warm_start", words, states=len(states.wrong), loss=losses[-1])
-    state = {"hidden_size": policy.hidden_size, "policy": policy.state_dict()}
+        words = f"warm start: {len(fitted_on):,} unsure tokens, loss {losses[-1]:.4f}"
+        screen.say("warm_start", words, states=len(fitted_on), loss=losses[-1])
+    state = {"hidden_size": policy.hidden_size, "policy": policy.state_dict(), "calibration": rows}
     write_whole(path, lambda file: torch.save(state, file))
     return policy
+
+
+def calibration_of(folder: Path) -> list[Row]:
+    """Reads how P(wrong) of the warm start was calibrated: rows of n, low, high, said, wrong; none without one."""
+    rows: list[Row] = torch.load(folder / _FILE, weights_only=True)["calibration"]
+    return rows
+
+
+def _calibrated(policy: Policy, held_out: States) -> list[Row]:
+    """Calibrates by half of the states that were not fitted on, unless they are of one kind; tells of the others."""
+    corrected_by, looked_at = held_out.split(held_out.num_answers // 2)
+    if any(len(set(part.wrong.tolist())) < 2 for part in (corrected_by, looked_at)):
+        return []
+    calibrate(policy, corrected_by)
+    return [each.row for each in reliability(log_odds(policy, looked_at), looked_at.wrong)]
 
 
 def _new(hidden_size: int, recipe: Recipe) -> Policy:

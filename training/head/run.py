@@ -16,7 +16,7 @@ from rstitch.errors import invalid
 from rstitch.service.head import Head, HeadFacts
 from training.head import baselines, frontier, warm_states
 from training.head.baselines import Baselines, check_checker
-from training.head.beginning import begin
+from training.head.beginning import begin, calibration_of
 from training.head.card import Effort, Training, write_head
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
@@ -168,6 +168,7 @@ class Run:
             {each.step: each.figures for each in trainer.looks},
             look.step,
             Effort(self.work.seconds, self.rollouts.num_asked, self._seconds_asking),
+            calibration_of(self.work.folder),
         )
         write_head(options.out, head, training, points, choice)
         if self.questions.save_test(self.work.folder / "test.jsonl"):

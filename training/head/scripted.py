@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
+from evals.asking.systems import Terms
 from evals.checking.checkers import checker_of
-from evals.latency import LatencyModel, Service
+from evals.latency import LatencyModel
 from evals.tasks import task as tasks
-from evals.tasks.data import load_data
+from evals.tasks.data import Problem, load_data
+from rstitch.client.policies import Learned, LlmOnly, Threshold
 from rstitch.service.head import Head
-from training.head.hand_overs import CALL, Path, Script
-from training.head.pair import open_pair
-from training.head.rollout import Answer, Consultation, Rollouts
+from training.head.hand_overs import STAY, Path, Script
+from training.head.rollouts.engines import open_engines
+from training.head.rollouts.in_process import InProcessRollouts
+from training.head.rollouts.judging import Judge
+from training.head.rollouts.types import Asked, Job, Rollout
 
-_NUM_SESSIONS = 64
+
+@dataclass(frozen=True, slots=True)
+class _ScriptedJob(Job):
+    """An answer whose hand-overs a script decides; `decided` is what it has decided so far."""
+
+    script: Script = STAY
+    decided: list[bool] = field(default_factory=list)
+
+    def calls(self) -> bool:
+        self.decided.append(self.script.calls(len(self.decided)))
+        return self.decided[-1]
 
 
 class Scripted:
-    """The first questions of a split, put to a pair again and again.
+    """The first questions of a split, put to a pair again and again. A context manager: it holds the task's checker.
 
     Args:
         models: SLM and LLM, folders.
@@ -27,55 +41,41 @@ class Scripted:
     """
 
     def __init__(self, models: tuple[str, str], task: str, split: str, n: int, latency: LatencyModel) -> None:
-        self._task = tasks.load(task)
-        self._problems = load_data(self._task, split=split, n=n).problems
-        self._pair = open_pair(*models)
-        self._prompts = [self._pair.prompt(problem.source) for problem in self._problems]
-        self._checker = checker_of(self._task)
-        self._latency = latency
-        self._loop = asyncio.Runner()
+        described = tasks.load(task)
+        self._problems: list[Problem] = load_data(described, split=split, n=n).problems
+        judge = Judge(Terms.of(described, None), checker_of(described), latency)
+        self._rollouts = InProcessRollouts(open_engines(*models), judge)
 
     def __enter__(self) -> Self:
+        self._rollouts.__enter__()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._loop.close()
+        self._rollouts.__exit__(*raised)
 
     def run(self, scripts: Sequence[tuple[int, Script]], tau: float) -> list[Path]:
-        """Answers questions by their number, each with its script."""
-        asked = [0] * len(scripts)
+        """Answers questions by their number, each with its script, which is asked where the entropy is above `tau`."""
+        jobs = [_ScriptedJob(self._problems[number], script=script) for number, script in scripts]
+        made = self._rollouts.run(jobs, Threshold(tau))
+        return [_path(each, len(job.decided), sum(job.decided)) for job, each in zip(jobs, made, strict=True)]
 
-        def decide(index: int, consultation: Consultation) -> bool:
-            asked[index] += 1
-            return scripts[index][1].calls(asked[index] - 1)
-
-        return self._answers([number for number, _ in scripts], tau, decide)
+    def llm_only(self) -> list[Path]:
+        """Answers all questions by the LLM."""
+        return [_path(each, 0, 0) for each in self._all(LlmOnly())]
 
     def threshold(self, tau: float) -> list[Path]:
         """Answers all questions as `threshold` does."""
-        return self.run([(number, CALL) for number in range(len(self._problems))], tau)
-
-    def llm_only(self) -> list[Path]:
-        """Answers all questions by the LLM; the SLM looks at the first token in vain."""
-        return self.threshold(-1.0)
+        calls = [(each, sum(run.discarded for run in each.runs)) for each in self._all(Threshold(tau))]
+        return [_path(each, num_calls, num_calls) for each, num_calls in calls]
 
     def head(self, head: Head, price: float = 1.0) -> list[Path]:
-        """Answers all questions as `learned` does; of a head without features."""
-        return self._answers(
-            range(len(self._problems)),
-            head.facts.tau,
-            lambda index, each: head.probability(each.hidden_state, each.context_length, price=price) > 0.5,
-        )
+        """Answers all questions as `learned` does."""
+        made = self._all(Learned(self._rollouts.use(head), price=price))
+        return [_path(each, len(each.consultations), sum(a.to_llm for a in each.consultations)) for each in made]
 
-    def _answers(self, numbers: Sequence[int], tau: float, decide: Callable[[int, Consultation], bool]) -> list[Path]:
-        pair = self._pair
-        rollouts = Rollouts(pair.slm, pair.llm, pair.stop_tokens, tau, self._task.max_new_tokens, _NUM_SESSIONS)
-        answers = rollouts.run([self._prompts[number] for number in numbers], decide)
-        return [self._path(number, answer) for number, answer in zip(numbers, answers, strict=True)]
+    def _all(self, policy: Asked) -> list[Rollout]:
+        return self._rollouts.run([Job(problem) for problem in self._problems], policy)
 
-    def _path(self, number: int, answer: Answer) -> Path:
-        text = str(self._pair.tokenizer.decode(answer.written, skip_special_tokens=True))
-        verdict = self._loop.run(self._checker.check(self._problems[number], text))
-        latency_ms = self._latency.trajectory_ms(answer.start, answer.runs, Service())
-        num_calls = sum(asked.to_llm for asked in answer.consultations)
-        return Path(verdict.correct, latency_ms, len(answer.consultations), num_calls)
+
+def _path(rollout: Rollout, num_asked: int, num_calls: int) -> Path:
+    return Path(rollout.right, rollout.latency_ms, num_asked, num_calls)

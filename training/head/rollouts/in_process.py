@@ -79,7 +79,7 @@ class _Writing:
     def consult(self, proposal: Proposal) -> bool:
         """Asks the head, if the rule has one, whether the LLM writes the next position."""
         if self.rule.head is None:
-            return True
+            return self.job.calls()
         terms = HeadTerms(
             position=len(self.tokens),
             explore_seed=self.job.explore_seed,

@@ -32,6 +32,10 @@ class Job:
     explore_seed: int | None = None
     llm_tokens: int | None = None
 
+    def calls(self) -> bool:
+        """Decides, in process, where the gate is passed and no head is asked: for the LLM."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
