@@ -16,6 +16,7 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from evals.asking.stacks import Flags, local_stack
+from model_worker.engine.errors import UnsupportedModel
 from rstitch.cli.common import FAILED, INTERRUPTED, exit_code, print_error
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.errors import RstitchError, invalid
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RstitchError as error:
         print_error(str(error))
         return exit_code(error)
-    except StackError as error:
+    except (StackError, UnsupportedModel) as error:
         print_error(str(error))
         return FAILED
     return 0

@@ -151,6 +151,7 @@ class Trainer:
         self.price = Price(*state["price"])
         self.looks = [Look(step, Figures(**figures), price, data) for step, figures, price, data in state["looks"]]
         self.curves = state["curves"]
+        self._rollouts.forget(f"step-{self.step_number}")  # it was killed behind the checkpoint
         return True
 
     def _groups(self, step: int, round_number: int, on_done: _OnDone) -> list[Group]:

@@ -60,7 +60,11 @@ class KeptRollouts:
             finally:
                 self._file, self._known = None, {}
         if forget:
-            path.unlink()
+            self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Removes a stage's file, if there is one."""
+        (self._folder / f"{name}{_SUFFIX}").unlink(missing_ok=True)
 
     def use(self, head: Head) -> str:
         """Makes a head known; returns the name under which `Learned` finds it."""

@@ -104,6 +104,11 @@ class ServedRollouts:
         return AsyncClient(self._address, reconnect_s=self._patience_s)
 
     async def _close(self) -> None:
+        # Where a signal ended a run, its answers are still being followed.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
         await self._client.close()
         await self._judge.checker.__aexit__()
 

@@ -1,0 +1,74 @@
+"""The command: from questions to a head's files, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
+from rstitch.service.head import Head
+from training.head.__main__ import main, recipe_of
+from training.head.flags import parser
+from training.head.progress import left_in_words, sparkline
+from training.head.recipe import Recipe
+from training.head.train import CHECKPOINT
+from training.head.warm_states import NUM_ANSWERS
+
+LATENCY = LatencyModel(
+    ModelLatency(Prefill(0, 0, 0.03, 1.0), Decode(0, 1.0)), ModelLatency(Prefill(0, 0, 0.1, 2.0), Decode(0, 3.0))
+)
+
+
+def test_the_command_makes_a_head_and_goes_on_with_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LATENCY.save(tmp_path / "latency.json")
+    out, work = tmp_path / "heads" / "quick", tmp_path / "work"
+    # fmt: off
+    arguments = ["--task", "tiny", "--name", "quick", "--in-process", "--fast", "--json", "--split", "8/4/0",
+                 "--num-alone", "4", "--taus", "0.02", "--prices", "1", "--max-new-tokens", "120",
+                 "--latency", str(tmp_path / "latency.json"), "--out", str(out), "--work", str(work)]
+    # fmt: on
+    assert main([*arguments, "--num-steps", "1"]) == 0
+    head = Head.from_bytes((out / "head.safetensors").read_bytes())
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["step"] for event in events if event["event"] == "step"] == [1]
+    assert events[-1] == {"event": "head", "name": f"quick@{head.version}", "step": 0, "folder": str(out)}
+    assert f"`{head.version}`" in (out / "README.md").read_text()
+    assert (work / CHECKPOINT).exists()
+
+    assert main([*arguments, "--num-steps", "2"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "resumed" in {event["event"] for event in events}
+    assert [event["step"] for event in events if event["event"] == "step"] == [2]
+
+    assert main([*arguments, "--seed", "7"]) == 2
+    assert "begun with another" in capsys.readouterr().err
+    assert main([*arguments, "--work", str(tmp_path / "new"), "--latency", str(tmp_path / "none.json")]) == 2
+    assert "--latency" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [["--tau", "1"], ["--group-size", "1"], ["--warm-error", "0"], ["--target-loss", "97%", "--pure"]]
+)
+def test_what_cannot_be_is_refused(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--task", "nothing.toml", "--name", "bad", "--in-process", "--work", str(tmp_path)]
+    assert main([*common, *flags]) == 2
+    assert capsys.readouterr().err
+
+
+def test_the_recipe_is_the_defaults_but_for_what_is_given() -> None:
+    def given(*flags: str) -> Recipe:
+        return recipe_of(parser().parse_args(["--name", "x", *flags]))
+
+    assert given("--task", "tiny") == Recipe()
+    assert given("--task", "gsm8k").warm_answers == NUM_ANSWERS
+    assert given("--task", "gsm8k", "--pure").warm_answers == 0
+    assert given("--task", "tiny", "--hidden", "64,32", "--features", "entropy,left").hidden == (64, 32)
+
+
+def test_how_long_it_takes_is_said_with_what_it_costs() -> None:
+    words = left_in_words(3_600, 36_000, 2.0, 4.0)
+    assert words == "2.0 rollouts/s; 3,600 to 36,000 more of them: 30 min to 5.0 h, 2.00 to 20.00 in money"
+    assert sparkline([0, 1, 2, 7]) == "▁▂▃█"
+    assert sparkline([5, 5]) == "▁▁"
