@@ -8,30 +8,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import sys
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
-import grpc
 from rich.console import Console
 from rich.progress import Progress
 
 from evals.asking.flags import positive, positives
 from evals.asking.stacks import add_stack_arguments, local_stack
 from evals.figures.progress import progress_bar
-from evals.figures.provenance import provenance
 from evals.figures.report import terminal_table
 from evals.latency import page, plots
-from evals.latency.answers import Asker, serving_of
+from evals.latency.answers import Asker
 from evals.latency.calls import Service
 from evals.latency.check import Checked, check
-from evals.latency.fit import fit_model
-from evals.latency.measure import Measurement, Plan, measure
+from evals.latency.measure import Plan, measure
 from evals.latency.model import LatencyModel
-from evals.latency.profile import CACHED, INPUTS, Prober, TimedCall
+from evals.latency.pair import fitted, probers_of, workers_of
+from evals.latency.profile import CACHED, INPUTS, TimedCall
 from evals.tasks.tiny.arithmetic import problems
-from rstitch.channels import client_options
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.client.aio import AsyncClient
 from rstitch.errors import RstitchError, invalid
@@ -39,7 +35,6 @@ from rstitch.local.part import StackError
 
 Calls = dict[str, list[TimedCall]]
 _COMMANDS = ("run", "check")
-_ROLES = ("slm", "llm")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,9 +111,8 @@ async def _work(
     async with AsyncExitStack() as held:
         client = await held.enter_async_context(AsyncClient(router)) if router else None
         if client is not None and not workers:
-            by_role = {str(worker.role): worker.address for worker in (await client.status()).workers}
-            workers = [by_role[role] for role in _ROLES]
-        probers = {} if given else await _probers(workers, options.seed, held)
+            workers = await workers_of(client)
+        probers = {} if given else await probers_of(workers, options.seed, held)
         asker = Asker(client, options.max_new_tokens, options.seed) if client else None
         # fmt: off
         plan = Plan(
@@ -131,32 +125,12 @@ async def _work(
         if asker is not None:
             await asker.ask(problems("dev", 1, seed=options.seed + 1)[0].question)  # warms up
         made = await measure(probers, asker, plan, lambda: progress.advance(task))
-    model = given or _fit(made, probers, plan, service)
+    model = given or fitted(made, probers, plan, service)
     return model, made.calls, check(model, made.held_out, service) if checks else None
-
-
-async def _probers(workers: list[str], seed: int, held: AsyncExitStack) -> dict[str, Prober]:
-    made = {}
-    for role, address in zip(_ROLES, workers, strict=True):
-        channel = await held.enter_async_context(grpc.aio.insecure_channel(address, client_options()))
-        made[role] = await Prober.connect(channel, seed)
-        held.push_async_callback(made[role].close)
-    return made
 
 
 def _questions(split: str, num: int, seed: int) -> list[str]:
     return [problem.question for problem in problems(split, num, seed)]
-
-
-def _fit(made: Measurement, probers: dict[str, Prober], plan: Plan, service: Service) -> LatencyModel:
-    infos = {role: probers[role].info for role in _ROLES}
-    slm, llm = (
-        fit_model(made.calls[role], {"model": Path(info.model).name, "device": info.device, "dtype": info.dtype})
-        for role, info in infos.items()
-    )
-    grid = {"inputs": plan.inputs, "cached": plan.cached, "repeats": plan.repeats, "seed": plan.seed}
-    model = LatencyModel(slm, llm, None, provenance() | grid)
-    return dataclasses.replace(model, serving=serving_of(model, made.seen, service)) if made.seen else model
 
 
 def _tell(

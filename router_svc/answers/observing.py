@@ -7,7 +7,7 @@ for, and goes on behind what it has told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -50,7 +50,7 @@ class Observing:
     preparation: Preparation
     store: TrajectoryStore
 
-    async def observe(self, asked: str | GivenAnswer, tau: float) -> AsyncIterator[Observed]:
+    async def observe(self, asked: str | GivenAnswer, tau: float) -> AsyncGenerator[Observed, None]:
         """Yields, of a session's last answer or of a given one, the positions where the SLM's entropy is over `tau`.
 
         Raises RstitchError: NOT_FOUND, FAILED_PRECONDITION (not finished, or in other ids), OUT_OF_RANGE (too long for
@@ -77,7 +77,7 @@ class Observing:
 
     async def _led(
         self, course: Course, at: int, tau: float, vocabularies: Vocabularies
-    ) -> AsyncIterator[tuple[list[Consultation], int]]:
+    ) -> AsyncGenerator[tuple[list[Consultation], int], None]:
         """One call of the worker, from a position of the course to its end. Raises RstitchError."""
         client, end = self.preparation.pair.client(Model.SLM), len(course.tokens)
         masked, salt = vocabularies.matching.masked[Model.SLM], course.cache_salt
@@ -136,7 +136,13 @@ def _observed(course: Course, consultations: Sequence[Consultation], num_positio
 
 
 async def _wait_after(error: RstitchError, recovery: Recovery) -> None:
-    """Returns when another call is worth a try. Raises the error when it is not."""
+    """Returns when another call is worth a try. Raises RstitchError when it is not."""
+    if error.code is grpc.StatusCode.UNIMPLEMENTED:
+        what, remedy = (
+            "the SLM's worker is of a release that observes nothing.",
+            "Run workers and router of one version.",
+        )
+        raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "WORKER_TOO_OLD", what, remedy=remedy)
     try:
         await recovery.after(Model.SLM, error)
     except RstitchError as last:

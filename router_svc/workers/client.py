@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -163,7 +163,7 @@ class WorkerClient:
 
     async def observe(
         self, tokens: array[int], start: int, *, above: float, masked_tokens: Sequence[int], cache_salt: str
-    ) -> AsyncIterator[tuple[list[Consultation], int]]:
+    ) -> AsyncGenerator[tuple[list[Consultation], int], None]:
         """Yields what the model thought along `tokens` from `start` on, and how many positions each is of.
 
         Told are those with an entropy over `above`; their positions count `tokens`.

@@ -269,6 +269,14 @@ async def test_a_worker_that_tells_of_other_positions_is_no_help(stack: Stack, m
         assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "PROTOCOL")
 
 
+async def test_a_worker_that_observes_nothing_is_said_to(stack: Stack) -> None:
+    stub = await stack.stub(await stack.router())
+    stack.slm.observe_errors = [RstitchError(grpc.StatusCode.UNIMPLEMENTED, "TRANSPORT", "Method not found!")]
+    error = await refused(stub.ObserveAnswer(_request(given=given("Ho", ("user", "Hi")))))
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WORKER_TOO_OLD")
+    assert error.remedy
+
+
 def _request(tau: float = -1, **answer: Any) -> router_pb2.ObserveAnswerRequest:
     return router_pb2.ObserveAnswerRequest(tau=tau, **answer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from redis.asyncio import Redis
 
 from evals.algorithm.reference import Answer, stitch
 from router_svc.trajectory import keys
+from router_svc.trajectory.head_store import Found, HeadStore
 from rstitch.client import AsyncClient, InvalidArgument, Learned, NotFound
 from rstitch.service.head import MAX_BYTES, Head
 from rstitch.v1 import router_pb2
@@ -145,6 +147,23 @@ async def test_an_answer_goes_on_with_its_own_version_or_not_at_all(stack: Stack
     error = await refused(stub.Generate(resumed[1]))
     assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN")
     assert f"mine@{B.version}" in str(error), "it says which versions there are"
+
+
+async def test_a_router_that_died_is_followed_by_one_that_finds_the_head(stack: Stack, stub: Any) -> None:
+    """For Redis it is dead: its lease runs out. Its answer goes on with its head, and it may write no more of it."""
+    stack.slm.delay_s = stack.llm.delay_s = 0.003
+    first, second = await stack.router(), await stack.router()
+    own, other = await stack.stub(first), await stack.stub(second)
+    await store(own, A)
+    reading = await Reading(own, asked(num=300, session_id="s")).has(9)
+    await store(own, B)
+    first.lease.renew = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+    taken = await take(other, router_pb2.GenerateRequest(session_id="s", resume_from=0))
+    answer = await reading
+    assert answer.error is not None
+    assert answer.error.reason == "TAKEN_OVER"
+    assert (taken.tokens, taken.authors) == told(reference(A, 300))
+    assert await asked_by(other) == f"mine@{B.version}"
 
 
 async def test_one_for_a_while_is_refused_afterwards_and_its_name_stands_for_the_one_before(
@@ -314,3 +333,69 @@ async def test_status_answers_while_redis_is_away(stack: Stack, redis_process: A
     assert set(await status(stub)) == {f"mine@{A.version}"}
     with pytest.raises(grpc.aio.AioRpcError):
         await stub.StoreHead(router_pb2.StoreHeadRequest(name="mine", data=A.data))
+
+
+class Kept:
+    """What the store should have of one name, by the plainest rules."""
+
+    def __init__(self) -> None:
+        self.versions: set[str] = set()
+        self.active = self.before = ""
+
+    def put(self, version: str, active: bool) -> None:
+        self.versions.add(version)
+        if active:
+            self.activate(version)
+
+    def activate(self, version: str) -> bool:
+        if version not in self.versions:
+            return False
+        if version != self.active:
+            self.active, self.before = version, self.active
+        return True
+
+    def delete(self, version: str) -> str:
+        if version and version == self.active:
+            return "ACTIVE"
+        if not (version in self.versions if version else self.versions):
+            return "UNKNOWN"
+        if not version:
+            self.__init__()  # type: ignore[misc]
+        self.versions.discard(version)
+        self.before = "" if version == self.before else self.before
+        return "OK"
+
+    def expire(self, version: str) -> None:
+        self.versions.discard(version)
+        if version == self.active:
+            self.active, self.before = self.before, ""
+        elif version == self.before:
+            self.before = ""
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_any_changes_leave_what_they_should(redis_url: str, seed: int) -> None:
+    dice, heads = random.Random(seed), HeadStore(redis_url, 1)
+    kept = {name: Kept() for name in ("one", "other")}
+    async with Redis.from_url(redis_url) as client:
+        for _ in range(200):
+            name, version = dice.choice([*kept]), dice.choice("abcd")
+            expected = kept[name]
+            match dice.choice(["put", "put", "keep", "activate", "activate", "delete", "delete name", "expire"]):
+                case "put" | "keep" as how:
+                    await heads.put(name, version, b"data", "{}", "", ttl_s=0, active=how == "put")
+                    expected.put(version, how == "put")
+                case "activate":
+                    assert await heads.activate(name, version) == expected.activate(version)
+                case "delete":
+                    assert await heads.delete(name, version) == expected.delete(version)
+                case "delete name" if dice.random() < 0.3:
+                    assert await heads.delete(name) == expected.delete("")
+                case "expire":
+                    await client.delete(keys.head(f"{name}@{version}"))
+                    expected.expire(version)
+            for each, should in kept.items():
+                assert await heads.find(each) == Found(should.active, should.active, should.before)
+            listed = {(head.name, head.version, head.active) for head in await heads.all()}
+            assert listed == {(n, v, v == k.active) for n, k in kept.items() for v in k.versions}
+    await heads.close()

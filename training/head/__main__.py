@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
 
 from evals.asking.stacks import Flags, local_stack
 from rstitch.cli.common import FAILED, INTERRUPTED, exit_code, print_error
@@ -23,6 +24,7 @@ from training.head.flags import parser
 from training.head.progress import Screen
 from training.head.recipe import FAST, Recipe
 from training.head.run import Run
+from training.head.warm_states import NUM_ANSWERS, default_source
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     width = None if sys.stdout.isatty() else 120
     console = Console(highlight=False, width=width, stderr=options.json)
     torch.set_num_threads(1)
+    disable_progress_bar()  # of loading weights
     try:
         recipe = recipe_of(options)
         with stopped_by_signals(), ExitStack() as held:
@@ -62,6 +65,9 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     recipe = replace(
         FAST if options.fast else Recipe(), **{name: value for name, value in given.items() if value is not None}
     )
+    source = options.warm_from or default_source(options.task)
+    if source != "chains" and options.warm_answers is None and not options.fast:
+        recipe = replace(recipe, warm_answers=NUM_ANSWERS)
     if options.pure:
         recipe = replace(recipe, warm_answers=0)
     if not 0 <= recipe.tau < 1:

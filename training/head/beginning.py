@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from evals.figures.report import Row
 from training.head.calibration import calibrate, log_odds, reliability
-from training.head.chain_states import Chains, chain_states
 from training.head.files import write_whole
 from training.head.mlp import Policy
 from training.head.pair import Pair
@@ -19,26 +18,25 @@ from training.head.states import States
 from training.head.warm_start import fit, lean, readout_of
 
 _FILE = "beginning.pt"
-_FOR_NORMALISATION = 500  # answers, if there is no warm start
 _HELD_OUT = 0.1  # of the warm start's answers, to calibrate by and to look at that with
-_DOMAINS = {"tiny": "words", "programs": "programs"}  # tasks whose reference chains are at hand
+_ENOUGH = 200  # states to calibrate by
 
 
-def begin(folder: Path, recipe: Recipe, pair: Pair, task: str, screen: Screen) -> Policy:
-    """Makes the policy that DAPO begins with, or reads the one that was made."""
+def begin(folder: Path, recipe: Recipe, pair: Pair, states_of: Callable[[], States], screen: Screen) -> Policy:
+    """Makes the policy that DAPO begins with, of the states that `states_of` finds, or reads the one that was made."""
     path = folder / _FILE
     if path.exists():
         state = torch.load(path, weights_only=True)
         policy = _new(state["hidden_size"], recipe)
         policy.load_state_dict(state["policy"])
         return policy
-    states = _states(folder, recipe, pair, task, screen)
+    states = states_of()
     policy = _new(states.inputs.shape[1] - _num_others(recipe), recipe)
     if recipe.num_readout:
         policy.readout.copy_(readout_of(pair.slm_files(), states, recipe.num_readout))
     policy.normalise(states.inputs)
     rows: list[Row] = []
-    if recipe.warm_answers:
+    if recipe.warm_answers != 0:
         with screen.bar("warm start", recipe.warm_epochs) as advance:
             losses: list[float] = []
 
@@ -64,9 +62,9 @@ def calibration_of(folder: Path) -> list[Row]:
 
 
 def _calibrated(policy: Policy, held_out: States) -> list[Row]:
-    """Calibrates by half of the states that were not fitted on, unless they are of one kind; tells of the others."""
+    """Calibrates by half of the states that were not fitted on, if they are enough; tells of the others."""
     corrected_by, looked_at = held_out.split(held_out.num_answers // 2)
-    if any(len(set(part.wrong.tolist())) < 2 for part in (corrected_by, looked_at)):
+    if min(len(corrected_by), len(looked_at)) < _ENOUGH or not 0 < float(corrected_by.wrong.mean()) < 1:
         return []
     calibrate(policy, corrected_by)
     return [each.row for each in reliability(log_odds(policy, looked_at), looked_at.wrong)]
@@ -80,13 +78,3 @@ def _new(hidden_size: int, recipe: Recipe) -> Policy:
 def _num_others(recipe: Recipe) -> int:
     """Inputs beside the hidden state."""
     return Policy(0, 0, (), 0.5, recipe.features).num_given
-
-
-def _states(folder: Path, recipe: Recipe, pair: Pair, task: str, screen: Screen) -> States:
-    domain = _DOMAINS[task]
-    num_answers = recipe.warm_answers or _FOR_NORMALISATION
-    with screen.bar("reference chains", num_answers) as advance:
-        chains = Chains(
-            pair.slm_files(), domain, recipe.tau, num_answers, recipe.seed, domain != "words", recipe.features
-        )
-        return chain_states(chains, folder / "states", partial(advance))

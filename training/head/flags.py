@@ -12,6 +12,7 @@ from evals.asking.stacks import add_stack_arguments
 from rstitch.service.head_features import NAMES
 from training.head.frontier import PRICES, TAUS
 from training.head.recipe import Recipe
+from training.head.warm_states import SOURCES
 
 DESCRIPTION = """Trains the head of R-Stitch+ for a pair, on questions with answers.
 
@@ -90,7 +91,10 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--group-size", type=positive, help=f"answers to each (default {default.group_size})")
     group.add_argument("--lr", type=float, help=f"of DAPO (default {default.lr:g})")
     group.add_argument("--eval-every", type=positive, help=f"steps between looks at dev (default {default.eval_every})")
-    group.add_argument("--warm-answers", type=int, help="answers of the warm start")
+    group.add_argument("--warm-from", choices=SOURCES,
+                       help="what the warm start learns from: reference chains (tiny tasks), right answers of the LLM, "
+                            "the data's solutions, labelled sessions of the router (default: the first that there is)")
+    group.add_argument("--warm-answers", type=int, help="how many of them")
     group.add_argument("--warm-epochs", type=positive, help=f"passes over them (default {default.warm_epochs})")
     group.add_argument("--warm-error", type=float, help="the warm start calls the LLM above this P(SLM's token wrong)")
     # fmt: on

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from pathlib import Path
 
 from evals.latency import LatencyModel
-from evals.latency.__main__ import main as fit
+from evals.latency.pair import ROLES, fit_pair
 from rstitch.errors import invalid
 from rstitch.local.part import ROOT
-from training.head.pair import ROLES, Pair
+from training.head.pair import Pair
 from training.head.progress import Screen
+from training.head.questions import Questions
 
 _BUNDLED = ROOT / "docs/results/latency.json"
 _FILE = "latency.json"
+# Enough for a reward, and minutes where a model's step takes a tenth of a second.
+_REPEATS, _NUM_ASKED, _MAX_TOKENS = 5, 2, 128
 
 
-def latency_of(options: argparse.Namespace, pair: Pair, screen: Screen) -> LatencyModel:
+def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, screen: Screen) -> LatencyModel:
     """Finds the latency model, or times the workers' calls and fits one, which is then kept in the work folder.
+
+    What serving adds is measured on answers to a few of the training questions.
 
     Raises: RstitchError if there is none and none can be made, or if the one that was given is of other models.
     """
@@ -33,11 +39,12 @@ def latency_of(options: argparse.Namespace, pair: Pair, screen: Screen) -> Laten
         return bundled
     if not options.router:
         raise invalid("--latency", "there is no latency model of this pair.", "Make one: rstitch latency.")
-    screen.say("latency", "there is no latency model of this pair: its calls are timed first")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    screen.say("latency", "there is no latency model of this pair: its calls and a few answers are timed first")
+    asked = [problem.prompt for problem in questions.train[:_NUM_ASKED]]
+    limit = min(_MAX_TOKENS, questions.task.max_new_tokens)
+    model = asyncio.run(fit_pair(options.router, asked, max_new_tokens=limit, repeats=_REPEATS, bar=screen.bar))
     part = path.with_suffix(".part")
-    if fit(["run", "--router", options.router, "--json", str(part)]):
-        raise invalid("--latency", "the workers' calls could not be timed.", "Make a model first: rstitch latency.")
+    model.save(part)
     part.replace(path)
     return _load(path)
 

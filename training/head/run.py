@@ -12,8 +12,9 @@ from typing import Any
 from evals.asking.systems import Terms
 from evals.tasks.data import Problem
 from rstitch.client.policies import Learned, LlmOnly
+from rstitch.errors import invalid
 from rstitch.service.head import Head, HeadFacts
-from training.head import baselines, frontier
+from training.head import baselines, frontier, warm_states
 from training.head.baselines import Baselines, check_checker
 from training.head.beginning import begin, calibration_of
 from training.head.card import Effort, Training, write_head
@@ -28,7 +29,9 @@ from training.head.questions import Questions, load_questions
 from training.head.recipe import Recipe
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.kept import KeptRollouts
+from training.head.rollouts.served import ServedRollouts
 from training.head.rollouts.types import Asked, Job
+from training.head.states import States
 from training.head.train import Setting, Trainer
 from training.head.work import Work
 
@@ -50,7 +53,7 @@ class Run:
         self.questions = _questions(options, recipe)
         self.dev = self.questions.dev[: options.num_dev]
         self.pair = pair_of(options)
-        self.latency = latency_of(options, self.pair, screen)
+        self.latency = latency_of(options, self.pair, self.questions, screen)
         self.terms = Terms.of(self.questions.task, options.max_new_tokens)
         self.work = Work(options.work, self._made_of())
         judge = Judge(self.terms, self.questions.checker, self.latency)
@@ -88,7 +91,7 @@ class Run:
 
     def _trainer(self, dual: Dual, llm: Figures) -> Trainer:
         """The trainer where the run stands: at its last checkpoint, or behind the warm start."""
-        policy = begin(self.work.folder, self.recipe, self.pair, self.questions.task.name, self.screen)
+        policy = begin(self.work.folder, self.recipe, self.pair, self._states, self.screen)
         self.work.tick()
         names = self.pair.names
         facts = HeadFacts(
@@ -101,6 +104,21 @@ class Run:
             for look in trainer.looks:
                 self.screen.look(look.step, asdict(look.figures))
         return trainer
+
+    def _states(self) -> States:
+        """The SLM's unsure states that the warm start learns from. Raises RstitchError if they cannot be had."""
+        task, recipe, served = self.questions.task.name, self.recipe, self.writer
+        source = self.options.warm_from or warm_states.default_source(task)
+        if source == "chains":
+            return warm_states.of_chains(self.pair.slm_files(), task, recipe, self.work.folder, self.screen)
+        if not isinstance(served, ServedRollouts):
+            raise invalid("--in-process", f"states of {source} are observed by the service.", "Leave it out.")
+        if source == "logs":
+            return warm_states.of_logs(served, recipe)
+        train = self.questions.train
+        if source == "solutions":
+            return warm_states.of_solutions(served, train, self.terms, recipe)
+        return warm_states.of_answers(served, self.rollouts, train, self.terms, recipe, self.screen)
 
     def _dapo(self, trainer: Trainer) -> None:
         recipe = self.recipe
@@ -158,6 +176,9 @@ class Run:
         self.screen.say("promise", choice.statement, keeps=choice.keeps, price=choice.point.value)
         full_name = f"{options.name}@{head.version}"
         words = f"{full_name} (step {look.step}) is in {options.out}, after {self.work.seconds / 60:.0f} minutes"
+        if options.activate and isinstance(self.writer, ServedRollouts):
+            self.writer.put_into_service(options.name, head, choice.statement)
+            words = f"{words}; it is in service: rstitch heads rollback takes that back"
         self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.out))
         return head
 
@@ -219,6 +240,7 @@ class Run:
             "goal": {name: getattr(options, name) for name in ("price", "target_loss", "target_latency")},
             "questions": self.questions.digest,
             "terms": asdict(self.terms),
+            "warm start": options.warm_from or warm_states.default_source(self.questions.task.name),
             "numbers": {"alone": options.num_alone, "dev": len(self.dev)},
             "pair": [self.pair.names, self.pair.places],
             "latency model": [

@@ -26,6 +26,7 @@ from training.head.rollouts.judging import Judge, Written, unanswered
 from training.head.rollouts.types import Asked, Job, Rollout
 
 MAX_CONSULTATIONS = 4096  # of an answer, the most that the router keeps
+MAX_DESCRIPTION = 4096  # characters
 _TTL_S = 24 * 3600  # of a head of training
 _TOO_LONG = "CONTEXT_FULL"
 
@@ -48,7 +49,7 @@ class ServedRollouts:
         self._address = address
         self._judge = judge
         self._name = name
-        self._num_sessions = num_sessions
+        self.num_sessions = num_sessions
         self._patience_s = patience_s
         self._loop = asyncio.Runner()
         self._heads: dict[str, Head] = {}
@@ -83,6 +84,10 @@ class ServedRollouts:
         name = self.wait_for(self._patiently(lambda lost: self._put(head)))
         self._heads = {name: head}
         return name
+
+    def put_into_service(self, name: str, head: Head, description: str) -> str:
+        """Keeps a head for good, as what its name stands for; returns its full name."""
+        return self.wait_for(self._client.store_head(name, head.data, description=description[:MAX_DESCRIPTION]))
 
     def run(
         self, jobs: Sequence[Job], policy: Asked, on_done: Callable[[Rollout], None] = lambda rollout: None
@@ -121,7 +126,7 @@ class ServedRollouts:
 
         try:
             async with asyncio.TaskGroup() as beside:
-                await closed_loop(one, list(enumerate(jobs)), self._num_sessions)
+                await closed_loop(one, list(enumerate(jobs)), self.num_sessions)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [done[index] for index in range(len(jobs))]

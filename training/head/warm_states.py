@@ -1,0 +1,90 @@
+"""Where the states of a warm start come from: reference chains, the LLM's own answers, worked solutions, or logs.
+
+`chains` are there for the tiny domains alone, and cost no service. `answers` are those of the LLM alone to training
+questions, as far as they are right; of any task. `solutions` are the data's own. `logs` are all sessions of the router
+that somebody has called right or wrong (`rstitch trajectory label`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from evals.asking.systems import Terms
+from evals.tasks.data import Problem
+from rstitch.client.policies import LlmOnly
+from rstitch.errors import invalid
+from training.head.chain_states import Chains, chain_states
+from training.head.observed_states import Seen, states_from
+from training.head.observing import labelled, observe_given, observe_logged
+from training.head.progress import Screen
+from training.head.questions import solution_of
+from training.head.recipe import Recipe
+from training.head.rollouts.kept import KeptRollouts
+from training.head.rollouts.served import ServedRollouts
+from training.head.rollouts.types import Job
+from training.head.states import States
+
+SOURCES = ("chains", "answers", "solutions", "logs")
+_DOMAINS = {"tiny": "words", "programs": "programs"}  # tasks whose reference chains are at hand
+NUM_ANSWERS = 500  # that a warm start learns from, where nobody says how many and they are written for it
+_NUM_CHAINS, _NUM_ANSWERS = 500, 64  # for the normalisation of the inputs, if there is no warm start
+
+
+def default_source(task: str | None) -> str:
+    """The source where none is asked for."""
+    return "chains" if task in _DOMAINS else "answers"
+
+
+def of_chains(slm: str, task: str, recipe: Recipe, folder: Path, screen: Screen) -> States:
+    """Of the reference chains of a tiny domain. Raises RstitchError for another task."""
+    if task not in _DOMAINS:
+        raise invalid("--warm-from", f"{task} has no reference chains.", f"Choose of {', '.join(SOURCES[1:])}.")
+    num_chains = recipe.warm_answers or _NUM_CHAINS
+    with screen.bar("reference chains", num_chains) as advance:
+        domain = _DOMAINS[task]
+        # Of words the SLM's own lines are enough; of programs the LLM writes whole lines, and the SLM goes on in them.
+        mixed = domain != "words"
+        chains = Chains(slm, domain, recipe.tau, num_chains, recipe.seed, mixed, recipe.features)
+        return chain_states(chains, folder / "states", advance)
+
+
+def of_answers(
+    served: ServedRollouts, rollouts: KeptRollouts, problems: Sequence[Problem], terms: Terms, recipe: Recipe,
+    screen: Screen,
+) -> States:  # fmt: skip
+    """Of what the LLM alone answers to the first training questions, where it is right."""
+    problems = problems[: recipe.warm_answers or _NUM_ANSWERS]
+    with rollouts.stage("warm"), screen.bar("answers of the LLM", len(problems)) as advance:
+        made = rollouts.run([Job(problem) for problem in problems], LlmOnly(), advance)
+    right = [(_chat(each.problem, terms), each.text) for each in made if each.right and each.text]
+    return _observed(served, observe_given(served.client, right, served.num_sessions), recipe)
+
+
+def of_solutions(served: ServedRollouts, problems: Sequence[Problem], terms: Terms, recipe: Recipe) -> States:
+    """Of the data's own solutions. Raises RstitchError if it has none."""
+    solved = [(problem, solution_of(problem)) for problem in problems[: recipe.warm_answers or _NUM_ANSWERS]]
+    texts = [(_chat(problem, terms), text) for problem, text in solved if text is not None]
+    if not texts:
+        raise invalid("--warm-from", "the questions have no column `solution`.", "Choose answers.")
+    return _observed(served, observe_given(served.client, texts, served.num_sessions), recipe)
+
+
+def of_logs(served: ServedRollouts, recipe: Recipe) -> States:
+    """Of the sessions that have a label. Raises RstitchError if there are none."""
+    sessions = served.wait_for(labelled(served.client))
+    if not sessions:
+        remedy = "Label some: rstitch trajectory label ID right|wrong."
+        raise invalid("--warm-from", "the router keeps no session with a label.", remedy)
+    return _observed(served, observe_logged(served.client, sessions, recipe.tau, served.num_sessions), recipe)
+
+
+def _chat(problem: Problem, terms: Terms) -> Any:
+    if terms.input != "chat":
+        raise invalid("--warm-from", "the task asks without a chat, and only chats are observed.", "Choose logs.")
+    return terms.question(problem.prompt)["chat"]
+
+
+def _observed(served: ServedRollouts, seen: Coroutine[Any, Any, list[Seen]], recipe: Recipe) -> States:
+    return states_from(served.wait_for(seen), recipe.tau, recipe.features)
