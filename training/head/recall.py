@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,13 @@ from training.head.states import States
 CALLS = (0.4, 0.6, 0.8, 1.0, 1.2)  # of the LLM, an answer
 _GATE = 0.01
 _SEED = 1_001  # of the problems; heads are trained with small ones
-_COLUMNS: Columns = {"asked by": "{name}"} | {f"{calls:g} calls": f"{{found[{calls:g}]:.1p}}" for calls in CALLS}
+
+
+def _found(calls: str, row: Row) -> str:
+    return f"{100 * row['found'][calls]:.1f}"  # a template would take "1" for a number, and look for that
+
+
+_COLUMNS: Columns = {"asked by": "{name}"} | {f"{calls:g} calls": partial(_found, f"{calls:g}") for calls in CALLS}
 
 
 def share_found(score: Tensor, wrong: Tensor, num_calls: float) -> float:
