@@ -27,6 +27,7 @@ from model_worker.device_turns import DeviceTurns
 from model_worker.engine.bookkeeping.batching import Arrivals, BatchingRule
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import EngineError
+from model_worker.engine.observing import Observed
 from model_worker.engine.types import Event, FinishReason, RunFailed, RunFinished, RunRequest, TokenKept
 from model_worker.outbox import Outbox, Piece
 from model_worker.spare_cores import SpareCores
@@ -135,6 +136,10 @@ class EngineDriver:
         self._commands.put(command)
         return await done
 
+    def drop_session(self, session_id: str) -> None:
+        """Forgets a session that is nobody else's, and waits for nothing."""
+        self._commands.put(lambda: self._events.extend(self._engine.close_session(session_id)[1]))
+
     async def ask(self, question: Callable[[Engine], T]) -> T:
         """Calls `question` in the engine's thread, between two steps; returns or raises what it does."""
         done: asyncio.Future[T] = self._loop.create_future()
@@ -229,7 +234,7 @@ class EngineDriver:
                 continue
             ticket, request = known
             self._outbox.put(ticket, event)
-            if isinstance(event, TokenKept):
+            if isinstance(event, TokenKept | Observed):
                 continue
             del self._known[event.run_id], self._run_of[ticket]
             is_handoff = isinstance(event, RunFinished) and event.reason is FinishReason.HANDOFF

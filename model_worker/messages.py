@@ -14,6 +14,7 @@ import grpc
 from model_worker.engine import errors
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
+from model_worker.engine.observing import Observe
 from model_worker.engine.types import (
     GREEDY,
     Capacity,
@@ -28,7 +29,7 @@ from model_worker.engine.types import (
 from model_worker.handoffs import handoff_of
 from model_worker.heads import HeadTable
 from rstitch.errors import RstitchError, invalid
-from rstitch.limits import MAX_SALT_CHARS
+from rstitch.limits import MAX_SALT_CHARS, MAX_TAU, MIN_TAU
 from rstitch.v1 import common_pb2, worker_pb2
 
 MAX_SESSION_ID_LENGTH = 128
@@ -90,6 +91,38 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: He
         handoff=handoff_of(message.handoff, heads) if message.HasField("handoff") else None,
         background=message.priority == worker_pb2.PRIORITY_BACKGROUND,
         draft=message.draft,
+    )
+
+
+def observe_request(message: worker_pb2.ObserveRequest, vocab_size: int, context_length: int) -> RunRequest:
+    """Reads what is to be observed, without a session. Raises RstitchError: INVALID_ARGUMENT or OUT_OF_RANGE."""
+    tokens, num_tokens = message.tokens, len(message.tokens)
+    if num_tokens < 2:
+        raise invalid("tokens", f"{num_tokens} tokens leave nothing to observe.", "Send at least two.")
+    if max(tokens) >= vocab_size:
+        told = f"token id {max(tokens)} is outside the vocabulary of {vocab_size}."
+        raise invalid("tokens", told, f"Send ids below {vocab_size}.")
+    if num_tokens > context_length:
+        full = errors.ContextFull(
+            f"{num_tokens} tokens do not fit the context of {context_length}.",
+            field="tokens",
+            remedy=f"Send at most {context_length}.",
+        )
+        raise to_rstitch_error(full)
+    if not 1 <= message.start < num_tokens:
+        told = f"{message.start} is not in [1, {num_tokens - 1}], the positions of tokens with one before them."
+        raise invalid("start", told, "Send the first position to be told, such as where the answer begins.")
+    if not MIN_TAU <= message.above <= MAX_TAU:  # NaN fails, too
+        told = f"{message.above} is not in [{MIN_TAU:g}, {MAX_TAU:g}]."
+        raise invalid("above", told, "Send a bound of the entropy; below 0 tells all positions.")
+    _check_salt(message.cache_salt)
+    return RunRequest(
+        session_id="",
+        position=0,
+        tokens=tokens[:-1],  # after the last one there is no position
+        observe=Observe(message.start, message.above),
+        cache_salt=message.cache_salt,
+        masked_tokens=tuple(message.masked_tokens),
     )
 
 

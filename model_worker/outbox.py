@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from model_worker.engine.observing import Observed
 from model_worker.engine.types import Event, RunFailed, RunFinished, TokenKept, Verdict
 
 # Up to so many runs a token waits `flush_s`; beyond, so much longer that messages do not become more frequent. Not for
@@ -19,7 +20,7 @@ _MAX_STRETCH = 4.0
 
 @dataclass(slots=True)
 class Piece:
-    """A stretch of a run: the tokens kept since the last piece, and in the last one how the run ended."""
+    """A stretch of a run: the tokens kept or observed since the last piece, and in the last one how the run ended."""
 
     tokens: list[int] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
@@ -27,6 +28,7 @@ class Piece:
     uncertainties: list[float] = field(default_factory=list)  # empty where the signal is the entropy
     # In order, of which token: those that were kept, and in the last piece the one that was handed over.
     verdicts: list[tuple[int, Verdict]] = field(default_factory=list)
+    observed: list[Observed] = field(default_factory=list)
     end: RunFinished | RunFailed | None = None
 
 
@@ -56,6 +58,8 @@ class Outbox:
             if ticket not in self._begun:
                 self._begun.add(ticket)
                 self._urgent.append(ticket)
+        elif isinstance(event, Observed):
+            piece.observed.append(event)
         else:
             if isinstance(event, RunFinished) and event.verdict is not None and event.proposal is not None:
                 piece.verdicts.append((event.proposal.token, event.verdict))

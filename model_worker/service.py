@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,9 +18,10 @@ from model_worker import messages
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import EngineError, ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
-from model_worker.handoffs import consultation
+from model_worker.handoffs import consultation, observations
 from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
+from model_worker.observing import observed
 from model_worker.outbox import Piece
 from rstitch.errors import RstitchError, invalid
 from rstitch.service import semconv
@@ -28,6 +30,7 @@ from rstitch.v1 import worker_pb2, worker_pb2_grpc
 
 _log = structlog.get_logger(__name__)
 _TOKENIZER_CHUNK_BYTES = 1 << 20
+_LEAST_POSITIONS = 64  # of a message, but for the last; a step adds at most MAX_OBSERVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,25 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             self._driver.leave(stream.session_id)
             for run in stream.runs.values():
                 run.span.end()
+
+    async def Observe(
+        self, request: worker_pb2.ObserveRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.ObserveResponse]:
+        """Tells what the model would have written along given tokens, several steps in a message."""
+        run = messages.observe_request(request, self._info.vocab_size, self._info.context_length)
+        response = worker_pb2.ObserveResponse()
+        try:
+            async with aclosing(observed(self._driver, self._of_role(run))) as events:
+                async for event in events:
+                    response.consultations.extend(observations(event))
+                    response.num_positions += event.num_positions
+                    if response.num_positions >= _LEAST_POSITIONS:
+                        yield response
+                        response = worker_pb2.ObserveResponse()
+        except EngineError as error:
+            raise _refusal(error) from error
+        if response.num_positions:
+            yield response
 
     async def ForkSession(self, request: worker_pb2.ForkSessionRequest, context: Any) -> worker_pb2.ForkSessionResponse:
         """Begins a session with another's tokens and what is computed of them."""

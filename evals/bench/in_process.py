@@ -111,7 +111,7 @@ class _Run:
             self.tokens.append(event.token)
         elif isinstance(event, RunFailed):
             self.finished.set_exception(event.error)
-        else:
+        elif isinstance(event, RunFinished):
             self.finished.set_result(event)
 
 

@@ -14,6 +14,7 @@ from model_worker.engine.bookkeeping.scheduler import Row, Run, Scheduler
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import ForwardFailed
 from model_worker.engine.forward.outcome import Outcome
+from model_worker.engine.observing import Observe, Observed
 from model_worker.engine.types import (
     Counters,
     Event,
@@ -54,7 +55,7 @@ class Committer:
         index = 0
         all_finite = not spoilt and (outcome is None or not math.isnan(sum(outcome.choices.entropies)))
         for row in rows:
-            num_asked = row.run.num_asked if row.is_last else 0  # before a draft is verified: then it is gone
+            num_asked = row.num_asked  # before a draft is verified: then it is gone
             if all_finite or _is_finite(row, outcome, range(index, index + num_asked), spoilt):
                 events += self._commit_row(row, outcome, index)
             elif len(rows) > 1:
@@ -77,7 +78,9 @@ class Committer:
         run.computed(row.num_tokens)
         self._scheduler.reunite(run)
         events: list[Event] = []
-        if row.is_last and not run.request.wants_token:
+        if run.request.observe is not None:
+            events = self._tell(row, run.request.observe, outcome, index)
+        elif row.is_last and not run.request.wants_token:
             events = [self.finish(run, FinishReason.LENGTH)]
         elif row.is_last:
             assert outcome is not None
@@ -126,14 +129,39 @@ class Committer:
             self._scheduler.remove(row.run)
         return [RunFailed(row.run.run_id, failure) for row in rows]
 
+    def _tell(self, row: Row, observe: Observe, outcome: Outcome | None, index: int) -> list[Event]:
+        """Tells what was observed in a row, and the end of the run with its last one."""
+        run, num_asked = row.run, row.num_asked
+        events: list[Event] = []
+        if num_asked:
+            assert outcome is not None
+            choices, first = outcome.choices, row.start + row.num_tokens - num_asked + 1
+            if any(math.isnan(entropy) for entropy in choices.entropies[index : index + num_asked]):
+                return self._fail_poisoned(run)
+            places = [place for place in range(index, index + num_asked) if choices.entropies[place] > observe.above]
+            events.append(
+                Observed(
+                    run.run_id,
+                    num_asked,
+                    tuple(first + place - index for place in places),
+                    tuple(choices.tokens[place] for place in places),
+                    tuple(choices.entropies[place] for place in places),
+                    outcome.hidden_states(places),
+                )
+            )
+        return [*events, self.finish(run, FinishReason.STEP)] if row.is_last else events
+
+    def _fail_poisoned(self, run: Run) -> list[Event]:
+        self._scheduler.remove(run)
+        self._table.poison(run.session)
+        return [RunFailed(run.run_id, _forward_failed(_NOT_FINITE))]
+
     def _advance(self, run: Run, outcome: Outcome, index: int) -> list[Event]:
         """Keeps the token of distribution `index`, or ends the run without it."""
         request, session, choices = run.request, run.session, outcome.choices
         token, entropy, logprob = choices.tokens[index], choices.entropies[index], choices.logprobs[index]
         if math.isnan(entropy):  # no bound holds for it: the token would be kept as if the model were sure
-            self._scheduler.remove(run)
-            self._table.poison(session)
-            return [RunFailed(run.run_id, _forward_failed(_NOT_FINITE))]
+            return self._fail_poisoned(run)
         if request.returns is not None:
             return [self.finish(run, FinishReason.STEP, _proposal(run, outcome, index, request.returns))]
         handoff, meter = request.handoff, run.meter

@@ -145,7 +145,9 @@ class Engine:
         room = min(request.max_tokens, self.limits.context_length - request.end, self.limits.max_batch_tokens)
         run.draft = request.draft[: max(0, room - 1)]
         session.tokens.extend(run.draft)
-        if run.num_pending < run.num_asked or run.draft:
+        if request.observe is not None:
+            self._table.uncompute(session, request.observe.start - 1)
+        elif run.num_pending < run.num_asked or run.draft:
             # Logits are not kept. Whoever asks for the distribution after a token that is computed already has that
             # token computed again: num_computed goes back to held - num_asked.
             self._table.uncompute(session, session.held - run.num_asked)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol
 
+from model_worker.engine.observing import Observe, Observed
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -89,6 +91,9 @@ class RunRequest:
     A `draft` is verified: the longest prefix of it that the model itself would have written is kept, then the model's
     own next token, and the run ends.
 
+    With `observe` nothing is decoded either: the run is told, step by step, what the model would have written after
+    each of its tokens (`Observed`), and ends with STEP.
+
     A `background` run takes only the room that others leave, and ends early (LENGTH) where pages run short.
     A `shallow` run is the SLM's, where the SLM is the model's first layers.
     Sessions take pages over from one another only under the same `cache_salt`, and under None from nobody.
@@ -104,6 +109,7 @@ class RunRequest:
     stop_tokens: frozenset[int] = frozenset()
     handoff: Handoff | None = None
     returns: Returns | None = None
+    observe: Observe | None = None
     prefix_checksum: int | None = None
     background: bool = False
     draft: Sequence[int] = ()
@@ -114,7 +120,7 @@ class RunRequest:
     @property
     def wants_token(self) -> bool:
         """Whether the distribution after the last token is asked for."""
-        return self.max_tokens > 0 or self.returns is not None
+        return self.max_tokens > 0 or self.returns is not None or self.observe is not None
 
     @property
     def end(self) -> int:
@@ -145,7 +151,7 @@ class FinishReason(Enum):
     HANDOFF = "handoff"
     SUPERSEDED = "superseded"  # the caller has sent another run of the session
     CONTEXT = "context"  # the session is as long as the model's context
-    STEP = "step"  # the distribution that was asked for is in the proposal
+    STEP = "step"  # the distribution that was asked for is in the proposal, or all that was to be observed is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +219,7 @@ class RunFailed:
     error: Exception
 
 
-Event = TokenKept | RunFinished | RunFailed
+Event = TokenKept | Observed | RunFinished | RunFailed
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,8 +148,10 @@ class StoredHeads:
         kept = await self._store.all()
         versions = [f"{each.name}@{each.version}" for each in kept if each.name == name]
         names = versions or sorted({each.name for each in kept})
+        if not names:
+            return "The store has none; `rstitch heads put` keeps one there."
         more = f" and {len(names) - _MAX_NAMES} more" * (len(names) > _MAX_NAMES)
-        return f"The store has {', '.join(names[:_MAX_NAMES]) or 'none'}{more}."
+        return f"The store has {', '.join(names[:_MAX_NAMES])}{more}."
 
 
 def _read(full_name: str, data: bytes) -> Head:

@@ -25,7 +25,7 @@ from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.service.telemetry import Telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
-_MAX_HEADS = 256
+_MAX_HEADS = 64
 # Fields that the contract's messages have under the same names.
 _INFO_FIELDS = ("model", "vocab_size", "context_length", "dtype", "device", "num_parameters", "instance_id")
 _TIMING_FIELDS = ("queue_us", "forward_us", "host_us", "wait_us", "total_us", "num_cached_tokens")

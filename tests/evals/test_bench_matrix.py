@@ -282,7 +282,8 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All systems, two problems, one and two sessions."""
     file = tmp_path_factory.mktemp("bench") / "result.json"
     # fmt: off
-    assert main(["run", "--n", "2", "--rounds", "1", "--concurrency", "1,2", "--taus", "0.02", "--max-new-tokens", "64",
+    assert main(["run", "--n", "2", "--rounds", "1", "--concurrency", "1,2", "--taus", "0.02", "--max-new-tokens", "48",
+                 "--worker-arg=--measure-ms=100", "--worker-arg=--num-pages=4096",
                  "--json", str(file)]) == 0
     # fmt: on
     return json.loads(file.read_text())

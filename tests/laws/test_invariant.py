@@ -44,11 +44,12 @@ async def client(stack: LocalStack) -> AsyncIterator[AsyncClient]:
         yield connected
 
 
-async def test_thirty_six_greedy_answers_are_the_same_alone_at_once_and_speculatively(client: AsyncClient) -> None:
+@pytest.mark.parametrize("count", [12, pytest.param(36, marks=pytest.mark.soak)])
+async def test_greedy_answers_are_the_same_alone_at_once_and_speculatively(client: AsyncClient, count: int) -> None:
     def ask(prompt: list[int], policy: Any) -> Any:
         return client.answer(tokens=prompt, policy=policy, max_new_tokens=TOKENS)
 
-    prompts = make_prompts(36)
+    prompts = make_prompts(count)
     alone = [(await ask(prompt, LlmOnly())).tokens for prompt in prompts]
     together = await asyncio.gather(*(ask(prompt, LlmOnly()) for prompt in prompts))
     assert [answer.tokens for answer in together] == alone

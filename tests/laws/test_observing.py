@@ -12,12 +12,13 @@ from transformers import AutoTokenizer
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Model, Observation, Threshold
 from rstitch.local.stack import LocalStack
-from tests.support.served import TOLERANCE, Pair
+from tests.support.served import Pair
 
 QUESTIONS = [
     "Tom has 3 pens. He buys 14 more. How many pens does Tom have?",
     "Anna has 25 coins. She gives away 8. How many coins does Anna have?",
 ]
+TOLERANCE = 1e-5  # of an entropy in float32, where a whole text and chunks of it sum in another order
 # float32 is rounded to half precision: the last of its eleven bits, and what sums in another order differ by.
 STATE_TOLERANCE = {"rtol": 2e-3, "atol": 2e-3}
 
@@ -57,7 +58,7 @@ async def test_what_is_observed_is_what_transformers_says(bundled_stack: LocalSt
             chat = [{"role": "user", "content": question}]
             prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
             answer = await client.answer(chat=chat, policy=Threshold(0.02), max_new_tokens=80)
-            for tau in (-1.0, 0.02):
+            for tau in (0.02, -1.0):
                 found = [each async for each in client.observe_answer(session_id=answer.session_id, tau=tau)]
                 check(found, bundled_pair, [*prompt, *answer.tokens], len(prompt), tau)
             models = [chunk.model for chunk in answer.chunks for _ in chunk.tokens]

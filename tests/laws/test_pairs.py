@@ -45,7 +45,7 @@ async def test_the_bundled_pair_keeps_the_laws(bundled_pair: Pair, bundled_stack
         AsyncClient(stack.router_address, timeout_s=100) as client,
         another_router(stack, run_ahead="on") as ahead,
     ):
-        for problem in problems("dev", 3):
+        for problem in problems("dev", 2):
             chat = [Message("user", problem.question)]
             prompt = tokenizer.apply_chat_template(
                 [{"role": "user", "content": problem.question}], add_generation_prompt=True, return_dict=False

@@ -19,7 +19,8 @@ TOKENS = 30
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["off", "share"])  # all other laws run with the default, on a CPU "copy"
+# All other laws run with the default, on a CPU "copy"; without pages in common, tests/laws/test_batching.py.
+@pytest.mark.parametrize("mode", [pytest.param("off", marks=pytest.mark.soak), "share"])
 async def test_answers_after_one_system_prompt_are_the_references(random_pair: Pair, mode: str) -> None:
     args = [*SMALL, "--prefix-cache", mode]
     with start_stack(random_pair, worker_args=args, router_args=["--run-ahead", "on"]) as stack:

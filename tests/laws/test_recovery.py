@@ -18,7 +18,9 @@ from tests.support.served import Pair, check_kept, expected, start_stack, stored
 @pytest.fixture(scope="module")
 def small_stack(random_pair: Pair) -> Iterator[LocalStack]:
     """Both workers have pages for about three sessions only."""
-    with start_stack(random_pair, worker_args=["--num-pages", "30", "--page-size", "8"]) as running:
+    with start_stack(
+        random_pair, worker_args=["--num-pages", "30", "--page-size", "8", "--measure-ms", "100"]
+    ) as running:
         yield running
 
 

@@ -16,7 +16,7 @@ TOKENS = 60
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("flush_ms", [0, 15, 3_600_000])
+@pytest.mark.parametrize("flush_ms", [0, pytest.param(15, marks=pytest.mark.soak), 3_600_000])
 async def test_messages_of_any_size_carry_the_same_answer(random_pair: Pair, flush_ms: int) -> None:
     args = {"worker_args": [*SMALL, "--flush-ms", str(flush_ms)], "router_args": ["--catch-up-tokens", "0"]}
     with start_stack(random_pair, **args) as stack:

@@ -14,6 +14,7 @@ import torch
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import HeldTooShort
 from model_worker.engine.forward.loader import adopt
+from model_worker.engine.observing import Observed
 from model_worker.engine.types import Limits, RunFailed, RunFinished, RunRequest, TokenKept
 from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
 
@@ -63,6 +64,7 @@ class Result:
 
     tokens: list[int] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
+    observed: list[Observed] = field(default_factory=list)
     finished: RunFinished | None = None
     error: Exception | None = None
 
@@ -91,6 +93,8 @@ def collect(engine: Engine, results: dict[int, Result]) -> None:
         if isinstance(event, TokenKept):
             result.tokens.append(event.token)
             result.entropies.append(event.entropy)
+        elif isinstance(event, Observed):
+            result.observed.append(event)
         elif isinstance(event, RunFinished):
             result.finished = event
         elif isinstance(event, RunFailed):

@@ -21,8 +21,8 @@ SMALL = ["--inputs", "2,8", "--cached", "0,16", "--repeats", "2", "--max-new-tok
 
 def test_a_running_stack_is_profiled_and_checked(tiny_stack: LocalStack, tmp_path: Path) -> None:
     path, plot = tmp_path / "latency.json", tmp_path / "fit.png"
-    flags = ["--router", tiny_stack.router_address, "--n", "1", "--json", str(path), "--plot", str(plot)]
-    assert main(["check", *SMALL, *flags]) == 0
+    flags = ["--router", tiny_stack.router_address, "--n", "1", "--json", str(path)]
+    assert main(["check", *SMALL, *flags, "--plot", str(plot)]) == 0
     model = LatencyModel.load(path)
     assert model.slm.facts["model"] == "tiny-slm"
     assert float(model.llm.prefill(64, 64)) > 0

@@ -89,7 +89,7 @@ def test_what_tells_nothing_is_refused() -> None:
         given([place for place in places() if place.consultation.position != START + 3])
     with pytest.raises(RstitchError, match="worked solution"):
         given([])
-    with pytest.raises(RstitchError, match="common vocabulary"):
+    with pytest.raises(RstitchError, match="without an id in common"):
         logged(trajectory([S] * 6), places([L] * 6), True)
     with pytest.raises(RstitchError, match="smaller tau"):
         states_from([given(places())], 0.9)

@@ -24,7 +24,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def test_splits_are_disjoint() -> None:
-    check_disjoint(n_train=3_000, n_held_out=600)
+    check_disjoint(n_train=1_500, n_held_out=300)
 
 
 def test_a_rewording_stays_in_its_split() -> None:

@@ -19,6 +19,10 @@ from training.head.warm_start import fit, lean, readout_of
 
 _FILE = "beginning.pt"
 _HELD_OUT = 0.1  # of the warm start's answers, to calibrate by and to look at that with
+<<<<<<< HEAD
+=======
+_ENOUGH = 200  # states to calibrate by
+>>>>>>> sci
 
 
 def begin(folder: Path, recipe: Recipe, pair: Pair, states_of: Callable[[], States], screen: Screen) -> Policy:
@@ -35,7 +39,7 @@ def begin(folder: Path, recipe: Recipe, pair: Pair, states_of: Callable[[], Stat
         policy.readout.copy_(readout_of(pair.slm_files(), states, recipe.num_readout))
     policy.normalise(states.inputs)
     rows: list[Row] = []
-    if recipe.warm_answers:
+    if recipe.warm_answers != 0:
         with screen.bar("warm start", recipe.warm_epochs) as advance:
             losses: list[float] = []
 
@@ -61,9 +65,9 @@ def calibration_of(folder: Path) -> list[Row]:
 
 
 def _calibrated(policy: Policy, held_out: States) -> list[Row]:
-    """Calibrates by half of the states that were not fitted on, unless they are of one kind; tells of the others."""
+    """Calibrates by half of the states that were not fitted on, if they are enough; tells of the others."""
     corrected_by, looked_at = held_out.split(held_out.num_answers // 2)
-    if any(len(set(part.wrong.tolist())) < 2 for part in (corrected_by, looked_at)):
+    if min(len(corrected_by), len(looked_at)) < _ENOUGH or not 0 < float(corrected_by.wrong.mean()) < 1:
         return []
     calibrate(policy, corrected_by)
     return [each.row for each in reliability(log_odds(policy, looked_at), looked_at.wrong)]

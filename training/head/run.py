@@ -74,6 +74,12 @@ class Run:
     def _alone(self) -> Baselines:
         """The LLM and the SLM without one another, and whether what is asked for can be had."""
         task, problems = self.questions.task, self.questions.train[: self.options.num_alone]
+        sides = {"train": len(self.questions.train), "dev": len(self.dev), "test": len(self.questions.test)}
+        told = ", ".join(f"{number:,} for {side}" for side, number in sides.items() if number)
+        self.screen.say("questions", f"{self.questions.origin.source}: {told}", **sides)
+        loss = self.options.target_loss
+        if loss is not None:
+            check_promise(loss, len(self.dev), 0.0)  # what no head could show is refused before anything is asked
 
         def measured() -> dict[str, Any]:
             check_checker(task, problems)
@@ -83,7 +89,6 @@ class Run:
         alone = Baselines.of(self.work.stage("alone", measured))
         for figures in (alone.llm_only, alone.slm_only):
             self.screen.say("alone", f"{figures.name}: {look_in_words(asdict(figures))}", **asdict(figures))
-        loss = self.options.target_loss
         said = [check_promise(loss, len(self.dev), alone.helped)] if loss is not None else []
         for note in filter(None, (*alone.notes, *said)):
             self.screen.say("note", note)

@@ -18,6 +18,7 @@ from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import NoCapacity
+from model_worker.engine.observing import MAX_OBSERVED, MIN_OBSERVED, OBSERVING_STEPS
 from model_worker.engine.types import Limits, RunRequest, Timing
 
 
@@ -68,12 +69,31 @@ class Run:
 
     @property
     def num_asked(self) -> int:
-        """Number of distributions asked for, after the last tokens; all are computed in one row."""
+        """Number of distributions still asked for, after the last tokens; one row has all, unless the run observes."""
+        if (observe := self.request.observe) is not None:
+            return self.session.held - max(observe.start - 1, self.num_computed)
         return len(self.draft) + 1 if self.request.wants_token else 0
 
-    def row_tokens(self, room: int) -> int:
-        """Returns the size of its next row: all tokens left, or a chunk before the distributions asked for."""
+    @property
+    def ends_next(self) -> bool:
+        """Whether its next row has all that it asks for, and no token more."""
+        return self.request.observe is None and self.num_pending <= max(self.num_asked, 1)
+
+    @property
+    def least_tokens(self) -> int:
+        """Size of the smallest row that is worth a step."""
+        if self.request.observe is not None:
+            return min(self.num_pending, MIN_OBSERVED)
+        return self.num_asked if self.num_pending == self.num_asked else 1
+
+    def row_tokens(self, room: int, observable: int = MAX_OBSERVED) -> int:
+        """Returns the size of its next row: all tokens left, or a chunk before the distributions asked for.
+
+        A run that observes has them in any of its rows, as many as are `observable` at most.
+        """
         pending = self.num_pending
+        if (observe := self.request.observe) is not None:
+            return min(room, pending, max(observe.start - 1 - self.num_computed, 0) + observable)
         return pending if pending <= room else max(0, min(room, pending - self.num_asked))
 
 
@@ -85,6 +105,13 @@ class Row:
     start: int
     num_tokens: int
     is_last: bool
+
+    @property
+    def num_asked(self) -> int:
+        """Number of distributions that it is to give, after its last tokens."""
+        if (observe := self.run.request.observe) is not None:
+            return min(self.num_tokens, max(0, self.start + self.num_tokens - (observe.start - 1)))
+        return self.run.num_asked if self.is_last else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +199,7 @@ class Scheduler:
         # When pages run short it is the other way round: idle sessions go first, then background runs, then the
         # youngest foreground run.
         schedule = Schedule()
-        budget = self._limits.max_batch_tokens
+        budget, observable = self._limits.max_batch_tokens, MAX_OBSERVED
         for run in self._runs.values():
             self._adopt(run)
         coming: set[bytes] = set()
@@ -183,21 +210,24 @@ class Scheduler:
                 continue
             if coming and self._table.wanted(run.session, run.session.held - run.num_asked) in coming:
                 continue
-            num_tokens = run.row_tokens(budget)
+            num_tokens = run.row_tokens(budget, observable)
             if run.is_background and num_tokens:
                 num_tokens = self._spare_tokens(schedule.rows, run, num_tokens)
             if num_tokens == 0 or not self._make_room(run, num_tokens, schedule):
                 continue
             budget -= num_tokens
             start = run.num_computed
-            schedule.rows.append(Row(run, start, num_tokens, start + num_tokens == run.session.held))
+            row = Row(run, start, num_tokens, start + num_tokens == run.session.held)
+            schedule.rows.append(row)
+            if run.request.observe is not None:
+                observable -= row.num_asked
             if run.fills_pages:
                 coming.update(self._table.coming(run.session))
         return schedule
 
     def _adopt(self, run: Run) -> None:
         """Takes over what other sessions have computed, except for the distributions that the run asks for."""
-        if run.num_pending <= max(run.num_asked, 1):
+        if run.ends_next:
             return
         before = run.num_computed
         self._table.adopt(run.session, run.session.held - run.num_asked)
@@ -212,7 +242,7 @@ class Scheduler:
             return self._alone[:1]
 
         def key(run: Run) -> tuple[bool, bool]:  # the sort is stable, and `_runs` is in order of arrival
-            return run.is_background, run.num_pending > max(run.num_asked, 1)
+            return run.is_background, not run.ends_next
 
         return sorted(self._runs.values(), key=key)
 
@@ -225,13 +255,14 @@ class Scheduler:
         if self.costs is None:
             return num_tokens
         waited_for = [row for row in rows if not row.run.is_background]
-        alone_us = max(self._limits.background_us, self.costs.step_us(1))
+        num_steps = OBSERVING_STEPS if run.request.observe is not None else 1
+        alone_us = max(self._limits.background_us, num_steps * self.costs.step_us(1))
         stretched_us = (1 + self._limits.background_stretch) * self.costs.step_us(*_load(waited_for))
         bound_us = stretched_us if waited_for else alone_us
         spare = self.costs.most_tokens(*_load(rows), num_tokens, bound_us)
-        # Alone it always advances: by one token, or by the whole row that its distributions are asked for in.
-        least = run.num_asked if run.num_pending == run.num_asked else 1
-        return run.row_tokens(spare) or (0 if rows else least)
+        # Alone it always advances: by one token, by all that its distributions are asked for in, by enough to observe.
+        least = 0 if rows else min(run.least_tokens, num_tokens)
+        return run.row_tokens(max(spare, least)) or least
 
     def _make_room(self, run: Run, num_tokens: int, schedule: Schedule) -> bool:
         """Reserves pages for a row; returns whether it has them.

@@ -46,7 +46,7 @@ class Batch:
             for position in range(row.start, end):
                 batch.positions.append(position)
                 batch.slots.append(session.pages[position // page_size] * page_size + position % page_size)
-            if row.is_last and (num_asked := row.run.num_asked):
+            if num_asked := row.num_asked:
                 if row.run.mask is not None:
                     places = range(len(batch.asked), len(batch.asked) + num_asked)
                     batch.masked.setdefault(row.run.mask, []).extend(places)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.sampling import Choices, choose, margins
-from model_worker.engine.forward.transfer import Later
+from model_worker.engine.forward.transfer import Later, to_device
 from model_worker.engine.types import Signal
 
 
@@ -25,6 +26,13 @@ class Outcome:
 
     def hidden_state(self, row: int) -> bytes:
         return _raw(self.hidden[self.index[row]])
+
+    def hidden_states(self, rows: Sequence[int]) -> bytes:
+        """Returns those of several entries, [len(rows), hidden_size], in one copy."""
+        if not rows:
+            return b""
+        places = torch.tensor([self.index[row] for row in rows])
+        return _raw(self.hidden.index_select(0, to_device(places, self.hidden.device)))
 
     def raw_logits(self, row: int) -> bytes:
         return _raw(self.logits[self.index[row]])

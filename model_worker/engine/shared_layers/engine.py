@@ -56,8 +56,8 @@ class SharedEngine(Engine):
         return super().is_idle and not self._put_off
 
     def submit(self, request: RunRequest, arrived: float | None = None) -> int:
-        """Accepts a run, as `Engine.submit` does. A background run ends at the next step; if it only feeds tokens to a
-        session that nobody writes to, it has appended them by then.
+        """Accepts a run, as `Engine.submit` does. A background run ends at the next step, unless it observes; if
+        it only feeds tokens to a session that nobody writes to, it has appended them by then.
         """
         session = self._table.get(request.session_id) or Session(request.session_id)
         busy = request.is_background and session.running
@@ -65,7 +65,7 @@ class SharedEngine(Engine):
         if not busy:
             check_idle(session)
         check_held(request, session)
-        if request.is_background and (busy or request.wants_token):
+        if request.is_background and (busy or request.wants_token) and request.observe is None:
             return self._end_at_once(request, session, arrived)
         # What the other role has written and this one sends now is held already: only what differs is appended.
         num_same = common_prefix(request.tokens, session.tokens[request.position :])

@@ -209,7 +209,7 @@ class InProcessRollouts:
                 writing.keep(event.token, _single(event.entropy))
             elif isinstance(event, RunFailed):
                 raise RuntimeError(f"the {name}'s engine failed: {event.error}") from event.error
-            else:
+            elif isinstance(event, RunFinished):
                 del self._running[name, event.run_id]
                 if self._ended(writing, event):
                     done.append(writing)
