@@ -19,10 +19,7 @@ from training.head.warm_start import fit, lean, readout_of
 
 _FILE = "beginning.pt"
 _HELD_OUT = 0.1  # of the warm start's answers, to calibrate by and to look at that with
-<<<<<<< HEAD
-=======
 _ENOUGH = 200  # states to calibrate by
->>>>>>> sci
 
 
 def begin(folder: Path, recipe: Recipe, pair: Pair, states_of: Callable[[], States], screen: Screen) -> Policy:

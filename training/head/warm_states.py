@@ -44,15 +44,10 @@ def of_chains(slm: str, task: str, recipe: Recipe, folder: Path, screen: Screen)
     num_chains = recipe.warm_answers or _NUM_CHAINS
     with screen.bar("reference chains", num_chains) as advance:
         domain = _DOMAINS[task]
-<<<<<<< HEAD
-        chains = Chains(slm, domain, recipe.tau, num_chains, recipe.seed, domain != "words", recipe.features)
-        return chain_states(chains, folder / "states.pt", advance)
-=======
         # Of words the SLM's own lines are enough; of programs the LLM writes whole lines, and the SLM goes on in them.
         mixed = domain != "words"
         chains = Chains(slm, domain, recipe.tau, num_chains, recipe.seed, mixed, recipe.features)
         return chain_states(chains, folder / "states", advance)
->>>>>>> sci
 
 
 def of_answers(
