@@ -57,7 +57,7 @@ def frontier(rows: Sequence[Row], title: str, path: Path, latency: Latency | Non
     ncols = min(3 * len(columns), len(names))
     figure.legend(handles, names, loc="outside lower center", ncols=ncols, fontsize=9)
     between = "; " if len(columns) > 1 else ";\n"
-    numbers = "the numbers at a line's ends are its tau, threshold, probability or draft"
+    numbers = "the numbers at a line's ends are its tau, price, threshold, probability or draft"
     figure.suptitle(f"{title}{between}{numbers}", fontsize=11)
     save(figure, path)
 

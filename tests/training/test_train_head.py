@@ -21,6 +21,7 @@ LATENCY = LatencyModel(
 )
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_head_and_goes_on_with_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LATENCY.save(tmp_path / "latency.json")
     out, work = tmp_path / "heads" / "quick", tmp_path / "work"

@@ -233,4 +233,8 @@ def _test_command(name: str, questions: Questions, price: str) -> str:
 def _calibration(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
-    return f"\n## Calibration\n\n{markdown_table(_CALIBRATION, rows)}\n\nOn states that it was not trained with.\n"
+    told = (
+        "Of the warm start, before it was made to lean, on unsure tokens of answers that it was not fitted on (but\n"
+        "for the two numbers of its correction)."
+    )
+    return f"\n## Calibration\n\n{markdown_table(_CALIBRATION, rows)}\n\n{told}\n"

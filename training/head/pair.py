@@ -68,8 +68,8 @@ def pair_of(options: argparse.Namespace) -> Pair:
 def rollouts_of(options: argparse.Namespace, pair: Pair, judge: Judge, held: ExitStack) -> Rollouts:
     """Who writes the pair's answers; ends with `held`. Raises RstitchError, UnsupportedModel."""
     if options.in_process:
-        return held.enter_context(
-            InProcessRollouts(open_engines(pair.models["slm"], pair.models["llm"]), judge, options.sessions)
-        )
+        # After a kill other answers are written at once than would have been.
+        engines = open_engines(pair.models["slm"], pair.models["llm"], batch_invariant=True)
+        return held.enter_context(InProcessRollouts(engines, judge, options.sessions))
     served = ServedRollouts(options.router, judge, f"{options.name}.training", options.sessions, options.patience_s)
     return held.enter_context(served)

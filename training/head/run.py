@@ -127,16 +127,18 @@ class Run:
 
     def _dapo(self, trainer: Trainer) -> None:
         recipe = self.recipe
-        self._look(trainer)
-        while trainer.step_number < recipe.num_steps and self._has_time():
+        while True:
+            # At the same steps whether the run was killed or not: a look more would be a head more to choose of.
+            if trainer.step_number % recipe.eval_every == 0:
+                self._look(trainer)
+            if trainer.step_number >= recipe.num_steps or not self._has_time():
+                break
             self._tell_left(trainer)
             words = f"step {trainer.step_number + 1}/{recipe.num_steps}"
             with self._asking(words, recipe.num_questions * recipe.group_size) as advance:
                 trainer.step(advance)
             self.work.tick()
             self.screen.step(trainer.curves, recipe.num_steps)
-            if trainer.step_number % recipe.eval_every == 0:
-                self._look(trainer)
         self._look(trainer)
 
     def _look(self, trainer: Trainer) -> None:
