@@ -28,7 +28,7 @@ class HeadTable:
         try:
             head = Head.from_bytes(data)
         except HeadFileError as error:
-            remedy = "Send a file that `make train-router` made."
+            remedy = "Send a file that `rstitch train-head` made."
             raise invalid("data", f"{error}.", remedy, "HEAD_UNREADABLE") from error
         misfit = head.facts.misfit(self._hidden_size, self._tokenizer_fingerprint)
         if misfit:

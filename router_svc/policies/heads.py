@@ -161,7 +161,7 @@ class Heads:
             return None
         except (OSError, HeadFileError) as error:
             what = f"the head in {path} cannot be used: {error}."
-            remedy = "Put a head there that `make train-router` made, or name another."
+            remedy = "Put a head there that `rstitch train-head` made, or name another."
             raise _error(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_UNREADABLE", what, remedy) from error
         self._read[path] = (seen, before[1])
         return before[1]

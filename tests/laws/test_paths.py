@@ -90,7 +90,7 @@ def sampled_otherwise(pair: Pair, tokens: int) -> list[list[int]]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # tests/engine/test_compiled.py has the same of one engine
 @pytest.mark.timeout(300)
 async def test_compiled_steps_change_nothing(
     kindred_pair: Pair, compiled_code: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rstitch.service.head import HeadFacts
-from training.head.calibration import calibrate, expected_error, log_odds, odds_of, platt, reliability
 from training.head.mlp import Policy
-from training.head.states import States
+from training.head.warm_start.calibration import calibrate, expected_error, log_odds, odds_of, platt, reliability
+from training.head.warm_start.states import States
 
 
 def drawn(n: int, scale: float, shift: float, seed: int) -> States:

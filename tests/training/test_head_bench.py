@@ -1,4 +1,4 @@
-"""`python -m training.head.bench`: both ways write the same answers, and the figures add up."""
+"""`python -m training.head.studies.bench`: both ways write the same answers, and the figures add up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.head.bench import main
+from training.head.studies.bench import main
 
 pytestmark = pytest.mark.soak
 

@@ -15,10 +15,10 @@ from rstitch.local.part import bundled_model
 from rstitch.service.consulting import Consultant, HeadTerms
 from rstitch.service.head import Head, HeadFacts
 from rstitch.service.head_features import NAMES, num_numbers, numbers
-from training.head.chain_states import Chains, chain_states
 from training.head.mlp import Policy, inputs_of
-from training.head.states import States, situations
-from training.head.warm_start import fit, lean, readout_of
+from training.head.warm_start.chain_states import Chains, chain_states
+from training.head.warm_start.fitting import fit, lean, readout_of
+from training.head.warm_start.states import States, situations
 
 FEATURE_SETS = [(), ("entropy",), ("recent", "spent"), NAMES]
 

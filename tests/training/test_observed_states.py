@@ -11,7 +11,7 @@ import pytest
 from rstitch.client.events import Consultation, Model, Observation, SwitchReason
 from rstitch.client.types import Segment, Source, Trajectory, TrajectoryState
 from rstitch.errors import RstitchError
-from training.head.observed_states import given, logged, states_from
+from training.head.warm_start.observed_states import given, logged, states_from
 
 START = 10
 PROPOSALS = (1, 2, 9, 4, 9, 6)  # the tokens are 1 to 6

@@ -9,11 +9,11 @@ import torch
 
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from rstitch.local.part import bundled_model
-from training.head.hand_overs import CALL, STAY, Found, Path, Script, search
-from training.head.oracle import Figures, best_tau, fastest_within, frontier
-from training.head.recall import share_found, share_missed
-from training.head.scripted import Scripted
-from training.head.states import States
+from training.head.studies.hand_overs import CALL, STAY, Found, Path, Script, search
+from training.head.studies.oracle import Figures, best_tau, fastest_within, frontier
+from training.head.studies.recall import share_found, share_missed
+from training.head.studies.scripted import Scripted
+from training.head.warm_start.states import States
 
 
 class Toy:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training.head import dapo
-from training.head.recall import recall
+from training.head.studies.recall import recall
 
 
 def test_the_loss_is_dapos() -> None:

@@ -14,7 +14,7 @@ from training.head.flags import parser
 from training.head.progress import left_in_words, sparkline
 from training.head.recipe import Recipe
 from training.head.train import CHECKPOINT
-from training.head.warm_states import NUM_ANSWERS
+from training.head.warm_start.sources import NUM_ANSWERS
 
 LATENCY = LatencyModel(
     ModelLatency(Prefill(0, 0, 0.03, 1.0), Decode(0, 1.0)), ModelLatency(Prefill(0, 0, 0.1, 2.0), Decode(0, 3.0))

@@ -25,7 +25,7 @@ from training.head.flags import parser
 from training.head.progress import Screen
 from training.head.recipe import FAST, Recipe
 from training.head.run import Run
-from training.head.warm_states import NUM_ANSWERS, default_source
+from training.head.warm_start.sources import NUM_ANSWERS, default_source
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from evals.asking.stacks import add_stack_arguments
 from rstitch.service.head_features import NAMES
 from training.head.frontier import PRICES, TAUS
 from training.head.recipe import Recipe
-from training.head.warm_states import SOURCES
+from training.head.warm_start.sources import SOURCES
 
 DESCRIPTION = """Trains the head of R-Stitch+ for a pair, on questions with answers.
 

@@ -14,9 +14,8 @@ from evals.tasks.data import Problem
 from rstitch.client.policies import Learned, LlmOnly
 from rstitch.errors import invalid
 from rstitch.service.head import Head, HeadFacts
-from training.head import baselines, frontier, warm_states
+from training.head import baselines, frontier
 from training.head.baselines import Baselines, check_checker
-from training.head.beginning import begin, calibration_of
 from training.head.card import Effort, Training, write_head
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
@@ -31,8 +30,10 @@ from training.head.rollouts.judging import Judge
 from training.head.rollouts.kept import KeptRollouts
 from training.head.rollouts.served import ServedRollouts
 from training.head.rollouts.types import Asked, Job
-from training.head.states import States
 from training.head.train import Setting, Trainer
+from training.head.warm_start import sources
+from training.head.warm_start.beginning import begin, calibration_of
+from training.head.warm_start.states import States
 from training.head.work import Work
 
 _ENOUGH = 100  # rollouts to tell their rate by
@@ -113,17 +114,17 @@ class Run:
     def _states(self) -> States:
         """The SLM's unsure states that the warm start learns from. Raises RstitchError if they cannot be had."""
         task, recipe, served = self.questions.task.name, self.recipe, self.writer
-        source = self.options.warm_from or warm_states.default_source(task)
+        source = self.options.warm_from or sources.default_source(task)
         if source == "chains":
-            return warm_states.of_chains(self.pair.slm_files(), task, recipe, self.work.folder, self.screen)
+            return sources.of_chains(self.pair.slm_files(), task, recipe, self.work.folder, self.screen)
         if not isinstance(served, ServedRollouts):
             raise invalid("--in-process", f"states of {source} are observed by the service.", "Leave it out.")
         if source == "logs":
-            return warm_states.of_logs(served, recipe)
+            return sources.of_logs(served, recipe)
         train = self.questions.train
         if source == "solutions":
-            return warm_states.of_solutions(served, train, self.terms, recipe)
-        return warm_states.of_answers(served, self.rollouts, train, self.terms, recipe, self.screen)
+            return sources.of_solutions(served, train, self.terms, recipe)
+        return sources.of_answers(served, self.rollouts, train, self.terms, recipe, self.screen)
 
     def _dapo(self, trainer: Trainer) -> None:
         recipe = self.recipe
@@ -247,7 +248,7 @@ class Run:
             "goal": {name: getattr(options, name) for name in ("price", "target_loss", "target_latency")},
             "questions": self.questions.digest,
             "terms": asdict(self.terms),
-            "warm start": options.warm_from or warm_states.default_source(self.questions.task.name),
+            "warm start": options.warm_from or sources.default_source(self.questions.task.name),
             "numbers": {"alone": options.num_alone, "dev": len(self.dev)},
             "pair": [self.pair.names, self.pair.places],
             "latency model": [

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from evals.tasks.tiny.domains import DOMAINS
 from rstitch.service.head_features import numbers
-from training.head.states import States, kept, situations
+from training.head.warm_start.states import States, kept, situations
 from training.tiny.data import IGNORE, batches
 
 BLOCK = 10_000  # chains that are kept in one file

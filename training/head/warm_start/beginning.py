@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from evals.figures.report import Row
-from training.head.calibration import calibrate, log_odds, reliability
 from training.head.files import write_whole
 from training.head.mlp import Policy
 from training.head.pair import Pair
 from training.head.progress import Screen
 from training.head.recipe import Recipe
-from training.head.states import States
-from training.head.warm_start import fit, lean, readout_of
+from training.head.warm_start.calibration import calibrate, log_odds, reliability
+from training.head.warm_start.fitting import fit, lean, readout_of
+from training.head.warm_start.states import States
 
 _FILE = "beginning.pt"
 _HELD_OUT = 0.1  # of the warm start's answers, to calibrate by and to look at that with

@@ -1,4 +1,4 @@
-"""Rollouts through the stack beside rollouts by two engines in one process: `python -m training.head.bench`.
+"""Rollouts through the stack beside rollouts by two engines in one process: `python -m training.head.studies.bench`.
 
 Both write the same exploring answers, block by block and in turn, so many at once; a block whose answers differ ends
 the measuring. Served, the two models, the router and the asker are processes of their own, and each consultation is
@@ -145,7 +145,9 @@ def _cpu_seconds(stack: LocalStack) -> dict[str, float]:
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m training.head.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m training.head.studies.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     # fmt: off
     made.add_argument("--task", default="tiny", help="one that writes its own problems (default tiny)")

@@ -15,16 +15,16 @@ from evals.asking.systems import Terms
 from evals.tasks.data import Problem
 from rstitch.client.policies import LlmOnly
 from rstitch.errors import invalid
-from training.head.chain_states import Chains, chain_states
-from training.head.observed_states import Seen, states_from
-from training.head.observing import labelled, observe_given, observe_logged
 from training.head.progress import Screen
 from training.head.questions import solution_of
 from training.head.recipe import Recipe
 from training.head.rollouts.kept import KeptRollouts
 from training.head.rollouts.served import ServedRollouts
 from training.head.rollouts.types import Job
-from training.head.states import States
+from training.head.warm_start.chain_states import Chains, chain_states
+from training.head.warm_start.observed_states import Seen, states_from
+from training.head.warm_start.observing import labelled, observe_given, observe_logged
+from training.head.warm_start.states import States
 
 SOURCES = ("chains", "answers", "solutions", "logs")
 _DOMAINS = {"tiny": "words", "programs": "programs"}  # tasks whose reference chains are at hand

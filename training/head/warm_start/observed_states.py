@@ -30,7 +30,7 @@ from rstitch.client.types import Source, Trajectory
 from rstitch.errors import invalid
 from rstitch.service.head_features import numbers
 from training.head.mlp import inputs_of
-from training.head.states import States, situations
+from training.head.warm_start.states import States, situations
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from evals.tasks import task as tasks
 from evals.tasks.data import Problem, load_data
 from rstitch.client.policies import Learned, LlmOnly, Threshold
 from rstitch.service.head import Head
-from training.head.hand_overs import STAY, Path, Script
 from training.head.rollouts.engines import open_engines
 from training.head.rollouts.in_process import InProcessRollouts
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.types import Asked, Job, Rollout
+from training.head.studies.hand_overs import STAY, Path, Script
 
 
 @dataclass(frozen=True, slots=True)

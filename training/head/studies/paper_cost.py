@@ -1,4 +1,4 @@
-"""`python -m training.head.paper_cost`: what a head for the paper's pairs would cost, by the paper's seconds an answer.
+"""What a head for the paper's pairs would cost: `python -m training.head.studies.paper_cost`, by the paper's seconds.
 
 GPU hours = the sum over all answers of a run of the seconds that such an answer takes, over `gain`. The seconds are
 those of Table 1 (arXiv 2507.17307: one A100, batch 1, 8k tokens), which are tokens times latency a token as measured
@@ -100,7 +100,7 @@ def rows(recipe: Recipe) -> list[Row]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table, or writes it; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m training.head.paper_cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.head.studies.paper_cost", description=__doc__)
     parser.add_argument("--write", action="store_true", help="into docs/rstitch_plus.md")
     options = parser.parse_args(arguments)
     made = rows(Recipe())

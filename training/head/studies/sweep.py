@@ -1,4 +1,4 @@
-"""What a warm start is worth by width, data and features: `python -m training.head.sweep [--domain NAME] [--write]`.
+"""What a warm start is worth by width, data and features: `python -m training.head.studies.sweep`.
 
 One thing is varied at a time. Each head is fitted on reference chains of the train split and looked at on others of it:
 its loss, and the share of the SLM's wrong tokens that it finds with so many calls of the LLM an answer, which says what
@@ -23,12 +23,12 @@ from evals.figures.progress import progress_bar
 from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
 from rstitch.local.part import ROOT
-from training.head.calibration import expected_error, log_odds, platt, reliability
-from training.head.chain_states import Chains, chain_states
 from training.head.mlp import Policy
-from training.head.recall import share_found
-from training.head.states import States
-from training.head.warm_start import fit, readout_of
+from training.head.studies.recall import share_found
+from training.head.warm_start.calibration import expected_error, log_odds, platt, reliability
+from training.head.warm_start.chain_states import Chains, chain_states
+from training.head.warm_start.fitting import fit, readout_of
+from training.head.warm_start.states import States
 
 FEATURES = ("entropy", "recent", "segment", "spent")
 PAGE = ROOT / "docs/head_limits.md"
@@ -120,7 +120,7 @@ def _found(calls: str, row: Row) -> str:
 
 def main() -> int:
     """Fits what was not fitted before, prints the table, and writes it if asked."""
-    parser = argparse.ArgumentParser(prog="python -m training.head.sweep", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.head.studies.sweep", description=__doc__)
     parser.add_argument("--domain", choices=tuple(_DOMAINS), default="words", help="reference chains (default words)")
     parser.add_argument("--num-chains", type=int, default=20_000, help="at most to fit on (default 20,000)")
     parser.add_argument("--num-held-out", type=int, default=10_000, help="to look with (default 10,000)")

@@ -1,9 +1,10 @@
 """Whether a head's P(the SLM's token is wrong) is what it says, and the correction that makes it so.
 
-`python -m training.head.calibration [FILE ...]` prints the reliability of heads on reference chains that they have not
-seen. The correction is Platt's (1999): log-odds are multiplied and moved by two numbers found on held-out states. Both
-fit into the last layer, so a head's file stays what it is. It changes no order, so no recall. Of a calibrated head the
-price is in odds: at price x the LLM is called where the odds that the SLM is wrong are x times those of price 1.
+`python -m training.head.warm_start.calibration [FILE ...]` prints the reliability of heads on reference chains that
+they have not seen. The correction is Platt's (1999): log-odds are multiplied and moved by two numbers found on
+held-out states. Both fit into the last layer, so a head's file stays what it is. It changes no order, so no recall. Of
+a calibrated head the price is in odds: at price x the LLM is called where the odds that the SLM is wrong are x times
+those of price 1.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from evals.figures.report import Columns, Row, terminal_table
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
-from training.head.chain_states import Chains, chain_states
 from training.head.mlp import Policy
-from training.head.states import States
+from training.head.warm_start.chain_states import Chains, chain_states
+from training.head.warm_start.states import States
 
 _COLUMNS: Columns = {
     "P(wrong) says": "{low:.1p} to {high:.1p}",
@@ -135,7 +136,7 @@ def odds_of(head: Head, states: States) -> Tensor:
 
 def main() -> int:
     """Prints a table for each head."""
-    parser = argparse.ArgumentParser(prog="python -m training.head.calibration", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.head.warm_start.calibration", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="heads (default models/heads/tiny/head.safetensors)")
     parser.add_argument("--slm", default=str(ROOT / "models/tiny-slm"), help="folder or hub id (default tiny-slm)")
     parser.add_argument("--domain", default="words", help="words | programs (default words)")

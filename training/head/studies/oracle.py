@@ -1,4 +1,4 @@
-"""What an oracle could do, and what a head could at most: `python -m training.head.oracle [--task programs] [--write]`.
+"""What an oracle could do, and what a head could at most: `python -m training.head.studies.oracle`.
 
 The oracle knows which hand-overs make an answer right (`hand_overs`). Its frontier: of the questions that the SLM alone
 answers wrong, those are helped first that cost least, until an accuracy is reached. Beside it is what thresholds and
@@ -26,12 +26,12 @@ from evals.figures.statistics import wilson
 from evals.latency import LatencyModel
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
-from training.head.calibration import odds_of
-from training.head.chain_states import Chains, chain_states
-from training.head.hand_overs import Found, search
-from training.head.hand_overs import Path as Answered
-from training.head.recall import share_missed
-from training.head.scripted import Scripted
+from training.head.studies.hand_overs import Found, search
+from training.head.studies.hand_overs import Path as Answered
+from training.head.studies.recall import share_missed
+from training.head.studies.scripted import Scripted
+from training.head.warm_start.calibration import odds_of
+from training.head.warm_start.chain_states import Chains, chain_states
 
 PAGE = ROOT / "docs/head_limits.md"
 _TASKS = {"tiny": ("words", "tiny-slm", "tiny-llm"), "programs": ("programs", "tiny-programs-slm", "tiny-programs-llm")}
@@ -115,7 +115,7 @@ def fastest_within(rows: Sequence[Figures], accuracy: float) -> Figures | None:
 
 def _parser() -> argparse.ArgumentParser:
     # fmt: off
-    parser = argparse.ArgumentParser(prog="python -m training.head.oracle", description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m training.head.studies.oracle", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=tuple(_TASKS), default="tiny")
     parser.add_argument("--split", choices=("dev", "calibration"), default="dev", help="never the test split")

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from rstitch.service.head import NUM_TOP
 from training.head.mlp import Policy
-from training.head.states import States
+from training.head.warm_start.states import States
 
 _BATCH_TOKENS = 4_096
 _BATCH_STATES = 512

@@ -1,4 +1,4 @@
-"""What a head knows that the entropy does not: `python -m training.head.recall [FILE ...] [--write]`.
+"""What a head knows that the entropy does not: `python -m training.head.studies.recall [FILE ...] [--write]`.
 
 Reference chains of another stream of the train split than the heads' go through the SLM. Of the tokens that it gets
 wrong, how many are found with so many calls of the LLM an answer, if the calls go where entropy, probability or a head
@@ -22,8 +22,8 @@ from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
-from training.head.chain_states import Chains, chain_states
-from training.head.states import States
+from training.head.warm_start.chain_states import Chains, chain_states
+from training.head.warm_start.states import States
 
 CALLS = (0.4, 0.6, 0.8, 1.0, 1.2)  # of the LLM, an answer
 _GATE = 0.01
@@ -78,7 +78,7 @@ def rows(slm: str, states: States, heads: dict[str, Head], num_answers: int) -> 
 
 def main() -> int:
     """Computes the table, prints it, and writes it if asked."""
-    parser = argparse.ArgumentParser(prog="python -m training.head.recall", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.head.studies.recall", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="heads (default models/heads/tiny/head.safetensors)")
     parser.add_argument("--slm", default=str(ROOT / "models/tiny-slm"), help="folder or hub id (default tiny-slm)")
     parser.add_argument("--num-chains", type=int, default=20_000, help="reference chains (default 20,000)")

@@ -1,4 +1,4 @@
-"""What a consultation of a head costs: `python -m training.head.cost [FILE]`, microseconds per call on one thread."""
+"""What asking a head costs: `python -m training.head.studies.cost [FILE]`, microseconds per call on one thread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cost_us(head: Head, num_calls: int) -> tuple[float, float]:
 
 def main() -> None:
     """Times consultations of a head and prints the figures."""
-    parser = argparse.ArgumentParser(prog="python -m training.head.cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.head.studies.cost", description=__doc__)
     default = ROOT / "models/heads/tiny/head.safetensors"
     parser.add_argument("file", nargs="?", type=Path, default=default, help="default models/heads/tiny")
     parser.add_argument("--calls", type=int, default=20_000)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from evals.asking.load import closed_loop
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import ChatInput, Label
-from training.head.observed_states import Seen, given, logged
+from training.head.warm_start.observed_states import Seen, given, logged
 
 _EVERYWHERE = -1.0
 

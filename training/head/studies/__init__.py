@@ -1,0 +1,1 @@
+"""What heads can do, what they cost, and what bounds them: commands beside the training, which needs none of them."""
