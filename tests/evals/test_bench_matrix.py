@@ -290,51 +290,6 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
-@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_the_matrix_of_the_real_stack_adds_up(result: dict[str, Any]) -> None:
     alone = ["generate", "assisted", "engine", "llm_only", "slm_only", "tau=0.02"]
@@ -354,6 +309,7 @@ def test_the_matrix_of_the_real_stack_adds_up(result: dict[str, Any]) -> None:
         assert found[load, "slm_only"]["llm_share"] == 0
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_the_llm_writes_the_same_by_every_way(result: dict[str, Any]) -> None:
     written = {
@@ -363,6 +319,7 @@ def test_the_llm_writes_the_same_by_every_way(result: dict[str, Any]) -> None:
     assert written["generate"] == written["engine"] == written["llm_only"]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_the_time_of_a_token_is_all_accounted_for(result: dict[str, Any]) -> None:
     for row in result["rows"]:
@@ -373,6 +330,7 @@ def test_the_time_of_a_token_is_all_accounted_for(result: dict[str, Any]) -> Non
             assert on_the_way == pytest.approx(told["total"], rel=0.05)
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_tables_and_plot_show_every_system(result: dict[str, Any], tmp_path: Path) -> None:
     page = tables.matrix_document(result, Path("results/matrix.png"))
