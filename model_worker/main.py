@@ -173,6 +173,7 @@ def _info(
         num_parameters=sum(parameter.numel() for parameter in loaded.module.parameters()),
         instance_id=uuid.uuid4().hex,
         version=__version__,
+        head_terms=True,
         step_costs=messages.step_costs(engine.costs),
         batch_invariant=engine.limits.batch_invariant,
         path=engine.path,

@@ -12,6 +12,8 @@ MAX_SALT_CHARS = 128
 MAX_PRICE = 1e6
 # Most consultations of a head that are kept of one answer.
 MAX_CONSULTATIONS = 4096
+# Bytes of an answer's consultations beyond which no more are kept, so that all of them fit into one message.
+MAX_CONSULTATION_BYTES = 8 * 1024 * 1024
 
 ROUTER_PORT = 50050
 ROUTER_ADDRESS = f"127.0.0.1:{ROUTER_PORT}"

@@ -67,13 +67,16 @@ class Preparation:
             return policy, None
         head = await self.heads.get(policy.head)
         facts = head.head.facts
-        price = policy.price or (self.load_price() if policy.price_by_load else 1.0)
+        price = self.load_price() if policy.price_by_load else policy.price
+        # A worker that is too old for terms would ask the head without them: then it is asked here.
+        slm = self.pair.info(Model.SLM)
+        knows_terms = slm is None or slm.head_terms
         return replace(
             policy,
             head=head.full_name,
             tau=facts.tau if policy.tau is None else policy.tau,
-            in_worker=self.settings.head_in_worker,
-            price=price,
+            in_worker=self.settings.head_in_worker and knows_terms,
+            price=price if price != 1.0 else None,
             price_by_load=False,  # it is found now, and stays: as a policy to ask with, this gives the same answer
             looks_back=not LOOKING_BACK.isdisjoint(facts.features),
         ), head

@@ -28,6 +28,8 @@ from router_svc.observers.trace import GenerationTrace, begin_trace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET
 from router_svc.policies.heads import NamedHead
+from router_svc.policies.kinds import Learned
+from router_svc.policies.policy import Policy
 from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.errors import deleted
@@ -116,8 +118,9 @@ class Sessions:
             try:
                 policy, head = await self._preparation.settle_policy(question.policy, session_id)
                 is_bounded = question.budget != NO_BUDGET
+                guard = False if _explores(policy) else question.guard
                 policy, guard_reason = self.observer.choose_policy(
-                    policy, question.guard, self._load, session_id, is_bounded=is_bounded
+                    policy, guard, self._load, session_id, is_bounded=is_bounded
                 )
                 decided = replace(question, policy=policy)
                 begin = partial(self._try_begin, session_id, decided, head, guard_reason, trace, started)
@@ -286,8 +289,9 @@ class Sessions:
         """The session is ours: from here to the task's start nothing is awaited, so nothing can come between."""
         writing = self._assembly.assemble(claimed, started, claim_s)
         settings = claimed.prepared.settings
-        # One that may end early, or may not take of the LLM what it would, is no measure of others.
-        is_usual = claimed.prepared.exit_rules is None and settings.budget == NO_BUDGET
+        # One that may end early, or may not take of the LLM what it would, or explores, is no measure of others.
+        bounded = claimed.prepared.exit_rules is not None or settings.budget != NO_BUDGET
+        is_usual = not bounded and not _explores(settings.policy)
         whole = is_usual and writing.log.length == settings.start
         self.observer.answer_began(claimed.session_id, settings.policy, whole)
         running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
@@ -308,3 +312,8 @@ class Sessions:
             await self._pair.client(model).close_session(session_id)
         except RstitchError as error:
             _log.info("session not closed on worker", role=model.label, session_id=session_id, error=str(error))
+
+
+def _explores(policy: Policy) -> bool:
+    """Whether decisions are drawn: such an answer is repeated by its seed, whatever the guard would choose."""
+    return isinstance(policy, Learned) and policy.explore_seed is not None

@@ -84,7 +84,9 @@ def encode_trajectory(
         length=header.length,
         epoch=header.epoch,
         segments=[
-            _encode_segment(segment, text, segment.consultations if consultations else ())
+            _encode_segment(
+                segment, text, segment.consultations if consultations and segment.end > settings.start else ()
+            )
             for segment, text in zip(segments, texts, strict=True)
         ],
         policy=encode_policy(settings.policy),

@@ -7,7 +7,7 @@ version.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass, fields
 from typing import Any
 
 from router_svc.policies.budget import NO_BUDGET, Budget
@@ -63,15 +63,23 @@ def _early_exit_from(fields: dict[str, Any] | None) -> EarlyExit | None:
     return EarlyExit(**{**fields, "style": ExitStyle(**{**style, "boundaries": tuple(style["boundaries"])})})
 
 
+def _fields(policy: Policy | type[Policy]) -> tuple[Field[Any], ...]:
+    return fields(policy)  # type: ignore[arg-type] # each kind is a dataclass, their base is none
+
+
 def policy_fields(policy: Policy) -> dict[str, Any]:
-    """A policy as a dictionary for JSON: its kind by name, and its own fields beside it."""
-    return {"kind": policy.name, **asdict(policy)}  # type: ignore[call-overload]
+    """A policy as a dictionary for JSON: its kind by name, and beside it those of its fields that say something.
+
+    What has its default is left out, so that an older router can read a policy that asks for nothing new.
+    """
+    said = {field.name: value for field in _fields(policy) if (value := getattr(policy, field.name)) != field.default}
+    return {"kind": policy.name, **said}
 
 
 def policy_from(fields: dict[str, Any]) -> Policy:
-    """Reads what `policy_fields` made, also of an older router."""
-    own = {name: value for name, value in fields.items() if name != "kind"}
+    """Reads what `policy_fields` made, also of an older router; what a newer one knows more is left out."""
     kind = KINDS[fields["kind"]]
+    own = {field.name: fields[field.name] for field in _fields(kind) if field.name in fields}
     # JSON made a number of the enum; a router that knew one signal only wrote none.
     if kind is Threshold and "signal" in own:
         own["signal"] = Signal(own["signal"])

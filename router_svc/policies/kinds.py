@@ -111,13 +111,9 @@ class Learned(_ByUncertainty):
     tau: float | None  # None only in a question; the answer then takes the one that its head was trained with
     in_worker: bool = False  # whether the SLM's worker asks the head, which saves an exchange where that says stay
     explore_seed: int | None = None  # decisions are drawn by the head's probability; None: they are not
-    price: float | None = (
-        None  # of a token of the LLM, in multiples of what the head was trained for; None: not settled
-    )
-    price_by_load: bool = False  # whether the price is to be found by the load when the answer begins
-    looks_back: bool = (
-        False  # whether the head is shown what depends on the tokens before: then the SLM cannot run ahead
-    )
+    price: float | None = None  # of a token of the LLM, in multiples of what the head was trained for; None: 1
+    price_by_load: bool = False  # only in a question: the price is found by the load when its answer begins
+    looks_back: bool = False  # whether the head is shown what depends on the tokens before, which forbids running ahead
 
     @property
     def runs_ahead(self) -> bool:

@@ -38,6 +38,11 @@ class Consultation:
     probability: float
     to_llm: bool
 
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes it is kept in."""
+        return _FIXED.size + 4 * len(self.features) + len(self.hidden_state)
+
 
 def pack_consultations(consultations: Iterable[Consultation]) -> bytes:
     """The consultations as bytes, in the layout that the module describes."""

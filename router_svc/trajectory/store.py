@@ -16,6 +16,7 @@ nothing the second time, and shows what a Redis that crashed has forgotten.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,7 +104,10 @@ class TrajectoryStore:
         fields, entries = await self._link.call(read)
         if not fields:
             return None
-        chunks = tuple(decode_chunk(entry) for _, entry in entries)
+        if any(b"c" in entry for _, entry in entries):  # what heads were asked may be megabytes
+            chunks = await asyncio.to_thread(_decode_chunks, entries)
+        else:
+            chunks = _decode_chunks(entries)
         made = Trajectory(decode_header(session_id, fields), chunks)
         num = sum(len(chunk.tokens) for chunk in chunks)
         if num != made.header.length:
@@ -290,6 +294,10 @@ def _script(name: str) -> str:
     """The text of a script, behind the functions that two of them share: Redis has no modules."""
     folder = resources.files("router_svc.trajectory")
     return (folder / "entries.lua").read_text() + (folder / name).read_text()
+
+
+def _decode_chunks(entries: list[tuple[bytes, dict[bytes, bytes]]]) -> tuple[Chunk, ...]:
+    return tuple(decode_chunk(entry) for _, entry in entries)
 
 
 def _now_ms() -> int:

@@ -137,6 +137,7 @@ class WorkerClient:
             fingerprint=message.tokenizer_fingerprint,
             stop_tokens=frozenset(message.stop_tokens),
             hidden_size=message.hidden_size,
+            head_terms=message.head_terms,
             **{name: getattr(message, name) for name in _INFO_FIELDS},
         )
 

@@ -46,6 +46,7 @@ class WorkerInfo:
     num_parameters: int
     instance_id: str
     hidden_size: int = 0
+    head_terms: bool = False  # whether it asks heads on the terms of a run; one that is older would ignore them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from router_svc.decoding import answer as answer_module
+from router_svc.policies.answer_settings import policy_fields, policy_from
+from router_svc.policies.kinds import Learned, Threshold
+from router_svc.policies.policy import Policy
 from rstitch.service.coin import uniform
 from rstitch.service.head import Head
 from rstitch.v1 import router_pb2
@@ -130,3 +134,49 @@ async def test_what_cannot_be_is_refused_by_its_name(stack: Stack, settings: dic
     assert (await refused(stub.Generate(asked(5000)))).field == "keep_consultations"
     plain = ask_for(PROMPT, policy=router_pb2.Policy(llm_only=router_pb2.LlmOnly()), keep_consultations=1)
     assert (await refused(stub.Generate(plain))).field == "keep_consultations"
+
+
+async def test_no_more_are_kept_than_fit_into_a_message(
+    stack: Stack, settings: dict[str, Any], head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = await stack.stub(await stack.router(**settings))
+    whole = await take(stub, asked())
+    size = 28  # 26 before features and state, of which a toy's head has none and one number
+    monkeypatch.setattr(answer_module, "MAX_CONSULTATION_BYTES", 3 * size)
+    answer = await take(stub, asked())
+    assert answer.consultations == whole.consultations[:3]
+
+
+async def test_a_worker_that_knows_no_terms_is_not_asked_on_any(
+    stack: Stack, settings: dict[str, Any], head: Head
+) -> None:
+    """One of before would take the decisions by itself, and tell nothing of them."""
+    stack.slm.head_terms = False
+    stub = await stack.stub(await stack.router(**settings))
+    answer = await take(stub, asked(explore_seed=5, price=2.0))
+    check_followed(answer, head, 5, 2.0)
+    assert not any(request.handoff.head for request in stack.slm.requests)
+
+
+async def test_an_exploring_answer_is_nobodys_measure(stack: Stack, settings: dict[str, Any], head: Head) -> None:
+    """Neither does the guard choose for it: the same seed, the same answer."""
+    router = await stack.router(guard="on", **settings)
+    stub = await stack.stub(router)
+    question = asked(explore_seed=5)
+    question.guard = router_pb2.GUARD_ON
+    answers = [await take(stub, question) for _ in range(20)]
+    assert len({tuple(answer.tokens) for answer in answers}) == 1
+    assert not any(answer.finished.guard_reason for answer in answers)
+    assert (await stub.GetStatus(router_pb2.GetStatusRequest())).guard.num_routed == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (Learned("toy@1", 0.2, in_worker=True), {"kind": "learned", "head": "toy@1", "tau": 0.2, "in_worker": True}),
+        (Threshold(0.2, 0.1), {"kind": "threshold", "tau": 0.2, "tau_return": 0.1}),
+    ],
+)
+def test_settings_that_ask_for_nothing_new_are_read_by_older_routers(policy: Policy, said: dict[str, Any]) -> None:
+    assert policy_fields(policy) == said
+    assert policy_from(said | {"of_a_newer_router": 1}) == policy

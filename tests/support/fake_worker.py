@@ -43,6 +43,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.max_message_tokens = 4
         self.errors: list[RstitchError] = []  # raised by the next runs that decode
         self.background_errors: list[RstitchError] = []  # raised by the next of them in the background
+        self.head_terms = True  # False: as a worker that is too old for them
         self.head_errors: list[RstitchError] = []  # raised when the next heads are put
         self.break_after: list[int] = []  # the next streams end without a word after so many tokens
         self.observe_errors: list[RstitchError] = []  # raised by the next calls that observe
@@ -90,6 +91,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             num_parameters=1,
             instance_id=self.instance_id,
             hidden_size=1,
+            head_terms=self.head_terms,
         )
 
     async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[worker_pb2.GetTokenizerResponse]:
