@@ -212,6 +212,14 @@ async def test_what_has_expired_leaves_nothing(stub: Any, redis_url: str) -> Non
         assert not [key async for key in client.scan_iter("*head*")]
 
 
+async def test_the_last_version_takes_the_name_with_it(stub: Any, redis_url: str) -> None:
+    first, second = await store(stub, A, inactive=True), await store(stub, B, inactive=True, ttl_s=100)
+    await let_expire(redis_url, second)
+    await delete(stub, first)
+    async with Redis.from_url(redis_url) as client:
+        assert not [key async for key in client.scan_iter("*:head:*")]
+
+
 async def test_what_is_in_service_is_not_deleted(stub: Any) -> None:
     first, second = await store(stub, A), await store(stub, B)
     error = await refused(stub.DeleteHead(router_pb2.DeleteHeadRequest(name=second)))
