@@ -73,7 +73,10 @@ class HeadStore:
         return bool(await self._run("activate", name, version) == b"OK")
 
     async def delete(self, name: str, version: str = "") -> str:
-        """Forgets a version or, without one, all of a name: OK, UNKNOWN, or ACTIVE (and nothing was done)."""
+        """Forgets a version or, without one, all of a name: OK, UNKNOWN, or ACTIVE (and nothing was done).
+
+        UNKNOWN may also mean that this very call forgot it: its reply was lost, and the call was made again.
+        """
         reply: bytes = await self._run("delete", name, version)
         return reply.decode()
 

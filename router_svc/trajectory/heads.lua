@@ -96,21 +96,24 @@ function actions.activate()
   return "OK"
 end
 
--- Forgets one version, which must not be in service, or without one the name and all its versions.
+-- Forgets one version, which must not be in service, or without one the name and all its versions. Of a name that has
+-- none left nothing stays.
 function actions.delete()
   local active, before = in_service(name)
   if version ~= "" and version == active then
     return "ACTIVE"
   end
-  local forgotten = 0
+  local forgotten, is_left = 0, false
   for _, full_name in ipairs(redis.call("ZRANGE", index, 0, -1)) do
     local of, its = full_name:match("^(.*)@(.*)$")
     if of == name and (version == "" or version == its) then
       forgotten = forgotten + redis.call("DEL", prefix .. full_name)
       redis.call("ZREM", index, full_name)
+    elseif of == name then
+      is_left = is_left or is_kept(full_name)
     end
   end
-  if version == "" then
+  if not is_left then
     redis.call("DEL", prefix .. name)
   elseif forgotten > 0 then
     set_in_service(active, version == before and "" or before, "")

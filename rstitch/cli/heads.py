@@ -1,4 +1,4 @@
-"""`rstitch heads`, and under it put | activate | rollback | delete: the heads that the policy `learned` can name."""
+"""`rstitch heads ls | put | activate | rollback | rm`: the heads that the policy `learned` can name."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from rstitch.client.types import HeadStatus
 from rstitch.errors import invalid
 from rstitch.limits import ROUTER_ADDRESS
 
-app = typer.Typer(help="The heads that the policy learned can name: lists them, or puts and activates them.")
+app = typer.Typer(no_args_is_help=True, help="The heads that the policy learned can name.")
 
 Name = Annotated[str, typer.Argument(help="Name of the head.")]
 
 
-@app.callback(invoke_without_command=True)
+@app.command("ls")
 @command
-def ls(context: typer.Context, router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
+def ls(router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
     """Lists the heads of store and router; ask with one by --policy learned:NAME."""
-    if context.invoked_subcommand is not None:
-        return
     with Client(router) as client:
         found = client.status().heads
     if json:
@@ -72,7 +70,7 @@ def activate(
     """Lets a name stand for another of its versions, from the next answer on."""
     name, _, version = full_name.partition("@")
     if not version:
-        raise invalid("NAME@VERSION", f"{name} has no version.", f"rstitch heads lists them; or: rollback {name}.")
+        raise invalid("NAME@VERSION", f"{name} has no version.", f"rstitch heads ls names them; or: rollback {name}.")
     with Client(router) as client:
         typer.echo(f"in service: {client.activate_head(name, version)}")
 
@@ -85,9 +83,9 @@ def rollback(name: Name, router: Router = ROUTER_ADDRESS) -> None:
         typer.echo(f"in service: {client.activate_head(name)}")
 
 
-@app.command("delete")
+@app.command("rm")
 @command
-def delete(
+def rm(
     names: Annotated[list[str], typer.Argument(metavar="NAME[@VERSION]...", help="Without a version: all of them.")],
     router: Router = ROUTER_ADDRESS,
 ) -> None:
@@ -95,7 +93,7 @@ def delete(
     with Client(router) as client:
         for name in names:
             client.delete_head(name)
-            typer.echo(f"deleted {name}")
+            typer.echo(f"removed {name}")
 
 
 def _mark(head: HeadStatus) -> str:

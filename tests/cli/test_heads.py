@@ -11,7 +11,7 @@ from tests.support.fake_router import FakeRouter
 
 
 def test_heads_are_listed_as_a_table_and_as_json(run: Run, router: FakeRouter) -> None:
-    assert "no heads yet" in run("heads").stdout
+    assert "no heads yet" in run("heads", "ls").stdout
     router.heads = [
         pb.HeadStatus(
             name="mine", version="abc", tau=0.02, active=True, stored=True, description="of [two] minds\nand"
@@ -20,21 +20,21 @@ def test_heads_are_listed_as_a_table_and_as_json(run: Run, router: FakeRouter) -
         pb.HeadStatus(name="old", version="fed", tau=0.5, active=True, detail="too wide"),
         pb.HeadStatus(name="bad", active=True, detail="no head"),
     ]
-    lines = [" ".join(line.split()) for line in run("heads").stdout.splitlines()[1:]]
+    lines = [" ".join(line.split()) for line in run("heads", "ls").stdout.splitlines()[1:]]
     assert lines == [
         "mine@abc yes store 0.02 of [two] minds",
         "mine@def store 0.03 entropy left",
         "old@fed cannot be used router's folder 0.5 too wide",
         "bad cannot be used router's folder 0 no head",
     ]
-    rows = [json.loads(line) for line in run("heads", "--json").stdout.splitlines()]
+    rows = [json.loads(line) for line in run("heads", "ls", "--json").stdout.splitlines()]
     assert [(row["name"], row["version"], row["stored"]) for row in rows] == [
         ("mine", "abc", True), ("mine", "def", True), ("old", "fed", False), ("bad", "", False),
     ]  # fmt: skip
     assert rows[1]["features"] == ["entropy", "left"]
 
 
-def test_heads_are_put_activated_rolled_back_and_deleted(run: Run, router: FakeRouter, tmp_path: Path) -> None:
+def test_heads_are_put_activated_rolled_back_and_removed(run: Run, router: FakeRouter, tmp_path: Path) -> None:
     file = tmp_path / "head.safetensors"
     file.write_bytes(b"weights")
     assert run("heads", "put", str(file), "--name", "mine").stdout == "in service: mine@abc\n"
@@ -42,7 +42,7 @@ def test_heads_are_put_activated_rolled_back_and_deleted(run: Run, router: FakeR
     assert run("heads", "put", str(file), "--name", "mine", *more).stdout == "kept mine@abc\n"
     assert run("heads", "activate", "mine@abc").stdout == "in service: mine@abc\n"
     assert run("heads", "rollback", "mine").stdout == "in service: mine@before\n"
-    assert run("heads", "delete", "mine@abc", "other").stdout == "deleted mine@abc\ndeleted other\n"
+    assert run("heads", "rm", "mine@abc", "other").stdout == "removed mine@abc\nremoved other\n"
     assert router.head_calls == [
         pb.StoreHeadRequest(name="mine", data=b"weights"),
         pb.StoreHeadRequest(name="mine", data=b"weights", inactive=True, ttl_s=60, description="for people"),
@@ -63,3 +63,14 @@ def test_what_cannot_be_meant_is_refused_before_the_router_is_asked(
     assert plain.exit_code == 2
     assert "rollback mine" in plain.stderr
     assert not router.head_calls
+
+
+def test_the_group_takes_no_option_that_its_commands_would_not_see(run: Run, router: FakeRouter) -> None:
+    """A `--router` before the command would be lost, and the command go to another router."""
+    for option in (("--router", "127.0.0.1:1"), ("--json",)):
+        refused = run("heads", *option, "rm", "mine")
+        assert refused.exit_code == 2
+        assert "No such option" in refused.stderr
+    assert not router.head_calls
+    bare = run("heads")
+    assert all(name in bare.output for name in ("ls", "put", "activate", "rollback", "rm"))

@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from router_svc.trajectory import keys
-from router_svc.trajectory.store import Cursor, TrajectoryStore
-from router_svc.trajectory.types import FinishReason, Label, Source, State
+from router_svc.trajectory.store import Cursor, Owned, TrajectoryStore
+from router_svc.trajectory.types import Chunk, FinishReason, Label, Source, State
 from router_svc.trajectory.usage import Usage
 from rstitch.v1 import router_pb2 as pb
 from tests.support.asking import Reading, ask_for, refused, stored, take, threshold, until
@@ -70,6 +70,43 @@ async def test_only_a_finished_answer_is_labelled_and_the_next_begins_without(st
     assert await listed(store, 10) == []
 
 
+@pytest.mark.parametrize("prompt", [[chunk(Source.PROMPT, 4, 6)], []], ids=["asked", "continued"])
+async def test_beside_a_router_that_knows_no_labels_the_next_answer_begins_without(
+    store: TrajectoryStore, redis_url: str, prompt: list[Chunk]
+) -> None:
+    """Its claim drops none; while it writes and afterwards the label is of another answer."""
+    await finished(store, "s")
+    await store.label("s", Label.RIGHT)
+    async with Redis.from_url(redis_url) as client:
+        label = await labels_of(client)
+        assert label
+        owned = await store.claim(await store.header("s"), "s", "a", "settings", Usage(), prompt)
+        assert isinstance(owned, Owned)
+        assert await labels_of(client) == {}
+        # As an older router's claim would have left it.
+        await client.hset(keys.trajectory("s"), mapping=label)
+        await client.zadd(keys.LABELLED, {"s": 2000000000000})
+    length = 4 + len(prompt)
+    for state in (State.RUNNING, State.FINISHED):
+        header = await store.header("s")
+        assert header is not None
+        assert header.label is None
+        assert await listed(store, 10) == []
+        await store.append("s", owned, length, [chunk(Source.SLM, length, 7)], Usage(), state, FinishReason.STOP)
+        length += 1
+    header = await store.header("s")
+    assert header is not None
+    assert (header.state, header.label) == (State.FINISHED, None)
+    assert await listed(store, 10) == []
+    assert await store.label("s", Label.WRONG) is State.FINISHED
+    assert await listed(store, 10) == ["s"]
+
+
+async def labels_of(client: Redis) -> dict[Any, Any]:
+    header = await client.hgetall(keys.trajectory("s"))
+    return {name: value for name, value in header.items() if b"label" in name}
+
+
 async def test_a_label_and_the_next_answer_at_once_never_meet(store: TrajectoryStore) -> None:
     """Whichever comes first: an answer that has begun is without one."""
     outcomes: Counter[State | None] = Counter()
@@ -109,21 +146,23 @@ async def test_a_page_of_labelled_ones_reads_no_others(store: TrajectoryStore, r
     assert commands["cmdstat_hgetall"]["calls"] == 2
 
 
-async def test_what_has_expired_leaves_the_index(redis_url: str) -> None:
-    store = TrajectoryStore(redis_url, ttl_s=0.3, patience_s=1)
+async def test_what_has_expired_leaves_the_index(store: TrajectoryStore, redis_url: str) -> None:
     await finished(store, "old")
     await store.label("old", Label.RIGHT)
     async with Redis.from_url(redis_url) as client:
-        assert 0 < await client.pttl(keys.trajectory("old")) <= 300
+        assert 0 < await client.pttl(keys.trajectory("old")) <= 50_000
+        await client.pexpire(keys.trajectory("old"), 1)
 
         async def forgotten() -> bool:
             return not await client.exists(keys.trajectory("old"))
 
         await until(forgotten)
         assert await listed(store, 1) == []
+        for index in (keys.INDEX, keys.LABELLED):
+            await client.zadd(index, {"old": 1}, xx=True)  # it ended long ago
         await begun(store, session="new")
         assert await client.zrange(keys.LABELLED, 0, -1) == []
-    await store.close()
+        assert await client.zrange(keys.INDEX, 0, -1) == [b"new"]
 
 
 async def test_labels_through_the_wire(stack: Stack) -> None:
