@@ -184,6 +184,17 @@ async def test_a_given_answer_is_prompt_text_and_stop_token(mapped: Stack, promp
     assert list(mapped.slm.observed[-1].tokens) == read
 
 
+async def test_behind_a_given_answer_comes_nothing_of_an_slm_that_has_no_stop_token(stack: Stack) -> None:
+    stack.slm.stop_token = stack.slm.vocab_size  # none that its tokenizer knows
+    stub = await stack.stub(await stack.router())
+    read = own_prompt(stack, ("user", "Hallo"))
+    start = len(read)
+    read += Tokenizer(stack.slm.files).encode("So", begins=False)
+    positions = range(start, len(read))
+    expected = thoughts(stack.slm.model, read, start, -1, positions, [NOBODY] * len(positions))
+    assert await observed(stub, -1, given=given("So", ("user", "Hallo"))) == expected
+
+
 @pytest.mark.parametrize(
     ("behind", "turn", "expected"),
     [
@@ -204,6 +215,7 @@ def test_the_stop_token_is_the_one_that_the_template_puts_behind_an_answer(
     assert end is not None
     assert pad is not None
     found = stop_token(Vocabulary(tokenizer, tokenizer.size(), frozenset({end, pad}), "f"), turn)
+    assert found is not None
     assert tokenizer.spelling(found) == expected
 
 
