@@ -30,7 +30,6 @@ from model_worker.handoffs import handoff_of
 from model_worker.heads import HeadTable
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_SALT_CHARS, MAX_TAU, MIN_TAU
-from rstitch.service.consulting import in_half_precision
 from rstitch.v1 import common_pb2, worker_pb2
 
 MAX_SESSION_ID_LENGTH = 128
@@ -165,7 +164,7 @@ def finish(finished: RunFinished) -> worker_pb2.Finish:
 
 def observations(told: Observed) -> list[common_pb2.Consultation]:
     """Says what the SLM would have written along given tokens; no head was asked."""
-    halves = in_half_precision(told.hidden_states)
+    halves = told.hidden_states
     size = len(halves) // max(len(told.positions), 1)
     return [
         common_pb2.Consultation(
