@@ -267,6 +267,36 @@ async def test_a_call_that_is_cancelled_ends_the_workers(stack: Stack) -> None:
     await asyncio.wait({reading})
 
 
+async def test_only_so_many_are_observed_at_once(stack: Stack) -> None:
+    stub = await stack.stub(await stack.router(max_running=2))
+    answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=60))
+    went_on = asyncio.Event()
+
+    async def pace() -> None:
+        if stack.slm.num_observing:
+            await went_on.wait()
+
+    stack.slm.pace = pace
+    waiting = [asyncio.create_task(observed(stub, -1, session_id=answer.session_id)) for _ in range(2)]
+    await until(lambda: stack.slm.num_observing == 2)
+    error = await refused(stub.ObserveAnswer(_request(session_id=answer.session_id)))
+    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ANSWERS")
+    assert error.retry_after_s
+    went_on.set()
+    first, second = await asyncio.gather(*waiting)
+    assert first == second == await observed(stub, -1, session_id=answer.session_id)
+
+
+async def test_a_router_that_is_being_stopped_observes_no_more(stack: Stack) -> None:
+    router = await stack.router()
+    stub = await stack.stub(router)
+    answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=9))
+    await router.sessions.drain()
+    for asked in (_request(session_id=answer.session_id), _request(given=given("Ho", ("user", "Hi")))):
+        error = await refused(stub.ObserveAnswer(asked))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "ROUTER_DRAINING")
+
+
 async def test_a_worker_that_tells_of_other_positions_is_no_help(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     router = await stack.router()
     stub = await stack.stub(router)
