@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from model_worker.engine.observing import Observed
 from model_worker.engine.types import Handoff, Signal
 from model_worker.engine.types import Verdict as EngineVerdict
 from model_worker.heads import HeadTable
@@ -106,24 +105,6 @@ def consultation(token: int, verdict: EngineVerdict) -> common_pb2.Consultation:
         to_llm=verdict.to_llm,
         context_length=verdict.context_length,
     )
-
-
-def observations(told: Observed) -> list[common_pb2.Consultation]:
-    """Says what the SLM would have written along given tokens; no head was asked."""
-    halves = in_half_precision(told.hidden_states)
-    size = len(halves) // max(len(told.positions), 1)
-    return [
-        common_pb2.Consultation(
-            position=position,
-            hidden_state=halves[place * size : (place + 1) * size],
-            entropy=entropy,
-            proposal=token,
-            context_length=position,
-        )
-        for place, (position, entropy, token) in enumerate(
-            zip(told.positions, told.entropies, told.tokens, strict=True)
-        )
-    ]
 
 
 def _check_entropies(field: str, entropies: Iterable[float]) -> None:

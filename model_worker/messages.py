@@ -14,7 +14,7 @@ import grpc
 from model_worker.engine import errors
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
-from model_worker.engine.observing import Observe
+from model_worker.engine.observing import Observe, Observed
 from model_worker.engine.types import (
     GREEDY,
     Capacity,
@@ -160,6 +160,24 @@ def finish(finished: RunFinished) -> worker_pb2.Finish:
         num_accepted=finished.num_accepted,
         num_consultations=finished.num_consultations,
     )
+
+
+def observations(told: Observed) -> list[common_pb2.Consultation]:
+    """Says what the SLM would have written along given tokens; no head was asked."""
+    halves = told.hidden_states
+    size = len(halves) // max(len(told.positions), 1)
+    return [
+        common_pb2.Consultation(
+            position=position,
+            hidden_state=halves[place * size : (place + 1) * size],
+            entropy=entropy,
+            proposal=token,
+            context_length=position,
+        )
+        for place, (position, entropy, token) in enumerate(
+            zip(told.positions, told.entropies, told.tokens, strict=True)
+        )
+    ]
 
 
 def timing(value: Timing) -> worker_pb2.Timing:

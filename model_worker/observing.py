@@ -8,24 +8,34 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from model_worker.driver import EngineDriver
-from model_worker.engine.observing import Observed
+from model_worker.engine.errors import HeldTooShort
+from model_worker.engine.observing import MAX_OBSERVED, Observed
 from model_worker.engine.types import FinishReason, RunFailed, RunFinished, RunRequest
 from model_worker.outbox import Piece
+
+# So many positions are looked at before the first of them is taken: the engine waits for nobody, and what it has told
+# lies in memory until it is taken, a hidden state for each position.
+_AHEAD = 2 * MAX_OBSERVED
 
 
 async def observed(driver: EngineDriver, run: RunRequest) -> AsyncGenerator[Observed]:
     """Yields what an observing run is told, step by step; raises the EngineError that it is refused or ends with.
 
-    It takes what room others leave. Where they leave too few pages, the rest is asked for as any run is.
+    It is asked for in slices, the next one once the last one was taken; in between the session keeps what is computed,
+    unless others need the room. It takes what room others leave. Where they leave too few pages, the rest is asked for
+    as any run is.
     """
     observe = run.observe
     assert observe is not None
     pieces: asyncio.Queue[Piece] = asyncio.Queue()
-    run, position, ticket = replace(run, session_id=f"observe/{uuid.uuid4().hex}"), observe.start, 0
+    run = replace(run, session_id=f"observe/{uuid.uuid4().hex}", background=True)
+    position, held, ticket = observe.start, 0, 0
     try:
-        for background in (True, False):
-            rest = replace(run, background=background, observe=replace(observe, start=position))
-            ticket = driver.submit(rest, lambda _, piece: pieces.put_nowait(piece))
+        while held < len(run.tokens):
+            until = min(position - 1 + _AHEAD, len(run.tokens))
+            part = run.tokens[held:until]
+            some = replace(run, position=held, tokens=part, observe=replace(observe, start=position))
+            ticket = driver.submit(some, lambda _, piece: pieces.put_nowait(piece))
             end: RunFinished | RunFailed | None = None
             while end is None:
                 piece = await pieces.get()
@@ -34,8 +44,14 @@ async def observed(driver: EngineDriver, run: RunRequest) -> AsyncGenerator[Obse
                     yield event
                 end = piece.end
             if isinstance(end, RunFailed):
-                raise end.error
-            if end.reason is FinishReason.STEP:
+                if not isinstance(end.error, HeldTooShort):
+                    raise end.error
+                held = 0  # it was evicted in between
+            elif end.reason is FinishReason.STEP:
+                held = until
+            elif run.background:
+                run, held = replace(run, background=False), 0
+            else:
                 return
     finally:
         driver.cancel(ticket)

@@ -18,7 +18,7 @@ from model_worker import messages
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import EngineError, ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
-from model_worker.handoffs import consultation, observations
+from model_worker.handoffs import consultation
 from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
 from model_worker.observing import observed
@@ -116,7 +116,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         try:
             async with aclosing(observed(self._driver, self._of_role(run))) as events:
                 async for event in events:
-                    response.consultations.extend(observations(event))
+                    response.consultations.extend(messages.observations(event))
                     response.num_positions += event.num_positions
                     if response.num_positions >= _LEAST_POSITIONS:
                         yield response

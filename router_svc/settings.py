@@ -52,7 +52,7 @@ class RouterSettings(BaseSettings):
     early_exit_end: Annotated[str, Field(description="A trial answer ends with a token that contains this.")] = ""
     early_exit_thinking_end: Annotated[str, Field(description="After this there are no trials.")] = ""
     max_new_tokens: Annotated[int, Field(ge=1, description="Limit where a request names none.")] = 2048
-    max_running: Annotated[int, Field(ge=1, description="Most answers being written at once.")] = 1024
+    max_running: Annotated[int, Field(ge=1, description="Most answers written, and observed, at once.")] = 1024
     max_list: Annotated[int, Field(ge=1, le=1000, description="Page size of ListTrajectories by default.")] = 100
 
     ttl_s: Annotated[float, Field(gt=0, description="A trajectory is forgotten so long after it last grew, in s.")] = (

@@ -28,4 +28,5 @@ class Observed:
     positions: tuple[int, ...] = ()  # of those with an entropy over the bound, ascending
     tokens: tuple[int, ...] = ()  # that the model would write there, whatever was given
     entropies: tuple[float, ...] = ()
-    hidden_states: bytes = b""  # float32 little-endian, [len(positions), hidden_size]
+    # float16 little-endian, [len(positions), hidden_size]; what is too large is the largest there
+    hidden_states: bytes = b""

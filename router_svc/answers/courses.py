@@ -62,8 +62,9 @@ def course_of_kept(trajectory: Trajectory, settings: AnswerSettings, vocabularie
     tokens, start = view.tokens[:], view.start
     if vocabularies.is_through_text:
         writers: list[Model | None] = list(_writers_in_text(written, tokens[start:], vocabularies))
-        if _ended_by_llm(written, vocabularies):
-            tokens.append(stop_token(vocabularies.sides[Model.SLM], _last_turn(trajectory.chunks)))
+        by_llm, side = _ended_by_llm(written, vocabularies), vocabularies.sides[Model.SLM]
+        if by_llm and (end := stop_token(side, _last_turn(trajectory.chunks))) is not None:
+            tokens.append(end)
             writers.append(Model.LLM)
         return Course(tokens, start, range(start, len(tokens)), writers, settings.cache_salt)
     places = [
@@ -78,7 +79,7 @@ def course_of_kept(trajectory: Trajectory, settings: AnswerSettings, vocabularie
 
 
 def course_of_given(given: GivenAnswer, vocabularies: Vocabularies, *, each_its_own: bool) -> Course:
-    """An answer to a chat: prompt as for a question, its text as a continuation, a stop token of the SLM's behind it.
+    """An answer to a chat: prompt as for a question, its text as a continuation, the SLM's stop token, if it has any.
 
     Raises RstitchError for a chat that makes no prompt, or a text that makes no tokens.
     """
@@ -89,8 +90,9 @@ def course_of_given(given: GivenAnswer, vocabularies: Vocabularies, *, each_its_
     tokens.extend(side.tokenizer.below(side.size).encode(given.text, begins=False))
     if len(tokens) == start:
         raise invalid("text", "the SLM's tokenizer makes no token of it.", "Give the answer's text.")
-    if tokens[-1] not in side.stop_tokens:
-        tokens.append(stop_token(side, given.turn))
+    end = stop_token(side, given.turn)
+    if end is not None and tokens[-1] not in side.stop_tokens:
+        tokens.append(end)
     return Course(tokens, start, range(start, len(tokens)), [None] * (len(tokens) - start))
 
 

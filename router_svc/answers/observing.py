@@ -7,7 +7,7 @@ for, and goes on behind what it has told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -43,19 +43,35 @@ class Observed:
     num_positions: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Observing:
-    """Observes answers with this router's models and what is kept in its store."""
+    """Observes answers with this router's models and what is kept in its store, as many at once as it may write."""
 
     preparation: Preparation
     store: TrajectoryStore
+    check_open: Callable[[], None]  # raises RstitchError while nothing new may begin
+    _num_running: int = 0
 
     async def observe(self, asked: str | GivenAnswer, tau: float) -> AsyncGenerator[Observed, None]:
         """Yields, of a session's last answer or of a given one, the positions where the SLM's entropy is over `tau`.
 
         Raises RstitchError: NOT_FOUND, FAILED_PRECONDITION (not finished, or in other ids), OUT_OF_RANGE (too long for
-        the SLM), UNAVAILABLE (its worker is away for longer than the router's patience).
+        the SLM), RESOURCE_EXHAUSTED (too many at once), UNAVAILABLE (the router takes nothing new, or the worker is
+        away for longer than its patience).
         """
+        self.check_open()
+        most = self.preparation.settings.max_running
+        if self._num_running >= most:
+            raise refusals.too_many_answers(self._num_running, most, "observed")
+        self._num_running += 1
+        try:
+            async with aclosing(self._along(asked, tau)) as found:
+                async for each in found:
+                    yield each
+        finally:
+            self._num_running -= 1
+
+    async def _along(self, asked: str | GivenAnswer, tau: float) -> AsyncGenerator[Observed, None]:
         vocabularies = self.preparation.pair.vocabularies
         if isinstance(asked, GivenAnswer):
             course = await self._given(asked, vocabularies)

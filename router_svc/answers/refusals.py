@@ -59,9 +59,9 @@ def router_draining() -> RstitchError:
     return RstitchError(StatusCode.UNAVAILABLE, "ROUTER_DRAINING", what, remedy=remedy, retry_after_s=1.0)
 
 
-def too_many_answers(num_running: int, max_running: int) -> RstitchError:
+def too_many_answers(num_running: int, max_running: int, doing: str = "written") -> RstitchError:
     """RESOURCE_EXHAUSTED: a limit of this router, not of the machine."""
-    what = f"{num_running} answers are being written, the limit is {max_running}."
+    what = f"{num_running} answers are being {doing}, the limit is {max_running}."
     remedy = "Try again later, or raise --max-running (RSTITCH_MAX_RUNNING)."
     return RstitchError(StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ANSWERS", what, remedy=remedy, retry_after_s=1.0)
 

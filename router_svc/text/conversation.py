@@ -66,8 +66,8 @@ def next_prompt(tokenizer: Tokenizer, turns: Sequence[Turn], view_tokens: array[
     return NextPrompt(num_before, target[num_before:])
 
 
-def stop_token(side: Vocabulary, turn: Turn) -> int:
-    """The stop token that the model's template puts behind an answer to a turn.
+def stop_token(side: Vocabulary, turn: Turn) -> int | None:
+    """The stop token that the model's template puts behind an answer to a turn; None for a model that has none.
 
     It is the tokenizer's end of a text where the template puts none there, or there is no template or no chat.
     """
@@ -85,7 +85,7 @@ def stop_token(side: Vocabulary, turn: Turn) -> int:
     if found:
         return max(found, key=lambda token: len(spelled[token]))
     eos = tokenizer.eos_token()
-    return eos if eos is not None and eos in ends else min(ends)
+    return eos if eos is not None and eos in ends else min(ends, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,17 @@ async def test_a_given_answer_is_prompt_text_and_stop_token(mapped: Stack, promp
     assert list(mapped.slm.observed[-1].tokens) == read
 
 
+async def test_behind_a_given_answer_comes_nothing_of_an_slm_that_has_no_stop_token(stack: Stack) -> None:
+    stack.slm.stop_token = stack.slm.vocab_size  # none that its tokenizer knows
+    stub = await stack.stub(await stack.router())
+    read = own_prompt(stack, ("user", "Hallo"))
+    start = len(read)
+    read += Tokenizer(stack.slm.files).encode("So", begins=False)
+    positions = range(start, len(read))
+    expected = thoughts(stack.slm.model, read, start, -1, positions, [NOBODY] * len(positions))
+    assert await observed(stub, -1, given=given("So", ("user", "Hallo"))) == expected
+
+
 @pytest.mark.parametrize(
     ("behind", "turn", "expected"),
     [
@@ -204,6 +215,7 @@ def test_the_stop_token_is_the_one_that_the_template_puts_behind_an_answer(
     assert end is not None
     assert pad is not None
     found = stop_token(Vocabulary(tokenizer, tokenizer.size(), frozenset({end, pad}), "f"), turn)
+    assert found is not None
     assert tokenizer.spelling(found) == expected
 
 
@@ -253,6 +265,36 @@ async def test_a_call_that_is_cancelled_ends_the_workers(stack: Stack) -> None:
     call.cancel()
     await until(lambda: not stack.slm.num_observing)
     await asyncio.wait({reading})
+
+
+async def test_only_so_many_are_observed_at_once(stack: Stack) -> None:
+    stub = await stack.stub(await stack.router(max_running=2))
+    answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=60))
+    went_on = asyncio.Event()
+
+    async def pace() -> None:
+        if stack.slm.num_observing:
+            await went_on.wait()
+
+    stack.slm.pace = pace
+    waiting = [asyncio.create_task(observed(stub, -1, session_id=answer.session_id)) for _ in range(2)]
+    await until(lambda: stack.slm.num_observing == 2)
+    error = await refused(stub.ObserveAnswer(_request(session_id=answer.session_id)))
+    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_ANSWERS")
+    assert error.retry_after_s
+    went_on.set()
+    first, second = await asyncio.gather(*waiting)
+    assert first == second == await observed(stub, -1, session_id=answer.session_id)
+
+
+async def test_a_router_that_is_being_stopped_observes_no_more(stack: Stack) -> None:
+    router = await stack.router()
+    stub = await stack.stub(router)
+    answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=9))
+    await router.sessions.drain()
+    for asked in (_request(session_id=answer.session_id), _request(given=given("Ho", ("user", "Hi")))):
+        error = await refused(stub.ObserveAnswer(asked))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "ROUTER_DRAINING")
 
 
 async def test_a_worker_that_tells_of_other_positions_is_no_help(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from model_worker import service
 from model_worker.driver import Sink
-from model_worker.engine.observing import Observe, Observed
+from model_worker.engine.observing import MAX_OBSERVED, Observe, Observed
 from model_worker.engine.types import FinishReason, RunFinished, RunRequest, Timing
 from model_worker.observing import observed
 from model_worker.outbox import Piece
@@ -142,6 +142,29 @@ async def test_many_at_once_some_of_which_leave(start_worker: StartWorker, model
     await until_alone(stub)
 
 
+@pytest.mark.parametrize("evicted", [False, True])
+async def test_it_looks_only_so_far_ahead_of_who_reads(start_worker: StartWorker, evicted: bool) -> None:
+    """And goes on behind what was read, also if the session made room for others in between."""
+    worker, stub = await start_worker(dtype="float32", measure_ms=0, max_batch_tokens=64)
+    driver, text = worker.driver, [5 + place * place % 280 for place in range(CONTEXT_LENGTH)]
+    expected = await observe(stub, text)
+    found: list[tuple[int, int]] = []
+    most = 0
+    async with aclosing(observed(driver, RunRequest("", 0, text[:-1], observe=Observe(1, -1.0)))) as events:
+        async for event in events:
+            found += zip(event.positions, event.tokens, strict=True)
+            while not await driver.ask(lambda engine: engine.is_idle):
+                pass
+            held = await driver.ask(lambda engine: {each.session_id: each.held for each in table_of(engine)})
+            assert sum(held.values()) < found[0][0] + len(found) + 2 * MAX_OBSERVED
+            most = max(most, *held.values(), 0)
+            if evicted and held:
+                evicted = False
+                await driver.close_session(*held)
+    assert found == [(each.position, each.proposal) for each in expected]
+    assert most == len(text) - 1
+
+
 class Scripted:
     """A driver whose engine finds no room in the background."""
 
@@ -222,6 +245,10 @@ async def test_a_forward_that_fails_is_told(start_worker: StartWorker, monkeypat
         assert (await error_of(observe(stub, TEXT))).reason == "FORWARD_FAILED"
     assert await sessions(stub) == 0
     assert len(await observe(stub, TEXT[:9])) == 8
+
+
+def table_of(engine: Any) -> Any:
+    return engine._table
 
 
 def model_of(engine: Any) -> Any:
