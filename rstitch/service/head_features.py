@@ -68,9 +68,24 @@ NAMES = tuple(_FEATURES)
 LOOKING_BACK = frozenset(NAMES) - {"entropy"}
 
 
+# Of names whose range is known: mean and standard deviation of a number that is anywhere in it, in that order. What an
+# answer is learned from rarely has a bound, so that examples would say that this number never differs.
+_FULL = math.log1p(_MOST_LEFT)
+_SCALES = {"left": ((_FULL / 2, _FULL / math.sqrt(12)),)}
+
+
 def num_numbers(names: Sequence[str]) -> int:
     """Counts the numbers of these features. Raises KeyError for a name that is none."""
     return sum(_FEATURES[name][0] for name in names)
+
+
+def known_scales(names: Sequence[str]) -> dict[int, tuple[float, float]]:
+    """Says mean and standard deviation of the numbers whose range is known, by their index; examples tell the others'."""
+    return {
+        num_numbers(names[:place]) + index: scale
+        for place, name in enumerate(names)
+        for index, scale in enumerate(_SCALES.get(name, ()))
+    }
 
 
 def numbers(names: Sequence[str], situation: Situation) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from rstitch.service.head import Head, HeadFacts
 from rstitch.service.head_features import NAMES, num_numbers, numbers
 from training.head.mlp import Policy, inputs_of
 from training.head.warm_start.chain_states import Chains, chain_states
-from training.head.warm_start.fitting import fit, lean, readout_of
+from training.head.warm_start.fitting import fit, lean
 from training.head.warm_start.states import States, situations
 
 FEATURE_SETS = [(), ("entropy",), ("recent", "spent"), NAMES]
@@ -143,10 +142,3 @@ def test_the_warm_start_learns_and_leans() -> None:
     assert (before.float() == fresh.wrong).float().mean() > 0.95
     lean(policy, 0.01)
     assert calls().sum() > before.sum()
-
-
-def test_a_readout_is_of_the_tokens_that_the_slm_hesitates_between() -> None:
-    chains = Chains(bundled_model("tiny-slm"), "words", 0.02, 30, seed=5)
-    rows: Sequence[Sequence[float]] = readout_of(chains.slm, chain_states(chains), 6).tolist()
-    assert len(rows) == 6
-    assert len({tuple(row) for row in rows}) == 6

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from rstitch.client.events import Consultation
 from rstitch.service.head import MIN_LOG_P, NUM_TOP, Array, Head, HeadFacts, num_inputs
-from rstitch.service.head_features import num_numbers
+from rstitch.service.head_features import known_scales, num_numbers
+
+_LEAST_STD = 1e-2  # of an input
 
 
 class Policy(nn.Module):
@@ -66,10 +68,16 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def normalise(self, inputs: Tensor) -> None:
-        """Takes mean and std from examples [n, num_given]; the readout must be set."""
+        """Takes mean and std from examples [n, num_given], but for features of a known range; the readout must be set.
+
+        What hardly differs in the examples may differ in answers: no std is below a floor.
+        """
         x = self._read(inputs)
         self.mean.copy_(x.mean(dim=0))
-        self.std.copy_(x.std(dim=0) + 1e-6)
+        self.std.copy_((x.std(dim=0, correction=int(len(x) > 1)) + 1e-6).clamp_min(_LEAST_STD))
+        for index, (mean, std) in known_scales(self.features).items():
+            place = self.hidden_size + 1 + index
+            self.mean[place], self.std[place] = mean, std
 
     def to_head(self, facts: HeadFacts) -> Head:
         """Makes the file that is served, shown this policy's features whatever `facts` says of them."""

@@ -17,6 +17,7 @@ from training.head.rollouts.in_process import InProcessRollouts
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.served import ServedRollouts
 from training.head.rollouts.types import Rollouts
+from training.head.warm_start.readout import LmHead
 
 ROLES = ("slm", "llm")
 
@@ -37,12 +38,24 @@ class Pair:
     def names(self) -> dict[str, str]:
         return {role: Path(model).name for role, model in self.models.items()}
 
-    def slm_files(self) -> str:
-        """The SLM's folder or hub id. Raises RstitchError if it is a folder that is not on this machine."""
+    def slm_files(self, *, for_chains: bool = False) -> str:
+        """The SLM's folder or hub id, whose LM head a head's readout is made of.
+
+        Args:
+            for_chains: the SLM reads reference chains here, too.
+
+        Raises: RstitchError if the files are not to be had on this machine.
+        """
         slm = self.models["slm"]
-        if slm.startswith((".", "/")) and not Path(slm).exists():
-            what = f"the SLM's folder {slm} is not on this machine, and a head's readout is made of its LM head."
-            raise invalid("--num-readout", what, "Give --num-readout 0 --pure, or train where the folder is.")
+        try:
+            LmHead.of(slm)
+        except (OSError, ValueError, KeyError, UnsupportedModel) as error:
+            why = " ".join(str(error).split())[:300]
+            what = f"the SLM's files cannot be read on this machine, and a head's readout is made of them: {why}"
+            # Chains are read by the SLM in this process, with a readout or without.
+            flags = "--num-readout 0 with --warm-from answers" if for_chains else "--num-readout 0"
+            remedy = f"Give {flags}, or train where the SLM's folder or hub id ({slm}) can be read."
+            raise invalid("--num-readout", what, remedy) from error
         return slm
 
     def fingerprint(self) -> str:

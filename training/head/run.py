@@ -32,7 +32,7 @@ from training.head.rollouts.served import ServedRollouts
 from training.head.rollouts.types import Asked, Job
 from training.head.train import Setting, Trainer
 from training.head.warm_start import sources
-from training.head.warm_start.beginning import begin, calibration_of
+from training.head.warm_start.beginning import begin, calibration_of, check_files
 from training.head.warm_start.states import States
 from training.head.work import Work
 
@@ -54,6 +54,7 @@ class Run:
         self.questions = _questions(options, recipe)
         self.dev = self.questions.dev[: options.num_dev]
         self.pair = pair_of(options)
+        check_files(options.work, recipe, self.pair, self._warm_from)
         self.latency = latency_of(options, self.pair, self.questions, screen)
         self.terms = Terms.of(self.questions.task, options.max_new_tokens)
         self.work = Work(options.work, self._made_of())
@@ -111,12 +112,17 @@ class Run:
                 self.screen.look(look.step, asdict(look.figures))
         return trainer
 
+    @property
+    def _warm_from(self) -> str:
+        source: str = self.options.warm_from or sources.default_source(self.questions.task.name)
+        return source
+
     def _states(self) -> States:
         """The SLM's unsure states that the warm start learns from. Raises RstitchError if they cannot be had."""
         task, recipe, served = self.questions.task.name, self.recipe, self.writer
-        source = self.options.warm_from or sources.default_source(task)
+        source = self._warm_from
         if source == "chains":
-            return sources.of_chains(self.pair.slm_files(), task, recipe, self.work.folder, self.screen)
+            return sources.of_chains(self.pair.slm_files(for_chains=True), task, recipe, self.work.folder, self.screen)
         if not isinstance(served, ServedRollouts):
             raise invalid("--in-process", f"states of {source} are observed by the service.", "Leave it out.")
         if source == "logs":
@@ -248,7 +254,7 @@ class Run:
             "goal": {name: getattr(options, name) for name in ("price", "target_loss", "target_latency")},
             "questions": self.questions.digest,
             "terms": asdict(self.terms),
-            "warm start": options.warm_from or sources.default_source(self.questions.task.name),
+            "warm start": self._warm_from,
             "numbers": {"alone": options.num_alone, "dev": len(self.dev)},
             "pair": [self.pair.names, self.pair.places],
             "latency model": [

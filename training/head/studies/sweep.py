@@ -27,7 +27,8 @@ from training.head.mlp import Policy
 from training.head.studies.recall import share_found
 from training.head.warm_start.calibration import expected_error, log_odds, platt, reliability
 from training.head.warm_start.chain_states import Chains, chain_states
-from training.head.warm_start.fitting import fit, readout_of
+from training.head.warm_start.fitting import fit
+from training.head.warm_start.readout import readout_of
 from training.head.warm_start.states import States
 
 FEATURES = ("entropy", "recent", "segment", "spent")

@@ -14,12 +14,23 @@ from training.head.pair import Pair
 from training.head.progress import Screen
 from training.head.recipe import Recipe
 from training.head.warm_start.calibration import calibrate, log_odds, reliability
-from training.head.warm_start.fitting import fit, lean, readout_of
+from training.head.warm_start.fitting import fit, lean
+from training.head.warm_start.readout import readout_of
 from training.head.warm_start.states import States
 
 _FILE = "beginning.pt"
 _HELD_OUT = 0.1  # of the warm start's answers, to calibrate by and to look at that with
 _ENOUGH = 200  # states to calibrate by
+
+
+def check_files(folder: Path, recipe: Recipe, pair: Pair, source: str) -> None:
+    """Finds the SLM's files if a beginning needs them that is not made yet. Raises RstitchError if they are not here.
+
+    Args:
+        source: of the warm start's states.
+    """
+    if (recipe.num_readout or source == "chains") and not (folder / _FILE).exists():
+        pair.slm_files(for_chains=source == "chains")
 
 
 def begin(folder: Path, recipe: Recipe, pair: Pair, states_of: Callable[[], States], screen: Screen) -> Policy:

@@ -13,36 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from transformers import AutoModelForCausalLM
 
-from rstitch.service.head import NUM_TOP
 from training.head.mlp import Policy
 from training.head.warm_start.states import States
 
-_BATCH_TOKENS = 4_096
 _BATCH_STATES = 512
 _WEIGHT_DECAY = 1.0
 _WARM_UP = 100
-
-
-@torch.inference_mode()
-def readout_of(slm: str, states: States, num_tokens: int) -> Tensor:
-    """Gives the rows of the SLM's LM head for the tokens most often among its first four where it is unsure.
-
-    No service tells them: the SLM's files are read, on the CPU.
-
-    Args:
-        slm: folder or hub id.
-    Returns: float32 [num_tokens, hidden_size].
-    Raises: OSError if there is no such model.
-    """
-    model = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float32)
-    weight: Tensor = model.get_output_embeddings().weight
-    counts = torch.zeros(len(weight), dtype=torch.long)
-    for part in states.inputs[:, : weight.shape[1]].split(_BATCH_TOKENS):
-        counts += torch.bincount((part @ weight.T).topk(NUM_TOP).indices.flatten(), minlength=len(weight))
-    most = counts.argsort(descending=True)[:num_tokens]
-    return torch.index_select(weight, 0, most)
 
 
 def fit(policy: Policy, states: States, epochs: int, lr: float, seed: int, on_epoch: Callable[[float], None]) -> None:
