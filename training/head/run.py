@@ -12,7 +12,7 @@ from typing import Any
 from evals.asking.systems import Terms
 from evals.tasks.data import Problem
 from rstitch.client.policies import Learned, LlmOnly
-from rstitch.errors import invalid
+from rstitch.errors import InvalidArgument, invalid
 from rstitch.service.head import Head, HeadFacts
 from training.head import baselines, frontier
 from training.head.baselines import Baselines, check_checker
@@ -66,9 +66,15 @@ class Run:
     def all(self) -> Head:
         """Goes through all stages; gives the head. Raises RstitchError."""
         options = self.options
-        llm = self._alone().llm_only
+        try:
+            llm = self._alone().llm_only
+        except InvalidArgument:  # the remedy may be another split, check or limit: nothing is to stand in its way
+            self.work.begin_anew("alone")
+            self.rollouts.forget("alone")
+            raise
         dual = dual_of(options.price, options.target_loss, options.target_latency, llm.accuracy, llm.latency_ms, llm.n)
         trainer = self._trainer(dual, llm)
+        self.work.settle("goal", {name: getattr(options, name) for name in ("price", "target_loss", "target_latency")})
         self._dapo(trainer)
         return self._finish(trainer, dual)
 
@@ -239,13 +245,12 @@ class Run:
         return False
 
     def _made_of(self) -> dict[str, Any]:
-        """All that the head depends on, by words for people."""
+        """All that the head depends on, by words for people; but for the goal, on which the first stages do not."""
         options, latency = self.options, self.latency
         # A run of more steps goes on with one of fewer.
         recipe = {name: value for name, value in asdict(self.recipe).items() if name != "num_steps"}
         return {
             "recipe": recipe,
-            "goal": {name: getattr(options, name) for name in ("price", "target_loss", "target_latency")},
             "questions": self.questions.digest,
             "terms": asdict(self.terms),
             "warm start": options.warm_from or sources.default_source(self.questions.task.name),
