@@ -12,7 +12,7 @@ from typing import Any
 from evals.asking.systems import Terms
 from evals.tasks.data import Problem
 from rstitch.client.policies import Learned, LlmOnly
-from rstitch.errors import InvalidArgument, invalid
+from rstitch.errors import InvalidArgument
 from rstitch.service.head import Head, HeadFacts
 from training.head import baselines, frontier
 from training.head.baselines import Baselines, check_checker
@@ -21,11 +21,12 @@ from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
 from training.head.evaluate import Figures, figures_of
 from training.head.latency import latency_of
-from training.head.pair import pair_of, rollouts_of
+from training.head.pair import check_labels, pair_of, rollouts_of
 from training.head.progress import Screen, left_in_words, look_in_words
 from training.head.promise import check_promise, choose
 from training.head.questions import Questions, load_questions
 from training.head.recipe import Recipe
+from training.head.refusals import refuse
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.kept import KeptRollouts
 from training.head.rollouts.served import ServedRollouts
@@ -53,7 +54,10 @@ class Run:
         self.screen = screen
         self.questions = _questions(options, recipe)
         self.dev = self.questions.dev[: options.num_dev]
+        refuse(options, recipe, self.questions)
         self.pair = pair_of(options)
+        if options.warm_from == "logs":
+            check_labels(options.router)
         self.latency = latency_of(options, self.pair, self.questions, screen)
         self.terms = Terms.of(self.questions.task, options.max_new_tokens)
         self.work = Work(options.work, self._made_of())
@@ -85,8 +89,6 @@ class Run:
         told = ", ".join(f"{number:,} for {side}" for side, number in sides.items() if number)
         self.screen.say("questions", f"{self.questions.origin.source}: {told}", **sides)
         loss = self.options.target_loss
-        if loss is not None:
-            check_promise(loss, len(self.dev), 0.0)  # what no head could show is refused before anything is asked
 
         def measured() -> dict[str, Any]:
             check_checker(task, problems)
@@ -119,12 +121,10 @@ class Run:
 
     def _states(self) -> States:
         """The SLM's unsure states that the warm start learns from. Raises RstitchError if they cannot be had."""
-        task, recipe, served = self.questions.task.name, self.recipe, self.writer
-        source = self.options.warm_from or sources.default_source(task)
-        if source == "chains":
-            return sources.of_chains(self.pair.slm_files(), task, recipe, self.work.folder, self.screen)
-        if not isinstance(served, ServedRollouts):
-            raise invalid("--in-process", f"states of {source} are observed by the service.", "Leave it out.")
+        source, recipe, served = self.options.warm_from, self.recipe, self.writer
+        if domain := sources.domain_of(self.questions.task) if source == "chains" else None:
+            return sources.of_chains(self.pair.slm_files(), domain, recipe, self.work.folder, self.screen)
+        assert isinstance(served, ServedRollouts), "anything else was refused"
         if source == "logs":
             return sources.of_logs(served, recipe)
         train = self.questions.train
@@ -253,7 +253,7 @@ class Run:
             "recipe": recipe,
             "questions": self.questions.digest,
             "terms": asdict(self.terms),
-            "warm start": options.warm_from or sources.default_source(self.questions.task.name),
+            "warm start": options.warm_from,
             "numbers": {"alone": options.num_alone, "dev": len(self.dev)},
             "pair": [self.pair.names, self.pair.places],
             "latency model": [
