@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import grpc
 import pytest
 
 from evals.asking.systems import Terms
@@ -15,6 +17,8 @@ from evals.checking.checker import Checker, Verdict
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill, runs_of
 from evals.tasks.data import Problem
 from rstitch.client import AsyncClient, InvalidArgument, Learned, LlmOnly, Threshold, Unavailable
+from rstitch.client.events import Event
+from rstitch.errors import RstitchError
 from tests.support.heads import random_head
 from tests.support.toy import ToyModel
 from tests.support.toy_stack import Stack
@@ -134,13 +138,39 @@ async def test_nobody_is_waited_for_longer_than_the_patience() -> None:
         await beside(1, lambda rollouts: rollouts.run([Job(PROBLEMS[0])], LlmOnly()), patience_s=0.2)
 
 
-async def test_a_question_that_is_too_long_counts_as_wrong_unless_it_is_the_first(stack: Stack) -> None:
+async def test_a_question_that_is_too_long_counts_as_wrong_unless_all_are(stack: Stack) -> None:
     port = (await stack.router()).port
-    long = replace(PROBLEMS[1], prompt="far too long " * 5_000)
-    fits, does_not = await beside(
-        port, lambda rollouts: rollouts.run([Job(PROBLEMS[0])], LlmOnly()) + rollouts.run([Job(long)], LlmOnly())
+    long, longer = (replace(PROBLEMS[at], prompt="far too long " * (5_000 + at)) for at in (1, 2))
+    told = list[Rollout]()
+    does_not, fits = await beside(
+        port, lambda rollouts: rollouts.run([Job(long), Job(PROBLEMS[0])], LlmOnly(), told.append)
     )
     assert fits.num_tokens == TOKENS
     assert (does_not.right, does_not.num_tokens, does_not.runs) == (False, 0, ())
-    with pytest.raises(InvalidArgument):
-        await beside(port, lambda rollouts: rollouts.run([Job(long)], LlmOnly()))
+    assert len(told) == 2
+    (alone,) = await beside(port, lambda rollouts: rollouts.run([Job(long)], LlmOnly()))
+    assert not alone.right, "one that is left of a run shows nothing of the others"
+    with pytest.raises(InvalidArgument, match="do not fit"):
+        await beside(port, lambda rollouts: rollouts.run([Job(long), Job(longer)], LlmOnly(), told.append))
+    assert len(told) == 2, "nothing is kept of what is refused"
+
+
+@pytest.mark.parametrize("policy", [LlmOnly(), Threshold(0.2)])
+async def test_a_session_that_the_store_has_lost_is_asked_for_anew(stack: Stack, policy: Asked) -> None:
+    port = (await stack.router()).port
+
+    def work(rollouts: ServedRollouts) -> tuple[list[Rollout], list[Rollout]]:
+        expected = rollouts.run([Job(PROBLEMS[0])], policy)
+        generate, num_asked = rollouts.client.generate, itertools.count()
+
+        async def forgotten(**asked: Any) -> AsyncIterator[Event]:
+            async for event in generate(**asked):
+                yield event
+                if next(num_asked) == 0:
+                    raise RstitchError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION", "the store has lost it")
+
+        rollouts.client.generate = forgotten  # type: ignore[method-assign, assignment]
+        return expected, rollouts.run([Job(PROBLEMS[0])], policy)
+
+    (expected,), (again,) = await beside(port, work)
+    assert replace(again, session_id="") == replace(expected, session_id="")

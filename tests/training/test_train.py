@@ -122,3 +122,15 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         Work(tmp_path, {"recipe": {"seed": 2}, "questions": "abc"})
     with pytest.raises(InvalidArgument, match="another questions"):
         Work(tmp_path, {"recipe": {"seed": 1}, "questions": "abd"})
+
+
+def test_a_run_that_was_refused_may_be_begun_otherwise(tmp_path: Path) -> None:
+    made_of = {"questions": "abc"}
+    work = Work(tmp_path, made_of)
+    assert work.stage("alone", lambda: 1) == 1
+    work.settle("goal", {"target_loss": 0.03})
+    Work(tmp_path, made_of).settle("goal", {"target_loss": 0.03})
+    with pytest.raises(InvalidArgument, match=r"another goal \(target_loss 0.03, not 0.01"):
+        Work(tmp_path, made_of).settle("goal", {"target_loss": 0.01})
+    work.begin_anew("alone")
+    assert Work(tmp_path, {"questions": "other"}).stage("alone", lambda: 2) == 2

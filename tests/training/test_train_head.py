@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
+from rstitch.errors import InvalidArgument
 from rstitch.service.head import Head
 from training.head.__main__ import main, recipe_of
 from training.head.flags import parser
 from training.head.progress import left_in_words, sparkline
+from training.head.questions import load_questions
 from training.head.recipe import Recipe
+from training.head.refusals import refuse
 from training.head.train import CHECKPOINT
 from training.head.warm_start.sources import NUM_ANSWERS
 
@@ -56,6 +59,51 @@ def test_what_cannot_be_is_refused(flags: list[str], tmp_path: Path, capsys: pyt
     common = ["--task", "nothing.toml", "--name", "bad", "--in-process", "--work", str(tmp_path)]
     assert main([*common, *flags]) == 2
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--price", "0"], "--price"),
+        (["--target-latency", "0.5x"], "--target-latency"),
+        (["--target-loss", "1%"], "--target-loss"),
+        (["--name", "my head"], "--name"),
+        (["--name", "a" * 60], "--name"),
+        (["--num-readout", "3"], "--num-readout"),
+        (["--num-readout", "-1"], "--num-readout"),
+        (["--warm-answers", "-1"], "--warm-answers"),
+        (["--lr", "-1"], "--lr"),
+        (["--warm-from", "answers"], "--in-process"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_timed_or_asked(
+    flags: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--task", "tiny", "--name", "bad", "--in-process", "--split", "8/4/0", "--work", str(tmp_path / "work")]
+    assert main([*common, *flags]) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_data_is_looked_at_for_what_the_warm_start_needs(tmp_path: Path) -> None:
+    data = tmp_path / "programs.jsonl"
+    rows = [{"question": f"What is {number}?", "answer": str(number)} for number in range(60)]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    common = ["--name", "x", "--data", str(data), "--check", "math"]
+
+    def refused(*flags: str) -> str:
+        options = parser().parse_args([*common, *flags])
+        recipe = recipe_of(options)
+        with pytest.raises(InvalidArgument) as error:
+            refuse(options, recipe, load_questions(None, data, "math"))
+        return str(error.value)
+
+    assert "column `solution`" in refused("--warm-from", "solutions")
+    assert "has no reference chains" in refused("--warm-from", "chains")
+    options = parser().parse_args(common)
+    assert recipe_of(options).warm_answers == NUM_ANSWERS
+    assert options.warm_from == "answers", "a file of that name is not the task of that name"
+    refuse(options, recipe_of(options), load_questions(None, data, "math"))
 
 
 def test_the_recipe_is_the_defaults_but_for_what_is_given() -> None:

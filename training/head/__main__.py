@@ -16,6 +16,7 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from evals.asking.stacks import Flags, local_stack
+from evals.tasks.task import chosen
 from model_worker.engine.errors import UnsupportedModel
 from rstitch.cli.common import FAILED, INTERRUPTED, exit_code, print_error
 from rstitch.cli.progress import start, stopped_by_signals
@@ -60,14 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
-    """The recipe with what the flags say of it. Raises RstitchError for what cannot be."""
+    """The recipe with what the flags say of it, which also get the source of the warm start. Raises RstitchError."""
     given = {field.name: getattr(options, field.name, None) for field in fields(Recipe)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     recipe = replace(
         FAST if options.fast else Recipe(), **{name: value for name, value in given.items() if value is not None}
     )
-    source = options.warm_from or default_source(options.task)
-    if source != "chains" and options.warm_answers is None and not options.fast:
+    # Known from here on, by what the task writes: a file of the user's may have any name.
+    options.warm_from = options.warm_from or default_source(chosen(options.task, options.data, options.check))
+    if options.warm_from != "chains" and options.warm_answers is None and not options.fast:
         recipe = replace(recipe, warm_answers=NUM_ANSWERS)
     if options.pure:
         recipe = replace(recipe, warm_answers=0)

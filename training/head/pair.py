@@ -12,6 +12,7 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.tokenizer import load_tokenizer
 from rstitch.client.sync import Client
 from rstitch.errors import invalid
+from training.head.refusals import TRAINING
 from training.head.rollouts.engines import open_engines
 from training.head.rollouts.in_process import InProcessRollouts
 from training.head.rollouts.judging import Judge
@@ -78,11 +79,19 @@ def pair_of(options: argparse.Namespace) -> Pair:
     )
 
 
+def check_labels(router: str) -> None:
+    """Raises RstitchError if the router keeps no session with a label, from which a warm start could learn."""
+    with Client(router) as client:
+        if next(iter(client.trajectories(page_size=1, labelled=True)), None) is None:
+            remedy = "Label some: rstitch trajectory label ID right|wrong."
+            raise invalid("--warm-from", "the router keeps no session with a label.", remedy)
+
+
 def rollouts_of(options: argparse.Namespace, pair: Pair, judge: Judge, held: ExitStack) -> Rollouts:
     """Who writes the pair's answers; ends with `held`. Raises RstitchError, UnsupportedModel."""
     if options.in_process:
         # After a kill other answers are written at once than would have been.
         engines = open_engines(pair.models["slm"], pair.models["llm"], batch_invariant=True)
         return held.enter_context(InProcessRollouts(engines, judge, options.sessions))
-    served = ServedRollouts(options.router, judge, f"{options.name}.training", options.sessions, options.patience_s)
+    served = ServedRollouts(options.router, judge, f"{options.name}{TRAINING}", options.sessions, options.patience_s)
     return held.enter_context(served)

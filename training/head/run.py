@@ -12,7 +12,7 @@ from typing import Any
 from evals.asking.systems import Terms
 from evals.tasks.data import Problem
 from rstitch.client.policies import Learned, LlmOnly
-from rstitch.errors import invalid
+from rstitch.errors import InvalidArgument
 from rstitch.service.head import Head, HeadFacts
 from training.head import baselines, frontier
 from training.head.baselines import Baselines, check_checker
@@ -21,11 +21,12 @@ from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
 from training.head.evaluate import Figures, figures_of
 from training.head.latency import latency_of
-from training.head.pair import pair_of, rollouts_of
+from training.head.pair import check_labels, pair_of, rollouts_of
 from training.head.progress import Screen, left_in_words, look_in_words
 from training.head.promise import check_promise, choose
 from training.head.questions import Questions, load_questions
 from training.head.recipe import Recipe
+from training.head.refusals import refuse
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.kept import KeptRollouts
 from training.head.rollouts.served import ServedRollouts
@@ -53,8 +54,11 @@ class Run:
         self.screen = screen
         self.questions = _questions(options, recipe)
         self.dev = self.questions.dev[: options.num_dev]
+        refuse(options, recipe, self.questions)
         self.pair = pair_of(options)
-        check_files(options.work, recipe, self.pair, self._warm_from)
+        if options.warm_from == "logs":
+            check_labels(options.router)
+        check_files(options.work, recipe, self.pair, options.warm_from)
         self.latency = latency_of(options, self.pair, self.questions, screen)
         self.terms = Terms.of(self.questions.task, options.max_new_tokens)
         self.work = Work(options.work, self._made_of())
@@ -67,9 +71,15 @@ class Run:
     def all(self) -> Head:
         """Goes through all stages; gives the head. Raises RstitchError."""
         options = self.options
-        llm = self._alone().llm_only
+        try:
+            llm = self._alone().llm_only
+        except InvalidArgument:  # the remedy may be another split, check or limit: nothing is to stand in its way
+            self.work.begin_anew("alone")
+            self.rollouts.forget("alone")
+            raise
         dual = dual_of(options.price, options.target_loss, options.target_latency, llm.accuracy, llm.latency_ms, llm.n)
         trainer = self._trainer(dual, llm)
+        self.work.settle("goal", {name: getattr(options, name) for name in ("price", "target_loss", "target_latency")})
         self._dapo(trainer)
         return self._finish(trainer, dual)
 
@@ -80,8 +90,6 @@ class Run:
         told = ", ".join(f"{number:,} for {side}" for side, number in sides.items() if number)
         self.screen.say("questions", f"{self.questions.origin.source}: {told}", **sides)
         loss = self.options.target_loss
-        if loss is not None:
-            check_promise(loss, len(self.dev), 0.0)  # what no head could show is refused before anything is asked
 
         def measured() -> dict[str, Any]:
             check_checker(task, problems)
@@ -112,19 +120,13 @@ class Run:
                 self.screen.look(look.step, asdict(look.figures))
         return trainer
 
-    @property
-    def _warm_from(self) -> str:
-        source: str = self.options.warm_from or sources.default_source(self.questions.task.name)
-        return source
-
     def _states(self) -> States:
         """The SLM's unsure states that the warm start learns from. Raises RstitchError if they cannot be had."""
-        task, recipe, served = self.questions.task.name, self.recipe, self.writer
-        source = self._warm_from
-        if source == "chains":
-            return sources.of_chains(self.pair.slm_files(for_chains=True), task, recipe, self.work.folder, self.screen)
-        if not isinstance(served, ServedRollouts):
-            raise invalid("--in-process", f"states of {source} are observed by the service.", "Leave it out.")
+        source, recipe, served = self.options.warm_from, self.recipe, self.writer
+        if domain := sources.domain_of(self.questions.task) if source == "chains" else None:
+            slm = self.pair.slm_files(for_chains=True)
+            return sources.of_chains(slm, domain, recipe, self.work.folder, self.screen)
+        assert isinstance(served, ServedRollouts), "anything else was refused"
         if source == "logs":
             return sources.of_logs(served, recipe)
         train = self.questions.train
@@ -245,16 +247,15 @@ class Run:
         return False
 
     def _made_of(self) -> dict[str, Any]:
-        """All that the head depends on, by words for people."""
+        """All that the head depends on, by words for people; but for the goal, on which the first stages do not."""
         options, latency = self.options, self.latency
         # A run of more steps goes on with one of fewer.
         recipe = {name: value for name, value in asdict(self.recipe).items() if name != "num_steps"}
         return {
             "recipe": recipe,
-            "goal": {name: getattr(options, name) for name in ("price", "target_loss", "target_latency")},
             "questions": self.questions.digest,
             "terms": asdict(self.terms),
-            "warm start": self._warm_from,
+            "warm start": options.warm_from,
             "numbers": {"alone": options.num_alone, "dev": len(self.dev)},
             "pair": [self.pair.names, self.pair.places],
             "latency model": [

@@ -28,11 +28,9 @@ class Work:
         self.folder = folder
         ours = json.loads(json.dumps(made_of))
         theirs = self._read(_MADE_OF, ours)
-        for what in sorted(ours.keys() | theirs.keys()):
-            if ours.get(what) != theirs.get(what):
-                was = f"it was begun with another {what} ({_differs(theirs.get(what), ours.get(what))})."
-                raise invalid("--work", f"{folder}: {was}", "Remove it, or name another folder.")
-        self._write(_MADE_OF, ours)
+        for what in sorted(ours):
+            self._compare(theirs, what, ours[what])
+        self._write(_MADE_OF, theirs | ours)
         self._before = float(self._read(_CLOCK, 0.0))
         self._begun = time.monotonic()
 
@@ -40,6 +38,18 @@ class Work:
     def seconds(self) -> float:
         """Time that the run took so far, in all its processes; that of a killed one counts up to its last stage."""
         return self._before + time.monotonic() - self._begun
+
+    def settle(self, what: str, value: Any) -> None:
+        """Adds what only the stages from now on depend on. Raises RstitchError if the folder was settled otherwise."""
+        theirs, value = self._read(_MADE_OF, {}), json.loads(json.dumps(value))
+        if what in theirs:
+            self._compare(theirs, what, value)
+        self._write(_MADE_OF, theirs | {what: value})
+
+    def begin_anew(self, *stages: str) -> None:
+        """Forgets these stages and what the folder is made of: its first checks refused it, so it may be of another."""
+        for name in ("made_of", *stages):
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
 
     def stage(self, name: str, make: Callable[[], Any]) -> Any:
         """Gives what a stage has found, or lets it find that: anything that JSON can say."""
@@ -52,6 +62,11 @@ class Work:
     def tick(self) -> None:
         """Notes the time that was taken."""
         self._write(_CLOCK, self.seconds)
+
+    def _compare(self, theirs: Mapping[str, Any], what: str, ours: Any) -> None:
+        if theirs and ours != theirs.get(what):
+            was = f"it was begun with another {what} ({_differs(theirs.get(what), ours)})."
+            raise invalid("--work", f"{self.folder}: {was}", "Remove it, or name another folder.")
 
     def _read(self, file: str, default: Any) -> Any:
         path = self.folder / file

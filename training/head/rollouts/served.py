@@ -28,7 +28,7 @@ from training.head.rollouts.types import Asked, Job, Rollout
 MAX_CONSULTATIONS = 4096  # of an answer, the most that the router keeps
 MAX_DESCRIPTION = 4096  # characters
 _TTL_S = 24 * 3600  # of a head of training
-_TOO_LONG = "CONTEXT_FULL"
+_TOO_LONG, _UNKNOWN_SESSION = "CONTEXT_FULL", "UNKNOWN_SESSION"
 
 T = TypeVar("T")
 
@@ -94,8 +94,8 @@ class ServedRollouts:
     ) -> list[Rollout]:
         """Has the answers written, in the order of the jobs; their trajectories are deleted.
 
-        A question that is too long for the models counts as answered wrongly, unless it is the first. Raises
-        RstitchError if the service is lost for longer than the patience, or refuses a question.
+        A question that is too long for the models counts as answered wrongly. Raises RstitchError if the service is
+        lost for longer than the patience, refuses a question otherwise, or calls all questions too long.
         """
         return self.wait_for(self._run(jobs, policy, on_done))
 
@@ -114,45 +114,60 @@ class ServedRollouts:
 
     async def _run(self, jobs: Sequence[Job], policy: Asked, on_done: Callable[[Rollout], None]) -> list[Rollout]:
         done: dict[int, Rollout] = {}
+        # Told once an answer is there: if there is none, it is not the questions that are too long.
+        too_long: dict[int, Refused] = {}
+
+        def seeded(job: Job) -> Job:
+            is_open = job.explore_seed is None and isinstance(policy, Learned)
+            return replace(job, explore_seed=policy.explore_seed) if is_open else job
 
         async def one(numbered: tuple[int, Job]) -> None:
-            index, job = numbered
-            if job.explore_seed is None and isinstance(policy, Learned):
-                job = replace(job, explore_seed=policy.explore_seed)
-            written = await self._patiently(lambda lost: self._written(job, policy, lost))
-            # Outside of the session's time: the next question need not wait for the check.
-            beside.create_task(finish(index, job, written))
+            index, job = numbered[0], seeded(numbered[1])
+            try:
+                written = await self._patiently(lambda lost: self._written(job, policy, lost))
+            except Refused as error:
+                if error.reason != _TOO_LONG:
+                    raise
+                too_long[index] = error
+            else:
+                self._has_answered = True
+                # Outside of the session's time: the next question need not wait for the check.
+                beside.create_task(finish(index, job, written))
+            if self._has_answered:
+                tell_too_long()
 
-        async def finish(index: int, job: Job, written: Written | None) -> None:
-            done[index] = unanswered(job) if written is None else await self._judge.judged(job, written)
+        def tell_too_long() -> None:
+            for index in list(too_long):
+                del too_long[index]
+                done[index] = unanswered(seeded(jobs[index]))
+                on_done(done[index])
+
+        async def finish(index: int, job: Job, written: Written) -> None:
+            done[index] = await self._judge.judged(job, written)
             on_done(done[index])
-            if written is not None:
-                await self._patiently(lambda lost: self._forget(written.session_id))
+            await self._patiently(lambda lost: self._forget(written.session_id))
 
         try:
             async with asyncio.TaskGroup() as beside:
                 await closed_loop(one, list(enumerate(jobs)), self.num_sessions)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        # A single question, such as the last one of a run that was killed, shows nothing of the others.
+        if len({jobs[index].problem.prompt for index in too_long}) > 1:
+            raise next(iter(too_long.values()))
+        tell_too_long()
         return [done[index] for index in range(len(jobs))]
 
-    async def _written(self, job: Job, policy: Asked, lost: str) -> Written | None:
-        """Asks, or goes on with the session that was `lost`; None for a question that is too long."""
+    async def _written(self, job: Job, policy: Asked, lost: str) -> Written:
+        """Asks, or goes on with the session that was `lost`; anew if the store has lost it, or the head."""
         try:
             events = [event async for event in self._events(job, policy, lost)]
-        except NotFound:
-            if lost:  # it is gone for good: the question is asked anew
-                events = [event async for event in self._events(job, policy, "")]
-            elif isinstance(policy, Learned) and (head := self._heads.get(policy.name)) is not None:
-                await self._put(head)  # the store has lost it
-                events = [event async for event in self._events(job, policy, "")]
-            else:
+        except NotFound as error:
+            if isinstance(policy, Learned) and (head := self._heads.get(policy.name)) is not None:
+                await self._put(head)
+            elif not lost and error.reason != _UNKNOWN_SESSION:
                 raise
-        except Refused as error:
-            if error.reason != _TOO_LONG or not self._has_answered:
-                raise
-            return None
-        self._has_answered = True
+            events = [event async for event in self._events(job, policy, "")]
         answer = Answer.of(events)
         return Written(
             answer.text,

@@ -13,6 +13,7 @@ from typing import Any
 
 from evals.asking.systems import Terms
 from evals.tasks.data import Problem
+from evals.tasks.task import Task
 from rstitch.client.policies import LlmOnly
 from rstitch.errors import invalid
 from training.head.progress import Screen
@@ -27,23 +28,33 @@ from training.head.warm_start.observing import labelled, observe_given, observe_
 from training.head.warm_start.states import States
 
 SOURCES = ("chains", "answers", "solutions", "logs")
-_DOMAINS = {"tiny": "words", "programs": "programs"}  # tasks whose reference chains are at hand
+_DOMAINS = {  # generators whose reference chains are at hand; a user's task may have the name of one
+    "evals.tasks.tiny.arithmetic:problems": "words",
+    "evals.tasks.tiny.programs_task:problems": "programs",
+}
 NUM_ANSWERS = 500  # that a warm start learns from, where nobody says how many and they are written for it
 _NUM_CHAINS, _NUM_ANSWERS = 500, 64  # for the normalisation of the inputs, if there is no warm start
 
 
-def default_source(task: str | None) -> str:
+def domain_of(task: Task) -> str | None:
+    """The tiny domain whose problems a task writes; None of any other."""
+    return _DOMAINS.get(task.generator.problems) if task.generator else None
+
+
+def default_source(task: Task) -> str:
     """The source where none is asked for."""
-    return "chains" if task in _DOMAINS else "answers"
+    return "chains" if domain_of(task) else "answers"
 
 
-def of_chains(slm: str, task: str, recipe: Recipe, folder: Path, screen: Screen) -> States:
-    """Of the reference chains of a tiny domain. Raises RstitchError for another task."""
-    if task not in _DOMAINS:
-        raise invalid("--warm-from", f"{task} has no reference chains.", f"Choose of {', '.join(SOURCES[1:])}.")
+def first(problems: Sequence[Problem], recipe: Recipe) -> Sequence[Problem]:
+    """The questions whose answers a warm start learns from."""
+    return problems[: recipe.warm_answers or _NUM_ANSWERS]
+
+
+def of_chains(slm: str, domain: str, recipe: Recipe, folder: Path, screen: Screen) -> States:
+    """Of the reference chains of a tiny domain."""
     num_chains = recipe.warm_answers or _NUM_CHAINS
     with screen.bar("reference chains", num_chains) as advance:
-        domain = _DOMAINS[task]
         # Of words the SLM's own lines are enough; of programs the LLM writes whole lines, and the SLM goes on in them.
         mixed = domain != "words"
         chains = Chains(slm, domain, recipe.tau, num_chains, recipe.seed, mixed, recipe.features)
@@ -55,7 +66,7 @@ def of_answers(
     screen: Screen,
 ) -> States:  # fmt: skip
     """Of what the LLM alone answers to the first training questions, where it is right."""
-    problems = problems[: recipe.warm_answers or _NUM_ANSWERS]
+    problems = first(problems, recipe)
     with rollouts.stage("warm"), screen.bar("answers of the LLM", len(problems)) as advance:
         made = rollouts.run([Job(problem) for problem in problems], LlmOnly(), advance)
     right = [(_chat(each.problem, terms), each.text) for each in made if each.right and each.text]
@@ -64,7 +75,7 @@ def of_answers(
 
 def of_solutions(served: ServedRollouts, problems: Sequence[Problem], terms: Terms, recipe: Recipe) -> States:
     """Of the data's own solutions. Raises RstitchError if it has none."""
-    solved = [(problem, solution_of(problem)) for problem in problems[: recipe.warm_answers or _NUM_ANSWERS]]
+    solved = [(problem, solution_of(problem)) for problem in first(problems, recipe)]
     texts = [(_chat(problem, terms), text) for problem, text in solved if text is not None]
     if not texts:
         raise invalid("--warm-from", "the questions have no column `solution`.", "Choose answers.")
