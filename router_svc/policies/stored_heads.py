@@ -86,7 +86,7 @@ class StoredHeads:
     async def activate(self, name: str, version: str) -> str:
         """Lets NAME stand for a version, "" for the one before, and returns NAME@VERSION.
 
-        Raises RstitchError, naming the field, also for one that no answer could ask: it was put by another pair's router.
+        Raises RstitchError, naming the field, also for one that no answer could ask, put by the router of another pair.
         """
         _plain(name)
         if not version:

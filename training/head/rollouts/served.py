@@ -118,8 +118,9 @@ class ServedRollouts:
         too_long: dict[int, Refused] = {}
 
         def seeded(job: Job) -> Job:
-            is_open = job.explore_seed is None and isinstance(policy, Learned)
-            return replace(job, explore_seed=policy.explore_seed) if is_open else job
+            if job.explore_seed is None and isinstance(policy, Learned):
+                return replace(job, explore_seed=policy.explore_seed)
+            return job
 
         async def one(numbered: tuple[int, Job]) -> None:
             index, job = numbered[0], seeded(numbered[1])
