@@ -84,7 +84,10 @@ class StoredHeads:
         return full_name
 
     async def activate(self, name: str, version: str) -> str:
-        """Lets NAME stand for a version, "" for the one before, and returns NAME@VERSION."""
+        """Lets NAME stand for a version, "" for the one before, and returns NAME@VERSION.
+
+        Raises RstitchError, naming the field, also for one that no answer could ask: another pair's router may have it.
+        """
         _plain(name)
         if not version:
             found = await self._store.find(name)
@@ -94,7 +97,10 @@ class StoredHeads:
                 told = await self._told(name)
                 raise _error(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_NOT_REPLACED", why, "version", told)
             version = found.before
-        if not await self._store.activate(name, version):
+        head = await self._head(name, version, "version")
+        if head is not None:
+            check_fit(f"{name}@{version}", head.facts, self._slm(), field="version")
+        if head is None or not await self._store.activate(name, version):
             what = f"the store has no head {name}@{version[:_MAX_NAME]}."
             raise _error(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", what, "version", await self._told(name))
         _log.info("head in service", head=f"{name}@{version}")
@@ -129,7 +135,7 @@ class StoredHeads:
         others = await asyncio.to_thread(self._others.states, in_service)
         return sorted([*stored, *others], key=lambda state: state.name)
 
-    async def _head(self, name: str, version: str) -> Head | None:
+    async def _head(self, name: str, version: str, field: str = FIELD) -> Head | None:
         """A version that was found; None if it was forgotten since."""
         if version not in self._parsed:
             async with self._parsing:
@@ -137,7 +143,7 @@ class StoredHeads:
                     data = await self._store.read(name, version)
                     if data is None:
                         return None
-                    self._parsed[version] = await asyncio.to_thread(_read, f"{name}@{version}", data)
+                    self._parsed[version] = await asyncio.to_thread(_read, f"{name}@{version}", data, field)
                     if len(self._parsed) > _MAX_PARSED:
                         self._parsed.popitem(last=False)
         self._parsed.move_to_end(version)
@@ -154,13 +160,13 @@ class StoredHeads:
         return f"The store has {', '.join(names[:_MAX_NAMES])}{more}."
 
 
-def _read(full_name: str, data: bytes) -> Head:
+def _read(full_name: str, data: bytes, field: str) -> Head:
     try:
         return Head.from_bytes(data)
     except HeadFileError as error:
         what = f"the head {full_name} cannot be used: {error}."
         remedy = "Update this router to the version of the one that it was put by, or name another head."
-        raise _error(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_UNREADABLE", what, FIELD, remedy) from error
+        raise _error(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_UNREADABLE", what, field, remedy) from error
 
 
 def _state(kept: KeptHead, slm: Reader | None) -> HeadState:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from tests.support.toy_stack import Stack
 PROMPT = [7, 8, 9]
 SLM, LLM = ToyModel(31, stop_every=0), ToyModel(32, stop_every=0)
 A, B, C = (random_head(1, seed=seed, tau=0.2) for seed in (4, 5, 6))
+WIDE = random_head(2)
 
 
 @pytest.fixture
@@ -235,6 +238,33 @@ async def test_what_is_in_service_is_not_deleted(stub: Any) -> None:
         assert (await refused(stub.Generate(asked(name)))).reason == "HEAD_UNKNOWN"
 
 
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(WIDE.data, "HEAD_MISFIT"), (b"of another kind", "HEAD_UNREADABLE")],
+    ids=["too wide", "no head"],
+)
+async def test_what_no_answer_could_ask_does_not_come_into_service(
+    stub: Any, redis_url: str, data: bytes, reason: str
+) -> None:
+    """Routers of another pair, or newer ones, may have put it: neither a name nor a rollback brings it here."""
+    mine = await store(stub, A)
+    put_by_others = ("mine", WIDE.version, data, json.dumps(asdict(WIDE.facts)), "")
+    await kept_by_others(redis_url, *put_by_others, active=False)
+    for version in (WIDE.version, ""):
+        error = await refused(stub.ActivateHead(router_pb2.ActivateHeadRequest(name="mine", version=version)))
+        assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, reason)
+        assert error.field == "version"
+        assert await asked_by(stub) == mine
+        await kept_by_others(redis_url, *put_by_others, active=True)
+        assert await activate(stub, version=A.version) == mine, "the other one is the version before"
+
+
+async def kept_by_others(redis_url: str, *head: Any, active: bool) -> None:
+    other = HeadStore(redis_url, patience_s=1)
+    await other.put(*head, ttl_s=0, active=active)
+    await other.close()
+
+
 @pytest.mark.parametrize("name", ["", "a/b", ".a", "-a", "a b", "mine@", f"mine@{A.version}", "x" * 65])
 async def test_what_can_be_no_name_is_refused(stub: Any, name: str) -> None:
     calls = [
@@ -255,7 +285,7 @@ async def test_what_can_be_no_name_is_refused(stub: Any, name: str) -> None:
         ({"data": b"none"}, "data", "HEAD_UNREADABLE"),
         ({"data": b""}, "data", "HEAD_UNREADABLE"),
         ({"data": bytes(MAX_BYTES + 1)}, "data", "HEAD_UNREADABLE"),
-        ({"data": random_head(2).data}, "data", "HEAD_MISFIT"),
+        ({"data": WIDE.data}, "data", "HEAD_MISFIT"),
         ({"data": random_head(1, fingerprint="other").data}, "data", "HEAD_MISFIT"),
         ({"data": A.data, "description": "x" * 4097}, "description", "INVALID_FIELD"),
     ],
