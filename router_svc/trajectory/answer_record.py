@@ -104,5 +104,11 @@ def decode_header(session_id: str, fields: dict[bytes, bytes]) -> Header:
         finish=FinishReason(int(fields[b"finish"])) if fields[b"finish"] else None,
         created_ms=int(fields[b"created"]),
         updated_ms=int(fields[b"updated"]),
-        label=Label(fields[b"label"].decode()) if b"label" in fields else None,
+        label=_decode_label(fields),
     )
+
+
+def _decode_label(fields: dict[bytes, bytes]) -> Label | None:
+    """The label of the answer that the header speaks of: a router of before labels leaves those of others."""
+    is_its = fields[b"state"].decode() == State.FINISHED and fields.get(b"label_length") == fields[b"length"]
+    return Label(fields[b"label"].decode()) if is_its and b"label" in fields else None

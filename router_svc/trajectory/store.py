@@ -5,7 +5,7 @@ between reading the header and writing the chunks nobody can come, and a reader 
 
     claim.lua    who writes from now on   expects epoch and length as they were read   sets owner, epoch and RUNNING
     append.lua   what was written         expects its own epoch and its last length    adds chunks, sets length, state
-    label.lua    whether it was right     expects a finished answer                    sets label, which a claim drops
+    label.lua    whether it was right     expects a finished answer                    sets label and its length; a claim drops both
 
 Epoch and length are the fence. The epoch shuts out a router that lost the session and does not know it yet: the
 claim by another has raised it. The length makes a call that comes twice, because the reply to the first was lost, do
@@ -252,7 +252,7 @@ class TrajectoryStore:
                 before = entry
                 header = await self.header(entry[1])
                 # Redis drops expired hashes by itself, but their names stay in the index until the next claim tidies
-                # it. A label may have been taken back since the entry was read.
+                # it. A label may have been taken back since the entry was read, or be of an answer before.
                 if header is not None and (header.label is not None or not labelled):
                     found.append(header)
             if not entries:

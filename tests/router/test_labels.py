@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from router_svc.trajectory import keys
-from router_svc.trajectory.store import Cursor, TrajectoryStore
-from router_svc.trajectory.types import FinishReason, Label, Source, State
+from router_svc.trajectory.store import Cursor, Owned, TrajectoryStore
+from router_svc.trajectory.types import Chunk, FinishReason, Label, Source, State
 from router_svc.trajectory.usage import Usage
 from rstitch.v1 import router_pb2 as pb
 from tests.support.asking import Reading, ask_for, refused, stored, take, threshold, until
@@ -68,6 +68,43 @@ async def test_only_a_finished_answer_is_labelled_and_the_next_begins_without(st
     assert header is not None
     assert header.label is None
     assert await listed(store, 10) == []
+
+
+@pytest.mark.parametrize("prompt", [[chunk(Source.PROMPT, 4, 6)], []], ids=["asked", "continued"])
+async def test_beside_a_router_that_knows_no_labels_the_next_answer_begins_without(
+    store: TrajectoryStore, redis_url: str, prompt: list[Chunk]
+) -> None:
+    """Its claim drops none; while it writes and afterwards the label is of another answer."""
+    await finished(store, "s")
+    await store.label("s", Label.RIGHT)
+    async with Redis.from_url(redis_url) as client:
+        label = await labels_of(client)
+        assert label
+        owned = await store.claim(await store.header("s"), "s", "a", "settings", Usage(), prompt)
+        assert isinstance(owned, Owned)
+        assert await labels_of(client) == {}
+        # As an older router's claim would have left it.
+        await client.hset(keys.trajectory("s"), mapping=label)
+        await client.zadd(keys.LABELLED, {"s": 2000000000000})
+    length = 4 + len(prompt)
+    for state in (State.RUNNING, State.FINISHED):
+        header = await store.header("s")
+        assert header is not None
+        assert header.label is None
+        assert await listed(store, 10) == []
+        await store.append("s", owned, length, [chunk(Source.SLM, length, 7)], Usage(), state, FinishReason.STOP)
+        length += 1
+    header = await store.header("s")
+    assert header is not None
+    assert (header.state, header.label) == (State.FINISHED, None)
+    assert await listed(store, 10) == []
+    assert await store.label("s", Label.WRONG) is State.FINISHED
+    assert await listed(store, 10) == ["s"]
+
+
+async def labels_of(client: Redis) -> dict[Any, Any]:
+    header = await client.hgetall(keys.trajectory("s"))
+    return {name: value for name, value in header.items() if b"label" in name}
 
 
 async def test_a_label_and_the_next_answer_at_once_never_meet(store: TrajectoryStore) -> None:
