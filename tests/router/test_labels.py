@@ -146,21 +146,23 @@ async def test_a_page_of_labelled_ones_reads_no_others(store: TrajectoryStore, r
     assert commands["cmdstat_hgetall"]["calls"] == 2
 
 
-async def test_what_has_expired_leaves_the_index(redis_url: str) -> None:
-    store = TrajectoryStore(redis_url, ttl_s=0.3, patience_s=1)
+async def test_what_has_expired_leaves_the_index(store: TrajectoryStore, redis_url: str) -> None:
     await finished(store, "old")
     await store.label("old", Label.RIGHT)
     async with Redis.from_url(redis_url) as client:
-        assert 0 < await client.pttl(keys.trajectory("old")) <= 300
+        assert 0 < await client.pttl(keys.trajectory("old")) <= 50_000
+        await client.pexpire(keys.trajectory("old"), 1)
 
         async def forgotten() -> bool:
             return not await client.exists(keys.trajectory("old"))
 
         await until(forgotten)
         assert await listed(store, 1) == []
+        for index in (keys.INDEX, keys.LABELLED):
+            await client.zadd(index, {"old": 1}, xx=True)  # it ended long ago
         await begun(store, session="new")
         assert await client.zrange(keys.LABELLED, 0, -1) == []
-    await store.close()
+        assert await client.zrange(keys.INDEX, 0, -1) == [b"new"]
 
 
 async def test_labels_through_the_wire(stack: Stack) -> None:
