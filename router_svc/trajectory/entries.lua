@@ -1,4 +1,4 @@
--- What claim.lua and append.lua share; put before each script.
+-- What claim.lua and append.lua share; put before each of them.
 -- Redis runs a script as one step, but does not undo what it wrote before an error: each checks all before it writes.
 
 -- Each entry is nine arguments: source, position, tokens, entropies, switch reason, switch entropy, uncertainties (the

@@ -5,7 +5,7 @@ between reading the header and writing the chunks nobody can come, and a reader 
 
     claim.lua    who writes from now on   expects epoch and length as they were read   sets owner, epoch and RUNNING
     append.lua   what was written         expects its own epoch and its last length    adds chunks, sets length, state
-    label.lua    whether it was right     expects a finished answer                    sets label and its length; a claim drops both
+    label.lua    whether it was right     expects a finished answer                    sets label, for that length
 
 Epoch and length are the fence. The epoch shuts out a router that lost the session and does not know it yet: the
 claim by another has raised it. The length makes a call that comes twice, because the reply to the first was lost, do
@@ -73,9 +73,9 @@ class TrajectoryStore:
         self._link = RedisLink(url, patience_s)
         # Appends come with every chunk of every answer: they have a connection of their own and share round trips.
         # Claims come once an answer and are sent like any command.
-        self._append = self._link.script(_script("append.lua"))
+        self._append = self._link.script(_script("entries.lua", "append.lua"))
         self._commit = GroupCommit(self._append_all, _MAX_APPENDS)
-        self._claim = self._link.redis.register_script(_script("claim.lua"))
+        self._claim = self._link.redis.register_script(_script("entries.lua", "claim.lua"))
         self._label = self._link.redis.register_script(_script("label.lua"))
 
     async def close(self) -> None:
@@ -286,10 +286,10 @@ class TrajectoryStore:
             _log.warning("lease not given back", error=str(error))
 
 
-def _script(name: str) -> str:
-    """The text of a script, behind the functions that two of them share: Redis has no modules."""
+def _script(*names: str) -> str:
+    """Joins files to one script, those first that define what the last one calls: Redis has no modules."""
     folder = resources.files("router_svc.trajectory")
-    return (folder / "entries.lua").read_text() + (folder / name).read_text()
+    return "".join((folder / name).read_text("utf-8") for name in names)
 
 
 def _now_ms() -> int:
