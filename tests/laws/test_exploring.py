@@ -238,10 +238,13 @@ async def test_from_any_token_on_a_reader_gets_the_consultations_from_there_on(
 async def test_another_router_goes_on_with_the_same_decisions(
     kindred_stack: LocalStack, folder: Path, reference: Reference
 ) -> None:
-    """Whoever asked leaves after so many tokens; the answer breaks off, and a router that asks elsewhere goes on."""
-    asked = Asked("shown", 11)
-    prompt = reference.long(asked, 16)
-    tokens, consultations = reference.answer(tuple(prompt), asked, 16)
+    """Whoever asked leaves after so many tokens; the answer breaks off, and a router that asks elsewhere goes on.
+
+    The answer is much longer, so that it still runs when the router sees that.
+    """
+    asked, num_tokens = Asked("shown", 11), 60
+    prompt = reference.long(asked, num_tokens)
+    tokens, consultations = reference.answer(tuple(prompt), asked, num_tokens)
     settings = list(ROUTERS.values())
     num_interrupted = 0
     async with (
@@ -251,7 +254,7 @@ async def test_another_router_goes_on_with_the_same_decisions(
     ):
         for num in range(1, 16, 2):
             client = (second, third)[num // 2 % 2]
-            begin = await left_after(num, first.generate(tokens=prompt, **asked.question(max_new_tokens=16)))
+            begin = await left_after(num, first.generate(tokens=prompt, **asked.question(max_new_tokens=num_tokens)))
             state = await until(functools.partial(is_not_running, first, begin.session_id))
             num_interrupted += state is TrajectoryState.INTERRUPTED
             rest = Answer.of([event async for event in client.attach(begin.session_id, begin.position + num)])
