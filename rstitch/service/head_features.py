@@ -80,7 +80,7 @@ def num_numbers(names: Sequence[str]) -> int:
 
 
 def known_scales(names: Sequence[str]) -> dict[int, tuple[float, float]]:
-    """Says mean and standard deviation of the numbers whose range is known, by their index; examples tell the others'."""
+    """Says mean and standard deviation of the numbers whose range is known, by their index."""
     return {
         num_numbers(names[:place]) + index: scale
         for place, name in enumerate(names)

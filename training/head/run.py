@@ -126,10 +126,10 @@ class Run:
         if not isinstance(served, ServedRollouts):
             raise invalid("--in-process", f"states of {source} are observed by the service.", "Leave it out.")
         if source == "logs":
-            return sources.of_logs(served, recipe)
+            return sources.of_logs(served, [*self.questions.dev, *self.questions.test], recipe, self.screen)
         train = self.questions.train
         if source == "solutions":
-            return sources.of_solutions(served, train, self.terms, recipe)
+            return sources.of_solutions(served, train, self.terms, recipe, self.screen)
         return sources.of_answers(served, self.rollouts, train, self.terms, recipe, self.screen)
 
     def _dapo(self, trainer: Trainer) -> None:

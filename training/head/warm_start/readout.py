@@ -56,7 +56,7 @@ class LmHead:
         for name in names:
             if name in files:
                 return cls(source, num_tokens, cached_file(source, files[name]), name)
-        if not files and not any(map(lambda other: _found(source, other), _OTHERS)):
+        if not files and not any(_found(source, other) for other in _OTHERS):
             raise OSError(f"{slm}: there are no weights.")
         return cls(source, num_tokens)
 
