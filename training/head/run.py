@@ -128,10 +128,10 @@ class Run:
             return sources.of_chains(slm, domain, recipe, self.work.folder, self.screen)
         assert isinstance(served, ServedRollouts), "anything else was refused"
         if source == "logs":
-            return sources.of_logs(served, recipe)
+            return sources.of_logs(served, [*self.questions.dev, *self.questions.test], recipe, self.screen)
         train = self.questions.train
         if source == "solutions":
-            return sources.of_solutions(served, train, self.terms, recipe)
+            return sources.of_solutions(served, train, self.terms, recipe, self.screen)
         return sources.of_answers(served, self.rollouts, train, self.terms, recipe, self.screen)
 
     def _dapo(self, trainer: Trainer) -> None:

@@ -75,6 +75,10 @@ class ServedRollouts:
         """Waits for something that is asked of the client."""
         return self._loop.run(asked)
 
+    async def patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Asks the client until there is an answer. Raises RstitchError that is no loss, or once patience ends."""
+        return await self._patiently(lambda lost: ask())
+
     def status(self) -> Status:
         """Waits until the router is ready. Raises RstitchError if it is not in time."""
         return self.wait_for(self._client.wait_ready())

@@ -38,9 +38,9 @@ class Seen:
     """One answer with what the SLM thought of it.
 
     Attributes:
-        places: what was observed, ascending; of a given answer everything, of a trajectory at least what is above the
-            gate.
-        start: position of the answer's first token.
+        places: what was observed, ascending; of a given answer everything if features are wanted of it, else, as of a
+            trajectory, at least what is above the gate. Only above the gate need hidden states be there.
+        start: position of the answer's first token; of a given answer without features of no use.
         entropies, by_llm: of all tokens of a trajectory's answer; None: it was given, nobody wrote it.
         right: None: not known.
     """
@@ -52,8 +52,14 @@ class Seen:
     right: bool | None = None
 
 
-def given(places: Sequence[Observation]) -> Seen:
-    """Makes what is known of a given answer; all its places must be there (observed with a tau below 0)."""
+def given(places: Sequence[Observation], *, whole: bool = True) -> Seen:
+    """Makes what is known of a given answer.
+
+    Args:
+        whole: all its places must be there (observed with a tau below 0), for features look back on them.
+    """
+    if not whole:
+        return Seen(places, 0)
     if not places:
         raise invalid("answers", "one has no token.", "Leave out questions without a worked solution.")
     start = places[0].consultation.position
@@ -95,14 +101,11 @@ def states_from(answers: Iterable[Seen], tau: float, features: Sequence[str] = (
     of_answer: list[int] = []
     num_answers = 0
     for seen in answers:
-        entropies, by_llm = _as_written(seen)
         unsure = [place for place in seen.places if place.consultation.entropy > tau]
-        said = _labels(seen, unsure, by_llm)
-        asked = [(place.consultation.position - seen.start, place.consultation.entropy) for place in unsure]
-        found = situations(asked, entropies, by_llm)
-        for place, label, situation in zip(unsure, said, found, strict=True):
+        shown = _features(seen, unsure, features) if features else [()] * len(unsure)
+        for place, label, numbers_shown in zip(unsure, _labels(seen, unsure), shown, strict=True):
             if label is not None:
-                consultations.append(replace(place.consultation, features=tuple(numbers(features, situation))))
+                consultations.append(replace(place.consultation, features=numbers_shown))
                 labels.append(label)
                 of_answer.append(num_answers)
         num_answers += 1
@@ -118,6 +121,11 @@ def _differs(place: Observation) -> bool:
     return place.consultation.proposal != place.token
 
 
+def _features(seen: Seen, unsure: Sequence[Observation], features: Sequence[str]) -> list[tuple[float, ...]]:
+    asked = [(place.consultation.position - seen.start, place.consultation.entropy) for place in unsure]
+    return [tuple(numbers(features, situation)) for situation in situations(asked, *_as_written(seen))]
+
+
 def _as_written(seen: Seen) -> tuple[Sequence[float], Sequence[bool]]:
     """Gives entropies and authors of all tokens."""
     if seen.entropies is not None and seen.by_llm is not None:
@@ -126,9 +134,10 @@ def _as_written(seen: Seen) -> tuple[Sequence[float], Sequence[bool]]:
     return [0.0 if _differs(place) else place.consultation.entropy for place in seen.places], by_llm
 
 
-def _labels(seen: Seen, unsure: Sequence[Observation], by_llm: Sequence[bool]) -> list[float | None]:
+def _labels(seen: Seen, unsure: Sequence[Observation]) -> list[float | None]:
     """One for each unsure place; None: nothing is known."""
-    if seen.by_llm is None:
+    by_llm = seen.by_llm
+    if by_llm is None:
         return [float(_differs(place)) for place in unsure]
     stayed = sum(not by_llm[place.consultation.position - seen.start] for place in unsure)
     blame = {True: 0.0, False: 1 / max(1, stayed), None: None}[seen.right]
