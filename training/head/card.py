@@ -148,13 +148,13 @@ That holds for questions like those of dev, greedily answered, and for latencies
 
 ![frontier]({DEV_PLOT})
 
-{markdown_table(frontier.COLUMNS, [point.row for point in points])}
+{markdown_table(frontier.COLUMNS, [point.row(choice.num_heads) for point in points])}
 
 n = {n}, greedy; accuracy with its 95% interval (Wilson), the difference to LLM-only on the same questions (paired
-bootstrap), the loss that it is shown to stay below (95%, Tango), latency by the latency model with the waiting model
-caught up beside.
+bootstrap), the loss that it is shown to stay below (95%, Tango{_for_each(choice)}), latency by the latency
+model with the waiting model caught up beside.
 
-{_looked_at(training)}
+{_looked_at(training, choice)}
 
 {_test_command(name, training.questions, price)}
 
@@ -208,13 +208,18 @@ def _check(questions: Questions) -> str:
     return f"`{task.generator.check}`" if task.generator else f"`{task.check}`"
 
 
-def _looked_at(training: Training) -> str:
+def _for_each(choice: Choice) -> str:
+    return "" if choice.num_heads == 1 else f"; of a head for each of the {choice.num_heads} that were looked at"
+
+
+def _looked_at(training: Training, choice: Choice) -> str:
     if len(training.looks) < 2:
         return "These questions chose nothing but the price."
     rows = [{"step": step, **asdict(figures)} for step, figures in training.looks.items()]
+    allows = "the promise allows for that" if choice.is_promise else "its figures are a little too good"
     return (
-        f"The head is that of step {training.chosen}, chosen on these very questions among the following; the promise "
-        f"allows for that.\n\n{markdown_table(_LOOKS, rows)}"
+        f"The head is that of step {training.chosen}, chosen on these very questions among the following; {allows}."
+        f"\n\n{markdown_table(_LOOKS, rows)}"
     )
 
 

@@ -80,7 +80,8 @@ class Run:
         self.screen.say("questions", f"{self.questions.origin.source}: {told}", **sides)
         loss = self.options.target_loss
         if loss is not None:
-            check_promise(loss, len(self.dev), 0.0)  # what no head could show is refused before anything is asked
+            # What no head could show is refused before anything is asked.
+            check_promise(loss, len(self.dev), 0.0, self.recipe.num_looks)
 
         def measured() -> dict[str, Any]:
             check_checker(task, problems)
@@ -90,7 +91,7 @@ class Run:
         alone = Baselines.of(self.work.stage("alone", measured))
         for figures in (alone.llm_only, alone.slm_only):
             self.screen.say("alone", f"{figures.name}: {look_in_words(asdict(figures))}", **asdict(figures))
-        said = [check_promise(loss, len(self.dev), alone.helped)] if loss is not None else []
+        said = [check_promise(loss, len(self.dev), alone.helped, self.recipe.num_looks)] if loss is not None else []
         for note in filter(None, (*alone.notes, *said)):
             self.screen.say("note", note)
         return alone
