@@ -264,7 +264,18 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
     effort = Effort(600, 1200, 300)
     points = measured()
     looks = dict.fromkeys((0, 2), points[-1].figures)
-    training = Training(FAST, models, questions, "a loss of at most 3.0%", curves, looks, 2, effort)
+    training = Training(
+        FAST,
+        models,
+        questions,
+        "a loss of at most 3.0%",
+        curves,
+        looks,
+        2,
+        effort,
+        name="mine",
+        test_command="rstitch eval run --check x",
+    )
     folder = tmp_path / "mine"
     write_head(folder, random_head(8), training, points, choose(points, loss=0.03))
     said = (folder / "README.md").read_text()
@@ -273,6 +284,6 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
     assert "Wanted: a loss of at most 3.0%. At price 1 the loss against the LLM alone is below 3.0%" in said
     assert "10 minutes; of them 5 waiting for 1,200 answers (4.0 a second)" in said
     assert "The head is that of step 2, chosen on these very questions among" in said
-    assert "rstitch eval run --check exact --prompt '{question} Be short.' --data .cache/heads/mine/test.jsonl" in said
+    assert "    rstitch eval run --check x\n" in said
     assert len([line for line in said.splitlines() if line.startswith("| ")]) == 1 + len(points) + 1 + len(looks)
     assert max(map(len, (line for line in said.splitlines() if not line.startswith(("|", " "))))) < 300

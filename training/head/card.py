@@ -75,6 +75,8 @@ class Training:
         curves: a row for each step of DAPO.
         looks: what the head did on dev, by the step after which it was looked at; chosen: the step of this head.
         effort: None: not told.
+        name: of the head; "": that of its folder.
+        test_command: for the figures of the test split; "": not told.
         calibration: rows of n, low, high, said, wrong; empty: not measured.
     """
 
@@ -87,6 +89,8 @@ class Training:
     chosen: int
     effort: Effort | None = None
     calibration: Sequence[Row] = ()
+    name: str = ""
+    test_command: str = ""
 
 
 def write_head(folder: Path, head: Head, training: Training, points: Sequence[Point], choice: Choice) -> None:
@@ -98,11 +102,11 @@ def write_head(folder: Path, head: Head, training: Training, points: Sequence[Po
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CURVES).write_text("".join(f"{json.dumps(row)}\n" for row in training.curves))
     plot_curves(training.curves, folder / CURVES_PLOT)
-    title = f"{folder.name}: dev, n = {points[0].figures.n}"
+    title = f"{training.name or folder.name}: dev, n = {points[0].figures.n}"
     frontier.plot(points, title, folder / DEV_PLOT)
     dev = {"points": [asdict(point) for point in points], "choice": asdict(choice), "provenance": provenance()}
     (folder / DEV).write_text(json.dumps(dev, indent=1) + "\n")
-    (folder / CARD).write_text(card(folder.name, head, training, points, choice))
+    (folder / CARD).write_text(card(training.name or folder.name, head, training, points, choice))
     part = folder / f"{WEIGHTS}.part"
     part.write_bytes(head.data)
     part.replace(folder / WEIGHTS)
@@ -156,7 +160,7 @@ model with the waiting model caught up beside.
 
 {_looked_at(training, choice)}
 
-{_test_command(name, training.questions, price)}
+{_test_command(training)}
 
 ## Training
 
@@ -223,16 +227,13 @@ def _looked_at(training: Training, choice: Choice) -> str:
     )
 
 
-def _test_command(name: str, questions: Questions, price: str) -> str:
+def _test_command(training: Training) -> str:
     """Said beside the figures of dev, for whoever wants those of the test split."""
+    questions = training.questions
     if not questions.test and questions.task.generator is None:
         return "There is no test split: none was left to it."
-    data = "" if questions.task.generator else f" --data .cache/heads/{name}/test.jsonl"
-    systems = f"llm_only slm_only threshold:tau=0.02 learned:{name}{price}"
-    return (
-        "The test split was not looked at. For its figures:\n\n"
-        f"    rstitch eval run {questions.origin.flags}{data} --systems {systems}"
-    )
+    words = "The test split was not looked at. For its figures (a running router needs the head: rstitch heads put):"
+    return f"{words}\n\n    {training.test_command}"
 
 
 def _calibration(rows: Sequence[Row]) -> str:
