@@ -16,7 +16,6 @@ from scipy.stats import norm
 Array = NDArray[np.float64]
 LEVEL = 0.95
 _DRAWS = 4000
-_Z = float(norm.ppf(LEVEL))  # one-sided
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +71,15 @@ def upper_loss(harmed: int, helped: int, n: int, level: float = LEVEL) -> float:
     return float(brentq(excess, max(estimate, -1 + 1e-9) + 1e-12, 1 - 1e-9))
 
 
-def smallest_provable_loss(n: int) -> float:
+def smallest_provable_loss(n: int, level: float = LEVEL) -> float:
     """The bound where no question out of n was harmed or helped: no lower loss can be shown with n."""
-    return _Z**2 / (n + _Z**2)
+    z = float(norm.ppf(level))
+    return z**2 / (n + z**2)
 
 
-def questions_for(loss: float) -> int:
+def questions_for(loss: float, level: float = LEVEL) -> int:
     """How many it takes to show a loss so small, if none is harmed."""
-    return math.ceil(_Z**2 * (1 / loss - 1))
+    return math.ceil(float(norm.ppf(level)) ** 2 * (1 / loss - 1))
 
 
 def predicted_loss(harmed: int, helped: int, n: int, num_fresh: int) -> Interval:

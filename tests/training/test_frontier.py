@@ -23,7 +23,7 @@ from training.head.card import Effort, Training, write_head
 from training.head.frontier import Point
 from training.head.promise import check_promise, choose, questions_needed
 from training.head.questions import load_questions
-from training.head.recipe import FAST
+from training.head.recipe import FAST, Recipe
 from training.head.rollouts import Asked, Job, Rollout
 
 TASK = of_file(Path("questions.jsonl"), "exact", max_new_tokens=100)
@@ -108,7 +108,7 @@ def test_a_frontier_compares_with_the_llm_on_the_same_questions() -> None:
     assert dear.loss_bound(4) > dear.loss_bound()
     assert dear.speed_up == pytest.approx(101 / 13, rel=0.01)
     assert Point.of(asdict(dear)) == dear
-    assert dear.row["system"] == "learned:name=mine,tau=0.01,price=4"
+    assert dear.row()["system"] == "learned:name=mine,tau=0.01,price=4"
 
 
 def test_the_plot_of_a_frontier_is_drawn(tmp_path: Path) -> None:
@@ -131,7 +131,10 @@ def test_that_no_price_keeps_a_loss_is_said() -> None:
     choice = choose(measured(), loss=0.005)
     assert not choice.keeps
     assert choice.point.value == 0.25
-    assert "No price of 0.25, 1, 4 keeps the loss below 0.5%: at 0.25 it may be 1." in choice.statement
+    assert (
+        "No price is shown to keep the loss below 0.5%: of 0.25, 1, 4 the safest is tested first, and at 0.25 it may"
+        in (choice.statement)
+    )
     assert "less than 0.7% cannot be shown" in choice.statement
 
 
@@ -142,7 +145,9 @@ def test_of_prices_that_are_fast_enough_the_most_accurate_is_chosen() -> None:
     assert choose(points, speed_up=3.0).point.value == 1.0
     none = choose(points, speed_up=30.0)
     assert (none.keeps, none.point.value) == (False, 4.0)
-    assert "No price of 4, 1, 0.25 makes answers 30x as fast" in none.statement
+    assert (
+        "No price is shown to make answers 30x as fast as the LLM alone's: of 4, 1, 0.25 the highest" in none.statement
+    )
     assert choose(points, price_ms=1e-4).point.value == 0.25
     assert choose(points, price_ms=1e-2).point.value == 4.0
 
@@ -157,9 +162,54 @@ def test_the_questions_that_a_promise_needs_are_enough_and_no_more(loss: float, 
     assert check_promise(loss, needed, helped) == ""
 
 
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(num_steps=0), Recipe(num_steps=25), FAST])
+def test_what_is_let_pass_can_be_shown_after_as_many_looks(recipe: Recipe) -> None:
+    looks = recipe.num_looks
+    assert looks == {0: 1, 2: 2, 20: 3, 25: 4}[recipe.num_steps]
+    num_dev = questions_needed(0.01, 0.0, looks)
+    assert check_promise(0.01, num_dev, 0.0, looks) == ""
+    harmless = points_of(harmed={1.0: 0}, num=num_dev)
+    assert choose(harmless, loss=0.01, num_heads=looks).keeps
+    with pytest.raises(RstitchError, match="--target-loss"):
+        check_promise(0.01, num_dev - 1, 0.0, looks)
+
+
+def points_of(harmed: dict[float, int], num: int = 400, latency_ms: float = 5.0) -> list[Point]:
+    """A head that harms so many questions at each price, in steps of a few ms."""
+    alone = answered([True] * num)
+    return [
+        frontier.point_of(
+            Learned("mine", 0.01, price=price), answered([index >= wrong for index in range(num)], latency_ms), alone
+        )
+        for price, wrong in harmed.items()
+    ]
+
+
+def test_a_failed_test_ends_the_testing_whatever_comes_behind_it() -> None:
+    choice = choose(points_of({0.25: 8, 0.5: 2, 1.0: 2}), loss=0.03)
+    assert not choice.keeps
+    assert not choice.is_promise
+    assert choice.point.value == 0.25
+    assert "at 0.25 it may be 3." in choice.statement
+    assert "the testing ended there" in choice.statement
+    assert choose(points_of({0.25: 2, 0.5: 8, 1.0: 2}), loss=0.03).point.value == 0.25
+
+
+def test_a_speed_up_is_shown_for_each_head_that_was_looked_at() -> None:
+    points = points_of({1.0: 0}, num=40)
+    bounds = [points[0].speed_up_bound(num_heads) for num_heads in (1, 2, 8)]
+    assert points[0].speed_up > bounds[0] > bounds[1] > bounds[2] > 1
+    assert bounds[1] == pytest.approx(points[0].speed_up_low)
+    asked = (bounds[0] + bounds[2]) / 2
+    assert choose(points, speed_up=asked).keeps
+    assert not choose(points, speed_up=asked, num_heads=8).keeps
+
+
 def test_too_few_questions_for_a_promise_are_refused_with_their_number() -> None:
     with pytest.raises(RstitchError, match=r"--target-loss: 100 dev questions can show no loss below 2.6%.*takes 268"):
         check_promise(0.01, 100, 0.0)
+    with pytest.raises(RstitchError, match=r"300 dev questions .* below 1.5% \(95% for each of 3 looks.*takes 449"):
+        check_promise(0.01, 300, 0.0, 3)
     said = check_promise(0.01, 300, 0.03)
     assert "300 dev questions may be too few to show a loss below 1.0%" in said
     assert f"Give {questions_needed(0.01, 0.03)} dev questions" in said
@@ -214,7 +264,18 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
     effort = Effort(600, 1200, 300)
     points = measured()
     looks = dict.fromkeys((0, 2), points[-1].figures)
-    training = Training(FAST, models, questions, "a loss of at most 3.0%", curves, looks, 2, effort)
+    training = Training(
+        FAST,
+        models,
+        questions,
+        "a loss of at most 3.0%",
+        curves,
+        looks,
+        2,
+        effort,
+        name="mine",
+        test_command="rstitch eval run --check x",
+    )
     folder = tmp_path / "mine"
     write_head(folder, random_head(8), training, points, choose(points, loss=0.03))
     said = (folder / "README.md").read_text()
@@ -223,6 +284,6 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
     assert "Wanted: a loss of at most 3.0%. At price 1 the loss against the LLM alone is below 3.0%" in said
     assert "10 minutes; of them 5 waiting for 1,200 answers (4.0 a second)" in said
     assert "The head is that of step 2, chosen on these very questions among" in said
-    assert "rstitch eval run --check exact --prompt '{question} Be short.' --data .cache/heads/mine/test.jsonl" in said
+    assert "    rstitch eval run --check x\n" in said
     assert len([line for line in said.splitlines() if line.startswith("| ")]) == 1 + len(points) + 1 + len(looks)
     assert max(map(len, (line for line in said.splitlines() if not line.startswith(("|", " "))))) < 300

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+from evals.evaluation.run import add_arguments
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from rstitch.errors import InvalidArgument
 from rstitch.service.head import Head
 from training.head.__main__ import main, recipe_of
+from training.head.asking import reached_by
+from training.head.asking import test_command as command_for_test
 from training.head.flags import parser
 from training.head.progress import left_in_words, sparkline
 from training.head.questions import load_questions
@@ -53,12 +58,28 @@ def test_the_command_makes_a_head_and_goes_on_with_a_run(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(
-    "flags", [["--tau", "1"], ["--group-size", "1"], ["--warm-error", "0"], ["--target-loss", "97%", "--pure"]]
+    "flags", [["--tau", "1"], ["--group-size", "1"], ["--warm-error", "0"], ["--target-loss", "1e-7", "--pure"]]
 )
 def test_what_cannot_be_is_refused(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--task", "nothing.toml", "--name", "bad", "--in-process", "--work", str(tmp_path)]
+    common = ["--task", "tiny", "--name", "bad", "--in-process", "--work", str(tmp_path)]
     assert main([*common, *flags]) == 2
-    assert capsys.readouterr().err
+    assert f"{flags[0]}:" in capsys.readouterr().err
+
+
+def test_the_command_for_the_test_split_asks_the_pair_of_the_training() -> None:
+    made = argparse.ArgumentParser()
+    add_arguments(made)
+    common = ["--name", "mine", "--out", "heads/mine", "--max-new-tokens", "99"]
+    for flags in (["--router", "there:1"], ["--slm", "small", "--llm", "large"]):
+        options = parser().parse_args([*common, *flags])
+        judged_by = "--check exact --prompt '{question} Short.'"
+        said = command_for_test(options, reached_by(options), judged_by, Path("w/test.jsonl"), "learned:mine,price=2")
+        parsed = made.parse_args(shlex.split(said)[3:])
+        assert (parsed.router, parsed.slm_model, parsed.llm_model) == (
+            options.router, options.slm_model, options.llm_model
+        )  # fmt: skip
+        assert (parsed.data, parsed.max_new_tokens) == (Path("w/test.jsonl"), 99)
+        assert (parsed.prompt, parsed.systems[-1]) == ("{question} Short.", "learned:mine,price=2")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from rstitch.cli.common import FAILED, INTERRUPTED, exit_code, print_error
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.errors import RstitchError, invalid
 from rstitch.local.part import ROOT, StackError
+from training.head.asking import reached_by
 from training.head.flags import parser
 from training.head.progress import Screen
 from training.head.recipe import FAST, Recipe
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         recipe = recipe_of(options)
         with stopped_by_signals(), ExitStack() as held:
+            options.reached = reached_by(options)  # before a stack of its own, which ends with the run
             if not (options.router or options.in_process):
                 stack = local_stack(options, defaults=Flags(worker=["--batch-invariant"]))
                 start(stack, console)

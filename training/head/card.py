@@ -75,6 +75,8 @@ class Training:
         curves: a row for each step of DAPO.
         looks: what the head did on dev, by the step after which it was looked at; chosen: the step of this head.
         effort: None: not told.
+        name: of the head; "": that of its folder.
+        test_command: for the figures of the test split; "": not told.
         calibration: rows of n, low, high, said, wrong; empty: not measured.
     """
 
@@ -87,6 +89,8 @@ class Training:
     chosen: int
     effort: Effort | None = None
     calibration: Sequence[Row] = ()
+    name: str = ""
+    test_command: str = ""
 
 
 def write_head(folder: Path, head: Head, training: Training, points: Sequence[Point], choice: Choice) -> None:
@@ -98,11 +102,11 @@ def write_head(folder: Path, head: Head, training: Training, points: Sequence[Po
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CURVES).write_text("".join(f"{json.dumps(row)}\n" for row in training.curves))
     plot_curves(training.curves, folder / CURVES_PLOT)
-    title = f"{folder.name}: dev, n = {points[0].figures.n}"
+    title = f"{training.name or folder.name}: dev, n = {points[0].figures.n}"
     frontier.plot(points, title, folder / DEV_PLOT)
     dev = {"points": [asdict(point) for point in points], "choice": asdict(choice), "provenance": provenance()}
     (folder / DEV).write_text(json.dumps(dev, indent=1) + "\n")
-    (folder / CARD).write_text(card(folder.name, head, training, points, choice))
+    (folder / CARD).write_text(card(training.name or folder.name, head, training, points, choice))
     part = folder / f"{WEIGHTS}.part"
     part.write_bytes(head.data)
     part.replace(folder / WEIGHTS)
@@ -148,15 +152,15 @@ That holds for questions like those of dev, greedily answered, and for latencies
 
 ![frontier]({DEV_PLOT})
 
-{markdown_table(frontier.COLUMNS, [point.row for point in points])}
+{markdown_table(frontier.COLUMNS, [point.row(choice.num_heads) for point in points])}
 
 n = {n}, greedy; accuracy with its 95% interval (Wilson), the difference to LLM-only on the same questions (paired
-bootstrap), the loss that it is shown to stay below (95%, Tango), latency by the latency model with the waiting model
-caught up beside.
+bootstrap), the loss that it is shown to stay below (95%, Tango{_for_each(choice)}), latency by the latency
+model with the waiting model caught up beside.
 
-{_looked_at(training)}
+{_looked_at(training, choice)}
 
-{_test_command(name, training.questions, price)}
+{_test_command(training)}
 
 ## Training
 
@@ -208,26 +212,28 @@ def _check(questions: Questions) -> str:
     return f"`{task.generator.check}`" if task.generator else f"`{task.check}`"
 
 
-def _looked_at(training: Training) -> str:
+def _for_each(choice: Choice) -> str:
+    return "" if choice.num_heads == 1 else f"; of a head for each of the {choice.num_heads} that were looked at"
+
+
+def _looked_at(training: Training, choice: Choice) -> str:
     if len(training.looks) < 2:
         return "These questions chose nothing but the price."
     rows = [{"step": step, **asdict(figures)} for step, figures in training.looks.items()]
+    allows = "the promise allows for that" if choice.is_promise else "its figures are a little too good"
     return (
-        f"The head is that of step {training.chosen}, chosen on these very questions among the following; the promise "
-        f"allows for that.\n\n{markdown_table(_LOOKS, rows)}"
+        f"The head is that of step {training.chosen}, chosen on these very questions among the following; {allows}."
+        f"\n\n{markdown_table(_LOOKS, rows)}"
     )
 
 
-def _test_command(name: str, questions: Questions, price: str) -> str:
+def _test_command(training: Training) -> str:
     """Said beside the figures of dev, for whoever wants those of the test split."""
+    questions = training.questions
     if not questions.test and questions.task.generator is None:
         return "There is no test split: none was left to it."
-    data = "" if questions.task.generator else f" --data .cache/heads/{name}/test.jsonl"
-    systems = f"llm_only slm_only threshold:tau=0.02 learned:{name}{price}"
-    return (
-        "The test split was not looked at. For its figures:\n\n"
-        f"    rstitch eval run {questions.origin.flags}{data} --systems {systems}"
-    )
+    words = "The test split was not looked at. For its figures (a running router needs the head: rstitch heads put):"
+    return f"{words}\n\n    {training.test_command}"
 
 
 def _calibration(rows: Sequence[Row]) -> str:

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from scipy.stats import norm
+
 from evals.figures.intervals import LEVEL, upper_loss
 from evals.figures.plots import frontier
 from evals.figures.report import Columns, Row, interval
@@ -24,6 +26,7 @@ from training.head.rollouts import Asked, Job, Rollout, Rollouts
 TAUS = (0.001, 0.01, 0.03, 0.1)
 PRICES = (0.25, 0.5, 1.0, 2.0, 4.0)
 LLM_ONLY = "llm_only"
+_Z = float(norm.ppf((1 + LEVEL) / 2))  # of the bootstrap's intervals
 
 COLUMNS: Columns = {
     "system": "{system}",
@@ -71,17 +74,30 @@ class Point:
         """The loss is below it (95%, one-sided), for each of so many heads from which it was chosen."""
         if self.kind == "llm_only":
             return 0.0
-        return upper_loss(self.harmed, self.helped, self.figures.n, 1 - (1 - LEVEL) / num_heads)
+        return upper_loss(self.harmed, self.helped, self.figures.n, level_for(num_heads))
 
-    @property
-    def row(self) -> Row:
-        """For tables and plots, in the words of `rstitch eval`."""
+    def speed_up_bound(self, num_heads: int = 1) -> float:
+        """The speed-up is above it (95%, one-sided), for each of so many heads from which it was chosen.
+
+        The bootstrap's interval is carried to that level as if the logarithm of the speed-up were normal.
+        """
+        z = float(norm.ppf(level_for(num_heads)))
+        return self.speed_up * (self.speed_up_low / self.speed_up) ** (z / _Z)
+
+    def row(self, num_heads: int = 1) -> Row:
+        """For tables and plots, in the words of `rstitch eval`; a head is one of so many that were looked at."""
         row = asdict(self)
         figures = row.pop("figures")
         row |= figures | {"system": figures["name"], "modelled_ms": figures["latency_ms"]}
         return row | {
-            "accuracy_low": figures["low"], "accuracy_high": figures["high"], "loss_bound": self.loss_bound()
+            "accuracy_low": figures["low"], "accuracy_high": figures["high"],
+            "loss_bound": self.loss_bound(num_heads if self.kind == "learned" else 1),
         }  # fmt: skip
+
+
+def level_for(num_heads: int) -> float:
+    """The level at which each of so many heads is tested, that all of them are safe at 95% (Bonferroni)."""
+    return 1 - (1 - LEVEL) / num_heads
 
 
 def systems(head: str, tau: float, taus: Sequence[float] = TAUS, prices: Sequence[float] = PRICES) -> dict[str, Asked]:
@@ -133,7 +149,7 @@ def point_of(policy: Asked, ours: Sequence[Rollout], theirs: Sequence[Rollout]) 
 
 def plot(points: Sequence[Point], title: str, path: Path) -> None:
     """Accuracy over modelled latency and over the LLM's share: the head beside thresholds and the models alone."""
-    frontier([point.row for point in points], title, path, "modelled_ms")
+    frontier([point.row() for point in points], title, path, "modelled_ms")
 
 
 def _kind(policy: Asked) -> tuple[Literal["llm_only", "slm_only", "threshold", "learned"], float | None]:

@@ -52,6 +52,11 @@ class Recipe:
     budgets: float = 0.5
     eval_every: int = 10
 
+    @property
+    def num_looks(self) -> int:
+        """How often dev is looked at, from which one head is chosen: before DAPO, every so many steps, at the end."""
+        return len({*range(0, self.num_steps + 1, self.eval_every), max(0, self.num_steps)})
+
 
 # Seconds, for tests: everything is done, nothing is learned.
 FAST = Recipe(

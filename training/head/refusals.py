@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 def refuse(options: argparse.Namespace, recipe: Recipe, questions: Questions) -> None:
     """Raises RstitchError (INVALID_ARGUMENT) for what no run could end well with."""
     _refuse_name(options.name)
-    _refuse_goal(options, len(questions.dev[: options.num_dev]))
+    _refuse_goal(options, recipe, len(questions.dev[: options.num_dev]))
     _refuse_numbers(options, recipe)
     _refuse_source(options, recipe, questions)
 
@@ -33,14 +33,14 @@ def _refuse_name(name: str) -> None:
         raise invalid("--name", f"{name[:80]!r} is no name of a head.", remedy)
 
 
-def _refuse_goal(options: argparse.Namespace, num_dev: int) -> None:
+def _refuse_goal(options: argparse.Namespace, recipe: Recipe, num_dev: int) -> None:
     price, speed_up = options.price, options.target_latency
     if price is not None and not 0 < price < math.inf:
         raise invalid("--price", f"{price:g} is no price of a millisecond.", "Give more than 0, such as 5e-6.")
     if speed_up is not None and not 1 < speed_up < math.inf:
         raise invalid("--target-latency", f"{speed_up:g}x is no speed-up.", "Give more than 1x, such as 2x.")
     if options.target_loss is not None:
-        check_promise(options.target_loss, num_dev, 0.0)
+        check_promise(options.target_loss, num_dev, 0.0, recipe.num_looks)
 
 
 def _refuse_numbers(options: argparse.Namespace, recipe: Recipe) -> None:

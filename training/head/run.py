@@ -15,6 +15,7 @@ from rstitch.client.policies import Learned, LlmOnly
 from rstitch.errors import InvalidArgument
 from rstitch.service.head import Head, HeadFacts
 from training.head import baselines, frontier
+from training.head.asking import test_command
 from training.head.baselines import Baselines, check_checker
 from training.head.card import Effort, Training, write_head
 from training.head.choice import best_look
@@ -23,7 +24,7 @@ from training.head.evaluate import Figures, figures_of
 from training.head.latency import latency_of
 from training.head.pair import check_labels, pair_of, rollouts_of
 from training.head.progress import Screen, left_in_words, look_in_words
-from training.head.promise import check_promise, choose
+from training.head.promise import Choice, check_promise, choose
 from training.head.questions import Questions, load_questions
 from training.head.recipe import Recipe
 from training.head.refusals import refuse
@@ -99,7 +100,7 @@ class Run:
         alone = Baselines.of(self.work.stage("alone", measured))
         for figures in (alone.llm_only, alone.slm_only):
             self.screen.say("alone", f"{figures.name}: {look_in_words(asdict(figures))}", **asdict(figures))
-        said = [check_promise(loss, len(self.dev), alone.helped)] if loss is not None else []
+        said = [check_promise(loss, len(self.dev), alone.helped, self.recipe.num_looks)] if loss is not None else []
         for note in filter(None, (*alone.notes, *said)):
             self.screen.say("note", note)
         return alone
@@ -185,6 +186,8 @@ class Run:
             look.step,
             Effort(self.work.seconds, self.rollouts.num_asked, self._seconds_asking),
             calibration_of(self.work.folder),
+            options.name,
+            self._test_command(choice),
         )
         write_head(options.out, head, training, points, choice)
         if self.questions.save_test(self.work.folder / "test.jsonl"):
@@ -197,6 +200,12 @@ class Run:
             words = f"{words}; it is in service: rstitch heads rollback takes that back"
         self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.out))
         return head
+
+    def _test_command(self, choice: Choice) -> str:
+        price = "" if choice.point.value == 1 else f",price={choice.point.value:g}"
+        data = None if self.questions.task.generator else self.work.folder / "test.jsonl"
+        flags, head = self.questions.origin.flags, f"learned:{self.options.name}{price}"
+        return test_command(self.options, self.options.reached, flags, data, head)
 
     def _figures(self, name: str, problems: Sequence[Problem], policy: Asked) -> Figures:
         with self._asking(name, len(problems)) as advance:
