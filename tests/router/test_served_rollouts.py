@@ -97,6 +97,17 @@ async def test_other_policies_keep_nothing_of_a_head(stack: Stack) -> None:
         assert (made.num_llm_tokens == made.num_tokens) is isinstance(policy, LlmOnly)
 
 
+async def test_where_no_coin_is_tossed_consultations_are_counted_and_not_kept(stack: Stack) -> None:
+    port = (await stack.router()).port
+
+    def work(rollouts: ServedRollouts) -> list[Rollout]:
+        return rollouts.run([Job(PROBLEMS[0])], Learned(rollouts.use(HEAD), TAU))
+
+    (made,) = await beside(port, work)
+    assert made.consultations == ()
+    assert made.num_consultations > 0
+
+
 async def test_a_head_that_the_store_has_lost_is_put_again(stack: Stack) -> None:
     port = (await stack.router()).port
     jobs = [Job(PROBLEMS[0], 1)]

@@ -85,5 +85,5 @@ class ToyRollouts:
         assert isinstance(policy, Learned | LlmOnly | SlmOnly)
         return Rollout(
             job.problem, f"{num_llm} calls", is_right, BASE_MS + CALL_MS * num_llm, len(HARM), num_llm, runs,
-            tuple(consultations), "", job.explore_seed, job.llm_tokens,
+            tuple(consultations), "", job.explore_seed, job.llm_tokens, len(consultations),
         )  # fmt: skip

@@ -7,17 +7,21 @@ import json
 import shlex
 from pathlib import Path
 
+import grpc
 import pytest
+from rich.console import Console
 
 from evals.evaluation.run import add_arguments
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
-from rstitch.errors import InvalidArgument
+from rstitch.errors import InvalidArgument, RstitchError
 from rstitch.service.head import Head
 from training.head.__main__ import main, recipe_of
 from training.head.asking import reached_by
 from training.head.asking import test_command as command_for_test
 from training.head.flags import parser
-from training.head.progress import left_in_words, sparkline
+from training.head.latency import latency_of
+from training.head.pair import Pair
+from training.head.progress import Screen, left_in_words, sparkline
 from training.head.questions import load_questions
 from training.head.recipe import Recipe
 from training.head.refusals import refuse
@@ -125,6 +129,25 @@ def test_the_data_is_looked_at_for_what_the_warm_start_needs(tmp_path: Path) -> 
     assert recipe_of(options).warm_answers == NUM_ANSWERS
     assert options.warm_from == "answers", "a file of that name is not the task of that name"
     refuse(options, recipe_of(options), load_questions(None, data, "math"))
+
+
+def test_workers_that_cannot_be_timed_from_here_are_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreachable(*_: object, **__: object) -> LatencyModel:
+        raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "10.0.0.1:50051: no route")
+
+    monkeypatch.setattr("training.head.latency.fit_pair", unreachable)
+    options = parser().parse_args(["--name", "x", "--router", "far:1", "--work", str(tmp_path)])
+    options.work = tmp_path
+    places = dict.fromkeys(("slm", "llm"), "cuda:0 float16")
+    pair = Pair({"slm": "small", "llm": "large"}, places)
+    data = tmp_path / "data.jsonl"
+    rows = [{"question": f"What is {number}?", "answer": str(number)} for number in range(60)]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(InvalidArgument, match="no route") as error:
+        latency_of(options, pair, load_questions(None, data, "math"), Screen(Console(quiet=True)))
+    assert "--latency FILE" in str(error.value.remedy)
 
 
 def test_the_recipe_is_the_defaults_but_for_what_is_given() -> None:

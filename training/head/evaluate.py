@@ -48,6 +48,6 @@ def figures_of(name: str, rollouts: Sequence[Rollout]) -> Figures:
         num_tokens=num_tokens / n,
         llm_share=sum(each.num_llm_tokens for each in rollouts) / max(1, num_tokens),
         num_switches=fmean(each.num_switches for each in rollouts),
-        num_consultations=fmean(len(each.consultations) for each in rollouts),
+        num_consultations=fmean(each.num_consultations for each in rollouts),
         right_latency_ms=fmean(each.right * each.latency_ms for each in rollouts),
     )

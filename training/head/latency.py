@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evals.latency import LatencyModel
 from evals.latency.pair import ROLES, fit_pair
-from rstitch.errors import invalid
+from rstitch.errors import Unavailable, invalid
 from rstitch.local.part import ROOT
 from training.head.pair import Pair
 from training.head.progress import Screen
@@ -42,7 +42,11 @@ def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, sc
     screen.say("latency", "there is no latency model of this pair: its calls and a few answers are timed first")
     asked = [problem.prompt for problem in questions.train[:_NUM_ASKED]]
     limit = min(_MAX_TOKENS, questions.task.max_new_tokens)
-    model = asyncio.run(fit_pair(options.router, asked, max_new_tokens=limit, repeats=_REPEATS, bar=screen.bar))
+    try:
+        model = asyncio.run(fit_pair(options.router, asked, max_new_tokens=limit, repeats=_REPEATS, bar=screen.bar))
+    except Unavailable as error:
+        remedy = "Make a model beside the workers, by rstitch latency, and give it: --latency FILE."
+        raise invalid("--latency", f"the workers cannot be timed from here: {error}", remedy) from error
     part = path.with_suffix(".part")
     model.save(part)
     part.replace(path)

@@ -195,9 +195,12 @@ class Run:
         self.screen.say("promise", choice.statement, keeps=choice.keeps, price=choice.point.value)
         full_name = f"{options.name}@{head.version}"
         words = f"{full_name} (step {look.step}) is in {options.out}, after {self.work.seconds / 60:.0f} minutes"
-        if options.activate and isinstance(self.writer, ServedRollouts):
+        policy = f"learned:{options.name},price={choice.point.value:g}"
+        if not choice.keeps:
+            words = f"{words}; it is not in service, for no price keeps the target" if options.activate else words
+        elif options.activate and isinstance(self.writer, ServedRollouts):
             self.writer.put_into_service(options.name, head, choice.statement)
-            words = f"{words}; it is in service: rstitch heads rollback takes that back"
+            words = f"{words}; it is in service: rstitch heads rollback takes that back; ask with --policy {policy}"
         self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.out))
         return head
 

@@ -245,7 +245,8 @@ class InProcessRollouts:
 
     def _written(self, writing: _Writing) -> Written:
         text = self._pair.text(writing.tokens[writing.start :])
-        return Written(text, writing.start, tuple(writing.runs), tuple(writing.consultations))
+        asked = tuple(writing.consultations)
+        return Written(text, writing.start, tuple(writing.runs), asked, num_consultations=len(asked))
 
 
 def _single(value: float) -> float:

@@ -27,6 +27,7 @@ class Written:
     runs: tuple[Run, ...]
     consultations: tuple[Consultation, ...] = ()
     session_id: str = ""
+    num_consultations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Judge:
             written.session_id,
             job.explore_seed,
             job.llm_tokens,
+            written.num_consultations,
         )
 
 

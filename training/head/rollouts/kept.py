@@ -130,6 +130,7 @@ def _record(key: str, rollout: Rollout) -> bytes:
         "num_llm_tokens": rollout.num_llm_tokens,
         "runs": [astuple(run) for run in rollout.runs],
         "session_id": rollout.session_id,
+        "num_consultations": rollout.num_consultations,
         # Hidden states follow as they are.
         "consultations": [
             [c.position, c.entropy, c.proposal, c.features, c.probability, c.to_llm, c.context_length] for c in asked
@@ -163,6 +164,7 @@ def _rollout(record: bytes, job: Job) -> Rollout:
         plain["session_id"],
         job.explore_seed,
         job.llm_tokens,
+        plain.get("num_consultations", len(consultations)),
     )
 
 

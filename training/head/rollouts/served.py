@@ -180,12 +180,13 @@ class ServedRollouts:
             tuple(runs_of_parts(parts_of(events))),
             answer.consultations,
             answer.session_id,
+            answer.finished.usage.num_consultations,
         )
 
     def _events(self, job: Job, policy: Asked, lost: str) -> AsyncIterator[Event]:
         if lost:
             return self._client.attach(lost)
-        terms, learned = self._judge.terms, isinstance(policy, Learned)
+        terms, is_learned_from = self._judge.terms, isinstance(policy, Learned) and job.explore_seed is not None
         return self._client.generate(
             **terms.question(job.problem.prompt),
             policy=replace(policy, explore_seed=job.explore_seed) if isinstance(policy, Learned) else policy,
@@ -193,7 +194,7 @@ class ServedRollouts:
             max_new_tokens=terms.max_new_tokens,
             stop=terms.stop,
             guard=False,
-            keep_consultations=MAX_CONSULTATIONS if learned else 0,
+            keep_consultations=MAX_CONSULTATIONS if is_learned_from else 0,
         )
 
     async def _put(self, head: Head) -> str:

@@ -44,7 +44,9 @@ class Rollout:
     Attributes:
         latency_ms: by the latency model, as it is served.
         runs: who wrote how much, in order, as the latency model wants it.
-        consultations: what the head was asked, in order; empty under other policies.
+        consultations: what the head was asked, in order; empty under other policies, and served also where no coin was
+            tossed: nothing is learned of those.
+        num_consultations: how often it was asked.
         session_id: of its trajectory; empty where there is none.
         explore_seed, llm_tokens: of its job.
     """
@@ -60,6 +62,7 @@ class Rollout:
     session_id: str = ""
     explore_seed: int | None = None
     llm_tokens: int | None = None
+    num_consultations: int = 0
 
     @property
     def num_switches(self) -> int:
