@@ -82,7 +82,7 @@ class Point:
         The bootstrap's interval is carried to that level as if the logarithm of the speed-up were normal.
         """
         z = float(norm.ppf(level_for(num_heads)))
-        return self.speed_up * (self.speed_up_low / self.speed_up) ** (z / _Z)
+        return float(self.speed_up * (self.speed_up_low / self.speed_up) ** (z / _Z))
 
     def row(self, num_heads: int = 1) -> Row:
         """For tables and plots, in the words of `rstitch eval`; a head is one of so many that were looked at."""
