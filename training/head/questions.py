@@ -20,6 +20,7 @@ from evals.checking.checkers import checker_of
 from evals.tasks.data import Problem, function_of, load_data, written
 from evals.tasks.task import Task, chosen
 from rstitch.errors import invalid
+from training.head.files import write_whole
 from training.head.split import Split
 
 _NUM_WRITTEN = 10_000, 500  # questions to train with and to choose on, of a task that writes its own
@@ -66,9 +67,8 @@ class Questions:
         """Writes the test side for `rstitch eval run --data`; returns False if the task writes its own."""
         if self.task.generator is not None:
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(dict(problem.row), ensure_ascii=False, default=str) for problem in self.test)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        lines = "".join(json.dumps(dict(problem.row), ensure_ascii=False, default=str) + "\n" for problem in self.test)
+        write_whole(path, lambda file: file.write(lines.encode()))
         return True
 
 

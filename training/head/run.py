@@ -38,6 +38,7 @@ from training.head.warm_start.beginning import begin, calibration_of, check_file
 from training.head.warm_start.states import States
 from training.head.work import Work
 
+_LAST_STEPS = 5  # by which the length of the next one is judged
 _ENOUGH = 100  # rollouts to tell their rate by
 
 
@@ -141,7 +142,7 @@ class Run:
             # At the same steps whether the run was killed or not: a look more would be a head more to choose of.
             if trainer.step_number % recipe.eval_every == 0:
                 self._look(trainer)
-            if trainer.step_number >= recipe.num_steps or not self._has_time():
+            if trainer.step_number >= recipe.num_steps or not self._has_time(trainer):
                 break
             self._tell_left(trainer)
             words = f"step {trainer.step_number + 1}/{recipe.num_steps}"
@@ -246,12 +247,14 @@ class Run:
         words = left_in_words(num_left + looks, most, self._rate, self.options.price_per_hour)
         self.screen.say("left", words, per_second=self._rate, rollouts=num_left + looks, most_rollouts=most)
 
-    def _has_time(self) -> bool:
+    def _has_time(self, trainer: Trainer) -> bool:
         """Whether another step, and what follows DAPO, fit the hours that are allowed."""
         if self.options.max_hours is None:
             return True
         recipe = self.recipe
-        num_next = recipe.num_questions * recipe.group_size + self._looks_after * len(self.dev)
+        # As many groups as the last steps took, for a step may draw several rounds; and a look before the frontier.
+        num_groups = max([recipe.num_questions, *(curve["num_groups_seen"] for curve in trainer.curves[-_LAST_STEPS:])])
+        num_next = num_groups * recipe.group_size + (1 + self._looks_after) * len(self.dev)
         needed = self.work.seconds + (num_next / self._rate if self._rate else 0.0)
         if needed <= 3600 * self.options.max_hours:
             return True
