@@ -18,7 +18,7 @@ from rstitch.service.head import Head
 from training.head.__main__ import main, recipe_of
 from training.head.asking import reached_by
 from training.head.asking import test_command as command_for_test
-from training.head.flags import parser
+from training.head.flags import fill, parser
 from training.head.latency import latency_of
 from training.head.pair import Pair
 from training.head.progress import Screen, left_in_words, sparkline
@@ -158,6 +158,15 @@ def test_the_recipe_is_the_defaults_but_for_what_is_given() -> None:
     assert given("--task", "gsm8k").warm_answers == NUM_ANSWERS
     assert given("--task", "gsm8k", "--pure").warm_answers == 0
     assert given("--task", "tiny", "--hidden", "64,32", "--features", "entropy,left").hidden == (64, 32)
+
+
+def test_fast_looks_at_little_unless_more_is_asked_for() -> None:
+    options = parser().parse_args(["--name", "x", "--fast", "--num-dev", "50"])
+    fill(options)
+    assert (options.num_alone, options.num_dev, options.prices) == (8, 50, [1.0])
+    options = parser().parse_args(["--name", "x"])
+    fill(options)
+    assert (options.num_alone, options.num_dev, len(options.prices)) == (200, None, 5)
 
 
 def test_how_long_it_takes_is_said_with_what_it_costs() -> None:

@@ -23,7 +23,7 @@ from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.errors import RstitchError, invalid
 from rstitch.local.part import ROOT, StackError
 from training.head.asking import reached_by
-from training.head.flags import parser
+from training.head.flags import fill, parser
 from training.head.progress import Screen
 from training.head.recipe import FAST, Recipe
 from training.head.run import Run
@@ -33,6 +33,7 @@ from training.head.warm_start.sources import NUM_ANSWERS, default_source
 def main(arguments: list[str] | None = None) -> int:
     """Trains, chooses, writes; returns the exit code: 2 for bad input, 1 for other failures."""
     options = parser().parse_args(arguments)
+    fill(options)
     options.out = options.out or ROOT / "models/heads" / options.name
     options.work = options.work or Path(".cache/heads") / options.name
     width = None if sys.stdout.isatty() else 120

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("--prompt", default="{question}", help="of a file; {column} stands for a column")
     asked.add_argument("--max-new-tokens", type=positive, help="of an answer (default: the task's)")
     asked.add_argument("--num-dev", type=positive, help="at most so many of dev (default: all)")
-    asked.add_argument("--num-alone", type=positive, default=200,
+    asked.add_argument("--num-alone", type=positive,
                        help="training questions that the LLM and the SLM answer alone, first (default 200)")
     goal = made.add_argument_group("what it is trained for").add_mutually_exclusive_group()
     goal.add_argument("--price", type=float, metavar="LAMBDA",
@@ -49,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     goal.add_argument("--target-latency", type=times, metavar="TIMES",
                       help="as accurate as can be, so many times as fast as the LLM alone: 2x")
     dev = made.add_argument_group("what is looked at on dev")
-    dev.add_argument("--taus", type=numbers, default=list(TAUS), help=f"thresholds (default {_listed(TAUS)})")
-    dev.add_argument("--prices", type=rates, default=list(PRICES),
+    dev.add_argument("--taus", type=numbers, help=f"thresholds (default {_listed(TAUS)})")
+    dev.add_argument("--prices", type=rates,
                      help=f"of an LLM token, in multiples of that of the training (default {_listed(PRICES)})")
     run = made.add_argument_group("the run")
     run.add_argument("--out", type=Path, help="folder of the files (default models/heads/NAME)")
@@ -70,6 +70,15 @@ def parser() -> argparse.ArgumentParser:
     # fmt: on
     add_stack_arguments(made, router=True)
     return made
+
+
+def fill(options: argparse.Namespace) -> None:
+    """Sets how much is looked at where it was not given: little with `--fast`."""
+    little = {"num_alone": 8, "num_dev": 8, "taus": [0.01], "prices": [1.0]}
+    usual = {"num_alone": 200, "num_dev": None, "taus": list(TAUS), "prices": list(PRICES)}
+    for name, value in (little if options.fast else usual).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
 
 
 def _add_recipe(group: argparse._ArgumentGroup) -> None:
