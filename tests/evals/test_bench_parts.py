@@ -70,6 +70,7 @@ def options(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(["--threads", "1", *arguments])
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(180)  # two models, Redis and two routers start as processes
 async def test_a_replay_yields_exactly_the_traces_segments() -> None:
     """By the real router, Redis and workers; also where the SLM runs ahead and where nothing is caught up before."""

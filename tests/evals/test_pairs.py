@@ -328,6 +328,7 @@ def test_a_candidate_that_shares_no_vocabulary_is_refused_by_name(
     assert "Leave it out" in told
 
 
+@pytest.mark.soak  # the walks and the table are tested above, one by one
 @pytest.mark.timeout(180)  # a stack of its own
 def test_predicted_and_measured_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "pairs.json"
