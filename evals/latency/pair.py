@@ -82,4 +82,4 @@ def fitted(made: Measurement, probers: Mapping[str, Prober], plan: Plan, service
 
 
 def _no_tick() -> None:
-    """Nobody looks on."""
+    """Ignores what it is told: for whoever fits without a screen."""

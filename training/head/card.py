@@ -57,7 +57,7 @@ class Effort:
     rollouts_s: float
 
     def text(self) -> str:
-        """In one sentence."""
+        """Tells in one sentence how long the run took and what for."""
         if not self.rollouts_s:
             return f"{self.seconds / 60:.0f} minutes."
         waited = f"{self.rollouts_s / 60:.0f} waiting for {self.num_rollouts:,} answers"

@@ -41,7 +41,7 @@ class _Rule:
 
 @dataclass(slots=True)
 class _Writing:
-    """One answer, being written."""
+    """Holds one answer while it is written: its tokens, whose they are, and what each model has of them."""
 
     index: int
     job: Job

@@ -101,7 +101,7 @@ def measured(tried: Tried, data: Data) -> Row:
 
 
 def columns(calls: tuple[float, ...]) -> Columns:
-    """Makes the table's columns."""
+    """Makes the columns of the table that a sweep ends with."""
     return {
         "width": "{width}",
         "chains": "{num_chains:,}",
