@@ -124,6 +124,19 @@ async def test_no_more_are_kept_than_are_asked_for(
         assert answer.finished.usage.num_consultations == whole.finished.usage.num_consultations
 
 
+async def test_what_a_broken_run_asked_counts_as_far_as_it_was_kept(
+    stack: Stack, settings: dict[str, Any], head: Head
+) -> None:
+    stub = await stack.stub(await stack.router(**settings))
+    asks = asked(explore_seed=5, price=6.0)
+    whole = await take(stub, asks)
+    stack.slm.break_after = [3, 3, 3]
+    broken = await take(stub, asks)
+    assert not stack.slm.break_after, "runs broke off"
+    assert broken.consultations == whole.consultations
+    assert broken.finished.usage.num_consultations >= len(broken.consultations)
+
+
 async def test_what_cannot_be_is_refused_by_its_name(stack: Stack, settings: dict[str, Any], head: Head) -> None:
     stub = await stack.stub(await stack.router(**settings))
     for price in (0.0, -1.0, float("nan"), float("inf")):

@@ -180,7 +180,8 @@ class ServedRollouts:
             tuple(runs_of_parts(parts_of(events))),
             answer.consultations,
             answer.session_id,
-            answer.finished.usage.num_consultations,
+            # Those that were kept are the same ones whatever was killed; the service's count is not.
+            len(answer.consultations) or answer.finished.usage.num_consultations,
         )
 
     def _events(self, job: Job, policy: Asked, lost: str) -> AsyncIterator[Event]:
