@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 
 from model_worker.engine.types import Handoff, Signal
@@ -89,7 +90,13 @@ def terms_of(message: worker_pb2.HeadTerms) -> HeadTerms:
         segment_length=message.segment_length,
         num_llm_tokens=message.num_llm_tokens,
         llm_tokens_left=message.llm_tokens_left if message.HasField("llm_tokens_left") else None,
+        max_reported=message.max_reported,
     )
+
+
+def num_to_report(message: worker_pb2.HeadTerms) -> int:
+    """Says how many of a run's consultations its caller wants to be told, at most."""
+    return (message.max_reported or sys.maxsize) if message.report else 0
 
 
 def consultation(token: int, verdict: EngineVerdict) -> common_pb2.Consultation:

@@ -18,7 +18,7 @@ from model_worker import messages
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import EngineError, ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
-from model_worker.handoffs import consultation
+from model_worker.handoffs import consultation, num_to_report
 from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
 from model_worker.observing import observed
@@ -33,13 +33,13 @@ _TOKENIZER_CHUNK_BYTES = 1 << 20
 _LEAST_POSITIONS = 64  # of a message, but for the last; a step adds at most MAX_OBSERVED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Run:
     """What a stream remembers of a run."""
 
     span: trace.Span
     is_background: bool
-    reports: bool  # its responses carry the consultations
+    num_to_report: int  # consultations that its responses may still carry
 
 
 @dataclass(slots=True)
@@ -182,7 +182,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                     self._driver.supersede(stream.ticket)
                 stream.ticket = self._driver.submit(run, stream.put)
                 span = self._open_span(run, message.traceparent)
-                stream.runs[stream.ticket] = _Run(span, run.is_background, message.handoff.terms.report)
+                stream.runs[stream.ticket] = _Run(span, run.is_background, num_to_report(message.handoff.terms))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the writer raises it to the interceptor
@@ -204,8 +204,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 response.logprobs.extend(piece.logprobs)
                 response.uncertainties.extend(piece.uncertainties)
                 run = stream.runs[ticket]
-                if run.reports:
-                    response.consultations.extend(consultation(*told) for told in piece.verdicts)
+                verdicts = piece.verdicts[: run.num_to_report]
+                run.num_to_report -= len(verdicts)
+                response.consultations.extend(consultation(*told) for told in verdicts)
                 if isinstance(piece.end, RunFinished):
                     response.finish.CopyFrom(messages.finish(piece.end))
                     _close_span(run.span, piece.end)

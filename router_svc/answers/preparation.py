@@ -6,6 +6,7 @@ All of it can be done before the session is claimed. Whatever may take long runs
 from __future__ import annotations
 
 import asyncio
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +28,12 @@ from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.consultations import num_bytes
 from router_svc.trajectory.types import Chunk, Model, Trajectory
 from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError, invalid
-from rstitch.service.head_features import LOOKING_BACK
+from rstitch.limits import MAX_CONSULTATION_BYTES
+from rstitch.service.head_features import LOOKING_BACK, num_numbers
 
 _T = TypeVar("_T")
 _PROMPTS = ThreadPoolExecutor(4, "prompts")
@@ -117,7 +120,7 @@ class Preparation:
             early_exit=rules[Model.LLM].settings if rules is not None else None,
             cache_salt=question.cache_salt,
             stop_token_ids=question.stop_token_ids,
-            keep_consultations=question.keep_consultations,
+            keep_consultations=_num_kept(question.keep_consultations, head),
             vocabularies=vocabularies.key,
         )
         return Prepared(settings, vocabularies, context_lengths, head, rules)
@@ -127,7 +130,8 @@ class Preparation:
         check_same(settings, vocabularies)
         policy, head = await self.settle_policy(settings.policy, session_id)
         rules = await self._exit_rules(settings.early_exit, vocabularies)
-        settings = replace(settings, policy=policy)
+        kept = _num_kept(settings.keep_consultations, head)
+        settings = replace(settings, policy=policy, keep_consultations=kept)
         return Prepared(settings, vocabularies, self.pair.context_lengths(), head, rules)
 
     async def _exit_rules(
@@ -141,6 +145,14 @@ class Preparation:
         )
         # All tokens of the vocabulary are looked through.
         return await asyncio.to_thread(settle, asked, style, vocabularies)
+
+
+def _num_kept(wanted: int, head: NamedHead | None) -> int:
+    """How many consultations of a head are kept of those wanted: they fit into one message."""
+    if head is None:
+        return wanted
+    facts = head.head.facts
+    return min(wanted, math.ceil(MAX_CONSULTATION_BYTES / num_bytes(facts.hidden_size, num_numbers(facts.features))))
 
 
 async def make_apart(make: Callable[[], _T]) -> _T:

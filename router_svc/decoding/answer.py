@@ -22,7 +22,6 @@ from router_svc.trajectory.types import Chunk, FinishReason, Model, Source, Swit
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.runs import Reply
 from router_svc.workers.session import WorkerSession
-from rstitch.limits import MAX_CONSULTATION_BYTES
 
 _NO_SWITCH = (SwitchReason.NONE, 0.0)
 
@@ -62,14 +61,14 @@ class Answer:
         #   chunks   SLM.entropy_above [tokens] | SLM [more tokens] | LLM.entropy_below [tokens] | ...
         #            ^ only a segment's first chunk carries a reason, and it may be empty
         self._opening = _NO_SWITCH
-        # What a head was asked for tokens that are not kept yet, and how much of it the trajectory has.
+        # What a head was asked for tokens that are not kept yet, and how many of its answers the trajectory has.
         self._asked: list[Consultation] = []
-        self._num_kept_consultations = self._num_consultation_bytes = 0
+        self._num_kept_consultations = 0
         self.history.segment_start = settings.start
         for chunk in chunks:
             if chunk.position < settings.start or chunk.source is Source.PROMPT:
                 continue
-            self._count_kept(chunk.consultations)
+            self._num_kept_consultations += len(chunk.consultations)
             if chunk.reason:
                 self.history.segment_start = chunk.position
             if chunk.tokens:
@@ -168,9 +167,12 @@ class Answer:
     @property
     def keeps_consultations(self) -> bool:
         """Whether what a head is asked next is kept with the trajectory."""
-        num = self._num_kept_consultations + len(self._asked)
-        num_bytes = self._num_consultation_bytes + sum(asked.num_bytes for asked in self._asked)
-        return num < self._settings.keep_consultations and num_bytes < MAX_CONSULTATION_BYTES
+        return len(self._asked) < self.num_consultations_left
+
+    @property
+    def num_consultations_left(self) -> int:
+        """How many of those asked for tokens that are not kept yet can be kept with them."""
+        return self._settings.keep_consultations - self._num_kept_consultations
 
     def note_consultations(self, consultations: Sequence[Consultation]) -> None:
         """Takes what a head was asked, each before its token; it is kept with that token, up to the bound."""
@@ -180,10 +182,6 @@ class Answer:
                 self._asked.pop()
             if asked.position >= len(self.tokens) and self.keeps_consultations:
                 self._asked.append(asked)
-
-    def _count_kept(self, consultations: Sequence[Consultation]) -> None:
-        self._num_kept_consultations += len(consultations)
-        self._num_consultation_bytes += sum(asked.num_bytes for asked in consultations)
 
     def forget_asked(self) -> None:
         """Forgets what was asked for the next token: the answer does not follow it."""
@@ -196,7 +194,7 @@ class Answer:
         end = len(self.tokens) + num_tokens
         taken = tuple(asked for asked in self._asked if asked.position < end)
         del self._asked[: len(taken)]
-        self._count_kept(taken)
+        self._num_kept_consultations += len(taken)
         self._accounting.count_kept_consultations(len(taken))
         return taken
 

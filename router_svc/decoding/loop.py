@@ -97,7 +97,9 @@ class Decoding:
         run = await worker.decode(
             RunSpec(
                 max_tokens=left if length is None else min(left, length),
-                handoff=self._reporting(self._policy.handoff(writer, history)),
+                handoff=self._reporting(
+                    self._policy.handoff(writer, history), max_reported=self._answer.num_consultations_left
+                ),
                 stop_tokens=self._trials.run_stops(writer),
                 traceparent=self._answer.traceparent,
             )
@@ -133,11 +135,11 @@ class Decoding:
             self._answer.note_consultations([_consultation(verdict, proposal.token)])
         return verdict.to_llm
 
-    def _reporting(self, handoff: Handoff | None) -> Handoff | None:
+    def _reporting(self, handoff: Handoff | None, max_reported: int = 0) -> Handoff | None:
         """The condition, and that what a head is asked under it is wanted back, if it is to be kept."""
         if handoff is None or handoff.terms is None or not self._answer.keeps_consultations:
             return handoff
-        return replace(handoff, terms=replace(handoff.terms, report=True))
+        return replace(handoff, terms=replace(handoff.terms, report=True, max_reported=max_reported))
 
     def _keep_proposal(self, proposal: Proposal) -> Model:
         """Keeps what the SLM was unsure of; its worker has dropped the token and is fed it again."""
@@ -156,6 +158,7 @@ class Decoding:
         stops = self._trials.run_stops(Model.SLM)
         # The run must be exactly the one that `_start` would ask for if the LLM agrees with the proposal.
         if proposal not in (stops or self._answer.stop_tokens(Model.SLM)):
+            # Reported without a bound, as it is short: what is asked where the LLM turns out to write takes no place.
             handoff = self._reporting(self._policy.handoff(Model.SLM, self._answer.history))
             if handoff is not None and handoff.terms is not None:
                 handoff = replace(handoff, terms=handoff.terms.one_later())

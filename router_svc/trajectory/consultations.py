@@ -38,10 +38,10 @@ class Consultation:
     probability: float
     to_llm: bool
 
-    @property
-    def num_bytes(self) -> int:
-        """How many bytes it is kept in."""
-        return _FIXED.size + 4 * len(self.features) + len(self.hidden_state)
+
+def num_bytes(hidden_size: int, num_features: int) -> int:
+    """How many bytes one consultation of a head is kept in."""
+    return _FIXED.size + 4 * num_features + 2 * hidden_size
 
 
 def pack_consultations(consultations: Iterable[Consultation]) -> bytes:
@@ -68,11 +68,11 @@ def unpack_consultations(data: bytes) -> tuple[Consultation, ...]:
     made: list[Consultation] = []
     at = 0
     while at < len(data):
-        position, length, proposal, entropy, probability, to_llm, num_features, num_bytes = _FIXED.unpack_from(data, at)
+        position, length, proposal, entropy, probability, to_llm, num_features, size = _FIXED.unpack_from(data, at)
         at += _FIXED.size
         features = struct.unpack_from(f"<{num_features}f", data, at)
         at += 4 * num_features
-        state = bytes(data[at : at + num_bytes])
-        at += num_bytes
+        state = bytes(data[at : at + size])
+        at += size
         made.append(Consultation(position, length, state, entropy, proposal, features, probability, bool(to_llm)))
     return tuple(made)

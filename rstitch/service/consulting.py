@@ -26,6 +26,7 @@ class HeadTerms:
         explore_seed: of the coins by which decisions are drawn, with the head's probability; None: they are not drawn.
         price: what a token of the LLM is worth, in multiples of what the head was trained for; over 0.
         report: whether the consultations are wanted back.
+        max_reported: so many of the run's at most, the first ones; 0: all.
         recent_entropies, segment_length, num_llm_tokens, llm_tokens_left: as in `Situation`, before the run.
     """
 
@@ -37,6 +38,7 @@ class HeadTerms:
     segment_length: int = 0
     num_llm_tokens: int = 0
     llm_tokens_left: int | None = None
+    max_reported: int = 0
 
     def one_later(self) -> HeadTerms:
         """Gives the terms of a run one position later, for a head that looks at nothing else of the answer so far."""

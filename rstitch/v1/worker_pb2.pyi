@@ -125,7 +125,7 @@ class Handoff(_message.Message):
     def __init__(self, above: _Optional[float] = ..., below: _Optional[float] = ..., hidden_state: bool = ..., signal: _Optional[_Union[_common_pb2.Signal, str]] = ..., window: _Optional[int] = ..., recent_entropies: _Optional[_Iterable[float]] = ..., head: _Optional[str] = ..., terms: _Optional[_Union[HeadTerms, _Mapping]] = ...) -> None: ...
 
 class HeadTerms(_message.Message):
-    __slots__ = ("position", "explore_seed", "price", "report", "recent_entropies", "segment_length", "num_llm_tokens", "llm_tokens_left")
+    __slots__ = ("position", "explore_seed", "price", "report", "recent_entropies", "segment_length", "num_llm_tokens", "llm_tokens_left", "max_reported")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     EXPLORE_SEED_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class HeadTerms(_message.Message):
     SEGMENT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     NUM_LLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LLM_TOKENS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    MAX_REPORTED_FIELD_NUMBER: _ClassVar[int]
     position: int
     explore_seed: int
     price: float
@@ -142,7 +143,8 @@ class HeadTerms(_message.Message):
     segment_length: int
     num_llm_tokens: int
     llm_tokens_left: int
-    def __init__(self, position: _Optional[int] = ..., explore_seed: _Optional[int] = ..., price: _Optional[float] = ..., report: bool = ..., recent_entropies: _Optional[_Iterable[float]] = ..., segment_length: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., llm_tokens_left: _Optional[int] = ...) -> None: ...
+    max_reported: int
+    def __init__(self, position: _Optional[int] = ..., explore_seed: _Optional[int] = ..., price: _Optional[float] = ..., report: bool = ..., recent_entropies: _Optional[_Iterable[float]] = ..., segment_length: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., llm_tokens_left: _Optional[int] = ..., max_reported: _Optional[int] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft", "cache_salt", "masked_tokens")

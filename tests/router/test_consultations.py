@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router_svc.decoding import answer as answer_module
+from router_svc.answers import preparation
 from router_svc.policies.answer_settings import policy_fields, policy_from
 from router_svc.policies.kinds import Learned, Threshold
 from router_svc.policies.policy import Policy
@@ -46,7 +47,7 @@ def models(stack: Stack) -> None:
 
 
 def asked(keep: int = 4096, **fields: Any) -> router_pb2.GenerateRequest:
-    learned = router_pb2.Learned(name="toy", tau=TAU, **fields)
+    learned = router_pb2.Learned(name="toy", **{"tau": TAU, **fields})
     policy = router_pb2.Policy(learned=learned)
     return ask_for(PROMPT, policy=policy, max_new_tokens=NUM_TOKENS, keep_consultations=keep)
 
@@ -111,10 +112,15 @@ async def test_the_same_seed_explores_alike_and_another_does_not(
     assert len({tuple(answer.tokens) for answer in answers}) > 2
 
 
-@PLACES
+@pytest.mark.parametrize(
+    ("place", "bounded"),
+    [("on", True), ("on", False), ("off", True)],
+    ids=["in worker", "in an older worker", "in router"],
+)
 async def test_no_more_are_kept_than_are_asked_for(
-    stack: Stack, settings: dict[str, Any], head: Head, place: str
+    stack: Stack, settings: dict[str, Any], head: Head, place: str, bounded: bool
 ) -> None:
+    stack.slm.max_reported = bounded
     stub = await stack.stub(await stack.router(head_in_worker=place, **settings))
     whole = await take(stub, asked())
     for keep in (0, 1, 3):
@@ -122,6 +128,31 @@ async def test_no_more_are_kept_than_are_asked_for(
         assert answer.consultations == whole.consultations[:keep]
         assert answer.tokens == whole.tokens
         assert answer.finished.usage.num_consultations == whole.finished.usage.num_consultations
+
+
+async def test_a_worker_sends_no_more_than_is_kept(stack: Stack, settings: dict[str, Any], tmp_path: Path) -> None:
+    """A head that never asks for the LLM is asked all along one run."""
+    put(tmp_path, "toy", random_head(1, tau=TAU, bias=-1e6))
+    stub = await stack.stub(await stack.router(**settings))
+    answer = await take(stub, asked(3))
+    assert len(answer.consultations) == stack.slm.num_reported == 3
+    assert answer.finished.usage.num_consultations > 3
+
+
+async def test_what_is_asked_ahead_where_the_llm_then_writes_takes_no_place(
+    stack: Stack, settings: dict[str, Any], head: Head
+) -> None:
+    """An LLM that agrees, and takes its time, writes some of what a run ahead has asked about: that is not kept."""
+    stack.slm.model = stack.llm.model = ToyModel(31, stop_every=0)
+    stack.llm.delay_s = 0.003
+    plain = await stack.stub(await stack.router(run_ahead="off", **settings))
+    ahead = await stack.stub(await stack.router(run_ahead="on", **settings))
+    questions = [asked(keep, tau=0.6, explore_seed=5, price=3.0) for keep in (4096, *range(2, 14, 2))]
+    answers = await asyncio.gather(*[take(ahead, question) for question in questions])
+    whole = await take(plain, questions[0])
+    assert any(answer.finished.usage.num_run_ahead_tokens for answer in answers)
+    for question, answer in zip(questions, answers, strict=True):
+        assert answer.consultations == whole.consultations[: question.keep_consultations]
 
 
 async def test_what_a_broken_run_asked_counts_as_far_as_it_was_kept(
@@ -155,7 +186,7 @@ async def test_no_more_are_kept_than_fit_into_a_message(
     stub = await stack.stub(await stack.router(**settings))
     whole = await take(stub, asked())
     size = 28  # 26 before features and state, of which a toy's head has none and one number
-    monkeypatch.setattr(answer_module, "MAX_CONSULTATION_BYTES", 3 * size)
+    monkeypatch.setattr(preparation, "MAX_CONSULTATION_BYTES", 2 * size + 1)
     answer = await take(stub, asked())
     assert answer.consultations == whole.consultations[:3]
 

@@ -44,6 +44,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.errors: list[RstitchError] = []  # raised by the next runs that decode
         self.background_errors: list[RstitchError] = []  # raised by the next of them in the background
         self.head_terms = True  # False: as a worker that is too old for them
+        self.max_reported = True  # False: likewise for a bound of what is reported
+        self.num_reported = 0  # consultations
         self.head_errors: list[RstitchError] = []  # raised when the next heads are put
         self.break_after: list[int] = []  # the next streams end without a word after so many tokens
         self.observe_errors: list[RstitchError] = []  # raised by the next calls that observe
@@ -213,7 +215,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                 num_asked += 1
                 verdict = consultant.ask(hidden_state, len(session), entropy)
                 leaves = verdict.to_llm
-                if consultant.terms.report:
+                bound = consultant.terms.max_reported if self.max_reported else 0
+                if consultant.terms.report and (not bound or num_asked <= bound):
+                    self.num_reported += 1
                     reply.consultations.append(consultation(token, verdict))
             if leaves:
                 reply.finish.proposal.token, reply.finish.proposal.entropy = token, entropy

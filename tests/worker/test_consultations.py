@@ -233,6 +233,17 @@ async def test_without_report_nothing_is_told(start_worker: StartWorker) -> None
         assert not told.consultations
 
 
+async def test_no_more_is_told_than_is_wanted(start_worker: StartWorker) -> None:
+    _, stub = await start_worker(flush_ms=0, measure_ms=0)
+    await stub.PutHead(pb.PutHeadRequest(name="x", data=STAY.data))
+    for bound, num in ((3, 3), (9, 9), (10, 9), (0, 9)):
+        told = Told()
+        handoff = pb.Handoff(above=-1, head="x", terms=pb.HeadTerms(report=True, max_reported=bound))
+        request = pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=9, stop_tokens=NO_STOP, handoff=handoff)
+        assert (await run(stub, request, told)).num_consultations == 9
+        assert [made.position for made in told.consultations] == list(range(num))
+
+
 @pytest.mark.parametrize(
     ("terms", "head", "name"),
     [
