@@ -61,9 +61,23 @@ class WorkerMetrics:
             explicit_bucket_boundaries_advisory=_QUEUE_TIMES,
         )
 
+        self._observed = metrics.meter.create_counter(
+            semconv.METRIC_WORKER_OBSERVED_POSITIONS, "{position}", "Positions of given tokens that were looked at."
+        )
+
     def record_run(self, timing: Timing, background: bool) -> None:
         """Records how long a run that is over waited for its first step."""
-        kind = "background" if background else "decode"
+        self._record_queue(timing, "background" if background else "decode")
+
+    def record_observing(self, timing: Timing) -> None:
+        """Records the same of a slice that was observed."""
+        self._record_queue(timing, "observe")
+
+    def record_observed(self, num_positions: int) -> None:
+        """Counts positions that a caller was told of, or that were not over its bound."""
+        self._observed.add(num_positions)
+
+    def _record_queue(self, timing: Timing, kind: str) -> None:
         self._queue_time.record(timing.queue_us / 1e6, {semconv.RSTITCH_RUN_KIND: kind})
 
     def _sum(self, field: str, divisor: float) -> Iterator[Reading]:

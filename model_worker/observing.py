@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import HeldTooShort
 from model_worker.engine.observing import MAX_OBSERVED, Observed
-from model_worker.engine.types import FinishReason, RunFailed, RunFinished, RunRequest
+from model_worker.engine.types import FinishReason, RunFailed, RunFinished, RunRequest, Timing
 from model_worker.outbox import Piece
 
 # So many positions are looked at before the first of them is taken: the engine waits for nobody, and what it has told
@@ -18,8 +18,12 @@ from model_worker.outbox import Piece
 _AHEAD = 2 * MAX_OBSERVED
 
 
-async def observed(driver: EngineDriver, run: RunRequest) -> AsyncGenerator[Observed]:
+async def observed(
+    driver: EngineDriver, run: RunRequest, timed: Callable[[Timing], None] | None = None
+) -> AsyncGenerator[Observed]:
     """Yields what an observing run is told, step by step; raises the EngineError that it is refused or ends with.
+
+    `timed` is told where the time of each slice went.
 
     It is asked for in slices, the next one once the last one was taken; in between the session keeps what is computed,
     unless others need the room. It takes what room others leave. Where they leave too few pages, the rest is asked for
@@ -43,6 +47,8 @@ async def observed(driver: EngineDriver, run: RunRequest) -> AsyncGenerator[Obse
                     position += event.num_positions
                     yield event
                 end = piece.end
+            if isinstance(end, RunFinished) and timed is not None:
+                timed(end.timing)
             if isinstance(end, RunFailed):
                 if not isinstance(end.error, HeldTooShort):
                     raise end.error

@@ -23,9 +23,8 @@ from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
 from model_worker.observing import observed
 from model_worker.outbox import Piece
+from model_worker.spans import ObserveSpan, close_span, open_span
 from rstitch.errors import RstitchError, invalid
-from rstitch.service import semconv
-from rstitch.service.telemetry import context_from_traceparent
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
 
 _log = structlog.get_logger(__name__)
@@ -113,16 +112,18 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Tells what the model would have written along given tokens, several steps in a message."""
         run = messages.observe_request(request, self._info.vocab_size, self._info.context_length)
         response = worker_pb2.ObserveResponse()
-        try:
-            async with aclosing(observed(self._driver, self._of_role(run))) as events:
-                async for event in events:
-                    response.consultations.extend(messages.observations(event))
-                    response.num_positions += event.num_positions
-                    if response.num_positions >= _LEAST_POSITIONS:
-                        yield response
-                        response = worker_pb2.ObserveResponse()
-        except EngineError as error:
-            raise _refusal(error) from error
+        with ObserveSpan(self._tracer, run, self._metrics) as span:
+            try:
+                async with aclosing(observed(self._driver, self._of_role(run), span.add_slice)) as events:
+                    async for event in events:
+                        span.add(event)
+                        response.consultations.extend(messages.observations(event))
+                        response.num_positions += event.num_positions
+                        if response.num_positions >= _LEAST_POSITIONS:
+                            yield response
+                            response = worker_pb2.ObserveResponse()
+            except EngineError as error:
+                raise _refusal(error) from error
         if response.num_positions:
             yield response
 
@@ -181,7 +182,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 if stream.ticket:
                     self._driver.supersede(stream.ticket)
                 stream.ticket = self._driver.submit(run, stream.put)
-                span = self._open_span(run, message.traceparent)
+                span = open_span(self._tracer, run, message.traceparent)
                 stream.runs[stream.ticket] = _Run(span, run.is_background, num_to_report(message.handoff.terms))
         except asyncio.CancelledError:
             raise
@@ -209,7 +210,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 response.consultations.extend(consultation(*told) for told in verdicts)
                 if isinstance(piece.end, RunFinished):
                     response.finish.CopyFrom(messages.finish(piece.end))
-                    _close_span(run.span, piece.end)
+                    close_span(run.span, piece.end)
                     self._metrics.record_run(piece.end.timing, run.is_background)
                     del stream.runs[ticket]
                     break
@@ -226,27 +227,6 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
 
     def _of_role(self, run: RunRequest) -> RunRequest:
         return replace(run, shallow=True) if self._shallow else run
-
-    def _open_span(self, run: RunRequest, traceparent: str) -> trace.Span:
-        return self._tracer.start_span(
-            "worker.decode" if run.max_tokens else "worker.catch_up",
-            context=context_from_traceparent(traceparent) if traceparent else None,
-            attributes={semconv.RSTITCH_SESSION_ID: run.session_id, semconv.RSTITCH_RUN_POSITION: run.position},
-        )
-
-
-def _close_span(span: trace.Span, event: RunFinished) -> None:
-    if span.is_recording():
-        span.set_attributes(
-            {
-                semconv.RSTITCH_RUN_REASON: event.reason.value,
-                semconv.RSTITCH_RUN_NUM_TOKENS: event.timing.num_computed_tokens,
-                semconv.RSTITCH_RUN_NUM_CACHED_TOKENS: event.timing.num_cached_tokens,
-                semconv.RSTITCH_RUN_QUEUE_US: event.timing.queue_us,
-                semconv.RSTITCH_RUN_FORWARD_US: event.timing.forward_us,
-            }
-        )
-    span.end()
 
 
 def _refusal(error: Exception) -> RstitchError:

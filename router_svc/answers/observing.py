@@ -18,12 +18,15 @@ from router_svc.answers.courses import Course, course_of_given, course_of_kept
 from router_svc.answers.preparation import Preparation, check_same, make_apart
 from router_svc.answers.request import GivenAnswer
 from router_svc.decoding.recovery import Recovery
+from router_svc.observers.observing import Observation, ObservingTrace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model, State
 from rstitch.errors import RstitchError
+from rstitch.service.metrics import Metrics
+from rstitch.service.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +46,25 @@ class Observed:
     num_positions: int
 
 
-@dataclass(slots=True, eq=False)
 class Observing:
-    """Observes answers with this router's models and what is kept in its store, as many at once as it may write."""
+    """Observes answers with this router's models and what is kept in its store, as many at once as it may write.
 
-    preparation: Preparation
-    store: TrajectoryStore
-    check_open: Callable[[], None]  # raises RstitchError while nothing new may begin
-    _num_running: int = 0
+    `check_open` raises RstitchError while nothing new may begin.
+    """
+
+    def __init__(
+        self,
+        preparation: Preparation,
+        store: TrajectoryStore,
+        check_open: Callable[[], None],
+        telemetry: Telemetry,
+        metrics: Metrics,
+    ) -> None:
+        self._preparation = preparation
+        self._store = store
+        self._check_open = check_open
+        self._trace = ObservingTrace(telemetry, metrics)
+        self._num_running = 0
 
     async def observe(self, asked: str | GivenAnswer, tau: float) -> AsyncGenerator[Observed, None]:
         """Yields, of a session's last answer or of a given one, the positions where the SLM's entropy is over `tau`.
@@ -59,34 +73,39 @@ class Observing:
         the SLM), RESOURCE_EXHAUSTED (too many at once), UNAVAILABLE (the router takes nothing new, or the worker is
         away for longer than its patience).
         """
-        self.check_open()
-        most = self.preparation.settings.max_running
-        if self._num_running >= most:
-            raise refusals.too_many_answers(self._num_running, most, "observed")
-        self._num_running += 1
-        try:
-            async with aclosing(self._along(asked, tau)) as found:
-                async for each in found:
-                    yield each
-        finally:
-            self._num_running -= 1
+        with self._trace.observation(asked if isinstance(asked, str) else "", tau) as observation:
+            self._check_open()
+            most = self._preparation.settings.max_running
+            if self._num_running >= most:
+                raise refusals.too_many_answers(self._num_running, most, "observed")
+            self._num_running += 1
+            try:
+                async with aclosing(self._along(asked, tau, observation)) as found:
+                    async for each in found:
+                        yield each
+            finally:
+                self._num_running -= 1
 
-    async def _along(self, asked: str | GivenAnswer, tau: float) -> AsyncGenerator[Observed, None]:
-        vocabularies = self.preparation.pair.vocabularies
+    async def _along(
+        self, asked: str | GivenAnswer, tau: float, observation: Observation
+    ) -> AsyncGenerator[Observed, None]:
+        vocabularies = self._preparation.pair.vocabularies
         if isinstance(asked, GivenAnswer):
             course = await self._given(asked, vocabularies)
         else:
             course = await self._kept(asked, vocabularies)
-        settings = self.preparation.settings
+        settings = self._preparation.settings
         patience_s = (settings.worker_patience_s, settings.capacity_patience_s)
-        recovery = Recovery(self.preparation.pair, vocabularies, *patience_s)
+        recovery = Recovery(self._preparation.pair, vocabularies, *patience_s)
         at = course.start
+        observation.begins_at(at)
         while at < len(course.tokens):
             try:
                 async with aclosing(self._led(course, at, tau, vocabularies)) as told:
                     async for consultations, num in told:
                         recovery.progress()
                         at += num
+                        observation.add(num, len(consultations))
                         yield _observed(course, consultations, num)
             except RstitchError as error:
                 await _wait_after(error, recovery)
@@ -95,7 +114,7 @@ class Observing:
         self, course: Course, at: int, tau: float, vocabularies: Vocabularies
     ) -> AsyncGenerator[tuple[list[Consultation], int], None]:
         """One call of the worker, from a position of the course to its end. Raises RstitchError."""
-        client, end = self.preparation.pair.client(Model.SLM), len(course.tokens)
+        client, end = self._preparation.pair.client(Model.SLM), len(course.tokens)
         masked, salt = vocabularies.matching.masked[Model.SLM], course.cache_salt
         call = client.observe(course.tokens, at, above=tau, masked_tokens=masked, cache_salt=salt)
         async with aclosing(call) as told:
@@ -108,7 +127,7 @@ class Observing:
             raise _broken()
 
     async def _kept(self, session_id: str, vocabularies: Vocabularies) -> Course:
-        trajectory = await self.store.trajectory(session_id)
+        trajectory = await self._store.trajectory(session_id)
         if trajectory is None:
             raise refusals.unknown_session(session_id)
         if trajectory.header.state is not State.FINISHED:
@@ -120,7 +139,7 @@ class Observing:
         return course
 
     async def _given(self, given: GivenAnswer, vocabularies: Vocabularies) -> Course:
-        own = self.preparation.settings.prompt == "own"
+        own = self._preparation.settings.prompt == "own"
         try:
             course = await make_apart(lambda: course_of_given(given, vocabularies, each_its_own=own))
         except RstitchError as error:
@@ -132,7 +151,7 @@ class Observing:
         return course
 
     def _context_length(self) -> int:
-        return self.preparation.pair.context_lengths()[Model.SLM]
+        return self._preparation.pair.context_lengths()[Model.SLM]
 
     def _check_fits(self, course: Course, field: str, remedy: str) -> None:
         num, most = len(course.tokens), self._context_length()

@@ -80,7 +80,7 @@ class Sessions:
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
         )
         self._preparation = Preparation(settings, pair, heads, lambda: self.observer.price(self._load))
-        self.observing = Observing(self._preparation, store, self._check_open)
+        self.observing = Observing(self._preparation, store, self._check_open, observers.telemetry, observers.metrics)
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}
         self._num_beginning = 0  # answers that will be running soon

@@ -15,9 +15,13 @@ from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
 from router_svc.text.turns import Message, Turn
 from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
+from rstitch.service import semconv
 from rstitch.service.consulting import in_half_precision
+from rstitch.service.metrics import setup_metrics
 from rstitch.v1 import common_pb2, router_pb2
 from tests.support.asking import Answer, Reading, ask_for, chat, refused, stored, take, threshold, until
+from tests.support.otlp_receiver import MetricsReceiver
+from tests.support.spans import named, recording
 from tests.support.toy import SPECIAL, STOP, ToyModel, make_tokenizer_files
 from tests.support.toy_stack import Stack
 from tests.support.unrelated import CLOSE, END, byte_level, sentencepiece, writing
@@ -265,6 +269,41 @@ async def test_a_call_that_is_cancelled_ends_the_workers(stack: Stack) -> None:
     call.cancel()
     await until(lambda: not stack.slm.num_observing)
     await asyncio.wait({reading})
+
+
+async def test_what_was_observed_is_traced_and_counted(stack: Stack) -> None:
+    """Also of one that is refused, and of one whose caller leaves."""
+    telemetry, exporter = recording()
+    with MetricsReceiver() as receiver:
+        metrics = setup_metrics("router", receiver.endpoint)
+        stub = await stack.stub(await stack.router(telemetry=telemetry, metrics=metrics))
+        answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=60, session_id="s"))
+        stack.slm.break_after = [3]
+        seen = await observed(stub, 0.4, session_id="s")
+        await refused(stub.ObserveAnswer(_request(session_id="t")))
+        stack.slm.pace = asyncio.Event().wait
+        call = stub.ObserveAnswer(_request(session_id="s"))
+        reading = asyncio.create_task(call.read())
+        await until(lambda: stack.slm.num_observing)
+        call.cancel()
+        await asyncio.wait({reading})
+        await until(lambda: len(named(exporter, "rstitch.v1.RouterService/ObserveAnswer")) == 3)
+        metrics.shutdown()
+    num, start = len(answer.tokens), answer.position
+    whole, unknown, left = named(exporter, "rstitch.observe")
+    attributes = {semconv.RSTITCH_SESSION_ID: "s", semconv.RSTITCH_OBSERVE_TAU: 0.4}
+    attributes |= {semconv.RSTITCH_OBSERVE_POSITION: start, semconv.RSTITCH_OBSERVE_NUM_POSITIONS: num}
+    assert whole.attributes == attributes | {semconv.RSTITCH_OBSERVE_NUM_TOLD: len(seen)}
+    assert (left.attributes or {})[semconv.RSTITCH_OBSERVE_NUM_POSITIONS] == 0
+    spans = whole, unknown, left
+    assert [span.status.is_ok for span in spans] == [True, False, True]
+    calls = named(exporter, "rstitch.v1.RouterService/ObserveAnswer")
+    assert [span.parent and span.parent.span_id for span in spans] == [call.context.span_id for call in calls]
+    workers = [call.parent for call in named(exporter, "rstitch.v1.WorkerService/Observe")]
+    assert [parent and parent.span_id for parent in workers] == [span.context.span_id for span in (whole, whole, left)]
+    ends = {told.get(semconv.ERROR_TYPE): value for told, value in receiver.points(semconv.METRIC_OBSERVED)}
+    assert ends == {None: 1, "UNKNOWN_SESSION": 1, "CANCELLED": 1}
+    assert receiver.total(semconv.METRIC_OBSERVED_POSITIONS) == num
 
 
 async def test_only_so_many_are_observed_at_once(stack: Stack) -> None:

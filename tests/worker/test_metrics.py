@@ -22,6 +22,8 @@ async def test_metrics_of_a_worker_are_what_it_did(start_worker: StartWorker) ->
             while not (await stream.read()).HasField("finish"):
                 pass
         await stream.done_writing()
+        async for _ in stub.Observe(worker_pb2.ObserveRequest(tokens=range(9, 24), start=5, above=2)):
+            pass
         info = await stub.GetInfo(worker_pb2.GetInfoRequest())
         await asyncio.to_thread(worker.metrics.shutdown)
 
@@ -32,7 +34,8 @@ async def test_metrics_of_a_worker_are_what_it_did(start_worker: StartWorker) ->
     assert receiver.total(semconv.METRIC_WORKER_COMPUTED_TOKENS) == counters.num_computed_tokens
     assert receiver.total(semconv.METRIC_WORKER_FORWARD_TIME) == counters.forward_us / 1e6 > 0
     queued = {a[semconv.RSTITCH_RUN_KIND]: v for a, v in receiver.points(semconv.METRIC_WORKER_QUEUE_TIME)}
-    assert {kind: count for kind, (count, _) in queued.items()} == {"background": 1, "decode": 1}
+    assert {kind: count for kind, (count, _) in queued.items()} == {"background": 1, "decode": 1, "observe": 1}
+    assert receiver.total(semconv.METRIC_WORKER_OBSERVED_POSITIONS) == 10
     pages = {a[semconv.RSTITCH_STATE]: v for a, v in receiver.points(semconv.METRIC_WORKER_PAGES)}
     assert pages == {"free": info.capacity.num_free_pages, "cached": 0, "used": 64 - info.capacity.num_free_pages}
     assert receiver.total(semconv.METRIC_WORKER_SESSIONS) == 1

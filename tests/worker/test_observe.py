@@ -16,17 +16,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from model_worker import service
+from model_worker import main, service
 from model_worker.driver import Sink
 from model_worker.engine.observing import MAX_OBSERVED, Observe, Observed
 from model_worker.engine.types import FinishReason, RunFinished, RunRequest, Timing
 from model_worker.observing import observed
 from model_worker.outbox import Piece
+from rstitch.service import semconv
 from rstitch.v1 import worker_pb2 as pb
 from tests.support.engines import failing_forward
 from tests.support.heads import random_head
 from tests.support.observing import along
 from tests.support.pairs import CONTEXT_LENGTH, VOCAB_SIZE
+from tests.support.spans import named, recording
 from tests.support.worker_calls import decode_once, error_of
 from tests.worker.conftest import StartWorker
 
@@ -228,6 +230,37 @@ async def test_what_cannot_be_observed_is_refused_by_name(
     assert (error.code.name, error.field) == (code, field)
     assert error.remedy
     assert await sessions(stub) == 0
+
+
+async def test_what_was_observed_is_a_span_with_where_its_time_went(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the caller's own span; also where the forward fails."""
+    telemetry, exporter = recording()
+    monkeypatch.setattr(main, "setup_telemetry", lambda *_: telemetry)
+    monkeypatch.setattr(service, "_log", Mock())
+    worker, stub = await start_worker(measure_ms=0)
+    told = await observe(stub, TEXT, 100, ABOVE)
+    broken = ExitStack()
+    await worker.driver.ask(lambda engine: broken.enter_context(failing_forward(model_of(engine), LOST)))
+    with broken:
+        await error_of(observe(stub, TEXT))
+    whole, failed = named(exporter, "worker.observe")
+    calls = named(exporter, "rstitch.v1.WorkerService/Observe")
+    assert whole.parent is not None
+    assert whole.parent.span_id == calls[0].context.span_id
+    said = dict(whole.attributes or {})
+    assert said.pop(semconv.RSTITCH_RUN_FORWARD_US) > 0
+    assert semconv.RSTITCH_RUN_QUEUE_US in said
+    del said[semconv.RSTITCH_RUN_QUEUE_US]
+    assert said == {
+        semconv.RSTITCH_OBSERVE_POSITION: 100,
+        semconv.RSTITCH_OBSERVE_NUM_POSITIONS: 300,
+        semconv.RSTITCH_OBSERVE_NUM_TOLD: len(told),
+        semconv.RSTITCH_RUN_NUM_TOKENS: 399,
+        semconv.RSTITCH_RUN_NUM_CACHED_TOKENS: 0,
+    }
+    assert (whole.status.is_ok, failed.status.is_ok) == (True, False)
 
 
 async def test_the_longest_text_fits(start_worker: StartWorker) -> None:
