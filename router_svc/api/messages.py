@@ -106,7 +106,12 @@ def encode_guard(state: GuardState, on: bool) -> router_pb2.GuardStatus:
 
 def encode_heads(states: Sequence[HeadState]) -> list[router_pb2.HeadStatus]:
     """The heads of store and folder, also those that cannot be asked for, which say why."""
-    return [router_pb2.HeadStatus(**asdict(state)) for state in states]
+    found = []
+    for state in states:
+        told = asdict(state)
+        updated_ms = told.pop("updated_ms")
+        found.append(router_pb2.HeadStatus(**told, updated=updated_ms and _encode_timestamp(updated_ms)))
+    return found
 
 
 def encode_model(value: Model) -> common_pb2.Model:

@@ -44,7 +44,8 @@ class NamedHead:
 class HeadState:
     """What GetStatus says of a head; `detail` says why it cannot be asked for, "" if it can.
 
-    `active` if this version is what its name stands for, `stored` if the store has it and not the folder.
+    `active` if this version is what its name stands for, `stored` if the store has it and not the folder. Only
+    of the store's are known `updated_ms`, when it was last put, and `ttl_s`, in how many seconds it is forgotten.
     """
 
     name: str
@@ -55,6 +56,8 @@ class HeadState:
     active: bool = False
     description: str = ""
     stored: bool = False
+    updated_ms: int | None = None
+    ttl_s: int | None = None
 
 
 def split_name(name: str) -> tuple[str, str | None]:

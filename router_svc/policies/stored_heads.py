@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -174,8 +175,18 @@ def _state(kept: KeptHead, slm: Reader | None) -> HeadState:
     told = {name: value for name, value in json.loads(kept.facts).items() if name in known}  # a newer one may say more
     facts = HeadFacts(**{**told, "features": tuple(told.get("features", ()))})
     detail = facts.misfit(slm.hidden_size, slm.fingerprint) if slm is not None else ""
-    version, description = kept.version, kept.description
-    return HeadState(kept.name, version, facts.tau, detail, facts.features, kept.active, description, stored=True)
+    return HeadState(
+        kept.name,
+        kept.version,
+        facts.tau,
+        detail,
+        facts.features,
+        kept.active,
+        kept.description,
+        stored=True,
+        updated_ms=kept.put_ms,
+        ttl_s=None if kept.ttl_ms is None else max(1, math.ceil(kept.ttl_ms / 1000)),
+    )
 
 
 def _plain(name: str) -> str:

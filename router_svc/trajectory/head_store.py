@@ -17,13 +17,18 @@ from router_svc.trajectory.redis_link import RedisLink
 
 @dataclass(frozen=True, slots=True)
 class KeptHead:
-    """What the store says of a head beside its data; `active` if its name stands for this version."""
+    """What the store says of a head beside its data; `active` if its name stands for this version.
+
+    `put_ms` is when it was last put, by the clock; `ttl_ms` how long it still stays, None for ever.
+    """
 
     name: str
     version: str
     active: bool
     facts: str  # as whoever put it wrote them
     description: str
+    put_ms: int
+    ttl_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,18 @@ class HeadStore:
     async def all(self, patience_s: float | None = None) -> list[KeptHead]:
         """All that are kept, the one put last first; `patience_s` as in `RedisLink.call`."""
         rows = await self._run("list", patience_s=patience_s)
-        return [KeptHead(n.decode(), v.decode(), bool(active), f.decode(), d.decode()) for n, v, active, f, d in rows]
+        return [
+            KeptHead(
+                name.decode(),
+                version.decode(),
+                bool(active),
+                facts.decode(),
+                description.decode(),
+                int(float(put_ms)),
+                ttl_ms if ttl_ms >= 0 else None,
+            )
+            for name, version, active, facts, description, put_ms, ttl_ms in rows
+        ]
 
     async def put(
         self, name: str, version: str, data: bytes, facts: str, description: str, *, ttl_s: int, active: bool

@@ -57,15 +57,18 @@ function actions.find()
   return {found, active, before}
 end
 
--- Returns {name, version, 1 if its name stands for it, facts, description} of each, the one put last first.
+-- Returns {name, version, 1 if its name stands for it, facts, description, ms at which it was put, ms until it expires (-1:
+-- never)} of each, the one put last first.
 function actions.list()
   local found = {}
-  for _, full_name in ipairs(redis.call("ZREVRANGE", index, 0, -1)) do
+  local known = redis.call("ZREVRANGE", index, 0, -1, "WITHSCORES")
+  for place = 1, #known, 2 do
+    local full_name = known[place]
     local told = redis.call("HMGET", prefix .. full_name, "facts", "description")
     if told[1] then
       local of, its = full_name:match("^(.*)@(.*)$")
-      local active = in_service(of)
-      found[#found + 1] = {of, its, its == active and 1 or 0, told[1], told[2]}
+      local active, left = in_service(of), redis.call("PTTL", prefix .. full_name)
+      found[#found + 1] = {of, its, its == active and 1 or 0, told[1], told[2], known[place + 1], left}
     end
   end
   return found

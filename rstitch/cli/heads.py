@@ -33,11 +33,14 @@ def ls(router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
     if not found:
         typer.echo("no heads yet; rstitch heads put FILE --name NAME keeps one")
         return
-    table = Table("head", "in service", "kept by", "tau", "features", "about", box=None, padding=(0, 2, 0, 0))
+    columns = ("head", "in service", "kept by", "put", "forgotten in", "tau", "features", "about")
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
     for head in found:
         about = head.detail or head.description.partition("\n")[0]
         kept_by, features = "store" if head.stored else "router's folder", " ".join(head.features)
-        table.add_row(head.full_name, _mark(head), kept_by, f"{head.tau:g}", features, escape(about))
+        put = f"{head.updated.astimezone():%F %T}" if head.updated else ""
+        left = "" if head.ttl_s is None else f"{head.ttl_s} s"
+        table.add_row(head.full_name, _mark(head), kept_by, put, left, f"{head.tau:g}", features, escape(about))
     print_whole(out(), table)
 
 

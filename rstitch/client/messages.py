@@ -181,7 +181,11 @@ def status(m: router_pb2.GetStatusResponse) -> t.Status:
     """Reads the state of a router and its workers."""
     guard = _read(t.GuardStatus, m.guard, on=m.guard.default_guard == router_pb2.GUARD_ON)
     workers = tuple(_read(t.WorkerStatus, worker) for worker in m.workers)
-    return _read(t.Status, m, workers=workers, guard=guard, heads=tuple(_read(t.HeadStatus, head) for head in m.heads))
+    return _read(t.Status, m, workers=workers, guard=guard, heads=tuple(_head(head) for head in m.heads))
+
+
+def _head(m: router_pb2.HeadStatus) -> t.HeadStatus:
+    return _read(t.HeadStatus, m, **({} if m.HasField("updated") else {"updated": None}))
 
 
 def profile(m: router_pb2.Profile) -> t.KeptProfile:

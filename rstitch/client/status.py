@@ -117,6 +117,8 @@ class HeadStatus:
     active: bool
     description: str
     stored: bool
+    updated: datetime | None = None  # when it was last put into the store
+    ttl_s: int | None = None  # in so many seconds the store forgets it; None: never
 
     @property
     def full_name(self) -> str:

@@ -611,7 +611,7 @@ class DeleteProfileResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class HeadStatus(_message.Message):
-    __slots__ = ("name", "version", "tau", "detail", "features", "active", "description", "stored")
+    __slots__ = ("name", "version", "tau", "detail", "features", "active", "description", "stored", "updated", "ttl_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TAU_FIELD_NUMBER: _ClassVar[int]
@@ -620,6 +620,8 @@ class HeadStatus(_message.Message):
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     tau: float
@@ -628,7 +630,9 @@ class HeadStatus(_message.Message):
     active: bool
     description: str
     stored: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., tau: _Optional[float] = ..., detail: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., active: bool = ..., description: _Optional[str] = ..., stored: bool = ...) -> None: ...
+    updated: _timestamp_pb2.Timestamp
+    ttl_s: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., tau: _Optional[float] = ..., detail: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., active: bool = ..., description: _Optional[str] = ..., stored: bool = ..., updated: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ttl_s: _Optional[int] = ...) -> None: ...
 
 class GetTrajectoryRequest(_message.Message):
     __slots__ = ("session_id", "consultations")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 from rstitch.v1 import router_pb2 as pb
@@ -16,14 +17,15 @@ def test_heads_are_listed_as_a_table_and_as_json(run: Run, router: FakeRouter) -
         pb.HeadStatus(
             name="mine", version="abc", tau=0.02, active=True, stored=True, description="of [two] minds\nand"
         ),
-        pb.HeadStatus(name="mine", version="def", tau=0.03, stored=True, features=["entropy", "left"]),
+        pb.HeadStatus(name="mine", version="def", tau=0.03, stored=True, features=["entropy", "left"], ttl_s=90),
         pb.HeadStatus(name="old", version="fed", tau=0.5, active=True, detail="too wide"),
         pb.HeadStatus(name="bad", active=True, detail="no head"),
     ]
+    router.heads[1].updated.FromSeconds(1_000_000_000)
     lines = [" ".join(line.split()) for line in run("heads", "ls").stdout.splitlines()[1:]]
     assert lines == [
         "mine@abc yes store 0.02 of [two] minds",
-        "mine@def store 0.03 entropy left",
+        f"mine@def store {datetime.fromtimestamp(1_000_000_000):%F %T} 90 s 0.03 entropy left",
         "old@fed cannot be used router's folder 0.5 too wide",
         "bad cannot be used router's folder 0 no head",
     ]
@@ -32,6 +34,7 @@ def test_heads_are_listed_as_a_table_and_as_json(run: Run, router: FakeRouter) -
         ("mine", "abc", True), ("mine", "def", True), ("old", "fed", False), ("bad", "", False),
     ]  # fmt: skip
     assert rows[1]["features"] == ["entropy", "left"]
+    assert [(row["updated"], row["ttl_s"]) for row in rows[:2]] == [(None, None), ("2001-09-09T01:46:40+00:00", 90)]
 
 
 def test_heads_are_put_activated_rolled_back_and_removed(run: Run, router: FakeRouter, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import random
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,24 @@ async def test_status_says_what_a_head_is(stub: Any) -> None:
     (head,) = (await status(stub)).values()
     assert (f"{head.name}@{head.version}", head.tau, head.detail) == (name, 0.2, "")
     assert (head.active, head.stored, head.description, list(head.features)) == (True, True, "of two minds", [])
+
+
+async def test_status_says_when_a_head_was_put_and_for_how_long(stack: Stack, stub: Any, tmp_path: Path) -> None:
+    put(tmp_path, "lying", B)
+    stub = await stack.stub(await stack.router(heads=str(tmp_path)))
+    before = int(time.time() * 1000)
+    stays, goes = await store(stub, A), await store(stub, A, "brief", ttl_s=100)
+    after = time.time()
+    heads = await status(stub)
+    assert before <= heads[stays].updated.ToMilliseconds() <= heads[goes].updated.ToMilliseconds() <= 1000 * after
+    assert not heads[stays].HasField("ttl_s")
+    assert 0 < heads[goes].ttl_s <= 100
+    lying = heads[f"lying@{B.version}"]
+    assert not lying.HasField("updated")
+    assert not lying.HasField("ttl_s")
+    await store(stub, A, ttl_s=9)
+    assert heads[stays].updated.ToMilliseconds() <= (found := (await status(stub))[stays]).updated.ToMilliseconds()
+    assert 0 < found.ttl_s <= 9
 
 
 async def test_an_answer_goes_on_with_its_own_version_or_not_at_all(stack: Stack) -> None:
@@ -350,6 +369,8 @@ async def test_the_client_stores_activates_lists_and_deletes(stack: Stack) -> No
         listed = {head.full_name: head for head in (await client.status()).heads}
         assert {name: head.active for name, head in listed.items()} == {first: True, second: False}
         assert (listed[first].description, listed[first].stored, listed[first].tau) == ("first", True, 0.2)
+        assert (listed[first].ttl_s, 0 < (listed[second].ttl_s or 0) <= 60) == (None, True)
+        assert all(head.updated is not None for head in listed.values())
         assert await client.activate_head("mine", B.version) == second
         assert await client.activate_head("mine") == first
         answer = await client.answer(tokens=PROMPT, policy=Learned("mine"), max_new_tokens=3)
