@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--window", type=positive, default=0, help="of entropy_window (default: the router's)")
     made.add_argument("--name", default="", help="keep the policy as the profile of this name, if its check lands")
     made.add_argument("--force", action="store_true", help="keep it even if its check lies outside of what was stated")
-    made.add_argument("--n", type=int, default=0,
+    made.add_argument("-n", "--n", type=int, default=0,
                       help="questions: of a file at most so many (0: all), of a task 0 is 200; of repeat's pool 240")
     made.add_argument("--seed", type=int, default=0, help="of questions and of what is drawn of them (default 0)")
     made.add_argument("--concurrency", type=positive, default=16,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from evals.latency import LatencyModel
 from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
 from rstitch.client.specs import Spec, text_of
-from rstitch.client.types import KeptProfile, LlmOnly
+from rstitch.client.types import KeptProfile, Learned, LlmOnly, Status
 from rstitch.errors import invalid
 from rstitch.limits import ROUTER_ADDRESS
 
@@ -46,13 +46,14 @@ class Result:
 
 async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Result:
     """Calibrates, checks, and keeps the policy if the check allows it. Raises: RstitchError."""
-    goal, turned = _goal(options), knob(options.policy, options.signal, options.window)
+    goal, turned = _goal(options), _knob(options)
     if not options.data:
         raise invalid("--data", "there is none.", "Give a .jsonl file of questions, or tiny:calibration.")
     questions = load_questions(options.data, options.n, options.seed, goal.needs_answers)
     to_calibrate, to_check = questions.split(options.seed)
     goal.check(len(to_calibrate))
     async with _asking(options, options.router or ROUTER_ADDRESS, questions) as (client, outcomes):
+        turned = _of_its_version(turned, await client.status())
 
         async def answers(value: float | None, fresh: bool) -> Sample:
             which, problems = ("checking: ", to_check) if fresh else ("calibrating: ", to_calibrate)
@@ -80,14 +81,15 @@ async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) 
 async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Result:
     """Answers the pool, then calibrates on parts of it. Raises: RstitchError, StackError."""
     facts: dict[str, Any] = provenance()
-    turned = knob(options.policy, options.signal, options.window)
+    turned = _knob(options)
     questions = load_questions(options.data or "tiny:calibration", options.n or page.POOL, options.seed, True)
     router = options.router
     if not router:
         task = progress.add_task("starting the stack", total=None)
         router = held.enter_context(local_stack(options)).router_address
         progress.remove_task(task)
-    async with _asking(options, router, questions) as (_, outcomes):
+    async with _asking(options, router, questions) as (client, outcomes):
+        turned = _of_its_version(turned, await client.status())
         samples = {
             value: await _asked(outcomes, questions.problems, turned, value, "", progress)
             for value in (None, *turned.coarse)
@@ -132,6 +134,22 @@ def _goal(options: argparse.Namespace) -> Goal:
     if options.latency is not None:
         return LatencyGoal(options.latency)
     raise invalid("--llm-share", "there is no goal.", "Give --llm-share 0.15, --max-loss 1% or --latency 2x.")
+
+
+def _knob(options: argparse.Namespace) -> Knob:
+    return knob(options.policy, options.signal, options.window)
+
+
+def _of_its_version(turned: Knob, status: Status) -> Knob:
+    """The same of the head that its name stands for now, by its version.
+
+    What is stated holds of that one, and so does what a cache keeps, whatever is put under the name later.
+    """
+    asked = turned.policy(turned.values[0])
+    names = {head.name: head.full_name for head in status.heads if head.active and not head.detail}
+    if not isinstance(asked, Learned) or asked.name not in names:
+        return turned
+    return replace(turned, policy=lambda value: replace(asked, name=names[asked.name], price=value))
 
 
 @asynccontextmanager

@@ -67,7 +67,7 @@ def split_name(name: str) -> tuple[str, str | None]:
         raise invalid(
             FIELD,
             "it is empty." if not name else f"{name[:200]!r} names no head.",
-            "Send NAME, NAME@VERSION, or the id of a repository on the hub; GetStatus lists the heads.",
+            "Send NAME, NAME@VERSION, or the id of a repository on the hub; `rstitch heads ls` lists the heads.",
         )
     plain, version = match.groups()
     return plain, version
@@ -87,7 +87,7 @@ def check_fit(name: str, facts: HeadFacts, slm: Reader | None, field: str = FIEL
     """Raises RstitchError (FAILED_PRECONDITION), naming the field, for a head that does not fit the SLM."""
     if slm is not None and (misfit := facts.misfit(slm.hidden_size, slm.fingerprint)):
         what = f"the head {name} does not fit the SLM: {misfit}."
-        remedy = "Take a head that was trained for this pair; GetStatus lists the heads."
+        remedy = "Take a head that was trained for this pair; `rstitch heads ls` lists the heads."
         raise _error(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_MISFIT", what, remedy, field)
 
 

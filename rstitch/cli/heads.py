@@ -12,7 +12,7 @@ from rich.table import Table
 from rstitch.cli.common import Json, Router, as_dict, command, out, print_json, print_whole
 from rstitch.client.sync import Client
 from rstitch.client.types import HeadStatus
-from rstitch.errors import invalid
+from rstitch.errors import RstitchError, invalid
 from rstitch.limits import ROUTER_ADDRESS
 
 app = typer.Typer(no_args_is_help=True, help="The heads that the policy learned can name.")
@@ -60,7 +60,12 @@ def put(
     except OSError as error:
         raise invalid("FILE", f"it cannot be read: {error}.", "Name a head.safetensors.") from error
     with Client(router) as client:
-        full_name = client.store_head(name, data, active=not inactive, ttl_s=ttl_s, description=description)
+        try:
+            full_name = client.store_head(name, data, active=not inactive, ttl_s=ttl_s, description=description)
+        except RstitchError as error:
+            if error.field == "data":  # which is what the file is to the router
+                error.field = str(file)
+            raise
     typer.echo(f"kept {full_name}" if inactive else f"in service: {full_name}")
 
 

@@ -85,7 +85,9 @@ def read(path: Path) -> list[Line]:
             faults.append(f"{path}:{number}: {error}")
     if faults:
         _list(faults)
-        typer.echo(f"{len(faults)} lines are at fault; nothing was sent", err=True)
+        typer.echo(
+            f"{len(faults)} {'line is' if len(faults) == 1 else 'lines are'} at fault; nothing was sent", err=True
+        )
         raise typer.Exit(BAD_INPUT)
     if not lines:
         remedy = 'Write lines such as {"session_id": "s1", "label": "right"}.'

@@ -56,6 +56,14 @@ def test_heads_are_put_activated_rolled_back_and_removed(run: Run, router: FakeR
     ]
 
 
+def test_what_is_no_head_is_refused_by_the_files_name(run: Run, router: FakeRouter, tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_bytes(b"no head")
+    refused = run("heads", "put", str(file), "--name", "mine")
+    assert refused.exit_code == 2
+    assert f"{file}: it cannot be used" in refused.stderr.replace("\n", "")
+
+
 def test_what_cannot_be_meant_is_refused_before_the_router_is_asked(
     run: Run, router: FakeRouter, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from evals.calibrate.__main__ import main
 from evals.figures.intervals import Interval
 from rstitch.client.sync import Client
-from rstitch.client.types import Profile, Signal, Threshold
+from rstitch.client.types import Learned, Profile, Signal, Threshold
 from rstitch.local.stack import LocalStack
 
 
@@ -43,6 +43,24 @@ def test_a_share_becomes_a_profile_that_answers(
     asked = len((tmp_path / "cache.jsonl").read_text().splitlines())
     assert calibrate(capsys, *flags)[1]["tau"] == made["tau"]
     assert len((tmp_path / "cache.jsonl").read_text().splitlines()) == asked
+
+
+def test_a_head_is_calibrated_as_the_version_in_service(
+    tiny_stack: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is put under its name later is another head, of which nothing was stated."""
+    flags = ["--router", tiny_stack.router_address, "--data", "tiny:calibration", "-n", "8", "--policy", "learned:tiny"]
+    flags += ["--max-new-tokens", "12", "--max-loss", "60%", "--name", "head", "--force"]
+    code, made, _ = calibrate(capsys, *flags)
+    assert code in (0, 3)
+    with Client(tiny_stack.router_address) as client:
+        (name,) = [head.full_name for head in client.status().heads if head.name == "tiny" and head.active]
+        (kept,) = [profile for profile in client.profiles() if profile.name == "head"]
+        assert "the loss is below 60.0%" in kept.description
+        assert kept.policy == Learned(name, price=float(str(made["price"])))
+        answer = client.answer("2+2", policy=Profile("head"), max_new_tokens=8)
+        assert isinstance(answer.finished.policy, Learned)
+        assert answer.finished.policy.name == name
 
 
 def test_a_profile_whose_check_fails_is_not_kept_unless_forced(

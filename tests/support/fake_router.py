@@ -195,6 +195,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
 
     def StoreHead(self, request: pb.StoreHeadRequest, context: Any) -> pb.StoreHeadResponse:
         self.head_calls.append(request)
+        if request.data == b"no head":
+            context.abort_with_status(to_status(invalid("data", "it cannot be used.", "Send another.")))
         return pb.StoreHeadResponse(full_name=f"{request.name}@abc")
 
     def ActivateHead(self, request: pb.ActivateHeadRequest, context: Any) -> pb.ActivateHeadResponse:
