@@ -49,8 +49,8 @@ def test_a_head_is_calibrated_as_the_version_in_service(
     tiny_stack: LocalStack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is put under its name later is another head, of which nothing was stated."""
-    flags = ["--router", tiny_stack.router_address, "--data", "tiny:calibration", "-n", "8", "--policy", "learned:tiny"]
-    flags += ["--max-new-tokens", "12", "--max-loss", "60%", "--name", "head", "--force"]
+    flags = ["--router", tiny_stack.router_address, "--data", "tiny:calibration", "-n", "4", "--policy", "learned:tiny"]
+    flags += ["--max-new-tokens", "8", "--max-loss", "60%", "--name", "head", "--force"]
     code, made, _ = calibrate(capsys, *flags)
     assert code in (0, 3)
     with Client(tiny_stack.router_address) as client:
