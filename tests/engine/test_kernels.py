@@ -24,28 +24,32 @@ FOLDER = Path(__file__).parent / "kernels"
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 
-def interpreted(file: str, marks: str) -> None:
-    """Runs a file's tests where Triton interprets kernels; fails with what they said."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", marks, str(FOLDER / file)]
+def interpreted(marks: str, *files: str) -> None:
+    """Runs the tests of files where Triton interprets kernels; fails with what they said."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", marks]
+    command += [str(FOLDER / file) for file in files]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, capture_output=True, text=True, env=inherited | {"TRITON_INTERPRET": "1"})
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
+ATTENTION = "test_paged_attention.py"
 
 
+# In two processes, as each takes as long to begin as many a test in it.
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES)
-def test_kernels_are_right_in_the_interpreter(file: str) -> None:
-    interpreted(file, "not soak")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("is_attention", [True, False], ids=["attention", "all else"])
+def test_kernels_are_right_in_the_interpreter(is_attention: bool) -> None:
+    files = {path.name for path in FOLDER.glob("test_*.py")}
+    interpreted("not soak", *([ATTENTION] if is_attention else sorted(files - {ATTENTION})))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("file", ["test_engine.py", "test_paged_attention.py"])
+@pytest.mark.parametrize("file", ["test_engine.py", ATTENTION])
 def test_kernels_are_right_in_every_combination(file: str) -> None:
-    interpreted(file, "soak")
+    interpreted("soak", file)
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

@@ -59,7 +59,7 @@ def test_decoding_equals_transformers_generate(
         ("llama", "5 norms, 2 attentions, 2 MLPs"),
         ("qwen2", "5 norms, 2 attentions, 2 MLPs"),
         ("qwen3", "5 norms, 2 attentions, 2 MLPs"),
-        ("gemma", "5 norms, 2 attentions, 2 MLPs"),
+        pytest.param("gemma", "5 norms, 2 attentions, 2 MLPs", marks=pytest.mark.soak),
         ("gemma2", "9 norms, 2 attentions, 2 MLPs"),
     ],
 )
@@ -102,7 +102,9 @@ def at_tables(model: Any, attention: TritonAttention, ids: Tensor) -> Tensor:
     return logits
 
 
-@pytest.mark.parametrize("activation", ["gelu", "quick_gelu", "relu"])
+@pytest.mark.parametrize(
+    "activation", ["gelu", *(pytest.param(name, marks=pytest.mark.soak) for name in ("quick_gelu", "relu"))]
+)
 def test_another_activation_is_no_fused_one_in_16_bits_either(activation: str, device: torch.device) -> None:
     from transformers.activations import ACT2FN
 
