@@ -131,6 +131,38 @@ def test_the_data_is_looked_at_for_what_the_warm_start_needs(tmp_path: Path) -> 
     refuse(options, recipe_of(options), load_questions(None, data, "math"))
 
 
+@pytest.mark.parametrize(
+    ("row", "flags", "named"),
+    [
+        ({"text": "What?"}, [], "line 61: there is no column question"),
+        ({"question": "What is 0?", "answer": "7"}, [], "one question with two answers"),
+        ({}, ["--split", "98/1/1"], "Give at least 4"),
+        ({}, ["--task", "none"], "there is no task 'none'"),
+        ({}, ["--check", "magic"], "there is no check 'magic'"),
+        ({"question": "Why?", "answer": "1", "solution": "\\boxed{2}"}, ["--num-alone", "61"], "wrong"),
+        ({}, ["--latency", "none.json"], "--latency: none.json"),
+        ({}, ["--warm-from", "logs"], "--router HOST:PORT"),
+    ],
+)
+def test_what_flags_and_file_show_is_refused_before_a_stack_is_started(
+    row: dict[str, str], flags: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("a stack is started")
+
+    monkeypatch.setattr("training.head.__main__.local_stack", started)
+    monkeypatch.setattr("training.head.baselines._NUM_CHECKED", 61)
+    rows = [{"question": f"What is {number}?", "answer": str(number)} for number in range(60)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f"{json.dumps(each)}\n" for each in [*rows, row] if each))
+    named_by = [] if "--task" in flags else ["--check", "exact"]
+    common = ["--name", "bad", "--data", str(data), *named_by, "--split", "70/20/10", "--work", str(tmp_path / "work")]
+    assert main([*common, *flags]) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
 def test_workers_that_cannot_be_timed_from_here_are_refused_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,9 @@ def _refuse_source(options: argparse.Namespace, recipe: Recipe, questions: Quest
     if options.in_process:
         what = f"the warm start of {source} is observed by the service."
         raise invalid("--in-process", what, "Leave it out, or train for a tiny task: --warm-from chains.")
+    if source == "logs" and not options.router:
+        what = "a stack that is started for this run has no sessions of anybody's."
+        raise invalid("--warm-from", what, "Name the router that keeps the labelled ones: --router HOST:PORT.")
     if source in ("answers", "solutions") and task.input != "chat":
         raise invalid("--warm-from", f"{task.name} asks without a chat, and only chats are observed.", "Choose logs.")
     if source == "solutions" and not any(map(solution_of, sources.first(questions.train, recipe))):

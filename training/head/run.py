@@ -16,7 +16,7 @@ from rstitch.errors import InvalidArgument
 from rstitch.service.head import Head, HeadFacts
 from training.head import baselines, frontier
 from training.head.asking import test_command
-from training.head.baselines import Baselines, check_checker
+from training.head.baselines import Baselines
 from training.head.card import Effort, Training, write_head
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
@@ -25,9 +25,8 @@ from training.head.latency import latency_of
 from training.head.pair import check_labels, pair_of, rollouts_of
 from training.head.progress import Screen, left_in_words, look_in_words
 from training.head.promise import Choice, check_promise, choose
-from training.head.questions import Questions, load_questions
+from training.head.questions import Questions
 from training.head.recipe import Recipe
-from training.head.refusals import refuse
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.kept import KeptRollouts
 from training.head.rollouts.served import ServedRollouts
@@ -47,16 +46,18 @@ class Run:
 
     Args:
         options: of `flags.parser`; `router` is set unless it is `in_process`.
+        questions: that were not refused with these options.
         held: what ends with the run.
     """
 
-    def __init__(self, options: argparse.Namespace, recipe: Recipe, screen: Screen, held: ExitStack) -> None:
+    def __init__(
+        self, options: argparse.Namespace, recipe: Recipe, questions: Questions, screen: Screen, held: ExitStack
+    ) -> None:
         self.options = options
         self.recipe = recipe
         self.screen = screen
-        self.questions = _questions(options, recipe)
-        self.dev = self.questions.dev[: options.num_dev]
-        refuse(options, recipe, self.questions)
+        self.questions = questions
+        self.dev = questions.dev[: options.num_dev]
         self.pair = pair_of(options)
         if options.warm_from == "logs":
             check_labels(options.router)
@@ -94,7 +95,6 @@ class Run:
         loss = self.options.target_loss
 
         def measured() -> dict[str, Any]:
-            check_checker(task, problems)
             with self.rollouts.stage("alone"), self._asking("LLM and SLM alone", 2 * len(problems)) as advance:
                 return asdict(baselines.measure(self.rollouts, task, problems, advance))
 
@@ -277,18 +277,6 @@ class Run:
                 latency.slm.as_dict(), latency.llm.as_dict(), asdict(latency.serving) if latency.serving else None
             ],
         }  # fmt: skip
-
-
-def _questions(options: argparse.Namespace, recipe: Recipe) -> Questions:
-    return load_questions(
-        options.task,
-        options.data,
-        options.check,
-        split=options.split,
-        seed=recipe.seed,
-        prompt=options.prompt,
-        max_new_tokens=options.max_new_tokens,
-    )
 
 
 def _goal(options: argparse.Namespace, dual: Dual) -> str:
