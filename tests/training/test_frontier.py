@@ -19,7 +19,8 @@ from rstitch.service.head import Head
 from tests.support.heads import random_head
 from training.head import baselines, frontier
 from training.head.baselines import Baselines, baselines_of, check_checker
-from training.head.card import Effort, Training, write_head
+from training.head.card import Training, write_head
+from training.head.effort import Effort
 from training.head.frontier import Point
 from training.head.promise import check_promise, choose, questions_needed
 from training.head.questions import load_questions

@@ -16,6 +16,7 @@ from rstitch.service.head import HeadFacts
 from tests.support.toy_rollouts import BASE_MS, CALL_MS, HARM, HIDDEN_SIZE, ToyRollouts, toy_problems
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
+from training.head.effort import Clock
 from training.head.evaluate import figures_of
 from training.head.mlp import Policy
 from training.head.recipe import FAST
@@ -35,7 +36,8 @@ def trainer(
     torch.manual_seed(made.seed)
     policy = Policy(HIDDEN_SIZE, 0, (8,), 0.5, features)
     setting = Setting(toy_problems(64), HeadFacts(HIDDEN_SIZE, "", 0.1, features=features), dual, 100.0)
-    return Trainer(made, setting, KeptRollouts(toy or ToyRollouts(), folder), policy, folder)
+    rollouts = KeptRollouts(toy or ToyRollouts(), folder, Clock(folder / "clock.json"))
+    return Trainer(made, setting, rollouts, policy, folder)
 
 
 def test_a_run_is_a_function_of_its_seed_and_outlives_kills(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_a_run_is_a_function_of_its_seed_and_outlives_kills(tmp_path: Path) -> N
     assert again.head().version == whole.head().version != trainer(tmp_path / "new").head().version
     assert again.price == whole.price != dual.begin()
     assert [json.loads(line) for line in (folder / LOG).read_text().splitlines()] == curves
-    assert sorted(path.name for path in folder.iterdir()) == [CHECKPOINT, LOG]
+    assert sorted(path.name for path in folder.iterdir()) == [CHECKPOINT, "clock.json", LOG]
 
 
 def test_dapo_learns_where_the_llm_is_worth_its_time(tmp_path: Path) -> None:

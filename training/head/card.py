@@ -17,6 +17,7 @@ from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table
 from rstitch.service.head import Head
 from training.head import frontier
+from training.head.effort import Effort
 from training.head.evaluate import Figures
 from training.head.frontier import Point
 from training.head.promise import Choice
@@ -42,27 +43,6 @@ _CALIBRATION: Columns = {
     "on average": "{said:.1p}",
     "wrong": "{wrong:.1p}",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """What a run took.
-
-    Attributes:
-        num_rollouts, rollouts_s: answers that were asked for, and how long that took.
-    """
-
-    seconds: float
-    num_rollouts: int
-    rollouts_s: float
-
-    def text(self) -> str:
-        """Tells in one sentence how long the run took and what for."""
-        if not self.rollouts_s:
-            return f"{self.seconds / 60:.0f} minutes."
-        waited = f"{self.rollouts_s / 60:.0f} waiting for {self.num_rollouts:,} answers"
-        rate = f"{self.num_rollouts / self.rollouts_s:.1f} a second"
-        return f"{self.seconds / 60:.0f} minutes; of them {waited} ({rate}); the rest is learning and the warm start."
 
 
 @dataclass(frozen=True, slots=True)

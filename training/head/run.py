@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +16,7 @@ from rstitch.service.head import Head, HeadFacts
 from training.head import baselines, frontier
 from training.head.asking import test_command
 from training.head.baselines import Baselines
-from training.head.card import Effort, Training, write_head
+from training.head.card import Training, write_head
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
 from training.head.evaluate import Figures, figures_of
@@ -67,8 +66,7 @@ class Run:
         self.work = Work(options.work, self._made_of())
         judge = Judge(self.terms, self.questions.checker, self.latency)
         self.writer = rollouts_of(options, self.pair, judge, held)
-        self.rollouts = KeptRollouts(self.writer, self.work.folder)
-        self._seconds_asking = 0.0
+        self.rollouts = KeptRollouts(self.writer, self.work.folder, self.work.clock)
         self._has_told = False
 
     def all(self) -> Head:
@@ -95,7 +93,7 @@ class Run:
         loss = self.options.target_loss
 
         def measured() -> dict[str, Any]:
-            with self.rollouts.stage("alone"), self._asking("LLM and SLM alone", 2 * len(problems)) as advance:
+            with self.rollouts.stage("alone"), self.screen.bar("LLM and SLM alone", 2 * len(problems)) as advance:
                 return asdict(baselines.measure(self.rollouts, task, problems, advance))
 
         alone = Baselines.of(self.work.stage("alone", measured))
@@ -109,7 +107,7 @@ class Run:
     def _trainer(self, dual: Dual, llm: Figures) -> Trainer:
         """The trainer where the run stands: at its last checkpoint, or behind the warm start."""
         policy = begin(self.work.folder, self.recipe, self.pair, self._states, self.screen)
-        self.work.tick()
+        self.work.clock.tick()
         names = self.pair.names
         facts = HeadFacts(
             policy.hidden_size, self.pair.fingerprint(), self.recipe.tau, names["slm"], names["llm"], policy.features
@@ -146,9 +144,9 @@ class Run:
                 break
             self._tell_left(trainer)
             words = f"step {trainer.step_number + 1}/{recipe.num_steps}"
-            with self._asking(words, recipe.num_questions * recipe.group_size) as advance:
+            with self.screen.bar(words, recipe.num_questions * recipe.group_size) as advance:
                 trainer.step(advance)
-            self.work.tick()
+            self.work.clock.tick()
             self.screen.step(trainer.curves, recipe.num_steps)
         self._look(trainer)
 
@@ -160,7 +158,7 @@ class Run:
         with self.rollouts.stage(f"dev-{number}", forget=True):
             name = self.rollouts.use(trainer.head())
             trainer.look(self._figures(f"step {number}", self.dev, Learned(name, self.recipe.tau)))
-        self.work.tick()
+        self.work.clock.tick()
         self.screen.look(number, asdict(trainer.looks[-1].figures))
 
     def _finish(self, trainer: Trainer, dual: Dual) -> Head:
@@ -171,7 +169,7 @@ class Run:
             look = best_look(trainer.looks, dual, llm.accuracy, dual.start)
             head = Head.from_bytes(look.data)
             asked = frontier.systems(self.rollouts.use(head), recipe.tau, options.taus, options.prices)
-            with self._asking("dev frontier", len(self.dev) * len(asked)) as advance:
+            with self.screen.bar("dev frontier", len(self.dev) * len(asked)) as advance:
                 points = frontier.measure(self.rollouts, asked, self.dev, advance, options.name)
         choice = choose(
             points, loss=options.target_loss, speed_up=options.target_latency, price_ms=look.price,
@@ -185,7 +183,7 @@ class Run:
             trainer.curves,
             {each.step: each.figures for each in trainer.looks},
             look.step,
-            Effort(self.work.seconds, self.rollouts.num_asked, self._seconds_asking),
+            self.work.clock.effort,
             calibration_of(self.work.folder),
             options.name,
             self._test_command(choice),
@@ -195,7 +193,8 @@ class Run:
             self.screen.say("test", f"the test side, not looked at, is in {self.work.folder / 'test.jsonl'}")
         self.screen.say("promise", choice.statement, keeps=choice.keeps, price=choice.point.value)
         full_name = f"{options.name}@{head.version}"
-        words = f"{full_name} (step {look.step}) is in {options.out}, after {self.work.seconds / 60:.0f} minutes"
+        took = f"{self.work.clock.effort.seconds / 60:.0f} minutes"
+        words = f"{full_name} (step {look.step}) is in {options.out}, after {took}"
         policy = f"learned:{options.name},price={choice.point.value:g}"
         if not choice.keeps:
             words = f"{words}; it is not in service, for no price keeps the target" if options.activate else words
@@ -212,22 +211,14 @@ class Run:
         return test_command(self.options, self.options.reached, flags, data, head)
 
     def _figures(self, name: str, problems: Sequence[Problem], policy: Asked) -> Figures:
-        with self._asking(name, len(problems)) as advance:
+        with self.screen.bar(name, len(problems)) as advance:
             return figures_of(name, self.rollouts.run([Job(problem) for problem in problems], policy, advance))
-
-    @contextmanager
-    def _asking(self, words: str, total: int) -> Iterator[Callable[..., None]]:
-        """Shows a bar, and counts the time towards the rate of rollouts."""
-        began = time.monotonic()
-        with self.screen.bar(words, total) as advance:
-            yield advance
-        self._seconds_asking += time.monotonic() - began
 
     @property
     def _rate(self) -> float:
-        """Rollouts a second, as far as they were asked for in this process; 0 while they are too few."""
-        enough = self.rollouts.num_asked >= _ENOUGH and self._seconds_asking
-        return self.rollouts.num_asked / self._seconds_asking if enough else 0.0
+        """Rollouts a second, of all that were waited for; 0 while they are too few."""
+        effort = self.work.clock.effort
+        return effort.num_rollouts / effort.rollouts_s if effort.num_rollouts >= _ENOUGH else 0.0
 
     @property
     def _looks_after(self) -> int:
@@ -255,7 +246,7 @@ class Run:
         # As many groups as the last steps took, for a step may draw several rounds; and a look before the frontier.
         num_groups = max([recipe.num_questions, *(curve["num_groups_seen"] for curve in trainer.curves[-_LAST_STEPS:])])
         num_next = num_groups * recipe.group_size + (1 + self._looks_after) * len(self.dev)
-        needed = self.work.seconds + (num_next / self._rate if self._rate else 0.0)
+        needed = self.work.clock.effort.seconds + (num_next / self._rate if self._rate else 0.0)
         if needed <= 3600 * self.options.max_hours:
             return True
         self.screen.say("hours", f"{self.options.max_hours:g} hours allow no more steps")

@@ -6,15 +6,15 @@ Whatever a stage's outcome depends on is in `made_of`, and a folder of something
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rstitch.errors import invalid
+from training.head.effort import Clock
 from training.head.files import write_whole
 
-_MADE_OF, _CLOCK = "made_of.json", "clock.json"
+_MADE_OF = "made_of.json"
 
 
 class Work:
@@ -31,13 +31,7 @@ class Work:
         for what in sorted(ours):
             self._compare(theirs, what, ours[what])
         self._write(_MADE_OF, theirs | ours)
-        self._before = float(self._read(_CLOCK, 0.0))
-        self._begun = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Time that the run took so far, in all its processes; that of a killed one counts up to its last stage."""
-        return self._before + time.monotonic() - self._begun
+        self.clock = Clock(folder / "clock.json")
 
     def settle(self, what: str, value: Any) -> None:
         """Adds what only the stages from now on depend on. Raises RstitchError if the folder was settled otherwise."""
@@ -56,12 +50,8 @@ class Work:
         file = f"{name}.json"
         if not (self.folder / file).exists():
             self._write(file, make())
-        self.tick()
+        self.clock.tick()
         return self._read(file, None)
-
-    def tick(self) -> None:
-        """Notes the time that was taken."""
-        self._write(_CLOCK, self.seconds)
 
     def _compare(self, theirs: Mapping[str, Any], what: str, ours: Any) -> None:
         if theirs and ours != theirs.get(what):
