@@ -276,6 +276,7 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
         effort,
         name="mine",
         test_command="rstitch eval run --check x",
+        latency_of="this beside that",
     )
     folder = tmp_path / "mine"
     write_head(folder, random_head(8), training, points, choose(points, loss=0.03))
@@ -284,6 +285,8 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
     assert {"training.jsonl", "training.png", "frontier.png", "dev.json"} <= {path.name for path in folder.iterdir()}
     assert "Wanted: a loss of at most 3.0%. At price 1 the loss against the LLM alone is below 3.0%" in said
     assert "10 minutes; of them 5 waiting for 1,200 answers (4.0 a second)" in said
+    assert "as the latency model gives them.\nThat model is of another pair: this beside that." in said
+    assert "model of another pair (above) with the waiting model" in said
     assert "The head is that of step 2, chosen on these very questions among" in said
     assert "    rstitch eval run --check x\n" in said
     assert len([line for line in said.splitlines() if line.startswith("| ")]) == 1 + len(points) + 1 + len(looks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -19,7 +20,7 @@ from training.head.__main__ import main, recipe_of
 from training.head.asking import reached_by
 from training.head.asking import test_command as command_for_test
 from training.head.flags import fill, parser
-from training.head.latency import latency_of
+from training.head.latency import another_pair, latency_of
 from training.head.pair import Pair
 from training.head.progress import Screen, left_in_words, sparkline
 from training.head.questions import load_questions
@@ -180,6 +181,18 @@ def test_workers_that_cannot_be_timed_from_here_are_refused_with_the_remedy(
     with pytest.raises(InvalidArgument, match="no route") as error:
         latency_of(options, pair, load_questions(None, data, "math"), Screen(Console(quiet=True)))
     assert "--latency FILE" in str(error.value.remedy)
+
+
+def test_whose_latency_model_it_is_is_known_if_it_says_so() -> None:
+    def fitted(role: str) -> ModelLatency:
+        return replace(getattr(LATENCY, role), facts={"model": f"small-{role}", "device": "cpu", "dtype": "float32"})
+
+    model = LatencyModel(fitted("slm"), fitted("llm"))
+    places = dict.fromkeys(("slm", "llm"), "cpu float32")
+    assert another_pair(model, Pair({"slm": "there/small-slm", "llm": "small-llm"}, places)) == ""
+    pair = Pair({"slm": "small-slm", "llm": "large-llm"}, places)
+    assert another_pair(model, pair) == "small-slm cpu float32 beside small-llm cpu float32"
+    assert another_pair(LATENCY, pair) == "", "it does not say whose it is"
 
 
 def test_the_recipe_is_the_defaults_but_for_what_is_given() -> None:

@@ -57,6 +57,7 @@ class Training:
         effort: None: not told.
         name: of the head; "": that of its folder.
         test_command: for the figures of the test split; "": not told.
+        latency_of: the pair whose latency model it is, if that is not this pair's; "": it is.
         calibration: rows of n, low, high, said, wrong; empty: not measured.
     """
 
@@ -71,6 +72,7 @@ class Training:
     calibration: Sequence[Row] = ()
     name: str = ""
     test_command: str = ""
+    latency_of: str = ""
 
 
 def write_head(folder: Path, head: Head, training: Training, points: Sequence[Point], choice: Choice) -> None:
@@ -126,7 +128,7 @@ Ask for it with `--policy learned:{name}{price}`. How it is made and used: docs/
 
 Wanted: {training.goal}. {choice.statement}
 
-That holds for questions like those of dev, greedily answered, and for latencies as the latency model gives them.
+{_holds_for(training)}
 
 ## Dev split
 
@@ -136,7 +138,7 @@ That holds for questions like those of dev, greedily answered, and for latencies
 
 n = {n}, greedy; accuracy with its 95% interval (Wilson), the difference to LLM-only on the same questions (paired
 bootstrap), the loss that it is shown to stay below (95%, Tango{_for_each(choice)}), latency by the latency
-model with the waiting model caught up beside.
+model{" of another pair (above)" if training.latency_of else ""} with the waiting model caught up beside.
 
 {_looked_at(training, choice)}
 
@@ -194,6 +196,17 @@ def _check(questions: Questions) -> str:
 
 def _for_each(choice: Choice) -> str:
     return "" if choice.num_heads == 1 else f"; of a head for each of the {choice.num_heads} that were looked at"
+
+
+def _holds_for(training: Training) -> str:
+    """Said beside the promise: what another pair takes is no measurement of this one."""
+    words = (
+        "That holds for questions like those of dev, greedily answered, and for latencies as the latency model gives "
+        "them."
+    )
+    if not training.latency_of:
+        return words
+    return f"{words}\nThat model is of another pair: {training.latency_of}. Nothing of it was measured on this one."
 
 
 def _looked_at(training: Training, choice: Choice) -> str:

@@ -29,8 +29,8 @@ def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, sc
     """
     if options.latency is not None:
         model = load_latency(options.latency)
-        if (told := _told(model)) and told != _wanted(pair):
-            screen.say("warning", f"{options.latency} is of {told}, the pair is {_wanted(pair)}")
+        if whose := another_pair(model, pair):
+            screen.say("warning", f"{options.latency} is of {whose}, the pair is {_words(_wanted(pair))}")
         return model
     path: Path = options.work / _FILE
     if path.exists():
@@ -53,6 +53,12 @@ def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, sc
     return load_latency(path)
 
 
+def another_pair(model: LatencyModel, pair: Pair) -> str:
+    """Says in words whose latency model it is; "" if it is this pair's, or does not say whose."""
+    told = _told(model)
+    return _words(told) if told and told != _wanted(pair) else ""
+
+
 def load_latency(path: Path) -> LatencyModel:
     """Reads a latency model. Raises RstitchError that names the flag if the file is none."""
     try:
@@ -71,3 +77,7 @@ def _told(model: LatencyModel) -> dict[str, str]:
 
 def _wanted(pair: Pair) -> dict[str, str]:
     return {role: f"{pair.names[role]} {pair.places[role]}" for role in ROLES}
+
+
+def _words(models: dict[str, str]) -> str:
+    return " beside ".join(models[role] for role in ROLES)

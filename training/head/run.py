@@ -20,7 +20,7 @@ from training.head.card import Training, write_head
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
 from training.head.evaluate import Figures, figures_of
-from training.head.latency import latency_of
+from training.head.latency import another_pair, latency_of
 from training.head.pair import check_labels, pair_of, rollouts_of
 from training.head.progress import Screen, left_in_words, look_in_words
 from training.head.promise import Choice, check_promise, choose
@@ -187,6 +187,7 @@ class Run:
             calibration_of(self.work.folder),
             options.name,
             self._test_command(choice),
+            another_pair(self.latency, self.pair),
         )
         write_head(options.out, head, training, points, choice)
         if self.questions.save_test(self.work.folder / "test.jsonl"):
