@@ -261,6 +261,7 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
         {"step": step, "reward": 0.8, "accuracy": 0.9, "latency_ms": 50.0, "llm_share": 0.1, "price": 1e-3}
         for step in (1, 2)
     ]
+    curves[-1] |= {"slack_low": -0.01, "slack": 0.012, "slack_high": 0.034}
     models = {"slm": "small (cpu float32)", "llm": "large (cpu float32)"}
     effort = Effort(600, 1200, 300)
     points = measured()
@@ -287,6 +288,7 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
     assert "10 minutes; of them 5 waiting for 1,200 answers (4.0 a second)" in said
     assert "as the latency model gives them.\nThat model is of another pair: this beside that." in said
     assert "model of another pair (above) with the waiting model" in said
+    assert "To spare in the end, by exploring answers: +1.2% [-1.0%, +3.4%] (accuracy above" in said
     assert "The head is that of step 2, chosen on these very questions among" in said
     assert "    rstitch eval run --check x\n" in said
     assert len([line for line in said.splitlines() if line.startswith("| ")]) == 1 + len(points) + 1 + len(looks)

@@ -60,6 +60,7 @@ def test_a_run_is_a_function_of_its_seed_and_outlives_kills(tmp_path: Path) -> N
     assert toy.num_written == FAST.num_questions * FAST.group_size * curves[1]["num_groups_seen"] // 2 - 4
     assert again.head().version == whole.head().version != trainer(tmp_path / "new").head().version
     assert again.price == whole.price != dual.begin()
+    assert (curves[1]["slack_low"], curves[1]["slack"], curves[1]["slack_high"]) == whole.price.interval()
     assert [json.loads(line) for line in (folder / LOG).read_text().splitlines()] == curves
     assert sorted(path.name for path in folder.iterdir()) == [CHECKPOINT, "clock.json", LOG]
 
@@ -70,6 +71,7 @@ def test_dapo_learns_where_the_llm_is_worth_its_time(tmp_path: Path) -> None:
     made = trainer(tmp_path, dual=dual, num_questions=32, group_size=8, lr=2e-2, num_minibatches=4, max_rounds=1)
     for _ in range(8):
         made.step()
+    assert "slack" not in made.curves[-1], "there is no target"
     toy = ToyRollouts()
     asked = toy.run([Job(problem) for problem in toy_problems(100)], Learned(toy.use(made.head())))
     chances = np.mean([[said.probability for said in each.consultations] for each in asked], axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shlex
 from dataclasses import replace
@@ -219,3 +220,18 @@ def test_how_long_it_takes_is_said_with_what_it_costs() -> None:
     assert words == "2.0 rollouts/s; 3,600 to 36,000 more of them: 30 min to 5.0 h, 2.00 to 20.00 in money"
     assert sparkline([0, 1, 2, 7]) == "▁▂▃█"
     assert sparkline([5, 5]) == "▁▁"
+
+
+def test_a_step_tells_what_is_to_spare_of_a_target() -> None:
+    curve = {"step": 1, "reward": 0.9, "accuracy": 0.95, "latency_ms": 50.0, "llm_share": 0.1, "price": 1e-3}
+    target = {"slack_low": -0.01, "slack": 0.012, "slack_high": 0.034}
+    told = io.StringIO()
+    screen = Screen(Console(file=told, width=500))
+    screen.step([curve], 2)
+    screen.step([curve, curve | {"step": 2} | target], 2)
+    first, second = told.getvalue().splitlines()
+    assert first == "step 1/2: reward 0.900, accuracy 95.0%, modelled ms 50, LLM tokens 10.0%, lambda 1.00e-03"
+    assert second.endswith("lambda 1.00e-03, to spare +1.2% [-1.0%, +3.4%]")
+    live = Screen(Console(file=io.StringIO(), width=120, force_terminal=True))
+    with live:
+        live.step([curve, curve | target], 2)

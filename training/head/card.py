@@ -152,7 +152,7 @@ model{" of another pair (above)" if training.latency_of else ""} with the waitin
 
 - Questions: {training.questions.origin.source}, digest `{training.questions.digest}`; {_sides(training.questions)}.
   An answer has at most {training.questions.task.max_new_tokens} tokens and is checked by {_check(training.questions)}.
-- {training.effort.text() if training.effort else "How long it took was not told."}
+{_to_spare(training)}- {training.effort.text() if training.effort else "How long it took was not told."}
 - {line(provenance())}
 
 ![curves]({CURVES_PLOT})
@@ -179,6 +179,18 @@ def _start(recipe: Recipe) -> str:
     return (
         f"Warm start on at most {recipe.warm_answers:,} answers (P(the SLM's token is wrong), leaning to the LLM above "
         f"{recipe.warm_error:g}), then "
+    )
+
+
+def _to_spare(training: Training) -> str:
+    """Tells what moved lambda last, if it was found for a target."""
+    last = training.curves[-1] if training.curves else {}
+    if "slack" not in last:
+        return ""
+    spare = "{slack:+.1%} [{slack_low:+.1%}, {slack_high:+.1%}]".format(**last)
+    return (
+        f"- To spare in the end, by exploring answers: {spare} (accuracy above the least that was wanted, or\n"
+        "  the part by which answers were faster than wanted; over the last steps, with a 95% interval).\n"
     )
 
 

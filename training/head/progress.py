@@ -17,11 +17,12 @@ from rich.table import Table
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDTH = 32  # of a sparkline: the last steps
 _ROWS = {  # of the live table: curve, heading, format
-    "reward": ("reward", "{:.3f}"),
-    "accuracy": ("accuracy", "{:.1%}"),
-    "latency_ms": ("modelled ms", "{:.4g}"),
-    "llm_share": ("LLM tokens", "{:.1%}"),
-    "price": ("lambda", "{:.2e}"),
+    "reward": ("reward", "{reward:.3f}"),
+    "accuracy": ("accuracy", "{accuracy:.1%}"),
+    "latency_ms": ("modelled ms", "{latency_ms:.4g}"),
+    "llm_share": ("LLM tokens", "{llm_share:.1%}"),
+    "price": ("lambda", "{price:.2e}"),
+    "slack": ("to spare", "{slack:+.1%} [{slack_low:+.1%}, {slack_high:+.1%}]"),  # of a target
 }
 
 
@@ -78,7 +79,7 @@ class Screen:
         """Shows the curves, of which the last is new."""
         self._curves = curves
         last = curves[-1]
-        figures = ", ".join(f"{name} {form.format(last[key])}" for key, (name, form) in _ROWS.items())
+        figures = ", ".join(f"{name} {form.format(**last)}" for key, (name, form) in _ROWS.items() if key in last)
         if self._as_json or not self._live:
             self.say("step", f"step {last['step']}/{num_steps}: {figures}", **last)
 
@@ -92,9 +93,8 @@ class Screen:
     def _shown(self) -> Group:
         table = Table.grid(padding=(0, 2))
         for key, (name, form) in _ROWS.items():
-            if self._curves:
-                values = [float(curve[key]) for curve in self._curves]
-                table.add_row(name, form.format(values[-1]), sparkline(values))
+            if values := [float(curve[key]) for curve in self._curves if key in curve]:
+                table.add_row(name, form.format(**self._curves[-1]), sparkline(values))
         for look in self._looks:
             table.add_row(f"dev, step {look['step']}", "", look_in_words(look))
         return Group(table, self._bars)

@@ -34,6 +34,7 @@ from training.head.rollouts.types import Job, Rollout
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
+_SLACK = ("slack_low", "slack", "slack_high")  # of a target, in curves: `Price.interval` after the step
 _OnDone = Callable[[Rollout], None]
 
 
@@ -99,7 +100,7 @@ class Trainer:
         return self.policy.to_head(self._setting.facts)
 
     def step(self, on_done: _OnDone = lambda rollout: None) -> dict[str, Any]:
-        """One step of DAPO, kept. Returns its curves: reward, accuracy, latency, LLM share, lambda."""
+        """One step of DAPO, kept. Returns its curves: reward, accuracy, latency, LLM share, lambda, slack."""
         recipe, number = self.recipe, self.step_number + 1
         with self._rollouts.stage(f"step-{number}", forget=True):
             groups: list[Group] = []
@@ -115,6 +116,8 @@ class Trainer:
             self.curves.append(self._curve(number, seen, len(groups), float(np.mean(losses or [0.0]))))
             free = [group.rollouts for group in seen if not group.is_bounded]
             self.price = self._setting.dual.after(self.price, free)
+            if self.price.weight:
+                self.curves[-1] |= dict(zip(_SLACK, self.price.interval(), strict=True))
             self.step_number = number
             self.save()
         return self.curves[-1]
