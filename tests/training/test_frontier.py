@@ -211,6 +211,11 @@ def test_too_few_questions_for_a_promise_are_refused_with_their_number() -> None
         check_promise(0.01, 100, 0.0)
     with pytest.raises(RstitchError, match=r"300 dev questions .* below 1.5% \(95% for each of 3 looks.*takes 449"):
         check_promise(0.01, 300, 0.0, 3)
+    said = check_promise(0.01, 100, 0.0, is_trial=True)
+    assert "nothing will be promised: 100 dev questions can show no loss below 2.6%" in said
+    assert "a higher --num-dev" in said
+    with pytest.raises(RstitchError, match="no number of questions shows"):
+        check_promise(1.5, 100, 0.0, is_trial=True)
     said = check_promise(0.01, 300, 0.03)
     assert "300 dev questions may be too few to show a loss below 1.0%" in said
     assert f"Give {questions_needed(0.01, 0.03)} dev questions" in said

@@ -17,7 +17,7 @@ from evals.evaluation.run import add_arguments
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from rstitch.errors import InvalidArgument, RstitchError
 from rstitch.service.head import Head
-from training.head.__main__ import main, recipe_of
+from training.head.__main__ import main, questions_of, recipe_of
 from training.head.asking import reached_by
 from training.head.asking import test_command as command_for_test
 from training.head.flags import fill, parser
@@ -213,6 +213,20 @@ def test_fast_looks_at_little_unless_more_is_asked_for() -> None:
     options = parser().parse_args(["--name", "x"])
     fill(options)
     assert (options.num_alone, options.num_dev, len(options.prices)) == (200, None, 5)
+
+
+def test_a_trial_with_a_target_is_let_run_whatever_it_can_promise(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    rows = [{"question": f"What is {number}?", "answer": str(number)} for number in range(60)]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    common = ["--name", "x", "--data", str(data), "--check", "exact", "--target-loss", "3%"]
+    options = parser().parse_args([*common, "--fast"])
+    fill(options)
+    assert questions_of(options, recipe_of(options)).dev
+    options = parser().parse_args(common)
+    fill(options)
+    with pytest.raises(InvalidArgument, match="--target-loss"):
+        questions_of(options, recipe_of(options))
 
 
 def test_how_long_it_takes_is_said_with_what_it_costs() -> None:

@@ -40,7 +40,7 @@ def _refuse_goal(options: argparse.Namespace, recipe: Recipe, num_dev: int) -> N
     if speed_up is not None and not 1 < speed_up < math.inf:
         raise invalid("--target-latency", f"{speed_up:g}x is no speed-up.", "Give more than 1x, such as 2x.")
     if options.target_loss is not None:
-        check_promise(options.target_loss, num_dev, 0.0, recipe.num_looks)
+        check_promise(options.target_loss, num_dev, 0.0, recipe.num_looks, is_trial=options.fast)
 
 
 def _refuse_numbers(options: argparse.Namespace, recipe: Recipe) -> None:

@@ -90,7 +90,7 @@ class Run:
         sides = {"train": len(self.questions.train), "dev": len(self.dev), "test": len(self.questions.test)}
         told = ", ".join(f"{number:,} for {side}" for side, number in sides.items() if number)
         self.screen.say("questions", f"{self.questions.origin.source}: {told}", **sides)
-        loss = self.options.target_loss
+        loss, looks, is_trial = self.options.target_loss, self.recipe.num_looks, self.options.fast
 
         def measured() -> dict[str, Any]:
             with self.rollouts.stage("alone"), self.screen.bar("LLM and SLM alone", 2 * len(problems)) as advance:
@@ -99,8 +99,8 @@ class Run:
         alone = Baselines.of(self.work.stage("alone", measured))
         for figures in (alone.llm_only, alone.slm_only):
             self.screen.say("alone", f"{figures.name}: {look_in_words(asdict(figures))}", **asdict(figures))
-        said = [check_promise(loss, len(self.dev), alone.helped, self.recipe.num_looks)] if loss is not None else []
-        for note in filter(None, (*alone.notes, *said)):
+        said = "" if loss is None else check_promise(loss, len(self.dev), alone.helped, looks, is_trial=is_trial)
+        for note in filter(None, (*alone.notes, said)):
             self.screen.say("note", note)
         return alone
 
