@@ -202,6 +202,8 @@ class Run:
         elif options.activate and isinstance(self.writer, ServedRollouts):
             self.writer.put_into_service(options.name, head, choice.statement)
             words = f"{words}; it is in service: rstitch heads rollback takes that back; ask with --policy {policy}"
+        if isinstance(self.writer, ServedRollouts):
+            self.writer.forget_heads()
         self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.out))
         return head
 
