@@ -144,6 +144,7 @@ def test_the_data_is_looked_at_for_what_the_warm_start_needs(tmp_path: Path) -> 
         ({"question": "Why?", "answer": "1", "solution": "\\boxed{2}"}, ["--num-alone", "61"], "wrong"),
         ({}, ["--latency", "none.json"], "--latency: none.json"),
         ({}, ["--warm-from", "logs"], "--router HOST:PORT"),
+        ({}, ["--activate"], "--activate: a store that is started for this run"),
     ],
 )
 def test_what_flags_and_file_show_is_refused_before_a_stack_is_started(
@@ -227,6 +228,14 @@ def test_a_trial_with_a_target_is_let_run_whatever_it_can_promise(tmp_path: Path
     fill(options)
     with pytest.raises(InvalidArgument, match="--target-loss"):
         questions_of(options, recipe_of(options))
+
+
+def test_machines_are_told_what_there_is_only_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(Console(quiet=True), as_json=True)
+    screen.say("note", "nothing to stitch")
+    screen.say("look", "dev after step 1", step=1)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [{"event": "note", "words": "nothing to stitch"}, {"event": "look", "step": 1}]
 
 
 def test_how_long_it_takes_is_said_with_what_it_costs() -> None:

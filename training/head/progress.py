@@ -69,9 +69,9 @@ class Screen:
             self._bars.remove_task(task)
 
     def say(self, event: str, words: str, **facts: Any) -> None:
-        """Tells one thing: in words for people, with its facts for machines."""
+        """Tells one thing: in words for people, with its facts for machines; without facts they get the words."""
         if self._as_json:
-            sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
+            sys.stdout.write(json.dumps({"event": event, **(facts or {"words": words})}) + "\n")
             sys.stdout.flush()
         self.console.print(words, soft_wrap=True, markup=False, highlight=False)
 

@@ -24,6 +24,9 @@ def refuse(options: argparse.Namespace, recipe: Recipe, questions: Questions) ->
     _refuse_goal(options, recipe, len(questions.dev[: options.num_dev]))
     _refuse_numbers(options, recipe)
     _refuse_source(options, recipe, questions)
+    if options.activate and not options.router:
+        what = "a store that is started for this run ends with it, and the head's service too."
+        raise invalid("--activate", what, "Leave it out and put the head later: rstitch heads put. Or give --router.")
 
 
 def _refuse_name(name: str) -> None:
