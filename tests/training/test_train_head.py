@@ -166,6 +166,14 @@ def test_what_flags_and_file_show_is_refused_before_a_stack_is_started(
     assert not (tmp_path / "work").exists()
 
 
+def test_a_folder_of_another_run_is_refused_before_a_stack_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "made_of.json").write_text(json.dumps({"recipe": {"seed": 7}, "pair": "any"}))
+    assert main(["--task", "tiny", "--name", "x", "--split", "8/4/0", "--models", "none", "--work", str(tmp_path)]) == 2
+    assert "begun with another" in capsys.readouterr().err
+
+
 def test_workers_that_cannot_be_timed_from_here_are_refused_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +228,7 @@ def test_a_trial_with_a_target_is_let_run_whatever_it_can_promise(tmp_path: Path
     data = tmp_path / "data.jsonl"
     rows = [{"question": f"What is {number}?", "answer": str(number)} for number in range(60)]
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    common = ["--name", "x", "--data", str(data), "--check", "exact", "--target-loss", "3%"]
+    common = ["--name", "x", "--data", str(data), "--check", "exact", "--target-loss", "3%", "--work", str(tmp_path)]
     options = parser().parse_args([*common, "--fast"])
     fill(options)
     assert questions_of(options, recipe_of(options)).dev

@@ -30,8 +30,9 @@ from training.head.progress import Screen
 from training.head.questions import Questions, load_questions
 from training.head.recipe import FAST, Recipe
 from training.head.refusals import refuse
-from training.head.run import Run
+from training.head.run import Run, made_of
 from training.head.warm_start.sources import NUM_ANSWERS, default_source
+from training.head.work import refuse_another
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,6 +105,7 @@ def questions_of(options: argparse.Namespace, recipe: Recipe) -> Questions:
     refuse(options, recipe, questions)
     if options.latency is not None:
         load_latency(options.latency)
+    refuse_another(options.work, made_of(options, recipe, questions))
     check_checker(questions.task, questions.train[: options.num_alone])
     return questions
 

@@ -257,20 +257,26 @@ class Run:
 
     def _made_of(self) -> dict[str, Any]:
         """All that the head depends on, by words for people; but for the goal, on which the first stages do not."""
-        options, latency = self.options, self.latency
-        # A run of more steps goes on with one of fewer.
-        recipe = {name: value for name, value in asdict(self.recipe).items() if name != "num_steps"}
-        return {
-            "recipe": recipe,
-            "questions": self.questions.digest,
-            "terms": asdict(self.terms),
-            "warm start": options.warm_from,
-            "numbers": {"alone": options.num_alone, "dev": len(self.dev)},
+        latency = self.latency
+        return made_of(self.options, self.recipe, self.questions) | {
             "pair": [self.pair.names, self.pair.places],
             "latency model": [
                 latency.slm.as_dict(), latency.llm.as_dict(), asdict(latency.serving) if latency.serving else None
             ],
         }  # fmt: skip
+
+
+def made_of(options: argparse.Namespace, recipe: Recipe, questions: Questions) -> dict[str, Any]:
+    """Tells what a head depends on as far as it is known without the pair, by words for people."""
+    # A run of more steps goes on with one of fewer.
+    numbers = {name: value for name, value in asdict(recipe).items() if name != "num_steps"}
+    return {
+        "recipe": numbers,
+        "questions": questions.digest,
+        "terms": asdict(Terms.of(questions.task, options.max_new_tokens)),
+        "warm start": options.warm_from,
+        "numbers": {"alone": options.num_alone, "dev": len(questions.dev[: options.num_dev])},
+    }
 
 
 def _goal(options: argparse.Namespace, dual: Dual) -> str:
