@@ -26,6 +26,11 @@ class Effort:
     num_rollouts: int = 0
     rollouts_s: float = 0.0
 
+    @property
+    def beside_s(self) -> float:
+        """The time in which no answer was waited for."""
+        return self.seconds - self.rollouts_s
+
     def text(self) -> str:
         """Tells in one sentence how long the run took and what for."""
         if not self.rollouts_s:

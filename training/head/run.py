@@ -68,6 +68,7 @@ class Run:
         self.writer = rollouts_of(options, self.pair, judge, held)
         self.rollouts = KeptRollouts(self.writer, self.work.folder, self.work.clock)
         self._has_told = False
+        self._learning_s = 0.0  # of the step with the most of it so far
 
     def all(self) -> Head:
         """Goes through all stages; gives the head. Raises RstitchError."""
@@ -144,8 +145,10 @@ class Run:
                 break
             self._tell_left(trainer)
             words = f"step {trainer.step_number + 1}/{recipe.num_steps}"
+            before_s = self.work.clock.effort.beside_s
             with self.screen.bar(words, recipe.num_questions * recipe.group_size) as advance:
                 trainer.step(advance)
+            self._learning_s = max(self._learning_s, self.work.clock.effort.beside_s - before_s)
             self.work.clock.tick()
             self.screen.step(trainer.curves, recipe.num_steps)
         self._look(trainer)
@@ -249,7 +252,7 @@ class Run:
         # As many groups as the last steps took, for a step may draw several rounds; and a look before the frontier.
         num_groups = max([recipe.num_questions, *(curve["num_groups_seen"] for curve in trainer.curves[-_LAST_STEPS:])])
         num_next = num_groups * recipe.group_size + (1 + self._looks_after) * len(self.dev)
-        needed = self.work.clock.effort.seconds + (num_next / self._rate if self._rate else 0.0)
+        needed = self.work.clock.effort.seconds + self._learning_s + (num_next / self._rate if self._rate else 0.0)
         if needed <= 3600 * self.options.max_hours:
             return True
         self.screen.say("hours", f"{self.options.max_hours:g} hours allow no more steps")
