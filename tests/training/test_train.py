@@ -60,7 +60,7 @@ def test_a_run_is_a_function_of_its_seed_and_outlives_kills(tmp_path: Path) -> N
     assert toy.num_written == FAST.num_questions * FAST.group_size * curves[1]["num_groups_seen"] // 2 - 4
     assert again.head().version == whole.head().version != trainer(tmp_path / "new").head().version
     assert again.price == whole.price != dual.begin()
-    assert (curves[1]["slack_low"], curves[1]["slack"], curves[1]["slack_high"]) == whole.price.interval()
+    assert (curves[1]["slack_low"], curves[1]["slack"], curves[1]["slack_high"]) == dual.interval(whole.price)
     assert [json.loads(line) for line in (folder / LOG).read_text().splitlines()] == curves
     assert sorted(path.name for path in folder.iterdir()) == [CHECKPOINT, "clock.json", LOG]
 

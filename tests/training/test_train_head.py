@@ -263,6 +263,8 @@ def test_a_step_tells_what_is_to_spare_of_a_target() -> None:
     first, second = told.getvalue().splitlines()
     assert first == "step 1/2: reward 0.900, accuracy 95.0%, modelled ms 50, LLM tokens 10.0%, lambda 1.00e-03"
     assert second.endswith("lambda 1.00e-03, to spare +1.2% [-1.0%, +3.4%]")
+    screen.step([curve | {"slack": 0.03}], 2)
+    assert told.getvalue().endswith("to spare +3.0%\n"), "all answers were alike: of the spread nothing is known"
     live = Screen(Console(file=io.StringIO(), width=120, force_terminal=True))
     with live:
         live.step([curve, curve | target], 2)

@@ -20,6 +20,7 @@ from training.head import frontier
 from training.head.effort import Effort
 from training.head.evaluate import Figures
 from training.head.frontier import Point
+from training.head.progress import spare_in_words
 from training.head.promise import Choice
 from training.head.questions import Questions
 from training.head.recipe import Recipe
@@ -187,10 +188,9 @@ def _to_spare(training: Training) -> str:
     last = training.curves[-1] if training.curves else {}
     if "slack" not in last:
         return ""
-    spare = "{slack:+.1%} [{slack_low:+.1%}, {slack_high:+.1%}]".format(**last)
     return (
-        f"- To spare in the end, by exploring answers: {spare} (accuracy above the least that was wanted, or\n"
-        "  the part by which answers were faster than wanted; over the last steps, with a 95% interval).\n"
+        f"- To spare in the end, by exploring answers: {spare_in_words(last)} (accuracy above the least that was\n"
+        "  wanted, or the part by which answers were faster than wanted; over the last steps, with a 95% interval).\n"
     )
 
 

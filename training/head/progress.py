@@ -17,12 +17,11 @@ from rich.table import Table
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDTH = 32  # of a sparkline: the last steps
 _ROWS = {  # of the live table: curve, heading, format
-    "reward": ("reward", "{reward:.3f}"),
-    "accuracy": ("accuracy", "{accuracy:.1%}"),
-    "latency_ms": ("modelled ms", "{latency_ms:.4g}"),
-    "llm_share": ("LLM tokens", "{llm_share:.1%}"),
-    "price": ("lambda", "{price:.2e}"),
-    "slack": ("to spare", "{slack:+.1%} [{slack_low:+.1%}, {slack_high:+.1%}]"),  # of a target
+    "reward": ("reward", "{:.3f}"),
+    "accuracy": ("accuracy", "{:.1%}"),
+    "latency_ms": ("modelled ms", "{:.4g}"),
+    "llm_share": ("LLM tokens", "{:.1%}"),
+    "price": ("lambda", "{:.2e}"),
 }
 
 
@@ -79,7 +78,9 @@ class Screen:
         """Shows the curves, of which the last is new."""
         self._curves = curves
         last = curves[-1]
-        figures = ", ".join(f"{name} {form.format(**last)}" for key, (name, form) in _ROWS.items() if key in last)
+        figures = ", ".join(f"{name} {form.format(last[key])}" for key, (name, form) in _ROWS.items())
+        if "slack" in last:
+            figures += f", to spare {spare_in_words(last)}"
         if self._as_json or not self._live:
             self.say("step", f"step {last['step']}/{num_steps}: {figures}", **last)
 
@@ -93,8 +94,12 @@ class Screen:
     def _shown(self) -> Group:
         table = Table.grid(padding=(0, 2))
         for key, (name, form) in _ROWS.items():
-            if values := [float(curve[key]) for curve in self._curves if key in curve]:
-                table.add_row(name, form.format(**self._curves[-1]), sparkline(values))
+            if self._curves:
+                values = [float(curve[key]) for curve in self._curves]
+                table.add_row(name, form.format(values[-1]), sparkline(values))
+        if self._curves and "slack" in self._curves[-1]:
+            values = [float(curve["slack"]) for curve in self._curves if "slack" in curve]
+            table.add_row("to spare", spare_in_words(self._curves[-1]), sparkline(values))
         for look in self._looks:
             table.add_row(f"dev, step {look['step']}", "", look_in_words(look))
         return Group(table, self._bars)
@@ -104,6 +109,12 @@ def look_in_words(figures: Mapping[str, Any]) -> str:
     """Says what answers came to, from the fields of `Figures`."""
     form = "{accuracy:.1%} [{low:.1%}, {high:.1%}], {latency_ms:.4g} ms, {llm_share:.1%} LLM tokens"
     return form.format(**figures)
+
+
+def spare_in_words(curve: Mapping[str, Any]) -> str:
+    """Says by how much a target was met after a step, from the step's curve, which has the `slack`."""
+    words = f"{curve['slack']:+.1%}"
+    return f"{words} [{curve['slack_low']:+.1%}, {curve['slack_high']:+.1%}]" if "slack_low" in curve else words
 
 
 def sparkline(values: Sequence[float]) -> str:

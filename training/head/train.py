@@ -34,7 +34,6 @@ from training.head.rollouts.types import Job, Rollout
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
-_SLACK = ("slack_low", "slack", "slack_high")  # of a target, in curves: `Price.interval` after the step
 _OnDone = Callable[[Rollout], None]
 
 
@@ -116,8 +115,7 @@ class Trainer:
             self.curves.append(self._curve(number, seen, len(groups), float(np.mean(losses or [0.0]))))
             free = [group.rollouts for group in seen if not group.is_bounded]
             self.price = self._setting.dual.after(self.price, free)
-            if self.price.weight:
-                self.curves[-1] |= dict(zip(_SLACK, self.price.interval(), strict=True))
+            self.curves[-1] |= self._to_spare()
             self.step_number = number
             self.save()
         return self.curves[-1]
@@ -218,6 +216,13 @@ class Trainer:
             self._optimizer.step()
             losses.append(loss.item())
         return losses
+
+    def _to_spare(self) -> dict[str, float]:
+        """The slack of a target after a step, for the curves; its interval unless all answers were alike."""
+        if not self.price.weight:
+            return {}
+        low, slack, high = self._setting.dual.interval(self.price)
+        return {"slack": slack} | ({"slack_low": low, "slack_high": high} if low < high else {})
 
     def _curve(self, step: int, seen: list[Group], num_groups: int, loss: float) -> dict[str, Any]:
         rollouts = [each for group in seen for each in group.rollouts]
