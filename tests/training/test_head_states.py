@@ -18,8 +18,15 @@ from training.head.mlp import Policy, inputs_of
 from training.head.warm_start.chain_states import Chains, chain_states
 from training.head.warm_start.fitting import fit, lean
 from training.head.warm_start.states import States, situations
+from training.tiny import data
 
 FEATURE_SETS = [(), ("entropy",), ("recent", "spent"), NAMES]
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the chains that are sorted by length, seconds go into those that a test does not look at."""
+    monkeypatch.setattr(data, "_POOL", 128)
 
 
 @pytest.mark.parametrize("num_readout", [0, 6])

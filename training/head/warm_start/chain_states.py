@@ -28,8 +28,8 @@ from training.tiny.data import IGNORE, batches
 # first tokens nothing is said. `slm`: the SLM's alone. `mixed`: its own among the LLM's, as in answers that the LLM
 # wrote lines of. `llm`: the other way round, so that the LLM is called where it would begin a line.
 LINES: dict[str, tuple[Style, bool]] = {"slm": ("short", False), "mixed": ("short", True), "llm": ("verbose", True)}
-# Of words the SLM's own are enough. Of programs the LLM errs more often among the SLM's lines than among its own: what is
-# lost under a threshold are its errors, so the head has it begin the lines.
+# Of words the SLM's own are enough. Of programs the LLM errs more often among the SLM's lines than among its own (what
+# is lost under a threshold are its errors), so the head has it begin the lines.
 _NEEDED = {"words": "slm", "programs": "llm"}
 BLOCK = 10_000  # chains that are kept in one file
 _MAX_BLOCKS = 1_000
