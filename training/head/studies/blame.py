@@ -2,7 +2,7 @@
 
 A tiny domain says how a right solution goes, line by line in either model's style. An answer is followed along the
 right line that it is nearest to, up to the first token that leaves both styles. A head can help where that token is the
-SLM's and it was asked, not where the LLM wrote it; but it can have the LLM begin the lines, among which the LLM errs less.
+SLM's and it was asked, not where the LLM wrote it; but it can let the LLM begin lines, among which the LLM errs less.
 """
 
 from __future__ import annotations
