@@ -34,10 +34,10 @@ class Effort:
     def text(self) -> str:
         """Tells in one sentence how long the run took and what for."""
         if not self.rollouts_s:
-            return f"{self.seconds / 60:.0f} minutes."
-        waited = f"{self.rollouts_s / 60:.0f} waiting for {self.num_rollouts:,} answers"
+            return f"{minutes(self.seconds)} minutes."
+        waited = f"{minutes(self.rollouts_s)} waiting for {self.num_rollouts:,} answers"
         rate = f"{self.num_rollouts / self.rollouts_s:.1f} a second"
-        return f"{self.seconds / 60:.0f} minutes; of them {waited} ({rate}); the rest is learning and the warm start."
+        return f"{minutes(self.seconds)} minutes; of them {waited} ({rate}); the rest is learning and the warm start."
 
 
 class Clock:
@@ -89,3 +89,8 @@ class Clock:
         """Notes what the run took so far."""
         self._ticked = monotonic()
         write_whole(self._path, lambda file: file.write(json.dumps(asdict(self.effort)).encode()))
+
+
+def minutes(seconds: float) -> str:
+    """Writes seconds as minutes, to a tenth: of a short run, whole ones would contradict one another."""
+    return f"{round(seconds / 60, 1):g}"

@@ -19,6 +19,7 @@ from training.head.baselines import Baselines
 from training.head.card import Training, write_head
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
+from training.head.effort import minutes
 from training.head.evaluate import Figures, figures_of
 from training.head.latency import another_pair, latency_of
 from training.head.pair import check_labels, pair_of, rollouts_of
@@ -197,7 +198,7 @@ class Run:
             self.screen.say("test", f"the test side, not looked at, is in {self.work.folder / 'test.jsonl'}")
         self.screen.say("promise", choice.statement, keeps=choice.keeps, price=choice.point.value)
         full_name = f"{options.name}@{head.version}"
-        took = f"{self.work.clock.effort.seconds / 60:.0f} minutes"
+        took = f"{minutes(self.work.clock.effort.seconds)} minutes"
         words = f"{full_name} (step {look.step}) is in {options.out}, after {took}"
         policy = f"learned:{options.name},price={choice.point.value:g}"
         if not choice.keeps:

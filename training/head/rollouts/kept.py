@@ -71,11 +71,13 @@ class KeptRollouts:
         assert self._file is None, "one stage at a time"
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for other in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            self._known |= _read(other)[0]
         with path.open("ab") as self._file:
             try:
-                self._file.truncate(_read(path)[1])  # behind it lies what a kill left half written
+                for each in sorted(self._folder.glob(f"*{_SUFFIX}")):
+                    known, end = _read(each)
+                    self._known |= known
+                    if each == path:
+                        self._file.truncate(end)  # behind it lies what a kill left half written
                 self._file.seek(0, os.SEEK_END)
                 yield
             finally:
