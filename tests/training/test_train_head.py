@@ -67,7 +67,7 @@ def test_the_command_makes_a_head_and_goes_on_with_a_run(tmp_path: Path, capsys:
     "flags", [["--tau", "1"], ["--group-size", "1"], ["--warm-error", "0"], ["--target-loss", "1e-7", "--pure"]]
 )
 def test_what_cannot_be_is_refused(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--task", "tiny", "--name", "bad", "--in-process", "--work", str(tmp_path)]
+    common = ["--task", "tiny", "--name", "bad", "--in-process", "--split", "8/4/0", "--work", str(tmp_path)]
     assert main([*common, *flags]) == 2
     assert f"{flags[0]}:" in capsys.readouterr().err
 
