@@ -129,7 +129,8 @@ def main() -> int:
     task, domain = tasks.load(options.task), DOMAINS[name]
     terms = Terms.of(task, None)
     problems = load_data(task, split="dev", n=options.n).problems
-    engines = open_engines(*(str(ROOT / "models" / model) for model in models))
+    slm, llm = (str(ROOT / "models" / model) for model in models)
+    engines = open_engines(slm, llm)
     judge = Judge(terms, checker_of(task), LatencyModel.load(ROOT / "docs/results/latency.json"))
     files = options.files or [ROOT / "models/heads" / options.task / "head.safetensors"]
     heads = {file.parent.name: Head.from_bytes(file.read_bytes()) for file in files}
