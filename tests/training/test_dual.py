@@ -103,11 +103,14 @@ def test_the_interval_holds_the_truth_and_chance_moves_little() -> None:
         price = dual.begin()
         for _ in range(5):
             price = dual.after(price, step(dual.start, rng))
-        low, slack, high = price.interval()
+        low, slack, high = dual.interval(price)
         assert low < slack < high
         inside += low <= accuracy(dual.start) - 0.95 <= high
     assert inside >= 90
-    assert dual.begin().interval() == (-math.inf, 0.0, math.inf)
+    assert dual.interval(dual.begin()) == (-math.inf, 0.0, math.inf)
+    unsure = dual_of(None, 0.05, None, 0.9, LLM_MS, 100)  # what is wanted is 0.03 from the truth, or more
+    low, _, high = unsure.interval(unsure.after(unsure.begin(), step(dual.start, rng)))
+    assert high - low > 3.9 * 0.03
     few = dual.after(dual.begin(), step(dual.start, rng)[:1])  # one question tells next to nothing
     assert abs(math.log(few.value / dual.start)) < 0.01
 

@@ -19,7 +19,8 @@ from rstitch.service.head import Head
 from tests.support.heads import random_head
 from training.head import baselines, frontier
 from training.head.baselines import Baselines, baselines_of, check_checker
-from training.head.card import Effort, Training, write_head
+from training.head.card import Training, write_head
+from training.head.effort import Effort
 from training.head.frontier import Point
 from training.head.promise import check_promise, choose, questions_needed
 from training.head.questions import load_questions
@@ -210,6 +211,11 @@ def test_too_few_questions_for_a_promise_are_refused_with_their_number() -> None
         check_promise(0.01, 100, 0.0)
     with pytest.raises(RstitchError, match=r"300 dev questions .* below 1.5% \(95% for each of 3 looks.*takes 449"):
         check_promise(0.01, 300, 0.0, 3)
+    said = check_promise(0.01, 100, 0.0, is_trial=True)
+    assert "nothing will be promised: 100 dev questions can show no loss below 2.6%" in said
+    assert "a higher --num-dev" in said
+    with pytest.raises(RstitchError, match="no number of questions shows"):
+        check_promise(1.5, 100, 0.0, is_trial=True)
     said = check_promise(0.01, 300, 0.03)
     assert "300 dev questions may be too few to show a loss below 1.0%" in said
     assert f"Give {questions_needed(0.01, 0.03)} dev questions" in said
@@ -260,6 +266,7 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
         {"step": step, "reward": 0.8, "accuracy": 0.9, "latency_ms": 50.0, "llm_share": 0.1, "price": 1e-3}
         for step in (1, 2)
     ]
+    curves[-1] |= {"slack_low": -0.01, "slack": 0.012, "slack_high": 0.034}
     models = {"slm": "small (cpu float32)", "llm": "large (cpu float32)"}
     effort = Effort(600, 1200, 300)
     points = measured()
@@ -275,6 +282,7 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
         effort,
         name="mine",
         test_command="rstitch eval run --check x",
+        latency_of="this beside that",
     )
     folder = tmp_path / "mine"
     write_head(folder, random_head(8), training, points, choose(points, loss=0.03))
@@ -283,6 +291,9 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
     assert {"training.jsonl", "training.png", "frontier.png", "dev.json"} <= {path.name for path in folder.iterdir()}
     assert "Wanted: a loss of at most 3.0%. At price 1 the loss against the LLM alone is below 3.0%" in said
     assert "10 minutes; of them 5 waiting for 1,200 answers (4.0 a second)" in said
+    assert "as the latency model gives them.\nThat model is of another pair: this beside that." in said
+    assert "model of another pair (above) with the waiting model" in said
+    assert "To spare in the end, by exploring answers: +1.2% [-1.0%, +3.4%] (accuracy above" in said
     assert "The head is that of step 2, chosen on these very questions among" in said
     assert "    rstitch eval run --check x\n" in said
     assert len([line for line in said.splitlines() if line.startswith("| ")]) == 1 + len(points) + 1 + len(looks)

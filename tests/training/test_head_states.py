@@ -18,8 +18,15 @@ from training.head.mlp import Policy, inputs_of
 from training.head.warm_start.chain_states import Chains, chain_states
 from training.head.warm_start.fitting import fit, lean
 from training.head.warm_start.states import States, situations
+from training.tiny import data
 
 FEATURE_SETS = [(), ("entropy",), ("recent", "spent"), NAMES]
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the chains that are sorted by length, seconds go into those that a test does not look at."""
+    monkeypatch.setattr(data, "_POOL", 128)
 
 
 @pytest.mark.parametrize("num_readout", [0, 6])
@@ -113,9 +120,7 @@ def test_states_can_be_shown_with_fewer_features() -> None:
 @pytest.mark.parametrize(("domain", "slm"), [("words", "tiny-slm"), ("programs", "tiny-programs-slm")])
 def test_states_of_chains_are_a_function_of_their_arguments_and_kept(domain: str, slm: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    chains = Chains(
-        bundled_model(slm), domain, 0.02, 30, seed=5, mixed=domain == "programs", features=("entropy", "spent")
-    )
+    chains = Chains(bundled_model(slm), domain, 0.02, 30, seed=5, features=("entropy", "spent"))
     made = chain_states(chains, tmp_path)
     assert made.inputs.shape == (len(made), 96 + 1 + 3)
     assert 0 < made.wrong.mean() < 0.9
@@ -125,6 +130,18 @@ def test_states_of_chains_are_a_function_of_their_arguments_and_kept(domain: str
     again = chain_states(chains, tmp_path)
     assert torch.equal(again.inputs, made.inputs)
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_where_the_lines_are_the_llms_the_slm_would_begin_others(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    of = {
+        lines: chain_states(Chains(bundled_model("tiny-programs-slm"), "programs", 1e-4, 60, seed=5, lines=lines))
+        for lines in ("slm", "llm")
+    }
+    wrong = {lines: float(states.wrong.sum()) / states.num_answers for lines, states in of.items()}
+    # The SLM errs twice in a program; of the lines, seven in a program, the LLM begins half.
+    assert wrong["slm"] < 3
+    assert wrong["llm"] > wrong["slm"] + 2
 
 
 def test_the_warm_start_learns_and_leans() -> None:

@@ -16,6 +16,7 @@ from rstitch.client.sync import Client
 from rstitch.errors import RstitchError, to_status
 from rstitch.v1 import router_pb2 as pb
 from tests.support.fake_router import LLM, SLM, FakeRouter
+from tests.support.heads import random_head
 from training.head.progress import Screen
 from training.head.recipe import Recipe
 from training.head.rollouts.judging import Judge
@@ -97,6 +98,17 @@ def test_a_lost_router_is_waited_for(router: Router, served: ServedRollouts) -> 
     states = of_solutions(served, problems("a", "b"), Terms(8), RECIPE, screen()[0])
     assert router.num_losses == 0
     assert (states.num_answers, len(states)) == (2, 6)
+
+
+def test_heads_of_training_are_forgotten_together(router: Router, served: ServedRollouts) -> None:
+    served.use(random_head(4))
+    served.use(random_head(4, seed=2))
+    served.forget_heads()
+    *stored, deleted = router.head_calls
+    assert [call.name for call in stored] == ["mine.training"] * 2
+    assert (type(deleted), deleted.name) == (pb.DeleteHeadRequest, "mine.training")
+    router.__exit__(None, None, None)
+    served.forget_heads()  # the run is over all the same
 
 
 def test_an_answer_that_does_not_fit_is_left_out_and_counted(router: Router, served: ServedRollouts) -> None:

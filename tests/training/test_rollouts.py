@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,16 +19,18 @@ from evals.checking.checker import OwnCheck
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from evals.tasks.data import Problem
 from evals.tasks.tiny.arithmetic import is_correct, problems
+from rstitch.client.events import Consultation
 from rstitch.client.policies import Learned, LlmOnly, Threshold
 from rstitch.local.part import bundled_model
 from rstitch.service.coin import uniform
 from tests.support.heads import random_head
 from tests.support.toy_rollouts import HIDDEN_SIZE, ToyRollouts, toy_problems
+from training.head.effort import Clock, Effort
 from training.head.rollouts.engines import Engines, open_engines
 from training.head.rollouts.in_process import InProcessRollouts
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.kept import KeptRollouts
-from training.head.rollouts.types import Job, Rollout
+from training.head.rollouts.types import Asked, Job, Rollout, Rollouts
 
 LIMIT, TAU = 60, 0.01
 LATENCY = LatencyModel(
@@ -109,6 +112,10 @@ def test_policies_without_a_head(engines: Engines, rollouts: InProcessRollouts, 
     assert stitched.text == engines.text([token.id for token in naive])
 
 
+def kept_by(rollouts: Rollouts, folder: Path) -> KeptRollouts:
+    return KeptRollouts(rollouts, folder, Clock(folder / "clock.json"))
+
+
 def test_what_was_written_is_kept_and_not_asked_for_again(tmp_path: Path) -> None:
     head = random_head(HIDDEN_SIZE, seed=2)
     jobs = [Job(problem, seed) for problem in toy_problems(3) for seed in (1, 2)]
@@ -118,17 +125,17 @@ def test_what_was_written_is_kept_and_not_asked_for_again(tmp_path: Path) -> Non
     assert any(each.consultations for each in expected)
 
     toy = ToyRollouts(fails_after=4)
-    kept, told = KeptRollouts(toy, tmp_path), list[Rollout]()
+    kept, told = kept_by(toy, tmp_path), list[Rollout]()
     with pytest.raises(KeyboardInterrupt), kept.stage("some"):
         kept.run(jobs, Learned(kept.use(head)))
     path = tmp_path / "some.rollouts"
     path.write_bytes(path.read_bytes()[:-7])  # the fourth was half written when the process was killed
 
     toy = ToyRollouts()
-    kept = KeptRollouts(toy, tmp_path)
+    kept = kept_by(toy, tmp_path)
     with kept.stage("some", forget=True):
         assert kept.run(jobs, Learned(kept.use(head)), told.append) == expected
-        assert (toy.num_written, kept.num_asked, len(told)) == (3, 3, len(jobs))
+        assert (toy.num_written, len(told)) == (3, len(jobs))
         assert kept.run(jobs, Learned(kept.use(head))) == expected
         assert toy.num_written == 3, "all of them are known"
         other = random_head(HIDDEN_SIZE, seed=3)
@@ -136,3 +143,73 @@ def test_what_was_written_is_kept_and_not_asked_for_again(tmp_path: Path) -> Non
         kept.run([replace(jobs[0], llm_tokens=5)], Learned(kept.use(head)))
         assert toy.num_written == 5, "another head's answers, and those within a budget, are others"
     assert not path.exists()
+    assert Clock(tmp_path / "clock.json").effort.num_rollouts == 4 + 3 + 2, "those of both processes"
+
+
+def test_an_answer_of_one_stage_is_known_in_the_next_ones(tmp_path: Path) -> None:
+    toy = ToyRollouts()
+    jobs = [Job(problem) for problem in toy_problems(5)]
+    kept = kept_by(toy, tmp_path)
+    with kept.stage("alone"):
+        kept.run(jobs[:3], LlmOnly())
+    for again in (kept, kept_by(toy, tmp_path)):
+        with again.stage("warm"):
+            assert again.run(jobs, LlmOnly()) == ToyRollouts().run(jobs, LlmOnly())
+        assert toy.num_written == 5
+    (tmp_path / "warm.rollouts").unlink()
+    with kept.stage("warm"):
+        kept.run(jobs, LlmOnly())
+    assert toy.num_written == 7, "the first three are those of the other stage"
+
+
+def test_hidden_states_are_in_memory_once(tmp_path: Path) -> None:
+    size = 4_000_000
+
+    class Large(ToyRollouts):
+        def run(
+            self, jobs: Sequence[Job], policy: Asked, on_done: Callable[[Rollout], None] = lambda rollout: None
+        ) -> list[Rollout]:
+            for job in jobs:
+                asked = Consultation(3, bytes(size), 0.5, 1)
+                on_done(Rollout(job.problem, "", True, 1.0, 1, 0, (), (asked,), "", job.explore_seed))
+            return []
+
+    jobs, kept = [Job(problem, 1) for problem in toy_problems(3)], kept_by(Large(), tmp_path)
+    tracemalloc.start()
+    try:
+        with kept.stage("some"):
+            made = kept.run(jobs, Learned("any"))
+            assert tracemalloc.get_traced_memory()[0] < 1.5 * len(made) * size
+            assert kept.run(jobs, Learned("any")) == made
+    finally:
+        tracemalloc.stop()
+
+
+def test_time_is_that_of_the_answers_that_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over two processes, the first of them killed: the rate is of all that was waited for, and of nothing else."""
+    now = [100.0]
+    monkeypatch.setattr("training.head.effort.monotonic", lambda: now[0])
+
+    class Slow(ToyRollouts):
+        def _written(self, job: Job, policy: Asked) -> Rollout:
+            now[0] += 2.0
+            return super()._written(job, policy)
+
+    jobs = [Job(problem) for problem in toy_problems(5)]
+    kept = kept_by(Slow(fails_after=2), tmp_path)
+    now[0] += 7  # learning, say
+    with pytest.raises(KeyboardInterrupt), kept.stage("some"):
+        kept.run(jobs, LlmOnly())
+    now[0] += 1000  # nobody runs
+    clock = Clock(tmp_path / "clock.json")
+    assert clock.effort == Effort(11.0, 2, 4.0)
+    with (kept := KeptRollouts(Slow(), tmp_path, clock)).stage("some"):
+        kept.run(jobs, LlmOnly())
+        kept.run(jobs, LlmOnly())
+    assert clock.effort == Effort(17.0, 5, 10.0)
+    assert Effort(92, 181, 89).text().startswith("1.5 minutes; of them 1.5 waiting for 181 answers (2.0 a second)")
+
+
+def test_the_time_of_a_run_that_was_begun_before_answers_were_counted_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "clock.json").write_text("600.5\n")
+    assert Clock(tmp_path / "clock.json").effort.seconds >= 600.5

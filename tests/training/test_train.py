@@ -16,6 +16,7 @@ from rstitch.service.head import HeadFacts
 from tests.support.toy_rollouts import BASE_MS, CALL_MS, HARM, HIDDEN_SIZE, ToyRollouts, toy_problems
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
+from training.head.effort import Clock
 from training.head.evaluate import figures_of
 from training.head.mlp import Policy
 from training.head.recipe import FAST
@@ -35,7 +36,8 @@ def trainer(
     torch.manual_seed(made.seed)
     policy = Policy(HIDDEN_SIZE, 0, (8,), 0.5, features)
     setting = Setting(toy_problems(64), HeadFacts(HIDDEN_SIZE, "", 0.1, features=features), dual, 100.0)
-    return Trainer(made, setting, KeptRollouts(toy or ToyRollouts(), folder), policy, folder)
+    rollouts = KeptRollouts(toy or ToyRollouts(), folder, Clock(folder / "clock.json"))
+    return Trainer(made, setting, rollouts, policy, folder)
 
 
 def test_a_run_is_a_function_of_its_seed_and_outlives_kills(tmp_path: Path) -> None:
@@ -58,8 +60,9 @@ def test_a_run_is_a_function_of_its_seed_and_outlives_kills(tmp_path: Path) -> N
     assert toy.num_written == FAST.num_questions * FAST.group_size * curves[1]["num_groups_seen"] // 2 - 4
     assert again.head().version == whole.head().version != trainer(tmp_path / "new").head().version
     assert again.price == whole.price != dual.begin()
+    assert (curves[1]["slack_low"], curves[1]["slack"], curves[1]["slack_high"]) == dual.interval(whole.price)
     assert [json.loads(line) for line in (folder / LOG).read_text().splitlines()] == curves
-    assert sorted(path.name for path in folder.iterdir()) == [CHECKPOINT, LOG]
+    assert sorted(path.name for path in folder.iterdir()) == [CHECKPOINT, "clock.json", LOG]
 
 
 def test_dapo_learns_where_the_llm_is_worth_its_time(tmp_path: Path) -> None:
@@ -68,6 +71,7 @@ def test_dapo_learns_where_the_llm_is_worth_its_time(tmp_path: Path) -> None:
     made = trainer(tmp_path, dual=dual, num_questions=32, group_size=8, lr=2e-2, num_minibatches=4, max_rounds=1)
     for _ in range(8):
         made.step()
+    assert "slack" not in made.curves[-1], "there is no target"
     toy = ToyRollouts()
     asked = toy.run([Job(problem) for problem in toy_problems(100)], Learned(toy.use(made.head())))
     chances = np.mean([[said.probability for said in each.consultations] for each in asked], axis=0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -15,11 +17,11 @@ from evals.evaluation.run import add_arguments
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from rstitch.errors import InvalidArgument, RstitchError
 from rstitch.service.head import Head
-from training.head.__main__ import main, recipe_of
+from training.head.__main__ import main, questions_of, recipe_of
 from training.head.asking import reached_by
 from training.head.asking import test_command as command_for_test
 from training.head.flags import fill, parser
-from training.head.latency import latency_of
+from training.head.latency import another_pair, latency_of
 from training.head.pair import Pair
 from training.head.progress import Screen, left_in_words, sparkline
 from training.head.questions import load_questions
@@ -65,7 +67,7 @@ def test_the_command_makes_a_head_and_goes_on_with_a_run(tmp_path: Path, capsys:
     "flags", [["--tau", "1"], ["--group-size", "1"], ["--warm-error", "0"], ["--target-loss", "1e-7", "--pure"]]
 )
 def test_what_cannot_be_is_refused(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--task", "tiny", "--name", "bad", "--in-process", "--work", str(tmp_path)]
+    common = ["--task", "tiny", "--name", "bad", "--in-process", "--split", "8/4/0", "--work", str(tmp_path)]
     assert main([*common, *flags]) == 2
     assert f"{flags[0]}:" in capsys.readouterr().err
 
@@ -131,6 +133,47 @@ def test_the_data_is_looked_at_for_what_the_warm_start_needs(tmp_path: Path) -> 
     refuse(options, recipe_of(options), load_questions(None, data, "math"))
 
 
+@pytest.mark.parametrize(
+    ("row", "flags", "named"),
+    [
+        ({"text": "What?"}, [], "line 61: there is no column question"),
+        ({"question": "What is 0?", "answer": "7"}, [], "one question with two answers"),
+        ({}, ["--split", "98/1/1"], "Give at least 4"),
+        ({}, ["--task", "none"], "there is no task 'none'"),
+        ({}, ["--check", "magic"], "there is no check 'magic'"),
+        ({"question": "Why?", "answer": "1", "solution": "\\boxed{2}"}, ["--num-alone", "61"], "wrong"),
+        ({}, ["--latency", "none.json"], "--latency: none.json"),
+        ({}, ["--warm-from", "logs"], "--router HOST:PORT"),
+        ({}, ["--activate"], "--activate: a store that is started for this run"),
+    ],
+)
+def test_what_flags_and_file_show_is_refused_before_a_stack_is_started(
+    row: dict[str, str], flags: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("a stack is started")
+
+    monkeypatch.setattr("training.head.__main__.local_stack", started)
+    monkeypatch.setattr("training.head.baselines._NUM_CHECKED", 61)
+    rows = [{"question": f"What is {number}?", "answer": str(number)} for number in range(60)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f"{json.dumps(each)}\n" for each in [*rows, row] if each))
+    named_by = [] if "--task" in flags else ["--check", "exact"]
+    common = ["--name", "bad", "--data", str(data), *named_by, "--split", "70/20/10", "--work", str(tmp_path / "work")]
+    assert main([*common, *flags]) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_folder_of_another_run_is_refused_before_a_stack_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "made_of.json").write_text(json.dumps({"recipe": {"seed": 7}, "pair": "any"}))
+    assert main(["--task", "tiny", "--name", "x", "--split", "8/4/0", "--models", "none", "--work", str(tmp_path)]) == 2
+    assert "begun with another" in capsys.readouterr().err
+
+
 def test_workers_that_cannot_be_timed_from_here_are_refused_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +191,18 @@ def test_workers_that_cannot_be_timed_from_here_are_refused_with_the_remedy(
     with pytest.raises(InvalidArgument, match="no route") as error:
         latency_of(options, pair, load_questions(None, data, "math"), Screen(Console(quiet=True)))
     assert "--latency FILE" in str(error.value.remedy)
+
+
+def test_whose_latency_model_it_is_is_known_if_it_says_so() -> None:
+    def fitted(role: str) -> ModelLatency:
+        return replace(getattr(LATENCY, role), facts={"model": f"small-{role}", "device": "cpu", "dtype": "float32"})
+
+    model = LatencyModel(fitted("slm"), fitted("llm"))
+    places = dict.fromkeys(("slm", "llm"), "cpu float32")
+    assert another_pair(model, Pair({"slm": "there/small-slm", "llm": "small-llm"}, places)) == ""
+    pair = Pair({"slm": "small-slm", "llm": "large-llm"}, places)
+    assert another_pair(model, pair) == "small-slm cpu float32 beside small-llm cpu float32"
+    assert another_pair(LATENCY, pair) == "", "it does not say whose it is"
 
 
 def test_the_recipe_is_the_defaults_but_for_what_is_given() -> None:
@@ -169,8 +224,47 @@ def test_fast_looks_at_little_unless_more_is_asked_for() -> None:
     assert (options.num_alone, options.num_dev, len(options.prices)) == (200, None, 5)
 
 
+def test_a_trial_with_a_target_is_let_run_whatever_it_can_promise(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    rows = [{"question": f"What is {number}?", "answer": str(number)} for number in range(60)]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    common = ["--name", "x", "--data", str(data), "--check", "exact", "--target-loss", "3%", "--work", str(tmp_path)]
+    options = parser().parse_args([*common, "--fast"])
+    fill(options)
+    assert questions_of(options, recipe_of(options)).dev
+    options = parser().parse_args(common)
+    fill(options)
+    with pytest.raises(InvalidArgument, match="--target-loss"):
+        questions_of(options, recipe_of(options))
+
+
+def test_machines_are_told_what_there_is_only_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(Console(quiet=True), as_json=True)
+    screen.say("note", "nothing to stitch")
+    screen.say("look", "dev after step 1", step=1)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [{"event": "note", "words": "nothing to stitch"}, {"event": "look", "step": 1}]
+
+
 def test_how_long_it_takes_is_said_with_what_it_costs() -> None:
     words = left_in_words(3_600, 36_000, 2.0, 4.0)
     assert words == "2.0 rollouts/s; 3,600 to 36,000 more of them: 30 min to 5.0 h, 2.00 to 20.00 in money"
     assert sparkline([0, 1, 2, 7]) == "▁▂▃█"
     assert sparkline([5, 5]) == "▁▁"
+
+
+def test_a_step_tells_what_is_to_spare_of_a_target() -> None:
+    curve = {"step": 1, "reward": 0.9, "accuracy": 0.95, "latency_ms": 50.0, "llm_share": 0.1, "price": 1e-3}
+    target = {"slack_low": -0.01, "slack": 0.012, "slack_high": 0.034}
+    told = io.StringIO()
+    screen = Screen(Console(file=told, width=500))
+    screen.step([curve], 2)
+    screen.step([curve, curve | {"step": 2} | target], 2)
+    first, second = told.getvalue().splitlines()
+    assert first == "step 1/2: reward 0.900, accuracy 95.0%, modelled ms 50, LLM tokens 10.0%, lambda 1.00e-03"
+    assert second.endswith("lambda 1.00e-03, to spare +1.2% [-1.0%, +3.4%]")
+    screen.step([curve | {"slack": 0.03}], 2)
+    assert told.getvalue().endswith("to spare +3.0%\n"), "all answers were alike: of the spread nothing is known"
+    live = Screen(Console(file=io.StringIO(), width=120, force_terminal=True))
+    with live:
+        live.step([curve, curve | target], 2)

@@ -23,11 +23,16 @@ from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.errors import RstitchError, invalid
 from rstitch.local.part import ROOT, StackError
 from training.head.asking import reached_by
+from training.head.baselines import check_checker
 from training.head.flags import fill, parser
+from training.head.latency import load_latency
 from training.head.progress import Screen
+from training.head.questions import Questions, load_questions
 from training.head.recipe import FAST, Recipe
-from training.head.run import Run
+from training.head.refusals import refuse
+from training.head.run import Run, made_of
 from training.head.warm_start.sources import NUM_ANSWERS, default_source
+from training.head.work import refuse_another
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     disable_progress_bar()  # of loading weights
     try:
         recipe = recipe_of(options)
+        questions = questions_of(options, recipe)  # before a stack is started, which takes a while
         with stopped_by_signals(), ExitStack() as held:
             options.reached = reached_by(options)  # before a stack of its own, which ends with the run
             if not (options.router or options.in_process):
@@ -50,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
                 held.callback(stack.stop)
                 options.router = stack.router_address
             screen = held.enter_context(Screen(console, as_json=options.json))
-            Run(options, recipe, screen, held).all()
+            Run(options, recipe, questions, screen, held).all()
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on where it was")
         return INTERRUPTED
@@ -83,6 +89,25 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     if not 0 < recipe.warm_error < 1:
         raise invalid("--warm-error", f"{recipe.warm_error:g} is no probability.", "Give more than 0, less than 1.")
     return recipe
+
+
+def questions_of(options: argparse.Namespace, recipe: Recipe) -> Questions:
+    """The questions, once all is refused that flags and files show without the pair. Raises RstitchError."""
+    questions = load_questions(
+        options.task,
+        options.data,
+        options.check,
+        split=options.split,
+        seed=recipe.seed,
+        prompt=options.prompt,
+        max_new_tokens=options.max_new_tokens,
+    )
+    refuse(options, recipe, questions)
+    if options.latency is not None:
+        load_latency(options.latency)
+    refuse_another(options.work, made_of(options, recipe, questions))
+    check_checker(questions.task, questions.train[: options.num_alone])
+    return questions
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table
 from rstitch.service.head import Head
 from training.head import frontier
+from training.head.effort import Effort
 from training.head.evaluate import Figures
 from training.head.frontier import Point
+from training.head.progress import spare_in_words
 from training.head.promise import Choice
 from training.head.questions import Questions
 from training.head.recipe import Recipe
@@ -45,27 +47,6 @@ _CALIBRATION: Columns = {
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
-    """What a run took.
-
-    Attributes:
-        num_rollouts, rollouts_s: answers that were asked for, and how long that took.
-    """
-
-    seconds: float
-    num_rollouts: int
-    rollouts_s: float
-
-    def text(self) -> str:
-        """Tells in one sentence how long the run took and what for."""
-        if not self.rollouts_s:
-            return f"{self.seconds / 60:.0f} minutes."
-        waited = f"{self.rollouts_s / 60:.0f} waiting for {self.num_rollouts:,} answers"
-        rate = f"{self.num_rollouts / self.rollouts_s:.1f} a second"
-        return f"{self.seconds / 60:.0f} minutes; of them {waited} ({rate}); the rest is learning and the warm start."
-
-
-@dataclass(frozen=True, slots=True)
 class Training:
     """What a card tells of a run.
 
@@ -77,6 +58,7 @@ class Training:
         effort: None: not told.
         name: of the head; "": that of its folder.
         test_command: for the figures of the test split; "": not told.
+        latency_of: the pair whose latency model it is, if that is not this pair's; "": it is.
         calibration: rows of n, low, high, said, wrong; empty: not measured.
     """
 
@@ -91,6 +73,7 @@ class Training:
     calibration: Sequence[Row] = ()
     name: str = ""
     test_command: str = ""
+    latency_of: str = ""
 
 
 def write_head(folder: Path, head: Head, training: Training, points: Sequence[Point], choice: Choice) -> None:
@@ -146,7 +129,7 @@ Ask for it with `--policy learned:{name}{price}`. How it is made and used: docs/
 
 Wanted: {training.goal}. {choice.statement}
 
-That holds for questions like those of dev, greedily answered, and for latencies as the latency model gives them.
+{_holds_for(training)}
 
 ## Dev split
 
@@ -156,7 +139,7 @@ That holds for questions like those of dev, greedily answered, and for latencies
 
 n = {n}, greedy; accuracy with its 95% interval (Wilson), the difference to LLM-only on the same questions (paired
 bootstrap), the loss that it is shown to stay below (95%, Tango{_for_each(choice)}), latency by the latency
-model with the waiting model caught up beside.
+model{" of another pair (above)" if training.latency_of else ""} with the waiting model caught up beside.
 
 {_looked_at(training, choice)}
 
@@ -170,7 +153,7 @@ model with the waiting model caught up beside.
 
 - Questions: {training.questions.origin.source}, digest `{training.questions.digest}`; {_sides(training.questions)}.
   An answer has at most {training.questions.task.max_new_tokens} tokens and is checked by {_check(training.questions)}.
-- {training.effort.text() if training.effort else "How long it took was not told."}
+{_to_spare(training)}- {training.effort.text() if training.effort else "How long it took was not told."}
 - {line(provenance())}
 
 ![curves]({CURVES_PLOT})
@@ -200,6 +183,17 @@ def _start(recipe: Recipe) -> str:
     )
 
 
+def _to_spare(training: Training) -> str:
+    """Tells what moved lambda last, if it was found for a target."""
+    last = training.curves[-1] if training.curves else {}
+    if "slack" not in last:
+        return ""
+    return (
+        f"- To spare in the end, by exploring answers: {spare_in_words(last)} (accuracy above the least that was\n"
+        "  wanted, or the part by which answers were faster than wanted; over the last steps, with a 95% interval).\n"
+    )
+
+
 def _sides(questions: Questions) -> str:
     repeated = f", {questions.origin.num_repeated} repeated ones left out" if questions.origin.num_repeated else ""
     test = f" / {len(questions.test):,}" if questions.test else ""
@@ -214,6 +208,17 @@ def _check(questions: Questions) -> str:
 
 def _for_each(choice: Choice) -> str:
     return "" if choice.num_heads == 1 else f"; of a head for each of the {choice.num_heads} that were looked at"
+
+
+def _holds_for(training: Training) -> str:
+    """Said beside the promise: what another pair takes is no measurement of this one."""
+    words = (
+        "That holds for questions like those of dev, greedily answered, and for latencies as the latency model gives "
+        "them."
+    )
+    if not training.latency_of:
+        return words
+    return f"{words}\nThat model is of another pair: {training.latency_of}. Nothing of it was measured on this one."
 
 
 def _looked_at(training: Training, choice: Choice) -> str:

@@ -14,7 +14,7 @@ corrected as Adam's means are) and s its standard error,
 where + is for a loss (room to be cheaper: a higher price) and - for a speed (fast enough: a lower one). So lambda moves
 by a factor of at most e^rate a step, moves little while the slack is within what chance does, and stays between `least`
 and `most`. The update is multiplicative since prices of interest lie orders of magnitude apart, and stay positive.
-`Price.interval` gives g with its 95% interval: what the answers so far say of whether the target is met.
+`Dual.interval` gives g with its 95% interval: what the answers so far say of whether the target is met.
 
 Departures from the theory of such methods: the accuracy is that of exploring answers, whose decisions are drawn, and a
 head that decides by itself is mostly the better one, so that a target is met with something to spare; and what is
@@ -55,13 +55,6 @@ class Price:
     slack: float = 0.0
     variance: float = 0.0
     weight: float = 0.0
-
-    def interval(self) -> tuple[float, float, float]:
-        """The slack with its 95% interval: (low, slack, high); nothing is known before the first step."""
-        if not self.weight:
-            return -math.inf, 0.0, math.inf
-        slack, half = self.slack / self.weight, _Z * math.sqrt(self.variance) / self.weight
-        return slack - half, slack, slack + half
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +99,19 @@ class Dual:
             weight=self.smoothing * price.weight + new,
         )
         slack = price.slack / price.weight
-        error = math.sqrt(price.variance / price.weight**2 + self.wanted_variance)
-        move = self.rate * max(-1.0, min(1.0, slack / (self.unit + 2 * error)))
+        move = self.rate * max(-1.0, min(1.0, slack / (self.unit + 2 * self._error(price))))
         value = price.value * math.exp(move if self.kind == "loss" else -move)
         return replace(price, value=min(self.most, max(self.least, value)))
+
+    def interval(self, price: Price) -> tuple[float, float, float]:
+        """The slack with its 95% interval: (low, slack, high); nothing is known before the first step."""
+        if not price.weight:
+            return -math.inf, 0.0, math.inf
+        slack, half = price.slack / price.weight, _Z * self._error(price)
+        return slack - half, slack, slack + half
+
+    def _error(self, price: Price) -> float:
+        return math.sqrt(price.variance / price.weight**2 + self.wanted_variance)
 
     def _slack(self, rollout: Rollout) -> float:
         return rollout.right - self.wanted if self.kind == "loss" else 1 - rollout.latency_ms / self.wanted

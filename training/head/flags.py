@@ -12,6 +12,7 @@ from evals.asking.stacks import add_stack_arguments
 from rstitch.service.head_features import NAMES
 from training.head.frontier import PRICES, TAUS
 from training.head.recipe import Recipe
+from training.head.warm_start.chain_states import LINES
 from training.head.warm_start.sources import SOURCES
 
 DESCRIPTION = """Trains the head of R-Stitch+ for a pair, on questions with answers.
@@ -104,6 +105,9 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
                        help="what the warm start learns from: reference chains (tiny tasks), right answers of the LLM, "
                             "the data's solutions, labelled sessions of the router (default: the first that there is)")
     group.add_argument("--warm-answers", type=int, help="how many of them")
+    group.add_argument("--warm-lines", choices=LINES,
+                       help="whose lines reference chains have: the SLM's, those with the LLM's among them, or the "
+                            "LLM's, of which a head learns to let it begin each (default: as the task needs)")
     group.add_argument("--warm-epochs", type=positive, help=f"passes over them (default {default.warm_epochs})")
     group.add_argument("--warm-error", type=float, help="the warm start calls the LLM above this P(SLM's token wrong)")
     # fmt: on

@@ -28,14 +28,14 @@ def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, sc
     Raises: RstitchError if there is none and none can be made, or if the one that was given is of other models.
     """
     if options.latency is not None:
-        model = _load(options.latency)
-        if (told := _told(model)) and told != _wanted(pair):
-            screen.say("warning", f"{options.latency} is of {told}, the pair is {_wanted(pair)}")
+        model = load_latency(options.latency)
+        if whose := another_pair(model, pair):
+            screen.say("warning", f"{options.latency} is of {whose}, the pair is {_words(_wanted(pair))}")
         return model
     path: Path = options.work / _FILE
     if path.exists():
-        return _load(path)
-    if _BUNDLED.exists() and _told(bundled := _load(_BUNDLED)) == _wanted(pair):
+        return load_latency(path)
+    if _BUNDLED.exists() and _told(bundled := load_latency(_BUNDLED)) == _wanted(pair):
         return bundled
     if not options.router:
         raise invalid("--latency", "there is no latency model of this pair.", "Make one: rstitch latency.")
@@ -50,10 +50,17 @@ def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, sc
     part = path.with_suffix(".part")
     model.save(part)
     part.replace(path)
-    return _load(path)
+    return load_latency(path)
 
 
-def _load(path: Path) -> LatencyModel:
+def another_pair(model: LatencyModel, pair: Pair) -> str:
+    """Says in words whose latency model it is; "" if it is this pair's, or does not say whose."""
+    told = _told(model)
+    return _words(told) if told and told != _wanted(pair) else ""
+
+
+def load_latency(path: Path) -> LatencyModel:
+    """Reads a latency model. Raises RstitchError that names the flag if the file is none."""
     try:
         return LatencyModel.load(path)
     except ValueError as error:
@@ -70,3 +77,7 @@ def _told(model: LatencyModel) -> dict[str, str]:
 
 def _wanted(pair: Pair) -> dict[str, str]:
     return {role: f"{pair.names[role]} {pair.places[role]}" for role in ROLES}
+
+
+def _words(models: dict[str, str]) -> str:
+    return " beside ".join(models[role] for role in ROLES)

@@ -68,9 +68,9 @@ class Screen:
             self._bars.remove_task(task)
 
     def say(self, event: str, words: str, **facts: Any) -> None:
-        """Tells one thing: in words for people, with its facts for machines."""
+        """Tells one thing: in words for people, with its facts for machines; without facts they get the words."""
         if self._as_json:
-            sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
+            sys.stdout.write(json.dumps({"event": event, **(facts or {"words": words})}) + "\n")
             sys.stdout.flush()
         self.console.print(words, soft_wrap=True, markup=False, highlight=False)
 
@@ -79,6 +79,8 @@ class Screen:
         self._curves = curves
         last = curves[-1]
         figures = ", ".join(f"{name} {form.format(last[key])}" for key, (name, form) in _ROWS.items())
+        if "slack" in last:
+            figures += f", to spare {spare_in_words(last)}"
         if self._as_json or not self._live:
             self.say("step", f"step {last['step']}/{num_steps}: {figures}", **last)
 
@@ -95,6 +97,9 @@ class Screen:
             if self._curves:
                 values = [float(curve[key]) for curve in self._curves]
                 table.add_row(name, form.format(values[-1]), sparkline(values))
+        if self._curves and "slack" in self._curves[-1]:
+            values = [float(curve["slack"]) for curve in self._curves if "slack" in curve]
+            table.add_row("to spare", spare_in_words(self._curves[-1]), sparkline(values))
         for look in self._looks:
             table.add_row(f"dev, step {look['step']}", "", look_in_words(look))
         return Group(table, self._bars)
@@ -104,6 +109,12 @@ def look_in_words(figures: Mapping[str, Any]) -> str:
     """Says what answers came to, from the fields of `Figures`."""
     form = "{accuracy:.1%} [{low:.1%}, {high:.1%}], {latency_ms:.4g} ms, {llm_share:.1%} LLM tokens"
     return form.format(**figures)
+
+
+def spare_in_words(curve: Mapping[str, Any]) -> str:
+    """Says by how much a target was met after a step, from the step's curve, which has the `slack`."""
+    words = f"{curve['slack']:+.1%}"
+    return f"{words} [{curve['slack_low']:+.1%}, {curve['slack_high']:+.1%}]" if "slack_low" in curve else words
 
 
 def sparkline(values: Sequence[float]) -> str:

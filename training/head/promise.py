@@ -61,12 +61,13 @@ def questions_needed(loss: float, helped: float, num_heads: int = 1) -> int:
     return high
 
 
-def check_promise(loss: float, num_dev: int, helped: float, num_heads: int = 1) -> str:
+def check_promise(loss: float, num_dev: int, helped: float, num_heads: int = 1, *, is_trial: bool = False) -> str:
     """What is to be said of a promise before any training; "" if so many dev questions are enough for it.
 
     Args:
         helped: as in `questions_needed`; of the SLM alone, which helps more than a head does.
         num_heads: heads that will be looked at on dev.
+        is_trial: the run is to be seen, not its promise: what would be refused for too few questions is said.
     Raises: RstitchError (INVALID_ARGUMENT) if no head at all could keep it with so few.
     """
     if not 0 < loss < 1:
@@ -76,12 +77,15 @@ def check_promise(loss: float, num_dev: int, helped: float, num_heads: int = 1) 
     needed, smallest = questions_needed(loss, helped, num_heads), smallest_provable_loss(num_dev, level)
     changed = round(helped * num_dev)
     likely = upper_loss(changed, changed, num_dev, level)
-    remedy = f"Give {needed} dev questions (more data, another --split), or allow --target-loss {_allowed(likely)}%."
+    ways = "more data, another --split, a higher --num-dev"
+    remedy = f"Give {needed} dev questions ({ways}), or allow --target-loss {_allowed(likely)}%."
     if smallest > loss:
         what = (
             f"{num_dev} dev questions can show no loss below {smallest:.1%} ({sure}), even if no answer gets worse. "
             f"{loss:.1%} takes {questions_for(loss, level)}, and {needed} if answers change as between SLM and LLM."
         )
+        if is_trial:
+            return f"nothing will be promised: {what} {remedy}"
         raise invalid("--target-loss", what, remedy, reason="UNREACHABLE")
     if needed <= num_dev:
         return ""

@@ -24,6 +24,9 @@ def refuse(options: argparse.Namespace, recipe: Recipe, questions: Questions) ->
     _refuse_goal(options, recipe, len(questions.dev[: options.num_dev]))
     _refuse_numbers(options, recipe)
     _refuse_source(options, recipe, questions)
+    if options.activate and not options.router:
+        what = "a store that is started for this run ends with it, and the head's service too."
+        raise invalid("--activate", what, "Leave it out and put the head later: rstitch heads put. Or give --router.")
 
 
 def _refuse_name(name: str) -> None:
@@ -40,7 +43,7 @@ def _refuse_goal(options: argparse.Namespace, recipe: Recipe, num_dev: int) -> N
     if speed_up is not None and not 1 < speed_up < math.inf:
         raise invalid("--target-latency", f"{speed_up:g}x is no speed-up.", "Give more than 1x, such as 2x.")
     if options.target_loss is not None:
-        check_promise(options.target_loss, num_dev, 0.0, recipe.num_looks)
+        check_promise(options.target_loss, num_dev, 0.0, recipe.num_looks, is_trial=options.fast)
 
 
 def _refuse_numbers(options: argparse.Namespace, recipe: Recipe) -> None:
@@ -68,6 +71,9 @@ def _refuse_source(options: argparse.Namespace, recipe: Recipe, questions: Quest
     if options.in_process:
         what = f"the warm start of {source} is observed by the service."
         raise invalid("--in-process", what, "Leave it out, or train for a tiny task: --warm-from chains.")
+    if source == "logs" and not options.router:
+        what = "a stack that is started for this run has no sessions of anybody's."
+        raise invalid("--warm-from", what, "Name the router that keeps the labelled ones: --router HOST:PORT.")
     if source in ("answers", "solutions") and task.input != "chat":
         raise invalid("--warm-from", f"{task.name} asks without a chat, and only chats are observed.", "Choose logs.")
     if source == "solutions" and not any(map(solution_of, sources.first(questions.train, recipe))):

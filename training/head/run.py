@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -16,18 +15,18 @@ from rstitch.errors import InvalidArgument
 from rstitch.service.head import Head, HeadFacts
 from training.head import baselines, frontier
 from training.head.asking import test_command
-from training.head.baselines import Baselines, check_checker
-from training.head.card import Effort, Training, write_head
+from training.head.baselines import Baselines
+from training.head.card import Training, write_head
 from training.head.choice import best_look
 from training.head.dual import Dual, dual_of
+from training.head.effort import minutes
 from training.head.evaluate import Figures, figures_of
-from training.head.latency import latency_of
+from training.head.latency import another_pair, latency_of
 from training.head.pair import check_labels, pair_of, rollouts_of
 from training.head.progress import Screen, left_in_words, look_in_words
 from training.head.promise import Choice, check_promise, choose
-from training.head.questions import Questions, load_questions
+from training.head.questions import Questions
 from training.head.recipe import Recipe
-from training.head.refusals import refuse
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.kept import KeptRollouts
 from training.head.rollouts.served import ServedRollouts
@@ -47,16 +46,18 @@ class Run:
 
     Args:
         options: of `flags.parser`; `router` is set unless it is `in_process`.
+        questions: that were not refused with these options.
         held: what ends with the run.
     """
 
-    def __init__(self, options: argparse.Namespace, recipe: Recipe, screen: Screen, held: ExitStack) -> None:
+    def __init__(
+        self, options: argparse.Namespace, recipe: Recipe, questions: Questions, screen: Screen, held: ExitStack
+    ) -> None:
         self.options = options
         self.recipe = recipe
         self.screen = screen
-        self.questions = _questions(options, recipe)
-        self.dev = self.questions.dev[: options.num_dev]
-        refuse(options, recipe, self.questions)
+        self.questions = questions
+        self.dev = questions.dev[: options.num_dev]
         self.pair = pair_of(options)
         if options.warm_from == "logs":
             check_labels(options.router)
@@ -66,9 +67,9 @@ class Run:
         self.work = Work(options.work, self._made_of())
         judge = Judge(self.terms, self.questions.checker, self.latency)
         self.writer = rollouts_of(options, self.pair, judge, held)
-        self.rollouts = KeptRollouts(self.writer, self.work.folder)
-        self._seconds_asking = 0.0
+        self.rollouts = KeptRollouts(self.writer, self.work.folder, self.work.clock)
         self._has_told = False
+        self._learning_s = 0.0  # of the step with the most of it so far
 
     def all(self) -> Head:
         """Goes through all stages; gives the head. Raises RstitchError."""
@@ -91,25 +92,24 @@ class Run:
         sides = {"train": len(self.questions.train), "dev": len(self.dev), "test": len(self.questions.test)}
         told = ", ".join(f"{number:,} for {side}" for side, number in sides.items() if number)
         self.screen.say("questions", f"{self.questions.origin.source}: {told}", **sides)
-        loss = self.options.target_loss
+        loss, looks, is_trial = self.options.target_loss, self.recipe.num_looks, self.options.fast
 
         def measured() -> dict[str, Any]:
-            check_checker(task, problems)
-            with self.rollouts.stage("alone"), self._asking("LLM and SLM alone", 2 * len(problems)) as advance:
+            with self.rollouts.stage("alone"), self.screen.bar("LLM and SLM alone", 2 * len(problems)) as advance:
                 return asdict(baselines.measure(self.rollouts, task, problems, advance))
 
         alone = Baselines.of(self.work.stage("alone", measured))
         for figures in (alone.llm_only, alone.slm_only):
             self.screen.say("alone", f"{figures.name}: {look_in_words(asdict(figures))}", **asdict(figures))
-        said = [check_promise(loss, len(self.dev), alone.helped, self.recipe.num_looks)] if loss is not None else []
-        for note in filter(None, (*alone.notes, *said)):
+        said = "" if loss is None else check_promise(loss, len(self.dev), alone.helped, looks, is_trial=is_trial)
+        for note in filter(None, (*alone.notes, said)):
             self.screen.say("note", note)
         return alone
 
     def _trainer(self, dual: Dual, llm: Figures) -> Trainer:
         """The trainer where the run stands: at its last checkpoint, or behind the warm start."""
         policy = begin(self.work.folder, self.recipe, self.pair, self._states, self.screen)
-        self.work.tick()
+        self.work.clock.tick()
         names = self.pair.names
         facts = HeadFacts(
             policy.hidden_size, self.pair.fingerprint(), self.recipe.tau, names["slm"], names["llm"], policy.features
@@ -146,9 +146,11 @@ class Run:
                 break
             self._tell_left(trainer)
             words = f"step {trainer.step_number + 1}/{recipe.num_steps}"
-            with self._asking(words, recipe.num_questions * recipe.group_size) as advance:
+            before_s = self.work.clock.effort.beside_s
+            with self.screen.bar(words, recipe.num_questions * recipe.group_size) as advance:
                 trainer.step(advance)
-            self.work.tick()
+            self._learning_s = max(self._learning_s, self.work.clock.effort.beside_s - before_s)
+            self.work.clock.tick()
             self.screen.step(trainer.curves, recipe.num_steps)
         self._look(trainer)
 
@@ -160,7 +162,7 @@ class Run:
         with self.rollouts.stage(f"dev-{number}", forget=True):
             name = self.rollouts.use(trainer.head())
             trainer.look(self._figures(f"step {number}", self.dev, Learned(name, self.recipe.tau)))
-        self.work.tick()
+        self.work.clock.tick()
         self.screen.look(number, asdict(trainer.looks[-1].figures))
 
     def _finish(self, trainer: Trainer, dual: Dual) -> Head:
@@ -171,7 +173,7 @@ class Run:
             look = best_look(trainer.looks, dual, llm.accuracy, dual.start)
             head = Head.from_bytes(look.data)
             asked = frontier.systems(self.rollouts.use(head), recipe.tau, options.taus, options.prices)
-            with self._asking("dev frontier", len(self.dev) * len(asked)) as advance:
+            with self.screen.bar("dev frontier", len(self.dev) * len(asked)) as advance:
                 points = frontier.measure(self.rollouts, asked, self.dev, advance, options.name)
         choice = choose(
             points, loss=options.target_loss, speed_up=options.target_latency, price_ms=look.price,
@@ -185,23 +187,27 @@ class Run:
             trainer.curves,
             {each.step: each.figures for each in trainer.looks},
             look.step,
-            Effort(self.work.seconds, self.rollouts.num_asked, self._seconds_asking),
+            self.work.clock.effort,
             calibration_of(self.work.folder),
             options.name,
             self._test_command(choice),
+            another_pair(self.latency, self.pair),
         )
         write_head(options.out, head, training, points, choice)
         if self.questions.save_test(self.work.folder / "test.jsonl"):
             self.screen.say("test", f"the test side, not looked at, is in {self.work.folder / 'test.jsonl'}")
         self.screen.say("promise", choice.statement, keeps=choice.keeps, price=choice.point.value)
         full_name = f"{options.name}@{head.version}"
-        words = f"{full_name} (step {look.step}) is in {options.out}, after {self.work.seconds / 60:.0f} minutes"
+        took = f"{minutes(self.work.clock.effort.seconds)} minutes"
+        words = f"{full_name} (step {look.step}) is in {options.out}, after {took}"
         policy = f"learned:{options.name},price={choice.point.value:g}"
         if not choice.keeps:
             words = f"{words}; it is not in service, for no price keeps the target" if options.activate else words
         elif options.activate and isinstance(self.writer, ServedRollouts):
             self.writer.put_into_service(options.name, head, choice.statement)
             words = f"{words}; it is in service: rstitch heads rollback takes that back; ask with --policy {policy}"
+        if isinstance(self.writer, ServedRollouts):
+            self.writer.forget_heads()
         self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.out))
         return head
 
@@ -212,22 +218,14 @@ class Run:
         return test_command(self.options, self.options.reached, flags, data, head)
 
     def _figures(self, name: str, problems: Sequence[Problem], policy: Asked) -> Figures:
-        with self._asking(name, len(problems)) as advance:
+        with self.screen.bar(name, len(problems)) as advance:
             return figures_of(name, self.rollouts.run([Job(problem) for problem in problems], policy, advance))
-
-    @contextmanager
-    def _asking(self, words: str, total: int) -> Iterator[Callable[..., None]]:
-        """Shows a bar, and counts the time towards the rate of rollouts."""
-        began = time.monotonic()
-        with self.screen.bar(words, total) as advance:
-            yield advance
-        self._seconds_asking += time.monotonic() - began
 
     @property
     def _rate(self) -> float:
-        """Rollouts a second, as far as they were asked for in this process; 0 while they are too few."""
-        enough = self.rollouts.num_asked >= _ENOUGH and self._seconds_asking
-        return self.rollouts.num_asked / self._seconds_asking if enough else 0.0
+        """Rollouts a second, of all that were waited for; 0 while they are too few."""
+        effort = self.work.clock.effort
+        return effort.num_rollouts / effort.rollouts_s if effort.num_rollouts >= _ENOUGH else 0.0
 
     @property
     def _looks_after(self) -> int:
@@ -255,7 +253,7 @@ class Run:
         # As many groups as the last steps took, for a step may draw several rounds; and a look before the frontier.
         num_groups = max([recipe.num_questions, *(curve["num_groups_seen"] for curve in trainer.curves[-_LAST_STEPS:])])
         num_next = num_groups * recipe.group_size + (1 + self._looks_after) * len(self.dev)
-        needed = self.work.seconds + (num_next / self._rate if self._rate else 0.0)
+        needed = self.work.clock.effort.seconds + self._learning_s + (num_next / self._rate if self._rate else 0.0)
         if needed <= 3600 * self.options.max_hours:
             return True
         self.screen.say("hours", f"{self.options.max_hours:g} hours allow no more steps")
@@ -263,15 +261,8 @@ class Run:
 
     def _made_of(self) -> dict[str, Any]:
         """All that the head depends on, by words for people; but for the goal, on which the first stages do not."""
-        options, latency = self.options, self.latency
-        # A run of more steps goes on with one of fewer.
-        recipe = {name: value for name, value in asdict(self.recipe).items() if name != "num_steps"}
-        return {
-            "recipe": recipe,
-            "questions": self.questions.digest,
-            "terms": asdict(self.terms),
-            "warm start": options.warm_from,
-            "numbers": {"alone": options.num_alone, "dev": len(self.dev)},
+        latency = self.latency
+        return made_of(self.options, self.recipe, self.questions) | {
             "pair": [self.pair.names, self.pair.places],
             "latency model": [
                 latency.slm.as_dict(), latency.llm.as_dict(), asdict(latency.serving) if latency.serving else None
@@ -279,16 +270,17 @@ class Run:
         }  # fmt: skip
 
 
-def _questions(options: argparse.Namespace, recipe: Recipe) -> Questions:
-    return load_questions(
-        options.task,
-        options.data,
-        options.check,
-        split=options.split,
-        seed=recipe.seed,
-        prompt=options.prompt,
-        max_new_tokens=options.max_new_tokens,
-    )
+def made_of(options: argparse.Namespace, recipe: Recipe, questions: Questions) -> dict[str, Any]:
+    """Tells what a head depends on as far as it is known without the pair, by words for people."""
+    # A run of more steps goes on with one of fewer.
+    numbers = {name: value for name, value in asdict(recipe).items() if name != "num_steps"}
+    return {
+        "recipe": numbers,
+        "questions": questions.digest,
+        "terms": asdict(Terms.of(questions.task, options.max_new_tokens)),
+        "warm start": options.warm_from,
+        "numbers": {"alone": options.num_alone, "dev": len(questions.dev[: options.num_dev])},
+    }
 
 
 def _goal(options: argparse.Namespace, dual: Dual) -> str:

@@ -99,7 +99,7 @@ class Trainer:
         return self.policy.to_head(self._setting.facts)
 
     def step(self, on_done: _OnDone = lambda rollout: None) -> dict[str, Any]:
-        """One step of DAPO, kept. Returns its curves: reward, accuracy, latency, LLM share, lambda."""
+        """One step of DAPO, kept. Returns its curves: reward, accuracy, latency, LLM share, lambda, slack."""
         recipe, number = self.recipe, self.step_number + 1
         with self._rollouts.stage(f"step-{number}", forget=True):
             groups: list[Group] = []
@@ -115,6 +115,7 @@ class Trainer:
             self.curves.append(self._curve(number, seen, len(groups), float(np.mean(losses or [0.0]))))
             free = [group.rollouts for group in seen if not group.is_bounded]
             self.price = self._setting.dual.after(self.price, free)
+            self.curves[-1] |= self._to_spare()
             self.step_number = number
             self.save()
         return self.curves[-1]
@@ -215,6 +216,13 @@ class Trainer:
             self._optimizer.step()
             losses.append(loss.item())
         return losses
+
+    def _to_spare(self) -> dict[str, float]:
+        """The slack of a target after a step, for the curves; its interval unless all answers were alike."""
+        if not self.price.weight:
+            return {}
+        low, slack, high = self._setting.dual.interval(self.price)
+        return {"slack": slack} | ({"slack_low": low, "slack_high": high} if low < high else {})
 
     def _curve(self, step: int, seen: list[Group], num_groups: int, loss: float) -> dict[str, Any]:
         rollouts = [each for group in seen for each in group.rollouts]

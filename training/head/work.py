@@ -6,15 +6,15 @@ Whatever a stage's outcome depends on is in `made_of`, and a folder of something
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rstitch.errors import invalid
+from training.head.effort import Clock
 from training.head.files import write_whole
 
-_MADE_OF, _CLOCK = "made_of.json", "clock.json"
+_MADE_OF = "made_of.json"
 
 
 class Work:
@@ -26,24 +26,14 @@ class Work:
 
     def __init__(self, folder: Path, made_of: Mapping[str, Any]) -> None:
         self.folder = folder
-        ours = json.loads(json.dumps(made_of))
-        theirs = self._read(_MADE_OF, ours)
-        for what in sorted(ours):
-            self._compare(theirs, what, ours[what])
-        self._write(_MADE_OF, theirs | ours)
-        self._before = float(self._read(_CLOCK, 0.0))
-        self._begun = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Time that the run took so far, in all its processes; that of a killed one counts up to its last stage."""
-        return self._before + time.monotonic() - self._begun
+        self._write(_MADE_OF, refuse_another(folder, made_of))
+        self.clock = Clock(folder / "clock.json")
 
     def settle(self, what: str, value: Any) -> None:
         """Adds what only the stages from now on depend on. Raises RstitchError if the folder was settled otherwise."""
         theirs, value = self._read(_MADE_OF, {}), json.loads(json.dumps(value))
         if what in theirs:
-            self._compare(theirs, what, value)
+            _compare(self.folder, theirs, what, value)
         self._write(_MADE_OF, theirs | {what: value})
 
     def begin_anew(self, *stages: str) -> None:
@@ -56,24 +46,37 @@ class Work:
         file = f"{name}.json"
         if not (self.folder / file).exists():
             self._write(file, make())
-        self.tick()
+        self.clock.tick()
         return self._read(file, None)
 
-    def tick(self) -> None:
-        """Notes the time that was taken."""
-        self._write(_CLOCK, self.seconds)
-
-    def _compare(self, theirs: Mapping[str, Any], what: str, ours: Any) -> None:
-        if theirs and ours != theirs.get(what):
-            was = f"it was begun with another {what} ({_differs(theirs.get(what), ours)})."
-            raise invalid("--work", f"{self.folder}: {was}", "Remove it, or name another folder.")
-
     def _read(self, file: str, default: Any) -> Any:
-        path = self.folder / file
-        return json.loads(path.read_text()) if path.exists() else default
+        return _read(self.folder / file, default)
 
     def _write(self, file: str, plain: Any) -> None:
         write_whole(self.folder / file, lambda opened: opened.write((json.dumps(plain, indent=1) + "\n").encode()))
+
+
+def refuse_another(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives all that a folder is made of, what is told here included. Raises RstitchError if that is something else.
+
+    Args:
+        made_of: as that of `Work`, or a part of it: what is known already.
+    """
+    ours: dict[str, Any] = json.loads(json.dumps(made_of))
+    theirs: dict[str, Any] = _read(folder / _MADE_OF, {})
+    for what in sorted(ours):
+        _compare(folder, theirs, what, ours[what])
+    return theirs | ours
+
+
+def _compare(folder: Path, theirs: Mapping[str, Any], what: str, ours: Any) -> None:
+    if theirs and ours != theirs.get(what):
+        was = f"it was begun with another {what} ({_differs(theirs.get(what), ours)})."
+        raise invalid("--work", f"{folder}: {was}", "Remove it, or name another folder.")
+
+
+def _read(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text()) if path.exists() else default
 
 
 def _differs(before: Any, now: Any) -> str:

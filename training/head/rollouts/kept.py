@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,27 +22,44 @@ from evals.latency import Run
 from rstitch.client.events import Consultation
 from rstitch.client.policies import Learned
 from rstitch.service.head import Head
+from training.head.effort import Clock
 from training.head.rollouts.types import Asked, Job, Rollout, Rollouts
 
 _FRAME = struct.Struct("<III")  # bytes of the record, of these those of JSON, checksum of the record
 _SUFFIX = ".rollouts"
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a record stands: in memory, hidden states would be there twice."""
+
+    path: Path
+    begin: int
+    size: int
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.begin)
+            return file.read(self.size)
+
+
 class KeptRollouts:
     """`Rollouts` that keeps the answers of the stage under way, and gives those that it has without asking.
 
-    Outside of a stage nothing is kept. `num_asked` counts the answers that were asked for indeed.
+    An answer is known in every stage of the folder, as long as the file of the one that it was asked in is there.
+    Outside of a stage nothing is kept.
 
     Args:
         folder: of the files.
+        clock: counts the answers that are asked for indeed, and the time that they take.
     """
 
-    def __init__(self, rollouts: Rollouts, folder: Path) -> None:
-        self.num_asked = 0
+    def __init__(self, rollouts: Rollouts, folder: Path, clock: Clock) -> None:
         self._rollouts = rollouts
         self._folder = folder
+        self._clock = clock
         self._file: BinaryIO | None = None
-        self._known: dict[str, bytes] = {}
+        self._known: dict[str, _Place] = {}
 
     @contextmanager
     def stage(self, name: str, *, forget: bool = False) -> Iterator[None]:
@@ -51,11 +69,16 @@ class KeptRollouts:
             forget: removes the file when the block ends well: its outcome is kept elsewhere.
         """
         assert self._file is None, "one stage at a time"
-        path = self._folder / f"{name}{_SUFFIX}"
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as self._file:
+        with path.open("ab") as self._file:
             try:
-                self._known = _read(self._file)
+                for each in sorted(self._folder.glob(f"*{_SUFFIX}")):
+                    known, end = _read(each)
+                    self._known |= known
+                    if each == path:
+                        self._file.truncate(end)  # behind it lies what a kill left half written
+                self._file.seek(0, os.SEEK_END)
                 yield
             finally:
                 self._file, self._known = None, {}
@@ -64,7 +87,7 @@ class KeptRollouts:
 
     def forget(self, name: str) -> None:
         """Removes a stage's file, if there is one."""
-        (self._folder / f"{name}{_SUFFIX}").unlink(missing_ok=True)
+        self._path(name).unlink(missing_ok=True)
 
     def use(self, head: Head) -> str:
         """Makes a head known; returns the name under which `Learned` finds it."""
@@ -73,7 +96,7 @@ class KeptRollouts:
     def run(
         self, jobs: Sequence[Job], policy: Asked, on_done: Callable[[Rollout], None] = lambda rollout: None
     ) -> list[Rollout]:
-        """Gives the answers, in the order of the jobs: those of the file at once, the others as they come."""
+        """Gives the answers, in the order of the jobs: those of the files at once, the others as they come."""
         keys = [_key(job, policy) for job in jobs]
         counts = Counter(keys)
         done: dict[str, Rollout] = {}
@@ -86,8 +109,8 @@ class KeptRollouts:
 
         def take(rollout: Rollout) -> None:
             key = _key(Job(rollout.problem, rollout.explore_seed, rollout.llm_tokens), policy)
-            if self._file is not None:
-                self._append(key, rollout)
+            self._append(key, rollout)
+            self._clock.answered()
             tell(key, rollout)
 
         for key, job in zip(keys, jobs, strict=True):
@@ -95,18 +118,22 @@ class KeptRollouts:
             if known is None:
                 left.setdefault(key, job)
             elif key not in done:
-                tell(key, _rollout(known, job))
-        self.num_asked += len(left)
+                tell(key, _rollout(known.read(), job))
         if left:
-            self._rollouts.run(list(left.values()), policy, take)
+            with self._clock.waiting():
+                self._rollouts.run(list(left.values()), policy, take)
         return [done[key] for key in keys]
 
     def _append(self, key: str, rollout: Rollout) -> None:
-        assert self._file is not None
+        if self._file is None:
+            return
         record = _record(key, rollout)
-        self._known[key] = record
+        self._known[key] = _Place(Path(self._file.name), self._file.tell(), len(record))
         self._file.write(record)
         self._file.flush()
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}{_SUFFIX}"
 
 
 def _key(job: Job, policy: Asked) -> str:
@@ -168,17 +195,16 @@ def _rollout(record: bytes, job: Job) -> Rollout:
     )
 
 
-def _read(file: BinaryIO) -> dict[str, bytes]:
-    """Reads all whole records, and cuts off what follows the last of them."""
-    file.seek(0)
-    known: dict[str, bytes] = {}
+def _read(path: Path) -> tuple[dict[str, _Place], int]:
+    """Finds all whole records, by their keys, and the end of the last of them."""
+    known: dict[str, _Place] = {}
     end = 0
-    while len(frame := file.read(_FRAME.size)) == _FRAME.size:
-        num_bytes, num_told, checksum = _FRAME.unpack(frame)
-        body = file.read(num_bytes)
-        if len(body) < num_bytes or zlib.crc32(body) != checksum:
-            break
-        known[json.loads(body[:num_told])["key"]] = frame + body
-        end = file.tell()
-    file.truncate(end)
-    return known
+    with path.open("rb") as file:
+        while len(frame := file.read(_FRAME.size)) == _FRAME.size:
+            num_bytes, num_told, checksum = _FRAME.unpack(frame)
+            body = file.read(num_bytes)
+            if len(body) < num_bytes or zlib.crc32(body) != checksum:
+                break
+            known[json.loads(body[:num_told])["key"]] = _Place(path, end, _FRAME.size + num_bytes)
+            end = file.tell()
+    return known, end

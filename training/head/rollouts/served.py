@@ -38,7 +38,7 @@ class ServedRollouts:
 
     Args:
         address: of the router.
-        name: under which heads are kept there; they are forgotten a day after they were put.
+        name: under which heads are kept there; they are forgotten by `forget_heads`, or a day after they were put.
         num_sessions: answers at once.
         patience_s: how long a lost service is waited for.
     """
@@ -92,6 +92,11 @@ class ServedRollouts:
     def put_into_service(self, name: str, head: Head, description: str) -> str:
         """Keeps a head for good, as what its name stands for; returns its full name."""
         return self.wait_for(self._client.store_head(name, head.data, description=description[:MAX_DESCRIPTION]))
+
+    def forget_heads(self) -> None:
+        """Deletes the heads that `use` put. A router that is lost forgets them later: it is no reason to fail."""
+        with suppress(RstitchError):
+            self.wait_for(self._client.delete_head(self._name))
 
     def run(
         self, jobs: Sequence[Job], policy: Asked, on_done: Callable[[Rollout], None] = lambda rollout: None

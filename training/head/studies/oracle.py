@@ -177,9 +177,7 @@ def main() -> int:
     bounded: list[Figures] = []
     for name, head in heads.items():
         facts = head.facts
-        chains = Chains(
-            folders[0], domain, facts.tau, options.num_chains, _HELD_OUT_SEED, domain != "words", facts.features
-        )
+        chains = Chains(folders[0], domain, facts.tau, options.num_chains, _HELD_OUT_SEED, facts.features)
         calls = [share * always.calls for share in (0.25, 0.4, 0.6, 0.8)]
         cache = options.work / f"{domain}-bound-{'-'.join(facts.features) or 'none'}"
         bounded += bounds(head, chains, cache, always, alone, calls, f"head {name}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
+from rstitch.service.head_features import NAMES
+from training.head.warm_start.calibration import odds_of
 from training.head.warm_start.chain_states import Chains, chain_states
 from training.head.warm_start.states import States
 
@@ -61,17 +64,18 @@ def share_missed(score: Tensor, states: States, num_calls: float) -> float:
 
 
 @torch.inference_mode()
-def rows(slm: str, states: States, heads: dict[str, Head], num_answers: int) -> list[Row]:
-    """One for each score: the SLM's entropy, 1 - p of its token, and each head."""
+def rows(slm: str, states: States, features: Sequence[str], heads: dict[str, Head]) -> list[Row]:
+    """One for each score: the SLM's entropy, 1 - p of its token, and each head.
+
+    Args:
+        features: that the states have, among them those of each head.
+    """
     weight = AutoModelForCausalLM.from_pretrained(slm, dtype=torch.float32).get_output_embeddings().weight
-    hidden, lengths = states.inputs[:, :-1], states.inputs[:, -1]
-    log_p = torch.log_softmax(hidden @ weight.T, dim=-1)
+    log_p = torch.log_softmax(states.inputs[:, : weight.shape[1]] @ weight.T, dim=-1)
     scores = {"entropy": -(log_p.exp() * log_p).sum(dim=-1), "1 - p": -log_p.amax(dim=-1)}
-    places = list(zip(hidden.numpy(), lengths.int().tolist(), strict=True))
     for name, head in heads.items():
-        logits = [head.logits(state.astype("<f4").tobytes(), length) for state, length in places]
-        scores[name] = torch.tensor([float(llm - slm) for slm, llm in logits])
-    shares = {name: recall(score, states.wrong, num_answers) for name, score in scores.items()}
+        scores[name] = odds_of(head, states.shown(features, head.facts.features))
+    shares = {name: recall(score, states.wrong, states.num_answers) for name, score in scores.items()}
     # By the words of the table's columns.
     return [{"name": name, "found": {f"{calls:g}": x for calls, x in found.items()}} for name, found in shares.items()]
 
@@ -87,9 +91,10 @@ def main() -> int:
     torch.set_num_threads(1)
     files = options.files or [ROOT / "models/heads/tiny/head.safetensors"]
     heads = {f"head {file.parent.name}": Head.from_bytes(file.read_bytes()) for file in files}
-    states = chain_states(Chains(options.slm, "words", _GATE, options.num_chains, _SEED))
-    made = rows(options.slm, states, heads, options.num_chains)
-    wrong = float(states.wrong.sum()) / options.num_chains
+    features = tuple(name for name in NAMES if any(name in head.facts.features for head in heads.values()))
+    states = chain_states(Chains(options.slm, "words", _GATE, options.num_chains, _SEED, features))
+    made = rows(options.slm, states, features, heads)
+    wrong = float(states.wrong.sum()) / states.num_answers
     title = f"% of the SLM's wrong tokens ({wrong:.2f} an answer) found with so many calls of the LLM an answer"
     Console(width=None if sys.stdout.isatty() else 120).print(terminal_table(title, _COLUMNS, made))
     if options.write:

@@ -130,14 +130,14 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     name, tau, calls = _DOMAINS[options.domain]
-    slm, mixed = str(ROOT / "models" / name), options.domain != "words"
+    slm = str(ROOT / "models" / name)
     console = Console(width=None if sys.stdout.isatty() else 160)
     log = options.work / f"{options.domain}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(each) for each in log.read_text().splitlines()] if log.exists() else []
     rows: list[Row] = []
     with progress_bar(console) as progress:
-        chains = Chains(slm, options.domain, tau, options.num_chains, _SEED, mixed, FEATURES)
+        chains = Chains(slm, options.domain, tau, options.num_chains, _SEED, FEATURES)
         held_out = replace(chains, num_chains=options.num_held_out, seed=_HELD_OUT_SEED)
         fitted_on, looked_at = (
             chain_states(each, options.work / f"{options.domain}-{each.seed}")

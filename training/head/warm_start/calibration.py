@@ -146,8 +146,7 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 120)
     for file in options.files or [ROOT / "models/heads/tiny/head.safetensors"]:
         facts = (head := Head.from_bytes(file.read_bytes())).facts
-        mixed = options.domain != "words"
-        chains = Chains(options.slm, options.domain, facts.tau, options.num_chains, _SEED, mixed, facts.features)
+        chains = Chains(options.slm, options.domain, facts.tau, options.num_chains, _SEED, facts.features)
         states = chain_states(chains)
         odds = odds_of(head, states)
         scale, shift = platt(odds, states.wrong)

@@ -1,7 +1,7 @@
 """Unsure states of reference chains: the fast source of a tiny pair's warm start, in one process and without an LLM.
 
-The solutions that the tiny domains' generators write go through the SLM. Where its entropy is above the gate, the label
-is whether its most probable token is not the chain's.
+The solutions that the tiny domains' generators write, in either model's style, go through the SLM. Where its entropy is
+above the gate, the label is whether its most probable token is not the chain's.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from evals.tasks.tiny.domain import Style
 from evals.tasks.tiny.domains import DOMAINS
 from rstitch.service.head_features import numbers
 from training.head.warm_start.states import States, kept, situations
 from training.tiny.data import IGNORE, batches
 
+# Whose the lines of a chain are: the style that its writer begins lines in, and whether others are among them, of whose
+# first tokens nothing is said. `slm`: the SLM's alone. `mixed`: its own among the LLM's, as in answers that the LLM
+# wrote lines of. `llm`: the other way round, so that the LLM is called where it would begin a line.
+LINES: dict[str, tuple[Style, bool]] = {"slm": ("short", False), "mixed": ("short", True), "llm": ("verbose", True)}
+# Of words the SLM's own are enough. Of programs the LLM errs more often among the SLM's lines than among its own (what
+# is lost under a threshold are its errors), so the head has it begin the lines.
+_NEEDED = {"words": "slm", "programs": "llm"}
 BLOCK = 10_000  # chains that are kept in one file
 _MAX_BLOCKS = 1_000
 _BATCH_TOKENS = 4_096
@@ -39,8 +47,8 @@ class Chains:
         tau: the gate: states with entropy above it.
         num_chains: at least so many, for a block ends with a batch.
         seed: of the problems; other seeds are other streams of the train split.
-        mixed: whether lines in the LLM's style are among them, as in answers that it wrote lines of.
         features: names of `rstitch.service.head_features`.
+        lines: whose they are, by names of `LINES`; "": those that the domain needs (`_NEEDED`).
     """
 
     slm: str
@@ -48,8 +56,11 @@ class Chains:
     tau: float
     num_chains: int
     seed: int
-    mixed: bool = False
     features: tuple[str, ...] = ()
+    lines: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", self.lines or _NEEDED[self.domain])
 
 
 def chain_states(
@@ -64,7 +75,7 @@ def chain_states(
         cache: a folder that keeps them, block by block, for the next run; one that was stopped goes on.
         on_chains: told how many chains were done, now and then.
     """
-    facts = {name: getattr(chains, name) for name in ("domain", "tau", "seed", "mixed")}
+    facts = {name: getattr(chains, name) for name in ("domain", "tau", "seed", "lines")}
     facts |= {"slm": Path(chains.slm).name, "features": list(chains.features)}
     blocks = []
     for number, first in enumerate(range(0, chains.num_chains, BLOCK)):
@@ -85,7 +96,8 @@ def _block(chains: Chains, number: int, size: int) -> States:
     coins = Random(seed)
     parts: list[States] = []
     num_done = 0
-    for batch in batches(DOMAINS[chains.domain], tokenizer, "short", seed, _BATCH_TOKENS, mixed=chains.mixed):
+    style, mixed = LINES[chains.lines]
+    for batch in batches(DOMAINS[chains.domain], tokenizer, style, seed, _BATCH_TOKENS, mixed=mixed):
         written = batch.labels != IGNORE
         rows, columns = written.nonzero(as_tuple=True)
         hidden = model.base_model(input_ids=batch.ids).last_hidden_state[rows, columns]

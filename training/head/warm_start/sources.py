@@ -58,9 +58,7 @@ def of_chains(slm: str, domain: str, recipe: Recipe, folder: Path, screen: Scree
     """Of the reference chains of a tiny domain."""
     num_chains = recipe.warm_answers or _NUM_CHAINS
     with screen.bar("reference chains", num_chains) as advance:
-        # Of words the SLM's own lines are enough; of programs the LLM writes whole lines, and the SLM goes on in them.
-        mixed = domain != "words"
-        chains = Chains(slm, domain, recipe.tau, num_chains, recipe.seed, mixed, recipe.features)
+        chains = Chains(slm, domain, recipe.tau, num_chains, recipe.seed, recipe.features, recipe.warm_lines)
         return chain_states(chains, folder / "states", advance)
 
 
