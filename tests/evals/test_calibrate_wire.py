@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from evals.calibrate import knobs
 from evals.calibrate.__main__ import main
 from evals.figures.intervals import Interval
 from rstitch.client.sync import Client
@@ -46,9 +47,10 @@ def test_a_share_becomes_a_profile_that_answers(
 
 
 def test_a_head_is_calibrated_as_the_version_in_service(
-    tiny_stack: LocalStack, capsys: pytest.CaptureFixture[str]
+    tiny_stack: LocalStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is put under its name later is another head, of which nothing was stated."""
+    monkeypatch.setattr(knobs, "_COARSE_PRICES", (0.5, 2.0))
     flags = ["--router", tiny_stack.router_address, "--data", "tiny:calibration", "-n", "4", "--policy", "learned:tiny"]
     flags += ["--max-new-tokens", "8", "--max-loss", "60%", "--name", "head", "--force"]
     code, made, _ = calibrate(capsys, *flags)
