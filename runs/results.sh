@@ -61,11 +61,11 @@ frontier() {
         --out $PAGES
 }
 
-# A second domain (10 minutes).
+# A second domain (15 minutes).
 programs() {
     $evaluation run --task programs --n $(((N + 1) / 2)) --out "$RUNS/programs.jsonl" --concurrency 16 --order blocks \
         --slm models/tiny-programs-slm --llm models/tiny-programs-llm --systems \
-        $ALONE $ENTROPY $SPECULATIVE random:slm_probability=0.9
+        $ALONE $ENTROPY $SPECULATIVE random:slm_probability=0.9 learned:name=programs
     report programs --no-times --no-times
 }
 
