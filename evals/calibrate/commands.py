@@ -27,7 +27,7 @@ from evals.latency import LatencyModel
 from evals.tasks.data import Problem
 from rstitch.client.aio import AsyncClient
 from rstitch.client.specs import Spec, text_of
-from rstitch.client.types import KeptProfile, Learned, LlmOnly, Status
+from rstitch.client.types import KeptProfile, Learned, LlmOnly, Message
 from rstitch.errors import invalid
 from rstitch.limits import ROUTER_ADDRESS
 
@@ -53,7 +53,7 @@ async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) 
     to_calibrate, to_check = questions.split(options.seed)
     goal.check(len(to_calibrate))
     async with _asking(options, options.router or ROUTER_ADDRESS, questions) as (client, outcomes):
-        turned = _of_its_version(turned, await client.status())
+        turned = await _of_its_version(turned, client, questions)
 
         async def answers(value: float | None, fresh: bool) -> Sample:
             which, problems = ("checking: ", to_check) if fresh else ("calibrating: ", to_calibrate)
@@ -89,7 +89,7 @@ async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Pr
         router = held.enter_context(local_stack(options)).router_address
         progress.remove_task(task)
     async with _asking(options, router, questions) as (client, outcomes):
-        turned = _of_its_version(turned, await client.status())
+        turned = await _of_its_version(turned, client, questions)
         samples = {
             value: await _asked(outcomes, questions.problems, turned, value, "", progress)
             for value in (None, *turned.coarse)
@@ -140,16 +140,23 @@ def _knob(options: argparse.Namespace) -> Knob:
     return knob(options.policy, options.signal, options.window)
 
 
-def _of_its_version(turned: Knob, status: Status) -> Knob:
-    """The same of the head that its name stands for now, by its version.
+async def _of_its_version(turned: Knob, client: AsyncClient, questions: Questions) -> Knob:
+    """The same of the head that its name stands for now, by its version, which a first short answer says.
 
-    What is stated holds of that one, and so does what a cache keeps, whatever is put under the name later.
+    What is stated holds of that one, and so does what a cache keeps, whatever is put under the name later. The router's
+    status would not do: it lists no head of the hub, and none of the store while Redis is slow.
     """
     asked = turned.policy(turned.values[0])
-    names = {head.name: head.full_name for head in status.heads if head.active and not head.detail}
-    if not isinstance(asked, Learned) or asked.name not in names:
+    if not isinstance(asked, Learned):
         return turned
-    return replace(turned, policy=lambda value: replace(asked, name=names[asked.name], price=value))
+    chat = [Message("user", questions.problems[0].prompt)]
+    answer = await client.answer(chat=chat, policy=asked, max_new_tokens=1, guard=False)
+    await client.delete_trajectory(answer.session_id)
+    found = answer.finished.policy
+    if not isinstance(found, Learned) or "@" not in found.name:
+        what = f"the router does not say which version of the head {asked.name} it asks."
+        raise invalid("--policy", what, "Name the version: learned:NAME@VERSION, as `rstitch heads ls` lists it.")
+    return replace(turned, policy=lambda value: replace(asked, name=found.name, price=value))
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from evals.calibrate import knobs
 from evals.calibrate.__main__ import main
 from evals.figures.intervals import Interval
+from rstitch.client.aio import AsyncClient
 from rstitch.client.sync import Client
-from rstitch.client.types import Learned, Profile, Signal, Threshold
+from rstitch.client.types import Learned, Profile, Signal, Status, Threshold
 from rstitch.local.stack import LocalStack
+from tests.support.fake_router import FakeRouter
 
 
 def calibrate(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, object], str]:
@@ -49,7 +52,16 @@ def test_a_share_becomes_a_profile_that_answers(
 def test_a_head_is_calibrated_as_the_version_in_service(
     tiny_stack: LocalStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is put under its name later is another head, of which nothing was stated."""
+    """What is put under its name later is another head, of which nothing was stated.
+
+    It takes no status that lists the head, which lists none of the hub, and none of the store while Redis is slow.
+    """
+    status = AsyncClient.status
+
+    async def without_heads(client: AsyncClient) -> Status:
+        return replace(await status(client), heads=())
+
+    monkeypatch.setattr(AsyncClient, "status", without_heads)
     monkeypatch.setattr(knobs, "_COARSE_PRICES", (0.5, 2.0))
     flags = ["--router", tiny_stack.router_address, "--data", "tiny:calibration", "-n", "4", "--policy", "learned:tiny"]
     flags += ["--max-new-tokens", "8", "--max-loss", "60%", "--name", "head", "--force"]
@@ -63,6 +75,15 @@ def test_a_head_is_calibrated_as_the_version_in_service(
         answer = client.answer("2+2", policy=Profile("head"), max_new_tokens=8)
         assert isinstance(answer.finished.policy, Learned)
         assert answer.finished.policy.name == name
+
+
+def test_a_head_of_which_no_version_is_known_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with FakeRouter() as router:  # its answers do not say by which policy they are
+        flags = ["--router", router.address, "--data", "tiny:calibration", "--n", "4", "--llm-share", "0.1"]
+        code, _, err = calibrate(capsys, *flags, "--policy", "learned:mine")
+    assert code == 2
+    assert "--policy: the router does not say which version of the head mine it asks" in err
+    assert "learned:NAME@VERSION" in err
 
 
 def test_a_profile_whose_check_fails_is_not_kept_unless_forced(
