@@ -56,13 +56,17 @@ class ObservingTrace:
         if session_id:
             attributes[semconv.RSTITCH_SESSION_ID] = session_id
         span = self._tracer.start_span("rstitch.observe", attributes=attributes)
-        made, error_type = Observation(span), ""
+        made, error_type = Observation(span), "INTERNAL"
         try:
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                 yield made
+            error_type = ""
         except RstitchError as error:
-            span.set_status(trace.Status(trace.StatusCode.ERROR, f"{error.reason}: {error.message}"))
             error_type = error.reason
+            span.set_status(trace.StatusCode.ERROR, f"{error_type}: {error.message}")
+            raise
+        except Exception as error:
+            span.set_status(trace.StatusCode.ERROR, f"{error_type}: {error!r}")
             raise
         except (asyncio.CancelledError, GeneratorExit):
             error_type = "CANCELLED"  # the caller left, which is no error of the span

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from router_svc.observers.observing import ObservingTrace
 from router_svc.text.conversation import first_prompt, stop_token
 from router_svc.text.matching import Vocabulary
 from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
@@ -304,6 +305,27 @@ async def test_what_was_observed_is_traced_and_counted(stack: Stack) -> None:
     ends = {told.get(semconv.ERROR_TYPE): value for told, value in receiver.points(semconv.METRIC_OBSERVED)}
     assert ends == {None: 1, "UNKNOWN_SESSION": 1, "CANCELLED": 1}
     assert receiver.total(semconv.METRIC_OBSERVED_POSITIONS) == num
+
+
+def test_what_a_bug_ends_counts_as_an_error() -> None:
+    telemetry, exporter = recording()
+    with MetricsReceiver() as receiver:
+        metrics = setup_metrics("router", receiver.endpoint)
+        observing = ObservingTrace(telemetry, metrics)
+
+        def broken() -> None:
+            with observing.observation("s", 0.4) as observation:
+                observation.add(5, 2)
+                raise ZeroDivisionError("ours")
+
+        with pytest.raises(ZeroDivisionError):
+            broken()
+        metrics.shutdown()
+    (span,) = named(exporter, "rstitch.observe")
+    assert not span.status.is_ok
+    assert "ours" in (span.status.description or "")
+    assert [told.get(semconv.ERROR_TYPE) for told, _ in receiver.points(semconv.METRIC_OBSERVED)] == ["INTERNAL"]
+    assert receiver.total(semconv.METRIC_OBSERVED_POSITIONS) == 5
 
 
 async def test_only_so_many_are_observed_at_once(stack: Stack) -> None:
