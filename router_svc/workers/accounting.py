@@ -131,7 +131,7 @@ class Accounting:
 
     def end(self) -> None:
         """The end is being stored: since the last run only the store was waited for."""
-        # A run that broke off has not said how often it asked; what it asked for kept tokens is known.
+        # Too few where a run broke off, which has not said how often it asked; but what is kept was asked.
         self.usage.num_consultations = max(self.usage.num_consultations, self.usage.num_kept_consultations)
         self.usage.breakdown.store_us += self.since_us(self._idle_since)
         self.usage.total_time_us = self.since_us(self._started)
