@@ -57,7 +57,7 @@ class WorkerMetrics:
         self._queue_time = metrics.meter.create_histogram(
             semconv.METRIC_WORKER_QUEUE_TIME,
             "s",
-            "A run's wait for its first step.",
+            "The wait of a run, or of a slice that is observed, for its first step.",
             explicit_bucket_boundaries_advisory=_QUEUE_TIMES,
         )
 
