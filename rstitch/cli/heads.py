@@ -39,8 +39,7 @@ def ls(router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
         about = head.detail or head.description.partition("\n")[0]
         kept_by, features = "store" if head.stored else "router's folder", " ".join(head.features)
         put = f"{head.updated.astimezone():%F %T}" if head.updated else ""
-        left = "" if head.ttl_s is None else f"{head.ttl_s} s"
-        table.add_row(head.full_name, _mark(head), kept_by, put, left, f"{head.tau:g}", features, escape(about))
+        table.add_row(head.full_name, _mark(head), kept_by, put, _left(head), f"{head.tau:g}", features, escape(about))
     print_whole(out(), table)
 
 
@@ -106,3 +105,15 @@ def rm(
 
 def _mark(head: HeadStatus) -> str:
     return ("cannot be used" if head.detail else "yes") if head.active else ""
+
+
+def _left(head: HeadStatus) -> str:
+    """In what time the store forgets it, in its two largest units; "" for a folder's, and if the router is too old."""
+    if head.ttl_s is None:
+        return "stays" if head.updated else ""
+    minutes, seconds = divmod(head.ttl_s, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    first = next((index for index, (number, _) in enumerate(parts) if number), len(parts))
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)

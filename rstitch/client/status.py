@@ -118,7 +118,7 @@ class HeadStatus:
     description: str
     stored: bool
     updated: datetime | None = None  # when it was last put into the store
-    ttl_s: int | None = None  # in so many seconds the store forgets it; None: never
+    ttl_s: int | None = None  # in so many seconds the store forgets it; None: it stays, or is not in the store
 
     @property
     def full_name(self) -> str:

@@ -6,6 +6,8 @@ import json
 from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from rstitch.v1 import router_pb2 as pb
 from tests.cli.conftest import Run
 from tests.support.fake_router import FakeRouter
@@ -20,21 +22,37 @@ def test_heads_are_listed_as_a_table_and_as_json(run: Run, router: FakeRouter) -
         pb.HeadStatus(name="mine", version="def", tau=0.03, stored=True, features=["entropy", "left"], ttl_s=90),
         pb.HeadStatus(name="old", version="fed", tau=0.5, active=True, detail="too wide"),
         pb.HeadStatus(name="bad", active=True, detail="no head"),
+        pb.HeadStatus(name="stays", version="abc", tau=0.5, stored=True),
     ]
-    router.heads[1].updated.FromSeconds(1_000_000_000)
+    for index in (1, -1):
+        router.heads[index].updated.FromSeconds(1_000_000_000)
+    put = f"{datetime.fromtimestamp(1_000_000_000):%F %T}"
     lines = [" ".join(line.split()) for line in run("heads", "ls").stdout.splitlines()[1:]]
     assert lines == [
         "mine@abc yes store 0.02 of [two] minds",
-        f"mine@def store {datetime.fromtimestamp(1_000_000_000):%F %T} 90 s 0.03 entropy left",
+        f"mine@def store {put} 1 min 30 s 0.03 entropy left",
         "old@fed cannot be used router's folder 0.5 too wide",
         "bad cannot be used router's folder 0 no head",
+        f"stays@abc store {put} stays 0.5",
     ]
     rows = [json.loads(line) for line in run("heads", "ls", "--json").stdout.splitlines()]
     assert [(row["name"], row["version"], row["stored"]) for row in rows] == [
-        ("mine", "abc", True), ("mine", "def", True), ("old", "fed", False), ("bad", "", False),
+        ("mine", "abc", True), ("mine", "def", True), ("old", "fed", False), ("bad", "", False), ("stays", "abc", True),
     ]  # fmt: skip
     assert rows[1]["features"] == ["entropy", "left"]
     assert [(row["updated"], row["ttl_s"]) for row in rows[:2]] == [(None, None), ("2001-09-09T01:46:40+00:00", 90)]
+
+
+@pytest.mark.parametrize(
+    ("ttl_s", "shown"),
+    [(1, "1 s"), (60, "1 min"), (3600, "1 h"), (7199, "1 h 59 min"), (86_400, "1 d"), (180_001, "2 d 2 h")],
+)
+def test_the_time_that_a_head_has_left_is_shown_in_units_that_fit(
+    run: Run, router: FakeRouter, ttl_s: int, shown: str
+) -> None:
+    router.heads = [pb.HeadStatus(name="mine", version="abc", tau=0.02, stored=True, ttl_s=ttl_s)]
+    (line,) = run("heads", "ls").stdout.splitlines()[1:]
+    assert " ".join(line.split()) == f"mine@abc store {shown} 0.02"
 
 
 def test_heads_are_put_activated_rolled_back_and_removed(run: Run, router: FakeRouter, tmp_path: Path) -> None:
