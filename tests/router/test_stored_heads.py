@@ -127,7 +127,7 @@ async def test_status_says_what_a_head_is(stub: Any) -> None:
     assert (head.active, head.stored, head.description, list(head.features)) == (True, True, "of two minds", [])
 
 
-async def test_status_says_when_a_head_was_put_and_for_how_long(stack: Stack, stub: Any, tmp_path: Path) -> None:
+async def test_status_says_when_a_head_was_put_and_for_how_long(stack: Stack, tmp_path: Path) -> None:
     put(tmp_path, "lying", B)
     stub = await stack.stub(await stack.router(heads=str(tmp_path)))
     before = int(time.time() * 1000)
@@ -171,8 +171,9 @@ async def test_an_answer_goes_on_with_its_own_version_or_not_at_all(stack: Stack
     assert f"mine@{B.version}" in str(error), "it says which versions there are"
 
 
-async def test_a_router_that_died_is_followed_by_one_that_finds_the_head(stack: Stack, stub: Any) -> None:
+async def test_a_router_that_died_is_followed_by_one_that_finds_the_head(stack: Stack) -> None:
     """For Redis it is dead: its lease runs out. Its answer goes on with its head, and it may write no more of it."""
+    stack.slm.model, stack.llm.model = SLM, LLM
     stack.slm.delay_s = stack.llm.delay_s = 0.003
     first, second = await stack.router(), await stack.router()
     own, other = await stack.stub(first), await stack.stub(second)
