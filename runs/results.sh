@@ -61,15 +61,27 @@ frontier() {
         --out $PAGES
 }
 
-# A second domain (15 minutes).
+# A second domain (10 minutes).
 programs() {
     $evaluation run --task programs --n $(((N + 1) / 2)) --out "$RUNS/programs.jsonl" --concurrency 16 --order blocks \
         --slm models/tiny-programs-slm --llm models/tiny-programs-llm --systems \
-        $ALONE $ENTROPY $SPECULATIVE random:slm_probability=0.9 learned:name=programs
+        $ALONE $ENTROPY $SPECULATIVE random:slm_probability=0.9
     report programs --no-times --no-times
 }
 
-PARTS="model latency frontier programs"
+# The bundled heads beside thresholds (15 minutes).
+heads() {
+    $evaluation run --task tiny --n "$N" --out "$RUNS/heads-tiny.jsonl" --concurrency 16 --order blocks --systems \
+        $ALONE threshold:tau={0.005,0.02} $LEARNED learned:name=tiny,price=2
+    $evaluation report "$RUNS/heads-tiny.jsonl" $MODELLED --no-times --write "$PAGES/heads.md:heads-tiny"
+    $evaluation run --task programs --n $(((N + 1) / 2)) --out "$RUNS/heads-programs.jsonl" --concurrency 16 \
+        --order blocks --slm models/tiny-programs-slm --llm models/tiny-programs-llm --systems \
+        $ALONE threshold:tau={0.001,0.02} learned:name=programs
+    $evaluation report "$RUNS/heads-programs.jsonl" --latency-model $PAGES/latency-programs.json --no-times \
+        --write "$PAGES/heads.md:heads-programs"
+}
+
+PARTS="model latency frontier programs heads"
 for part in ${*:-$PARTS}; do
     [[ " $PARTS " == *" $part "* ]] || { echo "results: there is no part $part; choose of $PARTS" >&2; exit 2; }
 done

@@ -132,7 +132,7 @@ def test_states_of_chains_are_a_function_of_their_arguments_and_kept(domain: str
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
 
-def test_where_the_lines_are_the_llms_the_slm_would_begin_others(tmp_path: Path) -> None:
+def test_where_the_lines_are_the_llms_the_slm_would_begin_others() -> None:
     torch.set_num_threads(1)
     of = {
         lines: chain_states(Chains(bundled_model("tiny-programs-slm"), "programs", 1e-4, 60, seed=5, lines=lines))

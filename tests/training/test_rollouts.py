@@ -208,8 +208,3 @@ def test_time_is_that_of_the_answers_that_are_counted(tmp_path: Path, monkeypatc
         kept.run(jobs, LlmOnly())
     assert clock.effort == Effort(17.0, 5, 10.0)
     assert Effort(92, 181, 89).text().startswith("1.5 minutes; of them 1.5 waiting for 181 answers (2.0 a second)")
-
-
-def test_the_time_of_a_run_that_was_begun_before_answers_were_counted_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "clock.json").write_text("600.5\n")
-    assert Clock(tmp_path / "clock.json").effort.seconds >= 600.5

@@ -144,7 +144,8 @@ def test_the_data_is_looked_at_for_what_the_warm_start_needs(tmp_path: Path) -> 
         ({"question": "Why?", "answer": "1", "solution": "\\boxed{2}"}, ["--num-alone", "61"], "wrong"),
         ({}, ["--latency", "none.json"], "--latency: none.json"),
         ({}, ["--warm-from", "logs"], "--router HOST:PORT"),
-        ({}, ["--activate"], "--activate: a store that is started for this run"),
+        ({}, ["--warm-lines", "llm"], "--warm-lines"),
+        ({}, ["--activate"], "--activate: this run has no store that stays"),
     ],
 )
 def test_what_flags_and_file_show_is_refused_before_a_stack_is_started(

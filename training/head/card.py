@@ -58,7 +58,8 @@ class Training:
         effort: None: not told.
         name: of the head; "": that of its folder.
         test_command: for the figures of the test split; "": not told.
-        latency_of: the pair whose latency model it is, if that is not this pair's; "": it is.
+        latency_of: models, devices and dtypes that the latency model was measured on, if they are others; "": they are
+            these.
         calibration: rows of n, low, high, said, wrong; empty: not measured.
     """
 
@@ -139,7 +140,7 @@ Wanted: {training.goal}. {choice.statement}
 
 n = {n}, greedy; accuracy with its 95% interval (Wilson), the difference to LLM-only on the same questions (paired
 bootstrap), the loss that it is shown to stay below (95%, Tango{_for_each(choice)}), latency by the latency
-model{" of another pair (above)" if training.latency_of else ""} with the waiting model caught up beside.
+model{" that was measured elsewhere (above)" if training.latency_of else ""} with the waiting model caught up beside.
 
 {_looked_at(training, choice)}
 
@@ -189,8 +190,8 @@ def _to_spare(training: Training) -> str:
     if "slack" not in last:
         return ""
     return (
-        f"- To spare in the end, by exploring answers: {spare_in_words(last)} (accuracy above the least that was\n"
-        "  wanted, or the part by which answers were faster than wanted; over the last steps, with a 95% interval).\n"
+        f"- To spare in the end, by the exploring answers of the last steps: {spare_in_words(last)} (accuracy above\n"
+        "  the least that was wanted, or the part by which answers were faster; brackets are 95% intervals).\n"
     )
 
 
@@ -218,7 +219,8 @@ def _holds_for(training: Training) -> str:
     )
     if not training.latency_of:
         return words
-    return f"{words}\nThat model is of another pair: {training.latency_of}. Nothing of it was measured on this one."
+    elsewhere = f"That model was measured elsewhere, on {training.latency_of}:"
+    return f"{words}\n{elsewhere} nothing of it is of this pair as it runs here."
 
 
 def _looked_at(training: Training, choice: Choice) -> str:

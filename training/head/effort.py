@@ -27,6 +27,11 @@ class Effort:
     rollouts_s: float = 0.0
 
     @property
+    def rate(self) -> float:
+        """Answers a second of waiting; 0 before the first."""
+        return self.num_rollouts / self.rollouts_s if self.rollouts_s else 0.0
+
+    @property
     def beside_s(self) -> float:
         """The time in which no answer was waited for."""
         return self.seconds - self.rollouts_s
@@ -36,8 +41,7 @@ class Effort:
         if not self.rollouts_s:
             return f"{minutes(self.seconds)} minutes."
         waited = f"{minutes(self.rollouts_s)} waiting for {self.num_rollouts:,} answers"
-        rate = f"{self.num_rollouts / self.rollouts_s:.1f} a second"
-        return f"{minutes(self.seconds)} minutes; of them {waited} ({rate}); the rest is learning and the warm start."
+        return f"{minutes(self.seconds)} minutes; of them {waited} ({self.rate:.1f} a second); the rest is learning."
 
 
 class Clock:
@@ -49,9 +53,7 @@ class Clock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        told = json.loads(path.read_text()) if path.exists() else {}
-        # Runs that were begun before answers were counted have the seconds alone.
-        self._before = Effort(**told) if isinstance(told, dict) else Effort(told)
+        self._before = Effort(**json.loads(path.read_text())) if path.exists() else Effort()
         self._num_rollouts = 0
         self._rollouts_s = 0.0
         self._began = self._ticked = monotonic()

@@ -54,7 +54,7 @@ def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, sc
 
 
 def another_pair(model: LatencyModel, pair: Pair) -> str:
-    """Says in words whose latency model it is; "" if it is this pair's, or does not say whose."""
+    """Says in words what the model was measured on; "" if that is this pair as it runs, or if it does not say."""
     told = _told(model)
     return _words(told) if told and told != _wanted(pair) else ""
 

@@ -16,7 +16,7 @@ class Recipe:
         features: what else it sees, by names of `rstitch.service.head_features` (ours).
         start_llm: without a warm start: P(LLM) at first, near the threshold rule, which is P(LLM) = 1.
         warm_answers: answers (or reference chains) of the warm start; 0: none, pure DAPO.
-        warm_lines: whose lines reference chains have, by names of `chain_states.LINES`; "": as the domain's default is.
+        warm_lines: whose lines reference chains have, by names of `chain_states.LINES`; "": what the domain needs.
         warm_epochs, warm_lr: passes over the states found in them, and the highest learning rate.
         warm_error: the warm start calls the LLM where the SLM's token is wrong with more than this probability.
         num_steps: of DAPO.

@@ -24,9 +24,10 @@ def refuse(options: argparse.Namespace, recipe: Recipe, questions: Questions) ->
     _refuse_goal(options, recipe, len(questions.dev[: options.num_dev]))
     _refuse_numbers(options, recipe)
     _refuse_source(options, recipe, questions)
-    if options.activate and not options.router:
-        what = "a store that is started for this run ends with it, and the head's service too."
-        raise invalid("--activate", what, "Leave it out and put the head later: rstitch heads put. Or give --router.")
+    if options.activate and (options.in_process or not options.router):
+        what = "this run has no store that stays."
+        remedy = "Give --router without --in-process, or leave it out and put the head later: rstitch heads put."
+        raise invalid("--activate", what, remedy)
 
 
 def _refuse_name(name: str) -> None:
@@ -68,6 +69,9 @@ def _refuse_source(options: argparse.Namespace, recipe: Recipe, questions: Quest
         if sources.domain_of(task) is None:
             raise invalid("--warm-from", f"{task.name} has no reference chains.", others)
         return
+    if recipe.warm_lines:
+        what = f"the warm start of {source} has the lines that it has."
+        raise invalid("--warm-lines", what, "Leave it out: it is for --warm-from chains.")
     if options.in_process:
         what = f"the warm start of {source} is observed by the service."
         raise invalid("--in-process", what, "Leave it out, or train for a tiny task: --warm-from chains.")

@@ -206,9 +206,9 @@ class Run:
         elif options.activate and isinstance(self.writer, ServedRollouts):
             self.writer.put_into_service(options.name, head, choice.statement)
             words = f"{words}; it is in service: rstitch heads rollback takes that back; ask with --policy {policy}"
+        self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.out))
         if isinstance(self.writer, ServedRollouts):
             self.writer.forget_heads()
-        self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.out))
         return head
 
     def _test_command(self, choice: Choice) -> str:
@@ -225,7 +225,7 @@ class Run:
     def _rate(self) -> float:
         """Rollouts a second, of all that were waited for; 0 while they are too few."""
         effort = self.work.clock.effort
-        return effort.num_rollouts / effort.rollouts_s if effort.num_rollouts >= _ENOUGH else 0.0
+        return effort.rate if effort.num_rollouts >= _ENOUGH else 0.0
 
     @property
     def _looks_after(self) -> int:

@@ -153,6 +153,8 @@ class Trainer:
         self.looks = [Look(step, Figures(**figures), price, data) for step, figures, price, data in state["looks"]]
         self.curves = state["curves"]
         self._rollouts.forget(f"step-{self.step_number}")  # it was killed behind the checkpoint
+        for look in self.looks:
+            self._rollouts.forget(f"dev-{look.step}")
         return True
 
     def _groups(self, step: int, round_number: int, on_done: _OnDone) -> list[Group]:

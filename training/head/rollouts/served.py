@@ -185,7 +185,8 @@ class ServedRollouts:
             tuple(runs_of_parts(parts_of(events))),
             answer.consultations,
             answer.session_id,
-            # Those that were kept are the same ones whatever was killed; the service's count is not.
+            # Those that were kept are the same ones whatever was killed. Where none were, as in looks at dev, the
+            # service's count lacks the runs that broke off.
             len(answer.consultations) or answer.finished.usage.num_consultations,
         )
 

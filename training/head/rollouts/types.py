@@ -46,7 +46,8 @@ class Rollout:
         runs: who wrote how much, in order, as the latency model wants it.
         consultations: what the head was asked, in order; empty under other policies, and served also where no coin was
             tossed: nothing is learned of those.
-        num_consultations: how often it was asked.
+        num_consultations: how often it was asked; served, of an exploring answer those that were kept, and of any other
+            at least as many as the runs that did not break off say.
         session_id: of its trajectory; empty where there is none.
         explore_seed, llm_tokens: of its job.
     """

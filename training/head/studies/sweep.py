@@ -145,7 +145,9 @@ def main() -> int:
         )
         data = Data(slm, fitted_on, looked_at, calls)
         for tried in progress.track(grid(options.num_chains), description="heads"):
-            made_of = json.loads(json.dumps(asdict(tried) | {"held_out": options.num_held_out, "tau": tau}))
+            made_of = json.loads(
+                json.dumps(asdict(tried) | {"held_out": options.num_held_out, "tau": tau, "lines": chains.lines})
+            )
             row = next((row for row in done if row["made_of"] == made_of), None)
             if row is None:
                 row = {"made_of": made_of, **measured(tried, data)}

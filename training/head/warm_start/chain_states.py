@@ -28,9 +28,8 @@ from training.tiny.data import IGNORE, batches
 # first tokens nothing is said. `slm`: the SLM's alone. `mixed`: its own among the LLM's, as in answers that the LLM
 # wrote lines of. `llm`: the other way round, so that the LLM is called where it would begin a line.
 LINES: dict[str, tuple[Style, bool]] = {"slm": ("short", False), "mixed": ("short", True), "llm": ("verbose", True)}
-# Of words the SLM's own are enough. Of programs the LLM errs more often among the SLM's lines than among its own (what
-# is lost under a threshold are its errors), so the head has it begin the lines.
-_NEEDED = {"words": "slm", "programs": "llm"}
+# Of these a label says that the SLM errs, and nothing else. Of programs the LLM writes whole lines among the SLM's.
+_USUAL = {"words": "slm", "programs": "mixed"}
 BLOCK = 10_000  # chains that are kept in one file
 _MAX_BLOCKS = 1_000
 _BATCH_TOKENS = 4_096
@@ -48,7 +47,7 @@ class Chains:
         num_chains: at least so many, for a block ends with a batch.
         seed: of the problems; other seeds are other streams of the train split.
         features: names of `rstitch.service.head_features`.
-        lines: whose they are, by names of `LINES`; "": those that the domain needs (`_NEEDED`).
+        lines: whose they are, by names of `LINES`; "": as they stand in answers (`_USUAL`).
     """
 
     slm: str
@@ -60,7 +59,7 @@ class Chains:
     lines: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lines", self.lines or _NEEDED[self.domain])
+        object.__setattr__(self, "lines", self.lines or _USUAL[self.domain])
 
 
 def chain_states(

@@ -33,6 +33,9 @@ _DOMAINS = {  # generators whose reference chains are at hand; a user's task may
     "evals.tasks.tiny.arithmetic:problems": "words",
     "evals.tasks.tiny.programs_task:problems": "programs",
 }
+# Of programs the LLM errs more often among the SLM's lines than among its own: what is lost under a threshold are its
+# errors (`python -m training.head.studies.blame`), so the head has it begin the lines.
+_TAUGHT = {"programs": "llm"}
 NUM_ANSWERS = 500  # that a warm start learns from, where nobody says how many and they are written for it
 _NUM_CHAINS, _NUM_ANSWERS = 500, 64  # for the normalisation of the inputs, if there is no warm start
 
@@ -58,7 +61,8 @@ def of_chains(slm: str, domain: str, recipe: Recipe, folder: Path, screen: Scree
     """Of the reference chains of a tiny domain."""
     num_chains = recipe.warm_answers or _NUM_CHAINS
     with screen.bar("reference chains", num_chains) as advance:
-        chains = Chains(slm, domain, recipe.tau, num_chains, recipe.seed, recipe.features, recipe.warm_lines)
+        lines = recipe.warm_lines or _TAUGHT.get(domain, "")
+        chains = Chains(slm, domain, recipe.tau, num_chains, recipe.seed, recipe.features, lines)
         return chain_states(chains, folder / "states", advance)
 
 
