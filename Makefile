@@ -121,8 +121,9 @@ $(PROTO_STAMP):
 train-tiny: setup ## train the tiny pair anew (about 80 minutes on two cores); other tiny models: ARGS="NAME ..."
 	@$(BIN)/python -m training.tiny $(ARGS)
 
-train-router: setup ## train the tiny pair's R-Stitch+ head (at most 30 minutes of one core); writes models/heads/tiny
-	@$(BIN)/rstitch train-head --task tiny --name tiny $(ARGS)
+train-router: setup ## train the tiny pair's R-Stitch+ head (about an hour); writes models/heads/tiny
+	@$(BIN)/rstitch train-head --task tiny --name tiny --target-loss 1% --features entropy --warm-answers 400000 \
+		--warm-epochs 12 $(ARGS)
 
 eval-tiny: setup ## the tiny pair over tau, one session at a time (`make results` measures everything)
 	@$(BIN)/rstitch eval run --task tiny --out .run/eval/tiny.jsonl \

@@ -152,11 +152,10 @@ def main() -> int:
     title = f"{options.task}, dev, n = {len(problems)}: who wrote the first token from which no right line goes on"
     if untold:
         title += f" ({untold} wrong answers have none that could be told)"
-    Console(width=None if sys.stdout.isatty() else 120).print(terminal_table(title, _COLUMNS, rows))
+    console.print(terminal_table(title, _COLUMNS, rows))
     if options.write:
-        replace_section(
-            PAGE, f"blame-{options.task}", f"{markdown_table(_COLUMNS, rows)}\n\n{title}. {line(provenance())}"
-        )
+        told = f"{markdown_table(_COLUMNS, rows)}\n\n{title}. {line(provenance())}"
+        replace_section(PAGE, f"blame-{options.task}", told)
     return 0
 
 
