@@ -42,11 +42,11 @@ _STYLES: tuple[Style, ...] = ("short", "verbose")
 _COLUMNS: Columns = {
     "decided by": "{name}",
     "LLM %": "{llm_share:.1p}",
-    "lines of the LLM's style %": "{verbose:.1p}",
+    "LLM's lines %": "{verbose:.1p}",
     "wrong": "{wrong}",
-    "first wrong token: LLM's": "{llm}",
-    "SLM's, as the head said": "{stayed}",
-    "SLM's, unasked": "{unasked}",
+    "by LLM": "{llm}",
+    "by SLM, asked": "{stayed}",
+    "by SLM, unasked": "{unasked}",
 }
 
 
@@ -149,7 +149,7 @@ def main() -> int:
         for label, head in heads.items():
             answered(f"head {label} {head.version}, tau={head.facts.tau:g}", Learned(rollouts.use(head)))
     untold = sum(row["untold"] for row in rows)
-    title = f"{options.task}, dev, n = {len(problems)}: who wrote the first token from which no right line goes on"
+    title = f"{options.task}, dev, n = {len(problems)}: who wrote the first wrong token"
     if untold:
         title += f" ({untold} wrong answers have none that could be told)"
     console.print(terminal_table(title, _COLUMNS, rows))
