@@ -80,9 +80,11 @@ def check_promise(loss: float, num_dev: int, helped: float, num_heads: int = 1, 
     ways = "more data, another --split, a higher --num-dev"
     remedy = f"Give {needed} dev questions ({ways}), or allow --target-loss {_allowed(likely)}%."
     if smallest > loss:
+        least = questions_for(loss, level)
+        more = f", and {needed} if answers change as between SLM and LLM" if needed != least else ""
         what = (
             f"{num_dev} dev questions can show no loss below {smallest:.1%} ({sure}), even if no answer gets worse. "
-            f"{loss:.1%} takes {questions_for(loss, level)}, and {needed} if answers change as between SLM and LLM."
+            f"{loss:.1%} takes {least}{more}."
         )
         if is_trial:
             return f"nothing will be promised: {what} {remedy}"
