@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from pathlib import Path
@@ -31,6 +32,7 @@ async def fit_pair(
     inputs: Sequence[int] = INPUTS,
     cached: Sequence[int] = CACHED,
     seed: int = 0,
+    most_s: float = math.inf,
     bar: Callable[[str, int], AbstractContextManager[Callable[[], None]]] = lambda words, total: nullcontext(_no_tick),
 ) -> LatencyModel:
     """Measures the pair of a running router, and what serving it adds to answers to these questions.
@@ -39,6 +41,7 @@ async def fit_pair(
         questions: each is asked by every policy, one at a time; none: what serving adds is not measured.
         max_new_tokens: of an answer.
         inputs, cached: the grid, in tokens; repeats: of each of its calls.
+        most_s: fewer repeats, but for one, if they would take longer.
         bar: shows words while so much is measured, and is told of each that was.
 
     Raises: RstitchError if the service is lost or refuses.
@@ -46,7 +49,7 @@ async def fit_pair(
     async with AsyncExitStack() as held:
         client = await held.enter_async_context(AsyncClient(router))
         probers = await probers_of(await workers_of(client), seed, held)
-        plan = Plan(inputs, cached, repeats, questions, (), seed)
+        plan = Plan(inputs, cached, repeats, questions, (), seed, most_s)
         asker = Asker(client, max_new_tokens, seed) if questions else None
         with bar("latency model", plan.num_measured(probers)) as tick:
             made = await measure(probers, asker, plan, tick)
@@ -76,7 +79,7 @@ def fitted(made: Measurement, probers: Mapping[str, Prober], plan: Plan, service
         fit_model(made.calls[role], {"model": Path(info.model).name, "device": info.device, "dtype": info.dtype})
         for role, info in infos.items()
     )
-    grid = {"inputs": plan.inputs, "cached": plan.cached, "repeats": plan.repeats, "seed": plan.seed}
+    grid = {"inputs": plan.inputs, "cached": plan.cached, "repeats": made.num_rounds, "seed": plan.seed}
     model = LatencyModel(slm, llm, None, provenance() | grid)
     return dataclasses.replace(model, serving=serving_of(model, made.seen, service)) if made.seen else model
 

@@ -49,6 +49,15 @@ async def test_a_running_pair_is_fitted_on_questions_of_its_own(tiny_stack: Loca
     assert model.serving.fit.num_calls == len(POLICIES)
 
 
+async def test_a_pair_that_takes_too_long_is_timed_once(tiny_stack: LocalStack) -> None:
+    model = await fit_pair(
+        tiny_stack.router_address, ["What is 2 and 2?"], max_new_tokens=8, repeats=50, inputs=(2, 8), cached=(0, 16),
+        most_s=0.0,
+    )  # fmt: skip
+    assert model.facts["repeats"] == 1
+    assert model.serving is not None
+
+
 def test_the_runs_of_an_answer_are_those_that_its_usage_counts(tiny_stack: LocalStack) -> None:
     with Client(tiny_stack.router_address) as client:
         for problem in problems("dev", 2):

@@ -18,6 +18,7 @@ _BUNDLED = ROOT / "docs/results/latency.json"
 _FILE = "latency.json"
 # Enough for a reward, and minutes where a model's step takes a tenth of a second.
 _REPEATS, _NUM_ASKED, _MAX_TOKENS = 5, 2, 128
+_MOST_S = 600.0  # after which no call is repeated: of real models on a CPU all of them would take half an hour
 
 
 def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, screen: Screen) -> LatencyModel:
@@ -43,7 +44,9 @@ def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, sc
     asked = [problem.prompt for problem in questions.train[:_NUM_ASKED]]
     limit = min(_MAX_TOKENS, questions.task.max_new_tokens)
     try:
-        model = asyncio.run(fit_pair(options.router, asked, max_new_tokens=limit, repeats=_REPEATS, bar=screen.bar))
+        model = asyncio.run(
+            fit_pair(options.router, asked, max_new_tokens=limit, repeats=_REPEATS, most_s=_MOST_S, bar=screen.bar)
+        )
     except Unavailable as error:
         remedy = "Make a model beside the workers, by rstitch latency, and give it: --latency FILE."
         raise invalid("--latency", f"the workers cannot be timed from here: {error}", remedy) from error
