@@ -1,6 +1,6 @@
 -- Makes this router the owner of a trajectory: a new one, the next answer of a known one, or one that lost its router.
 -- Follows entries.lua.
--- KEYS: trajectory hash, chunk stream, index, own router key, index of those with a label.
+-- KEYS: trajectory hash, chunk stream, index of its tenant, own router key, tenant's index of those with a label.
 -- ARGV: 1 expected epoch ("0": must not exist), 2 expected length, 3 new length, 4 settings, 5 usage, 6 router id,
 --       7 now ms, 8 ttl ms, 9 session id, 10 router key prefix, 11... entries.
 -- Returns {"OK", epoch}, {"CHANGED"} if it is not as expected, {"OWNED", ms of its owner's lease left} if it is being
