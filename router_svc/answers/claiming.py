@@ -15,8 +15,8 @@ from rstitch.errors import RstitchError
 _log = structlog.get_logger(__name__)
 _OWNER_POLL_S = 0.1
 
-# Tries once.
-Attempt = Callable[[], Awaitable[AnswerLog | OwnedElsewhere | None]]
+# Tries once; told whether another router was found writing the session in a try before.
+Attempt = Callable[[bool], Awaitable[AnswerLog | OwnedElsewhere | None]]
 
 
 async def until_ours(name: str, attempt: Attempt, refusal: RstitchError) -> AnswerLog:
@@ -30,7 +30,7 @@ async def until_ours(name: str, attempt: Attempt, refusal: RstitchError) -> Answ
     """
     lease_ms: int | None = None
     while True:
-        match await attempt():
+        match await attempt(lease_ms is not None):
             case AnswerLog() as log:
                 return log
             case OwnedElsewhere(left_ms):

@@ -203,6 +203,10 @@ class Sessions:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
+    def _is_written_elsewhere(self, header: Header) -> bool:
+        """Whether another router wrote there when the header was read, or died while it did."""
+        return header.state is State.RUNNING and header.owner != self._lease.router_id
+
     async def _try_begin(
         self,
         name: str,
@@ -211,10 +215,15 @@ class Sessions:
         guard_reason: str,
         trace: GenerationTrace,
         started: float,
+        was_running: bool,
     ) -> AnswerLog | OwnedElsewhere | None:
         asked = self.clock()
         before = await self._store.trajectory(name) if question.session_id else None
         read_s = self.clock() - asked
+        # Whatever changes in it meanwhile, another router wrote: that one is not gone, and refuses a question, too.
+        is_running = before is not None and self._is_written_elsewhere(before.header)
+        if was_running and not is_running:
+            raise refusals.session_running(name)
         vocabularies = self._pair.vocabularies  # once: a worker may come back as another model meanwhile
         prompt = await self._preparation.prompt(question, vocabularies, before)
         length = before.header.length if before else 0
@@ -230,12 +239,16 @@ class Sessions:
         settings = prepared.settings.to_json()
         header = before.header if before else None
         owned = await self._store.claim(header, name, self._lease.router_id, settings, usage, [chunk])
+        if owned is None and is_running:
+            raise refusals.session_running(name)
         if not isinstance(owned, Owned):
             return owned
         claimed = ClaimedAnswer(name, prepared, chunks, session, owned, False, usage, trace)
         return self._start(claimed, started, read_s + self.clock() - asked)
 
-    async def _try_attach(self, name: str, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
+    async def _try_attach(
+        self, name: str, asked: Reattach, started: float, _was_running: bool
+    ) -> AnswerLog | OwnedElsewhere | None:
         since = self.clock()
         trajectory = await self.trajectory(name)
         header = trajectory.header

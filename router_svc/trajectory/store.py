@@ -3,7 +3,7 @@
 A trajectory changes only through one of three Lua scripts. Redis runs nothing else while it runs a script, so that
 between reading the header and writing the chunks nobody can come, and a reader finds both as they were at one moment.
 
-    claim.lua    who writes from now on   expects epoch and length as they were read   sets owner, epoch and RUNNING
+    claim.lua    who writes from now on   expects all as it was read                   sets owner, epoch and RUNNING
     append.lua   what was written         expects its own epoch and its last length    adds chunks, sets length, state
     label.lua    whether it was right     expects a finished answer                    sets label, for that length
 
@@ -152,6 +152,7 @@ class TrajectoryStore:
                     self._ttl_ms,
                     id_in(name),
                     keys.ROUTER_PREFIX,
+                    before.state.value if before else "",
                     *encode_chunks(chunks),
                 ],
             )

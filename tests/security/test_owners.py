@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from redis.asyncio import Redis
 from rstitch.v1 import router_pb2 as pb
 from tests.security.conftest import AsTenant
 from tests.support.asking import Answer, Reading, ask_for, check_kept, refused, stored, take, threshold, until
-from tests.support.endless import endless, expected, glued, resume
+from tests.support.endless import at_once, endless, expected, glued, resume
 from tests.support.toy_stack import Stack
 
 # Of one length: what is told of one differs from what is told of the other by the letters alone.
@@ -64,20 +63,6 @@ async def work_of(redis: Any, call: Callable[[], Any]) -> dict[str, int]:
         for name, facts in commands.items()
         if not name.startswith(("cmdstat_config", "cmdstat_info", "cmdstat_client", "cmdstat_set"))
     }
-
-
-def at_once(stack: Stack, num: int) -> asyncio.Event:
-    """In each session the SLM writes so many tokens, each for itself, and then no more until the event is set."""
-    go_on, written = asyncio.Event(), Counter[Any]()
-
-    async def pace() -> None:
-        stream = asyncio.current_task()  # which serves one session
-        written[stream] += 1
-        if written[stream] > num:
-            await go_on.wait()
-
-    stack.slm.max_message_tokens, stack.slm.pace = 1, pace
-    return go_on
 
 
 async def has_written(stub: Any, num: int) -> bool:
