@@ -88,13 +88,15 @@ async def test_a_session_of_another_tenant_is_as_one_that_nobody_has(
         error = await refused(mine.Generate(ask_for(session_id=THEIRS)))
         assert (error.reason, error.metadata["session_id"]) == ("SESSION_RUNNING", THEIRS)
         assert error.message == f"an answer is being written in session {THEIRS}."
+        error = await refused(METHODS["label"](mine, THEIRS))
+        assert error.message == f"the last answer of session {THEIRS} is being written."
     else:
         await reading
         await METHODS["label"](mine, THEIRS)
         before = await stored(mine, THEIRS)
     for method in METHODS.values():
         unknown = await told(method(stub, NOBODYS), NOBODYS)
-        assert unknown[0] is grpc.StatusCode.NOT_FOUND
+        assert unknown[:2] == (grpc.StatusCode.NOT_FOUND, "there is no session ID; it may have been forgotten.")
         assert await told(method(stub, THEIRS), THEIRS) == unknown
         work = await work_of(redis, partial(method, stub, NOBODYS))
         assert work
