@@ -19,7 +19,7 @@ from tests.support.pairs import save_model
 from tests.support.toy_stack import Stack
 
 PROMPT = list(range(20, 60))  # two and a half pages
-LLM_FIRST = threshold(-1.0)
+BY_LLM = threshold(-1.0)
 ROLES = (Role("slm", common_pb2.MODEL_SLM, WorkerSettings), Role("llm", common_pb2.MODEL_LLM, WorkerSettings))
 
 
@@ -53,7 +53,7 @@ async def test_a_prompt_is_computed_once_a_tenant(
     cached, written = {}, set()
     for turn, salt, tenant in product((1, 2), salts, tenants):
         session_id = f"{turn}{salt}".ljust(128, "0")
-        question = ask_for(PROMPT, session_id=session_id, policy=LLM_FIRST, max_new_tokens=4, cache_salt=salt)
+        question = ask_for(PROMPT, session_id=session_id, policy=BY_LLM, max_new_tokens=4, cache_salt=salt)
         answer = await take(await as_tenant(router, tenant), question)
         assert answer.error is None
         cached[turn, salt, tenant] = answer.finished.usage.num_cached_tokens
