@@ -32,7 +32,7 @@ from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_SALT_CHARS, MAX_TAU, MIN_TAU
 from rstitch.v1 import common_pb2, worker_pb2
 
-MAX_SESSION_ID_LENGTH = 128
+MAX_SESSION_ID_LENGTH = 256  # a router puts the tenant before its client's, which has at most 128
 MAX_TEMPERATURE = 100.0
 _RETRY_AFTER_S = 0.05
 _COUNTERS, _PROPOSAL, _STEP_COST, _TIMING = (

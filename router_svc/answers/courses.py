@@ -25,6 +25,7 @@ from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.turns import Turn
 from router_svc.text.views import View
 from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.session_names import salt_of
 from router_svc.trajectory.types import Chunk, Model, Source, Trajectory, joined
 from rstitch.errors import invalid
 
@@ -41,7 +42,7 @@ class Course:
         start: the position in them of the answer's first token, at least 1.
         positions: of the answer's tokens, one for each, as whoever asks counts.
         writers: of the answer's tokens, one for each; None: nobody's.
-        cache_salt: the tenant's.
+        cache_salt: workers take over what they have computed under this one only.
     """
 
     tokens: array[int]
@@ -93,7 +94,8 @@ def course_of_given(given: GivenAnswer, vocabularies: Vocabularies, *, each_its_
     end = stop_token(side, given.turn)
     if end is not None and tokens[-1] not in side.stop_tokens:
         tokens.append(end)
-    return Course(tokens, start, range(start, len(tokens)), [None] * (len(tokens) - start))
+    writers: list[Model | None] = [None] * (len(tokens) - start)
+    return Course(tokens, start, range(start, len(tokens)), writers, salt_of(given.tenant, ""))
 
 
 def _is_read(view: View, token: int) -> bool:

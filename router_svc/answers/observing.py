@@ -69,9 +69,9 @@ class Observing:
     async def observe(self, asked: str | GivenAnswer, tau: float) -> AsyncGenerator[Observed, None]:
         """Yields, of a session's last answer or of a given one, the positions where the SLM's entropy is over `tau`.
 
-        Raises RstitchError: NOT_FOUND, FAILED_PRECONDITION (not finished, or in other ids), OUT_OF_RANGE (too long for
-        the SLM), RESOURCE_EXHAUSTED (too many at once), UNAVAILABLE (the router takes nothing new, or the worker is
-        away for longer than its patience).
+        A session is asked for by its name. Raises RstitchError: NOT_FOUND, FAILED_PRECONDITION (not finished, or in
+        other ids), OUT_OF_RANGE (too long for the SLM), RESOURCE_EXHAUSTED (too many at once), UNAVAILABLE (the router
+        takes nothing new, or the worker is away for longer than its patience).
         """
         with self._trace.observation(asked if isinstance(asked, str) else "", tau) as observation:
             self._check_open()
@@ -126,12 +126,12 @@ class Observing:
         if at < end:
             raise _broken()
 
-    async def _kept(self, session_id: str, vocabularies: Vocabularies) -> Course:
-        trajectory = await self._store.trajectory(session_id)
+    async def _kept(self, name: str, vocabularies: Vocabularies) -> Course:
+        trajectory = await self._store.trajectory(name)
         if trajectory is None:
-            raise refusals.unknown_session(session_id)
+            raise refusals.unknown_session(name)
         if trajectory.header.state is not State.FINISHED:
-            raise refusals.not_finished(session_id, trajectory.header.state)
+            raise refusals.not_finished(name, trajectory.header.state)
         settings = AnswerSettings.from_json(trajectory.header.settings)
         check_same(settings, vocabularies)
         course = await asyncio.to_thread(course_of_kept, trajectory, settings, vocabularies)

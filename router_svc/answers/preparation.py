@@ -29,6 +29,7 @@ from router_svc.settings import RouterSettings
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.consultations import num_bytes
+from router_svc.trajectory.session_names import salt_of
 from router_svc.trajectory.types import Chunk, Model, Trajectory
 from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError, invalid
@@ -118,7 +119,7 @@ class Preparation:
             budget=question.budget,
             profile=question.profile,
             early_exit=rules[Model.LLM].settings if rules is not None else None,
-            cache_salt=question.cache_salt,
+            cache_salt=salt_of(question.tenant, question.cache_salt),
             stop_token_ids=question.stop_token_ids,
             keep_consultations=_num_kept(question.keep_consultations, head),
             vocabularies=vocabularies.key,

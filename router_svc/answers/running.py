@@ -14,6 +14,7 @@ import structlog
 from router_svc.answers import refusals
 from router_svc.answers.assembly import Writing
 from router_svc.trajectory.errors import Fenced
+from router_svc.trajectory.session_names import facts_of
 from router_svc.trajectory.types import Finished, FinishReason
 from rstitch.errors import RstitchError
 
@@ -38,6 +39,7 @@ class RunningAnswer:
         detach_grace_s: float,
         on_end: Callable[[RunningAnswer, Finished | RstitchError, bool], None],
     ) -> None:
+        self.name = writing.name
         self.log = log = writing.log
         self._writing = writing
         self._journal = writing.journal
@@ -50,11 +52,7 @@ class RunningAnswer:
         log.on_reader = self._reader_came
         log.on_deserted = self._deserted
         self._leave_after(max(detach_grace_s, _MIN_ARRIVAL_S))  # the caller may be gone already
-        self.task = asyncio.create_task(self._main(), name=f"generation-{log.session_id}")
-
-    @property
-    def session_id(self) -> str:
-        return self.log.session_id
+        self.task = asyncio.create_task(self._main(), name=f"generation-{self.name}")
 
     def interrupt(self, error: RstitchError) -> None:
         """Ends it cleanly: what is written is stored, the trajectory is free, readers get `error`."""
@@ -64,7 +62,7 @@ class RunningAnswer:
                 self._loop_task.cancel()
 
     async def _main(self) -> None:
-        structlog.contextvars.bind_contextvars(session_id=self.session_id)
+        structlog.contextvars.bind_contextvars(**facts_of(self.name))
         stale = False
         try:
             outcome: Finished | RstitchError = await self._outcome()
@@ -111,7 +109,7 @@ class RunningAnswer:
         except Fenced:
             return True
         except RstitchError as failure:
-            _log.warning("answer not marked as interrupted", session_id=self.session_id, error=str(failure))
+            _log.warning("answer not marked as interrupted", error=str(failure), **facts_of(self.name))
             return failure.code is not grpc.StatusCode.UNAVAILABLE
         return True
 

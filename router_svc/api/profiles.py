@@ -1,5 +1,8 @@
 """Profiles: policies kept under names in Redis, and how a question that names one gets its policy.
 
+A tenant has its own, which it alone sees and changes. Beside them it sees those that were put without a tenant, by
+whoever runs the router; its own of the same name goes before one of these.
+
 What is kept is the contract's own message as JSON, so that a field which a policy gains later is kept without a change
 here. A profile is looked up when an answer begins: a later change of it does not reach that answer.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import grpc
@@ -38,8 +42,8 @@ class Profiles:
     async def close(self) -> None:
         await self._link.close()
 
-    async def put(self, profile: router_pb2.Profile) -> router_pb2.Profile:
-        """Keeps a profile in place of the one of its name, and returns it as kept, with the time.
+    async def put(self, profile: router_pb2.Profile, tenant: str) -> router_pb2.Profile:
+        """Keeps a profile in place of the tenant's one of its name, and returns it as kept, with the time.
 
         Raises RstitchError if no answer could use it: a client learns of a mistake now, not with its first question.
         """
@@ -48,47 +52,57 @@ class Profiles:
         kept.CopyFrom(profile)
         kept.updated.FromMilliseconds(int(time.time() * 1000))
         text = json_format.MessageToJson(kept, preserving_proto_field_name=True, indent=None)
-        await self._link.command("HSET", keys.PROFILES, kept.name, text)
+        await self._link.command("HSET", keys.profiles(tenant), kept.name, text)
         return kept
 
-    async def all(self) -> list[router_pb2.Profile]:
-        kept: dict[bytes, bytes] = await self._link.command("HGETALL", keys.PROFILES)
+    async def all(self, tenant: str) -> list[router_pb2.Profile]:
+        """All that a question of the tenant's may name, by name."""
+        kept = await self._kept("")
+        if tenant:
+            kept |= await self._kept(tenant)
         return [_parsed(kept[name]) for name in sorted(kept)]
 
-    async def delete(self, name: str) -> None:
-        """Forgets the profile of that name. Raises RstitchError (NOT_FOUND) if there is none."""
-        if not await self._link.command("HDEL", keys.PROFILES, _checked_name(name, "name")):
-            raise await self._unknown(name, "name")
+    async def delete(self, name: str, tenant: str) -> None:
+        """Forgets the tenant's own profile of that name. Raises RstitchError (NOT_FOUND) if it has none."""
+        if not await self._link.command("HDEL", keys.profiles(tenant), _checked_name(name, "name")):
+            names = [kept.decode() for kept in sorted(await self._kept(tenant))]
+            raise _unknown(f"{name} of this tenant's own" if tenant else name, "name", names)
 
-    async def question(self, request: router_pb2.GenerateRequest) -> Question:
-        """The question that a request asks, with the policy of the profile if it names one. Raises RstitchError.
+    async def question(self, request: router_pb2.GenerateRequest, tenant: str) -> Question:
+        """The tenant's question that a request asks, with the policy of the profile that it names, if any.
 
-        A budget or early exit in the request goes before that of the profile.
+        A budget or early exit in the request goes before that of the profile. Raises RstitchError.
         """
         if request.policy.WhichOneof("kind") != "profile":
-            return parse_question(request, self._default_tau)
+            return parse_question(request, self._default_tau, tenant)
         name = _checked_name(request.policy.profile, _FIELD)
-        text: bytes | None = await self._link.command("HGET", keys.PROFILES, name)
+        text: bytes | None = await self._link.command("HGET", keys.profiles(tenant), name)
+        if text is None and tenant:
+            text = await self._link.command("HGET", keys.PROFILES, name)
         if text is None:
-            raise await self._unknown(name, _FIELD)
+            raise _unknown(name, _FIELD, [profile.name for profile in await self.all(tenant)])
         profile = _parsed(text)
         meant = router_pb2.GenerateRequest()
         meant.CopyFrom(request)
         meant.policy.CopyFrom(profile.policy)
         _copy_extras(profile, meant)
         # Parsed as if the client had sent all of it: one place knows what a policy may be.
-        return replace(parse_question(meant, self._default_tau), profile=name)
+        return replace(parse_question(meant, self._default_tau, tenant), profile=name)
 
-    async def _unknown(self, name: str, field: str) -> RstitchError:
-        names = [profile.name for profile in await self.all()]
-        shown = ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" * (len(names) > _MAX_NAMES))
-        return RstitchError(
-            grpc.StatusCode.NOT_FOUND,
-            "UNKNOWN_PROFILE",
-            f"there is no profile {name}.",
-            field=field,
-            remedy=f"There are {shown}." if names else "There are none; `rstitch calibrate --name` makes one.",
-        )
+    async def _kept(self, tenant: str) -> dict[bytes, bytes]:
+        kept: dict[bytes, bytes] = await self._link.command("HGETALL", keys.profiles(tenant))
+        return kept
+
+
+def _unknown(which: str, field: str, names: Sequence[str]) -> RstitchError:
+    shown = ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" * (len(names) > _MAX_NAMES))
+    return RstitchError(
+        grpc.StatusCode.NOT_FOUND,
+        "UNKNOWN_PROFILE",
+        f"there is no profile {which}.",
+        field=field,
+        remedy=f"There are {shown}." if names else "There are none; `rstitch calibrate --name` makes one.",
+    )
 
 
 def _check(profile: router_pb2.Profile, default_tau: float) -> None:
@@ -104,7 +118,7 @@ def _check(profile: router_pb2.Profile, default_tau: float) -> None:
     asked = router_pb2.GenerateRequest(text="?", policy=profile.policy)
     _copy_extras(profile, asked)
     try:
-        parse_question(asked, default_tau)
+        parse_question(asked, default_tau, "")
     except RstitchError as error:
         error.field = f"profile.{error.field}"
         raise

@@ -28,19 +28,19 @@ _MAX_PENDING_CHUNKS = 512
 
 
 class Journal:
-    """The one writer of one trajectory while this router owns it; `show` gets chunks once they are stored."""
+    """The one writer of a session's trajectory while this router owns it; `show` gets chunks once they are stored."""
 
     def __init__(
         self,
         store: TrajectoryStore,
-        session_id: str,
+        name: str,
         owned: Owned,
         length: int,
         usage: Usage,
         show: Callable[[list[Chunk]], None],
     ) -> None:
         self._store = store
-        self._session_id = session_id
+        self._name = name
         self._owned = owned
         self._show = show
         self.length = length
@@ -53,7 +53,7 @@ class Journal:
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self.task = asyncio.create_task(self._write(), name=f"journal-{session_id}")
+        self.task = asyncio.create_task(self._write(), name=f"journal-{name}")
 
     def add(self, chunk: Chunk, usage: Usage) -> None:
         """Takes a chunk; `usage` is what the answer took up to its end.
@@ -116,7 +116,7 @@ class Journal:
         ready = self._pending[:num]
         usage = ready[-1][1] if ready and not keep_usage else self._usage
         chunks = joined(chunk for chunk, _ in ready)
-        append, told = partial(self._store.append, self._session_id, self._owned), (usage, state, finish, patience_s)
+        append, told = partial(self._store.append, self._name, self._owned), (usage, state, finish, patience_s)
         try:
             await append(self.length, chunks, *told)
         except Behind as error:
@@ -139,7 +139,7 @@ class Journal:
         known = self._stored + chunks
         first, end = (known[0].position, known[-1].end) if known else (self.length, self.length)
         if not first <= length <= end:
-            raise lost(self._session_id, length, self.length, "let Redis write its file at every change")
+            raise lost(self._name, length, self.length, "let Redis write its file at every change")
         if length < self.length:
             _log.warning("redis lost the end of a trajectory, written again", length=length, lost=self.length - length)
         # An empty chunk was stored together with the token at its position.

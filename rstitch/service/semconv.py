@@ -27,6 +27,7 @@ GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 
 # Ours, on its root span.
 RSTITCH_SESSION_ID: Final = "rstitch.session_id"
+RSTITCH_TENANT: Final = "rstitch.tenant"
 RSTITCH_POLICY: Final = "rstitch.policy"
 RSTITCH_TAU: Final = "rstitch.tau"
 RSTITCH_EARLY_EXIT_THRESHOLD: Final = "rstitch.early_exit.threshold"

@@ -31,6 +31,9 @@ class RouterServiceStub(object):
     Positions count the tokens of a session from 0, prompt included. A token is sent to a client only once it is in the
     trajectory, so a client that lost its stream can re-attach and gets each token exactly once.
 
+    Where the router asks for keys, sessions and profiles are their tenant's: whatever a method is told, it finds those of
+    the caller's tenant alone, and an id or a page token of another tenant is as good as one that nobody has.
+
     Every error carries google.rpc.ErrorInfo (domain `rstitch`) with a reason and, where they apply, metadata `field`
     (the request's field at fault), `remedy` (what to do), `session_id` and `resume_from` (what was kept and where to go on).
     """
@@ -114,6 +117,9 @@ class RouterServiceServicer(object):
     Positions count the tokens of a session from 0, prompt included. A token is sent to a client only once it is in the
     trajectory, so a client that lost its stream can re-attach and gets each token exactly once.
 
+    Where the router asks for keys, sessions and profiles are their tenant's: whatever a method is told, it finds those of
+    the caller's tenant alone, and an id or a page token of another tenant is as good as one that nobody has.
+
     Every error carries google.rpc.ErrorInfo (domain `rstitch`) with a reason and, where they apply, metadata `field`
     (the request's field at fault), `remedy` (what to do), `session_id` and `resume_from` (what was kept and where to go on).
     """
@@ -154,14 +160,15 @@ class RouterServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListProfiles(self, request, context):
-        """The profiles kept, by name.
+        """The profiles kept, by name: the caller's tenant's, and those that were put without a tenant unless it has its own of
+        that name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteProfile(self, request, context):
-        """Forgets a profile; answers that were begun with it are not touched.
+        """Forgets a profile of the caller's tenant; answers that were begun with it are not touched.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -291,6 +298,9 @@ class RouterService(object):
 
     Positions count the tokens of a session from 0, prompt included. A token is sent to a client only once it is in the
     trajectory, so a client that lost its stream can re-attach and gets each token exactly once.
+
+    Where the router asks for keys, sessions and profiles are their tenant's: whatever a method is told, it finds those of
+    the caller's tenant alone, and an id or a page token of another tenant is as good as one that nobody has.
 
     Every error carries google.rpc.ErrorInfo (domain `rstitch`) with a reason and, where they apply, metadata `field`
     (the request's field at fault), `remedy` (what to do), `session_id` and `resume_from` (what was kept and where to go on).

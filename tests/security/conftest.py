@@ -1,0 +1,25 @@
+"""What the router's tests have, and callers of several tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from router_svc.main import Router
+from tests.router.conftest import redis_process, redis_url, stack, store  # noqa: F401 - fixtures, the same here
+from tests.support.tenants import Believing, OfTenant
+from tests.support.toy_stack import Stack
+
+AsTenant = Callable[[Router, str], Awaitable[OfTenant]]
+
+
+@pytest.fixture
+def as_tenant(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsTenant:  # noqa: F811 - the fixture
+    """Gives a stub of a tenant to a router that is started after this."""
+    monkeypatch.setattr("rstitch.service.server.ErrorInterceptor", Believing)
+
+    async def stub(router: Router, tenant: str) -> OfTenant:
+        return OfTenant(await stack.stub(router), tenant)
+
+    return stub
