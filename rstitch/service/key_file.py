@@ -110,8 +110,8 @@ def _read(path: Path) -> bytes:
 
 def _parsed(text: bytes) -> dict[str, Key]:
     try:
-        kept = json.loads(text)["keys"]
-    except (ValueError, TypeError, KeyError):  # whose words would quote the file
+        kept = list(json.loads(text)["keys"])
+    except (ValueError, TypeError, KeyError, RecursionError):  # whose words would quote the file
         raise ValueError('it is no JSON of the form {"keys": [...]}') from None
     return {key.id: key for key in (from_json(json.dumps(each)) for each in kept)}
 
