@@ -234,6 +234,22 @@ async def test_the_audit_log_is_written_at_any_level_and_no_secret_is(
             assert part not in "".join(f"{error} {error.metadata}" for error in errors if error is not None)
 
 
+async def test_the_audit_log_names_the_key_that_was_not_good(tmp_path: Path) -> None:
+    revoked, admin = make(revoked=1), make([Scope.ADMIN])
+    shown = {
+        "revoked": revoked.secret,
+        "another": f"rstitch-{'0' * 16}-x",
+        "none": f"rstitch-{'Z' * 16}-x",
+        "lacks": admin.secret,
+    }
+    async with serving(write(tmp_path / "keys", [revoked, admin])) as (address, _):
+        with capture_logs() as lines:
+            for secret in shown.values():
+                assert await refusal(address, "/test.Kinds/unary_unary", bearer(secret)) is not None
+    told = [(line.get("claimed_id"), line.get("key_id")) for line in lines]
+    assert told == [(revoked.key.id, None), ("0" * 16, None), (None, None), (None, admin.key.id)]
+
+
 async def test_a_call_that_is_refused_leaves_no_session(stack: Stack, tmp_path: Path) -> None:
     shown = make([Scope.TRAJECTORIES])
     router = await stack.router(keys=str(write(tmp_path / "keys", [shown])))
