@@ -76,9 +76,8 @@ def save(path: Path, keys: Mapping[str, Key]) -> None:
             file.write(all_to_json(keys.values()))
             file.flush()
             os.fsync(number)
-        if path.exists():  # whoever reads it shall still be able to when an administrator wrote it
-            owner = path.stat()
-            os.chown(name, owner.st_uid, owner.st_gid)
+        if path.exists() and path.stat().st_uid != os.geteuid():
+            os.chown(name, path.stat().st_uid, -1)  # whoever read it shall still be able to
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
