@@ -1,13 +1,15 @@
-"""What the router's tests have, and callers of several tenants."""
+"""What the router's tests have, a real worker's model, and callers of several tenants."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from router_svc.main import Router
 from tests.router.conftest import redis_process, redis_url, stack, store  # noqa: F401 - fixtures, the same here
+from tests.support.pairs import save_model
 from tests.support.tenants import Believing, OfTenant
 from tests.support.toy_stack import Stack
 
@@ -23,3 +25,8 @@ def as_tenant(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsTenant:  # noq
         return OfTenant(await stack.stub(router), tenant)
 
     return stub
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "llama", "llama", seed=0)
