@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from weakref import WeakValueDictionary
 
-import structlog
-
 from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
+from router_svc.answers.claiming import OwnersLease, cancel_elsewhere, own
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
 from router_svc.answers.observing import Observing
@@ -32,10 +31,20 @@ from router_svc.policies.kinds import Learned
 from router_svc.policies.policy import Policy
 from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
-from router_svc.trajectory.errors import deleted
+from router_svc.trajectory.errors import Fenced, deleted
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory.types import Chunk, Finished, Header, Label, Model, Source, State, Trajectory, entropies_of
+from router_svc.trajectory.types import (
+    Chunk,
+    Ended,
+    Finished,
+    Header,
+    Label,
+    Source,
+    State,
+    Trajectory,
+    entropies_of,
+)
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.run_ahead import RunAheadGate
@@ -43,9 +52,6 @@ from router_svc.workers.session import BackgroundWork
 from rstitch.errors import RstitchError
 from rstitch.service.metrics import NO_METRICS, Metrics
 from rstitch.service.telemetry import Telemetry
-
-_log = structlog.get_logger(__name__)
-_OWNER_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +129,10 @@ class Sessions:
                     policy, guard, self._load, session_id, is_bounded=is_bounded
                 )
                 decided = replace(question, policy=policy)
-                begin = partial(self._try_begin, session_id, decided, head, guard_reason, trace, started)
-                return await self._claimed(session_id, begin, refusals.session_running(session_id))
+                while True:
+                    log = await self._try_begin(session_id, decided, head, guard_reason, trace, started)
+                    if log is not None:
+                        return log
             except RstitchError as error:
                 trace.end(error)
                 raise
@@ -140,7 +148,13 @@ class Sessions:
                 check_within(asked, running.log.length)
                 return running.log
             elsewhere = refusals.owned_elsewhere(asked.session_id, self._lease.lease_s)
-            return await self._claimed(asked.session_id, partial(self._try_attach, asked, started), elsewhere)
+            lease = OwnersLease(asked.session_id, elsewhere)
+            while True:
+                outcome = await self._try_attach(asked, started)
+                if isinstance(outcome, AnswerLog):
+                    return outcome
+                if outcome is not None:
+                    await lease.wait(outcome)
 
     async def trajectory(self, session_id: str) -> Trajectory:
         """The trajectory as it is stored. Raises RstitchError (NOT_FOUND)."""
@@ -162,6 +176,19 @@ class Sessions:
         if state is not State.FINISHED:
             raise refusals.not_finished(session_id, state)
 
+    async def cancel(self, session_id: str) -> Ended:
+        """Ends the answer that is being written, here or on another router, and returns once nobody writes it."""
+        async with self._lock(session_id):
+            running = self._running.get(session_id)
+            if running is not None:
+                running.cancel()
+                await asyncio.wait({running.task})
+                if isinstance(outcome := running.log.outcome, Finished):
+                    return Ended(State.FINISHED, outcome.length, was_cancelled=False)
+                if not isinstance(outcome, Fenced):  # else it is another router's now, or deleted
+                    return Ended(State.INTERRUPTED, running.log.length, was_cancelled=True)
+            return await cancel_elsewhere(self._store.cancelling, session_id, self._lease.lease_s)
+
     async def delete(self, session_id: str) -> None:
         """Stops and forgets a session, here, in the store and on the workers. Raises RstitchError (NOT_FOUND)."""
         async with self._lock(session_id):
@@ -172,10 +199,15 @@ class Sessions:
             if not await self._store.delete(session_id):
                 raise refusals.unknown_session(session_id)
             # Below the lock: a question that begins the session anew must not lose its run to this.
-            await asyncio.gather(*(self._forget(model, session_id) for model in Model))
+            await self._pair.forget(session_id)
 
     async def tidy(self) -> None:
-        """Marks answers as interrupted that the store could not be told of when they were."""
+        """Tells a store that can be reached of answers that were interrupted while it could not.
+
+        Those that have stored nothing since the last time ask it whether they are to go on.
+        """
+        for running in self._running.values():
+            running.look()
         while self._stale:
             running = self._stale[0]
             if not await running.release():
@@ -199,35 +231,6 @@ class Sessions:
     def _lock(self, session_id: str) -> asyncio.Lock:
         return self._locks.setdefault(session_id, asyncio.Lock())
 
-    async def _claimed(
-        self,
-        session_id: str,
-        attempt: Callable[[], Awaitable[AnswerLog | OwnedElsewhere | None]],
-        refusal: RstitchError,
-    ) -> AnswerLog:
-        """Tries until the session is ours. Raises `refusal` if another router lives and writes it.
-
-        At most one router may write. Whoever claims a session raises its epoch, and every append names an epoch, so a
-        router that was only slow is fenced off by Redis itself. To leave a living one in peace we look at its lease:
-
-            left_ms falls from look to look    nobody renews it: the router is gone, and at 0 the claim succeeds
-            left_ms has grown                  it was renewed in between: that router lives
-        """
-        lease_ms: int | None = None
-        while True:
-            match await attempt():
-                case AnswerLog() as log:
-                    return log
-                case OwnedElsewhere(left_ms):
-                    if lease_ms is not None and left_ms > lease_ms:
-                        raise refusal
-                    if lease_ms is None:
-                        _log.info("waiting for the lease of another router", session_id=session_id, lease_ms=left_ms)
-                    lease_ms = left_ms
-                    await asyncio.sleep(min(_OWNER_POLL_S, left_ms / 1000 + 0.001))
-                case None:
-                    _log.debug("changed meanwhile, reading again", session_id=session_id)
-
     async def _try_begin(
         self,
         session_id: str,
@@ -236,7 +239,7 @@ class Sessions:
         guard_reason: str,
         trace: GenerationTrace,
         started: float,
-    ) -> AnswerLog | OwnedElsewhere | None:
+    ) -> AnswerLog | None:
         asked = self.clock()
         before = await self._store.trajectory(session_id) if question.session_id else None
         read_s = self.clock() - asked
@@ -254,9 +257,10 @@ class Sessions:
         asked = self.clock()
         settings = prepared.settings.to_json()
         header = before.header if before else None
-        owned = await self._store.claim(header, session_id, self._lease.router_id, settings, usage, [chunk])
-        if not isinstance(owned, Owned):
-            return owned
+        claim = partial(self._store.claim, header, session_id, self._lease.router_id, settings, usage, [chunk])
+        owned = await own(session_id, claim, refusals.session_running(session_id))
+        if owned is None:
+            return None
         claimed = ClaimedAnswer(session_id, prepared, chunks, session, owned, False, usage, trace)
         return self._start(claimed, started, read_s + self.clock() - asked)
 
@@ -305,13 +309,6 @@ class Sessions:
         self.observer.answer_ended(running.session_id, running.log.settings, outcome)
         if stale:
             self._stale.append(running)
-
-    async def _forget(self, model: Model, session_id: str) -> None:
-        """Best effort: what a worker holds of a forgotten session is evicted anyway."""
-        try:
-            await self._pair.client(model).close_session(session_id)
-        except RstitchError as error:
-            _log.info("session not closed on worker", role=model.label, session_id=session_id, error=str(error))
 
 
 def _explores(policy: Policy) -> bool:

@@ -83,6 +83,10 @@ class Reading:
     def __await__(self) -> Generator[Any, None, Answer]:
         return self._task.__await__()
 
+    def leave(self) -> None:
+        """Ends the stream, as a reader does who has had enough."""
+        self._task.cancel()
+
     @property
     def is_over(self) -> bool:
         return self._task.done()
