@@ -35,6 +35,7 @@ from model_worker.tokenizer import TokenizerFiles, load_tokenizer
 from rstitch import __version__
 from rstitch.errors import RstitchError, invalid
 from rstitch.service.access import AccessInterceptor
+from rstitch.service.ending import Ending
 from rstitch.service.exposure import check_exposure
 from rstitch.service.key_file import KeyFile
 from rstitch.service.logs import setup_logging
@@ -72,11 +73,13 @@ def main(role: Role) -> None:
         _log.warning(sentence)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    ending = Ending(ends_process=True)
     try:
-        asyncio.run(_serve(role, settings))
+        asyncio.run(_serve(role, settings, ending))
     except (UnsupportedModel, RstitchError) as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)
+    ending.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +95,12 @@ class Worker:
         """Ends calls in flight at once, then the engine's thread."""
         for server in self.servers:
             await server.stop(0)
-        await self.end()
+        await self.end(Ending())
 
-    async def end(self) -> None:
-        """Ends the engine's thread, and sends the last metrics."""
+    async def end(self, ending: Ending) -> None:
+        """Ends the engine's thread, and sends the last spans and metrics."""
         await self.driver.stop()
-        await asyncio.to_thread(self.metrics.shutdown)
+        await ending.send(*(server.telemetry for server in self.servers), self.metrics)
 
 
 async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseException], None]) -> Worker:
@@ -140,7 +143,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     return Worker(servers, port, driver, metrics)
 
 
-async def _serve(role: Role, settings: WorkerSettings) -> None:
+async def _serve(role: Role, settings: WorkerSettings, ending: Ending) -> None:
     def on_fatal(error: BaseException) -> None:
         """Without its engine this process cannot serve; whoever supervises it starts a new one."""
         _log.error("engine stopped", exc_info=error)
@@ -153,11 +156,12 @@ async def _serve(role: Role, settings: WorkerSettings) -> None:
     async with asyncio.TaskGroup() as draining:
 
         async def drain_others() -> None:
+            ending.begin(settings.drain_grace_s)
             for other in others:
                 draining.create_task(other.stop(settings.drain_grace_s))
 
         await server.serve_until_signal(settings.drain_grace_s, drain_others)
-    await worker.end()
+    await worker.end(ending)
 
 
 def _access(settings: WorkerSettings) -> AccessInterceptor | None:

@@ -32,6 +32,7 @@ from router_svc.workers.runs import WorkerInfo
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 from rstitch.service.access import AccessInterceptor
+from rstitch.service.ending import Ending
 from rstitch.service.exposure import check_exposure
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics
@@ -51,11 +52,13 @@ def main(stream: OpenStream = DecodeStream) -> None:
     except ValidationError as error:
         sys.exit(explain("router", error))
     setup_logging("router", settings.log_level)
+    ending = Ending(ends_process=True)
     try:
-        asyncio.run(_serve(settings, stream))
+        asyncio.run(_serve(settings, stream, ending))
     except RstitchError as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)
+    ending.leave()
 
 
 class Router:
@@ -178,18 +181,25 @@ async def running(
             raise error
 
 
-async def _serve(settings: RouterSettings, stream: OpenStream) -> None:
+async def _serve(settings: RouterSettings, stream: OpenStream, ending: Ending) -> None:
     telemetry = setup_telemetry("rstitch-router", settings.otlp_endpoint)
     metrics = setup_metrics("rstitch-router", settings.metrics_endpoint)
-    async with running(settings, telemetry, metrics=metrics, stream=stream) as router:
-        assert router.attending is not None
-        drained = router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)
-        serving = asyncio.create_task(drained, name="serve")
-        await asyncio.wait({serving, router.attending}, return_when=asyncio.FIRST_COMPLETED)
-        # Without lease and workers' state it must not go on: others may take its sessions over. `running` raises the
-        # error.
-        if not serving.done():
-            _log.error("cannot go on", error=repr(router.attending.exception()))
-            signal.raise_signal(signal.SIGTERM)
-        await serving
-    await asyncio.to_thread(metrics.shutdown)
+    try:
+        async with running(settings, telemetry, metrics=metrics, stream=stream) as router:
+            assert router.attending is not None
+
+            async def drain() -> None:
+                ending.begin(settings.drain_grace_s)
+                await router.sessions.drain()
+
+            drained = router.server.serve_until_signal(settings.drain_grace_s, drain)
+            serving = asyncio.create_task(drained, name="serve")
+            await asyncio.wait({serving, router.attending}, return_when=asyncio.FIRST_COMPLETED)
+            # Without lease and workers' state it must not go on: others may take its sessions over. `running` raises
+            # the error.
+            if not serving.done():
+                _log.error("cannot go on", error=repr(router.attending.exception()))
+                signal.raise_signal(signal.SIGTERM)
+            await serving
+    finally:
+        await ending.send(telemetry, metrics)

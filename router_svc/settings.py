@@ -79,6 +79,10 @@ class RouterSettings(BaseSettings):
         float,
         Field(ge=0.2, description="A router that died is given up after so long, in s; its sessions are free then."),
     ] = 3.0
+    on_disconnect: Annotated[
+        Literal["continue", "stop"],
+        Field(description="What becomes of an answer that its readers left, where a request does not say."),
+    ] = "continue"
     detach_grace_s: Annotated[
         float, Field(ge=0, description="An answer nobody listens to is interrupted after so long, in s.")
     ] = 10.0

@@ -122,9 +122,13 @@ class Preparation:
             cache_salt=salt_of(question.tenant, question.cache_salt),
             stop_token_ids=question.stop_token_ids,
             keep_consultations=_num_kept(question.keep_consultations, head),
+            stops_unread=self._stops_unread(question),
             vocabularies=vocabularies.key,
         )
         return Prepared(settings, vocabularies, context_lengths, head, rules)
+
+    def _stops_unread(self, question: Question) -> bool:
+        return self.settings.on_disconnect == "stop" if question.stops_unread is None else question.stops_unread
 
     async def prepare_again(self, settings: AnswerSettings, vocabularies: Vocabularies, session_id: str) -> Prepared:
         """Finds what the settings of a broken-off answer name."""

@@ -79,6 +79,19 @@ def abandoned(grace_s: float) -> RstitchError:
     return RstitchError(StatusCode.ABORTED, "ABANDONED", what, remedy="Re-attach with resume_from.")
 
 
+def left() -> RstitchError:
+    """ABORTED: likewise, of an answer that does not wait for readers to come back."""
+    what = "the last reader of the answer left, and it was asked to stop then."
+    return RstitchError(StatusCode.ABORTED, "ABANDONED", what, remedy="Re-attach with resume_from.")
+
+
+def cancelled(session_id: str) -> RstitchError:
+    """CANCELLED: somebody wanted it to end. Clients do not go on by themselves."""
+    what, remedy = "the answer was cancelled.", "Go on with it by resume_from, or ask something new."
+    metadata = {"session_id": session_id}
+    return RstitchError(StatusCode.CANCELLED, "CANCELLED", what, remedy=remedy, metadata=metadata)
+
+
 def router_failed(error: Exception) -> RstitchError:
     """INTERNAL: a bug of ours."""
     what, remedy = f"the router failed: {type(error).__name__}.", "This is a bug; the router's log has the details."

@@ -29,7 +29,8 @@ class RunningAnswer:
     """One answer being written. Its task starts at once.
 
     Args:
-        detach_grace_s: the answer is interrupted when nobody has read it for this long.
+        detach_grace_s: the answer is interrupted when nobody has read it for this long; one that is to stop without
+            readers, as soon as the last of them has left.
         on_end: called last, with how it ended and whether the store may still think that it runs.
     """
 
@@ -51,6 +52,7 @@ class RunningAnswer:
         self._loop_task: asyncio.Task[FinishReason] | None = None
         log.on_reader = self._reader_came
         log.on_deserted = self._deserted
+        self._journal.on_cancelled = self.cancel
         self._leave_after(max(detach_grace_s, _MIN_ARRIVAL_S))  # the caller may be gone already
         self.task = asyncio.create_task(self._main(), name=f"generation-{self.name}")
 
@@ -61,6 +63,14 @@ class RunningAnswer:
             if self._loop_task is not None:
                 self._loop_task.cancel()
 
+    def cancel(self) -> None:
+        """Ends it because somebody wants so; those who wait for `task` then find out how it ended."""
+        self.interrupt(refusals.cancelled(self.session_id))
+
+    def look(self) -> None:
+        """Finds out, soon, whether the session was cancelled, deleted or taken over elsewhere, should that be new."""
+        self._journal.look()
+
     async def _main(self) -> None:
         structlog.contextvars.bind_contextvars(**facts_of(self.name))
         stale = False
@@ -68,14 +78,16 @@ class RunningAnswer:
             outcome: Finished | RstitchError = await self._outcome()
         except RstitchError as error:
             outcome = error
+            await self._leave_workers()  # before the store, which may be slow: others wait for them
             stale = not isinstance(error, Fenced) and not await self.release()
         except Exception as error:  # noqa: BLE001 - a bug of ours must end as an answer's error, not as silence
             _log.exception("generation failed")
+            await self._leave_workers()
             outcome, stale = refusals.router_failed(error), not await self.release()
         finally:
             if self._leave is not None:
                 self._leave.cancel()
-            await asyncio.gather(*(worker.close() for worker in self._writing.workers.values()))
+            await self._leave_workers()
         self._writing.trace.end(outcome)
         self._say(outcome)
         self.log.on_reader = self.log.on_deserted = None
@@ -102,6 +114,9 @@ class RunningAnswer:
         await self._journal.finish(reason, self._accounting.usage)
         return Finished(reason, self._accounting.usage.copy(), self._journal.length)
 
+    async def _leave_workers(self) -> None:
+        await asyncio.gather(*(worker.close() for worker in self._writing.workers.values()))
+
     async def release(self) -> bool:
         """Stores what is left and marks the trajectory as interrupted; False if that is worth another try later."""
         try:
@@ -120,7 +135,10 @@ class RunningAnswer:
 
     def _deserted(self) -> None:
         self._reader_came()
-        self._leave_after(self._detach_grace_s)
+        if self.log.settings.stops_unread:
+            self.interrupt(refusals.left())
+        else:
+            self._leave_after(self._detach_grace_s)
 
     def _leave_after(self, delay_s: float) -> None:
         self._leave = asyncio.get_running_loop().call_later(delay_s, self._abandon)

@@ -14,11 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from weakref import WeakValueDictionary
 
-import structlog
-
 from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
-from router_svc.answers.claiming import until_ours
+from router_svc.answers.claiming import OwnersLease, cancel_elsewhere, own
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
 from router_svc.answers.observing import Observing
@@ -34,11 +32,21 @@ from router_svc.policies.kinds import Learned
 from router_svc.policies.policy import Policy
 from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
-from router_svc.trajectory.errors import deleted
+from router_svc.trajectory.errors import Fenced, deleted
 from router_svc.trajectory.lease import Lease
-from router_svc.trajectory.session_names import facts_of, session_name
+from router_svc.trajectory.session_names import session_name
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory.types import Chunk, Finished, Header, Label, Model, Source, State, Trajectory, entropies_of
+from router_svc.trajectory.types import (
+    Chunk,
+    Ended,
+    Finished,
+    Header,
+    Label,
+    Source,
+    State,
+    Trajectory,
+    entropies_of,
+)
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.run_ahead import RunAheadGate
@@ -46,8 +54,6 @@ from router_svc.workers.session import BackgroundWork
 from rstitch.errors import RstitchError
 from rstitch.service.metrics import NO_METRICS, Metrics
 from rstitch.service.telemetry import Telemetry
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +132,10 @@ class Sessions:
                     policy, guard, self._load, name, is_bounded=is_bounded
                 )
                 decided = replace(question, policy=policy)
-                begin = partial(self._try_begin, name, decided, head, guard_reason, trace, started)
-                return await until_ours(name, begin, refusals.session_running(name))
+                while True:
+                    log = await self._try_begin(name, decided, head, guard_reason, trace, started)
+                    if log is not None:
+                        return log
             except RstitchError as error:
                 trace.end(error)
                 raise
@@ -143,8 +151,13 @@ class Sessions:
             if running is not None:
                 check_within(asked, running.log.length)
                 return running.log
-            elsewhere = refusals.owned_elsewhere(name, self._lease.lease_s)
-            return await until_ours(name, partial(self._try_attach, name, asked, started), elsewhere)
+            lease = OwnersLease(name, refusals.owned_elsewhere(name, self._lease.lease_s))
+            while True:
+                outcome = await self._try_attach(name, asked, started)
+                if isinstance(outcome, AnswerLog):
+                    return outcome
+                if outcome is not None:
+                    await lease.wait(outcome)
 
     async def trajectory(self, name: str) -> Trajectory:
         """The trajectory as it is stored. Raises RstitchError (NOT_FOUND)."""
@@ -166,6 +179,19 @@ class Sessions:
         if state is not State.FINISHED:
             raise refusals.not_finished(name, state)
 
+    async def cancel(self, name: str) -> Ended:
+        """Ends the answer that is being written, here or on another router, and returns once nobody writes it."""
+        async with self._lock(name):
+            running = self._running.get(name)
+            if running is not None:
+                running.cancel()
+                await asyncio.wait({running.task})
+                if isinstance(outcome := running.log.outcome, Finished):
+                    return Ended(State.FINISHED, outcome.length, was_cancelled=False)
+                if not isinstance(outcome, Fenced):  # else it is another router's now, or deleted
+                    return Ended(State.INTERRUPTED, running.log.length, was_cancelled=True)
+            return await cancel_elsewhere(self._store.cancelling, name, self._lease.lease_s)
+
     async def delete(self, name: str) -> None:
         """Stops and forgets a session, here, in the store and on the workers. Raises RstitchError (NOT_FOUND)."""
         async with self._lock(name):
@@ -176,10 +202,15 @@ class Sessions:
             if not await self._store.delete(name):
                 raise refusals.unknown_session(name)
             # Below the lock: a question that begins the session anew must not lose its run to this.
-            await asyncio.gather(*(self._forget(model, name) for model in Model))
+            await self._pair.forget(name)
 
     async def tidy(self) -> None:
-        """Marks answers as interrupted that the store could not be told of when they were."""
+        """Tells a store that can be reached of answers that were interrupted while it could not.
+
+        Those that have stored nothing since the last time ask it whether they are to go on.
+        """
+        for running in self._running.values():
+            running.look()
         while self._stale:
             running = self._stale[0]
             if not await running.release():
@@ -215,15 +246,12 @@ class Sessions:
         guard_reason: str,
         trace: GenerationTrace,
         started: float,
-        was_running: bool,
-    ) -> AnswerLog | OwnedElsewhere | None:
+    ) -> AnswerLog | None:
         asked = self.clock()
         before = await self._store.trajectory(name) if question.session_id else None
         read_s = self.clock() - asked
         # Whatever changes in it meanwhile, another router wrote: that one is not gone, and refuses a question, too.
-        is_running = before is not None and self._is_written_elsewhere(before.header)
-        if was_running and not is_running:
-            raise refusals.session_running(name)
+        was_running = before is not None and self._is_written_elsewhere(before.header)
         vocabularies = self._pair.vocabularies  # once: a worker may come back as another model meanwhile
         prompt = await self._preparation.prompt(question, vocabularies, before)
         length = before.header.length if before else 0
@@ -238,17 +266,14 @@ class Sessions:
         asked = self.clock()
         settings = prepared.settings.to_json()
         header = before.header if before else None
-        owned = await self._store.claim(header, name, self._lease.router_id, settings, usage, [chunk])
-        if owned is None and is_running:
-            raise refusals.session_running(name)
-        if not isinstance(owned, Owned):
-            return owned
+        claim = partial(self._store.claim, header, name, self._lease.router_id, settings, usage, [chunk])
+        owned = await own(name, claim, refusals.session_running(name), was_running=was_running)
+        if owned is None:
+            return None
         claimed = ClaimedAnswer(name, prepared, chunks, session, owned, False, usage, trace)
         return self._start(claimed, started, read_s + self.clock() - asked)
 
-    async def _try_attach(
-        self, name: str, asked: Reattach, started: float, _was_running: bool
-    ) -> AnswerLog | OwnedElsewhere | None:
+    async def _try_attach(self, name: str, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
         since = self.clock()
         trajectory = await self.trajectory(name)
         header = trajectory.header
@@ -293,13 +318,6 @@ class Sessions:
         self.observer.answer_ended(running.name, running.log.settings, outcome)
         if stale:
             self._stale.append(running)
-
-    async def _forget(self, model: Model, name: str) -> None:
-        """Best effort: what a worker holds of a forgotten session is evicted anyway."""
-        try:
-            await self._pair.client(model).close_session(name)
-        except RstitchError as error:
-            _log.info("session not closed on worker", role=model.label, error=str(error), **facts_of(name))
 
 
 def _explores(policy: Policy) -> bool:

@@ -6,7 +6,7 @@ An answer belongs to its session and not to the call that asked for it: a call t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -72,12 +72,12 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         if request.HasField("resume_from"):
             asked = parse_reattach(request, tenant)
             structlog.contextvars.bind_contextvars(session_id=asked.session_id)
-            log = await _run_to_end(self.sessions.attach(asked, came))
+            log = await _run_to_end(self.sessions.attach(asked, came), AnswerLog.was_left)
             # A reader may ask from within the prompt on; events begin with the answer.
             position = max(asked.resume_from, log.settings.start)
         else:
             question = await self.profiles.question(request, tenant)
-            log = await _run_to_end(self.sessions.begin(question, came))
+            log = await _run_to_end(self.sessions.begin(question, came), AnswerLog.was_left)
             structlog.contextvars.bind_contextvars(session_id=log.session_id)
             position = log.settings.start
         with log.reading():
@@ -137,6 +137,14 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> router_pb2.LabelTrajectoryResponse:
         await self.sessions.label(_name(request.session_id), parse_label(request.label))
         return router_pb2.LabelTrajectoryResponse()
+
+    async def CancelGeneration(
+        self, request: router_pb2.CancelGenerationRequest, context: Any
+    ) -> router_pb2.CancelGenerationResponse:
+        """Ends the answer that is being written in the session, here or on another router; what is written is kept."""
+        ended = await self.sessions.cancel(_name(request.session_id))
+        state = router_pb2.TrajectoryState.Value(f"TRAJECTORY_STATE_{ended.state.name}")
+        return router_pb2.CancelGenerationResponse(cancelled=ended.was_cancelled, state=state, length=ended.length)
 
     async def DeleteTrajectory(
         self, request: router_pb2.DeleteTrajectoryRequest, context: Any
@@ -225,14 +233,17 @@ def _name(session_id: str) -> str:
     return session_name(_tenant(), check_session_id(session_id))
 
 
-async def _run_to_end(work: Awaitable[_T]) -> _T:
-    """Lets `work` run to its end even if the call is cancelled: half a claim would leave a session without a writer."""
+async def _run_to_end(work: Awaitable[_T], unwanted: Callable[[_T], None] = lambda result: None) -> _T:
+    """Lets `work` run to its end even if the call is cancelled: half a claim would leave a session without a writer.
+
+    `unwanted` then gets the result.
+    """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        # Nobody will ask for the result any more; an exception that nobody looks at would be logged as a bug.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # An exception that nobody looks at would be logged as a bug.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception() or unwanted(done.result()))
         raise
 
 

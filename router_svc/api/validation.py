@@ -45,7 +45,15 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_STOPS = 16
 _MAX_STOP_CHARS = 256
 _MAX_STOP_TOKENS = 64
-_WITHOUT_PRESENCE = ("max_new_tokens", "stop", "guard", "cache_salt", "stop_token_ids", "keep_consultations")
+_WITHOUT_PRESENCE = (
+    "max_new_tokens",
+    "stop",
+    "guard",
+    "cache_salt",
+    "stop_token_ids",
+    "keep_consultations",
+    "on_disconnect",
+)
 _MAX_TEMPERATURE = 100.0
 
 
@@ -77,6 +85,7 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float, tena
         cache_salt=_parse_salt(request.cache_salt),
         stop_token_ids=_parse_stop_tokens(request.stop_token_ids),
         keep_consultations=num,
+        stops_unread=_parse_on_disconnect(request.on_disconnect),
     )
 
 
@@ -137,6 +146,12 @@ def _parse_salt(value: str) -> str:
     what = f"{len(value)} characters are too many."
     _require(len(value) <= MAX_SALT_CHARS, "cache_salt", what, f"Send at most {MAX_SALT_CHARS}, such as a hash of it.")
     return value
+
+
+def _parse_on_disconnect(value: router_pb2.OnDisconnect) -> bool | None:
+    remedy = "Send ON_DISCONNECT_CONTINUE or ON_DISCONNECT_STOP, or leave it out."
+    _require_known(router_pb2.OnDisconnect, "on_disconnect", value, remedy)
+    return value == router_pb2.ON_DISCONNECT_STOP if value else None
 
 
 def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:

@@ -34,8 +34,8 @@ end
 add_entries(KEYS[2], 12, #ARGV)
 redis.call("HSET", KEYS[1], "epoch", epoch, "length", ARGV[3], "state", "running", "finish", "", "owner", ARGV[6],
   "settings", ARGV[4], "usage", ARGV[5], "updated", ARGV[7])
--- A label is of the answer before, which was finished.
-redis.call("HDEL", KEYS[1], "label", "label_length")
+-- A label is of the answer before, which was finished, and so is a wish to cancel.
+redis.call("HDEL", KEYS[1], "label", "label_length", "cancelled")
 redis.call("ZREM", KEYS[5], ARGV[9])
 touch(KEYS[1], KEYS[2], KEYS[3], ARGV[9], ARGV[7], ARGV[8])
 tidy(KEYS[3], ARGV[7], ARGV[8])

@@ -50,6 +50,8 @@ class Journal:
         self._usage = usage.copy()
         self._pending: list[tuple[Chunk, Usage]] = []
         self._closing = False
+        self._is_quiet = True  # no append since `look`
+        self.on_cancelled: Callable[[], None] | None = None  # called when the store says that the answer is to end
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -74,6 +76,12 @@ class Journal:
     async def room(self) -> None:
         """Waits until another chunk can be added. Should the journal fail, its owner must cancel whoever waits here."""
         await self._room.wait()
+
+    def look(self) -> None:
+        """Asks the store whether the session is still ours and wanted, if no append has told since the last call."""
+        if self._is_quiet:
+            self._work.set()
+        self._is_quiet = True
 
     async def close(self) -> None:
         """Stops the task and waits until no append is under way. Raises what the store raised."""
@@ -117,11 +125,12 @@ class Journal:
         usage = ready[-1][1] if ready and not keep_usage else self._usage
         chunks = joined(chunk for chunk, _ in ready)
         append, told = partial(self._store.append, self._name, self._owned), (usage, state, finish, patience_s)
+        self._is_quiet = False
         try:
-            await append(self.length, chunks, *told)
+            is_cancelled = await append(self.length, chunks, *told)
         except Behind as error:
             # Not the same append again: what the store lost goes first. A second loss meanwhile is the caller's to see.
-            await append(error.length, self._since(error.length, chunks), *told)
+            is_cancelled = await append(error.length, self._since(error.length, chunks), *told)
         del self._pending[:num]
         self._usage = usage
         self._stored += chunks
@@ -129,6 +138,8 @@ class Journal:
         self._room.set()
         if chunks:
             self._show(chunks)
+        if is_cancelled and self.on_cancelled is not None:
+            self.on_cancelled()
 
     def _since(self, length: int, chunks: list[Chunk]) -> list[Chunk]:
         """What a store with `length` tokens lacks of all that was stored and of `chunks`, which follow.

@@ -1,11 +1,12 @@
 """Trajectories in Redis, which are the truth: what is not stored was not written. It knows neither models nor wire.
 
-A trajectory changes only through one of three Lua scripts. Redis runs nothing else while it runs a script, so that
+A trajectory changes only through one of four Lua scripts. Redis runs nothing else while it runs a script, so that
 between reading the header and writing the chunks nobody can come, and a reader finds both as they were at one moment.
 
     claim.lua    who writes from now on   expects all as it was read                   sets owner, epoch and RUNNING
     append.lua   what was written         expects its own epoch and its last length    adds chunks, sets length, state
     label.lua    whether it was right     expects a finished answer                    sets label, for that length
+    cancel.lua   that it is to end        expects an answer that is being written      sets a mark, for that epoch
 
 Epoch and length are the fence. The epoch shuts out a router that lost the session and does not know it yet: the
 claim by another has raised it. The length makes a call that comes twice, because the reply to the first was lost, do
@@ -28,6 +29,7 @@ from redis.exceptions import RedisError
 
 from router_svc.trajectory import keys
 from router_svc.trajectory.answer_record import decode_chunk, decode_header, encode_chunks, encode_usage
+from router_svc.trajectory.cancelling import Cancelling
 from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
 from router_svc.trajectory.group_commit import GroupCommit
 from router_svc.trajectory.redis_link import RedisLink, script_error
@@ -80,6 +82,7 @@ class TrajectoryStore:
         self._commit = GroupCommit(self._append_all, _MAX_APPENDS)
         self._claim = self._link.redis.register_script(_script("entries.lua", "claim.lua"))
         self._label = self._link.redis.register_script(_script("label.lua"))
+        self.cancelling = Cancelling(self._link)
 
     async def close(self) -> None:
         await self._append.close()
@@ -171,8 +174,10 @@ class TrajectoryStore:
         state: State = State.RUNNING,
         finish: FinishReason | None = None,
         patience_s: float | None = None,
-    ) -> None:
+    ) -> bool:
         """Appends `chunks` at `length` and sets state and usage. A call that is made again does nothing more.
+
+        Returns whether somebody wants the answer to end.
 
         Calls for other sessions that come while one is under way share the next one; of each session there may be one
         call at a time, which is what the script relies on to tell a repetition.
@@ -195,7 +200,9 @@ class TrajectoryStore:
         reply = await self._link.call(lambda: self._commit((name, arguments)), patience_s)
         match reply[0]:
             case b"OK":
-                return
+                return False
+            case b"CANCELLED":
+                return True
             case b"LOST":
                 raise taken_over(name)
             case b"GONE":

@@ -17,6 +17,7 @@ from router_svc.text import render_process
 from router_svc.text.matching import Vocabulary
 from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
 from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.session_names import facts_of
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import WorkerClient
 from router_svc.workers.runs import WorkerInfo
@@ -139,6 +140,15 @@ class WorkerPair:
         async with asyncio.TaskGroup() as group:
             for model in Model:
                 group.create_task(self._monitor(model), name=f"monitor-{model.label}")
+
+    async def forget(self, name: str) -> None:
+        """Closes a session on both workers. Best effort: what one holds of a forgotten session is evicted anyway."""
+        closing = [client.close_session(name) for client in map(self.client, Model)]
+        for model, error in zip(Model, await asyncio.gather(*closing, return_exceptions=True), strict=True):
+            if isinstance(error, RstitchError):
+                _log.info("session not closed on worker", role=model.label, error=str(error), **facts_of(name))
+            elif error is not None:
+                raise error
 
     async def close(self) -> None:
         for side in self._sides.values():

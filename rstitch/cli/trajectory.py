@@ -1,4 +1,4 @@
-"""`rstitch trajectory ls | show | label | rm`: the trajectories that a router keeps."""
+"""`rstitch trajectory ls | show | label | cancel | rm`: the trajectories that a router keeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rstitch.cli.common import Json, Router, as_dict, command, out, print_json, 
 from rstitch.cli.labels import label_all, parse_label
 from rstitch.cli.policies import policy_text
 from rstitch.client.sync import Client
-from rstitch.client.types import Label, Source, Trajectory
+from rstitch.client.types import Cancelled, Label, Source, Trajectory
 from rstitch.errors import invalid
 from rstitch.limits import ROUTER_ADDRESS
 
@@ -106,6 +106,17 @@ def label(
     typer.echo(f"labelled {session}: {word}")
 
 
+@app.command("cancel")
+@command
+def cancel(
+    sessions: Annotated[list[str], typer.Argument(help="Ids of the sessions.")], router: Router = ROUTER_ADDRESS
+) -> None:
+    """Ends answers that are being written; what is written is kept."""
+    with Client(router) as client:
+        for session in sessions:
+            typer.echo(cancelled_text(session, client.cancel(session)))
+
+
 @app.command("rm")
 @command
 def rm(
@@ -116,6 +127,13 @@ def rm(
         for session in sessions:
             client.delete_trajectory(session)
             typer.echo(f"removed {session}")
+
+
+def cancelled_text(session: str, found: Cancelled) -> str:
+    """Says what a cancel found, in one line."""
+    if found.cancelled:
+        return f"cancelled {session}: {found.length} tokens are kept"
+    return f"{session} is not being written: {found.state.value}"
 
 
 def _label_text(trajectory: Trajectory) -> str:

@@ -35,6 +35,7 @@ def _for(*scopes: Scope, changes: bool = False) -> Rule:
 METHODS: Mapping[str, Rule] = {
     # It begins and continues sessions. Whoever re-attaches reads an answer that its tenant asked for.
     "/rstitch.v1.RouterService/Generate": _for(_GENERATE, changes=True),
+    "/rstitch.v1.RouterService/CancelGeneration": _for(_GENERATE, changes=True),
     "/rstitch.v1.RouterService/ObserveAnswer": _for(_GENERATE),
     "/rstitch.v1.RouterService/GetTrajectory": _for(_TRAJECTORIES),
     "/rstitch.v1.RouterService/ListTrajectories": _for(_TRAJECTORIES),

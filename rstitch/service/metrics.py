@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import metrics
 
 from rstitch import __version__
+from rstitch.service.ending import SENDING_S, done_within
 from rstitch.service.semconv import SEMCONV_SCHEMA_URL
 
 if TYPE_CHECKING:
@@ -40,11 +41,13 @@ class Metrics:
         """Adds a value of the moment, which is read as in `sum_of`."""
         self.meter.create_observable_gauge(name, [_callback(read)], unit, description)
 
-    def shutdown(self, timeout_s: float = 5.0) -> None:
-        """Sends what there is, for at most `timeout_s`. Blocks; nothing is recorded afterwards."""
+    def shutdown(self, timeout_s: float = SENDING_S) -> bool:
+        """Sends what there is, for at most `timeout_s`; returns whether that was done. Nothing is recorded afterwards.
+
+        Blocks. The library's own bound may be passed: it is given up with its thread.
+        """
         provider, self._provider = self._provider, None
-        if provider is not None:
-            provider.shutdown(timeout_s * 1000)
+        return provider is None or done_within(timeout_s, provider.shutdown, "metrics not sent")
 
 
 # For those that measure nothing.

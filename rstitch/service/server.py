@@ -37,7 +37,7 @@ class Server:
     ) -> None:
         self._listen = listen
         self._service_names = tuple(service_names)
-        self._telemetry = telemetry
+        self.telemetry = telemetry  # whoever stops the server sends the rest of it
         # From the outside in: a span sees the final status, and what access refuses becomes one.
         interceptors = (telemetry.server_interceptor(), ErrorInterceptor(max_message_bytes), access)
         self.grpc: grpc.aio.Server = grpc.aio.server(
@@ -103,14 +103,9 @@ class Server:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-        await self._flush()
         _log.info("stopped")
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls and gives those in flight `grace_s` to end."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
-        await self._flush()
-
-    async def _flush(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self._telemetry.shutdown)

@@ -14,6 +14,7 @@ import grpc
 from opentelemetry import trace
 
 from rstitch import __version__
+from rstitch.service.ending import SENDING_S, done_within
 from rstitch.service.semconv import SEMCONV_SCHEMA_URL
 from rstitch.service.tracecontext import context_from_traceparent, current_metadata, traceparent_of
 from rstitch.service.tracing_interceptors import TracingServerInterceptor, tracing_client_interceptors
@@ -45,11 +46,13 @@ class Telemetry:
         """Pass the current context on and, below an active span, open a CLIENT span per call; empty if not enabled."""
         return tracing_client_interceptors(self.tracer) if self.enabled else []
 
-    def shutdown(self, timeout_s: float = 5.0) -> None:
-        """Sends what is queued, for at most `timeout_s`. Blocks; nothing is traced afterwards."""
-        if self._provider is not None:
-            self._provider.force_flush(int(timeout_s * 1000))
-            self._provider.shutdown()
+    def shutdown(self, timeout_s: float = SENDING_S) -> bool:
+        """Sends what is queued, for at most `timeout_s`; returns whether that was done. Nothing is traced afterwards.
+
+        Blocks. The library's own bounds are longer or none at all: it is given up with its thread.
+        """
+        provider, self._provider = self._provider, None
+        return provider is None or done_within(timeout_s, provider.shutdown, "spans not sent")
 
 
 def setup_telemetry(service_name: str, endpoint: str | None) -> Telemetry:

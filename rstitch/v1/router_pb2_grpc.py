@@ -59,6 +59,11 @@ class RouterServiceStub(object):
                 request_serializer=rstitch_dot_v1_dot_router__pb2.ListTrajectoriesRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_router__pb2.ListTrajectoriesResponse.FromString,
                 _registered_method=True)
+        self.CancelGeneration = channel.unary_unary(
+                '/rstitch.v1.RouterService/CancelGeneration',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.CancelGenerationRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.CancelGenerationResponse.FromString,
+                _registered_method=True)
         self.DeleteTrajectory = channel.unary_unary(
                 '/rstitch.v1.RouterService/DeleteTrajectory',
                 request_serializer=rstitch_dot_v1_dot_router__pb2.DeleteTrajectoryRequest.SerializeToString,
@@ -140,6 +145,13 @@ class RouterServiceServicer(object):
 
     def ListTrajectories(self, request, context):
         """The trajectories kept, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelGeneration(self, request, context):
+        """Ends the answer that is being written in a session and keeps what is written. Any router takes it, whoever writes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,6 +246,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.ListTrajectories,
                     request_deserializer=rstitch_dot_v1_dot_router__pb2.ListTrajectoriesRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_router__pb2.ListTrajectoriesResponse.SerializeToString,
+            ),
+            'CancelGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelGeneration,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.CancelGenerationRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.CancelGenerationResponse.SerializeToString,
             ),
             'DeleteTrajectory': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTrajectory,
@@ -377,6 +394,33 @@ class RouterService(object):
             '/rstitch.v1.RouterService/ListTrajectories',
             rstitch_dot_v1_dot_router__pb2.ListTrajectoriesRequest.SerializeToString,
             rstitch_dot_v1_dot_router__pb2.ListTrajectoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/CancelGeneration',
+            rstitch_dot_v1_dot_router__pb2.CancelGenerationRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.CancelGenerationResponse.FromString,
             options,
             channel_credentials,
             insecure,

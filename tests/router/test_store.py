@@ -208,7 +208,7 @@ async def test_appends_of_many_sessions_share_a_call_and_none_harms_another(
     reasons = [getattr(result, "reason", None) for result in results]
     assert reasons == ["REDIS_REFUSED", "TAKEN_OVER", None, "DELETED", None, None]
     assert isinstance(results[2], Behind)
-    assert results[4:] == [None, None]
+    assert results[4:] == [False, False]
     for name in names[4:]:
         trajectory = await store.trajectory(name)
         assert trajectory is not None

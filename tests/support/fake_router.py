@@ -69,6 +69,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.heads: list[pb.HeadStatus] = []
         self.head_calls: list[Any] = []
         self.observed: list[pb.ObserveAnswerRequest] = []
+        self.cancelled: list[str] = []
         self.before_event: Callable[[int], None] = lambda n: None
         self.answer = script()
         self.questions: list[pb.GenerateRequest] = []
@@ -177,6 +178,12 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             writers = [SLM if part else LLM] if request.session_id else [common_pb2.MODEL_UNSPECIFIED]
             yield pb.ObserveAnswerResponse(consultations=asked, tokens=[part], writers=writers, num_positions=4)
             yield pb.ObserveAnswerResponse(num_positions=4)
+
+    def CancelGeneration(self, request: pb.CancelGenerationRequest, context: Any) -> pb.CancelGenerationResponse:
+        self.cancelled.append(request.session_id)
+        is_running = request.session_id != "over"
+        state = pb.TRAJECTORY_STATE_INTERRUPTED if is_running else pb.TRAJECTORY_STATE_FINISHED
+        return pb.CancelGenerationResponse(cancelled=is_running, state=state, length=9)
 
     def DeleteTrajectory(self, request: pb.DeleteTrajectoryRequest, context: Any) -> pb.DeleteTrajectoryResponse:
         self._sessions.pop(request.session_id, None)
