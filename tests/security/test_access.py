@@ -45,8 +45,8 @@ class Kinds:
         return request
 
     async def unary_stream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
-        yield request
         self.callers.append(caller())
+        yield request
 
     async def stream_unary(self, requests: Any, context: Any) -> bytes:
         async for _ in requests:
@@ -55,8 +55,8 @@ class Kinds:
 
     async def stream_stream(self, requests: Any, context: Any) -> AsyncIterator[bytes]:
         async for request in requests:
+            self.callers.append(caller())
             yield request
-        self.callers.append(caller())
 
 
 @asynccontextmanager
