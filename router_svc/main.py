@@ -25,6 +25,7 @@ from router_svc.trajectory.redis_link import without_password
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
+from router_svc.workers.connection import Connection
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.runs import WorkerInfo
 from rstitch.backoff import Backoff
@@ -65,8 +66,9 @@ class Router:
 
     def __init__(self, settings: RouterSettings, observers: Observers, stream: OpenStream = DecodeStream) -> None:
         self._settings = settings
+        tls, credentials = settings.server_tls(), settings.worker_credentials()
         slm, llm = (
-            WorkerClient(model, address, observers.telemetry, stream)
+            WorkerClient(model, Connection(address, credentials, observers.telemetry), stream)
             for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
         )
         self.pair = WorkerPair(slm, llm)
@@ -76,7 +78,7 @@ class Router:
         self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers)
         self.profiles = Profiles(settings.redis, settings.redis_patience_s, settings.tau)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
-        self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry)
+        self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry, tls=tls)
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
         self.port = 0
         self.ready = asyncio.Event()

@@ -19,10 +19,9 @@ from router_svc.policies.policy import Handoff
 from router_svc.text.tokenizer import TokenizerFiles
 from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.types import Model, Signal
+from router_svc.workers.connection import Connection
 from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd, RunFinish, WorkerInfo
-from rstitch.channels import client_options
 from rstitch.errors import RstitchError, from_rpc_error
-from rstitch.service.telemetry import Telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
 _MAX_HEADS = 64
@@ -117,19 +116,16 @@ OpenStream = Callable[[worker_pb2_grpc.WorkerServiceStub, str], DecodeStream]
 class WorkerClient:
     """The connection to the worker that should be `model`. Every method raises RstitchError; none retries."""
 
-    def __init__(self, model: Model, address: str, telemetry: Telemetry, stream: OpenStream = DecodeStream) -> None:
+    def __init__(self, model: Model, connection: Connection, stream: OpenStream = DecodeStream) -> None:
         self.model = model
-        self.address = address
+        self.address = connection.address
         self._open_stream = stream
-        self._channel = grpc.aio.insecure_channel(
-            address, options=client_options(), interceptors=telemetry.client_interceptors()
-        )
-        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._connection = connection
         self._heads: dict[str, bytes] = {}  # the one kept last at the end
 
     async def info(self, timeout_s: float = 5.0) -> WorkerInfo:
         try:
-            message = await self._stub.GetInfo(worker_pb2.GetInfoRequest(), timeout=timeout_s)
+            message = await self._connection.stub.GetInfo(worker_pb2.GetInfoRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
         return WorkerInfo(
@@ -142,7 +138,7 @@ class WorkerClient:
         )
 
     async def tokenizer(self, timeout_s: float = 60.0) -> TokenizerFiles:
-        call = self._stub.GetTokenizer(worker_pb2.GetTokenizerRequest(), timeout=timeout_s)
+        call = self._connection.stub.GetTokenizer(worker_pb2.GetTokenizerRequest(), timeout=timeout_s)
         try:
             messages = [message async for message in call]
         except grpc.aio.AioRpcError as exc:
@@ -160,7 +156,7 @@ class WorkerClient:
 
     def open(self, session_id: str) -> DecodeStream:
         """A stream of runs for one session; a worker that is not there fails its first run."""
-        return self._open_stream(self._stub, session_id)
+        return self._open_stream(self._connection.stub, session_id)
 
     async def observe(
         self, tokens: array[int], start: int, *, above: float, masked_tokens: Sequence[int], cache_salt: str
@@ -169,7 +165,7 @@ class WorkerClient:
 
         Told are those with an entropy over `above`; their positions count `tokens`.
         """
-        call = self._stub.Observe(
+        call = self._connection.stub.Observe(
             worker_pb2.ObserveRequest(
                 tokens=tokens, start=start, above=above, masked_tokens=masked_tokens, cache_salt=cache_salt
             )
@@ -192,18 +188,20 @@ class WorkerClient:
     async def put_head(self, name: str, timeout_s: float = 5.0) -> None:
         request = worker_pb2.PutHeadRequest(name=name, data=self._heads.get(name, b""))
         try:
-            await self._stub.PutHead(request, timeout=timeout_s)
+            await self._connection.stub.PutHead(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 
     async def close_session(self, session_id: str, timeout_s: float = 2.0) -> None:
         try:
-            await self._stub.CloseSession(worker_pb2.CloseSessionRequest(session_id=session_id), timeout=timeout_s)
+            await self._connection.stub.CloseSession(
+                worker_pb2.CloseSessionRequest(session_id=session_id), timeout=timeout_s
+            )
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._connection.close()
 
 
 def is_lost(error: RstitchError) -> bool:

@@ -1,4 +1,5 @@
-"""A gRPC server as every rstitch service runs it: health, reflection, keepalive, typed errors, traces, graceful drain.
+"""A gRPC server as every rstitch service runs it: health, reflection, keepalive, TLS, typed errors, traces,
+graceful drain.
 
 It does not know which services are added to it.
 """
@@ -18,6 +19,7 @@ from rstitch.channels import MAX_MESSAGE_BYTES, server_options
 from rstitch.errors import RstitchError
 from rstitch.service.interceptors import ErrorInterceptor
 from rstitch.service.telemetry import Telemetry
+from rstitch.service.tls import ServerTls
 
 _log = structlog.get_logger(__name__)
 
@@ -32,13 +34,16 @@ class Server:
         service_names: Sequence[str],  # full, such as `rstitch.v1.RouterService`, for health and reflection
         telemetry: Telemetry,
         max_message_bytes: int = MAX_MESSAGE_BYTES,  # larger requests are refused with reason MESSAGE_TOO_LARGE
+        tls: ServerTls | None = None,
     ) -> None:
         self._listen = listen
         self._service_names = tuple(service_names)
         self._telemetry = telemetry
-        tracing = telemetry.server_interceptor()  # outermost, so that a span sees the final status
+        self._tls = tls
+        known = tls.interceptors if tls else ()  # before all others: nobody else is heard
+        tracing = telemetry.server_interceptor()  # outside the errors', so that a span sees the final status
         self.grpc: grpc.aio.Server = grpc.aio.server(
-            interceptors=[*([tracing] if tracing else []), ErrorInterceptor(max_message_bytes)],
+            interceptors=[*known, *([tracing] if tracing else []), ErrorInterceptor(max_message_bytes)],
             options=server_options(max_message_bytes),
         )
         self._health = health.aio.HealthServicer()
@@ -53,7 +58,7 @@ class Server:
         """
         await self.set_serving(False)
         try:
-            port: int = self.grpc.add_insecure_port(self._listen)
+            port = self._bind()
         except RuntimeError as error:
             raise RstitchError(
                 grpc.StatusCode.UNAVAILABLE,
@@ -64,6 +69,11 @@ class Server:
             ) from error
         await self.grpc.start()
         return port
+
+    def _bind(self) -> int:
+        if self._tls is None:
+            return int(self.grpc.add_insecure_port(self._listen))
+        return int(self.grpc.add_secure_port(self._listen, self._tls.credentials))
 
     async def set_serving(self, serving: bool) -> None:
         """Sets the health of the server and of each of its services."""
