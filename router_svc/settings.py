@@ -29,6 +29,14 @@ class RouterSettings(TlsSettings, BaseSettings):
     redis: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://", description="URL of Redis.")] = (
         "redis://127.0.0.1:6379/0"
     )
+    redis_ca: Annotated[
+        str, Field(description="File of the authorities that a rediss:// must come from; empty: the system's.")
+    ] = ""
+    redis_cert: Annotated[str, Field(description="File of the certificate that Redis is shown; empty: none.")] = ""
+    redis_key: Annotated[str, Field(description="File of that certificate's key.")] = ""
+    redis_password_file: Annotated[
+        str, Field(description="File with the password of --redis; new connections read it again when it changes.")
+    ] = ""
     listen: Annotated[Address, Field(description="HOST:PORT to serve on.")] = ROUTER_ADDRESS
     worker_tls_ca: Annotated[
         str,
