@@ -71,11 +71,21 @@ def with_address(error: RstitchError, address: str) -> RstitchError:
     if error.code is grpc.StatusCode.UNAVAILABLE:
         if "failed to connect" in error.message:
             error.reason = UNREACHABLE
-            error.message = f"no router answers at {address}."
-            error.remedy = "Start one with `rstitch up`, or give the address of a running one."
+            error.message, error.remedy = _why_unreachable(error.message, address)
         else:
             error.message = f"the connection to the router at {address} was lost ({error.message})."
     return error
+
+
+def _why_unreachable(told: str, address: str) -> tuple[str, str]:
+    """What the wire says of a connection that did not come about, and what to do about it."""
+    if "handshake failed" in told or "erification" in told:
+        remedy = "Correct what is trusted (tls_ca, tls_name), or leave TLS out where it speaks none."
+        return f"what answers at {address} is not the router that the TLS settings mean.", remedy
+    if "Socket closed" in told:
+        remedy = "If it speaks TLS, say whom to trust (tls_ca) and what to show (tls_cert, tls_key)."
+        return f"what listens at {address} hangs up.", remedy
+    return f"no router answers at {address}.", "Start one with `rstitch up`, or give the address of a running one."
 
 
 def not_ready(address: str, timeout_s: float, last: Status | RstitchError | None) -> RstitchError:

@@ -86,7 +86,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             self._server = None
 
     async def GetInfo(self, request: Any, context: Any) -> worker_pb2.GetInfoResponse:
-        self.metadata.append(dict(context.invocation_metadata()))
+        self.metadata.append({"call": "GetInfo", **dict(context.invocation_metadata())})
         return worker_pb2.GetInfoResponse(
             role=self.role,
             model=f"toy-{self.role}",
@@ -126,7 +126,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[worker_pb2.DecodeRequest], context: Any
     ) -> AsyncIterator[worker_pb2.DecodeResponse]:
         self.num_streams += 1
-        self.metadata.append(dict(context.invocation_metadata()))
+        self.metadata.append({"call": "Decode", **dict(context.invocation_metadata())})
         queue: asyncio.Queue[worker_pb2.DecodeRequest | None] = asyncio.Queue()
 
         async def read() -> None:

@@ -36,7 +36,9 @@ class RedisProcess:
             return
         command = [_redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         with (self._folder / "redis.log").open("wb") as log:
-            self._process = subprocess.Popen([*command, "--dir", str(self._folder), *self._arguments], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*command, "--dir", str(self._folder), *self._arguments], stdout=log, stderr=log
+            )
         deadline = time.monotonic() + 10
         with redis.Redis(port=self.port) as client:
             while True:
