@@ -101,7 +101,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     """Loads the model and serves it. Raises UnsupportedModel, or RstitchError if a setting cannot be met."""
     if settings.shared_listen:
         _refuse_with_shared_layers(role, settings)
-    settings.server_tls()  # what is wrong with it is said before a model is loaded
+    tls = settings.server_tls()  # what is wrong with it is said before a model is loaded
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer, turns.alone() if turns is not None else nullcontext())
@@ -120,7 +120,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
 
     async def serve(name: str, address: str, info: worker_pb2.GetInfoResponse) -> int:
         telemetry = setup_telemetry(f"rstitch-{name}-worker", settings.otlp_endpoint)
-        server = Server(address, service_names=[_SERVICE], telemetry=telemetry, tls=settings.server_tls())
+        server = Server(address, service_names=[_SERVICE], telemetry=telemetry, tls=tls)
         heads, shallow = HeadTable(info.hidden_size, info.tokenizer_fingerprint), info.role != role.model
         service = WorkerService(driver, info, files, heads, telemetry.tracer, measured, shallow)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)

@@ -40,7 +40,7 @@ class Server:
         self._service_names = tuple(service_names)
         self._telemetry = telemetry
         self._tls = tls
-        known = tls.interceptors if tls else ()  # before all others: nobody else is heard
+        known = tls.interceptors() if tls else []  # before all others: nobody else is heard
         tracing = telemetry.server_interceptor()  # outside the errors', so that a span sees the final status
         self.grpc: grpc.aio.Server = grpc.aio.server(
             interceptors=[*known, *([tracing] if tracing else []), ErrorInterceptor(max_message_bytes)],
@@ -73,7 +73,7 @@ class Server:
     def _bind(self) -> int:
         if self._tls is None:
             return int(self.grpc.add_insecure_port(self._listen))
-        return int(self.grpc.add_secure_port(self._listen, self._tls.credentials))
+        return int(self.grpc.add_secure_port(self._listen, self._tls.credentials()))
 
     async def set_serving(self, serving: bool) -> None:
         """Sets the health of the server and of each of its services."""

@@ -22,10 +22,21 @@ _FLAGS = {"tls_cert": "--tls-cert", "tls_key": "--tls-key", "tls_ca": "--tls-cli
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """What a server's port is secured with; `TlsSettings.server_tls` makes it."""
+    """What ports are secured with; `TlsSettings.server_tls` makes it."""
 
-    credentials: grpc.ServerCredentials
-    interceptors: tuple[grpc.aio.ServerInterceptor, ...]
+    cert: str
+    key: str
+    client_ca: str
+    client_names: frozenset[str]
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Makes the credentials of one port. Raises: RstitchError naming the flag of a file that does not load."""
+        files = CertificateFiles(self.cert, self.key, self.client_ca, lambda name: _FLAGS[name])
+        return _credentials(files, bool(self.client_ca))
+
+    def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+        """Makes what refuses calls by the name of the client's certificate."""
+        return [_NameInterceptor(self.client_names)] if self.client_names else []
 
 
 class TlsSettings(BaseSettings):
@@ -50,11 +61,12 @@ class TlsSettings(BaseSettings):
             raise invalid("--tls-client-name", "clients show no certificate.", "Name --tls-client-ca too.")
         if self.tls_client_ca and not self.tls_cert:
             raise invalid("--tls-client-ca", "this server has no certificate itself.", "Name --tls-cert and --tls-key.")
-        files = CertificateFiles(self.tls_cert, self.tls_key, self.tls_client_ca, lambda name: _FLAGS[name])
-        if not self.tls_cert:
+        if not (self.tls_cert or self.tls_key):
             return None
         names = frozenset(name for part in self.tls_client_name.split(",") if (name := part.strip()))
-        return ServerTls(_credentials(files, bool(self.tls_client_ca)), (_NameInterceptor(names),) if names else ())
+        made = ServerTls(self.tls_cert, self.tls_key, self.tls_client_ca, names)
+        made.credentials()
+        return made
 
 
 def _credentials(files: CertificateFiles, ask_clients: bool) -> grpc.ServerCredentials:
