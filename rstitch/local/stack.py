@@ -49,6 +49,8 @@ _STOP_GRACE_S = 10.0
 # So long a router may go without what it needs once both workers answer; it looks for Redis every two seconds.
 _STUCK_S = 5.0
 _LOOK_S = 0.5
+# Variables that are for the clients on this machine, or for others' stacks: a part's TLS is in its flags.
+_IN_CLEAR = {f"RSTITCH_{name}": "" for name in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_NAME")}
 
 
 class LocalStack:
@@ -273,6 +275,7 @@ class LocalStack:
             "PYTHONUNBUFFERED": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "TMPDIR": str(self.folder),  # what a part leaves there (torch does) goes with the folder
+            **_IN_CLEAR,
         }
         log_path = self.folder / f"{name.replace(' ', '-')}.log"
         process = ChildProcess(name, command, {**own, **env, **self._env}, log_path, self._reaper)
