@@ -121,11 +121,19 @@ class WorkerClient:
         self.address = connection.address
         self._open_stream = stream
         self._connection = connection
+        self._channel: Any = None  # that of the stub
         self._heads: dict[str, bytes] = {}  # the one kept last at the end
+
+    @property
+    def _stub(self) -> worker_pb2_grpc.WorkerServiceStub:
+        channel = self._connection.channel
+        if channel is not self._channel:
+            self._channel, self._made = channel, worker_pb2_grpc.WorkerServiceStub(channel)
+        return self._made
 
     async def info(self, timeout_s: float = 5.0) -> WorkerInfo:
         try:
-            message = await self._connection.stub.GetInfo(worker_pb2.GetInfoRequest(), timeout=timeout_s)
+            message = await self._stub.GetInfo(worker_pb2.GetInfoRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
         return WorkerInfo(
@@ -138,7 +146,7 @@ class WorkerClient:
         )
 
     async def tokenizer(self, timeout_s: float = 60.0) -> TokenizerFiles:
-        call = self._connection.stub.GetTokenizer(worker_pb2.GetTokenizerRequest(), timeout=timeout_s)
+        call = self._stub.GetTokenizer(worker_pb2.GetTokenizerRequest(), timeout=timeout_s)
         try:
             messages = [message async for message in call]
         except grpc.aio.AioRpcError as exc:
@@ -156,7 +164,7 @@ class WorkerClient:
 
     def open(self, session_id: str) -> DecodeStream:
         """A stream of runs for one session; a worker that is not there fails its first run."""
-        return self._open_stream(self._connection.stub, session_id)
+        return self._open_stream(self._stub, session_id)
 
     async def observe(
         self, tokens: array[int], start: int, *, above: float, masked_tokens: Sequence[int], cache_salt: str
@@ -165,7 +173,7 @@ class WorkerClient:
 
         Told are those with an entropy over `above`; their positions count `tokens`.
         """
-        call = self._connection.stub.Observe(
+        call = self._stub.Observe(
             worker_pb2.ObserveRequest(
                 tokens=tokens, start=start, above=above, masked_tokens=masked_tokens, cache_salt=cache_salt
             )
@@ -188,15 +196,13 @@ class WorkerClient:
     async def put_head(self, name: str, timeout_s: float = 5.0) -> None:
         request = worker_pb2.PutHeadRequest(name=name, data=self._heads.get(name, b""))
         try:
-            await self._connection.stub.PutHead(request, timeout=timeout_s)
+            await self._stub.PutHead(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 
     async def close_session(self, session_id: str, timeout_s: float = 2.0) -> None:
         try:
-            await self._connection.stub.CloseSession(
-                worker_pb2.CloseSessionRequest(session_id=session_id), timeout=timeout_s
-            )
+            await self._stub.CloseSession(worker_pb2.CloseSessionRequest(session_id=session_id), timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 

@@ -10,7 +10,6 @@ import structlog
 from rstitch.credentials import Credentials
 from rstitch.errors import RstitchError
 from rstitch.service.telemetry import Telemetry
-from rstitch.v1 import worker_pb2_grpc
 
 _log = structlog.get_logger(__name__)
 # So long may answers still run over a connection that another has taken the place of.
@@ -25,25 +24,26 @@ class Connection:
         self._credentials = credentials
         self._telemetry = telemetry
         self._files = credentials.files()
-        self._open(credentials.aio_channel(address, telemetry.client_interceptors(), self._files.read()))
+        self._channel = credentials.aio_channel(address, telemetry.client_interceptors(), self._files.read())
         self._leaving: dict[asyncio.Task[None], Any] = {}
 
     @property
-    def stub(self) -> worker_pb2_grpc.WorkerServiceStub:
-        """Gives the worker's methods, over the newest certificates; calls in flight end over the old ones."""
+    def channel(self) -> Any:
+        """Gives the channel with the newest certificates; calls in flight go on over the one before."""
         try:
             pem = self._files.renewed()
         except RstitchError as error:
             _log.error("certificates for the worker not renewed: the last good ones stay", error=str(error))
-            return self._stub
+            return self._channel
         if pem is not None:
             _log.info("certificates for the worker renewed", address=self.address)
             old = self._channel
-            self._open(self._credentials.aio_channel(self.address, self._telemetry.client_interceptors(), pem))
+            interceptors = self._telemetry.client_interceptors()
+            self._channel = self._credentials.aio_channel(self.address, interceptors, pem)
             leaving = asyncio.create_task(old.close(_GRACE_S), name="close-old-connection")
             self._leaving[leaving] = old
             leaving.add_done_callback(lambda task: self._leaving.pop(task, None))
-        return self._stub
+        return self._channel
 
     async def close(self) -> None:
         """Closes all of it; calls in flight are cancelled."""
@@ -54,7 +54,3 @@ class Connection:
             await asyncio.wait(leaving)
         for channel in (*leaving.values(), self._channel):
             await channel.close()
-
-    def _open(self, channel: Any) -> None:
-        self._channel = channel
-        self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
