@@ -86,9 +86,9 @@ class _Maker:
         key = ("-keyout", self._path(part, ".key"), "-out", wish)
         self._run("req", "-new", "-config", config, *_NEW_KEY, *key, "-subj", f"/CN={part}")
         signed = ("-CA", self._path(AUTHORITY, ".pem"), "-CAkey", self._path(AUTHORITY, ".key"))
-        signed += ("-set_serial", f"0x{secrets.token_hex(16)}", "-days", self._days)
+        until = ("-set_serial", f"0x{secrets.token_hex(16)}", "-days", self._days)
         wanted = ("-extfile", self._write("part.ext", extensions), "-out", self._path(part, ".pem"))
-        self._run("x509", "-req", "-sha256", "-in", wish, *signed, *wanted)
+        self._run("x509", "-req", "-sha256", "-in", wish, *signed, *until, *wanted)
 
     def _path(self, name: str, ending: str) -> str:
         return str(self._folder / f"{name}{ending}")

@@ -20,13 +20,10 @@ def otlp_credentials(url: str, signal: str) -> grpc.ChannelCredentials | None:
     """
     if not url.startswith("https://"):
         return None
-    files = CertificateFiles(*(_value(name, signal) for name in _PARTS), lambda name: _variable(name, signal))
+    cert, key, ca = (os.environ.get(_variable(name, signal), "") for name in _PARTS)
+    files = CertificateFiles(cert, key, ca, lambda name: _variable(name, signal))
     pem = files.read()
     return grpc.ssl_channel_credentials(pem.ca or system_roots(), pem.key, pem.cert)
-
-
-def _value(name: str, signal: str) -> str:
-    return os.environ.get(_variable(name, signal), "")
 
 
 def _variable(name: str, signal: str) -> str:

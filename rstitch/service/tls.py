@@ -88,6 +88,8 @@ def _credentials(files: CertificateFiles, ask_clients: bool) -> grpc.ServerCrede
 
 
 def _configuration(pem: Pem) -> Any:
+    assert pem.key is not None
+    assert pem.cert is not None
     return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.ca)
 
 
