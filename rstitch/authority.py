@@ -49,11 +49,16 @@ def make_certificates(folder: Path, names: Mapping[str, Sequence[str]], days: in
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in made:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if path.suffix == ".key" else 0o644))
-    with tempfile.TemporaryDirectory() as scratch:
-        maker = _Maker(openssl, folder, Path(scratch), days)
-        maker.authority()
-        for part, alternative_names in wanted.items():
-            maker.certificate(part, alternative_names)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            maker = _Maker(openssl, folder, Path(scratch), days)
+            maker.authority()
+            for part, alternative_names in wanted.items():
+                maker.certificate(part, alternative_names)
+    except BaseException:  # half of a set is of no use, and would be in the way of the next
+        for path in made:
+            path.unlink()
+        raise
     return made
 
 

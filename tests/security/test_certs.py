@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from rstitch.authority import PARTS
@@ -54,3 +55,19 @@ def test_refuses_what_is_no_name(tmp_path: Path) -> None:
         done = certs(tmp_path / "new", "--name", name)
         assert (done.exit_code, "--name" in done.output) == (2, True), name
         assert not (tmp_path / "new").exists()
+
+
+def test_half_of_a_set_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fake := tmp_path / "openssl").write_text('#!/bin/sh\n[ "$1" = x509 ] && { echo "no room" >&2; exit 1; }\nexit 0\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = certs(tmp_path / "new")
+    assert (done.exit_code, "no room" in done.output) == (1, True)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = certs(tmp_path / "new")
+    assert (done.exit_code, "openssl" in done.output) == (2, True)
+    assert not (tmp_path / "new").exists()
