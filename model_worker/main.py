@@ -107,6 +107,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     """Loads the model and serves it. Raises UnsupportedModel, or RstitchError if a setting cannot be met."""
     if settings.shared_listen:
         _refuse_with_shared_layers(role, settings)
+    tls = settings.server_tls()  # what is wrong with it is said before a model is loaded
     access = _access(settings)
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
@@ -126,7 +127,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
 
     async def serve(name: str, address: str, info: worker_pb2.GetInfoResponse) -> int:
         telemetry = setup_telemetry(f"rstitch-{name}-worker", settings.otlp_endpoint)
-        server = Server(address, service_names=[_SERVICE], telemetry=telemetry, access=access)
+        server = Server(address, service_names=[_SERVICE], telemetry=telemetry, access=access, tls=tls)
         heads, shallow = HeadTable(info.hidden_size, info.tokenizer_fingerprint), info.role != role.model
         service = WorkerService(driver, info, files, heads, telemetry.tracer, measured, shallow)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
@@ -169,7 +170,11 @@ def _access(settings: WorkerSettings) -> AccessInterceptor | None:
     keys = KeyFile(Path(settings.keys_file), "--keys-file") if settings.keys_file else None
     for listen in filter(None, (settings.listen, settings.shared_listen)):
         check_exposure(
-            listen, has_keys=keys is not None, has_tls=False, has_client_ca=False, insecure=settings.insecure
+            listen,
+            has_keys=keys is not None,
+            has_tls=bool(settings.tls_cert),
+            has_client_ca=bool(settings.tls_client_ca),
+            insecure=settings.insecure,
         )
     return AccessInterceptor(keys, audited=settings.audit) if keys is not None else None
 

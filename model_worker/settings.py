@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from rstitch.limits import host_and_port
+from rstitch.service.tls import TlsSettings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -19,7 +20,7 @@ def _host_and_port_or_none(value: str) -> str:
 Listen = Annotated[str, AfterValidator(host_and_port), Field(description="HOST:PORT to serve on.")]
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(TlsSettings):
     """Serves one language model behind gRPC.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.

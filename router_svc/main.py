@@ -23,10 +23,11 @@ from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.head_store import HeadStore
 from router_svc.trajectory.lease import Lease
-from router_svc.trajectory.redis_link import without_password
+from router_svc.trajectory.redis_address import RedisAddress
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
+from router_svc.workers.connection import Connection
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.runs import WorkerInfo
 from rstitch.backoff import Backoff
@@ -73,42 +74,46 @@ class Router:
 
     def __init__(self, settings: RouterSettings, observers: Observers, stream: OpenStream = DecodeStream) -> None:
         self._settings = settings
-        self.keys = key_source(settings.keys, settings.redis)
+        redis = RedisAddress.of(settings)
+        tls, credentials = settings.server_tls(), settings.worker_credentials()
+        self.keys = key_source(settings.keys, redis)
         check_exposure(
             settings.listen,
             has_keys=self.keys is not None,
-            has_tls=False,
+            has_tls=tls is not None,
             has_client_ca=False,  # a certificate names no tenant
             insecure=settings.insecure,
         )
         slm, llm = (
-            WorkerClient(model, address, observers.telemetry, stream)
+            WorkerClient(model, Connection(address, credentials, observers.telemetry), stream)
             for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
         )
         self.pair = WorkerPair(slm, llm)
-        self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
+        self.store = TrajectoryStore(redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
-        self.heads = self._make_heads()
+        self.heads = self._make_heads(redis)
         self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers)
-        self.profiles = Profiles(settings.redis, settings.redis_patience_s, settings.tau)
+        self.profiles = Profiles(redis, settings.redis_patience_s, settings.tau)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
         access = AccessInterceptor(self.keys, audited=settings.audit) if self.keys is not None else None
-        self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry, access=access)
+        self.server = Server(
+            settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry, access=access, tls=tls
+        )
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
         self.port = 0
         self.ready = asyncio.Event()
         self.attending: asyncio.Task[None] | None = None
 
-    def _make_heads(self) -> StoredHeads:
+    def _make_heads(self, redis: RedisAddress) -> StoredHeads:
         def slm() -> WorkerInfo | None:
             return self.pair.info(Model.SLM)
 
         settings = self._settings
-        return StoredHeads(HeadStore(settings.redis, settings.redis_patience_s), Heads(settings.heads, slm), slm)
+        return StoredHeads(HeadStore(redis, settings.redis_patience_s), Heads(settings.heads, slm), slm)
 
     async def start(self) -> None:
         """Binds the port. The server says NOT_SERVING until `attend` has found all that the router needs."""
-        self.service.detail = f"waiting for redis at {without_password(self._settings.redis)}"
+        self.service.detail = f"waiting for redis at {RedisAddress.of(self._settings).shown}"
         self.port = await self.server.start()
 
     async def attend(self) -> None:

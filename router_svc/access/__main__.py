@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 import time
@@ -37,7 +38,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Redis = Annotated[str, typer.Option("--redis", envvar="RSTITCH_REDIS", metavar="URL", help="The Redis of the routers.")]
+Redis = Annotated[
+    str,
+    typer.Option(
+        "--redis",
+        envvar="RSTITCH_REDIS",
+        metavar="URL",
+        help="The Redis of the routers; also RSTITCH_REDIS_CA, _CERT, _KEY, _PASSWORD_FILE.",
+    ),
+]
 File = Annotated[Path | None, typer.Option("--file", metavar="PATH", help="A file of keys, in place of Redis.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Of the key, as ls says it.")]
 
@@ -143,11 +152,11 @@ def _change(redis: str, file: Path | None, edit: Callable[[Keys], _T]) -> _T:
 
 async def _change_in_redis(url: str, edit: Callable[[Keys], _T]) -> _T:
     from router_svc.access.key_store import KeyStore  # redis is not there wherever a file is edited
+    from router_svc.trajectory.redis_address import RedisAddress
 
-    try:
-        store = KeyStore(url, _PATIENCE_S)
-    except ValueError as error:
-        raise invalid("--redis", "it is no URL of Redis.", "Write redis://HOST:PORT/0.") from error
+    # What lets the router in lets this in: the variables of its flags --redis-ca and so on.
+    files = [os.environ.get(f"RSTITCH_REDIS_{name}", "") for name in ("CA", "CERT", "KEY", "PASSWORD_FILE")]
+    store = KeyStore(RedisAddress(url, *files), _PATIENCE_S)
     try:
         return await store.change(edit)
     finally:

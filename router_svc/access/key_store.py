@@ -10,6 +10,7 @@ from typing import TypeVar
 import structlog
 
 from router_svc.trajectory import keys
+from router_svc.trajectory.redis_address import RedisAddress
 from router_svc.trajectory.redis_link import RedisLink
 from rstitch.service.keys import Key, from_json, to_json
 
@@ -21,8 +22,8 @@ _VERSION = b"version"
 class KeyStore:
     """The keys that all routers on one Redis share; a call is retried for `patience_s` while Redis is away."""
 
-    def __init__(self, url: str, patience_s: float) -> None:
-        self._link = RedisLink(url, patience_s)
+    def __init__(self, redis: RedisAddress, patience_s: float) -> None:
+        self._link = RedisLink(redis, patience_s)
         self._script = self._link.redis.register_script(
             resources.files(__package__).joinpath("keys.lua").read_text("utf-8")
         )

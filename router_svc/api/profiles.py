@@ -20,6 +20,7 @@ from google.protobuf import json_format
 from router_svc.answers.request import Question
 from router_svc.api.validation import parse_question
 from router_svc.trajectory import keys
+from router_svc.trajectory.redis_address import RedisAddress
 from router_svc.trajectory.redis_link import RedisLink
 from rstitch.errors import RstitchError, invalid
 from rstitch.v1 import router_pb2
@@ -35,8 +36,8 @@ _EXTRAS = ("early_exit", "budget")
 class Profiles:
     """The profiles that all routers on one Redis share; `default_tau` is that of a policy that names none."""
 
-    def __init__(self, url: str, patience_s: float, default_tau: float) -> None:
-        self._link = RedisLink(url, patience_s)
+    def __init__(self, address: RedisAddress, patience_s: float, default_tau: float) -> None:
+        self._link = RedisLink(address, patience_s)
         self._default_tau = default_tau
 
     async def close(self) -> None:

@@ -7,11 +7,10 @@ import builtins
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import grpc
 import structlog
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -24,6 +23,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from router_svc.trajectory.redis_address import RedisAddress
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 
@@ -43,19 +43,19 @@ _CONNECTION: dict[str, Any] = {
 class RedisLink:
     """A pool of connections, and calls that are made again for `patience_s` while Redis is away."""
 
-    def __init__(self, url: str, patience_s: float) -> None:
-        self.address = without_password(url)
+    def __init__(self, address: RedisAddress, patience_s: float) -> None:
         self._patience_s = patience_s
         self._away = False
-        self._url = url
-        self.redis = Redis.from_pool(BlockingConnectionPool.from_url(url, **_POOL, **_CONNECTION))
+        self._redis_address = address
+        self.redis = Redis.from_pool(address.pool(BlockingConnectionPool, **_POOL, **_CONNECTION))
+        self.address = address.shown
 
     async def close(self) -> None:
         await self.redis.aclose()
 
     def script(self, text: str) -> Script:
         """A Lua script with a connection of its own, for one that is called all the time; the caller closes it."""
-        return Script(self._url, text)
+        return Script(self._redis_address, text)
 
     async def command(self, *command: Any) -> Any:
         return await self.call(lambda: self.redis.execute_command(*command))  # type: ignore[no-untyped-call]
@@ -101,10 +101,9 @@ class Script:
     the connection has died since the last one, so Redis may run the script twice for it.
     """
 
-    def __init__(self, url: str, text: str) -> None:
+    def __init__(self, address: RedisAddress, text: str) -> None:
         # Without the socket's own timeout, which makes a task for each write; `_call` has one timeout for all of it.
-        pool: ConnectionPool = ConnectionPool.from_url(url, **_CONNECTION)
-        self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+        self._connection: Any = address.pool(**_CONNECTION).make_connection()  # type: ignore[no-untyped-call]
         self._text = text
         self._sha = hashlib.sha1(text.encode()).hexdigest()
 
@@ -149,11 +148,3 @@ def script_error(message: str) -> RedisError:
     A script that wrote to a replica can be tried again once the primary is back, as `_PASSING` says.
     """
     return ReadOnlyError(message) if "READONLY" in message else ResponseError(message)
-
-
-def without_password(url: str) -> str:
-    """The URL as logs and errors may show it."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()

@@ -32,6 +32,7 @@ from router_svc.trajectory.answer_record import decode_chunk, decode_header, enc
 from router_svc.trajectory.cancelling import Cancelling
 from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
 from router_svc.trajectory.group_commit import GroupCommit
+from router_svc.trajectory.redis_address import RedisAddress
 from router_svc.trajectory.redis_link import RedisLink, script_error
 from router_svc.trajectory.session_names import id_in, session_name, tenant_in
 from router_svc.trajectory.types import Chunk, FinishReason, Header, Label, State, Trajectory
@@ -73,9 +74,9 @@ class TrajectoryStore:
     `ttl_s` after its last change; a call is retried for `patience_s` while Redis is away.
     """
 
-    def __init__(self, url: str, *, ttl_s: float, patience_s: float) -> None:
+    def __init__(self, address: RedisAddress, *, ttl_s: float, patience_s: float) -> None:
         self._ttl_ms = int(ttl_s * 1000)
-        self._link = RedisLink(url, patience_s)
+        self._link = RedisLink(address, patience_s)
         # Appends come with every chunk of every answer: they have a connection of their own and share round trips.
         # Claims come once an answer and are sent like any command.
         self._append = self._link.script(_script("entries.lua", "append.lua"))

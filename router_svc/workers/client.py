@@ -19,10 +19,9 @@ from router_svc.policies.policy import Handoff
 from router_svc.text.tokenizer import TokenizerFiles
 from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.types import Model, Signal
+from router_svc.workers.connection import Connection
 from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd, RunFinish, WorkerInfo
-from rstitch.channels import client_options
 from rstitch.errors import RstitchError, from_rpc_error
-from rstitch.service.telemetry import Telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
 _MAX_HEADS = 64
@@ -117,15 +116,20 @@ OpenStream = Callable[[worker_pb2_grpc.WorkerServiceStub, str], DecodeStream]
 class WorkerClient:
     """The connection to the worker that should be `model`. Every method raises RstitchError; none retries."""
 
-    def __init__(self, model: Model, address: str, telemetry: Telemetry, stream: OpenStream = DecodeStream) -> None:
+    def __init__(self, model: Model, connection: Connection, stream: OpenStream = DecodeStream) -> None:
         self.model = model
-        self.address = address
+        self.address = connection.address
         self._open_stream = stream
-        self._channel = grpc.aio.insecure_channel(
-            address, options=client_options(), interceptors=telemetry.client_interceptors()
-        )
-        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._connection = connection
+        self._channel: Any = None  # that of the stub
         self._heads: dict[str, bytes] = {}  # the one kept last at the end
+
+    @property
+    def _stub(self) -> worker_pb2_grpc.WorkerServiceStub:
+        channel = self._connection.channel
+        if channel is not self._channel:
+            self._channel, self._made = channel, worker_pb2_grpc.WorkerServiceStub(channel)
+        return self._made
 
     async def info(self, timeout_s: float = 5.0) -> WorkerInfo:
         try:
@@ -203,7 +207,7 @@ class WorkerClient:
             raise from_rpc_error(exc) from exc
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._connection.close()
 
 
 def is_lost(error: RstitchError) -> bool:

@@ -16,6 +16,7 @@ from rstitch.cli.policies import HELP, policy_text, spec_of
 from rstitch.cli.trajectory import cancelled_text
 from rstitch.client.sync import Client
 from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Started, Switch
+from rstitch.credentials import Credentials
 from rstitch.errors import invalid
 from rstitch.limits import ROUTER_ADDRESS
 
@@ -24,6 +25,7 @@ from rstitch.limits import ROUTER_ADDRESS
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
     router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
     policy: Annotated[str | None, typer.Option(help=HELP, show_default="the router's")] = None,
     tau: Annotated[float | None, typer.Option(help="threshold: the LLM takes over above this entropy.")] = None,
     tau_return: Annotated[
@@ -62,7 +64,7 @@ def ask(
         question = sys.stdin.read()
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
     spec = spec_of(policy, tau, tau_return)
-    with Client(router, timeout) as client:
+    with Client(router, timeout, credentials=access) as client:
         events = client.generate(
             question if raw else None,
             chat=None if raw else messages,

@@ -17,6 +17,7 @@ from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.status import Cancelled, Status, Trajectory
+from rstitch.credentials import Credentials
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
 from rstitch.v1 import router_pb2
 
@@ -24,7 +25,8 @@ from rstitch.v1 import router_pb2
 class AsyncClient(common.Connection):
     """Asks a router, in asyncio programs. Make it inside the running loop; close it or use it with `async with`."""
 
-    _wire = grpc.aio
+    def _make_channel(self, credentials: Credentials) -> Any:
+        return credentials.aio_channel(self.address)
 
     async def __aenter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reconnect import Resumable, ended_early
 from rstitch.client.status import Cancelled, Status, Trajectory
+from rstitch.credentials import Credentials
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
 from rstitch.v1 import router_pb2
 
@@ -23,7 +24,8 @@ from rstitch.v1 import router_pb2
 class Client(common.Connection):
     """Asks a router, in programs without an event loop. Threads may share it; close it or use it with `with`."""
 
-    _wire = grpc
+    def _make_channel(self, credentials: Credentials) -> Any:
+        return credentials.channel(self.address)
 
     def __enter__(self) -> Self:
         return self

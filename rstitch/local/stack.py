@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
+from rstitch.credentials import Credentials
 from rstitch.local.options import RouterOptions, WorkerOptions
 from rstitch.local.part import (
     POLL_S,
@@ -48,6 +49,8 @@ _STOP_GRACE_S = 10.0
 # So long a router may go without what it needs once both workers answer; it looks for Redis every two seconds.
 _STUCK_S = 5.0
 _LOOK_S = 0.5
+# Variables that are for the clients on this machine, or for others' stacks: a part's TLS is in its flags.
+_IN_CLEAR = {f"RSTITCH_{name}": "" for name in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_NAME")}
 
 
 class LocalStack:
@@ -67,6 +70,7 @@ class LocalStack:
         redis_url: str | None = None,  # of an existing one; None: one of its own, which keeps nothing on disk
         env: Mapping[str, str] | None = None,  # for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT
         timeout_s: float = 300.0,  # how long a part may take to become ready
+        credentials: Credentials = Credentials(),  # to ask router and workers whether they are
     ) -> None:
         self._shared = shared_layers
         self._workers = {"slm": llm if shared_layers else slm, "llm": llm}
@@ -74,6 +78,7 @@ class LocalStack:
         self._given_redis_url = redis_url
         self._env = dict(env or {})
         self._timeout_s = timeout_s
+        self._credentials = credentials
         # In the order of starting.
         self.parts: list[Part] = []
         self._stuck_since: float | None = None
@@ -205,7 +210,7 @@ class LocalStack:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_S
-        why = stuck_because(self.router.address)
+        why = stuck_because(self.router.address, credentials=self._credentials)
         if not why:
             self._stuck_since = None
         elif self._stuck_since is None:
@@ -228,7 +233,7 @@ class LocalStack:
         # fmt: on
         # Threads that wait spin by default: beside another worker's, router's or Redis's they would take the core away.
         env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-        self._add(f"{role} worker", command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S), env)
+        self._add(f"{role} worker", command, address, lambda: self._serves(address), env)
 
     def _model(self, role: str) -> str:
         return self._workers[role].model or bundled_model(f"tiny-{role}")
@@ -256,7 +261,10 @@ class LocalStack:
                    "--redis", self.redis_url, "--listen", address, *options.args, *args]
         # fmt: on
         env = {"OMP_NUM_THREADS": "1", "RSTITCH_HEADS": os.environ.get("RSTITCH_HEADS", bundled_heads())}
-        return self._add(name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S), env)
+        return self._add(name, command, address, lambda: self._serves(address), env)
+
+    def _serves(self, address: str) -> bool:
+        return is_serving(address, _CHECK_TIMEOUT_S, self._credentials)
 
     def _add(
         self, name: str, command: Sequence[str], address: str, is_ready: Callable[[], bool], env: Mapping[str, str]
@@ -267,6 +275,7 @@ class LocalStack:
             "PYTHONUNBUFFERED": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "TMPDIR": str(self.folder),  # what a part leaves there (torch does) goes with the folder
+            **_IN_CLEAR,
         }
         log_path = self.folder / f"{name.replace(' ', '-')}.log"
         process = ChildProcess(name, command, {**own, **env, **self._env}, log_path, self._reaper)

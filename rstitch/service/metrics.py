@@ -14,6 +14,7 @@ from opentelemetry import metrics
 
 from rstitch import __version__
 from rstitch.service.ending import SENDING_S, done_within
+from rstitch.service.otlp import otlp_credentials
 from rstitch.service.semconv import SEMCONV_SCHEMA_URL
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ NO_METRICS = Metrics(None)
 def setup_metrics(service_name: str, endpoint: str | None) -> Metrics:
     """Exports metrics by OTLP over gRPC every OTEL_METRIC_EXPORT_INTERVAL ms (60,000) and at the end.
 
-    It is off without `endpoint` (`http://host:4317` or `host:4317`) and OTEL_EXPORTER_OTLP_METRICS_ENDPOINT.
+    It is off without `endpoint` (as that of traces) and OTEL_EXPORTER_OTLP_METRICS_ENDPOINT.
     """
     endpoint = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     if not endpoint:
@@ -68,7 +69,8 @@ def setup_metrics(service_name: str, endpoint: str | None) -> Metrics:
     from opentelemetry.sdk.resources import Resource
 
     url = endpoint if "://" in endpoint else f"http://{endpoint}"
-    exporter = OTLPMetricExporter(endpoint=url, insecure=not url.startswith("https://"))
+    credentials = otlp_credentials(url, "METRICS")
+    exporter = OTLPMetricExporter(endpoint=url, insecure=credentials is None, credentials=credentials)
     resource = Resource.create({"service.name": service_name, "service.version": __version__})
     reader = PeriodicExportingMetricReader(exporter)
     return Metrics(MeterProvider([reader], resource, shutdown_on_exit=False))

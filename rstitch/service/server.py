@@ -1,4 +1,5 @@
-"""A gRPC server as every rstitch service runs it: health, reflection, keepalive, typed errors, traces, graceful drain.
+"""A gRPC server as every rstitch service runs it: health, reflection, keepalive, TLS, typed errors, traces,
+graceful drain.
 
 It does not know which services are added to it.
 """
@@ -19,6 +20,7 @@ from rstitch.errors import RstitchError
 from rstitch.service.access import AccessInterceptor
 from rstitch.service.interceptors import ErrorInterceptor
 from rstitch.service.telemetry import Telemetry
+from rstitch.service.tls import ServerTls
 
 _log = structlog.get_logger(__name__)
 
@@ -34,12 +36,16 @@ class Server:
         telemetry: Telemetry,
         access: AccessInterceptor | None = None,  # None: everybody may call everything
         max_message_bytes: int = MAX_MESSAGE_BYTES,  # larger requests are refused with reason MESSAGE_TOO_LARGE
+        tls: ServerTls | None = None,
     ) -> None:
         self._listen = listen
         self._service_names = tuple(service_names)
         self.telemetry = telemetry  # whoever stops the server sends the rest of it
-        # From the outside in: a span sees the final status, and what access refuses becomes one.
-        interceptors = (telemetry.server_interceptor(), ErrorInterceptor(max_message_bytes), access)
+        self._tls = tls
+        # From the outside in: whom no certificate lets in is not heard; a span sees the final status; what access
+        # refuses becomes one.
+        known = tls.interceptors() if tls else []
+        interceptors = (*known, telemetry.server_interceptor(), ErrorInterceptor(max_message_bytes), access)
         self.grpc: grpc.aio.Server = grpc.aio.server(
             interceptors=[each for each in interceptors if each is not None],
             options=server_options(max_message_bytes),
@@ -56,7 +62,7 @@ class Server:
         """
         await self.set_serving(False)
         try:
-            port: int = self.grpc.add_insecure_port(self._listen)
+            port = self._bind()
         except RuntimeError as error:
             raise RstitchError(
                 grpc.StatusCode.UNAVAILABLE,
@@ -67,6 +73,11 @@ class Server:
             ) from error
         await self.grpc.start()
         return port
+
+    def _bind(self) -> int:
+        if self._tls is None:
+            return int(self.grpc.add_insecure_port(self._listen))
+        return int(self.grpc.add_secure_port(self._listen, self._tls.credentials()))
 
     async def set_serving(self, serving: bool) -> None:
         """Sets the health of the server and of each of its services."""

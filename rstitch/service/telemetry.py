@@ -15,6 +15,7 @@ from opentelemetry import trace
 
 from rstitch import __version__
 from rstitch.service.ending import SENDING_S, done_within
+from rstitch.service.otlp import otlp_credentials
 from rstitch.service.semconv import SEMCONV_SCHEMA_URL
 from rstitch.service.tracecontext import context_from_traceparent, current_metadata, traceparent_of
 from rstitch.service.tracing_interceptors import TracingServerInterceptor, tracing_client_interceptors
@@ -58,7 +59,7 @@ class Telemetry:
 def setup_telemetry(service_name: str, endpoint: str | None) -> Telemetry:
     """Exports spans by OTLP over gRPC to `endpoint` or else OTEL_EXPORTER_OTLP_ENDPOINT; without either it is off.
 
-    An endpoint is `http://host:4317` or `host:4317`.
+    An endpoint is `http://host:4317`, `host:4317`, or `https://host:4317` as `otlp_credentials` has it.
     """
     endpoint = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if not endpoint:
@@ -69,7 +70,8 @@ def setup_telemetry(service_name: str, endpoint: str | None) -> Telemetry:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     url = endpoint if "://" in endpoint else f"http://{endpoint}"
-    exporter = OTLPSpanExporter(endpoint=url, insecure=not url.startswith("https://"))
+    credentials = otlp_credentials(url, "TRACES")
+    exporter = OTLPSpanExporter(endpoint=url, insecure=credentials is None, credentials=credentials)
     resource = Resource.create({"service.name": service_name, "service.version": __version__})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_MAX_QUEUED_SPANS))

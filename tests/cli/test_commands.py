@@ -271,7 +271,7 @@ def test_up_shows_the_log_of_what_cannot_start_and_leaves_nothing(
 
 
 def test_a_renamed_command_keeps_its_old_word_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rstitch.cli.tools._exit_code_of", lambda arguments: print(*arguments[2:]) or 0)
+    monkeypatch.setattr("rstitch.cli.tools._exit_code_of", lambda arguments, access: print(*arguments[2:]) or 0)
     assert run("latency", "fit").stdout == run("profile", "fit").stdout == "-m evals.latency fit\n"
     assert "rstitch profile is now rstitch latency" in run("profile").stderr
     listed = run("--help").stdout

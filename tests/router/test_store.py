@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from router_svc.trajectory import keys
 from router_svc.trajectory.errors import Behind, Fenced
-from router_svc.trajectory.redis_link import without_password
+from router_svc.trajectory.redis_address import RedisAddress, without_password
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.trajectory.types import (
     FinishReason,
@@ -240,7 +240,7 @@ async def test_a_lost_reply_is_found_out(store: TrajectoryStore, redis_url: str)
     """Connections are cut in the midst of replies: the append is done then, and its repetition finds that."""
     rng = random.Random(1)
     with FlakyProxy(urlsplit(redis_url).netloc, lambda: rng.randrange(300, 700)) as proxy:
-        cut_off = TrajectoryStore(f"redis://{proxy.address}/0", ttl_s=50, patience_s=10)
+        cut_off = TrajectoryStore(RedisAddress(f"redis://{proxy.address}/0"), ttl_s=50, patience_s=10)
         owned = await begun(cut_off)
         for position in range(3, 203):
             await cut_off.append("s", owned, position, [chunk(Source.SLM, position, position)], Usage())

@@ -1,4 +1,4 @@
-"""What the router's tests have, a real worker's model, and callers of several tenants."""
+"""What the router's tests have, a real worker's model, callers of several tenants, and certificates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from router_svc.main import Router
 from tests.router.conftest import redis_process, redis_url, stack, store  # noqa: F401 - fixtures, the same here
+from tests.support.certificates import Authority
 from tests.support.pairs import save_model
 from tests.support.tenants import Believing, OfTenant
 from tests.support.toy_stack import Stack
@@ -30,3 +31,15 @@ def as_tenant(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsTenant:  # noq
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model") / "llama", "llama", seed=0)
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    made = Authority.make(tmp_path_factory.mktemp("certificates") / "ours")
+    made.expired()
+    return made
+
+
+@pytest.fixture(scope="session")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.make(tmp_path_factory.mktemp("certificates") / "theirs")

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from router_svc.access import changes
 from router_svc.access.cached_keys import CachedKeys
 from router_svc.access.key_store import KeyStore
+from router_svc.trajectory.redis_address import RedisAddress
 from rstitch.errors import RstitchError
 from rstitch.service import keys as keys_module
 from rstitch.service.caller import Limits, Scope
@@ -206,7 +207,7 @@ async def test_a_revocation_holds_on_two_routers_and_a_new_key_is_let_in(stack: 
     for address in addresses:
         assert await refusal(address, STATUS, old.metadata) is None
         assert await refusal(address, STATUS, other.metadata) == BAD
-    store = KeyStore(stack.redis_url, patience_s=1)
+    store = KeyStore(RedisAddress(stack.redis_url), patience_s=1)
 
     def edit(keys: dict[str, Key]) -> None:
         changes.revoke(keys, old.key.id, time.time())
@@ -222,7 +223,7 @@ async def test_a_revocation_holds_on_two_routers_and_a_new_key_is_let_in(stack: 
 async def test_no_call_asks_redis(redis_process: RedisProcess, redis_url: str) -> None:
     shown = make()
     await put(redis_url, shown)
-    source = CachedKeys(KeyStore(redis_url, patience_s=0))
+    source = CachedKeys(KeyStore(RedisAddress(redis_url), patience_s=0))
     await source.refresh()
     async with Redis.from_url(redis_url) as client:
         before = (await client.info("stats"))["total_commands_processed"]
@@ -236,7 +237,7 @@ async def test_no_call_asks_redis(redis_process: RedisProcess, redis_url: str) -
 async def test_keys_hold_for_a_bounded_time_while_redis_is_away(redis_process: RedisProcess, redis_url: str) -> None:
     shown, clock = make(), Clock()
     await put(redis_url, shown)
-    source = CachedKeys(KeyStore(redis_url, patience_s=0), clock, held_s=30)
+    source = CachedKeys(KeyStore(RedisAddress(redis_url), patience_s=0), clock, held_s=30)
     with pytest.raises(RstitchError) as before:
         source.find(shown.key.id)
     await source.refresh()
@@ -262,7 +263,7 @@ async def test_a_key_that_cannot_be_read_holds_nobody_else_up(redis_url: str) ->
     await put(redis_url, shown, broken)
     async with Redis.from_url(redis_url) as client:
         await client.hset("rstitch:keys", broken.key.id, "{")
-    source = CachedKeys(KeyStore(redis_url, patience_s=0))
+    source = CachedKeys(KeyStore(RedisAddress(redis_url), patience_s=0))
     await source.refresh()
     await source.close()
     assert source.find(shown.key.id) == shown.key
@@ -272,7 +273,7 @@ async def test_a_key_that_cannot_be_read_holds_nobody_else_up(redis_url: str) ->
 async def test_two_who_change_keys_at_once_lose_nothing(redis_url: str) -> None:
     made = [make() for _ in range(12)]
     await asyncio.gather(*(put(redis_url, shown) for shown in made))
-    store = KeyStore(redis_url, patience_s=1)
+    store = KeyStore(RedisAddress(redis_url), patience_s=1)
     _, found = await store.all()
     await store.close()
     assert found == {shown.key.id: shown.key for shown in made}
@@ -281,7 +282,7 @@ async def test_two_who_change_keys_at_once_lose_nothing(redis_url: str) -> None:
 async def test_a_change_whose_reply_was_lost_is_made_once(redis_url: str) -> None:
     shown = make()
     await put(redis_url, shown)
-    store = KeyStore(redis_url, patience_s=1)
+    store = KeyStore(RedisAddress(redis_url), patience_s=1)
     call, failed = store._link.call, []
 
     async def losing(work: Any, *args: Any) -> Any:
@@ -339,7 +340,7 @@ def test_a_revoked_key_holds_at_no_time() -> None:
 async def test_both_keys_of_a_rotation_are_let_in(stack: Stack) -> None:
     old = make()
     await put(stack.redis_url, old)
-    store = KeyStore(stack.redis_url, patience_s=1)
+    store = KeyStore(RedisAddress(stack.redis_url), patience_s=1)
     _, secret = await store.change(lambda keys: changes.rotate(keys, old.key.id, 60, time.time()))
     await store.close()
     router = await stack.router(keys="redis")

@@ -12,6 +12,7 @@ import grpc
 
 from router_svc.access import changes
 from router_svc.access.key_store import KeyStore
+from router_svc.trajectory.redis_address import RedisAddress
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.service.caller import Limits, Scope
 from rstitch.service.key_file import save
@@ -45,7 +46,7 @@ def write(path: Path, shown: Iterable[Shown]) -> Path:
 
 
 async def put(redis_url: str, *shown: Shown) -> None:
-    store = KeyStore(redis_url, patience_s=1)
+    store = KeyStore(RedisAddress(redis_url), patience_s=1)
     await store.change(lambda keys: keys.update({each.key.id: each.key for each in shown}))
     await store.close()
 
