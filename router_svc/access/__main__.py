@@ -38,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_REDIS_HELP = "The Redis of the routers; variables such as RSTITCH_REDIS_PASSWORD_FILE as theirs."
 Redis = Annotated[
     str,
     typer.Option(
