@@ -13,6 +13,7 @@ import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from router_svc.access.quotas import Quotas
 from router_svc.answers.sessions import Observers, Sessions
 from router_svc.api.profiles import Profiles
 from router_svc.api.service import RouterService
@@ -21,7 +22,7 @@ from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.head_store import HeadStore
 from router_svc.trajectory.lease import Lease
-from router_svc.trajectory.redis_link import without_password
+from router_svc.trajectory.redis_link import RedisLink, without_password
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
@@ -73,7 +74,10 @@ class Router:
         self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
         self.heads = self._make_heads()
-        self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers)
+        link = RedisLink(settings.redis, settings.redis_patience_s)
+        times = {"lease_s": settings.lease_s, "ttl_s": settings.ttl_s}
+        self.quotas = Quotas(link, self.lease.router_id, **times, metrics=observers.metrics)
+        self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers, self.quotas)
         self.profiles = Profiles(settings.redis, settings.redis_patience_s, settings.tau)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
         self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry)
@@ -100,7 +104,7 @@ class Router:
             group.create_task(self.pair.monitor())
             # Workers are waited for meanwhile; what follows needs Redis.
             await self._wait_for_redis()
-            group.create_task(self.lease.keep(self.sessions.tidy))
+            group.create_task(self.lease.keep(self._after_renewal))
             group.create_task(self._tell_health())
 
     async def _wait_for_redis(self) -> None:
@@ -114,6 +118,10 @@ class Router:
             else:
                 self.service.detail = ""
                 return
+
+    async def _after_renewal(self) -> None:
+        await self.quotas.renew()
+        await self.sessions.tidy()
 
     async def _tell_health(self) -> None:
         """Says SERVING while the pair is sound. An answer waits itself for a worker that is away for a while."""
@@ -134,6 +142,7 @@ class Router:
         await self.pair.close()
         await self.profiles.close()
         await self.heads.close()
+        await self.quotas.close()
         await self.store.close()
 
 

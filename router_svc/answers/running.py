@@ -77,7 +77,8 @@ class RunningAnswer:
         finally:
             if self._leave is not None:
                 self._leave.cancel()
-            await asyncio.gather(*(worker.close() for worker in self._writing.workers.values()))
+            closing = [worker.close() for worker in self._writing.workers.values()]
+            await asyncio.gather(*closing, self._writing.admission.end())
         self._writing.trace.end(outcome)
         self._say(outcome)
         self.log.on_reader = self.log.on_deserted = None

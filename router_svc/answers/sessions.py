@@ -15,6 +15,8 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from router_svc.access.account import Admission
+from router_svc.access.quotas import Quotas
 from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.events import context_of
@@ -34,8 +36,8 @@ from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.errors import deleted
 from router_svc.trajectory.lease import Lease
-from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory.types import Chunk, Finished, Header, Label, Model, Source, State, Trajectory, entropies_of
+from router_svc.trajectory.store import Cursor, Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.trajectory.types import Chunk, Finished, Header, Label, Source, State, Trajectory, entropies_of
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.run_ahead import RunAheadGate
@@ -68,11 +70,13 @@ class Sessions:
         lease: Lease,
         heads: StoredHeads,
         observers: Observers,
+        quotas: Quotas,
     ) -> None:
         self._settings = settings
         self._pair = pair
         self._store = store
         self._lease = lease
+        self._quotas = quotas
         self._telemetry = observers.telemetry
         self.clock = observers.clock
         self.observer = AnswerObserver(pair, settings.guard, observers.clock, observers.metrics)
@@ -80,7 +84,8 @@ class Sessions:
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
         )
         self._preparation = Preparation(settings, pair, heads, lambda: self.observer.price(self._load))
-        self.observing = Observing(self._preparation, store, self._check_open, observers.telemetry, observers.metrics)
+        seen_by = (observers.telemetry, observers.metrics)
+        self.observing = Observing(self._preparation, store, quotas, self._check_open, *seen_by)
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}
         self._num_beginning = 0  # answers that will be running soon
@@ -110,9 +115,10 @@ class Sessions:
 
     async def _begin(self, question: Question, started: float) -> AnswerLog:
         session_id = question.session_id or uuid.uuid4().hex
-        async with self._lock(session_id):
+        async with self._lock(session_id), self._quotas.admission(session_id) as admission:
             if session_id in self._running:
                 raise refusals.session_running(session_id)
+            await admission.enter()
             # Whatever is refused from here on is in the trace, with the error.
             trace = begin_trace(self._telemetry)
             try:
@@ -123,7 +129,7 @@ class Sessions:
                     policy, guard, self._load, session_id, is_bounded=is_bounded
                 )
                 decided = replace(question, policy=policy)
-                begin = partial(self._try_begin, session_id, decided, head, guard_reason, trace, started)
+                begin = partial(self._try_begin, session_id, decided, head, guard_reason, admission, trace, started)
                 return await self._claimed(session_id, begin, refusals.session_running(session_id))
             except RstitchError as error:
                 trace.end(error)
@@ -134,13 +140,14 @@ class Sessions:
     async def attach(self, asked: Reattach, started: float) -> AnswerLog:
         """The last answer of a session, gone on with if its router is gone. Raises RstitchError."""
         self._check_open()
-        async with self._lock(asked.session_id):
+        async with self._lock(asked.session_id), self._quotas.admission(asked.session_id) as admission:
             running = self._running.get(asked.session_id)
             if running is not None:
                 check_within(asked, running.log.length)
                 return running.log
             elsewhere = refusals.owned_elsewhere(asked.session_id, self._lease.lease_s)
-            return await self._claimed(asked.session_id, partial(self._try_attach, asked, started), elsewhere)
+            attach = partial(self._try_attach, asked, admission, started)
+            return await self._claimed(asked.session_id, attach, elsewhere)
 
     async def trajectory(self, session_id: str) -> Trajectory:
         """The trajectory as it is stored. Raises RstitchError (NOT_FOUND)."""
@@ -149,9 +156,7 @@ class Sessions:
             raise refusals.unknown_session(session_id)
         return trajectory
 
-    async def page(
-        self, num: int, before: tuple[int, str] | None, *, labelled: bool
-    ) -> tuple[list[Header], tuple[int, str] | None]:
+    async def page(self, num: int, before: Cursor | None, *, labelled: bool) -> tuple[list[Header], Cursor | None]:
         return await self._store.page(num, before, labelled=labelled)
 
     async def label(self, session_id: str, label: Label | None) -> None:
@@ -172,7 +177,7 @@ class Sessions:
             if not await self._store.delete(session_id):
                 raise refusals.unknown_session(session_id)
             # Below the lock: a question that begins the session anew must not lose its run to this.
-            await asyncio.gather(*(self._forget(model, session_id) for model in Model))
+            await self._pair.forget(session_id)
 
     async def tidy(self) -> None:
         """Marks answers as interrupted that the store could not be told of when they were."""
@@ -234,6 +239,7 @@ class Sessions:
         question: Question,
         head: NamedHead | None,
         guard_reason: str,
+        admission: Admission,
         trace: GenerationTrace,
         started: float,
     ) -> AnswerLog | OwnedElsewhere | None:
@@ -252,15 +258,16 @@ class Sessions:
         chunks = [*(before.chunks if before else ()), chunk]
         session = await read_session(chunks, vocabularies)
         asked = self.clock()
-        settings = prepared.settings.to_json()
-        header = before.header if before else None
-        owned = await self._store.claim(header, session_id, self._lease.router_id, settings, usage, [chunk])
+        of = (before.header if before else None, session_id, self._lease.router_id)
+        owned = await self._store.claim(*of, prepared.settings.to_json(), usage, [chunk])
         if not isinstance(owned, Owned):
             return owned
-        claimed = ClaimedAnswer(session_id, prepared, chunks, session, owned, False, usage, trace)
+        claimed = ClaimedAnswer(session_id, prepared, chunks, session, owned, False, usage, trace, admission)
         return self._start(claimed, started, read_s + self.clock() - asked)
 
-    async def _try_attach(self, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
+    async def _try_attach(
+        self, asked: Reattach, admission: Admission, started: float
+    ) -> AnswerLog | OwnedElsewhere | None:
         since = self.clock()
         trajectory = await self.trajectory(asked.session_id)
         header = trajectory.header
@@ -272,6 +279,7 @@ class Sessions:
             context = context_of(trajectory.chunks, settings.start, vocabularies.answer_tokenizers)
             tokenizers = vocabularies.answer_tokenizers
             return AnswerLog(asked.session_id, settings, context, tokenizers, chunks, header.finished)
+        await admission.enter(resumes=True)
         prepared = await self._preparation.prepare_again(settings, vocabularies, asked.session_id)
         chunks = list(trajectory.chunks)
         session = await read_session(chunks, vocabularies)
@@ -282,7 +290,7 @@ class Sessions:
         if not isinstance(owned, Owned):
             return owned
         trace = begin_trace(self._telemetry, settings.traceparent)
-        claimed = ClaimedAnswer(asked.session_id, prepared, chunks, session, owned, True, usage, trace)
+        claimed = ClaimedAnswer(asked.session_id, prepared, chunks, session, owned, True, usage, trace, admission)
         return self._start(claimed, started, self.clock() - since)
 
     def _start(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> AnswerLog:
@@ -305,13 +313,6 @@ class Sessions:
         self.observer.answer_ended(running.session_id, running.log.settings, outcome)
         if stale:
             self._stale.append(running)
-
-    async def _forget(self, model: Model, session_id: str) -> None:
-        """Best effort: what a worker holds of a forgotten session is evicted anyway."""
-        try:
-            await self._pair.client(model).close_session(session_id)
-        except RstitchError as error:
-            _log.info("session not closed on worker", role=model.label, session_id=session_id, error=str(error))
 
 
 def _explores(policy: Policy) -> bool:

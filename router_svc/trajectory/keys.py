@@ -42,3 +42,8 @@ def router(router_id: str) -> str:
 def head(full_name: str) -> str:
     """Hash of a head NAME@VERSION: its data and what is said of it, which expire together."""
     return f"{HEAD_PREFIX}{full_name}"
+
+
+def quota(key_id: str, what: str) -> str:
+    """What a key took of something, as the scripts in router_svc/access/ keep it; it expires when it is past."""
+    return f"{_PREFIX}:quota:{key_id}:{what}"

@@ -140,6 +140,15 @@ class WorkerPair:
             for model in Model:
                 group.create_task(self._monitor(model), name=f"monitor-{model.label}")
 
+    async def forget(self, session_id: str) -> None:
+        """Closes a session on both workers. Best effort: what one holds of a forgotten session is evicted anyway."""
+        closing = [client.close_session(session_id) for client in map(self.client, Model)]
+        for model, error in zip(Model, await asyncio.gather(*closing, return_exceptions=True), strict=True):
+            if isinstance(error, RstitchError):
+                _log.info("session not closed on worker", role=model.label, session_id=session_id, error=str(error))
+            elif error is not None:
+                raise error
+
     async def close(self) -> None:
         for side in self._sides.values():
             await side.client.close()
