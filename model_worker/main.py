@@ -34,6 +34,9 @@ from model_worker.spare_cores import SpareCores
 from model_worker.tokenizer import TokenizerFiles, load_tokenizer
 from rstitch import __version__
 from rstitch.errors import RstitchError, invalid
+from rstitch.service.access import AccessInterceptor
+from rstitch.service.exposure import check_exposure
+from rstitch.service.key_file import KeyFile
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import Metrics, setup_metrics
 from rstitch.service.server import Server
@@ -101,6 +104,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     """Loads the model and serves it. Raises UnsupportedModel, or RstitchError if a setting cannot be met."""
     if settings.shared_listen:
         _refuse_with_shared_layers(role, settings)
+    access = _access(settings)
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer, turns.alone() if turns is not None else nullcontext())
@@ -119,7 +123,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
 
     async def serve(name: str, address: str, info: worker_pb2.GetInfoResponse) -> int:
         telemetry = setup_telemetry(f"rstitch-{name}-worker", settings.otlp_endpoint)
-        server = Server(address, service_names=[_SERVICE], telemetry=telemetry)
+        server = Server(address, service_names=[_SERVICE], telemetry=telemetry, access=access)
         heads, shallow = HeadTable(info.hidden_size, info.tokenizer_fingerprint), info.role != role.model
         service = WorkerService(driver, info, files, heads, telemetry.tracer, measured, shallow)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
@@ -154,6 +158,16 @@ async def _serve(role: Role, settings: WorkerSettings) -> None:
 
         await server.serve_until_signal(settings.drain_grace_s, drain_others)
     await worker.end()
+
+
+def _access(settings: WorkerSettings) -> AccessInterceptor | None:
+    """Returns what lets calls in, None if everybody may call. Raises RstitchError if it must not listen like that."""
+    keys = KeyFile(Path(settings.keys_file), "--keys-file") if settings.keys_file else None
+    for listen in filter(None, (settings.listen, settings.shared_listen)):
+        check_exposure(
+            listen, has_keys=keys is not None, has_tls=False, has_client_ca=False, insecure=settings.insecure
+        )
+    return AccessInterceptor(keys, audited=settings.audit) if keys is not None else None
 
 
 def _info(

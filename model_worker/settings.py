@@ -36,6 +36,16 @@ class WorkerSettings(BaseSettings):
             description="LLM only: HOST:PORT where the first layers of --model serve as the SLM. Empty: they do not."
         ),
     ] = ""
+    keys_file: Annotated[
+        str, Field(description="Who may call: who shows a key of this file, made by `rstitch keys`. Empty: everybody.")
+    ] = ""
+    audit: Annotated[
+        bool, Field(description="Where keys are asked for: log each call refused or changing something; on or off.")
+    ] = True
+    insecure: Annotated[
+        CliImplicitFlag[bool],
+        Field(description="Serve beyond this machine without TLS and keys or a client CA: to whoever reaches it."),
+    ] = False
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu or cuda:N.")] = "cpu"
     dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA, float32 on CPU.")] = "auto"
     context_length: Annotated[int, Field(ge=0, description="Most tokens of a session; 0: the model's own.")] = 0

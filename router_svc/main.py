@@ -13,6 +13,8 @@ import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from router_svc.access.cached_keys import CachedKeys
+from router_svc.access.key_source import key_source
 from router_svc.access.quotas import Quotas
 from router_svc.answers.sessions import Observers, Sessions
 from router_svc.api.profiles import Profiles
@@ -30,6 +32,8 @@ from router_svc.workers.pair import WorkerPair
 from router_svc.workers.runs import WorkerInfo
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
+from rstitch.service.access import AccessInterceptor
+from rstitch.service.exposure import check_exposure
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics
 from rstitch.service.server import Server
@@ -61,11 +65,20 @@ class Router:
     Attributes:
         port: the port that it listens on, once started.
         ready: set once it takes questions.
+        keys: those that callers show; None: nobody is asked for one.
         attending: the task of `attend`, which ends only by a bug of ours.
     """
 
     def __init__(self, settings: RouterSettings, observers: Observers, stream: OpenStream = DecodeStream) -> None:
         self._settings = settings
+        self.keys = key_source(settings.keys, settings.redis)
+        check_exposure(
+            settings.listen,
+            has_keys=self.keys is not None,
+            has_tls=False,
+            has_client_ca=False,  # a certificate names no tenant
+            insecure=settings.insecure,
+        )
         slm, llm = (
             WorkerClient(model, address, observers.telemetry, stream)
             for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
@@ -80,7 +93,8 @@ class Router:
         self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers, self.quotas)
         self.profiles = Profiles(settings.redis, settings.redis_patience_s, settings.tau)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
-        self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry)
+        access = AccessInterceptor(self.keys, audited=settings.audit) if self.keys is not None else None
+        self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry, access=access)
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
         self.port = 0
         self.ready = asyncio.Event()
@@ -104,6 +118,9 @@ class Router:
             group.create_task(self.pair.monitor())
             # Workers are waited for meanwhile; what follows needs Redis.
             await self._wait_for_redis()
+            if isinstance(self.keys, CachedKeys):
+                await self.keys.refresh()  # whoever is told that it serves is let in
+                group.create_task(self.keys.keep())
             group.create_task(self.lease.keep(self._after_renewal))
             group.create_task(self._tell_health())
 
@@ -144,6 +161,8 @@ class Router:
         await self.heads.close()
         await self.quotas.close()
         await self.store.close()
+        if isinstance(self.keys, CachedKeys):
+            await self.keys.close()
 
 
 @contextlib.asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
 from rstitch.limits import LLM_ADDRESS, ROUTER_ADDRESS, SLM_ADDRESS, host_and_port
 
@@ -28,6 +28,22 @@ class RouterSettings(BaseSettings):
         "redis://127.0.0.1:6379/0"
     )
     listen: Annotated[Address, Field(description="HOST:PORT to serve on.")] = ROUTER_ADDRESS
+    keys: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Who may call: `redis`: who shows a key of `rstitch keys --redis`; FILE: one of "
+            "`rstitch keys --file`; off: everybody.",
+        ),
+    ] = "off"
+    audit: Annotated[
+        bool, Field(description="Where keys are asked for: log each call refused or changing something; on or off.")
+    ] = True
+    # Without a value, unlike other switches: it is a confession, and reads as one.
+    insecure: Annotated[
+        CliImplicitFlag[bool],
+        Field(description="Serve beyond this machine without TLS and keys: to whoever reaches it."),
+    ] = False
 
     tau: Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False, description="tau where a request names none.")] = 0.02
     heads: Annotated[

@@ -1,1 +1,1 @@
-"""Who may come in, and how much of the pair a key may take."""
+"""Who may call, and how much: keys in Redis, the command that makes them, and their quotas. It knows no method."""

@@ -36,6 +36,7 @@ from router_svc.trajectory.types import Model
 from router_svc.workers.pair import WorkerPair
 from rstitch import __version__
 from rstitch.errors import RstitchError
+from rstitch.service.caller import Scope, caller
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
 _T = TypeVar("_T")
@@ -179,7 +180,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
 
     async def GetStatus(self, request: router_pb2.GetStatusRequest, context: Any) -> router_pb2.GetStatusResponse:
         """Says whether the router is ready, and why not. It answers at any time, also while nothing else does."""
-        return router_pb2.GetStatusResponse(
+        status = router_pb2.GetStatusResponse(
             ready=self.pair.ready and not self.detail and not self.lease.trouble,
             detail="; ".join(filter(None, (self.detail, self.lease.trouble, self.pair.detail))),
             workers=[self._worker(model) for model in Model],
@@ -191,6 +192,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             heads=messages.encode_heads(await self.heads.states()),
             vocabularies=self.pair.told,
         )
+        return status if Scope.ADMIN in caller().scopes else messages.without_places(status)
 
     def _worker(self, model: Model) -> router_pb2.WorkerStatus:
         ready, detail = self.pair.status(model)

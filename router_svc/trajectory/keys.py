@@ -19,6 +19,8 @@ HEADS = f"{_PREFIX}:heads"
 # Hash of a name (which version it stands for) or of NAME@VERSION (the head; it may expire). heads.lua gets the prefix,
 # because only there it turns out which versions a name has.
 HEAD_PREFIX = f"{_PREFIX}:head:"
+# Hash of access keys as JSON by id, and under "version" what differs after every change: whoever polls reads one field.
+KEYS = f"{_PREFIX}:keys"
 # String that exists while the router of that id lives: its owner renews it, and its expiry is the lease. claim.lua gets
 # the prefix, because only there it turns out which router owns the trajectory.
 ROUTER_PREFIX = f"{_PREFIX}:router:"

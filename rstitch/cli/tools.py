@@ -38,6 +38,7 @@ _LATENCY = Tool(
     "latency", "evals.latency", (*_MODELS, "matplotlib"), "Times the models' calls and fits the latency model."
 )
 TOOLS = (
+    Tool("keys", "router_svc.access", ("router_svc",), "Makes, rotates and revokes the keys that callers show."),
     Tool("bench", "evals.bench", (*_MODELS, "matplotlib", "redis"), "Measures speed beside what else there is."),
     Tool("calibrate", "evals.calibrate", _MODELS, "Finds the policy's parameter for a share, a loss or a speed-up."),
     _LATENCY,

@@ -1,6 +1,6 @@
 """Runs every kind of gRPC handler inside a scope.
 
-Both interceptors wrap handlers; the four kinds are told apart here and nowhere else. It does not know what a scope
+The interceptors wrap handlers; the four kinds are told apart here and nowhere else. It does not know what a scope
 does.
 """
 
@@ -19,11 +19,18 @@ Scope = Callable[[Context], AbstractAsyncContextManager[None]]
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]]
 # Runs first inside the scope, with the request (or the iterator of requests).
 Check = Callable[[Any], Any]
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def is_infrastructure(method: str) -> bool:
-    """Says whether `method` is health or reflection, which are neither ours to translate nor worth a span."""
+    """Says whether `method` is health or reflection, which are not worth a span."""
     return method.startswith("/grpc.")
+
+
+def code_set_on(context: Context) -> grpc.StatusCode:
+    """Reads the code that the handler set or aborted with, which the library gives as a number or a StatusCode."""
+    code = context.code()
+    return code if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, grpc.StatusCode.UNKNOWN)
 
 
 def in_scope(

@@ -17,7 +17,7 @@ import structlog
 
 from rstitch.channels import MAX_MESSAGE_BYTES
 from rstitch.errors import RstitchError, invalid, to_status
-from rstitch.service.handlers import Context, Continuation, Handler, in_scope, is_infrastructure
+from rstitch.service.handlers import Context, Continuation, Handler, code_set_on, in_scope
 
 _log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
-        if handler is None or is_infrastructure(method):
+        if handler is None:
             return handler
 
         @asynccontextmanager
@@ -45,6 +45,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             except RstitchError as error:
                 await context.abort_with_status(to_status(error))
             except Exception as error:  # noqa: BLE001 - the one table that translates whatever is left
+                # So a method of the contract says that this service has none; the code is set, the caller gets it.
+                if isinstance(error, NotImplementedError) and code_set_on(context) is grpc.StatusCode.UNIMPLEMENTED:
+                    await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served here.")
                 _log.exception("call failed", method=method)
                 await context.abort_with_status(to_status(_internal(error)))
 

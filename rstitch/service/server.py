@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from rstitch.channels import MAX_MESSAGE_BYTES, server_options
 from rstitch.errors import RstitchError
+from rstitch.service.access import AccessInterceptor
 from rstitch.service.interceptors import ErrorInterceptor
 from rstitch.service.telemetry import Telemetry
 
@@ -31,14 +32,16 @@ class Server:
         *,
         service_names: Sequence[str],  # full, such as `rstitch.v1.RouterService`, for health and reflection
         telemetry: Telemetry,
+        access: AccessInterceptor | None = None,  # None: everybody may call everything
         max_message_bytes: int = MAX_MESSAGE_BYTES,  # larger requests are refused with reason MESSAGE_TOO_LARGE
     ) -> None:
         self._listen = listen
         self._service_names = tuple(service_names)
         self._telemetry = telemetry
-        tracing = telemetry.server_interceptor()  # outermost, so that a span sees the final status
+        # From the outside in: a span sees the final status, and what access refuses becomes one.
+        interceptors = (telemetry.server_interceptor(), ErrorInterceptor(max_message_bytes), access)
         self.grpc: grpc.aio.Server = grpc.aio.server(
-            interceptors=[*([tracing] if tracing else []), ErrorInterceptor(max_message_bytes)],
+            interceptors=[each for each in interceptors if each is not None],
             options=server_options(max_message_bytes),
         )
         self._health = health.aio.HealthServicer()
