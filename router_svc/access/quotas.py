@@ -104,7 +104,7 @@ class Quotas:
 
         Raises RstitchError (UNAVAILABLE) while Redis is away: it may have been counted then.
         """
-        args = [
+        args: list[int | str] = [
             *(self._now(), self._window_ms, self._lease_ms, self._ttl_ms, request_id, session_id),
             *(limits.requests_per_minute, limits.tokens_per_minute, limits.llm_tokens_per_minute),
             *(limits.max_running, limits.max_trajectories),
@@ -136,7 +136,7 @@ class Quotas:
                 if account.is_empty and self._accounts.get(account.who.key_id) is account:
                     del self._accounts[account.who.key_id]
                 return
-            args = [
+            args: list[int | str] = [
                 *(self._now(), self._window_ms, self._lease_ms),
                 *(bill.number, bill.tokens, bill.llm_tokens, int(_KNOWN_S * 1000)),
                 *(len(bill.returned), len(bill.freed), *bill.returned, *bill.freed, *bill.renewed),
@@ -154,7 +154,7 @@ class Quotas:
 
     async def use(self, who: Caller) -> Use:
         """What a key takes at the moment. Raises RstitchError (UNAVAILABLE)."""
-        names, args = [*_counters(who), _index(who)], [self._now(), self._window_ms, self._ttl_ms]
+        names, args = [*_counters(who), _index(who)], (self._now(), self._window_ms, self._ttl_ms)
         return Use(*await self._link.call(lambda: self._use(keys=names, args=args)))
 
     @property

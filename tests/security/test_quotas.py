@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,22 +21,44 @@ from router_svc.main import Router
 from rstitch.channels import client_options
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
-from rstitch.service.caller import ANYBODY, Caller
+from rstitch.service.caller import Limits
 from rstitch.service.metrics import setup_metrics
 from rstitch.v1 import router_pb2, router_pb2_grpc
 from tests.support.asking import Answer, Reading, ask_for, take, threshold, until
-from tests.support.callers import everybody_is, limited
 from tests.support.endless import endless, expected, resume
+from tests.support.keys import Shown, make, put
 from tests.support.otlp_receiver import MetricsReceiver
 from tests.support.toy_stack import Stack
 
 PIPE = asyncio.subprocess.PIPE
 
 
-@pytest.fixture(autouse=True)
-def nobody_is_limited() -> Iterator[None]:
-    yield
-    everybody_is(ANYBODY)
+class Keyed:
+    """A stub whose calls show a key."""
+
+    def __init__(self, stub: Any, shown: Shown) -> None:
+        self._stub = stub
+        self._shown = shown
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(getattr(self._stub, name), metadata=self._shown.metadata)
+
+
+async def key(stack: Stack, **limits: int) -> Shown:
+    """A key with these limits, which routers know that start from now on."""
+    shown = make(limits=Limits(**limits))
+    await put(stack.redis_url, shown)
+    return shown
+
+
+async def asking(stack: Stack, router: Router, shown: Shown) -> Keyed:
+    return Keyed(await stack.stub(router), shown)
+
+
+async def routing(stack: Stack, shown: Shown, **changes: Any) -> tuple[Router, Keyed]:
+    """A router that asks for keys, and who shows it one; its lease lasts longer than any test does without looking."""
+    router = await stack.router(**{"keys": "redis", "lease_s": 15, **changes})
+    return router, await asking(stack, router, shown)
 
 
 def long(**fields: Any) -> router_pb2.GenerateRequest:
@@ -60,59 +82,50 @@ def exceeded(answer: Answer) -> RstitchError:
     return error
 
 
-async def use(router: Router, who: Caller) -> Use:
-    return await router.quotas.use(who)
+async def use(router: Router, shown: Shown) -> Use:
+    return await router.quotas.use(shown.key.caller())
 
 
 async def test_exactly_as_many_requests_pass_over_two_routers(stack: Stack) -> None:
-    everybody_is(limited(requests_per_minute=10))
-    stubs = [await stack.stub(await stack.router()) for _ in range(2)]
+    shown, other = await key(stack, requests_per_minute=10), await key(stack, requests_per_minute=10)
+    routers = [await stack.router(keys="redis") for _ in range(2)]
+    stubs = [await asking(stack, router, shown) for router in routers]
     answers = await asyncio.gather(*(take(stubs[num % 2], short(max_new_tokens=1)) for num in range(200)))
     refused = [exceeded(answer) for answer in answers if answer.error]
     assert len(refused) == 190
     assert {error.metadata["quota"] for error in refused} == {"requests_per_minute"}
     assert {error.metadata["used"] for error in refused} == {"10"}
-    everybody_is(limited("k2", requests_per_minute=10))
-    assert (await take(stubs[0], short())).error is None, "another key has its own"
+    assert (await take(await asking(stack, routers[0], other), short())).error is None, "another key has its own"
 
 
 async def test_exactly_as_many_answers_run_over_two_routers(stack: Stack) -> None:
-    who = limited(max_running=10)
-    everybody_is(who)
+    shown = await key(stack, max_running=10)
     endless(stack, 0.05)
-    routers = [await stack.router(detach_grace_s=0) for _ in range(2)]
-    stubs = [await stack.stub(router) for router in routers]
-    readings = [Reading(stubs[num % 2], long()) for num in range(200)]
-    await until(lambda: sum(reading.is_over for reading in readings) == 190)
-    for reading in readings:
-        if reading.is_over:
-            assert exceeded(await reading).metadata["quota"] == "max_running"
-    assert sum(router.sessions.num_running for router in routers) == 10
-    assert (await use(routers[0], who)).max_running == 10
-    # More than a lease later they are still held.
-    at = time.monotonic() + 1.5 * 0.6
-    await until(lambda: time.monotonic() > at)
-    exceeded(await take(stubs[0], long()))
-    running = [reading for reading in readings if not reading.is_over]
+    routers, stubs = zip(*[await routing(stack, shown, detach_grace_s=0) for _ in range(2)], strict=True)
+    asked = {asyncio.create_task(take(stubs[num % 2], long(session_id=f"s{num}"))): num for num in range(200)}
+    running = set(asked)
+    while len(running) > 10:
+        over, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        assert {exceeded(answer.result()).metadata["quota"] for answer in over} == {"max_running"}
     assert len(running) == 10
-    for reading in running:
-        session = router_pb2.DeleteTrajectoryRequest(session_id=reading.answer.session_id)
-        await stubs[readings.index(reading) % 2].DeleteTrajectory(session)
-        await reading
-    assert (await use(routers[0], who)).max_running == 0
+    assert sum(router.sessions.num_running for router in routers) == 10
+    assert (await use(routers[0], shown)).max_running == 10
+    for num in [asked[answer] for answer in running]:
+        await stubs[num % 2].DeleteTrajectory(router_pb2.DeleteTrajectoryRequest(session_id=f"s{num}"))
+    await asyncio.wait(running)
+    assert (await use(routers[0], shown)).max_running == 0
 
 
 async def test_an_answer_that_was_read_to_its_end_has_freed_its_slot(stack: Stack) -> None:
-    everybody_is(limited(max_running=1))
-    stubs = [await stack.stub(await stack.router()) for _ in range(2)]
+    shown = await key(stack, max_running=1)
+    stubs = [(await routing(stack, shown))[1] for _ in range(2)]
     for num in range(20):
         assert (await take(stubs[num % 2], short())).error is None
 
 
 async def test_a_killed_client_frees_its_slot(stack: Stack) -> None:
-    everybody_is(limited(max_running=1))
     endless(stack, 0.01)
-    stub = await stack.stub(await stack.router(detach_grace_s=0.1))
+    _, stub = await routing(stack, await key(stack, max_running=1), detach_grace_s=0.1)
     left = await take(stub, long(), num_tokens=5)
     assert left.error is None
     exceeded(await take(stub, short()))
@@ -127,45 +140,35 @@ async def passes(stub: Any) -> bool:
 
 
 async def test_a_killed_router_frees_its_slots_within_the_lease(stack: Stack) -> None:
-    who = limited(max_running=2)
-    everybody_is(who)
+    shown = await key(stack, max_running=2)
     endless(stack, 0.02)
-    other = await stack.router()
-    stub = await stack.stub(other)
-    async with router_process(stack, max_running=2) as (process, dying):
+    _, stub = await routing(stack, shown)
+    async with router_process(stack, shown) as (process, dying):
         readings = [await Reading(dying, long()).has(5) for _ in range(2)]
-        exceeded(await take(stub, short()))
+        assert exceeded(await take(stub, short())).metadata["quota"] == "max_running"
         process.kill()
         for reading in readings:
             await reading
-    killed = time.monotonic()
-    refused = exceeded(await take(stub, short()))
-    assert refused.retry_after_s is not None
-    assert refused.retry_after_s <= other.lease.lease_s
     # Whoever goes on with one of its answers takes over the slot of that one, not one more.
     stack.slm.delay_s = stack.llm.delay_s = 0
     gone_on = asyncio.create_task(take(stub, resume(await readings[0])))
     await until(lambda: passes(stub))
-    assert time.monotonic() - killed < 15, "until looks no longer"
     assert (await gone_on).error is None
 
 
 @asynccontextmanager
-async def router_process(stack: Stack, **limits: int) -> AsyncIterator[tuple[asyncio.subprocess.Process, Any]]:
-    """A router of its own process whose callers have these limits, and a stub for it."""
+async def router_process(stack: Stack, shown: Shown) -> AsyncIterator[tuple[asyncio.subprocess.Process, Keyed]]:
+    """A router in a process of its own, and who shows it a key."""
     args = ["--slm", stack.slm.address, "--llm", stack.llm.address, "--redis", stack.redis_url]
-    args += ["--listen", "127.0.0.1:0", "--lease-s", "0.6"]
-    environment = {**os.environ, "LIMITS": json.dumps(limits)}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.limited_router", *args, stderr=PIPE, env=environment
-    )
+    args += ["--listen", "127.0.0.1:0", "--lease-s", "0.6", "--keys", "redis"]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "router_svc", *args, stderr=PIPE)
     assert process.stderr is not None
     try:
         line: dict[str, Any] = {}
         while line.get("event") != "ready":
             line = json.loads(await process.stderr.readline())
         async with grpc.aio.insecure_channel(str(line["address"]), options=client_options()) as channel:
-            yield process, router_pb2_grpc.RouterServiceStub(channel)
+            yield process, Keyed(router_pb2_grpc.RouterServiceStub(channel), shown)
     finally:
         if process.returncode is None:
             process.kill()
@@ -192,9 +195,8 @@ class Clock:
 
 
 async def test_a_refused_request_is_told_when_it_passes(stack: Stack) -> None:
-    everybody_is(limited(requests_per_minute=3))
-    router = await stack.router()
-    stub, clock = await stack.stub(router), Clock(router)
+    router, stub = await routing(stack, await key(stack, requests_per_minute=3))
+    clock = Clock(router)
     for _ in range(3):
         assert (await take(stub, short())).error is None
         clock.ms += 7_001
@@ -209,9 +211,8 @@ async def test_a_refused_request_is_told_when_it_passes(stack: Stack) -> None:
 async def test_whoever_had_its_tokens_is_told_when_it_may_have_more(stack: Stack, quota: str) -> None:
     """A token counts for 60 s, and for one more at most."""
     endless(stack, 0)
-    router = await stack.router()
-    stub, clock = await stack.stub(router), Clock(router)
-    everybody_is(limited(**{quota: 61}))
+    router, stub = await routing(stack, await key(stack, **{quota: 61}))
+    clock = Clock(router)
     request = ask_for(policy=router_pb2.Policy(llm_only={}), max_new_tokens=27)
     for _ in range(3):  # the third may begin: there is room for a token
         assert (await take(stub, request)).error is None
@@ -227,22 +228,25 @@ async def test_whoever_had_its_tokens_is_told_when_it_may_have_more(stack: Stack
 async def test_whoever_waits_for_a_slot_is_told_when_it_comes_back_by_itself(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everybody_is(limited(max_running=1))
+    shown = await key(stack, max_running=1)
     endless(stack, 0.02)
-    dying, router = await stack.router(), await stack.router()
+    (dying, its), (router, stub) = await routing(stack, shown, lease_s=0.6), await routing(stack, shown)
     clock = Clock(dying, router)
-    stub = await stack.stub(router)
+    await Reading(its, long()).has(5)
+    for _ in range(3):  # as long as its router lives, it is held
+        clock.ms += 599
+
+        async def is_renewed() -> bool:
+            return exceeded(await take(stub, short())).retry_after_s == 0.6
+
+        await until(is_renewed)
     monkeypatch.setattr(dying.quotas, "renew", lambda: asyncio.sleep(0))
-    await Reading(await stack.stub(dying), long()).has(5)
     refused = exceeded(await take(stub, short()))
-    assert refused.retry_after_s == 0.6
     await clock.check(stub, refused, short())
 
 
 async def test_of_trajectories_as_many_are_kept_as_allowed(stack: Stack) -> None:
-    everybody_is(limited(max_trajectories=3))
-    router = await stack.router(ttl_s=500)
-    stub = await stack.stub(router)
+    router, stub = await routing(stack, await key(stack, max_trajectories=3), ttl_s=500)
     answers = await asyncio.gather(*(take(stub, short()) for _ in range(20)))
     kept = [answer for answer in answers if answer.error is None]
     assert len(kept) == 3
@@ -259,9 +263,8 @@ async def test_of_trajectories_as_many_are_kept_as_allowed(stack: Stack) -> None
 
 
 async def test_the_longest_wait_is_told(stack: Stack) -> None:
-    everybody_is(limited(requests_per_minute=1, llm_tokens_per_minute=5))
-    router = await stack.router()
-    stub, clock = await stack.stub(router), Clock(router)
+    router, stub = await routing(stack, await key(stack, requests_per_minute=1, llm_tokens_per_minute=5))
+    clock = Clock(router)
     endless(stack, 0)
     assert (await take(stub, ask_for(policy=router_pb2.Policy(llm_only={}), max_new_tokens=9))).error is None
     refused = exceeded(await take(stub, short()))
@@ -272,10 +275,8 @@ async def test_the_longest_wait_is_told(stack: Stack) -> None:
 
 
 async def test_what_is_charged_is_the_usage(stack: Stack) -> None:
-    who = limited(llm_tokens_per_minute=10**9, max_running=100)
-    everybody_is(who)
-    routers = [await stack.router() for _ in range(2)]
-    stubs = [await stack.stub(router) for router in routers]
+    shown = await key(stack, llm_tokens_per_minute=10**9, max_running=100)
+    routers, stubs = zip(*[await routing(stack, shown) for _ in range(2)], strict=True)
     answers = await asyncio.gather(*(take(stubs[n % 2], short(prompt=(n, 8), max_new_tokens=50)) for n in range(1, 21)))
     # A second turn: of its prompt only what is new.
     answers.append(await take(stubs[0], short(prompt=(9,), session_id=answers[0].session_id)))
@@ -284,15 +285,12 @@ async def test_what_is_charged_is_the_usage(stack: Stack) -> None:
     num_written = sum(usage.num_slm_tokens for usage in usages) + num_llm
     assert num_llm > 20
     expect = Use(0, 20 * 2 + 1 + num_written, num_llm, 0, 20)
-    assert await use(routers[0], who) == await use(routers[1], who) == expect
+    assert await use(routers[0], shown) == await use(routers[1], shown) == expect
 
 
 async def test_an_answer_is_charged_while_it_is_written_and_goes_on(stack: Stack) -> None:
-    who = limited(llm_tokens_per_minute=20)
-    everybody_is(who)
     endless(stack, 0.02)
-    router = await stack.router()
-    stub = await stack.stub(router)
+    _, stub = await routing(stack, await key(stack, llm_tokens_per_minute=20), lease_s=0.6)
     reading = Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=200))
 
     async def is_refused() -> bool:
@@ -308,15 +306,13 @@ async def test_an_answer_is_charged_while_it_is_written_and_goes_on(stack: Stack
 
 
 async def test_a_question_that_is_refused_gives_back_what_it_had(stack: Stack) -> None:
-    who = limited(max_running=1, max_trajectories=1, requests_per_minute=100)
-    everybody_is(who)
-    router = await stack.router()
-    stub = await stack.stub(router)
+    shown = await key(stack, max_running=1, max_trajectories=1, requests_per_minute=100)
+    router, stub = await routing(stack, shown)
     for _ in range(5):
         refused = await take(stub, ask_for(prompt=[1] * 5000))
         assert refused.error is not None
         assert refused.error.reason == "CONTEXT_FULL"
-    now = await use(router, who)
+    now = await use(router, shown)
     assert (now.max_running, now.max_trajectories) == (0, 0)
     assert now.requests_per_minute == 5, "what was refused for what it is took its work"
     assert (await take(stub, short())).error is None
@@ -325,10 +321,8 @@ async def test_a_question_that_is_refused_gives_back_what_it_had(stack: Stack) -
 async def test_a_question_that_the_router_could_not_take_does_not_count(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    who = limited(max_running=1, requests_per_minute=1)
-    everybody_is(who)
-    router = await stack.router()
-    stub = await stack.stub(router)
+    shown = await key(stack, max_running=1, requests_per_minute=1)
+    router, stub = await routing(stack, shown)
 
     async def away(*args: Any) -> None:
         raise RstitchError(grpc.StatusCode.UNAVAILABLE, "REDIS_UNAVAILABLE", "away")
@@ -343,11 +337,9 @@ async def test_a_question_that_the_router_could_not_take_does_not_count(
 
 
 async def test_to_go_on_needs_a_slot_and_is_no_request(stack: Stack) -> None:
-    who = limited(max_running=1, requests_per_minute=2)
-    everybody_is(who)
+    shown = await key(stack, max_running=1, requests_per_minute=2)
     endless(stack, 0.01)
-    router = await stack.router(detach_grace_s=0)
-    stub = await stack.stub(router)
+    router, stub = await routing(stack, shown, detach_grace_s=0)
     first = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=60), num_tokens=10)
     await until(lambda: router.sessions.num_running == 0)
     reading = await Reading(stub, long()).has(5)
@@ -362,7 +354,7 @@ async def test_to_go_on_needs_a_slot_and_is_no_request(stack: Stack) -> None:
     assert rest.error is None
     for _ in range(3):  # nor to read what is finished
         assert (await take(stub, resume(first))).error is None
-    now = await use(router, who)
+    now = await use(router, shown)
     assert (now.requests_per_minute, now.max_running) == (2, 0)
     usage = rest.finished.usage
     assert now.llm_tokens_per_minute >= usage.num_llm_tokens > 0
@@ -370,15 +362,13 @@ async def test_to_go_on_needs_a_slot_and_is_no_request(stack: Stack) -> None:
 
 
 async def test_to_observe_is_a_request_and_an_answer_at_once(stack: Stack) -> None:
-    who = limited(requests_per_minute=2, max_running=1, max_trajectories=1)
-    everybody_is(who)
-    router = await stack.router()
-    stub = await stack.stub(router)
+    shown = await key(stack, requests_per_minute=2, max_running=1, max_trajectories=1)
+    router, stub = await routing(stack, shown)
     answer = await take(stub, short())
     assert answer.error is None
     request = router_pb2.ObserveAnswerRequest(session_id=answer.session_id, tau=-1)
     assert [observed async for observed in stub.ObserveAnswer(request)]
-    now = await use(router, who)
+    now = await use(router, shown)
     assert (now.requests_per_minute, now.max_running, now.max_trajectories) == (2, 0, 1)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         assert [observed async for observed in stub.ObserveAnswer(request)]
@@ -386,8 +376,7 @@ async def test_to_observe_is_a_request_and_an_answer_at_once(stack: Stack) -> No
 
 
 async def test_a_key_without_limits_is_not_counted(stack: Stack) -> None:
-    everybody_is(limited())
-    stub = await stack.stub(await stack.router())
+    _, stub = await routing(stack, await key(stack))
     assert (await take(stub, short())).error is None
     async with Redis.from_url(stack.redis_url) as client:
         assert await client.keys("rstitch:quota:*") == []
@@ -395,11 +384,10 @@ async def test_a_key_without_limits_is_not_counted(stack: Stack) -> None:
 
 async def test_lost_connections_to_redis_neither_count_twice_nor_keep_slots(stack: Stack) -> None:
     """Replies of admissions and of charges are lost among them."""
-    who = limited(requests_per_minute=16, llm_tokens_per_minute=10**9, max_running=1000)
-    everybody_is(who)
+    shown = await key(stack, requests_per_minute=16, llm_tokens_per_minute=10**9, max_running=1000)
     endless(stack, 0.002)
-    router = await stack.router(redis_patience_s=10.0)
-    stub, num_killed = await stack.stub(router), 0
+    router, stub = await routing(stack, shown, redis_patience_s=10.0, lease_s=0.6)
+    num_killed = 0
     request = ask_for(policy=threshold(0.5), max_new_tokens=40)
     readings = [Reading(stub, request) for _ in range(16)]
     async with Redis.from_url(stack.redis_url) as client:
@@ -416,7 +404,7 @@ async def test_lost_connections_to_redis_neither_count_twice_nor_keep_slots(stac
     answers = [await reading for reading in readings]
     assert [answer.error for answer in answers] == [None] * 16
     await until(lambda: not router.quotas._accounts)
-    now, usages = await use(router, who), [answer.finished.usage for answer in answers]
+    now, usages = await use(router, shown), [answer.finished.usage for answer in answers]
     assert (now.requests_per_minute, now.max_running) == (16, 0)
     assert now.llm_tokens_per_minute == sum(usage.num_llm_tokens for usage in usages)
     assert now.tokens_per_minute == 16 * (3 + 40)
@@ -424,10 +412,8 @@ async def test_lost_connections_to_redis_neither_count_twice_nor_keep_slots(stac
 
 async def test_what_is_told_again_is_counted_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each first reply is lost, with the limits reached by what was admitted."""
-    who = limited(requests_per_minute=2, llm_tokens_per_minute=10**9, max_running=1)
-    everybody_is(who)
-    router = await stack.router()
-    stub = await stack.stub(router)
+    shown = await key(stack, requests_per_minute=2, llm_tokens_per_minute=10**9, max_running=1)
+    router, stub = await routing(stack, shown, lease_s=0.6)
     told = {"_admit": 0, "_settle": 0}
 
     def losing(name: str) -> Callable[..., Awaitable[Any]]:
@@ -449,16 +435,16 @@ async def test_what_is_told_again_is_counted_once(stack: Stack, monkeypatch: pyt
     assert exceeded(await take(stub, short())).metadata["quota"] == "requests_per_minute"
     await until(lambda: not router.quotas._accounts)
     assert min(told.values()) >= 4
-    now, usages = await use(router, who), [answer.finished.usage for answer in answers]
+    now, usages = await use(router, shown), [answer.finished.usage for answer in answers]
     num_llm = sum(usage.num_llm_tokens for usage in usages)
     assert (now.requests_per_minute, now.max_running, now.llm_tokens_per_minute) == (2, 0, num_llm)
 
 
 async def test_refusals_are_counted_by_quota(stack: Stack) -> None:
-    everybody_is(limited(requests_per_minute=1))
+    shown = await key(stack, requests_per_minute=1)
     with MetricsReceiver() as receiver:
         metrics = setup_metrics("router", receiver.endpoint)
-        stub = await stack.stub(await stack.router(metrics=metrics))
+        _, stub = await routing(stack, shown, metrics=metrics)
         for _ in range(4):
             await take(stub, short())
         metrics.shutdown()
