@@ -30,14 +30,14 @@ from rstitch.service.caller import Caller, Limits, caller
 from rstitch.service.metrics import NO_METRICS, Metrics
 
 _log = structlog.get_logger(__name__)
-_WINDOW_S = 60.0
+_WINDOW_MS = 60_000
 # For so long Redis knows the number of a charge, so that one which comes again is not charged twice.
-_KNOWN_S = 3600.0
+_KNOWN_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What a key takes at the moment, as far as it has limits: of a key without any nothing is counted."""
+    """What a key takes at the moment, in the fields of its limits; of a key without any nothing is counted."""
 
     requests_per_minute: int
     tokens_per_minute: int
@@ -54,7 +54,6 @@ class Quotas:
         ttl_s: in which a trajectory is forgotten.
 
     Attributes:
-        window_s: what is meant by a minute.
         now_ms: the Unix time for all routers; None: Redis' own, which they have in common.
     """
 
@@ -67,7 +66,6 @@ class Quotas:
         ttl_s: float,
         metrics: Metrics = NO_METRICS,
     ) -> None:
-        self.window_s = _WINDOW_S
         self.now_ms: Callable[[], int] | None = None
         self._link = link
         self._router_id = router_id
@@ -105,7 +103,7 @@ class Quotas:
         Raises RstitchError (UNAVAILABLE) while Redis is away: it may have been counted then.
         """
         args: list[int | str] = [
-            *(self._now(), self._window_ms, self._lease_ms, self._ttl_ms, request_id, session_id),
+            *(self._now(), _WINDOW_MS, self._lease_ms, self._ttl_ms, request_id, session_id),
             *(limits.requests_per_minute, limits.tokens_per_minute, limits.llm_tokens_per_minute),
             *(limits.max_running, limits.max_trajectories),
         ]
@@ -137,8 +135,8 @@ class Quotas:
                     del self._accounts[account.who.key_id]
                 return
             args: list[int | str] = [
-                *(self._now(), self._window_ms, self._lease_ms),
-                *(bill.number, bill.tokens, bill.llm_tokens, int(_KNOWN_S * 1000)),
+                *(self._now(), _WINDOW_MS, self._lease_ms),
+                *(bill.number, bill.tokens, bill.llm_tokens, _KNOWN_MS),
                 *(len(bill.returned), len(bill.freed), *bill.returned, *bill.freed, *bill.renewed),
             ]
             names = [*_counters(account.who), keys.quota(account.who.key_id, f"charged:{self._router_id}")]
@@ -154,12 +152,8 @@ class Quotas:
 
     async def use(self, who: Caller) -> Use:
         """What a key takes at the moment. Raises RstitchError (UNAVAILABLE)."""
-        names, args = [*_counters(who), _index(who)], (self._now(), self._window_ms, self._ttl_ms)
+        names, args = [*_counters(who), _index(who)], (self._now(), _WINDOW_MS, self._ttl_ms)
         return Use(*await self._link.call(lambda: self._use(keys=names, args=args)))
-
-    @property
-    def _window_ms(self) -> int:
-        return int(self.window_s * 1000)
 
     def _now(self) -> int | str:
         return self.now_ms() if self.now_ms is not None else ""

@@ -15,7 +15,9 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
+from typer.testing import CliRunner
 
+from router_svc.access.__main__ import app
 from router_svc.access.quotas import Use
 from router_svc.main import Router
 from rstitch.channels import client_options
@@ -286,6 +288,23 @@ async def test_what_is_charged_is_the_usage(stack: Stack) -> None:
     assert num_llm > 20
     expect = Use(0, 20 * 2 + 1 + num_written, num_llm, 0, 20)
     assert await use(routers[0], shown) == await use(routers[1], shown) == expect
+
+
+async def test_the_command_says_what_keys_take(stack: Stack) -> None:
+    shown, other = await key(stack, requests_per_minute=7, max_running=3), await key(stack)
+    _, stub = await routing(stack, shown)
+    assert (await take(stub, short())).error is None
+    where = ["--redis", stack.redis_url]
+    done = await asyncio.to_thread(CliRunner().invoke, app, ["usage", "--json", *where])
+    (told,) = map(json.loads, done.stdout.splitlines())
+    assert (told["id"], told["used"]["requests_per_minute"], told["limits"]["max_running"]) == (shown.key.id, 1, 3)
+    done = await asyncio.to_thread(CliRunner().invoke, app, ["usage", shown.key.id, *where])
+    assert "1/7" in done.stdout
+    assert "0/3" in done.stdout
+    assert other.key.id not in done.stdout
+    done = await asyncio.to_thread(CliRunner().invoke, app, ["usage", "0123456789abcdef", *where])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "rstitch keys ls" in done.stderr
 
 
 async def test_an_answer_is_charged_while_it_is_written_and_goes_on(stack: Stack) -> None:
