@@ -65,6 +65,6 @@ class KeyStore:
         next_version = secrets.token_hex(8).encode()
         changed = {key_id: to_json(key) for key_id, key in after.items() if before.get(key_id) != key}
         changed |= dict.fromkeys(before.keys() - after.keys(), "")
-        args = [version, next_version, *(part for pair in changed.items() for part in pair)]
+        args: list[bytes | str] = [version, next_version, *(part for pair in changed.items() for part in pair)]
         found: bytes = await self._link.call(lambda: self._script(keys=[keys.KEYS], args=args))
         return found == next_version

@@ -134,11 +134,8 @@ class Quotas:
                 if account.is_empty and self._accounts.get(account.who.key_id) is account:
                     del self._accounts[account.who.key_id]
                 return
-            args: list[int | str] = [
-                *(self._now(), _WINDOW_MS, self._lease_ms),
-                *(bill.number, bill.tokens, bill.llm_tokens, _KNOWN_MS),
-                *(len(bill.returned), len(bill.freed), *bill.returned, *bill.freed, *bill.renewed),
-            ]
+            args = [self._now(), _WINDOW_MS, self._lease_ms, bill.number, bill.tokens, bill.llm_tokens, _KNOWN_MS]
+            args += [len(bill.returned), len(bill.freed), *bill.returned, *bill.freed, *bill.renewed]
             names = [*_counters(account.who), keys.quota(account.who.key_id, f"charged:{self._router_id}")]
             try:
                 await self._link.call(lambda: self._settle(keys=names, args=args), patience_s=0)

@@ -17,11 +17,13 @@ from rstitch.errors import RstitchError
 from rstitch.service import audit
 from rstitch.service.caller import Caller, set_caller
 from rstitch.service.handlers import Context, Continuation, Handler, code_set_on, in_scope
-from rstitch.service.keys import KeySource, key_of
+from rstitch.service.keys import KeySource, id_in, key_of
 from rstitch.service.methods import METHODS, Rule
 
 AUTHORIZATION = "authorization"
 _SCHEME = "bearer"
+# Who calls a method that is open to everybody, or was not let in: unlike ANYBODY it may do nothing.
+_STRANGER = Caller(scopes=frozenset())
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
@@ -59,34 +61,34 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             return None
         method: str = handler_call_details.method
         rule = self._methods.get(method)
+        if rule is not None and rule.open:
+            return in_scope(handler, self._scope(method, changes=rule.changes))
+        secret = _shown(handler_call_details.invocation_metadata)
         by: Caller | None = None
         try:
-            if rule is None or not rule.open:
-                by = self._who(handler_call_details.invocation_metadata)
-                _check_scope(method, rule, by)
+            by = self._who(secret)
+            _check_scope(method, rule, by)
         except RstitchError as error:
-            return _refusing(error, self._scope(method, by, changes=False))
+            return _refusing(error, self._scope(method, by, claimed_id=id_in(secret or "") if by is None else ""))
         return in_scope(handler, self._scope(method, by, changes=rule is not None and rule.changes))
 
-    def _who(self, metadata: Any) -> Caller:
-        """Returns who shows the key in a call's metadata. Raises RstitchError, in the same words for all bad keys."""
-        shown = [value for name, value in metadata or () if name == AUTHORIZATION]
-        if not shown:
+    def _who(self, secret: str | None) -> Caller:
+        """Returns who shows a secret. Raises RstitchError, in the same words for all that are not good."""
+        if secret is None:
             remedy = "Send the metadata `authorization: Bearer KEY`; `rstitch keys add` makes keys."
             raise RstitchError(grpc.StatusCode.UNAUTHENTICATED, "NO_KEY", "a key is needed.", remedy=remedy)
-        scheme, _, secret = str(shown[0]).partition(" ")
-        is_one = len(shown) == 1 and scheme.lower() == _SCHEME
-        key = key_of(secret.strip() if is_one else "", self._keys, self._clock())
+        key = key_of(secret, self._keys, self._clock())
         if key is None:
             remedy = "Show one that holds, as `authorization: Bearer KEY`; `rstitch keys ls` says which do."
             raise RstitchError(grpc.StatusCode.UNAUTHENTICATED, "BAD_KEY", "the key is not valid.", remedy=remedy)
         return key.caller()
 
-    def _scope(self, method: str, by: Caller | None, *, changes: bool) -> Callable[[Context], Any]:
+    def _scope(
+        self, method: str, by: Caller | None = None, *, changes: bool = False, claimed_id: str = ""
+    ) -> Callable[[Context], Any]:
         @asynccontextmanager
         async def scope(context: Context) -> AsyncIterator[None]:
-            if by is not None:
-                set_caller(by)
+            set_caller(by or _STRANGER)
             code, reason = "OK", ""
             try:
                 yield
@@ -104,9 +106,18 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                 raise
             finally:
                 if self._audited and (changes or code not in ("OK", "CANCELLED")):
-                    audit.note(method, by, context.peer(), code, reason)
+                    audit.note(method, by, context.peer(), code, reason, claimed_id)
 
         return scope
+
+
+def _shown(metadata: Any) -> str | None:
+    """Returns the secret in the metadata of a call: None if nothing is shown, "" if it is not one bearer's key."""
+    shown = [value for name, value in metadata or () if name == AUTHORIZATION]
+    if not shown:
+        return None
+    scheme, _, secret = str(shown[0]).partition(" ")
+    return secret.strip() if len(shown) == 1 and scheme.lower() == _SCHEME else ""
 
 
 def _check_scope(method: str, rule: Rule | None, by: Caller) -> None:

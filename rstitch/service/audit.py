@@ -22,7 +22,7 @@ def setup_audit() -> None:
     logging.getLogger(LOGGER).setLevel(logging.INFO)
 
 
-def note(method: str, by: Caller | None, peer: str, code: str, reason: str = "") -> None:
+def note(method: str, by: Caller | None, peer: str, code: str, reason: str = "", claimed_id: str = "") -> None:
     """Writes a line.
 
     Args:
@@ -30,6 +30,8 @@ def note(method: str, by: Caller | None, peer: str, code: str, reason: str = "")
         peer: as gRPC names it, such as `ipv4:10.0.0.7:41342`.
         code: the name of a gRPC status code.
         reason: of the error; "": there is none.
+        claimed_id: of the key that was shown and not good: whose it is would otherwise not be found.
     """
-    who = {"key_id": by.key_id, "tenant": by.tenant} if by is not None else {}
-    _log.info("audit", method=method, code=code, **({"reason": reason} if reason else {}), peer=peer, **who)
+    told = {"reason": reason, "claimed_id": claimed_id}
+    told |= {"key_id": by.key_id, "tenant": by.tenant} if by is not None else {}
+    _log.info("audit", method=method, code=code, peer=peer, **{name: value for name, value in told.items() if value})

@@ -1,12 +1,8 @@
-"""Keys in a file, for workers and small set-ups: written whole, read again when it changed. It knows no server.
-
-The file is one JSON object, so that one that was cut short is never taken for one with fewer keys.
-"""
+"""Keys in a file, for workers and small set-ups: written whole, read again when it changed. It knows no server."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import stat
 import tempfile
@@ -18,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from rstitch.errors import invalid
-from rstitch.service.keys import Key, from_json, to_json
+from rstitch.service.keys import Key, all_from_json, all_to_json
 
 _log = structlog.get_logger(__name__)
 _LOOK_S = 1.0
@@ -38,7 +34,7 @@ class KeyFile:
         self._trouble = ""
         try:
             self._text = _read(path)
-            self._keys = _parsed(self._text)
+            self._keys = all_from_json(self._text)
         except (OSError, ValueError) as error:
             remedy = "`rstitch keys add --file` makes one."
             raise invalid(flag, f"{path} cannot be used: {_why(error)}.", remedy) from error
@@ -55,7 +51,7 @@ class KeyFile:
         try:
             text = _read(self._path)
             if text != self._text:
-                self._keys, self._text = _parsed(text), text
+                self._keys, self._text = all_from_json(text), text
                 _log.info("keys read again", file=str(self._path), num_keys=len(self._keys))
             self._trouble = ""
         except (OSError, ValueError) as error:
@@ -67,23 +63,21 @@ class KeyFile:
 def load(path: Path) -> dict[str, Key]:
     """Reads the keys of a file by their ids; none if there is no file. Raises: OSError or ValueError."""
     try:
-        return _parsed(_read(path))
+        return all_from_json(_read(path))
     except FileNotFoundError:
         return {}
 
 
 def save(path: Path, keys: Mapping[str, Key]) -> None:
     """Replaces the file at once by one that only its owner may read or write. Raises: OSError."""
-    text = json.dumps({"keys": [json.loads(to_json(key)) for key in keys.values()]}, indent=1) + "\n"
     number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(number, "wb") as file:
+            file.write(all_to_json(keys.values()))
             file.flush()
             os.fsync(number)
-        if path.exists():  # whoever reads it shall still be able to when an administrator wrote it
-            owner = path.stat()
-            os.chown(name, owner.st_uid, owner.st_gid)
+        if path.exists() and path.stat().st_uid != os.geteuid():
+            os.chown(name, path.stat().st_uid, -1)  # whoever read it shall still be able to
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
@@ -106,14 +100,6 @@ def _read(path: Path) -> bytes:
         if os.fstat(file.fileno()).st_mode & _OTHERS_MAY_WRITE:
             raise ValueError("others than its owner may write to it; chmod go-w")
         return file.read()
-
-
-def _parsed(text: bytes) -> dict[str, Key]:
-    try:
-        kept = list(json.loads(text)["keys"])
-    except (ValueError, TypeError, KeyError, RecursionError):  # whose words would quote the file
-        raise ValueError('it is no JSON of the form {"keys": [...]}') from None
-    return {key.id: key for key in (from_json(json.dumps(each)) for each in kept)}
 
 
 def _why(error: OSError | ValueError) -> str:

@@ -9,16 +9,19 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from rstitch.service.caller import Caller, Limits, Scope
 
+_T = TypeVar("_T")
 TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PREFIX = "rstitch"
 _ID_BYTES, _SECRET_BYTES = 8, 32
+_SECRET = re.compile(rf"{_PREFIX}-([0-9a-f]{{{2 * _ID_BYTES}}})-")
 _UNLIMITED = Limits()
 
 
@@ -53,6 +56,11 @@ class Key:
         return Caller(self.tenant, self.id, self.scopes, self.limits)
 
 
+@dataclass(frozen=True, slots=True)
+class _All:
+    keys: list[Key]
+
+
 class KeySource(Protocol):
     """Where a server finds the keys that are shown to it."""
 
@@ -67,6 +75,7 @@ class KeySource(Protocol):
 # What a secret is compared with whose id nobody knows; no secret has this digest.
 _NOBODYS_SHA256 = secrets.token_hex(32)
 _KEY: TypeAdapter[Key] = TypeAdapter(Key)
+_ALL: TypeAdapter[_All] = TypeAdapter(_All)
 
 
 def new_secret() -> tuple[str, str]:
@@ -80,14 +89,19 @@ def sha256_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+def id_in(secret: str) -> str:
+    """Returns the id that a secret has in it, whether there is such a key or not; "" if it has the form of none."""
+    found = _SECRET.match(secret)
+    return found[1] if found else ""
+
+
 def key_of(secret: str, source: KeySource, now: float) -> Key | None:
     """Returns the key that a secret belongs to, None unless there is one that holds at Unix time `now`.
 
     The work is the same for a secret that is malformed, of an unknown id, wrong, revoked or expired, so that its time
     does not tell which. Raises: RstitchError (UNAVAILABLE) if the keys cannot be known at the moment.
     """
-    prefix, _, rest = secret.partition("-")
-    key = source.find(rest.partition("-")[0] if prefix == _PREFIX else "")
+    key = source.find(id_in(secret))
     is_its = hmac.compare_digest(sha256_of(secret), _NOBODYS_SHA256 if key is None else key.sha256)
     return key if key is not None and is_its and key.holds(now) else None
 
@@ -99,12 +113,29 @@ def to_json(key: Key) -> str:
 
 def from_json(text: str | bytes) -> Key:
     """Reads a key. Raises: ValueError that names the field at fault, and does not quote what is in it."""
+    return _checked(_read(_KEY, text))
+
+
+def all_to_json(keys: Iterable[Key]) -> bytes:
+    """Writes keys as one JSON object, so that one that was cut short is never taken for one with fewer keys."""
+    return _ALL.dump_json(_All(list(keys)), exclude_defaults=True, indent=1) + b"\n"
+
+
+def all_from_json(text: bytes) -> dict[str, Key]:
+    """Reads keys by their ids. Raises: ValueError as `from_json` does."""
+    return {key.id: _checked(key) for key in _read(_ALL, text).keys}
+
+
+def _read(kind: TypeAdapter[_T], text: str | bytes) -> _T:
     try:
-        key = _KEY.validate_json(text)
+        return kind.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise ValueError(f"it is no key: {field + ': ' if field else ''}{first['msg']}") from None
+        raise ValueError(f"{field}: {first['msg']}" if field else first["msg"]) from None
+
+
+def _checked(key: Key) -> Key:
     if min(asdict(key.limits).values()) < 0:
-        raise ValueError("it is no key: a limit is negative")
+        raise ValueError("limits: one is negative")
     return key

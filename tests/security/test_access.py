@@ -45,8 +45,8 @@ class Kinds:
         return request
 
     async def unary_stream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
-        yield request
         self.callers.append(caller())
+        yield request
 
     async def stream_unary(self, requests: Any, context: Any) -> bytes:
         async for _ in requests:
@@ -55,8 +55,8 @@ class Kinds:
 
     async def stream_stream(self, requests: Any, context: Any) -> AsyncIterator[bytes]:
         async for request in requests:
+            self.callers.append(caller())
             yield request
-        self.callers.append(caller())
 
 
 @asynccontextmanager
@@ -232,6 +232,22 @@ async def test_the_audit_log_is_written_at_any_level_and_no_secret_is(
         for part in (shown.secret, shown.secret.split("-", 2)[2], shown.key.sha256):
             assert part not in out + err
             assert part not in "".join(f"{error} {error.metadata}" for error in errors if error is not None)
+
+
+async def test_the_audit_log_names_the_key_that_was_not_good(tmp_path: Path) -> None:
+    revoked, admin = make(revoked=1), make([Scope.ADMIN])
+    shown = {
+        "revoked": revoked.secret,
+        "another": f"rstitch-{'0' * 16}-x",
+        "none": f"rstitch-{'Z' * 16}-x",
+        "lacks": admin.secret,
+    }
+    async with serving(write(tmp_path / "keys", [revoked, admin])) as (address, _):
+        with capture_logs() as lines:
+            for secret in shown.values():
+                assert await refusal(address, "/test.Kinds/unary_unary", bearer(secret)) is not None
+    told = [(line.get("claimed_id"), line.get("key_id")) for line in lines]
+    assert told == [(revoked.key.id, None), ("0" * 16, None), (None, None), (None, admin.key.id)]
 
 
 async def test_a_call_that_is_refused_leaves_no_session(stack: Stack, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from model_worker.settings import WorkerSettings
 from rstitch.service.caller import Scope
 from rstitch.service.methods import METHODS
 from rstitch.v1 import common_pb2
-from tests.support.keys import Shown, bearer, make, put, refusal, write
+from tests.support.keys import Shown, bearer, error_on, make, put, told, write
 from tests.support.toy_stack import Stack
 
 
@@ -77,29 +78,30 @@ class Ring:
 async def check_lock(address: str, ring: Ring, methods: set[str]) -> None:
     """Tries every method with no key, with every kind of bad key, and with every lack of a scope."""
     wrong: dict[tuple[str, str], Any] = {}
+    denied = ("PERMISSION_DENIED", "SCOPE_MISSING")
+    async with grpc.aio.insecure_channel(address) as channel:
 
-    async def expect(method: str, what: str, metadata: Any, *expected: tuple[str, str] | None) -> None:
-        got = await refusal(address, method, metadata)
-        if got not in expected:
-            wrong[method, what] = got
+        async def expect(method: str, what: str, metadata: Any, expected: tuple[str, str] | None) -> None:
+            got = told(await error_on(channel, method, metadata))
+            if got != expected:
+                wrong[method, what] = got
 
-    for method in sorted(methods):
-        rule = METHODS[method]
-        if rule.open:
-            await expect(method, "no key", (), None)
-            continue
-        await expect(method, "no key", (), ("UNAUTHENTICATED", "NO_KEY"))
-        for what, metadata in ring.bad.items():
-            await expect(method, what, metadata, ("UNAUTHENTICATED", "BAD_KEY"))
-        for scope, shown in ring.only.items():
-            got = await refusal(address, method, shown.metadata)
-            is_refused = got == ("PERMISSION_DENIED", "SCOPE_MISSING")
-            if is_refused == (not rule.scopes or scope in rule.scopes) or (got and got[0] == "UNAUTHENTICATED"):
-                wrong[method, f"only {scope}"] = got
-        if len(rule.scopes) == 1:
-            (scope,) = rule.scopes
-            denied = ("PERMISSION_DENIED", "SCOPE_MISSING")
-            await expect(method, f"all but {scope}", ring.all_but[scope].metadata, denied)
+        for method in sorted(methods):
+            rule = METHODS[method]
+            if rule.open:
+                await expect(method, "no key", (), None)
+                continue
+            await expect(method, "no key", (), ("UNAUTHENTICATED", "NO_KEY"))
+            for what, metadata in ring.bad.items():
+                await expect(method, what, metadata, ("UNAUTHENTICATED", "BAD_KEY"))
+            for scope, shown in ring.only.items():
+                got = told(await error_on(channel, method, shown.metadata))
+                is_right = not rule.scopes or scope in rule.scopes
+                if (got == denied) == is_right or (got is not None and got[0] == "UNAUTHENTICATED"):
+                    wrong[method, f"only {scope}"] = got
+            if len(rule.scopes) == 1:
+                (scope,) = rule.scopes
+                await expect(method, f"all but {scope}", ring.all_but[scope].metadata, denied)
     assert not wrong
 
 
@@ -140,3 +142,11 @@ def test_the_table_has_no_method_that_nobody_serves() -> None:
     assert METHODS.keys() == methods_of(
         [service.full_name for file in files for service in file.DESCRIPTOR.services_by_name.values()]
     )
+
+
+def test_the_manual_says_what_the_table_says() -> None:
+    text = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    for scope in set(Scope) - {Scope.WORKER}:
+        (row,) = re.findall(rf"^\| `{scope}` \| (.*) \|$", text, flags=re.MULTILINE)
+        opened = {method.rpartition("/")[2] for method, rule in METHODS.items() if scope in rule.scopes}
+        assert set(re.findall(r"`(\w+)`", row)) == opened - {"ServerReflectionInfo"}

@@ -52,20 +52,29 @@ async def put(redis_url: str, *shown: Shown) -> None:
 
 async def refusal(address: str, method: str, metadata: Any = (), request: bytes = b"") -> tuple[str, str] | None:
     """Code and reason of a refused call, None if it was answered; its first answer is not waited out."""
-    error = await error_of(address, method, metadata, request)
+    return told(await error_of(address, method, metadata, request))
+
+
+def told(error: RstitchError | None) -> tuple[str, str] | None:
     return (error.code.name, error.reason) if error is not None else None
 
 
 async def error_of(address: str, method: str, metadata: Any = (), request: bytes = b"") -> RstitchError | None:
-    """The error that a call with one message ends with, whatever its kind: on the wire all are alike."""
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.unary_stream(method)(request, metadata=tuple(metadata), timeout=20)
-        try:
-            await call.read()
-            if call.done() and await call.code() is not grpc.StatusCode.OK:
-                await call.read()  # which raises
-        except grpc.aio.AioRpcError as error:
-            return from_rpc_error(error)
-        finally:
-            call.cancel()
+        return await error_on(channel, method, metadata, request)
+
+
+async def error_on(
+    channel: grpc.aio.Channel, method: str, metadata: Any = (), request: bytes = b""
+) -> RstitchError | None:
+    """The error that a call with one message ends with, whatever its kind: on the wire all are alike."""
+    call = channel.unary_stream(method)(request, metadata=tuple(metadata), timeout=20)
+    try:
+        await call.read()
+        if call.done() and await call.code() is not grpc.StatusCode.OK:
+            await call.read()  # which raises
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error)
+    finally:
+        call.cancel()
     return None
