@@ -15,6 +15,7 @@ from pydantic_settings import CliApp
 
 from router_svc.access.cached_keys import CachedKeys
 from router_svc.access.key_source import key_source
+from router_svc.access.quotas import Quotas
 from router_svc.answers.sessions import Observers, Sessions
 from router_svc.api.profiles import Profiles
 from router_svc.api.service import RouterService
@@ -24,6 +25,7 @@ from router_svc.settings import RouterSettings
 from router_svc.trajectory.head_store import HeadStore
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.redis_address import RedisAddress
+from router_svc.trajectory.redis_link import RedisLink
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
@@ -92,7 +94,10 @@ class Router:
         self.store = TrajectoryStore(redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
         self.heads = self._make_heads(redis)
-        self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers)
+        times = {"lease_s": settings.lease_s, "ttl_s": settings.ttl_s}
+        link = RedisLink(redis, settings.redis_patience_s)
+        self.quotas = Quotas(link, self.lease.router_id, **times, metrics=observers.metrics)
+        self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers, self.quotas)
         self.profiles = Profiles(redis, settings.redis_patience_s, settings.tau)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
         access = AccessInterceptor(self.keys, audited=settings.audit) if self.keys is not None else None
@@ -125,7 +130,7 @@ class Router:
             if isinstance(self.keys, CachedKeys):
                 await self.keys.refresh()  # whoever is told that it serves is let in
                 group.create_task(self.keys.keep())
-            group.create_task(self.lease.keep(self.sessions.tidy))
+            group.create_task(self.lease.keep(self._after_renewal))
             group.create_task(self._tell_health())
 
     async def _wait_for_redis(self) -> None:
@@ -139,6 +144,10 @@ class Router:
             else:
                 self.service.detail = ""
                 return
+
+    async def _after_renewal(self) -> None:
+        await self.quotas.renew()
+        await self.sessions.tidy()
 
     async def _tell_health(self) -> None:
         """Says SERVING while the pair is sound. An answer waits itself for a worker that is away for a while."""
@@ -159,6 +168,7 @@ class Router:
         await self.pair.close()
         await self.profiles.close()
         await self.heads.close()
+        await self.quotas.close()
         await self.store.close()
         if isinstance(self.keys, CachedKeys):
             await self.keys.close()

@@ -1,1 +1,1 @@
-"""Who may call: keys in Redis, which all routers share, and the command that makes them. It knows no method."""
+"""Who may call, and how much: keys in Redis, the command that makes them, and their quotas. It knows no method."""

@@ -1,4 +1,4 @@
-"""`rstitch keys add | ls | rotate | rm`: who may call. A new secret is all that goes to stdout, and that only once."""
+"""`rstitch keys`: who may call, and how much. A new secret is all that goes to stdout, and that only once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -23,6 +23,9 @@ from rstitch.errors import invalid
 from rstitch.service import key_file
 from rstitch.service.caller import Limits, Scope
 from rstitch.service.keys import Key
+
+if TYPE_CHECKING:
+    from router_svc.access.quotas import Use
 
 _T = TypeVar("_T")
 _PATIENCE_S = 2.0
@@ -130,6 +133,49 @@ def rm(
     _change(redis, file, edit)
     for key_id in ids:
         err().print(f"revoked {key_id}")
+
+
+@app.command("usage")
+@command
+def usage(
+    key_id: Annotated[
+        str, typer.Argument(metavar="[ID]", help="Of the key, as ls says it; all that have limits.")
+    ] = "",
+    ttl_s: Annotated[float, typer.Option(envvar="RSTITCH_TTL_S", min=0, help="--ttl-s of the routers.")] = 86_400,
+    redis: Redis = "",
+    file: File = None,
+    json: Json = False,
+) -> None:
+    """Says what keys take of their limits at the moment, over all routers on that Redis."""
+    found = [key for key in _change(redis, file, lambda keys: list(keys.values())) if key_id in ("", key.id)]
+    if key_id and not found:
+        raise invalid("ID", f"there is no key {key_id[:40]!r}.", "rstitch keys ls says which there are.")
+    if not redis:
+        raise invalid("--redis", "where do the routers count?", "Give --redis URL (or RSTITCH_REDIS), too.")
+    limited = [key for key in found if key.limits != Limits()]
+    used = asyncio.run(_uses(redis, ttl_s, limited))
+    if json:
+        for key, use in zip(limited, used, strict=True):
+            print_json({"id": key.id, "tenant": key.tenant, "used": asdict(use), "limits": asdict(key.limits)})
+        return
+    table = Table("id", "tenant", *(field.name for field in fields(Limits)), box=None, padding=(0, 2, 0, 0))
+    for key, use in zip(limited, used, strict=True):
+        shares = [
+            f"{num}/{limit}" if limit else "" for num, limit in zip(astuple(use), astuple(key.limits), strict=True)
+        ]
+        table.add_row(key.id, key.tenant, *shares)
+    print_whole(out(), table)
+
+
+async def _uses(redis: str, ttl_s: float, found: list[Key]) -> list[Use]:
+    from router_svc.access.quotas import Quotas
+    from router_svc.trajectory.redis_link import RedisLink
+
+    quotas = Quotas(RedisLink(redis, _PATIENCE_S), "", lease_s=0, ttl_s=ttl_s)
+    try:
+        return [await quotas.use(key.caller()) for key in found]
+    finally:
+        await quotas.close()
 
 
 def _change(redis: str, file: Path | None, edit: Callable[[Keys], _T]) -> _T:

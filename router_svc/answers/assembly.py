@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from router_svc.access.account import Admission
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
 from router_svc.answers.preparation import Prepared
@@ -45,6 +46,7 @@ class ClaimedAnswer:
     resumes: bool  # the workers presumably hold all of it; else what was there before the prompt
     usage: Usage
     trace: GenerationTrace
+    admission: Admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Writing:
     workers: dict[Model, WorkerSession]
     accounting: Accounting
     trace: GenerationTrace
+    admission: Admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,8 @@ class Assembly:
         else:
             loop = Decoding(answer, follower, trials, accounting, self._head_asked_here(claimed.prepared))
         trace.describe(claimed.name, claimed.owned.epoch, settings, self.pair.names())
-        return Writing(claimed.name, log, loop, journal, workers, accounting, trace)
+        claimed.admission.begin(claimed.usage, 0 if claimed.resumes else len(claimed.chunks[-1].tokens))
+        return Writing(claimed.name, log, loop, journal, workers, accounting, trace, claimed.admission)
 
     def _manner(self, model: Model, prepared: Prepared, session: SessionTokens, endings: Endings) -> Manner:
         """How all runs of the answer on a worker are."""

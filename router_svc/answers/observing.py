@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import grpc
 
+from router_svc.access.quotas import Quotas
 from router_svc.answers import refusals
 from router_svc.answers.courses import Course, course_of_given, course_of_kept
 from router_svc.answers.preparation import Preparation, check_same, make_apart
@@ -56,12 +57,14 @@ class Observing:
         self,
         preparation: Preparation,
         store: TrajectoryStore,
+        quotas: Quotas,
         check_open: Callable[[], None],
         telemetry: Telemetry,
         metrics: Metrics,
     ) -> None:
         self._preparation = preparation
         self._store = store
+        self._quotas = quotas
         self._check_open = check_open
         self._trace = ObservingTrace(telemetry, metrics)
         self._num_running = 0
@@ -80,7 +83,11 @@ class Observing:
                 raise refusals.too_many_answers(self._num_running, most, "observed")
             self._num_running += 1
             try:
-                async with aclosing(self._along(asked, tau, observation)) as found:
+                async with (
+                    self._quotas.admission("") as admission,
+                    aclosing(self._along(asked, tau, observation)) as found,
+                ):
+                    await admission.enter()
                     async for each in found:
                         yield each
             finally:

@@ -87,7 +87,7 @@ class RunningAnswer:
         finally:
             if self._leave is not None:
                 self._leave.cancel()
-            await self._leave_workers()
+            await asyncio.gather(self._leave_workers(), self._writing.admission.end())
         self._writing.trace.end(outcome)
         self._say(outcome)
         self.log.on_reader = self.log.on_deserted = None

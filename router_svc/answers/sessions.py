@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from weakref import WeakValueDictionary
 
+from router_svc.access.account import Admission
+from router_svc.access.quotas import Quotas
 from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.claiming import OwnersLease, cancel_elsewhere, own
@@ -35,7 +37,7 @@ from router_svc.settings import RouterSettings
 from router_svc.trajectory.errors import Fenced, deleted
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.session_names import session_name
-from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.trajectory.store import Cursor, Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.trajectory.types import (
     Chunk,
     Ended,
@@ -76,11 +78,13 @@ class Sessions:
         lease: Lease,
         heads: StoredHeads,
         observers: Observers,
+        quotas: Quotas,
     ) -> None:
         self._settings = settings
         self._pair = pair
         self._store = store
         self._lease = lease
+        self._quotas = quotas
         self._telemetry = observers.telemetry
         self.clock = observers.clock
         self.observer = AnswerObserver(pair, settings.guard, observers.clock, observers.metrics)
@@ -88,7 +92,8 @@ class Sessions:
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
         )
         self._preparation = Preparation(settings, pair, heads, lambda: self.observer.price(self._load))
-        self.observing = Observing(self._preparation, store, self._check_open, observers.telemetry, observers.metrics)
+        seen_by = (observers.telemetry, observers.metrics)
+        self.observing = Observing(self._preparation, store, quotas, self._check_open, *seen_by)
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}  # by name
         self._num_beginning = 0  # answers that will be running soon
@@ -119,9 +124,10 @@ class Sessions:
     async def _begin(self, question: Question, started: float) -> AnswerLog:
         session_id = question.session_id or uuid.uuid4().hex
         name = session_name(question.tenant, session_id)
-        async with self._lock(name):
+        async with self._lock(name), self._quotas.admission(session_id) as admission:
             if name in self._running:
                 raise refusals.session_running(name)
+            await admission.enter()
             # Whatever is refused from here on is in the trace, with the error.
             trace = begin_trace(self._telemetry)
             try:
@@ -133,7 +139,7 @@ class Sessions:
                 )
                 decided = replace(question, policy=policy)
                 while True:
-                    log = await self._try_begin(name, decided, head, guard_reason, trace, started)
+                    log = await self._try_begin(name, decided, head, guard_reason, admission, trace, started)
                     if log is not None:
                         return log
             except RstitchError as error:
@@ -146,14 +152,14 @@ class Sessions:
         """The last answer of a session, gone on with if its router is gone. Raises RstitchError."""
         self._check_open()
         name = session_name(asked.tenant, asked.session_id)
-        async with self._lock(name):
+        async with self._lock(name), self._quotas.admission(asked.session_id) as admission:
             running = self._running.get(name)
             if running is not None:
                 check_within(asked, running.log.length)
                 return running.log
             lease = OwnersLease(name, refusals.owned_elsewhere(name, self._lease.lease_s))
             while True:
-                outcome = await self._try_attach(name, asked, started)
+                outcome = await self._try_attach(name, asked, admission, started)
                 if isinstance(outcome, AnswerLog):
                     return outcome
                 if outcome is not None:
@@ -167,8 +173,8 @@ class Sessions:
         return trajectory
 
     async def page(
-        self, tenant: str, num: int, before: tuple[int, str] | None, *, labelled: bool
-    ) -> tuple[list[Header], tuple[int, str] | None]:
+        self, tenant: str, num: int, before: Cursor | None, *, labelled: bool
+    ) -> tuple[list[Header], Cursor | None]:
         return await self._store.page(num, before, tenant=tenant, labelled=labelled)
 
     async def label(self, name: str, label: Label | None) -> None:
@@ -244,6 +250,7 @@ class Sessions:
         question: Question,
         head: NamedHead | None,
         guard_reason: str,
+        admission: Admission,
         trace: GenerationTrace,
         started: float,
     ) -> AnswerLog | None:
@@ -264,16 +271,17 @@ class Sessions:
         chunks = [*(before.chunks if before else ()), chunk]
         session = await read_session(chunks, vocabularies)
         asked = self.clock()
-        settings = prepared.settings.to_json()
-        header = before.header if before else None
-        claim = partial(self._store.claim, header, name, self._lease.router_id, settings, usage, [chunk])
+        of = (before.header if before else None, name, self._lease.router_id)
+        claim = partial(self._store.claim, *of, prepared.settings.to_json(), usage, [chunk])
         owned = await own(name, claim, refusals.session_running(name), was_running=was_running)
         if owned is None:
             return None
-        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, False, usage, trace)
+        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, False, usage, trace, admission)
         return self._start(claimed, started, read_s + self.clock() - asked)
 
-    async def _try_attach(self, name: str, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
+    async def _try_attach(
+        self, name: str, asked: Reattach, admission: Admission, started: float
+    ) -> AnswerLog | OwnedElsewhere | None:
         since = self.clock()
         trajectory = await self.trajectory(name)
         header = trajectory.header
@@ -285,6 +293,7 @@ class Sessions:
             context = context_of(trajectory.chunks, settings.start, vocabularies.answer_tokenizers)
             tokenizers = vocabularies.answer_tokenizers
             return AnswerLog(asked.session_id, settings, context, tokenizers, chunks, header.finished)
+        await admission.enter(resumes=True)
         prepared = await self._preparation.prepare_again(settings, vocabularies, asked.session_id)
         chunks = list(trajectory.chunks)
         session = await read_session(chunks, vocabularies)
@@ -295,7 +304,7 @@ class Sessions:
         if not isinstance(owned, Owned):
             return owned
         trace = begin_trace(self._telemetry, settings.traceparent)
-        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, True, usage, trace)
+        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, True, usage, trace, admission)
         return self._start(claimed, started, self.clock() - since)
 
     def _start(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> AnswerLog:

@@ -63,5 +63,10 @@ def head(full_name: str) -> str:
     return f"{HEAD_PREFIX}{full_name}"
 
 
+def quota(key_id: str, what: str) -> str:
+    """What a key took of something, as the scripts in router_svc/access/ keep it; it expires when it is past."""
+    return f"{_PREFIX}:quota:{key_id}:{what}"
+
+
 def _of(key: str, tenant: str) -> str:
     return f"{key}:{tenant}" if tenant else key
