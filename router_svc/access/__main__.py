@@ -27,7 +27,11 @@ from rstitch.service.keys import Key
 if TYPE_CHECKING:
     from router_svc.access.quotas import Use
 
+if TYPE_CHECKING:
+    from router_svc.trajectory.redis_address import RedisAddress
+
 _T = TypeVar("_T")
+_REDIS_VARIABLES = ("CA", "CERT", "KEY", "PASSWORD_FILE")
 _PATIENCE_S = 2.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -171,7 +175,7 @@ async def _uses(redis: str, ttl_s: float, found: list[Key]) -> list[Use]:
     from router_svc.access.quotas import Quotas
     from router_svc.trajectory.redis_link import RedisLink
 
-    quotas = Quotas(RedisLink(redis, _PATIENCE_S), "", lease_s=0, ttl_s=ttl_s)
+    quotas = Quotas(RedisLink(_address(redis), _PATIENCE_S), "", lease_s=0, ttl_s=ttl_s)
     try:
         return [await quotas.use(key.caller()) for key in found]
     finally:
@@ -199,15 +203,19 @@ def _change(redis: str, file: Path | None, edit: Callable[[Keys], _T]) -> _T:
 
 async def _change_in_redis(url: str, edit: Callable[[Keys], _T]) -> _T:
     from router_svc.access.key_store import KeyStore  # redis is not there wherever a file is edited
-    from router_svc.trajectory.redis_address import RedisAddress
 
-    # What lets the router in lets this in: the variables of its flags --redis-ca and so on.
-    files = [os.environ.get(f"RSTITCH_REDIS_{name}", "") for name in ("CA", "CERT", "KEY", "PASSWORD_FILE")]
-    store = KeyStore(RedisAddress(url, *files), _PATIENCE_S)
+    store = KeyStore(_address(url), _PATIENCE_S)
     try:
         return await store.change(edit)
     finally:
         await store.close()
+
+
+def _address(url: str) -> RedisAddress:
+    """What lets the router in lets this in: the variables of its flags --redis-ca and so on."""
+    from router_svc.trajectory.redis_address import RedisAddress
+
+    return RedisAddress(url, *(os.environ.get(f"RSTITCH_REDIS_{name}", "") for name in _REDIS_VARIABLES))
 
 
 def _hand_over(key: Key, secret: str) -> None:

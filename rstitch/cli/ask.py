@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from json import loads
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -79,7 +79,7 @@ def ask(
             guard=_on_or_off(guard),
             session_id=session,
             cache_salt=cache_salt,
-            on_disconnect=on_disconnect,  # type: ignore[typeddict-item] # checked where it is sent
+            on_disconnect=cast(Any, on_disconnect),  # checked where it is sent
         )
         asked = _Asked(events)
         try:

@@ -94,7 +94,8 @@ def generate_request(
     if on_disconnect not in (None, "continue", "stop"):
         raise invalid("on_disconnect", f"{on_disconnect!r} is neither.", "Give 'continue' or 'stop', or leave it out.")
     if on_disconnect is not None:
-        request.on_disconnect = router_pb2.OnDisconnect.Value(f"ON_DISCONNECT_{on_disconnect.upper()}")
+        stops = on_disconnect == "stop"
+        request.on_disconnect = router_pb2.ON_DISCONNECT_STOP if stops else router_pb2.ON_DISCONNECT_CONTINUE
     return request
 
 
