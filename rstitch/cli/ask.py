@@ -45,7 +45,7 @@ def ask(
         typer.Option(help="on | off: may the LLM write alone while routing loses?", show_default="the router's"),
     ] = None,
     session: Annotated[str, typer.Option(help="Continue this conversation, or name a new one.")] = "",
-    cache_salt: Annotated[str, typer.Option(help="Tenant: share computed prompts only under this salt.")] = "",
+    cache_salt: Annotated[str, typer.Option(help="Share computed prompts only under this salt.")] = "",
     system: Annotated[str, typer.Option(help="System message before the question.")] = "",
     template_arg: Annotated[
         list[str] | None,
