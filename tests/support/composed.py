@@ -22,8 +22,9 @@ from tests.support.served import Pair
 from tests.support.tls_proxy import TlsProxy
 
 NAMES = ("slm-worker", "llm-worker", "router")
-# A container has a GPU, more memory, and its own way to the collector.
+# A container has a GPU and more time: nothing is built here at the start.
 _HERE = {"RSTITCH_DEVICE": "cpu", "RSTITCH_THREADS": "1", "RSTITCH_MEASURE_MS": "100"}
+_HERE |= {"RSTITCH_ATTENTION": "in-place", "RSTITCH_MATMUL": "torch", "RSTITCH_COMPILE": "off"}
 
 
 @dataclass(frozen=True)
