@@ -62,6 +62,7 @@ def ask(
         question = sys.stdin.read()
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
     spec = spec_of(policy, tau, tau_return)
+    wish: Any = on_disconnect  # whether it is one of the two is checked where it is sent
     with Client(router, timeout) as client:
         events = client.generate(
             question if raw else None,
@@ -77,7 +78,7 @@ def ask(
             guard=_on_or_off(guard),
             session_id=session,
             cache_salt=cache_salt,
-            on_disconnect=on_disconnect,  # type: ignore[typeddict-item] # checked where it is sent
+            on_disconnect=wish,
         )
         asked = _Asked(events)
         try:

@@ -22,18 +22,17 @@ class Gate:
 
     def __init__(self, engine: Engine) -> None:
         self.steps: list[list[str]] = []
+        self.num_begun = 0  # one more than `steps` while one is held back
         self._launch = engine.launch
         self._permits = threading.Semaphore(0)
-        self.is_waiting = threading.Event()
         engine.launch = self._gated  # type: ignore[method-assign]
 
     def let(self, num: int) -> None:
-        self.is_waiting.clear()
         for _ in range(num):
             self._permits.release()
 
     def _gated(self) -> Flight:
-        self.is_waiting.set()
+        self.num_begun += 1
         self._permits.acquire()
         flight = self._launch()
         self.steps.append([row.run.session.session_id for row in flight.rows])
@@ -53,17 +52,18 @@ WAYS = {
 
 @pytest.mark.parametrize("request_", WAYS.values(), ids=WAYS)
 async def test_a_cancelled_stream_has_no_row_in_the_next_step(start_worker: StartWorker, request_: Any) -> None:
-    worker, stub = await start_worker(max_batch_tokens=16, batching="eager")
+    worker, made = await start_worker(max_batch_tokens=16, batching="eager")
+    stub: Any = made
     engine: Engine = await worker.driver.ask(lambda engine: engine)
     gate = Gate(engine)
     request = pb.DecodeRequest()
     request.CopyFrom(request_)
     request.session_id = "left"
     try:
-        call = stub.Decode()
+        call: Any = stub.Decode()
         await call.write(request)
         gate.let(2)
-        await until(lambda: len(gate.steps) == 2 and gate.is_waiting.is_set())
+        await until(lambda: gate.num_begun == 3)
         assert "left" in gate.steps[-1], "it is in the middle of its work"
         call.cancel()
         # The engine's thread is about to take a step, and knows nothing yet.
