@@ -85,10 +85,10 @@ def left() -> RstitchError:
     return RstitchError(StatusCode.ABORTED, "ABANDONED", what, remedy="Re-attach with resume_from.")
 
 
-def cancelled(session_id: str) -> RstitchError:
+def cancelled(name: str) -> RstitchError:
     """CANCELLED: somebody wanted it to end. Clients do not go on by themselves."""
     what, remedy = "the answer was cancelled.", "Go on with it by resume_from, or ask something new."
-    metadata = {"session_id": session_id}
+    metadata = {"session_id": id_in(name)}
     return RstitchError(StatusCode.CANCELLED, "CANCELLED", what, remedy=remedy, metadata=metadata)
 
 

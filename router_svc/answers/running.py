@@ -65,7 +65,7 @@ class RunningAnswer:
 
     def cancel(self) -> None:
         """Ends it because somebody wants so; those who wait for `task` then find out how it ended."""
-        self.interrupt(refusals.cancelled(self.session_id))
+        self.interrupt(refusals.cancelled(self.name))
 
     def look(self) -> None:
         """Finds out, soon, whether the session was cancelled, deleted or taken over elsewhere, should that be new."""

@@ -242,8 +242,13 @@ async def _run_to_end(work: Awaitable[_T], unwanted: Callable[[_T], None] = lamb
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        # An exception that nobody looks at would be logged as a bug.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception() or unwanted(done.result()))
+
+        def settle(done: asyncio.Future[_T]) -> None:
+            # An exception that nobody looks at would be logged as a bug.
+            if not done.cancelled() and done.exception() is None:
+                unwanted(done.result())
+
+        task.add_done_callback(settle)
         raise
 
 

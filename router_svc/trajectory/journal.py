@@ -50,7 +50,7 @@ class Journal:
         self._usage = usage.copy()
         self._pending: list[tuple[Chunk, Usage]] = []
         self._closing = False
-        self._is_quiet = True  # no append since `look`
+        self._is_quiet = True  # nothing was appended since `look`
         self.on_cancelled: Callable[[], None] | None = None  # called when the store says that the answer is to end
         self._work = asyncio.Event()
         self._room = asyncio.Event()
@@ -125,7 +125,7 @@ class Journal:
         usage = ready[-1][1] if ready and not keep_usage else self._usage
         chunks = joined(chunk for chunk, _ in ready)
         append, told = partial(self._store.append, self._name, self._owned), (usage, state, finish, patience_s)
-        self._is_quiet = False
+        self._is_quiet = not chunks
         try:
             is_cancelled = await append(self.length, chunks, *told)
         except Behind as error:

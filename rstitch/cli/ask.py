@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from json import loads
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -64,6 +64,7 @@ def ask(
         question = sys.stdin.read()
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
     spec = spec_of(policy, tau, tau_return)
+    wish: Any = on_disconnect  # whether it is one of the two is checked where it is sent
     with Client(router, timeout, credentials=access) as client:
         events = client.generate(
             question if raw else None,
@@ -79,7 +80,7 @@ def ask(
             guard=_on_or_off(guard),
             session_id=session,
             cache_salt=cache_salt,
-            on_disconnect=cast(Any, on_disconnect),  # checked where it is sent
+            on_disconnect=wish,
         )
         asked = _Asked(events)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -195,7 +196,6 @@ async def test_an_answer_whose_router_died_is_cancelled_without_it(stack: Stack)
         reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=4000, session_id="s")).has(20)
         # Cut off from Redis' point of view: its lease runs out, and its appends come late.
         first.lease.renew = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
-        first.store.cancelling.mark = None  # type: ignore[assignment]
         await until(lambda: lease_is_over(first))
         assert (await cancel(other, "s"))[:2] == (True, INTERRUPTED)
         answer = await reading
@@ -217,9 +217,14 @@ async def test_what_cannot_be_cancelled_is_told_by_name(stack: Stack, session_id
     assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "session_id")
     error = await refused(stub.CancelGeneration(router_pb2.CancelGenerationRequest(session_id="nobodys")))
     assert (error.code, error.reason, error.field) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION", "session_id")
-    for fields in ({"on_disconnect": 7}, {"on_disconnect": STOP, "session_id": "s", "resume_from": 0}):
-        error = await refused(stub.Generate(ask_for(**fields)))  # type: ignore[arg-type]
+    wrong: list[dict[str, Any]] = [{"on_disconnect": 7}, {"on_disconnect": STOP, "session_id": "s", "resume_from": 0}]
+    for fields in wrong:
+        error = await refused(stub.Generate(ask_for(**fields)))
         assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "on_disconnect")
+
+
+def has_or_is_over(reading: Reading, num_tokens: int) -> Callable[[], bool]:
+    return lambda: reading.is_over or len(reading.answer.tokens) >= num_tokens
 
 
 async def test_cancels_of_many_at_random_moments(stack: Stack) -> None:
@@ -235,8 +240,7 @@ async def test_cancels_of_many_at_random_moments(stack: Stack) -> None:
         asked = ask_for(policy=threshold(0.5), max_new_tokens=40, session_id=session_id)
         while answer.finished is None:
             reading = Reading(stubs[0] if not answer.session_id else dice.choice(stubs), asked)
-            num = dice.randrange(1, 20)
-            await until(lambda reading=reading, num=num: reading.is_over or len(reading.answer.tokens) >= num)
+            await until(has_or_is_over(reading, dice.randrange(1, 20)))
             _, _, length = await cancel(dice.choice(stubs), session_id)
             part = await reading
             assert part.finished or is_cancelled(part)
