@@ -26,12 +26,12 @@ def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions
 def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions:
     """Makes a server notice dead peers and refuse what is too large in words.
 
-    It takes messages of four times the limit in: one between the two limits is refused by the interceptor, with a
-    reason and a remedy, which the library's own refusal lacks. Without `so_reuseport` a second process on the same port
-    would start without a word and get half of the calls.
+    It takes messages of twice the limit in, which is also the limit of what a compressed one becomes: one between the
+    two is refused by the interceptor, with a reason and a remedy, which the library's own refusal lacks. Without
+    `so_reuseport` a second process on the same port would start without a word and get half of the calls.
     """
     return [
-        ("grpc.max_receive_message_length", 4 * max_message_bytes),
+        ("grpc.max_receive_message_length", 2 * max_message_bytes),
         ("grpc.max_send_message_length", 4 * max_message_bytes),
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_permit_without_calls", 1),

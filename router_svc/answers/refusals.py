@@ -70,9 +70,3 @@ def abandoned(grace_s: float) -> RstitchError:
     """ABORTED: an answer is written for its readers."""
     what = f"nobody read the answer for {grace_s:g} s."
     return RstitchError(StatusCode.ABORTED, "ABANDONED", what, remedy="Re-attach with resume_from.")
-
-
-def router_failed(error: Exception) -> RstitchError:
-    """INTERNAL: a bug of ours."""
-    what, remedy = f"the router failed: {type(error).__name__}.", "This is a bug; the router's log has the details."
-    return RstitchError(StatusCode.INTERNAL, "INTERNAL", what, remedy=remedy)
