@@ -30,6 +30,7 @@ from router_svc.workers.runs import WorkerInfo
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
+from rstitch.service.memory import return_large_blocks
 from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics
 from rstitch.service.server import Server
 from rstitch.service.settings import explain
@@ -47,6 +48,7 @@ def main(stream: OpenStream = DecodeStream) -> None:
     except ValidationError as error:
         sys.exit(explain("router", error))
     setup_logging("router", settings.log_level)
+    return_large_blocks()
     try:
         asyncio.run(_serve(settings, stream))
     except RstitchError as error:

@@ -11,22 +11,25 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+
+import grpc
 
 from router_svc.answers.log import chunks_of_answer
 from router_svc.answers.prompts import make_prompt
 from router_svc.answers.request import Chat, GivenAnswer
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.text.conversation import stop_token
+from router_svc.text.encoding import TooLong
 from router_svc.text.segments import SegmentText, readings
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.turns import Turn
 from router_svc.text.views import View
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.types import Chunk, Model, Source, Trajectory, joined
-from rstitch.errors import invalid
+from rstitch.errors import RstitchError, invalid
 
 # What decoders put for bytes that are no character, or not yet one.
 _UNFINISHED = "\ufffd"
@@ -78,16 +81,29 @@ def course_of_kept(trajectory: Trajectory, settings: AnswerSettings, vocabularie
     return Course(tokens, start, positions, models, settings.cache_salt)
 
 
-def course_of_given(given: GivenAnswer, vocabularies: Vocabularies, *, each_its_own: bool) -> Course:
+def course_of_given(
+    given: GivenAnswer, vocabularies: Vocabularies, context_lengths: Mapping[Model, int], *, each_its_own: bool
+) -> Course:
     """An answer to a chat: prompt as for a question, its text as a continuation, the SLM's stop token, if it has any.
 
-    Raises RstitchError for a chat that makes no prompt, or a text that makes no tokens.
+    Raises RstitchError for a chat that makes no prompt, or a text that makes no tokens; or more than fit the SLM, if
+    that is seen before they are all made.
     """
-    prompt = make_prompt(Chat(given.turn), vocabularies, None, each_its_own=each_its_own)
+    try:
+        prompt = make_prompt(Chat(given.turn), vocabularies, None, context_lengths, each_its_own=each_its_own)
+    except RstitchError as error:
+        error.field = "chat" if error.field == "input" else error.field
+        raise
     own = prompt.notes.slm if prompt.notes is not None else None
     tokens = (own.tokens if own is not None else prompt.tokens)[:]
     start, side = len(tokens), vocabularies.sides[Model.SLM]
-    tokens.extend(side.tokenizer.below(side.size).encode(given.text, begins=False))
+    most = context_lengths[Model.SLM]
+    try:
+        tokens.extend(side.tokenizer.below(side.size).encode(given.text, begins=False, most=most))
+    except TooLong:
+        what = f"it is more than {most} tokens to the SLM, whose context is {most}."
+        code = grpc.StatusCode.OUT_OF_RANGE
+        raise RstitchError(code, "CONTEXT_FULL", what, field="text", remedy="Shorten it.") from None
     if len(tokens) == start:
         raise invalid("text", "the SLM's tokenizer makes no token of it.", "Give the answer's text.")
     end = stop_token(side, given.turn)

@@ -53,6 +53,7 @@ class Question:
     cache_salt: str = ""  # workers take over what they have computed under this one only
     stop_token_ids: tuple[int, ...] = ()  # ids of the LLM that end the answer beside the models' own
     keep_consultations: int = 0  # so many of the head's are kept with the trajectory, the first ones
+    num_bytes: int = 0  # about how long the input is
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class GivenAnswer:
 
     turn: Turn  # a chat
     text: str  # never empty
+    num_bytes: int = 0  # of both, about
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from router_svc.answers.request import Chat, GivenAnswer, Question, Reattach, Text, Tokens
-from router_svc.api.chat import parse_turn
+from router_svc.api.chat import chat_size, parse_turn
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit, ExitStyle
 from router_svc.policies.heads import split_name
@@ -78,6 +78,7 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Q
         cache_salt=_parse_salt(request.cache_salt),
         stop_token_ids=_parse_stop_tokens(request.stop_token_ids),
         keep_consultations=num,
+        num_bytes=_size(request),
     )
 
 
@@ -130,7 +131,8 @@ def parse_observed(request: router_pb2.ObserveAnswerRequest) -> tuple[str | Give
         case "given":
             _require(request.given.text, "given.text", "the answer is empty.", "Send at least one character.")
             try:
-                return GivenAnswer(parse_turn(request.given.chat), request.given.text), tau
+                given = request.given
+                return GivenAnswer(parse_turn(given.chat), given.text, len(given.text) + chat_size(given.chat)), tau
             except RstitchError as error:
                 error.field = f"given.{error.field}"
                 raise
@@ -167,6 +169,11 @@ def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
             _require(request.tokens.ids, "tokens.ids", "the prompt is empty.", "Send at least one token id.")
             return Tokens(tokens_of(request.tokens.ids))
     raise invalid("input", "there is no input.", "Send text, chat or tokens; or resume_from to go on with an answer.")
+
+
+def _size(request: router_pb2.GenerateRequest) -> int:
+    """About how many bytes the input has; to ask the message itself would write it out."""
+    return chat_size(request.chat) if request.HasField("chat") else len(request.text) + 4 * len(request.tokens.ids)
 
 
 def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:
