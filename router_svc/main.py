@@ -89,7 +89,8 @@ class Router:
             return self.pair.info(Model.SLM)
 
         settings = self._settings
-        return StoredHeads(HeadStore(settings.redis, settings.redis_patience_s), Heads(settings.heads, slm), slm)
+        files = Heads(settings.heads, slm, settings.heads_from_hub)
+        return StoredHeads(HeadStore(settings.redis, settings.redis_patience_s), files, slm)
 
     async def start(self) -> None:
         """Binds the port. The server says NOT_SERVING until `attend` has found all that the router needs."""

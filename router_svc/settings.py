@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis import ConnectionPool
 
 from rstitch.limits import LLM_ADDRESS, ROUTER_ADDRESS, SLM_ADDRESS, host_and_port
 
 # gRPC itself would take a port over 65535 for another one.
 Address = Annotated[str, AfterValidator(host_and_port)]
+
+
+def _checked_url(value: str) -> str:
+    """Raises ValueError, which does not quote it, for what no connection can be made of."""
+    try:
+        urlsplit(value).port  # noqa: B018 - raises
+        ConnectionPool.from_url(value).make_connection()  # type: ignore[no-untyped-call]
+    except Exception:  # noqa: BLE001 - what it raises differs, and quotes what may be a password
+        what = "it is no URL of a Redis; write redis://user:password@host:port/number, and in a password %2F for /"
+        raise ValueError(f"{what}, %40 for @, %3A for :, %23 for #, %3F for ?") from None
+    return value
 
 
 class RouterSettings(BaseSettings):
@@ -24,15 +37,19 @@ class RouterSettings(BaseSettings):
 
     slm: Annotated[Address, Field(description="HOST:PORT of the SLM's worker.")] = SLM_ADDRESS
     llm: Annotated[Address, Field(description="HOST:PORT of the LLM's worker.")] = LLM_ADDRESS
-    redis: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://", description="URL of Redis.")] = (
-        "redis://127.0.0.1:6379/0"
-    )
+    redis: Annotated[
+        str, Field(pattern=r"^(redis|rediss|unix)://", description="URL of Redis."), AfterValidator(_checked_url)
+    ] = "redis://127.0.0.1:6379/0"
     listen: Annotated[Address, Field(description="HOST:PORT to serve on.")] = ROUTER_ADDRESS
 
     tau: Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False, description="tau where a request names none.")] = 0.02
     heads: Annotated[
         str, Field(description="Folder of the heads for `learned`, NAME/head.safetensors each; empty: none.")
     ] = ""
+    heads_from_hub: Annotated[
+        list[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]],
+        Field(description="Repositories of the hub whose heads may be asked for by their id; else none is fetched."),
+    ] = []
     head_in_worker: Annotated[
         bool, Field(description="Whether the SLM's worker asks the head of `learned`, or the router does; on or off.")
     ] = True

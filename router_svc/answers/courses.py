@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -81,35 +81,38 @@ def course_of_kept(trajectory: Trajectory, settings: AnswerSettings, vocabularie
     return Course(tokens, start, positions, models, settings.cache_salt)
 
 
-def course_of_given(
-    given: GivenAnswer, vocabularies: Vocabularies, context_lengths: Mapping[Model, int], *, each_its_own: bool
-) -> Course:
+def course_of_given(given: GivenAnswer, vocabularies: Vocabularies, most: int, *, each_its_own: bool) -> Course:
     """An answer to a chat: prompt as for a question, its text as a continuation, the SLM's stop token, if it has any.
 
-    Raises RstitchError for a chat that makes no prompt, or a text that makes no tokens; or more than fit the SLM, if
-    that is seen before they are all made.
+    Raises RstitchError for a chat that makes no prompt, or a text that makes no tokens; or more than the `most` that
+    the SLM reads, if that is seen before they are all made.
     """
     try:
-        prompt = make_prompt(Chat(given.turn), vocabularies, None, context_lengths, each_its_own=each_its_own)
+        prompt = make_prompt(
+            Chat(given.turn), vocabularies, None, dict.fromkeys(Model, most), each_its_own=each_its_own
+        )
     except RstitchError as error:
-        error.field = "chat" if error.field == "input" else error.field
-        raise
+        if error.reason != "CONTEXT_FULL":
+            raise
+        raise _too_long("chat", most) from None
     own = prompt.notes.slm if prompt.notes is not None else None
     tokens = (own.tokens if own is not None else prompt.tokens)[:]
     start, side = len(tokens), vocabularies.sides[Model.SLM]
-    most = context_lengths[Model.SLM]
     try:
         tokens.extend(side.tokenizer.below(side.size).encode(given.text, begins=False, most=most))
     except TooLong:
-        what = f"it is more than {most} tokens to the SLM, whose context is {most}."
-        code = grpc.StatusCode.OUT_OF_RANGE
-        raise RstitchError(code, "CONTEXT_FULL", what, field="text", remedy="Shorten it.") from None
+        raise _too_long("text", most) from None
     if len(tokens) == start:
         raise invalid("text", "the SLM's tokenizer makes no token of it.", "Give the answer's text.")
     end = stop_token(side, given.turn)
     if end is not None and tokens[-1] not in side.stop_tokens:
         tokens.append(end)
     return Course(tokens, start, range(start, len(tokens)), [None] * (len(tokens) - start))
+
+
+def _too_long(field: str, most: int) -> RstitchError:
+    what = f"it is more than {most} tokens to the SLM, whose context is {most}."
+    return RstitchError(grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_FULL", what, field=field, remedy="Shorten it.")
 
 
 def _is_read(view: View, token: int) -> bool:

@@ -139,7 +139,7 @@ class Observing:
         return course
 
     async def _given(self, given: GivenAnswer, vocabularies: Vocabularies) -> Course:
-        own, most = self._preparation.settings.prompt == "own", self._preparation.pair.context_lengths()
+        own, most = self._preparation.settings.prompt == "own", self._context_length()
         try:
             course = await self._preparation.apart.make(
                 lambda: course_of_given(given, vocabularies, most, each_its_own=own), given.num_bytes

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -42,6 +43,8 @@ _LONG = 256 * 1024
 _PATIENCE_S = 10.0
 _LENGTH = struct.Struct(">I")
 _TEXT, _ERROR = b"T", b"E"
+# Python writes objects with the place where they are in memory.
+_ADDRESS = re.compile(r"(?: at)? 0x[0-9a-fA-F]+")
 
 
 class TemplateRefused(Exception):
@@ -169,7 +172,7 @@ def _rendered(request: bytes) -> bytes:
     except MemoryError:
         return _ERROR + f"it takes more than {_MAX_BYTES >> 20} MiB".encode()
     except Exception as error:  # noqa: BLE001 - other people's code
-        return _ERROR + (str(error)[:1000] or type(error).__name__).encode(errors="replace")
+        return _ERROR + _ADDRESS.sub("", str(error)[:1000] or type(error).__name__).encode(errors="replace")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from opentelemetry import metrics
 
 from rstitch import __version__
 from rstitch.service.semconv import SEMCONV_SCHEMA_URL
+from rstitch.service.telemetry import named_settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -65,10 +66,12 @@ def setup_metrics(service_name: str, endpoint: str | None) -> Metrics:
     from opentelemetry.sdk.resources import Resource
 
     url = endpoint if "://" in endpoint else f"http://{endpoint}"
-    exporter = OTLPMetricExporter(endpoint=url, insecure=not url.startswith("https://"))
-    resource = Resource.create({"service.name": service_name, "service.version": __version__})
-    reader = PeriodicExportingMetricReader(exporter)
-    return Metrics(MeterProvider([reader], resource, shutdown_on_exit=False))
+    with named_settings("--metrics-endpoint"):
+        exporter = OTLPMetricExporter(endpoint=url, insecure=not url.startswith("https://"))
+        resource = Resource.create({"service.name": service_name, "service.version": __version__})
+        reader = PeriodicExportingMetricReader(exporter)
+        provider = MeterProvider([reader], resource, shutdown_on_exit=False)
+    return Metrics(provider)
 
 
 def _callback(
