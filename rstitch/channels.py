@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+# Calls of one connection at once: a router has two streams to a worker for each of its answers at most.
+MAX_STREAMS = 4096
 
 ChannelOptions = list[tuple[str, int]]
 
@@ -33,6 +35,7 @@ def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions
     return [
         ("grpc.max_receive_message_length", 2 * max_message_bytes),
         ("grpc.max_send_message_length", 4 * max_message_bytes),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
