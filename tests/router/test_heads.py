@@ -105,7 +105,7 @@ def test_what_is_no_head_says_why() -> None:
 
 def test_a_head_is_found_replaced_and_missed_without_a_restart(tmp_path: Path) -> None:
     heads = Heads(str(tmp_path), lambda: SLM)
-    with refused(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", "no head tiny", str(tmp_path)):
+    with refused(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", "no head tiny", "--heads"):
         heads.get("tiny")
     first, second = random_head(8, seed=1), random_head(8, seed=2)
     put(tmp_path, "tiny", first)
