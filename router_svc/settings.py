@@ -57,6 +57,12 @@ class RouterSettings(BaseSettings):
         Literal["own", "llm"],
         Field(description="Whose chat template writes the SLM's prompt where theirs differ: its own, or the LLM's."),
     ] = "own"
+    special_tokens_in_text: Annotated[
+        Literal["allow", "refuse"],
+        Field(
+            description="What a chat is whose texts spell a special token, which then acts as one: let in or refused."
+        ),
+    ] = "allow"
     guard: Annotated[
         bool, Field(description="Where a request does not say: LLM-only while routing loses? on or off.")
     ] = False

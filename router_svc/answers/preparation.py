@@ -10,11 +10,11 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import grpc
 
 from router_svc.answers.apart import Apart
+from router_svc.answers.plain import check_plain
 from router_svc.answers.prompts import Prompt, budget_for, check_size, make_prompt
 from router_svc.answers.request import Question, Tokens
 from router_svc.decoding.early_exit import ExitRules, settle
@@ -89,7 +89,12 @@ class Preparation:
         own, most = self.settings.prompt == "own", self.pair.context_lengths()
         if isinstance(question.input, Tokens):
             check_size(len(question.input.ids), most)
-        make = partial(make_prompt, question.input, vocabularies, before, most, each_its_own=own)
+
+        def make() -> Prompt:
+            if self.settings.special_tokens_in_text == "refuse":
+                check_plain(question.input, vocabularies)
+            return make_prompt(question.input, vocabularies, before, most, each_its_own=own)
+
         return await self.apart.make(make, question.num_bytes)
 
     async def prepare(

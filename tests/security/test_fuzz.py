@@ -29,8 +29,8 @@ OF_ROUTER: dict[str, tuple[Any, ...]] = {
     "ids": tuple(range(5, 60)),
     "tokens": tuple(range(5, 60)),
     "max_new_tokens": (0, 1, 5, 9),
-    "resume_from": (0, 1, 4),
     "page_size": (0, 1, 1000),
+    "name": ("p", "q"),
     "page_token": ("",),
     "tau": (0.02, 0.5),
     "tau_return": (0.1,),
@@ -69,10 +69,12 @@ OF_WORKER: dict[str, tuple[Any, ...]] = {
 }
 
 
-async def send_all(port: int, service: Any, likely: dict[str, tuple[Any, ...]], count: int) -> list[str]:
+async def send_all(
+    port: int, service: Any, likely: dict[str, tuple[Any, ...]], count: int, needed: set[str]
+) -> list[str]:
     """Sends so many requests to all methods of a service, some at once; what was wrong with the answers.
 
-    Most methods are to answer some: what is refused at the door tells nothing of what lies behind it.
+    Methods that are `needed` are to answer some: what is refused at the door tells nothing of what lies behind it.
     """
     fuzzer, wrong, answered = Fuzzer(seed=14, likely=likely), [], set()
     methods = [*service.methods, *(method for method in service.methods if method.name in ("Generate", "Decode"))] * 2
@@ -96,7 +98,7 @@ async def send_all(port: int, service: Any, likely: dict[str, tuple[Any, ...]], 
         for begin in range(0, count, 500):
             drawn = [draw() for _ in range(min(500, count - begin))]
             await asyncio.gather(*(one(channel, begin + place, *each) for place, each in enumerate(drawn)))
-    assert len(answered) > len(service.methods) // 2, f"answered are only {answered}"
+    assert answered >= needed, f"answered are only {answered}"
     return wrong
 
 
@@ -105,7 +107,8 @@ async def test_a_router_answers_or_refuses_by_name(stack: Stack, count: int) -> 
     router = await stack.router(max_new_tokens=12, detach_grace_s=0.2)
     stub = await stack.stub(router)
     before = await take(stub, ask_for(max_new_tokens=30))
-    wrong = await send_all(router.port, router_pb2.DESCRIPTOR.services_by_name["RouterService"], OF_ROUTER, count)
+    service, needed = router_pb2.DESCRIPTOR.services_by_name["RouterService"], {"Generate", "GetTrajectory"}
+    wrong = await send_all(router.port, service, OF_ROUTER, count, needed)
     assert not wrong, "\n".join(wrong)
     after = await take(stub, ask_for(max_new_tokens=30))
     assert after.error is None
@@ -119,7 +122,8 @@ async def test_a_worker_answers_or_refuses_by_name(start_worker: StartWorker, co
     worker, stub = await start_worker(num_pages=64)
     step = worker_pb2.StepRequest(session_id="mine", tokens=[7, 8, 9])
     before = await stub.Step(step)
-    wrong = await send_all(worker.port, worker_pb2.DESCRIPTOR.services_by_name["WorkerService"], OF_WORKER, count)
+    service, needed = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"], {"Step", "Decode"}
+    wrong = await send_all(worker.port, service, OF_WORKER, count, needed)
     assert not wrong, "\n".join(wrong)
     after = await stub.Step(step)
     assert (after.token, after.entropy) == (before.token, before.entropy)

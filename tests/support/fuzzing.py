@@ -67,6 +67,8 @@ class Fuzzer:
         chosen = {one.name: self.dice.choice(one.fields) for one in kind.oneofs}
         for field in kind.fields:
             one = field.containing_oneof
+            if one is not None and len(one.fields) == 1:  # how the library has `optional`
+                one = None
             share = 0.8 if field.name in self._likely else 0.04 if self._tame else 0.35
             wanted = self.dice.random() < (share if one is None else 0.95)
             if (one is None or chosen[one.name] is field) and wanted and depth < 6:
