@@ -38,6 +38,7 @@ from rstitch.service.access import AccessInterceptor
 from rstitch.service.ending import Ending
 from rstitch.service.exposure import check_exposure
 from rstitch.service.logs import setup_logging
+from rstitch.service.memory import return_large_blocks
 from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics
 from rstitch.service.server import Server
 from rstitch.service.settings import explain
@@ -56,6 +57,7 @@ def main(stream: OpenStream = DecodeStream) -> None:
         sys.exit(explain("router", error))
     setup_logging("router", settings.log_level)
     ending = Ending(ends_process=True)
+    return_large_blocks()
     try:
         asyncio.run(_serve(settings, stream, ending))
     except RstitchError as error:
@@ -114,7 +116,8 @@ class Router:
             return self.pair.info(Model.SLM)
 
         settings = self._settings
-        return StoredHeads(HeadStore(redis, settings.redis_patience_s), Heads(settings.heads, slm), slm)
+        files = Heads(settings.heads, slm, settings.heads_from_hub)
+        return StoredHeads(HeadStore(redis, settings.redis_patience_s), files, slm)
 
     async def start(self) -> None:
         """Binds the port. The server says NOT_SERVING until `attend` has found all that the router needs."""

@@ -74,6 +74,10 @@ class RouterSettings(TlsSettings, BaseSettings):
     heads: Annotated[
         str, Field(description="Folder of the heads for `learned`, NAME/head.safetensors each; empty: none.")
     ] = ""
+    heads_from_hub: Annotated[
+        list[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]],
+        Field(description="Repositories of the hub whose heads may be asked for by their id; else none is fetched."),
+    ] = []
     head_in_worker: Annotated[
         bool, Field(description="Whether the SLM's worker asks the head of `learned`, or the router does; on or off.")
     ] = True
@@ -81,6 +85,12 @@ class RouterSettings(TlsSettings, BaseSettings):
         Literal["own", "llm"],
         Field(description="Whose chat template writes the SLM's prompt where theirs differ: its own, or the LLM's."),
     ] = "own"
+    special_tokens_in_text: Annotated[
+        Literal["allow", "refuse"],
+        Field(
+            description="What a chat is whose texts spell a special token, which then acts as one: let in or refused."
+        ),
+    ] = "allow"
     guard: Annotated[
         bool, Field(description="Where a request does not say: LLM-only while routing loses? on or off.")
     ] = False

@@ -16,7 +16,7 @@ import grpc
 from router_svc.access.quotas import Quotas
 from router_svc.answers import refusals
 from router_svc.answers.courses import Course, course_of_given, course_of_kept
-from router_svc.answers.preparation import Preparation, check_same, make_apart
+from router_svc.answers.preparation import Preparation, check_same
 from router_svc.answers.request import GivenAnswer
 from router_svc.decoding.recovery import Recovery
 from router_svc.observers.observing import Observation, ObservingTrace
@@ -146,9 +146,11 @@ class Observing:
         return course
 
     async def _given(self, given: GivenAnswer, vocabularies: Vocabularies) -> Course:
-        own = self._preparation.settings.prompt == "own"
+        own, most = self._preparation.settings.prompt == "own", self._context_length()
         try:
-            course = await make_apart(lambda: course_of_given(given, vocabularies, each_its_own=own))
+            course = await self._preparation.apart.make(
+                lambda: course_of_given(given, vocabularies, most, each_its_own=own), given.num_bytes
+            )
         except RstitchError as error:
             if error.field is not None:
                 error.field = f"given.{error.field}"

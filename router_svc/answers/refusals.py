@@ -90,9 +90,3 @@ def cancelled(name: str) -> RstitchError:
     what, remedy = "the answer was cancelled.", "Go on with it by resume_from, or ask something new."
     metadata = {"session_id": id_in(name)}
     return RstitchError(StatusCode.CANCELLED, "CANCELLED", what, remedy=remedy, metadata=metadata)
-
-
-def router_failed(error: Exception) -> RstitchError:
-    """INTERNAL: a bug of ours."""
-    what, remedy = f"the router failed: {type(error).__name__}.", "This is a bug; the router's log has the details."
-    return RstitchError(StatusCode.INTERNAL, "INTERNAL", what, remedy=remedy)

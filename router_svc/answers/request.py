@@ -55,6 +55,7 @@ class Question:
     stop_token_ids: tuple[int, ...] = ()  # ids of the LLM that end the answer beside the models' own
     keep_consultations: int = 0  # so many of the head's are kept with the trajectory, the first ones
     stops_unread: bool | None = None  # whether it ends as soon as its last reader has left; None: the router's setting
+    num_bytes: int = 0  # about how long the input is
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class GivenAnswer:
     tenant: str  # who gives it
     turn: Turn  # a chat
     text: str  # never empty
+    num_bytes: int = 0  # of both, about
 
 
 @dataclass(frozen=True, slots=True)

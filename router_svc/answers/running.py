@@ -17,6 +17,7 @@ from router_svc.trajectory.errors import Fenced
 from router_svc.trajectory.session_names import facts_of
 from router_svc.trajectory.types import Finished, FinishReason
 from rstitch.errors import RstitchError
+from rstitch.service.failures import internal
 
 _log = structlog.get_logger(__name__)
 # Marking an answer as interrupted is tried so long; whoever wants to go on with it can do so without the mark, later.
@@ -81,9 +82,8 @@ class RunningAnswer:
             await self._leave_workers()  # before the store, which may be slow: others wait for them
             stale = not isinstance(error, Fenced) and not await self.release()
         except Exception as error:  # noqa: BLE001 - a bug of ours must end as an answer's error, not as silence
-            _log.exception("generation failed")
             await self._leave_workers()
-            outcome, stale = refusals.router_failed(error), not await self.release()
+            outcome, stale = internal(error, "generation failed"), not await self.release()
         finally:
             if self._leave is not None:
                 self._leave.cancel()

@@ -16,6 +16,7 @@ import structlog
 from router_svc.answers.events import Reader
 from router_svc.answers.log import AnswerLog
 from router_svc.answers.preparation import is_kept_in
+from router_svc.answers.prompts import check_size
 from router_svc.answers.sessions import Sessions
 from router_svc.api import messages
 from router_svc.api.pages import encode_page_token, parse_page
@@ -40,6 +41,7 @@ from rstitch.service.caller import Scope, caller
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
 _T = TypeVar("_T")
+_MANY_IDS = 65_536
 
 
 @dataclass(eq=False)
@@ -76,7 +78,10 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             # A reader may ask from within the prompt on; events begin with the answer.
             position = max(asked.resume_from, log.settings.start)
         else:
+            if len(request.tokens.ids) > _MANY_IDS:  # not even copied if they cannot fit
+                check_size(len(request.tokens.ids), self.pair.context_lengths())
             question = await self.profiles.question(request, tenant)
+            del request  # it may be megabytes
             log = await _run_to_end(self.sessions.begin(question, came), AnswerLog.was_left)
             structlog.contextvars.bind_contextvars(session_id=log.session_id)
             position = log.settings.start

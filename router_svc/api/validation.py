@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from router_svc.answers.request import Chat, GivenAnswer, Question, Reattach, Text, Tokens
-from router_svc.api.chat import parse_turn
+from router_svc.api.chat import chat_size, parse_turn
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit, ExitStyle
 from router_svc.policies.heads import split_name
@@ -86,6 +86,7 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float, tena
         stop_token_ids=_parse_stop_tokens(request.stop_token_ids),
         keep_consultations=num,
         stops_unread=_parse_on_disconnect(request.on_disconnect),
+        num_bytes=_size(request),
     )
 
 
@@ -127,7 +128,9 @@ def parse_observed(request: router_pb2.ObserveAnswerRequest, tenant: str) -> tup
         case "given":
             _require(request.given.text, "given.text", "the answer is empty.", "Send at least one character.")
             try:
-                return GivenAnswer(tenant, parse_turn(request.given.chat), request.given.text), tau
+                given = request.given
+                num_bytes = len(given.text) + chat_size(given.chat)
+                return GivenAnswer(tenant, parse_turn(given.chat), given.text, num_bytes), tau
             except RstitchError as error:
                 error.field = f"given.{error.field}"
                 raise
@@ -165,6 +168,11 @@ def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
             _require(request.tokens.ids, "tokens.ids", "the prompt is empty.", "Send at least one token id.")
             return Tokens(tokens_of(request.tokens.ids))
     raise invalid("input", "there is no input.", "Send text, chat or tokens; or resume_from to go on with an answer.")
+
+
+def _size(request: router_pb2.GenerateRequest) -> int:
+    """About how many bytes the input has; to ask the message itself would write it out."""
+    return chat_size(request.chat) if request.HasField("chat") else len(request.text) + 4 * len(request.tokens.ids)
 
 
 def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:

@@ -67,7 +67,7 @@ class Recovery:
             return
         if is_lost(error):
             if not await self._paused(self._lost, model, error):
-                raise worker_unavailable(model, self._pair.client(model).address, error.message)
+                raise worker_unavailable(model)
             await self._wait_usable(model)
             return
         raise error

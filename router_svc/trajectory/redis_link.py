@@ -75,23 +75,19 @@ class RedisLink:
                 backoff = backoff or Backoff(first_s=0.05, max_s=1.0, patience_s=patience_s)
                 delay_s = backoff.next_s()
                 if delay_s is None:
-                    raise self._error("REDIS_UNAVAILABLE", f"does not answer: {error}") from error
+                    raise _error("REDIS_UNAVAILABLE", "does not answer") from error
                 if not self._away:  # one line in the log for one outage, however many calls wait
                     _log.warning("waiting for redis", url=self.address, error=str(error))
                 self._away = True
                 await asyncio.sleep(delay_s)
             except RedisError as error:
-                raise self._error("REDIS_REFUSED", f"refused a command: {error}") from error
+                _log.error("redis refused a command", url=self.address, error=str(error))
+                raise _error("REDIS_REFUSED", "refused a command") from error
             else:
                 if self._away:
                     _log.info("redis is back", url=self.address)
                 self._away = False
                 return result
-
-    def _error(self, reason: str, what: str) -> RstitchError:
-        what = f"Redis at {self.address} {what}."
-        remedy = "Start it, give it room, or correct --redis (RSTITCH_REDIS); then try again."
-        return RstitchError(grpc.StatusCode.UNAVAILABLE, reason, what, remedy=remedy, retry_after_s=1.0)
 
 
 class Script:
@@ -140,6 +136,13 @@ class Script:
     async def _ask(self, *command: Any) -> Any:
         await self._connection.send_command(*command)
         return await self._connection.read_response()
+
+
+def _error(reason: str, what: str) -> RstitchError:
+    """Without Redis' address and words, which are in the log."""
+    remedy = "Start it, give it room, or correct --redis (RSTITCH_REDIS); then try again."
+    code = grpc.StatusCode.UNAVAILABLE
+    return RstitchError(code, reason, f"the router's Redis {what}.", remedy=remedy, retry_after_s=1.0)
 
 
 def script_error(message: str) -> RedisError:

@@ -44,6 +44,7 @@ _log = structlog.get_logger(__name__)
 Cursor = tuple[int, str]
 # Appends of one call: after an outage each may have thousands of arguments, of which Redis 6.2 takes 2**20, and while
 # the call runs Redis serves nobody else.
+_MANY_ENTRIES = 256  # decoded in a few milliseconds
 _MAX_APPENDS = 64
 
 
@@ -110,7 +111,8 @@ class TrajectoryStore:
         fields, entries = await self._link.call(read)
         if not fields:
             return None
-        if any(b"c" in entry for _, entry in entries):  # what heads were asked may be megabytes
+        # A long answer has thousands, and what heads were asked may be megabytes.
+        if len(entries) > _MANY_ENTRIES or any(b"c" in entry for _, entry in entries):
             chunks = await asyncio.to_thread(_decode_chunks, entries)
         else:
             chunks = _decode_chunks(entries)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import grpc
+import structlog
 
 from router_svc.policies.early_exit import ExitStyle
 from router_svc.policies.policy import Handoff
@@ -24,6 +25,7 @@ from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd, Ru
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
+_log = structlog.get_logger(__name__)
 _MAX_HEADS = 64
 # Fields that the contract's messages have under the same names.
 _INFO_FIELDS = ("model", "vocab_size", "context_length", "dtype", "device", "num_parameters", "instance_id")
@@ -85,7 +87,7 @@ class DecodeStream:
         except (grpc.RpcError, asyncio.InvalidStateError):  # the call is over: the reader is told why
             return
         except Exception as exc:  # noqa: BLE001 - whatever it is: a run must never wait for ever
-            self._unsent = RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"a run could not be sent: {exc}.")
+            self._unsent = _broken("a run could not be sent", exc)
             self._call.cancel()
 
     async def _read(self) -> None:
@@ -100,7 +102,7 @@ class DecodeStream:
         except grpc.aio.AioRpcError as exc:
             error = from_rpc_error(exc)
         except Exception as exc:  # noqa: BLE001 - whatever a broken message leads to: a run must never wait for ever
-            error = RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"the worker broke the contract: {exc}.")
+            error = _broken("the worker broke the contract", exc)
         except asyncio.CancelledError:
             error = RstitchError(grpc.StatusCode.CANCELLED, "CLOSED", "the stream was closed.")
         self._failure = error = self._unsent or error
@@ -208,6 +210,12 @@ class WorkerClient:
 
     async def close(self) -> None:
         await self._connection.close()
+
+
+def _broken(what: str, error: Exception) -> RstitchError:
+    _log.error(what, exc_info=error)
+    remedy = "Run workers and router of one version; the router's log has more."
+    return RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"{what}.", remedy=remedy)
 
 
 def is_lost(error: RstitchError) -> bool:

@@ -12,6 +12,7 @@ from rstitch.cli.examples import PROPOSED
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.errors import invalid
 from rstitch.limits import ROUTER_PORT
+from rstitch.local.readiness import without_secrets
 from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
 
 _WATCH_S = 0.5
@@ -66,7 +67,8 @@ def up(
             where = "" if port == ROUTER_PORT else f" --router {stack.router_address}"
             slm, llm = stack.worker_addresses
             console.print(
-                f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {stack.redis_url}", soft_wrap=True
+                f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {without_secrets(stack.redis_url)}",
+                soft_wrap=True,
             )
             console.print(f'ask:  [bold]rstitch ask{where} "{PROPOSED.question}"[/]', soft_wrap=True)
             console.print(f"logs: {stack.folder}\nCtrl-C stops everything", style="dim", soft_wrap=True)

@@ -44,6 +44,21 @@ def stuck_because(router: str, timeout_s: float = 1.0, credentials: Credentials 
     return ""
 
 
+def is_url(url: str) -> bool:
+    """Says whether host and port can be read from a URL."""
+    try:
+        urlsplit(url).port  # noqa: B018 - raises
+    except ValueError:
+        return False
+    return True
+
+
+def without_secrets(url: str) -> str:
+    """Gives a URL without user, password and options."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
 def refuses_connections(url: str, timeout_s: float = 2.0) -> bool:
     """Says whether nobody listens at the address of a Redis URL; who listens there is not asked."""
     parts = urlsplit(url)

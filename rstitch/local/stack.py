@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from rstitch.credentials import Credentials
 from rstitch.local.options import RouterOptions, WorkerOptions
@@ -32,7 +31,14 @@ from rstitch.local.part import (
     redis_server,
 )
 from rstitch.local.processes import ChildProcess, free_port, is_free
-from rstitch.local.readiness import is_serving, redis_answers, refuses_connections, stuck_because
+from rstitch.local.readiness import (
+    is_serving,
+    is_url,
+    redis_answers,
+    refuses_connections,
+    stuck_because,
+    without_secrets,
+)
 from rstitch.local.reaper import Reaper
 
 __all__ = ["LocalStack", "Part", "RouterOptions", "StackError", "WorkerOptions"]
@@ -198,11 +204,12 @@ class LocalStack:
     def _check_redis(self) -> None:
         """Refuses a Redis that nobody listens for at once, as a port that is taken."""
         url = self._given_redis_url
+        if url is not None and not is_url(url):
+            remedy = "Write redis://user:password@host:port/number, and in a password %2F for / and %40 for @."
+            raise StackError("--redis is no URL of a Redis.", part="redis", remedy=remedy)
         if url is not None and refuses_connections(url):
-            parts = urlsplit(url)
-            where = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
             remedy = "Start it, correct --redis, or leave it out: then the stack starts one of its own."
-            raise StackError(f"no Redis answers at {where}.", part="redis", remedy=remedy)
+            raise StackError(f"no Redis answers at {without_secrets(url)}.", part="redis", remedy=remedy)
 
     def _check_router(self) -> None:
         """Gives up on a router that will not become ready by itself, unlike one that waits for a worker."""

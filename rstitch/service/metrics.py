@@ -16,6 +16,7 @@ from rstitch import __version__
 from rstitch.service.ending import SENDING_S, done_within
 from rstitch.service.otlp import otlp_credentials
 from rstitch.service.semconv import SEMCONV_SCHEMA_URL
+from rstitch.service.telemetry import named_settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -69,11 +70,13 @@ def setup_metrics(service_name: str, endpoint: str | None) -> Metrics:
     from opentelemetry.sdk.resources import Resource
 
     url = endpoint if "://" in endpoint else f"http://{endpoint}"
-    credentials = otlp_credentials(url, "METRICS")
-    exporter = OTLPMetricExporter(endpoint=url, insecure=credentials is None, credentials=credentials)
-    resource = Resource.create({"service.name": service_name, "service.version": __version__})
-    reader = PeriodicExportingMetricReader(exporter)
-    return Metrics(MeterProvider([reader], resource, shutdown_on_exit=False))
+    with named_settings("--metrics-endpoint"):
+        credentials = otlp_credentials(url, "METRICS")
+        exporter = OTLPMetricExporter(endpoint=url, insecure=credentials is None, credentials=credentials)
+        resource = Resource.create({"service.name": service_name, "service.version": __version__})
+        reader = PeriodicExportingMetricReader(exporter)
+        provider = MeterProvider([reader], resource, shutdown_on_exit=False)
+    return Metrics(provider)
 
 
 def _callback(

@@ -7,13 +7,16 @@ timed out server calls. It does not know what is traced.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from opentelemetry import trace
 
 from rstitch import __version__
+from rstitch.errors import RstitchError
 from rstitch.service.ending import SENDING_S, done_within
 from rstitch.service.otlp import otlp_credentials
 from rstitch.service.semconv import SEMCONV_SCHEMA_URL
@@ -70,9 +73,26 @@ def setup_telemetry(service_name: str, endpoint: str | None) -> Telemetry:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     url = endpoint if "://" in endpoint else f"http://{endpoint}"
-    credentials = otlp_credentials(url, "TRACES")
-    exporter = OTLPSpanExporter(endpoint=url, insecure=credentials is None, credentials=credentials)
-    resource = Resource.create({"service.name": service_name, "service.version": __version__})
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_MAX_QUEUED_SPANS))
+    with named_settings("--otlp-endpoint"):
+        credentials = otlp_credentials(url, "TRACES")
+        exporter = OTLPSpanExporter(endpoint=url, insecure=credentials is None, credentials=credentials)
+        resource = Resource.create({"service.name": service_name, "service.version": __version__})
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_MAX_QUEUED_SPANS))
     return Telemetry(provider)
+
+
+@contextlib.contextmanager
+def named_settings(flag: str) -> Iterator[None]:
+    """Raises RstitchError (BAD_TELEMETRY), naming what is set, for whatever the SDK says of its variables' values."""
+    try:
+        yield
+    except RstitchError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what the SDK raises differs
+        given = ", ".join(sorted(name for name in os.environ if name.startswith("OTEL_")))
+        what = f"{flag} or one of the SDK's variables cannot be used ({type(error).__name__})."
+        remedy = f"Correct or unset these: {given}." if given else f"Correct {flag}: http://HOST:PORT."
+        code = grpc.StatusCode.INVALID_ARGUMENT
+        # Without a cause: the SDK quotes values, and those of headers are secrets.
+        raise RstitchError(code, "BAD_TELEMETRY", what, remedy=remedy) from None
