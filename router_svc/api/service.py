@@ -148,7 +148,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> router_pb2.CancelGenerationResponse:
         """Ends the answer that is being written in the session, here or on another router; what is written is kept."""
         ended = await self.sessions.cancel(_name(request.session_id))
-        state = router_pb2.TrajectoryState.Value(f"TRAJECTORY_STATE_{ended.state.name}")
+        state = f"TRAJECTORY_STATE_{ended.state.name}"
         return router_pb2.CancelGenerationResponse(cancelled=ended.was_cancelled, state=state, length=ended.length)
 
     async def DeleteTrajectory(

@@ -12,7 +12,7 @@ import functools
 import json
 import unicodedata
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from tokenizers import models, pre_tokenizers
@@ -24,6 +24,7 @@ _AT_ONCE = 1 << 16
 # So many characters at its ends may be composed with those of the stretch beside it.
 _EDGE = 8
 _MARK = "▁"  # SentencePiece's for a space
+_Form: TypeAlias = Literal["NFC", "NFD", "NFKC", "NFKD"]
 _FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 _KEEPING = ("ByteLevel", "Metaspace", "Digits", "Split", "Punctuation")
 
@@ -57,7 +58,7 @@ class LeastTokens:
         return False
 
     @functools.cached_property
-    def _bounds(self) -> tuple[int, Any, list[str], Any] | None:
+    def _bounds(self) -> tuple[int, Any, list[_Form], Any] | None:
         """The most bytes of a token, the most of each byte, what texts are rewritten by, which bytes tell something."""
         forms = _rewriting(self._tokenizer)
         if forms is None:
@@ -93,7 +94,7 @@ def _most_of_each(spelled: list[bytes]) -> Any:
     return most
 
 
-def _rewriting(tokenizer: Any) -> list[str] | None:
+def _rewriting(tokenizer: Any) -> list[_Form] | None:
     """The normal forms that texts are brought into; None where more is lost of a text than that."""
     model = tokenizer.model
     if not isinstance(model, models.BPE):
@@ -106,7 +107,7 @@ def _rewriting(tokenizer: Any) -> list[str] | None:
         spells_all = model.byte_fallback and vocabulary.keys() >= {f"<0x{byte:02X}>" for byte in range(256)}
     if not spells_all or not all(map(_keeps, _flat(parts["pre_tokenizer"], "pretokenizers"))):
         return None
-    forms = []
+    forms: list[_Form] = []
     for step in _flat(parts["normalizer"], "normalizers"):
         is_mark = step["type"] == "Replace" and (step["pattern"], step["content"]) == ({"String": " "}, _MARK)
         if step["type"] in _FORMS:
