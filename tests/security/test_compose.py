@@ -49,12 +49,14 @@ def test_with_tls_nothing_is_in_clear_and_nobody_else_reaches_workers_and_redis(
         assert secrets == {("ca", "ca"), (f"{part}_cert", "cert"), (f"{part}_key", "key")}
         assert services[name]["mem_limit"]
     assert all(set(secret) == {"file"} for secret in found["secrets"].values())
+    router = services["router"]["environment"]
+    assert (router["RSTITCH_KEYS"], router["RSTITCH_INSECURE"]) == ("redis", "false")
     script = services["redis"]["command"][-1]
     assert "--port 0 --tls-port 6379 --tls-auth-clients yes" in script
     # No secret stands where `docker inspect` shows it.
     for service in services.values():
         for variable, value in service.get("environment", {}).items():
-            if any(word in variable for word in ("PASSWORD", "KEY", "SECRET")):
+            if any(word in variable for word in ("PASSWORD", "_KEY_", "SECRET")) or variable.endswith("_KEY"):
                 assert value.startswith("/run/secrets/"), variable
 
 

@@ -16,6 +16,7 @@ from evals.algorithm.reference import Threshold as Rule
 from rstitch.cli.app import app
 from rstitch.client import AsyncClient, Client, Threshold, Unavailable
 from rstitch.credentials import Credentials
+from rstitch.errors import RstitchError
 from rstitch.local.readiness import is_serving
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
 from tests.support.certificates import Authority
@@ -38,22 +39,23 @@ def secured(tmp_path_factory: pytest.TempPathFactory, ours: Authority) -> Iterat
 def rstitch(secured: Composed, ours: Authority, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setenv("COLUMNS", "200")
     access = ["--tls-ca", ours.ca, "--tls-cert", ours.file("client.pem"), "--tls-key", ours.file("client.key")]
+    known = {"RSTITCH_ROUTER": secured.router, "RSTITCH_API_KEY": secured.credentials.api_key}
 
     def run(*args: str, access: list[str] = access) -> Any:
-        return CliRunner().invoke(app, [*args, *access], env={"RSTITCH_ROUTER": secured.router})
+        return CliRunner().invoke(app, [*args, *access], env=known)
 
     return run
 
 
-async def test_a_whole_answer_comes_through_as_the_reference_has_it(secured: Composed, ours: Authority) -> None:
+async def test_a_whole_answer_comes_through_as_the_reference_has_it(secured: Composed) -> None:
     reference = expected(secured.pair.stitched(PROMPT, Rule(0.3, None, "entropy", 0), 60).written)
     address = secured.router
-    async with AsyncClient(address, credentials=ours.asking_as("client")) as client:
+    async with AsyncClient(address, credentials=secured.credentials) as client:
         answer = await client.answer(tokens=PROMPT, policy=Threshold(0.3), max_new_tokens=60)
         kept = await client.trajectory(answer.session_id)
     assert written(answer) == reference
     assert len({author for _, author in written(answer)}) == 2
-    with Client(address, credentials=ours.asking_as("client")) as client:
+    with Client(address, credentials=secured.credentials) as client:
         again = client.answer(tokens=PROMPT, policy=Threshold(0.3), max_new_tokens=60)
     assert written(again) == reference
     assert [token for segment in kept.segments for token in segment.tokens] == PROMPT + list(answer.tokens)
@@ -73,6 +75,11 @@ async def test_strangers_get_nothing_from_any_port(secured: Composed, ours: Auth
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await worker_pb2_grpc.WorkerServiceStub(channel).GetInfo(worker_pb2.GetInfoRequest(), timeout=10)
                 assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+    # A certificate without a key is heard, and opens nothing.
+    async with AsyncClient(secured.router, credentials=ours.asking_as("client"), reconnect_s=0) as client:
+        with pytest.raises(RstitchError) as keyless:
+            await client.answer("hello")
+    assert keyless.value.code is grpc.StatusCode.UNAUTHENTICATED
     # A client of the router is none of the workers'.
     for address in secured.workers:
         async with ours.asking_as("client").aio_channel(address) as channel:

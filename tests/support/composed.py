@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rstitch.client import Client
+from rstitch.credentials import Credentials
 from rstitch.local.processes import ChildProcess, free_port
 from rstitch.local.reaper import Reaper
 from tests.support.certificates import Authority
@@ -36,6 +37,7 @@ class Composed:
     services: Mapping[str, Any]
     environments: Mapping[str, Mapping[str, str]]
     addresses: Mapping[str, str]
+    credentials: Credentials  # of a client with a certificate and a key
 
     @property
     def router(self) -> str:
@@ -84,13 +86,24 @@ def composed(folder: Path, ours: Authority, pair: Pair) -> Iterator[Composed]:
                     assert told[f"RSTITCH_{role}"].startswith(f"{role.lower()}-worker:")
                     told[f"RSTITCH_{role}"] = addresses[f"{role.lower()}-worker"]
             environments[name] = {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), **told}
+            if name == "router":
+                key = _new_key(environments[name])
             module = (services[name].get("command") or ["python", "-m", "router_svc"])[-1]
             process = ChildProcess(name, [sys.executable, "-m", module], environments[name], folder / name, reaper)
             process.start()
             held.callback(process.wait_or_kill, 0)
-        with Client(addresses["router"], credentials=ours.asking_as("client")) as client:
+        credentials = ours.asking_as("client", api_key=key)
+        with Client(addresses["router"], credentials=credentials) as client:
             client.wait_ready(timeout_s=100)
-        yield Composed(pair, proxy, services, environments, addresses)
+        yield Composed(pair, proxy, services, environments, addresses, credentials)
+
+
+def _new_key(environment: Mapping[str, str]) -> str:
+    """Makes a key as an operator does in the router's container."""
+    scopes = "generate,trajectories,profiles,admin"
+    command = [sys.executable, "-m", "rstitch.cli.app", "keys", "add", "--tenant", "me", "--scope", scopes]
+    env = {"PATH": os.environ["PATH"], **environment}
+    return subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def _with_files(told: Mapping[str, str], secrets: Sequence[Any], ours: Authority, folder: Path) -> dict[str, str]:
