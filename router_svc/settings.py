@@ -19,7 +19,7 @@ def _checked_url(value: str) -> str:
     """Raises ValueError, which does not quote it, for what no connection can be made of."""
     try:
         urlsplit(value).port  # noqa: B018 - raises
-        ConnectionPool.from_url(value).make_connection()  # type: ignore[no-untyped-call]
+        ConnectionPool.from_url(value).make_connection()
     except Exception:  # noqa: BLE001 - what it raises differs, and quotes what may be a password
         what = "it is no URL of a Redis; write redis://user:password@host:port/number, and in a password %2F for /"
         raise ValueError(f"{what}, %40 for @, %3A for :, %23 for #, %3F for ?") from None
@@ -59,9 +59,7 @@ class RouterSettings(BaseSettings):
     ] = "own"
     special_tokens_in_text: Annotated[
         Literal["allow", "refuse"],
-        Field(
-            description="What a chat is whose texts spell a special token, which then acts as one: let in or refused."
-        ),
+        Field(description="Whether a chat is let in whose texts spell a special token, which is read as that token."),
     ] = "allow"
     guard: Annotated[
         bool, Field(description="Where a request does not say: LLM-only while routing loses? on or off.")

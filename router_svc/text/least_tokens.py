@@ -57,7 +57,7 @@ class LeastTokens:
         return False
 
     @functools.cached_property
-    def _bounds(self) -> tuple[int, Any, list[str], Any] | None:
+    def _bounds(self) -> tuple[int, Any, list[Any], Any] | None:
         """The most bytes of a token, the most of each byte, what texts are rewritten by, which bytes tell something."""
         forms = _rewriting(self._tokenizer)
         if forms is None:
@@ -93,7 +93,7 @@ def _most_of_each(spelled: list[bytes]) -> Any:
     return most
 
 
-def _rewriting(tokenizer: Any) -> list[str] | None:
+def _rewriting(tokenizer: Any) -> list[Any] | None:
     """The normal forms that texts are brought into; None where more is lost of a text than that."""
     model = tokenizer.model
     if not isinstance(model, models.BPE):
