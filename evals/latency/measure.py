@@ -24,7 +24,8 @@ class Plan:
     Attributes:
         inputs, cached: the grid, in tokens.
         repeats: of each cell; as many rounds.
-        most_s: no round is begun that would end later, but for one: of large models on a CPU a round takes minutes.
+        most_s: no round is begun that would end later, but for one, which then counts: of large models on a CPU a
+            round takes minutes.
         seen, held_out: questions to fit on and to check on, each asked by every policy.
     """
 
@@ -64,22 +65,27 @@ async def measure(
     made = Measurement({role: [] for role in probers})
     cells = [(role, cell) for role, prober in probers.items() for cell in prober.grid(plan.inputs, plan.cached)]
     rng = random.Random(plan.seed)
-    began, took_s = monotonic(), 0.0
-    for number in range(-WARM_UP, plan.repeats):
+    began, number = monotonic(), -WARM_UP
+    while number < plan.repeats:
         round_began = monotonic()
-        # Of a round that warms up, the one that counts is still to come.
-        if round_began - began + took_s * (2 if number < 0 else 1) > plan.most_s and number not in (-WARM_UP, 0):
-            continue
         rng.shuffle(cells)
+        timed = []
         for role, cell in cells:
-            call = await probers[role].call(*cell)
-            if number >= 0:
-                made.calls[role].append(call)
+            timed.append((role, await probers[role].call(*cell)))
             tick()
-        if asker is not None and number >= 0:
-            for questions, answers in ((plan.seen, made.seen), (plan.held_out, made.held_out)):
-                for question in questions[number :: plan.repeats]:
-                    answers += await asker.ask(question, tick)
-        made.num_rounds += number >= 0
-        took_s = monotonic() - round_began
+        now = monotonic()
+        if number < 0 and now - began + now - round_began > plan.most_s:
+            number = 0  # there is no time to warm up: this round counts
+        if number >= 0:
+            for role, call in timed:
+                made.calls[role].append(call)
+            if asker is not None:
+                for questions, answers in ((plan.seen, made.seen), (plan.held_out, made.held_out)):
+                    for question in questions[number :: plan.repeats]:
+                        answers += await asker.ask(question, tick)
+            made.num_rounds += 1
+        number += 1
+        now = monotonic()
+        if number > 0 and now - began + now - round_began > plan.most_s:
+            break
     return made

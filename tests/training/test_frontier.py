@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -283,6 +284,7 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
         name="mine",
         test_command="rstitch eval run --check x",
         latency_of="this beside that",
+        calibration=[{"n": 12, "low": 1.24e-7, "high": 3.5e-4, "said": 2.71e-5, "wrong": 0.0}],
     )
     folder = tmp_path / "mine"
     write_head(folder, random_head(8), training, points, choose(points, loss=0.03))
@@ -296,5 +298,6 @@ def test_a_card_says_what_is_promised_and_how_to_test_it(tmp_path: Path) -> None
     assert "by the exploring answers of the last steps: +1.2% [-1.0%, +3.4%] (accuracy above" in said
     assert "The head is that of step 2, chosen on these very questions among" in said
     assert "    rstitch eval run --check x\n" in said
-    assert len([line for line in said.splitlines() if line.startswith("| ")]) == 1 + len(points) + 1 + len(looks)
+    assert re.search(r"\| 1.2e-05 to 0.035 +\| +12 \| +0.00271 \| +0 \|", said)
+    assert len([line for line in said.splitlines() if line.startswith("| ")]) == 1 + len(points) + 1 + len(looks) + 2
     assert max(map(len, (line for line in said.splitlines() if not line.startswith(("|", " ", "- `"))))) < 300

@@ -38,11 +38,12 @@ _LOOKS: Columns = {
     "LLM %": "{llm_share:.1p}",
     "calls of the head": "{num_consultations:.1f}",
 }
+# In digits that matter: most states of a good head are of a probability that would be 0.0%.
 _CALIBRATION: Columns = {
-    "P(the SLM's token is wrong) says": "{low:.1p} to {high:.1p}",
+    "P(the SLM's token is wrong) says, %": lambda row: f"{100 * row['low']:.2g} to {100 * row['high']:.3g}",
     "states": "{n}",
-    "on average": "{said:.1p}",
-    "wrong": "{wrong:.1p}",
+    "on average": lambda row: f"{100 * row['said']:.3g}",
+    "wrong": lambda row: f"{100 * row['wrong']:.3g}",
 }
 
 
