@@ -82,7 +82,6 @@ async def test_who_floods_with_pings_is_cut_off() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "ping" in str(caught.value.details()).lower()
 
 
 @pytest.mark.soak

@@ -13,19 +13,16 @@ from typing import Any
 import grpc
 import pytest
 import structlog
-from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from model_worker.messages import to_rstitch_error
 from router_svc.answers import sessions
 from router_svc.policies.heads import Heads
-from router_svc.settings import RouterSettings
 from router_svc.text.render_process import RenderProcess, TemplateRefused
-from router_svc.trajectory.redis_address import without_password
+from router_svc.trajectory.redis_address import RedisAddress, without_password
 from rstitch.errors import RstitchError
 from rstitch.local.readiness import without_secrets
 from rstitch.service.metrics import setup_metrics
-from rstitch.service.settings import explain
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import router_pb2
 from tests.support.asking import ask_for, refused, take
@@ -126,12 +123,11 @@ def ended(*args: str, **variables: str) -> str:
     ],
 )
 def test_a_url_of_redis_that_is_none(url: str) -> None:
-    with pytest.raises(ValidationError) as caught:
-        RouterSettings(redis=url)
-    told = explain("router", caught.value)
-    assert "--redis (or RSTITCH_REDIS)" in told
-    assert "%2F" in told
-    assert SECRET not in told
+    with pytest.raises(RstitchError) as caught:
+        RedisAddress(url).pool()
+    assert caught.value.field == "--redis"
+    assert "%XX" in str(caught.value)
+    assert SECRET not in str(caught.value)
 
 
 def test_the_process_says_so_and_ends() -> None:

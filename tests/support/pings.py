@@ -18,11 +18,13 @@ class PingCounter:
         self.num_pings = 0
         self._host, _, port = target.rpartition(":")
         self._port = int(port)
+        self._serving: set[asyncio.Task[None] | None] = set()
 
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one client."""
         from_server, to_server = await asyncio.open_connection(self._host, self._port)
         replies = asyncio.create_task(_copy(from_server, writer))
+        self._serving.add(asyncio.current_task())
         try:
             to_server.write(await reader.readexactly(_PREFACE_BYTES))
             while True:
@@ -32,9 +34,17 @@ class PingCounter:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            replies.cancel()
             to_server.close()
-            await replies
             writer.close()
+
+    async def close(self) -> None:
+        """Cuts off whoever is still served."""
+        serving = {task for task in self._serving if task is not None and not task.done()}
+        for task in serving:
+            task.cancel()
+        if serving:
+            await asyncio.wait(serving)
 
 
 @contextlib.asynccontextmanager
@@ -47,9 +57,11 @@ async def counting_pings(target: str) -> AsyncIterator[PingCounter]:
         yield counter
     finally:
         server.close()
+        await counter.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65_536):
             writer.write(data)
+    writer.close()
