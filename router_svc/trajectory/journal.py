@@ -101,6 +101,8 @@ class Journal:
         """
         if not self.task.done():
             await self.close()
+        elif not self.task.cancelled():
+            self.task.exception()  # the store will say it again
         await self._flush(State.INTERRUPTED, patience_s=patience_s)
 
     async def _write(self) -> None:

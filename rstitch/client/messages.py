@@ -91,11 +91,12 @@ def generate_request(
         request.stop_token_ids.extend(stop_token_ids)
     if guard is not None:
         request.guard = router_pb2.GUARD_ON if guard else router_pb2.GUARD_OFF
-    if on_disconnect not in (None, "continue", "stop"):
-        raise invalid("on_disconnect", f"{on_disconnect!r} is neither.", "Give 'continue' or 'stop', or leave it out.")
     if on_disconnect is not None:
-        stops = on_disconnect == "stop"
-        request.on_disconnect = router_pb2.ON_DISCONNECT_STOP if stops else router_pb2.ON_DISCONNECT_CONTINUE
+        wishes = {"continue": router_pb2.ON_DISCONNECT_CONTINUE, "stop": router_pb2.ON_DISCONNECT_STOP}
+        if on_disconnect not in wishes:
+            remedy = "Give 'continue' or 'stop', or leave it out."
+            raise invalid("on_disconnect", f"{on_disconnect!r} is neither.", remedy)
+        request.on_disconnect = wishes[on_disconnect]
     return request
 
 

@@ -59,7 +59,7 @@ def is_cancelled(answer: Answer) -> bool:
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "over another router"])
 async def test_a_cancelled_answer_is_kept_and_goes_on_by_wish(stack: Stack, elsewhere: bool) -> None:
     endless(stack)
-    _, stub, other = await pair_of_stubs(stack)
+    _, stub, other = await pair_of_stubs(stack, lease_s=15)
     asked = ask_for(policy=threshold(0.5), max_new_tokens=150, session_id="s")
     reading = await Reading(stub, asked).has(20)
     second = await Reading(stub, router_pb2.GenerateRequest(session_id="s", resume_from=3)).has(1)
@@ -80,7 +80,7 @@ async def test_a_cancelled_answer_is_kept_and_goes_on_by_wish(stack: Stack, else
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "over another router"])
 async def test_the_next_question_may_come_at_once(stack: Stack, elsewhere: bool) -> None:
     endless(stack)
-    _, stub, other = await pair_of_stubs(stack)
+    _, stub, other = await pair_of_stubs(stack, lease_s=15)
     first = ask_for(chat=chat(("user", "one two")), policy=threshold(0.5), max_new_tokens=150, session_id="s")
     reading = await Reading(stub, first).has(10)
     _, _, length = await cancel(other if elsewhere else stub, "s")
@@ -105,7 +105,7 @@ ASKED: dict[str, dict[str, Any]] = {
 async def test_both_workers_are_free_within_one_step(stack: Stack, asked: dict[str, Any], how: str) -> None:
     """Wherever it stands: in a run ahead, a draft, its verification, a trial."""
     endless(stack, 0)
-    _, stub, other = await pair_of_stubs(stack, run_ahead="on", catch_up_tokens=1)
+    _, stub, other = await pair_of_stubs(stack, run_ahead="on", catch_up_tokens=1, lease_s=2)
 
     async def one(num: int) -> None:
         session_id, steps = f"s{num}", [Turnstile(stack.slm, num), Turnstile(stack.llm, num)]
@@ -121,7 +121,7 @@ async def test_both_workers_are_free_within_one_step(stack: Stack, asked: dict[s
         assert not stack.slm.busy | stack.llm.busy
         await until(lambda: is_in(stub, session_id, INTERRUPTED))
 
-    for num in (0, 1, 3, 6, 13):
+    for num in (0, 2, 9):
         await one(num)
 
 
@@ -230,7 +230,7 @@ def has_or_is_over(reading: Reading, num_tokens: int) -> Callable[[], bool]:
 async def test_cancels_of_many_at_random_moments(stack: Stack) -> None:
     """Each answer is cancelled from some router at some token, again and again, and is what it would have been."""
     endless(stack, 0.001)
-    _, *stubs = await pair_of_stubs(stack, max_running=50)
+    _, *stubs = await pair_of_stubs(stack, lease_s=15)  # a busy machine is not to lose it
     truth = expected(stack, 40)[0]
 
     async def one(number: int) -> None:
