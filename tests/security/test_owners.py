@@ -24,6 +24,7 @@ BY_SLM = threshold(1.0)
 METHODS: dict[str, Callable[[Any, str], Any]] = {
     "get": lambda stub, name: stub.GetTrajectory(pb.GetTrajectoryRequest(session_id=name)),
     "label": lambda stub, name: stub.LabelTrajectory(pb.LabelTrajectoryRequest(session_id=name, label=pb.LABEL_WRONG)),
+    "cancel": lambda stub, name: stub.CancelGeneration(pb.CancelGenerationRequest(session_id=name)),
     "delete": lambda stub, name: stub.DeleteTrajectory(pb.DeleteTrajectoryRequest(session_id=name)),
     "observe": lambda stub, name: stub.ObserveAnswer(pb.ObserveAnswerRequest(session_id=name, tau=0.5)),
     "attach": lambda stub, name: stub.Generate(ask_for(session_id=name, resume_from=0)),
