@@ -240,7 +240,7 @@ async def test_cancels_of_many_at_random_moments(stack: Stack) -> None:
         asked = ask_for(policy=threshold(0.5), max_new_tokens=40, session_id=session_id)
         while answer.finished is None:
             reading = Reading(stubs[0] if not answer.session_id else dice.choice(stubs), asked)
-            await until(has_or_is_over(reading, dice.randrange(1, 20)))
+            await until(has_or_is_over(reading, dice.randrange(1, 20)), patience_s=90)
             _, _, length = await cancel(dice.choice(stubs), session_id)
             part = await reading
             assert part.finished or is_cancelled(part)
@@ -250,6 +250,6 @@ async def test_cancels_of_many_at_random_moments(stack: Stack) -> None:
             asked = resume(answer)
         assert answer.tokens == truth
 
-    await asyncio.gather(*(one(number) for number in range(8)))
+    await asyncio.gather(*(one(number) for number in range(5)))
     await until(lambda: not stack.slm.busy | stack.llm.busy)
     assert stack.slm.num_streams == stack.llm.num_streams == 0
