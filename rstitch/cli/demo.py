@@ -30,6 +30,9 @@ def demo(
     router: Annotated[
         str | None, typer.Option("--router", metavar="HOST:PORT", help="Ask this router; start nothing.")
     ] = None,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="With certificates on every wire, and a key for whoever asks.")
+    ] = False,
     access: Credentials = Credentials(),
 ) -> None:
     """Starts everything, asks three questions of the LLM, the SLM and both together, and stops."""
@@ -38,10 +41,10 @@ def demo(
         if router is not None:
             ask_all(router, EXAMPLES[:questions], tau, console, access)
             return
-        stack = LocalStack()
+        stack = LocalStack(secure=secure)
         start(stack, console)
         try:
-            ask_all(stack.router_address, EXAMPLES[:questions], tau, console)
+            ask_all(stack.router_address, EXAMPLES[:questions], tau, console, stack.credentials)
         finally:
             stack.stop()
     console.print(

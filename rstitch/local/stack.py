@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from rstitch.credentials import Credentials
+from rstitch.local.lock import Lock
 from rstitch.local.options import RouterOptions, WorkerOptions
 from rstitch.local.part import (
     POLL_S,
@@ -77,6 +78,7 @@ class LocalStack:
         env: Mapping[str, str] | None = None,  # for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT
         timeout_s: float = 300.0,  # how long a part may take to become ready
         credentials: Credentials = Credentials(),  # to ask router and workers whether they are
+        secure: bool = False,  # certificates on every wire and a key, which `credentials` then are
     ) -> None:
         self._shared = shared_layers
         self._workers = {"slm": llm if shared_layers else slm, "llm": llm}
@@ -84,7 +86,9 @@ class LocalStack:
         self._given_redis_url = redis_url
         self._env = dict(env or {})
         self._timeout_s = timeout_s
-        self._credentials = credentials
+        self.credentials = credentials
+        self._secure = secure
+        self._lock: Lock | None = None
         # In the order of starting.
         self.parts: list[Part] = []
         self._stuck_since: float | None = None
@@ -105,6 +109,9 @@ class LocalStack:
         try:
             self._check_port()
             self._check_redis()
+            if self._secure:
+                self._lock = Lock.make(self.folder / "lock")
+                self.credentials = self._lock.client
             self._add_parts()
             waiting = list(self.parts)
             for part in waiting:
@@ -217,7 +224,7 @@ class LocalStack:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_S
-        why = stuck_because(self.router.address, credentials=self._credentials)
+        why = stuck_because(self.router.address, credentials=self.credentials)
         if not why:
             self._stuck_since = None
         elif self._stuck_since is None:
@@ -236,11 +243,13 @@ class LocalStack:
                    "--device", options.device, "--dtype", dtype, "--threads", threads,
                    *(["--shared-listen", self._shared_address] if self._shared else []),
                    *(["--batch-invariant"] if options.batch_invariant else []),
-                   *self._sharing_args(role), *self._cores_args(role), *options.args]
+                   *self._sharing_args(role), *self._cores_args(role),
+                   *(self._lock.of_worker(role) if self._lock else []), *options.args]
         # fmt: on
         # Threads that wait spin by default: beside another worker's, router's or Redis's they would take the core away.
         env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-        self._add(f"{role} worker", command, address, lambda: self._serves(address), env)
+        known = self._lock.prober if self._lock else self.credentials
+        self._add(f"{role} worker", command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
 
     def _model(self, role: str) -> str:
         return self._workers[role].model or bundled_model(f"tiny-{role}")
@@ -265,13 +274,12 @@ class LocalStack:
         options = self._router_options
         # fmt: off
         command = [sys.executable, "-m", options.module, "--slm", slm, "--llm", llm,
-                   "--redis", self.redis_url, "--listen", address, *options.args, *args]
+                   "--redis", self.redis_url, "--listen", address,
+                   *(self._lock.of_router() if self._lock else []), *options.args, *args]
         # fmt: on
         env = {"OMP_NUM_THREADS": "1", "RSTITCH_HEADS": os.environ.get("RSTITCH_HEADS", bundled_heads())}
-        return self._add(name, command, address, lambda: self._serves(address), env)
-
-    def _serves(self, address: str) -> bool:
-        return is_serving(address, _CHECK_TIMEOUT_S, self._credentials)
+        known = self.credentials
+        return self._add(name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
 
     def _add(
         self, name: str, command: Sequence[str], address: str, is_ready: Callable[[], bool], env: Mapping[str, str]

@@ -13,13 +13,18 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
+from router_svc.access.key_store import KeyStore
+from router_svc.access.quotas import Quotas
 from router_svc.trajectory.redis_address import RedisAddress
 from router_svc.trajectory.redis_link import RedisLink
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import KeptProfile, Learned, Threshold
-from rstitch.errors import RstitchError
+from rstitch.credentials import Credentials
+from rstitch.errors import ResourceExhausted, RstitchError
+from rstitch.service.caller import Limits
 from tests.support.certificates import Authority
 from tests.support.heads import random_head
+from tests.support.keys import make
 from tests.support.redis_process import RedisProcess
 from tests.support.tls_proxy import TlsProxy
 from tests.support.toy_stack import Stack
@@ -52,9 +57,12 @@ class Guarded:
         return asked | changes
 
     def link(self, **changes: str) -> RedisLink:
+        return RedisLink(self.address(**changes), 0)
+
+    def address(self, **changes: str) -> RedisAddress:
         found = {"redis_password_file": str(self.password_file)} | self.settings(**changes)
         url = found.pop("redis")
-        return RedisLink(RedisAddress(url, **{name.removeprefix("redis_"): value for name, value in found.items()}), 0)
+        return RedisAddress(url, **{name.removeprefix("redis_"): value for name, value in found.items()})
 
     def admin(self) -> Redis:
         return Redis(port=self.process.port, db=1, username="admin", password="admin", decode_responses=True)
@@ -117,9 +125,20 @@ def _allowed() -> set[str]:
 
 
 async def test_the_whole_router_works_as_that_user_and_needs_all_of_it(guarded: Guarded, stack: Stack) -> None:
-    router = await stack.router(**guarded.settings())
-    async with AsyncClient(f"127.0.0.1:{router.port}") as client:
+    shown, spent = make(limits=Limits(1000, 100_000, 100_000, 100, 1000)), make(limits=Limits(1))
+    store, link = KeyStore(guarded.address(), patience_s=1), guarded.link()
+    await store.change(lambda keys: keys.update({each.key.id: each.key for each in (shown, spent)}))
+    await store.close()
+    router = await stack.router(**guarded.settings(), keys="redis")
+    async with AsyncClient(f"127.0.0.1:{router.port}", credentials=Credentials(api_key=shown.secret)) as client:
+        await client.wait_ready(10)
         await _all_that_a_router_does(client)
+    async with AsyncClient(f"127.0.0.1:{router.port}", credentials=Credentials(api_key=spent.secret)) as client:
+        await client.answer(text="7", max_new_tokens=2)
+        with pytest.raises(ResourceExhausted):
+            await client.answer(text="7", max_new_tokens=2)
+    await Quotas(link, "", lease_s=1, ttl_s=60).use(shown.key.caller())
+    await link.close()
     async with guarded.admin() as admin:
         used = {name.removeprefix("cmdstat_") for name in await admin.info("commandstats")}
         told = await admin.acl_log()
@@ -129,7 +148,7 @@ async def test_the_whole_router_works_as_that_user_and_needs_all_of_it(guarded: 
 
 
 REFUSED = """
-FLUSHALL, FLUSHDB, CONFIG GET *, CONFIG SET dir /tmp, KEYS *, SCAN 0, GET rstitch:router:x, DUMP rstitch:x, INFO,
+FLUSHALL, FLUSHDB, CONFIG GET *, CONFIG SET dir /tmp, KEYS *, SCAN 0, GET foreign, DUMP rstitch:x, INFO,
 SET foreign 1, DEL foreign, HGETALL foreign, HSET rstitch 1 1, XADD foreign * a 1, ZADD xrstitch:a 1 a, LATENCY RESET,
 ACL LIST, ACL WHOAMI, DEBUG SLEEP 0, SHUTDOWN NOSAVE, SAVE, REPLICAOF NO ONE, MODULE LIST, MONITOR, SWAPDB 0 1,
 SCRIPT FLUSH, CLIENT KILL TYPE normal, CLIENT LIST, PUBLISH rstitch:a b, SUBSCRIBE rstitch:a, RENAME rstitch:a a,
