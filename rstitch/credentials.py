@@ -16,9 +16,11 @@ from rstitch.certificates import CertificateFiles, Pem, system_roots
 from rstitch.channels import client_options
 from rstitch.errors import invalid
 from rstitch.keyed import KeyedChannel
+from rstitch.limits import is_loopback
 from rstitch.secret import Secret
 
 _ENVIRONMENT = "RSTITCH_"
+_YES, _NO = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,10 @@ class Credentials:
             if each.name != "called" and (value := found.get(variable_of(each.name), ""))
         }
         if "tls" in values:
-            values["tls"] = values["tls"].lower() in ("1", "true", "on", "yes")
+            word = values["tls"].lower()
+            if word not in (*_YES, *_NO):
+                raise invalid(variable_of("tls"), f"{word!r} is neither yes nor no.", "Write 1 or 0.")
+            values["tls"] = word in _YES
         return cls(**values, called=variable_of)
 
     def as_environment(self) -> dict[str, str]:
@@ -80,11 +85,11 @@ class Credentials:
 
     def channel(self, address: str) -> Any:
         """Makes a channel of grpc; calls on it carry the key."""
-        return self._keyed(self._made(grpc, address, None))
+        return self._keyed(address, self._made(grpc, address, None))
 
     def aio_channel(self, address: str, interceptors: Sequence[Any] = (), pem: Pem | None = None) -> Any:
         """Makes a channel of grpc.aio; calls on it carry the key. `pem` is what the files hold, if that is known."""
-        return self._keyed(self._made(grpc.aio, address, pem, interceptors=list(interceptors)))
+        return self._keyed(address, self._made(grpc.aio, address, pem, interceptors=list(interceptors)))
 
     def _made(self, wire: Any, address: str, pem: Pem | None, **more: Any) -> Any:
         options: list[tuple[str, Any]] = list(client_options())
@@ -96,10 +101,14 @@ class Credentials:
         secured = grpc.ssl_channel_credentials(pem.ca or system_roots(), pem.key, pem.cert)
         return wire.secure_channel(address, secured, options, **more)
 
-    def _keyed(self, channel: Any) -> Any:
+    def _keyed(self, address: str, channel: Any) -> Any:
         secret = Secret(self.api_key, self.api_key_file, self.called("api_key"), self.called("api_key_file"))
         if not secret.get():
             return channel
+        if not self.secure and not is_loopback(address):
+            called = self.called("api_key_file" if self.api_key_file else "api_key")
+            remedy = f"Talk TLS: name the authorities to trust, {self.called('tls_ca')}, or {self.called('tls')}."
+            raise invalid(called, f"it would go to {address} in clear.", remedy)
         return KeyedChannel(channel, lambda: [("authorization", f"Bearer {secret.get()}")])
 
 

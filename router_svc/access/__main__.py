@@ -26,8 +26,6 @@ from rstitch.service.keys import Key
 
 if TYPE_CHECKING:
     from router_svc.access.quotas import Use
-
-if TYPE_CHECKING:
     from router_svc.trajectory.redis_address import RedisAddress
 
 _T = TypeVar("_T")
@@ -45,7 +43,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_REDIS_HELP = "The Redis of the routers; variables such as RSTITCH_REDIS_PASSWORD_FILE as theirs."
 Redis = Annotated[
     str,
     typer.Option(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import structlog
 
 from rstitch.errors import invalid
+from rstitch.limits import is_loopback
 
 _log = structlog.get_logger(__name__)
 
@@ -39,12 +38,3 @@ def check_exposure(listen: str, *, has_keys: bool, has_tls: bool, has_client_ca:
         "nobody but you can reach this address.",
         "EXPOSED",
     )
-
-
-def is_loopback(listen: str) -> bool:
-    """Says whether only this machine reaches HOST:PORT. A name other than localhost may be anywhere."""
-    host = listen.rpartition(":")[0]
-    try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -64,6 +64,8 @@ class TlsSettings(BaseSettings):
         if not (self.tls_cert or self.tls_key):
             return None
         names = frozenset(name for part in self.tls_client_name.split(",") if (name := part.strip()))
+        if self.tls_client_name and not names:
+            raise invalid("--tls-client-name", "it names nobody.", "Give a name, or leave it out: then any will do.")
         made = ServerTls(self.tls_cert, self.tls_key, self.tls_client_ca, names)
         made.credentials()
         return made

@@ -12,7 +12,8 @@ import pytest
 from model_worker.main import Role, start
 from model_worker.settings import WorkerSettings
 from rstitch.errors import RstitchError
-from rstitch.service.exposure import check_exposure, is_loopback
+from rstitch.limits import is_loopback
+from rstitch.service.exposure import check_exposure
 from rstitch.v1 import common_pb2
 from tests.support.keys import make, write
 from tests.support.toy_stack import Stack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,21 @@ async def test_a_call_that_goes_on_after_a_break_shows_it_again(router: FakeRout
         assert (await client.answer("hello")).text
     assert [name for name, _ in router.calls].count("Generate") == 2
     assert shown(router) == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("address", ["router.lan:50050", "10.0.0.3:50050", "[2001:db8::1]:50050"])
+def test_a_key_does_not_leave_this_machine_in_clear(address: str) -> None:
+    with pytest.raises(RstitchError) as refused:
+        Credentials(api_key="very-secret").channel(address)
+    assert (refused.value.field, "very-secret" in str(refused.value)) == ("api_key", False)
+    with contextlib.closing(Credentials(api_key="very-secret", tls=True).channel(address)):
+        pass
+    with contextlib.closing(Credentials(api_key="very-secret").channel("localhost:1")):
+        pass
+
+
+def test_whether_tls_is_wanted_is_not_guessed() -> None:
+    assert Credentials.of_environment({"RSTITCH_TLS": "yes"}).secure
+    assert not Credentials.of_environment({"RSTITCH_TLS": "off"}).secure
+    with pytest.raises(RstitchError, match="RSTITCH_TLS"):
+        Credentials.of_environment({"RSTITCH_TLS": "required"})

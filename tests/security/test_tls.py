@@ -273,6 +273,7 @@ async def test_bad_files_stop_the_start_by_the_flag(ours: Authority, tmp_path: P
         ("--tls-client-ca", {"tls_cert": cert, "tls_key": key, "tls_client_ca": key}),
         ("--tls-client-ca", {"tls_client_ca": ours.ca}),
         ("--tls-client-name", {"tls_cert": cert, "tls_key": key, "tls_client_name": "router"}),
+        ("--tls-client-name", {"tls_cert": cert, "tls_key": key, "tls_client_ca": ours.ca, "tls_client_name": " ,"}),
     ]
     role = Role("slm", common_pb2.MODEL_SLM, WorkerSettings)
     for flag, settings in cases:
