@@ -21,7 +21,9 @@ PROTO_FILES := $(wildcard protos/rstitch/v1/*.proto)
 PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check
 # Beyond four, stacks of five processes each would wait for memory and for one another. What shares a stack or a file
 # runs in one process.
-PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# One more than there are cores: tests wait for processes, too.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+PARALLEL := -n $(shell echo $$(($(CORES) < 3 ? $(CORES) + 1 : 4))) --dist loadgroup --no-loadscope-reorder
 TESTS := -m "not gpu and not soak" $(PARALLEL)
 # What an environment has, but for ourselves, and for torch and what comes with its build.
 FREEZE = $(1)/bin/python -m pip --disable-pip-version-check freeze --exclude-editable | grep -viE '^(torch|nvidia|cuda|rstitch)'

@@ -77,12 +77,16 @@ def with_address(error: RstitchError, address: str) -> RstitchError:
     return error
 
 
+# In which words the wire says that somebody listens, and ended the connection.
+_HANGING_UP = ("Socket closed", "reset by peer", "Broken pipe", "GOAWAY", "EOF")
+
+
 def _why_unreachable(told: str, address: str) -> tuple[str, str]:
     """What the wire says of a connection that did not come about, and what to do about it."""
     if "handshake failed" in told or "erification" in told:
         remedy = "Correct what is trusted (tls_ca, tls_name), or leave TLS out where it speaks none."
         return f"what answers at {address} is not the router that the TLS settings mean.", remedy
-    if "Socket closed" in told:
+    if any(word in told for word in _HANGING_UP):
         remedy = "If it speaks TLS, say whom to trust (tls_ca) and what to show (tls_cert, tls_key)."
         return f"what listens at {address} hangs up.", remedy
     return f"no router answers at {address}.", "Start one with `rstitch up`, or give the address of a running one."
