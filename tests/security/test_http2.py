@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 import grpc
+import pytest
 
 from rstitch.channels import MAX_STREAMS
 from rstitch.v1 import router_pb2
@@ -29,6 +30,7 @@ def message(data: bytes, *, compressed: bool = False) -> bytes:
     return struct.pack(">BI", compressed, len(data)) + data
 
 
+@pytest.mark.soak
 async def test_a_bomb_is_not_inflated(stack: Stack) -> None:
     """256 MiB of zeros in one: the limit is that of what it becomes."""
     router = await stack.router()

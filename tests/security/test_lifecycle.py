@@ -77,7 +77,13 @@ async def ended(process: asyncio.subprocess.Process) -> None:
     assert time.monotonic() - began < MOST_S
 
 
-@pytest.mark.parametrize("collector", COLLECTORS.values(), ids=COLLECTORS)
+@pytest.mark.parametrize(
+    "collector",
+    [
+        pytest.param(each, id=name, marks=[] if name == "black hole" else pytest.mark.soak)
+        for name, each in COLLECTORS.items()
+    ],
+)
 async def test_a_router_ends_with_fifty_answers_in_flight(stack: Stack, collector: Any) -> None:
     endless(stack, 0.5)
     flags = ("--slm", stack.slm.address, "--llm", stack.llm.address, "--redis", stack.redis_url)
@@ -92,6 +98,7 @@ async def test_a_router_ends_with_fifty_answers_in_flight(stack: Stack, collecto
                 assert (await end_of(call)).reason == "ROUTER_DRAINING"
 
 
+@pytest.mark.soak
 async def test_a_worker_ends_with_runs_in_flight(tmp_path: Path) -> None:
     """In the order of a stack that ends: its router has left, so its runs are cut off."""
     flags = ("--model", str(save_model(tmp_path / "llama", "llama", seed=0)), "--threads", "1", "--drain-grace-s", "0")
