@@ -87,8 +87,9 @@ class Parser:
 def check_parts(data: bytes, descriptor: Descriptor) -> None:
     """Raises RstitchError (RESOURCE_EXHAUSTED) if a message has more parts or numbers than anybody sends.
 
-    What is no message at all is left to the parser. It is Python from end to end and pauses, so that whoever waits for
-    the interpreter has it within a millisecond or two.
+    What is no message at all is left to the parser; the parts before the fault count, as it makes them before it finds
+    that. It is Python from end to end and pauses, so that whoever waits for the interpreter has it within a millisecond
+    or two.
     """
     left, packed = MAX_PARTS, _MAX_PACKED
     waiting = [(0, len(data), descriptor)]
@@ -109,7 +110,7 @@ def check_parts(data: bytes, descriptor: Descriptor) -> None:
             if wire == 2:
                 size, at = _varint(data, at, end)
                 if at + size > end:
-                    return
+                    break
                 field = fields.get(tag >> 3)
                 if field is _PACKED:
                     packed -= size
@@ -125,7 +126,7 @@ def check_parts(data: bytes, descriptor: Descriptor) -> None:
             elif wire == 5:
                 at += 4
             elif wire > 5:
-                return
+                break
             # Fields of a group follow it as if they were ours.
 
 

@@ -175,6 +175,20 @@ async def test_a_message_of_very_many_parts_is_not_parsed(stack: Stack, kind: st
     assert (await take(stub, ask_for())).error is None
 
 
+FAULTS = {"a field that overruns its end": b"\x12\x7f", "a wire type that is none": b"\x0e"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_very_many_parts_before_a_fault_are_not_parsed_either(stack: Stack, fault: str) -> None:
+    """The library would make all of them before it comes to what is no message."""
+    router = await stack.router()
+    many = router_pb2.GenerateRequest(chat=router_pb2.Chat(messages=[router_pb2.ChatMessage()] * 300_000))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{router.port}") as channel:
+        call = channel.unary_stream("/rstitch.v1.RouterService/Generate")(many.SerializeToString() + FAULTS[fault])
+        error = await refused(call)
+    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_PARTS")
+
+
 async def test_long_texts_come_in_order_and_short_ones_do_not_wait() -> None:
     going, done = threading.Event(), []
 
