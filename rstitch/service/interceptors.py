@@ -1,14 +1,14 @@
 """One place where exceptions become gRPC statuses, so that handlers hold no try/except.
 
-What no handler should see, such as a message that does not parse, is refused there, too (`parsing`). It does not know
-what a service does.
+What no handler should see, such as a message that does not parse, is refused here, too (`parsing`), inside whatever
+wants to know of it. It does not know what a service does.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import grpc
 
@@ -21,10 +21,6 @@ from rstitch.service.parsing import Large, Parser
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns a `RstitchError` into its status and anything else into INTERNAL, logged; a cancelled call stays so."""
-
-    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        self._max_message_bytes = max_message_bytes
-        self._large = Large()
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -48,5 +44,24 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served here.")
                 await context.abort_with_status(to_status(internal(error, "call failed", method=method)))
 
+        return in_scope(handler, scope)
+
+
+class ParsingInterceptor(grpc.aio.ServerInterceptor):
+    """Parses requests, and raises RstitchError for those that no handler should see.
+
+    It is the innermost: a request is parsed once its caller is let in, and the audit log has it if it is refused.
+    """
+
+    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._max_message_bytes = max_message_bytes
+        self._large = Large()
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
         parser = Parser(handler.request_deserializer, self._max_message_bytes, self._large)
-        return in_scope(handler, scope, parser)
+        return in_scope(handler, lambda _: nullcontext(), parser)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -40,19 +39,28 @@ class Large:
         self._turn = asyncio.Lock()
         self._waiting = 0  # bytes
 
-    @asynccontextmanager
-    async def turn(self, num_bytes: int) -> AsyncIterator[None]:
-        """Waits for a message's turn. Raises RstitchError (RESOURCE_EXHAUSTED) if too many are before it."""
-        if self._waiting and self._waiting + num_bytes > _MAX_WAITING:
+    async def check(self, data: bytes, descriptor: Descriptor) -> None:
+        """Waits for a message's turn and looks it through, off the loop.
+
+        Raises RstitchError (RESOURCE_EXHAUSTED) if too many are before it, or it has too many parts.
+        """
+        if self._waiting and self._waiting + len(data) > _MAX_WAITING:
             told = f"other large messages are still being read, {self._waiting >> 20} MiB."
             raise _too_large("TOO_MUCH_AT_ONCE", told, retry_after_s=1.0)
-        self._waiting += num_bytes
+        self._waiting += len(data)
         try:
-            async with self._turn:
-                yield
-                await asyncio.sleep(0)  # whoever else waits for the loop goes before the next one
-        finally:
-            self._waiting -= num_bytes
+            await self._turn.acquire()
+        except BaseException:
+            self._waiting -= len(data)
+            raise
+        reading = asyncio.get_running_loop().run_in_executor(None, check_parts, data, descriptor)
+        # A call that is cancelled does not stop the thread: the message is there, and the turn taken, until it is done.
+        reading.add_done_callback(lambda _: self._done(len(data)))
+        await asyncio.shield(reading)
+
+    def _done(self, num_bytes: int) -> None:
+        self._waiting -= num_bytes
+        self._turn.release()
 
 
 class Parser:
@@ -71,9 +79,8 @@ class Parser:
             raise _too_large("MESSAGE_TOO_LARGE", told)
         if len(data) <= _LARGE or self._descriptor is None:
             return self._parsed(data)
-        async with self._large.turn(len(data)):
-            await asyncio.to_thread(check_parts, data, self._descriptor)
-            return self._parsed(data)
+        await self._large.check(data, self._descriptor)
+        return self._parsed(data)
 
     def _parsed(self, data: bytes) -> Any:
         try:
@@ -87,8 +94,9 @@ class Parser:
 def check_parts(data: bytes, descriptor: Descriptor) -> None:
     """Raises RstitchError (RESOURCE_EXHAUSTED) if a message has more parts or numbers than anybody sends.
 
-    What is no message at all is left to the parser. It is Python from end to end and pauses, so that whoever waits for
-    the interpreter has it within a millisecond or two.
+    What is no message at all is left to the parser; the parts before the fault count, as it makes them before it finds
+    that. It is Python from end to end and pauses, so that whoever waits for the interpreter has it within a millisecond
+    or two.
     """
     left, packed = MAX_PARTS, _MAX_PACKED
     waiting = [(0, len(data), descriptor)]
@@ -109,7 +117,7 @@ def check_parts(data: bytes, descriptor: Descriptor) -> None:
             if wire == 2:
                 size, at = _varint(data, at, end)
                 if at + size > end:
-                    return
+                    break
                 field = fields.get(tag >> 3)
                 if field is _PACKED:
                     packed -= size
@@ -125,7 +133,7 @@ def check_parts(data: bytes, descriptor: Descriptor) -> None:
             elif wire == 5:
                 at += 4
             elif wire > 5:
-                return
+                break
             # Fields of a group follow it as if they were ours.
 
 

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from rstitch.channels import MAX_MESSAGE_BYTES, server_options
 from rstitch.errors import RstitchError
 from rstitch.service.access import AccessInterceptor
-from rstitch.service.interceptors import ErrorInterceptor
+from rstitch.service.interceptors import ErrorInterceptor, ParsingInterceptor
 from rstitch.service.telemetry import Telemetry
 from rstitch.service.tls import ServerTls
 
@@ -43,9 +43,9 @@ class Server:
         self.telemetry = telemetry  # whoever stops the server sends the rest of it
         self._tls = tls
         # From the outside in: whom no certificate lets in is not heard; a span sees the final status; what access
-        # refuses becomes one.
-        known = tls.interceptors() if tls else []
-        interceptors = (*known, telemetry.server_interceptor(), ErrorInterceptor(max_message_bytes), access)
+        # or the parser refuses becomes one; access notes what the parser refuses.
+        known, parsing = tls.interceptors() if tls else [], ParsingInterceptor(max_message_bytes)
+        interceptors = (*known, telemetry.server_interceptor(), ErrorInterceptor(), access, parsing)
         self.grpc: grpc.aio.Server = grpc.aio.server(
             interceptors=[each for each in interceptors if each is not None],
             options=server_options(max_message_bytes),

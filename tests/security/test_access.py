@@ -195,6 +195,21 @@ async def test_the_audit_log_has_a_line_for_each_refusal_and_each_change(stack: 
     assert "a text of a tenant" not in str(lines)
 
 
+async def test_what_is_refused_unread_is_in_the_audit_log(stack: Stack, tmp_path: Path) -> None:
+    shown = make([Scope.GENERATE], tenant="acme")
+    router = await stack.router(keys=str(write(tmp_path / "keys", [shown])))
+    many = pb.GenerateRequest(chat=pb.Chat(messages=[pb.ChatMessage()] * 300_000)).SerializeToString()
+    sent = {"MALFORMED_MESSAGE": b"\x12\x7f", "MESSAGE_TOO_LARGE": bytes(17 << 20), "TOO_MANY_PARTS": many}
+    address, method = f"127.0.0.1:{router.port}", "/rstitch.v1.RouterService/Generate"
+    with capture_logs() as lines:
+        for reason, data in sent.items():
+            got = await refusal(address, method, shown.metadata, data)
+            assert got is not None
+            assert got[1] == reason
+    told = [(line["reason"], line["key_id"], line["tenant"]) for line in lines if line["event"] == "audit"]
+    assert told == [(reason, shown.key.id, "acme") for reason in sent]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_audit_where_it_is_off(kind: str, tmp_path: Path) -> None:
     async with serving(write(tmp_path / "keys", []), audited=False) as (address, _):

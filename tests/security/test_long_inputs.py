@@ -18,6 +18,7 @@ from router_svc.text import encoding
 from router_svc.text.encoding import Encoder, TooLong
 from router_svc.text.least_tokens import LeastTokens
 from rstitch.errors import ResourceExhausted
+from rstitch.service import parsing
 from rstitch.v1 import router_pb2
 from tests.support import kinds_of_tokenizers as kinds
 from tests.support.asking import ask_for, chat, refused, take
@@ -173,6 +174,52 @@ async def test_a_message_of_very_many_parts_is_not_parsed(stack: Stack, kind: st
     assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_PARTS")
     assert error.remedy
     assert (await take(stub, ask_for())).error is None
+
+
+FAULTS = {"a field that overruns its end": b"\x12\x7f", "a wire type that is none": b"\x0e"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_very_many_parts_before_a_fault_are_not_parsed_either(stack: Stack, fault: str) -> None:
+    """The library would make all of them before it comes to what is no message."""
+    router = await stack.router()
+    many = router_pb2.GenerateRequest(chat=router_pb2.Chat(messages=[router_pb2.ChatMessage()] * 300_000))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{router.port}") as channel:
+        call = channel.unary_stream("/rstitch.v1.RouterService/Generate")(many.SerializeToString() + FAULTS[fault])
+        error = await refused(call)
+    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_PARTS")
+
+
+async def test_a_large_message_of_a_cancelled_call_is_there_until_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    begun, going = threading.Event(), threading.Event()
+
+    def check(data: bytes, descriptor: object) -> None:
+        steps.append("begins")
+        begun.set()
+        going.wait(10)
+        steps.append("ends")
+
+    monkeypatch.setattr(parsing, "check_parts", check)
+    monkeypatch.setattr(parsing, "_MAX_WAITING", 5 << 20)
+    parse = parsing.Parser(router_pb2.GenerateRequest.FromString, 4 << 20, parsing.Large())
+    data = router_pb2.GenerateRequest(text="a" * (2 << 20)).SerializeToString()
+    first = asyncio.create_task(parse(data))
+    await asyncio.to_thread(begun.wait, 10)
+    waiting = asyncio.create_task(parse(data))
+    await asyncio.sleep(0)
+    waiting.cancel()  # it was not begun, so nothing is left of it
+    first.cancel()  # whoever sent it is gone, the thread is not
+    await asyncio.gather(first, waiting, return_exceptions=True)
+    second = asyncio.create_task(parse(data))
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhausted) as caught:
+        await parse(data)
+    assert caught.value.reason == "TOO_MUCH_AT_ONCE"
+    going.set()
+    assert len((await second).text) == 2 << 20
+    assert steps == ["begins", "ends"] * 2
+    assert await parse(data)
 
 
 async def test_long_texts_come_in_order_and_short_ones_do_not_wait() -> None:
