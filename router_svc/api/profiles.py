@@ -9,6 +9,7 @@ here. A profile is looked up when an answer begins: a later change of it does no
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Sequence
@@ -27,8 +28,17 @@ from rstitch.v1 import router_pb2
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_DESCRIPTION = 2000
+_MAX_PROFILES = 1000  # of a tenant: they never expire
 _MAX_NAMES = 20  # that an error names
 _FIELD = "policy.profile"
+# Keeps a profile unless that is one too many; in one step, since several may be put at once.
+_PUT = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then
+    return 0
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
 # What a profile may hold beside its policy, and a request may hold itself.
 _EXTRAS = ("early_exit", "budget")
 
@@ -39,6 +49,7 @@ class Profiles:
     def __init__(self, address: RedisAddress, patience_s: float, default_tau: float) -> None:
         self._link = RedisLink(address, patience_s)
         self._default_tau = default_tau
+        self._put = self._link.redis.register_script(_PUT)
 
     async def close(self) -> None:
         await self._link.close()
@@ -46,27 +57,31 @@ class Profiles:
     async def put(self, profile: router_pb2.Profile, tenant: str) -> router_pb2.Profile:
         """Keeps a profile in place of the tenant's one of its name, and returns it as kept, with the time.
 
-        Raises RstitchError if no answer could use it: a client learns of a mistake now, not with its first question.
+        Raises RstitchError if no answer could use it: a client learns of a mistake now, not with its first question; or
+        FAILED_PRECONDITION if the tenant has as many as it may.
         """
         _check(profile, self._default_tau)
         kept = router_pb2.Profile()
         kept.CopyFrom(profile)
         kept.updated.FromMilliseconds(int(time.time() * 1000))
         text = json_format.MessageToJson(kept, preserving_proto_field_name=True, indent=None)
-        await self._link.command("HSET", keys.profiles(tenant), kept.name, text)
+        names, args = [keys.profiles(tenant)], [kept.name, text, _MAX_PROFILES]
+        if not await self._link.call(lambda: self._put(keys=names, args=args)):
+            raise _too_many()
         return kept
 
     async def all(self, tenant: str) -> list[router_pb2.Profile]:
         """All that a question of the tenant's may name, by name."""
-        kept = await self._kept("")
-        if tenant:
-            kept |= await self._kept(tenant)
-        return [_parsed(kept[name]) for name in sorted(kept)]
+        kept: dict[bytes, bytes] = {}
+        for key in _seen_by(tenant):
+            kept |= await self._link.command("HGETALL", key)
+        # Off the event loop: there may be many.
+        return await asyncio.to_thread(lambda: [_parsed(kept[name]) for name in sorted(kept)])
 
     async def delete(self, name: str, tenant: str) -> None:
         """Forgets the tenant's own profile of that name. Raises RstitchError (NOT_FOUND) if it has none."""
         if not await self._link.command("HDEL", keys.profiles(tenant), _checked_name(name, "name")):
-            names = [kept.decode() for kept in sorted(await self._kept(tenant))]
+            names = await self._names([keys.profiles(tenant)])
             raise _unknown(f"{name} of this tenant's own" if tenant else name, "name", names)
 
     async def question(self, request: router_pb2.GenerateRequest, tenant: str) -> Question:
@@ -81,7 +96,7 @@ class Profiles:
         if text is None and tenant:
             text = await self._link.command("HGET", keys.PROFILES, name)
         if text is None:
-            raise _unknown(name, _FIELD, [profile.name for profile in await self.all(tenant)])
+            raise _unknown(name, _FIELD, await self._names(_seen_by(tenant)))
         profile = _parsed(text)
         meant = router_pb2.GenerateRequest()
         meant.CopyFrom(request)
@@ -90,9 +105,24 @@ class Profiles:
         # Parsed as if the client had sent all of it: one place knows what a policy may be.
         return replace(parse_question(meant, self._default_tau, tenant), profile=name)
 
-    async def _kept(self, tenant: str) -> dict[bytes, bytes]:
-        kept: dict[bytes, bytes] = await self._link.command("HGETALL", keys.profiles(tenant))
-        return kept
+    async def _names(self, where: Sequence[str]) -> list[str]:
+        found = [await self._link.command("HKEYS", key) for key in where]
+        return sorted({name.decode() for names in found for name in names})
+
+
+def _seen_by(tenant: str) -> list[str]:
+    """The keys of all profiles that a tenant sees; of one name, that in the last of them counts."""
+    return [keys.PROFILES, keys.profiles(tenant)] if tenant else [keys.PROFILES]
+
+
+def _too_many() -> RstitchError:
+    return RstitchError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "TOO_MANY_PROFILES",
+        f"there are {_MAX_PROFILES} profiles, as many as are kept.",
+        field="profile.name",
+        remedy="Forget one (`rstitch profiles rm`), or replace one by putting it under its name.",
+    )
 
 
 def _unknown(which: str, field: str, names: Sequence[str]) -> RstitchError:

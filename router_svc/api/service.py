@@ -52,8 +52,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     then `Sessions`, `Profiles` or `StoredHeads` does what is asked; then their values become messages. Errors are
     raised, and the server turns them into a status.
 
-    Sessions and profiles are their tenant's. Here, and nowhere deeper, it is looked up who calls: whatever scopes a key
-    has, that of an administrator included, its caller sees the sessions of its own tenant, and no others exist for it.
+    Sessions and profiles are their tenant's. Whose a call is, is looked up here and nowhere deeper (only what its key
+    may take `Quotas` looks up itself): whatever scopes a key has, that of an administrator included, its caller sees
+    the sessions of its own tenant, and no others exist for it.
     Who may call a method at all is not decided here. Heads belong to whoever runs the router, and all may use them.
     """
 

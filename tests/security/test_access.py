@@ -13,6 +13,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from router_svc.policies.heads import FILE
 from rstitch.service import audit
 from rstitch.service.access import AccessInterceptor
 from rstitch.service.caller import ANYBODY, Caller, Limits, Scope, caller
@@ -146,6 +147,19 @@ async def test_a_router_tells_places_to_admins_only(stack: Stack, tmp_path: Path
     for place in (stack.slm.address, stack.llm.address, "toy-1", "toy-2", "cpu"):
         assert place in str(full)
         assert place not in str(less)
+
+
+async def test_why_a_head_cannot_be_asked_for_is_told_to_admins_only(stack: Stack, tmp_path: Path) -> None:
+    (folder := tmp_path / "heads" / "torn").mkdir(parents=True)
+    (folder / FILE).write_bytes(b"no head")
+    admin, other = make([Scope.ADMIN]), make([Scope.GENERATE])
+    router = await stack.router(keys=str(write(tmp_path / "keys", [admin, other])), heads=str(tmp_path / "heads"))
+    stub = await stack.stub(router)
+    (full,) = (await stub.GetStatus(pb.GetStatusRequest(), metadata=admin.metadata)).heads
+    (less,) = (await stub.GetStatus(pb.GetStatusRequest(), metadata=other.metadata)).heads
+    assert "safetensors" in full.detail
+    assert (less.name, "admin" in less.detail) == ("torn", True)
+    assert "safetensors" not in str(less)
 
 
 async def test_a_router_that_waits_tells_why_to_admins_only(stack: Stack, tmp_path: Path) -> None:

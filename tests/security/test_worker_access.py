@@ -8,8 +8,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
-from rstitch.errors import RstitchError
+from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.service.tls import TlsSettings
 from rstitch.v1 import router_pb2
 from tests.support.asking import Reading, ask_for, take, threshold, until
@@ -108,6 +109,37 @@ async def test_workers_are_shown_the_key_and_the_new_one_once_it_changes(stack: 
     assert {call["authorization"] for call in stack.slm.metadata} == {"Bearer rs-second"}
     file.write_text("")  # somebody is writing it
     assert (await take(stub, ask_for(max_new_tokens=4))).error is None
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, "BAD_KEY"),
+        (grpc.StatusCode.UNAUTHENTICATED, "NO_KEY"),
+        (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"),
+        (grpc.StatusCode.PERMISSION_DENIED, "WRONG_CERTIFICATE"),
+    ],
+)
+async def test_a_router_that_a_worker_refuses_does_not_blame_its_caller(
+    stack: Stack, code: grpc.StatusCode, reason: str
+) -> None:
+    """Whoever asked showed a good key; which one is bad only the operator is told."""
+    await start_workers(stack)
+    stub = await stack.stub(await stack.router())
+    kept = await take(stub, ask_for(max_new_tokens=4))
+    refusal = RstitchError(code, reason, "the key is not valid.", remedy="Ask for another key.")
+    stack.slm.errors, stack.slm.observe_errors = [refusal], [refusal]
+    with capture_logs() as logs:
+        answer = await take(stub, ask_for(max_new_tokens=4))
+        with pytest.raises(grpc.aio.AioRpcError) as observed:
+            async for _ in stub.ObserveAnswer(router_pb2.ObserveAnswerRequest(session_id=kept.session_id, tau=-1)):
+                pass
+    assert answer.error is not None
+    for error in (answer.error, from_rpc_error(observed.value)):
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_UNAVAILABLE")
+        assert "key" not in str(error)
+    told = [line for line in logs if line["event"] == "worker refuses this router"]
+    assert [(line["model"], line["reason"]) for line in told] == [("slm", reason)] * 2
 
 
 async def test_flags_towards_workers_are_refused_by_name(stack: Stack, ours: Authority, tmp_path: Path) -> None:
