@@ -146,22 +146,29 @@ class Admission:
         self._usage = usage
         self._charged = (_num_written(usage) - num_prompt_tokens, usage.num_llm_tokens)
 
-    async def end(self) -> None:
-        """Its answer is over. Returns once its slot is free, or Redis cannot be told at once."""
-        await self._leave("")
+    def end(self) -> asyncio.Task[None] | None:
+        """Its answer is over, from now on. Redis knows that, or cannot be told at once, when the task is done, if any.
+
+        What it could not be told comes with the next renewal.
+        """
+        account = self._leave("")
+        return asyncio.create_task(self._quotas.settle(account), name="settle") if account is not None else None
 
     async def give_back(self, *, request: bool) -> None:
         """Gives its slot back, unless its answer has begun; with `request` it does not count as one, either."""
         if self._usage is None:
-            await self._leave(self._counted if request else "")
+            account = self._leave(self._counted if request else "")
+            if account is not None:
+                await self._quotas.settle(account)
 
-    async def _leave(self, returned: str) -> None:
+    def _leave(self, returned: str) -> Account | None:
+        """Its account, which owes what is new of it; None if it has taken nothing."""
         if not self._has_entered:
-            return
+            return None
         account = self._quotas.account(self._who)
         account.leave(self, returned=returned, freed=self.slot)
         self._has_entered, self.slot, self._usage = False, "", None
-        await self._quotas.settle(account)
+        return account
 
     def take_written(self) -> tuple[int, int]:
         """How many tokens were written since the last call, and how many of them by the LLM."""

@@ -22,6 +22,9 @@ from rstitch.service.failures import internal
 _log = structlog.get_logger(__name__)
 # Marking an answer as interrupted is tried so long; whoever wants to go on with it can do so without the mark, later.
 _RELEASE_PATIENCE_S = 2.0
+# Readers are told of the end at most so much later for the quota's Redis: whoever has read an answer may ask for the
+# next one of any router, unless Redis is slow.
+_SETTLE_PATIENCE_S = 0.1
 # Whoever asked gets at least so long to begin reading.
 _MIN_ARRIVAL_S = 1.0
 
@@ -87,12 +90,17 @@ class RunningAnswer:
         finally:
             if self._leave is not None:
                 self._leave.cancel()
-            await asyncio.gather(self._leave_workers(), self._writing.admission.end())
+            settling = self._writing.admission.end()
+            await self._leave_workers()
+        if settling is not None:
+            await asyncio.wait({settling}, timeout=_SETTLE_PATIENCE_S)
         self._writing.trace.end(outcome)
         self._say(outcome)
         self.log.on_reader = self.log.on_deserted = None
         self._on_end(self, outcome, stale)
         self.log.end(outcome)
+        if settling is not None:
+            await settling
 
     async def _outcome(self) -> Finished:
         """Runs the loop beside the journal; whichever fails first ends both."""

@@ -126,6 +126,23 @@ async def test_an_answer_that_was_read_to_its_end_has_freed_its_slot(stack: Stac
         assert (await take(stubs[num % 2], short())).error is None
 
 
+async def test_readers_do_not_wait_for_the_quotas_redis(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = await key(stack, max_running=1)
+    router, stub = await routing(stack, shown)
+    goes_on, settle = asyncio.Event(), router.quotas._settle
+
+    async def late(**call: Any) -> Any:
+        await goes_on.wait()
+        return await settle(**call)
+
+    monkeypatch.setattr(router.quotas, "_settle", late)
+    async with asyncio.timeout(10):
+        assert (await take(stub, short())).error is None
+    exceeded(await take(stub, short()))
+    goes_on.set()
+    await until(lambda: passes(stub))
+
+
 async def test_a_killed_client_frees_its_slot(stack: Stack) -> None:
     endless(stack, 0.01)
     _, stub = await routing(stack, await key(stack, max_running=1), detach_grace_s=0.1)
