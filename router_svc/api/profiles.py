@@ -65,7 +65,8 @@ class Profiles:
         kept.CopyFrom(profile)
         kept.updated.FromMilliseconds(int(time.time() * 1000))
         text = json_format.MessageToJson(kept, preserving_proto_field_name=True, indent=None)
-        names, args = [keys.profiles(tenant)], [kept.name, text, _MAX_PROFILES]
+        names: list[str] = [keys.profiles(tenant)]
+        args: list[str | int] = [kept.name, text, _MAX_PROFILES]
         if not await self._link.call(lambda: self._put(keys=names, args=args)):
             raise _too_many()
         return kept
