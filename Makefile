@@ -21,7 +21,9 @@ PROTO_FILES := $(wildcard protos/rstitch/v1/*.proto)
 PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check
 # Beyond four, stacks of five processes each would wait for memory and for one another. What shares a stack or a file
 # runs in one process.
-PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# One more than there are cores: tests wait for processes, too.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+PARALLEL := -n $(shell echo $$(($(CORES) < 3 ? $(CORES) + 1 : 4))) --dist loadgroup --no-loadscope-reorder
 TESTS := -m "not gpu and not soak" $(PARALLEL)
 # What an environment has, but for ourselves, and for torch and what comes with its build.
 FREEZE = $(1)/bin/python -m pip --disable-pip-version-check freeze --exclude-editable | grep -viE '^(torch|nvidia|cuda|rstitch)'
@@ -37,7 +39,7 @@ INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | { n=0; 
 	Installing) printf '\r      installing %60s\n' "";; esac; done; } || { cat .cache/setup.log >&2; exit 1; }; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak gpu gpu-wheels test-newest lock lint format proto train-tiny train-router eval-tiny results bench bench-overhead latency-tiny calibrate-tiny up clean
+.PHONY: help setup demo test audit soak gpu gpu-wheels test-newest lock lint format proto train-tiny train-router eval-tiny results bench bench-overhead latency-tiny calibrate-tiny up clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +64,9 @@ demo: setup ## start the stack, ask three questions, stop (no root, no container
 
 test: setup ## every test that needs no GPU, on up to four cores; one process: ARGS="-n 0"
 	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+audit: setup ## known faults in what we stand on, suspect code, and an SBOM in .run/audit; says what it cannot do offline
+	@bash .ci/audit
 
 soak: setup ## the tests that take a minute or more
 	@$(BIN)/python -m pytest -m soak $(ARGS)

@@ -34,6 +34,10 @@ from model_worker.spare_cores import SpareCores
 from model_worker.tokenizer import TokenizerFiles, load_tokenizer
 from rstitch import __version__
 from rstitch.errors import RstitchError, invalid
+from rstitch.service.access import AccessInterceptor
+from rstitch.service.ending import Ending
+from rstitch.service.exposure import check_exposure
+from rstitch.service.key_file import KeyFile
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import Metrics, setup_metrics
 from rstitch.service.server import Server
@@ -69,11 +73,13 @@ def main(role: Role) -> None:
         _log.warning(sentence)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    ending = Ending(ends_process=True)
     try:
-        asyncio.run(_serve(role, settings))
+        asyncio.run(_serve(role, settings, ending))
     except (UnsupportedModel, RstitchError) as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)
+    ending.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +95,20 @@ class Worker:
         """Ends calls in flight at once, then the engine's thread."""
         for server in self.servers:
             await server.stop(0)
-        await self.end()
+        await self.end(Ending())
 
-    async def end(self) -> None:
-        """Ends the engine's thread, and sends the last metrics."""
+    async def end(self, ending: Ending) -> None:
+        """Ends the engine's thread, and sends the last spans and metrics."""
         await self.driver.stop()
-        await asyncio.to_thread(self.metrics.shutdown)
+        await ending.send(*(server.telemetry for server in self.servers), self.metrics)
 
 
 async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseException], None]) -> Worker:
     """Loads the model and serves it. Raises UnsupportedModel, or RstitchError if a setting cannot be met."""
     if settings.shared_listen:
         _refuse_with_shared_layers(role, settings)
+    tls = settings.server_tls()  # what is wrong with it is said before a model is loaded
+    access = _access(settings)
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer, turns.alone() if turns is not None else nullcontext())
@@ -119,7 +127,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
 
     async def serve(name: str, address: str, info: worker_pb2.GetInfoResponse) -> int:
         telemetry = setup_telemetry(f"rstitch-{name}-worker", settings.otlp_endpoint)
-        server = Server(address, service_names=[_SERVICE], telemetry=telemetry)
+        server = Server(address, service_names=[_SERVICE], telemetry=telemetry, access=access, tls=tls)
         heads, shallow = HeadTable(info.hidden_size, info.tokenizer_fingerprint), info.role != role.model
         service = WorkerService(driver, info, files, heads, telemetry.tracer, measured, shallow)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
@@ -136,7 +144,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     return Worker(servers, port, driver, metrics)
 
 
-async def _serve(role: Role, settings: WorkerSettings) -> None:
+async def _serve(role: Role, settings: WorkerSettings, ending: Ending) -> None:
     def on_fatal(error: BaseException) -> None:
         """Without its engine this process cannot serve; whoever supervises it starts a new one."""
         _log.error("engine stopped", exc_info=error)
@@ -149,11 +157,26 @@ async def _serve(role: Role, settings: WorkerSettings) -> None:
     async with asyncio.TaskGroup() as draining:
 
         async def drain_others() -> None:
+            ending.begin(settings.drain_grace_s)
             for other in others:
                 draining.create_task(other.stop(settings.drain_grace_s))
 
         await server.serve_until_signal(settings.drain_grace_s, drain_others)
-    await worker.end()
+    await worker.end(ending)
+
+
+def _access(settings: WorkerSettings) -> AccessInterceptor | None:
+    """Returns what lets calls in, None if everybody may call. Raises RstitchError if it must not listen like that."""
+    keys = KeyFile(Path(settings.keys_file), "--keys-file") if settings.keys_file else None
+    for listen in filter(None, (settings.listen, settings.shared_listen)):
+        check_exposure(
+            listen,
+            has_keys=keys is not None,
+            has_tls=bool(settings.tls_cert),
+            has_client_ca=bool(settings.tls_client_ca),
+            insecure=settings.insecure,
+        )
+    return AccessInterceptor(keys, audited=settings.audit) if keys is not None else None
 
 
 def _info(

@@ -30,9 +30,10 @@ from model_worker.handoffs import handoff_of
 from model_worker.heads import HeadTable
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_SALT_CHARS, MAX_TAU, MIN_TAU
+from rstitch.service.failures import internal
 from rstitch.v1 import common_pb2, worker_pb2
 
-MAX_SESSION_ID_LENGTH = 128
+MAX_SESSION_ID_LENGTH = 256  # a router puts the tenant before its client's, which has at most 128
 MAX_TEMPERATURE = 100.0
 _RETRY_AFTER_S = 0.05
 _COUNTERS, _PROPOSAL, _STEP_COST, _TIMING = (
@@ -57,7 +58,7 @@ _CODES = {
 def to_rstitch_error(error: Exception) -> RstitchError:
     """Translates engine errors to statuses, by one table. Other exceptions are bugs and become INTERNAL."""
     if not isinstance(error, errors.EngineError):
-        return RstitchError(grpc.StatusCode.INTERNAL, "INTERNAL", str(error))
+        return internal(error, "a run failed")
     return RstitchError(
         _CODES[type(error)],
         error.reason,

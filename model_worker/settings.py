@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from rstitch.limits import host_and_port
+from rstitch.service.tls import TlsSettings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -19,7 +20,7 @@ def _host_and_port_or_none(value: str) -> str:
 Listen = Annotated[str, AfterValidator(host_and_port), Field(description="HOST:PORT to serve on.")]
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(TlsSettings):
     """Serves one language model behind gRPC.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
@@ -36,6 +37,16 @@ class WorkerSettings(BaseSettings):
             description="LLM only: HOST:PORT where the first layers of --model serve as the SLM. Empty: they do not."
         ),
     ] = ""
+    keys_file: Annotated[
+        str, Field(description="Who may call: who shows a key of this file, made by `rstitch keys`. Empty: everybody.")
+    ] = ""
+    audit: Annotated[
+        bool, Field(description="Where keys are asked for: log each call refused or changing something; on or off.")
+    ] = True
+    insecure: Annotated[
+        CliImplicitFlag[bool],
+        Field(description="Serve beyond this machine without TLS and keys or a client CA: to whoever reaches it."),
+    ] = False
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu or cuda:N.")] = "cpu"
     dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA, float32 on CPU.")] = "auto"
     context_length: Annotated[int, Field(ge=0, description="Most tokens of a session; 0: the model's own.")] = 0

@@ -13,6 +13,9 @@ import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from router_svc.access.cached_keys import CachedKeys
+from router_svc.access.key_source import key_source
+from router_svc.access.quotas import Quotas
 from router_svc.answers.sessions import Observers, Sessions
 from router_svc.api.profiles import Profiles
 from router_svc.api.service import RouterService
@@ -21,15 +24,21 @@ from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.head_store import HeadStore
 from router_svc.trajectory.lease import Lease
-from router_svc.trajectory.redis_link import without_password
+from router_svc.trajectory.redis_address import RedisAddress
+from router_svc.trajectory.redis_link import RedisLink
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
+from router_svc.workers.connection import Connection
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.runs import WorkerInfo
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
+from rstitch.service.access import AccessInterceptor
+from rstitch.service.ending import Ending
+from rstitch.service.exposure import check_exposure
 from rstitch.service.logs import setup_logging
+from rstitch.service.memory import return_large_blocks
 from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics
 from rstitch.service.server import Server
 from rstitch.service.settings import explain
@@ -47,11 +56,14 @@ def main(stream: OpenStream = DecodeStream) -> None:
     except ValidationError as error:
         sys.exit(explain("router", error))
     setup_logging("router", settings.log_level)
+    ending = Ending(ends_process=True)
+    return_large_blocks()
     try:
-        asyncio.run(_serve(settings, stream))
+        asyncio.run(_serve(settings, stream, ending))
     except RstitchError as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)
+    ending.leave()
 
 
 class Router:
@@ -60,38 +72,56 @@ class Router:
     Attributes:
         port: the port that it listens on, once started.
         ready: set once it takes questions.
+        keys: those that callers show; None: nobody is asked for one.
         attending: the task of `attend`, which ends only by a bug of ours.
     """
 
     def __init__(self, settings: RouterSettings, observers: Observers, stream: OpenStream = DecodeStream) -> None:
         self._settings = settings
+        redis = RedisAddress.of(settings)
+        tls, credentials = settings.server_tls(), settings.worker_credentials()
+        self.keys = key_source(settings.keys, redis)
+        check_exposure(
+            settings.listen,
+            has_keys=self.keys is not None,
+            has_tls=tls is not None,
+            has_client_ca=False,  # a certificate names no tenant
+            insecure=settings.insecure,
+        )
         slm, llm = (
-            WorkerClient(model, address, observers.telemetry, stream)
+            WorkerClient(model, Connection(address, credentials, observers.telemetry), stream)
             for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
         )
         self.pair = WorkerPair(slm, llm)
-        self.store = TrajectoryStore(settings.redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
+        self.store = TrajectoryStore(redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
         self.lease = Lease(self.store, settings.lease_s)
-        self.heads = self._make_heads()
-        self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers)
-        self.profiles = Profiles(settings.redis, settings.redis_patience_s, settings.tau)
+        self.heads = self._make_heads(redis)
+        times = {"lease_s": settings.lease_s, "ttl_s": settings.ttl_s}
+        link = RedisLink(redis, settings.redis_patience_s)
+        self.quotas = Quotas(link, self.lease.router_id, **times, metrics=observers.metrics)
+        self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers, self.quotas)
+        self.profiles = Profiles(redis, settings.redis_patience_s, settings.tau)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
-        self.server = Server(settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry)
+        access = AccessInterceptor(self.keys, audited=settings.audit) if self.keys is not None else None
+        self.server = Server(
+            settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry, access=access, tls=tls
+        )
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
         self.port = 0
         self.ready = asyncio.Event()
         self.attending: asyncio.Task[None] | None = None
 
-    def _make_heads(self) -> StoredHeads:
+    def _make_heads(self, redis: RedisAddress) -> StoredHeads:
         def slm() -> WorkerInfo | None:
             return self.pair.info(Model.SLM)
 
         settings = self._settings
-        return StoredHeads(HeadStore(settings.redis, settings.redis_patience_s), Heads(settings.heads, slm), slm)
+        files = Heads(settings.heads, slm, settings.heads_from_hub)
+        return StoredHeads(HeadStore(redis, settings.redis_patience_s), files, slm)
 
     async def start(self) -> None:
         """Binds the port. The server says NOT_SERVING until `attend` has found all that the router needs."""
-        self.service.detail = f"waiting for redis at {without_password(self._settings.redis)}"
+        self.service.detail = f"waiting for redis at {RedisAddress.of(self._settings).shown}"
         self.port = await self.server.start()
 
     async def attend(self) -> None:
@@ -100,7 +130,10 @@ class Router:
             group.create_task(self.pair.monitor())
             # Workers are waited for meanwhile; what follows needs Redis.
             await self._wait_for_redis()
-            group.create_task(self.lease.keep(self.sessions.tidy))
+            if isinstance(self.keys, CachedKeys):
+                await self.keys.refresh()  # whoever is told that it serves is let in
+                group.create_task(self.keys.keep())
+            group.create_task(self.lease.keep(self._after_renewal))
             group.create_task(self._tell_health())
 
     async def _wait_for_redis(self) -> None:
@@ -114,6 +147,10 @@ class Router:
             else:
                 self.service.detail = ""
                 return
+
+    async def _after_renewal(self) -> None:
+        await self.quotas.renew()
+        await self.sessions.tidy()
 
     async def _tell_health(self) -> None:
         """Says SERVING while the pair is sound. An answer waits itself for a worker that is away for a while."""
@@ -134,7 +171,10 @@ class Router:
         await self.pair.close()
         await self.profiles.close()
         await self.heads.close()
+        await self.quotas.close()
         await self.store.close()
+        if isinstance(self.keys, CachedKeys):
+            await self.keys.close()
 
 
 @contextlib.asynccontextmanager
@@ -159,18 +199,25 @@ async def running(
             raise error
 
 
-async def _serve(settings: RouterSettings, stream: OpenStream) -> None:
+async def _serve(settings: RouterSettings, stream: OpenStream, ending: Ending) -> None:
     telemetry = setup_telemetry("rstitch-router", settings.otlp_endpoint)
     metrics = setup_metrics("rstitch-router", settings.metrics_endpoint)
-    async with running(settings, telemetry, metrics=metrics, stream=stream) as router:
-        assert router.attending is not None
-        drained = router.server.serve_until_signal(settings.drain_grace_s, router.sessions.drain)
-        serving = asyncio.create_task(drained, name="serve")
-        await asyncio.wait({serving, router.attending}, return_when=asyncio.FIRST_COMPLETED)
-        # Without lease and workers' state it must not go on: others may take its sessions over. `running` raises the
-        # error.
-        if not serving.done():
-            _log.error("cannot go on", error=repr(router.attending.exception()))
-            signal.raise_signal(signal.SIGTERM)
-        await serving
-    await asyncio.to_thread(metrics.shutdown)
+    try:
+        async with running(settings, telemetry, metrics=metrics, stream=stream) as router:
+            assert router.attending is not None
+
+            async def drain() -> None:
+                ending.begin(settings.drain_grace_s)
+                await router.sessions.drain()
+
+            drained = router.server.serve_until_signal(settings.drain_grace_s, drain)
+            serving = asyncio.create_task(drained, name="serve")
+            await asyncio.wait({serving, router.attending}, return_when=asyncio.FIRST_COMPLETED)
+            # Without lease and workers' state it must not go on: others may take its sessions over. `running` raises
+            # the error.
+            if not serving.done():
+                _log.error("cannot go on", error=repr(router.attending.exception()))
+                signal.raise_signal(signal.SIGTERM)
+            await serving
+    finally:
+        await ending.send(telemetry, metrics)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
+from rstitch.credentials import Credentials
 from rstitch.limits import LLM_ADDRESS, ROUTER_ADDRESS, SLM_ADDRESS, host_and_port
+from rstitch.service.tls import TlsSettings
 
 # gRPC itself would take a port over 65535 for another one.
 Address = Annotated[str, AfterValidator(host_and_port)]
 
 
-class RouterSettings(BaseSettings):
+class RouterSettings(TlsSettings, BaseSettings):
     """Settings of the router in front of two model workers.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
@@ -27,12 +29,55 @@ class RouterSettings(BaseSettings):
     redis: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://", description="URL of Redis.")] = (
         "redis://127.0.0.1:6379/0"
     )
+    redis_ca: Annotated[
+        str, Field(description="File of the authorities that a rediss:// must come from; empty: the system's.")
+    ] = ""
+    redis_cert: Annotated[str, Field(description="File of the certificate that Redis is shown; empty: none.")] = ""
+    redis_key: Annotated[str, Field(description="File of that certificate's key.")] = ""
+    redis_password_file: Annotated[
+        str, Field(description="File with the password of --redis; new connections read it again when it changes.")
+    ] = ""
     listen: Annotated[Address, Field(description="HOST:PORT to serve on.")] = ROUTER_ADDRESS
+    keys: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Who may call: `redis`: who shows a key of `rstitch keys --redis`; FILE: one of "
+            "`rstitch keys --file`; off: everybody.",
+        ),
+    ] = "off"
+    audit: Annotated[
+        bool, Field(description="Where keys are asked for: log each call refused or changing something; on or off.")
+    ] = True
+    # Without a value, unlike other switches: it is a confession, and reads as one.
+    insecure: Annotated[
+        CliImplicitFlag[bool],
+        Field(description="Serve beyond this machine without TLS and keys: to whoever reaches it."),
+    ] = False
+    worker_tls_ca: Annotated[
+        str,
+        Field(description="File of the authorities that the workers' certificates must come from; empty: no TLS."),
+    ] = ""
+    worker_tls_cert: Annotated[
+        str, Field(description="File of the certificate that the workers are shown; empty: none.")
+    ] = ""
+    worker_tls_key: Annotated[str, Field(description="File of that certificate's key.")] = ""
+    worker_tls_name: Annotated[
+        str, Field(description="Name that both workers' certificates must have; empty: the host of --slm and --llm.")
+    ] = ""
+    worker_key: Annotated[
+        SecretStr, Field(description="API key that the workers are shown. A file keeps it out of listings.")
+    ] = SecretStr("")
+    worker_key_file: Annotated[str, Field(description="File with that key; it is read again when it changes.")] = ""
 
     tau: Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False, description="tau where a request names none.")] = 0.02
     heads: Annotated[
         str, Field(description="Folder of the heads for `learned`, NAME/head.safetensors each; empty: none.")
     ] = ""
+    heads_from_hub: Annotated[
+        list[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]],
+        Field(description="Repositories of the hub whose heads may be asked for by their id; else none is fetched."),
+    ] = []
     head_in_worker: Annotated[
         bool, Field(description="Whether the SLM's worker asks the head of `learned`, or the router does; on or off.")
     ] = True
@@ -40,6 +85,12 @@ class RouterSettings(BaseSettings):
         Literal["own", "llm"],
         Field(description="Whose chat template writes the SLM's prompt where theirs differ: its own, or the LLM's."),
     ] = "own"
+    special_tokens_in_text: Annotated[
+        Literal["allow", "refuse"],
+        Field(
+            description="What a chat is whose texts spell a special token, which then acts as one: let in or refused."
+        ),
+    ] = "allow"
     guard: Annotated[
         bool, Field(description="Where a request does not say: LLM-only while routing loses? on or off.")
     ] = False
@@ -63,6 +114,10 @@ class RouterSettings(BaseSettings):
         float,
         Field(ge=0.2, description="A router that died is given up after so long, in s; its sessions are free then."),
     ] = 3.0
+    on_disconnect: Annotated[
+        Literal["continue", "stop"],
+        Field(description="What becomes of an answer that its readers left, where a request does not say."),
+    ] = "continue"
     detach_grace_s: Annotated[
         float, Field(ge=0, description="An answer nobody listens to is interrupted after so long, in s.")
     ] = 10.0
@@ -89,3 +144,20 @@ class RouterSettings(BaseSettings):
     otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""
     metrics_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for metrics; empty: there are none.")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Log level.")] = "info"
+
+    def worker_credentials(self) -> Credentials:
+        """Says how the workers are talked to. Raises: RstitchError naming the flag of what does not go together."""
+        return Credentials(
+            tls_ca=self.worker_tls_ca,
+            tls_cert=self.worker_tls_cert,
+            tls_key=self.worker_tls_key,
+            tls_name=self.worker_tls_name,
+            api_key=self.worker_key.get_secret_value(),
+            api_key_file=self.worker_key_file,
+            called=_worker_flag,
+        )
+
+
+def _worker_flag(name: str) -> str:
+    """Names the flag of a field of the workers' credentials, such as --worker-key of `api_key`."""
+    return f"--worker-{name.removeprefix('api_').replace('_', '-')}"

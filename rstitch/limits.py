@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 # Of a policy's tau: uncertainties lie in [0, 1], so every token or none is over a bound outside.
 MIN_TAU, MAX_TAU = -1.0, 2.0
 # Most tokens of the signal ENTROPY_WINDOW.
@@ -31,3 +33,12 @@ def host_and_port(value: str) -> str:
     if not valid:
         raise ValueError("it should be HOST:PORT with a port of at most 65535")
     return value
+
+
+def is_loopback(listen: str) -> bool:
+    """Says whether only this machine reaches HOST:PORT. A name other than localhost may be anywhere."""
+    host = listen.rpartition(":")[0]
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

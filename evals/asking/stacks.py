@@ -12,6 +12,7 @@ from typing import Any
 from pydantic_settings import CliApp
 from rich.console import Console
 
+from evals.asking.access import forget_access
 from evals.asking.flags import positive
 from model_worker.build import build
 from model_worker.engine.engine import Engine
@@ -114,6 +115,7 @@ def local_stack(
     **arguments: Any,
 ) -> LocalStack:
     """A stack of these options, not started. The options win over `defaults`, and `extra` wins over both."""
+    forget_access()
     flags = (defaults or Flags()) + Flags.of(options) + (extra or Flags())
     slm, llm = (
         WorkerOptions(model, device or options.device, options.dtype, options.threads, args=[*flags.worker, *own])

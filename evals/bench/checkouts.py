@@ -143,13 +143,13 @@ def _rows(sessions: int, records: Sequence[Record]) -> list[Row]:
     """One row per system: milliseconds per token of each pair, and their ratio."""
     rows: list[Row] = []
     for system in dict.fromkeys(record.system.removeprefix(_NOW) for record in records if _NOW in record.system):
-        before, now = (_ms_per_token([r for r in records if r.system == which + system]) for which in (_BEFORE, _NOW))
+        before, now = (ms_per_token([r for r in records if r.system == which + system]) for which in (_BEFORE, _NOW))
         told = {"before": median(before), "now": median(now), "ratio": median_ratio(now, before)}
         rows.append({"sessions": sessions, "system": system, "pairs": len(now), **told})
     return rows
 
 
-def _ms_per_token(records: Sequence[Record]) -> list[float]:
+def ms_per_token(records: Sequence[Record]) -> list[float]:
     """Of each block: from its begin to its last answer, over its tokens."""
     blocks: dict[int, list[Record]] = {}
     for record in records:

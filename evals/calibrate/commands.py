@@ -12,6 +12,7 @@ import numpy as np
 from rich.progress import Progress
 from rich.table import Table
 
+from evals.asking.access import access
 from evals.asking.stacks import local_stack
 from evals.calibrate import page
 from evals.calibrate.calibration import calibrate
@@ -165,7 +166,7 @@ async def _asking(
 ) -> AsyncIterator[tuple[AsyncClient, Outcomes]]:
     model = LatencyModel.load(options.latency_model) if options.latency_model else None
     checker = questions.checker
-    async with AsyncClient(router) as client, checker or nullcontext():
+    async with AsyncClient(router, credentials=access()) as client, checker or nullcontext():
         outcomes = Outcomes(client, checker, options.max_new_tokens, options.concurrency, model, options.cache)
         await outcomes.open()
         yield client, outcomes

@@ -22,6 +22,7 @@ from typing import Any, get_args
 import numpy as np
 from rich.console import Console
 
+from evals.asking.access import access
 from evals.asking.flags import positive
 from evals.asking.load import closed_loop
 from evals.asking.record import Record
@@ -94,7 +95,7 @@ async def _look(
     console: Console,
 ) -> list[Turn]:
     async with AsyncExitStack() as held:
-        client = await held.enter_async_context(AsyncClient(router))
+        client = await held.enter_async_context(AsyncClient(router, credentials=access()))
         checker = await held.enter_async_context(checker_of(task))
         await client.wait_ready()
         search = Search(client, task, checker, max_new_tokens)

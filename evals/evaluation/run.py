@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from evals.asking.access import access
 from evals.asking.ask import ask, jobs, without_trace
 from evals.asking.flags import positive
 from evals.asking.load import Load
@@ -120,7 +121,7 @@ async def _run(
     router: str, task: Task, data: Data, terms: Terms, checker: Checker, options: argparse.Namespace, console: Console
 ) -> Run:
     async with AsyncExitStack() as held:
-        client = await held.enter_async_context(AsyncClient(router))
+        client = await held.enter_async_context(AsyncClient(router, credentials=access()))
         await held.enter_async_context(checker)
         configuration = _configuration(task, data, terms, await client.wait_ready(), options)
         facts = provenance()

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from evals.asking.access import access
 from evals.asking.flags import positive, positives
 from evals.asking.stacks import add_stack_arguments, local_stack
 from evals.figures.progress import progress_bar
@@ -109,7 +110,7 @@ async def _work(
 ) -> tuple[LatencyModel, Calls, Checked | None]:
     service, checks = Service(options.catch_up_tokens), options.command == "check"
     async with AsyncExitStack() as held:
-        client = await held.enter_async_context(AsyncClient(router)) if router else None
+        client = await held.enter_async_context(AsyncClient(router, credentials=access())) if router else None
         if client is not None and not workers:
             workers = await workers_of(client)
         probers = {} if given else await probers_of(workers, options.seed, held)

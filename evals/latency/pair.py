@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from pathlib import Path
 
-import grpc
-
+from evals.asking.access import access
 from evals.figures.provenance import provenance
 from evals.latency.answers import Asker, serving_of
 from evals.latency.calls import Service
@@ -17,7 +16,6 @@ from evals.latency.fit import fit_model
 from evals.latency.measure import Measurement, Plan, measure
 from evals.latency.model import LatencyModel
 from evals.latency.profile import CACHED, INPUTS, Prober
-from rstitch.channels import client_options
 from rstitch.client.aio import AsyncClient
 
 ROLES = ("slm", "llm")
@@ -47,7 +45,7 @@ async def fit_pair(
     Raises: RstitchError if the service is lost or refuses.
     """
     async with AsyncExitStack() as held:
-        client = await held.enter_async_context(AsyncClient(router))
+        client = await held.enter_async_context(AsyncClient(router, credentials=access()))
         probers = await probers_of(await workers_of(client), seed, held)
         plan = Plan(inputs, cached, repeats, questions, (), seed, most_s)
         asker = Asker(client, max_new_tokens, seed) if questions else None
@@ -66,7 +64,7 @@ async def probers_of(workers: Sequence[str], seed: int, held: AsyncExitStack) ->
     """Connects to workers, SLM first; what was opened ends with `held`. Raises: RstitchError."""
     made = {}
     for role, address in zip(ROLES, workers, strict=True):
-        channel = await held.enter_async_context(grpc.aio.insecure_channel(address, client_options()))
+        channel = await held.enter_async_context(access().aio_channel(address))
         made[role] = await Prober.connect(channel, seed)
         held.push_async_callback(made[role].close)
     return made

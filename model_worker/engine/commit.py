@@ -45,7 +45,7 @@ class Committer:
     def commit(self, rows: Sequence[Row], outcome: Outcome | None, spoilt: Sequence[Row] = ()) -> list[Event]:
         """Returns the events of a step; `outcome` is None where no row asked for a distribution.
 
-        `spoilt` rows asked for none, and left in the cache what is not finite.
+        `spoilt` rows left in the cache what is not finite, whatever their distributions look like.
         """
         # The outcome has the distributions of the rows that ask for one, in the order of the rows:
         #
@@ -63,13 +63,18 @@ class Committer:
                 # began with does not show, so each is computed again in a step of its own. A row that is finite has
                 # read nothing of it.
                 self._compute_alone(row)
-            elif row.run.draft and outcome is not None and math.isnan(outcome.choices.entropies[index]):
-                # Likewise within a row: a drafted token may be what the one before the draft has read.
+            elif (
+                row.run.draft
+                and outcome is not None
+                and (row in spoilt or math.isnan(outcome.choices.entropies[index]))
+            ):
+                # Likewise within a row: a drafted token may be what the one before the draft has read, or what is left.
                 del row.run.session.tokens[row.run.request.end :]
                 row.run.draft = ()
                 self._compute_alone(row)
             else:
-                events += self._commit_row(row, outcome, index) if num_asked else self._end_spoilt(row)
+                is_told = num_asked and row not in spoilt  # by its distributions
+                events += self._commit_row(row, outcome, index) if is_told else self._end_spoilt(row)
             index += num_asked
         return events
 
@@ -94,10 +99,10 @@ class Committer:
         self._scheduler.isolate(row.run)
 
     def _end_spoilt(self, row: Row) -> list[Event]:
-        """Ends a run that is not finite by itself, at a row that asks for nothing. Catch-up leaves the tokens held."""
+        """Ends a run that is not finite by itself where no distribution says so. Catch-up leaves the tokens held."""
         run = row.run
         self._table.spoil(run.session, row.start)
-        if not run.request.wants_token:
+        if not run.request.wants_token and run.request.observe is None:
             return [self.finish(run, FinishReason.LENGTH)]
         self._scheduler.remove(run)
         return [RunFailed(run.run_id, _forward_failed(_NOT_FINITE))]
@@ -240,9 +245,9 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 def _is_finite(row: Row, outcome: Outcome | None, places: range, spoilt: Sequence[Row]) -> bool:
     """Returns whether a row's distributions are, or else what it left in the cache."""
-    if outcome is None or not places:
-        return row not in spoilt
-    return not any(math.isnan(outcome.choices.entropies[place]) for place in places)
+    if row in spoilt:
+        return False
+    return outcome is None or not any(math.isnan(outcome.choices.entropies[place]) for place in places)
 
 
 def _forward_failed(message: str) -> ForwardFailed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from router_svc.access.account import Admission
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
 from router_svc.answers.preparation import Prepared
@@ -22,6 +23,7 @@ from router_svc.settings import RouterSettings
 from router_svc.text.answer_text import AnswerText
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.trajectory.journal import Journal
+from router_svc.trajectory.session_names import id_in
 from router_svc.trajectory.store import Owned, TrajectoryStore
 from router_svc.trajectory.types import Chunk, Model
 from router_svc.trajectory.usage import Usage
@@ -36,7 +38,7 @@ from rstitch.service.head import Head
 class ClaimedAnswer:
     """A session that is ours and what is to be written in it: all that assembly needs, and nothing that waits."""
 
-    session_id: str
+    name: str  # of the session
     prepared: Prepared
     chunks: list[Chunk]  # the trajectory so far, the new prompt included
     session: SessionTokens  # the same as the models read it
@@ -44,18 +46,21 @@ class ClaimedAnswer:
     resumes: bool  # the workers presumably hold all of it; else what was there before the prompt
     usage: Usage
     trace: GenerationTrace
+    admission: Admission
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
     """What writes one answer: the loop, and all that must be closed or told when it ends."""
 
+    name: str  # of the session
     log: AnswerLog
     loop: Decoding | Speculation
     journal: Journal
     workers: dict[Model, WorkerSession]
     accounting: Accounting
     trace: GenerationTrace
+    admission: Admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +81,11 @@ class Assembly:
         written = chunks_of_answer(claimed.chunks, settings.start)
         tokenizers = vocabularies.answer_tokenizers
         context = context_of(claimed.chunks, settings.start, tokenizers)
-        log = AnswerLog(claimed.session_id, settings, context, tokenizers, written, trace_id=trace.trace_id)
+        log = AnswerLog(id_in(claimed.name), settings, context, tokenizers, written, trace_id=trace.trace_id)
         # Stop strings look at every token's text, which costs; without them readers alone detokenise.
         text = AnswerText(tokenizers, context, settings.stop) if settings.stop else None
         # The journal first: it copies the usage that the store has, and the accounting then adds the claim to it.
-        journal = Journal(self.store, claimed.session_id, claimed.owned, len(tokens), claimed.usage, log.show)
+        journal = Journal(self.store, claimed.name, claimed.owned, len(tokens), claimed.usage, log.show)
         accounting = Accounting(claimed.usage, started, claim_s, self.clock)
         endings = Endings(vocabularies.ends(settings.stop_token_ids), text)
         for chunk in written:
@@ -90,7 +95,7 @@ class Assembly:
         workers = {
             model: WorkerSession(
                 self.pair.client(model),
-                SessionKey(claimed.session_id, settings.cache_salt),
+                SessionKey(claimed.name, settings.cache_salt),
                 view,
                 len(view.tokens) if claimed.resumes else view.num_kept_before,
                 self._manner(model, claimed.prepared, session, endings),
@@ -110,8 +115,9 @@ class Assembly:
             loop = Speculation(settings, answer, follower, trials, trace, accounting)
         else:
             loop = Decoding(answer, follower, trials, accounting, self._head_asked_here(claimed.prepared))
-        trace.describe(claimed.session_id, claimed.owned.epoch, settings, self.pair.names())
-        return Writing(log, loop, journal, workers, accounting, trace)
+        trace.describe(claimed.name, claimed.owned.epoch, settings, self.pair.names())
+        claimed.admission.begin(claimed.usage, 0 if claimed.resumes else len(claimed.chunks[-1].tokens))
+        return Writing(claimed.name, log, loop, journal, workers, accounting, trace, claimed.admission)
 
     def _manner(self, model: Model, prepared: Prepared, session: SessionTokens, endings: Endings) -> Manner:
         """How all runs of the answer on a worker are."""

@@ -15,18 +15,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import grpc
+
 from router_svc.answers.log import chunks_of_answer
 from router_svc.answers.prompts import make_prompt
 from router_svc.answers.request import Chat, GivenAnswer
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.text.conversation import stop_token
+from router_svc.text.encoding import TooLong
 from router_svc.text.segments import SegmentText, readings
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.turns import Turn
 from router_svc.text.views import View
 from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.session_names import salt_of
 from router_svc.trajectory.types import Chunk, Model, Source, Trajectory, joined
-from rstitch.errors import invalid
+from rstitch.errors import RstitchError, invalid
 
 # What decoders put for bytes that are no character, or not yet one.
 _UNFINISHED = "\ufffd"
@@ -41,7 +45,7 @@ class Course:
         start: the position in them of the answer's first token, at least 1.
         positions: of the answer's tokens, one for each, as whoever asks counts.
         writers: of the answer's tokens, one for each; None: nobody's.
-        cache_salt: the tenant's.
+        cache_salt: workers take over what they have computed under this one only.
     """
 
     tokens: array[int]
@@ -78,22 +82,39 @@ def course_of_kept(trajectory: Trajectory, settings: AnswerSettings, vocabularie
     return Course(tokens, start, positions, models, settings.cache_salt)
 
 
-def course_of_given(given: GivenAnswer, vocabularies: Vocabularies, *, each_its_own: bool) -> Course:
+def course_of_given(given: GivenAnswer, vocabularies: Vocabularies, most: int, *, each_its_own: bool) -> Course:
     """An answer to a chat: prompt as for a question, its text as a continuation, the SLM's stop token, if it has any.
 
-    Raises RstitchError for a chat that makes no prompt, or a text that makes no tokens.
+    Raises RstitchError for a chat that makes no prompt, or a text that makes no tokens; or more than the `most` that
+    the SLM reads, if that is seen before they are all made.
     """
-    prompt = make_prompt(Chat(given.turn), vocabularies, None, each_its_own=each_its_own)
+    try:
+        prompt = make_prompt(
+            Chat(given.turn), vocabularies, None, dict.fromkeys(Model, most), each_its_own=each_its_own
+        )
+    except RstitchError as error:
+        if error.reason != "CONTEXT_FULL":
+            raise
+        raise _too_long("chat", most) from None
     own = prompt.notes.slm if prompt.notes is not None else None
     tokens = (own.tokens if own is not None else prompt.tokens)[:]
     start, side = len(tokens), vocabularies.sides[Model.SLM]
-    tokens.extend(side.tokenizer.below(side.size).encode(given.text, begins=False))
+    try:
+        tokens.extend(side.tokenizer.below(side.size).encode(given.text, begins=False, most=most))
+    except TooLong:
+        raise _too_long("text", most) from None
     if len(tokens) == start:
         raise invalid("text", "the SLM's tokenizer makes no token of it.", "Give the answer's text.")
     end = stop_token(side, given.turn)
     if end is not None and tokens[-1] not in side.stop_tokens:
         tokens.append(end)
-    return Course(tokens, start, range(start, len(tokens)), [None] * (len(tokens) - start))
+    writers: list[Model | None] = [None] * (len(tokens) - start)
+    return Course(tokens, start, range(start, len(tokens)), writers, salt_of(given.tenant, ""))
+
+
+def _too_long(field: str, most: int) -> RstitchError:
+    what = f"it is more than {most} tokens to the SLM, whose context is {most}."
+    return RstitchError(grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_FULL", what, field=field, remedy="Shorten it.")
 
 
 def _is_read(view: View, token: int) -> bool:

@@ -90,6 +90,11 @@ class AnswerLog:
             if self._num_readers == 0 and self.on_deserted is not None:
                 self.on_deserted()
 
+    def was_left(self) -> None:
+        """Whoever was to read it has left before it began to."""
+        with self.reading():
+            pass
+
     def _wake(self) -> None:
         grown, self._grown = self._grown, asyncio.Event()
         grown.set()

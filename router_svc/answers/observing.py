@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import grpc
 
+from router_svc.access.quotas import Quotas
 from router_svc.answers import refusals
 from router_svc.answers.courses import Course, course_of_given, course_of_kept
-from router_svc.answers.preparation import Preparation, check_same, make_apart
+from router_svc.answers.preparation import Preparation, check_same
 from router_svc.answers.request import GivenAnswer
 from router_svc.decoding.recovery import Recovery
 from router_svc.observers.observing import Observation, ObservingTrace
@@ -56,12 +57,14 @@ class Observing:
         self,
         preparation: Preparation,
         store: TrajectoryStore,
+        quotas: Quotas,
         check_open: Callable[[], None],
         telemetry: Telemetry,
         metrics: Metrics,
     ) -> None:
         self._preparation = preparation
         self._store = store
+        self._quotas = quotas
         self._check_open = check_open
         self._trace = ObservingTrace(telemetry, metrics)
         self._num_running = 0
@@ -69,9 +72,9 @@ class Observing:
     async def observe(self, asked: str | GivenAnswer, tau: float) -> AsyncGenerator[Observed, None]:
         """Yields, of a session's last answer or of a given one, the positions where the SLM's entropy is over `tau`.
 
-        Raises RstitchError: NOT_FOUND, FAILED_PRECONDITION (not finished, or in other ids), OUT_OF_RANGE (too long for
-        the SLM), RESOURCE_EXHAUSTED (too many at once), UNAVAILABLE (the router takes nothing new, or the worker is
-        away for longer than its patience).
+        A session is asked for by its name. Raises RstitchError: NOT_FOUND, FAILED_PRECONDITION (not finished, or in
+        other ids), OUT_OF_RANGE (too long for the SLM), RESOURCE_EXHAUSTED (too many at once), UNAVAILABLE (the router
+        takes nothing new, or the worker is away for longer than its patience).
         """
         with self._trace.observation(asked if isinstance(asked, str) else "", tau) as observation:
             self._check_open()
@@ -80,7 +83,11 @@ class Observing:
                 raise refusals.too_many_answers(self._num_running, most, "observed")
             self._num_running += 1
             try:
-                async with aclosing(self._along(asked, tau, observation)) as found:
+                async with (
+                    self._quotas.admission("") as admission,
+                    aclosing(self._along(asked, tau, observation)) as found,
+                ):
+                    await admission.enter()
                     async for each in found:
                         yield each
             finally:
@@ -126,12 +133,12 @@ class Observing:
         if at < end:
             raise _broken()
 
-    async def _kept(self, session_id: str, vocabularies: Vocabularies) -> Course:
-        trajectory = await self._store.trajectory(session_id)
+    async def _kept(self, name: str, vocabularies: Vocabularies) -> Course:
+        trajectory = await self._store.trajectory(name)
         if trajectory is None:
-            raise refusals.unknown_session(session_id)
+            raise refusals.unknown_session(name)
         if trajectory.header.state is not State.FINISHED:
-            raise refusals.not_finished(session_id, trajectory.header.state)
+            raise refusals.not_finished(name, trajectory.header.state)
         settings = AnswerSettings.from_json(trajectory.header.settings)
         check_same(settings, vocabularies)
         course = await asyncio.to_thread(course_of_kept, trajectory, settings, vocabularies)
@@ -139,9 +146,11 @@ class Observing:
         return course
 
     async def _given(self, given: GivenAnswer, vocabularies: Vocabularies) -> Course:
-        own = self._preparation.settings.prompt == "own"
+        own, most = self._preparation.settings.prompt == "own", self._context_length()
         try:
-            course = await make_apart(lambda: course_of_given(given, vocabularies, each_its_own=own))
+            course = await self._preparation.apart.make(
+                lambda: course_of_given(given, vocabularies, most, each_its_own=own), given.num_bytes
+            )
         except RstitchError as error:
             if error.field is not None:
                 error.field = f"given.{error.field}"

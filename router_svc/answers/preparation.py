@@ -9,15 +9,14 @@ import asyncio
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
 
 import grpc
 
-from router_svc.answers.prompts import Prompt, budget_for, make_prompt
-from router_svc.answers.request import Question
+from router_svc.answers.apart import Apart
+from router_svc.answers.plain import check_plain
+from router_svc.answers.prompts import Prompt, budget_for, check_size, make_prompt
+from router_svc.answers.request import Question, Tokens
 from router_svc.decoding.early_exit import ExitRules, settle
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.early_exit import EarlyExit, ExitStyle
@@ -29,14 +28,12 @@ from router_svc.settings import RouterSettings
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.consultations import num_bytes
+from router_svc.trajectory.session_names import salt_of
 from router_svc.trajectory.types import Chunk, Model, Trajectory
 from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_CONSULTATION_BYTES
 from rstitch.service.head_features import LOOKING_BACK, num_numbers
-
-_T = TypeVar("_T")
-_PROMPTS = ThreadPoolExecutor(4, "prompts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +51,15 @@ class Prepared:
 class Preparation:
     """Prepares answers with this router's settings, models and heads. Its methods raise RstitchError.
 
-    `load_price` says what a token of the LLM costs an answer that begins now, over what it costs one alone.
+    `load_price` says what a token of the LLM costs an answer that begins now, over what it costs one alone; `apart`
+    makes what takes a text.
     """
 
     settings: RouterSettings
     pair: WorkerPair
     heads: StoredHeads
     load_price: Callable[[], float]
+    apart: Apart = field(default_factory=Apart)
 
     async def settle_policy(self, policy: Policy, session_id: str) -> tuple[Policy, NamedHead | None]:
         """Fills in the seed of a coin, or version, gate, place and price of a head; and finds the head."""
@@ -88,8 +87,16 @@ class Preparation:
         """Makes the prompt of each model."""
         if before is not None:
             check_same(AnswerSettings.from_json(before.header.settings), vocabularies)
-        own = self.settings.prompt == "own"
-        return await make_apart(partial(make_prompt, question.input, vocabularies, before, each_its_own=own))
+        own, most = self.settings.prompt == "own", self.pair.context_lengths()
+        if isinstance(question.input, Tokens):
+            check_size(len(question.input.ids), most)
+
+        def make() -> Prompt:
+            if self.settings.special_tokens_in_text == "refuse":
+                check_plain(question.input, vocabularies)
+            return make_prompt(question.input, vocabularies, before, most, each_its_own=own)
+
+        return await self.apart.make(make, question.num_bytes)
 
     async def prepare(
         self,
@@ -118,12 +125,16 @@ class Preparation:
             budget=question.budget,
             profile=question.profile,
             early_exit=rules[Model.LLM].settings if rules is not None else None,
-            cache_salt=question.cache_salt,
+            cache_salt=salt_of(question.tenant, question.cache_salt),
             stop_token_ids=question.stop_token_ids,
             keep_consultations=_num_kept(question.keep_consultations, head),
+            stops_unread=self._stops_unread(question),
             vocabularies=vocabularies.key,
         )
         return Prepared(settings, vocabularies, context_lengths, head, rules)
+
+    def _stops_unread(self, question: Question) -> bool:
+        return self.settings.on_disconnect == "stop" if question.stops_unread is None else question.stops_unread
 
     async def prepare_again(self, settings: AnswerSettings, vocabularies: Vocabularies, session_id: str) -> Prepared:
         """Finds what the settings of a broken-off answer name."""
@@ -153,14 +164,6 @@ def _num_kept(wanted: int, head: NamedHead | None) -> int:
         return wanted
     facts = head.head.facts
     return min(wanted, math.ceil(MAX_CONSULTATION_BYTES / num_bytes(facts.hidden_size, num_numbers(facts.features))))
-
-
-async def make_apart(make: Callable[[], _T]) -> _T:
-    """Makes what takes a prompt off the loop.
-
-    A long text takes its time, and a slow template more: what else is done off the loop is not to wait for it.
-    """
-    return await asyncio.get_running_loop().run_in_executor(_PROMPTS, make)
 
 
 async def read_session(chunks: Sequence[Chunk], vocabularies: Vocabularies) -> SessionTokens:

@@ -13,6 +13,7 @@ import grpc
 
 from router_svc.answers.request import Chat, Text, Tokens
 from router_svc.text.conversation import answered, first_prompt, next_prompt
+from router_svc.text.encoding import TooLong
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.text.turns import Turn
@@ -32,16 +33,23 @@ class Prompt:
 
 
 def make_prompt(
-    asked: Text | Chat | Tokens, vocabularies: Vocabularies, before: Trajectory | None, *, each_its_own: bool
+    asked: Text | Chat | Tokens,
+    vocabularies: Vocabularies,
+    before: Trajectory | None,
+    context_lengths: Mapping[Model, int],
+    *,
+    each_its_own: bool,
 ) -> Prompt:
     """Makes what is put behind the session so far; the SLM's is the LLM's unless it has its own.
 
-    Raises RstitchError for input that makes no tokens or unknown ones.
+    Raises RstitchError for input that makes no tokens or unknown ones, or more than a model's context has, which is
+    seen before they are all made.
     """
     chunks = before.chunks if before is not None else ()
     session = SessionTokens(chunks, vocabularies)
     prompts = [chunk for chunk in chunks if chunk.source is Source.PROMPT]
-    making = _Making(asked, vocabularies, session, [chunk.notes.turn if chunk.notes else "" for chunk in prompts])
+    turns = [chunk.notes.turn if chunk.notes else "" for chunk in prompts]
+    making = _Making(asked, vocabularies, session, turns, context_lengths)
     llm = making.prompt_of(Model.LLM)
     slm = making.of_slm(llm, each_its_own=each_its_own)
     llm_num_before = llm.num_before if llm.num_before < len(session.views[Model.LLM].tokens) else None
@@ -61,6 +69,7 @@ class _Making:
     vocabularies: Vocabularies
     session: SessionTokens
     turns: list[str]  # of the session so far, as stored; "" for raw text or tokens
+    context_lengths: Mapping[Model, int]
 
     def of_slm(self, llm: ModelPrompt, *, each_its_own: bool) -> ModelPrompt | None:
         """The SLM's prompt; None where it has the LLM's tokens behind the same view."""
@@ -94,17 +103,10 @@ class _Making:
 
     def prompt_of(self, model: Model) -> ModelPrompt:
         """What one model is given of the question, by its own tokenizer and template."""
-        tokenizer, view = self.vocabularies.tokenizer(model), self.session.views[model]
-        begins = not self.turns
-        match self.asked:
-            case Text(text):
-                made = ModelPrompt(len(view.tokens), tokenizer.encode(text, begins=begins))
-            case Chat(turn) if begins:
-                made = ModelPrompt(0, first_prompt(tokenizer, turn))
-            case Chat(turn):
-                made = self._next_turn(turn, model, tokenizer, view)
-            case Tokens(ids):
-                made = ModelPrompt(len(view.tokens), self._given(ids, model, begins=begins))
+        try:
+            made = self._made(model)
+        except TooLong as error:
+            raise _does_not_fit(f"more than {error.most} tokens of prompt", error.most) from None
         if not made.tokens:
             raise invalid(self.field, "the prompt is empty.", "Send at least one token.")
         size = self.vocabularies.sides[model].size
@@ -112,6 +114,19 @@ class _Making:
             what = f"token id {most} is outside the {model.name}'s vocabulary of {size}."
             raise invalid(self.field, what, f"Send ids below {size}, made with the models' tokenizer.")
         return made
+
+    def _made(self, model: Model) -> ModelPrompt:
+        tokenizer, view = self.vocabularies.tokenizer(model), self.session.views[model]
+        begins, most = not self.turns, self.context_lengths[model]
+        match self.asked:
+            case Text(text):
+                return ModelPrompt(len(view.tokens), tokenizer.encode(text, begins=begins, most=most))
+            case Chat(turn) if begins:
+                return ModelPrompt(0, first_prompt(tokenizer, turn, most))
+            case Chat(turn):
+                return self._next_turn(turn, model, tokenizer, view)
+            case Tokens(ids):
+                return ModelPrompt(len(view.tokens), self._given(ids, model, begins=begins))
 
     def _next_turn(self, newest: Turn, model: Model, tokenizer: Tokenizer, view: View) -> ModelPrompt:
         """The whole conversation as the model's template renders it, but for the answers' own tokens."""
@@ -122,7 +137,7 @@ class _Making:
             ended = bool(answer.tokens) and answer.tokens[-1] in ends
             turns.append(turn.answered(answered(tokenizer, answer.tokens, ended=ended)))
             num_raw = answer.end if turn.is_raw else num_raw
-        made = next_prompt(tokenizer, [*turns, newest], view.tokens, num_raw)
+        made = next_prompt(tokenizer, [*turns, newest], view.tokens, num_raw, self.context_lengths[model])
         return ModelPrompt(made.num_before, made.tokens)
 
     def _given(self, ids: array[int], model: Model, *, begins: bool) -> array[int]:
@@ -131,7 +146,7 @@ class _Making:
             self.vocabularies.check_prompt("tokens.ids", ids)
             return ids
         text = self.vocabularies.tokenizer(Model.LLM).spelled(ids)
-        return self.vocabularies.tokenizer(model).encode(text, begins=begins)
+        return self.vocabularies.tokenizer(model).encode(text, begins=begins, most=self.context_lengths[model])
 
 
 def budget_for(prompt: Prompt, max_new_tokens: int, default: int, context_lengths: Mapping[Model, int]) -> int:
@@ -140,11 +155,22 @@ def budget_for(prompt: Prompt, max_new_tokens: int, default: int, context_length
     num_tokens, context_length = prompt.lengths[model], context_lengths[model]
     if left < max(1, max_new_tokens):
         wanted = f"{num_tokens} tokens of prompt" + (f" and {max_new_tokens} new ones" if max_new_tokens else "")
-        raise RstitchError(
-            grpc.StatusCode.OUT_OF_RANGE,
-            "CONTEXT_FULL",
-            f"{wanted} do not fit the models' context of {context_length} tokens.",
-            field="max_new_tokens" if left >= 1 else "input",
-            remedy=f"Ask for at most {left} new tokens." if left >= 1 else "Shorten the prompt or begin a new session.",
-        )
+        raise _does_not_fit(wanted, context_length, left)
     return max_new_tokens or min(default, left)
+
+
+def check_size(num_tokens: int, context_lengths: Mapping[Model, int]) -> None:
+    """Raises RstitchError (OUT_OF_RANGE) for so many ids in a prompt, if they are more than either model reads."""
+    most = min(context_lengths.values())
+    if num_tokens > most:
+        raise _does_not_fit(f"{num_tokens} tokens of prompt", most)
+
+
+def _does_not_fit(wanted: str, context_length: int, left: int = 0) -> RstitchError:
+    return RstitchError(
+        grpc.StatusCode.OUT_OF_RANGE,
+        "CONTEXT_FULL",
+        f"{wanted} do not fit the models' context of {context_length} tokens.",
+        field="max_new_tokens" if left >= 1 else "input",
+        remedy=f"Ask for at most {left} new tokens." if left >= 1 else "Shorten the prompt or begin a new session.",
+    )

@@ -1,22 +1,27 @@
-"""The errors that would hide the code where they are raised: reason, words and remedy once each."""
+"""The errors that would hide the code where they are raised: reason, words and remedy once each.
+
+Those of a session get its name, and tell its id.
+"""
 
 from __future__ import annotations
 
 from grpc import StatusCode
 
+from router_svc.trajectory.session_names import id_in
 from router_svc.trajectory.types import State
 from rstitch.errors import RstitchError
 
 
-def unknown_session(session_id: str) -> RstitchError:
-    """NOT_FOUND: it was never begun, was deleted, or its time has run out."""
-    what = f"there is no session {session_id}; it may have been forgotten."
+def unknown_session(name: str) -> RstitchError:
+    """NOT_FOUND: its tenant never began it, or it was deleted, or its time has run out."""
+    what = f"there is no session {id_in(name)}; it may have been forgotten."
     remedy = "Look it up with ListTrajectories, or ask anew."
     return RstitchError(StatusCode.NOT_FOUND, "UNKNOWN_SESSION", what, field="session_id", remedy=remedy)
 
 
-def session_running(session_id: str) -> RstitchError:
+def session_running(name: str) -> RstitchError:
     """FAILED_PRECONDITION: one answer at a time."""
+    session_id = id_in(name)
     return RstitchError(
         StatusCode.FAILED_PRECONDITION,
         "SESSION_RUNNING",
@@ -27,8 +32,9 @@ def session_running(session_id: str) -> RstitchError:
     )
 
 
-def not_finished(session_id: str, state: State) -> RstitchError:
+def not_finished(name: str, state: State) -> RstitchError:
     """FAILED_PRECONDITION: what was asked for needs a whole answer."""
+    session_id = id_in(name)
     how = "is being written" if state is State.RUNNING else "was interrupted"
     return RstitchError(
         StatusCode.FAILED_PRECONDITION,
@@ -40,8 +46,9 @@ def not_finished(session_id: str, state: State) -> RstitchError:
     )
 
 
-def owned_elsewhere(session_id: str, lease_s: float) -> RstitchError:
+def owned_elsewhere(name: str, lease_s: float) -> RstitchError:
     """UNAVAILABLE here, while another router lives and writes."""
+    session_id = id_in(name)
     return RstitchError(
         StatusCode.UNAVAILABLE,
         "OWNED_ELSEWHERE",
@@ -72,7 +79,14 @@ def abandoned(grace_s: float) -> RstitchError:
     return RstitchError(StatusCode.ABORTED, "ABANDONED", what, remedy="Re-attach with resume_from.")
 
 
-def router_failed(error: Exception) -> RstitchError:
-    """INTERNAL: a bug of ours."""
-    what, remedy = f"the router failed: {type(error).__name__}.", "This is a bug; the router's log has the details."
-    return RstitchError(StatusCode.INTERNAL, "INTERNAL", what, remedy=remedy)
+def left() -> RstitchError:
+    """ABORTED: likewise, of an answer that does not wait for readers to come back."""
+    what = "the last reader of the answer left, and it was asked to stop then."
+    return RstitchError(StatusCode.ABORTED, "ABANDONED", what, remedy="Re-attach with resume_from.")
+
+
+def cancelled(name: str) -> RstitchError:
+    """CANCELLED: somebody wanted it to end. Clients do not go on by themselves."""
+    what, remedy = "the answer was cancelled.", "Go on with it by resume_from, or ask something new."
+    metadata = {"session_id": id_in(name)}
+    return RstitchError(StatusCode.CANCELLED, "CANCELLED", what, remedy=remedy, metadata=metadata)

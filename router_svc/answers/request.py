@@ -40,6 +40,7 @@ class Tokens:
 class Question:
     """A new answer is wanted."""
 
+    tenant: str  # whose session it is; "": where no keys are asked for
     session_id: str  # "" for a new one
     input: Text | Chat | Tokens
     policy: Policy
@@ -50,23 +51,28 @@ class Question:
     budget: Budget = NO_BUDGET
     profile: str = ""  # name of the profile that the policy came from
     early_exit: EarlyExit | None = None
-    cache_salt: str = ""  # workers take over what they have computed under this one only
+    cache_salt: str = ""  # within the tenant, workers take over what they have computed under this one only
     stop_token_ids: tuple[int, ...] = ()  # ids of the LLM that end the answer beside the models' own
     keep_consultations: int = 0  # so many of the head's are kept with the trajectory, the first ones
+    stops_unread: bool | None = None  # whether it ends as soon as its last reader has left; None: the router's setting
+    num_bytes: int = 0  # about how long the input is
 
 
 @dataclass(frozen=True, slots=True)
 class GivenAnswer:
     """An answer that this router need not have written."""
 
+    tenant: str  # who gives it
     turn: Turn  # a chat
     text: str  # never empty
+    num_bytes: int = 0  # of both, about
 
 
 @dataclass(frozen=True, slots=True)
 class Reattach:
     """An answer is wanted from a position on."""
 
+    tenant: str
     session_id: str
     resume_from: int
 

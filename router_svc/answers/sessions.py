@@ -1,6 +1,7 @@
 """The sessions of this router: begins answers, goes on with those that were broken off, lets readers join, drains.
 
-At most one router writes a session, and in it at most one task. It knows no wire.
+At most one router writes a session, and in it at most one task. Sessions go by their names (`session_names`): what a
+caller cannot name is not there for it. It knows no wire.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from weakref import WeakValueDictionary
 
-import structlog
-
+from router_svc.access.account import Admission
+from router_svc.access.quotas import Quotas
 from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
+from router_svc.answers.claiming import OwnersLease, cancel_elsewhere, own
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
 from router_svc.answers.observing import Observing
@@ -32,10 +34,21 @@ from router_svc.policies.kinds import Learned
 from router_svc.policies.policy import Policy
 from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
-from router_svc.trajectory.errors import deleted
+from router_svc.trajectory.errors import Fenced, deleted
 from router_svc.trajectory.lease import Lease
-from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory.types import Chunk, Finished, Header, Label, Model, Source, State, Trajectory, entropies_of
+from router_svc.trajectory.session_names import session_name
+from router_svc.trajectory.store import Cursor, Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.trajectory.types import (
+    Chunk,
+    Ended,
+    Finished,
+    Header,
+    Label,
+    Source,
+    State,
+    Trajectory,
+    entropies_of,
+)
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.run_ahead import RunAheadGate
@@ -43,9 +56,6 @@ from router_svc.workers.session import BackgroundWork
 from rstitch.errors import RstitchError
 from rstitch.service.metrics import NO_METRICS, Metrics
 from rstitch.service.telemetry import Telemetry
-
-_log = structlog.get_logger(__name__)
-_OWNER_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +78,13 @@ class Sessions:
         lease: Lease,
         heads: StoredHeads,
         observers: Observers,
+        quotas: Quotas,
     ) -> None:
         self._settings = settings
         self._pair = pair
         self._store = store
         self._lease = lease
+        self._quotas = quotas
         self._telemetry = observers.telemetry
         self.clock = observers.clock
         self.observer = AnswerObserver(pair, settings.guard, observers.clock, observers.metrics)
@@ -80,9 +92,10 @@ class Sessions:
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
         )
         self._preparation = Preparation(settings, pair, heads, lambda: self.observer.price(self._load))
-        self.observing = Observing(self._preparation, store, self._check_open, observers.telemetry, observers.metrics)
+        seen_by = (observers.telemetry, observers.metrics)
+        self.observing = Observing(self._preparation, store, quotas, self._check_open, *seen_by)
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
-        self._running: dict[str, RunningAnswer] = {}
+        self._running: dict[str, RunningAnswer] = {}  # by name
         self._num_beginning = 0  # answers that will be running soon
         self._stale: list[RunningAnswer] = []  # the store may still think that they run
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -110,9 +123,11 @@ class Sessions:
 
     async def _begin(self, question: Question, started: float) -> AnswerLog:
         session_id = question.session_id or uuid.uuid4().hex
-        async with self._lock(session_id):
-            if session_id in self._running:
-                raise refusals.session_running(session_id)
+        name = session_name(question.tenant, session_id)
+        async with self._lock(name), self._quotas.admission(session_id) as admission:
+            if name in self._running:
+                raise refusals.session_running(name)
+            await admission.enter()
             # Whatever is refused from here on is in the trace, with the error.
             trace = begin_trace(self._telemetry)
             try:
@@ -120,62 +135,88 @@ class Sessions:
                 is_bounded = question.budget != NO_BUDGET
                 guard = False if _explores(policy) else question.guard
                 policy, guard_reason = self.observer.choose_policy(
-                    policy, guard, self._load, session_id, is_bounded=is_bounded
+                    policy, guard, self._load, name, is_bounded=is_bounded
                 )
                 decided = replace(question, policy=policy)
-                begin = partial(self._try_begin, session_id, decided, head, guard_reason, trace, started)
-                return await self._claimed(session_id, begin, refusals.session_running(session_id))
+                while True:
+                    log = await self._try_begin(name, decided, head, guard_reason, admission, trace, started)
+                    if log is not None:
+                        return log
             except RstitchError as error:
                 trace.end(error)
                 raise
             finally:
-                self.observer.settled(session_id)
+                self.observer.settled(name)
 
     async def attach(self, asked: Reattach, started: float) -> AnswerLog:
         """The last answer of a session, gone on with if its router is gone. Raises RstitchError."""
         self._check_open()
-        async with self._lock(asked.session_id):
-            running = self._running.get(asked.session_id)
+        name = session_name(asked.tenant, asked.session_id)
+        async with self._lock(name), self._quotas.admission(asked.session_id) as admission:
+            running = self._running.get(name)
             if running is not None:
                 check_within(asked, running.log.length)
                 return running.log
-            elsewhere = refusals.owned_elsewhere(asked.session_id, self._lease.lease_s)
-            return await self._claimed(asked.session_id, partial(self._try_attach, asked, started), elsewhere)
+            lease = OwnersLease(name, refusals.owned_elsewhere(name, self._lease.lease_s))
+            while True:
+                outcome = await self._try_attach(name, asked, admission, started)
+                if isinstance(outcome, AnswerLog):
+                    return outcome
+                if outcome is not None:
+                    await lease.wait(outcome)
 
-    async def trajectory(self, session_id: str) -> Trajectory:
+    async def trajectory(self, name: str) -> Trajectory:
         """The trajectory as it is stored. Raises RstitchError (NOT_FOUND)."""
-        trajectory = await self._store.trajectory(session_id)
+        trajectory = await self._store.trajectory(name)
         if trajectory is None:
-            raise refusals.unknown_session(session_id)
+            raise refusals.unknown_session(name)
         return trajectory
 
     async def page(
-        self, num: int, before: tuple[int, str] | None, *, labelled: bool
-    ) -> tuple[list[Header], tuple[int, str] | None]:
-        return await self._store.page(num, before, labelled=labelled)
+        self, tenant: str, num: int, before: Cursor | None, *, labelled: bool
+    ) -> tuple[list[Header], Cursor | None]:
+        return await self._store.page(num, before, tenant=tenant, labelled=labelled)
 
-    async def label(self, session_id: str, label: Label | None) -> None:
+    async def label(self, name: str, label: Label | None) -> None:
         """Says whether the last answer was right; None takes that back. Raises RstitchError unless it is finished."""
-        state = await self._store.label(session_id, label)
+        state = await self._store.label(name, label)
         if state is None:
-            raise refusals.unknown_session(session_id)
+            raise refusals.unknown_session(name)
         if state is not State.FINISHED:
-            raise refusals.not_finished(session_id, state)
+            raise refusals.not_finished(name, state)
 
-    async def delete(self, session_id: str) -> None:
-        """Stops and forgets a session, here, in the store and on the workers. Raises RstitchError (NOT_FOUND)."""
-        async with self._lock(session_id):
-            running = self._running.get(session_id)
+    async def cancel(self, name: str) -> Ended:
+        """Ends the answer that is being written, here or on another router, and returns once nobody writes it."""
+        async with self._lock(name):
+            running = self._running.get(name)
             if running is not None:
-                running.interrupt(deleted(session_id))
+                running.cancel()
                 await asyncio.wait({running.task})
-            if not await self._store.delete(session_id):
-                raise refusals.unknown_session(session_id)
+                if isinstance(outcome := running.log.outcome, Finished):
+                    return Ended(State.FINISHED, outcome.length, was_cancelled=False)
+                if not isinstance(outcome, Fenced):  # else it is another router's now, or deleted
+                    return Ended(State.INTERRUPTED, running.log.length, was_cancelled=True)
+            return await cancel_elsewhere(self._store.cancelling, name, self._lease.lease_s)
+
+    async def delete(self, name: str) -> None:
+        """Stops and forgets a session, here, in the store and on the workers. Raises RstitchError (NOT_FOUND)."""
+        async with self._lock(name):
+            running = self._running.get(name)
+            if running is not None:
+                running.interrupt(deleted(name))
+                await asyncio.wait({running.task})
+            if not await self._store.delete(name):
+                raise refusals.unknown_session(name)
             # Below the lock: a question that begins the session anew must not lose its run to this.
-            await asyncio.gather(*(self._forget(model, session_id) for model in Model))
+            await self._pair.forget(name)
 
     async def tidy(self) -> None:
-        """Marks answers as interrupted that the store could not be told of when they were."""
+        """Tells a store that can be reached of answers that were interrupted while it could not.
+
+        Those that have stored nothing since the last time ask it whether they are to go on.
+        """
+        for running in self._running.values():
+            running.look()
         while self._stale:
             running = self._stale[0]
             if not await running.release():
@@ -196,50 +237,28 @@ class Sessions:
             raise refusals.router_draining()
         self._pair.check_ready()
 
-    def _lock(self, session_id: str) -> asyncio.Lock:
-        return self._locks.setdefault(session_id, asyncio.Lock())
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _claimed(
-        self,
-        session_id: str,
-        attempt: Callable[[], Awaitable[AnswerLog | OwnedElsewhere | None]],
-        refusal: RstitchError,
-    ) -> AnswerLog:
-        """Tries until the session is ours. Raises `refusal` if another router lives and writes it.
-
-        At most one router may write. Whoever claims a session raises its epoch, and every append names an epoch, so a
-        router that was only slow is fenced off by Redis itself. To leave a living one in peace we look at its lease:
-
-            left_ms falls from look to look    nobody renews it: the router is gone, and at 0 the claim succeeds
-            left_ms has grown                  it was renewed in between: that router lives
-        """
-        lease_ms: int | None = None
-        while True:
-            match await attempt():
-                case AnswerLog() as log:
-                    return log
-                case OwnedElsewhere(left_ms):
-                    if lease_ms is not None and left_ms > lease_ms:
-                        raise refusal
-                    if lease_ms is None:
-                        _log.info("waiting for the lease of another router", session_id=session_id, lease_ms=left_ms)
-                    lease_ms = left_ms
-                    await asyncio.sleep(min(_OWNER_POLL_S, left_ms / 1000 + 0.001))
-                case None:
-                    _log.debug("changed meanwhile, reading again", session_id=session_id)
+    def _is_written_elsewhere(self, header: Header) -> bool:
+        """Whether another router wrote there when the header was read, or died while it did."""
+        return header.state is State.RUNNING and header.owner != self._lease.router_id
 
     async def _try_begin(
         self,
-        session_id: str,
+        name: str,
         question: Question,
         head: NamedHead | None,
         guard_reason: str,
+        admission: Admission,
         trace: GenerationTrace,
         started: float,
-    ) -> AnswerLog | OwnedElsewhere | None:
+    ) -> AnswerLog | None:
         asked = self.clock()
-        before = await self._store.trajectory(session_id) if question.session_id else None
+        before = await self._store.trajectory(name) if question.session_id else None
         read_s = self.clock() - asked
+        # Whatever changes in it meanwhile, another router wrote: that one is not gone, and refuses a question, too.
+        was_running = before is not None and self._is_written_elsewhere(before.header)
         vocabularies = self._pair.vocabularies  # once: a worker may come back as another model meanwhile
         prompt = await self._preparation.prompt(question, vocabularies, before)
         length = before.header.length if before else 0
@@ -252,17 +271,19 @@ class Sessions:
         chunks = [*(before.chunks if before else ()), chunk]
         session = await read_session(chunks, vocabularies)
         asked = self.clock()
-        settings = prepared.settings.to_json()
-        header = before.header if before else None
-        owned = await self._store.claim(header, session_id, self._lease.router_id, settings, usage, [chunk])
-        if not isinstance(owned, Owned):
-            return owned
-        claimed = ClaimedAnswer(session_id, prepared, chunks, session, owned, False, usage, trace)
+        of = (before.header if before else None, name, self._lease.router_id)
+        claim = partial(self._store.claim, *of, prepared.settings.to_json(), usage, [chunk])
+        owned = await own(name, claim, refusals.session_running(name), was_running=was_running)
+        if owned is None:
+            return None
+        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, False, usage, trace, admission)
         return self._start(claimed, started, read_s + self.clock() - asked)
 
-    async def _try_attach(self, asked: Reattach, started: float) -> AnswerLog | OwnedElsewhere | None:
+    async def _try_attach(
+        self, name: str, asked: Reattach, admission: Admission, started: float
+    ) -> AnswerLog | OwnedElsewhere | None:
         since = self.clock()
-        trajectory = await self.trajectory(asked.session_id)
+        trajectory = await self.trajectory(name)
         header = trajectory.header
         check_within(asked, header.length)
         settings, vocabularies = AnswerSettings.from_json(header.settings), self._pair.vocabularies
@@ -272,17 +293,18 @@ class Sessions:
             context = context_of(trajectory.chunks, settings.start, vocabularies.answer_tokenizers)
             tokenizers = vocabularies.answer_tokenizers
             return AnswerLog(asked.session_id, settings, context, tokenizers, chunks, header.finished)
+        await admission.enter(resumes=True)
         prepared = await self._preparation.prepare_again(settings, vocabularies, asked.session_id)
         chunks = list(trajectory.chunks)
         session = await read_session(chunks, vocabularies)
         # Counted on: what the router before spent belongs to the same answer.
         usage = header.usage.copy()
         router_id = self._lease.router_id
-        owned = await self._store.claim(header, asked.session_id, router_id, header.settings, usage, [])
+        owned = await self._store.claim(header, name, router_id, header.settings, usage, [])
         if not isinstance(owned, Owned):
             return owned
         trace = begin_trace(self._telemetry, settings.traceparent)
-        claimed = ClaimedAnswer(asked.session_id, prepared, chunks, session, owned, True, usage, trace)
+        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, True, usage, trace, admission)
         return self._start(claimed, started, self.clock() - since)
 
     def _start(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> AnswerLog:
@@ -293,25 +315,18 @@ class Sessions:
         bounded = claimed.prepared.exit_rules is not None or settings.budget != NO_BUDGET
         is_usual = not bounded and not _explores(settings.policy)
         whole = is_usual and writing.log.length == settings.start
-        self.observer.answer_began(claimed.session_id, settings.policy, whole)
+        self.observer.answer_began(claimed.name, settings.policy, whole)
         running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
-        self._running[claimed.session_id] = running
+        self._running[claimed.name] = running
         if self._draining:  # since it was asked for
             running.interrupt(refusals.router_draining())
         return writing.log
 
     def _ended(self, running: RunningAnswer, outcome: Finished | RstitchError, stale: bool) -> None:
-        del self._running[running.session_id]
-        self.observer.answer_ended(running.session_id, running.log.settings, outcome)
+        del self._running[running.name]
+        self.observer.answer_ended(running.name, running.log.settings, outcome)
         if stale:
             self._stale.append(running)
-
-    async def _forget(self, model: Model, session_id: str) -> None:
-        """Best effort: what a worker holds of a forgotten session is evicted anyway."""
-        try:
-            await self._pair.client(model).close_session(session_id)
-        except RstitchError as error:
-            _log.info("session not closed on worker", role=model.label, session_id=session_id, error=str(error))
 
 
 def _explores(policy: Policy) -> bool:

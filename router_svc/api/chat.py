@@ -18,7 +18,7 @@ from router_svc.text.turns import Message, Turn
 from rstitch.errors import invalid
 from rstitch.v1 import router_pb2
 
-_MAX_MESSAGES = 10_000
+_MAX_MESSAGES = 4096
 _MAX_TOOLS = 128
 _MAX_DOCUMENTS = 1024
 _MAX_KWARGS = 64
@@ -70,6 +70,14 @@ def parse_turn(chat: router_pb2.Chat) -> Turn:
         documents=_structs("chat.documents", chat.documents, _MAX_DOCUMENTS, reader),
         kwargs=kwargs,
     )
+
+
+def chat_size(chat: router_pb2.Chat) -> int:
+    """About how many bytes a chat has."""
+    texts = sum(len(message.content) + sum(map(len, message.text_parts)) for message in chat.messages)
+    structs = [*chat.tools, *chat.documents, chat.chat_template_kwargs]
+    structs += [message.fields for message in chat.messages if message.HasField("fields")]
+    return texts + sum(struct.ByteSize() for struct in structs)
 
 
 def _parse_message(field: str, message: router_pb2.ChatMessage, reader: _Reader) -> Message:

@@ -236,3 +236,16 @@ def _encode_timestamp(unix_ms: int) -> timestamp_pb2.Timestamp:
     made = timestamp_pb2.Timestamp()
     made.FromMilliseconds(unix_ms)
     return made
+
+
+def without_places(status: router_pb2.GetStatusResponse) -> router_pb2.GetStatusResponse:
+    """Takes out of a status what tells an operator's network and folders: addresses, devices, models, reasons."""
+    why = "a key with the scope admin is told why"
+    status.detail = "" if status.ready else f"not ready; {why}"
+    for worker in status.workers:
+        for name in ("address", "detail", "model", "device"):
+            worker.ClearField(name)
+    for head in status.heads:
+        if head.detail:  # an empty one says that it can be asked for
+            head.detail = f"it cannot be used; {why}"
+    return status

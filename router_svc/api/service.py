@@ -6,7 +6,7 @@ An answer belongs to its session and not to the call that asked for it: a call t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,15 +16,15 @@ import structlog
 from router_svc.answers.events import Reader
 from router_svc.answers.log import AnswerLog
 from router_svc.answers.preparation import is_kept_in
+from router_svc.answers.prompts import check_size
 from router_svc.answers.sessions import Sessions
 from router_svc.api import messages
+from router_svc.api.pages import encode_page_token, parse_page
 from router_svc.api.profiles import Profiles
 from router_svc.api.validation import (
     check_session_id,
-    encode_page_token,
     parse_label,
     parse_observed,
-    parse_page,
     parse_reattach,
 )
 from router_svc.policies.answer_settings import AnswerSettings
@@ -32,13 +32,16 @@ from router_svc.policies.kinds import KINDS
 from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.lease import Lease
+from router_svc.trajectory.session_names import session_name
 from router_svc.trajectory.types import Model
 from router_svc.workers.pair import WorkerPair
 from rstitch import __version__
 from rstitch.errors import RstitchError
+from rstitch.service.caller import Scope, caller
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
 _T = TypeVar("_T")
+_MANY_IDS = 65_536
 
 
 @dataclass(eq=False)
@@ -48,6 +51,11 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     Each method goes the same way: the request is parsed, which refuses what can be refused without looking anywhere;
     then `Sessions`, `Profiles` or `StoredHeads` does what is asked; then their values become messages. Errors are
     raised, and the server turns them into a status.
+
+    Sessions and profiles are their tenant's. Whose a call is, is looked up here and nowhere deeper (only what its key
+    may take `Quotas` looks up itself): whatever scopes a key has, that of an administrator included, its caller sees
+    the sessions of its own tenant, and no others exist for it.
+    Who may call a method at all is not decided here. Heads belong to whoever runs the router, and all may use them.
     """
 
     settings: RouterSettings
@@ -63,15 +71,19 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> AsyncIterator[router_pb2.GenerateResponse]:
         """Begins an answer, or joins the last one of a session, and streams it as it is stored."""
         came = self.sessions.clock()  # first of all: the time to the first token begins here
+        tenant = _tenant()
         if request.HasField("resume_from"):
-            asked = parse_reattach(request)
+            asked = parse_reattach(request, tenant)
             structlog.contextvars.bind_contextvars(session_id=asked.session_id)
-            log = await _run_to_end(self.sessions.attach(asked, came))
+            log = await _run_to_end(self.sessions.attach(asked, came), AnswerLog.was_left)
             # A reader may ask from within the prompt on; events begin with the answer.
             position = max(asked.resume_from, log.settings.start)
         else:
-            question = await self.profiles.question(request)
-            log = await _run_to_end(self.sessions.begin(question, came))
+            if len(request.tokens.ids) > _MANY_IDS:  # not even copied if they cannot fit
+                check_size(len(request.tokens.ids), self.pair.context_lengths())
+            question = await self.profiles.question(request, tenant)
+            del request  # it may be megabytes
+            log = await _run_to_end(self.sessions.begin(question, came), AnswerLog.was_left)
             structlog.contextvars.bind_contextvars(session_id=log.session_id)
             position = log.settings.start
         with log.reading():
@@ -101,7 +113,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def GetTrajectory(
         self, request: router_pb2.GetTrajectoryRequest, context: Any
     ) -> router_pb2.GetTrajectoryResponse:
-        trajectory = await self.sessions.trajectory(check_session_id(request.session_id))
+        trajectory = await self.sessions.trajectory(_name(request.session_id))
         vocabularies = self.pair.vocabularies
         is_same = is_kept_in(AnswerSettings.from_json(trajectory.header.settings), vocabularies)
         tokenizers = vocabularies.answer_tokenizers if is_same else None  # else these would read other words
@@ -118,48 +130,57 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def ListTrajectories(
         self, request: router_pb2.ListTrajectoriesRequest, context: Any
     ) -> router_pb2.ListTrajectoriesResponse:
-        num, before = parse_page(request, self.settings.max_list)
-        headers, ended = await self.sessions.page(num, before, labelled=request.labelled)
+        tenant = _tenant()
+        num, before = parse_page(request, self.settings.max_list, tenant)
+        headers, ended = await self.sessions.page(tenant, num, before, labelled=request.labelled)
         return router_pb2.ListTrajectoriesResponse(
             trajectories=[messages.encode_trajectory(header) for header in headers],
-            next_page_token=encode_page_token(ended),
+            next_page_token=encode_page_token(ended, tenant, labelled=request.labelled),
         )
 
     async def LabelTrajectory(
         self, request: router_pb2.LabelTrajectoryRequest, context: Any
     ) -> router_pb2.LabelTrajectoryResponse:
-        await self.sessions.label(check_session_id(request.session_id), parse_label(request.label))
+        await self.sessions.label(_name(request.session_id), parse_label(request.label))
         return router_pb2.LabelTrajectoryResponse()
+
+    async def CancelGeneration(
+        self, request: router_pb2.CancelGenerationRequest, context: Any
+    ) -> router_pb2.CancelGenerationResponse:
+        """Ends the answer that is being written in the session, here or on another router; what is written is kept."""
+        ended = await self.sessions.cancel(_name(request.session_id))
+        state = f"TRAJECTORY_STATE_{ended.state.name}"
+        return router_pb2.CancelGenerationResponse(cancelled=ended.was_cancelled, state=state, length=ended.length)
 
     async def DeleteTrajectory(
         self, request: router_pb2.DeleteTrajectoryRequest, context: Any
     ) -> router_pb2.DeleteTrajectoryResponse:
         """Stops the answer that is being written in the session, then forgets the session everywhere."""
-        await _run_to_end(self.sessions.delete(check_session_id(request.session_id)))
+        await _run_to_end(self.sessions.delete(_name(request.session_id)))
         return router_pb2.DeleteTrajectoryResponse()
 
     async def ObserveAnswer(
         self, request: router_pb2.ObserveAnswerRequest, context: Any
     ) -> AsyncIterator[router_pb2.ObserveAnswerResponse]:
         """Streams what the SLM would have thought along an answer; a call that is cancelled ends the worker's."""
-        asked, tau = parse_observed(request)
+        asked, tau = parse_observed(request, _tenant())
         async with aclosing(self.sessions.observing.observe(asked, tau)) as found:
             async for observed in found:
                 yield messages.encode_observed(observed)
 
     async def PutProfile(self, request: router_pb2.PutProfileRequest, context: Any) -> router_pb2.PutProfileResponse:
-        return router_pb2.PutProfileResponse(profile=await self.profiles.put(request.profile))
+        return router_pb2.PutProfileResponse(profile=await self.profiles.put(request.profile, _tenant()))
 
     async def ListProfiles(
         self, request: router_pb2.ListProfilesRequest, context: Any
     ) -> router_pb2.ListProfilesResponse:
-        return router_pb2.ListProfilesResponse(profiles=await self.profiles.all())
+        return router_pb2.ListProfilesResponse(profiles=await self.profiles.all(_tenant()))
 
     async def DeleteProfile(
         self, request: router_pb2.DeleteProfileRequest, context: Any
     ) -> router_pb2.DeleteProfileResponse:
-        """Forgets the profile of a name; answers that began with it go on as they are."""
-        await self.profiles.delete(request.name)
+        """Forgets the caller's profile of a name; answers that began with it go on as they are."""
+        await self.profiles.delete(request.name, _tenant())
         return router_pb2.DeleteProfileResponse()
 
     async def StoreHead(self, request: router_pb2.StoreHeadRequest, context: Any) -> router_pb2.StoreHeadResponse:
@@ -179,7 +200,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
 
     async def GetStatus(self, request: router_pb2.GetStatusRequest, context: Any) -> router_pb2.GetStatusResponse:
         """Says whether the router is ready, and why not. It answers at any time, also while nothing else does."""
-        return router_pb2.GetStatusResponse(
+        status = router_pb2.GetStatusResponse(
             ready=self.pair.ready and not self.detail and not self.lease.trouble,
             detail="; ".join(filter(None, (self.detail, self.lease.trouble, self.pair.detail))),
             workers=[self._worker(model) for model in Model],
@@ -191,6 +212,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             heads=messages.encode_heads(await self.heads.states()),
             vocabularies=self.pair.told,
         )
+        return status if Scope.ADMIN in caller().scopes else messages.without_places(status)
 
     def _worker(self, model: Model) -> router_pb2.WorkerStatus:
         ready, detail = self.pair.status(model)
@@ -204,14 +226,35 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         return status
 
 
-async def _run_to_end(work: Awaitable[_T]) -> _T:
-    """Lets `work` run to its end even if the call is cancelled: half a claim would leave a session without a writer."""
+def _tenant() -> str:
+    """Whose call this is; what is logged for it, also by the tasks that it starts, says so from here on."""
+    tenant = caller().tenant
+    if tenant:
+        structlog.contextvars.bind_contextvars(tenant=tenant)
+    return tenant
+
+
+def _name(session_id: str) -> str:
+    """The name of the caller's session with that id. Raises RstitchError if it is none."""
+    return session_name(_tenant(), check_session_id(session_id))
+
+
+async def _run_to_end(work: Awaitable[_T], unwanted: Callable[[_T], None] = lambda result: None) -> _T:
+    """Lets `work` run to its end even if the call is cancelled: half a claim would leave a session without a writer.
+
+    `unwanted` then gets the result.
+    """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        # Nobody will ask for the result any more; an exception that nobody looks at would be logged as a bug.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+        def settle(done: asyncio.Future[_T]) -> None:
+            # An exception that nobody looks at would be logged as a bug.
+            if not done.cancelled() and done.exception() is None:
+                unwanted(done.result())
+
+        task.add_done_callback(settle)
         raise
 
 

@@ -12,15 +12,13 @@ Nothing is looked up or changed here, so that a request which cannot be right co
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from router_svc.answers.request import Chat, GivenAnswer, Question, Reattach, Text, Tokens
-from router_svc.api.chat import parse_turn
+from router_svc.api.chat import chat_size, parse_turn
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit, ExitStyle
 from router_svc.policies.heads import split_name
@@ -37,6 +35,7 @@ from router_svc.policies.kinds import (
     Threshold,
 )
 from router_svc.policies.policy import Policy
+from router_svc.trajectory.session_names import session_name
 from router_svc.trajectory.types import Label, Sampling, Signal, tokens_of
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_CONSULTATIONS, MAX_PRICE, MAX_SALT_CHARS, MAX_TAU, MAX_WINDOW, MIN_TAU
@@ -46,13 +45,20 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_STOPS = 16
 _MAX_STOP_CHARS = 256
 _MAX_STOP_TOKENS = 64
-_WITHOUT_PRESENCE = ("max_new_tokens", "stop", "guard", "cache_salt", "stop_token_ids", "keep_consultations")
+_WITHOUT_PRESENCE = (
+    "max_new_tokens",
+    "stop",
+    "guard",
+    "cache_salt",
+    "stop_token_ids",
+    "keep_consultations",
+    "on_disconnect",
+)
 _MAX_TEMPERATURE = 100.0
-_MAX_PAGE = 1000
 
 
-def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Question:
-    """The question that a request without `resume_from` asks. Raises RstitchError."""
+def parse_question(request: router_pb2.GenerateRequest, default_tau: float, tenant: str) -> Question:
+    """The question of a tenant's that a request without `resume_from` asks. Raises RstitchError."""
     wanted = (
         parse_policy(request.policy, default_tau) if request.HasField("policy") else Threshold(default_tau, default_tau)
     )
@@ -66,6 +72,7 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Q
     asks = not num or isinstance(wanted, Learned)
     _require(asks, field, f"{wanted.name} asks no head.", "Leave it out, or send policy learned.")
     return Question(
+        tenant=tenant,
         session_id=check_session_id(request.session_id, may_be_empty=True),
         input=_parse_input(request),
         policy=wanted,
@@ -78,11 +85,16 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float) -> Q
         cache_salt=_parse_salt(request.cache_salt),
         stop_token_ids=_parse_stop_tokens(request.stop_token_ids),
         keep_consultations=num,
+        stops_unread=_parse_on_disconnect(request.on_disconnect),
+        num_bytes=_size(request),
     )
 
 
-def parse_reattach(request: router_pb2.GenerateRequest) -> Reattach:
-    """The answer that a request with `resume_from` joins. Raises RstitchError if it asks for anything beside."""
+def parse_reattach(request: router_pb2.GenerateRequest, tenant: str) -> Reattach:
+    """The answer of a tenant's that a request with `resume_from` joins.
+
+    Raises RstitchError if it asks for anything beside.
+    """
     # What has no presence counts as given unless it is 0 or empty.
     given = request.WhichOneof("input")
     if given is None:
@@ -96,41 +108,29 @@ def parse_reattach(request: router_pb2.GenerateRequest) -> Reattach:
             "an answer that is gone on with keeps what it was asked for.",
             f"Leave out {given}, or leave out resume_from to ask something new.",
         )
-    return Reattach(check_session_id(request.session_id), request.resume_from)
+    return Reattach(tenant, check_session_id(request.session_id), request.resume_from)
 
 
 def check_session_id(value: str, *, may_be_empty: bool = False) -> str:
-    """The id as it is. Raises RstitchError if it is none: it becomes part of Redis keys, logs and spans."""
+    """The id as it is. Raises RstitchError if it is none: it becomes part of names, Redis keys, logs and spans."""
     if (value or not may_be_empty) and not _SESSION_ID.fullmatch(value):
         what = f"{value[:140]!r} is no session id." if value else "it is empty."
         raise invalid("session_id", what, "Use 1 to 128 of the characters A-Z a-z 0-9 . _ -")
     return value
 
 
-def parse_page(request: router_pb2.ListTrajectoriesRequest, default: int) -> tuple[int, tuple[int, str] | None]:
-    """The size of the page that is asked for, and where the one before it ended. Raises RstitchError."""
-    num = request.page_size
-    _require(num <= _MAX_PAGE, "page_size", f"{num} is too many.", f"Ask for at most {_MAX_PAGE}.")
-    before: tuple[int, str] | None = None
-    if request.page_token:
-        try:
-            score, _, name = base64.urlsafe_b64decode(request.page_token.encode()).decode().partition(":")
-            before = (int(score), check_session_id(name))
-        except (binascii.Error, ValueError, RstitchError):
-            raise invalid("page_token", "it is none of ours.", "Send the next_page_token of the page before.") from None
-    return num or default, before
-
-
-def parse_observed(request: router_pb2.ObserveAnswerRequest) -> tuple[str | GivenAnswer, float]:
-    """The answer that is to be observed, a session's or a given one, and tau. Raises RstitchError."""
+def parse_observed(request: router_pb2.ObserveAnswerRequest, tenant: str) -> tuple[str | GivenAnswer, float]:
+    """The answer that is to be observed, of a session of the tenant's or a given one, and tau. Raises RstitchError."""
     tau = _check_tau("tau", request.tau)
     match request.WhichOneof("answer"):
         case "session_id":
-            return check_session_id(request.session_id), tau
+            return session_name(tenant, check_session_id(request.session_id)), tau
         case "given":
             _require(request.given.text, "given.text", "the answer is empty.", "Send at least one character.")
             try:
-                return GivenAnswer(parse_turn(request.given.chat), request.given.text), tau
+                given = request.given
+                num_bytes = len(given.text) + chat_size(given.chat)
+                return GivenAnswer(tenant, parse_turn(given.chat), given.text, num_bytes), tau
             except RstitchError as error:
                 error.field = f"given.{error.field}"
                 raise
@@ -145,15 +145,16 @@ def parse_label(value: router_pb2.Label) -> Label | None:
     return Label(router_pb2.Label.Name(value).removeprefix("LABEL_").lower()) if value else None
 
 
-def encode_page_token(ended: tuple[int, str] | None) -> str:
-    """The text that `parse_page` reads; "" after the last page. Clients are to send it back, not to understand it."""
-    return base64.urlsafe_b64encode(f"{ended[0]}:{ended[1]}".encode()).decode() if ended else ""
-
-
 def _parse_salt(value: str) -> str:
     what = f"{len(value)} characters are too many."
     _require(len(value) <= MAX_SALT_CHARS, "cache_salt", what, f"Send at most {MAX_SALT_CHARS}, such as a hash of it.")
     return value
+
+
+def _parse_on_disconnect(value: router_pb2.OnDisconnect) -> bool | None:
+    remedy = "Send ON_DISCONNECT_CONTINUE or ON_DISCONNECT_STOP, or leave it out."
+    _require_known(router_pb2.OnDisconnect, "on_disconnect", value, remedy)
+    return value == router_pb2.ON_DISCONNECT_STOP if value else None
 
 
 def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
@@ -167,6 +168,11 @@ def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
             _require(request.tokens.ids, "tokens.ids", "the prompt is empty.", "Send at least one token id.")
             return Tokens(tokens_of(request.tokens.ids))
     raise invalid("input", "there is no input.", "Send text, chat or tokens; or resume_from to go on with an answer.")
+
+
+def _size(request: router_pb2.GenerateRequest) -> int:
+    """About how many bytes the input has; to ask the message itself would write it out."""
+    return chat_size(request.chat) if request.HasField("chat") else len(request.text) + 4 * len(request.tokens.ids)
 
 
 def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:

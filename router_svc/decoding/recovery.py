@@ -18,6 +18,8 @@ _log = structlog.get_logger(__name__)
 # The worker said what it lacks: the next run sends that.
 _CORRECTED = ("HELD_TOO_SHORT", "PREFIX_MISMATCH")
 _HEAD_UNKNOWN = "HEAD_UNKNOWN"
+# The worker does not take this router's key or certificate: nothing that whoever asked could mend.
+_NOT_LET_IN = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 # More corrections than this without a token between them are no accident.
 _MAX_CORRECTIONS = 16
 
@@ -67,9 +69,12 @@ class Recovery:
             return
         if is_lost(error):
             if not await self._paused(self._lost, model, error):
-                raise worker_unavailable(model, self._pair.client(model).address, error.message)
+                raise worker_unavailable(model)
             await self._wait_usable(model)
             return
+        if error.code in _NOT_LET_IN:
+            _log.error("worker refuses this router", model=model.label, reason=error.reason, error=str(error))
+            raise worker_unavailable(model) from error
         raise error
 
     async def _wait_usable(self, model: Model) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from opentelemetry import trace
 
+from router_svc.trajectory.session_names import id_in, tenant_in
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.metrics import Metrics
@@ -50,11 +51,13 @@ class ObservingTrace:
         self._positions = counter(semconv.METRIC_OBSERVED_POSITIONS, "{position}", what)
 
     @contextmanager
-    def observation(self, session_id: str, tau: float) -> Iterator[Observation]:
-        """Opens the span of an answer ("": of one that is given) and ends it however the observing ends."""
+    def observation(self, name: str, tau: float) -> Iterator[Observation]:
+        """Opens the span of a session's answer ("": of one that is given) and ends it however the observing ends."""
         attributes: dict[str, str | float] = {semconv.RSTITCH_OBSERVE_TAU: tau}
-        if session_id:
-            attributes[semconv.RSTITCH_SESSION_ID] = session_id
+        if name:
+            attributes[semconv.RSTITCH_SESSION_ID] = id_in(name)
+        if tenant := tenant_in(name):
+            attributes[semconv.RSTITCH_TENANT] = tenant
         span = self._tracer.start_span("rstitch.observe", attributes=attributes)
         made, error_type = Observation(span), "INTERNAL"
         try:

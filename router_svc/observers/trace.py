@@ -20,6 +20,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from router_svc.policies.answer_settings import AnswerSettings
+from router_svc.trajectory.session_names import id_in, tenant_in
 from router_svc.trajectory.types import Finished, Model, SwitchReason
 from router_svc.workers.runs import RunFinish
 from rstitch.errors import RstitchError
@@ -78,11 +79,11 @@ class GenerationTrace:
             self.trace_id = trace.format_trace_id(self._root.get_span_context().trace_id)
             self.traceparent = traceparent_of(self._root)
 
-    def describe(self, session_id: str, epoch: int, settings: AnswerSettings, models: dict[Model, str]) -> None:
-        """Puts on the root span what was asked for, once everything left open is filled in."""
+    def describe(self, name: str, epoch: int, settings: AnswerSettings, models: dict[Model, str]) -> None:
+        """Puts on the root span whose session it is and what was asked for, once everything left open is filled in."""
         if not self._enabled:
             return
-        sampling = settings.sampling
+        sampling, session_id = settings.sampling, id_in(name)
         self._root.set_attributes(
             {
                 semconv.GEN_AI_OPERATION_NAME: "text_completion",
@@ -100,6 +101,8 @@ class GenerationTrace:
                 semconv.RSTITCH_POLICY: settings.policy.name,
             }
         )
+        if tenant := tenant_in(name):
+            self._root.set_attribute(semconv.RSTITCH_TENANT, tenant)
         bound = settings.policy.bound(Model.SLM)
         if bound is not None:
             self._root.set_attribute(semconv.RSTITCH_TAU, bound)

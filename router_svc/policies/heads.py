@@ -10,16 +10,18 @@ file's content, so that an answer goes on with exactly the head that it began wi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import grpc
+import structlog
 
 from rstitch.errors import RstitchError, invalid
 from rstitch.service.head import Head, HeadFacts, HeadFileError, version_of
 
+_log = structlog.get_logger(__name__)
 FILE = "head.safetensors"
 FIELD = "policy.learned.name"
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -94,11 +96,13 @@ def check_fit(name: str, facts: HeadFacts, slm: Reader | None, field: str = FIEL
 class Heads:
     """Finds heads by name. Its methods read files, and `get` may fetch one from the hub: call them in a thread.
 
-    Without a folder only the hub's heads can be asked for. `slm` returns None while its worker has said nothing.
+    Without a folder only the hub's heads can be asked for, and of the hub only the repositories that are named: no
+    client has files fetched by asking. `slm` returns None while its worker has said nothing.
     """
 
-    def __init__(self, folder: str, slm: Callable[[], Reader | None]) -> None:
+    def __init__(self, folder: str, slm: Callable[[], Reader | None], hub: Collection[str] = ()) -> None:
         self._folder = Path(folder) if folder else None
+        self._hub = hub
         self._slm = slm
         # Heads that were read, each with what the file system said of its file then: time, size, inode. While that is
         # the same the file is not read again. A file that was only touched is the same version, and stays the same
@@ -163,7 +167,9 @@ class Heads:
             self._read.pop(path, None)
             return None
         except (OSError, HeadFileError) as error:
-            what = f"the head in {path} cannot be used: {error}."
+            _log.warning("head cannot be used", path=str(path), error=str(error))
+            why = error if isinstance(error, HeadFileError) else error.strerror or "it cannot be read"
+            what = f"the head in {path.parent.name}/{path.name} cannot be used: {why}."
             remedy = "Put a head there that `rstitch train-head` made, or name another."
             raise _error(grpc.StatusCode.FAILED_PRECONDITION, "HEAD_UNREADABLE", what, remedy) from error
         self._read[path] = (seen, before[1])
@@ -171,6 +177,10 @@ class Heads:
 
     def _fetch(self, repository: str) -> Path:
         """The file of a repository on the hub, once per process. Raises RstitchError (NOT_FOUND)."""
+        if repository not in self._hub:
+            what = f"the head {repository} is of the hub, and none that this router may fetch."
+            remedy = "Name a head of the router, or have its operator name the repository in --heads-from-hub."
+            raise _error(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", what, remedy)
         if repository not in self._fetched:
             from huggingface_hub import hf_hub_download  # slow to import, and few need it
             from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -178,14 +188,15 @@ class Heads:
             try:
                 self._fetched[repository] = Path(hf_hub_download(repository, FILE))
             except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-                why = next(iter(str(error).splitlines()), type(error).__name__)
-                what = f"the hub has no head {repository} that can be had: {why}."
+                _log.warning("head not had from the hub", repository=repository, error=str(error))
+                what = f"the hub has no head {repository} that can be had; the router's log says why."
                 remedy = f"Name a repository that holds {FILE}, or a head of the router's folder."
                 raise _error(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", what, remedy) from error
         return self._fetched[repository]
 
     def _unknown(self, name: str, version: str | None) -> RstitchError:
-        where = f"in {self._folder}" if self._folder is not None else "as the router has no folder of heads (--heads)"
+        has = self._folder is not None
+        where = "in the router's folder (--heads)" if has else "as the router has no folder of heads (--heads)"
         names = ", ".join(state.name for state in self.states()) or "none"
         what = f"the head {name} has no version {version} any more" if version else f"there is no head {name}"
         remedy = f"Name one of these: {names}; or put it there as {name}{'@' + version if version else ''}/{FILE}."

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from router_svc.text.matching import Vocabulary
 from router_svc.text.template import Edges
@@ -44,12 +46,17 @@ def answered(tokenizer: Tokenizer, tokens: array[int], *, ended: bool) -> Answer
     return Answered(tokens, tokenizer.spelled(tokens[:-1] if ended else tokens), ended)
 
 
-def first_prompt(tokenizer: Tokenizer, turn: Turn) -> array[int]:
-    """Tokens of a conversation's first turn. Raises RstitchError (field `chat`) where the template refuses it."""
-    return tokenizer.encode_rendered(tokenizer.template.render(turn.messages, turn), begins=True)
+def first_prompt(tokenizer: Tokenizer, turn: Turn, most: int = sys.maxsize) -> array[int]:
+    """Tokens of a conversation's first turn, at most so many.
+
+    Raises RstitchError (field `chat`) where the template refuses it, TooLong where there are more tokens.
+    """
+    return tokenizer.encode_rendered(tokenizer.template.render(turn.messages, turn), begins=True, most=most)
 
 
-def next_prompt(tokenizer: Tokenizer, turns: Sequence[Turn], view_tokens: array[int], num_raw: int = 0) -> NextPrompt:
+def next_prompt(
+    tokenizer: Tokenizer, turns: Sequence[Turn], view_tokens: array[int], num_raw: int = 0, most: int = sys.maxsize
+) -> NextPrompt:
     """The prompt of the newest of `turns`, a chat turn; all before it are answered.
 
     Args:
@@ -58,10 +65,11 @@ def next_prompt(tokenizer: Tokenizer, turns: Sequence[Turn], view_tokens: array[
         view_tokens: what the model has read so far.
         num_raw: where there are raw turns, the tokens of the view up to the end of the last one's answer. Nobody knows
             their messages: these tokens stay, and a stand-in is rendered for them.
+        most: how many tokens there may be between two answers.
 
-    Raises RstitchError (field `chat`) where the template refuses the conversation.
+    Raises RstitchError (field `chat`) where the template refuses the conversation, TooLong where there are more tokens.
     """
-    target = _Conversation(tokenizer, turns).tokens(view_tokens[:num_raw])
+    target = _Conversation(tokenizer, turns, most).tokens(view_tokens[:num_raw])
     num_before = min(common_prefix(view_tokens, target), len(target) - 1) if target else 0
     return NextPrompt(num_before, target[num_before:])
 
@@ -105,9 +113,10 @@ class _Shown:
 class _Conversation:
     """A session's turns, rendered by one model's template."""
 
-    def __init__(self, tokenizer: Tokenizer, turns: Sequence[Turn]) -> None:
+    def __init__(self, tokenizer: Tokenizer, turns: Sequence[Turn], most: int) -> None:
         *earlier, self._newest = turns
         self._tokenizer = tokenizer
+        self._most = most
         self._asked = in_force(turns)
         raw = [index for index, turn in enumerate(earlier) if turn.is_raw]
         self._raw_answer = earlier[raw[-1]].answer if raw else None
@@ -150,7 +159,7 @@ class _Conversation:
         ends answers by the template alone, such as one that the request named. It is encoded all the same, since what
         follows a special token may have other tokens than by itself.
         """
-        encode = self._tokenizer.encode_rendered
+        encode = partial(self._tokenizer.encode_rendered, most=self._most)
         if before is None:
             return encode(text, begins=True)
         stop = before.tokens[-1] if before.tokens else None

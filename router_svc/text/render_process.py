@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -36,10 +37,14 @@ MAX_CPU_S = 2.0
 _MAX_BYTES = 512 << 20
 # Characters of a rendering: more than what may come over the wire at once.
 _MAX_CHARS = 32 << 20
+# Bytes from which on a conversation is a long one. They have a process of their own: short ones do not wait for them.
+_LONG = 256 * 1024
 # Seconds that a rendering waits for those before it.
 _PATIENCE_S = 10.0
 _LENGTH = struct.Struct(">I")
 _TEXT, _ERROR = b"T", b"E"
+# Python writes objects with the place where they are in memory.
+_ADDRESS = re.compile(r"(?: at)? 0x[0-9a-fA-F]+")
 
 
 class TemplateRefused(Exception):
@@ -55,7 +60,10 @@ class RenderProcess:
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
         """The text that a template makes of its variables, which are values of JSON. Raises: TemplateRefused."""
-        request = json.dumps([source, variables]).encode()
+        return self.reply_to(_request(source, variables))
+
+    def reply_to(self, request: bytes) -> str:
+        """As `render`, of what `_request` made."""
         if not self._lock.acquire(timeout=_PATIENCE_S):
             what = "other conversations are still being rendered."
             raise RstitchError(grpc.StatusCode.RESOURCE_EXHAUSTED, "TEMPLATES_BUSY", what, retry_after_s=_PATIENCE_S)
@@ -104,7 +112,7 @@ class RenderProcess:
 
 
 @functools.cache
-def _shared(pid: int) -> RenderProcess:
+def _shared(pid: int, is_long: bool) -> RenderProcess:
     made = RenderProcess()
     atexit.register(made.close)
     return made
@@ -112,7 +120,12 @@ def _shared(pid: int) -> RenderProcess:
 
 def render(source: str, variables: Mapping[str, Any]) -> str:
     """The text that a template makes of its variables, which are values of JSON. Raises: TemplateRefused."""
-    return _shared(os.getpid()).render(source, variables)  # a fork has its own
+    request = _request(source, variables)
+    return _shared(os.getpid(), len(request) > _LONG).reply_to(request)  # a fork has its own
+
+
+def _request(source: str, variables: Mapping[str, Any]) -> bytes:
+    return json.dumps([source, variables]).encode()
 
 
 def warm_up() -> None:
@@ -159,7 +172,7 @@ def _rendered(request: bytes) -> bytes:
     except MemoryError:
         return _ERROR + f"it takes more than {_MAX_BYTES >> 20} MiB".encode()
     except Exception as error:  # noqa: BLE001 - other people's code
-        return _ERROR + (str(error)[:1000] or type(error).__name__).encode(errors="replace")
+        return _ERROR + _ADDRESS.sub("", str(error)[:1000] or type(error).__name__).encode(errors="replace")
 
 
 if __name__ == "__main__":

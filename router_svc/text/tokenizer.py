@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 from array import array
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +18,8 @@ import grpc
 from tokenizers import Tokenizer as HfTokenizer
 
 from router_svc.policies.early_exit import ExitStyle
-from router_svc.text.continuation import continuing
-from router_svc.text.cutting import splits_at_spaces
+from router_svc.text.encoding import Encoder
 from router_svc.text.template import ChatTemplate
-from router_svc.trajectory.types import tokens_of
 from rstitch.errors import RstitchError
 
 # A piece of text that more tokens contain marks nothing, and each run of an answer sends all their ids to the worker.
@@ -100,6 +99,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._special = dict(files.special_tokens)
         self._data = files.data
+        self._encoder = Encoder(self._tokenizer)
         self.exit_style = files.early_exit
         self.containing = functools.lru_cache(_MAX_REMEMBERED)(self._containing)
         self.below = functools.lru_cache(1)(self._below)
@@ -108,55 +108,35 @@ class Tokenizer:
         self._added: dict[int, str] = {token: entry.content for token, entry in added.items()}
         self.special: Mapping[int, str] = {token: entry.content for token, entry in added.items() if entry.special}
 
-    def encode(self, text: str, *, begins: bool) -> array[int]:
-        """Tokens of raw text; special tokens that it spells become those tokens.
+    def encode(self, text: str, *, begins: bool, most: int = sys.maxsize) -> array[int]:
+        """Tokens of raw text; special tokens that it spells become those tokens. Raises TooLong: more than `most`.
 
         Where it `begins` a session, it is tokenized as the tokenizer does it, with what that puts first, such as BOS or
         a space. Where not, it goes on with the text before as it is: nothing is put first, and if the vocabulary can
         spell every text, `spelled_answer` gives exactly this one back.
         """
-        if begins:
-            return tokens_of(self._tokenizer.encode(text, add_special_tokens=True).ids)
-        return tokens_of(self._as_is.encode(text, add_special_tokens=False).ids)
+        return self._encoder.whole(text, most) if begins else self._encoder.going_on(text, most)
 
-    def encode_rendered(self, text: str, *, begins: bool) -> array[int]:
+    def encode_rendered(self, text: str, *, begins: bool, most: int = sys.maxsize) -> array[int]:
         """Tokens of what a template rendered: special tokens that it spells become those tokens, and none are added.
 
         With `begins` it is a whole conversation, tokenized as transformers does it; without, the end of one: its tokens
         are those that the whole has there. A text that goes on behind a special token is to begin with that token, as
-        it may change what follows; the caller drops it again.
+        it may change what follows; the caller drops it again. Raises TooLong: more than `most`.
         """
-        if begins or self._within is self._tokenizer:
-            return tokens_of(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        encoding = self._within.encode(text, add_special_tokens=False)
-        # Up to the first added token the text goes on with what was there. What follows that token is where the
-        # tokenizer may put a space in the middle of a text, too.
-        for index, (token, (start, _)) in enumerate(zip(encoding.ids, encoding.offsets, strict=True)):
-            if token in self._added:
-                rest = self._tokenizer.encode(text[start:], add_special_tokens=False).ids
-                return tokens_of([*encoding.ids[:index], *rest])
-        return tokens_of(encoding.ids)
-
-    @functools.cached_property
-    def _as_is(self) -> Any:
-        return continuing(self._tokenizer, as_is=True)
+        return self._encoder.rendered(text, most) if begins else self._encoder.end(text, most)
 
     def _below(self, size: int) -> Tokenizer:
         if all(token < size for token in self._added):
             return self
         made = copy.copy(self)
-        made.__dict__.pop("splits_at_spaces", None)
-        made._as_is = continuing(self._tokenizer, as_is=True, size=size)
+        made._encoder = Encoder(self._tokenizer, size)
         return made
 
-    @functools.cached_property
+    @property
     def splits_at_spaces(self) -> bool:
         """Whether text that goes on can be encoded in parts, cut before spaces between letters."""
-        return splits_at_spaces(self._as_is)
-
-    @functools.cached_property
-    def _within(self) -> Any:
-        return continuing(self._tokenizer, as_is=False)
+        return self._encoder.as_is_splits
 
     @functools.cached_property
     def anchor(self) -> tuple[int, ...]:

@@ -1,12 +1,12 @@
 -- Makes this router the owner of a trajectory: a new one, the next answer of a known one, or one that lost its router.
 -- Follows entries.lua.
--- KEYS: trajectory hash, chunk stream, index, own router key, index of those with a label.
+-- KEYS: trajectory hash, chunk stream, index of its tenant, own router key, tenant's index of those with a label.
 -- ARGV: 1 expected epoch ("0": must not exist), 2 expected length, 3 new length, 4 settings, 5 usage, 6 router id,
---       7 now ms, 8 ttl ms, 9 session id, 10 router key prefix, 11... entries.
+--       7 now ms, 8 ttl ms, 9 session id, 10 router key prefix, 11 expected state or "", 12... entries.
 -- Returns {"OK", epoch}, {"CHANGED"} if it is not as expected, {"OWNED", ms of its owner's lease left} if it is being
 -- written by a router that lives.
 local header = redis.call("HMGET", KEYS[1], "epoch", "length", "state", "owner", "settings")
-if (header[1] or "0") ~= ARGV[1] or (header[2] or "0") ~= ARGV[2] then
+if (header[1] or "0") ~= ARGV[1] or (header[2] or "0") ~= ARGV[2] or (header[3] or "") ~= ARGV[11] then
   -- The reply to a claim may be lost, then it comes again.
   if header[4] == ARGV[6] and header[2] == ARGV[3] and header[3] == "running" and header[5] == ARGV[4] then
     return {"OK", tonumber(header[1])}
@@ -31,11 +31,11 @@ if not header[1] then
   redis.call("DEL", KEYS[2])
   redis.call("HSET", KEYS[1], "created", ARGV[7])
 end
-add_entries(KEYS[2], 11, #ARGV)
+add_entries(KEYS[2], 12, #ARGV)
 redis.call("HSET", KEYS[1], "epoch", epoch, "length", ARGV[3], "state", "running", "finish", "", "owner", ARGV[6],
   "settings", ARGV[4], "usage", ARGV[5], "updated", ARGV[7])
--- A label is of the answer before, which was finished.
-redis.call("HDEL", KEYS[1], "label", "label_length")
+-- A label is of the answer before, which was finished, and so is a wish to cancel.
+redis.call("HDEL", KEYS[1], "label", "label_length", "cancelled")
 redis.call("ZREM", KEYS[5], ARGV[9])
 touch(KEYS[1], KEYS[2], KEYS[3], ARGV[9], ARGV[7], ARGV[8])
 tidy(KEYS[3], ARGV[7], ARGV[8])

@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any
 
 from router_svc.trajectory import keys
+from router_svc.trajectory.redis_address import RedisAddress
 from router_svc.trajectory.redis_link import RedisLink
 
 
@@ -43,8 +44,8 @@ class Found:
 class HeadStore:
     """Keeps, finds and forgets heads; a call is retried for `patience_s` while Redis is away, which changes nothing."""
 
-    def __init__(self, url: str, patience_s: float) -> None:
-        self._link = RedisLink(url, patience_s)
+    def __init__(self, address: RedisAddress, patience_s: float) -> None:
+        self._link = RedisLink(address, patience_s)
         self._script = self._link.redis.register_script(
             resources.files(__package__).joinpath("heads.lua").read_text("utf-8")
         )

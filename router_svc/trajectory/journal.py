@@ -28,19 +28,19 @@ _MAX_PENDING_CHUNKS = 512
 
 
 class Journal:
-    """The one writer of one trajectory while this router owns it; `show` gets chunks once they are stored."""
+    """The one writer of a session's trajectory while this router owns it; `show` gets chunks once they are stored."""
 
     def __init__(
         self,
         store: TrajectoryStore,
-        session_id: str,
+        name: str,
         owned: Owned,
         length: int,
         usage: Usage,
         show: Callable[[list[Chunk]], None],
     ) -> None:
         self._store = store
-        self._session_id = session_id
+        self._name = name
         self._owned = owned
         self._show = show
         self.length = length
@@ -50,10 +50,12 @@ class Journal:
         self._usage = usage.copy()
         self._pending: list[tuple[Chunk, Usage]] = []
         self._closing = False
+        self._is_quiet = True  # nothing was appended since `look`
+        self.on_cancelled: Callable[[], None] | None = None  # called when the store says that the answer is to end
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self.task = asyncio.create_task(self._write(), name=f"journal-{session_id}")
+        self.task = asyncio.create_task(self._write(), name=f"journal-{name}")
 
     def add(self, chunk: Chunk, usage: Usage) -> None:
         """Takes a chunk; `usage` is what the answer took up to its end.
@@ -75,6 +77,12 @@ class Journal:
         """Waits until another chunk can be added. Should the journal fail, its owner must cancel whoever waits here."""
         await self._room.wait()
 
+    def look(self) -> None:
+        """Asks the store whether the session is still ours and wanted, if no append has told since the last call."""
+        if self._is_quiet:
+            self._work.set()
+        self._is_quiet = True
+
     async def close(self) -> None:
         """Stops the task and waits until no append is under way. Raises what the store raised."""
         self._closing = True
@@ -93,6 +101,8 @@ class Journal:
         """
         if not self.task.done():
             await self.close()
+        elif not self.task.cancelled():
+            self.task.exception()  # the store will say it again
         await self._flush(State.INTERRUPTED, patience_s=patience_s)
 
     async def _write(self) -> None:
@@ -116,12 +126,13 @@ class Journal:
         ready = self._pending[:num]
         usage = ready[-1][1] if ready and not keep_usage else self._usage
         chunks = joined(chunk for chunk, _ in ready)
-        append, told = partial(self._store.append, self._session_id, self._owned), (usage, state, finish, patience_s)
+        append, told = partial(self._store.append, self._name, self._owned), (usage, state, finish, patience_s)
+        self._is_quiet = not chunks
         try:
-            await append(self.length, chunks, *told)
+            is_cancelled = await append(self.length, chunks, *told)
         except Behind as error:
             # Not the same append again: what the store lost goes first. A second loss meanwhile is the caller's to see.
-            await append(error.length, self._since(error.length, chunks), *told)
+            is_cancelled = await append(error.length, self._since(error.length, chunks), *told)
         del self._pending[:num]
         self._usage = usage
         self._stored += chunks
@@ -129,6 +140,8 @@ class Journal:
         self._room.set()
         if chunks:
             self._show(chunks)
+        if is_cancelled and self.on_cancelled is not None:
+            self.on_cancelled()
 
     def _since(self, length: int, chunks: list[Chunk]) -> list[Chunk]:
         """What a store with `length` tokens lacks of all that was stored and of `chunks`, which follow.
@@ -139,7 +152,7 @@ class Journal:
         known = self._stored + chunks
         first, end = (known[0].position, known[-1].end) if known else (self.length, self.length)
         if not first <= length <= end:
-            raise lost(self._session_id, length, self.length, "let Redis write its file at every change")
+            raise lost(self._name, length, self.length, "let Redis write its file at every change")
         if length < self.length:
             _log.warning("redis lost the end of a trajectory, written again", length=length, lost=self.length - length)
         # An empty chunk was stored together with the token at its position.

@@ -1,5 +1,5 @@
 -- Says whether a trajectory's last answer was right, or takes that back.
--- KEYS: trajectory hash, index of those with a label.
+-- KEYS: trajectory hash, its tenant's index of those with a label.
 -- ARGV: 1 session id, 2 label or "".
 -- Returns {"OK"}, {"GONE"} if there is no such trajectory, {"STATE", state} if its last answer is not finished.
 -- The label is kept with the answer's length: a router of before labels drops none when it claims the next answer.

@@ -7,11 +7,10 @@ import builtins
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import grpc
 import structlog
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -24,6 +23,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from router_svc.trajectory.redis_address import RedisAddress
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 
@@ -43,19 +43,19 @@ _CONNECTION: dict[str, Any] = {
 class RedisLink:
     """A pool of connections, and calls that are made again for `patience_s` while Redis is away."""
 
-    def __init__(self, url: str, patience_s: float) -> None:
-        self.address = without_password(url)
+    def __init__(self, address: RedisAddress, patience_s: float) -> None:
         self._patience_s = patience_s
         self._away = False
-        self._url = url
-        self.redis = Redis.from_pool(BlockingConnectionPool.from_url(url, **_POOL, **_CONNECTION))
+        self._redis_address = address
+        self.redis = Redis.from_pool(address.pool(BlockingConnectionPool, **_POOL, **_CONNECTION))
+        self.address = address.shown
 
     async def close(self) -> None:
         await self.redis.aclose()
 
     def script(self, text: str) -> Script:
         """A Lua script with a connection of its own, for one that is called all the time; the caller closes it."""
-        return Script(self._url, text)
+        return Script(self._redis_address, text)
 
     async def command(self, *command: Any) -> Any:
         return await self.call(lambda: self.redis.execute_command(*command))  # type: ignore[no-untyped-call]
@@ -75,23 +75,19 @@ class RedisLink:
                 backoff = backoff or Backoff(first_s=0.05, max_s=1.0, patience_s=patience_s)
                 delay_s = backoff.next_s()
                 if delay_s is None:
-                    raise self._error("REDIS_UNAVAILABLE", f"does not answer: {error}") from error
+                    raise _error("REDIS_UNAVAILABLE", "does not answer") from error
                 if not self._away:  # one line in the log for one outage, however many calls wait
                     _log.warning("waiting for redis", url=self.address, error=str(error))
                 self._away = True
                 await asyncio.sleep(delay_s)
             except RedisError as error:
-                raise self._error("REDIS_REFUSED", f"refused a command: {error}") from error
+                _log.error("redis refused a command", url=self.address, error=str(error))
+                raise _error("REDIS_REFUSED", "refused a command") from error
             else:
                 if self._away:
                     _log.info("redis is back", url=self.address)
                 self._away = False
                 return result
-
-    def _error(self, reason: str, what: str) -> RstitchError:
-        what = f"Redis at {self.address} {what}."
-        remedy = "Start it, give it room, or correct --redis (RSTITCH_REDIS); then try again."
-        return RstitchError(grpc.StatusCode.UNAVAILABLE, reason, what, remedy=remedy, retry_after_s=1.0)
 
 
 class Script:
@@ -101,10 +97,9 @@ class Script:
     the connection has died since the last one, so Redis may run the script twice for it.
     """
 
-    def __init__(self, url: str, text: str) -> None:
+    def __init__(self, address: RedisAddress, text: str) -> None:
         # Without the socket's own timeout, which makes a task for each write; `_call` has one timeout for all of it.
-        pool: ConnectionPool = ConnectionPool.from_url(url, **_CONNECTION)
-        self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+        self._connection: Any = address.pool(**_CONNECTION).make_connection()  # type: ignore[no-untyped-call]
         self._text = text
         self._sha = hashlib.sha1(text.encode()).hexdigest()
 
@@ -143,17 +138,16 @@ class Script:
         return await self._connection.read_response()
 
 
+def _error(reason: str, what: str) -> RstitchError:
+    """Without Redis' address and words, which are in the log."""
+    remedy = "Start it, give it room, or correct --redis (RSTITCH_REDIS); then try again."
+    code = grpc.StatusCode.UNAVAILABLE
+    return RstitchError(code, reason, f"the router's Redis {what}.", remedy=remedy, retry_after_s=1.0)
+
+
 def script_error(message: str) -> RedisError:
     """The exception for an error that a script caught and returned as text.
 
     A script that wrote to a replica can be tried again once the primary is back, as `_PASSING` says.
     """
     return ReadOnlyError(message) if "READONLY" in message else ResponseError(message)
-
-
-def without_password(url: str) -> str:
-    """The URL as logs and errors may show it."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()

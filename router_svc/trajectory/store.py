@@ -1,11 +1,12 @@
 """Trajectories in Redis, which are the truth: what is not stored was not written. It knows neither models nor wire.
 
-A trajectory changes only through one of three Lua scripts. Redis runs nothing else while it runs a script, so that
+A trajectory changes only through one of four Lua scripts. Redis runs nothing else while it runs a script, so that
 between reading the header and writing the chunks nobody can come, and a reader finds both as they were at one moment.
 
-    claim.lua    who writes from now on   expects epoch and length as they were read   sets owner, epoch and RUNNING
+    claim.lua    who writes from now on   expects all as it was read                   sets owner, epoch and RUNNING
     append.lua   what was written         expects its own epoch and its last length    adds chunks, sets length, state
     label.lua    whether it was right     expects a finished answer                    sets label, for that length
+    cancel.lua   that it is to end        expects an answer that is being written      sets a mark, for that epoch
 
 Epoch and length are the fence. The epoch shuts out a router that lost the session and does not know it yet: the
 claim by another has raised it. The length makes a call that comes twice, because the reply to the first was lost, do
@@ -28,9 +29,12 @@ from redis.exceptions import RedisError
 
 from router_svc.trajectory import keys
 from router_svc.trajectory.answer_record import decode_chunk, decode_header, encode_chunks, encode_usage
+from router_svc.trajectory.cancelling import Cancelling
 from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
 from router_svc.trajectory.group_commit import GroupCommit
+from router_svc.trajectory.redis_address import RedisAddress
 from router_svc.trajectory.redis_link import RedisLink, script_error
+from router_svc.trajectory.session_names import id_in, session_name, tenant_in
 from router_svc.trajectory.types import Chunk, FinishReason, Header, Label, State, Trajectory
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
@@ -40,6 +44,7 @@ _log = structlog.get_logger(__name__)
 Cursor = tuple[int, str]
 # Appends of one call: after an outage each may have thousands of arguments, of which Redis 6.2 takes 2**20, and while
 # the call runs Redis serves nobody else.
+_MANY_ENTRIES = 256  # decoded in a few milliseconds
 _MAX_APPENDS = 64
 
 
@@ -66,29 +71,31 @@ class OwnedElsewhere:
 class TrajectoryStore:
     """Reads, claims, extends, lists and deletes trajectories, and keeps the routers' leases beside them.
 
-    A trajectory is forgotten `ttl_s` after its last change; a call is retried for `patience_s` while Redis is away.
+    Sessions go by their names here (`session_names`), but in headers and pages by their ids. A trajectory is forgotten
+    `ttl_s` after its last change; a call is retried for `patience_s` while Redis is away.
     """
 
-    def __init__(self, url: str, *, ttl_s: float, patience_s: float) -> None:
+    def __init__(self, address: RedisAddress, *, ttl_s: float, patience_s: float) -> None:
         self._ttl_ms = int(ttl_s * 1000)
-        self._link = RedisLink(url, patience_s)
+        self._link = RedisLink(address, patience_s)
         # Appends come with every chunk of every answer: they have a connection of their own and share round trips.
         # Claims come once an answer and are sent like any command.
         self._append = self._link.script(_script("entries.lua", "append.lua"))
         self._commit = GroupCommit(self._append_all, _MAX_APPENDS)
         self._claim = self._link.redis.register_script(_script("entries.lua", "claim.lua"))
         self._label = self._link.redis.register_script(_script("label.lua"))
+        self.cancelling = Cancelling(self._link)
 
     async def close(self) -> None:
         await self._append.close()
         await self._link.close()
 
-    async def header(self, session_id: str) -> Header | None:
+    async def header(self, name: str) -> Header | None:
         """A trajectory's header, without its tokens; None if it is unknown or was forgotten."""
-        fields: dict[bytes, bytes] = await self._link.command("HGETALL", keys.trajectory(session_id))
-        return decode_header(session_id, fields) if fields else None
+        fields: dict[bytes, bytes] = await self._link.command("HGETALL", keys.trajectory(name))
+        return decode_header(id_in(name), fields) if fields else None
 
-    async def trajectory(self, session_id: str) -> Trajectory | None:
+    async def trajectory(self, name: str) -> Trajectory | None:
         """All of a trajectory as it was at one moment; None if it is unknown or was forgotten.
 
         Raises RstitchError (DATA_LOSS) if its chunks hold fewer tokens than its header says.
@@ -96,29 +103,30 @@ class TrajectoryStore:
 
         async def read() -> tuple[dict[bytes, bytes], list[tuple[bytes, dict[bytes, bytes]]]]:
             async with self._link.redis.pipeline(transaction=True) as pipe:
-                pipe.hgetall(keys.trajectory(session_id))
-                pipe.xrange(keys.chunks(session_id))
+                pipe.hgetall(keys.trajectory(name))
+                pipe.xrange(keys.chunks(name))
                 header, entries = await pipe.execute()
                 return header, entries
 
         fields, entries = await self._link.call(read)
         if not fields:
             return None
-        if any(b"c" in entry for _, entry in entries):  # what heads were asked may be megabytes
+        # A long answer has thousands, and what heads were asked may be megabytes.
+        if len(entries) > _MANY_ENTRIES or any(b"c" in entry for _, entry in entries):
             chunks = await asyncio.to_thread(_decode_chunks, entries)
         else:
             chunks = _decode_chunks(entries)
-        made = Trajectory(decode_header(session_id, fields), chunks)
+        made = Trajectory(decode_header(id_in(name), fields), chunks)
         num = sum(len(chunk.tokens) for chunk in chunks)
         if num != made.header.length:
             how_to_keep = "Redis must not evict keys (maxmemory-policy noeviction)"
-            raise lost(session_id, num, made.header.length, how_to_keep)
+            raise lost(name, num, made.header.length, how_to_keep)
         return made
 
     async def claim(
         self,
         before: Header | None,
-        session_id: str,
+        name: str,
         router_id: str,
         settings: str,
         usage: Usage,
@@ -128,13 +136,13 @@ class TrajectoryStore:
 
         Returns None if the trajectory is not as in `before` any more (without it: if there is one): read it again.
         """
-        length = before.length if before else 0
+        length, tenant = before.length if before else 0, tenant_in(name)
         names = [
-            keys.trajectory(session_id),
-            keys.chunks(session_id),
-            keys.INDEX,
+            keys.trajectory(name),
+            keys.chunks(name),
+            keys.index(tenant),
             keys.router(router_id),
-            keys.LABELLED,
+            keys.labelled(tenant),
         ]
         reply = await self._link.call(
             lambda: self._claim(
@@ -148,8 +156,9 @@ class TrajectoryStore:
                     router_id,
                     _now_ms(),
                     self._ttl_ms,
-                    session_id,
+                    id_in(name),
                     keys.ROUTER_PREFIX,
+                    before.state.value if before else "",
                     *encode_chunks(chunks),
                 ],
             )
@@ -160,7 +169,7 @@ class TrajectoryStore:
 
     async def append(
         self,
-        session_id: str,
+        name: str,
         owned: Owned,
         length: int,
         chunks: Sequence[Chunk],
@@ -168,8 +177,10 @@ class TrajectoryStore:
         state: State = State.RUNNING,
         finish: FinishReason | None = None,
         patience_s: float | None = None,
-    ) -> None:
+    ) -> bool:
         """Appends `chunks` at `length` and sets state and usage. A call that is made again does nothing more.
+
+        Returns whether somebody wants the answer to end.
 
         Calls for other sessions that come while one is under way share the next one; of each session there may be one
         call at a time, which is what the script relies on to tell a repetition.
@@ -178,7 +189,7 @@ class TrajectoryStore:
         """
         entries = encode_chunks(chunks)
         arguments = [
-            session_id,
+            id_in(name),
             owned.owner,
             owned.epoch,
             length,
@@ -189,34 +200,38 @@ class TrajectoryStore:
             len(entries),
             *entries,
         ]
-        reply = await self._link.call(lambda: self._commit((session_id, arguments)), patience_s)
+        reply = await self._link.call(lambda: self._commit((name, arguments)), patience_s)
         match reply[0]:
             case b"OK":
-                return
+                return False
+            case b"CANCELLED":
+                return True
             case b"LOST":
-                raise taken_over(session_id)
+                raise taken_over(name)
             case b"GONE":
-                raise deleted(session_id, Fenced)
+                raise deleted(name, Fenced)
             case _:
                 raise Behind(int(reply[1]))
 
     async def _append_all(self, appends: list[tuple[str, list[Any]]]) -> list[list[bytes] | RedisError]:
         """Sends the appends of several sessions in one call; returns a reply or an error for each, in their order."""
-        names, arguments = [keys.INDEX], [_now_ms(), self._ttl_ms]
-        for session_id, of_session in appends:
-            names += (keys.trajectory(session_id), keys.chunks(session_id))
+        names: list[str] = []
+        arguments = [_now_ms(), self._ttl_ms]
+        for name, of_session in appends:
+            names += (keys.trajectory(name), keys.chunks(name), keys.index(tenant_in(name)))
             arguments += of_session
         replies = await self._append(keys=names, args=arguments)
         if replies == b"OK":  # the common case, told in one word: parsing a reply for each costs time
             return [[b"OK"]] * len(appends)
         return [script_error(reply[1].decode()) if reply[0] == b"ERROR" else reply for reply in replies]
 
-    async def label(self, session_id: str, label: Label | None) -> State | None:
+    async def label(self, name: str, label: Label | None) -> State | None:
         """Labels the last answer if it is finished, or takes its label back; its time of change and expiry stay.
 
         Returns the state that it found: any but FINISHED, or None where there is no such trajectory, changed nothing.
         """
-        names, args = [keys.trajectory(session_id), keys.LABELLED], [session_id, label.value if label else ""]
+        names = [keys.trajectory(name), keys.labelled(tenant_in(name))]
+        args = [id_in(name), label.value if label else ""]
         reply = await self._link.call(lambda: self._label(keys=names, args=args))
         match reply[0]:
             case b"OK":
@@ -225,28 +240,28 @@ class TrajectoryStore:
                 return State(reply[1].decode())
         return None
 
-    async def delete(self, session_id: str) -> bool:
+    async def delete(self, name: str) -> bool:
         """Forgets a trajectory and says whether there was one. A router that writes it finds out at its next append."""
 
         async def drop() -> list[int]:
             async with self._link.redis.pipeline(transaction=True) as pipe:
-                pipe.delete(keys.trajectory(session_id), keys.chunks(session_id))
-                pipe.zrem(keys.INDEX, session_id)
-                pipe.zrem(keys.LABELLED, session_id)
+                pipe.delete(keys.trajectory(name), keys.chunks(name))
+                for index in (keys.index(tenant_in(name)), keys.labelled(tenant_in(name))):
+                    pipe.zrem(index, id_in(name))
                 counts: list[int] = await pipe.execute()
                 return counts
 
         return any(await self._link.call(drop))
 
     async def page(
-        self, num: int, before: Cursor | None, *, labelled: bool = False
+        self, num: int, before: Cursor | None, *, tenant: str = "", labelled: bool = False
     ) -> tuple[list[Header], Cursor | None]:
-        """One page of up to `num` headers, the trajectories that changed last first, and where it ended.
+        """One page of up to `num` headers of a tenant, the trajectories that changed last first, and where it ended.
 
         The next page begins there; None: there is none. With `labelled` there are only those that have a label.
         """
         found: list[Header] = []
-        index = keys.LABELLED if labelled else keys.INDEX
+        index = keys.labelled(tenant) if labelled else keys.index(tenant)
         while True:
             # One more than there is room for tells whether another page follows.
             entries = await self._entries_after(index, before, num - len(found) + 1)
@@ -254,7 +269,7 @@ class TrajectoryStore:
                 if len(found) == num:
                     return found, before
                 before = entry
-                header = await self.header(entry[1])
+                header = await self.header(session_name(tenant, entry[1]))
                 # Redis drops expired hashes by itself, but their names stay in the index until the next claim tidies
                 # it. A label may have been taken back since the entry was read, or be of an answer before.
                 if header is not None and (header.label is not None or not labelled):

@@ -95,6 +95,15 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A session whose answer was to be cancelled, once nobody writes it any more; `length` is in tokens."""
+
+    state: State  # RUNNING where another answer was begun meanwhile
+    length: int
+    was_cancelled: bool  # False where it was over before
+
+
 class Label(StrEnum):
     """What somebody said of a finished answer."""
 

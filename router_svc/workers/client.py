@@ -13,18 +13,19 @@ from dataclasses import asdict
 from typing import Any
 
 import grpc
+import structlog
 
 from router_svc.policies.early_exit import ExitStyle
 from router_svc.policies.policy import Handoff
 from router_svc.text.tokenizer import TokenizerFiles
 from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.types import Model, Signal
+from router_svc.workers.connection import Connection
 from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd, RunFinish, WorkerInfo
-from rstitch.channels import client_options
 from rstitch.errors import RstitchError, from_rpc_error
-from rstitch.service.telemetry import Telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
+_log = structlog.get_logger(__name__)
 _MAX_HEADS = 64
 # Fields that the contract's messages have under the same names.
 _INFO_FIELDS = ("model", "vocab_size", "context_length", "dtype", "device", "num_parameters", "instance_id")
@@ -86,7 +87,7 @@ class DecodeStream:
         except (grpc.RpcError, asyncio.InvalidStateError):  # the call is over: the reader is told why
             return
         except Exception as exc:  # noqa: BLE001 - whatever it is: a run must never wait for ever
-            self._unsent = RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"a run could not be sent: {exc}.")
+            self._unsent = _broken("a run could not be sent", exc)
             self._call.cancel()
 
     async def _read(self) -> None:
@@ -101,7 +102,7 @@ class DecodeStream:
         except grpc.aio.AioRpcError as exc:
             error = from_rpc_error(exc)
         except Exception as exc:  # noqa: BLE001 - whatever a broken message leads to: a run must never wait for ever
-            error = RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"the worker broke the contract: {exc}.")
+            error = _broken("the worker broke the contract", exc)
         except asyncio.CancelledError:
             error = RstitchError(grpc.StatusCode.CANCELLED, "CLOSED", "the stream was closed.")
         self._failure = error = self._unsent or error
@@ -117,15 +118,20 @@ OpenStream = Callable[[worker_pb2_grpc.WorkerServiceStub, str], DecodeStream]
 class WorkerClient:
     """The connection to the worker that should be `model`. Every method raises RstitchError; none retries."""
 
-    def __init__(self, model: Model, address: str, telemetry: Telemetry, stream: OpenStream = DecodeStream) -> None:
+    def __init__(self, model: Model, connection: Connection, stream: OpenStream = DecodeStream) -> None:
         self.model = model
-        self.address = address
+        self.address = connection.address
         self._open_stream = stream
-        self._channel = grpc.aio.insecure_channel(
-            address, options=client_options(), interceptors=telemetry.client_interceptors()
-        )
-        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._connection = connection
+        self._channel: Any = None  # that of the stub
         self._heads: dict[str, bytes] = {}  # the one kept last at the end
+
+    @property
+    def _stub(self) -> worker_pb2_grpc.WorkerServiceStub:
+        channel = self._connection.channel
+        if channel is not self._channel:
+            self._channel, self._made = channel, worker_pb2_grpc.WorkerServiceStub(channel)
+        return self._made
 
     async def info(self, timeout_s: float = 5.0) -> WorkerInfo:
         try:
@@ -203,7 +209,13 @@ class WorkerClient:
             raise from_rpc_error(exc) from exc
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._connection.close()
+
+
+def _broken(what: str, error: Exception) -> RstitchError:
+    _log.error(what, exc_info=error)
+    remedy = "Run workers and router of one version; the router's log has more."
+    return RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"{what}.", remedy=remedy)
 
 
 def is_lost(error: RstitchError) -> bool:

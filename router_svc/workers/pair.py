@@ -17,6 +17,7 @@ from router_svc.text import render_process
 from router_svc.text.matching import Vocabulary
 from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
 from router_svc.text.vocabularies import Vocabularies
+from router_svc.trajectory.session_names import facts_of
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import WorkerClient
 from router_svc.workers.runs import WorkerInfo
@@ -65,6 +66,12 @@ class WorkerPair:
         )
 
     @property
+    def _waits_for(self) -> str:
+        """What is waited for, in the words of an error: without addresses."""
+        missing = [model.name for model, side in self._sides.items() if not side.answers]
+        return f"it waits for the worker of the {' and of the '.join(missing)}" if missing else "the models are matched"
+
+    @property
     def vocabularies(self) -> Vocabularies:
         """Both models' vocabularies. Raises RstitchError (UNAVAILABLE) while they are not known."""
         self.check_ready()
@@ -90,7 +97,7 @@ class WorkerPair:
         if self.mismatch is not None:
             raise self.mismatch
         if self._vocabularies is None:
-            what, remedy = f"the router is not ready: {self.detail}.", "Try again when its health says SERVING."
+            what, remedy = f"the router is not ready: {self._waits_for}.", "Try again when its health says SERVING."
             raise RstitchError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", what, remedy=remedy, retry_after_s=1.0)
 
     def client(self, model: Model) -> WorkerClient:
@@ -131,7 +138,7 @@ class WorkerPair:
             async with asyncio.timeout(timeout_s), self._changed:
                 await self._changed.wait_for(lambda: side.answers or self.mismatch is not None)
         except TimeoutError:
-            raise worker_unavailable(model, side.client.address, side.detail) from None
+            raise worker_unavailable(model) from None
         if self.mismatch is not None:
             raise self.mismatch
 
@@ -139,6 +146,15 @@ class WorkerPair:
         async with asyncio.TaskGroup() as group:
             for model in Model:
                 group.create_task(self._monitor(model), name=f"monitor-{model.label}")
+
+    async def forget(self, name: str) -> None:
+        """Closes a session on both workers. Best effort: what one holds of a forgotten session is evicted anyway."""
+        closing = [client.close_session(name) for client in map(self.client, Model)]
+        for model, error in zip(Model, await asyncio.gather(*closing, return_exceptions=True), strict=True):
+            if isinstance(error, RstitchError):
+                _log.info("session not closed on worker", role=model.label, error=str(error), **facts_of(name))
+            elif error is not None:
+                raise error
 
     async def close(self) -> None:
         for side in self._sides.values():
@@ -253,13 +269,14 @@ def _vocabularies(slm: _Matched, llm: _Matched) -> Vocabularies:
     except RstitchError:
         raise
     except Exception as error:  # whatever the library raises of a file that it could read
-        what = f"the two tokenizers cannot be compared: {error}"
+        _log.error("tokenizers cannot be compared", exc_info=error)
+        what = "the two tokenizers cannot be compared; the router's log says why"
         remedy = "Give the workers model folders whose tokenizer.json are sound."
         raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "BAD_TOKENIZER", what, remedy=remedy) from error
 
 
-def worker_unavailable(model: Model, address: str, why: str) -> RstitchError:
-    """UNAVAILABLE: the patience with a worker is at its end."""
-    what = f"the {model.name} worker at {address} does not answer: {why.rstrip('.')}."
+def worker_unavailable(model: Model) -> RstitchError:
+    """UNAVAILABLE: the patience with a worker is at its end. Where it is and why, the log and GetStatus say."""
+    what = f"the {model.name}'s worker does not answer."
     remedy = "Start it again, then re-attach with resume_from."
     return RstitchError(grpc.StatusCode.UNAVAILABLE, "WORKER_UNAVAILABLE", what, remedy=remedy, retry_after_s=1.0)

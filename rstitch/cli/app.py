@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from rstitch.cli import ask, demo, heads, health, profiles, trajectory, up, version
+from rstitch.cli import ask, certs, demo, heads, health, profiles, trajectory, up, version
 from rstitch.cli.tools import add_tools
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(heads.app, name="heads")
 app.command("health")(health.health)
 app.command("demo")(demo.demo)
 add_tools(app)
+app.command("certs")(certs.certs)
 app.command("version")(version.version)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from json import loads
 from typing import Annotated, Any
 
@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 
 from rstitch.cli import render
-from rstitch.cli.common import Json, Router, as_dict, command, out, print_json
+from rstitch.cli.common import Json, Router, as_dict, command, err, out, print_json
 from rstitch.cli.policies import HELP, policy_text, spec_of
+from rstitch.cli.trajectory import cancelled_text
 from rstitch.client.sync import Client
 from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Started, Switch
+from rstitch.credentials import Credentials
 from rstitch.errors import invalid
 from rstitch.limits import ROUTER_ADDRESS
 
@@ -23,6 +25,7 @@ from rstitch.limits import ROUTER_ADDRESS
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
     router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
     policy: Annotated[str | None, typer.Option(help=HELP, show_default="the router's")] = None,
     tau: Annotated[float | None, typer.Option(help="threshold: the LLM takes over above this entropy.")] = None,
     tau_return: Annotated[
@@ -42,22 +45,27 @@ def ask(
         typer.Option(help="on | off: may the LLM write alone while routing loses?", show_default="the router's"),
     ] = None,
     session: Annotated[str, typer.Option(help="Continue this conversation, or name a new one.")] = "",
-    cache_salt: Annotated[str, typer.Option(help="Tenant: share computed prompts only under this salt.")] = "",
+    cache_salt: Annotated[str, typer.Option(help="Share computed prompts only under this salt.")] = "",
     system: Annotated[str, typer.Option(help="System message before the question.")] = "",
     template_arg: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Variable of the chat template, such as enable_thinking=false."),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text as it is.")] = False,
+    on_disconnect: Annotated[
+        str | None,
+        typer.Option(help="continue | stop: what a lost connection means for the answer.", show_default="the router's"),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
     json: Json = False,
 ) -> None:
-    """Asks a question and shows who writes which part of the answer."""
+    """Asks a question and shows who writes which part of the answer. Ctrl-C cancels it; what is written is kept."""
     if question == "-":
         question = sys.stdin.read()
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
     spec = spec_of(policy, tau, tau_return)
-    with Client(router, timeout) as client:
+    wish: Any = on_disconnect  # whether it is one of the two is checked where it is sent
+    with Client(router, timeout, credentials=access) as client:
         events = client.generate(
             question if raw else None,
             chat=None if raw else messages,
@@ -72,13 +80,34 @@ def ask(
             guard=_on_or_off(guard),
             session_id=session,
             cache_salt=cache_salt,
+            on_disconnect=wish,
         )
-        if json:
-            for event in events:
-                plain = {"event": type(event).__name__.lower(), **as_dict(event)}
-                print_json(plain | ({"policy": policy_text(event.policy)} if isinstance(event, Finished) else {}))
-        else:
-            show(events, out())
+        asked = _Asked(events)
+        try:
+            if json:
+                for event in asked:
+                    plain = {"event": type(event).__name__.lower(), **as_dict(event)}
+                    print_json(plain | ({"policy": policy_text(event.policy)} if isinstance(event, Finished) else {}))
+            else:
+                show(asked, out())
+        except KeyboardInterrupt:
+            if asked.session_id:
+                err().print(f"\n{cancelled_text(asked.session_id, client.cancel(asked.session_id))}", soft_wrap=True)
+            raise
+
+
+class _Asked:
+    """The events of an answer, and its session once that is known."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self.session_id = ""
+        self._events = events
+
+    def __iter__(self) -> Iterator[Event]:
+        for event in self._events:
+            if isinstance(event, Started):
+                self.session_id = event.session_id
+            yield event
 
 
 def _template_args(words: Iterable[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from rstitch.cli.access import with_access
 from rstitch.cli.log_lines import last_lines
 from rstitch.errors import Refused, RstitchError
 from rstitch.local.part import StackError
@@ -52,12 +53,16 @@ def print_whole(console: Console, table: Table) -> None:
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Makes a command tell its errors to people: one red line, exit code 2 for bad input and 1 for the rest."""
+    """Makes a command tell its errors to people: one red line, exit code 2 for bad input and 1 for the rest.
 
-    @functools.wraps(function)
+    One with a parameter `access` gets the options of TLS and key.
+    """
+    called = with_access(function)
+
+    @functools.wraps(called)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            function(*args, **kwargs)
+            called(*args, **kwargs)
         except RstitchError as error:
             print_error(str(error))
             raise typer.Exit(exit_code(error)) from None

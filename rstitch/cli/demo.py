@@ -16,6 +16,7 @@ from rstitch.cli.examples import DEMO_TAU, EXAMPLES, Example, boxed
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.client.sync import Client
 from rstitch.client.types import Answer, LlmOnly, Message, Policy, SlmOnly, Threshold
+from rstitch.credentials import Credentials
 from rstitch.local.stack import LocalStack
 
 # What an answer may need at most; the longest of the tiny LLM's are about half of it.
@@ -29,17 +30,21 @@ def demo(
     router: Annotated[
         str | None, typer.Option("--router", metavar="HOST:PORT", help="Ask this router; start nothing.")
     ] = None,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="With certificates on every wire, and a key for whoever asks.")
+    ] = False,
+    access: Credentials = Credentials(),
 ) -> None:
     """Starts everything, asks three questions of the LLM, the SLM and both together, and stops."""
     console = out()
     with stopped_by_signals():
         if router is not None:
-            ask_all(router, EXAMPLES[:questions], tau, console)
+            ask_all(router, EXAMPLES[:questions], tau, console, access)
             return
-        stack = LocalStack()
+        stack = LocalStack(secure=secure)
         start(stack, console)
         try:
-            ask_all(stack.router_address, EXAMPLES[:questions], tau, console)
+            ask_all(stack.router_address, EXAMPLES[:questions], tau, console, stack.credentials)
         finally:
             stack.stop()
     console.print(
@@ -47,12 +52,14 @@ def demo(
     )
 
 
-def ask_all(router: str, examples: tuple[Example, ...], tau: float, console: Console) -> None:
+def ask_all(
+    router: str, examples: tuple[Example, ...], tau: float, console: Console, access: Credentials = Credentials()
+) -> None:
     """Asks every question under every policy and prints what came."""
     both = f"R-Stitch, tau {tau:g}"
     policies: dict[str, Policy] = {"LLM only": LlmOnly(), "SLM only": SlmOnly(), both: Threshold(tau)}
     answers: dict[str, list[Answer]] = {name: [] for name in policies}
-    with Client(router, timeout_s=120) as client:
+    with Client(router, timeout_s=120, credentials=access) as client:
         for policy in policies.values():  # what is done once and lazily should not count as anyone's time
             _ask(client, Example("How many?", 0), policy, max_new_tokens=4)
         for number, example in enumerate(examples, 1):

@@ -12,6 +12,7 @@ from rich.table import Table
 from rstitch.cli.common import Json, Router, as_dict, command, out, print_json, print_whole
 from rstitch.client.sync import Client
 from rstitch.client.types import HeadStatus
+from rstitch.credentials import Credentials
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import ROUTER_ADDRESS
 
@@ -22,9 +23,9 @@ Name = Annotated[str, typer.Argument(help="Name of the head.")]
 
 @app.command("ls")
 @command
-def ls(router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
+def ls(router: Router = ROUTER_ADDRESS, access: Credentials = Credentials(), json: Json = False) -> None:
     """Lists the heads of store and router; ask with one by --policy learned:NAME."""
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         found = client.status().heads
     if json:
         for head in found:
@@ -49,6 +50,7 @@ def put(
     file: Annotated[Path, typer.Argument(help="A head.safetensors.")],
     name: Annotated[str, typer.Option(help="The name that it is asked for by.")],
     router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
     inactive: Annotated[bool, typer.Option("--inactive", help="Keep it, but leave what the name stands for.")] = False,
     ttl_s: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Forget it after so many seconds; 0: never.")] = 0,
     description: Annotated[str, typer.Option(help="How it was made and what it promises.")] = "",
@@ -58,7 +60,7 @@ def put(
         data = file.read_bytes()
     except OSError as error:
         raise invalid("FILE", f"it cannot be read: {error}.", "Name a head.safetensors.") from error
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         try:
             full_name = client.store_head(name, data, active=not inactive, ttl_s=ttl_s, description=description)
         except RstitchError as error:
@@ -73,20 +75,21 @@ def put(
 def activate(
     full_name: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="The version.")],
     router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
 ) -> None:
     """Lets a name stand for another of its versions, from the next answer on."""
     name, _, version = full_name.partition("@")
     if not version:
         raise invalid("NAME@VERSION", f"{name} has no version.", f"rstitch heads ls names them; or: rollback {name}.")
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         typer.echo(f"in service: {client.activate_head(name, version)}")
 
 
 @app.command("rollback")
 @command
-def rollback(name: Name, router: Router = ROUTER_ADDRESS) -> None:
+def rollback(name: Name, router: Router = ROUTER_ADDRESS, access: Credentials = Credentials()) -> None:
     """Lets a name stand for the version before; once more takes that back."""
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         typer.echo(f"in service: {client.activate_head(name)}")
 
 
@@ -95,9 +98,10 @@ def rollback(name: Name, router: Router = ROUTER_ADDRESS) -> None:
 def rm(
     names: Annotated[list[str], typer.Argument(metavar="NAME[@VERSION]...", help="Without a version: all of them.")],
     router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
 ) -> None:
     """Forgets heads of the store; answers that are being written go on with them."""
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         for name in names:
             client.delete_head(name)
             typer.echo(f"removed {name}")

@@ -11,6 +11,7 @@ from rich.text import Text
 from rstitch.cli.common import FAILED, Json, Router, as_dict, command, out, print_json, print_whole
 from rstitch.client.sync import Client
 from rstitch.client.types import GuardStatus
+from rstitch.credentials import Credentials
 from rstitch.limits import ROUTER_ADDRESS
 from rstitch.local.readiness import health_of
 
@@ -18,6 +19,7 @@ from rstitch.local.readiness import health_of
 @command
 def health(
     router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Ask this gRPC server's grpc.health.v1 instead.")
     ] = None,
@@ -26,13 +28,17 @@ def health(
     json: Json = False,
 ) -> None:
     """Says whether the router and both workers are ready; exit code 1 if not."""
-    ready = _server_health(address, service, timeout, json) if address else _router_health(router, timeout, json)
+    ready = (
+        _server_health(address, service, timeout, access, json)
+        if address
+        else _router_health(router, timeout, access, json)
+    )
     if not ready:
         raise typer.Exit(FAILED)
 
 
-def _server_health(address: str, service: str, timeout: float, json: bool) -> bool:
-    state = health_of(address, service, timeout)
+def _server_health(address: str, service: str, timeout: float, access: Credentials, json: bool) -> bool:
+    state = health_of(address, service, timeout, access)
     if json:
         print_json({"address": address, "health": state})
     else:
@@ -40,8 +46,8 @@ def _server_health(address: str, service: str, timeout: float, json: bool) -> bo
     return state == "SERVING"
 
 
-def _router_health(router: str, timeout: float, json: bool) -> bool:
-    with Client(router) as client:
+def _router_health(router: str, timeout: float, access: Credentials, json: bool) -> bool:
+    with Client(router, credentials=access) as client:
         status = client.status(timeout_s=timeout)
     # The router itself stays ready while a worker is away for a while: answers wait for it.
     ready = status.ready and all(worker.ready for worker in status.workers)

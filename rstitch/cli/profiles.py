@@ -14,6 +14,7 @@ from rstitch.cli.policies import HELP, spec_of
 from rstitch.client.specs import Spec, text_of
 from rstitch.client.sync import Client
 from rstitch.client.types import KeptProfile
+from rstitch.credentials import Credentials
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import ROUTER_ADDRESS
 
@@ -24,9 +25,9 @@ Name = Annotated[str, typer.Argument(help="Name of the profile.")]
 
 @app.command("ls")
 @command
-def ls(router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
+def ls(router: Router = ROUTER_ADDRESS, access: Credentials = Credentials(), json: Json = False) -> None:
     """Lists profiles by name; ask with one by --policy profile:NAME."""
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         found = client.profiles()
     if json:
         for profile in found:
@@ -44,9 +45,9 @@ def ls(router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
 
 @app.command("show")
 @command
-def show(name: Name, router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
+def show(name: Name, router: Router = ROUTER_ADDRESS, access: Credentials = Credentials(), json: Json = False) -> None:
     """Shows one: its policy and how it was found."""
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         found = {profile.name: profile for profile in client.profiles()}
     if name not in found:
         remedy = f"There are {', '.join(found)}." if found else "There are none."
@@ -65,13 +66,14 @@ def put(
     name: Name,
     policy: Annotated[str, typer.Argument(help=HELP)],
     router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
     description: Annotated[str, typer.Option(help="Where it comes from.")] = "set by hand",
 ) -> None:
     """Keeps a policy under a name; one that was kept under it is replaced. `rstitch calibrate` finds one."""
     spec = spec_of(policy, None, None)
     if spec.policy is None:
         raise invalid("policy", "there is none.", "Name one, such as threshold:tau=0.02.")
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         kept = client.put_profile(KeptProfile(name, spec.policy, spec.early_exit, spec.budget, description))
     typer.echo(f"{kept.name}: {_words(kept)}")
 
@@ -79,10 +81,12 @@ def put(
 @app.command("rm")
 @command
 def rm(
-    names: Annotated[list[str], typer.Argument(help="Names of the profiles.")], router: Router = ROUTER_ADDRESS
+    names: Annotated[list[str], typer.Argument(help="Names of the profiles.")],
+    router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
 ) -> None:
     """Forgets profiles; answers that were begun with them are not touched."""
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         for name in names:
             client.delete_profile(name)
             typer.echo(f"removed {name}")

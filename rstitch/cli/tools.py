@@ -6,6 +6,7 @@ Nothing of them is imported here. Each parses its own flags, and its --help is i
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import typer
 
 from rstitch.cli.common import FAILED, command, err, print_error
+from rstitch.credentials import Credentials
 
 _SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -38,6 +40,7 @@ _LATENCY = Tool(
     "latency", "evals.latency", (*_MODELS, "matplotlib"), "Times the models' calls and fits the latency model."
 )
 TOOLS = (
+    Tool("keys", "router_svc.access", ("router_svc",), "Makes, rotates and revokes the keys that callers show."),
     Tool("bench", "evals.bench", (*_MODELS, "matplotlib", "redis"), "Measures speed beside what else there is."),
     Tool("calibrate", "evals.calibrate", _MODELS, "Finds the policy's parameter for a share, a loss or a speed-up."),
     _LATENCY,
@@ -64,7 +67,7 @@ def add_tools(app: typer.Typer) -> None:
 
 def _command(tool: Tool) -> Callable[[typer.Context], None]:
     @command
-    def run(context: typer.Context) -> None:
+    def run(context: typer.Context, access: Credentials = Credentials()) -> None:
         if tool.instead:
             err().print(f"note: rstitch {tool.name} is now rstitch {tool.instead}", style="yellow", soft_wrap=True)
         missing = [package for package in tool.needed if importlib.util.find_spec(package) is None]
@@ -75,14 +78,17 @@ def _command(tool: Tool) -> Callable[[typer.Context], None]:
             )
             raise typer.Exit(FAILED)
         # -P: the folder one stands in may have packages of these names.
-        raise typer.Exit(_exit_code_of([sys.executable, "-P", "-m", tool.module, *context.args]))
+        raise typer.Exit(_exit_code_of([sys.executable, "-P", "-m", tool.module, *context.args], access))
 
     return run
 
 
-def _exit_code_of(arguments: Sequence[str]) -> int:
-    """Runs a program to its end. A signal to stop is for the program, which takes its time to stop what it started."""
-    child = subprocess.Popen(arguments)
+def _exit_code_of(arguments: Sequence[str], access: Credentials) -> int:
+    """Runs a program to its end. A signal to stop is for the program, which takes its time to stop what it started.
+
+    How a router lets it in is in its environment, which others on the machine do not see.
+    """
+    child = subprocess.Popen(arguments, env={**os.environ, **access.as_environment()})
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),  # a terminal sends it to both
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),

@@ -1,4 +1,4 @@
-"""`rstitch trajectory ls | show | label | rm`: the trajectories that a router keeps."""
+"""`rstitch trajectory ls | show | label | cancel | rm`: the trajectories that a router keeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rstitch.cli.common import Json, Router, as_dict, command, out, print_json, 
 from rstitch.cli.labels import label_all, parse_label
 from rstitch.cli.policies import policy_text
 from rstitch.client.sync import Client
-from rstitch.client.types import Label, Source, Trajectory
+from rstitch.client.types import Cancelled, Label, Source, Trajectory
+from rstitch.credentials import Credentials
 from rstitch.errors import invalid
 from rstitch.limits import ROUTER_ADDRESS
 
@@ -27,12 +28,13 @@ Session = Annotated[str, typer.Argument(help="Id of the session.")]
 @command
 def ls(
     router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
     labelled: Annotated[bool, typer.Option("--labelled", help="Only those whose last answer has a label.")] = False,
     json: Json = False,
 ) -> None:
     """Lists the trajectories that are kept, newest first."""
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         found = list(islice(client.trajectories(min(limit, 1000), labelled=labelled), limit))
     if json:
         for trajectory in found:
@@ -54,9 +56,11 @@ def ls(
 
 @app.command("show")
 @command
-def show(session: Session, router: Router = ROUTER_ADDRESS, json: Json = False) -> None:
+def show(
+    session: Session, router: Router = ROUTER_ADDRESS, access: Credentials = Credentials(), json: Json = False
+) -> None:
     """Shows one: its text coloured by model, its segments, its usage."""
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         trajectory = client.trajectory(session)
     if json:
         print_json(_plain(trajectory))
@@ -89,12 +93,13 @@ def label(
     session: Annotated[str | None, typer.Argument(help="Id of the session.")] = None,
     word: Annotated[str | None, typer.Argument(metavar="[right|wrong|none]", help="Whether it was right.")] = None,
     router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
     file: Annotated[
         Path | None, typer.Option(help='Labels many: lines of {"session_id": ..., "label": "right"}.')
     ] = None,
 ) -> None:
     """Says whether a session's last answer, which must be finished, was right; none takes that back."""
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         if file is not None:
             if session is not None:
                 raise invalid("--file", "there is a session, too.", "Give a session and its label, or --file.")
@@ -106,16 +111,36 @@ def label(
     typer.echo(f"labelled {session}: {word}")
 
 
+@app.command("cancel")
+@command
+def cancel(
+    sessions: Annotated[list[str], typer.Argument(help="Ids of the sessions.")], router: Router = ROUTER_ADDRESS
+) -> None:
+    """Ends answers that are being written; what is written is kept."""
+    with Client(router) as client:
+        for session in sessions:
+            typer.echo(cancelled_text(session, client.cancel(session)))
+
+
 @app.command("rm")
 @command
 def rm(
-    sessions: Annotated[list[str], typer.Argument(help="Ids of the sessions.")], router: Router = ROUTER_ADDRESS
+    sessions: Annotated[list[str], typer.Argument(help="Ids of the sessions.")],
+    router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
 ) -> None:
     """Forgets trajectories; one that is being written is stopped first."""
-    with Client(router) as client:
+    with Client(router, credentials=access) as client:
         for session in sessions:
             client.delete_trajectory(session)
             typer.echo(f"removed {session}")
+
+
+def cancelled_text(session: str, found: Cancelled) -> str:
+    """Says what a cancel found, in one line."""
+    if found.cancelled:
+        return f"cancelled {session}: {found.length} tokens are kept"
+    return f"{session} is not being written: {found.state.value}"
 
 
 def _label_text(trajectory: Trajectory) -> str:

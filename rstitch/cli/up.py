@@ -12,6 +12,7 @@ from rstitch.cli.examples import PROPOSED
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.errors import invalid
 from rstitch.limits import ROUTER_PORT
+from rstitch.local.readiness import without_secrets
 from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
 
 _WATCH_S = 0.5
@@ -45,6 +46,9 @@ def up(
     otlp_endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Where traces go: OTLP over gRPC.", show_default="nowhere")
     ] = None,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="With certificates on every wire, and a key for whoever asks.")
+    ] = False,
     timeout: Annotated[float, typer.Option(min=1, help="How long a part may take to start, in s.")] = 600.0,
 ) -> None:
     """Starts Redis, both workers and the router, and stops them on Ctrl-C."""
@@ -59,6 +63,7 @@ def up(
         redis_url=redis,
         env={"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint} if otlp_endpoint else None,
         timeout_s=timeout,
+        secure=secure,
     )
     with stopped_by_signals():
         start(stack, console)
@@ -66,8 +71,13 @@ def up(
             where = "" if port == ROUTER_PORT else f" --router {stack.router_address}"
             slm, llm = stack.worker_addresses
             console.print(
-                f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {stack.redis_url}", soft_wrap=True
+                f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {without_secrets(stack.redis_url)}",
+                soft_wrap=True,
             )
+            if secure:
+                shown = stack.credentials.as_environment()
+                told = " ".join(f"{name}={value}" for name, value in shown.items())
+                console.print(f"who asks needs a key and a certificate: [bold]export {told}[/]", soft_wrap=True)
             console.print(f'ask:  [bold]rstitch ask{where} "{PROPOSED.question}"[/]', soft_wrap=True)
             console.print(f"logs: {stack.folder}\nCtrl-C stops everything", style="dim", soft_wrap=True)
             while True:

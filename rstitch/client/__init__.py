@@ -5,6 +5,7 @@
 from rstitch.client.aio import AsyncClient
 from rstitch.client.sync import Client
 from rstitch.client.types import *
+from rstitch.credentials import Credentials
 from rstitch.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -20,11 +21,12 @@ from rstitch.errors import (
 
 # fmt: off
 __all__ = [
-    "Answer", "AsyncClient", "Budget", "ChatInput", "Chunk", "Client", "Confidence", "Consultation",
-    "DeadlineExceeded", "EarlyExit", "EarlyExitTaken", "Event", "FailedPrecondition", "FinishReason", "Finished",
-    "GuardStatus", "HeadStatus", "InternalError", "Interrupted", "InvalidArgument", "KeptProfile", "Label", "Learned",
-    "LlmOnly", "Message", "Model", "NotFound", "Observation", "Policy", "Profile", "Question", "Random", "Refused",
-    "ResourceExhausted", "RstitchError", "Sampling", "Segment", "Signal", "SlmOnly", "Source", "Speculative",
+    "Answer", "AsyncClient", "Budget", "Cancelled", "ChatInput", "Chunk", "Client", "Confidence",
+    "Consultation", "Credentials", "DeadlineExceeded", "EarlyExit", "EarlyExitTaken", "Event", "FailedPrecondition",
+    "FinishReason", "Finished", "GuardStatus", "HeadStatus", "InternalError", "Interrupted", "InvalidArgument",
+    "KeptProfile", "Label", "Learned", "LlmOnly", "Message", "Model", "NotFound", "Observation", "Policy", "Profile",
+    "Question", "Random", "Refused", "ResourceExhausted", "RstitchError", "Sampling", "Segment", "Signal", "SlmOnly",
+    "Source", "Speculative",
     "Started", "Status", "Switch", "SwitchReason", "TemplateArguments", "Threshold", "TimeBreakdown", "Trajectory",
     "TrajectoryState", "Unavailable", "Usage", "WorkerStatus",
 ]

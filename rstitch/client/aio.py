@@ -16,7 +16,8 @@ from rstitch.client.events import Answer, Event, Finished, Observation
 from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reconnect import Resumable, ended_early
-from rstitch.client.status import Status, Trajectory
+from rstitch.client.status import Cancelled, Status, Trajectory
+from rstitch.credentials import Credentials
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
 from rstitch.v1 import router_pb2
 
@@ -24,7 +25,8 @@ from rstitch.v1 import router_pb2
 class AsyncClient(common.Connection):
     """Asks a router, in asyncio programs. Make it inside the running loop; close it or use it with `async with`."""
 
-    _wire = grpc.aio
+    def _make_channel(self, credentials: Credentials) -> Any:
+        return credentials.aio_channel(self.address)
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,6 +88,11 @@ class AsyncClient(common.Connection):
         """Yields what the SLM would have thought along an answer; see `Client.observe_answer`."""
         request = messages.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
         return self._observations(request, timeout_s)
+
+    async def cancel(self, session_id: str) -> Cancelled:
+        """Ends the answer that is being written in a session; see `Client.cancel`."""
+        request = router_pb2.CancelGenerationRequest(session_id=session_id)
+        return messages.cancelled(await self._call("CancelGeneration", request))
 
     async def delete_trajectory(self, session_id: str) -> None:
         """Forgets a trajectory; stops it first if it is still being written."""

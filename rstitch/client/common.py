@@ -6,9 +6,9 @@ from typing import Any
 
 import grpc
 
-from rstitch.channels import client_options
 from rstitch.client.status import Status
 from rstitch.client.tracing import trace_metadata
+from rstitch.credentials import Credentials
 from rstitch.errors import RstitchError, from_rpc_error, invalid
 from rstitch.limits import ROUTER_ADDRESS, host_and_port
 from rstitch.v1 import router_pb2_grpc
@@ -28,25 +28,22 @@ class Connection:
     All methods of a client raise RstitchError, by its subclasses.
     """
 
-    _wire: Any  # grpc or grpc.aio
-
     def __init__(
         self,
         address: str = ROUTER_ADDRESS,
         timeout_s: float | None = None,  # of a call, of a whole answer for `generate`; None: 30 s, none for `generate`
         *,
         reconnect_s: float = DEFAULT_RECONNECT_S,  # `generate` tries so long to go on without getting a new token
-        credentials: grpc.ChannelCredentials | None = None,  # of TLS; None: no TLS
+        credentials: Credentials = Credentials(),  # TLS, certificate and API key; none of them by default
     ) -> None:
         self.address = checked_address(address)
         self._timeout_s = timeout_s
         self._reconnect_s = reconnect_s
-        self._channel = (
-            self._wire.insecure_channel(address, client_options())
-            if credentials is None
-            else self._wire.secure_channel(address, credentials, client_options())
-        )
+        self._channel = self._make_channel(credentials)
         self._stub = router_pb2_grpc.RouterServiceStub(self._channel)
+
+    def _make_channel(self, credentials: Credentials) -> Any:
+        raise NotImplementedError
 
     def _begin(self, method: str, request: Any, timeout_s: float | None) -> Any:
         return getattr(self._stub, method)(request, timeout=timeout_s, metadata=trace_metadata())
@@ -74,11 +71,25 @@ def with_address(error: RstitchError, address: str) -> RstitchError:
     if error.code is grpc.StatusCode.UNAVAILABLE:
         if "failed to connect" in error.message:
             error.reason = UNREACHABLE
-            error.message = f"no router answers at {address}."
-            error.remedy = "Start one with `rstitch up`, or give the address of a running one."
+            error.message, error.remedy = _why_unreachable(error.message, address)
         else:
             error.message = f"the connection to the router at {address} was lost ({error.message})."
     return error
+
+
+# In which words the wire says that somebody listens, and ended the connection.
+_HANGING_UP = ("Socket closed", "reset by peer", "Broken pipe", "GOAWAY", "EOF")
+
+
+def _why_unreachable(told: str, address: str) -> tuple[str, str]:
+    """What the wire says of a connection that did not come about, and what to do about it."""
+    if "handshake failed" in told or "erification" in told:
+        remedy = "Correct what is trusted (tls_ca, tls_name), or leave TLS out where it speaks none."
+        return f"what answers at {address} is not the router that the TLS settings mean.", remedy
+    if any(word in told for word in _HANGING_UP):
+        remedy = "If it speaks TLS, say whom to trust (tls_ca) and what to show (tls_cert, tls_key)."
+        return f"what listens at {address} hangs up.", remedy
+    return f"no router answers at {address}.", "Start one with `rstitch up`, or give the address of a running one."
 
 
 def not_ready(address: str, timeout_s: float, last: Status | RstitchError | None) -> RstitchError:

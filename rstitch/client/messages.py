@@ -42,6 +42,7 @@ def generate_request(
     session_id: str = "",
     cache_salt: str = "",
     keep_consultations: int = 0,
+    on_disconnect: str | None = None,
 ) -> router_pb2.GenerateRequest:
     """Writes a text and a `Question` as a message. Raises: InvalidArgument naming the argument."""
     if sum(given is not None for given in (text, chat, tokens)) != 1:
@@ -90,6 +91,12 @@ def generate_request(
         request.stop_token_ids.extend(stop_token_ids)
     if guard is not None:
         request.guard = router_pb2.GUARD_ON if guard else router_pb2.GUARD_OFF
+    if on_disconnect is not None:
+        wishes = {"continue": router_pb2.ON_DISCONNECT_CONTINUE, "stop": router_pb2.ON_DISCONNECT_STOP}
+        if on_disconnect not in wishes:
+            remedy = "Give 'continue' or 'stop', or leave it out."
+            raise invalid("on_disconnect", f"{on_disconnect!r} is neither.", remedy)
+        request.on_disconnect = wishes[on_disconnect]
     return request
 
 
@@ -175,6 +182,11 @@ def label_request(session_id: str, right: bool | None) -> router_pb2.LabelTrajec
     label = t.Label.UNSPECIFIED if right is None else t.Label.RIGHT if right else t.Label.WRONG
     with _naming("session_id"):
         return router_pb2.LabelTrajectoryRequest(session_id=session_id, label=f"LABEL_{label.name}")
+
+
+def cancelled(m: router_pb2.CancelGenerationResponse) -> t.Cancelled:
+    """Reads how a session is after a cancel."""
+    return _read(t.Cancelled, m)
 
 
 def status(m: router_pb2.GetStatusResponse) -> t.Status:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from rstitch.client.policies import Budget, EarlyExit, Policy
 
@@ -64,5 +64,6 @@ class Question(TemplateArguments, total=False):
     stop_token_ids: Sequence[int]  # of the LLM; end the answer as the models' own stop tokens do
     guard: bool | None  # may the LLM write alone where routing is slower?
     keep_consultations: int  # keeps so many of the head's consultations with the trajectory; 0: none
-    cache_salt: str  # the tenant: what is computed of a prompt is used again only under the same one
+    cache_salt: str  # what is computed of a prompt is used again only under the same one
     session_id: str  # continues a conversation or names a new one
+    on_disconnect: Literal["continue", "stop"] | None  # when nobody reads any more; None: as the router is set

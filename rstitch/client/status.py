@@ -14,7 +14,7 @@ from rstitch.client.policies import Policy
 
 # fmt: off
 __all__ = [
-    "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Trajectory", "TrajectoryState",
+    "Cancelled", "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Trajectory", "TrajectoryState",
     "WorkerStatus",
 ]
 # fmt: on
@@ -44,6 +44,15 @@ class TrajectoryState(StrEnum):
     RUNNING = "running"
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Says how a session is, now that nobody writes in it; `length` counts its tokens, prompt included."""
+
+    cancelled: bool  # whether an answer was being written, which the call ended
+    state: TrajectoryState
+    length: int
 
 
 @dataclass(frozen=True, slots=True)

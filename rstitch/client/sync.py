@@ -15,7 +15,8 @@ from rstitch.client.events import Answer, Event, Finished, Observation
 from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reconnect import Resumable, ended_early
-from rstitch.client.status import Status, Trajectory
+from rstitch.client.status import Cancelled, Status, Trajectory
+from rstitch.credentials import Credentials
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
 from rstitch.v1 import router_pb2
 
@@ -23,7 +24,8 @@ from rstitch.v1 import router_pb2
 class Client(common.Connection):
     """Asks a router, in programs without an event loop. Threads may share it; close it or use it with `with`."""
 
-    _wire = grpc
+    def _make_channel(self, credentials: Credentials) -> Any:
+        return credentials.channel(self.address)
 
     def __enter__(self) -> Self:
         return self
@@ -41,8 +43,9 @@ class Client(common.Connection):
         """Asks, and yields the answer as it is written: Started, then Chunk and Switch, at last Finished.
 
         Each token comes exactly once, whatever happens to the connection or the router meanwhile. To stop early, close
-        the iterator. `text` is continued as it is; `chat` goes through the models' chat template. `timeout_s` is for
-        the whole answer, reconnections included. The other arguments are those of `Question`.
+        the iterator, after which `on_disconnect` says what becomes of the answer, or call `cancel`. `text` is continued
+        as it is; `chat` goes through the models' chat template. `timeout_s` is for the whole answer, reconnections
+        included. The other arguments are those of `Question`.
         """
         return self._events(messages.generate_request(text, **question), timeout_s)
 
@@ -94,6 +97,15 @@ class Client(common.Connection):
         """
         request = messages.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
         return self._observations(request, timeout_s)
+
+    def cancel(self, session_id: str) -> Cancelled:
+        """Ends the answer that is being written in a session, by whichever router, and keeps what is written.
+
+        Those who read it get Interrupted with the reason CANCELLED. The session takes a new question at once; `attach`
+        goes on with the answer.
+        """
+        request = router_pb2.CancelGenerationRequest(session_id=session_id)
+        return messages.cancelled(self._call("CancelGeneration", request))
 
     def delete_trajectory(self, session_id: str) -> None:
         """Forgets a trajectory; stops it first if it is still being written."""

@@ -11,12 +11,13 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rstitch.client.sync import Client
+from rstitch.credentials import Credentials
 from rstitch.errors import RstitchError, from_rpc_error
 
 
-def health_of(address: str, service: str = "", timeout_s: float = 2.0) -> str:
+def health_of(address: str, service: str = "", timeout_s: float = 2.0, credentials: Credentials = Credentials()) -> str:
     """Asks a gRPC server: SERVING, NOT_SERVING, SERVICE_UNKNOWN, or `UNREACHABLE: why`."""
-    with grpc.insecure_channel(address) as channel:
+    with credentials.channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
@@ -26,21 +27,36 @@ def health_of(address: str, service: str = "", timeout_s: float = 2.0) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
 
 
-def is_serving(address: str, timeout_s: float = 2.0) -> bool:
+def is_serving(address: str, timeout_s: float = 2.0, credentials: Credentials = Credentials()) -> bool:
     """Asks whether a gRPC server says SERVING; costs little where nobody listens yet."""
     host, port = address.rsplit(":", 1)
     with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout_s):
-        return health_of(address, timeout_s=timeout_s) == "SERVING"
+        return health_of(address, timeout_s=timeout_s, credentials=credentials) == "SERVING"
     return False
 
 
-def stuck_because(router: str, timeout_s: float = 1.0) -> str:
+def stuck_because(router: str, timeout_s: float = 1.0, credentials: Credentials = Credentials()) -> str:
     """Says what a router waits for though both its workers answer; "" if it is ready, or waits for a worker."""
-    with contextlib.suppress(RstitchError), Client(router) as client:
+    with contextlib.suppress(RstitchError), Client(router, credentials=credentials) as client:
         status = client.status(timeout_s=timeout_s)
         if not status.ready and all(worker.ready for worker in status.workers):
             return status.detail
     return ""
+
+
+def is_url(url: str) -> bool:
+    """Says whether host and port can be read from a URL."""
+    try:
+        urlsplit(url).port  # noqa: B018 - raises
+    except ValueError:
+        return False
+    return True
+
+
+def without_secrets(url: str) -> str:
+    """Gives a URL without user, password and options."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def refuses_connections(url: str, timeout_s: float = 2.0) -> bool:

@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
+from rstitch.credentials import Credentials
+from rstitch.local.lock import Lock
 from rstitch.local.options import RouterOptions, WorkerOptions
 from rstitch.local.part import (
     POLL_S,
@@ -31,7 +32,14 @@ from rstitch.local.part import (
     redis_server,
 )
 from rstitch.local.processes import ChildProcess, free_port, is_free
-from rstitch.local.readiness import is_serving, redis_answers, refuses_connections, stuck_because
+from rstitch.local.readiness import (
+    is_serving,
+    is_url,
+    redis_answers,
+    refuses_connections,
+    stuck_because,
+    without_secrets,
+)
 from rstitch.local.reaper import Reaper
 
 __all__ = ["LocalStack", "Part", "RouterOptions", "StackError", "WorkerOptions"]
@@ -48,6 +56,8 @@ _STOP_GRACE_S = 10.0
 # So long a router may go without what it needs once both workers answer; it looks for Redis every two seconds.
 _STUCK_S = 5.0
 _LOOK_S = 0.5
+# Variables that are for the clients on this machine, or for others' stacks: a part's TLS is in its flags.
+_IN_CLEAR = {f"RSTITCH_{name}": "" for name in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_NAME")}
 
 
 class LocalStack:
@@ -67,6 +77,8 @@ class LocalStack:
         redis_url: str | None = None,  # of an existing one; None: one of its own, which keeps nothing on disk
         env: Mapping[str, str] | None = None,  # for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT
         timeout_s: float = 300.0,  # how long a part may take to become ready
+        credentials: Credentials = Credentials(),  # to ask router and workers whether they are
+        secure: bool = False,  # certificates on every wire and a key, which `credentials` then are
     ) -> None:
         self._shared = shared_layers
         self._workers = {"slm": llm if shared_layers else slm, "llm": llm}
@@ -74,6 +86,9 @@ class LocalStack:
         self._given_redis_url = redis_url
         self._env = dict(env or {})
         self._timeout_s = timeout_s
+        self.credentials = credentials
+        self._secure = secure
+        self._lock: Lock | None = None
         # In the order of starting.
         self.parts: list[Part] = []
         self._stuck_since: float | None = None
@@ -94,6 +109,9 @@ class LocalStack:
         try:
             self._check_port()
             self._check_redis()
+            if self._secure:
+                self._lock = Lock.make(self.folder / "lock")
+                self.credentials = self._lock.client
             self._add_parts()
             waiting = list(self.parts)
             for part in waiting:
@@ -193,11 +211,12 @@ class LocalStack:
     def _check_redis(self) -> None:
         """Refuses a Redis that nobody listens for at once, as a port that is taken."""
         url = self._given_redis_url
+        if url is not None and not is_url(url):
+            remedy = "Write redis://user:password@host:port/number, and in a password %2F for / and %40 for @."
+            raise StackError("--redis is no URL of a Redis.", part="redis", remedy=remedy)
         if url is not None and refuses_connections(url):
-            parts = urlsplit(url)
-            where = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
             remedy = "Start it, correct --redis, or leave it out: then the stack starts one of its own."
-            raise StackError(f"no Redis answers at {where}.", part="redis", remedy=remedy)
+            raise StackError(f"no Redis answers at {without_secrets(url)}.", part="redis", remedy=remedy)
 
     def _check_router(self) -> None:
         """Gives up on a router that will not become ready by itself, unlike one that waits for a worker."""
@@ -205,7 +224,7 @@ class LocalStack:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_S
-        why = stuck_because(self.router.address)
+        why = stuck_because(self.router.address, credentials=self.credentials)
         if not why:
             self._stuck_since = None
         elif self._stuck_since is None:
@@ -224,11 +243,13 @@ class LocalStack:
                    "--device", options.device, "--dtype", dtype, "--threads", threads,
                    *(["--shared-listen", self._shared_address] if self._shared else []),
                    *(["--batch-invariant"] if options.batch_invariant else []),
-                   *self._sharing_args(role), *self._cores_args(role), *options.args]
+                   *self._sharing_args(role), *self._cores_args(role),
+                   *(self._lock.of_worker(role) if self._lock else []), *options.args]
         # fmt: on
         # Threads that wait spin by default: beside another worker's, router's or Redis's they would take the core away.
         env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-        self._add(f"{role} worker", command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S), env)
+        known = self._lock.prober if self._lock else self.credentials
+        self._add(f"{role} worker", command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
 
     def _model(self, role: str) -> str:
         return self._workers[role].model or bundled_model(f"tiny-{role}")
@@ -253,10 +274,12 @@ class LocalStack:
         options = self._router_options
         # fmt: off
         command = [sys.executable, "-m", options.module, "--slm", slm, "--llm", llm,
-                   "--redis", self.redis_url, "--listen", address, *options.args, *args]
+                   "--redis", self.redis_url, "--listen", address,
+                   *(self._lock.of_router() if self._lock else []), *options.args, *args]
         # fmt: on
         env = {"OMP_NUM_THREADS": "1", "RSTITCH_HEADS": os.environ.get("RSTITCH_HEADS", bundled_heads())}
-        return self._add(name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S), env)
+        known = self.credentials
+        return self._add(name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
 
     def _add(
         self, name: str, command: Sequence[str], address: str, is_ready: Callable[[], bool], env: Mapping[str, str]
@@ -267,6 +290,7 @@ class LocalStack:
             "PYTHONUNBUFFERED": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "TMPDIR": str(self.folder),  # what a part leaves there (torch does) goes with the folder
+            **_IN_CLEAR,
         }
         log_path = self.folder / f"{name.replace(' ', '-')}.log"
         process = ChildProcess(name, command, {**own, **env, **self._env}, log_path, self._reaper)

@@ -103,8 +103,14 @@ class Head:
                 for index in range(sum(name.endswith(".weight") for name in tensors))
             ]
             head = cls(facts, tensors["input.mean"], tensors["input.std"], layers, tensors.get("readout"))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise HeadFileError(f"it is no head: {type(error).__name__}: {error}") from error
+        except HeadFileError:
+            raise
+        except SafetensorError as error:
+            raise HeadFileError("it is no head: no safetensors file") from error
+        except KeyError as error:
+            raise HeadFileError(f"it is no head: it lacks {error}") from error
+        except Exception as error:  # whatever a crafted one leads to
+            raise HeadFileError("it is no head: its values are not those of one") from error
         head.data, head.version = data, version_of(data)  # the same numbers may be written in other ways
         return head
 

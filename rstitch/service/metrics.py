@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 from opentelemetry import metrics
 
 from rstitch import __version__
+from rstitch.service.ending import SENDING_S, done_within
+from rstitch.service.otlp import otlp_credentials
 from rstitch.service.semconv import SEMCONV_SCHEMA_URL
+from rstitch.service.telemetry import named_settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -40,11 +43,13 @@ class Metrics:
         """Adds a value of the moment, which is read as in `sum_of`."""
         self.meter.create_observable_gauge(name, [_callback(read)], unit, description)
 
-    def shutdown(self, timeout_s: float = 5.0) -> None:
-        """Sends what there is, for at most `timeout_s`. Blocks; nothing is recorded afterwards."""
+    def shutdown(self, timeout_s: float = SENDING_S) -> bool:
+        """Sends what there is, for at most `timeout_s`; returns whether that was done. Nothing is recorded afterwards.
+
+        Blocks. The library's own bound may be passed: it is given up with its thread.
+        """
         provider, self._provider = self._provider, None
-        if provider is not None:
-            provider.shutdown(timeout_s * 1000)
+        return provider is None or done_within(timeout_s, provider.shutdown, "metrics not sent")
 
 
 # For those that measure nothing.
@@ -54,7 +59,7 @@ NO_METRICS = Metrics(None)
 def setup_metrics(service_name: str, endpoint: str | None) -> Metrics:
     """Exports metrics by OTLP over gRPC every OTEL_METRIC_EXPORT_INTERVAL ms (60,000) and at the end.
 
-    It is off without `endpoint` (`http://host:4317` or `host:4317`) and OTEL_EXPORTER_OTLP_METRICS_ENDPOINT.
+    It is off without `endpoint` (as that of traces) and OTEL_EXPORTER_OTLP_METRICS_ENDPOINT.
     """
     endpoint = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     if not endpoint:
@@ -65,10 +70,13 @@ def setup_metrics(service_name: str, endpoint: str | None) -> Metrics:
     from opentelemetry.sdk.resources import Resource
 
     url = endpoint if "://" in endpoint else f"http://{endpoint}"
-    exporter = OTLPMetricExporter(endpoint=url, insecure=not url.startswith("https://"))
-    resource = Resource.create({"service.name": service_name, "service.version": __version__})
-    reader = PeriodicExportingMetricReader(exporter)
-    return Metrics(MeterProvider([reader], resource, shutdown_on_exit=False))
+    with named_settings("--metrics-endpoint"):
+        credentials = otlp_credentials(url, "METRICS")
+        exporter = OTLPMetricExporter(endpoint=url, insecure=credentials is None, credentials=credentials)
+        resource = Resource.create({"service.name": service_name, "service.version": __version__})
+        reader = PeriodicExportingMetricReader(exporter)
+        provider = MeterProvider([reader], resource, shutdown_on_exit=False)
+    return Metrics(provider)
 
 
 def _callback(

@@ -27,6 +27,7 @@ GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 
 # Ours, on its root span.
 RSTITCH_SESSION_ID: Final = "rstitch.session_id"
+RSTITCH_TENANT: Final = "rstitch.tenant"
 RSTITCH_POLICY: Final = "rstitch.policy"
 RSTITCH_TAU: Final = "rstitch.tau"
 RSTITCH_EARLY_EXIT_THRESHOLD: Final = "rstitch.early_exit.threshold"
@@ -92,6 +93,7 @@ METRIC_OBSERVED_POSITIONS: Final = "rstitch.observed_positions"
 METRIC_GUARD_LLM_ONLY: Final = "rstitch.guard.llm_only"
 METRIC_GUARD_LOOKS: Final = "rstitch.guard.looks"
 METRIC_GUARD_COST: Final = "rstitch.guard.cost"
+METRIC_QUOTA_REFUSALS: Final = "rstitch.quota_refusals"
 
 # Metrics of a worker.
 METRIC_WORKER_CACHED_TOKENS: Final = "rstitch.worker.cached_tokens"
@@ -120,6 +122,7 @@ RSTITCH_GUARDED: Final = "rstitch.guarded"
 RSTITCH_MODEL: Final = "rstitch.model"
 RSTITCH_KEPT: Final = "rstitch.kept"
 RSTITCH_LOAD: Final = "rstitch.load"
+RSTITCH_QUOTA: Final = "rstitch.quota"
 RSTITCH_BATCH: Final = "rstitch.batch"
 RSTITCH_STATE: Final = "rstitch.state"
 RSTITCH_RUN_KIND: Final = "rstitch.run.kind"

@@ -1,4 +1,5 @@
-"""A gRPC server as every rstitch service runs it: health, reflection, keepalive, typed errors, traces, graceful drain.
+"""A gRPC server as every rstitch service runs it: health, reflection, keepalive, TLS, typed errors, traces,
+graceful drain.
 
 It does not know which services are added to it.
 """
@@ -16,8 +17,10 @@ from grpc_reflection.v1alpha import reflection
 
 from rstitch.channels import MAX_MESSAGE_BYTES, server_options
 from rstitch.errors import RstitchError
-from rstitch.service.interceptors import ErrorInterceptor
+from rstitch.service.access import AccessInterceptor
+from rstitch.service.interceptors import ErrorInterceptor, ParsingInterceptor
 from rstitch.service.telemetry import Telemetry
+from rstitch.service.tls import ServerTls
 
 _log = structlog.get_logger(__name__)
 
@@ -31,14 +34,20 @@ class Server:
         *,
         service_names: Sequence[str],  # full, such as `rstitch.v1.RouterService`, for health and reflection
         telemetry: Telemetry,
+        access: AccessInterceptor | None = None,  # None: everybody may call everything
         max_message_bytes: int = MAX_MESSAGE_BYTES,  # larger requests are refused with reason MESSAGE_TOO_LARGE
+        tls: ServerTls | None = None,
     ) -> None:
         self._listen = listen
         self._service_names = tuple(service_names)
-        self._telemetry = telemetry
-        tracing = telemetry.server_interceptor()  # outermost, so that a span sees the final status
+        self.telemetry = telemetry  # whoever stops the server sends the rest of it
+        self._tls = tls
+        # From the outside in: whom no certificate lets in is not heard; a span sees the final status; what access
+        # or the parser refuses becomes one; access notes what the parser refuses.
+        known, parsing = tls.interceptors() if tls else [], ParsingInterceptor(max_message_bytes)
+        interceptors = (*known, telemetry.server_interceptor(), ErrorInterceptor(), access, parsing)
         self.grpc: grpc.aio.Server = grpc.aio.server(
-            interceptors=[*([tracing] if tracing else []), ErrorInterceptor(max_message_bytes)],
+            interceptors=[each for each in interceptors if each is not None],
             options=server_options(max_message_bytes),
         )
         self._health = health.aio.HealthServicer()
@@ -53,7 +62,7 @@ class Server:
         """
         await self.set_serving(False)
         try:
-            port: int = self.grpc.add_insecure_port(self._listen)
+            port = self._bind()
         except RuntimeError as error:
             raise RstitchError(
                 grpc.StatusCode.UNAVAILABLE,
@@ -64,6 +73,11 @@ class Server:
             ) from error
         await self.grpc.start()
         return port
+
+    def _bind(self) -> int:
+        if self._tls is None:
+            return int(self.grpc.add_insecure_port(self._listen))
+        return int(self.grpc.add_secure_port(self._listen, self._tls.credentials()))
 
     async def set_serving(self, serving: bool) -> None:
         """Sets the health of the server and of each of its services."""
@@ -100,14 +114,9 @@ class Server:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-        await self._flush()
         _log.info("stopped")
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls and gives those in flight `grace_s` to end."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
-        await self._flush()
-
-    async def _flush(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self._telemetry.shutdown)

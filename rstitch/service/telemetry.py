@@ -7,13 +7,18 @@ timed out server calls. It does not know what is traced.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from opentelemetry import trace
 
 from rstitch import __version__
+from rstitch.errors import RstitchError
+from rstitch.service.ending import SENDING_S, done_within
+from rstitch.service.otlp import otlp_credentials
 from rstitch.service.semconv import SEMCONV_SCHEMA_URL
 from rstitch.service.tracecontext import context_from_traceparent, current_metadata, traceparent_of
 from rstitch.service.tracing_interceptors import TracingServerInterceptor, tracing_client_interceptors
@@ -45,17 +50,19 @@ class Telemetry:
         """Pass the current context on and, below an active span, open a CLIENT span per call; empty if not enabled."""
         return tracing_client_interceptors(self.tracer) if self.enabled else []
 
-    def shutdown(self, timeout_s: float = 5.0) -> None:
-        """Sends what is queued, for at most `timeout_s`. Blocks; nothing is traced afterwards."""
-        if self._provider is not None:
-            self._provider.force_flush(int(timeout_s * 1000))
-            self._provider.shutdown()
+    def shutdown(self, timeout_s: float = SENDING_S) -> bool:
+        """Sends what is queued, for at most `timeout_s`; returns whether that was done. Nothing is traced afterwards.
+
+        Blocks. The library's own bounds are longer or none at all: it is given up with its thread.
+        """
+        provider, self._provider = self._provider, None
+        return provider is None or done_within(timeout_s, provider.shutdown, "spans not sent")
 
 
 def setup_telemetry(service_name: str, endpoint: str | None) -> Telemetry:
     """Exports spans by OTLP over gRPC to `endpoint` or else OTEL_EXPORTER_OTLP_ENDPOINT; without either it is off.
 
-    An endpoint is `http://host:4317` or `host:4317`.
+    An endpoint is `http://host:4317`, `host:4317`, or `https://host:4317` as `otlp_credentials` has it.
     """
     endpoint = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if not endpoint:
@@ -66,8 +73,26 @@ def setup_telemetry(service_name: str, endpoint: str | None) -> Telemetry:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     url = endpoint if "://" in endpoint else f"http://{endpoint}"
-    exporter = OTLPSpanExporter(endpoint=url, insecure=not url.startswith("https://"))
-    resource = Resource.create({"service.name": service_name, "service.version": __version__})
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_MAX_QUEUED_SPANS))
+    with named_settings("--otlp-endpoint"):
+        credentials = otlp_credentials(url, "TRACES")
+        exporter = OTLPSpanExporter(endpoint=url, insecure=credentials is None, credentials=credentials)
+        resource = Resource.create({"service.name": service_name, "service.version": __version__})
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_MAX_QUEUED_SPANS))
     return Telemetry(provider)
+
+
+@contextlib.contextmanager
+def named_settings(flag: str) -> Iterator[None]:
+    """Raises RstitchError (BAD_TELEMETRY), naming what is set, for whatever the SDK says of its variables' values."""
+    try:
+        yield
+    except RstitchError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what the SDK raises differs
+        given = ", ".join(sorted(name for name in os.environ if name.startswith("OTEL_")))
+        what = f"{flag} or one of the SDK's variables cannot be used ({type(error).__name__})."
+        remedy = f"Correct or unset these: {given}." if given else f"Correct {flag}: http://HOST:PORT."
+        code = grpc.StatusCode.INVALID_ARGUMENT
+        # Without a cause: the SDK quotes values, and those of headers are secrets.
+        raise RstitchError(code, "BAD_TELEMETRY", what, remedy=remedy) from None

@@ -13,13 +13,12 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from rstitch.service import semconv
-from rstitch.service.handlers import Context, Continuation, Handler, in_scope, is_infrastructure
+from rstitch.service.handlers import Context, Continuation, Handler, code_set_on, in_scope, is_infrastructure
 from rstitch.service.tracecontext import context_from_metadata, current_metadata
 
 # A client that gives up at its deadline resets the call a moment before the server's own clock says so.
 _DEADLINE_SLACK_S = 0.1
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 # The details by which the library tells our own `cancel` from a CANCELLED that the server sent.
 _LOCALLY_CANCELLED = "Locally cancelled by application!"
 # What the server is to blame for; the others are the caller's (semantic conventions, RPC).
@@ -58,12 +57,12 @@ class TracingServerInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             try:
                 yield
-                code = _code_set_on(context)
+                code = code_set_on(context)
             except asyncio.CancelledError:
                 code = _why_cancelled(context)
                 raise
             except grpc.aio.AbortError:
-                code = _code_set_on(context)
+                code = code_set_on(context)
                 raise
             except BaseException:
                 code = grpc.StatusCode.UNKNOWN
@@ -123,12 +122,6 @@ class _StreamStream(_ClientInterceptor, grpc.aio.StreamStreamClientInterceptor):
 def _rpc_attributes(method: str) -> dict[str, str]:
     service, _, name = method.lstrip("/").partition("/")
     return {semconv.RPC_SYSTEM: "grpc", semconv.RPC_SERVICE: service, semconv.RPC_METHOD: name}
-
-
-def _code_set_on(context: Context) -> grpc.StatusCode:
-    """Reads the code that the handler set or aborted with, which the library gives as a number or a StatusCode."""
-    code = context.code()
-    return code if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, grpc.StatusCode.UNKNOWN)
 
 
 def _why_cancelled(context: Context) -> grpc.StatusCode:

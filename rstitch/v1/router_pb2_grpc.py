@@ -31,6 +31,9 @@ class RouterServiceStub(object):
     Positions count the tokens of a session from 0, prompt included. A token is sent to a client only once it is in the
     trajectory, so a client that lost its stream can re-attach and gets each token exactly once.
 
+    Where the router asks for keys, sessions and profiles are their tenant's: whatever a method is told, it finds those of
+    the caller's tenant alone, and an id or a page token of another tenant is as good as one that nobody has.
+
     Every error carries google.rpc.ErrorInfo (domain `rstitch`) with a reason and, where they apply, metadata `field`
     (the request's field at fault), `remedy` (what to do), `session_id` and `resume_from` (what was kept and where to go on).
     """
@@ -55,6 +58,11 @@ class RouterServiceStub(object):
                 '/rstitch.v1.RouterService/ListTrajectories',
                 request_serializer=rstitch_dot_v1_dot_router__pb2.ListTrajectoriesRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_router__pb2.ListTrajectoriesResponse.FromString,
+                _registered_method=True)
+        self.CancelGeneration = channel.unary_unary(
+                '/rstitch.v1.RouterService/CancelGeneration',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.CancelGenerationRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.CancelGenerationResponse.FromString,
                 _registered_method=True)
         self.DeleteTrajectory = channel.unary_unary(
                 '/rstitch.v1.RouterService/DeleteTrajectory',
@@ -114,6 +122,9 @@ class RouterServiceServicer(object):
     Positions count the tokens of a session from 0, prompt included. A token is sent to a client only once it is in the
     trajectory, so a client that lost its stream can re-attach and gets each token exactly once.
 
+    Where the router asks for keys, sessions and profiles are their tenant's: whatever a method is told, it finds those of
+    the caller's tenant alone, and an id or a page token of another tenant is as good as one that nobody has.
+
     Every error carries google.rpc.ErrorInfo (domain `rstitch`) with a reason and, where they apply, metadata `field`
     (the request's field at fault), `remedy` (what to do), `session_id` and `resume_from` (what was kept and where to go on).
     """
@@ -139,6 +150,13 @@ class RouterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelGeneration(self, request, context):
+        """Ends the answer that is being written in a session and keeps what is written. Any router takes it, whoever writes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteTrajectory(self, request, context):
         """Forgets a trajectory; stops it first if it is still being written.
         """
@@ -154,14 +172,15 @@ class RouterServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListProfiles(self, request, context):
-        """The profiles kept, by name.
+        """The profiles kept, by name: the caller's tenant's, and those that were put without a tenant unless it has its own of
+        that name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteProfile(self, request, context):
-        """Forgets a profile; answers that were begun with it are not touched.
+        """Forgets a profile of the caller's tenant; answers that were begun with it are not touched.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,6 +247,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     request_deserializer=rstitch_dot_v1_dot_router__pb2.ListTrajectoriesRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_router__pb2.ListTrajectoriesResponse.SerializeToString,
             ),
+            'CancelGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelGeneration,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.CancelGenerationRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.CancelGenerationResponse.SerializeToString,
+            ),
             'DeleteTrajectory': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTrajectory,
                     request_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteTrajectoryRequest.FromString,
@@ -291,6 +315,9 @@ class RouterService(object):
 
     Positions count the tokens of a session from 0, prompt included. A token is sent to a client only once it is in the
     trajectory, so a client that lost its stream can re-attach and gets each token exactly once.
+
+    Where the router asks for keys, sessions and profiles are their tenant's: whatever a method is told, it finds those of
+    the caller's tenant alone, and an id or a page token of another tenant is as good as one that nobody has.
 
     Every error carries google.rpc.ErrorInfo (domain `rstitch`) with a reason and, where they apply, metadata `field`
     (the request's field at fault), `remedy` (what to do), `session_id` and `resume_from` (what was kept and where to go on).
@@ -367,6 +394,33 @@ class RouterService(object):
             '/rstitch.v1.RouterService/ListTrajectories',
             rstitch_dot_v1_dot_router__pb2.ListTrajectoriesRequest.SerializeToString,
             rstitch_dot_v1_dot_router__pb2.ListTrajectoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/CancelGeneration',
+            rstitch_dot_v1_dot_router__pb2.CancelGenerationRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.CancelGenerationResponse.FromString,
             options,
             channel_credentials,
             insecure,

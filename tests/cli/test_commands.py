@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,7 @@ def test_a_policy_in_one_word(run: Run, router: FakeRouter) -> None:
         (["ask", "x", "--template-arg", "a"], "Write NAME=VALUE."),
         (["ask", "x", "--raw", "--template-arg", "a=1"], "Give chat, not text or tokens."),
         (["ask", "x", "--guard", "maybe"], "Write --guard on or --guard off."),
+        (["ask", "x", "--on-disconnect", "maybe"], "Give 'continue' or 'stop'"),
         (["trajectory", "show", "nobody"], "there is no session nobody."),
         (["health", "--router", "no address"], "HOST:PORT"),
     ],
@@ -155,6 +157,25 @@ def test_trajectories_are_listed_shown_and_removed(run: Run) -> None:
     assert sum(len(segment["tokens"]) for segment in whole["segments"]) == whole["length"] == 65
     assert run("trajectory", "rm", "one", "two").exit_code == 0
     assert [t["session_id"] for t in lines(run("trajectory", "ls", "--json").stdout)] == ["three"]
+
+
+def test_answers_are_cancelled(run: Run, router: FakeRouter) -> None:
+    result = run("trajectory", "cancel", "one", "over")
+    assert result.stdout == "cancelled one: 9 tokens are kept\nover is not being written: finished\n"
+    assert router.cancelled == ["one", "over"]
+
+
+@pytest.mark.parametrize("json", [[], ["--json"]])
+def test_ctrl_c_cancels_the_answer(run: Run, router: FakeRouter, json: list[str]) -> None:
+    def press(number: int) -> None:
+        if number == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    router.before_event = press
+    result = run("ask", "What?", "--session", "talk", "--on-disconnect", "continue", *json)
+    assert result.exit_code == 130
+    assert router.cancelled == ["talk"]
+    assert "cancelled talk: 9 tokens are kept" in result.stderr
 
 
 @pytest.mark.parametrize("width", ["40", "80"])
@@ -250,7 +271,7 @@ def test_up_shows_the_log_of_what_cannot_start_and_leaves_nothing(
 
 
 def test_a_renamed_command_keeps_its_old_word_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rstitch.cli.tools._exit_code_of", lambda arguments: print(*arguments[2:]) or 0)
+    monkeypatch.setattr("rstitch.cli.tools._exit_code_of", lambda arguments, access: print(*arguments[2:]) or 0)
     assert run("latency", "fit").stdout == run("profile", "fit").stdout == "-m evals.latency fit\n"
     assert "rstitch profile is now rstitch latency" in run("profile").stderr
     listed = run("--help").stdout

@@ -21,11 +21,13 @@ from rstitch import (
     Answer,
     AsyncClient,
     Budget,
+    Cancelled,
     Client,
     Confidence,
     Consultation,
     EarlyExit,
     FinishReason,
+    Interrupted,
     InvalidArgument,
     Label,
     Learned,
@@ -106,6 +108,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
         stop_token_ids=[7, 8],
         session_id="talk",
         cache_salt="tenant",
+        on_disconnect="stop",
     )
     (question,) = router.questions
     assert [(m.role, m.content) for m in question.chat.messages] == [("system", "Be brief."), ("user", "Wie viel? ä")]
@@ -116,6 +119,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
     assert (question.max_new_tokens, list(question.stop), question.session_id) == (64, ["\n"], "talk")
     assert question.cache_salt == "tenant"
     assert list(question.stop_token_ids) == [7, 8]
+    assert question.on_disconnect == pb.ON_DISCONNECT_STOP
 
 
 def test_what_goes_with_a_chat_arrives(router: FakeRouter, ask: Ask) -> None:
@@ -221,6 +225,31 @@ def test_trajectories_are_shown_listed_and_deleted(router: FakeRouter, call: Cal
     with pytest.raises(RstitchError) as caught:
         call(router.address, "trajectory", "b")
     assert caught.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_an_answer_is_cancelled(router: FakeRouter, call: Call, ask: Ask) -> None:
+    assert call(router.address, "cancel", "b") == Cancelled(True, TrajectoryState.INTERRUPTED, 9)
+    assert call(router.address, "cancel", "over") == Cancelled(False, TrajectoryState.FINISHED, 9)
+    assert router.cancelled == ["b", "over"]
+    with pytest.raises(InvalidArgument, match="neither"):
+        ask(router.address, "generate", "What?", on_disconnect="maybe")
+
+
+def test_whoever_reads_a_cancelled_answer_does_not_go_on_with_it(router: FakeRouter, ask: Ask) -> None:
+    """A client goes on by itself after any other interruption; this one somebody wanted."""
+
+    def cancelled(number: int) -> None:
+        if number == 9:
+            metadata = {"session_id": "s", "resume_from": "12"}
+            raise RstitchError(grpc.StatusCode.CANCELLED, "CANCELLED", "the answer was cancelled.", metadata=metadata)
+
+    router.before_event = cancelled
+    with pytest.raises(Interrupted) as caught:
+        ask(router.address, "generate", "What?", session_id="s")
+    assert caught.value.reason == "CANCELLED"
+    assert caught.value.metadata["session_id"] == "s"
+    assert int(caught.value.metadata["resume_from"]) > 5
+    assert router.ended.wait(5)
 
 
 def test_labels_are_set_and_listed(router: FakeRouter, call: Call, ask: Ask) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from pydantic_settings import BaseSettings
 from model_worker.settings import WorkerSettings
 from router_svc.settings import RouterSettings
 from rstitch.cli.app import app
+from rstitch.credentials import Credentials, variable_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rstitch", "model_worker", "slm_worker", "llm_worker", "router_svc", "evals", "training")
-COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml")
+COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml", "compose.tls.yaml")
 
 
 def variables(settings: type[BaseSettings]) -> set[str]:
@@ -47,7 +49,8 @@ def test_compose_sets_variables_that_are_read(name: str) -> None:
     text = (ROOT / name).read_text()
     used = set(re.findall(r"^ +(RSTITCH_\w+):", text, flags=re.MULTILINE))
     assert used
-    assert used <= variables(WorkerSettings) | variables(RouterSettings)
+    of_health = {variable_of(field.name) for field in fields(Credentials)}
+    assert used <= variables(WorkerSettings) | variables(RouterSettings) | of_health
 
 
 def test_env_example_names_what_compose_asks_for() -> None:
@@ -57,7 +60,7 @@ def test_env_example_names_what_compose_asks_for() -> None:
 
 
 def test_env_example_says_the_defaults() -> None:
-    text = (ROOT / "compose.yaml").read_text()
+    text = "".join((ROOT / name).read_text() for name in COMPOSE_FILES)
     for name, value in re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), flags=re.MULTILINE):
         defaults = set(re.findall(r"\$\{" + name + r":?-([^}]*)\}", text))
         assert defaults == {value}, name

@@ -153,3 +153,21 @@ def test_what_cannot_be_compiled_or_read_is_refused_by_name(
     with pytest.raises(UnsupportedModel, match=r"step-\w+\.pt2"):
         make_engine(compile="on")
     assert not list(tmp_path.glob("rstitch/*.pt2")), "what cannot be read is made anew the next time"
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_with_its_session(bad: float) -> None:
+    """Beside those that decode, and on its pages when it has left."""
+    own, model = make_model(CONFIGS["llama"], 0), make_model(CONFIGS["llama"], 0)
+    with torch.no_grad():
+        own.get_input_embeddings().weight[299, 3] = bad
+    engine = make_engine_of(own, compile="on", max_batch_tokens=24)
+    assert engine.path.endswith(", compiled")
+    expected = generate(model, PROMPTS[0], 12)
+    for broken in (RunRequest("c", 0, [20, 299, 21]), RunRequest("c", 0, [20, 299, 21], max_tokens=2)):
+        requests = [RunRequest(f"a{number}", 0, PROMPTS[0], max_tokens=12) for number in range(3)]
+        *others, failed = run_all(engine, [*requests, broken])
+        assert [result.tokens for result in others] == [expected] * 3
+        assert (failed.error is None) is (not broken.max_tokens)
+        engine.close_session("c")

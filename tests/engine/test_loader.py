@@ -37,6 +37,15 @@ SIZES: dict[str, Any] = {
 }
 
 
+def test_weights_that_are_a_pickle_are_not_read(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", "llama", seed=0)
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(UnsupportedModel, match="safetensors"):
+        load(str(folder), torch.float32, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

@@ -10,9 +10,11 @@ import torch
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import ForwardFailed
+from model_worker.engine.forward import attention_varlen
 from model_worker.engine.types import FinishReason, RunRequest
 from tests.support.engines import Result, collect, failing_layer, generate, make_engine_of, run_all, run_one
 from tests.support.pairs import CONFIGS, make_model
+from tests.support.varlen import naive_varlen_attn
 
 BROKEN = 299  # the token whose embedding is not finite
 PROMPT = [7, 8, 9, 10, 11]
@@ -24,8 +26,14 @@ PATHS: dict[str, dict[str, Any]] = {
     "batch-invariant gathered": {"batch_invariant": True, "attention": "gather"},
     "pages copied": {"attention": "in-place", "prefix_cache": "copy"},
     "pages shared": {"attention": "gather", "prefix_cache": "share"},
+    "captured": {"attention": "varlen", "graphs": "on"},  # with rows that only fill a shape up
 }
 on_each_path = pytest.mark.parametrize("limits", PATHS.values(), ids=PATHS)
+
+
+@pytest.fixture(autouse=True)
+def _naive_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_varlen, "varlen_attn", naive_varlen_attn)
 
 
 @pytest.fixture(params=[float("nan"), float("inf")], ids=["NaN", "inf"])

@@ -12,6 +12,7 @@ import weakref
 from typing import Any
 
 import pytest
+import torch
 
 from evals.algorithm.reference import Threshold, stitch
 from evals.algorithm.uncached_model import UncachedModel
@@ -259,3 +260,24 @@ def test_what_cannot_be_cut_is_refused_by_name() -> None:
             share_layers(model, num_layers, tail)
     with pytest.raises(UnsupportedModel, match="`norm`"):
         share_layers(make_model(CONFIGS["gpt_neox"], 1), 1, tail)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("attention", ["native", "in-place", "gather"])
+def test_what_is_not_finite_stays_with_its_session(attention: str, bad: float) -> None:
+    """Of either role, beside either role, and on its pages when it has left."""
+    model, slm, tail = make_pair("llama", 1)
+    own, own_tail = copy.deepcopy((model, tail))
+    with torch.no_grad():
+        own.get_input_embeddings().weight[299, 3] = bad
+    limits = Limits(VOCAB_SIZE, CONTEXT_LENGTH, num_pages=16, page_size=8, attention=attention)
+    engine = SharedEngine(adopt(own, CONTEXT_LENGTH), share_layers(own, 1, own_tail), limits)
+    expected = {shallow: generate(slm if shallow else model, PROMPTS[0], 12) for shallow in (False, True)}
+    for shallow in (False, True):
+        for max_tokens in (0, 2):
+            broken = RunRequest("c", 0, [20, 299, 21], max_tokens=max_tokens, shallow=shallow)
+            requests = [RunRequest(f"a{part}", 0, PROMPTS[0], max_tokens=12, shallow=part) for part in (False, True)]
+            *others, _ = run_all(engine, [*requests, broken])
+            assert [result.tokens for result in others] == [expected[False], expected[True]]
+            for name in ("c", "aFalse", "aTrue"):
+                engine.close_session(name)

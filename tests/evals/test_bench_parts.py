@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from evals.asking.record import Record
 from evals.asking.stacks import add_stack_arguments
-from evals.bench import checkouts, cores, engine, page
+from evals.bench import checkouts, cores, engine, page, security
 from evals.bench.outside import fit
 from evals.bench.replay_stack import SYSTEMS, Replayed, cache_args, numbered, replay_stack
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
@@ -240,6 +240,23 @@ def test_a_checkout_beside_itself_is_as_fast(tmp_path: Path) -> None:
         assert 0 < row["ratio"]["low"] <= row["ratio"]["value"] <= row["ratio"]["high"]
     with pytest.raises(StackError, match="no checkout"):
         checkouts.run(parser.parse_args([str(tmp_path)]))
+
+
+def test_a_lock_is_measured_beside_an_open_door(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    security.add_arguments(parser)
+    small = ["--n", "2", "--blocks", "2", "--rounds", "1", "--concurrency", "1", "2", "--systems", "slm_only"]
+    small += ["--max-new-tokens", "16", "--json", str(tmp_path / "found")]
+    assert security.run(parser.parse_args(small)) == 0
+    found = json.loads((tmp_path / "found").read_text())
+    locks = ["keys", "keys and quotas"]
+    assert [(row["sessions"], row["lock"], row["pairs"]) for row in found["rows"]] == [
+        (sessions, lock, 2) for sessions in (1, 2) for lock in locks
+    ]
+    answers = {}
+    for record in found["records"]:
+        answers.setdefault((record["problem"], record["sample"]), set()).add(tuple(record["tokens"]))
+    assert all(len(tokens) == 1 for tokens in answers.values()), "a lock changes no token"
 
 
 def test_the_ratio_of_pairs_forgives_what_hits_both() -> None:

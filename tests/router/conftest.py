@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
+from router_svc.trajectory.redis_address import RedisAddress
 from router_svc.trajectory.store import TrajectoryStore
 from tests.support.redis_process import RedisProcess
 from tests.support.toy_stack import Stack
@@ -39,6 +40,6 @@ async def stack(redis_url: str) -> AsyncIterator[Stack]:
 
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[TrajectoryStore]:
-    made = TrajectoryStore(redis_url, ttl_s=50, patience_s=1)
+    made = TrajectoryStore(RedisAddress(redis_url), ttl_s=50, patience_s=1)
     yield made
     await made.close()

@@ -69,7 +69,7 @@ async def test_redis_that_stays_away_ends_the_answer_with_what_was_kept(
         assert error.reason == "REDIS_UNAVAILABLE"
         status = await stub.GetStatus(router_pb2.GetStatusRequest())
         assert not status.ready
-        assert stack.redis_url in status.detail
+        assert "Redis" in status.detail
     finally:
         redis_process.start()
 

@@ -117,8 +117,8 @@ async def test_a_worker_that_fails_again_and_again_is_named(stack: Stack) -> Non
     answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=20))
     assert answer.error is not None
     assert (answer.error.code, answer.error.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_UNAVAILABLE")
-    assert stack.slm.address in answer.error.message
-    assert "Stream removed" in answer.error.message
+    assert "SLM" in answer.error.message
+    assert stack.slm.address not in str(answer.error)
     assert answer.error.metadata["resume_from"] == "3"
     assert answer.error.remedy
 

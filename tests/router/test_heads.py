@@ -105,7 +105,7 @@ def test_what_is_no_head_says_why() -> None:
 
 def test_a_head_is_found_replaced_and_missed_without_a_restart(tmp_path: Path) -> None:
     heads = Heads(str(tmp_path), lambda: SLM)
-    with refused(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", "no head tiny", str(tmp_path)):
+    with refused(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", "no head tiny", "--heads"):
         heads.get("tiny")
     first, second = random_head(8, seed=1), random_head(8, seed=2)
     put(tmp_path, "tiny", first)
@@ -142,7 +142,7 @@ def test_a_head_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a--b/c", "a/b..c", "a/b-", "a/b.git", "a./b"])
 def test_what_the_hub_takes_for_no_name_is_not_found(tmp_path: Path, name: str) -> None:
     with refused(grpc.StatusCode.NOT_FOUND, "HEAD_UNKNOWN", "the hub has no head"):
-        Heads(str(tmp_path), lambda: SLM).get(name)
+        Heads(str(tmp_path), lambda: SLM, [name]).get(name)
 
 
 @pytest.mark.parametrize(

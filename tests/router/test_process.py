@@ -17,6 +17,7 @@ from router_svc.main import _serve
 from router_svc.trajectory.lease import Lease
 from router_svc.workers.client import DecodeStream
 from rstitch.channels import client_options
+from rstitch.service.ending import Ending
 from rstitch.v1 import router_pb2_grpc
 from tests.support.asking import Reading, ask_for, threshold
 from tests.support.toy import ToyModel
@@ -76,7 +77,7 @@ async def test_a_router_that_cannot_look_after_itself_ends(stack: Stack, monkeyp
     monkeypatch.setattr(Lease, "keep", broken)
     async with asyncio.timeout(20):
         with pytest.raises(ExceptionGroup) as caught:
-            await _serve(stack.settings(), DecodeStream)
+            await _serve(stack.settings(), DecodeStream, Ending())
     assert caught.group_contains(ZeroDivisionError)
 
 

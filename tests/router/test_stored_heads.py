@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from evals.algorithm.reference import Answer, stitch
 from router_svc.trajectory import keys
 from router_svc.trajectory.head_store import Found, HeadStore
+from router_svc.trajectory.redis_address import RedisAddress
 from rstitch.client import AsyncClient, InvalidArgument, Learned, NotFound
 from rstitch.service.head import MAX_BYTES, Head
 from rstitch.v1 import router_pb2
@@ -280,7 +281,7 @@ async def test_what_no_answer_could_ask_does_not_come_into_service(
 
 
 async def kept_by_others(redis_url: str, *head: Any, active: bool) -> None:
-    other = HeadStore(redis_url, patience_s=1)
+    other = HeadStore(RedisAddress(redis_url), patience_s=1)
     await other.put(*head, ttl_s=0, active=active)
     await other.close()
 
@@ -435,7 +436,7 @@ class Kept:
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_any_changes_leave_what_they_should(redis_url: str, seed: int) -> None:
-    dice, heads = random.Random(seed), HeadStore(redis_url, 1)
+    dice, heads = random.Random(seed), HeadStore(RedisAddress(redis_url), 1)
     kept = {name: Kept() for name in ("one", "other")}
     async with Redis.from_url(redis_url) as client:
         for _ in range(200):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -30,9 +29,8 @@ def test_sums_gauges_and_histograms_arrive_at_the_end() -> None:
 def test_a_receiver_that_is_gone_does_not_hold_up_the_end() -> None:
     metrics = setup_metrics("test", "127.0.0.1:1")
     metrics.meter.create_counter("lost").add(1)
-    began = time.monotonic()
-    metrics.shutdown(0.5)
-    assert time.monotonic() - began < 30
+    assert not metrics.shutdown(0.5), "given up: the library itself would try for ten seconds"
+    assert metrics.shutdown(0.5), "once is enough"
 
 
 @pytest.mark.parametrize("endpoint", [None, ""])

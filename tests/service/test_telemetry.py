@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import grpc
@@ -114,9 +113,8 @@ def test_a_traceparent_survives_the_round_trip() -> None:
 def test_a_receiver_that_is_gone_does_not_hold_up_the_end() -> None:
     telemetry = setup_telemetry("test", "127.0.0.1:1")
     telemetry.tracer.start_span("lost").end()
-    began = time.monotonic()
-    telemetry.shutdown(0.5)
-    assert time.monotonic() - began < 30
+    assert not telemetry.shutdown(0.5), "given up: the library itself would try for ten seconds"
+    assert telemetry.shutdown(0.5), "once is enough"
 
 
 @pytest.mark.parametrize("endpoint", [None, ""])

@@ -83,6 +83,10 @@ class Reading:
     def __await__(self) -> Generator[Any, None, Answer]:
         return self._task.__await__()
 
+    def leave(self) -> None:
+        """Ends the stream, as a reader does who has had enough."""
+        self._task.cancel()
+
     @property
     def is_over(self) -> bool:
         return self._task.done()
@@ -133,9 +137,9 @@ async def _all(stream: Any) -> list[Any]:
     return [message async for message in stream]
 
 
-async def until(condition: Callable[[], Any]) -> Any:
-    """Waits for a condition, which may be a coroutine's, for at most fifteen seconds; returns what it gave."""
-    async with asyncio.timeout(15):
+async def until(condition: Callable[[], Any], patience_s: float = 15) -> Any:
+    """Waits for a condition, which may be a coroutine's, but not for ever; returns what it gave."""
+    async with asyncio.timeout(patience_s):
         while True:
             found = condition()
             if inspect.isawaitable(found):

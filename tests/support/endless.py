@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from typing import Any
 
 from rstitch.v1 import router_pb2
@@ -16,6 +18,20 @@ def endless(stack: Stack, delay_s: float = 0.002) -> None:
     """Answers that end at their limit only, slowly enough to break in on."""
     stack.slm.model, stack.llm.model = ToyModel(1, stop_every=0), ToyModel(2, stop_every=0)
     stack.slm.delay_s = stack.llm.delay_s = delay_s
+
+
+def at_once(stack: Stack, num: int) -> asyncio.Event:
+    """In each session the SLM writes so many tokens, each for itself, and then no more until the event is set."""
+    go_on, written = asyncio.Event(), Counter[Any]()
+
+    async def pace() -> None:
+        stream = asyncio.current_task()  # which serves one session
+        written[stream] += 1
+        if written[stream] > num:
+            await go_on.wait()
+
+    stack.slm.max_message_tokens, stack.slm.pace = 1, pace
+    return go_on
 
 
 def expected(

@@ -60,6 +60,18 @@ def script(num_tokens: int = 60, seed: int = 0) -> list[pb.GenerateResponse]:
     return [*events, pb.GenerateResponse(finished=finished)]
 
 
+class _Seeing(grpc.ServerInterceptor):
+    """Notes the name and the metadata of each call."""
+
+    def __init__(self, calls: list[tuple[str, dict[str, Any]]]) -> None:
+        self._calls = calls
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        name = handler_call_details.method.rpartition("/")[2]
+        self._calls.append((name, dict(handler_call_details.invocation_metadata)))
+        return continuation(handler_call_details)
+
+
 class FakeRouter(router_pb2_grpc.RouterServiceServicer):
     """Keeps sessions like the real one. `before_event(n)` runs before the n-th event of any stream and may raise."""
 
@@ -69,6 +81,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.heads: list[pb.HeadStatus] = []
         self.head_calls: list[Any] = []
         self.observed: list[pb.ObserveAnswerRequest] = []
+        self.cancelled: list[str] = []
         self.before_event: Callable[[int], None] = lambda n: None
         self.answer = script()
         self.questions: list[pb.GenerateRequest] = []
@@ -81,7 +94,10 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self._sessions: dict[str, list[pb.GenerateResponse]] = {}
         self._count = itertools.count()
         self._lock = threading.Lock()
-        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=server_options())
+        # Of each call, health included.
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        seen = (_Seeing(self.calls),)
+        self._server = grpc.server(futures.ThreadPoolExecutor(8), interceptors=seen, options=server_options())
         router_pb2_grpc.add_RouterServiceServicer_to_server(self, self._server)
         self.health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
@@ -177,6 +193,12 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             writers = [SLM if part else LLM] if request.session_id else [common_pb2.MODEL_UNSPECIFIED]
             yield pb.ObserveAnswerResponse(consultations=asked, tokens=[part], writers=writers, num_positions=4)
             yield pb.ObserveAnswerResponse(num_positions=4)
+
+    def CancelGeneration(self, request: pb.CancelGenerationRequest, context: Any) -> pb.CancelGenerationResponse:
+        self.cancelled.append(request.session_id)
+        is_running = request.session_id != "over"
+        state = pb.TRAJECTORY_STATE_INTERRUPTED if is_running else pb.TRAJECTORY_STATE_FINISHED
+        return pb.CancelGenerationResponse(cancelled=is_running, state=state, length=9)
 
     def DeleteTrajectory(self, request: pb.DeleteTrajectoryRequest, context: Any) -> pb.DeleteTrajectoryResponse:
         self._sessions.pop(request.session_id, None)

@@ -20,6 +20,7 @@ from rstitch.service.consulting import Consultant, in_half_precision
 from rstitch.service.head import Head
 from rstitch.service.server import Server
 from rstitch.service.telemetry import setup_telemetry
+from rstitch.service.tls import ServerTls
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
 from tests.support.toy import STOP, VOCAB_SIZE, ToyModel, make_tokenizer_files
 
@@ -55,6 +56,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.sessions: dict[str, list[int]] = {}
         self.heads: dict[str, Head] = {}
         self.num_streams = 0
+        self.tls: ServerTls | None = None
+        self.metadata: list[dict[str, str]] = []  # of each call that asks or decodes
         self.num_observing = 0
         self.busy: set[str] = set()  # sessions in which a run is going on
         self.port = free_port()  # kept from start to start
@@ -70,7 +73,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.sessions.clear()
         self.heads.clear()
         self.instance_id = uuid.uuid4().hex
-        self._server = Server(f"127.0.0.1:{self.port}", service_names=[], telemetry=setup_telemetry("fake", None))
+        self._server = Server(
+            f"127.0.0.1:{self.port}", service_names=[], telemetry=setup_telemetry("fake", None), tls=self.tls
+        )
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server.grpc)
         self.port = await self._server.start()
         await self._server.set_serving(True)
@@ -81,6 +86,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             self._server = None
 
     async def GetInfo(self, request: Any, context: Any) -> worker_pb2.GetInfoResponse:
+        self.metadata.append({"call": "GetInfo", **dict(context.invocation_metadata())})
         return worker_pb2.GetInfoResponse(
             role=self.role,
             model=f"toy-{self.role}",
@@ -120,6 +126,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[worker_pb2.DecodeRequest], context: Any
     ) -> AsyncIterator[worker_pb2.DecodeResponse]:
         self.num_streams += 1
+        self.metadata.append({"call": "Decode", **dict(context.invocation_metadata())})
         queue: asyncio.Queue[worker_pb2.DecodeRequest | None] = asyncio.Queue()
 
         async def read() -> None:

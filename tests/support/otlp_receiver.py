@@ -19,12 +19,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 class OtlpReceiver(pb_grpc.TraceServiceServicer):
     """Keeps every span it is sent. `endpoint` is what an exporter wants."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.spans: list[Span] = []
         self._lock = threading.Lock()
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
         pb_grpc.add_TraceServiceServicer_to_server(self, self._server)
-        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.endpoint = _endpoint(self._server, credentials)
 
     def Export(self, request: pb.ExportTraceServiceRequest, context: Any) -> pb.ExportTraceServiceResponse:
         with self._lock:
@@ -43,6 +43,12 @@ class OtlpReceiver(pb_grpc.TraceServiceServicer):
         self._server.stop(None).wait()
 
 
+def _endpoint(server: grpc.Server, credentials: grpc.ServerCredentials | None) -> str:
+    if credentials is None:
+        return f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    return f"https://127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
+
+
 def attributes(span: Any) -> dict[str, Any]:
     """The attributes of a span, or of a metric's point, as plain values."""
     return {pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in span.attributes}
@@ -51,12 +57,12 @@ def attributes(span: Any) -> dict[str, Any]:
 class MetricsReceiver(metrics_grpc.MetricsServiceServicer):
     """The same for metrics: keeps the last state of every metric it is sent, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self._metrics: dict[str, Metric] = {}
         self._lock = threading.Lock()
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
         metrics_grpc.add_MetricsServiceServicer_to_server(self, self._server)
-        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.endpoint = _endpoint(self._server, credentials)
 
     def Export(
         self, request: metrics_pb.ExportMetricsServiceRequest, context: Any

@@ -24,10 +24,11 @@ def _redis_binary() -> str:
 class RedisProcess:
     """A redis-server on one port; it can be stopped and started, and forgets all then."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
+        self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -35,12 +36,16 @@ class RedisProcess:
             return
         command = [_redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         with (self._folder / "redis.log").open("wb") as log:
-            self._process = subprocess.Popen([*command, "--dir", str(self._folder)], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*command, "--dir", str(self._folder), *self._arguments], stdout=log, stderr=log
+            )
         deadline = time.monotonic() + 10
         with redis.Redis(port=self.port) as client:
             while True:
                 try:
                     client.ping()
+                    return
+                except redis.AuthenticationError:  # it is there, for those whom it knows
                     return
                 except redis.ConnectionError:
                     assert time.monotonic() < deadline, "redis does not start"

@@ -16,7 +16,7 @@ WINDOW = common_pb2.SIGNAL_ENTROPY_WINDOW
 SAMPLING = common_pb2.Sampling
 BAD_STEPS = {
     "no session id": (pb.StepRequest(tokens=PROMPT), "INVALID_ARGUMENT", "session_id"),
-    "long session id": (pb.StepRequest(session_id="x" * 129, tokens=PROMPT), "INVALID_ARGUMENT", "session_id"),
+    "long session id": (pb.StepRequest(session_id="x" * 257, tokens=PROMPT), "INVALID_ARGUMENT", "session_id"),
     "no tokens": (pb.StepRequest(session_id="s"), "INVALID_ARGUMENT", "tokens"),
     "token outside the vocabulary": (pb.StepRequest(session_id="s", tokens=[VOCAB_SIZE]), "INVALID_ARGUMENT", "tokens"),
     "over the context": (pb.StepRequest(session_id="s", tokens=[5] * (CONTEXT_LENGTH + 1)), "OUT_OF_RANGE", "tokens"),

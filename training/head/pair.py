@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from evals.asking.access import access
 from evals.asking.stacks import models
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.tokenizer import load_tokenizer
@@ -71,7 +72,7 @@ def pair_of(options: argparse.Namespace) -> Pair:
     """The models of a running router, or those of the flags. Raises RstitchError if the router is not ready."""
     if options.in_process:
         return Pair(dict(zip(ROLES, models(options), strict=True)), dict.fromkeys(ROLES, "cpu float32"))
-    with Client(options.router) as client:
+    with Client(options.router, credentials=access()) as client:
         workers = {worker.role.value: worker for worker in client.wait_ready().workers}
     return Pair(
         {role: workers[role].model for role in ROLES},
@@ -81,7 +82,7 @@ def pair_of(options: argparse.Namespace) -> Pair:
 
 def check_labels(router: str) -> None:
     """Raises RstitchError if the router keeps no session with a label, from which a warm start could learn."""
-    with Client(router) as client:
+    with Client(router, credentials=access()) as client:
         if next(iter(client.trajectories(page_size=1, labelled=True)), None) is None:
             remedy = "Label some: rstitch trajectory label ID right|wrong."
             raise invalid("--warm-from", "the router keeps no session with a label.", remedy)

@@ -57,6 +57,7 @@ class PagedAttention:
         self._in_place = in_place
         self._softcapped = any(shape.softcap is not None for shape in cache.shapes)
         self.name = "in-place" if in_place else "gather"
+        self.reads_masked = in_place
         self._groups: list[Group] = []
         self._write_slots = torch.empty(0, dtype=torch.int64)
 

@@ -69,6 +69,7 @@ class NativeAttention:
     """An `AttentionBackend` over the kernel. The constructor raises UnsupportedModel where that is not to be had."""
 
     name = "native"
+    reads_masked = False
 
     def __init__(self, cache: KvCache) -> None:
         if cache.device.type != "cpu" or cache.dtype not in _ENTRIES:

@@ -44,6 +44,7 @@ class BlockTableAttention(ABC):
     """An `AttentionBackend` that steps of fixed shape can be captured with: all it needs is in `Tables`."""
 
     name: str
+    reads_masked = False
 
     def __init__(self, cache: KvCache, context_length: int) -> None:
         self.cache = cache

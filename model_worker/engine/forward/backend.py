@@ -17,6 +17,7 @@ class AttentionBackend(Protocol):
     """Attention over a `KvCache`, for one batch after another."""
 
     name: str  # the value of `Limits.attention` that asks for it
+    reads_masked: bool  # whether it reads slots that no token of a row is in, too, and masks what comes of them
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
         """Prepares the next forward, once for all layers; `slots` are the batch's, int64 [tokens] on the device."""

@@ -33,7 +33,8 @@ class Batch:
     slots: list[int] = field(default_factory=list)  # where its keys and values go
     asked: list[Row] = field(default_factory=list)  # by distribution asked for; a draft of d tokens asks for d + 1
     wanted: list[int] = field(default_factory=list)  # the token that each of these distributions comes after
-    unasked: list[tuple[int, Row]] = field(default_factory=list)  # asking for none, after their first place
+    placed: list[tuple[int, Row]] = field(default_factory=list)  # each row after the place of its first token
+    unasked: list[tuple[int, Row]] = field(default_factory=list)  # of these those that ask for no distribution
     masked: dict[Mask, list[int]] = field(default_factory=dict)  # which of these distributions are masked
 
     @classmethod
@@ -46,6 +47,7 @@ class Batch:
             for position in range(row.start, end):
                 batch.positions.append(position)
                 batch.slots.append(session.pages[position // page_size] * page_size + position % page_size)
+            batch.placed.append((len(batch.ids) - row.num_tokens, row))
             if num_asked := row.num_asked:
                 if row.run.mask is not None:
                     places = range(len(batch.asked), len(batch.asked) + num_asked)
@@ -53,7 +55,7 @@ class Batch:
                 batch.asked.extend([row] * num_asked)
                 batch.wanted.extend(range(len(batch.ids) - num_asked, len(batch.ids)))
             else:
-                batch.unasked.append((len(batch.ids) - row.num_tokens, row))
+                batch.unasked.append(batch.placed[-1])
         return batch
 
     @property

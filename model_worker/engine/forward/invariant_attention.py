@@ -56,6 +56,7 @@ class InvariantAttention:
         self._in_place = in_place
         self._threaded = cache.device.type == "cpu" and torch.get_num_threads() > 1
         self.name = "batch-invariant" if in_place else "batch-invariant gather"
+        self.reads_masked = True
         self._items: list[Items] = []
         self._order: Tensor | None = None  # int64 [tokens], which token of the batch each item is; None: all in turn
         self._back: Tensor | None = None  # its inverse

@@ -85,7 +85,12 @@ def load(
                 module: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
         else:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, output_loading_info=True, **_placement(device)
+                source,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,  # other files are pickles
+                output_loading_info=True,
+                **_placement(device),
             )
             module, report = loaded
             missing = sorted(report["missing_keys"])

@@ -46,7 +46,7 @@ class Launched:
     read: Later[Outcome | None]
     done: torch.cuda.Event | None  # comes when it is computed; None: it is, as always on a CPU
     graphed: bool | None  # whether a captured graph runs it; None: none is captured
-    spoilt: Later[list[Row]] = list  # rows that ask for nothing and left infinities or NaN; to be read after `wait`
+    spoilt: Later[list[Row]] = list  # rows that left infinities or NaN unseen (`find_spoilt`); to be read after `wait`
 
 
 class Runner:
@@ -108,7 +108,8 @@ class Runner:
                 read = self._launch_uncaptured(batch)
             else:
                 read = self._choose(batch, output.measured, output.logits, output.hidden, output.index)
-            spoilt = find_spoilt(self._cache, self._model.last_layer, batch)
+            last, everything = self._model.last_layer, self._attention.reads_masked
+            spoilt = find_spoilt(self._cache, last, batch, everything=everything)
         except Exception:
             # Nobody will wait for what the device was told already, and the next step writes where that still reads.
             if device.type == "cuda":

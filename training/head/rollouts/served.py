@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
+from evals.asking.access import access
 from evals.asking.load import closed_loop
 from evals.asking.record import parts_of
 from evals.latency.calls import runs_of_parts
@@ -110,7 +111,7 @@ class ServedRollouts:
 
     async def _connect(self) -> AsyncClient:
         await self._judge.checker.__aenter__()
-        return AsyncClient(self._address, reconnect_s=self._patience_s)
+        return AsyncClient(self._address, reconnect_s=self._patience_s, credentials=access())
 
     async def _close(self) -> None:
         # Where a signal ended a run, its answers are still being followed.

@@ -1,0 +1,34 @@
+"""The mark that asks the router of a running answer to end it. Who sets it need not know which router that is."""
+
+from __future__ import annotations
+
+import time
+from importlib import resources
+
+from router_svc.trajectory import keys
+from router_svc.trajectory.redis_link import RedisLink
+from router_svc.trajectory.types import Ended, State
+
+
+class Cancelling:
+    """Sets the mark with a script, cancel.lua; append.lua tells of it and claim.lua takes it away."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        text = (resources.files("router_svc.trajectory") / "cancel.lua").read_text("utf-8")
+        self._script = link.redis.register_script(text)
+
+    async def mark(self, session_id: str, epoch: int | None = None) -> Ended | int | None:
+        """Marks the answer that is being written as one to end; its router finds the mark at its next append.
+
+        Returns its epoch, with which the next call looks at the same answer again; how the session is, if nobody writes
+        that answer; None if there is no such session. An answer whose router is gone is interrupted here.
+        """
+        args = ["" if epoch is None else epoch, keys.ROUTER_PREFIX, time.time_ns() // 1_000_000]
+        reply = await self._link.call(lambda: self._script(keys=[keys.trajectory(session_id)], args=args))
+        match reply[0]:
+            case b"RUNNING":
+                return int(reply[1])
+            case b"ENDED":
+                return Ended(State(reply[1].decode()), int(reply[2]), bool(reply[3]))
+        return None
