@@ -4,14 +4,16 @@ order, and who runs what: the laws come first, since they take longest and matte
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 
 if TYPE_CHECKING:
     from rstitch.local.stack import LocalStack
@@ -29,7 +31,27 @@ STACKS = ("bundled_stack", "compiled_code", "kindred_stack", "stack", "tiny_stac
 _ANYWHERE = ("compiled_code", "tiny_stack")
 
 
+_configure = structlog.configure
+
+
+def _without_caching(*args: Any, **kwargs: Any) -> None:
+    """A logger that keeps how logs were set up when it was first used would be deaf to every later test's wishes."""
+    _configure(*args, **kwargs | {"cache_logger_on_first_use": False})
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Some tests run what sets the logs of a process up."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        root.handlers[:], root.level = handlers, level
+
+
 def pytest_configure() -> None:
+    structlog.configure = _without_caching
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell's background job; whatever a test starts would inherit it, and never hear of Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,15 +13,6 @@ from rstitch.service.logs import setup_logging
 from rstitch.service.telemetry import context_from_traceparent
 
 
-@pytest.fixture(autouse=True)
-def _restore_logging() -> object:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    root.handlers[:], root.level = handlers, level
-
-
 def test_lines_are_json_with_service_session_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging("router", json=True)
     context = context_from_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
