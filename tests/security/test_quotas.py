@@ -355,6 +355,20 @@ async def test_a_question_that_is_refused_gives_back_what_it_had(stack: Stack) -
     assert (await take(stub, short())).error is None
 
 
+async def test_a_question_in_a_running_session_counts_where_only_looking_shows_that(stack: Stack) -> None:
+    shown = await key(stack, requests_per_minute=100)
+    endless(stack, 0.01)
+    (writing, its), (_, other) = await routing(stack, shown), await routing(stack, shown)
+    reading = await Reading(its, long()).has(5)
+    for stub, num in ((its, 1), (other, 2)):
+        refused = await take(stub, short(session_id=reading.answer.session_id))
+        assert refused.error is not None
+        assert refused.error.reason == "SESSION_RUNNING"
+        assert (await use(writing, shown)).requests_per_minute == num
+    await its.DeleteTrajectory(router_pb2.DeleteTrajectoryRequest(session_id=reading.answer.session_id))
+    await reading
+
+
 async def test_a_question_that_the_router_could_not_take_does_not_count(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
