@@ -59,8 +59,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 	@echo "setup: done. Next: make demo, make test, or $(BIN)/rstitch up"
 
-demo: setup ## start the stack, ask three questions, stop (no root, no containers)
-	@$(BIN)/rstitch demo
+demo: setup ## start the stack, ask three questions, stop (no root, no containers); locked: ARGS=--secure
+	@$(BIN)/rstitch demo $(ARGS)
 
 test: setup ## every test that needs no GPU, on up to four cores; one process: ARGS="-n 0"
 	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
