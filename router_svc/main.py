@@ -16,9 +16,10 @@ from pydantic_settings import CliApp
 from router_svc.access.cached_keys import CachedKeys
 from router_svc.access.key_source import key_source
 from router_svc.access.quotas import Quotas
-from router_svc.answers.sessions import Observers, Sessions
+from router_svc.answers.sessions import Sessions
 from router_svc.api.profiles import Profiles
 from router_svc.api.service import RouterService
+from router_svc.observers.observer import Observers
 from router_svc.policies.heads import Heads
 from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings

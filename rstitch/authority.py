@@ -63,7 +63,7 @@ def make_certificates(folder: Path, names: Mapping[str, Sequence[str]], days: in
 
 
 class _Maker:
-    """Runs openssl."""
+    """Makes keys and certificates by the command `openssl`, each in a run of its own."""
 
     def __init__(self, openssl: str, folder: Path, scratch: Path, days: int) -> None:
         self._openssl = openssl

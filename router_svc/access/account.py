@@ -77,7 +77,7 @@ class Account:
         return Bill(charge.number, charge.tokens, charge.llm_tokens, returned, freed, renewed)
 
     def paid(self, bill: Bill) -> None:
-        """A bill has arrived."""
+        """Notes that Redis has a bill: what it charged and gave back is owed no longer."""
         self._unpaid = None
         del self._returned[: len(bill.returned)]
         del self._freed[: len(bill.freed)]

@@ -7,10 +7,8 @@ caller cannot name is not there for it. It knows no wire.
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -25,7 +23,7 @@ from router_svc.answers.observing import Observing
 from router_svc.answers.preparation import Preparation, check_same, read_session
 from router_svc.answers.request import Question, Reattach, check_within
 from router_svc.answers.running import RunningAnswer
-from router_svc.observers.observer import AnswerObserver
+from router_svc.observers.observer import AnswerObserver, Observers
 from router_svc.observers.trace import GenerationTrace, begin_trace
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET
@@ -54,17 +52,6 @@ from router_svc.workers.pair import WorkerPair
 from router_svc.workers.run_ahead import RunAheadGate
 from router_svc.workers.session import BackgroundWork
 from rstitch.errors import RstitchError
-from rstitch.service.metrics import NO_METRICS, Metrics
-from rstitch.service.telemetry import Telemetry
-
-
-@dataclass(frozen=True, slots=True)
-class Observers:
-    """Who looks on while this process writes answers, and by which clock (monotonic, in s)."""
-
-    telemetry: Telemetry
-    metrics: Metrics = NO_METRICS
-    clock: Callable[[], float] = time.monotonic
 
 
 class Sessions:
@@ -107,7 +94,6 @@ class Sessions:
 
     @property
     def _load(self) -> int:
-        """Counts the answers that are being written or about to be."""
         return len(self._running) + self._num_beginning
 
     async def begin(self, question: Question, started: float) -> AnswerLog:

@@ -5,7 +5,9 @@ It feeds guard, prices, load meter and metrics from the router's own values; it 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from router_svc.observers.guard import Guard, GuardState, Observation
 from router_svc.observers.load import Kind, LoadMeter
@@ -17,7 +19,17 @@ from router_svc.policies.policy import Policy
 from router_svc.trajectory.types import Finished, Model
 from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError
-from rstitch.service.metrics import Metrics
+from rstitch.service.metrics import NO_METRICS, Metrics
+from rstitch.service.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """Who looks on while this process writes answers, and by which clock (monotonic, in s)."""
+
+    telemetry: Telemetry
+    metrics: Metrics = NO_METRICS
+    clock: Callable[[], float] = time.monotonic
 
 
 class AnswerObserver:

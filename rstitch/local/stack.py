@@ -172,10 +172,13 @@ class LocalStack:
         """Gives the last lines that a part wrote; none once it is stopped."""
         return [line for part in self.parts if part.name == name for line in part.process.log_tail(num_lines)]
 
-    def start_router(self, *args: str) -> Part:
-        """Starts one more router on the same workers and Redis, with further flags; it is ready when this returns."""
+    def start_router(self, *args: str, credentials: Credentials | None = None) -> Part:
+        """Starts one more router on the same workers and Redis, with further flags; it is ready when this returns.
+
+        It is asked with `credentials` whether it is (None: those of the stack).
+        """
         number = sum(part.name.startswith("router") for part in self.parts) + 1
-        part = self._new_router(f"router {number}", free_port(), args)
+        part = self._new_router(f"router {number}", free_port(), args, credentials)
         part.start()
         part.wait_ready()
         return part
@@ -268,7 +271,9 @@ class LocalStack:
         chosen = options.threads is not None or "RSTITCH_THREADS" in os.environ
         return [] if chosen or options.device != "cpu" else ["--share-cores", str(self.folder / "cores")]
 
-    def _new_router(self, name: str, port: int, args: Sequence[str] = ()) -> Part:
+    def _new_router(
+        self, name: str, port: int, args: Sequence[str] = (), credentials: Credentials | None = None
+    ) -> Part:
         address = f"{_LOCALHOST}:{port}"
         slm, llm = self.worker_addresses
         options = self._router_options
@@ -278,7 +283,7 @@ class LocalStack:
                    *(self._lock.of_router() if self._lock else []), *options.args, *args]
         # fmt: on
         env = {"OMP_NUM_THREADS": "1", "RSTITCH_HEADS": os.environ.get("RSTITCH_HEADS", bundled_heads())}
-        known = self.credentials
+        known = credentials or self.credentials
         return self._add(name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
 
     def _add(

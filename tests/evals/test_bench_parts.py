@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from evals.asking.record import Record
 from evals.asking.stacks import add_stack_arguments
-from evals.bench import checkouts, cores, engine, page, security
+from evals.bench import checkouts, cores, engine, in_turn, page, security
 from evals.bench.outside import fit
 from evals.bench.replay_stack import SYSTEMS, Replayed, cache_args, numbered, replay_stack
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
@@ -249,8 +249,8 @@ def test_a_lock_is_measured_beside_an_open_door(tmp_path: Path) -> None:
     small += ["--max-new-tokens", "16", "--json", str(tmp_path / "found")]
     assert security.run(parser.parse_args(small)) == 0
     found = json.loads((tmp_path / "found").read_text())
-    locks = ["keys", "keys and quotas"]
-    assert [(row["sessions"], row["lock"], row["pairs"]) for row in found["rows"]] == [
+    locks = ["keys", "keys, quotas", "keys, quotas, TLS"]
+    assert [(row["sessions"], row["door"], row["pairs"]) for row in found["rows"]] == [
         (sessions, lock, 2) for sessions in (1, 2) for lock in locks
     ]
     answers = {}
@@ -261,5 +261,5 @@ def test_a_lock_is_measured_beside_an_open_door(tmp_path: Path) -> None:
 
 def test_the_ratio_of_pairs_forgives_what_hits_both() -> None:
     before = [1.0, 5.0, 2.0, 40.0, 3.0]
-    found = checkouts.median_ratio([1.1 * ms for ms in before], before)
+    found = in_turn.median_ratio([1.1 * ms for ms in before], before)
     assert (found.low, found.value, found.high) == pytest.approx((1.1, 1.1, 1.1))

@@ -82,7 +82,7 @@ async def test_two_models_that_cannot_be_stitched_are_refused_by_name(stack: Sta
     stack.llm.files = unstitchable_files()
     router = await stack.router(ready=False)
     stub = await stack.stub(router)
-    found = await until_it_says(stub, "tokenizer")
+    found = await until_it_says(stub, "cannot be stitched")  # before, it says whose tokenizer is being read
     assert not found.ready
     assert "LLM" in found.detail
     assert await health(router.port) == NOT_SERVING

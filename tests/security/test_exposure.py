@@ -19,7 +19,7 @@ from tests.support.keys import make, write
 from tests.support.toy_stack import Stack
 
 OPEN = ["0.0.0.0:1", "[::]:1", ":::1", "10.0.0.7:1", "router:1", "localhost.example.com:1", "127.0.0.1.example.com:1"]
-ODD = ["ipv4:127.0.0.1:1,0.0.0.0:1", "127.1:1", "127.0.0.1,0.0.0.0:1", "0:1", "dns:0.0.0.0:1", "unix:/tmp/x:1"]
+ODD = ["ipv4:127.0.0.1:1,0.0.0.0:1", "127.1:1", "127.0.0.1,0.0.0.0:1", "0:1", "dns:0.0.0.0:1", "unix:/x:1"]
 HERE = ["127.0.0.1:1", "127.0.0.2:1", "localhost:1", "LOCALHOST:1", "[::1]:1", "::1:1"]
 
 

@@ -23,7 +23,7 @@ class Authority:
         return cls(folder)
 
     def file(self, name: str) -> str:
-        """`router.pem`, `router.key`, ..."""
+        """Gives the path of a file such as `router.pem` or `router.key`."""
         return str(self.folder / name)
 
     @property

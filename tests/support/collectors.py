@@ -11,7 +11,7 @@ from rstitch.local.processes import free_port
 
 @contextmanager
 def closed() -> Iterator[str]:
-    """The address of nobody."""
+    """Gives an address at which connections are refused at once."""
     yield f"127.0.0.1:{free_port()}"
 
 

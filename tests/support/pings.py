@@ -21,7 +21,7 @@ class PingCounter:
         self._serving: set[asyncio.Task[None] | None] = set()
 
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one client."""
+        """Passes on what one client sends and is sent, and counts its pings."""
         from_server, to_server = await asyncio.open_connection(self._host, self._port)
         replies = asyncio.create_task(_copy(from_server, writer))
         self._serving.add(asyncio.current_task())
