@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator
 from json import loads
@@ -17,7 +18,7 @@ from rstitch.cli.trajectory import cancelled_text
 from rstitch.client.sync import Client
 from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Started, Switch
 from rstitch.credentials import Credentials
-from rstitch.errors import invalid
+from rstitch.errors import NotFound, invalid
 from rstitch.limits import ROUTER_ADDRESS
 
 
@@ -82,7 +83,7 @@ def ask(
             cache_salt=cache_salt,
             on_disconnect=wish,
         )
-        asked = _Asked(events)
+        asked = _Asked(events, session)
         try:
             if json:
                 for event in asked:
@@ -92,15 +93,17 @@ def ask(
                 show(asked, out())
         except KeyboardInterrupt:
             if asked.session_id:
-                err().print(f"\n{cancelled_text(asked.session_id, client.cancel(asked.session_id))}", soft_wrap=True)
+                with contextlib.suppress(NotFound):  # the router had not taken the question yet
+                    text = cancelled_text(asked.session_id, client.cancel(asked.session_id))
+                    err().print(f"\n{text}", soft_wrap=True)
             raise
 
 
 class _Asked:
-    """The events of an answer, and its session once that is known."""
+    """The events of an answer, and its session as soon as that is known: before `Started`, if the caller named it."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
-        self.session_id = ""
+    def __init__(self, events: Iterable[Event], session_id: str) -> None:
+        self.session_id = session_id
         self._events = events
 
     def __iter__(self) -> Iterator[Event]:

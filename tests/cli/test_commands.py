@@ -166,9 +166,10 @@ def test_answers_are_cancelled(run: Run, router: FakeRouter) -> None:
 
 
 @pytest.mark.parametrize("json", [[], ["--json"]])
-def test_ctrl_c_cancels_the_answer(run: Run, router: FakeRouter, json: list[str]) -> None:
+@pytest.mark.parametrize("pressed_at", [1, 20])  # before the router has said a word, and amid the answer
+def test_ctrl_c_cancels_the_answer(run: Run, router: FakeRouter, json: list[str], pressed_at: int) -> None:
     def press(number: int) -> None:
-        if number == 20:
+        if number == pressed_at:
             signal.raise_signal(signal.SIGINT)
 
     router.before_event = press
@@ -176,6 +177,18 @@ def test_ctrl_c_cancels_the_answer(run: Run, router: FakeRouter, json: list[str]
     assert result.exit_code == 130
     assert router.cancelled == ["talk"]
     assert "cancelled talk: 9 tokens are kept" in result.stderr
+
+
+def test_ctrl_c_before_the_question_is_taken(run: Run, router: FakeRouter) -> None:
+    def press(number: int) -> None:
+        if number == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    router.before_event = press
+    result = run("ask", "What?", "--session", "unknown")
+    assert result.exit_code == 130
+    assert router.cancelled == ["unknown"]
+    assert "error" not in result.stderr
 
 
 @pytest.mark.parametrize("width", ["40", "80"])

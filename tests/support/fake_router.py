@@ -196,6 +196,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
 
     def CancelGeneration(self, request: pb.CancelGenerationRequest, context: Any) -> pb.CancelGenerationResponse:
         self.cancelled.append(request.session_id)
+        if request.session_id == "unknown":
+            context.abort(grpc.StatusCode.NOT_FOUND, "there is no session unknown.")
         is_running = request.session_id != "over"
         state = pb.TRAJECTORY_STATE_INTERRUPTED if is_running else pb.TRAJECTORY_STATE_FINISHED
         return pb.CancelGenerationResponse(cancelled=is_running, state=state, length=9)
