@@ -59,6 +59,10 @@ def pytest_configure() -> None:
     from tests.support.forked import spawn_forked
 
     processes.ChildProcess.spawn = staticmethod(spawn_forked)
+    from tests.support import secured
+
+    if secured.SECURE:
+        secured.lock_all_stacks()
     # A port that one process has drawn and not bound yet, or keeps for a part that is down, is not drawn by another.
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     processes.PORTS = processes.PORTS[number % 4 :: 4]

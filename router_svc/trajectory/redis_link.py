@@ -101,7 +101,7 @@ class Script:
         # Without the socket's own timeout, which makes a task for each write; `_call` has one timeout for all of it.
         self._connection: Any = address.pool(**_CONNECTION).make_connection()  # type: ignore[no-untyped-call]
         self._text = text
-        self._sha = hashlib.sha1(text.encode()).hexdigest()
+        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Runs the script and returns its reply. Raises what redis raises."""

@@ -88,7 +88,8 @@ class LocalStack:
         self._timeout_s = timeout_s
         self.credentials = credentials
         self._secure = secure
-        self._lock: Lock | None = None
+        # What locks it, once it is started; None: nothing does.
+        self.lock: Lock | None = None
         # In the order of starting.
         self.parts: list[Part] = []
         self._stuck_since: float | None = None
@@ -110,8 +111,8 @@ class LocalStack:
             self._check_port()
             self._check_redis()
             if self._secure:
-                self._lock = Lock.make(self.folder / "lock")
-                self.credentials = self._lock.client
+                self.lock = Lock.make(self.folder / "lock")
+                self.credentials = self.lock.client
             self._add_parts()
             waiting = list(self.parts)
             for part in waiting:
@@ -247,11 +248,11 @@ class LocalStack:
                    *(["--shared-listen", self._shared_address] if self._shared else []),
                    *(["--batch-invariant"] if options.batch_invariant else []),
                    *self._sharing_args(role), *self._cores_args(role),
-                   *(self._lock.of_worker(role) if self._lock else []), *options.args]
+                   *(self.lock.of_worker(role) if self.lock else []), *options.args]
         # fmt: on
         # Threads that wait spin by default: beside another worker's, router's or Redis's they would take the core away.
         env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-        known = self._lock.prober if self._lock else self.credentials
+        known = self.lock.prober if self.lock else self.credentials
         self._add(f"{role} worker", command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
 
     def _model(self, role: str) -> str:
@@ -280,7 +281,7 @@ class LocalStack:
         # fmt: off
         command = [sys.executable, "-m", options.module, "--slm", slm, "--llm", llm,
                    "--redis", self.redis_url, "--listen", address,
-                   *(self._lock.of_router() if self._lock else []), *options.args, *args]
+                   *(self.lock.of_router() if self.lock else []), *options.args, *args]
         # fmt: on
         env = {"OMP_NUM_THREADS": "1", "RSTITCH_HEADS": os.environ.get("RSTITCH_HEADS", bundled_heads())}
         known = credentials or self.credentials

@@ -26,6 +26,7 @@ from tests.support.asking import until
 from tests.support.breaking import interrupted, runs_on
 from tests.support.exploring import Exploring, same, told
 from tests.support.heads import put, random_head
+from tests.support.secured import session_name
 from tests.support.served import Pair, another_router, check_kept, expected, written
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 5]
@@ -149,7 +150,7 @@ async def check_told_everywhere(
     replayed = Answer.of([event async for event in client.attach(answer.session_id, 0)])
     assert told(replayed) == got
     with redis.Redis.from_url(stack.redis_url) as connection:
-        entries = connection.xrange(f"rstitch:chunks:{answer.session_id}")
+        entries = connection.xrange(f"rstitch:chunks:{session_name(answer.session_id)}")
     packed = [entry[b"c"] for _, entry in entries if b"c" in entry]
     assert [c.position for each in packed for c in unpack_consultations(each)] == [c.position for c in got]
     assert answer.finished.usage.num_kept_consultations == len(got)

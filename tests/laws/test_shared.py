@@ -21,6 +21,7 @@ from rstitch.local.stack import LocalStack, WorkerOptions
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from tests.support.breaking import interrupted, long_prompts, runs_on
 from tests.support.engines import generate
+from tests.support.secured import session_name
 from tests.support.served import ROOT, Pair, another_router, check_kept, expected, written
 from tests.support.shared_layers import save_pair
 
@@ -139,7 +140,8 @@ async def test_both_addresses_are_one_worker_and_no_page_is_leaked(shared: Local
             infos.append(await stub.GetInfo(worker_pb2.GetInfoRequest()))
             if address == shared.worker_addresses[1]:
                 for answer in answers:
-                    assert (await stub.CloseSession(worker_pb2.CloseSessionRequest(session_id=answer.session_id))).held
+                    request = worker_pb2.CloseSessionRequest(session_id=session_name(answer.session_id))
+                    assert (await stub.CloseSession(request)).held
     slm, llm = infos
     assert [slm.role, llm.role] == [common_pb2.MODEL_SLM, common_pb2.MODEL_LLM]
     assert slm.instance_id == llm.instance_id

@@ -24,6 +24,7 @@ from rstitch.client.types import Answer
 from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
 from rstitch.service.telemetry import setup_telemetry
 from tests.support.pairs import STOP_TOKEN, VOCAB_SIZE
+from tests.support.secured import session_name, settings_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,10 +108,12 @@ def start_stack(
 async def another_router(stack: LocalStack, **settings: Any) -> AsyncIterator[AsyncClient]:
     """A client of a router with settings of its own, in this process, on the workers and the Redis of a stack."""
     slm, llm = stack.worker_addresses
-    chosen = RouterSettings(slm=slm, llm=llm, redis=stack.redis_url, listen="127.0.0.1:0", **settings)
+    locked: dict[str, Any] = settings_of(stack)
+    chosen = RouterSettings(slm=slm, llm=llm, redis=stack.redis_url, listen="127.0.0.1:0", **locked, **settings)
     async with running(chosen, setup_telemetry("router", None)) as router:
         await router.ready.wait()
-        async with AsyncClient(f"127.0.0.1:{router.port}", timeout_s=100) as connected:
+        address = f"127.0.0.1:{router.port}"
+        async with AsyncClient(address, timeout_s=100, credentials=stack.credentials) as connected:
             yield connected
         await router.sessions.drain()
         await router.server.stop(0)
@@ -120,7 +123,7 @@ def stored_in_redis(url: str, session_id: str) -> list[tuple[str, int]]:
     """What Redis itself holds: (source, token) in order, read with nothing of ours."""
     names = {1: "prompt", 2: "slm", 3: "llm"}
     with redis.Redis.from_url(url) as connection:
-        entries = connection.xrange(f"rstitch:chunks:{session_id}")
+        entries = connection.xrange(f"rstitch:chunks:{session_name(session_id)}")
     return [
         (names[int(entry[b"s"])], token) for _, entry in entries for (token,) in struct.iter_unpack("<I", entry[b"t"])
     ]
