@@ -41,6 +41,7 @@ def lock_all_stacks() -> None:
     # mypy: what is replaced has the same signature.
     LocalStack.__init__ = _locked(LocalStack.__init__)  # type: ignore[method-assign]
     LocalStack.start = _remembered(LocalStack.start)  # type: ignore[method-assign]
+    LocalStack.start_router = _remembered(LocalStack.start_router)  # type: ignore[method-assign]
     Credentials.channel = _shown(Credentials.channel)  # type: ignore[method-assign]
     Credentials.aio_channel = _shown(Credentials.aio_channel)  # type: ignore[method-assign]
     grpc.aio.insecure_channel = _never_in_clear(grpc.aio.insecure_channel)
@@ -54,13 +55,15 @@ def _locked(make: Callable[..., None]) -> Callable[..., None]:
     return made
 
 
-def _remembered(start: Callable[..., None]) -> Callable[..., None]:
+def _remembered(start: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(start)
-    def started(self: LocalStack, *args: Any, **kwargs: Any) -> None:
-        start(self, *args, **kwargs)
+    def started(self: LocalStack, *args: Any, **kwargs: Any) -> Any:
+        result = start(self, *args, **kwargs)
         if self.lock:
-            _wanted[self.router_address] = self.credentials
+            routers = [part.address for part in self.parts if part.name.startswith("router")]
+            _wanted.update(dict.fromkeys(routers, self.credentials))
             _wanted.update(dict.fromkeys(self.worker_addresses, self.lock.prober))
+        return result
 
     return started
 
