@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import grpc
 
@@ -10,6 +11,7 @@ from rstitch.client.status import Status
 from rstitch.client.tracing import trace_metadata
 from rstitch.credentials import Credentials
 from rstitch.errors import RstitchError, from_rpc_error, invalid
+from rstitch.keyed import KeyedChannel, Metadata
 from rstitch.limits import ROUTER_ADDRESS, host_and_port
 from rstitch.v1 import router_pb2_grpc
 
@@ -41,6 +43,13 @@ class Connection:
         self._reconnect_s = reconnect_s
         self._channel = self._make_channel(credentials)
         self._stub = router_pb2_grpc.RouterServiceStub(self._channel)
+
+    def showing(self, metadata: Metadata) -> Self:
+        """Gives a client of the same connection whose every call carries `metadata`, such as another caller's key."""
+        made = copy.copy(self)
+        made._channel = KeyedChannel(self._channel, lambda: metadata)
+        made._stub = router_pb2_grpc.RouterServiceStub(made._channel)
+        return made
 
     def _make_channel(self, credentials: Credentials) -> Any:
         raise NotImplementedError

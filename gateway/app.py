@@ -1,0 +1,100 @@
+"""The application: its routes, what all requests pass, and every failure as an error that clients know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+import rstitch
+from gateway.errors import ApiError, of_router
+from gateway.middleware import Bounds, Told
+from gateway.openai import routes as openai
+from gateway.settings import GatewaySettings
+from gateway.states import router as states
+from rstitch.client.aio import AsyncClient
+from rstitch.errors import RstitchError
+from rstitch.limits import is_loopback
+
+_log = structlog.get_logger(__name__)
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_MIB = 1 << 20
+# By pydantic, to the place of a value that may be of several kinds.
+_ADDED = ("body", "str", "int", "float", "bool")
+
+
+def make_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
+    """Makes the application, which asks the router by `client`."""
+    app = FastAPI(title="rstitch", version=rstitch.__version__, docs_url=None, redoc_url=None)
+    app.state.settings, app.state.client = settings, client
+    for router in (states, openai.router):
+        app.include_router(router)
+    app.add_exception_handler(ApiError, _told)
+    app.add_exception_handler(RstitchError, _told)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _failed)
+    local = is_loopback(settings.http_listen)
+    app.add_middleware(
+        Bounds,
+        max_bytes=round(settings.max_body_mib * _MIB),
+        timeout_s=settings.body_timeout_s,
+        hosts=_LOCAL if local else (),
+    )
+    app.add_middleware(Told)
+    return app
+
+
+def _response(error: ApiError) -> Response:
+    return JSONResponse(error.body(), error.status, error.headers())
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    return _response(of_router(error) if isinstance(error, RstitchError) else error)  # type: ignore[arg-type]
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] in ("json_invalid", "json_type"):
+        return _response(ApiError(400, "The body is no JSON. Send an object.", code="invalid_json"))
+    param = _place(first["loc"])
+    if not param:
+        return _response(ApiError(400, "The body is no object of JSON. Send one.", code="invalid_json"))
+    missing = first["type"] == "missing"
+    what = "it is missing. Send it." if missing else f"{first['msg'][:1].lower()}{first['msg'][1:]}. Correct it."
+    return _response(ApiError(400, f"{param}: {what}", param, "missing_parameter" if missing else "invalid_value"))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        what, code = f"There is no {request.method} {request.url.path[:200]}.", "not_found"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        what, code = f"{request.url.path[:200]} takes no {request.method}.", "method_not_allowed"
+    else:
+        what, code = str(error.detail), "invalid_request"
+    made = ApiError(error.status_code, what, code=code)
+    return JSONResponse(made.body(), made.status, made.headers() | dict(error.headers or {}))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    _log.error("request failed", exc_info=error)
+    return _response(ApiError(500, "The gateway failed; its log says why.", code="INTERNAL"))
+
+
+def _place(location: Sequence[Any]) -> str:
+    """Writes where in the body a value is, without what pydantic adds of unions."""
+    made = ""
+    for part in location:
+        if isinstance(part, int):
+            made += f"[{part}]"
+        elif part not in _ADDED and not part.startswith(("list[", "constrained", "dict[")):
+            made += f".{part}" if made else part
+    return made

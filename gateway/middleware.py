@@ -1,0 +1,133 @@
+"""What every request passes: bounds of its size and time, who may send it from a browser, and headers of the answer.
+
+It knows no route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Iterable
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import ApiError
+
+_log = structlog.get_logger(__name__)
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# Nothing of ours is framed, guessed at, or told to others.
+_SECURITY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+class Bounds:
+    """Refuses bodies that are too large, too slow or no JSON, and requests for other hosts than this.
+
+    Only a body that says it is JSON is taken: a page of somebody else can make a browser send any other kind to here.
+    With `hosts`, so is a page refused that made the browser believe this to be its own host.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float, hosts: Iterable[str]) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await self._body(scope, receive)
+        except ApiError as error:
+            # What else comes is not read: the connection ends with the answer.
+            headers = error.headers() | {"connection": "close"}
+            await JSONResponse(error.body(), error.status, headers)(scope, receive, send)
+            return
+        replayed = False
+
+        async def replay() -> Message:
+            nonlocal replayed
+            if not replayed:
+                replayed = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            return await receive()
+
+        await self._app(scope, replay, send)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "").rpartition("@")[2]
+        name = re.sub(r":\d*$", "", host).strip("[]").lower()
+        if self._hosts and name not in self._hosts:
+            what = f"This is not {host[:200]!r}. Ask by the address that it listens on."
+            raise ApiError(421, what, code="WRONG_HOST")
+        if (told := headers.get("content-length", "")) and (not told.isdigit() or int(told) > self._max_bytes):
+            raise self._too_large()
+        if headers.get("content-encoding", "identity") != "identity":
+            raise ApiError(415, "A compressed body is not taken. Send it as it is.", code="UNSUPPORTED_ENCODING")
+        pieces, size = [], 0
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(499, "The client has left.", code="CLIENT_LEFT")
+                    pieces.append(message.get("body", b""))
+                    size += len(pieces[-1])
+                    if size > self._max_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            what = f"The body did not come within {self._timeout_s:g} s. Send it faster."
+            raise ApiError(408, what, code="SLOW_BODY") from None
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if size and kind != "application/json":
+            raise ApiError(415, "The body is to be JSON. Send `Content-Type: application/json`.", code="NOT_JSON")
+        return b"".join(pieces)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"The body is larger than {self._max_bytes} bytes. Send less.", code="MESSAGE_TOO_LARGE")
+
+
+class Told:
+    """Names each request, closes what browsers could do with its answer, and logs it: what and how, and no text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked = Headers(scope=scope).get("x-request-id", "")
+        request_id = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
+        status, began = 0, time.perf_counter()
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                for name, value in _SECURITY.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, told)
+            finally:
+                spent = round(1000 * (time.perf_counter() - began), 1)
+                level = _log.debug if scope["path"] in ("/health", "/ready", "/metrics") else _log.info
+                level("request", method=scope["method"], path=scope["path"][:200], status=status, ms=spent)

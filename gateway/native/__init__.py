@@ -1,0 +1,1 @@
+"""The router's own contract as JSON over HTTP: every event, trajectory and state, by the contract's names."""

@@ -1,0 +1,152 @@
+"""One answer as a choice of a completion: what came, in the words of OpenAI's API. It knows neither route nor frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.openai.thinking import Marks, Parted, Piece
+from rstitch.client import Chunk, Event, Finished, FinishReason, Started, Switch
+from rstitch.client.specs import Spec, text_of
+
+# Stock clients know these two; which it was is in `rstitch.finish_reason`.
+_REASONS = {FinishReason.STOP: "stop", FinishReason.STOP_STRING: "stop"}
+
+
+@dataclass(slots=True)
+class Asked:
+    """What of a choice the client wants to see.
+
+    Attributes:
+        marks: of the thinking; None leaves it in the content, as it is written.
+        include_thinking: whether it is sent at all.
+        tokens: whether each token is told with its model, entropy and log-probability.
+        num_alternatives: how many further tokens are told at each position.
+    """
+
+    marks: Marks | None = None
+    include_thinking: bool = True
+    tokens: bool = False
+    num_alternatives: int = 0
+
+
+@dataclass(slots=True)
+class Choice:
+    """Takes the events of one answer, and says what is new by each."""
+
+    asked: Asked
+    index: int = 0
+    session_id: str = ""
+    trace_id: str = ""
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
+    num_thinking_tokens: int = 0
+    thinking: str = ""
+    content: str = ""
+    tokens: list[dict[str, Any]] = field(default_factory=list)
+    finished: Finished | None = None
+    _parted: Parted | None = None
+
+    def take(self, event: Event) -> Piece:
+        """Takes the next event; what it adds to the text is returned, its tokens are the last of `tokens`."""
+        match event:
+            case Started():
+                self.session_id, self.trace_id = event.session_id, event.trace_id
+                self.num_prompt_tokens = event.num_prompt_tokens
+                if self.asked.marks is not None:
+                    is_open = bool(getattr(event, "thinking", False))
+                    self._parted = Parted(self.asked.marks, is_open=is_open)
+                return Piece()
+            case Chunk():
+                was_thinking = self._parted is not None and self._parted.thinking
+                piece = self._parted.feed(event.text) if self._parted else Piece("", event.text)
+                self._count(event, thought=was_thinking or bool(piece.thinking))
+                return self._added(piece)
+            case Finished():
+                self.finished = event
+                return self._added(self._parted.end() if self._parted else Piece())
+            case Switch():
+                return Piece()
+
+    def _count(self, chunk: Chunk, *, thought: bool) -> None:
+        self.num_tokens += len(chunk.tokens)
+        self.num_thinking_tokens += len(chunk.tokens) if thought else 0
+        if self.asked.tokens:
+            self.tokens += told(chunk, self.asked.num_alternatives)
+
+    def _added(self, piece: Piece) -> Piece:
+        if not self.asked.include_thinking:
+            piece = Piece("", piece.content)
+        self.thinking += piece.thinking
+        self.content += piece.content
+        return piece
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Gives OpenAI's word for how it ended."""
+        return _REASONS.get(self.finished.reason, "length") if self.finished else None
+
+    def totals(self) -> dict[str, Any]:
+        """Tells what only rstitch knows of a whole answer."""
+        done = self.finished
+        assert done is not None
+        usage = done.usage
+        return {
+            "session_id": self.session_id,
+            "policy": text_of(Spec(done.policy)) if done.policy is not None else None,
+            "finish_reason": str(done.reason),
+            "slm_tokens": usage.num_slm_tokens,
+            "llm_tokens": usage.num_llm_tokens,
+            "llm_share": round(usage.llm_share, 4),
+            "switches": usage.num_switches,
+            "discarded_proposals": usage.num_discarded_proposals,
+            "time_to_first_token_ms": usage.time_to_first_token_us / 1000,
+            "total_time_ms": usage.total_time_us / 1000,
+            "guard_reason": done.guard_reason or None,
+            "budget_spent": list(done.budget_spent),
+            "early_exit": done.early_exit is not None,
+            "profile": done.profile or None,
+            "trace_id": self.trace_id or None,
+        }
+
+
+def told(chunk: Chunk, num_alternatives: int) -> list[dict[str, Any]]:
+    """Tells of each token of a chunk, as `logprobs.content` has them, and who wrote it under `rstitch`."""
+    made = []
+    for index, token in enumerate(chunk.tokens):
+        detail = chunk.details[index]  # type: ignore[attr-defined]
+        ours: dict[str, Any] = {"model": str(chunk.model), "id": token, "position": chunk.position + index}
+        ours["entropy"] = chunk.entropies[index]
+        if chunk.uncertainties:
+            ours["uncertainty"] = chunk.uncertainties[index]
+        others = [_token(each.text, each.logprob) for each in detail.alternatives[:num_alternatives]]
+        made.append(_token(detail.text, detail.logprob) | {"top_logprobs": others, "rstitch": ours})
+    return made
+
+
+def usage_of(choices: list[Choice], num_prompts: int = 1) -> dict[str, Any]:
+    """Sums up what some choices took; the choices of one prompt share its tokens."""
+    per_prompt = len(choices) // num_prompts
+    prompt = sum(choice.num_prompt_tokens for choice in choices[::per_prompt])
+    completion = sum(choice.num_tokens for choice in choices)
+    thinking = sum(choice.num_thinking_tokens for choice in choices)
+    usages = [choice.finished.usage for choice in choices if choice.finished]
+    ours = {
+        "slm_tokens": sum(each.num_slm_tokens for each in usages),
+        "llm_tokens": sum(each.num_llm_tokens for each in usages),
+        "switches": sum(each.num_switches for each in usages),
+        "discarded_proposals": sum(each.num_discarded_proposals for each in usages),
+    }
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "completion_tokens_details": {"reasoning_tokens": thinking},
+        "rstitch": ours,
+    }
+
+
+def _token(data: bytes, logprob: float | None) -> dict[str, Any]:
+    # OpenAI's own word for a token that was not chosen by its probability.
+    told = -9999.0 if logprob is None else logprob
+    return {"token": data.decode("utf-8", "replace"), "logprob": told, "bytes": list(data)}

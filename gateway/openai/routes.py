@@ -1,0 +1,172 @@
+"""The routes of OpenAI's API that write answers, and those that tell which models there are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from gateway import sse
+from gateway.callers import client_of
+from gateway.errors import ApiError, of_router
+from gateway.names import names, spec_of
+from gateway.openai.answers import begun, streamed, whole
+from gateway.openai.choice import Asked, Choice
+from gateway.openai.completions import ChatShape, Shape, TextShape
+from gateway.openai.question import IDEMPOTENCY_HEADER, chat_questions, completion_questions, idempotent_session
+from gateway.openai.requests import ChatRequest, CompletionRequest
+from gateway.openai.requests import Request as Body
+from gateway.settings import GatewaySettings
+from rstitch.client import Event
+from rstitch.client.aio import AsyncClient
+from rstitch.client.question import Question
+from rstitch.errors import FailedPrecondition, NotFound, RstitchError
+
+router = APIRouter(tags=["OpenAI"])
+T = TypeVar("T")
+_CREATED = 0  # of a model: nobody knows
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """Lists the names that can be asked for."""
+    return {"object": "list", "data": [_model(name) for name in await _names(request)]}
+
+
+@router.get("/v1/models/{model:path}")
+async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
+    """Says whether a name can be asked for."""
+    if model not in await _names(request):
+        spec_of(model, _settings(request).served_model_name)
+    return _model(model)
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(request: Request, body: ChatRequest) -> Response:
+    """Answers a chat, whole or as a stream of events."""
+    settings = _settings(request)
+    questions = chat_questions(body, request.headers, settings.served_model_name)
+    excluded = body.include_reasoning is False or (body.reasoning or {}).get("exclude") is True
+    asked = Asked(
+        marks=settings.marks() if body.separate_reasoning is not False else None,
+        include_thinking=not excluded,
+        tokens=bool(body.logprobs),
+        num_alternatives=body.top_logprobs or 0,
+    )
+    details = None
+    return await _answered(
+        request, body, asked, details, [(None, each) for each in questions], ChatShape(body.model, bool(body.logprobs))
+    )
+
+
+@router.post("/v1/completions")
+async def completions(request: Request, body: CompletionRequest) -> Response:
+    """Goes on with a text, or several, whole or as a stream of events."""
+    questions = completion_questions(body, request.headers, _settings(request).served_model_name)
+    if body.echo and any(text is None for text, _ in questions):
+        raise ApiError(400, "echo: token ids are not echoed. Leave it out.", "echo", "unsupported_value")
+    asked = Asked(tokens=body.logprobs is not None, num_alternatives=body.logprobs or 0)
+    echoed = [text or "" for text, _ in questions] if body.echo else ()
+    shape = TextShape(body.model, len(questions) // (body.n or 1), body.logprobs is not None, echoed)
+    details = None
+    return await _answered(request, body, asked, details, questions, shape)
+
+
+async def _answered(
+    request: Request,
+    body: Body,
+    asked: Asked,
+    details: None,
+    questions: list[tuple[str | None, Question]],
+    shape: Shape,
+) -> Response:
+    client = client_of(request)
+    key = request.headers.get(IDEMPOTENCY_HEADER, "")
+    session = idempotent_session(key, await request.body()) if key else ""
+    answers: list[tuple[Choice, AsyncIterator[Event]]] = []
+    for index, (text, question) in enumerate(questions):
+        if details is not None:
+            question["details"] = details
+        events = client.generate(text, **question)
+        if session:
+            own = f"{session}-{index}" if index else session
+            events = _once(client, own, client.generate(text, **question | {"session_id": own}))
+        answers.append((Choice(asked, index), events))
+    opened = await begun(answers)
+    headers = {"x-session-id": opened[0][0].session_id} | _ignored(body)
+    if not body.stream:
+        return JSONResponse(await _unless_left(request, whole(opened, shape)), headers=headers)
+    options = body.stream_options
+    frames = streamed(
+        opened,
+        shape,
+        with_usage=bool(options and options.include_usage),
+        always_usage=bool(options and options.continuous_usage_stats),
+    )
+    kept = sse.kept_alive(frames, _settings(request).keepalive_s)
+    return StreamingResponse(kept, media_type=sse.MEDIA_TYPE, headers=headers | sse.HEADERS)
+
+
+async def _once(client: AsyncClient, session: str, first: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    """The answer of a request that may have come before: that one's, if there is one."""
+    try:
+        async for event in client.attach(session):
+            yield event
+        return
+    except NotFound:
+        pass
+    try:
+        async for event in first:
+            yield event
+    except FailedPrecondition:  # the other one was faster
+        async for event in client.attach(session):
+            yield event
+
+
+async def _unless_left(request: Request, work: Awaitable[T]) -> T:
+    """Waits for an answer, and ends it once nobody waits for it any more."""
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_has_left(request))
+    try:
+        await asyncio.wait([task, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(499, "The client has left.", code="CLIENT_LEFT")
+        return task.result()
+    finally:
+        for each in (task, leaving):
+            each.cancel()
+        await asyncio.gather(task, leaving, return_exceptions=True)
+
+
+async def _has_left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _names(request: Request) -> list[str]:
+    """The names of models; a key that may not see profiles sees the others."""
+    try:
+        profiles = [profile.name for profile in await client_of(request).profiles()]
+    except RstitchError as error:
+        if (failed := of_router(error)).status != 403:
+            raise failed from None
+        profiles = []
+    return names(_settings(request).served_model_name, profiles)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": _CREATED, "owned_by": "rstitch"}
+
+
+def _ignored(body: Body) -> dict[str, str]:
+    """Tells which fields nobody knows; only names that fit into a header."""
+    names = [name for name in body.unknown() if name.isascii() and name.isprintable() and len(name) <= 64]
+    return {"x-rstitch-ignored": ", ".join(names[:16])} if names else {}
+
+
+def _settings(request: Request) -> GatewaySettings:
+    settings: GatewaySettings = request.app.state.settings
+    return settings
