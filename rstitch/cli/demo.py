@@ -17,6 +17,7 @@ from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.client.sync import Client
 from rstitch.client.types import Answer, LlmOnly, Message, Policy, SlmOnly, Threshold
 from rstitch.credentials import Credentials
+from rstitch.limits import GATEWAY_ADDRESS
 from rstitch.local.stack import LocalStack
 
 # What an answer may need at most; the longest of the tiny LLM's are about half of it.
@@ -48,7 +49,9 @@ def demo(
         finally:
             stack.stop()
     console.print(
-        '\nStopped. To keep it running: [bold]rstitch up[/]; then, elsewhere: [bold]rstitch ask "..."[/]', style="dim"
+        '\nStopped. To keep it running: [bold]rstitch up[/]; then, elsewhere: [bold]rstitch ask "..."[/], or look at '
+        f"http://{GATEWAY_ADDRESS}",
+        style="dim",
     )
 
 

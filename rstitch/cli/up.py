@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -11,9 +12,10 @@ from rstitch.cli.common import command, err
 from rstitch.cli.examples import PROPOSED
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.errors import invalid
-from rstitch.limits import ROUTER_PORT
+from rstitch.limits import GATEWAY_ADDRESS, ROUTER_PORT, host_and_port
+from rstitch.local.gateway import can_be_started
 from rstitch.local.readiness import without_secrets
-from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
+from rstitch.local.stack import GatewayOptions, LocalStack, RouterOptions, WorkerOptions
 
 _WATCH_S = 0.5
 
@@ -40,6 +42,13 @@ def up(
         bool, typer.Option("--batch-invariant", help="The same tokens alone and in any batch, bit for bit; slower.")
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the router; 0: a free one.")] = ROUTER_PORT,
+    http_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the HTTP gateway and its page are served.")
+    ] = GATEWAY_ADDRESS,
+    http: Annotated[bool, typer.Option("--http/--no-http", help="Whether there is a gateway.")] = True,
+    served_model_name: Annotated[
+        list[str] | None, typer.Option(help="A further name for the model `rstitch` over HTTP; may be repeated.")
+    ] = None,
     redis: Annotated[
         str | None, typer.Option(metavar="URL", help="An existing Redis.", show_default="one of its own")
     ] = None,
@@ -53,12 +62,15 @@ def up(
 ) -> None:
     """Starts Redis, both workers and the router, and stops them on Ctrl-C."""
     console = err()
+    if http and not can_be_started():
+        raise invalid("--http", "the gateway's packages are missing.", "Install rstitch[http], or say --no-http.")
     if shared is not None and (slm_model or llm_model):
         raise invalid("--shared", "a shared model is both models.", "Name it alone, or name two models.")
     stack = LocalStack(
         WorkerOptions(slm_model, slm_device or device, dtype, batch_invariant=batch_invariant),
         WorkerOptions(shared or llm_model, llm_device or device, dtype, batch_invariant=batch_invariant),
         RouterOptions(port),
+        _gateway(http_listen, served_model_name or ()) if http else None,
         shared_layers=shared is not None,
         redis_url=redis,
         env={"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint} if otlp_endpoint else None,
@@ -78,6 +90,10 @@ def up(
                 shown = stack.credentials.as_environment()
                 told = " ".join(f"{name}={value}" for name, value in shown.items())
                 console.print(f"who asks needs a key and a certificate: [bold]export {told}[/]", soft_wrap=True)
+            if http:
+                scheme = "https" if secure else "http"
+                told = f"page and OpenAI's API: [bold]{scheme}://{stack.gateway.address}[/] (/v1, model rstitch)"
+                console.print(told, soft_wrap=True)
             console.print(f'ask:  [bold]rstitch ask{where} "{PROPOSED.question}"[/]', soft_wrap=True)
             console.print(f"logs: {stack.folder}\nCtrl-C stops everything", style="dim", soft_wrap=True)
             while True:
@@ -87,3 +103,11 @@ def up(
             pass
         finally:
             stack.stop(lambda part: console.print(f"stopping {part}", style="dim"))
+
+
+def _gateway(listen: str, names: Sequence[str]) -> GatewayOptions:
+    try:
+        host, _, port = host_and_port(listen).rpartition(":")
+    except ValueError as error:
+        raise invalid("--http-listen", str(error), f"Write HOST:PORT, such as {GATEWAY_ADDRESS}.") from None
+    return GatewayOptions(f"{host}:{port}" if int(port) else "", names)

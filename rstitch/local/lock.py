@@ -63,6 +63,19 @@ class Lock:
                 "--worker-tls-cert", self._file("router.pem"), "--worker-tls-key", self._file("router.key")]
         # fmt: on
 
+    def of_gateway(self) -> list[str]:
+        """Gives the flags of a gateway: it shows the router a client's certificate, and callers their own keys."""
+        # fmt: off
+        return ["--router-tls-ca", self.ca, "--router-tls-cert", self._file("client.pem"), "--router-tls-key",
+                self._file("client.key"), "--http-tls-cert", self._file("router.pem"), "--http-tls-key",
+                self._file("router.key")]
+        # fmt: on
+
+    @property
+    def ca(self) -> str:
+        """Gives the file of the authority that all certificates come from."""
+        return self._file("ca.pem")
+
     @property
     def _keys(self) -> str:
         return self._file("keys.json")
