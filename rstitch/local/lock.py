@@ -64,11 +64,11 @@ class Lock:
         # fmt: on
 
     def of_gateway(self) -> list[str]:
-        """Gives the flags of a gateway: it shows the router a client's certificate, and callers their own keys."""
+        """Gives the flags of a gateway."""
         # fmt: off
-        return ["--router-tls-ca", self.ca, "--router-tls-cert", self._file("client.pem"), "--router-tls-key",
-                self._file("client.key"), "--http-tls-cert", self._file("router.pem"), "--http-tls-key",
-                self._file("router.key")]
+        return ["--router-tls-ca", self.ca, "--router-tls-cert", self._file("gateway.pem"), "--router-tls-key",
+                self._file("gateway.key"), "--http-tls-cert", self._file("gateway.pem"), "--http-tls-key",
+                self._file("gateway.key")]
         # fmt: on
 
     @property

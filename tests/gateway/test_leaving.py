@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from rstitch.client import Client
 from rstitch.local.stack import LocalStack
-from tests.support.gateways import chat
+from tests.support.gateways import chat, until
 
 LONG = {"rstitch": {"policy": "llm_only", "guard": False}, "max_tokens": 1500, "temperature": 1.0}
 
@@ -22,13 +21,6 @@ LONG = {"rstitch": {"policy": "llm_only", "guard": False}, "max_tokens": 1500, "
 def grpc(tiny_stack: LocalStack) -> Any:
     with Client(tiny_stack.router_address, timeout_s=100) as client:
         yield client
-
-
-def until(holds: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 def body(session: str, **more: Any) -> dict[str, Any]:
