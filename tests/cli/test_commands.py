@@ -258,13 +258,13 @@ def test_up_names_why_two_models_do_not_fit_within_seconds(run: Run, tmp_path: P
     other = tmp_path / "other"
     shutil.copytree(Path(__file__).parents[2] / "models" / "tiny-slm-xs", other)
     (other / "tokenizer.json").write_bytes(unstitchable_files().data)
-    result = run("up", "--slm-model", str(other), "--port", "0", "--timeout", "110")
+    result = run("up", "--slm-model", str(other), "--port", "0", "--http-listen", "127.0.0.1:0", "--timeout", "110")
     assert result.exit_code == 1
     assert "the two models cannot be stitched: " in result.stderr.splitlines()[-1]
 
 
 def test_up_names_a_redis_that_does_not_answer_before_anything_is_started(run: Run) -> None:
-    result = run("up", "--redis", "redis://:secret@127.0.0.1:1/0", "--port", "0")
+    result = run("up", "--redis", "redis://:secret@127.0.0.1:1/0", "--port", "0", "--http-listen", "127.0.0.1:0")
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: no Redis answers at redis://127.0.0.1:1/0.")
@@ -275,7 +275,7 @@ def test_up_shows_the_log_of_what_cannot_start_and_leaves_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    result = run("up", "--slm-model", str(tmp_path), "--port", "0")
+    result = run("up", "--slm-model", str(tmp_path), "--port", "0", "--http-listen", "127.0.0.1:0")
     assert result.exit_code == 1
     # The server that processes are forked from, where this test is the first to need it, has a folder until it ends.
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("pymp-")] == []

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,8 @@ class Up:
         self._log = folder.with_suffix(".log")
         env = {**os.environ, "TMPDIR": str(folder), "COLUMNS": "200"}
         with self._log.open("w") as log:
-            self.process = subprocess.Popen([*RSTITCH, "up", "--port", "0"], stdout=log, stderr=log, env=env)
+            command = [*RSTITCH, "up", "--port", "0", "--http-listen", "127.0.0.1:0"]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
 
     @property
     def output(self) -> str:
@@ -79,11 +81,16 @@ def test_up_ask_demo_and_ctrl_c(up: Up) -> None:
         said = rstitch("ask", proposed[1], "--router", router, *flags)
         assert PROPOSED.is_solved_by(said) is right, said
 
+    page = re.search(r"^page and OpenAI's API: (http://\S+)", up.output, re.MULTILINE)
+    assert page is not None
+    with urllib.request.urlopen(f"{page[1]}/ready") as ready:
+        assert ready.status == 200
+
     children = up.children()
-    assert len(children) == 5  # Redis, two workers, router, reaper
+    assert len(children) == 6  # Redis, two workers, router, gateway, reaper
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(90) == 0  # each of three groups has ten seconds before it is killed
     stopped = re.findall(r"^stopping (.*)$", up.output, re.MULTILINE)
-    assert stopped == ["router", "slm worker", "llm worker", "redis"]
+    assert stopped == ["router", "gateway", "slm worker", "llm worker", "redis"]
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
     assert list(up.folder.iterdir()) == []
