@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from rstitch.credentials import Credentials
+from rstitch.local.checks import check_port, check_redis
 from rstitch.local.lock import Lock
 from rstitch.local.options import RouterOptions, WorkerOptions
 from rstitch.local.part import (
@@ -31,16 +32,10 @@ from rstitch.local.part import (
     default_threads,
     redis_server,
 )
-from rstitch.local.processes import ChildProcess, free_port, is_free
-from rstitch.local.readiness import (
-    is_serving,
-    is_url,
-    redis_answers,
-    refuses_connections,
-    stuck_because,
-    without_secrets,
-)
+from rstitch.local.processes import ChildProcess, free_port
+from rstitch.local.readiness import is_serving, redis_answers, stuck_because
 from rstitch.local.reaper import Reaper
+from rstitch.local.records import PREFIX, Record
 
 __all__ = ["LocalStack", "Part", "RouterOptions", "StackError", "WorkerOptions"]
 
@@ -74,11 +69,12 @@ class LocalStack:
         router: RouterOptions = RouterOptions(),
         *,
         shared_layers: bool = False,
-        redis_url: str | None = None,  # of an existing one; None: one of its own, which keeps nothing on disk
+        redis_url: str | None = None,  # of an existing one; None: one of its own
         env: Mapping[str, str] | None = None,  # for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT
         timeout_s: float = 300.0,  # how long a part may take to become ready
         credentials: Credentials = Credentials(),  # to ask router and workers whether they are
         secure: bool = False,  # certificates on every wire and a key, which `credentials` then are
+        durable: bool = False,  # its own Redis can be restarted: it writes all it is told below `folder`
     ) -> None:
         self._shared = shared_layers
         self._workers = {"slm": llm if shared_layers else slm, "llm": llm}
@@ -88,6 +84,7 @@ class LocalStack:
         self._timeout_s = timeout_s
         self.credentials = credentials
         self._secure = secure
+        self._durable = durable
         # What locks it, once it is started; None: nothing does.
         self.lock: Lock | None = None
         # In the order of starting.
@@ -105,15 +102,16 @@ class LocalStack:
     def start(self, on_progress: OnProgress = lambda part, state, seconds: None) -> None:
         """Starts all parts and waits until the router takes questions. Raises: StackError, with nothing left behind."""
         self._reaper = Reaper()
-        self.folder = Path(tempfile.mkdtemp(prefix="rstitch-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._reaper.remove(self.folder)
         try:
-            self._check_port()
-            self._check_redis()
+            check_port(self._router_options.port)
+            check_redis(self._given_redis_url)
             if self._secure:
                 self.lock = Lock.make(self.folder / "lock")
                 self.credentials = self.lock.client
             self._add_parts()
+            Record(self.folder, os.getpid(), self.router_address).write()
             waiting = list(self.parts)
             for part in waiting:
                 part.start()
@@ -193,7 +191,7 @@ class LocalStack:
             self.redis_url = f"redis://{_LOCALHOST}:{port}/0"
             # fmt: off
             command = [redis_server(), "--port", str(port), "--bind", _LOCALHOST, "--dir", str(self.folder),
-                       "--save", "", "--appendonly", "no"]
+                       "--save", "", "--appendonly", "yes" if self._durable else "no"]
             # fmt: on
             url = self.redis_url
             # A locale that the machine does not have would stop it.
@@ -204,23 +202,6 @@ class LocalStack:
         for role in ("llm",) if self._shared else ("slm", "llm"):
             self._add_worker(role)
         self._new_router("router", self._router_options.port or free_port())
-
-    def _check_port(self) -> None:
-        """Refuses a port that is taken at once; the router could say it only after the models are loaded."""
-        port = self._router_options.port
-        if port and not is_free(port):
-            remedy = "Is a stack running already? Else choose another: --port 0 takes a free one."
-            raise StackError(f"port {port} is in use.", part="router", remedy=remedy)
-
-    def _check_redis(self) -> None:
-        """Refuses a Redis that nobody listens for at once, as a port that is taken."""
-        url = self._given_redis_url
-        if url is not None and not is_url(url):
-            remedy = "Write redis://user:password@host:port/number, and in a password %2F for / and %40 for @."
-            raise StackError("--redis is no URL of a Redis.", part="redis", remedy=remedy)
-        if url is not None and refuses_connections(url):
-            remedy = "Start it, correct --redis, or leave it out: then the stack starts one of its own."
-            raise StackError(f"no Redis answers at {without_secrets(url)}.", part="redis", remedy=remedy)
 
     def _check_router(self) -> None:
         """Gives up on a router that will not become ready by itself, unlike one that waits for a worker."""
