@@ -79,11 +79,11 @@ def ask_all(
             console.print(table)
             console.print()
     stitched = max(answers[both], key=lambda answer: len(answer.switches))
-    written = [(chunk.model.value, entropy) for chunk in stitched.chunks for entropy in chunk.entropies]
+    written = render.written(stitched)
     console.print(Rule("who wrote what", style="dim"))
     console.print(render.legend(), end="\n\n")
     console.print(_text(stitched))
-    console.print(render.entropy_line(written), end="\n\n")
+    console.print(render.entropy_line(written, console.width), end="\n\n")
     for line in render.switch_list(stitched.switches):
         console.print(line)
     console.print()

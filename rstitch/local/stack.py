@@ -36,6 +36,7 @@ from rstitch.local.part import (
 from rstitch.local.processes import ChildProcess, free_port
 from rstitch.local.readiness import is_serving, redis_answers, stuck_because
 from rstitch.local.reaper import Reaper
+from rstitch.local.records import PREFIX, Record
 
 __all__ = ["GatewayOptions", "LocalStack", "Part", "RouterOptions", "StackError", "WorkerOptions"]
 
@@ -70,11 +71,12 @@ class LocalStack:
         gateway: GatewayOptions | None = None,
         *,
         shared_layers: bool = False,
-        redis_url: str | None = None,  # of an existing one; None: one of its own, which keeps nothing on disk
+        redis_url: str | None = None,  # of an existing one; None: one of its own
         env: Mapping[str, str] | None = None,  # for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT
         timeout_s: float = 300.0,  # how long a part may take to become ready
         credentials: Credentials = Credentials(),  # to ask router and workers whether they are
         secure: bool = False,  # certificates on every wire and a key, which `credentials` then are
+        durable: bool = False,  # its own Redis can be restarted: it writes all it is told below `folder`
     ) -> None:
         self._shared = shared_layers
         self._workers = {"slm": llm if shared_layers else slm, "llm": llm}
@@ -85,6 +87,7 @@ class LocalStack:
         self._timeout_s = timeout_s
         self.credentials = credentials
         self._secure = secure
+        self._durable = durable
         # What locks it, once it is started; None: nothing does.
         self.lock: Lock | None = None
         # In the order of starting.
@@ -102,7 +105,7 @@ class LocalStack:
     def start(self, on_progress: OnProgress = lambda part, state, seconds: None) -> None:
         """Starts all parts and waits until the router takes questions. Raises: StackError, with nothing left behind."""
         self._reaper = Reaper()
-        self.folder = Path(tempfile.mkdtemp(prefix="rstitch-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._reaper.remove(self.folder)
         try:
             check_port(self._router_options.port, "router", "choose another: --port 0 takes a free one.")
@@ -114,6 +117,7 @@ class LocalStack:
                 self.lock = Lock.make(self.folder / "lock")
                 self.credentials = self.lock.client
             self._add_parts()
+            Record(self.folder, os.getpid(), self.router_address).write()
             waiting = list(self.parts)
             for part in waiting:
                 part.start()
@@ -165,6 +169,10 @@ class LocalStack:
         return self.router.address
 
     @property
+    def has_gateway(self) -> bool:
+        return self._gateway is not None
+
+    @property
     def gateway(self) -> Part:
         """Gives the gateway, where the stack was to have one."""
         return self._part("gateway")
@@ -198,7 +206,7 @@ class LocalStack:
             self.redis_url = f"redis://{_LOCALHOST}:{port}/0"
             # fmt: off
             command = [redis_server(), "--port", str(port), "--bind", _LOCALHOST, "--dir", str(self.folder),
-                       "--save", "", "--appendonly", "no"]
+                       "--save", "", "--appendonly", "yes" if self._durable else "no"]
             # fmt: on
             url = self.redis_url
             # A locale that the machine does not have would stop it.
