@@ -6,7 +6,10 @@ import json
 import shlex
 import shutil
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -281,14 +284,27 @@ def test_answers_are_cancelled(run: Run, router: FakeRouter) -> None:
     assert router.cancelled == ["one", "over"]
 
 
+def pressing(at: int) -> Callable[[int], None]:
+    """Ctrl-C before the event of that number, once the command waits for it: anywhere else Python may keep it."""
+    command = threading.main_thread().ident
+
+    def waits() -> bool:
+        frame = sys._current_frames().get(command or 0)
+        return frame is not None and frame.f_code.co_name == "wait"
+
+    def press(number: int) -> None:
+        if number == at:
+            while not waits():
+                time.sleep(0.001)
+            signal.raise_signal(signal.SIGINT)
+
+    return press
+
+
 @pytest.mark.parametrize("json", [[], ["--json"]])
 @pytest.mark.parametrize("pressed_at", [1, 20])  # before the router has said a word, and amid the answer
 def test_ctrl_c_cancels_the_answer(run: Run, router: FakeRouter, json: list[str], pressed_at: int) -> None:
-    def press(number: int) -> None:
-        if number == pressed_at:
-            signal.raise_signal(signal.SIGINT)
-
-    router.before_event = press
+    router.before_event = pressing(pressed_at)
     result = run("ask", "What?", "--session", "talk", "--on-disconnect", "continue", *json)
     assert result.exit_code == 130
     assert router.cancelled == ["talk"]
@@ -296,11 +312,7 @@ def test_ctrl_c_cancels_the_answer(run: Run, router: FakeRouter, json: list[str]
 
 
 def test_ctrl_c_before_the_question_is_taken(run: Run, router: FakeRouter) -> None:
-    def press(number: int) -> None:
-        if number == 0:
-            signal.raise_signal(signal.SIGINT)
-
-    router.before_event = press
+    router.before_event = pressing(0)
     result = run("ask", "What?", "--session", "unknown")
     assert result.exit_code == 130
     assert router.cancelled == ["unknown"]
