@@ -146,7 +146,8 @@ class Decoding:
         handoff = self._policy.handoff(Model.SLM, self._answer.history)
         is_entropy = handoff is None or handoff.signal is Signal.ENTROPY
         uncertainties = [] if is_entropy else [proposal.uncertainty]
-        reply = Reply([proposal.token], [proposal.entropy], None, uncertainties)
+        reply = Reply([proposal.token], [proposal.entropy], None, uncertainties, [proposal.logprob])
+        reply.alternatives = [proposal.alternatives]
         self._follower.keep(Model.SLM, reply, is_proposal=True)
         return Model.SLM
 

@@ -104,4 +104,6 @@ def as_dict(value: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, bytes):  # of a token: it may have a part of a character
+        return value.decode(errors="backslashreplace")
     raise TypeError(f"{value!r} is nothing that JSON can say")

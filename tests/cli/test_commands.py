@@ -136,6 +136,24 @@ def test_what_an_answer_waits_for_is_said(
     assert lines(result.stdout)[-1]["event"] == "finished"
 
 
+def test_ask_json_tells_of_each_token_what_is_asked_for(run: Run, router: FakeRouter) -> None:
+    chunks = [
+        event for event in lines(run("ask", "What?", "--json", "--top-logprobs", "1").stdout) if "tokens" in event
+    ]
+    assert router.questions[-1].details.top_logprobs == 1
+    details = [detail for chunk in chunks for detail in chunk["details"]]
+    assert len(details) == sum(len(chunk["tokens"]) for chunk in chunks)
+    # Half of a character is shown by its byte.
+    assert details[0] == {
+        "logprob": None,
+        "text": "w5 ",
+        "alternatives": [{"token": 105, "logprob": -1, "text": "\\xf0"}],
+    }
+    plain = run("ask", "What?", "--top-logprobs", "1")
+    assert plain.exit_code == 2
+    assert "--json" in plain.stderr
+
+
 def test_ask_json_is_one_event_a_line(run: Run, router: FakeRouter) -> None:
     result = run("ask", "What?", "--json")
     events = lines(result.stdout)
