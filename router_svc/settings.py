@@ -142,6 +142,13 @@ class RouterSettings(MetricsSettings, BaseSettings):
     drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0
 
     otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""
+    trace_names: Annotated[
+        Literal["bounded", "exact"],
+        Field(description="Names of an answer's spans: some thirty in all, or with values and numbers, for people."),
+    ] = "bounded"
+    trace_group: Annotated[
+        int, Field(ge=0, description="Segments behind the first so many are in groups of so many spans; 0: none is.")
+    ] = 0
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Log level.")] = "info"
 
     def worker_credentials(self) -> Credentials:

@@ -160,18 +160,22 @@ class WorkerSession:
             return
         self._catching_up = await self._start_anew(RunSpec(max_tokens=0, traceparent=traceparent))
 
-    def run_ahead(self, proposal: int, spec: RunSpec) -> None:
-        """Lets the model go on from the proposal that was just discarded, in the background, if that is worth it."""
+    def run_ahead(self, proposal: int, spec: RunSpec) -> bool:
+        """Lets the model go on from the proposal that was just discarded, in the background, if that is worth it.
+
+        Returns whether it does.
+        """
         self._settle()
         # Only from where the proposal was made: a worker that lags would have to be fed first, and the LLM would win.
         if self._stream is None or self._stream.broken or self._held != len(self._tokens):
-            return
+            return False
         max_tokens = min(spec.max_tokens, self._ahead.max_tokens)
         if max_tokens <= 0 or time.monotonic() < self._next_background:
-            return
+            return False
         tokens = self._view.to_own([proposal])
         run = self._run(tokens, replace(spec, max_tokens=max_tokens), background=True)
         self._ahead.begin(self._stream.start(run), run.position, tokens[0])
+        return True
 
     def finish(self, traceparent: str) -> None:
         """The answer is complete: the worker drops what is not the session's, lest the next turn find it there."""

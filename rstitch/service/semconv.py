@@ -48,12 +48,17 @@ RSTITCH_SEGMENT_MODEL: Final = "rstitch.segment.model"
 RSTITCH_SEGMENT_REASON: Final = "rstitch.segment.reason"
 RSTITCH_SEGMENT_ENTROPY: Final = "rstitch.segment.entropy"
 RSTITCH_SEGMENT_TAU: Final = "rstitch.segment.tau"
+RSTITCH_SEGMENT_WHY: Final = "rstitch.segment.why"
 RSTITCH_SEGMENT_POSITION: Final = "rstitch.segment.position"
 RSTITCH_SEGMENT_NUM_TOKENS: Final = "rstitch.segment.num_tokens"
 RSTITCH_SEGMENT_NUM_RUN_AHEAD_TOKENS: Final = "rstitch.segment.num_run_ahead_tokens"
 RSTITCH_SEGMENT_NUM_CATCH_UP_TOKENS: Final = "rstitch.segment.num_catch_up_tokens"
 RSTITCH_SEGMENT_QUEUE_US: Final = "rstitch.segment.queue_us"
 RSTITCH_SEGMENT_FORWARD_US: Final = "rstitch.segment.forward_us"
+
+# A group of segments, which are numbered from 1; what the SLM wrote ahead.
+RSTITCH_GROUP_FIRST: Final = "rstitch.group.first"
+RSTITCH_RUN_AHEAD_POSITION: Final = "rstitch.run_ahead.position"
 
 # A trial answer of early exit.
 RSTITCH_TRIAL_MODEL: Final = "rstitch.trial.model"

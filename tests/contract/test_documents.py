@@ -19,7 +19,7 @@ from rstitch.credentials import Credentials, variable_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rstitch", "model_worker", "slm_worker", "llm_worker", "router_svc", "gateway", "evals", "training")
-COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml", "compose.tls.yaml")
+COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml", "compose.one-gpu.yaml", "compose.tls.yaml")
 
 
 def variables(settings: type[BaseSettings]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -34,6 +35,36 @@ def test_a_container_may_do_what_it_must(names: tuple[str, ...]) -> None:
         service = found["services"][name]
         assert service["environment"]["HOME"] == "/cache"
         assert "hub-cache:/cache" in service["volumes"]
+
+
+WORKERS = ("slm-worker", "llm-worker")
+
+
+@pytest.mark.parametrize("more", [(), ("compose.tls.yaml",)])
+def test_on_one_gpu_each_worker_knows_the_other(more: tuple[str, ...]) -> None:
+    models = {"SLM_MODEL": "an/slm", "LLM_MODEL": "an/llm"}
+    found = compose("compose.yaml", "compose.one-gpu.yaml", *more, variables=models | {"SLM_GPU": "3", "LLM_GPU": "4"})
+    slm, llm = (found["services"][name] for name in WORKERS)
+    assert slm["environment"]["RSTITCH_BESIDE"] == llm["environment"]["RSTITCH_MODEL"] == "an/llm"
+    assert llm["environment"]["RSTITCH_BESIDE"] == slm["environment"]["RSTITCH_MODEL"] == "an/slm"
+    for worker in (slm, llm):
+        (gpu,) = worker["deploy"]["resources"]["reservations"]["devices"]
+        assert gpu["device_ids"] == ["3"]
+        # Both see one file, on the one volume that both may write to.
+        assert worker["environment"]["RSTITCH_SHARE_DEVICE"].startswith("/cache/")
+        assert "hub-cache:/cache" in worker["volumes"]
+
+
+def test_without_a_gpu_the_image_is_another_with_torchs_cpu_build() -> None:
+    usual, cpu = (compose("compose.yaml", *more)["services"] for more in ((), ("compose.cpu.yaml",)))
+    for name in WORKERS:
+        assert cpu[name]["image"] != usual[name]["image"]
+        assert cpu[name]["build"]["args"]["TORCH_INDEX"].endswith("/cpu")
+        assert cpu[name]["build"]["args"]["TORCH"] == usual[name]["build"]["args"]["TORCH"]
+        assert cpu[name]["deploy"] is None
+    assert cpu["router"]["image"] == usual["router"]["image"]
+    told = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert {"TORCH", "TORCH_INDEX"} <= set(re.findall(r"^ARG (\w+)=", told, re.MULTILINE))
 
 
 def test_with_tls_nothing_is_in_clear_and_nobody_else_reaches_workers_and_redis() -> None:
