@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -90,15 +89,6 @@ def print_error(message: str) -> None:
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON on stdout."""
     typer.echo(json.dumps(value, ensure_ascii=False, default=_plain))
-
-
-def as_dict(value: Any) -> dict[str, Any]:
-    """Turns a value of the client into what JSON can say, by the names of the contract."""
-    plain: dict[str, Any] = dataclasses.asdict(value)
-    for ours, theirs in (("from_model", "from"), ("to_model", "to")):
-        if ours in plain:
-            plain[theirs] = plain.pop(ours)
-    return plain
 
 
 def _plain(value: Any) -> Any:

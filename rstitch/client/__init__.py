@@ -28,6 +28,6 @@ __all__ = [
     "Question", "Random", "Refused", "ResourceExhausted", "RstitchError", "Sampling", "Segment", "Signal", "SlmOnly",
     "Source", "Speculative",
     "Started", "Status", "Switch", "SwitchReason", "TemplateArguments", "Threshold", "TimeBreakdown", "Trajectory",
-    "TrajectoryState", "Unavailable", "Usage", "WorkerStatus",
+    "TrajectoryPage", "TrajectoryState", "Unavailable", "Usage", "WorkerStatus",
 ]
 # fmt: on

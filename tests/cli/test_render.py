@@ -10,7 +10,7 @@ from rich.console import Console
 from rstitch.cli.examples import EXAMPLES, boxed
 from rstitch.cli.progress import StackProgress
 from rstitch.cli.render import entropy_strip, seconds, switch_list
-from rstitch.cli.trajectory import policy_text
+from rstitch.client.specs import policy_text
 from rstitch.client.types import LlmOnly, Model, Policy, Switch, SwitchReason, Threshold
 from rstitch.local.stack import LocalStack
 
