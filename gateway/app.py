@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 import rstitch
 from gateway.errors import ApiError, of_router
 from gateway.middleware import Bounds, Told
+from gateway.native import routes as native
 from gateway.openai import routes as openai
 from gateway.settings import GatewaySettings
 from gateway.states import router as states
@@ -33,7 +34,7 @@ def make_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
     """Makes the application, which asks the router by `client`."""
     app = FastAPI(title="rstitch", version=rstitch.__version__, docs_url=None, redoc_url=None)
     app.state.settings, app.state.client = settings, client
-    for router in (states, openai.router):
+    for router in (states, openai.router, native.router):
         app.include_router(router)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(RstitchError, _told)

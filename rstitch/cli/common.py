@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -88,10 +87,4 @@ def print_error(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{value!r} is nothing that JSON can say")
+    typer.echo(json.dumps(value, ensure_ascii=False))

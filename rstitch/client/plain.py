@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime
 from typing import Any
 
 from rstitch.client.specs import Spec, policy_text, text_of
 from rstitch.client.types import Event, Finished, KeptProfile, Trajectory
 
+# `from` is a keyword of Python.
+_THEIRS = {"from_model": "from", "to_model": "to"}
+
 
 def as_dict(value: Any) -> dict[str, Any]:
-    """Turns a value of the client into plain ones; a time stays a `datetime`."""
-    plain: dict[str, Any] = dataclasses.asdict(value)
-    for ours, theirs in (("from_model", "from"), ("to_model", "to")):
-        if ours in plain:
-            plain[theirs] = plain.pop(ours)
+    """Turns a value of the client into plain ones; a time becomes a text by ISO 8601."""
+    plain: dict[str, Any] = dataclasses.asdict(value, dict_factory=_named)
     return plain
+
+
+def _named(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {
+        _THEIRS.get(name, name): value.isoformat() if isinstance(value, datetime) else value for name, value in fields
+    }
 
 
 def event_dict(event: Event) -> dict[str, Any]:
