@@ -17,6 +17,7 @@ from gateway.errors import ApiError, of_router
 from gateway.middleware import Bounds, Told
 from gateway.native import routes as native
 from gateway.openai import routes as openai
+from gateway.openai.stored import router as stored
 from gateway.page import routes as page
 from gateway.settings import GatewaySettings
 from gateway.states import router as states
@@ -28,14 +29,14 @@ _log = structlog.get_logger(__name__)
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _MIB = 1 << 20
 # By pydantic, to the place of a value that may be of several kinds.
-_ADDED = ("body", "str", "int", "float", "bool")
+_ADDED = ("str", "int", "float", "bool")
 
 
 def make_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
     """Makes the application, which asks the router by `client`."""
     app = FastAPI(title="rstitch", version=rstitch.__version__, docs_url=None, redoc_url=None)
     app.state.settings, app.state.client = settings, client
-    for router in (states, openai.router, native.router, page.router):
+    for router in (states, openai.router, stored, native.router, page.router):
         app.include_router(router)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(RstitchError, _told)
@@ -94,7 +95,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 def _place(location: Sequence[Any]) -> str:
     """Writes where in the body a value is, without what pydantic adds of unions."""
     made = ""
-    for part in location:
+    for part in location[1:]:  # the first says whether it is in the body or elsewhere
         if isinstance(part, int):
             made += f"[{part}]"
         elif part not in _ADDED and not part.startswith(("list[", "constrained", "dict[")):

@@ -1,4 +1,7 @@
-"""The process of a worker: settings, model, engine, server, drain. A role decides its name and its defaults."""
+"""The process of a worker: model, engine, server, drain. A role decides its name and its defaults.
+
+It reads no flags: `entry` has done so.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +18,6 @@ from typing import Literal
 import structlog
 import torch
 import transformers
-from pydantic import ValidationError
-from pydantic_settings import CliApp
 
 from model_worker import messages
 from model_worker.build import build, make_batching
@@ -28,6 +29,7 @@ from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
+from model_worker.role import Role
 from model_worker.service import WorkerService
 from model_worker.settings import WorkerSettings
 from model_worker.spare_cores import SpareCores
@@ -41,33 +43,17 @@ from rstitch.service.key_file import KeyFile
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import Metrics, setup_metrics
 from rstitch.service.server import Server
-from rstitch.service.settings import explain, with_new_names
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
 _log = structlog.get_logger(__name__)
-_RENAMED = {"exit-listen": "shared-listen"}
 _SERVICE = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 # Weights that no cache holds: smaller models' steps are over before more threads are awake.
 _LARGE_BYTES = 32 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Role:
-    """All that distinguishes the two workers: the same program serves both."""
-
-    name: str
-    model: common_pb2.Model
-    settings: type[WorkerSettings]
-
-
-def main(role: Role) -> None:
-    """Runs a worker until SIGTERM or SIGINT; the entry point of `python -m slm_worker` and `llm_worker`."""
-    arguments, told = with_new_names(_RENAMED, sys.argv[1:], os.environ)
-    try:
-        settings = CliApp.run(role.settings, cli_args=arguments)
-    except ValidationError as error:
-        sys.exit(explain(f"{role.name}-worker", error))
+def run(role: Role, settings: WorkerSettings, told: Sequence[str]) -> None:
+    """Runs a worker until SIGTERM or SIGINT; its log begins with what there was to be `told` of its flags."""
     setup_logging(f"{role.name}-worker", settings.log_level)
     for sentence in told:
         _log.warning(sentence)

@@ -26,6 +26,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "slm": ("slm", "slm-worker", "worker", *_LOCAL),
     "llm": ("llm", "llm-worker", "worker", *_LOCAL),
     "redis": ("redis", *_LOCAL),
+    "gateway": ("gateway", *_LOCAL),
     "client": ("client",),
 }
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")

@@ -64,9 +64,13 @@ class Choice:
                 return self._added(piece)
             case Finished():
                 self.finished = event
-                return self._added(self._parted.end() if self._parted else Piece())
+                return self.flush()
             case Switch():
                 return Piece()
+
+    def flush(self) -> Piece:
+        """Gives what was held back; no more text comes."""
+        return self._added(self._parted.end() if self._parted else Piece())
 
     def _count(self, chunk: Chunk, *, thought: bool) -> None:
         self.num_tokens += len(chunk.tokens)

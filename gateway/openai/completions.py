@@ -59,7 +59,15 @@ class ChatShape:
         made = self._frame(choices[0], "chat.completion") | {"choices": [self._choice(choice) for choice in choices]}
         return made | {"usage": usage_of(choices)}
 
+    def partial(self, choice: Choice) -> dict[str, Any]:
+        """Makes what there is of an answer that has not ended: no reason why, no totals."""
+        told = self._message(choice) | {"finish_reason": None}
+        return self._frame(choice, "chat.completion") | {"choices": [told], "usage": usage_of([choice])}
+
     def _choice(self, choice: Choice) -> dict[str, Any]:
+        return self._message(choice) | {"finish_reason": choice.finish_reason, "rstitch": choice.totals()}
+
+    def _message(self, choice: Choice) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": choice.content, "refusal": None}
         if choice.thinking:
             message |= {"reasoning": choice.thinking, "reasoning_content": choice.thinking}
@@ -67,8 +75,6 @@ class ChatShape:
             "index": choice.index,
             "message": message,
             "logprobs": self._logprobs(choice.tokens),
-            "finish_reason": choice.finish_reason,
-            "rstitch": choice.totals(),
         }
 
     def _chunk(

@@ -40,6 +40,10 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+# The names of these options, as parameters of a command.
+ACCESS_OPTIONS = frozenset(_OPTIONS)
+
+
 def with_access(function: Callable[P, None]) -> Callable[P, None]:
     """Gives a command with a parameter `access` the options that its `Credentials` are made of."""
     signature = inspect.signature(function, eval_str=True)

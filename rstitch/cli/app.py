@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from rstitch.cli import ask, certs, demo, heads, health, profiles, trajectory, up, version
+from rstitch.cli import ask, certs, demo, heads, health, logs, profiles, trajectory, up, version
 from rstitch.cli.tools import add_tools
 
 app = typer.Typer(
@@ -17,7 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.callback()(version.main_options)
 app.command("up")(up.up)
+app.command("logs")(logs.logs)
 app.command("ask")(ask.ask)
 app.add_typer(trajectory.app, name="trajectory")
 app.add_typer(profiles.app, name="profiles")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from json import loads
@@ -12,20 +13,39 @@ import typer
 from rich.console import Console
 
 from rstitch.cli import render
+from rstitch.cli.access import ACCESS_OPTIONS
 from rstitch.cli.common import Json, Router, command, err, out, print_json
 from rstitch.cli.policies import HELP, spec_of
-from rstitch.cli.trajectory import cancelled_text
+from rstitch.cli.trajectory import FullStrip, cancelled_text
+from rstitch.cli.waiting import Waiting
 from rstitch.client.plain import event_dict
 from rstitch.client.sync import Client
 from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Started, Switch
 from rstitch.credentials import Credentials
-from rstitch.errors import NotFound, invalid
+from rstitch.errors import NotFound, RstitchError, invalid
 from rstitch.limits import ROUTER_ADDRESS
+
+# How the wire's remedies say what a command says here.
+_WIRE_WORDS = (
+    (r"Re-attach (to it )?with resume_from", "Run {}"),
+    (r"re-attach (to it )?with resume_from", "run {}"),
+    (r"Go on with it by resume_from", "Go on with it by {}"),
+    (r"attach\('[^']*', resume_from=\d+\) goes on", "{} goes on"),
+)
+# What `--resume` leaves room for: what was asked is stored with the answer.
+_BESIDE_RESUME = ("context", "resume", "router", "timeout", "full_strip", "json")
 
 
 @command
 def ask(
-    question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.", show_default=False)] = "",
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="SESSION", help="Ask nothing: show this session's last answer, and go on if it is not whole."
+        ),
+    ] = "",
     router: Router = ROUTER_ADDRESS,
     access: Credentials = Credentials(),
     policy: Annotated[str | None, typer.Option(help=HELP, show_default="the router's")] = None,
@@ -59,38 +79,50 @@ def ask(
         typer.Option(help="continue | stop: what a lost connection means for the answer.", show_default="the router's"),
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
+    full_strip: FullStrip = False,
     json: Json = False,
 ) -> None:
     """Asks a question and shows who writes which part of the answer. Ctrl-C cancels it; what is written is kept."""
+    if resume:
+        _check_alone(context)
+    elif not question:
+        raise invalid("question", "there is none.", 'Write rstitch ask "...", or --resume SESSION.')
     if question == "-":
         question = sys.stdin.read()
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
     spec = spec_of(policy, tau, tau_return)
     wish: Any = on_disconnect  # whether it is one of the two is checked where it is sent
-    with Client(router, timeout, credentials=access) as client:
-        events = client.generate(
-            question if raw else None,
-            chat=None if raw else messages,
-            chat_template_kwargs=_template_args(template_arg or ()),
-            policy=spec.policy,
-            early_exit=spec.early_exit,
-            budget=spec.budget,
-            sampling=Sampling(temperature, top_p, top_k, seed),
-            max_new_tokens=max_new_tokens,
-            stop=stop or (),
-            stop_token_ids=stop_token_id or (),
-            guard=_on_or_off(guard),
-            session_id=session,
-            cache_salt=cache_salt,
-            on_disconnect=wish,
+    with Client(router, timeout, credentials=access) as client, Waiting(client, err()) as waiting:
+        events = (
+            client.attach(resume)
+            if resume
+            else client.generate(
+                question if raw else None,
+                chat=None if raw else messages,
+                chat_template_kwargs=_template_args(template_arg or ()),
+                policy=spec.policy,
+                early_exit=spec.early_exit,
+                budget=spec.budget,
+                sampling=Sampling(temperature, top_p, top_k, seed),
+                max_new_tokens=max_new_tokens,
+                stop=stop or (),
+                stop_token_ids=stop_token_id or (),
+                guard=_on_or_off(guard),
+                session_id=session,
+                cache_salt=cache_salt,
+                on_disconnect=wish,
+            )
         )
-        asked = _Asked(events, session)
+        asked = _Asked(waiting.heard(events), resume or session)
         try:
             if json:
                 for event in asked:
                     print_json(event_dict(event))
             else:
-                show(asked, out())
+                show(asked, out(), full_strip)
+        except RstitchError as error:
+            _name_command(error, asked.session_id, "" if router == ROUTER_ADDRESS else f" --router {router}")
+            raise
         except KeyboardInterrupt:
             if asked.session_id:
                 with contextlib.suppress(NotFound):  # the router had not taken the question yet
@@ -113,6 +145,31 @@ class _Asked:
             yield event
 
 
+def _check_alone(context: typer.Context) -> None:
+    """Refuses what would go with a question: the answer that is gone on with has its own."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in _BESIDE_RESUME or name in ACCESS_OPTIONS:
+            continue
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            word = parameter.opts[0] if parameter.opts[0].startswith("-") else "question"
+            raise invalid("--resume", f"{word} goes with a new question.", "Leave it out, or leave out --resume.")
+
+
+def _name_command(error: RstitchError, session_id: str, where: str) -> None:
+    """Puts a command into the remedy of an error after which an answer can be gone on with, in the place of a field."""
+    session_id = error.metadata.get("session_id", session_id)
+    remedy = error.remedy or ""
+    if not session_id or not ("resume_from" in error.metadata or "resume_from" in remedy):
+        return
+    named = f"`rstitch ask --resume {session_id}{where}`"
+    for pattern, instead in _WIRE_WORDS:
+        if found := re.search(pattern, remedy):
+            remedy = remedy.replace(found[0], instead.format(named))
+    error.remedy = remedy if named in remedy else f"{remedy} {named} goes on with it.".lstrip()
+
+
 def _template_args(words: Iterable[str]) -> dict[str, Any]:
     """Reads NAME=VALUE; a value that is JSON is meant as such, and any other is a text."""
     made: dict[str, Any] = {}
@@ -133,8 +190,8 @@ def _on_or_off(value: str | None) -> bool | None:
     return None if value is None else value == "on"
 
 
-def show(events: Iterable[Event], console: Console) -> None:
-    """Prints an answer as it comes, then its strip, switches and usage."""
+def show(events: Iterable[Event], console: Console, full_strip: bool = False) -> None:
+    """Prints an answer as it comes, then its strip (folded, unless `full_strip`), switches and usage."""
     written: list[render.Written] = []
     switches: list[Switch] = []
     session_id = trace_id = ""
@@ -148,9 +205,10 @@ def show(events: Iterable[Event], console: Console) -> None:
                 written += [(event.model.value, entropy) for entropy in event.entropies]
             case Switch():
                 switches.append(event)
+                written += render.discarded(event.to_model, event.reason, event.entropy)
             case Finished():
                 console.print("\n")
-                console.print(render.entropy_line(written), end="\n\n")
+                console.print(render.entropy_line(written, None if full_strip else console.width), end="\n\n")
                 if switches:
                     console.print(*render.switch_list(switches), sep="\n", end="\n\n")
                 console.print(render.usage_table(event))

@@ -17,6 +17,7 @@ from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.client.sync import Client
 from rstitch.client.types import Answer, LlmOnly, Message, Policy, SlmOnly, Threshold
 from rstitch.credentials import Credentials
+from rstitch.limits import GATEWAY_ADDRESS
 from rstitch.local.stack import LocalStack
 
 # What an answer may need at most; the longest of the tiny LLM's are about half of it.
@@ -48,7 +49,9 @@ def demo(
         finally:
             stack.stop()
     console.print(
-        '\nStopped. To keep it running: [bold]rstitch up[/]; then, elsewhere: [bold]rstitch ask "..."[/]', style="dim"
+        '\nStopped. To keep it running: [bold]rstitch up[/]; then, elsewhere: [bold]rstitch ask "..."[/], or look at '
+        f"http://{GATEWAY_ADDRESS}",
+        style="dim",
     )
 
 
@@ -76,11 +79,11 @@ def ask_all(
             console.print(table)
             console.print()
     stitched = max(answers[both], key=lambda answer: len(answer.switches))
-    written = [(chunk.model.value, entropy) for chunk in stitched.chunks for entropy in chunk.entropies]
+    written = render.written(stitched)
     console.print(Rule("who wrote what", style="dim"))
     console.print(render.legend(), end="\n\n")
     console.print(_text(stitched))
-    console.print(render.entropy_line(written), end="\n\n")
+    console.print(render.entropy_line(written, console.width), end="\n\n")
     for line in render.switch_list(stitched.switches):
         console.print(line)
     console.print()

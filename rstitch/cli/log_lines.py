@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import datetime
 
 _NOT_FOR_PEOPLE = {"event", "level", "timestamp", "service", "exception"}
 
@@ -19,6 +20,18 @@ def readable(line: str) -> str:
     facts = [f"{key}={value}" for key, value in entry.items() if key not in _NOT_FOR_PEOPLE]
     told = ": ".join(filter(None, [entry.get("level"), entry["event"], ", ".join(facts)]))
     return "\n".join(filter(None, [told, entry.get("exception")]))
+
+
+def timed(line: str) -> str:
+    """Turns a JSON log line into its local time and its sentence; a line that is no JSON object stays as it is."""
+    told = readable(line)
+    if told == line:
+        return line
+    try:
+        when = datetime.fromisoformat(json.loads(line)["timestamp"])
+    except (KeyError, TypeError, ValueError):
+        return told
+    return f"{when.astimezone():%T}  {told}"
 
 
 def last_lines(lines: Iterable[str], at_most: int) -> list[str]:

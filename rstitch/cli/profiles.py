@@ -73,7 +73,7 @@ def put(
     """Keeps a policy under a name; one that was kept under it is replaced. `rstitch calibrate` finds one."""
     spec = spec_of(policy, None, None)
     if spec.policy is None:
-        raise invalid("policy", "there is none.", "Name one, such as threshold:tau=0.02.")
+        raise invalid("policy", f"{policy!r} alone says no tau.", "Name one, such as threshold:tau=0.02.")
     with Client(router, credentials=access) as client:
         kept = client.put_profile(KeptProfile(name, spec.policy, spec.early_exit, spec.budget, description))
     typer.echo(f"{kept.name}: {_words(kept)}")

@@ -8,19 +8,40 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from rstitch.client.types import Finished, Model, Segment, Source, Switch, SwitchReason, Usage
+from rstitch.client.types import Answer, Finished, Model, Segment, Source, Switch, SwitchReason, Usage
 
-STYLES = {"slm": "cyan", "llm": "bold magenta", "prompt": "dim", "unspecified": ""}
+_DISCARDED = "discarded"
+STYLES = {"slm": "cyan", "llm": "bold magenta", "prompt": "dim", "unspecified": "", _DISCARDED: "yellow"}
 _WIDTH_BESIDE_TEXT = 62
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_MOST_LINES = 3  # of a strip that is folded
+# Reasons for which the SLM's proposal was discarded by its entropy, which the switch then says.
+_DISCARDING = (SwitchReason.ENTROPY_ABOVE, SwitchReason.HEAD)
 
-# A token's model and entropy.
+# A token's model, or that it was proposed and discarded, and its entropy.
 Written = tuple[str, float]
 
 
 def legend() -> Text:
     """Says which model has which colour."""
     return Text.assemble(("■", STYLES["slm"]), " SLM  ", ("■", STYLES["llm"]), " LLM")
+
+
+def discarded(to: Model | Source, reason: SwitchReason, entropy: float) -> list[Written]:
+    """Gives the token that the SLM proposed and that a switch to the LLM discarded, for the strip; [] without one."""
+    return [(_DISCARDED, entropy)] if to in (Model.LLM, Source.LLM) and reason in _DISCARDING else []
+
+
+def written(answer: Answer) -> list[Written]:
+    """Gives the strip's tokens of a whole answer, those that were discarded among them."""
+    made: list[Written] = []
+    switches = list(answer.switches)
+    for chunk in answer.chunks:
+        while switches and switches[0].position <= chunk.position:
+            switch = switches.pop(0)
+            made += discarded(switch.to_model, switch.reason, switch.entropy)
+        made += [(chunk.model.value, entropy) for entropy in chunk.entropies]
+    return made
 
 
 def style_of(model: Model | Source) -> str:
@@ -38,10 +59,20 @@ def entropy_strip(tokens: Sequence[Written]) -> Text:
     return strip
 
 
-def entropy_line(tokens: Sequence[Written]) -> Text:
-    """Puts the scale above the strip."""
+def entropy_line(tokens: Sequence[Written], width: int | None = None) -> Text:
+    """Puts the scale above the strip, which `width` folds to three lines of so many blocks; None: a block per token."""
     highest = max((entropy for _, entropy in tokens), default=0.0)
-    return Text.assemble((f"entropy, one block per token, █ = {highest:.3f}\n", "dim"), entropy_strip(tokens))
+    size = 1 if width is None else max(1, math.ceil(len(tokens) / (width * _MOST_LINES)))
+    per = "token" if size == 1 else f"{size} tokens (the highest)"
+    text = Text(f"entropy, one block per {per}, █ = {highest:.3f}", style="dim")
+    if any(kind == _DISCARDED for kind, _ in tokens):
+        text = Text.assemble(text, "  ", ("■", STYLES[_DISCARDED]), (" discarded proposal", "dim"))
+    return Text.assemble(text, "\n", entropy_strip(_folded(tokens, size)))
+
+
+def _folded(tokens: Sequence[Written], size: int) -> Sequence[Written]:
+    """Takes of each `size` tokens the one with the highest entropy."""
+    return [max(tokens[i : i + size], key=lambda token: token[1]) for i in range(0, len(tokens), size)]
 
 
 def switch_list(switches: Sequence[Switch], at_most: int = 12) -> Iterable[Text]:

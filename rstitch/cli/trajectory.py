@@ -23,6 +23,9 @@ from rstitch.limits import ROUTER_ADDRESS
 app = typer.Typer(no_args_is_help=True, help="The trajectories that a router keeps.")
 
 Session = Annotated[str, typer.Argument(help="Id of the session.")]
+FullStrip = Annotated[
+    bool, typer.Option("--full-strip", help="Each token's entropy, however long the answer; else three lines hold all.")
+]
 
 
 @app.command("ls")
@@ -58,7 +61,11 @@ def ls(
 @app.command("show")
 @command
 def show(
-    session: Session, router: Router = ROUTER_ADDRESS, access: Credentials = Credentials(), json: Json = False
+    session: Session,
+    router: Router = ROUTER_ADDRESS,
+    access: Credentials = Credentials(),
+    full_strip: FullStrip = False,
+    json: Json = False,
 ) -> None:
     """Shows one: its text coloured by model, its segments, its usage."""
     with Client(router, credentials=access) as client:
@@ -79,9 +86,11 @@ def show(
             console.print()  # the marks between messages are special tokens, which are no text
         console.print(segment.text, style=render.style_of(segment.source), end="", markup=False, soft_wrap=True)
     console.print("\n")
-    answer = [s for s in trajectory.segments if s.source is not Source.PROMPT]
-    written = [(s.source.value, entropy) for s in answer for entropy in s.entropies]
-    console.print(render.entropy_line(written), end="\n\n")
+    written: list[render.Written] = []
+    for s in (s for s in trajectory.segments if s.source is not Source.PROMPT):
+        written += render.discarded(s.source, s.reason, s.switch_entropy)
+        written += [(s.source.value, entropy) for entropy in s.entropies]
+    console.print(render.entropy_line(written, None if full_strip else console.width), end="\n\n")
     console.print(render.segments_table(trajectory.segments, console.width))
     if trajectory.finished:
         console.print()

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from rstitch.cli.common import command, err
 from rstitch.cli.examples import PROPOSED
+from rstitch.cli.log_lines import last_lines
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.errors import invalid
-from rstitch.limits import ROUTER_PORT
+from rstitch.limits import GATEWAY_ADDRESS, ROUTER_PORT, host_and_port
+from rstitch.local.checks import check_flags, check_worker
+from rstitch.local.gateway import can_be_started
 from rstitch.local.readiness import without_secrets
-from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
+from rstitch.local.stack import GatewayOptions, LocalStack, RouterOptions, StackError, WorkerOptions
+from rstitch.local.supervisor import Supervisor
 
 _WATCH_S = 0.5
+# Of the log of a part that is started again.
+_NUM_LOG_LINES = 5
+
+
+def _of_part(whom: str, example: str) -> Any:
+    told = f"A flag of {whom}, such as {example}; may be repeated."
+    return typer.Option(metavar="FLAG", help=told, rich_help_panel="Flags of the parts (docs/operations.md)")
 
 
 @command
@@ -39,7 +53,17 @@ def up(
     batch_invariant: Annotated[
         bool, typer.Option("--batch-invariant", help="The same tokens alone and in any batch, bit for bit; slower.")
     ] = False,
+    slm_arg: Annotated[list[str] | None, _of_part("the SLM's worker", "--slm-arg=--kv-tokens=8192")] = None,
+    llm_arg: Annotated[list[str] | None, _of_part("the LLM's worker", "--llm-arg=--max-batch-tokens=2048")] = None,
+    router_arg: Annotated[list[str] | None, _of_part("the router", "--router-arg=--tau=0.05")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the router; 0: a free one.")] = ROUTER_PORT,
+    http_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the HTTP gateway and its page are served.")
+    ] = GATEWAY_ADDRESS,
+    http: Annotated[bool, typer.Option("--http/--no-http", help="Whether there is a gateway.")] = True,
+    served_model_name: Annotated[
+        list[str] | None, typer.Option(help="A further name for the model `rstitch` over HTTP; may be repeated.")
+    ] = None,
     redis: Annotated[
         str | None, typer.Option(metavar="URL", help="An existing Redis.", show_default="one of its own")
     ] = None,
@@ -49,41 +73,92 @@ def up(
     secure: Annotated[
         bool, typer.Option("--secure", help="With certificates on every wire, and a key for whoever asks.")
     ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start a part again that ends by itself; else all of it ends.")
+    ] = False,
     timeout: Annotated[float, typer.Option(min=1, help="How long a part may take to start, in s.")] = 600.0,
 ) -> None:
     """Starts Redis, both workers and the router, and stops them on Ctrl-C."""
     console = err()
+    if http and not can_be_started():
+        raise invalid("--http", "the gateway's packages are missing.", "Install rstitch[http], or say --no-http.")
     if shared is not None and (slm_model or llm_model):
         raise invalid("--shared", "a shared model is both models.", "Name it alone, or name two models.")
+    slm = WorkerOptions(slm_model, slm_device or device, dtype, None, batch_invariant, slm_arg or ())
+    llm = WorkerOptions(shared or llm_model, llm_device or device, dtype, None, batch_invariant, llm_arg or ())
+    check_worker("slm", slm)
+    check_worker("llm", llm)
+    check_flags("--router-arg", router_arg or ())
     stack = LocalStack(
-        WorkerOptions(slm_model, slm_device or device, dtype, batch_invariant=batch_invariant),
-        WorkerOptions(shared or llm_model, llm_device or device, dtype, batch_invariant=batch_invariant),
-        RouterOptions(port),
+        slm,
+        llm,
+        RouterOptions(port, args=router_arg or ()),
+        _gateway(http_listen, served_model_name or ()) if http else None,
         shared_layers=shared is not None,
         redis_url=redis,
         env={"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint} if otlp_endpoint else None,
         timeout_s=timeout,
         secure=secure,
+        durable=restart,
     )
     with stopped_by_signals():
         start(stack, console)
         try:
-            where = "" if port == ROUTER_PORT else f" --router {stack.router_address}"
-            slm, llm = stack.worker_addresses
-            console.print(
-                f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {without_secrets(stack.redis_url)}",
-                soft_wrap=True,
-            )
-            if secure:
-                shown = stack.credentials.as_environment()
-                told = " ".join(f"{name}={value}" for name, value in shown.items())
-                console.print(f"who asks needs a key and a certificate: [bold]export {told}[/]", soft_wrap=True)
-            console.print(f'ask:  [bold]rstitch ask{where} "{PROPOSED.question}"[/]', soft_wrap=True)
-            console.print(f"logs: {stack.folder}\nCtrl-C stops everything", style="dim", soft_wrap=True)
+            _introduce(stack, console, secure=secure, is_usual=port == ROUTER_PORT)
+            supervisor = Supervisor(stack.parts, _saying(console))
             while True:
-                stack.check()
+                supervisor.look() if restart else _check(stack)
                 time.sleep(_WATCH_S)
         except KeyboardInterrupt:
             pass
         finally:
             stack.stop(lambda part: console.print(f"stopping {part}", style="dim"))
+
+
+def _gateway(listen: str, names: Sequence[str]) -> GatewayOptions:
+    try:
+        host, _, port = host_and_port(listen).rpartition(":")
+    except ValueError as error:
+        raise invalid("--http-listen", str(error), f"Write HOST:PORT, such as {GATEWAY_ADDRESS}.") from None
+    return GatewayOptions(f"{host}:{port}" if int(port) else "", names)
+
+
+def _introduce(stack: LocalStack, console: Console, *, secure: bool, is_usual: bool) -> None:
+    """Says where the parts are, and what to do next."""
+    where = "" if is_usual else f" --router {stack.router_address}"
+    slm, llm = stack.worker_addresses
+    console.print(
+        f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {without_secrets(stack.redis_url)}",
+        soft_wrap=True,
+    )
+    if secure:
+        shown = stack.credentials.as_environment()
+        told = " ".join(f"{name}={value}" for name, value in shown.items())
+        console.print(f"who asks needs a key and a certificate: [bold]export {told}[/]", soft_wrap=True)
+    if stack.has_gateway:
+        scheme = "https" if secure else "http"
+        told = f"page and OpenAI's API: [bold]{scheme}://{stack.gateway.address}[/] (/v1, model rstitch)"
+        console.print(told, soft_wrap=True)
+    console.print(f'ask:  [bold]rstitch ask{where} "{PROPOSED.question}"[/]', soft_wrap=True)
+    console.print(f"logs: [bold]rstitch logs{where} -f[/] ({stack.folder})", soft_wrap=True)
+    console.print("Ctrl-C stops everything", style="dim")
+
+
+def _check(stack: LocalStack) -> None:
+    """Raises StackError if a part has ended, and says how that need not end all of them."""
+    try:
+        stack.check()
+    except StackError as error:
+        error.remedy = error.remedy or "All of it ends; with --restart it would be started again."
+        raise
+
+
+def _saying(console: Console) -> Callable[[str, str, Sequence[str]], None]:
+    """Makes what tells of a part that is started again: a line, below the end of its log where there is one."""
+
+    def say(part: str, told: str, log: Sequence[str]) -> None:
+        for line in last_lines(log, _NUM_LOG_LINES):
+            console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+        console.print(Text(f"{part} {told}", style="yellow" if log else "green"), soft_wrap=True)
+
+    return say

@@ -1,10 +1,11 @@
-"""`rstitch version`."""
+"""`rstitch version`, and `rstitch --version`."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
+from typing import Annotated
 
 import typer
 
@@ -27,3 +28,17 @@ def version(json: Json = False) -> None:
         except PackageNotFoundError:
             continue
     print_json(versions)
+
+
+def _print_and_leave(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rstitch {__version__}")
+        raise typer.Exit
+
+
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_and_leave, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Two language models write one answer."""

@@ -63,6 +63,19 @@ class Lock:
                 "--worker-tls-cert", self._file("router.pem"), "--worker-tls-key", self._file("router.key")]
         # fmt: on
 
+    def of_gateway(self) -> list[str]:
+        """Gives the flags of a gateway."""
+        # fmt: off
+        return ["--router-tls-ca", self.ca, "--router-tls-cert", self._file("gateway.pem"), "--router-tls-key",
+                self._file("gateway.key"), "--http-tls-cert", self._file("gateway.pem"), "--http-tls-key",
+                self._file("gateway.key")]
+        # fmt: on
+
+    @property
+    def ca(self) -> str:
+        """Gives the file of the authority that all certificates come from."""
+        return self._file("ca.pem")
+
     @property
     def _keys(self) -> str:
         return self._file("keys.json")

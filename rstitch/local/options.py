@@ -28,3 +28,12 @@ class RouterOptions:
     port: int = 0  # 0: a free one
     module: str = ROUTER_MODULE
     args: Sequence[str] = ()  # more flags
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """How the HTTP gateway is started."""
+
+    listen: str = ""  # HOST:PORT; "": a free port of 127.0.0.1
+    served_model_names: Sequence[str] = ()  # further names of the model `rstitch`
+    args: Sequence[str] = ()  # more flags

@@ -1,4 +1,4 @@
-"""The whole system on one machine, as child processes: Redis, both workers, the router.
+"""The whole system on one machine, as child processes: Redis, both workers, the router, on request the gateway.
 
     with LocalStack() as stack:
         client = Client(stack.router_address)
@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 from rstitch.credentials import Credentials
+from rstitch.local import gateway as http
+from rstitch.local.checks import check_port, check_redis
 from rstitch.local.lock import Lock
-from rstitch.local.options import RouterOptions, WorkerOptions
+from rstitch.local.options import GatewayOptions, RouterOptions, WorkerOptions
 from rstitch.local.part import (
     POLL_S,
     ROOT,
@@ -31,18 +33,12 @@ from rstitch.local.part import (
     default_threads,
     redis_server,
 )
-from rstitch.local.processes import ChildProcess, free_port, is_free
-from rstitch.local.readiness import (
-    is_serving,
-    is_url,
-    redis_answers,
-    refuses_connections,
-    stuck_because,
-    without_secrets,
-)
+from rstitch.local.processes import ChildProcess, free_port
+from rstitch.local.readiness import is_serving, redis_answers, stuck_because
 from rstitch.local.reaper import Reaper
+from rstitch.local.records import PREFIX, Record
 
-__all__ = ["LocalStack", "Part", "RouterOptions", "StackError", "WorkerOptions"]
+__all__ = ["GatewayOptions", "LocalStack", "Part", "RouterOptions", "StackError", "WorkerOptions"]
 
 Role = Literal["slm", "llm"]
 State = Literal["starting", "ready"]
@@ -72,22 +68,26 @@ class LocalStack:
         slm: WorkerOptions = WorkerOptions(),
         llm: WorkerOptions = WorkerOptions(),
         router: RouterOptions = RouterOptions(),
+        gateway: GatewayOptions | None = None,
         *,
         shared_layers: bool = False,
-        redis_url: str | None = None,  # of an existing one; None: one of its own, which keeps nothing on disk
+        redis_url: str | None = None,  # of an existing one; None: one of its own
         env: Mapping[str, str] | None = None,  # for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT
         timeout_s: float = 300.0,  # how long a part may take to become ready
         credentials: Credentials = Credentials(),  # to ask router and workers whether they are
         secure: bool = False,  # certificates on every wire and a key, which `credentials` then are
+        durable: bool = False,  # its own Redis can be restarted: it writes all it is told below `folder`
     ) -> None:
         self._shared = shared_layers
         self._workers = {"slm": llm if shared_layers else slm, "llm": llm}
         self._router_options = router
+        self._gateway = gateway
         self._given_redis_url = redis_url
         self._env = dict(env or {})
         self._timeout_s = timeout_s
         self.credentials = credentials
         self._secure = secure
+        self._durable = durable
         # What locks it, once it is started; None: nothing does.
         self.lock: Lock | None = None
         # In the order of starting.
@@ -105,15 +105,19 @@ class LocalStack:
     def start(self, on_progress: OnProgress = lambda part, state, seconds: None) -> None:
         """Starts all parts and waits until the router takes questions. Raises: StackError, with nothing left behind."""
         self._reaper = Reaper()
-        self.folder = Path(tempfile.mkdtemp(prefix="rstitch-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._reaper.remove(self.folder)
         try:
-            self._check_port()
-            self._check_redis()
+            check_port(self._router_options.port, "router", "choose another: --port 0 takes a free one.")
+            if self._gateway is not None and self._gateway.listen:
+                port = int(self._gateway.listen.rpartition(":")[2])
+                check_port(port, "gateway", "choose another with --http-listen, or leave the gateway out: --no-http.")
+            check_redis(self._given_redis_url)
             if self._secure:
                 self.lock = Lock.make(self.folder / "lock")
                 self.credentials = self.lock.client
             self._add_parts()
+            Record(self.folder, os.getpid(), self.router_address).write()
             waiting = list(self.parts)
             for part in waiting:
                 part.start()
@@ -132,7 +136,7 @@ class LocalStack:
 
     def stop(self, on_progress: Callable[[str], None] = lambda part: None) -> None:
         """Stops all parts, the last started first, and removes the folder."""
-        routers = [part for part in self.parts if part.name.startswith("router")]
+        routers = [part for part in self.parts if part.name.startswith(("gateway", "router"))]
         workers = [part for part in self.parts if part.name.endswith("worker")]
         rest = [part for part in self.parts if part not in routers + workers]
         for group in (routers, workers, rest):
@@ -165,6 +169,15 @@ class LocalStack:
         return self.router.address
 
     @property
+    def has_gateway(self) -> bool:
+        return self._gateway is not None
+
+    @property
+    def gateway(self) -> Part:
+        """Gives the gateway, where the stack was to have one."""
+        return self._part("gateway")
+
+    @property
     def worker_addresses(self) -> tuple[str, str]:
         """Gives HOST:PORT of the SLM's and of the LLM's worker."""
         return self._shared_address or self.worker("slm").address, self.worker("llm").address
@@ -193,7 +206,7 @@ class LocalStack:
             self.redis_url = f"redis://{_LOCALHOST}:{port}/0"
             # fmt: off
             command = [redis_server(), "--port", str(port), "--bind", _LOCALHOST, "--dir", str(self.folder),
-                       "--save", "", "--appendonly", "no"]
+                       "--save", "", "--appendonly", "yes" if self._durable else "no"]
             # fmt: on
             url = self.redis_url
             # A locale that the machine does not have would stop it.
@@ -204,23 +217,8 @@ class LocalStack:
         for role in ("llm",) if self._shared else ("slm", "llm"):
             self._add_worker(role)
         self._new_router("router", self._router_options.port or free_port())
-
-    def _check_port(self) -> None:
-        """Refuses a port that is taken at once; the router could say it only after the models are loaded."""
-        port = self._router_options.port
-        if port and not is_free(port):
-            remedy = "Is a stack running already? Else choose another: --port 0 takes a free one."
-            raise StackError(f"port {port} is in use.", part="router", remedy=remedy)
-
-    def _check_redis(self) -> None:
-        """Refuses a Redis that nobody listens for at once, as a port that is taken."""
-        url = self._given_redis_url
-        if url is not None and not is_url(url):
-            remedy = "Write redis://user:password@host:port/number, and in a password %2F for / and %40 for @."
-            raise StackError("--redis is no URL of a Redis.", part="redis", remedy=remedy)
-        if url is not None and refuses_connections(url):
-            remedy = "Start it, correct --redis, or leave it out: then the stack starts one of its own."
-            raise StackError(f"no Redis answers at {without_secrets(url)}.", part="redis", remedy=remedy)
+        if self._gateway is not None:
+            self._add_gateway(self._gateway)
 
     def _check_router(self) -> None:
         """Gives up on a router that will not become ready by itself, unlike one that waits for a worker."""
@@ -287,8 +285,13 @@ class LocalStack:
         known = credentials or self.credentials
         return self._add(name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
 
+    def _add_gateway(self, options: GatewayOptions) -> None:
+        listen = options.listen or f"{_LOCALHOST}:{free_port()}"
+        command = http.command(options, listen, self.router_address, self.lock)
+        self._add("gateway", command, listen, lambda: http.answers(listen, self.lock, _CHECK_TIMEOUT_S))
+
     def _add(
-        self, name: str, command: Sequence[str], address: str, is_ready: Callable[[], bool], env: Mapping[str, str]
+        self, name: str, command: Sequence[str], address: str, is_ready: Callable[[], bool], env: Mapping[str, str] = {}
     ) -> Part:
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         own = {

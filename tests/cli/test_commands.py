@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
+import time
 from pathlib import Path
 
+import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from rstitch.v1 import router_pb2
+from rstitch.errors import RstitchError
+from rstitch.v1 import common_pb2, router_pb2
 from tests.cli.conftest import Run
-from tests.support.fake_router import FakeRouter
+from tests.support.fake_router import FakeRouter, script
 from tests.support.toy import unstitchable_files
 
 
@@ -20,7 +24,7 @@ def lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_ask_shows_text_strip_switches_and_usage(run: Run) -> None:
+def test_ask_shows_text_strip_switches_and_usage(run: Run, router: FakeRouter) -> None:
     result = run("ask", "What?")
     assert result.exit_code == 0, result.stderr
     assert "w5 w6 w7 " in result.stdout
@@ -28,8 +32,105 @@ def test_ask_shows_text_strip_switches_and_usage(run: Run) -> None:
     assert "more (--json has all)" in result.stdout
     for fact in ("60 (SLM 40, LLM 20)", "33%", "1.50 s", "20 ms", "stop"):
         assert fact in result.stdout
-    strip = [line for line in result.stdout.splitlines() if line and set(line) <= set("▁▂▃▄▅▆▇█")]
-    assert sum(map(len, strip)) == 60
+    num_discarded = sum(e.switch.to == common_pb2.MODEL_LLM for e in router.answer if e.HasField("switch"))
+    assert len(strip_of(result.stdout)) == 60 + num_discarded
+    assert "■ discarded proposal" in result.stdout
+
+
+def strip_of(shown: str) -> str:
+    return "".join(line for line in shown.splitlines() if line and set(line) <= set("▁▂▃▄▅▆▇█"))
+
+
+def test_the_strip_of_a_long_answer_is_folded_to_three_lines(run: Run, router: FakeRouter) -> None:
+    router.answer = script(num_tokens=1000)
+    run("ask", "What?", "--session", "long")
+    for shown in (run("ask", "What?").stdout, run("trajectory", "show", "long").stdout):
+        assert 200 < len(strip_of(shown)) <= 300
+        assert "(the highest)" in shown
+    for shown in (run("ask", "What?", "--full-strip").stdout, run("trajectory", "show", "long", "--full-strip").stdout):
+        assert len(strip_of(shown)) >= 1000
+        assert "one block per token," in shown
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_an_answer_is_shown_again_by_its_session(run: Run, router: FakeRouter, flags: list[str]) -> None:
+    first = run("ask", "What?", "--session", "one", *flags)
+    again = run("ask", "--resume", "one", *flags)
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout == first.stdout
+    assert len(router.questions) == 1
+
+
+def test_resume_takes_nothing_of_a_question(run: Run, router: FakeRouter) -> None:
+    for flags, word in ((["What?"], "question"), (["--tau", "0.02"], "--tau"), (["--session", "x"], "--session")):
+        result = run("ask", "--resume", "one", *flags)
+        assert result.exit_code == 2
+        assert f"--resume: {word} goes with a new question." in result.stderr
+    assert router.questions == []
+
+
+def test_an_error_after_which_one_can_go_on_names_the_command(run: Run, router: FakeRouter) -> None:
+    def away(number: int) -> None:
+        if number == 5:
+            raise RstitchError(
+                grpc.StatusCode.CANCELLED, "CANCELLED", "it ended.", remedy="Start it again, then re-attach with "
+                "resume_from.", metadata={"session_id": "one", "resume_from": "9"},
+            )  # fmt: skip
+
+    router.before_event = away
+    result = run("ask", "What?", "--session", "one")
+    assert result.exit_code == 1
+    command = f"rstitch ask --resume one --router {router.address}"
+    assert result.stderr == f"error: it ended. Start it again, then run `{command}`.\n"
+    assert "w64 " in run(*shlex.split(command)[1:]).stdout
+
+
+def test_the_command_is_named_where_the_connection_is_lost_and_where_the_answer_runs_already(
+    run: Run, router: FakeRouter
+) -> None:
+    def refused(number: int) -> None:
+        raise RstitchError(
+            grpc.StatusCode.FAILED_PRECONDITION, "SESSION_RUNNING", "an answer is being written in session one.",
+            remedy="Re-attach to it with resume_from, or wait.", metadata={"session_id": "one"},
+        )  # fmt: skip
+
+    router.before_event = refused
+    assert f"Run `rstitch ask --resume one --router {router.address}`, or wait." in run("ask", "x").stderr
+
+    def lost(number: int) -> None:
+        if number > 4:
+            raise RstitchError(grpc.StatusCode.DATA_LOSS, "", "lost")
+
+    router.before_event = lost
+    told = run("ask", "What?", "--session", "two", "--router", router.address).stderr
+    assert f"`rstitch ask --resume two --router {router.address}` goes on" in told
+
+
+@pytest.mark.parametrize(
+    ("workers", "ready", "told"),
+    [
+        (False, True, "waiting for the SLM worker (no answer) and the LLM worker (no answer); it goes on by itself"),
+        (True, False, "waiting for the SLM worker (no answer)"),
+        (True, True, "waiting for a token; router and workers are ready, 0 answers"),
+    ],
+)
+def test_what_an_answer_waits_for_is_said(
+    run: Run, router: FakeRouter, monkeypatch: pytest.MonkeyPatch, workers: bool, ready: bool, told: str
+) -> None:
+    monkeypatch.setattr("rstitch.cli.waiting._AFTER_S", 0.0)
+    monkeypatch.setattr("rstitch.cli.waiting._LOOK_S", 0.01)
+    router.workers_ready, router.ready = workers, ready
+
+    def wait(number: int) -> None:
+        # What was found out first is said before it is found out again.
+        while number == 9 and [name for name, _ in router.calls].count("GetStatus") < 2:
+            time.sleep(0.01)
+
+    router.before_event = wait
+    result = run("ask", "What?", "--json")
+    assert result.exit_code == 0
+    assert f"… {told}" in result.stderr
+    assert lines(result.stdout)[-1]["event"] == "finished"
 
 
 def test_ask_json_is_one_event_a_line(run: Run, router: FakeRouter) -> None:
@@ -75,6 +176,12 @@ def test_an_answer_that_the_guard_took_says_why(run: Run, router: FakeRouter) ->
     assert event["guard_reason"] == finished.guard_reason
 
 
+@pytest.mark.parametrize("flags", [[], ["--policy", "threshold"]])
+def test_the_routers_tau_is_the_default(run: Run, router: FakeRouter, flags: list[str]) -> None:
+    assert run("ask", "What?", *flags).exit_code == 0
+    assert not router.questions[0].HasField("policy")
+
+
 def test_raw_text_goes_without_a_template(run: Run, router: FakeRouter) -> None:
     run("ask", "Once upon", "--raw")
     assert router.questions[0].text == "Once upon"
@@ -115,7 +222,9 @@ def test_a_policy_in_one_word(run: Run, router: FakeRouter) -> None:
         (["ask", "x", "--policy", "threshold:tau=a"], "'a' is no such value"),
         (["ask", "x", "--policy", "llm_only:tau=1"], "llm_only takes nothing"),
         (["ask", "x", "--policy", "slm_only", "--tau", "0.1"], "has none here"),
-        (["ask", "x", "--policy", "threshold"], "Give --tau"),
+        (["ask", "x", "--tau-return", "0.1"], "--tau-return goes with it."),
+        (["ask"], "question: there is none."),
+        (["ask", "--resume", "nobody"], "there is no session nobody."),
         (["ask", "x", "--max-new-tokens", "-1"], "max_new_tokens"),
         (["ask", "x", "--template-arg", "a"], "Write NAME=VALUE."),
         (["ask", "x", "--raw", "--template-arg", "a=1"], "Give chat, not text or tokens."),
@@ -123,6 +232,13 @@ def test_a_policy_in_one_word(run: Run, router: FakeRouter) -> None:
         (["ask", "x", "--on-disconnect", "maybe"], "Give 'continue' or 'stop'"),
         (["trajectory", "show", "nobody"], "there is no session nobody."),
         (["health", "--router", "no address"], "HOST:PORT"),
+        (["up", "--device", "tpu"], "--device: 'tpu' is no device. Write cpu, or cuda:N."),
+        (["up", "--dtype", "int3"], "Choose one of auto, float32, bfloat16, float64."),
+        (["up", "--slm-model", "./nowhere"], "--slm-model: ./nowhere is no folder, and no hub id."),
+        (["up", "--llm-model", str(Path(__file__).parent)], "holds no model (no config.json)."),
+        (["up", "--slm-arg=--listen=127.0.0.1:1"], "--slm-arg: --listen is set by the stack."),
+        (["up", "--router-arg=--slm=127.0.0.1:1"], "--router-arg: --slm is set by the stack."),
+        (["up", "--llm-arg", "kv-tokens=9"], "Write --llm-arg=--NAME=VALUE."),
     ],
 )
 def test_bad_input_is_one_line_with_a_remedy_and_code_2(run: Run, args: list[str], says: str) -> None:
@@ -243,6 +359,7 @@ def test_health_of_nobody(run: Run) -> None:
 
 
 def test_version(run: Run) -> None:
+    assert run("version").stdout == run("--version").stdout
     assert run("version").stdout.startswith("rstitch ")
     assert {"rstitch", "python", "grpcio"} <= set(json.loads(run("version", "--json").stdout))
 
@@ -258,29 +375,32 @@ def test_up_names_why_two_models_do_not_fit_within_seconds(run: Run, tmp_path: P
     other = tmp_path / "other"
     shutil.copytree(Path(__file__).parents[2] / "models" / "tiny-slm-xs", other)
     (other / "tokenizer.json").write_bytes(unstitchable_files().data)
-    result = run("up", "--slm-model", str(other), "--port", "0", "--timeout", "110")
+    result = run("up", "--slm-model", str(other), "--port", "0", "--http-listen", "127.0.0.1:0", "--timeout", "110")
     assert result.exit_code == 1
     assert "the two models cannot be stitched: " in result.stderr.splitlines()[-1]
 
 
 def test_up_names_a_redis_that_does_not_answer_before_anything_is_started(run: Run) -> None:
-    result = run("up", "--redis", "redis://:secret@127.0.0.1:1/0", "--port", "0")
+    result = run("up", "--redis", "redis://:secret@127.0.0.1:1/0", "--port", "0", "--http-listen", "127.0.0.1:0")
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: no Redis answers at redis://127.0.0.1:1/0.")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", ["slm worker", "router"])
 def test_up_shows_the_log_of_what_cannot_start_and_leaves_nothing(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    result = run("up", "--slm-model", str(tmp_path), "--port", "0")
+    flags = ["--port", "0", "--http-listen", "127.0.0.1:0", f"--{part.split()[0]}-arg=--no-such-flag=7"]
+    result = run("up", *flags)
     assert result.exit_code == 1
     # The server that processes are forked from, where this test is the first to need it, has a folder until it ends.
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("pymp-")] == []
-    assert "error: the slm worker ended with code 1." in result.stderr
-    assert str(tmp_path) in result.stderr
+    *_, why, error = result.stderr.splitlines()
+    assert error == f"error: the {part} ended with code 2."
+    assert why.endswith("error: unrecognized arguments: --no-such-flag=7")
 
 
 def test_a_renamed_command_keeps_its_old_word_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

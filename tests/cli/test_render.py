@@ -9,9 +9,21 @@ from rich.console import Console
 
 from rstitch.cli.examples import EXAMPLES, boxed
 from rstitch.cli.progress import StackProgress
-from rstitch.cli.render import entropy_strip, seconds, switch_list
+from rstitch.cli.render import discarded, entropy_line, entropy_strip, seconds, switch_list, written
 from rstitch.client.specs import policy_text
-from rstitch.client.types import LlmOnly, Model, Policy, Switch, SwitchReason, Threshold
+from rstitch.client.types import (
+    Answer,
+    Chunk,
+    Finished,
+    FinishReason,
+    LlmOnly,
+    Model,
+    Policy,
+    Switch,
+    SwitchReason,
+    Threshold,
+    Usage,
+)
 from rstitch.local.stack import LocalStack
 
 
@@ -34,6 +46,29 @@ def test_the_strip_has_one_block_per_token_coloured_by_model() -> None:
 def test_a_strip_of_certainty_is_flat() -> None:
     assert entropy_strip([("slm", 0.0)] * 3).plain == "▁▁▁"
     assert entropy_strip([]).plain == ""
+
+
+def test_a_folded_strip_shows_the_highest_of_each_block() -> None:
+    tokens = [("slm", 0.0)] * 9 + [("llm", 0.04)] + [("slm", 0.01)] * 2
+    line = entropy_line(tokens, width=1)
+    assert line.plain == "entropy, one block per 4 tokens (the highest), █ = 0.040\n▁▁█"
+    assert str(line.spans[-1].style) == "bold magenta"
+    assert entropy_line(tokens, width=4).plain.startswith("entropy, one block per token, █ = 0.040\n▁")
+
+
+def test_a_discarded_proposal_is_drawn_where_it_was_made() -> None:
+    why = SwitchReason.ENTROPY_ABOVE
+    switches = (
+        Switch(Model.SLM, Model.LLM, 3, 0.16, why),
+        Switch(Model.LLM, Model.SLM, 4, 0.0, SwitchReason.ENTROPY_BELOW),
+    )
+    slm, llm = Chunk(Model.SLM, 1, (7, 8), (0.0, 0.0), ""), Chunk(Model.LLM, 3, (9,), (0.0,), "")
+    answer = Answer("s", "", (slm, llm), switches, Finished(FinishReason.STOP, Usage(), 4, None))
+    assert written(answer) == [("slm", 0.0), ("slm", 0.0), ("discarded", 0.16), ("llm", 0.0)]
+    line = entropy_line(written(answer))
+    assert line.plain.splitlines()[0] == "entropy, one block per token, █ = 0.160  ■ discarded proposal"
+    assert line.plain.splitlines()[1] == "▁▁█▁"
+    assert discarded(Model.LLM, SwitchReason.UNCERTAINTY_ABOVE, 3.0) == []  # of another signal, on another scale
 
 
 def test_a_long_list_of_switches_is_cut() -> None:

@@ -11,13 +11,14 @@ import pytest
 import typer
 from pydantic_settings import BaseSettings
 
+from gateway.settings import GatewaySettings
 from model_worker.settings import WorkerSettings
 from router_svc.settings import RouterSettings
 from rstitch.cli.app import app
 from rstitch.credentials import Credentials, variable_of
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("rstitch", "model_worker", "slm_worker", "llm_worker", "router_svc", "evals", "training")
+PACKAGES = ("rstitch", "model_worker", "slm_worker", "llm_worker", "router_svc", "gateway", "evals", "training")
 COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml", "compose.tls.yaml")
 
 
@@ -37,7 +38,7 @@ def test_architecture_has_a_line_for_each_folder() -> None:
     assert named == folders()
 
 
-@pytest.mark.parametrize("settings", [WorkerSettings, RouterSettings])
+@pytest.mark.parametrize("settings", [WorkerSettings, RouterSettings, GatewaySettings])
 def test_operations_has_a_row_for_each_setting(settings: type[BaseSettings]) -> None:
     text = (ROOT / "docs/operations.md").read_text()
     rows = set(re.findall(r"^\| `--([\w-]+)` \|", text, flags=re.MULTILINE))
@@ -50,7 +51,7 @@ def test_compose_sets_variables_that_are_read(name: str) -> None:
     used = set(re.findall(r"^ +(RSTITCH_\w+):", text, flags=re.MULTILINE))
     assert used
     of_health = {variable_of(field.name) for field in fields(Credentials)}
-    assert used <= variables(WorkerSettings) | variables(RouterSettings) | of_health
+    assert used <= variables(WorkerSettings) | variables(RouterSettings) | variables(GatewaySettings) | of_health
 
 
 def test_env_example_names_what_compose_asks_for() -> None:

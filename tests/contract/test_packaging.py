@@ -38,7 +38,8 @@ def test_images_are_made_of_what_is_there() -> None:
             assert {module, "rstitch"} <= sources
     services = re.findall(r'"-m", "(\w+)"', (ROOT / "compose.yaml").read_text())
     assert {"slm_worker", "llm_worker"} <= set(services)
-    assert set(services) <= copied["worker"] | copied["router"]
+    assert set(services) <= copied["worker"] | copied["router"] | copied["gateway"]
     # What each service imports of ours.
     assert {"slm_worker", "llm_worker", "model_worker", "rstitch"} <= copied["worker"]
     assert {"router_svc", "rstitch"} <= copied["router"]
+    assert {"gateway", "rstitch"} == copied["gateway"] & {"gateway", "rstitch", "router_svc", "model_worker"}

@@ -12,8 +12,8 @@ from redis import Redis
 from tests.support.compose import ROOT, compose
 from tests.support.redis_process import RedisProcess
 
-OURS = ("redis", "slm-worker", "llm-worker", "router", "jaeger")
-PARTS = {"slm-worker": "slm", "llm-worker": "llm", "router": "router", "redis": "redis"}
+OURS = ("redis", "slm-worker", "llm-worker", "router", "gateway", "jaeger")
+PARTS = {"slm-worker": "slm", "llm-worker": "llm", "router": "router", "redis": "redis", "gateway": "gateway"}
 
 
 @pytest.mark.parametrize("names", [("compose.yaml",), ("compose.yaml", "compose.tls.yaml")])

@@ -11,7 +11,8 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pool
 
-from model_worker.main import Role, start
+from model_worker.main import start
+from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.service.caller import Scope
 from rstitch.service.methods import METHODS

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from model_worker.main import Role, start
+from model_worker.main import start
+from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.errors import RstitchError
 from rstitch.limits import is_loopback

@@ -21,7 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
-from model_worker.main import Role, start
+from model_worker.main import start
+from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.authority import PARTS
 from rstitch.credentials import Credentials

@@ -10,7 +10,8 @@ import grpc
 import pytest
 
 from model_worker.engine.engine import Engine
-from model_worker.main import Role, Worker, start
+from model_worker.main import Worker, start
+from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.v1 import common_pb2, worker_pb2_grpc
 from tests.support.pairs import save_model

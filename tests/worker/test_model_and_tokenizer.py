@@ -14,7 +14,8 @@ import torch
 
 from model_worker import build
 from model_worker.engine.forward.loader import adopt
-from model_worker.main import Role, start
+from model_worker.main import start
+from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.local.processes import free_port
 from rstitch.v1 import common_pb2, worker_pb2_grpc

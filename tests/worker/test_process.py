@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import grpc
 import pytest
 
-from model_worker.main import Role, main, start
+from model_worker.entry import main
+from model_worker.main import start
+from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.v1 import common_pb2, worker_pb2_grpc
 from rstitch.v1 import worker_pb2 as pb
@@ -76,6 +79,16 @@ def test_a_bad_setting_stops_the_start_and_is_named(
         main(Role("slm", common_pb2.MODEL_SLM, Settings))
     for word in words:
         assert word in str(caught.value.code)
+
+
+@pytest.mark.parametrize("worker", ["slm_worker", "llm_worker"])
+def test_a_wrong_flag_is_told_before_torch_is_imported(worker: str) -> None:
+    code = "import runpy, sys; sys.modules['torch'] = sys.modules['transformers'] = None; " + (
+        f"sys.argv = ['{worker}', '--model', 'x', '--dtype', 'int3']; runpy.run_module('{worker}', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{worker.replace('_', '-')}: cannot start:\n  --dtype (or RSTITCH_DTYPE): ")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -11,7 +11,8 @@ import grpc
 import pytest
 from pydantic import ValidationError
 
-from model_worker.main import Role, start
+from model_worker.main import start
+from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.errors import RstitchError
 from rstitch.local.processes import free_port

@@ -1,0 +1,66 @@
+"""Gateways as processes of their own, in front of a real router or a scripted one."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from rstitch.local.gateway import answers, command
+from rstitch.local.options import GatewayOptions
+from rstitch.local.processes import ChildProcess, free_port
+from rstitch.local.reaper import Reaper
+
+QUESTION = "There are 12 boxes with 7 pens each. How many pens are there?"
+
+
+@contextmanager
+def started(router: str, folder: Path, *args: str) -> Iterator[httpx2.Client]:
+    """A client of a gateway with further flags; its log is gateway.log in the folder."""
+    reaper = Reaper()
+    listen = f"127.0.0.1:{free_port()}"
+    line = command(GatewayOptions(args=args), listen, router, None)
+    process = ChildProcess("gateway", line, {"PYTHONUNBUFFERED": "1"}, folder / "gateway.log", reaper)
+    process.start()
+    try:
+        ends = time.monotonic() + 60
+        while not answers(listen, None, 1.0):
+            assert process.exit_code is None, process.log_tail()
+            assert time.monotonic() < ends, process.log_tail()
+            time.sleep(0.05)
+        with httpx2.Client(base_url=f"http://{listen}", timeout=60) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait_or_kill(10)
+        reaper.close()
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    """The body of a chat with one question."""
+    return {"model": "rstitch", "messages": [{"role": "user", "content": QUESTION}], **more}
+
+
+def events_of(response: httpx2.Response) -> list[Any]:
+    """What a stream of server-sent events says, each as JSON but for the end."""
+    found: list[Any] = []
+    for block in response.text.split("\n\n"):
+        if block and not block.startswith(":"):
+            assert block.startswith("data: "), block
+            assert "\n" not in block, block
+            data = block.removeprefix("data: ")
+            found.append(data if data == "[DONE]" else json.loads(data))
+    return found
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits for what others bring about, but not forever."""
+    ends = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
