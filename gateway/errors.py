@@ -88,13 +88,13 @@ def bad(param: str, what: str, remedy: str, code: str = "invalid_value") -> ApiE
     return ApiError(400, f"{param}: {what} {remedy}", param, code)
 
 
-def of_router(error: RstitchError) -> ApiError:
-    """Says what the router, or the way to it, has refused or failed with."""
+def of_router(error: RstitchError, *, renamed: bool = True) -> ApiError:
+    """Says what the router, or the way to it, has refused or failed with; fields as OpenAI names them if `renamed`."""
     status, kind = _BY_CODE.get(error.code, _INTERNAL)
     too_large = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retry_after_s is None
     if too_large and error.reason in ("MESSAGE_TOO_LARGE", "TOO_MANY_PARTS"):
         status, kind = 413, "invalid_request_error"
-    param = _param(error.field) if error.field else None
+    param = _param(error.field) if error.field and renamed else error.field or None
     message = f"{f'{param}: ' if param else ''}{error.message}{f' {error.remedy}' if error.remedy else ''}"
     return ApiError(status, message, param, error.reason, kind, error.retry_after_s, error.metadata)
 

@@ -190,7 +190,7 @@ class GenerationTrace:
         name = span_names.segment_name(model, SwitchReason.NONE, 0.0)
         return self._tracer.start_span(name, self._context_of_next(), links=links)
 
-    def _context_of_next(self) -> Context:
+    def _context_of_next(self) -> Context | None:
         """Gives what the next segment is below: the root, or the group that it belongs to or begins."""
         number, size = self._num_segments, self._style.group
         self._num_segments += 1

@@ -14,10 +14,11 @@ from rich.console import Console
 
 from rstitch.cli import render
 from rstitch.cli.access import ACCESS_OPTIONS
-from rstitch.cli.common import Json, Router, as_dict, command, err, out, print_json
-from rstitch.cli.policies import HELP, policy_text, spec_of
+from rstitch.cli.common import Json, Router, command, err, out, print_json
+from rstitch.cli.policies import HELP, spec_of
 from rstitch.cli.trajectory import FullStrip, cancelled_text
 from rstitch.cli.waiting import Waiting
+from rstitch.client.plain import event_dict
 from rstitch.client.sync import Client
 from rstitch.client.types import Chunk, Details, Event, Finished, Message, Sampling, Started, Switch
 from rstitch.credentials import Credentials
@@ -126,8 +127,7 @@ def ask(
         try:
             if json:
                 for event in asked:
-                    plain = {"event": type(event).__name__.lower(), **as_dict(event)}
-                    print_json(plain | ({"policy": policy_text(event.policy)} if isinstance(event, Finished) else {}))
+                    print_json(event_dict(event))
             else:
                 show(asked, out(), full_strip)
         except RstitchError as error:

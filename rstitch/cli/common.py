@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -89,21 +87,4 @@ def print_error(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False, default=_plain))
-
-
-def as_dict(value: Any) -> dict[str, Any]:
-    """Turns a value of the client into what JSON can say, by the names of the contract."""
-    plain: dict[str, Any] = dataclasses.asdict(value)
-    for ours, theirs in (("from_model", "from"), ("to_model", "to")):
-        if ours in plain:
-            plain[theirs] = plain.pop(ours)
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, bytes):  # of a token: it may have a part of a character
-        return value.decode(errors="backslashreplace")
-    raise TypeError(f"{value!r} is nothing that JSON can say")
+    typer.echo(json.dumps(value, ensure_ascii=False))

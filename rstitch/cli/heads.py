@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rstitch.cli.common import Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.cli.common import Json, Router, command, out, print_json, print_whole
+from rstitch.client.plain import as_dict
 from rstitch.client.sync import Client
 from rstitch.client.types import HeadStatus
 from rstitch.credentials import Credentials

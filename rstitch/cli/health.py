@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from rstitch.cli.common import FAILED, Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.cli.common import FAILED, Json, Router, command, out, print_json, print_whole
+from rstitch.client.plain import as_dict
 from rstitch.client.sync import Client
 from rstitch.client.types import GuardStatus
 from rstitch.credentials import Credentials

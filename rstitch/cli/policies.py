@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from rstitch.client.specs import KINDS, Spec, name_of, parse, text_of
-from rstitch.client.types import Policy, Threshold
+from rstitch.client.specs import KINDS, Spec, name_of, parse
+from rstitch.client.types import Threshold
 from rstitch.errors import invalid
 
 HELP = f"{' | '.join(KINDS)}, with its fields: random:slm_probability=0.9, learned:NAME, ...+budget:llm_tokens=20"
@@ -24,8 +24,3 @@ def spec_of(text: str | None, tau: float | None, tau_return: float | None) -> Sp
     if not isinstance(spec.policy, Threshold):
         raise invalid("--tau", f"the policy {text} has none here.", "Leave it out, or use --policy threshold.")
     return dataclasses.replace(spec, policy=dataclasses.replace(spec.policy, tau=tau, tau_return=tau_return))
-
-
-def policy_text(policy: Policy | None) -> str:
-    """Writes a policy as one word; "" if it is unknown."""
-    return "" if policy is None else text_of(Spec(policy))

@@ -9,8 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rstitch.cli.common import Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.cli.common import Json, Router, command, out, print_json, print_whole
 from rstitch.cli.policies import HELP, spec_of
+from rstitch.client.plain import profile_dict
 from rstitch.client.specs import Spec, text_of
 from rstitch.client.sync import Client
 from rstitch.client.types import KeptProfile
@@ -31,7 +32,7 @@ def ls(router: Router = ROUTER_ADDRESS, access: Credentials = Credentials(), jso
         found = client.profiles()
     if json:
         for profile in found:
-            print_json(_plain(profile))
+            print_json(profile_dict(profile))
         return
     if not found:
         typer.echo("no profiles yet; rstitch calibrate --name makes one")
@@ -53,7 +54,7 @@ def show(name: Name, router: Router = ROUTER_ADDRESS, access: Credentials = Cred
         remedy = f"There are {', '.join(found)}." if found else "There are none."
         raise RstitchError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_PROFILE", f"there is no profile {name}.", remedy=remedy)
     if json:
-        print_json(_plain(found[name]))
+        print_json(profile_dict(found[name]))
         return
     console = out()
     console.print(f"{name}: {_words(found[name])}", markup=False, soft_wrap=True)
@@ -94,7 +95,3 @@ def rm(
 
 def _words(profile: KeptProfile) -> str:
     return text_of(Spec(profile.policy, profile.early_exit, profile.budget))
-
-
-def _plain(profile: KeptProfile) -> dict[str, object]:
-    return as_dict(profile) | {"policy": _words(profile)}

@@ -10,9 +10,10 @@ import typer
 from rich.table import Table
 
 from rstitch.cli import render
-from rstitch.cli.common import Json, Router, as_dict, command, out, print_json, print_whole
+from rstitch.cli.common import Json, Router, command, out, print_json, print_whole
 from rstitch.cli.labels import label_all, parse_label
-from rstitch.cli.policies import policy_text
+from rstitch.client.plain import trajectory_dict
+from rstitch.client.specs import policy_text
 from rstitch.client.sync import Client
 from rstitch.client.types import Cancelled, Label, Source, Trajectory
 from rstitch.credentials import Credentials
@@ -41,7 +42,7 @@ def ls(
         found = list(islice(client.trajectories(min(limit, 1000), labelled=labelled), limit))
     if json:
         for trajectory in found:
-            print_json(_plain(trajectory))
+            print_json(trajectory_dict(trajectory))
         return
     if not found:
         typer.echo("no trajectory has a label yet" if labelled else "no trajectories yet")
@@ -70,7 +71,7 @@ def show(
     with Client(router, credentials=access) as client:
         trajectory = client.trajectory(session)
     if json:
-        print_json(_plain(trajectory))
+        print_json(trajectory_dict(trajectory))
         return
     console, label = out(), _label_text(trajectory)
     console.print(
@@ -154,11 +155,3 @@ def cancelled_text(session: str, found: Cancelled) -> str:
 
 def _label_text(trajectory: Trajectory) -> str:
     return "" if trajectory.label is Label.UNSPECIFIED else trajectory.label.value
-
-
-def _plain(trajectory: Trajectory) -> dict[str, object]:
-    plain = as_dict(trajectory)
-    plain["policy"] = policy_text(trajectory.policy)
-    if trajectory.finished:
-        plain["finished"]["policy"] = policy_text(trajectory.finished.policy)
-    return plain

@@ -11,12 +11,12 @@ from typing import Any, Self, Unpack
 
 import grpc
 
-from rstitch.client import common, messages
+from rstitch.client import common, messages, pages
 from rstitch.client.events import Answer, Event, Finished, Observation
 from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reconnect import Resumable, ended_early
-from rstitch.client.status import Cancelled, Status, Trajectory
+from rstitch.client.status import Cancelled, Status, Trajectory, TrajectoryPage
 from rstitch.credentials import Credentials
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
 from rstitch.v1 import router_pb2
@@ -62,14 +62,21 @@ class AsyncClient(common.Connection):
 
     async def trajectories(self, page_size: int = 0, *, labelled: bool = False) -> AsyncIterator[Trajectory]:
         """Yields all trajectories, or those with a label, without segments, newest first; they are fetched by pages."""
-        request = router_pb2.ListTrajectoriesRequest(page_size=page_size, labelled=labelled)
+        token = ""
         while True:
-            reply = await self._call("ListTrajectories", request)
-            for m in reply.trajectories:
-                yield messages.trajectory(m)
-            if not reply.next_page_token:
+            page = await self.trajectory_page(page_size, token, labelled=labelled)
+            for trajectory in page.trajectories:
+                yield trajectory
+            token = page.next_page_token
+            if not token:
                 return
-            request.page_token = reply.next_page_token
+
+    async def trajectory_page(
+        self, page_size: int = 0, page_token: str = "", *, labelled: bool = False
+    ) -> TrajectoryPage:
+        """Fetches one page of them: at most `page_size`, 0: 100; the first, or what follows the page before."""
+        request = pages.page_request(page_size, page_token, labelled)
+        return pages.trajectory_page(await self._call("ListTrajectories", request))
 
     async def label_trajectory(self, session_id: str, right: bool | None) -> None:
         """Says whether a session's last answer, which must be finished, was right; None takes that back."""

@@ -59,6 +59,11 @@ def text_of(spec: Spec) -> str:
     return "+".join(_word(part) for part in parts)
 
 
+def policy_text(policy: Policy | None) -> str:
+    """Writes a policy as one word; "" if it is unknown."""
+    return "" if policy is None else text_of(Spec(policy))
+
+
 def _word(value: Any) -> str:
     fields = [
         f"{field.name}={_plain(given)}"

@@ -14,8 +14,8 @@ from rstitch.client.policies import Policy
 
 # fmt: off
 __all__ = [
-    "Cancelled", "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Trajectory", "TrajectoryState",
-    "WorkerStatus",
+    "Cancelled", "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Trajectory", "TrajectoryPage",
+    "TrajectoryState", "WorkerStatus",
 ]
 # fmt: on
 
@@ -95,6 +95,14 @@ class Trajectory:
     def tokens(self) -> tuple[int, ...]:
         """Joins the tokens of all segments, the prompt's included."""
         return tuple(token for segment in self.segments for token in segment.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryPage:
+    """Some trajectories, newest first, without segments; `next_page_token` is empty on the last page."""
+
+    trajectories: tuple[Trajectory, ...]
+    next_page_token: str
 
 
 @dataclass(frozen=True, slots=True)

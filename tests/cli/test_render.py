@@ -10,7 +10,7 @@ from rich.console import Console
 from rstitch.cli.examples import EXAMPLES, boxed
 from rstitch.cli.progress import StackProgress
 from rstitch.cli.render import discarded, entropy_line, entropy_strip, seconds, switch_list, written
-from rstitch.cli.trajectory import policy_text
+from rstitch.client.specs import policy_text
 from rstitch.client.types import (
     Answer,
     Chunk,

@@ -253,6 +253,20 @@ def test_trajectories_are_shown_listed_and_deleted(router: FakeRouter, call: Cal
     assert caught.value.code is grpc.StatusCode.NOT_FOUND
 
 
+def test_trajectories_are_listed_page_by_page(router: FakeRouter, call: Call, ask: Ask) -> None:
+    for name in "abc":
+        ask(router.address, "generate", "What?", session_id=name)
+    first = call(router.address, "trajectory_page", 2)
+    assert [t.session_id for t in first.trajectories] == ["a", "b"]
+    last = call(router.address, "trajectory_page", 2, first.next_page_token)
+    assert [t.session_id for t in last.trajectories] == ["c"]
+    assert not last.next_page_token
+    for arguments, field in (((-1,), "page_size"), ((2, 7), "page_token")):
+        with pytest.raises(InvalidArgument) as caught:
+            call(router.address, "trajectory_page", *arguments)
+        assert caught.value.field == field
+
+
 def test_an_answer_is_cancelled(router: FakeRouter, call: Call, ask: Ask) -> None:
     assert call(router.address, "cancel", "b") == Cancelled(True, TrajectoryState.INTERRUPTED, 9)
     assert call(router.address, "cancel", "over") == Cancelled(False, TrajectoryState.FINISHED, 9)

@@ -1,0 +1,96 @@
+"""The bodies of the router's own contract as JSON, by the contract's names, and the questions that they are.
+
+Types and bounds that the wire has are checked here, all else is the router's to judge.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rstitch.client import Sampling
+from rstitch.client.question import Question
+from rstitch.client.specs import Spec, parse
+from rstitch.errors import invalid
+
+Uint32 = Annotated[int, Field(ge=0, lt=1 << 32)]
+Uint64 = Annotated[int, Field(ge=0, lt=1 << 64)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(max_length=128)]
+
+
+class _Body(BaseModel):
+    # Strict: "1" is no number. A field that nobody knows is refused: who wrote it meant something by it.
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class SamplingBody(_Body):
+    """How tokens are chosen; unset: greedy. top_p 0 and top_k 0: all tokens."""
+
+    temperature: Finite = 0.0
+    top_p: Finite = 0.0
+    top_k: Uint32 = 0
+    seed: Uint64 = 0
+
+
+class AttachBody(_Body):
+    """An answer that exists, and the position of the first token of it that is wanted."""
+
+    session_id: Name
+    resume_from: Uint32 = 0
+
+
+class GenerateBody(_Body):
+    """A question: one of text, chat and tokens. Or an answer to go on reading: attach, and nothing else."""
+
+    text: str | None = None
+    chat: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    tokens: Annotated[list[Uint32], Field(min_length=1)] | None = None
+    tools: list[dict[str, Any]] = []
+    documents: list[dict[str, Any]] = []
+    chat_template_kwargs: dict[str, Any] | None = None
+    policy: str | None = Field(default=None, description="One word, with early exit and budget: threshold:tau=0.02.")
+    sampling: SamplingBody | None = None
+    max_new_tokens: Uint32 = Field(default=0, description="0: the router's.")
+    stop: list[str] = []
+    stop_token_ids: list[Uint32] = []
+    session_id: Name = Field(default="", description="Continues a conversation, or names a new one.")
+    guard: bool | None = Field(default=None, description="May the LLM write alone? Unset: the router's.")
+    cache_salt: Name = ""
+    on_disconnect: Literal["continue", "stop"] = Field(default="stop", description="When nobody reads any more.")
+    attach: AttachBody | None = None
+
+    def check(self) -> None:
+        """Refuses a question beside `attach`. Raises: RstitchError naming the field at fault."""
+        if self.attach is not None and (beside := sorted(self.model_fields_set - {"attach"})):
+            what = "attach reads an answer that exists, and takes nothing beside it."
+            raise invalid(beside[0], what, "Send attach alone, or leave it out.")
+
+    def question(self) -> Question:
+        """Makes the question, without its text. Raises: RstitchError naming what in the policy is wrong."""
+        spec = parse(self.policy) if self.policy is not None else Spec()
+        return {
+            "chat": self.chat,
+            "tokens": self.tokens,
+            "tools": self.tools,
+            "documents": self.documents,
+            "chat_template_kwargs": self.chat_template_kwargs or {},
+            "policy": spec.policy,
+            "early_exit": spec.early_exit,
+            "budget": spec.budget,
+            "sampling": Sampling(**self.sampling.model_dump()) if self.sampling else None,
+            "max_new_tokens": self.max_new_tokens,
+            "stop": self.stop,
+            "stop_token_ids": self.stop_token_ids,
+            "session_id": self.session_id,
+            "guard": self.guard,
+            "cache_salt": self.cache_salt,
+            "on_disconnect": self.on_disconnect,
+        }
+
+
+class LabelBody(_Body):
+    """Whether a session's last answer was right; null: nobody says so any more."""
+
+    right: bool | None

@@ -1,0 +1,44 @@
+"""A gateway in this process, on a real port: whole but for the process of its own, and so started in no time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from gateway.main import serving
+from gateway.settings import GatewaySettings
+from rstitch.local.processes import free_port
+
+
+@contextmanager
+def gateway(router: str, **settings: Any) -> Iterator[str]:
+    """The address of a gateway in front of a router, as http://HOST:PORT."""
+    listen = f"127.0.0.1:{free_port()}"
+    chosen = GatewaySettings(http_listen=listen, router=router, **settings)
+    started = threading.Event()
+    made: list[uvicorn.Server] = []
+
+    class Told(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            started.set()
+
+    async def serve() -> None:
+        async with serving(chosen) as (_, server):
+            made.append(Told(server.config))
+            await made[0].serve()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    try:
+        assert started.wait(30)
+        yield f"http://{listen}"
+    finally:
+        made[0].should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
