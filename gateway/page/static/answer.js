@@ -176,7 +176,10 @@ export class Answer {
 
 // Pieces of about a token each, where only the text of all of them together is known.
 function about(from, to, text) {
-  const words = to - from > 1 ? text.match(/\s*[^\s]{1,12}|\s+/g) || [""] : [text];
+  const words = to - from > 1 ? text.match(/\s*\S{1,12}\s*$|\s*\S{1,12}|\s+/g) || [""] : [text];
+  if (words.length === to - from) {
+    return words.map((word, index) => ({ from: from + index, to: from + index + 1, text: word, exact: words.length === 1 }));
+  }
   const pieces = [];
   let done = 0;
   for (const word of words) {
@@ -184,7 +187,7 @@ function about(from, to, text) {
     done += word.length;
     const ends = done >= text.length ? to : from + Math.floor(((to - from) * done) / text.length);
     const first = Math.min(begins, to - 1);
-    pieces.push({ from: first, to: Math.max(ends, first + 1), text: word, exact: to - from === 1 });
+    pieces.push({ from: first, to: Math.max(ends, first + 1), text: word, exact: false });
   }
   return pieces;
 }

@@ -49,6 +49,7 @@ export function AnswerView({ answer, version, policy, compact }) {
   useLayoutEffect(() => view.current.sync(answer), [answer, version]);
   const point = (token, keep) => {
     if (keep) {
+      setHover(null);
       setChosen(token);
       view.current.mark(answer, token, "chosen", false);
     } else {
