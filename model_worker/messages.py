@@ -17,9 +17,11 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.observing import Observe, Observed
 from model_worker.engine.types import (
     GREEDY,
+    Alternatives,
     Capacity,
     Counters,
     ForkRequest,
+    Proposal,
     Returns,
     RunFinished,
     RunRequest,
@@ -29,7 +31,7 @@ from model_worker.engine.types import (
 from model_worker.handoffs import handoff_of
 from model_worker.heads import HeadTable
 from rstitch.errors import RstitchError, invalid
-from rstitch.limits import MAX_SALT_CHARS, MAX_TAU, MIN_TAU
+from rstitch.limits import MAX_SALT_CHARS, MAX_TAU, MAX_TOP_LOGPROBS, MIN_TAU
 from rstitch.service.failures import internal
 from rstitch.v1 import common_pb2, worker_pb2
 
@@ -37,7 +39,7 @@ MAX_SESSION_ID_LENGTH = 256  # a router puts the tenant before its client's, whi
 MAX_TEMPERATURE = 100.0
 _RETRY_AFTER_S = 0.05
 _COUNTERS, _PROPOSAL, _STEP_COST, _TIMING = (
-    tuple(message.DESCRIPTOR.fields_by_name)
+    tuple(name for name, field in message.DESCRIPTOR.fields_by_name.items() if field.message_type is None)
     for message in (worker_pb2.Counters, worker_pb2.Proposal, worker_pb2.StepCost, worker_pb2.Timing)
 )
 
@@ -85,12 +87,16 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: He
         raise invalid("max_tokens", "nothing of a draft can be kept.", "Send how many tokens may be kept, at least 1.")
     if message.draft and message.HasField("handoff"):
         raise invalid("handoff", "a run that verifies a draft has no hand-off.", "Leave handoff or draft unset.")
+    if message.top_logprobs > MAX_TOP_LOGPROBS:
+        told = f"{message.top_logprobs} alternatives are too many."
+        raise invalid("top_logprobs", told, f"Ask for at most {MAX_TOP_LOGPROBS}.")
     return replace(
         _run_request(message),
         max_tokens=message.max_tokens,
         stop_tokens=frozenset(message.stop_tokens),
         handoff=handoff_of(message.handoff, heads) if message.HasField("handoff") else None,
         background=message.priority == worker_pb2.PRIORITY_BACKGROUND,
+        top_logprobs=message.top_logprobs,
         draft=message.draft,
     )
 
@@ -151,16 +157,26 @@ def step_response(finished: RunFinished) -> worker_pb2.StepResponse:
     )
 
 
+def alternatives(found: Alternatives) -> worker_pb2.Alternatives:
+    """Says what else could stand in a token's place."""
+    return worker_pb2.Alternatives(tokens=[token for token, _ in found], logprobs=[logprob for _, logprob in found])
+
+
 def finish(finished: RunFinished) -> worker_pb2.Finish:
     """Returns the last message of a run on its stream."""
     return worker_pb2.Finish(
         reason=f"REASON_{finished.reason.name}",
         held=finished.held,
-        proposal=worker_pb2.Proposal(**_fields(finished.proposal, _PROPOSAL)) if finished.proposal else None,
+        proposal=_proposal(finished.proposal) if finished.proposal else None,
         timing=timing(finished.timing),
         num_accepted=finished.num_accepted,
         num_consultations=finished.num_consultations,
     )
+
+
+def _proposal(value: Proposal) -> worker_pb2.Proposal:
+    found = alternatives(value.alternatives) if value.alternatives is not None else None
+    return worker_pb2.Proposal(**_fields(value, _PROPOSAL), alternatives=found)
 
 
 def observations(told: Observed) -> list[common_pb2.Consultation]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from model_worker.engine.observing import Observed
-from model_worker.engine.types import Event, RunFailed, RunFinished, TokenKept, Verdict
+from model_worker.engine.types import Alternatives, Event, RunFailed, RunFinished, TokenKept, Verdict
 
 # Up to so many runs a token waits `flush_s`; beyond, so much longer that messages do not become more frequent. Not for
 # ever: a person reads along.
@@ -26,6 +26,7 @@ class Piece:
     entropies: list[float] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     uncertainties: list[float] = field(default_factory=list)  # empty where the signal is the entropy
+    alternatives: list[Alternatives] = field(default_factory=list)  # empty where none are asked for
     # In order, of which token: those that were kept, and in the last piece the one that was handed over.
     verdicts: list[tuple[int, Verdict]] = field(default_factory=list)
     observed: list[Observed] = field(default_factory=list)
@@ -53,6 +54,8 @@ class Outbox:
             piece.logprobs.append(event.logprob)
             if event.uncertainty is not None:
                 piece.uncertainties.append(event.uncertainty)
+            if event.alternatives is not None:
+                piece.alternatives.append(event.alternatives)
             if event.verdict is not None:
                 piece.verdicts.append((event.token, event.verdict))
             if ticket not in self._begun:

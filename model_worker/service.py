@@ -204,6 +204,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 response.entropies.extend(piece.entropies)
                 response.logprobs.extend(piece.logprobs)
                 response.uncertainties.extend(piece.uncertainties)
+                response.alternatives.extend(messages.alternatives(each) for each in piece.alternatives)
                 run = stream.runs[ticket]
                 verdicts = piece.verdicts[: run.num_to_report]
                 run.num_to_report -= len(verdicts)

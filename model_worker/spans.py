@@ -17,7 +17,7 @@ from rstitch.service.telemetry import context_from_traceparent
 def open_span(tracer: trace.Tracer, run: RunRequest, traceparent: str) -> trace.Span:
     """Begins the span of a run, below that of its traceparent if there is one."""
     return tracer.start_span(
-        "worker.decode" if run.max_tokens else "worker.catch_up",
+        "catch-up" if not run.max_tokens else "run-ahead" if run.is_background else "decode",
         context=context_from_traceparent(traceparent) if traceparent else None,
         attributes={semconv.RSTITCH_SESSION_ID: run.session_id, semconv.RSTITCH_RUN_POSITION: run.position},
     )

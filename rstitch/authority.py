@@ -28,7 +28,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "redis": ("redis", *_LOCAL),
     "gateway": ("gateway", *_LOCAL),
     "client": ("client",),
+    "prometheus": ("prometheus",),
 }
+# They call and are not called.
+_CLIENTS = ("client", "prometheus")
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
@@ -82,7 +85,7 @@ class _Maker:
 
     def certificate(self, part: str, alternative_names: str) -> None:
         config = self._write("part.cnf", "[req]\ndistinguished_name=dn\n[dn]\n")
-        uses = "clientAuth" if part == "client" else "serverAuth,clientAuth"
+        uses = "clientAuth" if part in _CLIENTS else "serverAuth,clientAuth"
         extensions = (
             "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nsubjectKeyIdentifier=hash\n"
         )

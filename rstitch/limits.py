@@ -17,6 +17,11 @@ MAX_CONSULTATIONS = 4096
 # Bytes of an answer's consultations beyond which no more are kept, so that all of them fit into one message.
 MAX_CONSULTATION_BYTES = 8 * 1024 * 1024
 
+# Most alternatives that are told of one token, and of all tokens of one answer together: these take 4 MiB in the store,
+# and fit into one message.
+MAX_TOP_LOGPROBS = 20
+MAX_ALTERNATIVES = 1 << 19
+
 ROUTER_PORT = 50050
 ROUTER_ADDRESS = f"127.0.0.1:{ROUTER_PORT}"
 GATEWAY_PORT = 8000

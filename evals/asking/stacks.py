@@ -53,7 +53,7 @@ def add_stack_arguments(parser: argparse.ArgumentParser, *, models: bool = True,
         parser.add_argument("--models", type=Path, help="folder with tiny-slm and tiny-llm (default: the bundled ones)")
         for role in ("slm", "llm"):
             parser.add_argument(
-                f"--{role}", f"--{role}-model", dest=f"{role}_model", metavar="MODEL",
+                f"--{role}-model", f"--{role}", dest=f"{role}_model", metavar="MODEL",
                 help=f"folder or hub id of the {role.upper()} (default: the bundled one)",
             )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="of both models: cpu or cuda:N (default cpu)")

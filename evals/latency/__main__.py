@@ -57,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--catch-up-tokens", type=int, default=32, help="of the router's setting (default 32)")
     made.add_argument("--max-new-tokens", type=positive, default=400, help="of an answer (default 400)")
     made.add_argument("--seed", type=int, default=0, help="of tokens and orders (default 0)")
-    made.add_argument("--model", type=Path, help="check: a latency.json of before, instead of profiling now")
+    made.add_argument("--latency-model", "--model", dest="model", type=Path, metavar="FILE",
+                      help="check: a latency.json of before, instead of profiling now")
     made.add_argument("--json", type=Path, metavar="FILE", default=Path("latency.json"),
                       help="where the model goes (default latency.json)")
     made.add_argument("--plot", type=Path, metavar="FILE", help="residuals; of check beside it, as NAME_check")

@@ -46,14 +46,17 @@ def parser() -> argparse.ArgumentParser:
     # fmt: off
     made = argparse.ArgumentParser(prog="rstitch pairs", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--llm", required=True, metavar="DIR", help="folder or hub id of the LLM")
-    made.add_argument("--slm", required=True, action="append", metavar="DIR", help="a candidate; can be given again")
+    made.add_argument("--llm-model", "--llm", dest="llm", required=True, metavar="DIR",
+                      help="folder or hub id of the LLM")
+    made.add_argument("--slm-model", "--slm", dest="slm", required=True, action="append", metavar="DIR",
+                      help="folder or hub id of a candidate; can be given again")
     made.add_argument("--data", default="tiny:dev", metavar="FILE|NAME:SPLIT",
                       help="JSONL with question (and answer), or tiny:dev, programs:dev (default tiny:dev)")
     made.add_argument("--n", type=positive, default=32, help="questions to predict from (default 32)")
     made.add_argument("--max-loss", type=float, default=1.0, metavar="POINTS",
                       help="of accuracy that the proposed tau may cost (default 1)")
-    made.add_argument("--latency", type=Path, metavar="FILE", help="of rstitch latency (default: time it here)")
+    made.add_argument("--latency-model", "--latency", dest="latency", type=Path, metavar="FILE",
+                      help="of rstitch latency (default: time it here)")
     made.add_argument("--max-new-tokens", type=positive, help="of an answer (default: what the task needs)")
     made.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     made.add_argument("--dtype", choices=sorted(_DTYPES), default="float32")

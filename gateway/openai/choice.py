@@ -118,7 +118,7 @@ def told(chunk: Chunk, num_alternatives: int) -> list[dict[str, Any]]:
     """Tells of each token of a chunk, as `logprobs.content` has them, and who wrote it under `rstitch`."""
     made = []
     for index, token in enumerate(chunk.tokens):
-        detail = chunk.details[index]  # type: ignore[attr-defined]
+        detail = chunk.details[index]
         ours: dict[str, Any] = {"model": str(chunk.model), "id": token, "position": chunk.position + index}
         ours["entropy"] = chunk.entropies[index]
         if chunk.uncertainties:

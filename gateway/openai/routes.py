@@ -20,7 +20,7 @@ from gateway.openai.question import IDEMPOTENCY_HEADER, chat_questions, completi
 from gateway.openai.requests import ChatRequest, CompletionRequest
 from gateway.openai.requests import Request as Body
 from gateway.settings import GatewaySettings
-from rstitch.client import Event
+from rstitch.client import Details, Event
 from rstitch.client.aio import AsyncClient
 from rstitch.client.question import Question
 from rstitch.errors import FailedPrecondition, NotFound, RstitchError
@@ -56,7 +56,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
         tokens=bool(body.logprobs),
         num_alternatives=body.top_logprobs or 0,
     )
-    details = None
+    details = Details(asked.num_alternatives) if asked.tokens else None
     return await _answered(
         request, body, asked, details, [(None, each) for each in questions], ChatShape(body.model, bool(body.logprobs))
     )
@@ -71,7 +71,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     asked = Asked(tokens=body.logprobs is not None, num_alternatives=body.logprobs or 0)
     echoed = [text or "" for text, _ in questions] if body.echo else ()
     shape = TextShape(body.model, len(questions) // (body.n or 1), body.logprobs is not None, echoed)
-    details = None
+    details = Details(asked.num_alternatives) if asked.tokens else None
     return await _answered(request, body, asked, details, questions, shape)
 
 
@@ -79,7 +79,7 @@ async def _answered(
     request: Request,
     body: Body,
     asked: Asked,
-    details: None,
+    details: Details | None,
     questions: list[tuple[str | None, Question]],
     shape: Shape,
 ) -> Response:

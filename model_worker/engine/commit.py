@@ -187,7 +187,8 @@ class Committer:
             meter.keep(entropy)
         if handoff is not None and handoff.consultant is not None:
             handoff.consultant.keep(entropy)
-        events: list[Event] = [TokenKept(run.run_id, token, entropy, logprob, uncertainty, verdict)]
+        others = outcome.alternatives.get(index)
+        events: list[Event] = [TokenKept(run.run_id, token, entropy, logprob, uncertainty, verdict, others)]
         reason = None
         # A stop token comes first: it ends the answer, whatever bound or limit it meets as well.
         if token in (request.stop_tokens or self._stop_tokens):
@@ -274,4 +275,5 @@ def _proposal(run: Run, outcome: Outcome, index: int, returns: Returns, uncertai
         hidden_state=outcome.hidden_state(index) if returns.hidden_state else b"",
         logits=outcome.raw_logits(index) if returns.top_logits == -1 else b"",
         top_logits=outcome.top_logits(index, min(returns.top_logits, num_left)) if returns.top_logits > 0 else (),
+        alternatives=outcome.alternatives.get(index),
     )

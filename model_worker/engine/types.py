@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from model_worker.engine.observing import Observe, Observed
 
@@ -24,6 +24,9 @@ class Sampling:
 GREEDY = Sampling()
 
 MAX_MASKED_TOKENS = 8192  # of a run
+
+# What else could stand where a token was chosen: (token, logprob), the most probable first, by id among equals.
+Alternatives: TypeAlias = tuple[tuple[int, float], ...]
 
 # What sessions that begin with the same tokens have of each other: nothing, the same pages, or copies of them.
 PrefixCache = Literal["off", "share", "copy"]
@@ -116,6 +119,7 @@ class RunRequest:
     shallow: bool = False
     cache_salt: str | None = ""
     masked_tokens: tuple[int, ...] = ()
+    top_logprobs: int = 0  # how many alternatives come with each token; 0: none are looked for
 
     @property
     def wants_token(self) -> bool:
@@ -156,7 +160,7 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A token that the model would write and that is not in the session; the last three are empty unless asked for."""
+    """A token that the model would write and that is not in the session; the last four are empty unless asked for."""
 
     token: int
     entropy: float  # in [0, 1]
@@ -165,6 +169,7 @@ class Proposal:
     hidden_state: bytes = b""  # float32 little-endian, [hidden_size]
     logits: bytes = b""  # float32 little-endian, [vocab_size]
     top_logits: tuple[tuple[int, float], ...] = ()  # (token, logit), descending
+    alternatives: Alternatives | None = None  # under RunRequest.top_logprobs
 
 
 @dataclass(slots=True)
@@ -195,6 +200,7 @@ class TokenKept:
     logprob: float
     uncertainty: float | None = None
     verdict: Verdict | None = None  # by which it was kept, though the signal was above the bound
+    alternatives: Alternatives | None = None  # under RunRequest.top_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +279,8 @@ class Counters:
 
     Cached tokens were taken over from other sessions, by runs that are the hits; a cache eviction is of a kept page.
 
-    `num_steps_by_rows[b]` counts the steps with 2^b to 2^(b+1) - 1 rows.
+    `num_steps_by_rows[b]` counts the steps with 2^b to 2^(b+1) - 1 rows, `num_steps_by_us[b]` those that took more than
+    2^(b-1) and at most 2^b microseconds, from their scheduling to their last event; the last of these, all longer ones.
     """
 
     num_steps: int = 0
@@ -290,6 +297,8 @@ class Counters:
     num_cache_hits: int = 0
     num_cache_evictions: int = 0
     num_steps_by_rows: list[int] = field(default_factory=lambda: [0] * 16)
+    num_steps_by_us: list[int] = field(default_factory=lambda: [0] * 26)
+    step_us: int = 0
 
     def reset(self) -> None:
         """Sets every count to zero, in place: those who count and those who read hold the same object."""

@@ -128,7 +128,14 @@ class Assembly:
         stops = endings.stop_tokens[model]
         is_own = view.own_ends(stops) == vocabularies.sides[model].stop_tokens
         masked = vocabularies.matching.masked[model]
-        return Manner(sampling, prepared.context_lengths[model], offset, masked, frozenset() if is_own else stops)
+        return Manner(
+            sampling,
+            prepared.context_lengths[model],
+            position_offset=offset,
+            masked_tokens=masked,
+            top_logprobs=prepared.settings.top_logprobs or 0,
+            stop_tokens=frozenset() if is_own else stops,
+        )
 
     def _head_asked_here(self, prepared: Prepared) -> Head | None:
         """The head that this router consults; None if there is none, or the SLM's worker does, for which it is kept."""

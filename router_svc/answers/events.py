@@ -15,6 +15,7 @@ from router_svc.text.answer_text import AnswerText
 from router_svc.text.detokenizer import CONTEXT_TOKENS
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.trajectory.consultations import Consultation
+from router_svc.trajectory.details import Detail
 from router_svc.trajectory.types import Chunk, Model, Source, SwitchReason, tokens_of
 
 
@@ -29,6 +30,7 @@ class Written:
     text: str
     uncertainties: array[float]
     consultations: tuple[Consultation, ...] = ()
+    details: tuple[Detail, ...] = ()
 
     def cut(self, begin: int, end: int, text: str) -> Written:
         first, last = self.position + begin, self.position + end
@@ -40,6 +42,7 @@ class Written:
             text,
             self.uncertainties[begin:end],
             tuple(asked for asked in self.consultations if first <= asked.position < last),
+            self.details[begin:end],
         )
 
 
@@ -87,7 +90,7 @@ class Reader:
             return
         yield from self._release("")
         skip = max(0, self.position - chunk.position)
-        beside = chunk.uncertainties, chunk.consultations
+        beside = chunk.uncertainties, chunk.consultations, chunk.details
         whole = Written(model, chunk.position, chunk.tokens, chunk.entropies, "", *beside)
         num = len(texts)
         certain = num - 1 if self._text.holds else num

@@ -128,6 +128,7 @@ class Preparation:
             cache_salt=salt_of(question.tenant, question.cache_salt),
             stop_token_ids=question.stop_token_ids,
             keep_consultations=_num_kept(question.keep_consultations, head),
+            top_logprobs=question.top_logprobs,
             stops_unread=self._stops_unread(question),
             vocabularies=vocabularies.key,
         )

@@ -54,6 +54,7 @@ class Question:
     cache_salt: str = ""  # within the tenant, workers take over what they have computed under this one only
     stop_token_ids: tuple[int, ...] = ()  # ids of the LLM that end the answer beside the models' own
     keep_consultations: int = 0  # so many of the head's are kept with the trajectory, the first ones
+    top_logprobs: int | None = None  # details of tokens are wanted, with so many alternatives each; None: no details
     stops_unread: bool | None = None  # whether it ends as soon as its last reader has left; None: the router's setting
     num_bytes: int = 0  # about how long the input is
 

@@ -24,7 +24,7 @@ from router_svc.answers.preparation import Preparation, check_same, read_session
 from router_svc.answers.request import Question, Reattach, check_within
 from router_svc.answers.running import RunningAnswer
 from router_svc.observers.observer import AnswerObserver, Observers
-from router_svc.observers.trace import GenerationTrace, begin_trace
+from router_svc.observers.trace import GenerationTrace, Tracing
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET
 from router_svc.policies.heads import NamedHead
@@ -72,7 +72,7 @@ class Sessions:
         self._store = store
         self._lease = lease
         self._quotas = quotas
-        self._telemetry = observers.telemetry
+        self._tracing = Tracing(observers.telemetry, settings.trace_names == "exact", settings.trace_group)
         self.clock = observers.clock
         self.observer = AnswerObserver(pair, settings.guard, observers.clock, observers.metrics)
         gate = RunAheadGate(
@@ -115,7 +115,7 @@ class Sessions:
                 raise refusals.session_running(name)
             await admission.enter()
             # Whatever is refused from here on is in the trace, with the error.
-            trace = begin_trace(self._telemetry)
+            trace = self._tracing.begin()
             try:
                 policy, head = await self._preparation.settle_policy(question.policy, session_id)
                 is_bounded = question.budget != NO_BUDGET
@@ -289,7 +289,7 @@ class Sessions:
         owned = await self._store.claim(header, name, router_id, header.settings, usage, [])
         if not isinstance(owned, Owned):
             return owned
-        trace = begin_trace(self._telemetry, settings.traceparent)
+        trace = self._tracing.begin(settings.traceparent)
         claimed = ClaimedAnswer(name, prepared, chunks, session, owned, True, usage, trace, admission)
         return self._start(claimed, started, self.clock() - since)
 
@@ -302,15 +302,15 @@ class Sessions:
         is_usual = not bounded and not _explores(settings.policy)
         whole = is_usual and writing.log.length == settings.start
         self.observer.answer_began(claimed.name, settings.policy, whole)
-        running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
-        self._running[claimed.name] = running
+        self._running[claimed.name] = running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
         if self._draining:  # since it was asked for
             running.interrupt(refusals.router_draining())
         return writing.log
 
     def _ended(self, running: RunningAnswer, outcome: Finished | RstitchError, stale: bool) -> None:
         del self._running[running.name]
-        self.observer.answer_ended(running.name, running.log.settings, outcome)
+        log = running.log
+        self.observer.answer_ended(running.name, log.settings, outcome, log.chunks, running.trace.context)
         if stale:
             self._stale.append(running)
 

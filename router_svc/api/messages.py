@@ -14,6 +14,7 @@ from google.protobuf import timestamp_pb2
 
 from router_svc.answers.events import Event, Switched, context_of
 from router_svc.answers.observing import Observed
+from router_svc.api.details import encode_details
 from router_svc.observers.guard import GuardState
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET, Budget
@@ -28,8 +29,8 @@ from router_svc.trajectory.types import Chunk, Finished, Header, Model, PromptNo
 from rstitch.v1 import common_pb2, router_pb2
 
 
-def encode_event(value: Event) -> router_pb2.GenerateResponse:
-    """An event in the middle of a stream: tokens, or a switch."""
+def encode_event(value: Event, tokenizers: Mapping[Model, Tokenizer]) -> router_pb2.GenerateResponse:
+    """An event in the middle of a stream: tokens, or a switch. The tokens are read by their writer's tokenizer."""
     if isinstance(value, Switched):
         switch = router_pb2.Switch(
             to=encode_model(value.to),
@@ -48,6 +49,7 @@ def encode_event(value: Event) -> router_pb2.GenerateResponse:
         text=value.text,
         uncertainties=value.uncertainties,
         consultations=map(encode_consultation, value.consultations),
+        details=encode_details(value.tokens, value.details, tokenizers[value.model]),
     )
     return router_pb2.GenerateResponse(chunk=chunk)
 
@@ -73,22 +75,30 @@ def encode_trajectory(
     tokenizers: Mapping[Model, Tokenizer] | None = None,
     *,
     consultations: bool = False,
+    details: bool = False,
 ) -> router_pb2.Trajectory:
-    """A trajectory; without `chunks` it has no segments, as in a listing, without `tokenizers` these have no texts."""
+    """A trajectory; without `chunks` it has no segments, as in a listing, without `tokenizers` these have no texts.
+
+    Consultations and details are of the last answer only.
+    """
     settings = AnswerSettings.from_json(header.settings)
     segments = joined(chunks)
     texts = _segment_texts(segments, tokenizers) if tokenizers is not None else [""] * len(segments)
+    encoded = [_encode_segment(segment, text) for segment, text in zip(segments, texts, strict=True)]
+    for segment, message in zip(segments, encoded, strict=True):
+        if segment.position < settings.start:
+            continue
+        if consultations:
+            message.consultations.extend(map(encode_consultation, segment.consultations))
+        if details:
+            reader = tokenizers[segment.source.model] if tokenizers is not None else None
+            message.details.extend(encode_details(segment.tokens, segment.details, reader))
     return router_pb2.Trajectory(
         session_id=header.session_id,
         state=f"TRAJECTORY_STATE_{header.state.name}",
         length=header.length,
         epoch=header.epoch,
-        segments=[
-            _encode_segment(
-                segment, text, segment.consultations if consultations and segment.end > settings.start else ()
-            )
-            for segment, text in zip(segments, texts, strict=True)
-        ],
+        segments=encoded,
         policy=encode_policy(settings.policy),
         finished=encode_finished(header.finished, settings) if header.finished else None,
         created=_encode_timestamp(header.created_ms),
@@ -123,7 +133,7 @@ def _encode_reason(value: SwitchReason) -> str:
     return router_pb2.SwitchReason.Name(value.value)
 
 
-def _encode_segment(segment: Chunk, text: str, consultations: Sequence[Consultation]) -> router_pb2.Segment:
+def _encode_segment(segment: Chunk, text: str) -> router_pb2.Segment:
     return router_pb2.Segment(
         source=router_pb2.Source.Name(segment.source.value),
         position=segment.position,
@@ -133,7 +143,6 @@ def _encode_segment(segment: Chunk, text: str, consultations: Sequence[Consultat
         reason=_encode_reason(segment.reason),
         switch_entropy=segment.switch_entropy,
         uncertainties=segment.uncertainties,
-        consultations=map(encode_consultation, consultations),
         **_encode_notes(segment.notes),
     )
 

@@ -101,13 +101,13 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         reader = Reader(log.tokenizers, log.context, log.settings.stop, position)
         async for chunks in log.follow():
             for event in reader.read(chunks):
-                yield messages.encode_event(event)
+                yield messages.encode_event(event, log.tokenizers)
         outcome = log.outcome
         assert outcome is not None
         if isinstance(outcome, RstitchError):
             raise _with_resume_point(outcome, log, reader.position)
         for event in reader.end():
-            yield messages.encode_event(event)
+            yield messages.encode_event(event, log.tokenizers)
         yield router_pb2.GenerateResponse(finished=messages.encode_finished(outcome, log.settings))
 
     async def GetTrajectory(
@@ -124,6 +124,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             trajectory.chunks,
             tokenizers,
             consultations=request.consultations,
+            details=request.details,
         )
         return router_pb2.GetTrajectoryResponse(trajectory=message)
 

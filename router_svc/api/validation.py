@@ -12,13 +12,13 @@ Nothing is looked up or changed here, so that a request which cannot be right co
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from router_svc.answers.request import Chat, GivenAnswer, Question, Reattach, Text, Tokens
 from router_svc.api.chat import chat_size, parse_turn
+from router_svc.api.checks import check_probability, check_tau, require, require_known, require_text
+from router_svc.api.sampling import parse_sampling
 from router_svc.policies.budget import NO_BUDGET, Budget
 from router_svc.policies.early_exit import MAX_BOUNDARIES, MAX_CHARS, MAX_TRIAL_TOKENS, EarlyExit, ExitStyle
 from router_svc.policies.heads import split_name
@@ -36,9 +36,9 @@ from router_svc.policies.kinds import (
 )
 from router_svc.policies.policy import Policy
 from router_svc.trajectory.session_names import session_name
-from router_svc.trajectory.types import Label, Sampling, Signal, tokens_of
+from router_svc.trajectory.types import Label, Signal, tokens_of
 from rstitch.errors import RstitchError, invalid
-from rstitch.limits import MAX_CONSULTATIONS, MAX_PRICE, MAX_SALT_CHARS, MAX_TAU, MAX_WINDOW, MIN_TAU
+from rstitch.limits import MAX_CONSULTATIONS, MAX_PRICE, MAX_SALT_CHARS, MAX_TOP_LOGPROBS, MAX_WINDOW
 from rstitch.v1 import common_pb2, router_pb2
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -54,7 +54,6 @@ _WITHOUT_PRESENCE = (
     "keep_consultations",
     "on_disconnect",
 )
-_MAX_TEMPERATURE = 100.0
 
 
 def parse_question(request: router_pb2.GenerateRequest, default_tau: float, tenant: str) -> Question:
@@ -66,17 +65,17 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float, tena
     # A budget and a policy are each right by themselves here; together they would end the answer before its first
     # token.
     could_write = not (isinstance(wanted, LlmOnly) and bounds.stop and bounds.llm_tokens == 0)
-    _require(could_write, "budget.llm_tokens", "llm_only could write nothing.", "Allow a token, or BUDGET_THEN_SLM.")
+    require(could_write, "budget.llm_tokens", "llm_only could write nothing.", "Allow a token, or BUDGET_THEN_SLM.")
     num, field = request.keep_consultations, "keep_consultations"
-    _require(num <= MAX_CONSULTATIONS, field, f"{num} are too many.", f"Keep at most {MAX_CONSULTATIONS}.")
+    require(num <= MAX_CONSULTATIONS, field, f"{num} are too many.", f"Keep at most {MAX_CONSULTATIONS}.")
     asks = not num or isinstance(wanted, Learned)
-    _require(asks, field, f"{wanted.name} asks no head.", "Leave it out, or send policy learned.")
+    require(asks, field, f"{wanted.name} asks no head.", "Leave it out, or send policy learned.")
     return Question(
         tenant=tenant,
         session_id=check_session_id(request.session_id, may_be_empty=True),
         input=_parse_input(request),
         policy=wanted,
-        sampling=_parse_sampling(request.sampling),
+        sampling=parse_sampling(request.sampling),
         max_new_tokens=request.max_new_tokens,
         stop=_parse_stop(request.stop),
         guard=_parse_guard(request.guard),
@@ -85,6 +84,7 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float, tena
         cache_salt=_parse_salt(request.cache_salt),
         stop_token_ids=_parse_stop_tokens(request.stop_token_ids),
         keep_consultations=num,
+        top_logprobs=_parse_details(request.details) if request.HasField("details") else None,
         stops_unread=_parse_on_disconnect(request.on_disconnect),
         num_bytes=_size(request),
     )
@@ -98,7 +98,7 @@ def parse_reattach(request: router_pb2.GenerateRequest, tenant: str) -> Reattach
     # What has no presence counts as given unless it is 0 or empty.
     given = request.WhichOneof("input")
     if given is None:
-        others = ("policy", "early_exit", "sampling", "budget")
+        others = ("policy", "early_exit", "sampling", "budget", "details")
         given = next((name for name in others if request.HasField(name)), None)
     if given is None:
         given = next((name for name in _WITHOUT_PRESENCE if getattr(request, name)), None)
@@ -121,12 +121,12 @@ def check_session_id(value: str, *, may_be_empty: bool = False) -> str:
 
 def parse_observed(request: router_pb2.ObserveAnswerRequest, tenant: str) -> tuple[str | GivenAnswer, float]:
     """The answer that is to be observed, of a session of the tenant's or a given one, and tau. Raises RstitchError."""
-    tau = _check_tau("tau", request.tau)
+    tau = check_tau("tau", request.tau)
     match request.WhichOneof("answer"):
         case "session_id":
             return session_name(tenant, check_session_id(request.session_id)), tau
         case "given":
-            _require(request.given.text, "given.text", "the answer is empty.", "Send at least one character.")
+            require(request.given.text, "given.text", "the answer is empty.", "Send at least one character.")
             try:
                 given = request.given
                 num_bytes = len(given.text) + chat_size(given.chat)
@@ -139,33 +139,37 @@ def parse_observed(request: router_pb2.ObserveAnswerRequest, tenant: str) -> tup
 
 def parse_label(value: router_pb2.Label) -> Label | None:
     """Whether an answer was right; None takes that back. Raises RstitchError for a number that says neither."""
-    _require_known(
-        router_pb2.Label, "label", value, "Send LABEL_RIGHT or LABEL_WRONG, or leave it out to take it back."
-    )
+    require_known(router_pb2.Label, "label", value, "Send LABEL_RIGHT or LABEL_WRONG, or leave it out to take it back.")
     return Label(router_pb2.Label.Name(value).removeprefix("LABEL_").lower()) if value else None
 
 
 def _parse_salt(value: str) -> str:
     what = f"{len(value)} characters are too many."
-    _require(len(value) <= MAX_SALT_CHARS, "cache_salt", what, f"Send at most {MAX_SALT_CHARS}, such as a hash of it.")
+    require(len(value) <= MAX_SALT_CHARS, "cache_salt", what, f"Send at most {MAX_SALT_CHARS}, such as a hash of it.")
     return value
+
+
+def _parse_details(message: router_pb2.Details) -> int:
+    num, most = message.top_logprobs, MAX_TOP_LOGPROBS
+    require(num <= most, "details.top_logprobs", f"{num} alternatives are too many.", f"Ask for at most {most}.")
+    return num
 
 
 def _parse_on_disconnect(value: router_pb2.OnDisconnect) -> bool | None:
     remedy = "Send ON_DISCONNECT_CONTINUE or ON_DISCONNECT_STOP, or leave it out."
-    _require_known(router_pb2.OnDisconnect, "on_disconnect", value, remedy)
+    require_known(router_pb2.OnDisconnect, "on_disconnect", value, remedy)
     return value == router_pb2.ON_DISCONNECT_STOP if value else None
 
 
 def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
     match request.WhichOneof("input"):
         case "text":
-            _require(request.text, "text", "the prompt is empty.", "Send at least one character.")
+            require(request.text, "text", "the prompt is empty.", "Send at least one character.")
             return Text(request.text)
         case "chat":
             return Chat(parse_turn(request.chat))
         case "tokens":
-            _require(request.tokens.ids, "tokens.ids", "the prompt is empty.", "Send at least one token id.")
+            require(request.tokens.ids, "tokens.ids", "the prompt is empty.", "Send at least one token id.")
             return Tokens(tokens_of(request.tokens.ids))
     raise invalid("input", "there is no input.", "Send text, chat or tokens; or resume_from to go on with an answer.")
 
@@ -181,10 +185,10 @@ def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:
         case "threshold":
             return _parse_threshold(message.threshold)
         case "confidence":
-            return Confidence(_check_probability("policy.confidence.threshold", message.confidence.threshold))
+            return Confidence(check_probability("policy.confidence.threshold", message.confidence.threshold))
         case "random":
             seed = message.random.seed if message.random.HasField("seed") else None
-            return Random(_check_probability("policy.random.slm_probability", message.random.slm_probability), seed)
+            return Random(check_probability("policy.random.slm_probability", message.random.slm_probability), seed)
         case "learned":
             return _parse_learned(message.learned)
         case "speculative":
@@ -200,111 +204,76 @@ def parse_policy(message: router_pb2.Policy, default_tau: float) -> Policy:
 def parse_budget(message: router_pb2.Budget) -> Budget:
     """The budget that a message gives; one that bounds nothing is a mistake. Raises RstitchError."""
     remedy = "Send BUDGET_THEN_SLM or BUDGET_THEN_STOP, or leave it out."
-    _require_known(router_pb2.BudgetThen, "budget.then", message.then, remedy, "nothing that this router knows")
+    require_known(router_pb2.BudgetThen, "budget.then", message.then, remedy, "nothing that this router knows")
     llm_tokens = message.llm_tokens if message.HasField("llm_tokens") else None
     max_switches = message.max_switches if message.HasField("max_switches") else None
     bounds = llm_tokens is not None or max_switches is not None
-    _require(bounds, "budget", "it bounds nothing.", "Set llm_tokens or max_switches, or leave budget out.")
+    require(bounds, "budget", "it bounds nothing.", "Set llm_tokens or max_switches, or leave budget out.")
     return Budget(llm_tokens, max_switches, message.then == router_pb2.BUDGET_THEN_STOP)
 
 
 def parse_early_exit(message: router_pb2.EarlyExit) -> EarlyExit:
     """Early exit as asked for; what is not given stays empty and is filled in later. Raises RstitchError."""
     field, bound, num = "early_exit", message.threshold, len(message.boundaries)
-    _require(0 < bound <= 1, f"{field}.threshold", f"{bound} is no bound of a probability.", "Use a number in (0, 1].")
-    _require(num <= MAX_BOUNDARIES, f"{field}.boundaries", f"{num} are too many.", f"Send at most {MAX_BOUNDARIES}.")
+    require(0 < bound <= 1, f"{field}.threshold", f"{bound} is no bound of a probability.", "Use a number in (0, 1].")
+    require(num <= MAX_BOUNDARIES, f"{field}.boundaries", f"{num} are too many.", f"Send at most {MAX_BOUNDARIES}.")
     for index, text in enumerate(message.boundaries):
-        _require_text(f"{field}.boundaries[{index}]", text, MAX_CHARS)
+        require_text(f"{field}.boundaries[{index}]", text, MAX_CHARS)
     for name in ("prompt", "end"):
-        _require_text(f"{field}.{name}", getattr(message, name), MAX_CHARS, may_be_empty=True)
+        require_text(f"{field}.{name}", getattr(message, name), MAX_CHARS, may_be_empty=True)
     num, most = message.max_trial_tokens, MAX_TRIAL_TOKENS
-    _require(num <= most, f"{field}.max_trial_tokens", f"{num} are too many.", f"Use at most {most}.")
+    require(num <= most, f"{field}.max_trial_tokens", f"{num} are too many.", f"Use at most {most}.")
     return EarlyExit(bound, ExitStyle(tuple(message.boundaries), message.prompt, message.end), num)
 
 
 def _parse_threshold(message: router_pb2.Threshold) -> Threshold:
     field = "policy.threshold"
-    tau = _check_tau(f"{field}.tau", message.tau)
-    tau_return = _check_tau(f"{field}.tau_return", message.tau_return) if message.HasField("tau_return") else tau
+    tau = check_tau(f"{field}.tau", message.tau)
+    tau_return = check_tau(f"{field}.tau_return", message.tau_return) if message.HasField("tau_return") else tau
     names = ", ".join(common_pb2.Signal.keys()[1:])
-    _require_known(common_pb2.Signal, f"{field}.signal", message.signal, f"Send one of {names}.")
+    require_known(common_pb2.Signal, f"{field}.signal", message.signal, f"Send one of {names}.")
     signal, num = Signal(message.signal or common_pb2.SIGNAL_ENTROPY), message.window
     field = f"{field}.window"
     if signal is not Signal.ENTROPY_WINDOW:
-        _require(not num, field, "this signal has none.", "Leave it out, or send SIGNAL_ENTROPY_WINDOW.")
+        require(not num, field, "this signal has none.", "Leave it out, or send SIGNAL_ENTROPY_WINDOW.")
         return Threshold(tau, tau_return, signal)
-    _require(num <= MAX_WINDOW, field, f"{num} tokens are too many.", f"Use at most {MAX_WINDOW}.")
+    require(num <= MAX_WINDOW, field, f"{num} tokens are too many.", f"Use at most {MAX_WINDOW}.")
     return Threshold(tau, tau_return, signal, num or DEFAULT_WINDOW)
 
 
 def _parse_learned(message: router_pb2.Learned) -> Learned:
     split_name(message.name)  # raises for what names no head; whether there is such a head is asked later
-    tau = _check_tau("policy.learned.tau", message.tau) if message.HasField("tau") else None
+    tau = check_tau("policy.learned.tau", message.tau) if message.HasField("tau") else None
     seed = message.explore_seed if message.HasField("explore_seed") else None
     price, field = (message.price if message.HasField("price") else None), "policy.learned.price"
     if price is not None:
         is_one = 1 / MAX_PRICE <= price <= MAX_PRICE  # NaN is not
-        _require(is_one, field, f"{price} is no price.", f"Use a number in [{1 / MAX_PRICE:g}, {MAX_PRICE:g}].")
+        require(is_one, field, f"{price} is no price.", f"Use a number in [{1 / MAX_PRICE:g}, {MAX_PRICE:g}].")
         what = "the price is given, and cannot follow the load, too."
-        _require(not message.price_by_load, field, what, "Leave out price or price_by_load.")
+        require(not message.price_by_load, field, what, "Leave out price or price_by_load.")
     return Learned(message.name, tau, explore_seed=seed, price=price, price_by_load=message.price_by_load)
 
 
 def _parse_speculative(message: router_pb2.Speculative) -> Speculative:
     field, num = "policy.speculative", message.draft_tokens
     remedy = f"Use a number in [1, {MAX_DRAFT_TOKENS}]."
-    _require(1 <= num <= MAX_DRAFT_TOKENS, f"{field}.draft_tokens", f"{num} tokens are no draft.", remedy)
-    return Speculative(num, _check_probability(f"{field}.min_confidence", message.min_confidence))
-
-
-def _parse_sampling(sampling: common_pb2.Sampling) -> Sampling:
-    value, remedy = sampling.temperature, f"Use a number in [0, {_MAX_TEMPERATURE:g}]; 0 is greedy."
-    _require(0 <= value <= _MAX_TEMPERATURE, "sampling.temperature", f"{value} is no temperature.", remedy)
-    top_p, remedy = sampling.top_p, "Use a number in (0, 1]; 0 or unset: all."
-    _require(0 <= top_p <= 1, "sampling.top_p", f"{top_p} is no probability.", remedy)
-    return Sampling(value, top_p, sampling.top_k, sampling.seed)
+    require(1 <= num <= MAX_DRAFT_TOKENS, f"{field}.draft_tokens", f"{num} tokens are no draft.", remedy)
+    return Speculative(num, check_probability(f"{field}.min_confidence", message.min_confidence))
 
 
 def _parse_stop(stop: Sequence[str]) -> tuple[str, ...]:
-    _require(len(stop) <= _MAX_STOPS, "stop", f"{len(stop)} stop strings are too many.", f"Send at most {_MAX_STOPS}.")
+    require(len(stop) <= _MAX_STOPS, "stop", f"{len(stop)} stop strings are too many.", f"Send at most {_MAX_STOPS}.")
     for index, text in enumerate(stop):
-        _require_text(f"stop[{index}]", text, _MAX_STOP_CHARS)
+        require_text(f"stop[{index}]", text, _MAX_STOP_CHARS)
     return tuple(stop)
 
 
 def _parse_stop_tokens(ids: Sequence[int]) -> tuple[int, ...]:
     num, field = len(ids), "stop_token_ids"
-    _require(num <= _MAX_STOP_TOKENS, field, f"{num} stop tokens are too many.", f"Send at most {_MAX_STOP_TOKENS}.")
+    require(num <= _MAX_STOP_TOKENS, field, f"{num} stop tokens are too many.", f"Send at most {_MAX_STOP_TOKENS}.")
     return tuple(ids)
 
 
 def _parse_guard(value: router_pb2.Guard) -> bool | None:
-    _require_known(router_pb2.Guard, "guard", value, "Send GUARD_ON or GUARD_OFF, or leave it out.")
+    require_known(router_pb2.Guard, "guard", value, "Send GUARD_ON or GUARD_OFF, or leave it out.")
     return None if value == router_pb2.GUARD_UNSPECIFIED else value == router_pb2.GUARD_ON
-
-
-def _check_probability(field: str, value: float) -> float:
-    _require(0 <= value <= 1, field, f"{value} is no probability.", "Use a number in [0, 1].")
-    return value
-
-
-def _check_tau(field: str, value: float) -> float:
-    is_one = math.isfinite(value) and MIN_TAU <= value <= MAX_TAU
-    remedy = f"Use a number in [{MIN_TAU:g}, {MAX_TAU:g}]; entropies lie in [0, 1]."
-    _require(is_one, field, f"{value} is no entropy threshold.", remedy)
-    return value
-
-
-def _require_text(field: str, text: str, most: int, *, may_be_empty: bool = False) -> None:
-    _require(text or may_be_empty, field, "it is empty.", "Leave it out, or give it at least one character.")
-    _require(len(text) <= most, field, f"{len(text)} characters are too many.", f"Use at most {most}.")
-
-
-def _require_known(kind: Any, field: str, value: int, remedy: str, what: str = "none that this router knows") -> None:
-    # proto3 passes on the numbers that this version does not know, so that each enum is looked up before it is used.
-    _require(value in kind.values(), field, f"{value} is {what}.", remedy)
-
-
-def _require(is_right: object, field: str, what: str, remedy: str) -> None:
-    if not is_right:
-        raise invalid(field, what, remedy)

@@ -17,6 +17,7 @@ from router_svc.policies.policy import History, Policy
 from router_svc.policies.whole_characters import WholeCharacters
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.trajectory.consultations import Consultation
+from router_svc.trajectory.details import Detail, details_of
 from router_svc.trajectory.journal import Journal
 from router_svc.trajectory.types import Chunk, FinishReason, Model, Source, SwitchReason, entropies_of, tokens_of
 from router_svc.workers.accounting import Accounting
@@ -136,7 +137,8 @@ class Answer:
         num = self._endings.read(reply.tokens, writer)
         tokens, entropies = tokens_of(reply.tokens[:num]), entropies_of(reply.entropies[:num])
         uncertainties = entropies_of(reply.uncertainties[:num])
-        chunk = self._next_chunk(writer, tokens, entropies, uncertainties, self._take_asked(num))
+        beside = self._take_asked(num), self._details(reply, num)
+        chunk = self._next_chunk(writer, tokens, entropies, uncertainties, *beside)
         self._session.keep(writer, tokens)
         self._last = chunk
         self.history.grow(entropies, uncertainties)
@@ -187,6 +189,14 @@ class Answer:
         """Forgets what was asked for the next token: the answer does not follow it."""
         self._asked.clear()
 
+    def _details(self, reply: Reply, num_tokens: int) -> tuple[Detail, ...]:
+        """What is told of the next tokens, if that was asked for."""
+        top_logprobs = self._settings.top_logprobs
+        if top_logprobs is None:
+            return ()
+        index = len(self.tokens) - self._settings.start
+        return details_of(reply.logprobs[:num_tokens], reply.alternatives, index, top_logprobs)
+
     def _take_asked(self, num_tokens: int) -> tuple[Consultation, ...]:
         """What was asked for the next tokens, which are about to be kept."""
         if not self._asked:
@@ -222,8 +232,9 @@ class Answer:
         entropies: array[float],
         uncertainties: array[float],
         asked: tuple[Consultation, ...] = (),
+        details: tuple[Detail, ...] = (),
     ) -> Chunk:
         reason, value = self._opening
         self._opening = _NO_SWITCH
-        position = len(self.tokens)
-        return Chunk(writer.source, position, tokens, entropies, reason, value, uncertainties, consultations=asked)
+        told = writer.source, len(self.tokens), tokens, entropies, reason, value, uncertainties
+        return Chunk(*told, consultations=asked, details=details)

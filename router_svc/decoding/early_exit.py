@@ -100,29 +100,26 @@ def _tokens_with(text: str, vocabularies: Vocabularies, model: Model, name: str)
 
 @dataclass(slots=True)
 class Trial:
-    """A trial answer; one value per token."""
+    """A trial answer, as its worker told it."""
 
-    tokens: list[int] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    uncertainties: list[float] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    said: Reply = field(default_factory=lambda: Reply([], [], None))
 
     def add(self, reply: Reply) -> bool:
-        self.tokens += reply.tokens
-        self.entropies += reply.entropies
-        self.uncertainties += reply.uncertainties
-        self.logprobs += reply.logprobs
+        self.said.add(reply)
         return False  # never too much: the worker ends a trial
 
     @property
     def confidence(self) -> float:
-        return sum(map(math.exp, self.logprobs)) / len(self.logprobs) if self.logprobs else 0.0
+        probabilities = [math.exp(logprob) for logprob in self.said.logprobs if logprob is not None]
+        return sum(probabilities) / len(probabilities) if probabilities else 0.0
 
     def kept(self, prompt: array[int]) -> Reply:
-        """As part of the answer: the prompt was not chosen, so it is not uncertain."""
-        zeros = [0.0] * len(prompt)
-        uncertainties = zeros + self.uncertainties if self.uncertainties else []
-        return Reply([*prompt, *self.tokens], zeros + self.entropies, None, uncertainties)
+        """As part of the answer: the prompt was not chosen, so it is not uncertain, and has no probability."""
+        said, zeros = self.said, [0.0] * len(prompt)
+        made = Reply([*prompt], zeros[:], None, zeros[:] if said.uncertainties else [], [None] * len(prompt))
+        made.alternatives = [()] * len(prompt) if said.alternatives else []
+        made.add(said.part(0))
+        return made
 
 
 class Exits:

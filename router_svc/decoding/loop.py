@@ -146,7 +146,8 @@ class Decoding:
         handoff = self._policy.handoff(Model.SLM, self._answer.history)
         is_entropy = handoff is None or handoff.signal is Signal.ENTROPY
         uncertainties = [] if is_entropy else [proposal.uncertainty]
-        reply = Reply([proposal.token], [proposal.entropy], None, uncertainties)
+        reply = Reply([proposal.token], [proposal.entropy], None, uncertainties, [proposal.logprob])
+        reply.alternatives = [proposal.alternatives]
         self._follower.keep(Model.SLM, reply, is_proposal=True)
         return Model.SLM
 
@@ -166,9 +167,10 @@ class Decoding:
                 max_tokens=self._answer.num_left - 1,
                 handoff=handoff,
                 stop_tokens=stops,
-                traceparent=self._answer.traceparent,
+                traceparent=self._follower.trace.begin_run_ahead(len(self._answer.tokens)),
             )
-            self._follower.workers[Model.SLM].run_ahead(proposal, spec)
+            if not self._follower.workers[Model.SLM].run_ahead(proposal, spec):
+                self._follower.trace.forget_run_ahead()
 
 
 def _consultation(verdict: Verdict, proposal: int) -> Consultation:

@@ -98,7 +98,8 @@ class Speculation:
             del draft[:]
             stops = self._trials.run_stops(Model.SLM)
             traceparent = self._answer.traceparent
-            return worker.try_out(RunSpec(max_tokens=num, handoff=handoff, stop_tokens=stops, traceparent=traceparent))
+            spec = RunSpec(max_tokens=num, handoff=handoff, stop_tokens=stops, traceparent=traceparent, is_draft=True)
+            return worker.try_out(spec)
 
         def take(reply: Reply) -> bool:
             draft.extend(reply.tokens)
@@ -144,7 +145,7 @@ class Speculation:
         if num_accepted:
             begin = len(self._answer.tokens)
             self._accounting.count_accepted(num_accepted)
-            stopped = self._keep(Model.SLM, Reply(reply.tokens[:num_accepted], reply.entropies[:num_accepted], None))
+            stopped = self._keep(Model.SLM, reply.part(0, num_accepted))
             num_kept = len(self._answer.tokens) - begin
             self._follower.workers[Model.LLM].confirm_kept(num_kept)  # it holds them, too
             if stopped:
@@ -152,7 +153,7 @@ class Speculation:
                 return True
         if num_accepted == len(reply.tokens):
             return False
-        return self._keep(Model.LLM, Reply(reply.tokens[num_accepted:], reply.entropies[num_accepted:], None))
+        return self._keep(Model.LLM, reply.part(num_accepted))
 
     def _keep(self, writer: Model, reply: Reply) -> bool:
         """Keeps tokens; a model becomes the writer with the first token that it writes."""

@@ -72,7 +72,7 @@ class Trials:
             if await self.follower.run(writer, start, trial.add) is None:
                 return False
             taken = exits.ends_thinking(trial)
-            num_tokens = len(rules.prompt) + len(trial.tokens)
+            num_tokens = len(rules.prompt) + len(trial.said.tokens)
             span.set_outcome(num_tokens, trial.confidence, taken)
         self.follower.recovery.progress()
         self.accounting.count_trial(num_tokens, began)

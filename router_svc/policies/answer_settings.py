@@ -34,6 +34,7 @@ class AnswerSettings:
     cache_salt: str = ""  # workers take over what they have computed under this one only
     stop_token_ids: tuple[int, ...] = ()  # ids of the LLM that end the answer beside the models' own
     keep_consultations: int = 0  # so many of the head's are kept with the trajectory, the first ones
+    top_logprobs: int | None = None  # details of tokens are kept, with so many alternatives each; None: no details
     stops_unread: bool = False  # whether it is interrupted as soon as its last reader has left
     vocabularies: str = ""  # key of those that the session is kept in; "" as an older router wrote it
 

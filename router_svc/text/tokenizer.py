@@ -20,6 +20,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from router_svc.policies.early_exit import ExitStyle
 from router_svc.text.encoding import Encoder
 from router_svc.text.template import ChatTemplate
+from router_svc.text.token_bytes import spelled_bytes
 from rstitch.errors import RstitchError
 
 # A piece of text that more tokens contain marks nothing, and each run of an answer sends all their ids to the worker.
@@ -80,6 +81,8 @@ class Tokenizer:
         below: returns the tokenizer for a model with ids below a number: what spells an added token beyond them is text
             like any other where it goes on with other text.
         text_of: returns the text of a single token that begins a text, as `decode` does.
+        bytes_of: returns the bytes that a token adds to a text that goes on, which may be a part of a character; those
+            of a special token are its spelling, and an id without a token has none.
         special: by id, how the special tokens are spelled, which `decode` leaves out.
     """
 
@@ -104,6 +107,7 @@ class Tokenizer:
         self.containing = functools.lru_cache(_MAX_REMEMBERED)(self._containing)
         self.below = functools.lru_cache(1)(self._below)
         self.text_of = functools.lru_cache(_MAX_TEXTS)(lambda token: self.decode([token]))
+        self.bytes_of = functools.lru_cache(_MAX_TEXTS)(self._bytes_of)
         added = self._tokenizer.get_added_tokens_decoder()
         self._added: dict[int, str] = {token: entry.content for token, entry in added.items()}
         self.special: Mapping[int, str] = {token: entry.content for token, entry in added.items() if entry.special}
@@ -163,6 +167,19 @@ class Tokenizer:
         """Text of tokens, without special tokens; U+FFFD where bytes are no characters."""
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text
+
+    def _bytes_of(self, token: int) -> bytes:
+        spelling = self.spelling(token)
+        if spelling is None or token in self.special:
+            return self.special.get(token, "").encode()
+        found = None if token in self._added else spelled_bytes(spelling, self._decoder)
+        return self.decode_within([token]).encode() if found is None else found
+
+    @functools.cached_property
+    def _decoder(self) -> bytes:
+        """How the decoder is described in the tokenizer's file."""
+        decoder = self._tokenizer.decoder
+        return b"" if decoder is None else bytes(decoder.__getstate__())
 
     def spelled(self, tokens: Sequence[int]) -> str:
         """Text of tokens with the special ones spelled out, such as the mark that ends the thinking."""
@@ -248,9 +265,9 @@ class Tokenizer:
 
     def algorithm(self) -> tuple[object, ...]:
         """What tells how entries spell text: equal for two tokenizers whose equal entries stand for equal text."""
-        model, decoder = self._tokenizer.model, self._tokenizer.decoder
+        model = self._tokenizer.model
         marks = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-        is_byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
+        is_byte_level = b'"ByteLevel"' in self._decoder
         return (type(model).__name__, is_byte_level, *(getattr(model, mark, None) or None for mark in marks))
 
     def model_from(self, key: str) -> bytes:

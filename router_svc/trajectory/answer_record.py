@@ -2,7 +2,7 @@
 
 A stream's entry has one letter per field, since there is one for each chunk of each answer:
 s source, p position, t tokens, e entropies, r switch reason, h value that decided the switch, u uncertainties; where
-there are some, n notes of a prompt, and c consultations of a head.
+there are some, n notes of a prompt, c consultations of a head, and d details of the tokens.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from router_svc.trajectory.consultations import pack_consultations, unpack_consultations
+from router_svc.trajectory.details import pack_details, unpack_details
 from router_svc.trajectory.packing import pack, unpack
 from router_svc.trajectory.types import (
     Chunk,
@@ -36,7 +37,7 @@ def encode_usage(usage: Usage) -> str:
 
 
 def encode_chunks(chunks: Sequence[Chunk]) -> list[Any]:
-    """Chunks as arguments of the scripts, nine for each chunk in the order that entries.lua names."""
+    """Chunks as arguments of the scripts, ten for each chunk in the order that entries.lua names."""
     made: list[Any] = []
     for chunk in chunks:
         made += [
@@ -49,6 +50,7 @@ def encode_chunks(chunks: Sequence[Chunk]) -> list[Any]:
             pack(chunk.uncertainties),
             _encode_notes(chunk.notes) if chunk.notes is not None else "",
             pack_consultations(chunk.consultations) if chunk.consultations else "",
+            pack_details(chunk.details) if chunk.details else "",
         ]
     return made
 
@@ -87,6 +89,7 @@ def decode_chunk(entry: dict[bytes, bytes]) -> Chunk:
         uncertainties=unpack("f", entry.get(b"u", b"")),
         notes=_decode_notes(entry[b"n"]) if b"n" in entry else None,
         consultations=unpack_consultations(entry[b"c"]) if b"c" in entry else (),
+        details=unpack_details(entry[b"d"]) if b"d" in entry else (),
     )
 
 

@@ -1,10 +1,11 @@
 -- What claim.lua and append.lua share; put before each of them.
 -- Redis runs a script as one step, but does not undo what it wrote before an error: each checks all before it writes.
 
--- Each entry is nine arguments: source, position, tokens, entropies, switch reason, switch entropy, uncertainties (the
--- policy's signal; "" where that is the entropy), notes of a prompt, consultations of a head (both "": none, and no field).
+-- Each entry is ten arguments: source, position, tokens, entropies, switch reason, switch entropy, uncertainties (the
+-- policy's signal; "" where that is the entropy), notes of a prompt, consultations of a head, details of the tokens (these
+-- three "": none, and no field).
 local function add_entries(stream, first, last)
-  for i = first, last, 9 do
+  for i = first, last, 10 do
     local entry = {"s", ARGV[i], "p", ARGV[i + 1], "t", ARGV[i + 2], "e", ARGV[i + 3], "r", ARGV[i + 4],
       "h", ARGV[i + 5], "u", ARGV[i + 6]}
     if ARGV[i + 7] ~= "" then
@@ -14,6 +15,10 @@ local function add_entries(stream, first, last)
     if ARGV[i + 8] ~= "" then
       table.insert(entry, "c")
       table.insert(entry, ARGV[i + 8])
+    end
+    if ARGV[i + 9] ~= "" then
+      table.insert(entry, "d")
+      table.insert(entry, ARGV[i + 9])
     end
     redis.call("XADD", stream, "*", unpack(entry))
   end

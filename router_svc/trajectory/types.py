@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from router_svc.trajectory.consultations import Consultation
+from router_svc.trajectory.details import UNKNOWN, Detail
 from router_svc.trajectory.usage import Usage
 
 
@@ -154,6 +155,7 @@ class Chunk:
     uncertainties: array[float] = field(default_factory=lambda: entropies_of())  # the signal, where it is another
     notes: PromptNotes | None = None  # of a prompt that says more than its tokens
     consultations: tuple[Consultation, ...] = ()  # what the head was asked for these tokens, if that is kept
+    details: tuple[Detail, ...] = ()  # one for each token, if they are kept
 
     @property
     def end(self) -> int:
@@ -172,6 +174,7 @@ class Chunk:
             self.entropies[skip:],
             uncertainties=self.uncertainties[skip:],
             consultations=tuple(asked for asked in self.consultations if asked.position >= position),
+            details=self.details[skip:],
         )
 
 
@@ -217,10 +220,19 @@ def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
                 last.switch_entropy,
                 last.uncertainties + chunk.uncertainties,
                 consultations=last.consultations + chunk.consultations,
+                details=_joined_details(last, chunk),
             )
         else:
             made.append(chunk)
     return made
+
+
+def _joined_details(first: Chunk, second: Chunk) -> tuple[Detail, ...]:
+    """Those of both; where a router that knows none of them has written one of the two, its tokens' are unknown."""
+    if not first.details and not second.details:
+        return ()
+    known = (chunk.details or (UNKNOWN,) * len(chunk.tokens) for chunk in (first, second))
+    return sum(known, ())
 
 
 def joined_tokens(chunks: Iterable[Chunk]) -> array[int]:

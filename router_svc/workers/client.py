@@ -19,6 +19,7 @@ from router_svc.policies.early_exit import ExitStyle
 from router_svc.policies.policy import Handoff
 from router_svc.text.tokenizer import TokenizerFiles
 from router_svc.trajectory.consultations import Consultation
+from router_svc.trajectory.details import Alternatives
 from router_svc.trajectory.types import Model, Signal
 from router_svc.workers.connection import Connection
 from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd, RunFinish, WorkerInfo
@@ -253,6 +254,7 @@ def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
         draft=run.draft,
         cache_salt=run.cache_salt,
         masked_tokens=run.masked_tokens,
+        top_logprobs=run.top_logprobs,
     )
 
 
@@ -283,7 +285,12 @@ def _reply(message: worker_pb2.DecodeResponse) -> Reply:
         )
     tokens, entropies, uncertainties = list(message.tokens), list(message.entropies), list(message.uncertainties)
     asked = [_consultation(each) for each in message.consultations]
-    return Reply(tokens, entropies, finish, uncertainties, list(message.logprobs), asked)
+    others = [_alternatives(each) for each in message.alternatives]
+    return Reply(tokens, entropies, finish, uncertainties, list(message.logprobs), asked, others)
+
+
+def _alternatives(message: worker_pb2.Alternatives) -> Alternatives:
+    return tuple(zip(message.tokens, message.logprobs, strict=True))
 
 
 def _consultation(message: common_pb2.Consultation) -> Consultation:
@@ -294,4 +301,5 @@ def _consultation(message: common_pb2.Consultation) -> Consultation:
 def _proposal(message: worker_pb2.Proposal) -> Proposal:
     # 0 is unset: the signal is the entropy. What is taken from here is only shown.
     uncertainty = message.uncertainty or message.entropy
-    return Proposal(message.token, message.entropy, uncertainty, message.hidden_state)
+    others = _alternatives(message.alternatives)
+    return Proposal(message.token, message.entropy, uncertainty, message.hidden_state, message.logprob, others)

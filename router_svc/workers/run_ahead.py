@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from router_svc.trajectory.consultations import Consultation
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.runs import PendingRun, Reply, RunEnd
 
@@ -26,32 +25,21 @@ _PROBE_EVERY = 16
 class RunAhead:
     """One run in spare rows that began with a proposal, which would stand at `position`."""
 
-    __slots__ = (
-        "_consultations",
-        "_entropies",
-        "_num_agreed",
-        "_position",
-        "_tokens",
-        "_uncertainties",
-        "agrees",
-        "run",
-    )
+    __slots__ = ("_num_agreed", "_position", "_proposal", "_written", "agrees", "run")
 
     def __init__(self, run: PendingRun, position: int, proposal: int) -> None:
         self.run = run
         self.agrees = True  # whether what the LLM has written meanwhile is what stands here, as far as both go
         self._position = position
-        self._tokens = [proposal]
+        self._proposal = proposal
         #   position                       agreed_end            end
         #   [proposal | same as the session's ) not compared yet )     its first _num_agreed tokens are the session's
-        self._entropies: list[float] = []  # one for each token after the proposal
-        self._uncertainties: list[float] = []  # likewise, where the signal is not the entropy
-        self._consultations: list[Consultation] = []
+        self._written = Reply([], [], None)  # the tokens after the proposal
         self._num_agreed = 0
 
     @property
     def end(self) -> int:
-        return self._position + len(self._tokens)
+        return self._position + 1 + len(self._written.tokens)
 
     @property
     def agreed_end(self) -> int:
@@ -61,20 +49,20 @@ class RunAhead:
     @property
     def num_written(self) -> int:
         """Tokens after the proposal that have come."""
-        return len(self._entropies)
+        return len(self._written.tokens)
 
     def compare_with(self, tokens: array[int]) -> None:
         """Takes what has come meanwhile and compares it with what the session's tokens have become."""
         reply = self.run.poll()
         if reply is not None:
-            self._tokens += reply.tokens
-            self._entropies += reply.entropies
-            self._uncertainties += reply.uncertainties
-            self._consultations += reply.consultations
+            self._written.add(reply)
         num = min(self.end, len(tokens)) - self._position
-        while self._num_agreed < num and self._tokens[self._num_agreed] == tokens[self.agreed_end]:
+        while self._num_agreed < num and self._token(self._num_agreed) == tokens[self.agreed_end]:
             self._num_agreed += 1
         self.agrees = self._num_agreed == num
+
+    def _token(self, index: int) -> int:
+        return self._written.tokens[index - 1] if index else self._proposal
 
     def is_ahead(self, length: int) -> bool:
         """Whether it is what a run of the SLM from position `length` on would be, and not at its end before that."""
@@ -89,10 +77,9 @@ class RunAhead:
         """Turns its run into that from `length` on, which will give what it wrote there again. Returns how much."""
         num = self.end - length
         if num or self.run.finish is not None:
-            keep = len(self._tokens) - num
-            entropies, uncertainties = self._entropies[keep - 1 :], self._uncertainties[keep - 1 :]
-            asked = [each for each in self._consultations if each.context_length >= length]
-            again = Reply(self._tokens[keep:], entropies, self.run.finish, uncertainties, consultations=asked)
+            again = self._written.part(len(self._written.tokens) - num)
+            again.consultations = [each for each in self._written.consultations if each.context_length >= length]
+            again.finish = self.run.finish
             self.run.unread(again)
         return num
 

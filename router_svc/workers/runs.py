@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from router_svc.policies.policy import Handoff
 from router_svc.trajectory.consultations import Consultation
+from router_svc.trajectory.details import Alternatives
 from router_svc.trajectory.types import Model, Sampling, tokens_of
 from rstitch.errors import RstitchError
 
@@ -59,6 +60,7 @@ class RunSpec:
     traceparent: str = ""
     draft: array[int] = field(default_factory=tokens_of)  # to be verified after the tokens that are fed
     prompt: array[int] = field(default_factory=tokens_of)  # of a trial: fed after the session's and not part of it
+    is_draft: bool = False  # nothing but the tokens is wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,7 @@ class Run(RunSpec):
     masked_tokens: tuple[int, ...] = ()  # that the model is not to write
     cache_salt: str = ""  # the worker takes over what it has computed under this one only
     background: bool = False  # decodes only in rows that the worker has to spare
+    top_logprobs: int = 0  # how many alternatives are to come with each token
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class Proposal:
     entropy: float
     uncertainty: float  # by the hand-off's signal; the entropy where that is the signal
     hidden_state: bytes  # float32 little-endian, [hidden_size]; empty unless asked for
+    logprob: float = 0.0
+    alternatives: Alternatives = ()  # none unless asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +111,38 @@ class RunFinish:
 class Reply:
     """What has come of a run since the last reply: kept tokens, then perhaps the finish.
 
-    `uncertainties` is the hand-off's signal, one per token; empty where that is the entropy. `logprobs` are of interest
-    in trials only, and lost on tokens that were written ahead.
+    `uncertainties` is the hand-off's signal, one per token; empty where that is the entropy. `logprobs` has one per
+    token, None where none was computed, and `alternatives` likewise, empty where none are asked for.
     """
 
     tokens: list[int]
     entropies: list[float]
     finish: RunFinish | None
     uncertainties: list[float] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    logprobs: list[float | None] = field(default_factory=list)
     consultations: list[Consultation] = field(default_factory=list)  # of a head that the worker asked, if wanted
+    alternatives: list[Alternatives] = field(default_factory=list)
+
+    def part(self, begin: int, end: int | None = None) -> Reply:
+        """Some of its tokens, and what is told of each; without what is told of the run."""
+        return Reply(
+            self.tokens[begin:end],
+            self.entropies[begin:end],
+            None,
+            self.uncertainties[begin:end],
+            self.logprobs[begin:end],
+            alternatives=self.alternatives[begin:end],
+        )
+
+    def add(self, other: Reply) -> None:
+        """Takes what has come since."""
+        self.tokens += other.tokens
+        self.entropies += other.entropies
+        self.uncertainties += other.uncertainties
+        self.logprobs += other.logprobs
+        self.consultations += other.consultations
+        self.alternatives += other.alternatives
+        self.finish = other.finish
 
 
 class PendingRun:
@@ -153,12 +180,7 @@ class PendingRun:
         replies, self._replies = self._replies, []
         first = replies[0]
         for reply in replies[1:]:
-            first.tokens += reply.tokens
-            first.entropies += reply.entropies
-            first.uncertainties += reply.uncertainties
-            first.logprobs += reply.logprobs
-            first.consultations += reply.consultations
-            first.finish = reply.finish
+            first.add(reply)
         return first
 
     def feed(self, reply: Reply) -> None:

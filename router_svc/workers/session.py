@@ -11,6 +11,7 @@ from array import array
 from dataclasses import dataclass, fields, replace
 
 from router_svc.text.views import View
+from router_svc.trajectory.details import Alternatives
 from router_svc.trajectory.packing import PrefixChecksum
 from router_svc.trajectory.types import Sampling
 from router_svc.workers.accounting import Accounting
@@ -43,6 +44,7 @@ class Manner:
     context_length: int
     position_offset: int = 0  # added to a position on the worker before its token is drawn
     masked_tokens: tuple[int, ...] = ()  # own ids of the model
+    top_logprobs: int = 0  # how many alternatives are to come with each token that may be kept
     stop_tokens: frozenset[int] = frozenset()  # of the answer, where a run names none; none: the model's own
 
 
@@ -158,18 +160,22 @@ class WorkerSession:
             return
         self._catching_up = await self._start_anew(RunSpec(max_tokens=0, traceparent=traceparent))
 
-    def run_ahead(self, proposal: int, spec: RunSpec) -> None:
-        """Lets the model go on from the proposal that was just discarded, in the background, if that is worth it."""
+    def run_ahead(self, proposal: int, spec: RunSpec) -> bool:
+        """Lets the model go on from the proposal that was just discarded, in the background, if that is worth it.
+
+        Returns whether it does.
+        """
         self._settle()
         # Only from where the proposal was made: a worker that lags would have to be fed first, and the LLM would win.
         if self._stream is None or self._stream.broken or self._held != len(self._tokens):
-            return
+            return False
         max_tokens = min(spec.max_tokens, self._ahead.max_tokens)
         if max_tokens <= 0 or time.monotonic() < self._next_background:
-            return
+            return False
         tokens = self._view.to_own([proposal])
         run = self._run(tokens, replace(spec, max_tokens=max_tokens), background=True)
         self._ahead.begin(self._stream.start(run), run.position, tokens[0])
+        return True
 
     def finish(self, traceparent: str) -> None:
         """The answer is complete: the worker drops what is not the session's, lest the next turn find it there."""
@@ -186,11 +192,16 @@ class WorkerSession:
         reply.consultations = [
             replace(asked, proposal=self._view.to_answer([asked.proposal])[0]) for asked in reply.consultations
         ]
+        reply.alternatives = [self._to_answer(others) for others in reply.alternatives]
         if reply.finish is not None and reply.finish.proposal is not None:
             proposal = reply.finish.proposal
-            proposal = replace(proposal, token=self._view.to_answer([proposal.token])[0])
-            reply.finish = replace(reply.finish, proposal=proposal)
+            token, others = self._view.to_answer([proposal.token])[0], self._to_answer(proposal.alternatives)
+            reply.finish = replace(reply.finish, proposal=replace(proposal, token=token, alternatives=others))
         return reply
+
+    def _to_answer(self, others: Alternatives) -> Alternatives:
+        tokens = self._view.to_answer([token for token, _ in others])
+        return tuple(zip(tokens, (logprob for _, logprob in others), strict=True))
 
     def confirm_kept(self, num_tokens: int) -> int:
         """Tokens that this worker computed were kept; returns how many of them were written ahead."""
@@ -255,6 +266,7 @@ class WorkerSession:
             background=background,
             cache_salt=self._key.cache_salt,
             masked_tokens=manner.masked_tokens if decodes else (),
+            top_logprobs=manner.top_logprobs if decodes and not spec.is_draft else 0,
             stop_tokens=stops if self._view.is_shared else self._view.own_ends(stops),
             draft=to_own(spec.draft),
             prompt=to_own(spec.prompt),

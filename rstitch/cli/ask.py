@@ -20,7 +20,7 @@ from rstitch.cli.trajectory import FullStrip, cancelled_text
 from rstitch.cli.waiting import Waiting
 from rstitch.client.plain import event_dict
 from rstitch.client.sync import Client
-from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Started, Switch
+from rstitch.client.types import Chunk, Details, Event, Finished, Message, Sampling, Started, Switch
 from rstitch.credentials import Credentials
 from rstitch.errors import NotFound, RstitchError, invalid
 from rstitch.limits import ROUTER_ADDRESS
@@ -74,6 +74,13 @@ def ask(
         typer.Option(metavar="NAME=VALUE", help="Variable of the chat template, such as enable_thinking=false."),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text as it is.")] = False,
+    top_logprobs: Annotated[
+        int | None,
+        typer.Option(
+            help="With --json: tell each token's logprob and text, and so many alternatives to it.",
+            show_default="neither",
+        ),
+    ] = None,
     on_disconnect: Annotated[
         str | None,
         typer.Option(help="continue | stop: what a lost connection means for the answer.", show_default="the router's"),
@@ -87,6 +94,8 @@ def ask(
         _check_alone(context)
     elif not question:
         raise invalid("question", "there is none.", 'Write rstitch ask "...", or --resume SESSION.')
+    if top_logprobs is not None and not json:
+        raise invalid("--top-logprobs", "only --json shows them.", "Add --json, or leave it out.")
     if question == "-":
         question = sys.stdin.read()
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
@@ -110,6 +119,7 @@ def ask(
                 guard=_on_or_off(guard),
                 session_id=session,
                 cache_salt=cache_salt,
+                details=None if top_logprobs is None else Details(top_logprobs),
                 on_disconnect=wish,
             )
         )

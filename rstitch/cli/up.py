@@ -70,6 +70,15 @@ def up(
     otlp_endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Where traces go: OTLP over gRPC.", show_default="nowhere")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65533,
+            help="Where the router's metrics are scraped; the SLM's at the next, the LLM's at the one after it.",
+            show_default="nowhere",
+        ),
+    ] = None,
     secure: Annotated[
         bool, typer.Option("--secure", help="With certificates on every wire, and a key for whoever asks.")
     ] = False,
@@ -84,15 +93,17 @@ def up(
         raise invalid("--http", "the gateway's packages are missing.", "Install rstitch[http], or say --no-http.")
     if shared is not None and (slm_model or llm_model):
         raise invalid("--shared", "a shared model is both models.", "Name it alone, or name two models.")
-    slm = WorkerOptions(slm_model, slm_device or device, dtype, None, batch_invariant, slm_arg or ())
-    llm = WorkerOptions(shared or llm_model, llm_device or device, dtype, None, batch_invariant, llm_arg or ())
+    of_router, of_slm, of_llm = (_metrics_args(metrics_port, offset) for offset in range(3))
+    slm = WorkerOptions(slm_model, slm_device or device, dtype, None, batch_invariant, [*of_slm, *(slm_arg or ())])
+    llm_args = [*of_llm, *(llm_arg or ())]
+    llm = WorkerOptions(shared or llm_model, llm_device or device, dtype, None, batch_invariant, llm_args)
     check_worker("slm", slm)
     check_worker("llm", llm)
     check_flags("--router-arg", router_arg or ())
     stack = LocalStack(
         slm,
         llm,
-        RouterOptions(port, args=router_arg or ()),
+        RouterOptions(port, args=[*of_router, *(router_arg or ())]),
         _gateway(http_listen, served_model_name or ()) if http else None,
         shared_layers=shared is not None,
         redis_url=redis,
@@ -162,3 +173,7 @@ def _saying(console: Console) -> Callable[[str, str, Sequence[str]], None]:
         console.print(Text(f"{part} {told}", style="yellow" if log else "green"), soft_wrap=True)
 
     return say
+
+
+def _metrics_args(first_port: int | None, offset: int) -> list[str]:
+    return [] if first_port is None else ["--metrics-listen", f"127.0.0.1:{first_port + offset}"]

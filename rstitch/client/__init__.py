@@ -21,13 +21,13 @@ from rstitch.errors import (
 
 # fmt: off
 __all__ = [
-    "Answer", "AsyncClient", "Budget", "Cancelled", "ChatInput", "Chunk", "Client", "Confidence",
-    "Consultation", "Credentials", "DeadlineExceeded", "EarlyExit", "EarlyExitTaken", "Event", "FailedPrecondition",
-    "FinishReason", "Finished", "GuardStatus", "HeadStatus", "InternalError", "Interrupted", "InvalidArgument",
-    "KeptProfile", "Label", "Learned", "LlmOnly", "Message", "Model", "NotFound", "Observation", "Policy", "Profile",
-    "Question", "Random", "Refused", "ResourceExhausted", "RstitchError", "Sampling", "Segment", "Signal", "SlmOnly",
-    "Source", "Speculative",
-    "Started", "Status", "Switch", "SwitchReason", "TemplateArguments", "Threshold", "TimeBreakdown", "Trajectory",
-    "TrajectoryPage", "TrajectoryState", "Unavailable", "Usage", "WorkerStatus",
+    "Alternative", "Answer", "AsyncClient", "Budget", "Cancelled", "ChatInput", "Chunk", "Client", "Confidence",
+    "Consultation", "Credentials", "DeadlineExceeded", "Details", "EarlyExit", "EarlyExitTaken", "Event",
+    "FailedPrecondition", "FinishReason", "Finished", "GuardStatus", "HeadStatus", "InternalError", "Interrupted",
+    "InvalidArgument", "KeptProfile", "Label", "Learned", "LlmOnly", "Message", "Model", "NotFound", "Observation",
+    "Policy", "Profile", "Question", "Random", "Refused", "ResourceExhausted", "RstitchError", "Sampling", "Segment",
+    "Signal", "SlmOnly", "Source", "Speculative", "Started", "Status", "Switch", "SwitchReason", "TemplateArguments",
+    "Threshold", "TimeBreakdown", "TokenDetail", "Trajectory", "TrajectoryPage", "TrajectoryState", "Unavailable",
+    "Usage", "WorkerStatus",
 ]
 # fmt: on

@@ -14,8 +14,8 @@ from rstitch.client.policies import Policy
 
 # fmt: off
 __all__ = [
-    "Answer", "Chunk", "Consultation", "EarlyExitTaken", "Event", "FinishReason", "Finished", "Model", "Observation",
-    "Started", "Switch", "SwitchReason", "TimeBreakdown", "Usage",
+    "Alternative", "Answer", "Chunk", "Consultation", "EarlyExitTaken", "Event", "FinishReason", "Finished", "Model",
+    "Observation", "Started", "Switch", "SwitchReason", "TimeBreakdown", "TokenDetail", "Usage",
 ]
 # fmt: on
 
@@ -104,6 +104,36 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token could have been written in another's place.
+
+    Attributes:
+        token: its id, as those of the chunk.
+        logprob: natural, in the model's own distribution.
+        text: its bytes; a special token is spelled out.
+    """
+
+    token: int
+    logprob: float
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDetail:
+    """One token of an answer, in detail.
+
+    Attributes:
+        logprob: natural, in the model's own distribution; None where none was computed, as of early exit's prompt.
+        text: the bytes that it adds to the answer, which may be a part of a character; empty for special tokens.
+        alternatives: the most probable tokens there, as many as were asked for, the most probable first.
+    """
+
+    logprob: float | None
+    text: bytes
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """One model wrote consecutive tokens, which complete `text`."""
 
@@ -114,6 +144,7 @@ class Chunk:
     text: str
     uncertainties: tuple[float, ...] = ()  # the policy's signal, one per token; empty where that is the entropy
     consultations: tuple[Consultation, ...] = ()  # what the head was asked for these tokens, if that is kept
+    details: tuple[TokenDetail, ...] = ()  # one per token, if they were asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +248,11 @@ class Answer:
     @property
     def tokens(self) -> tuple[int, ...]:
         return tuple(token for chunk in self.chunks for token in chunk.tokens)
+
+    @property
+    def details(self) -> tuple[TokenDetail, ...]:
+        """Gives the details of all tokens, in order, if they were asked for."""
+        return tuple(detail for chunk in self.chunks for detail in chunk.details)
 
     @property
     def consultations(self) -> tuple[Consultation, ...]:

@@ -8,19 +8,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
 from rstitch.client import chats
 from rstitch.client import types as t
+from rstitch.client.reading import enum, read
 from rstitch.client.specs import KINDS, name_of
 from rstitch.errors import RstitchError, invalid
 from rstitch.v1 import common_pb2, router_pb2
-
-V = TypeVar("V")
 
 
 def generate_request(
@@ -42,6 +39,7 @@ def generate_request(
     session_id: str = "",
     cache_salt: str = "",
     keep_consultations: int = 0,
+    details: t.Details | None = None,
     on_disconnect: str | None = None,
 ) -> router_pb2.GenerateRequest:
     """Writes a text and a `Question` as a message. Raises: InvalidArgument naming the argument."""
@@ -72,6 +70,7 @@ def generate_request(
         "early_exit": (early_exit, early_exit_message),
         "budget": (budget, budget_message),
         "sampling": (sampling, lambda given: common_pb2.Sampling(**dataclasses.asdict(given))),
+        "details": (details, lambda given: router_pb2.Details(**dataclasses.asdict(given))),
     }
     for field, (given, message_of) in optional.items():
         if given is not None:
@@ -123,24 +122,35 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
         return t.Started(m.session_id, m.num_prompt_tokens, m.position, m.trace_id)
     if kind == "chunk":
         c = response.chunk
-        beside = tuple(c.uncertainties), _consultations(c.consultations)
-        return t.Chunk(_enum("Model", c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text, *beside)
+        beside = tuple(c.uncertainties), _consultations(c.consultations), _details(c.details)
+        return t.Chunk(enum("Model", c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text, *beside)
     if kind == "switch":
         s = response.switch
-        models = _enum("Model", getattr(s, "from")), _enum("Model", s.to)  # `from` is a keyword of Python
-        return t.Switch(*models, s.position, s.entropy, _enum("SwitchReason", s.reason))
+        models = enum("Model", getattr(s, "from")), enum("Model", s.to)  # `from` is a keyword of Python
+        return t.Switch(*models, s.position, s.entropy, enum("SwitchReason", s.reason))
     if kind == "finished":
         return _finished(response.finished)
     raise _unknown("an event")
 
 
+def trajectory_request(session_id: str, consultations: bool, details: bool) -> router_pb2.GetTrajectoryRequest:
+    """Writes which trajectory is wanted, and what beside its tokens."""
+    return router_pb2.GetTrajectoryRequest(session_id=session_id, consultations=consultations, details=details)
+
+
 def trajectory(m: router_pb2.Trajectory) -> t.Trajectory:
     """Reads a trajectory, whose segments a listing leaves out."""
     segments = tuple(
-        _read(t.Segment, segment, consultations=_consultations(segment.consultations)) for segment in m.segments
+        read(
+            t.Segment,
+            segment,
+            consultations=_consultations(segment.consultations),
+            details=_details(segment.details),
+        )
+        for segment in m.segments
     )
     finished = _finished(m.finished) if m.HasField("finished") else None
-    return _read(t.Trajectory, m, segments=segments, policy=_policy(m.policy), finished=finished)
+    return read(t.Trajectory, m, segments=segments, policy=_policy(m.policy), finished=finished)
 
 
 def observe_request(
@@ -174,7 +184,7 @@ def observe_request(
 def observations(m: router_pb2.ObserveAnswerResponse) -> Iterator[t.Observation]:
     """Reads some positions of an answer that is observed."""
     for asked, token, writer in zip(_consultations(m.consultations), m.tokens, m.writers, strict=True):
-        yield t.Observation(asked, token, _enum("Model", writer))
+        yield t.Observation(asked, token, enum("Model", writer))
 
 
 def label_request(session_id: str, right: bool | None) -> router_pb2.LabelTrajectoryRequest:
@@ -186,18 +196,18 @@ def label_request(session_id: str, right: bool | None) -> router_pb2.LabelTrajec
 
 def cancelled(m: router_pb2.CancelGenerationResponse) -> t.Cancelled:
     """Reads how a session is after a cancel."""
-    return _read(t.Cancelled, m)
+    return read(t.Cancelled, m)
 
 
 def status(m: router_pb2.GetStatusResponse) -> t.Status:
     """Reads the state of a router and its workers."""
-    guard = _read(t.GuardStatus, m.guard, on=m.guard.default_guard == router_pb2.GUARD_ON)
-    workers = tuple(_read(t.WorkerStatus, worker) for worker in m.workers)
-    return _read(t.Status, m, workers=workers, guard=guard, heads=tuple(_head(head) for head in m.heads))
+    guard = read(t.GuardStatus, m.guard, on=m.guard.default_guard == router_pb2.GUARD_ON)
+    workers = tuple(read(t.WorkerStatus, worker) for worker in m.workers)
+    return read(t.Status, m, workers=workers, guard=guard, heads=tuple(_head(head) for head in m.heads))
 
 
 def _head(m: router_pb2.HeadStatus) -> t.HeadStatus:
-    return _read(t.HeadStatus, m, **({} if m.HasField("updated") else {"updated": None}))
+    return read(t.HeadStatus, m, **({} if m.HasField("updated") else {"updated": None}))
 
 
 def profile(m: router_pb2.Profile) -> t.KeptProfile:
@@ -206,9 +216,9 @@ def profile(m: router_pb2.Profile) -> t.KeptProfile:
     if policy is None:
         raise _unknown("a policy")
     stops = m.budget.then == router_pb2.BUDGET_THEN_STOP
-    budget = _read(t.Budget, m.budget, stop=stops) if m.HasField("budget") else None
-    early_exit = _read(t.EarlyExit, m.early_exit) if m.HasField("early_exit") else None
-    return _read(t.KeptProfile, m, policy=policy, early_exit=early_exit, budget=budget)
+    budget = read(t.Budget, m.budget, stop=stops) if m.HasField("budget") else None
+    early_exit = read(t.EarlyExit, m.early_exit) if m.HasField("early_exit") else None
+    return read(t.KeptProfile, m, policy=policy, early_exit=early_exit, budget=budget)
 
 
 def put_profile_request(kept: t.KeptProfile) -> router_pb2.PutProfileRequest:
@@ -262,17 +272,24 @@ def _policy(m: router_pb2.Policy) -> t.Policy | None:
     kind = m.WhichOneof("kind")
     if kind == "profile":
         return t.Profile(m.profile)
-    return None if kind is None else _read(KINDS[kind], getattr(m, kind))
+    return None if kind is None else read(KINDS[kind], getattr(m, kind))
 
 
 def _finished(m: router_pb2.Finished) -> t.Finished:
-    usage = _read(t.Usage, m.usage, breakdown=_read(t.TimeBreakdown, m.usage.breakdown))
-    taken = _read(t.EarlyExitTaken, m.early_exit) if m.HasField("early_exit") else None
-    return _read(t.Finished, m, usage=usage, policy=_policy(m.policy), early_exit=taken)
+    usage = read(t.Usage, m.usage, breakdown=read(t.TimeBreakdown, m.usage.breakdown))
+    taken = read(t.EarlyExitTaken, m.early_exit) if m.HasField("early_exit") else None
+    return read(t.Finished, m, usage=usage, policy=_policy(m.policy), early_exit=taken)
 
 
 def _consultations(asked: Iterable[common_pb2.Consultation]) -> tuple[t.Consultation, ...]:
-    return tuple(_read(t.Consultation, m) for m in asked)
+    return tuple(read(t.Consultation, m) for m in asked)
+
+
+def _details(details: Iterable[router_pb2.TokenDetail]) -> tuple[t.TokenDetail, ...]:
+    return tuple(
+        read(t.TokenDetail, m, alternatives=tuple(read(t.Alternative, other) for other in m.alternatives))
+        for m in details
+    )
 
 
 def _unknown(what: str) -> RstitchError:
@@ -282,39 +299,3 @@ def _unknown(what: str) -> RstitchError:
         f"the router sent {what} that this client does not know.",
         remedy="Update the client to the router's version.",
     )
-
-
-def _read(kind: type[V], m: Any, **given: Any) -> V:
-    """Reads a message as the value whose fields have the same names; `given` has those that differ in more."""
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if field.name not in given:
-            given[field.name] = _plain(m, m.DESCRIPTOR.fields_by_name[field.name])
-    return kind(**given)
-
-
-def _plain(m: Any, field: Any) -> Any:
-    value = getattr(m, field.name)
-    if field.enum_type is not None:
-        return _enum(field.enum_type.name, value)
-    if field.message_type is not None:
-        return value.ToDatetime(tzinfo=UTC)  # the only message that is a plain value is a time
-    if isinstance(value, bool | int | float | str | bytes):
-        return None if field.has_presence and not m.HasField(field.name) else value
-    return tuple(value)
-
-
-def _enum(name: str, number: int) -> Any:
-    """Finds the member for a number of an enum of the wire; what a newer router invented becomes UNSPECIFIED."""
-    return _MEMBERS[name].get(number, _MEMBERS[name][0])
-
-
-def _members(kind: type[StrEnum], wire: Any) -> dict[int, StrEnum]:
-    prefix = wire.Name(0).removesuffix("UNSPECIFIED")
-    return {number: kind(name.removeprefix(prefix).lower()) for name, number in wire.items()}
-
-
-# By the name that an enum has here and on the wire: its members by their number there.
-_MEMBERS = {
-    kind.__name__: _members(kind, getattr(common_pb2, kind.__name__, None) or getattr(router_pb2, kind.__name__))
-    for kind in (t.Model, t.Signal, t.SwitchReason, t.FinishReason, t.Source, t.TrajectoryState, t.Label)
-}

@@ -14,15 +14,19 @@ _THEIRS = {"from_model": "from", "to_model": "to"}
 
 
 def as_dict(value: Any) -> dict[str, Any]:
-    """Turns a value of the client into plain ones; a time becomes a text by ISO 8601."""
+    """Turns a value of the client into plain ones; a time becomes a text by ISO 8601, bytes one with escapes."""
     plain: dict[str, Any] = dataclasses.asdict(value, dict_factory=_named)
     return plain
 
 
 def _named(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {
-        _THEIRS.get(name, name): value.isoformat() if isinstance(value, datetime) else value for name, value in fields
-    }
+    return {_THEIRS.get(name, name): _plain(value) for name, value in fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):  # of a token: it may have a part of a character
+        return value.decode(errors="backslashreplace")
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def event_dict(event: Event) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 from rstitch.client.policies import Budget, EarlyExit, Policy
 
-__all__ = ["ChatInput", "Message", "Question", "Sampling", "TemplateArguments"]
+__all__ = ["ChatInput", "Details", "Message", "Question", "Sampling", "TemplateArguments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,13 @@ class Sampling:
     top_p: float = 0.0
     top_k: int = 0
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Asks for each token's log-probability and bytes, and for so many alternatives to it, at most 20."""
+
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class Question(TemplateArguments, total=False):
     stop_token_ids: Sequence[int]  # of the LLM; end the answer as the models' own stop tokens do
     guard: bool | None  # may the LLM write alone where routing is slower?
     keep_consultations: int  # keeps so many of the head's consultations with the trajectory; 0: none
+    details: Details | None  # what is told of each token; None: nothing beside its entropy
     cache_salt: str  # what is computed of a prompt is used again only under the same one
     session_id: str  # continues a conversation or names a new one
     on_disconnect: Literal["continue", "stop"] | None  # when nobody reads any more; None: as the router is set

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from rstitch.client.events import Consultation, Finished, Model, SwitchReason
+from rstitch.client.events import Consultation, Finished, Model, SwitchReason, TokenDetail
 from rstitch.client.policies import Policy
 
 # fmt: off
@@ -68,6 +68,7 @@ class Segment:
     switch_entropy: float
     uncertainties: tuple[float, ...] = ()
     consultations: tuple[Consultation, ...] = ()  # what the head was asked, if that was kept and is asked for
+    details: tuple[TokenDetail, ...] = ()  # one per token, if they were kept and are asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,9 @@ class Client(common.Connection):
         """Goes on with an answer from the token at `resume_from`; 0 means from its first."""
         return self._events(messages.attach_request(session_id, resume_from), timeout_s)
 
-    def trajectory(self, session_id: str, *, consultations: bool = False) -> Trajectory:
-        """Fetches a trajectory whole, with what the head was asked if that is wanted and was kept."""
-        request = router_pb2.GetTrajectoryRequest(session_id=session_id, consultations=consultations)
+    def trajectory(self, session_id: str, *, consultations: bool = False, details: bool = False) -> Trajectory:
+        """Fetches a trajectory whole, with what the head was asked and the tokens' details, if wanted and kept."""
+        request = messages.trajectory_request(session_id, consultations, details)
         reply = self._call("GetTrajectory", request)
         return messages.trajectory(reply.trajectory)
 

@@ -107,7 +107,7 @@ LABEL_RIGHT: Label
 LABEL_WRONG: Label
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("session_id", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard", "budget", "cache_salt", "stop_token_ids", "keep_consultations", "on_disconnect")
+    __slots__ = ("session_id", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard", "budget", "cache_salt", "stop_token_ids", "keep_consultations", "on_disconnect", "details")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     RESUME_FROM_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +124,7 @@ class GenerateRequest(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     KEEP_CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     ON_DISCONNECT_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     resume_from: int
     text: str
@@ -140,7 +141,34 @@ class GenerateRequest(_message.Message):
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     keep_consultations: int
     on_disconnect: OnDisconnect
-    def __init__(self, session_id: _Optional[str] = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., cache_salt: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., keep_consultations: _Optional[int] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ...) -> None: ...
+    details: Details
+    def __init__(self, session_id: _Optional[str] = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., cache_salt: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., keep_consultations: _Optional[int] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., details: _Optional[_Union[Details, _Mapping]] = ...) -> None: ...
+
+class Details(_message.Message):
+    __slots__ = ("top_logprobs",)
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    top_logprobs: int
+    def __init__(self, top_logprobs: _Optional[int] = ...) -> None: ...
+
+class TokenDetail(_message.Message):
+    __slots__ = ("logprob", "text", "alternatives")
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
+    logprob: float
+    text: bytes
+    alternatives: _containers.RepeatedCompositeFieldContainer[Alternative]
+    def __init__(self, logprob: _Optional[float] = ..., text: _Optional[bytes] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ...) -> None: ...
+
+class Alternative(_message.Message):
+    __slots__ = ("token", "logprob", "text")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    logprob: float
+    text: bytes
+    def __init__(self, token: _Optional[int] = ..., logprob: _Optional[float] = ..., text: _Optional[bytes] = ...) -> None: ...
 
 class Chat(_message.Message):
     __slots__ = ("messages", "tools", "documents", "chat_template_kwargs")
@@ -297,7 +325,7 @@ class Started(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., num_prompt_tokens: _Optional[int] = ..., position: _Optional[int] = ..., trace_id: _Optional[str] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("model", "position", "tokens", "entropies", "text", "uncertainties", "consultations")
+    __slots__ = ("model", "position", "tokens", "entropies", "text", "uncertainties", "consultations", "details")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +333,7 @@ class Chunk(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     UNCERTAINTIES_FIELD_NUMBER: _ClassVar[int]
     CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
     model: _common_pb2.Model
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -312,7 +341,8 @@ class Chunk(_message.Message):
     text: str
     uncertainties: _containers.RepeatedScalarFieldContainer[float]
     consultations: _containers.RepeatedCompositeFieldContainer[_common_pb2.Consultation]
-    def __init__(self, model: _Optional[_Union[_common_pb2.Model, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., uncertainties: _Optional[_Iterable[float]] = ..., consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ...) -> None: ...
+    details: _containers.RepeatedCompositeFieldContainer[TokenDetail]
+    def __init__(self, model: _Optional[_Union[_common_pb2.Model, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., uncertainties: _Optional[_Iterable[float]] = ..., consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ..., details: _Optional[_Iterable[_Union[TokenDetail, _Mapping]]] = ...) -> None: ...
 
 class Switch(_message.Message):
     __slots__ = ("to", "position", "entropy", "reason")
@@ -426,7 +456,7 @@ class TimeBreakdown(_message.Message):
     def __init__(self, slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., background_us: _Optional[int] = ..., scheduling_us: _Optional[int] = ..., waiting_us: _Optional[int] = ..., transport_us: _Optional[int] = ..., store_us: _Optional[int] = ..., routing_us: _Optional[int] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("source", "position", "tokens", "entropies", "text", "reason", "switch_entropy", "uncertainties", "slm_prompt", "num_read_before", "consultations")
+    __slots__ = ("source", "position", "tokens", "entropies", "text", "reason", "switch_entropy", "uncertainties", "slm_prompt", "num_read_before", "consultations", "details")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -438,6 +468,7 @@ class Segment(_message.Message):
     SLM_PROMPT_FIELD_NUMBER: _ClassVar[int]
     NUM_READ_BEFORE_FIELD_NUMBER: _ClassVar[int]
     CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
     source: Source
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -449,7 +480,8 @@ class Segment(_message.Message):
     slm_prompt: PromptOfModel
     num_read_before: int
     consultations: _containers.RepeatedCompositeFieldContainer[_common_pb2.Consultation]
-    def __init__(self, source: _Optional[_Union[Source, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., reason: _Optional[_Union[SwitchReason, str]] = ..., switch_entropy: _Optional[float] = ..., uncertainties: _Optional[_Iterable[float]] = ..., slm_prompt: _Optional[_Union[PromptOfModel, _Mapping]] = ..., num_read_before: _Optional[int] = ..., consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ...) -> None: ...
+    details: _containers.RepeatedCompositeFieldContainer[TokenDetail]
+    def __init__(self, source: _Optional[_Union[Source, str]] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., text: _Optional[str] = ..., reason: _Optional[_Union[SwitchReason, str]] = ..., switch_entropy: _Optional[float] = ..., uncertainties: _Optional[_Iterable[float]] = ..., slm_prompt: _Optional[_Union[PromptOfModel, _Mapping]] = ..., num_read_before: _Optional[int] = ..., consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ..., details: _Optional[_Iterable[_Union[TokenDetail, _Mapping]]] = ...) -> None: ...
 
 class PromptOfModel(_message.Message):
     __slots__ = ("tokens", "num_read_before")
@@ -646,12 +678,14 @@ class HeadStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., tau: _Optional[float] = ..., detail: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., active: bool = ..., description: _Optional[str] = ..., stored: bool = ..., updated: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ttl_s: _Optional[int] = ...) -> None: ...
 
 class GetTrajectoryRequest(_message.Message):
-    __slots__ = ("session_id", "consultations")
+    __slots__ = ("session_id", "consultations", "details")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     consultations: bool
-    def __init__(self, session_id: _Optional[str] = ..., consultations: bool = ...) -> None: ...
+    details: bool
+    def __init__(self, session_id: _Optional[str] = ..., consultations: bool = ..., details: bool = ...) -> None: ...
 
 class GetTrajectoryResponse(_message.Message):
     __slots__ = ("trajectory",)

@@ -147,7 +147,7 @@ class HeadTerms(_message.Message):
     def __init__(self, position: _Optional[int] = ..., explore_seed: _Optional[int] = ..., price: _Optional[float] = ..., report: bool = ..., recent_entropies: _Optional[_Iterable[float]] = ..., segment_length: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., llm_tokens_left: _Optional[int] = ..., max_reported: _Optional[int] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft", "cache_salt", "masked_tokens")
+    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft", "cache_salt", "masked_tokens", "top_logprobs")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +161,7 @@ class DecodeRequest(_message.Message):
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     MASKED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -174,23 +175,34 @@ class DecodeRequest(_message.Message):
     draft: _containers.RepeatedScalarFieldContainer[int]
     cache_salt: str
     masked_tokens: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., draft: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ..., masked_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+    top_logprobs: int
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., draft: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ..., masked_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[int] = ...) -> None: ...
+
+class Alternatives(_message.Message):
+    __slots__ = ("tokens", "logprobs")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
-    __slots__ = ("tokens", "entropies", "logprobs", "finish", "uncertainties", "consultations")
+    __slots__ = ("tokens", "entropies", "logprobs", "finish", "uncertainties", "consultations", "alternatives")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     ENTROPIES_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
     UNCERTAINTIES_FIELD_NUMBER: _ClassVar[int]
     CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     entropies: _containers.RepeatedScalarFieldContainer[float]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     finish: Finish
     uncertainties: _containers.RepeatedScalarFieldContainer[float]
     consultations: _containers.RepeatedCompositeFieldContainer[_common_pb2.Consultation]
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., uncertainties: _Optional[_Iterable[float]] = ..., consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ...) -> None: ...
+    alternatives: _containers.RepeatedCompositeFieldContainer[Alternatives]
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., uncertainties: _Optional[_Iterable[float]] = ..., consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ..., alternatives: _Optional[_Iterable[_Union[Alternatives, _Mapping]]] = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("reason", "held", "proposal", "timing", "num_accepted", "num_consultations")
@@ -223,18 +235,20 @@ class Finish(_message.Message):
     def __init__(self, reason: _Optional[_Union[Finish.Reason, str]] = ..., held: _Optional[int] = ..., proposal: _Optional[_Union[Proposal, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., num_accepted: _Optional[int] = ..., num_consultations: _Optional[int] = ...) -> None: ...
 
 class Proposal(_message.Message):
-    __slots__ = ("token", "entropy", "logprob", "hidden_state", "uncertainty")
+    __slots__ = ("token", "entropy", "logprob", "hidden_state", "uncertainty", "alternatives")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ENTROPY_FIELD_NUMBER: _ClassVar[int]
     LOGPROB_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_STATE_FIELD_NUMBER: _ClassVar[int]
     UNCERTAINTY_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
     token: int
     entropy: float
     logprob: float
     hidden_state: bytes
     uncertainty: float
-    def __init__(self, token: _Optional[int] = ..., entropy: _Optional[float] = ..., logprob: _Optional[float] = ..., hidden_state: _Optional[bytes] = ..., uncertainty: _Optional[float] = ...) -> None: ...
+    alternatives: Alternatives
+    def __init__(self, token: _Optional[int] = ..., entropy: _Optional[float] = ..., logprob: _Optional[float] = ..., hidden_state: _Optional[bytes] = ..., uncertainty: _Optional[float] = ..., alternatives: _Optional[_Union[Alternatives, _Mapping]] = ...) -> None: ...
 
 class PutHeadRequest(_message.Message):
     __slots__ = ("name", "data")

@@ -6,7 +6,10 @@ import json
 import shlex
 import shutil
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -131,6 +134,24 @@ def test_what_an_answer_waits_for_is_said(
     assert result.exit_code == 0
     assert f"… {told}" in result.stderr
     assert lines(result.stdout)[-1]["event"] == "finished"
+
+
+def test_ask_json_tells_of_each_token_what_is_asked_for(run: Run, router: FakeRouter) -> None:
+    chunks = [
+        event for event in lines(run("ask", "What?", "--json", "--top-logprobs", "1").stdout) if "tokens" in event
+    ]
+    assert router.questions[-1].details.top_logprobs == 1
+    details = [detail for chunk in chunks for detail in chunk["details"]]
+    assert len(details) == sum(len(chunk["tokens"]) for chunk in chunks)
+    # Half of a character is shown by its byte.
+    assert details[0] == {
+        "logprob": None,
+        "text": "w5 ",
+        "alternatives": [{"token": 105, "logprob": -1, "text": "\\xf0"}],
+    }
+    plain = run("ask", "What?", "--top-logprobs", "1")
+    assert plain.exit_code == 2
+    assert "--json" in plain.stderr
 
 
 def test_ask_json_is_one_event_a_line(run: Run, router: FakeRouter) -> None:
@@ -281,14 +302,27 @@ def test_answers_are_cancelled(run: Run, router: FakeRouter) -> None:
     assert router.cancelled == ["one", "over"]
 
 
+def pressing(at: int) -> Callable[[int], None]:
+    """Ctrl-C before the event of that number, once the command waits for it: anywhere else Python may keep it."""
+    command = threading.main_thread().ident
+
+    def waits() -> bool:
+        frame = sys._current_frames().get(command or 0)
+        return frame is not None and frame.f_code.co_name == "wait"
+
+    def press(number: int) -> None:
+        if number == at:
+            while not waits():
+                time.sleep(0.001)
+            signal.raise_signal(signal.SIGINT)
+
+    return press
+
+
 @pytest.mark.parametrize("json", [[], ["--json"]])
 @pytest.mark.parametrize("pressed_at", [1, 20])  # before the router has said a word, and amid the answer
 def test_ctrl_c_cancels_the_answer(run: Run, router: FakeRouter, json: list[str], pressed_at: int) -> None:
-    def press(number: int) -> None:
-        if number == pressed_at:
-            signal.raise_signal(signal.SIGINT)
-
-    router.before_event = press
+    router.before_event = pressing(pressed_at)
     result = run("ask", "What?", "--session", "talk", "--on-disconnect", "continue", *json)
     assert result.exit_code == 130
     assert router.cancelled == ["talk"]
@@ -296,11 +330,7 @@ def test_ctrl_c_cancels_the_answer(run: Run, router: FakeRouter, json: list[str]
 
 
 def test_ctrl_c_before_the_question_is_taken(run: Run, router: FakeRouter) -> None:
-    def press(number: int) -> None:
-        if number == 0:
-            signal.raise_signal(signal.SIGINT)
-
-    router.before_event = press
+    router.before_event = pressing(0)
     result = run("ask", "What?", "--session", "unknown")
     assert result.exit_code == 130
     assert router.cancelled == ["unknown"]

@@ -18,6 +18,7 @@ from google.protobuf.json_format import MessageToDict
 from opentelemetry import trace
 
 from rstitch import (
+    Alternative,
     Answer,
     AsyncClient,
     Budget,
@@ -25,6 +26,7 @@ from rstitch import (
     Client,
     Confidence,
     Consultation,
+    Details,
     EarlyExit,
     FinishReason,
     Interrupted,
@@ -47,6 +49,7 @@ from rstitch import (
     Speculative,
     Started,
     Threshold,
+    TokenDetail,
     TrajectoryState,
     Unavailable,
     errors,
@@ -109,6 +112,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
         session_id="talk",
         cache_salt="tenant",
         on_disconnect="stop",
+        details=Details(4),
     )
     (question,) = router.questions
     assert [(m.role, m.content) for m in question.chat.messages] == [("system", "Be brief."), ("user", "Wie viel? ä")]
@@ -120,6 +124,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
     assert question.cache_salt == "tenant"
     assert list(question.stop_token_ids) == [7, 8]
     assert question.on_disconnect == pb.ON_DISCONNECT_STOP
+    assert question.details.top_logprobs == 4
 
 
 def test_what_goes_with_a_chat_arrives(router: FakeRouter, ask: Ask) -> None:
@@ -210,6 +215,27 @@ def test_an_answer_is_its_events_together(router: FakeRouter, call: Call) -> Non
     assert answer.finished.reason is FinishReason.STOP
     assert answer.finished.usage.llm_share == pytest.approx(1 / 3)
     assert answer.finished.usage.num_switches == len(answer.switches)
+
+
+def test_details_come_with_the_tokens_and_across_a_lost_stream(router: FakeRouter, call: Call) -> None:
+    def lost(number: int) -> None:
+        if number == 12:
+            raise RstitchError(grpc.StatusCode.UNAVAILABLE, "", "lost by the test")
+
+    assert call(router.address, "answer", "What?").details == ()
+    router.before_event = lost
+    answer: Answer = call(router.address, "answer", "What?", details=Details(2), session_id="s")
+    assert answer.details[0] == TokenDetail(
+        None, b"w5 ", (Alternative(105, -1, b"\xf0"), Alternative(106, -2, b"\xf0"))
+    )
+    assert [detail.logprob for detail in answer.details[1:]] == [-0.5] * 59
+    assert b"".join(detail.text for detail in answer.details).decode() == answer.text
+    for wanted in (True, False):
+        segments = call(router.address, "trajectory", "s", details=wanted).segments
+        kept = [detail for segment in segments for detail in segment.details]
+        assert kept == (list(answer.details) if wanted else [])
+    with pytest.raises(InvalidArgument, match="details"):
+        call(router.address, "answer", "What?", details=Details(-1))
 
 
 def test_trajectories_are_shown_listed_and_deleted(router: FakeRouter, call: Call, ask: Ask) -> None:

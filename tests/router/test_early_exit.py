@@ -34,7 +34,7 @@ from tests.support.naive import (
     told,
 )
 from tests.support.otlp_receiver import MetricsReceiver
-from tests.support.spans import named, recording
+from tests.support.spans import named, recording, segments_of
 from tests.support.toy import STOP, VOCAB_SIZE, ToyModel, make_tokenizer_files
 from tests.support.toy_stack import Stack
 
@@ -288,8 +288,8 @@ async def test_a_span_per_trial_within_its_segment(stack: Stack, models: dict[st
     usage = answer.finished.usage
     assert (root.attributes or {})[semconv.RSTITCH_USAGE_TRIALS] == usage.num_trials > 0
     assert (root.attributes or {})[semconv.RSTITCH_EARLY_EXIT_THRESHOLD] == EXITS[0]["threshold"]
-    segments = {span.context.span_id: span for span in named(exporter, "rstitch.segment")}
-    spans = named(exporter, "rstitch.trial")
+    segments = {span.context.span_id: span for span in segments_of(exporter)}
+    spans = named(exporter, "early-exit trial")
     facts = [span.attributes or {} for span in spans]
     assert len(spans) == usage.num_trials
     assert sum(int(fact[semconv.RSTITCH_TRIAL_NUM_TOKENS]) for fact in facts) == usage.num_trial_tokens

@@ -94,6 +94,28 @@ def prompts_of(*texts: str) -> tuple[list[int], list[int]]:
     return list(first_prompt(OF_SLM, Turn(tuple(said)))), list(first_prompt(OF_LLM, Turn(tuple(said))))
 
 
+async def test_alternatives_of_either_model_are_ids_of_the_llm(mapped: Stack) -> None:
+    stub = await mapped.stub(await mapped.router())
+    question = ask_for(
+        text="What?", policy=threshold(0.4), max_new_tokens=40, details=router_pb2.Details(top_logprobs=5)
+    )
+    answer = await take(stub, question)
+    assert {"slm", "llm"} == set(answer.authors)
+    slm_prompt, llm_prompt = ([*tokenizer.encode("What?", begins=True)] for tokenizer in (OF_SLM, OF_LLM))
+    to_slm = {there: here for here, there in enumerate(COMMON) if there is not None}
+    for index, (author, detail) in enumerate(zip(answer.authors, answer.details, strict=True)):
+        written = answer.tokens[:index]
+        if author == "slm":
+            own = mapped.slm.model.alternatives([*slm_prompt, *(to_slm[token] for token in written)], 5)
+            found = [(COMMON[token], value) for token, value in own if COMMON[token] is not None]
+        else:
+            found = mapped.llm.model.alternatives([*llm_prompt, *written], 5)
+            found = [(token, value) for token, value in found if token in to_slm]
+        assert [(other.token, other.logprob) for other in detail.alternatives] == found
+        assert all(other.text == OF_LLM.bytes_of(other.token) for other in detail.alternatives)
+    assert b"".join(each.text for each in answer.details).decode(errors="replace") == answer.text
+
+
 def after(tokenizer: Tokenizer, said: str, read: list[int], num_answered: int, ended: bool) -> list[int]:
     """What a model is given behind an answer to what was `said`, as all that it has read stays."""
     answer = answered(tokenizer, tokens_of(read[-num_answered:]), ended=ended)

@@ -16,7 +16,7 @@ from rstitch.service import semconv
 from rstitch.v1 import router_pb2, worker_pb2
 from tests.support.asking import Answer, ask_for, check_kept, take, threshold, until
 from tests.support.fake_worker import FakeWorker
-from tests.support.spans import named, recording
+from tests.support.spans import named, recording, segments_of
 from tests.support.toy import Scripted, ToyModel, algorithm_1, at
 from tests.support.toy_stack import Stack, script
 
@@ -240,10 +240,25 @@ async def test_spans_and_usage_say_what_was_written_ahead(stack: Stack) -> None:
     stub = await stack.stub(await stack.router(run_ahead="on", telemetry=telemetry))
     answer = await take(stub, ask_for(PROMPT, policy=threshold(0.5), max_new_tokens=16))
     usage = answer.finished.usage
-    spans = named(exporter, "rstitch.segment")
-    ahead = [(span.attributes or {})[semconv.RSTITCH_SEGMENT_NUM_RUN_AHEAD_TOKENS] for span in spans]
-    assert sum(number for number in ahead if isinstance(number, int)) == usage.num_run_ahead_tokens
+    spans = segments_of(exporter)
     assert usage.num_run_ahead_tokens + usage.num_run_ahead_discarded > 0
+    # The SLM's own spans say it, too, each while the LLM had the pen; the worker's run is below that of its model.
+    (root,) = await until(lambda: named(exporter, "rstitch.generate"))
+    trials = named(exporter, "SLM runs ahead")
+    for told in (spans, trials):
+        ahead = [(span.attributes or {})[semconv.RSTITCH_SEGMENT_NUM_RUN_AHEAD_TOKENS] for span in told]
+        assert sum(number for number in ahead if isinstance(number, int)) == usage.num_run_ahead_tokens
+    by_llm = [span for span in spans if span.name.startswith("LLM writes")]
+    assert len(trials) == len(by_llm) == 2
+    for trial, segment in zip(trials, by_llm, strict=True):
+        assert trial.parent is not None
+        assert trial.parent.span_id == root.context.span_id
+        assert (segment.start_time or 0) <= (trial.start_time or 0) < (trial.end_time or 0)
+        assert (trial.attributes or {})[semconv.RSTITCH_RUN_AHEAD_POSITION] == (segment.attributes or {})[
+            semconv.RSTITCH_SEGMENT_POSITION
+        ]
+    below = {int(run.traceparent[36:52], 16) for run in stack.slm.requests if run.priority}
+    assert below == {trial.context.span_id for trial in trials}
 
 
 async def test_another_router_goes_on_without_what_was_written_ahead(stack: Stack) -> None:

@@ -16,7 +16,7 @@ from rstitch.service import semconv
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, ask_for, check_kept, take, until
 from tests.support.naive import EXITS
-from tests.support.spans import named, recording
+from tests.support.spans import named, recording, segments_of
 from tests.support.toy import STOP, ToyModel
 from tests.support.toy_stack import Stack
 
@@ -247,7 +247,7 @@ async def test_each_segment_has_its_span(stack: Stack, models: tuple[ToyModel, T
     trajectory = await check_kept(stub, answer)
     await until(lambda: named(exporter, "rstitch.v1.RouterService/Generate"))
     segments = [segment for segment in trajectory.segments if segment.source != 1]
-    spans = named(exporter, "rstitch.segment")
+    spans = segments_of(exporter)
     if answer.tokens[-1] == STOP and answer.authors[-1] == "slm":
         spans.pop()  # of the verification after which the LLM had nothing to write
     assert len(spans) == len(segments)

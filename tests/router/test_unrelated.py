@@ -12,7 +12,7 @@ import pytest
 
 from evals.algorithm.reference import Author, Budget, EarlyExit
 from evals.algorithm.text_reference import TextAnswer, read_by, stitch_text
-from router_svc.text.tokenizer import TokenizerFiles
+from router_svc.text.tokenizer import Tokenizer, TokenizerFiles
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, Reading, ask_for, check_kept, refused, take, threshold
 from tests.support.endless import glued, resume
@@ -66,6 +66,20 @@ async def test_every_policy_is_the_reference_in_text(unrelated: Stack) -> None:
         await check_kept(stub, answer)
 
     await asyncio.gather(*(one(name, text) for name in POLICIES for text in texts(2, 8)))
+
+
+async def test_details_are_in_the_writers_own_ids(unrelated: Stack) -> None:
+    stub = await unrelated.stub(await unrelated.router())
+    tokenizers = {"slm": Tokenizer(unrelated.slm.files), "llm": Tokenizer(unrelated.llm.files)}
+    details = router_pb2.Details(top_logprobs=4)
+    for text in texts(3, 8):
+        answer = await take(stub, ask_for(text=text, policy=threshold(0.4), max_new_tokens=NUM_TOKENS, details=details))
+        assert {"slm", "llm"} == set(answer.authors)
+        for token, author, detail in zip(answer.tokens, answer.authors, answer.details, strict=True):
+            tokenizer = tokenizers[author]
+            assert detail.text == (b"" if token in tokenizer.special else tokenizer.bytes_of(token))
+            assert all(other.text == tokenizer.bytes_of(other.token) for other in detail.alternatives)
+            assert len(detail.alternatives) == 4
 
 
 @pytest.mark.parametrize("then", [1, 2], ids=["the SLM goes on", "the answer ends"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from redis import Redis
 from tests.support.compose import ROOT, compose
 from tests.support.redis_process import RedisProcess
 
-OURS = ("redis", "slm-worker", "llm-worker", "router", "gateway", "jaeger")
+OURS = ("redis", "slm-worker", "llm-worker", "router", "gateway", "jaeger", "prometheus", "grafana")
 PARTS = {"slm-worker": "slm", "llm-worker": "llm", "router": "router", "redis": "redis", "gateway": "gateway"}
 
 
@@ -36,6 +37,36 @@ def test_a_container_may_do_what_it_must(names: tuple[str, ...]) -> None:
         assert "hub-cache:/cache" in service["volumes"]
 
 
+WORKERS = ("slm-worker", "llm-worker")
+
+
+@pytest.mark.parametrize("more", [(), ("compose.tls.yaml",)])
+def test_on_one_gpu_each_worker_knows_the_other(more: tuple[str, ...]) -> None:
+    models = {"SLM_MODEL": "an/slm", "LLM_MODEL": "an/llm"}
+    found = compose("compose.yaml", "compose.one-gpu.yaml", *more, variables=models | {"SLM_GPU": "3", "LLM_GPU": "4"})
+    slm, llm = (found["services"][name] for name in WORKERS)
+    assert slm["environment"]["RSTITCH_BESIDE"] == llm["environment"]["RSTITCH_MODEL"] == "an/llm"
+    assert llm["environment"]["RSTITCH_BESIDE"] == slm["environment"]["RSTITCH_MODEL"] == "an/slm"
+    for worker in (slm, llm):
+        (gpu,) = worker["deploy"]["resources"]["reservations"]["devices"]
+        assert gpu["device_ids"] == ["3"]
+        # Both see one file, on the one volume that both may write to.
+        assert worker["environment"]["RSTITCH_SHARE_DEVICE"].startswith("/cache/")
+        assert "hub-cache:/cache" in worker["volumes"]
+
+
+def test_without_a_gpu_the_image_is_another_with_torchs_cpu_build() -> None:
+    usual, cpu = (compose("compose.yaml", *more)["services"] for more in ((), ("compose.cpu.yaml",)))
+    for name in WORKERS:
+        assert cpu[name]["image"] != usual[name]["image"]
+        assert cpu[name]["build"]["args"]["TORCH_INDEX"].endswith("/cpu")
+        assert cpu[name]["build"]["args"]["TORCH"] == usual[name]["build"]["args"]["TORCH"]
+        assert cpu[name]["deploy"] is None
+    assert cpu["router"]["image"] == usual["router"]["image"]
+    told = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert {"TORCH", "TORCH_INDEX"} <= set(re.findall(r"^ARG (\w+)=", told, re.MULTILINE))
+
+
 def test_with_tls_nothing_is_in_clear_and_nobody_else_reaches_workers_and_redis() -> None:
     found = compose("compose.yaml", "compose.cpu.yaml", "compose.tls.yaml", variables={"BIND": "0.0.0.0"})
     services = found["services"]
@@ -43,7 +74,11 @@ def test_with_tls_nothing_is_in_clear_and_nobody_else_reaches_workers_and_redis(
     for name in ("slm-worker", "llm-worker", "redis"):
         assert services[name]["networks"] == ["inside"]
         assert "ports" not in services[name]
-    assert services["jaeger"]["ports"] == ["127.0.0.1:16686:16686"], "it asks nobody who they are"
+    for name, port in (("jaeger", 16686), ("prometheus", 9090), ("grafana", 3000)):
+        assert services[name]["ports"] == [f"127.0.0.1:{port}:{port}"], "it asks nobody who they are"
+    shown = {(each["source"], each["target"]) for each in services["prometheus"]["secrets"]}
+    assert shown == {("ca", "ca"), ("prometheus_cert", "cert"), ("prometheus_key", "key")}
+    assert "--config.file=/etc/prometheus/prometheus.tls.yml" in services["prometheus"]["command"]
     for name, part in PARTS.items():
         secrets = {(each["source"], each["target"]) for each in services[name]["secrets"] if isinstance(each, dict)}
         assert secrets == {("ca", "ca"), (f"{part}_cert", "cert"), (f"{part}_key", "key")}
@@ -58,6 +93,24 @@ def test_with_tls_nothing_is_in_clear_and_nobody_else_reaches_workers_and_redis(
         for variable, value in service.get("environment", {}).items():
             if any(word in variable for word in ("PASSWORD", "_KEY_", "SECRET")) or variable.endswith("_KEY"):
                 assert value.startswith("/run/secrets/"), variable
+
+
+@pytest.mark.parametrize("names", [("compose.yaml",), ("compose.yaml", "compose.tls.yaml")])
+def test_prometheus_and_grafana_are_asked_for_and_read_what_is_there(names: tuple[str, ...]) -> None:
+    services = compose(*names)["services"]
+    for name in ("prometheus", "grafana"):
+        assert services[name]["profiles"] == ["obs"]
+        assert ":latest" not in services[name]["image"]
+        for mount in services[name]["volumes"]:
+            source, _, how = mount.partition(":")
+            assert how.endswith(":ro") == source.startswith("./"), "what is ours stays as it is"
+            assert not source.startswith("./") or (ROOT / source).is_dir()
+    for name in ("slm-worker", "llm-worker", "router"):
+        assert services[name]["environment"]["RSTITCH_METRICS_LISTEN"] == "0.0.0.0:9464"
+        assert not any("9464" in port for port in services[name].get("ports", ())), "only Prometheus reaches it"
+    # Nobody logs in, so that nobody has to choose a password.
+    grafana = services["grafana"]["environment"]
+    assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == grafana["GF_AUTH_ANONYMOUS_ENABLED"] == "true"
 
 
 def test_the_script_of_redis_makes_the_users_that_redis_reads(tmp_path: Path) -> None:

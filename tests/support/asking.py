@@ -31,6 +31,7 @@ class Answer:
     error: RstitchError | None = None
     trace_id: str = ""
     consultations: list[Any] = field(default_factory=list)
+    details: list[Any] = field(default_factory=list)
 
     @property
     def next(self) -> int:
@@ -119,6 +120,8 @@ def _add(answer: Answer, response: router_pb2.GenerateResponse) -> None:
         end = chunk.position + len(chunk.tokens)
         assert all(chunk.position <= asked.position < end for asked in chunk.consultations), "each with its token"
         answer.consultations += chunk.consultations
+        assert len(chunk.details) in (0, len(chunk.tokens))
+        answer.details += chunk.details
     elif kind == "switch":
         assert response.switch.position == answer.next
         answer.switches.append(response.switch)

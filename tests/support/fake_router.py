@@ -128,7 +128,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             if request.text == "refuse":
                 raise invalid("policy.threshold.tau", "tau is 7.", "Give a number in [-1, 2].")
             self.questions.append(request)
-            self._sessions[session_id] = self.answer
+            asks = request.details.top_logprobs if request.HasField("details") else None
+            self._sessions[session_id] = [_detailed(event, asks) for event in self.answer]
         elif session_id not in self._sessions:
             raise RstitchError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION", f"there is no session {session_id}.")
         start = max(request.resume_from, NUM_PROMPT_TOKENS)
@@ -152,7 +153,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
                 remedy="`rstitch trajectory ls` lists those kept.",
             )
             context.abort_with_status(to_status(error))
-        return pb.GetTrajectoryResponse(trajectory=self._trajectory(request.session_id))
+        return pb.GetTrajectoryResponse(trajectory=self._trajectory(request.session_id, details=request.details))
 
     def ListTrajectories(self, request: pb.ListTrajectoriesRequest, context: Any) -> pb.ListTrajectoriesResponse:
         names, start = sorted(self._sessions), int(request.page_token or 0)
@@ -260,14 +261,21 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         kinds = health_pb2.HealthCheckResponse
         self.health.set("", kinds.SERVING if serving else kinds.NOT_SERVING)
 
-    def _trajectory(self, name: str) -> pb.Trajectory:
+    def _trajectory(self, name: str, *, details: bool = False) -> pb.Trajectory:
         segments = [pb.Segment(source=pb.SOURCE_PROMPT, tokens=range(NUM_PROMPT_TOKENS), text="What? ")]
         for event in self._sessions[name]:
             if event.HasField("chunk"):
                 c = event.chunk
                 source = pb.SOURCE_SLM if c.model == SLM else pb.SOURCE_LLM
                 segments.append(
-                    pb.Segment(source=source, position=c.position, tokens=c.tokens, entropies=c.entropies, text=c.text)
+                    pb.Segment(
+                        source=source,
+                        position=c.position,
+                        tokens=c.tokens,
+                        entropies=c.entropies,
+                        text=c.text,
+                        details=c.details if details else (),
+                    )
                 )
         return pb.Trajectory(
             session_id=name,
@@ -279,6 +287,22 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             finished=self.answer[-1].finished,
             label=self.labels.get(name, 0),  # type: ignore[arg-type]
         )
+
+
+def _detailed(event: pb.GenerateResponse, top_logprobs: int | None) -> pb.GenerateResponse:
+    """The event with details of its tokens, if they are asked for; of the first token nobody knows the probability."""
+    if top_logprobs is None or not event.HasField("chunk"):
+        return event
+    made = pb.GenerateResponse()
+    made.CopyFrom(event)
+    for index, token in enumerate(made.chunk.tokens):
+        others = [
+            pb.Alternative(token=token + place, logprob=-1.0 - place, text=b"\xf0") for place in range(top_logprobs)
+        ]
+        position = made.chunk.position + index
+        logprob = -0.5 if position > NUM_PROMPT_TOKENS else None
+        made.chunk.details.add(logprob=logprob, text=f"w{position} ".encode(), alternatives=others)
+    return made
 
 
 def _from(event: pb.GenerateResponse, start: int) -> pb.GenerateResponse | None:
@@ -297,5 +321,6 @@ def _from(event: pb.GenerateResponse, start: int) -> pb.GenerateResponse | None:
         tokens=c.tokens[skip:],
         entropies=c.entropies[skip:],
         text="".join(f"w{p} " for p in range(start, start + len(c.tokens) - skip)),
+        details=c.details[skip:],
     )
     return pb.GenerateResponse(chunk=rest)

@@ -229,11 +229,16 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             if leaves:
                 reply.finish.proposal.token, reply.finish.proposal.entropy = token, entropy
                 reply.finish.proposal.hidden_state = hidden_state
+                reply.finish.proposal.logprob = self.model.logprob(session)
                 if signal > 1:
                     reply.finish.proposal.uncertainty = value
+                if request.top_logprobs:
+                    reply.finish.proposal.alternatives.CopyFrom(self._alternatives(request, session))
                 reason = _Finish.REASON_HANDOFF
                 break
             reply.logprobs.append(self.model.logprob(session))
+            if request.top_logprobs:
+                reply.alternatives.append(self._alternatives(request, session))
             session.append(token)
             if consultant is not None:
                 consultant.keep(entropy)
@@ -274,6 +279,11 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         reply.finish.MergeFrom(self._finish(session, reason).finish)
         reply.finish.num_consultations = num_asked
         yield reply
+
+    def _alternatives(self, request: worker_pb2.DecodeRequest, session: list[int]) -> worker_pb2.Alternatives:
+        found = self.model.alternatives(session, request.top_logprobs)
+        found = [(token, value) for token, value in found if token not in request.masked_tokens]
+        return worker_pb2.Alternatives(tokens=[token for token, _ in found], logprobs=[value for _, value in found])
 
     def _consultant(self, handoff: worker_pb2.Handoff) -> Consultant | None:
         name = handoff.head

@@ -16,6 +16,10 @@ def recording() -> tuple[Telemetry, InMemorySpanExporter]:
     return Telemetry(provider), exporter
 
 
+def segments_of(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
+    return [span for span in named(exporter, "") if " writes" in span.name]
+
+
 def named(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
     found = [span for span in exporter.get_finished_spans() if span.name.startswith(name)]
     return sorted(found, key=lambda span: span.start_time or 0)

@@ -103,6 +103,11 @@ class ToyModel:
         """float32, of the token: of probabilities in (0, 1]."""
         return struct.unpack("<f", struct.pack("<f", math.log((_hash(self.seed, prefix, 4) % 1000 + 1) / 1000)))[0]
 
+    def alternatives(self, prefix: Sequence[int], num: int) -> list[tuple[int, float]]:
+        """Made up of the prefix, a special token among them; at most 7."""
+        first = _hash(self.seed, prefix, 5) % (VOCAB_SIZE - 7)
+        return [(first + place, -0.5 * place - 0.25) for place in range(min(num, 7))]
+
 
 @dataclass(frozen=True)
 class Scripted(ToyModel):

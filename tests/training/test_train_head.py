@@ -42,7 +42,7 @@ def test_the_command_makes_a_head_and_goes_on_with_a_run(tmp_path: Path, capsys:
     # fmt: off
     arguments = ["--task", "tiny", "--name", "quick", "--in-process", "--fast", "--json", "--split", "8/4/0",
                  "--num-alone", "4", "--taus", "0.02", "--prices", "1", "--max-new-tokens", "120",
-                 "--latency", str(tmp_path / "latency.json"), "--out", str(out), "--work", str(work)]
+                 "--latency-model", str(tmp_path / "latency.json"), "--out", str(out), "--work", str(work)]
     # fmt: on
     assert main([*arguments, "--num-steps", "1"]) == 0
     head = Head.from_bytes((out / "head.safetensors").read_bytes())
@@ -142,7 +142,7 @@ def test_the_data_is_looked_at_for_what_the_warm_start_needs(tmp_path: Path) -> 
         ({}, ["--task", "none"], "there is no task 'none'"),
         ({}, ["--check", "magic"], "there is no check 'magic'"),
         ({"question": "Why?", "answer": "1", "solution": "\\boxed{2}"}, ["--num-alone", "61"], "wrong"),
-        ({}, ["--latency", "none.json"], "--latency: none.json"),
+        ({}, ["--latency", "none.json"], "--latency-model: none.json"),
         ({}, ["--warm-from", "logs"], "--router HOST:PORT"),
         ({}, ["--warm-lines", "llm"], "--warm-lines"),
         ({}, ["--activate"], "--activate: this run has no store that stays"),
@@ -191,7 +191,7 @@ def test_workers_that_cannot_be_timed_from_here_are_refused_with_the_remedy(
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.raises(InvalidArgument, match="no route") as error:
         latency_of(options, pair, load_questions(None, data, "math"), Screen(Console(quiet=True)))
-    assert "--latency FILE" in str(error.value.remedy)
+    assert "--latency-model FILE" in str(error.value.remedy)
 
 
 def test_whose_latency_model_it_is_is_known_if_it_says_so() -> None:

@@ -108,6 +108,7 @@ async def test_a_bad_step_names_its_field_and_changes_nothing(start_worker: Star
             )
         ],
         (pb.DecodeRequest(session_id="s", tokens=PROMPT, draft=[3]), "max_tokens"),
+        (pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1, top_logprobs=21), "top_logprobs"),
         (pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1, draft=[VOCAB_SIZE]), "draft"),
         (pb.DecodeRequest(session_id="s", tokens=PROMPT, masked_tokens=[VOCAB_SIZE]), "masked_tokens"),
         (

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     run = made.add_argument_group("the run")
     run.add_argument("--out", type=Path, help="folder of the files (default models/heads/NAME)")
     run.add_argument("--work", type=Path, help="folder of the stages (default .cache/heads/NAME)")
-    run.add_argument("--latency", type=Path, metavar="FILE",
+    run.add_argument("--latency-model", "--latency", dest="latency", type=Path, metavar="FILE",
                      help="latency model of `rstitch latency` (default: the bundled one, or one that is fitted first)")
     run.add_argument("--sessions", type=positive, default=64, help="answers at once (default 64)")
     run.add_argument("--patience-s", type=float, default=600.0, help="wait for a lost service so long (default 600)")

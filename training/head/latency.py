@@ -39,7 +39,7 @@ def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, sc
     if _BUNDLED.exists() and _told(bundled := load_latency(_BUNDLED)) == _wanted(pair):
         return bundled
     if not options.router:
-        raise invalid("--latency", "there is no latency model of this pair.", "Make one: rstitch latency.")
+        raise invalid("--latency-model", "there is no latency model of this pair.", "Make one: rstitch latency.")
     screen.say("latency", "there is no latency model of this pair: its calls and a few answers are timed first")
     asked = [problem.prompt for problem in questions.train[:_NUM_ASKED]]
     limit = min(_MAX_TOKENS, questions.task.max_new_tokens)
@@ -48,8 +48,8 @@ def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, sc
             fit_pair(options.router, asked, max_new_tokens=limit, repeats=_REPEATS, most_s=_MOST_S, bar=screen.bar)
         )
     except Unavailable as error:
-        remedy = "Make a model beside the workers, by rstitch latency, and give it: --latency FILE."
-        raise invalid("--latency", f"the workers cannot be timed from here: {error}", remedy) from error
+        remedy = "Make a model beside the workers, by rstitch latency, and give it: --latency-model FILE."
+        raise invalid("--latency-model", f"the workers cannot be timed from here: {error}", remedy) from error
     part = path.with_suffix(".part")
     model.save(part)
     part.replace(path)
@@ -67,7 +67,7 @@ def load_latency(path: Path) -> LatencyModel:
     try:
         return LatencyModel.load(path)
     except ValueError as error:
-        raise invalid("--latency", f"{error}.", "Or leave it out: one is fitted first.") from None
+        raise invalid("--latency-model", f"{error}.", "Or leave it out: one is fitted first.") from None
 
 
 def _told(model: LatencyModel) -> dict[str, str]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model_worker.engine.forward.alternatives import most_probable
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.sampling import Choices, choose, margins
 from model_worker.engine.forward.transfer import Later, to_device
-from model_worker.engine.types import Signal
+from model_worker.engine.types import Alternatives, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Outcome:
     hidden: Tensor  # [n, hidden_size], likewise
     index: Sequence[int]  # which of the n rows each entry has; a captured graph computes all rows
     margins: Mapping[int, float]  # p1 - p2 by entry, where a hand-off compares it
+    alternatives: Mapping[int, Alternatives]  # by entry, where they are asked for
 
     def hidden_state(self, row: int) -> bytes:
         return _raw(self.hidden[self.index[row]])
@@ -56,7 +58,16 @@ def choose_for(
     handoffs = [row.run.request.handoff for row in batch.asked]
     by_margin = [place for place, handoff in enumerate(handoffs) if handoff and handoff.signal is Signal.MARGIN]
     values = margins(logits, [index[place] for place in by_margin]) if by_margin else list
-    return lambda: Outcome(choices(), logits, hidden, index, dict(zip(by_margin, values(), strict=True)))
+    counts = {place: num for place, row in enumerate(batch.asked) if (num := row.run.request.top_logprobs)}
+    others = most_probable(logits, [index[place] for place in counts], [*counts.values()]) if counts else list
+    return lambda: Outcome(
+        choices(),
+        logits,
+        hidden,
+        index,
+        dict(zip(by_margin, values(), strict=True)),
+        dict(zip(counts, others(), strict=True)),
+    )
 
 
 def _raw(values: Tensor) -> bytes:

@@ -153,7 +153,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--task", default="tiny", help="one that writes its own problems (default tiny)")
     made.add_argument("--head", type=Path, default=ROOT / "models/heads/tiny/head.safetensors", metavar="FILE",
                       help="that explores (default: the bundled one)")
-    made.add_argument("--latency", type=Path, default=ROOT / "docs/results/latency.json", metavar="FILE",
+    made.add_argument("--latency-model", "--latency", dest="latency", type=Path, metavar="FILE",
+                      default=ROOT / "docs/results/latency.json",
                       help="latency model, of the reward (default: the bundled one)")
     made.add_argument("--sessions", type=positive, default=64, help="answers at once (default 64)")
     made.add_argument("--rounds", type=positive, default=4, help="answers of each session in a block (default 4)")

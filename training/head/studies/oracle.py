@@ -124,7 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-pairs", type=int, default=60, help="of hand-overs tried for a question (default 60)")
     parser.add_argument("--heads", nargs="*", type=Path, help="files (default: models/heads/TASK/head.safetensors)")
     parser.add_argument("--prices", nargs="*", type=float, default=[1.0], help="at which heads are asked (default 1)")
-    parser.add_argument("--latency", type=Path, default=ROOT / "docs/results/latency.json")
+    parser.add_argument("--latency-model", "--latency", dest="latency", type=Path, metavar="FILE",
+                        default=ROOT / "docs/results/latency.json")
     parser.add_argument("--num-chains", type=int, default=10_000, help="for the bound (default 10,000)")
     parser.add_argument("--work", type=Path, default=Path(".cache/sweep"), help="where their states are kept")
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
