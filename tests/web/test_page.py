@@ -14,9 +14,9 @@ from playwright.sync_api import Page, expect
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2 as pb
 from tests.support.fake_router import NUM_PROMPT_TOKENS, SLM, FakeRouter, script
+from tests.support.gateways import QUESTION
 from tests.support.visitor import PATIENCE_MS, Visit
 
-QUESTION = "There are 12 boxes with 7 pens each. How many pens are there?"
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script> &amp; </div>"
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -37,6 +37,12 @@ def shown(page: Page) -> str:
     return "".join(page.locator(".block:visible > span, details .block > span").all_text_contents())
 
 
+def details_of(address: str, session: str) -> list[Any]:
+    """The details of an answer's tokens."""
+    kept = httpx2.get(f"{address}/v1/rstitch/trajectories/{session}", params={"details": True}).json()
+    return [each for segment in kept["segments"] for each in segment["details"]]
+
+
 def figure(page: Page, name: str) -> str:
     return page.locator(".usage div").filter(has=page.get_by_text(name, exact=True)).locator("dd").inner_text()
 
@@ -52,6 +58,9 @@ def test_an_answer_grows_in_two_colours_over_its_entropies(real: str, visit: Vis
     answer = [segment for segment in kept["segments"] if segment["source"] != "prompt"]
     num = sum(len(segment["tokens"]) for segment in answer)
     assert figure(page, "tokens") == strip(page).get_attribute("aria-valuemax") == str(num)
+    # One element for each token but for the marks of the thinking and what ends it, which have none.
+    silent = sum(each["text"] in ("", "<think>", "</think>", "\n") for each in details_of(real, session))
+    assert num - silent <= page.locator(".block > span").count() <= num
     text = "".join(segment["text"] for segment in answer)
     marks = re.sub(r"^\s*<think>\n*|</think>\n*", "", text)
     assert shown(page) == marks
@@ -61,6 +70,12 @@ def test_an_answer_grows_in_two_colours_over_its_entropies(real: str, visit: Vis
         r"\s|<think>|</think>", "", "".join(segment["text"] for segment in answer if segment["source"] == "llm")
     )
 
+    word = page.locator(".block > span", has_text="boxed")
+    word.first.click()
+    card = page.get_by_label("Token", exact=True)
+    expect(card).to_contain_text("probability")
+    expect(card.locator(".alternatives tr")).to_have_count(5)
+    expect(card.locator(".alternatives tr.taken")).to_have_count(1)
     # The estimate at the tau that it was written with is what was written.
     page.get_by_label("What if tau were").fill("57.5")
     told = page.locator(".whatif p").first.inner_text()

@@ -69,6 +69,7 @@ export function Ask({ settings, status, profiles, navigate }) {
   const [tau, setTau] = useState(0.02);
   const [numbers, setNumbers] = useState({});
   const [most, setMost] = useState("");
+  const [others, setOthers] = useState("5");
   const [stops, setStops] = useState("");
   const [raw, setRaw] = useState(false);
   const [compare, setCompare] = useState(false);
@@ -90,12 +91,13 @@ export function Ask({ settings, status, profiles, navigate }) {
     if (stops) body.stop = stops.split("\n").filter(Boolean);
     const own = { ...body, ...(policy && { policy }) };
     setAsked({ compare, policy });
+    // Side by side it is about time, of which the details cost some.
     if (compare) {
       routed.start({ ...own, guard: false });
       slm.start({ ...body, policy: "slm_only", guard: false });
       llm.start({ ...body, policy: "llm_only", guard: false });
     } else {
-      routed.start({ ...own, ...(session && { session_id: session }) });
+      routed.start({ ...own, details: { top_logprobs: Number(others) }, ...(session && { session_id: session }) });
     }
   };
   const follow = (id) => {
@@ -130,6 +132,7 @@ export function Ask({ settings, status, profiles, navigate }) {
       <details class="more"><summary>Sampling and limits</summary><div class="controls">
         ${NUMBERS.map(([name, label, bounds]) => html`<span><label for=${name}>${label}</label><input id=${name} type="number" ...${bounds} placeholder="0" value=${numbers[name] ?? ""} onInput=${(event) => setNumbers({ ...numbers, [name]: event.target.value })} /></span>`)}
         <span><label for="most">Tokens at most</label><input id="most" type="number" min="1" step="1" placeholder="the router's" value=${most} onInput=${(event) => setMost(event.target.value)} /></span>
+        <span><label for="others">Alternatives to each token</label><input id="others" type="number" min="0" max="20" step="1" value=${others} onInput=${(event) => setOthers(event.target.value)} /></span>
         <span><label for="stops">Stop strings, one a line</label><textarea id="stops" rows="1" value=${stops} onInput=${(event) => setStops(event.target.value)} /></span>
         <span class="check"><input id="raw" type="checkbox" checked=${raw} onChange=${(event) => setRaw(event.target.checked)} /><label for="raw">continue the text as it is, without a chat template</label></span>
       </div></details>

@@ -27,7 +27,7 @@ export function TokenCard({ answer, token, tau, onChoose }) {
   }
   const span = answer.spans[answer.spanOf(token)];
   const detail = answer.details[token];
-  const own = detail ? decoded(bytesOf(detail.text)) : span?.text ?? "";
+  const own = detail ? decoded(bytesOf(detail)) : span?.text ?? "";
   const model = answer.models[token];
   const entropy = answer.entropies[token];
   const signal = answer.signals[token];
@@ -51,7 +51,7 @@ export function TokenCard({ answer, token, tau, onChoose }) {
     ${change && html`<p class="why"><b>${NAMES[change.from]} → ${NAMES[change.to]}</b> ${REASONS[change.reason] || change.reason}.</p>`}
     ${detail?.alternatives?.length > 0 && html`<table class="alternatives"><caption>Most probable here</caption><tbody>
       ${detail.alternatives.map((each) => html`<tr class=${each.token === answer.ids[token] ? "taken" : ""}>
-        <td><code>${shown(decoded(bytesOf(each.text)))}</code></td>
+        <td><code>${shown(decoded(bytesOf(each)))}</code></td>
         <td><meter min="0" max="1" value=${Math.exp(each.logprob)} aria-label="probability" /></td>
         <td>${percent(Math.exp(each.logprob))}</td></tr>`)}
     </tbody></table>`}

@@ -87,7 +87,7 @@ export function One({ id, settings, navigate, go }) {
   const live = useAnswer(marks);
   const load = async () => {
     try {
-      const trajectory = await get(trajectoryPath(id));
+      const trajectory = await get(`${trajectoryPath(id)}?details=true`);
       setState({ trajectory, answer: Answer.of(trajectory, marks), error: null });
       if (trajectory.state === "running") live.start({ attach: { session_id: id } });
     } catch (error) {
