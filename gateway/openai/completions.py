@@ -99,6 +99,7 @@ class TextShape:
     tokens: bool = False
     echoed: Sequence[str] = ()  # the prompts, of which each choice shows its own
     created: int = field(default_factory=lambda: int(time.time()))
+    _told: dict[int, int] = field(default_factory=dict)  # characters of each choice's tokens so far
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
         return [self._frame(choice, [self._choice(choice, echo, ())])] if (echo := self._echo(choice)) else []
@@ -127,24 +128,23 @@ class TextShape:
     def _choice(
         self, choice: Choice, text: str, tokens: Sequence[dict[str, Any]], finish_reason: str | None = None
     ) -> dict[str, Any]:
-        logprobs = _columns(tokens) if self.tokens else None
+        logprobs = self._columns(choice, tokens) if self.tokens else None
         return {"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
     def _frame(self, choice: Choice, choices: list[dict[str, Any]]) -> dict[str, Any]:
         made = {"id": choice.session_id, "object": "text_completion", "created": self.created, "model": self.model}
         return made | {"choices": choices}
 
-
-def _columns(tokens: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Tells tokens as plain completions do: a list of each thing."""
-    offsets, at = [], 0
-    for token in tokens:
-        offsets.append(at)
-        at += len(token["token"])
-    return {
-        "tokens": [token["token"] for token in tokens],
-        "token_logprobs": [token["logprob"] for token in tokens],
-        "top_logprobs": [{each["token"]: each["logprob"] for each in token["top_logprobs"]} for token in tokens],
-        "text_offset": offsets,
-        "rstitch": [token["rstitch"] for token in tokens],
-    }
+    def _columns(self, choice: Choice, tokens: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Tells tokens as plain completions do: a list of each thing."""
+        offsets = []
+        for token in tokens:
+            offsets.append(self._told.get(choice.index, 0))
+            self._told[choice.index] = offsets[-1] + len(token["token"])
+        return {
+            "tokens": [token["token"] for token in tokens],
+            "token_logprobs": [token["logprob"] for token in tokens],
+            "top_logprobs": [{each["token"]: each["logprob"] for each in token["top_logprobs"]} for token in tokens],
+            "text_offset": offsets,
+            "rstitch": [token["rstitch"] for token in tokens],
+        }

@@ -54,7 +54,7 @@ async def ui_settings(request: Request) -> dict[str, Any]:
     marks = settings.marks()
     return {
         "version": rstitch.__version__,
-        "jaeger_url": getattr(settings, "jaeger_url", "").rstrip("/"),
+        "jaeger_url": settings.jaeger_url.rstrip("/"),
         "think_begin": marks.begin,
         "think_end": marks.end,
     }

@@ -64,13 +64,18 @@ def taken(http: httpx2.Client, key: str) -> None:
 def test_without_a_key_no_route_tells_anything(http: httpx2.Client) -> None:
     routes = http.get("/openapi.json").json()["paths"]
     assert {"/v1/chat/completions", "/v1/models"} <= set(routes)
-    bodies = {"/v1/chat/completions": chat(), "/v1/completions": {"model": "rstitch", "prompt": "a"}}
+    bodies = {
+        "/v1/chat/completions": chat(),
+        "/v1/completions": {"model": "rstitch", "prompt": "a"},
+        "/v1/rstitch/generate": {"text": "a"},
+        "/v1/rstitch/trajectories/{session_id}/label": {"right": True},
+    }
     for path, methods in routes.items():
         if path in OPEN:
             continue
         for method in methods:
             filled = re.sub(r"\{\w+\}", "one", path)
-            json = bodies.get(path, {"text": "a", "session_id": "one", "right": True}) if method != "get" else None
+            json = bodies.get(path) if method == "post" else None
             for headers in ({}, bearer("rs_nobodys_key")):
                 response = http.request(method.upper(), filled, json=json, headers=headers)
                 assert response.status_code == 401, (method, path, response.text)

@@ -232,7 +232,7 @@ def test_no_router_is_503(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("header", ["Basic abc", "Bearer", "Bearer a\u00e9"])
 def test_a_header_that_is_no_key(plain: httpx2.Client, header: str) -> None:
-    response = plain.get("/v1/models", headers={"authorization": header.encode("latin-1")})
+    response = plain.get("/v1/models", headers=[(b"authorization", header.encode("latin-1"))])
     assert response.status_code == 401
     assert response.json()["error"]["type"] == "authentication_error"
 

@@ -25,7 +25,10 @@ def real(tiny_stack: LocalStack) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _scripted() -> Iterator[tuple[FakeRouter, str]]:
-    with FakeRouter() as router, gateway(router.address, keepalive_s=0.05) as address:
+    with (
+        FakeRouter() as router,
+        gateway(router.address, keepalive_s=0.05, jaeger_url="https://jaeger.example/ui/") as address,
+    ):
         yield router, address
 
 

@@ -60,4 +60,8 @@ def test_what_is_no_file_of_the_page_is_not_found(name: str, http: httpx2.Client
 
 def test_the_page_knows_the_marks_of_the_thinking(http: httpx2.Client) -> None:
     told = http.get("/v1/rstitch/ui-settings").json()
-    assert (told["think_begin"], told["think_end"], told["jaeger_url"]) == ("<think>", "</think>", "")
+    assert (told["think_begin"], told["think_end"], told["jaeger_url"]) == (
+        "<think>",
+        "</think>",
+        "https://jaeger.example/ui",
+    )

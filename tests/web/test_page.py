@@ -97,6 +97,8 @@ def test_tokens_are_read_by_keys_and_by_pointer(router: FakeRouter, scripted: st
     page.keyboard.press("ArrowRight")
     expect(card).to_contain_text("position6")
     assert strip(page).get_attribute("aria-valuetext") == "token 2, SLM, entropy 0.600"
+    link = page.get_by_role("link", name="trace in Jaeger")
+    assert link.get_attribute("href") == f"https://jaeger.example/ui/trace/{'ab' * 16}"
     first = next(event.switch for event in router.answer if event.HasField("switch"))
     page.keyboard.press("Home")
     page.keyboard.press("Shift+ArrowRight")

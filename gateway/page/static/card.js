@@ -18,7 +18,7 @@ const REASONS = {
 export const figure = (value) => (value === 0 ? "0" : Math.abs(value) >= 0.001 ? value.toPrecision(3) : value.toExponential(1));
 const shown = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/ /g, "␣") || "(no text)";
 const decoded = (bytes) => new TextDecoder().decode(bytes);
-const percent = (value) => `${(100 * value).toFixed(value < 0.1 && value > 0 ? 1 : 0)} %`;
+const percent = (value) => (value > 0 && value < 0.001 ? "< 0.1 %" : `${(100 * value).toFixed(value < 0.1 && value > 0 ? 1 : 0)} %`);
 const ms = (us) => (us >= 10_000_000 ? `${(us / 1e6).toFixed(1)} s` : us >= 1_000_000 ? `${(us / 1e6).toFixed(2)} s` : `${Math.round(us / 1000)} ms`);
 
 export function TokenCard({ answer, token, tau, onChoose }) {

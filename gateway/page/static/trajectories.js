@@ -120,8 +120,7 @@ export function One({ id, settings, navigate, go }) {
       <p class="links">
         <button type="button" onClick=${() => saved(trajectory)}>Export JSON</button>
         ${running && html`<button type="button" onClick=${cancel}>Cancel the answer</button>`}
-        ${trajectory.state === "finished" && html`<span role="group" aria-label="Was it right?">
-          ${[["right", true], ["wrong", false]].map(([name, right]) => html`<button type="button" aria-pressed=${trajectory.label === name} onClick=${label(trajectory.label === name ? null : right)}>${name}</button>`)}</span>`}
+        ${trajectory.state === "finished" && html`<span role="group" aria-label="Was it right?"><span class="faint">It was</span>${[["right", true], ["wrong", false]].map(([name, right]) => html`<button type="button" aria-pressed=${trajectory.label === name} onClick=${label(trajectory.label === name ? null : right)}>${name}</button>`)}</span>`}
         <button type="button" class="danger" onClick=${drop}>Forget</button>
       </p>
       <${Problem} error=${error} />
