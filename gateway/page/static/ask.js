@@ -14,7 +14,6 @@ const NUMBERS = [
   ["temperature", "Temperature", { min: 0, max: 2, step: 0.1 }], ["top_p", "Top-p", { min: 0, max: 1, step: 0.05 }],
   ["top_k", "Top-k", { min: 0, step: 1 }], ["seed", "Seed", { min: 0, step: 1 }],
 ];
-const EXAMPLES = ["There are 12 boxes with 7 pens each. How many pens are there?", "Kim is 4 years older than Ann, who is 9. How old is Kim?"];
 
 // One answer on its way: `start` asks, `stop` leaves, which ends it.
 export function useAnswer(marks) {
@@ -113,7 +112,7 @@ export function Ask({ settings, status, profiles, navigate }) {
       <textarea id="question" ref=${field} rows="3" placeholder="Ask the pair of models something" value=${question}
         onInput=${(event) => setQuestion(event.target.value)}
         onKeyDown=${(event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(event); }} />
-      ${!question && html`<p class="examples"><span class="faint">Try</span> ${EXAMPLES.map((each) => html`<button type="button" class="chip" onClick=${() => { setQuestion(each); field.current.focus(); }}>${each}</button>`)}</p>`}
+      ${!question && html`<p class="examples"><span class="faint">Try</span> ${settings.examples.map((each) => html`<button type="button" class="chip" onClick=${() => { setQuestion(each); field.current.focus(); }}>${each}</button>`)}</p>`}
       ${session && html`<p><span class="chip on">goes on in <code>${session}</code></span> <button type="button" class="link" onClick=${() => setSession("")}>begin a new one</button></p>`}
       <div class="controls">
         <span><label for="policy">Who writes</label>
@@ -142,7 +141,8 @@ export function Ask({ settings, status, profiles, navigate }) {
         <${Live} one=${routed} name="Routed" policy=${asked.policy} compact ...${shared} />
         <${Live} one=${slm} name="SLM alone" compact ...${shared} />
         <${Live} one=${llm} name="LLM alone" compact ...${shared} />
-      </div>`
+      </div>
+      <p class="faint">All three were written at once: where nothing else runs, each alone is faster.</p>`
     : html`<${Live} one=${routed} policy=${asked.policy} onFollow=${raw ? null : follow} ...${shared} />`)}
   </main>`;
 }

@@ -45,7 +45,7 @@ export function TokenCard({ answer, token, tau, onChoose }) {
       <dt>entropy</dt><dd>${figure(entropy)}</dd>
       ${signal !== null && html`<dt>signal</dt><dd>${figure(signal)}</dd>`}
       ${tau !== null && html`<dt>against tau</dt><dd>${figure(judged)} ${judged > tau ? ">" : "≤"} ${tau}</dd>`}
-      ${detail && detail.logprob !== null && html`<dt>probability</dt><dd>${percent(Math.exp(detail.logprob))} <span class="faint">logprob ${detail.logprob.toFixed(3)}</span></dd>`}
+      ${detail && detail.logprob !== null && html`<dt>probability</dt><dd>${percent(Math.exp(detail.logprob))} <span class="faint">logprob ${figure(detail.logprob)}</span></dd>`}
       ${gone && html`<dt>discarded</dt><dd>an SLM token, unsure by ${figure(gone.value)}</dd>`}
     </dl>
     ${change && html`<p class="why"><b>${NAMES[change.from]} → ${NAMES[change.to]}</b> ${REASONS[change.reason] || change.reason}.</p>`}

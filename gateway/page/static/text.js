@@ -45,7 +45,8 @@ export class TextView {
     if (!scroll) return;
     const folded = element.closest("details");
     if (folded) folded.open = true;
-    element.scrollIntoView({ block: "center" });
+    // The text alone; browsers that do not know this scroll the page below it, too.
+    element.scrollIntoView({ block: "center", container: "nearest" });
   }
 
   _append(span) {
