@@ -34,7 +34,7 @@ _ADDED = ("str", "int", "float", "bool")
 
 def make_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
     """Makes the application, which asks the router by `client`."""
-    app = FastAPI(title="rstitch", version=rstitch.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="rstitch", version=rstitch.__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.settings, app.state.client = settings, client
     for router in (states, openai.router, stored, native.router, page.router):
         app.include_router(router)

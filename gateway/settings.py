@@ -46,6 +46,13 @@ class GatewaySettings(BaseSettings):
     ] = []
     think_begin: Annotated[str, Field(min_length=1, description="The mark before the thinking.")] = "<think>"
     think_end: Annotated[str, Field(min_length=1, description="The mark behind the thinking.")] = "</think>"
+    jaeger_url: Annotated[
+        str,
+        Field(
+            pattern=r"^(https?://\S+)?$",
+            description="Where a browser finds Jaeger: the page links answers' traces to it.",
+        ),
+    ] = ""
     keepalive_s: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="A stream that is silent for so long gets a comment.")
     ] = 10.0

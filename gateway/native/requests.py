@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rstitch.client import Sampling
+from rstitch.client import Details, Sampling
 from rstitch.client.question import Question
 from rstitch.client.specs import Spec, parse
 from rstitch.errors import invalid
@@ -34,6 +34,12 @@ class SamplingBody(_Body):
     seed: Uint64 = 0
 
 
+class DetailsBody(_Body):
+    """What is told of each token: its log-probability, its text, and so many of the most probable ones."""
+
+    top_logprobs: Uint32 = 0
+
+
 class AttachBody(_Body):
     """An answer that exists, and the position of the first token of it that is wanted."""
 
@@ -52,6 +58,7 @@ class GenerateBody(_Body):
     chat_template_kwargs: dict[str, Any] | None = None
     policy: str | None = Field(default=None, description="One word, with early exit and budget: threshold:tau=0.02.")
     sampling: SamplingBody | None = None
+    details: DetailsBody | None = None
     max_new_tokens: Uint32 = Field(default=0, description="0: the router's.")
     stop: list[str] = []
     stop_token_ids: list[Uint32] = []
@@ -80,6 +87,7 @@ class GenerateBody(_Body):
             "early_exit": spec.early_exit,
             "budget": spec.budget,
             "sampling": Sampling(**self.sampling.model_dump()) if self.sampling else None,
+            "details": Details(self.details.top_logprobs) if self.details else None,
             "max_new_tokens": self.max_new_tokens,
             "stop": self.stop,
             "stop_token_ids": self.stop_token_ids,

@@ -76,9 +76,9 @@ async def trajectories(
 
 
 @router.get("/trajectories/{session_id}")
-async def trajectory(request: Request, session_id: str) -> Response:
-    """Gives a trajectory, whole."""
-    return _json(trajectory_dict(await client_of(request).trajectory(session_id)))
+async def trajectory(request: Request, session_id: str, details: bool = False) -> Response:
+    """Gives a trajectory, whole, with the details of the last answer's tokens if that is wanted and they were kept."""
+    return _json(trajectory_dict(await client_of(request).trajectory(session_id, details=details)))
 
 
 @router.delete("/trajectories/{session_id}", status_code=204)

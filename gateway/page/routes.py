@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 import rstitch
 from gateway.page.files import Files
 from gateway.settings import GatewaySettings
+from rstitch.cli.examples import EXAMPLES
 
 router = APIRouter(tags=["page"], include_in_schema=False)
 _FILES = Files("/page")
@@ -49,12 +50,13 @@ async def file(version: str, name: str) -> Response:
 
 @router.get("/v1/rstitch/ui-settings")
 async def ui_settings(request: Request) -> dict[str, Any]:
-    """Tells what the operator has set for the page: where traces are shown, and the marks of the thinking."""
+    """Tells what the page must know: where traces are shown, the marks of the thinking, and questions to try."""
     settings: GatewaySettings = request.app.state.settings
     marks = settings.marks()
     return {
         "version": rstitch.__version__,
-        "jaeger_url": getattr(settings, "jaeger_url", "").rstrip("/"),
+        "jaeger_url": settings.jaeger_url.rstrip("/"),
         "think_begin": marks.begin,
         "think_end": marks.end,
+        "examples": [example.question for example in EXAMPLES[:3]],
     }

@@ -14,17 +14,24 @@ _THEIRS = {"from_model": "from", "to_model": "to"}
 
 
 def as_dict(value: Any) -> dict[str, Any]:
-    """Turns a value of the client into plain ones; a time becomes a text by ISO 8601, bytes one with escapes."""
+    """Turns a value of the client into plain ones; a time becomes a text by ISO 8601.
+
+    A token's bytes become its `text`; one with a part of a character has escapes, and `bytes` beside it.
+    """
     plain: dict[str, Any] = dataclasses.asdict(value, dict_factory=_named)
     return plain
 
 
 def _named(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {_THEIRS.get(name, name): _plain(value) for name, value in fields}
+    made = {_THEIRS.get(name, name): _plain(value) for name, value in fields}
+    for name, value in fields:
+        if name == "text" and isinstance(value, bytes) and made[name].encode() != value:
+            made["bytes"] = list(value)
+    return made
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):  # of a token: it may have a part of a character
+    if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     return value.isoformat() if isinstance(value, datetime) else value
 

@@ -162,7 +162,7 @@ def test_ask_json_tells_of_each_token_what_is_asked_for(run: Run, router: FakeRo
     assert details[0] == {
         "logprob": None,
         "text": "w5 ",
-        "alternatives": [{"token": 105, "logprob": -1, "text": "\\xf0"}],
+        "alternatives": [{"token": 105, "logprob": -1, "text": "\\xf0", "bytes": [240]}],
     }
     plain = run("ask", "What?", "--top-logprobs", "1")
     assert plain.exit_code == 2

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from rstitch.local.stack import LocalStack
 from tests.support.fake_router import FakeRouter, script
 from tests.support.gateway_thread import gateway
+from tests.support.visitor import Visit, Visitor
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +25,10 @@ def real(tiny_stack: LocalStack) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _scripted() -> Iterator[tuple[FakeRouter, str]]:
-    with FakeRouter() as router, gateway(router.address, keepalive_s=0.05) as address:
+    with (
+        FakeRouter() as router,
+        gateway(router.address, keepalive_s=0.05, jaeger_url="https://jaeger.example/ui/") as address,
+    ):
         yield router, address
 
 
@@ -47,3 +54,29 @@ def http(scripted: str) -> Iterator[httpx2.Client]:
     """A client of the gateway in front of the scripted router."""
     with httpx2.Client(base_url=scripted, timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium of the machine; of one module, since this thread has a loop while it lives, and no other may run."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("there is no Chromium on PATH: apt-get install chromium")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Opens an address in a browser that knows nothing, and sees to it that nothing is wrong there at the end."""
+    visitors: list[Visitor] = []
+
+    def opened(address: str, **context: Any) -> Page:
+        visitors.append(Visitor(browser, address, **context))
+        return visitors[-1].page
+
+    yield opened
+    for visitor in visitors:
+        visitor.close()

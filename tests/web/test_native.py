@@ -18,6 +18,7 @@ from rstitch.errors import RstitchError
 from rstitch.local.stack import LocalStack
 from rstitch.v1 import router_pb2 as pb
 from tests.support.fake_router import FakeRouter
+from tests.support.gateways import QUESTION
 
 GENERATE = "/v1/rstitch/generate"
 TRAJECTORIES = "/v1/rstitch/trajectories"
@@ -51,6 +52,7 @@ def test_a_question_reaches_the_router_as_it_was_asked(router: FakeRouter, http:
         "tokens": [7, 8, 9],
         "policy": "threshold:tau=0.25,tau_return=0.125+early_exit:threshold=0.5+budget:llm_tokens=20,stop=true",
         "sampling": {"temperature": 0.5, "top_p": 0.75, "top_k": 4, "seed": 2**63},
+        "details": {"top_logprobs": 3},
         "max_new_tokens": 9,
         "stop": ["x", "y"],
         "stop_token_ids": [3],
@@ -72,6 +74,7 @@ def test_a_question_reaches_the_router_as_it_was_asked(router: FakeRouter, http:
         4,
         2**63,
     )
+    assert asked.details.top_logprobs == 3
     assert (asked.max_new_tokens, list(asked.stop), list(asked.stop_token_ids)) == (9, ["x", "y"], [3])
     assert (asked.session_id, asked.guard, asked.cache_salt) == ("mine", pb.GUARD_OFF, "salt")
     assert asked.on_disconnect == pb.ON_DISCONNECT_STOP
@@ -186,15 +189,18 @@ def test_states_and_profiles_are_those_of_the_command_line(router: FakeRouter, h
 
 
 def test_a_real_answer_is_what_is_kept_of_it(tiny_stack: LocalStack, real: str) -> None:
-    question = {"chat": [{"role": "user", "content": "There are 12 boxes with 7 pens each. How many pens are there?"}]}
+    question: dict[str, Any] = {"chat": [{"role": "user", "content": QUESTION}]}
+    question["details"] = {"top_logprobs": 2}
     with httpx2.Client(base_url=real, timeout=60) as http:
         found = events(http.post(GENERATE, json=question | {"policy": "threshold:tau=0.05", "guard": False}))
-        kept = http.get(f"{TRAJECTORIES}/{found[0]['session_id']}").json()
+        kept = http.get(f"{TRAJECTORIES}/{found[0]['session_id']}", params={"details": True}).json()
     chunks = [event for event in found if event["event"] == "chunk"]
     answer = [segment for segment in kept["segments"] if segment["source"] != "prompt"]
-    for name in ("tokens", "entropies"):
+    for name in ("tokens", "entropies", "details"):
         assert [each for chunk in chunks for each in chunk[name]] == [each for part in answer for each in part[name]]
     assert "".join(chunk["text"] for chunk in chunks) == "".join(part["text"] for part in answer)
+    details = [each for chunk in chunks for each in chunk["details"]]
+    assert {len(each["alternatives"]) for each in details} == {2}
     assert {chunk["model"] for chunk in chunks} == {"slm", "llm"}
     assert kept["finished"]["usage"] == found[-1]["usage"]
     assert kept["state"] == "finished"

@@ -7,7 +7,8 @@ export const NAMES = { [SLM]: "SLM", [LLM]: "LLM" };
 // By a switch for one of these the SLM's proposal was discarded, and the value is the one that the SLM was unsure by.
 const DISCARDING = new Set(["entropy_above", "uncertainty_above", "head"]);
 
-export const bytesOf = (text) => Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
+// The bytes of a token, of which the text has only what is whole.
+export const bytesOf = ({ text, bytes }) => (bytes ? Uint8Array.from(bytes) : new TextEncoder().encode(text));
 
 export class Answer {
   // `marks` are what a model puts around its thinking.
@@ -30,6 +31,8 @@ export class Answer {
     this._heldFrom = 0;
     this._atStart = true;
     this._skipLines = false;
+    this._decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+    this._queue = []; // pieces of tokens whose text is not told yet
   }
 
   get length() { return this.models.length; }
@@ -106,19 +109,39 @@ export class Answer {
       this.signals.push(uncertainties[index] ?? null);
       this.details.push(details[index] ?? null);
     });
-    for (const piece of details.length === tokens.length && tokens.length ? this._told(from, details, text) : about(from, this.length, text)) {
-      this._text(piece, model);
+    const told = details.length > 0 && details.length === tokens.length;
+    for (const piece of told ? this._told(from, details, text) : about(from, this.length, text)) {
+      this._text(piece, this.models[piece.to - 1]);
     }
   }
 
-  // One piece for each token, by its own bytes. A character in several tokens is the last one's. What the text has
-  // otherwise (a stop string cut off, a character that waits) stays as the text has it.
+  // A piece for each token, by its own bytes. A character in several tokens is theirs together. Text may come later than its
+  // tokens, where it could be the beginning of a stop string; where it is another than theirs, it is right.
   _told(from, details, text) {
-    const decoder = new TextDecoder();
-    const pieces = details.map((detail, index) => ({
-      from: from + index, to: from + index + 1, text: decoder.decode(bytesOf(detail.text), { stream: true }), exact: true,
-    }));
-    return pieces.map((each) => each.text).join("") === text ? pieces : about(from, from + details.length, text);
+    details.forEach((detail, index) => {
+      const more = this._decoder.decode(bytesOf(detail), { stream: true });
+      const last = this._queue[this._queue.length - 1];
+      if (last && !last.text) Object.assign(last, { to: from + index + 1, text: more });
+      else this._queue.push({ from: from + index, to: from + index + 1, text: more, exact: true });
+    });
+    const pieces = [];
+    let left = text;
+    while (left) {
+      const first = this._queue[0];
+      if (first?.text && left.startsWith(first.text)) {
+        pieces.push(this._queue.shift());
+        left = left.slice(first.text.length);
+      } else if (first?.text.startsWith(left)) {
+        pieces.push({ ...first, text: left });
+        first.text = first.text.slice(left.length);
+        left = "";
+      } else {
+        pieces.push(...about(first ? first.from : from, from + details.length, left));
+        this._queue = [];
+        left = "";
+      }
+    }
+    return pieces;
   }
 
   _text(piece, model) {
@@ -176,7 +199,10 @@ export class Answer {
 
 // Pieces of about a token each, where only the text of all of them together is known.
 function about(from, to, text) {
-  const words = to - from > 1 ? text.match(/\s*[^\s]{1,12}|\s+/g) || [""] : [text];
+  const words = to - from > 1 ? text.match(/\s*\S{1,12}\s*$|\s*\S{1,12}|\s+/g) || [""] : [text];
+  if (words.length === to - from) {
+    return words.map((word, index) => ({ from: from + index, to: from + index + 1, text: word, exact: words.length === 1 }));
+  }
   const pieces = [];
   let done = 0;
   for (const word of words) {
@@ -184,7 +210,7 @@ function about(from, to, text) {
     done += word.length;
     const ends = done >= text.length ? to : from + Math.floor(((to - from) * done) / text.length);
     const first = Math.min(begins, to - 1);
-    pieces.push({ from: first, to: Math.max(ends, first + 1), text: word, exact: to - from === 1 });
+    pieces.push({ from: first, to: Math.max(ends, first + 1), text: word, exact: false });
   }
   return pieces;
 }

@@ -14,7 +14,6 @@ const NUMBERS = [
   ["temperature", "Temperature", { min: 0, max: 2, step: 0.1 }], ["top_p", "Top-p", { min: 0, max: 1, step: 0.05 }],
   ["top_k", "Top-k", { min: 0, step: 1 }], ["seed", "Seed", { min: 0, step: 1 }],
 ];
-const EXAMPLES = ["There are 12 boxes with 7 pens each. How many pens are there?", "Kim is 4 years older than Ann, who is 9. How old is Kim?"];
 
 // One answer on its way: `start` asks, `stop` leaves, which ends it.
 export function useAnswer(marks) {
@@ -69,6 +68,7 @@ export function Ask({ settings, status, profiles, navigate }) {
   const [tau, setTau] = useState(0.02);
   const [numbers, setNumbers] = useState({});
   const [most, setMost] = useState("");
+  const [others, setOthers] = useState("5");
   const [stops, setStops] = useState("");
   const [raw, setRaw] = useState(false);
   const [compare, setCompare] = useState(false);
@@ -90,12 +90,13 @@ export function Ask({ settings, status, profiles, navigate }) {
     if (stops) body.stop = stops.split("\n").filter(Boolean);
     const own = { ...body, ...(policy && { policy }) };
     setAsked({ compare, policy });
+    // Side by side it is about time, of which the details cost some.
     if (compare) {
       routed.start({ ...own, guard: false });
       slm.start({ ...body, policy: "slm_only", guard: false });
       llm.start({ ...body, policy: "llm_only", guard: false });
     } else {
-      routed.start({ ...own, ...(session && { session_id: session }) });
+      routed.start({ ...own, details: { top_logprobs: Number(others) }, ...(session && { session_id: session }) });
     }
   };
   const follow = (id) => {
@@ -111,7 +112,7 @@ export function Ask({ settings, status, profiles, navigate }) {
       <textarea id="question" ref=${field} rows="3" placeholder="Ask the pair of models something" value=${question}
         onInput=${(event) => setQuestion(event.target.value)}
         onKeyDown=${(event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(event); }} />
-      ${!question && html`<p class="examples"><span class="faint">Try</span> ${EXAMPLES.map((each) => html`<button type="button" class="chip" onClick=${() => { setQuestion(each); field.current.focus(); }}>${each}</button>`)}</p>`}
+      ${!question && html`<p class="examples"><span class="faint">Try</span> ${settings.examples.map((each) => html`<button type="button" class="chip" onClick=${() => { setQuestion(each); field.current.focus(); }}>${each}</button>`)}</p>`}
       ${session && html`<p><span class="chip on">goes on in <code>${session}</code></span> <button type="button" class="link" onClick=${() => setSession("")}>begin a new one</button></p>`}
       <div class="controls">
         <span><label for="policy">Who writes</label>
@@ -130,6 +131,7 @@ export function Ask({ settings, status, profiles, navigate }) {
       <details class="more"><summary>Sampling and limits</summary><div class="controls">
         ${NUMBERS.map(([name, label, bounds]) => html`<span><label for=${name}>${label}</label><input id=${name} type="number" ...${bounds} placeholder="0" value=${numbers[name] ?? ""} onInput=${(event) => setNumbers({ ...numbers, [name]: event.target.value })} /></span>`)}
         <span><label for="most">Tokens at most</label><input id="most" type="number" min="1" step="1" placeholder="the router's" value=${most} onInput=${(event) => setMost(event.target.value)} /></span>
+        <span><label for="others">Alternatives to each token</label><input id="others" type="number" min="0" max="20" step="1" value=${others} onInput=${(event) => setOthers(event.target.value)} /></span>
         <span><label for="stops">Stop strings, one a line</label><textarea id="stops" rows="1" value=${stops} onInput=${(event) => setStops(event.target.value)} /></span>
         <span class="check"><input id="raw" type="checkbox" checked=${raw} onChange=${(event) => setRaw(event.target.checked)} /><label for="raw">continue the text as it is, without a chat template</label></span>
       </div></details>
@@ -139,7 +141,8 @@ export function Ask({ settings, status, profiles, navigate }) {
         <${Live} one=${routed} name="Routed" policy=${asked.policy} compact ...${shared} />
         <${Live} one=${slm} name="SLM alone" compact ...${shared} />
         <${Live} one=${llm} name="LLM alone" compact ...${shared} />
-      </div>`
+      </div>
+      <p class="faint">All three were written at once: where nothing else runs, each alone is faster.</p>`
     : html`<${Live} one=${routed} policy=${asked.policy} onFollow=${raw ? null : follow} ...${shared} />`)}
   </main>`;
 }

@@ -18,7 +18,7 @@ const REASONS = {
 export const figure = (value) => (value === 0 ? "0" : Math.abs(value) >= 0.001 ? value.toPrecision(3) : value.toExponential(1));
 const shown = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/ /g, "␣") || "(no text)";
 const decoded = (bytes) => new TextDecoder().decode(bytes);
-const percent = (value) => `${(100 * value).toFixed(value < 0.1 && value > 0 ? 1 : 0)} %`;
+const percent = (value) => (value > 0 && value < 0.001 ? "< 0.1 %" : `${(100 * value).toFixed(value < 0.1 && value > 0 ? 1 : 0)} %`);
 const ms = (us) => (us >= 10_000_000 ? `${(us / 1e6).toFixed(1)} s` : us >= 1_000_000 ? `${(us / 1e6).toFixed(2)} s` : `${Math.round(us / 1000)} ms`);
 
 export function TokenCard({ answer, token, tau, onChoose }) {
@@ -27,7 +27,7 @@ export function TokenCard({ answer, token, tau, onChoose }) {
   }
   const span = answer.spans[answer.spanOf(token)];
   const detail = answer.details[token];
-  const own = detail ? decoded(bytesOf(detail.text)) : span?.text ?? "";
+  const own = detail ? decoded(bytesOf(detail)) : span?.text ?? "";
   const model = answer.models[token];
   const entropy = answer.entropies[token];
   const signal = answer.signals[token];
@@ -45,13 +45,13 @@ export function TokenCard({ answer, token, tau, onChoose }) {
       <dt>entropy</dt><dd>${figure(entropy)}</dd>
       ${signal !== null && html`<dt>signal</dt><dd>${figure(signal)}</dd>`}
       ${tau !== null && html`<dt>against tau</dt><dd>${figure(judged)} ${judged > tau ? ">" : "≤"} ${tau}</dd>`}
-      ${detail && detail.logprob !== null && html`<dt>probability</dt><dd>${percent(Math.exp(detail.logprob))} <span class="faint">logprob ${detail.logprob.toFixed(3)}</span></dd>`}
+      ${detail && detail.logprob !== null && html`<dt>probability</dt><dd>${percent(Math.exp(detail.logprob))} <span class="faint">logprob ${figure(detail.logprob)}</span></dd>`}
       ${gone && html`<dt>discarded</dt><dd>an SLM token, unsure by ${figure(gone.value)}</dd>`}
     </dl>
     ${change && html`<p class="why"><b>${NAMES[change.from]} → ${NAMES[change.to]}</b> ${REASONS[change.reason] || change.reason}.</p>`}
     ${detail?.alternatives?.length > 0 && html`<table class="alternatives"><caption>Most probable here</caption><tbody>
       ${detail.alternatives.map((each) => html`<tr class=${each.token === answer.ids[token] ? "taken" : ""}>
-        <td><code>${shown(decoded(bytesOf(each.text)))}</code></td>
+        <td><code>${shown(decoded(bytesOf(each)))}</code></td>
         <td><meter min="0" max="1" value=${Math.exp(each.logprob)} aria-label="probability" /></td>
         <td>${percent(Math.exp(each.logprob))}</td></tr>`)}
     </tbody></table>`}

@@ -16,8 +16,13 @@ export class TextView {
     this._inBlock = 0;
     this._thinking = null;
     this._marked = [];
-    element.addEventListener("pointerover", (event) => onPoint(event.target.rstitchToken ?? null, false));
-    element.addEventListener("pointerleave", () => onPoint(null, false));
+    // By its moves, not by what it is over: text that scrolls below a pointer at rest is not pointed at.
+    let over = null;
+    element.addEventListener("pointermove", (event) => {
+      const token = event.target.rstitchToken ?? null;
+      if (token !== over && (event.movementX || event.movementY)) onPoint((over = token), false);
+    });
+    element.addEventListener("pointerleave", () => onPoint((over = null), false));
     element.addEventListener("click", (event) => {
       if (event.target.rstitchToken !== undefined && !String(getSelection())) onPoint(event.target.rstitchToken, true);
     });
@@ -40,7 +45,8 @@ export class TextView {
     if (!scroll) return;
     const folded = element.closest("details");
     if (folded) folded.open = true;
-    element.scrollIntoView({ block: "center" });
+    // The text alone; browsers that do not know this scroll the page below it, too.
+    element.scrollIntoView({ block: "center", container: "nearest" });
   }
 
   _append(span) {

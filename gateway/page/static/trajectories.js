@@ -87,7 +87,7 @@ export function One({ id, settings, navigate, go }) {
   const live = useAnswer(marks);
   const load = async () => {
     try {
-      const trajectory = await get(trajectoryPath(id));
+      const trajectory = await get(`${trajectoryPath(id)}?details=true`);
       setState({ trajectory, answer: Answer.of(trajectory, marks), error: null });
       if (trajectory.state === "running") live.start({ attach: { session_id: id } });
     } catch (error) {
@@ -120,8 +120,7 @@ export function One({ id, settings, navigate, go }) {
       <p class="links">
         <button type="button" onClick=${() => saved(trajectory)}>Export JSON</button>
         ${running && html`<button type="button" onClick=${cancel}>Cancel the answer</button>`}
-        ${trajectory.state === "finished" && html`<span role="group" aria-label="Was it right?">
-          ${[["right", true], ["wrong", false]].map(([name, right]) => html`<button type="button" aria-pressed=${trajectory.label === name} onClick=${label(trajectory.label === name ? null : right)}>${name}</button>`)}</span>`}
+        ${trajectory.state === "finished" && html`<span role="group" aria-label="Was it right?"><span class="faint">It was</span>${[["right", true], ["wrong", false]].map(([name, right]) => html`<button type="button" aria-pressed=${trajectory.label === name} onClick=${label(trajectory.label === name ? null : right)}>${name}</button>`)}</span>`}
         <button type="button" class="danger" onClick=${drop}>Forget</button>
       </p>
       <${Problem} error=${error} />

@@ -49,6 +49,7 @@ export function AnswerView({ answer, version, policy, compact }) {
   useLayoutEffect(() => view.current.sync(answer), [answer, version]);
   const point = (token, keep) => {
     if (keep) {
+      setHover(null);
       setChosen(token);
       view.current.mark(answer, token, "chosen", false);
     } else {
@@ -64,11 +65,13 @@ export function AnswerView({ answer, version, policy, compact }) {
   const guess = useMemo(() => supposed !== null && estimate(answer, supposed), [answer, version, supposed]);
   return html`<section class=${compact ? "answer compact" : "answer"} aria-label="Answer">
     <div class="reading">
-      <div class="text ${answer.finished ? "" : "writing"}" ref=${element} tabindex="0" role="region" aria-label="Text of the answer" />
+      <div class="column">
+        <div class="text ${answer.finished ? "" : "writing"}" ref=${element} tabindex="0" role="region" aria-label="Text of the answer" />
+        <${Strip} answer=${answer} version=${version} tau=${supposed ?? known} guess=${guess || null} hover=${hover} chosen=${chosen} onPoint=${inStrip} />
+        ${!compact && answer.length > 0 && html`<${WhatIf} answer=${answer} version=${version} tau=${supposed} onTau=${setSupposed} />`}
+      </div>
       ${!compact && html`<${TokenCard} answer=${answer} token=${hover ?? chosen} tau=${known} onChoose=${(token) => inStrip(token, true)} />`}
     </div>
-    <${Strip} answer=${answer} version=${version} tau=${supposed ?? known} guess=${guess || null} hover=${hover} chosen=${chosen} onPoint=${inStrip} />
-    ${!compact && answer.length > 0 && html`<${WhatIf} answer=${answer} version=${version} tau=${supposed} onTau=${setSupposed} />`}
     ${answer.finished && html`<${Usage} finished=${answer.finished} compact=${compact} />`}
   </section>`;
 }
