@@ -187,6 +187,21 @@ def observations(m: router_pb2.ObserveAnswerResponse) -> Iterator[t.Observation]
         yield t.Observation(asked, token, enum("Model", writer))
 
 
+def tokenize_request(
+    text: str | None, chat: t.ChatInput | None, model: t.Model, template: t.TemplateArguments
+) -> router_pb2.TokenizeRequest:
+    """Writes what is to be tokenized, a text or a chat, and by whose tokenizer. Raises: InvalidArgument."""
+    asked = generate_request(text, chat=chat, **template)
+    given = {"text": asked.text} if chat is None else {"chat": asked.chat}
+    return router_pb2.TokenizeRequest(model=f"MODEL_{model.name}", **given)  # type: ignore[arg-type]
+
+
+def detokenize_request(tokens: Sequence[int], model: t.Model) -> router_pb2.DetokenizeRequest:
+    """Writes which ids are to be read. Raises: InvalidArgument."""
+    with _naming("tokens"):
+        return router_pb2.DetokenizeRequest(tokens=tokens, model=f"MODEL_{model.name}")
+
+
 def label_request(session_id: str, right: bool | None) -> router_pb2.LabelTrajectoryRequest:
     """Writes whether an answer was right; None: it has no label any more."""
     label = t.Label.UNSPECIFIED if right is None else t.Label.RIGHT if right else t.Label.WRONG

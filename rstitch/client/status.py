@@ -14,8 +14,8 @@ from rstitch.client.policies import Policy
 
 # fmt: off
 __all__ = [
-    "Cancelled", "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Trajectory", "TrajectoryState",
-    "WorkerStatus",
+    "Cancelled", "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Tokenized", "Trajectory",
+    "TrajectoryState", "WorkerStatus",
 ]
 # fmt: on
 
@@ -95,6 +95,15 @@ class Trajectory:
     def tokens(self) -> tuple[int, ...]:
         """Joins the tokens of all segments, the prompt's included."""
         return tuple(token for segment in self.segments for token in segment.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Tokens of a model in its own ids, and the bytes of each; a special token is spelled out."""
+
+    tokens: tuple[int, ...]
+    texts: tuple[bytes, ...]
+    context_length: int  # the most tokens that the model reads, an answer's included
 
 
 @dataclass(frozen=True, slots=True)
