@@ -36,10 +36,12 @@ from rstitch import __version__
 from rstitch.errors import RstitchError, invalid
 from rstitch.service.access import AccessInterceptor
 from rstitch.service.ending import Ending
+from rstitch.service.expiry import measure_expiry
 from rstitch.service.exposure import check_exposure
 from rstitch.service.key_file import KeyFile
 from rstitch.service.logs import setup_logging
-from rstitch.service.metrics import Metrics, setup_metrics
+from rstitch.service.metrics import Metrics
+from rstitch.service.refused_calls import RefusedCalls
 from rstitch.service.server import Server
 from rstitch.service.settings import explain, with_new_names
 from rstitch.service.telemetry import setup_telemetry
@@ -107,15 +109,17 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     """Loads the model and serves it. Raises UnsupportedModel, or RstitchError if a setting cannot be met."""
     if settings.shared_listen:
         _refuse_with_shared_layers(role, settings)
-    tls = settings.server_tls()  # what is wrong with it is said before a model is loaded
+    # What is wrong with these is said before a model is loaded.
+    tls = settings.server_tls()
     access = _access(settings)
+    metrics = settings.make_metrics(f"rstitch-{role.name}-worker", insecure=settings.insecure)
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
     loaded, engine = build(settings, tokenizer, turns.alone() if turns is not None else nullcontext())
     batching, cores = make_batching(settings, engine), _cores(role, settings, loaded)
     driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, batching, turns, cores)
-    metrics = setup_metrics(f"rstitch-{role.name}-worker", settings.metrics_endpoint)
-    measured = WorkerMetrics(metrics, engine)
+    measured, refused = WorkerMetrics(metrics, engine), RefusedCalls(metrics)
+    measure_expiry(metrics, {"tls_cert": settings.tls_cert, "tls_client_ca": settings.tls_client_ca})
     files = worker_pb2.GetTokenizerResponse(
         data=tokenizer.data,
         chat_template=tokenizer.chat_template,
@@ -127,7 +131,9 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
 
     async def serve(name: str, address: str, info: worker_pb2.GetInfoResponse) -> int:
         telemetry = setup_telemetry(f"rstitch-{name}-worker", settings.otlp_endpoint)
-        server = Server(address, service_names=[_SERVICE], telemetry=telemetry, access=access, tls=tls)
+        server = Server(
+            address, service_names=[_SERVICE], telemetry=telemetry, access=access, tls=tls, refused_calls=refused
+        )
         heads, shallow = HeadTable(info.hidden_size, info.tokenizer_fingerprint), info.role != role.model
         service = WorkerService(driver, info, files, heads, telemetry.tracer, measured, shallow)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)

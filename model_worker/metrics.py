@@ -13,6 +13,7 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.types import Timing
 from rstitch.service import semconv
 from rstitch.service.metrics import Metrics, Reading
+from rstitch.service.tally import Buckets
 
 # Bounds of a histogram in s, from 0.1 ms (an idle worker) to 13 s (one with a long queue).
 _QUEUE_TIMES = [0.0001 * 2**power for power in range(18)]
@@ -54,6 +55,9 @@ class WorkerMetrics:
         metrics.gauge_of(
             semconv.METRIC_WORKER_RUNS, "{run}", "Runs waiting or going on.", lambda: [(engine.capacity.num_runs, {})]
         )
+        bounds = [2**bits / 1e6 for bits in range(len(engine.counters.num_steps_by_us) - 1)]
+        what = "A step: its scheduling, its forward and what follows from it."
+        metrics.histogram_of(semconv.METRIC_WORKER_STEP_DURATION, "s", what, bounds, self._step_times)
         self._queue_time = metrics.meter.create_histogram(
             semconv.METRIC_WORKER_QUEUE_TIME,
             "s",
@@ -89,6 +93,11 @@ class WorkerMetrics:
             low, high = 1 << bits, (2 << bits) - 1
             if num:
                 yield num, {semconv.RSTITCH_BATCH: "1" if low == high else f"{low}-{high}"}
+
+    def _step_times(self) -> Iterator[Buckets]:
+        counters = self._engine.counters
+        if counters.num_steps:
+            yield list(counters.num_steps_by_us), counters.step_us / 1e6, {}
 
     def _pages(self) -> Iterator[Reading]:
         capacity = self._engine.capacity

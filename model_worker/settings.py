@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from rstitch.limits import host_and_port
-from rstitch.service.tls import TlsSettings
+from rstitch.service.scraping import MetricsSettings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -20,7 +20,7 @@ def _host_and_port_or_none(value: str) -> str:
 Listen = Annotated[str, AfterValidator(host_and_port), Field(description="HOST:PORT to serve on.")]
 
 
-class WorkerSettings(TlsSettings):
+class WorkerSettings(MetricsSettings):
     """Serves one language model behind gRPC.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
@@ -135,5 +135,4 @@ class WorkerSettings(TlsSettings):
     threads: Annotated[int, Field(ge=0, description="CPU threads of torch; 0: torch's own choice.")] = 0
     drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0
     otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""
-    metrics_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for metrics; empty: there are none.")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Log level.")] = "info"

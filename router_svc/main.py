@@ -35,12 +35,15 @@ from router_svc.workers.pair import WorkerPair
 from router_svc.workers.runs import WorkerInfo
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
+from rstitch.service import semconv
 from rstitch.service.access import AccessInterceptor
 from rstitch.service.ending import Ending
+from rstitch.service.expiry import measure_expiry
 from rstitch.service.exposure import check_exposure
 from rstitch.service.logs import setup_logging
 from rstitch.service.memory import return_large_blocks
-from rstitch.service.metrics import NO_METRICS, Metrics, setup_metrics
+from rstitch.service.metrics import NO_METRICS, Metrics
+from rstitch.service.refused_calls import RefusedCalls
 from rstitch.service.server import Server
 from rstitch.service.settings import explain
 from rstitch.service.telemetry import Telemetry, setup_telemetry
@@ -94,23 +97,45 @@ class Router:
             for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
         )
         self.pair = WorkerPair(slm, llm)
-        self.store = TrajectoryStore(redis, ttl_s=settings.ttl_s, patience_s=settings.redis_patience_s)
+        patience_s, metrics = settings.redis_patience_s, observers.metrics
+        self.store = TrajectoryStore(redis, ttl_s=settings.ttl_s, patience_s=patience_s, metrics=metrics)
         self.lease = Lease(self.store, settings.lease_s)
         self.heads = self._make_heads(redis)
         times = {"lease_s": settings.lease_s, "ttl_s": settings.ttl_s}
-        link = RedisLink(redis, settings.redis_patience_s)
-        self.quotas = Quotas(link, self.lease.router_id, **times, metrics=observers.metrics)
+        self.quotas = Quotas(RedisLink(redis, patience_s), self.lease.router_id, **times, metrics=metrics)
         self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers, self.quotas)
         self.profiles = Profiles(redis, settings.redis_patience_s, settings.tau)
         self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
         access = AccessInterceptor(self.keys, audited=settings.audit) if self.keys is not None else None
         self.server = Server(
-            settings.listen, service_names=[_SERVICE], telemetry=observers.telemetry, access=access, tls=tls
+            settings.listen,
+            service_names=[_SERVICE],
+            telemetry=observers.telemetry,
+            access=access,
+            tls=tls,
+            refused_calls=RefusedCalls(metrics),
         )
+        self._measure(metrics)
         router_pb2_grpc.add_RouterServiceServicer_to_server(self.service, self.server.grpc)
         self.port = 0
         self.ready = asyncio.Event()
         self.attending: asyncio.Task[None] | None = None
+
+    def _measure(self, metrics: Metrics) -> None:
+        """Adds what is known of this router whether it writes answers or not."""
+        settings, gauge = self._settings, metrics.gauge_of
+        what = "Whether the router takes questions, as its health says: 1 or 0."
+        gauge(semconv.METRIC_READY, "{router}", what, lambda: [(int(self.server.is_serving), {})])
+        what = "Whether the worker of a model answers: 1 or 0."
+        gauge(
+            semconv.METRIC_CONNECTED,
+            "{worker}",
+            what,
+            lambda: [(int(self.pair.status(model)[0]), {semconv.RSTITCH_MODEL: model.label}) for model in Model],
+        )
+        gauge(semconv.METRIC_TAU, "{entropy}", "tau where a request names none.", lambda: [(settings.tau, {})])
+        files = ("tls_cert", "tls_client_ca", "worker_tls_cert", "worker_tls_ca", "redis_cert", "redis_ca")
+        measure_expiry(metrics, {name: getattr(settings, name) for name in files})
 
     def _make_heads(self, redis: RedisAddress) -> StoredHeads:
         def slm() -> WorkerInfo | None:
@@ -202,7 +227,7 @@ async def running(
 
 async def _serve(settings: RouterSettings, stream: OpenStream, ending: Ending) -> None:
     telemetry = setup_telemetry("rstitch-router", settings.otlp_endpoint)
-    metrics = setup_metrics("rstitch-router", settings.metrics_endpoint)
+    metrics = settings.make_metrics("rstitch-router", insecure=settings.insecure)
     try:
         async with running(settings, telemetry, metrics=metrics, stream=stream) as router:
             assert router.attending is not None

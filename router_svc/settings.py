@@ -9,13 +9,13 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
 from rstitch.credentials import Credentials
 from rstitch.limits import LLM_ADDRESS, ROUTER_ADDRESS, SLM_ADDRESS, host_and_port
-from rstitch.service.tls import TlsSettings
+from rstitch.service.scraping import MetricsSettings
 
 # gRPC itself would take a port over 65535 for another one.
 Address = Annotated[str, AfterValidator(host_and_port)]
 
 
-class RouterSettings(TlsSettings, BaseSettings):
+class RouterSettings(MetricsSettings, BaseSettings):
     """Settings of the router in front of two model workers.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
@@ -142,7 +142,6 @@ class RouterSettings(TlsSettings, BaseSettings):
     drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0
 
     otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""
-    metrics_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for metrics; empty: there are none.")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Log level.")] = "info"
 
     def worker_credentials(self) -> Credentials:

@@ -35,8 +35,11 @@ def account(flight: Flight, counters: Counters) -> None:
     # Also to runs that ended in it: their events, which are not sent yet, carry the same Timing object.
     assert flight.launched is not None, "a step that computed something"
     forward_us = _us(flight.read_at - flight.launched_at)
-    host_us = _us(flight.end - flight.begin) - forward_us
+    step_us = _us(flight.end - flight.begin)
+    host_us = step_us - forward_us
     counters.num_steps += 1
+    counters.num_steps_by_us[min(max(0, step_us - 1).bit_length(), len(counters.num_steps_by_us) - 1)] += 1
+    counters.step_us += step_us
     counters.num_steps_by_rows[len(flight.rows).bit_length() - 1] += 1
     counters.forward_us += forward_us
     counters.num_graph_steps += flight.launched.graphed is True

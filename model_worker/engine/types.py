@@ -273,7 +273,8 @@ class Counters:
 
     Cached tokens were taken over from other sessions, by runs that are the hits; a cache eviction is of a kept page.
 
-    `num_steps_by_rows[b]` counts the steps with 2^b to 2^(b+1) - 1 rows.
+    `num_steps_by_rows[b]` counts the steps with 2^b to 2^(b+1) - 1 rows, `num_steps_by_us[b]` those that took more than
+    2^(b-1) and at most 2^b microseconds, from their scheduling to their last event; the last of these, all longer ones.
     """
 
     num_steps: int = 0
@@ -290,6 +291,8 @@ class Counters:
     num_cache_hits: int = 0
     num_cache_evictions: int = 0
     num_steps_by_rows: list[int] = field(default_factory=lambda: [0] * 16)
+    num_steps_by_us: list[int] = field(default_factory=lambda: [0] * 26)
+    step_us: int = 0
 
     def reset(self) -> None:
         """Sets every count to zero, in place: those who count and those who read hold the same object."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from router_svc.policies.answer_settings import AnswerSettings
@@ -51,6 +51,11 @@ class AnswerLog:
     def length(self) -> int:
         """Tokens of the session, as far as readers may know."""
         return self._chunks[-1].end if self._chunks else self.settings.start
+
+    @property
+    def chunks(self) -> Sequence[Chunk]:
+        """All of the answer so far, as it is stored."""
+        return self._chunks
 
     def show(self, chunks: list[Chunk]) -> None:
         """Makes chunks visible to readers. Call it only once Redis has them."""

@@ -45,6 +45,7 @@ class RunningAnswer:
         on_end: Callable[[RunningAnswer, Finished | RstitchError, bool], None],
     ) -> None:
         self.name = writing.name
+        self.trace = writing.trace
         self.log = log = writing.log
         self._writing = writing
         self._journal = writing.journal

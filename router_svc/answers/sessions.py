@@ -302,15 +302,15 @@ class Sessions:
         is_usual = not bounded and not _explores(settings.policy)
         whole = is_usual and writing.log.length == settings.start
         self.observer.answer_began(claimed.name, settings.policy, whole)
-        running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
-        self._running[claimed.name] = running
+        self._running[claimed.name] = running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
         if self._draining:  # since it was asked for
             running.interrupt(refusals.router_draining())
         return writing.log
 
     def _ended(self, running: RunningAnswer, outcome: Finished | RstitchError, stale: bool) -> None:
         del self._running[running.name]
-        self.observer.answer_ended(running.name, running.log.settings, outcome)
+        log = running.log
+        self.observer.answer_ended(running.name, log.settings, outcome, log.chunks, running.trace.context)
         if stale:
             self._stale.append(running)
 

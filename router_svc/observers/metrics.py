@@ -6,14 +6,16 @@ routers wrote counts once, and whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram
 
 from router_svc.observers.guard import GuardState
+from router_svc.observers.stretches import StretchMetrics
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.policy import Policy
-from router_svc.trajectory.types import Finished, Model
+from router_svc.trajectory.types import Chunk, Finished, Model
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.metrics import Metrics, Reading
@@ -26,7 +28,7 @@ _COMMON = {semconv.GEN_AI_OPERATION_NAME: "text_completion", semconv.GEN_AI_PROV
 
 
 class AnswerMetrics:
-    """The instruments of one router. Nothing is counted where metrics are sent nowhere: `enabled` is False then."""
+    """The instruments of one router. Nothing is counted where nobody wants metrics: `enabled` is False then."""
 
     def __init__(self, metrics: Metrics, num_running: Callable[[], int]) -> None:
         meter = metrics.meter
@@ -54,15 +56,25 @@ class AnswerMetrics:
         what = "From the request to the first token."
         self._first_token = timer(semconv.GEN_AI_SERVER_TIME_TO_FIRST_TOKEN, what, _FIRST_TOKENS)
         self._per_token = timer(semconv.GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN, "Per token after the first.", _PER_TOKEN)
+        self._stretches = StretchMetrics(metrics)
         gauge = metrics.gauge_of
         gauge(semconv.METRIC_RUNNING, "{answer}", "Answers being written.", lambda: [(num_running(), {})])
         what = "Whether routing loses at a load: 1 or 0."
-        gauge(semconv.METRIC_GUARD_LLM_ONLY, "1", what, self._guard_states)
+        gauge(semconv.METRIC_GUARD_LLM_ONLY, "{load}", what, self._guard_states)
         what = "An answer of usual length, routed or LLM-only, at a load."
         gauge(semconv.METRIC_GUARD_COST, "s", what, self._costs)
 
-    def ended(self, settings: AnswerSettings, outcome: Finished | RstitchError) -> None:
-        """Counts an answer that ended; what it took only if it is finished: else another may go on with it."""
+    def ended(
+        self,
+        settings: AnswerSettings,
+        outcome: Finished | RstitchError,
+        chunks: Sequence[Chunk] = (),
+        trace: Context | None = None,
+    ) -> None:
+        """Counts an answer that ended; what it took only if it is finished: else another may go on with it.
+
+        A histogram's exemplar is the answer's `trace`, if it has one.
+        """
         if not self.enabled:
             return
         policy = {semconv.RSTITCH_POLICY: settings.policy.name}
@@ -84,13 +96,14 @@ class AnswerMetrics:
         num_kept = int(usage.exit_position > 0)
         self._trials.add(num_kept, {**policy, semconv.RSTITCH_KEPT: True})
         self._trials.add(usage.num_trials - num_kept, {**policy, semconv.RSTITCH_KEPT: False})
+        self._stretches.count(chunks)
         timed = {**_COMMON, **policy}
-        self._duration.record(usage.total_time_us / 1e6, timed)
-        self._first_token.record(usage.time_to_first_token_us / 1e6, timed)
+        self._duration.record(usage.total_time_us / 1e6, timed, trace)
+        self._first_token.record(usage.time_to_first_token_us / 1e6, timed, trace)
         # As the conventions have it: the first token has a figure of its own, and one token alone has no next.
         if num_tokens > 1:
             after_first_us = usage.total_time_us - usage.time_to_first_token_us
-            self._per_token.record(after_first_us / (num_tokens - 1) / 1e6, timed)
+            self._per_token.record(after_first_us / (num_tokens - 1) / 1e6, timed, trace)
 
     def looked(self, policy: Policy) -> None:
         """Counts an answer that belongs to a look of the guard, under the policy that it will have."""

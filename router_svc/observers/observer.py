@@ -6,8 +6,10 @@ It feeds guard, prices, load meter and metrics from the router's own values; it 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from opentelemetry.context import Context
 
 from router_svc.observers.guard import Guard, GuardState, Observation
 from router_svc.observers.load import Kind, LoadMeter
@@ -16,7 +18,7 @@ from router_svc.observers.pricing import LoadPrices
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import LlmOnly
 from router_svc.policies.policy import Policy
-from router_svc.trajectory.types import Finished, Model
+from router_svc.trajectory.types import Chunk, Finished, Model
 from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError
 from rstitch.service.metrics import NO_METRICS, Metrics
@@ -80,8 +82,15 @@ class AnswerObserver:
         if whole:
             self._begun[session_id] = self._workers()
 
-    def answer_ended(self, session_id: str, settings: AnswerSettings, outcome: Finished | RstitchError) -> None:
-        """Counts an answer that ended here, and lets the guard learn from it.
+    def answer_ended(
+        self,
+        session_id: str,
+        settings: AnswerSettings,
+        outcome: Finished | RstitchError,
+        chunks: Sequence[Chunk] = (),
+        trace: Context | None = None,
+    ) -> None:
+        """Counts an answer that ended here, with all its `chunks`, and lets the guard learn from it.
 
         Not from one that was broken off, began elsewhere, or waited while a worker restarted: what those took says
         nothing about routing. Nor from one by the SLM alone, which is neither of the two kinds that are compared.
@@ -89,7 +98,7 @@ class AnswerObserver:
         beside = self._load.leave(session_id, self._clock())
         workers = self._workers()
         undisturbed = self._begun.pop(session_id, None) == workers
-        self._metrics.ended(settings, outcome)
+        self._metrics.ended(settings, outcome, chunks, trace)
         kind = _kind(settings.policy)
         if not undisturbed or isinstance(outcome, RstitchError) or kind is None:
             return

@@ -54,6 +54,7 @@ class GenerationTrace:
         trace_id: in hex, for the client; "" if it is not traced.
         traceparent: of the root span, "" if it is not traced. It is stored with the trajectory, so that a router which
             goes on with the answer goes on with its trace.
+        context: with the root span as the current one; None if it is not traced.
     """
 
     def __init__(self, telemetry: Telemetry, name: str, parent: Context | None) -> None:
@@ -61,6 +62,7 @@ class GenerationTrace:
         self._enabled = telemetry.enabled
         self.trace_id = ""
         self.traceparent = ""
+        self.context: Context | None = None
         self._segment: trace.Span | None = None
         self._next: trace.Span | None = None
         self._next_begin_ns = 0

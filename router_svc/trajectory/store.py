@@ -29,6 +29,7 @@ from redis.exceptions import RedisError
 
 from router_svc.trajectory import keys
 from router_svc.trajectory.answer_record import decode_chunk, decode_header, encode_chunks, encode_usage
+from router_svc.trajectory.append_metrics import AppendMetrics
 from router_svc.trajectory.cancelling import Cancelling
 from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
 from router_svc.trajectory.group_commit import GroupCommit
@@ -38,6 +39,7 @@ from router_svc.trajectory.session_names import id_in, session_name, tenant_in
 from router_svc.trajectory.types import Chunk, FinishReason, Header, Label, State, Trajectory
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
+from rstitch.service.metrics import NO_METRICS, Metrics
 
 _log = structlog.get_logger(__name__)
 # Where a page of the listing ended: when the last trajectory on it changed, in Unix ms, and its session id.
@@ -75,13 +77,15 @@ class TrajectoryStore:
     `ttl_s` after its last change; a call is retried for `patience_s` while Redis is away.
     """
 
-    def __init__(self, address: RedisAddress, *, ttl_s: float, patience_s: float) -> None:
+    def __init__(
+        self, address: RedisAddress, *, ttl_s: float, patience_s: float, metrics: Metrics = NO_METRICS
+    ) -> None:
         self._ttl_ms = int(ttl_s * 1000)
         self._link = RedisLink(address, patience_s)
         # Appends come with every chunk of every answer: they have a connection of their own and share round trips.
         # Claims come once an answer and are sent like any command.
         self._append = self._link.script(_script("entries.lua", "append.lua"))
-        self._commit = GroupCommit(self._append_all, _MAX_APPENDS)
+        self._commit = GroupCommit(AppendMetrics(metrics).timed(self._append_all), _MAX_APPENDS)
         self._claim = self._link.redis.register_script(_script("entries.lua", "claim.lua"))
         self._label = self._link.redis.register_script(_script("label.lua"))
         self.cancelling = Cancelling(self._link)
@@ -137,13 +141,8 @@ class TrajectoryStore:
         Returns None if the trajectory is not as in `before` any more (without it: if there is one): read it again.
         """
         length, tenant = before.length if before else 0, tenant_in(name)
-        names = [
-            keys.trajectory(name),
-            keys.chunks(name),
-            keys.index(tenant),
-            keys.router(router_id),
-            keys.labelled(tenant),
-        ]
+        own = (keys.trajectory(name), keys.chunks(name), keys.index(tenant))
+        names = [*own, keys.router(router_id), keys.labelled(tenant)]
         reply = await self._link.call(
             lambda: self._claim(
                 keys=names,

@@ -46,6 +46,15 @@ def up(
     otlp_endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Where traces go: OTLP over gRPC.", show_default="nowhere")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65533,
+            help="Where the router's metrics are scraped; the SLM's at the next, the LLM's at the one after it.",
+            show_default="nowhere",
+        ),
+    ] = None,
     secure: Annotated[
         bool, typer.Option("--secure", help="With certificates on every wire, and a key for whoever asks.")
     ] = False,
@@ -55,10 +64,11 @@ def up(
     console = err()
     if shared is not None and (slm_model or llm_model):
         raise invalid("--shared", "a shared model is both models.", "Name it alone, or name two models.")
+    of_router, of_slm, of_llm = (_metrics_args(metrics_port, offset) for offset in range(3))
     stack = LocalStack(
-        WorkerOptions(slm_model, slm_device or device, dtype, batch_invariant=batch_invariant),
-        WorkerOptions(shared or llm_model, llm_device or device, dtype, batch_invariant=batch_invariant),
-        RouterOptions(port),
+        WorkerOptions(slm_model, slm_device or device, dtype, batch_invariant=batch_invariant, args=of_slm),
+        WorkerOptions(shared or llm_model, llm_device or device, dtype, batch_invariant=batch_invariant, args=of_llm),
+        RouterOptions(port, args=of_router),
         shared_layers=shared is not None,
         redis_url=redis,
         env={"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint} if otlp_endpoint else None,
@@ -87,3 +97,7 @@ def up(
             pass
         finally:
             stack.stop(lambda part: console.print(f"stopping {part}", style="dim"))
+
+
+def _metrics_args(first_port: int | None, offset: int) -> list[str]:
+    return [] if first_port is None else ["--metrics-listen", f"127.0.0.1:{first_port + offset}"]

@@ -56,8 +56,11 @@ _STOP_GRACE_S = 10.0
 # So long a router may go without what it needs once both workers answer; it looks for Redis every two seconds.
 _STUCK_S = 5.0
 _LOOK_S = 0.5
-# Variables that are for the clients on this machine, or for others' stacks: a part's TLS is in its flags.
-_IN_CLEAR = {f"RSTITCH_{name}": "" for name in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_NAME")}
+# Variables that are for the clients on this machine, or for others' stacks: a part's TLS is in its flags, and so is the
+# port of its metrics, of which each has its own.
+_IN_CLEAR = {
+    f"RSTITCH_{name}": "" for name in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_NAME", "METRICS_LISTEN")
+}
 
 
 class LocalStack:

@@ -7,7 +7,7 @@ wants to know of it. It does not know what a service does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 
 import grpc
@@ -20,7 +20,13 @@ from rstitch.service.parsing import Large, Parser
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns a `RstitchError` into its status and anything else into INTERNAL, logged; a cancelled call stays so."""
+    """Turns a `RstitchError` into its status and anything else into INTERNAL, logged; a cancelled call stays so.
+
+    `refused` is told of each, with the call's method.
+    """
+
+    def __init__(self, refused: Callable[[str, RstitchError], None] = lambda method, error: None) -> None:
+        self._refused = refused
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -37,12 +43,15 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except RstitchError as error:
+                self._refused(method, error)
                 await context.abort_with_status(to_status(error))
             except Exception as error:  # noqa: BLE001 - the one table that translates whatever is left
                 # So a method of the contract says that this service has none; the code is set, the caller gets it.
                 if isinstance(error, NotImplementedError) and code_set_on(context) is grpc.StatusCode.UNIMPLEMENTED:
                     await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served here.")
-                await context.abort_with_status(to_status(internal(error, "call failed", method=method)))
+                failed = internal(error, "call failed", method=method)
+                self._refused(method, failed)
+                await context.abort_with_status(to_status(failed))
 
         return in_scope(handler, scope)
 

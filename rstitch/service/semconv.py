@@ -94,6 +94,17 @@ METRIC_GUARD_LLM_ONLY: Final = "rstitch.guard.llm_only"
 METRIC_GUARD_LOOKS: Final = "rstitch.guard.looks"
 METRIC_GUARD_COST: Final = "rstitch.guard.cost"
 METRIC_QUOTA_REFUSALS: Final = "rstitch.quota_refusals"
+METRIC_READY: Final = "rstitch.ready"
+METRIC_CONNECTED: Final = "rstitch.connected"
+METRIC_TAU: Final = "rstitch.tau"
+METRIC_ENTROPY: Final = "rstitch.entropy"
+METRIC_SEGMENT_LENGTH: Final = "rstitch.segment.length"
+METRIC_REDIS_APPENDS: Final = "rstitch.redis.appends"
+METRIC_REDIS_APPEND_DURATION: Final = "rstitch.redis.append.duration"
+
+# Metrics of router and workers.
+METRIC_REFUSALS: Final = "rstitch.refusals"
+METRIC_CERTIFICATE_EXPIRY: Final = "rstitch.certificate.expiry"
 
 # Metrics of a worker.
 METRIC_WORKER_CACHED_TOKENS: Final = "rstitch.worker.cached_tokens"
@@ -114,6 +125,7 @@ METRIC_WORKER_DELAYED_TIME: Final = "rstitch.worker.delayed_time"
 METRIC_WORKER_PAGES: Final = "rstitch.worker.pages"
 METRIC_WORKER_SESSIONS: Final = "rstitch.worker.sessions"
 METRIC_WORKER_RUNS: Final = "rstitch.worker.runs"
+METRIC_WORKER_STEP_DURATION: Final = "rstitch.worker.step.duration"
 
 # Attributes of metrics.
 ERROR_TYPE: Final = "error.type"
@@ -126,6 +138,8 @@ RSTITCH_QUOTA: Final = "rstitch.quota"
 RSTITCH_BATCH: Final = "rstitch.batch"
 RSTITCH_STATE: Final = "rstitch.state"
 RSTITCH_RUN_KIND: Final = "rstitch.run.kind"
+RSTITCH_REASON: Final = "rstitch.reason"
+RSTITCH_CERTIFICATE: Final = "rstitch.certificate"
 
 # A gRPC call.
 RPC_SYSTEM: Final = "rpc.system"

@@ -19,6 +19,7 @@ from rstitch.channels import MAX_MESSAGE_BYTES, server_options
 from rstitch.errors import RstitchError
 from rstitch.service.access import AccessInterceptor
 from rstitch.service.interceptors import ErrorInterceptor, ParsingInterceptor
+from rstitch.service.refused_calls import RefusedCalls
 from rstitch.service.telemetry import Telemetry
 from rstitch.service.tls import ServerTls
 
@@ -37,15 +38,18 @@ class Server:
         access: AccessInterceptor | None = None,  # None: everybody may call everything
         max_message_bytes: int = MAX_MESSAGE_BYTES,  # larger requests are refused with reason MESSAGE_TOO_LARGE
         tls: ServerTls | None = None,
+        refused_calls: RefusedCalls | None = None,
     ) -> None:
         self._listen = listen
         self._service_names = tuple(service_names)
         self.telemetry = telemetry  # whoever stops the server sends the rest of it
+        self.is_serving = False  # what its health says
         self._tls = tls
         # From the outside in: whom no certificate lets in is not heard; a span sees the final status; what access
         # or the parser refuses becomes one; access notes what the parser refuses.
         known, parsing = tls.interceptors() if tls else [], ParsingInterceptor(max_message_bytes)
-        interceptors = (*known, telemetry.server_interceptor(), ErrorInterceptor(), access, parsing)
+        errors = ErrorInterceptor(refused_calls.count) if refused_calls is not None else ErrorInterceptor()
+        interceptors = (*known, telemetry.server_interceptor(), errors, access, parsing)
         self.grpc: grpc.aio.Server = grpc.aio.server(
             interceptors=[each for each in interceptors if each is not None],
             options=server_options(max_message_bytes),
@@ -81,6 +85,7 @@ class Server:
 
     async def set_serving(self, serving: bool) -> None:
         """Sets the health of the server and of each of its services."""
+        self.is_serving = serving
         kinds = health_pb2.HealthCheckResponse
         for name in ("", *self._service_names):
             await self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
@@ -101,7 +106,7 @@ class Server:
         try:
             await drain.wait()
             _log.info("draining", grace_s=grace_s)
-            await self._health.enter_graceful_shutdown()
+            await self._end_serving()
             if on_drain is not None:
                 await on_drain()
             stopping = asyncio.create_task(self.grpc.stop(grace_s))
@@ -118,5 +123,9 @@ class Server:
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls and gives those in flight `grace_s` to end."""
-        await self._health.enter_graceful_shutdown()
+        await self._end_serving()
         await self.grpc.stop(grace_s)
+
+    async def _end_serving(self) -> None:
+        self.is_serving = False
+        await self._health.enter_graceful_shutdown()
