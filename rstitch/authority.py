@@ -27,7 +27,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "llm": ("llm", "llm-worker", "worker", *_LOCAL),
     "redis": ("redis", *_LOCAL),
     "client": ("client",),
+    "prometheus": ("prometheus",),
 }
+# They call and are not called.
+_CLIENTS = ("client", "prometheus")
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
@@ -81,7 +84,7 @@ class _Maker:
 
     def certificate(self, part: str, alternative_names: str) -> None:
         config = self._write("part.cnf", "[req]\ndistinguished_name=dn\n[dn]\n")
-        uses = "clientAuth" if part == "client" else "serverAuth,clientAuth"
+        uses = "clientAuth" if part in _CLIENTS else "serverAuth,clientAuth"
         extensions = (
             "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nsubjectKeyIdentifier=hash\n"
         )

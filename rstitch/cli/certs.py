@@ -27,7 +27,7 @@ def certs(
     ] = [],  # noqa: B006 - typer's own way to say: none
     days: Annotated[int, typer.Option(min=1, max=3650, help="How long they hold.")] = 30,
 ) -> None:
-    """Makes a test authority, and certificates of it for router, workers, Redis and a client."""
+    """Makes a test authority, and certificates of it for router, workers, Redis, a client and Prometheus."""
     made = make_certificates(folder, _further_names(name), days)
     for path in made:
         typer.echo(path)

@@ -12,7 +12,7 @@ from redis import Redis
 from tests.support.compose import ROOT, compose
 from tests.support.redis_process import RedisProcess
 
-OURS = ("redis", "slm-worker", "llm-worker", "router", "jaeger")
+OURS = ("redis", "slm-worker", "llm-worker", "router", "jaeger", "prometheus", "grafana")
 PARTS = {"slm-worker": "slm", "llm-worker": "llm", "router": "router", "redis": "redis"}
 
 
@@ -43,7 +43,11 @@ def test_with_tls_nothing_is_in_clear_and_nobody_else_reaches_workers_and_redis(
     for name in ("slm-worker", "llm-worker", "redis"):
         assert services[name]["networks"] == ["inside"]
         assert "ports" not in services[name]
-    assert services["jaeger"]["ports"] == ["127.0.0.1:16686:16686"], "it asks nobody who they are"
+    for name, port in (("jaeger", 16686), ("prometheus", 9090), ("grafana", 3000)):
+        assert services[name]["ports"] == [f"127.0.0.1:{port}:{port}"], "it asks nobody who they are"
+    shown = {(each["source"], each["target"]) for each in services["prometheus"]["secrets"]}
+    assert shown == {("ca", "ca"), ("prometheus_cert", "cert"), ("prometheus_key", "key")}
+    assert "--config.file=/etc/prometheus/prometheus.tls.yml" in services["prometheus"]["command"]
     for name, part in PARTS.items():
         secrets = {(each["source"], each["target"]) for each in services[name]["secrets"] if isinstance(each, dict)}
         assert secrets == {("ca", "ca"), (f"{part}_cert", "cert"), (f"{part}_key", "key")}
@@ -58,6 +62,24 @@ def test_with_tls_nothing_is_in_clear_and_nobody_else_reaches_workers_and_redis(
         for variable, value in service.get("environment", {}).items():
             if any(word in variable for word in ("PASSWORD", "_KEY_", "SECRET")) or variable.endswith("_KEY"):
                 assert value.startswith("/run/secrets/"), variable
+
+
+@pytest.mark.parametrize("names", [("compose.yaml",), ("compose.yaml", "compose.tls.yaml")])
+def test_prometheus_and_grafana_are_asked_for_and_read_what_is_there(names: tuple[str, ...]) -> None:
+    services = compose(*names)["services"]
+    for name in ("prometheus", "grafana"):
+        assert services[name]["profiles"] == ["obs"]
+        assert ":latest" not in services[name]["image"]
+        for mount in services[name]["volumes"]:
+            source, _, how = mount.partition(":")
+            assert how.endswith(":ro") == source.startswith("./"), "what is ours stays as it is"
+            assert not source.startswith("./") or (ROOT / source).is_dir()
+    for name in ("slm-worker", "llm-worker", "router"):
+        assert services[name]["environment"]["RSTITCH_METRICS_LISTEN"] == "0.0.0.0:9464"
+        assert not any("9464" in port for port in services[name].get("ports", ())), "only Prometheus reaches it"
+    # Nobody logs in, so that nobody has to choose a password.
+    grafana = services["grafana"]["environment"]
+    assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == grafana["GF_AUTH_ANONYMOUS_ENABLED"] == "true"
 
 
 def test_the_script_of_redis_makes_the_users_that_redis_reads(tmp_path: Path) -> None:
