@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 if TYPE_CHECKING:
-    from rstitch.local.stack import LocalStack
+    from tests.support.scraped import ScrapedStack
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -85,11 +85,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_stack() -> Iterator[LocalStack]:
-    """The stack that `rstitch up` starts: the bundled pair with all defaults, for whoever only asks it."""
-    from rstitch.local.stack import LocalStack
+def tiny_stack() -> Iterator[ScrapedStack]:
+    """The stack that `rstitch up --metrics-port` starts: the bundled pair, all defaults, for whoever only asks it."""
+    from tests.support.scraped import ScrapedStack
 
-    with LocalStack() as running:
+    with ScrapedStack() as running:
         yield running
 
 

@@ -1,12 +1,20 @@
-"""What a router counts arrives at a real OTLP receiver, and is what its answers say."""
+"""What a router counts arrives at a real OTLP receiver or scraper, and is what its answers say."""
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+from prometheus_client.metrics_core import Metric
+
 from rstitch.service import semconv
 from rstitch.service.metrics import setup_metrics
+from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import router_pb2
-from tests.support.asking import ask_for, take, threshold
-from tests.support.otlp_receiver import MetricsReceiver
+from tests.support.asking import ask_for, refused, take, threshold, until
+from tests.support.otlp_receiver import MetricsReceiver, OtlpReceiver
+from tests.support.redis_process import RedisProcess
+from tests.support.scraped import OPENMETRICS, parsed, samples
 from tests.support.toy_stack import Stack
 
 
@@ -54,3 +62,120 @@ async def test_metrics_of_answers_are_those_of_their_usage(stack: Stack) -> None
     assert set(costs) == {"routed", "llm_only"}
     assert all(costs.values())
     assert [a[semconv.RSTITCH_LOAD] for a, _ in receiver.points(semconv.METRIC_GUARD_LLM_ONLY)] == ["1 session"]
+
+
+async def test_segments_and_entropies_are_those_of_the_trajectories(stack: Stack) -> None:
+    metrics = setup_metrics("router", None, scraped=True)
+    stub = await stack.stub(await stack.router(metrics=metrics))
+    policies = [threshold(0.5), threshold(0.5, 0.3), router_pb2.Policy(slm_only={})]
+    answers = [await take(stub, ask_for(policy=policy, max_new_tokens=40)) for policy in policies]
+    families = parsed(metrics.exposition(OPENMETRICS)[0].decode())
+    lengths: dict[tuple[str, str], list[int]] = {}
+    entropies: dict[str, list[float]] = {"slm": [], "llm": []}
+    for answer in answers:
+        names = {value.number: value.name.lower() for value in router_pb2.SwitchReason.DESCRIPTOR.values}
+        starts = [(answer.position, "start")]
+        starts += [(each.position, names[each.reason].removeprefix("switch_reason_")) for each in answer.switches]
+        ends = [position for position, _ in starts[1:]] + [answer.next]
+        for (position, reason), end in zip(starts, ends, strict=True):
+            if end > position:
+                model = answer.authors[position - answer.position]
+                lengths.setdefault((model, reason), []).append(end - position)
+        for author, entropy in zip(answer.authors, answer.entropies, strict=True):
+            entropies[author].append(entropy)
+        # What the SLM proposed and did not get to write was looked at, too.
+        entropies["slm"] += [
+            each.entropy
+            for each, (_, reason) in zip(answer.switches, starts[1:], strict=True)
+            if reason == "entropy_above"
+        ]
+    assert {reason for _, reason in lengths} == {"start", "entropy_above", "entropy_below"}
+    for (model, reason), found in lengths.items():
+        labels = (("rstitch_model", model), ("rstitch_reason", reason))
+        assert samples(families, "rstitch_segment_length_sum")[labels] == sum(found)
+    for model, seen in entropies.items():
+        labels = (("rstitch_model", model),)
+        assert samples(families, "rstitch_entropy_count")[labels] == len(seen) > 10
+        assert samples(families, "rstitch_entropy_sum")[labels] == pytest.approx(sum(seen), rel=1e-5)
+        for key, num in samples(families, "rstitch_entropy_bucket").items():
+            bound, of = dict(key)["le"], dict(key)["rstitch_model"]
+            if of == model and bound != "+Inf":
+                assert num == sum(entropy <= float(bound) for entropy in seen), bound
+
+
+async def test_an_exemplar_is_the_trace_of_the_question(stack: Stack) -> None:
+    metrics = setup_metrics("router", None, scraped=True)
+    with OtlpReceiver() as receiver:
+        telemetry = setup_telemetry("router", receiver.endpoint)
+        stub = await stack.stub(await stack.router(metrics=metrics, telemetry=telemetry))
+        trace_id = "0af7651916cd43dd8448eb211c80319c"
+        told = (("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),)
+        answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=20), metadata=told)
+        body = metrics.exposition(OPENMETRICS)[0].decode()
+        telemetry.shutdown()
+        (root,) = receiver.named("rstitch.generate")
+    assert answer.trace_id == trace_id == root.trace_id.hex()
+    found = {
+        sample.name: sample.exemplar
+        for family in parsed(body)
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    timed = ("request_duration", "time_to_first_token", "time_per_output_token")
+    assert set(found) == {f"gen_ai_server_{name}_seconds_bucket" for name in timed}
+    for exemplar in found.values():
+        assert exemplar.labels == {"trace_id": trace_id, "span_id": root.span_id.hex()}
+    assert "trace_id" not in metrics.exposition("text/plain")[0].decode()
+
+
+async def test_readiness_and_refusals_are_told(stack: Stack) -> None:
+    metrics = setup_metrics("router", None, scraped=True)
+    router = await stack.router(metrics=metrics, tau=0.125)
+    stub = await stack.stub(router)
+
+    def values(name: str) -> dict[tuple[tuple[str, str], ...], float]:
+        return samples(parsed(metrics.exposition(OPENMETRICS)[0].decode()), name)
+
+    slm, llm = ((("rstitch_model", name),) for name in ("slm", "llm"))
+    assert values("rstitch_ready") == {(): 1}
+    assert values("rstitch_connected") == {slm: 1, llm: 1}
+    assert values("rstitch_tau") == {(): 0.125}
+    refusals = [
+        (stub.Generate, ask_for(policy=threshold(float("nan"))), "INVALID_FIELD"),
+        (stub.Generate, ask_for(session_id="unknown", resume_from=0), "UNKNOWN_SESSION"),
+        (stub.GetTrajectory, router_pb2.GetTrajectoryRequest(session_id="unknown"), "UNKNOWN_SESSION"),
+    ]
+    for method, request, reason in refusals:
+        assert (await refused(method(request))).reason == reason
+    assert values("rstitch_refusals_total") == {
+        (("error_type", "INVALID_FIELD"), ("rpc_method", "Generate")): 1,
+        (("error_type", "UNKNOWN_SESSION"), ("rpc_method", "Generate")): 1,
+        (("error_type", "UNKNOWN_SESSION"), ("rpc_method", "GetTrajectory")): 1,
+    }
+    await stack.llm.stop()
+    await until(lambda: values("rstitch_connected") == {slm: 1, llm: 0})
+    assert values("rstitch_ready") == {(): 1}, "an answer waits for a worker that is away for a while"
+    await router.server.stop(0)
+    assert values("rstitch_ready") == {(): 0}
+
+
+async def test_appends_to_redis_are_timed_and_failed_ones_named(stack: Stack, redis_process: RedisProcess) -> None:
+    metrics = setup_metrics("router", None, scraped=True)
+    stub = await stack.stub(await stack.router(metrics=metrics, redis_patience_s=30))
+    duration = "rstitch_redis_append_duration_seconds_count"
+
+    def scraped() -> list[Metric]:
+        return parsed(metrics.exposition(OPENMETRICS)[0].decode())
+
+    await asyncio.gather(*(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=20)) for _ in range(8)))
+    found = scraped()
+    ((_, num_trips),) = samples(found, duration).items()
+    assert 0 < num_trips <= samples(found, "rstitch_redis_appends_total")[()]
+    stack.slm.delay_s = stack.llm.delay_s = 0.02
+    asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), session_id="s", max_new_tokens=400)))
+    await until(lambda: sum(samples(scraped(), duration).values()) >= num_trips + 2)
+    redis_process.stop()
+    await until(lambda: any(dict(labels).get("error_type") for labels in samples(scraped(), duration)))
+    redis_process.start()
+    asking.cancel()
+    await asyncio.wait({asking})

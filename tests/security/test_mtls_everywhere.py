@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +23,7 @@ from rstitch.v1 import worker_pb2, worker_pb2_grpc
 from tests.support.certificates import Authority
 from tests.support.composed import NAMES, Composed, composed
 from tests.support.pairs import save_model
+from tests.support.scraped import get, parsed, samples, tls_context
 from tests.support.served import Pair, expected, written
 
 PROMPT = [7, 8, 9, 10, 11]
@@ -126,3 +128,29 @@ def test_the_command_line_says_what_is_missing(
     assert (other.exit_code, "TLS" in other.stderr) == (1, True)
     half = rstitch(*command, access=["--tls-cert", ours.file("client.pem")])
     assert (half.exit_code, half.stderr.startswith("error: --tls-cert: ")) == (2, True)
+
+
+def test_metrics_are_for_who_has_a_certificate_and_that_of_prometheus_opens_nothing_else(
+    secured: Composed, ours: Authority, theirs: Authority
+) -> None:
+    shown = tls_context(ours.asking_as("prometheus"))
+    unknown = (Credentials(tls_ca=ours.ca), replace(theirs.asking_as("client"), tls_ca=ours.ca))
+    strangers = [tls_context(credentials) for credentials in unknown]
+    for name, address in secured.metrics.items():
+        url = f"https://{address}/metrics"
+        families = parsed(get(url, shown)[0])
+        (target,) = samples(families, "target_info")
+        assert dict(target)["service_name"] == f"rstitch-{name}"
+        ends = samples(families, "rstitch_certificate_expiry_seconds")
+        parts = {"tls_cert", "tls_client_ca"}
+        parts |= {"worker_tls_cert", "worker_tls_ca", "redis_cert", "redis_ca"} if name == "router" else set()
+        assert {dict(labels)["rstitch_certificate"] for labels in ends} == parts
+        assert all(0 < end - time.time() < 2 * 86_400 + 60 for end in ends.values())
+        for stranger in strangers:
+            with pytest.raises(OSError):  # noqa: PT011 - the library says it in several ways
+                get(url, stranger)
+    for address in secured.workers:
+        with ours.asking_as("prometheus").channel(address) as channel:
+            with pytest.raises(grpc.RpcError) as refused:
+                worker_pb2_grpc.WorkerServiceStub(channel).GetInfo(worker_pb2.GetInfoRequest(), timeout=10)
+            assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED

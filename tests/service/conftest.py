@@ -14,6 +14,7 @@ from rstitch.errors import RstitchError, invalid
 from rstitch.service.server import Server
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2 as pb
+from tests.support.certificates import Authority
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 SERVICE = "test.Kinds"
@@ -126,6 +127,13 @@ async def start_wire(telemetry: Telemetry | None = None, max_message_bytes: int 
     finally:
         kinds.finish.set()
         await server.stop(1)
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    made = Authority.make(tmp_path_factory.mktemp("certificates") / "ours")
+    made.expired()
+    return made
 
 
 @pytest.fixture

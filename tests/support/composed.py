@@ -37,6 +37,7 @@ class Composed:
     services: Mapping[str, Any]
     environments: Mapping[str, Mapping[str, str]]
     addresses: Mapping[str, str]
+    metrics: Mapping[str, str]  # where each is scraped
     credentials: Credentials  # of a client with a certificate and a key
 
     @property
@@ -76,9 +77,12 @@ def composed(folder: Path, ours: Authority, pair: Pair) -> Iterator[Composed]:
         reaper = Reaper()
         held.callback(reaper.close)
         addresses = {name: f"127.0.0.1:{free_port()}" for name in NAMES}
+        metrics = {name: f"localhost:{free_port()}" for name in NAMES}
         environments = {}
         for name in NAMES:
             told = {**services[name]["environment"], **_HERE, "RSTITCH_LISTEN": addresses[name]}
+            host = told["RSTITCH_METRICS_LISTEN"].rpartition(":")[0]
+            told["RSTITCH_METRICS_LISTEN"] = metrics[name].replace("localhost", host)
             told = _with_files(told, services[name]["secrets"], ours, folder)
             if name == "router":
                 told["RSTITCH_REDIS"] = told["RSTITCH_REDIS"].replace("@redis:6379", f"@localhost:{proxy.port}")
@@ -95,7 +99,7 @@ def composed(folder: Path, ours: Authority, pair: Pair) -> Iterator[Composed]:
         credentials = ours.asking_as("client", api_key=key)
         with Client(addresses["router"], credentials=credentials) as client:
             client.wait_ready(timeout_s=100)
-        yield Composed(pair, proxy, services, environments, addresses, credentials)
+        yield Composed(pair, proxy, services, environments, addresses, metrics, credentials)
 
 
 def _new_key(environment: Mapping[str, str]) -> str:

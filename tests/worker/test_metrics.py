@@ -33,6 +33,9 @@ async def test_metrics_of_a_worker_are_what_it_did(start_worker: StartWorker) ->
     assert receiver.total(semconv.METRIC_WORKER_KEPT_TOKENS) == counters.num_kept_tokens > 0
     assert receiver.total(semconv.METRIC_WORKER_COMPUTED_TOKENS) == counters.num_computed_tokens
     assert receiver.total(semconv.METRIC_WORKER_FORWARD_TIME) == counters.forward_us / 1e6 > 0
+    ((_, (num_timed, total_s)),) = receiver.points(semconv.METRIC_WORKER_STEP_DURATION)
+    assert num_timed == counters.num_steps
+    assert total_s >= counters.forward_us / 1e6
     queued = {a[semconv.RSTITCH_RUN_KIND]: v for a, v in receiver.points(semconv.METRIC_WORKER_QUEUE_TIME)}
     assert {kind: count for kind, (count, _) in queued.items()} == {"background": 1, "decode": 1, "observe": 1}
     assert receiver.total(semconv.METRIC_WORKER_OBSERVED_POSITIONS) == 10
