@@ -36,6 +36,23 @@ def test_queries_name_metrics_and_labels_that_a_running_stack_has(scraped: list[
         assert query.labels <= labels | LABELS_OF_PROMETHEUS | {"rstitch_certificate"}, query
 
 
+def test_bounds_that_are_compared_with_are_bounds_of_buckets(scraped: list[Metric]) -> None:
+    """A quantile is known no better than its bucket, and a bucket of another bound is not there."""
+    bounds: dict[str, set[float]] = {}
+    for family in scraped:
+        found = {float(sample.labels["le"]) for sample in family.samples if "le" in sample.labels}
+        bounds.setdefault(f"{family.name}_bucket", set()).update(found)
+    compared = 0
+    for query in [*panel_queries(), *alert_queries()]:
+        told = re.findall(r'le="([\d.]+)"', query.expr)
+        told += re.findall(r"^histogram_quantile.* > ([\d.]+)$", query.expr)
+        for bound in told:
+            (metric,) = (name for name in query.metrics if name.endswith("_bucket"))
+            assert float(bound) in bounds[metric], query
+            compared += 1
+    assert compared >= 3
+
+
 def test_the_names_that_a_query_uses_are_found() -> None:
     """Else the test above could not fail."""
     expr = 'sum by (le, job) (rate(a_total{b!~"c|d", e="f(g)"}[5m]))'
