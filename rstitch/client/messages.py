@@ -193,7 +193,7 @@ def tokenize_request(
     """Writes what is to be tokenized, a text or a chat, and by whose tokenizer. Raises: InvalidArgument."""
     asked = generate_request(text, chat=chat, **template)
     given = {"text": asked.text} if chat is None else {"chat": asked.chat}
-    return router_pb2.TokenizeRequest(model=f"MODEL_{model.name}", **given)  # type: ignore[arg-type]
+    return router_pb2.TokenizeRequest(model=f"MODEL_{model.name}", **given)
 
 
 def detokenize_request(tokens: Sequence[int], model: t.Model) -> router_pb2.DetokenizeRequest:
