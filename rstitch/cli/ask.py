@@ -18,7 +18,7 @@ from rstitch.cli.access import ACCESS_OPTIONS
 from rstitch.cli.common import Json, Router, as_dict, command, err, out, print_json
 from rstitch.cli.policies import HELP, policy_text, spec_of
 from rstitch.cli.trajectory import FullStrip, cancelled_text
-from rstitch.cli.waiting import Waiting
+from rstitch.cli.waiting import heard
 from rstitch.client.sync import Client
 from rstitch.client.types import Chunk, Event, Finished, Message, Sampling, Started, Switch
 from rstitch.credentials import Credentials
@@ -99,7 +99,7 @@ def ask(
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
     spec = spec_of(policy, tau, tau_return)
     wish: Any = on_disconnect  # whether it is one of the two is checked where it is sent
-    with Client(router, timeout, credentials=access) as client, Waiting(client, err()) as waiting:
+    with Client(router, timeout, credentials=access) as client:
         events = (
             client.attach(resume)
             if resume
@@ -120,7 +120,7 @@ def ask(
                 on_disconnect=wish,
             )
         )
-        asked = _Asked(waiting.heard(events), resume or session)
+        asked = _Asked(heard(events, client, err()), resume or session)
         try:
             if json:
                 for event in asked:

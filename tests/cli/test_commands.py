@@ -240,7 +240,10 @@ def test_a_policy_in_one_word(run: Run, router: FakeRouter) -> None:
         (["ask", "x", "--tau-return", "0.1"], "--tau-return goes with it."),
         (["ask"], "question: there is none."),
         (["ask", "--resume", "nobody"], "there is no session nobody."),
-        (["ask", "x", "--max-new-tokens", "-1"], "max_new_tokens"),
+        (
+            ["ask", "x", "--max-new-tokens", "-1"],
+            "Value out of range: -1. Give what its type takes;",
+        ),
         (["ask", "x", "--template-arg", "a"], "Write NAME=VALUE."),
         (["ask", "x", "--raw", "--template-arg", "a=1"], "Give chat, not text or tokens."),
         (["ask", "x", "--guard", "maybe"], "Write --guard on or --guard off."),
