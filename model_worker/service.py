@@ -23,7 +23,7 @@ from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
 from model_worker.observing import observed
 from model_worker.outbox import Piece
-from model_worker.spans import ObserveSpan, close_span, open_span
+from model_worker.spans import ObserveSpan, close_span, fail_span, open_span
 from rstitch.errors import RstitchError, invalid
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
 
@@ -217,7 +217,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                     break
                 if piece.end is not None:
                     failure = _refusal(piece.end.error)
-                    run.span.set_status(trace.StatusCode.ERROR, str(failure))
+                    fail_span(run.span, failure)
                     break
                 item = None if pieces.empty() else pieces.get_nowait()
             if response.tokens or response.HasField("finish"):

@@ -10,8 +10,11 @@ from opentelemetry import trace
 from model_worker.engine.observing import Observed
 from model_worker.engine.types import RunFinished, RunRequest, Timing
 from model_worker.metrics import WorkerMetrics
+from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.telemetry import context_from_traceparent
+
+_CORRECTIONS = ("HELD_TOO_SHORT", "PREFIX_MISMATCH")
 
 
 def open_span(tracer: trace.Tracer, run: RunRequest, traceparent: str) -> trace.Span:
@@ -29,6 +32,13 @@ def close_span(span: trace.Span, event: RunFinished) -> None:
         span.set_attribute(semconv.RSTITCH_RUN_REASON, event.reason.value)
         _set_timing(span, event.timing)
     span.end()
+
+
+def fail_span(span: trace.Span, error: RstitchError) -> None:
+    """Says why a run failed; one whose position did not fit is no error, as its caller sends what is missing then."""
+    span.set_attribute(semconv.RSTITCH_RUN_REASON, error.reason.lower())
+    if error.reason not in _CORRECTIONS:
+        span.set_status(trace.StatusCode.ERROR, str(error))
 
 
 class ObserveSpan:

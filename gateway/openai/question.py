@@ -19,6 +19,8 @@ from rstitch.errors import RstitchError
 POLICY_HEADER, SESSION_HEADER = "x-rstitch-policy", "x-session-id"
 IDEMPOTENCY_HEADER = "idempotency-key"
 _MAX_STOPS = 4
+# Of a plain completion that does not say how long it may be: OpenAI's own.
+_FEW_TOKENS = 16
 
 
 def chat_questions(request: ChatRequest, headers: Mapping[str, str], served: Sequence[str]) -> list[Question]:
@@ -41,7 +43,7 @@ def completion_questions(
     made: list[tuple[str | None, Question]] = []
     for prompt in _prompts(request.prompt):
         question: Question = {} if isinstance(prompt, str) else {"tokens": prompt}
-        for each in _questions(request, question, request.max_tokens, headers, served):
+        for each in _questions(request, question, request.max_tokens or _FEW_TOKENS, headers, served):
             made.append((prompt if isinstance(prompt, str) else None, each))
     if len(made) > 1 and made[0][1].get("session_id"):
         raise bad("prompt", "several answers cannot be written in one session.", "Send one, or name no session.")

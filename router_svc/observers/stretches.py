@@ -13,7 +13,7 @@ import numpy as np
 from router_svc.trajectory.types import Chunk, Model, SwitchReason, entropies_of
 from rstitch.service import semconv
 from rstitch.service.metrics import Metrics
-from rstitch.service.tally import Tally
+from rstitch.service.tally import Tally, TallyRow
 
 _LENGTHS = [2.0**power for power in range(13)]
 # Dense where bounds on entropies are.
@@ -27,6 +27,7 @@ class StretchMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._lengths, self._entropies = Tally(_LENGTHS), Tally(_ENTROPIES)
+        self._by_segment: dict[tuple[str, str], TallyRow] = {}
         what = "Tokens of a segment, by its model and why it began."
         metrics.histogram_of(semconv.METRIC_SEGMENT_LENGTH, "{token}", what, _LENGTHS, self._lengths.read)
         what = "Entropies of kept tokens, and of the SLM's proposals that were over tau."
@@ -50,10 +51,15 @@ class StretchMetrics:
             self._count_entropies(model, values)
 
     def _count_segment(self, segment: tuple[str, str], length: int) -> None:
-        # A segment may be empty: its model's first proposal was not kept.
-        if segment[0]:
-            model, reason = segment
-            self._lengths.row({semconv.RSTITCH_MODEL: model, semconv.RSTITCH_REASON: reason}).add(length)
+        """Counts one, which may be empty: its model's first proposal was not kept."""
+        model, reason = segment
+        if not model:
+            return
+        row = self._by_segment.get(segment)
+        if row is None:
+            row = self._lengths.row({semconv.RSTITCH_MODEL: model, semconv.RSTITCH_REASON: reason})
+            self._by_segment[segment] = row
+        row.add(length)
 
     def _count_entropies(self, model: Model, values: array[float]) -> None:
         if not values:

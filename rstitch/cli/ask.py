@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from json import loads
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -33,7 +34,7 @@ _WIRE_WORDS = (
     (r"attach\('[^']*', resume_from=\d+\) goes on", "{} goes on"),
 )
 # What `--resume` leaves room for: what was asked is stored with the answer.
-_BESIDE_RESUME = ("context", "resume", "router", "timeout", "full_strip", "json")
+_BESIDE_RESUME = ("context", "resume", "router", "timeout", "full_strip", "svg", "json")
 
 
 @command
@@ -87,9 +88,16 @@ def ask(
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
     full_strip: FullStrip = False,
+    svg: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw what is printed into this file, too: a picture.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Asks a question and shows who writes which part of the answer. Ctrl-C cancels it; what is written is kept."""
+    if json and svg is not None:
+        raise invalid("--svg", "with --json nothing is drawn.", "Leave one of them out.")
+    if svg is not None and not svg.absolute().parent.is_dir():
+        raise invalid("--svg", f"there is no folder {svg.parent}.", "Make it first.")
     if resume:
         _check_alone(context)
     elif not question:
@@ -129,7 +137,7 @@ def ask(
                 for event in asked:
                     print_json(event_dict(event))
             else:
-                show(asked, out(), full_strip)
+                _show_and_draw(asked, full_strip, svg)
         except RstitchError as error:
             _name_command(error, asked.session_id, "" if router == ROUTER_ADDRESS else f" --router {router}")
             raise
@@ -153,6 +161,13 @@ class _Asked:
             if isinstance(event, Started):
                 self.session_id = event.session_id
             yield event
+
+
+def _show_and_draw(asked: Iterable[Event], full_strip: bool, svg: Path | None) -> None:
+    console = out() if svg is None else Console(highlight=False, record=True)
+    show(asked, console, full_strip)
+    if svg is not None:
+        console.save_svg(str(svg), title="rstitch ask")
 
 
 def _check_alone(context: typer.Context) -> None:

@@ -7,6 +7,7 @@ with a certificate. It does not know what is measured.
 from __future__ import annotations
 
 import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable
@@ -88,6 +89,7 @@ class MetricsListener:
                 remedy="Another process may have the port, or the host is not this machine's; choose another.",
             ) from error
         self.port: int = self._server.server_address[1]
+        _log.info("metrics can be scraped", address=f"{listen.rpartition(':')[0]}:{self.port}", tls=tls is not None)
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
     def close(self) -> None:
@@ -112,6 +114,11 @@ class _Server(ThreadingHTTPServer):
         self._context = context
         self._room = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """Binds, and does not ask what this machine is called, as the class above would: that may take long."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "", self.server_address[1]
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Takes a connection if there is room for one more; the others are closed."""

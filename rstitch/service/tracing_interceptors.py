@@ -28,6 +28,9 @@ _SERVER_FAULTS = {
     grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS,
 }
 # fmt: on
+# No failure either: the caller is told what to do first, as a router is by a worker that holds less than it thought.
+# Where that ends an answer, the answer's own span says so.
+_CORRECTIONS = {grpc.StatusCode.FAILED_PRECONDITION}
 # Asked every few seconds by whoever watches: each would be a trace of its own.
 _UNTRACED = ("/GetInfo", "/GetStatus")
 
@@ -137,7 +140,7 @@ def _end_with(span: trace.Span, call: grpc.aio.Call) -> None:
         code, details = _result_of(call.code()), _result_of(call.details())
     finally:
         ours = code is grpc.StatusCode.CANCELLED and details == _LOCALLY_CANCELLED
-        _end(span, code, code is not grpc.StatusCode.OK and not ours)
+        _end(span, code, code is not grpc.StatusCode.OK and code not in _CORRECTIONS and not ours)
 
 
 def _result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:

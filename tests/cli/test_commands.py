@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import grpc
 import pytest
@@ -62,6 +63,20 @@ def test_an_answer_is_shown_again_by_its_session(run: Run, router: FakeRouter, f
     assert again.exit_code == 0, again.stderr
     assert again.stdout == first.stdout
     assert len(router.questions) == 1
+
+
+def test_an_answer_is_drawn(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "answer.svg"
+    run("ask", "What?", "--session", "one")
+    drawn = run("ask", "--resume", "one", "--svg", str(picture))
+    assert drawn.exit_code == 0, drawn.stderr
+    told = "".join(ElementTree.parse(picture).getroot().itertext()).replace("\xa0", " ")
+    assert "w5 w6 w7" in told
+    assert "60 (SLM 40, LLM 20)" in told
+    for flags, why in ((["--json"], "with --json nothing is drawn"), ([], "there is no folder")):
+        refused = run("ask", "x", "--svg", str(tmp_path / "none" / "x.svg"), *flags)
+        assert refused.exit_code == 2
+        assert why in refused.stderr
 
 
 def test_resume_takes_nothing_of_a_question(run: Run, router: FakeRouter) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from rstitch.cli.examples import PROPOSED
+from rstitch.local.processes import free_port, is_free
+from tests.support.scraped import get
 
 RSTITCH = [sys.executable, "-m", "rstitch.cli.app"]
 
@@ -26,9 +28,13 @@ class Up:
     def __init__(self, folder: Path, *flags: str) -> None:
         self.folder = folder
         self._log = folder.with_suffix(".log")
-        env = {**os.environ, "TMPDIR": str(folder), "COLUMNS": "200"}
+        free = iter(free_port, None)
+        self.metrics_port = next(port for port in free if all(is_free(port + offset) for offset in range(3)))
+        # A variable of somebody else's: were the three to heed it, two would find the port taken.
+        env = {**os.environ, "TMPDIR": str(folder), "COLUMNS": "200", "RSTITCH_METRICS_LISTEN": "127.0.0.1:1"}
+        ports = ["--port", "0", "--metrics-port", str(self.metrics_port)]
         with self._log.open("w") as log:
-            command = [*RSTITCH, "up", "--port", "0", "--http-listen", "127.0.0.1:0", *flags]
+            command = [*RSTITCH, "up", *ports, "--http-listen", "127.0.0.1:0", *flags]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
 
     @property
@@ -101,6 +107,8 @@ def test_up_ask_demo_and_ctrl_c(up: Up) -> None:
     assert [token for segment in shown["segments"] for token in segment["tokens"]][-len(sent) :] == sent
     assert "ready" in rstitch("health", "--router", router)
     assert "R-Stitch" in rstitch("demo", "--router", router, "-n", "1")
+    for offset, service in enumerate(("router", "slm-worker", "llm-worker")):
+        assert f'service_name="rstitch-{service}"' in get(f"http://127.0.0.1:{up.metrics_port + offset}/metrics")[0]
     proposed = re.search(r'^ask:  rstitch ask --router \S+ "(.*)"$', up.output, re.MULTILINE)
     assert proposed is not None
     for flags, right in (([], True), (["--policy", "slm_only"], False)):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import grpc
 import pytest
 from opentelemetry import trace
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.trace import TracerProvider
 
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import Threshold
+from rstitch.client.types import LlmOnly, Threshold
 from rstitch.service import semconv
+from rstitch.v1 import worker_pb2, worker_pb2_grpc
 from tests.support.otlp_receiver import OtlpReceiver, attributes
+from tests.support.secured import session_name
 from tests.support.served import Pair, start_stack
 
 PROMPT = [7, 8, 9, 10, 11]
@@ -34,6 +38,12 @@ async def test_one_segment_span_per_segment_in_the_clients_trace(random_pair: Pa
             with tracer.start_as_current_span("question") as question:
                 answer = await client.answer(tokens=PROMPT, policy=Threshold(TAU), max_new_tokens=60)
             trajectory = await client.trajectory(answer.session_id)
+            # A worker that holds less than the router thinks says so, and is told the rest: as sound as any answer.
+            async with grpc.aio.insecure_channel(stack.worker_addresses[1]) as channel:
+                close: Any = worker_pb2_grpc.WorkerServiceStub(channel).CloseSession
+                await close(worker_pb2.CloseSessionRequest(session_id=session_name(answer.session_id)))
+            with tracer.start_as_current_span("again") as again:
+                await client.answer(tokens=[7], session_id=answer.session_id, policy=LlmOnly(), max_new_tokens=4)
     # The stack is down: every service has sent what it had.
     trace_id = question.get_span_context().trace_id.to_bytes(16, "big")
     ours = [span for span in receiver.spans if span.trace_id == trace_id]
@@ -69,4 +79,11 @@ async def test_one_segment_span_per_segment_in_the_clients_trace(random_pair: Pa
     assert not [span for span in receiver.spans if span.name.endswith("/GetInfo")], "polling fills the backend"
     assert all(" writes" in by_id[run.parent_span_id].name for run in runs)
     assert all(by_id[run.parent_span_id].name == "SLM runs ahead" for run in ahead)
-    assert not [span.name for span in ours if span.status.code == Status.STATUS_CODE_ERROR], "of a sound answer"
+    corrected = [
+        span
+        for span in receiver.spans
+        if span.trace_id == again.get_span_context().trace_id.to_bytes(16, "big")
+        and attributes(span).get(semconv.RSTITCH_RUN_REASON) == "held_too_short"
+    ]
+    assert corrected
+    assert not [span.name for span in receiver.spans if span.status.code == Status.STATUS_CODE_ERROR]

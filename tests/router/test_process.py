@@ -91,11 +91,13 @@ async def test_a_bad_setting_is_named() -> None:
     assert b"Traceback" not in said
 
 
-async def test_a_taken_address_is_named(stack: Stack) -> None:
-    process = await python("-m", "router_svc", "--listen", stack.slm.address)
+@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen"])
+async def test_a_taken_address_is_named(stack: Stack, flag: str) -> None:
+    process = await python("-m", "router_svc", flag, stack.slm.address)
     _, said = await process.communicate()
     assert process.returncode == 1
     assert stack.slm.address.encode() in said
+    assert flag.removeprefix("--").encode() in said
     assert b"Traceback" not in said
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from model_worker.entry import main
 from model_worker.main import start
 from model_worker.role import Role
 from model_worker.settings import WorkerSettings
+from rstitch.errors import RstitchError
 from rstitch.v1 import common_pb2, worker_pb2_grpc
 from rstitch.v1 import worker_pb2 as pb
 from slm_worker.__main__ import Settings
@@ -104,3 +106,14 @@ async def test_the_end_of_the_engines_thread_is_told(model_folder: Path, monkeyp
         assert isinstance(await asyncio.wait_for(told, 10), ZeroDivisionError)
         call.cancel()
     await worker.stop()
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0"])
+async def test_a_port_of_metrics_that_cannot_be_is_refused_before_a_model_is_loaded(listen: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"{listen}:{taken.getsockname()[1]}"
+        settings = WorkerSettings(model="/nowhere", listen="127.0.0.1:0", metrics_listen=address)
+        with pytest.raises(RstitchError) as caught:
+            await start(ROLE, settings, lambda error: None)
+    assert caught.value.reason == ("CANNOT_LISTEN" if listen == "127.0.0.1" else "EXPOSED")
+    assert caught.value.field == "--metrics-listen"
