@@ -10,6 +10,7 @@ const WORDS = {
   "": "the router's own", threshold: "threshold (R-Stitch)", llm_only: "LLM alone", slm_only: "SLM alone",
   "speculative:draft_tokens=4": "speculative, 4 drafted", "random:slm_probability=0.5": "random, half and half", other: "another ...",
 };
+const SOON_MS = 40;
 const NUMBERS = [
   ["temperature", "Temperature", { min: 0, max: 2, step: 0.1 }], ["top_p", "Top-p", { min: 0, max: 1, step: 0.05 }],
   ["top_k", "Top-k", { min: 0, step: 1 }], ["seed", "Seed", { min: 0, step: 1 }],
@@ -26,16 +27,19 @@ export function useAnswer(marks) {
     const told = { answer, version: 0, error: null, running: true };
     const show = (more) => { if (leaving.current === mine) setState({ ...Object.assign(told, more) }); };
     const { into, ...attach } = body.attach || {};
+    // What comes within some milliseconds is shown together: a fast answer would be painted for each of its tokens.
+    let coming = 0;
+    const showSoon = () => { coming ||= setTimeout(() => { coming = 0; show({ version: told.version + 1 }); }, SOON_MS); };
     show({});
     try {
       for await (const events of generate(body.attach ? { attach } : body, mine.signal)) {
         events.forEach((event) => answer.take(event));
-        show({ version: told.version + 1 });
+        showSoon();
       }
-      show({ running: false });
+      show({ running: false, version: told.version + 1 });
     } catch (error) {
       const left = error.name === "AbortError";
-      show({ running: false, error: left ? new Failure({ code: "STOPPED", message: "You have stopped it. What is written is kept." }) : error });
+      show({ running: false, version: told.version + 1, error: left ? new Failure({ code: "STOPPED", message: "You have stopped it. What is written is kept." }) : error });
     }
   };
   useEffect(() => () => leaving.current?.abort(), []);

@@ -40,6 +40,10 @@ function State({ status }) {
   return html`<span class=${status.ready ? "ready" : "ready not"} title=${models}>${status.ready ? "ready" : status.detail || "not ready"}</span>`;
 }
 
+function nameIn(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
+}
+
 function App() {
   const [path, setPath] = useState(location.pathname);
   const [theme, nextTheme] = useTheme();
@@ -73,8 +77,9 @@ function App() {
     load();
     addEventListener("popstate", () => setPath(location.pathname));
   }, []);
-  const [, first, id] = path.split("/");
-  useEffect(() => { document.title = id ? `${decodeURIComponent(id)} – rstitch` : first === "t" ? "Trajectories – rstitch" : "rstitch"; }, [path]);
+  const [, first, told] = path.split("/");
+  const id = told && nameIn(told);
+  useEffect(() => { document.title = id ? `${id} – rstitch` : first === "t" ? "Trajectories – rstitch" : "rstitch"; }, [path]);
   const shared = { settings, navigate };
   return html`
     <header>
@@ -89,7 +94,7 @@ function App() {
     ${settings && html`
       <div hidden=${first !== ""}><${Ask} ...${shared} status=${status} profiles=${profiles} /></div>
       ${first === "t" && !id && html`<${Trajectories} ...${shared} />`}
-      ${first === "t" && id && html`<${One} key=${id} id=${decodeURIComponent(id)} go=${go} ...${shared} />`}`}`;
+      ${first === "t" && id && html`<${One} key=${id} id=${id} go=${go} ...${shared} />`}`}`;
 }
 
 const page = document.getElementById("page");

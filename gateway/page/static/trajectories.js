@@ -95,6 +95,9 @@ export function One({ id, settings, navigate, go }) {
     }
   };
   useEffect(() => { load(); }, [id]);
+  // Once nobody writes it any more it is what is kept.
+  const over = live.answer && !live.running && (live.answer.finished || live.error?.code === "CANCELLED");
+  useEffect(() => { if (over) load(); }, [over]);
   const doing = (action) => async () => {
     try {
       await action();
@@ -112,11 +115,11 @@ export function One({ id, settings, navigate, go }) {
   });
   const cancel = doing(async () => { await post(`${trajectoryPath(id)}/cancel`, {}); });
   const prompt = trajectory.segments.slice(0, trajectory.segments.map((each) => each.source).lastIndexOf("prompt") + 1);
-  const running = trajectory.state === "running" && !live.answer?.finished;
+  const running = trajectory.state === "running";
   return html`<main class="one">
     <div class="panel head">
       <h1><code>${id}</code></h1>
-      <p><span class=${`state ${trajectory.state}`}>${live.answer?.finished ? "finished" : trajectory.state}</span> ${trajectory.length} tokens, <code>${trajectory.policy || "unknown policy"}</code>, ${when(trajectory.updated)}</p>
+      <p><span class=${`state ${trajectory.state}`}>${trajectory.state}</span> ${trajectory.length} tokens, <code>${trajectory.policy || "unknown policy"}</code>, ${when(trajectory.updated)}</p>
       <p class="links">
         <button type="button" onClick=${() => saved(trajectory)}>Export JSON</button>
         ${running && html`<button type="button" onClick=${cancel}>Cancel the answer</button>`}
