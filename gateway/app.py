@@ -18,6 +18,7 @@ from gateway.middleware import Bounds, Told
 from gateway.native import routes as native
 from gateway.openai import routes as openai
 from gateway.openai.stored import router as stored
+from gateway.openai.tokens import router as tokens
 from gateway.page import routes as page
 from gateway.settings import GatewaySettings
 from gateway.states import router as states
@@ -36,7 +37,7 @@ def make_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
     """Makes the application, which asks the router by `client`."""
     app = FastAPI(title="rstitch", version=rstitch.__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.settings, app.state.client = settings, client
-    for router in (states, openai.router, stored, native.router, page.router):
+    for router in (states, openai.router, stored, tokens, native.router, page.router):
         app.include_router(router)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(RstitchError, _told)

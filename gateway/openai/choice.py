@@ -54,7 +54,7 @@ class Choice:
                 self.session_id, self.trace_id = event.session_id, event.trace_id
                 self.num_prompt_tokens = event.num_prompt_tokens
                 if self.asked.marks is not None:
-                    is_open = bool(getattr(event, "thinking", False))
+                    is_open = event.prompt_end.rstrip().endswith(self.asked.marks.begin)
                     self._parted = Parted(self.asked.marks, is_open=is_open)
                 return Piece()
             case Chunk():

@@ -95,7 +95,8 @@ def _told(request: Request, trajectory: Trajectory) -> dict[str, Any]:
     last = max((n for n, segment in enumerate(segments) if segment.source is Source.PROMPT), default=-1)
     choice = Choice(Asked(marks=request.app.state.settings.marks()))
     start = segments[last + 1].position if last + 1 < len(segments) else trajectory.length
-    choice.take(Started(trajectory.session_id, start, start, ""))
+    prompt = segments[last].text if last >= 0 else ""
+    choice.take(Started(trajectory.session_id, start, start, "", prompt))
     for segment in segments[last + 1 :]:
         model = _WRITERS[segment.source]
         choice.take(Chunk(model, segment.position, segment.tokens, segment.entropies, segment.text))

@@ -61,6 +61,17 @@ def make_prompt(
     )
 
 
+def first_prompt_of(
+    asked: Text | Chat, model: Model, vocabularies: Vocabularies, context_lengths: Mapping[Model, int]
+) -> array[int]:
+    """What a model is given of the first question of a session, by its own tokenizer and template.
+
+    Raises RstitchError as `make_prompt` does.
+    """
+    making = _Making(asked, vocabularies, SessionTokens((), vocabularies), [], context_lengths)
+    return making.prompt_of(model).tokens
+
+
 @dataclass(frozen=True, slots=True)
 class _Making:
     """What the prompts of a question are made from."""

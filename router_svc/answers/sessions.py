@@ -78,9 +78,9 @@ class Sessions:
         gate = RunAheadGate(
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
         )
-        self._preparation = Preparation(settings, pair, heads, lambda: self.observer.price(self._load))
+        self.preparation = Preparation(settings, pair, heads, lambda: self.observer.price(self._load))
         seen_by = (observers.telemetry, observers.metrics)
-        self.observing = Observing(self._preparation, store, quotas, self._check_open, *seen_by)
+        self.observing = Observing(self.preparation, store, quotas, self._check_open, *seen_by)
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}  # by name
         self._num_beginning = 0  # answers that will be running soon
@@ -117,7 +117,7 @@ class Sessions:
             # Whatever is refused from here on is in the trace, with the error.
             trace = self._tracing.begin()
             try:
-                policy, head = await self._preparation.settle_policy(question.policy, session_id)
+                policy, head = await self.preparation.settle_policy(question.policy, session_id)
                 is_bounded = question.budget != NO_BUDGET
                 guard = False if _explores(policy) else question.guard
                 policy, guard_reason = self.observer.choose_policy(
@@ -246,10 +246,10 @@ class Sessions:
         # Whatever changes in it meanwhile, another router wrote: that one is not gone, and refuses a question, too.
         was_running = before is not None and self._is_written_elsewhere(before.header)
         vocabularies = self._pair.vocabularies  # once: a worker may come back as another model meanwhile
-        prompt = await self._preparation.prompt(question, vocabularies, before)
+        prompt = await self.preparation.prompt(question, vocabularies, before)
         length = before.header.length if before else 0
         start = length + len(prompt.tokens)
-        prepared = await self._preparation.prepare(
+        prepared = await self.preparation.prepare(
             question, vocabularies, prompt, start, head, guard_reason, trace.traceparent
         )
         usage = Usage(num_prompt_tokens=start)
@@ -280,7 +280,7 @@ class Sessions:
             tokenizers = vocabularies.answer_tokenizers
             return AnswerLog(asked.session_id, settings, context, tokenizers, chunks, header.finished)
         await admission.enter(resumes=True)
-        prepared = await self._preparation.prepare_again(settings, vocabularies, asked.session_id)
+        prepared = await self.preparation.prepare_again(settings, vocabularies, asked.session_id)
         chunks = list(trajectory.chunks)
         session = await read_session(chunks, vocabularies)
         # Counted on: what the router before spent belongs to the same answer.

@@ -18,14 +18,17 @@ from router_svc.answers.log import AnswerLog
 from router_svc.answers.preparation import is_kept_in
 from router_svc.answers.prompts import check_size
 from router_svc.answers.sessions import Sessions
+from router_svc.answers.tokenizing import detokenize, tokenize
 from router_svc.api import messages
 from router_svc.api.pages import encode_page_token, parse_page
 from router_svc.api.profiles import Profiles
 from router_svc.api.validation import (
     check_session_id,
     parse_label,
+    parse_model,
     parse_observed,
     parse_reattach,
+    parse_tokenized,
 )
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import KINDS
@@ -33,7 +36,7 @@ from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.session_names import session_name
-from router_svc.trajectory.types import Model
+from router_svc.trajectory.types import Model, tokens_of
 from router_svc.workers.pair import WorkerPair
 from rstitch import __version__
 from rstitch.errors import RstitchError
@@ -42,6 +45,8 @@ from rstitch.v1 import router_pb2, router_pb2_grpc
 
 _T = TypeVar("_T")
 _MANY_IDS = 65_536
+# Characters of a prompt's end, and more tokens than those have.
+_PROMPT_END = 64
 
 
 @dataclass(eq=False)
@@ -96,6 +101,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             num_prompt_tokens=log.settings.start,
             position=position,
             trace_id=log.trace_id,
+            prompt_end=_end_of(log),
         )
         yield router_pb2.GenerateResponse(started=started)
         reader = Reader(log.tokenizers, log.context, log.settings.stop, position)
@@ -168,6 +174,15 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         async with aclosing(self.sessions.observing.observe(asked, tau)) as found:
             async for observed in found:
                 yield messages.encode_observed(observed)
+
+    async def Tokenize(self, request: router_pb2.TokenizeRequest, context: Any) -> router_pb2.TokenizeResponse:
+        made = await tokenize(self.sessions.preparation, *parse_tokenized(request))
+        return router_pb2.TokenizeResponse(tokens=made.tokens, texts=made.texts, context_length=made.context_length)
+
+    async def Detokenize(self, request: router_pb2.DetokenizeRequest, context: Any) -> router_pb2.DetokenizeResponse:
+        model = parse_model("model", request.model)
+        text = await detokenize(self.sessions.preparation, tokens_of(request.tokens), model)
+        return router_pb2.DetokenizeResponse(text=text)
 
     async def PutProfile(self, request: router_pb2.PutProfileRequest, context: Any) -> router_pb2.PutProfileResponse:
         return router_pb2.PutProfileResponse(profile=await self.profiles.put(request.profile, _tenant()))
@@ -257,6 +272,11 @@ async def _run_to_end(work: Awaitable[_T], unwanted: Callable[[_T], None] = lamb
 
         task.add_done_callback(settle)
         raise
+
+
+def _end_of(log: AnswerLog) -> str:
+    """How the prompt of an answer ends, special tokens spelled out."""
+    return log.tokenizers[Model.LLM].spelled(log.context[-_PROMPT_END:])[-_PROMPT_END:]
 
 
 def _with_resume_point(error: RstitchError, log: AnswerLog, position: int) -> RstitchError:

@@ -36,7 +36,7 @@ from router_svc.policies.kinds import (
 )
 from router_svc.policies.policy import Policy
 from router_svc.trajectory.session_names import session_name
-from router_svc.trajectory.types import Label, Signal, tokens_of
+from router_svc.trajectory.types import Label, Model, Signal, tokens_of
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_CONSULTATIONS, MAX_PRICE, MAX_SALT_CHARS, MAX_TOP_LOGPROBS, MAX_WINDOW
 from rstitch.v1 import common_pb2, router_pb2
@@ -135,6 +135,24 @@ def parse_observed(request: router_pb2.ObserveAnswerRequest, tenant: str) -> tup
                 error.field = f"given.{error.field}"
                 raise
     raise invalid("answer", "there is none.", "Send the session_id of a finished answer, or a given one.")
+
+
+def parse_tokenized(request: router_pb2.TokenizeRequest) -> tuple[Text | Chat, Model, int]:
+    """What is to be tokenized, for which model, and about how many bytes it has. Raises RstitchError."""
+    model = parse_model("model", request.model)
+    match request.WhichOneof("input"):
+        case "text":
+            require(request.text, "text", "the text is empty.", "Send at least one character.")
+            return Text(request.text), model, len(request.text)
+        case "chat":
+            return Chat(parse_turn(request.chat)), model, chat_size(request.chat)
+    raise invalid("input", "there is no input.", "Send text or chat.")
+
+
+def parse_model(field: str, value: common_pb2.Model) -> Model:
+    """One of the two models; the LLM where none is named. Raises RstitchError for a number that is neither's."""
+    require_known(common_pb2.Model, field, value, "Send MODEL_SLM or MODEL_LLM, or leave it out for the LLM.")
+    return Model(value or common_pb2.MODEL_LLM)
 
 
 def parse_label(value: router_pb2.Label) -> Label | None:

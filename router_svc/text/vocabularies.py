@@ -97,15 +97,15 @@ class Vocabularies:
             made.append(to_llm[token])
         return made
 
-    def check_ids(self, field: str, tokens: Iterable[int]) -> None:
-        """Raises RstitchError, naming the place in `field`, for what is no id of the LLM."""
-        size = self.sides[Model.LLM].size
+    def check_ids(self, field: str, tokens: Iterable[int], model: Model = Model.LLM) -> None:
+        """Raises RstitchError, naming the place in `field`, for what is no id of the model."""
+        size = self.sides[model].size
         for index, token in enumerate(tokens):
             if token >= size:
                 raise invalid(
                     f"{field}[{index}]",
                     f"token id {token} is outside the vocabulary of {size}.",
-                    f"Send ids below {size}, made with the LLM's tokenizer.",
+                    f"Send ids below {size}, made with the {model.name}'s tokenizer.",
                 )
 
     def check_prompt(self, field: str, tokens: Iterable[int]) -> None:

@@ -27,7 +27,7 @@ __all__ = [
     "InvalidArgument", "KeptProfile", "Label", "Learned", "LlmOnly", "Message", "Model", "NotFound", "Observation",
     "Policy", "Profile", "Question", "Random", "Refused", "ResourceExhausted", "RstitchError", "Sampling", "Segment",
     "Signal", "SlmOnly", "Source", "Speculative", "Started", "Status", "Switch", "SwitchReason", "TemplateArguments",
-    "Threshold", "TimeBreakdown", "TokenDetail", "Trajectory", "TrajectoryPage", "TrajectoryState", "Unavailable",
-    "Usage", "WorkerStatus",
+    "Threshold", "TimeBreakdown", "TokenDetail", "Tokenized", "Trajectory", "TrajectoryPage", "TrajectoryState",
+    "Unavailable", "Usage", "WorkerStatus",
 ]
 # fmt: on

@@ -6,17 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
 
 from rstitch.client import common, messages, pages
-from rstitch.client.events import Answer, Event, Finished, Observation
+from rstitch.client.events import Answer, Event, Finished, Model, Observation
 from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
+from rstitch.client.reading import read
 from rstitch.client.reconnect import Resumable, ended_early
-from rstitch.client.status import Cancelled, Status, Trajectory, TrajectoryPage
+from rstitch.client.status import Cancelled, Status, Tokenized, Trajectory, TrajectoryPage
 from rstitch.credentials import Credentials
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
 from rstitch.v1 import router_pb2
@@ -95,6 +96,24 @@ class AsyncClient(common.Connection):
         """Yields what the SLM would have thought along an answer; see `Client.observe_answer`."""
         request = messages.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
         return self._observations(request, timeout_s)
+
+    async def tokenize(
+        self,
+        text: str | None = None,
+        *,
+        chat: ChatInput | None = None,
+        model: Model = Model.LLM,
+        **template: Unpack[TemplateArguments],
+    ) -> Tokenized:
+        """Makes the token ids of a text or a chat; see `Client.tokenize`."""
+        request = messages.tokenize_request(text, chat, model, template)
+        return read(Tokenized, await self._call("Tokenize", request))
+
+    async def detokenize(self, tokens: Sequence[int], *, model: Model = Model.LLM) -> str:
+        """Reads token ids of a model as text, special tokens spelled out."""
+        reply = await self._call("Detokenize", messages.detokenize_request(tokens, model))
+        text: str = reply.text
+        return text
 
     async def cancel(self, session_id: str) -> Cancelled:
         """Ends the answer that is being written in a session; see `Client.cancel`."""

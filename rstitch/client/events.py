@@ -61,6 +61,7 @@ class Started:
     num_prompt_tokens: int
     position: int
     trace_id: str
+    prompt_end: str = ""  # how the prompt ends, special tokens spelled out: a template may have begun the answer
 
 
 @dataclass(frozen=True, slots=True)

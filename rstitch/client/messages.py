@@ -119,7 +119,7 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
     kind = response.WhichOneof("event")
     if kind == "started":
         m = response.started
-        return t.Started(m.session_id, m.num_prompt_tokens, m.position, m.trace_id)
+        return t.Started(m.session_id, m.num_prompt_tokens, m.position, m.trace_id, m.prompt_end)
     if kind == "chunk":
         c = response.chunk
         beside = tuple(c.uncertainties), _consultations(c.consultations), _details(c.details)
@@ -185,6 +185,21 @@ def observations(m: router_pb2.ObserveAnswerResponse) -> Iterator[t.Observation]
     """Reads some positions of an answer that is observed."""
     for asked, token, writer in zip(_consultations(m.consultations), m.tokens, m.writers, strict=True):
         yield t.Observation(asked, token, enum("Model", writer))
+
+
+def tokenize_request(
+    text: str | None, chat: t.ChatInput | None, model: t.Model, template: t.TemplateArguments
+) -> router_pb2.TokenizeRequest:
+    """Writes what is to be tokenized, a text or a chat, and by whose tokenizer. Raises: InvalidArgument."""
+    asked = generate_request(text, chat=chat, **template)
+    given = {"text": asked.text} if chat is None else {"chat": asked.chat}
+    return router_pb2.TokenizeRequest(model=f"MODEL_{model.name}", **given)
+
+
+def detokenize_request(tokens: Sequence[int], model: t.Model) -> router_pb2.DetokenizeRequest:
+    """Writes which ids are to be read. Raises: InvalidArgument."""
+    with _naming("tokens"):
+        return router_pb2.DetokenizeRequest(tokens=tokens, model=f"MODEL_{model.name}")
 
 
 def label_request(session_id: str, right: bool | None) -> router_pb2.LabelTrajectoryRequest:

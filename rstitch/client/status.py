@@ -14,7 +14,8 @@ from rstitch.client.policies import Policy
 
 # fmt: off
 __all__ = [
-    "Cancelled", "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Trajectory", "TrajectoryPage",
+    "Cancelled", "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Tokenized", "Trajectory",
+    "TrajectoryPage",
     "TrajectoryState", "WorkerStatus",
 ]
 # fmt: on
@@ -103,6 +104,15 @@ class TrajectoryPage:
 
     trajectories: tuple[Trajectory, ...]
     next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Tokens of a model in its own ids, and the bytes of each; a special token is spelled out."""
+
+    tokens: tuple[int, ...]
+    texts: tuple[bytes, ...]
+    context_length: int  # the most tokens that the model reads, an answer's included
 
 
 @dataclass(frozen=True, slots=True)

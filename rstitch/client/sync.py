@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
 
 from rstitch.client import common, messages, pages
-from rstitch.client.events import Answer, Event, Finished, Observation
+from rstitch.client.events import Answer, Event, Finished, Model, Observation
 from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
+from rstitch.client.reading import read
 from rstitch.client.reconnect import Resumable, ended_early
-from rstitch.client.status import Cancelled, Status, Trajectory, TrajectoryPage
+from rstitch.client.status import Cancelled, Status, Tokenized, Trajectory, TrajectoryPage
 from rstitch.credentials import Credentials
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
 from rstitch.v1 import router_pb2
@@ -102,6 +103,27 @@ class Client(common.Connection):
         """
         request = messages.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
         return self._observations(request, timeout_s)
+
+    def tokenize(
+        self,
+        text: str | None = None,
+        *,
+        chat: ChatInput | None = None,
+        model: Model = Model.LLM,
+        **template: Unpack[TemplateArguments],
+    ) -> Tokenized:
+        """Makes the token ids of a text or a chat as they would be the prompt of a new session; keeps nothing.
+
+        `model` says whose tokenizer and chat template; the ids of questions and answers are the LLM's.
+        """
+        request = messages.tokenize_request(text, chat, model, template)
+        return read(Tokenized, self._call("Tokenize", request))
+
+    def detokenize(self, tokens: Sequence[int], *, model: Model = Model.LLM) -> str:
+        """Reads token ids of a model as text, special tokens spelled out."""
+        reply = self._call("Detokenize", messages.detokenize_request(tokens, model))
+        text: str = reply.text
+        return text
 
     def cancel(self, session_id: str) -> Cancelled:
         """Ends the answer that is being written in a session, by whichever router, and keeps what is written.

@@ -37,6 +37,8 @@ METHODS: Mapping[str, Rule] = {
     "/rstitch.v1.RouterService/Generate": _for(_GENERATE, changes=True),
     "/rstitch.v1.RouterService/CancelGeneration": _for(_GENERATE, changes=True),
     "/rstitch.v1.RouterService/ObserveAnswer": _for(_GENERATE),
+    "/rstitch.v1.RouterService/Tokenize": _for(_GENERATE),
+    "/rstitch.v1.RouterService/Detokenize": _for(_GENERATE),
     "/rstitch.v1.RouterService/GetTrajectory": _for(_TRAJECTORIES),
     "/rstitch.v1.RouterService/ListTrajectories": _for(_TRAJECTORIES),
     "/rstitch.v1.RouterService/LabelTrajectory": _for(_TRAJECTORIES, changes=True),

@@ -313,16 +313,18 @@ class GenerateResponse(_message.Message):
     def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., switch: _Optional[_Union[Switch, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
-    __slots__ = ("session_id", "num_prompt_tokens", "position", "trace_id")
+    __slots__ = ("session_id", "num_prompt_tokens", "position", "trace_id", "prompt_end")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_END_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     num_prompt_tokens: int
     position: int
     trace_id: str
-    def __init__(self, session_id: _Optional[str] = ..., num_prompt_tokens: _Optional[int] = ..., position: _Optional[int] = ..., trace_id: _Optional[str] = ...) -> None: ...
+    prompt_end: str
+    def __init__(self, session_id: _Optional[str] = ..., num_prompt_tokens: _Optional[int] = ..., position: _Optional[int] = ..., trace_id: _Optional[str] = ..., prompt_end: _Optional[str] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("model", "position", "tokens", "entropies", "text", "uncertainties", "consultations", "details")
@@ -736,6 +738,40 @@ class DeleteTrajectoryRequest(_message.Message):
 class DeleteTrajectoryResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class TokenizeRequest(_message.Message):
+    __slots__ = ("text", "chat", "model")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    CHAT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    chat: Chat
+    model: _common_pb2.Model
+    def __init__(self, text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., model: _Optional[_Union[_common_pb2.Model, str]] = ...) -> None: ...
+
+class TokenizeResponse(_message.Message):
+    __slots__ = ("tokens", "texts", "context_length")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    texts: _containers.RepeatedScalarFieldContainer[bytes]
+    context_length: int
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[bytes]] = ..., context_length: _Optional[int] = ...) -> None: ...
+
+class DetokenizeRequest(_message.Message):
+    __slots__ = ("tokens", "model")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    model: _common_pb2.Model
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., model: _Optional[_Union[_common_pb2.Model, str]] = ...) -> None: ...
+
+class DetokenizeResponse(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()

@@ -109,6 +109,16 @@ class RouterServiceStub(object):
                 request_serializer=rstitch_dot_v1_dot_router__pb2.DeleteHeadRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteHeadResponse.FromString,
                 _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/rstitch.v1.RouterService/Tokenize',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/rstitch.v1.RouterService/Detokenize',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/rstitch.v1.RouterService/GetStatus',
                 request_serializer=rstitch_dot_v1_dot_router__pb2.GetStatusRequest.SerializeToString,
@@ -222,6 +232,20 @@ class RouterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tokenize(self, request, context):
+        """The token ids of a text or a chat, as they would be the prompt of a new session. Nothing is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """The text of token ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Whether the router is ready, its workers, models and policies.
         """
@@ -296,6 +320,16 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.DeleteHead,
                     request_deserializer=rstitch_dot_v1_dot_router__pb2.DeleteHeadRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_router__pb2.DeleteHeadResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.TokenizeRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.DetokenizeRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.DetokenizeResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -664,6 +698,60 @@ class RouterService(object):
             '/rstitch.v1.RouterService/DeleteHead',
             rstitch_dot_v1_dot_router__pb2.DeleteHeadRequest.SerializeToString,
             rstitch_dot_v1_dot_router__pb2.DeleteHeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/Tokenize',
+            rstitch_dot_v1_dot_router__pb2.TokenizeRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.RouterService/Detokenize',
+            rstitch_dot_v1_dot_router__pb2.DetokenizeRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

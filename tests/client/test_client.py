@@ -50,6 +50,7 @@ from rstitch import (
     Started,
     Threshold,
     TokenDetail,
+    Tokenized,
     TrajectoryState,
     Unavailable,
     errors,
@@ -236,6 +237,20 @@ def test_details_come_with_the_tokens_and_across_a_lost_stream(router: FakeRoute
         assert kept == (list(answer.details) if wanted else [])
     with pytest.raises(InvalidArgument, match="details"):
         call(router.address, "answer", "What?", details=Details(-1))
+
+
+def test_texts_and_chats_are_tokenized(router: FakeRouter, call: Call) -> None:
+    assert call(router.address, "tokenize", "ab") == Tokenized((97, 98), (b"a", b"b"), 512)
+    chat = [{"role": "user", "content": "c"}]
+    assert call(router.address, "tokenize", chat=chat, tools=[{"name": "f"}], model=Model.SLM).tokens == (99,)
+    assert call(router.address, "detokenize", [97, 98]) == "ab"
+    text, asked, ids = router.tokenized
+    assert (text.model, asked.model, ids.model) == (2, 1, 2)
+    assert len(asked.chat.tools) == 1
+    with pytest.raises(InvalidArgument, match="one of text"):
+        call(router.address, "tokenize")
+    with pytest.raises(InvalidArgument, match="tokens"):
+        call(router.address, "detokenize", [-1])
 
 
 def test_trajectories_are_shown_listed_and_deleted(router: FakeRouter, call: Call, ask: Ask) -> None:

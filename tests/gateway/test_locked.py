@@ -67,6 +67,8 @@ def test_without_a_key_no_route_tells_anything(http: httpx2.Client) -> None:
     bodies = {
         "/v1/chat/completions": chat(),
         "/v1/completions": {"model": "rstitch", "prompt": "a"},
+        "/tokenize": {"prompt": "a"},
+        "/detokenize": {"tokens": [5]},
         "/v1/rstitch/generate": {"text": "a"},
         "/v1/rstitch/trajectories/{session_id}/label": {"right": True},
     }

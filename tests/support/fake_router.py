@@ -81,6 +81,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.heads: list[pb.HeadStatus] = []
         self.head_calls: list[Any] = []
         self.observed: list[pb.ObserveAnswerRequest] = []
+        self.tokenized: list[pb.TokenizeRequest | pb.DetokenizeRequest] = []
         self.cancelled: list[str] = []
         self.before_event: Callable[[int], None] = lambda n: None
         self.answer = script()
@@ -194,6 +195,15 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             writers = [SLM if part else LLM] if request.session_id else [common_pb2.MODEL_UNSPECIFIED]
             yield pb.ObserveAnswerResponse(consultations=asked, tokens=[part], writers=writers, num_positions=4)
             yield pb.ObserveAnswerResponse(num_positions=4)
+
+    def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
+        self.tokenized.append(request)
+        texts = [letter.encode() for letter in request.text or request.chat.messages[0].content]
+        return pb.TokenizeResponse(tokens=[text[0] for text in texts], texts=texts, context_length=512)
+
+    def Detokenize(self, request: pb.DetokenizeRequest, context: Any) -> pb.DetokenizeResponse:
+        self.tokenized.append(request)
+        return pb.DetokenizeResponse(text="".join(map(chr, request.tokens)))
 
     def CancelGeneration(self, request: pb.CancelGenerationRequest, context: Any) -> pb.CancelGenerationResponse:
         self.cancelled.append(request.session_id)

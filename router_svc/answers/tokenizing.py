@@ -1,0 +1,53 @@
+"""Texts and chats into a model's token ids, and ids into text, for whoever wants to see or count them.
+
+It is bounded as a question is, and takes as long: texts are read off the event loop, long ones behind one another.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from router_svc.answers.plain import check_plain
+from router_svc.answers.preparation import Preparation
+from router_svc.answers.prompts import check_size, first_prompt_of
+from router_svc.answers.request import Chat, Text
+from router_svc.trajectory.types import Model
+
+_BYTES_OF_ID = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Tokens of one model, the bytes of each, and the most tokens that the model reads."""
+
+    tokens: array[int]
+    texts: list[bytes]
+    context_length: int
+
+
+async def tokenize(preparation: Preparation, asked: Text | Chat, model: Model, num_bytes: int) -> Tokenized:
+    """Makes what would be the prompt of a new session, by the model's own tokenizer and template. Raises RstitchError.
+
+    `num_bytes` says about how long the text is.
+    """
+    preparation.pair.check_ready()
+    vocabularies, most = preparation.pair.vocabularies, preparation.pair.context_lengths()
+
+    def make() -> Tokenized:
+        if preparation.settings.special_tokens_in_text == "refuse":
+            check_plain(asked, vocabularies)
+        tokens = first_prompt_of(asked, model, vocabularies, most)
+        return Tokenized(tokens, [*map(vocabularies.tokenizer(model).bytes_of, tokens)], most[model])
+
+    return await preparation.apart.make(make, num_bytes)
+
+
+async def detokenize(preparation: Preparation, ids: array[int], model: Model) -> str:
+    """Returns the text of a model's ids, special tokens spelled out. Raises RstitchError."""
+    preparation.pair.check_ready()
+    vocabularies = preparation.pair.vocabularies
+    check_size(len(ids), {model: preparation.pair.context_lengths()[model]})
+    vocabularies.check_ids("tokens", ids, model)
+    tokenizer = vocabularies.tokenizer(model)
+    return await preparation.apart.make(lambda: tokenizer.spelled(ids), _BYTES_OF_ID * len(ids))
