@@ -1,7 +1,7 @@
 // The entropies of an answer as bars, one for each token or, of a long answer, the highest of each column. It draws and
 // says which token is pointed at; it keeps nothing.
 
-import { LLM, SLM } from "./answer.js";
+import { LLM } from "./answer.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./html.js";
 
 const TICKS = [0.001, 0.01, 0.1, 1];
@@ -48,30 +48,28 @@ function paint(canvas, answer, first, last, tau, guess) {
   const num = last - first;
   const step = width / Math.max(num, 40);
   const gap = step >= 4 ? 1 : 0;
-  const column = (from, to) => {
-    let high = 0;
-    let byLlm = false;
-    let guessed = false;
-    for (let token = from; token < to; token += 1) {
-      high = Math.max(high, answer.entropies[token]);
-      byLlm ||= answer.models[token] === LLM;
-      guessed ||= guess && guess.models[token] === LLM;
-    }
-    return { high, byLlm, guessed };
+  const share = (models, from, to) => {
+    let sum = 0;
+    for (let token = from; token < to; token += 1) sum += models[token] === LLM ? 1 : 0;
+    return sum / (to - from);
+  };
+  // A column of several tokens is as high as the highest, and the LLM's by its share of them.
+  const fill = (x, y, wide, high, byLlm) => {
+    context.fillStyle = color.slm;
+    if (byLlm < 1) context.fillRect(x, y, wide, high * (1 - byLlm));
+    context.fillStyle = color.llm;
+    if (byLlm > 0) context.fillRect(x, y + high * (1 - byLlm), wide, high * byLlm);
   };
   const columns = step >= 1 ? num : Math.floor(width);
   const wide = step >= 1 ? step : width / columns;
   for (let index = 0; index < columns; index += 1) {
     const from = first + (step >= 1 ? index : Math.floor((index * num) / columns));
     const to = step >= 1 ? from + 1 : Math.max(from + 1, first + Math.floor(((index + 1) * num) / columns));
-    const { high, byLlm, guessed } = column(from, to);
+    let high = 0;
+    for (let token = from; token < to; token += 1) high = Math.max(high, answer.entropies[token]);
     const y = Math.min(yOf(high), floor - 1.5);
-    context.fillStyle = byLlm ? color.llm : color.slm;
-    context.fillRect(index * wide, y, wide - gap, floor - y);
-    if (guess) {
-      context.fillStyle = guessed ? color.llm : color.slm;
-      context.fillRect(index * wide, height - BAND, wide - gap, BAND);
-    }
+    fill(index * wide, y, wide - gap, floor - y, share(answer.models, from, to));
+    if (guess) fill(index * wide, height - BAND, wide - gap, BAND, share(guess.models, from, to));
   }
   const xOf = (token) => (token - first) * (step >= 1 ? step : width / num);
   // What the SLM proposed in vain: how unsure it was, above the token that took its place.
