@@ -187,14 +187,18 @@ export function Strip({ answer, version, tau, guess, hover, chosen, onPoint }) {
   const from = about === null ? 0 : Math.min(Math.max(about - LENS / 2, 0), Math.max(num - LENS, 0));
   const shared = { answer, version, tau, guess, hover, chosen, onPoint, keys };
   return html`<figure class="strip">
-    <${Bars} ...${shared} first=${0} last=${num} tall label="Entropy of each token. Arrows choose a token, with Shift a switch." />
+    <${Bars} ...${shared} first=${0} last=${num} tall
+      label="Entropy of each token. Arrows choose a token, with Shift a switch." />
     ${num > 3 * LENS && about !== null && html`
-      <${Bars} ...${shared} first=${Math.round(from)} last=${Math.min(Math.round(from) + LENS, num)} label="Entropy around the chosen token" />`}
+      <${Bars} ...${shared} first=${Math.round(from)} last=${Math.min(Math.round(from) + LENS, num)}
+        label="Entropy around the chosen token" />`}
     <figcaption>
       <span class="key slm">SLM</span> <span class="key llm">LLM</span>
-      <span><svg width="10" height="10" aria-hidden="true"><circle cx="5" cy="5" r="3.5" class="ring" /></svg> discarded proposal</span>
+      <span><svg width="10" height="10" aria-hidden="true"><circle cx="5" cy="5" r="3.5"
+        class="ring" /></svg> discarded proposal</span>
       <span><svg width="10" height="10" aria-hidden="true"><path d="M1 2h8l-4 6z" class="wedge" /></svg> switch</span>
-      ${tau !== null && html`<span><svg width="20" height="10" aria-hidden="true"><path d="M0 5h20" class="dash" /></svg> tau ${tau}</span>`}
+      ${tau !== null && html`<span><svg width="20" height="10" aria-hidden="true"><path d="M0 5h20"
+        class="dash" /></svg> tau ${tau}</span>`}
       ${guess && html`<span>lower band: the estimate</span>`}
     </figcaption>
   </figure>`;
