@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 import rstitch
 from gateway.errors import ApiError, of_router
+from gateway.figures import Figures
 from gateway.middleware import Bounds, Told
 from gateway.native import routes as native
 from gateway.openai import routes as openai
@@ -25,6 +26,7 @@ from gateway.states import router as states
 from rstitch.client.aio import AsyncClient
 from rstitch.errors import RstitchError
 from rstitch.limits import is_loopback
+from rstitch.service.metrics import NO_METRICS, Metrics
 
 _log = structlog.get_logger(__name__)
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -33,10 +35,10 @@ _MIB = 1 << 20
 _ADDED = ("str", "int", "float", "bool")
 
 
-def make_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
+def make_app(settings: GatewaySettings, client: AsyncClient, metrics: Metrics = NO_METRICS) -> FastAPI:
     """Makes the application, which asks the router by `client`."""
     app = FastAPI(title="rstitch", version=rstitch.__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.settings, app.state.client = settings, client
+    app.state.settings, app.state.client, app.state.metrics = settings, client, metrics
     for router in (states, openai.router, stored, tokens, native.router, page.router):
         app.include_router(router)
     app.add_exception_handler(ApiError, _told)
@@ -51,7 +53,7 @@ def make_app(settings: GatewaySettings, client: AsyncClient) -> FastAPI:
         timeout_s=settings.body_timeout_s,
         hosts=_LOCAL if local else (),
     )
-    app.add_middleware(Told)
+    app.add_middleware(Told, figures=Figures(metrics))
     return app
 
 

@@ -18,6 +18,7 @@ from gateway.settings import GatewaySettings
 from rstitch.client.aio import AsyncClient
 from rstitch.errors import RstitchError
 from rstitch.service.logs import setup_logging
+from rstitch.service.metrics import setup_metrics
 from rstitch.service.settings import explain
 
 _log = structlog.get_logger(__name__)
@@ -43,7 +44,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[tuple[FastAPI, uvi
     """Makes the application and its server, which is not started yet."""
     host, _, port = settings.http_listen.rpartition(":")
     async with AsyncClient(settings.router, credentials=settings.credentials()) as client:
-        app = make_app(settings, client)
+        app = make_app(settings, client, setup_metrics("rstitch-gateway", None, scraped=True))
         config = uvicorn.Config(
             app,
             host=host.strip("[]"),

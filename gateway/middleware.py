@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ApiError
+from gateway.figures import Figures
 
 _log = structlog.get_logger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -101,10 +102,11 @@ class Bounds:
 
 
 class Told:
-    """Names each request, closes what browsers could do with its answer, and logs it: what and how, and no text."""
+    """Names each request, closes what browsers could do with its answer, counts and logs it: what and how, no text."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, figures: Figures) -> None:
         self._app = app
+        self._figures = figures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -124,10 +126,18 @@ class Told:
                     headers.setdefault(name, value)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id), self._figures.active():
             try:
                 await self._app(scope, receive, told)
             finally:
-                spent = round(1000 * (time.perf_counter() - began), 1)
+                spent = time.perf_counter() - began
+                route = getattr(scope.get("route"), "path", "")
+                self._figures.took(spent, scope["method"], route, status)
                 level = _log.debug if scope["path"] in ("/health", "/ready", "/metrics") else _log.info
-                level("request", method=scope["method"], path=scope["path"][:200], status=status, ms=spent)
+                level(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"][:200],
+                    status=status,
+                    ms=round(1000 * spent, 1),
+                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,6 +12,8 @@ import rstitch
 from gateway.callers import client_of
 from gateway.errors import ApiError, of_router
 from rstitch.errors import RstitchError
+from rstitch.limits import is_loopback
+from rstitch.service.metrics import Metrics
 
 router = APIRouter(tags=["state"])
 _PATIENCE_S = 5.0
@@ -34,6 +37,20 @@ async def ready(request: Request) -> Response:
     if not status.ready:
         raise ApiError(503, f"The router takes no questions yet: {status.detail}", code="NOT_READY", retry_after_s=1)
     return JSONResponse({"status": "ready"})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Tells what is counted, to whoever the router would tell its state; while it is away, to this machine alone."""
+    try:
+        await client_of(request).status(timeout_s=_PATIENCE_S)
+    except RstitchError as error:
+        failed = of_router(error)
+        if failed.status in (401, 403) or not is_loopback(request.app.state.settings.http_listen):
+            raise failed from None
+    made: Metrics = request.app.state.metrics
+    body, kind = await asyncio.to_thread(made.exposition, request.headers.get("accept", ""))
+    return Response(body, headers={"content-type": kind})
 
 
 @router.get("/version")

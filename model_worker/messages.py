@@ -16,7 +16,6 @@ from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.engine import Engine
 from model_worker.engine.observing import Observe, Observed
 from model_worker.engine.types import (
-    GREEDY,
     Alternatives,
     Capacity,
     Counters,
@@ -25,18 +24,17 @@ from model_worker.engine.types import (
     Returns,
     RunFinished,
     RunRequest,
-    Sampling,
     Timing,
 )
 from model_worker.handoffs import handoff_of
 from model_worker.heads import HeadTable
+from model_worker.samplings import sampling_of
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_SALT_CHARS, MAX_TAU, MAX_TOP_LOGPROBS, MIN_TAU
 from rstitch.service.failures import internal
 from rstitch.v1 import common_pb2, worker_pb2
 
 MAX_SESSION_ID_LENGTH = 256  # a router puts the tenant before its client's, which has at most 128
-MAX_TEMPERATURE = 100.0
 _RETRY_AFTER_S = 0.05
 _COUNTERS, _PROPOSAL, _STEP_COST, _TIMING = (
     tuple(name for name, field in message.DESCRIPTOR.fields_by_name.items() if field.message_type is None)
@@ -236,7 +234,7 @@ def _run_request(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> 
         session_id=message.session_id,
         position=message.position,
         tokens=message.tokens,
-        sampling=_sampling(message),
+        sampling=sampling_of(message),
         prefix_checksum=message.prefix_checksum if message.HasField("prefix_checksum") else None,
         cache_salt=message.cache_salt,
         masked_tokens=tuple(message.masked_tokens),
@@ -254,20 +252,6 @@ def _check_salt(salt: str) -> None:
     if len(salt) > MAX_SALT_CHARS:
         told = f"a salt has at most {MAX_SALT_CHARS} characters, not {len(salt)}."
         raise invalid("cache_salt", told, "Send a short one, such as a hash of it.")
-
-
-def _sampling(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> Sampling:
-    if not message.HasField("sampling"):
-        return GREEDY
-    value: common_pb2.Sampling = message.sampling
-    # Comparisons that NaN fails, too.
-    if not 0 <= value.temperature <= MAX_TEMPERATURE:
-        raise invalid(
-            "sampling.temperature", f"{value.temperature} is not in [0, {MAX_TEMPERATURE:g}].", "Send 0 for greedy."
-        )
-    if not 0 <= value.top_p <= 1:
-        raise invalid("sampling.top_p", f"{value.top_p} is not in (0, 1].", "Leave it unset to keep all tokens.")
-    return Sampling(value.temperature, value.top_p or 1.0, value.top_k, value.seed, value.position_offset)
 
 
 def _returns(message: worker_pb2.Returns, vocab_size: int) -> Returns:

@@ -22,6 +22,12 @@ MAX_CONSULTATION_BYTES = 8 * 1024 * 1024
 MAX_TOP_LOGPROBS = 20
 MAX_ALTERNATIVES = 1 << 19
 
+# Of sampling: entries of a logit bias, and how far a bias, a penalty and a repetition penalty go.
+MAX_BIASES = 300
+MAX_BIAS = 100.0
+MAX_PENALTY = 2.0
+MAX_REPETITION_PENALTY = 10.0
+
 ROUTER_PORT = 50050
 ROUTER_ADDRESS = f"127.0.0.1:{ROUTER_PORT}"
 GATEWAY_PORT = 8000

@@ -19,6 +19,21 @@ class Sampling:
     top_k: int = 0  # how many of the most probable tokens are kept; 0 keeps all
     seed: int = 0  # starts the counter-based generator, which has no other state
     position_offset: int = 0  # added to the position that a token is drawn by
+    min_p: float = 0.0  # tokens less probable than so many times the most probable one are left out
+    logit_bias: tuple[tuple[int, float], ...] = ()  # added to the logits of tokens, each once
+    presence_penalty: float = 0.0  # taken off the logits of tokens that the answer has
+    frequency_penalty: float = 0.0  # likewise, once for each of them
+    repetition_penalty: float = 1.0  # what such logits are divided by over 0, and multiplied with below
+    penalized_from: int = 0  # the position where the answer begins
+
+    @property
+    def penalizes(self) -> bool:
+        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
+
+    @property
+    def shapes(self) -> bool:
+        """Whether it changes logits before a token is chosen."""
+        return bool(self.logit_bias) or self.penalizes
 
 
 GREEDY = Sampling()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router_svc.access.account import Admission
 from router_svc.answers.events import context_of
@@ -128,11 +128,19 @@ class Assembly:
         stops = endings.stop_tokens[model]
         is_own = view.own_ends(stops) == vocabularies.sides[model].stop_tokens
         masked = vocabularies.matching.masked[model]
+        size = vocabularies.sides[model].size
+        biases = tuple(
+            (own, bias)
+            for token, bias in sampling.logit_bias
+            for own in (vocabularies.ends_of_slm([token]) if model is Model.SLM else [token])
+            if own < size
+        )
         return Manner(
-            sampling,
+            replace(sampling, logit_bias=biases),
             prepared.context_lengths[model],
             position_offset=offset,
             masked_tokens=masked,
+            penalized_from=view.start if sampling.penalizes else 0,
             top_logprobs=prepared.settings.top_logprobs or 0,
             stop_tokens=frozenset() if is_own else stops,
         )

@@ -29,7 +29,7 @@ from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.consultations import num_bytes
 from router_svc.trajectory.session_names import salt_of
-from router_svc.trajectory.types import Chunk, Model, Trajectory
+from router_svc.trajectory.types import Chunk, Model, Sampling, Trajectory
 from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_CONSULTATION_BYTES
@@ -111,6 +111,7 @@ class Preparation:
         """Completes a question whose policy is settled and whose answer will begin at position `start`."""
         vocabularies.check_ids("stop_token_ids", question.stop_token_ids)
         check_policy(question.policy, vocabularies)
+        check_bias(question.sampling, vocabularies)
         rules = await self._exit_rules(question.early_exit, vocabularies)
         wanted, default = question.max_new_tokens, self.settings.max_new_tokens
         context_lengths = self.pair.context_lengths()
@@ -186,6 +187,20 @@ def check_same(settings: AnswerSettings, vocabularies: Vocabularies) -> None:
         remedy = "Serve the models that it was begun with, or begin a new session."
         code = grpc.StatusCode.FAILED_PRECONDITION
         raise RstitchError(code, "OTHER_VOCABULARY", what, field="session_id", remedy=remedy)
+
+
+def check_bias(sampling: Sampling, vocabularies: Vocabularies) -> None:
+    """Raises RstitchError, naming the field, for a bias of what is no token of the LLM or cannot be both models'."""
+    size = vocabularies.sides[Model.LLM].size
+    for token, _ in sampling.logit_bias:
+        if vocabularies.is_through_text:
+            what = "the two models have no token ids in common."
+            raise invalid("sampling.logit_bias", what, "Leave it out, or use a pair of one family.")
+        if token >= size:
+            what = f"token id {token} is outside the vocabulary of {size}."
+            raise invalid(
+                f"sampling.logit_bias[{token}]", what, f"Send ids below {size}, made with the LLM's tokenizer."
+            )
 
 
 def check_policy(policy: Policy, vocabularies: Vocabularies) -> None:

@@ -40,7 +40,8 @@ class AnswerSettings:
 
     def to_json(self) -> str:
         """The settings as the text that the store keeps, and that `from_json` reads."""
-        return json.dumps({**asdict(self), "policy": policy_fields(self.policy)}, separators=(",", ":"))
+        made = {**asdict(self), "policy": policy_fields(self.policy), "sampling": _sampling_fields(self.sampling)}
+        return json.dumps(made, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> AnswerSettings:
@@ -49,13 +50,30 @@ class AnswerSettings:
         plain = {name: fields[name] for name in cls.__slots__ if name in fields}  # a newer router may know more
         made = {
             "policy": policy_from(fields["policy"]),
-            "sampling": Sampling(**fields["sampling"]),
+            "sampling": _sampling_from(fields["sampling"]),
             "stop": tuple(fields["stop"]),
             "stop_token_ids": tuple(fields.get("stop_token_ids", ())),
             "budget": Budget(**fields.get("budget", {})),
             "early_exit": _early_exit_from(fields.get("early_exit")),
         }
         return cls(**{**plain, **made})
+
+
+def _sampling_fields(sampling: Sampling) -> dict[str, Any]:
+    """Those that say something, and those that an older router has, which can read no others."""
+    known = ("temperature", "top_p", "top_k", "seed")
+    own = asdict(sampling)
+    return {
+        field.name: own[field.name]
+        for field in fields(Sampling)
+        if field.name in known or own[field.name] != field.default
+    }
+
+
+def _sampling_from(said: dict[str, Any]) -> Sampling:
+    own = {name: said[name] for name in Sampling.__slots__ if name in said}
+    biases = tuple((token, bias) for token, bias in own.get("logit_bias", ()))
+    return Sampling(**{**own, "logit_bias": biases})
 
 
 def _early_exit_from(fields: dict[str, Any] | None) -> EarlyExit | None:

@@ -251,6 +251,16 @@ class Sampling:
     top_p: float = 0.0
     top_k: int = 0
     seed: int = 0
+    min_p: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # by token, each once
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether a choice depends on the answer's tokens before it."""
+        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
 
 
 @dataclass(frozen=True, slots=True)

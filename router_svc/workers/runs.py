@@ -72,6 +72,7 @@ class Run(RunSpec):
     sampling: Sampling
     prefix_checksum: int  # of the session's tokens before `position`
     position_offset: int = 0  # added to a position before its token is drawn
+    penalized_from: int = 0  # the position from which on tokens count for penalties
     masked_tokens: tuple[int, ...] = ()  # that the model is not to write
     cache_salt: str = ""  # the worker takes over what it has computed under this one only
     background: bool = False  # decodes only in rows that the worker has to spare

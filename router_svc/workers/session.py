@@ -44,6 +44,7 @@ class Manner:
     context_length: int
     position_offset: int = 0  # added to a position on the worker before its token is drawn
     masked_tokens: tuple[int, ...] = ()  # own ids of the model
+    penalized_from: int = 0  # the position on the worker where the answer begins, if its tokens count
     top_logprobs: int = 0  # how many alternatives are to come with each token that may be kept
     stop_tokens: frozenset[int] = frozenset()  # of the answer, where a run names none; none: the model's own
 
@@ -262,6 +263,7 @@ class WorkerSession:
             tokens=tokens,
             sampling=manner.sampling,
             position_offset=manner.position_offset,
+            penalized_from=manner.penalized_from,
             prefix_checksum=self._checksum.at(self._held),
             background=background,
             cache_salt=self._key.cache_salt,

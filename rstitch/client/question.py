@@ -22,6 +22,11 @@ class Sampling:
     top_p: float = 0.0
     top_k: int = 0
     seed: int = 0
+    min_p: float = 0.0  # only tokens at least so many times as probable as the most probable one; 0: all
+    logit_bias: Mapping[int, float] | None = None  # added to logits, by ids of the LLM, in [-100, 100]; at most 300
+    presence_penalty: float = 0.0  # in [-2, 2]: taken off the logits of tokens that the answer has
+    frequency_penalty: float = 0.0  # in [-2, 2]: likewise, once for each of them
+    repetition_penalty: float = 0.0  # over 0: what such logits are divided by, or multiplied with below 0; 0 is 1
 
 
 @dataclass(frozen=True, slots=True)

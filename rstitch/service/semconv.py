@@ -111,6 +111,13 @@ METRIC_REDIS_APPEND_DURATION: Final = "rstitch.redis.append.duration"
 METRIC_REFUSALS: Final = "rstitch.refusals"
 METRIC_CERTIFICATE_EXPIRY: Final = "rstitch.certificate.expiry"
 
+# Of the gateway.
+HTTP_ROUTE: Final = "http.route"
+HTTP_METHOD: Final = "http.request.method"
+HTTP_STATUS: Final = "http.response.status_code"
+METRIC_HTTP_DURATION: Final = "http.server.request.duration"
+METRIC_HTTP_ACTIVE: Final = "http.server.active_requests"
+
 # Metrics of a worker.
 METRIC_WORKER_CACHED_TOKENS: Final = "rstitch.worker.cached_tokens"
 METRIC_WORKER_CACHE_HITS: Final = "rstitch.worker.cache_hits"

@@ -24,19 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rstitch/v1/common.proto\x12\nrstitch.v1\"d\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x17\n\x0fposition_offset\x18\x05 \x01(\x11\"\xa8\x01\n\x0c\x43onsultation\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x14\n\x0chidden_state\x18\x02 \x01(\x0c\x12\x0f\n\x07\x65ntropy\x18\x03 \x01(\x02\x12\x10\n\x08proposal\x18\x04 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\x02\x12\x13\n\x0bprobability\x18\x06 \x01(\x02\x12\x0e\n\x06to_llm\x18\x07 \x01(\x08\x12\x16\n\x0e\x63ontext_length\x18\x08 \x01(\r*<\n\x05Model\x12\x15\n\x11MODEL_UNSPECIFIED\x10\x00\x12\r\n\tMODEL_SLM\x10\x01\x12\r\n\tMODEL_LLM\x10\x02*y\n\x06Signal\x12\x16\n\x12SIGNAL_UNSPECIFIED\x10\x00\x12\x12\n\x0eSIGNAL_ENTROPY\x10\x01\x12\x15\n\x11SIGNAL_CONFIDENCE\x10\x02\x12\x11\n\rSIGNAL_MARGIN\x10\x03\x12\x19\n\x15SIGNAL_ENTROPY_WINDOW\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rstitch/v1/common.proto\x12\nrstitch.v1\"\xc7\x02\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x17\n\x0fposition_offset\x18\x05 \x01(\x11\x12\r\n\x05min_p\x18\x06 \x01(\x01\x12\x37\n\nlogit_bias\x18\x07 \x03(\x0b\x32#.rstitch.v1.Sampling.LogitBiasEntry\x12\x18\n\x10presence_penalty\x18\x08 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\t \x01(\x01\x12\x1a\n\x12repetition_penalty\x18\n \x01(\x01\x12\x16\n\x0epenalized_from\x18\x0b \x01(\r\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa8\x01\n\x0c\x43onsultation\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x14\n\x0chidden_state\x18\x02 \x01(\x0c\x12\x0f\n\x07\x65ntropy\x18\x03 \x01(\x02\x12\x10\n\x08proposal\x18\x04 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\x02\x12\x13\n\x0bprobability\x18\x06 \x01(\x02\x12\x0e\n\x06to_llm\x18\x07 \x01(\x08\x12\x16\n\x0e\x63ontext_length\x18\x08 \x01(\r*<\n\x05Model\x12\x15\n\x11MODEL_UNSPECIFIED\x10\x00\x12\r\n\tMODEL_SLM\x10\x01\x12\r\n\tMODEL_LLM\x10\x02*y\n\x06Signal\x12\x16\n\x12SIGNAL_UNSPECIFIED\x10\x00\x12\x12\n\x0eSIGNAL_ENTROPY\x10\x01\x12\x15\n\x11SIGNAL_CONFIDENCE\x10\x02\x12\x11\n\rSIGNAL_MARGIN\x10\x03\x12\x19\n\x15SIGNAL_ENTROPY_WINDOW\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rstitch.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODEL']._serialized_start=312
-  _globals['_MODEL']._serialized_end=372
-  _globals['_SIGNAL']._serialized_start=374
-  _globals['_SIGNAL']._serialized_end=495
-  _globals['_SAMPLING']._serialized_start=39
-  _globals['_SAMPLING']._serialized_end=139
-  _globals['_CONSULTATION']._serialized_start=142
-  _globals['_CONSULTATION']._serialized_end=310
+  _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_MODEL']._serialized_start=540
+  _globals['_MODEL']._serialized_end=600
+  _globals['_SIGNAL']._serialized_start=602
+  _globals['_SIGNAL']._serialized_end=723
+  _globals['_SAMPLING']._serialized_start=40
+  _globals['_SAMPLING']._serialized_end=367
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=319
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=367
+  _globals['_CONSULTATION']._serialized_start=370
+  _globals['_CONSULTATION']._serialized_end=538
 # @@protoc_insertion_point(module_scope)

@@ -106,7 +106,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
         chat=[Message("system", "Be brief."), {"role": "user", "content": "Wie viel? ä"}],
         policy=Threshold(0.1),
         early_exit=EarlyExit(0.9),
-        sampling=Sampling(0.5, 0.9, 40, 7),
+        sampling=Sampling(0.5, 0.9, 40, 7, 0.1, {3: 1.5}, 0.5, -0.5, 1.5),
         max_new_tokens=64,
         stop=["\n"],
         stop_token_ids=[7, 8],
@@ -120,6 +120,8 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
     assert question.policy.threshold.tau == 0.1
     assert question.early_exit.threshold == 0.9
     s = question.sampling
+    assert (s.min_p, dict(s.logit_bias), s.repetition_penalty) == (0.1, {3: 1.5}, 1.5)
+    assert (s.presence_penalty, s.frequency_penalty) == (0.5, -0.5)
     assert (s.temperature, s.top_p, s.top_k, s.seed) == (0.5, 0.9, 40, 7)
     assert (question.max_new_tokens, list(question.stop), question.session_id) == (64, ["\n"], "talk")
     assert question.cache_salt == "tenant"

@@ -9,6 +9,7 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
+from gateway.figures import Figures
 from model_worker.metrics import WorkerMetrics
 from router_svc.main import Router
 from router_svc.observers.observer import Observers
@@ -67,6 +68,7 @@ async def test_the_page_has_each_instrument_with_its_unit_and_type() -> None:
     WorkerMetrics(noting, make_engine()[0])
     RefusedCalls(noting)
     measure_expiry(noting, {})
+    Figures(noting)
     await router.close()
     assert {name: (row.unit, row.kind) for name, row in rows().items()} == noting.instruments
     declared = {value for name, value in vars(semconv).items() if name.startswith(("METRIC_", "GEN_AI_SERVER_"))}
@@ -86,6 +88,7 @@ def test_a_running_stack_has_the_labels_that_the_page_says_and_no_others(scraped
         assert labels <= {name_of(label) for label in by_name[name].labels}, name
     # Those that a running stack has no reason to count.
     rare = {"rstitch.quota_refusals", "rstitch.certificate.expiry"}
+    rare |= {name for name in rows() if name.startswith("http.")}  # the gateway's: tests/gateway
     assert {name_of(name) for name in rows().keys() - rare} <= seen
 
 

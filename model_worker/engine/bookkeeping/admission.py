@@ -18,7 +18,9 @@ from model_worker.engine.types import MAX_MASKED_TOKENS, ForkRequest, Limits, Ru
 def check_request(request: RunRequest, limits: Limits) -> None:
     """Raises InvalidRun or ContextFull, naming the field, if the request is wrong whatever the session holds."""
     vocab_size, masked = limits.vocab_size, request.masked_tokens
-    for field, tokens in (("tokens", request.tokens), ("draft", request.draft), ("masked_tokens", masked)):
+    biased = [token for token, _ in request.sampling.logit_bias]
+    of_fields = (("draft", request.draft), ("masked_tokens", masked), ("sampling.logit_bias", biased))
+    for field, tokens in (("tokens", request.tokens), *of_fields):
         if tokens and max(tokens) >= vocab_size:
             bad = next(token for token in tokens if token >= vocab_size)
             raise InvalidRun(

@@ -49,7 +49,7 @@ def draw_later(
     if not rows:
         return lambda: ([], [])
     numbers = [
-        (row, s.temperature, s.top_p, s.top_k or logits.shape[-1], u)
+        (row, s.temperature, s.top_p, s.top_k or logits.shape[-1], s.min_p, u)
         for row, s, u in zip(rows, samplings, draws, strict=True)
     ]
     on_device = to_device(torch.tensor(numbers, dtype=torch.float64), logits.device)
@@ -77,7 +77,7 @@ def _sorted_whole(logits: Tensor, numbers: Tensor) -> tuple[list[int], list[floa
 
 def _draw_group(logits: Tensor, numbers: Tensor, first: int) -> Tensor:
     """Returns tokens, logprobs and whether these are decided, float64 [3, rows]."""
-    _, temperature, top_p, top_k, u = numbers.split(1, dim=1)
+    _, temperature, top_p, top_k, min_p, u = numbers.split(1, dim=1)
     all_of_them = _probabilities(logits, temperature)
     count = min(first, logits.shape[-1])
     # By probability, and equal ones by id: `topk` takes any of those that equal the last it takes.
@@ -92,17 +92,20 @@ def _draw_group(logits: Tensor, numbers: Tensor, first: int) -> Tensor:
     is_known = p > last if count < logits.shape[-1] else torch.ones_like(p, dtype=torch.bool)
     num_known = is_known.sum(-1, keepdim=True)
     cumulative = p.cumsum(-1)
-    keep = _kept(p, cumulative, top_p, top_k) & is_known
+    keep = _kept(p, cumulative, top_p, top_k, min_p) & is_known
     kept = torch.where(keep, p, 0.0).cumsum(-1)
     known_mass, mass = (p * is_known).sum(-1, keepdim=True), kept[:, -1:]
     # The nucleus ends among the known: all of it is here, and so is its mass. Else its mass is bounded: it has top_p or
     # all there is, and less than one more token would add, unless top_k ends it before.
     is_whole = (top_k <= num_known) | (known_mass >= top_p + _ROUNDING) | (num_known == logits.shape[-1])
+    is_whole |= min_p * p[:, :1] > last
     least = torch.where(top_k < logits.shape[-1], mass, top_p) - _ROUNDING
     most = (top_p + last).clamp_max(1.0) + _ROUNDING
     lower = torch.searchsorted(kept, u * torch.where(is_whole, mass, least), right=True)
     chosen = torch.searchsorted(kept, u * torch.where(is_whole, mass, most), right=True)
-    decided = torch.where(is_whole, keep.any(-1, keepdim=True), (lower == chosen) & (chosen < num_known))
+    # By min_p less mass may be left than these bounds say: then the row is sorted.
+    is_between = (lower == chosen) & (chosen < num_known) & (min_p == 0)
+    decided = torch.where(is_whole, keep.any(-1, keepdim=True), is_between)
     # Rounding can lead past the last kept token.
     token = ids.gather(-1, torch.minimum(chosen, (keep.sum(-1, keepdim=True) - 1).clamp_min(0)))
     return torch.cat([token.double(), _logprob(logits, token), decided.double()], 1).T
@@ -110,10 +113,10 @@ def _draw_group(logits: Tensor, numbers: Tensor, first: int) -> Tensor:
 
 def _sort_group(logits: Tensor, numbers: Tensor) -> Tensor:
     """Does the same by sorting rows as a whole, which decides any; returns tokens and logprobs, float64 [2, rows]."""
-    _, temperature, top_p, top_k, u = numbers.split(1, dim=1)
+    _, temperature, top_p, top_k, min_p, u = numbers.split(1, dim=1)
     # Stable: equal probabilities stay in order of id, so that the order is a function of the logits alone.
     p, ids = _probabilities(logits, temperature).sort(dim=-1, descending=True, stable=True)
-    keep = _kept(p, p.cumsum(-1), top_p, top_k)
+    keep = _kept(p, p.cumsum(-1), top_p, top_k, min_p)
     kept = torch.where(keep, p, 0.0).cumsum(-1)
     # The token whose share of the cumulative mass the random number falls into:
     #
@@ -129,10 +132,14 @@ def _probabilities(logits: Tensor, temperature: Tensor) -> Tensor:
     return torch.softmax((logits.double() - logits.amax(-1, keepdim=True).double()) / temperature, dim=-1)
 
 
-def _kept(p: Tensor, cumulative: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
-    """Returns which tokens, by falling probability, may be drawn: those with less mass before them than top_p."""
+def _kept(p: Tensor, cumulative: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor) -> Tensor:
+    """Returns which tokens, by falling probability, may be drawn: those with less mass before them than top_p.
+
+    Of these, only the first `top_k`, and those that have at least `min_p` times the probability of the first.
+    """
     # One without any mass is never drawn, not even where rounding leads to the last that is kept.
-    return (torch.arange(p.shape[-1], device=p.device) < top_k) & (cumulative - p < top_p) & (p > 0)
+    among_first = torch.arange(p.shape[-1], device=p.device) < top_k
+    return among_first & (cumulative - p < top_p) & (p >= min_p * p[:, :1]) & (p > 0)
 
 
 def _logprob(logits: Tensor, token: Tensor) -> Tensor:

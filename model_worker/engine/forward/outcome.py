@@ -54,7 +54,11 @@ def choose_for(
     """Tells the device to choose tokens; `index` says which rows of `logits` and `hidden` the batch asked for."""
     samplings = [row.run.request.sampling for row in batch.asked]
     positions = [batch.positions[place] + 1 for place in batch.wanted]
-    choices = choose(measured, logits, index, samplings, positions)
+
+    def answer_of(place: int) -> Sequence[int]:
+        return batch.asked[place].run.session.tokens[samplings[place].penalized_from : positions[place]]
+
+    choices = choose(measured, logits, index, samplings, positions, answer_of)
     handoffs = [row.run.request.handoff for row in batch.asked]
     by_margin = [place for place, handoff in enumerate(handoffs) if handoff and handoff.signal is Signal.MARGIN]
     values = margins(logits, [index[place] for place in by_margin]) if by_margin else list

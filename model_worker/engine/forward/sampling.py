@@ -1,16 +1,16 @@
 """From logits to a token: one pass over the distributions of a step.
 
-A choice is a function of (seed, position + position_offset, logits) and of nothing else: the one random number of a
-position comes from a counter-based generator, and picks the token by inverting the cumulative distribution. So a
-session gives the same tokens alone, in any batch and after a restart wherever its logits are the same. That they are to
-the last bit only `--batch-invariant` (invariant.py) promises: else rounding differs, which in 16 bits often makes
-another token.
+A choice is a function of (seed, position + position_offset, logits) and of nothing else, but for penalties, which look
+at the answer's tokens before it. The one random number of a position comes from a counter-based generator, and picks
+the token by inverting the cumulative distribution. So a session gives the same tokens alone, in any batch and after a
+restart wherever its logits are the same. That they are to the last bit only `--batch-invariant` (invariant.py)
+promises: else rounding differs, which in 16 bits often makes another token.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from model_worker.engine.bookkeeping.signals import rounded
 from model_worker.engine.forward.inversion import draw_later
 from model_worker.engine.forward.kernels.availability import why_not
+from model_worker.engine.forward.shaping import shaped
 from model_worker.engine.forward.transfer import Later, to_device, to_host
 from model_worker.engine.types import Sampling
 
@@ -54,14 +55,18 @@ def choose(
     rows: Sequence[int],
     samplings: Sequence[Sampling],
     positions: Sequence[int],
+    answer_of: Callable[[int], Sequence[int]] = lambda index: (),
 ) -> Later[Choices]:
     """Chooses a token for each of the `rows` of `logits` [n, vocab_size]; its position is the one it would take.
 
-    Entropies and logprobs are of the model's own distribution (temperature 1, before top-k and top-p).
+    Entropies and logprobs are of the model's own distribution (temperature 1, before all that a sampling does).
+    `answer_of` gives what the penalties of one of them look at.
     """
-    random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
-    draws = [uniform(samplings[index].seed, positions[index] + samplings[index].position_offset) for index in random]
+    reshaped = [index for index, sampling in enumerate(samplings) if sampling.shapes]
+    random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0 and not sampling.shapes]
+    draws = [_number(samplings[index], positions[index]) for index in random]
     drawn = draw_later(logits, [rows[index] for index in random], [samplings[index] for index in random], draws)
+    others = _choose_shaped(logits, rows, samplings, positions, reshaped, answer_of) if reshaped else None
 
     def read() -> Choices:
         own = measured()
@@ -71,7 +76,42 @@ def choose(
         entropies = [0.0 if (h := rounded(own.entropies[row])) < 0 else 1.0 if h > 1 else h for row in rows]
         for index, token, logprob in zip(random, *drawn(), strict=True):
             tokens[index], logprobs[index] = token, logprob
+        if others is not None:
+            for index, token, logprob in zip(reshaped, *others(), strict=True):
+                tokens[index], logprobs[index] = token, logprob
         return Choices(tokens, entropies, logprobs)
+
+    return read
+
+
+def _number(sampling: Sampling, position: int) -> float:
+    return uniform(sampling.seed, position + sampling.position_offset)
+
+
+def _choose_shaped(
+    logits: Tensor,
+    rows: Sequence[int],
+    samplings: Sequence[Sampling],
+    positions: Sequence[int],
+    indices: Sequence[int],
+    answer_of: Callable[[int], Sequence[int]],
+) -> Later[tuple[list[int], list[float]]]:
+    """Chooses tokens where a bias or a penalty has a say: on a device, as each is read."""
+    own_rows, own = [rows[index] for index in indices], [samplings[index] for index in indices]
+    made = shaped(logits, own_rows, own, [answer_of(index) for index in indices])
+    greedy = to_host(made.argmax(-1))
+    random = [place for place, sampling in enumerate(own) if sampling.temperature > 0]
+    draws = [_number(own[place], positions[indices[place]]) for place in random]
+    drawn = draw_later(made, random, [own[place] for place in random], draws)
+    told = logits.index_select(0, to_device(torch.tensor(own_rows), logits.device))
+    logprobs = told.log_softmax(-1, torch.promote_types(told.dtype, torch.float32))
+
+    def read() -> tuple[list[int], list[float]]:
+        tokens: list[int] = greedy.tolist()
+        for place, token in zip(random, drawn()[0], strict=True):
+            tokens[place] = token
+        chosen = to_device(torch.tensor(tokens), logits.device)[:, None]
+        return tokens, logprobs.gather(-1, chosen)[:, 0].tolist()
 
     return read
 
