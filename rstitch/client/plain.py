@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from rstitch.client.specs import Spec, policy_text, text_of
@@ -18,22 +19,30 @@ def as_dict(value: Any) -> dict[str, Any]:
 
     A token's bytes become its `text`; one with a part of a character has escapes, and `bytes` beside it.
     """
-    plain: dict[str, Any] = dataclasses.asdict(value, dict_factory=_named)
-    return plain
-
-
-def _named(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = {_THEIRS.get(name, name): _plain(value) for name, value in fields}
-    for name, value in fields:
-        if name == "text" and isinstance(value, bytes) and made[name].encode() != value:
-            made["bytes"] = list(value)
+    made: dict[str, Any] = {}
+    kind: Any = type(value)
+    for name in _names(kind):
+        given = getattr(value, name)
+        made[_THEIRS.get(name, name)] = plain = _plain(given)
+        if name == "text" and isinstance(given, bytes) and plain.encode() != given:
+            made["bytes"] = list(given)
     return made
 
 
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
 def _plain(value: Any) -> Any:
+    # A trajectory has tens of thousands of numbers, which are not looked at one by one.
+    if isinstance(value, int | float | str) or value is None:
+        return value
+    if isinstance(value, tuple):
+        return [as_dict(each) for each in value] if value and dataclasses.is_dataclass(value[0]) else list(value)
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
-    return value.isoformat() if isinstance(value, datetime) else value
+    return value.isoformat() if isinstance(value, datetime) else as_dict(value)
 
 
 def event_dict(event: Event) -> dict[str, Any]:

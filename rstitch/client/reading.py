@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from datetime import UTC
 from enum import StrEnum
+from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from rstitch.client import types as t
@@ -15,21 +18,32 @@ V = TypeVar("V")
 
 def read(kind: type[V], m: Any, **given: Any) -> V:
     """Reads a message as the value whose fields have the same names; `given` has those that differ in more."""
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if field.name not in given:
-            given[field.name] = _plain(m, m.DESCRIPTOR.fields_by_name[field.name])
+    of: Any = kind
+    for name, plain in _readers(of, m.DESCRIPTOR):
+        if name not in given:
+            given[name] = plain(m)
     return kind(**given)
 
 
-def _plain(m: Any, field: Any) -> Any:
-    value = getattr(m, field.name)
+@cache
+def _readers(kind: type, descriptor: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """How each field of a kind is read; a trajectory has thousands of segments."""
+    names = (field.name for field in dataclasses.fields(kind))
+    return tuple((name, _reader(name, descriptor.fields_by_name.get(name))) for name in names)
+
+
+def _reader(name: str, field: Any) -> Callable[[Any], Any]:
+    get = attrgetter(name)
+    if field is None:  # whoever reads such a value gives this one, or hears that the message has none
+        return get
     if field.enum_type is not None:
-        return enum(field.enum_type.name, value)
+        enum_name = field.enum_type.name
+        return lambda m: enum(enum_name, get(m))
     if field.message_type is not None:
-        return value.ToDatetime(tzinfo=UTC)  # the only message that is a plain value is a time
-    if isinstance(value, bool | int | float | str | bytes):
-        return None if field.has_presence and not m.HasField(field.name) else value
-    return tuple(value)
+        return lambda m: get(m).ToDatetime(tzinfo=UTC)  # the only message that is a plain value is a time
+    if field.has_presence:
+        return lambda m: get(m) if m.HasField(name) else None
+    return lambda m: value if isinstance(value := get(m), bool | int | float | str | bytes) else tuple(value)
 
 
 def enum(name: str, number: int) -> Any:

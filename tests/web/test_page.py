@@ -9,9 +9,12 @@ from typing import Any
 
 import grpc
 import httpx2
+import pytest
 from playwright.sync_api import Page, expect
 
+from rstitch.client import Client, LlmOnly, Sampling
 from rstitch.errors import RstitchError
+from rstitch.local.stack import LocalStack
 from rstitch.v1 import router_pb2 as pb
 from tests.support.fake_router import NUM_PROMPT_TOKENS, SLM, FakeRouter, script
 from tests.support.gateways import QUESTION
@@ -167,6 +170,38 @@ def test_an_answer_that_breaks_off_is_gone_on_with(router: FakeRouter, scripted:
     page.locator(".usage").wait_for()
     words = [f"w{position}" for position in range(NUM_PROMPT_TOKENS, NUM_PROMPT_TOKENS + 60)]
     assert shown(page).split() == words
+
+
+def test_a_conversation_goes_on(router: FakeRouter, scripted: str, visit: Visit) -> None:
+    page = visit(scripted)
+    ask(page)
+    session = page.locator(".live .links code").inner_text()
+    page.get_by_role("button", name="ask on in this conversation").click()
+    expect(page.get_by_label("Question")).to_be_focused()
+    ask(page, "And then?")
+    page.locator(".usage").wait_for()
+    assert [question.session_id for question in router.questions][1:] == [session]
+    page.get_by_role("button", name="begin a new one").click()
+    ask(page, "Another one?")
+    expect(page.locator(".live .links code")).not_to_have_text(session)
+
+
+def test_an_answer_that_is_being_written_is_watched_and_cancelled(
+    tiny_stack: LocalStack, real: str, visit: Visit
+) -> None:
+    # Hardly more than dice, which give the stop token late: it does not end by itself before somebody has seen it.
+    long: dict[str, Any] = {"policy": LlmOnly(), "sampling": Sampling(temperature=100, seed=1), "max_new_tokens": 1900}
+    with Client(tiny_stack.router_address) as client:
+        events = client.generate("Once", session_id="watched", on_disconnect="continue", guard=False, **long)
+        next(events)
+        page = visit(f"{real}/t/watched")
+        page.locator(".block > span").nth(5).wait_for()
+        page.get_by_role("button", name="Cancel the answer").click()
+        expect(page.locator(".state")).to_have_text("interrupted")
+        with pytest.raises(RstitchError, match="cancelled"):
+            list(events)
+        kept = client.trajectory("watched")
+    expect(strip(page)).to_have_attribute("aria-valuemax", str(kept.length - len(kept.segments[0].tokens)))
 
 
 def test_the_key_of_a_tab_is_sent_and_kept_nowhere_else(router: FakeRouter, scripted: str, visit: Visit) -> None:

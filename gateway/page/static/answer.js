@@ -43,7 +43,10 @@ export class Answer {
       this.sessionId = event.session_id;
       this.traceId = event.trace_id;
       this.numPrompt = event.num_prompt_tokens;
-      if (!this.length) this.start = event.position;
+      if (!this.length) {
+        this.start = event.position;
+        this._behind(event.prompt_end);
+      }
     } else if (event.event === "chunk") {
       this._tokens(MODELS[event.model], event);
     } else if (event.event === "switch") {
@@ -62,6 +65,7 @@ export class Answer {
     made.sessionId = trajectory.session_id;
     made.start = begins < segments.length ? segments[begins].position : trajectory.length;
     made.numPrompt = made.start;
+    made._behind(segments[begins - 1]?.text);
     let before = 0;
     for (const segment of segments.slice(begins)) {
       const model = MODELS[segment.source];
@@ -94,6 +98,14 @@ export class Answer {
   // Tokens that the SLM proposed and that were not kept: where, and how unsure it was.
   discarded() {
     return this.switches.filter((each) => each.to === LLM && DISCARDING.has(each.reason));
+  }
+
+  // A chat template may have begun the thinking.
+  _behind(prompt = "") {
+    if (!prompt.trimEnd().endsWith(this._marks.begin)) return;
+    this.thought = false;
+    this._atStart = false;
+    this._skipLines = true;
   }
 
   _switch(from, to, position, value, reason) {
@@ -136,7 +148,8 @@ export class Answer {
         first.text = first.text.slice(left.length);
         left = "";
       } else {
-        pieces.push(...about(first ? first.from : from, from + details.length, left));
+        const rest = about(first ? first.from : from, from + details.length, left);
+        pieces.push(...rest.map((each) => ({ ...each, exact: false })));
         this._queue = [];
         left = "";
       }

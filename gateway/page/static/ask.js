@@ -10,6 +10,7 @@ const WORDS = {
   "": "the router's own", threshold: "threshold (R-Stitch)", llm_only: "LLM alone", slm_only: "SLM alone",
   "speculative:draft_tokens=4": "speculative, 4 drafted", "random:slm_probability=0.5": "random, half and half", other: "another ...",
 };
+const SOON_MS = 40;
 const NUMBERS = [
   ["temperature", "Temperature", { min: 0, max: 2, step: 0.1 }], ["top_p", "Top-p", { min: 0, max: 1, step: 0.05 }],
   ["top_k", "Top-k", { min: 0, step: 1 }], ["seed", "Seed", { min: 0, step: 1 }],
@@ -26,16 +27,19 @@ export function useAnswer(marks) {
     const told = { answer, version: 0, error: null, running: true };
     const show = (more) => { if (leaving.current === mine) setState({ ...Object.assign(told, more) }); };
     const { into, ...attach } = body.attach || {};
+    // What comes within some milliseconds is shown together: a fast answer would be painted for each of its tokens.
+    let coming = 0;
+    const showSoon = () => { coming ||= setTimeout(() => { coming = 0; show({ version: told.version + 1 }); }, SOON_MS); };
     show({});
     try {
       for await (const events of generate(body.attach ? { attach } : body, mine.signal)) {
         events.forEach((event) => answer.take(event));
-        show({ version: told.version + 1 });
+        showSoon();
       }
-      show({ running: false });
+      show({ running: false, version: told.version + 1 });
     } catch (error) {
       const left = error.name === "AbortError";
-      show({ running: false, error: left ? new Failure({ code: "STOPPED", message: "You have stopped it. What is written is kept." }) : error });
+      show({ running: false, version: told.version + 1, error: left ? new Failure({ code: "STOPPED", message: "You have stopped it. What is written is kept." }) : error });
     }
   };
   useEffect(() => () => leaving.current?.abort(), []);
@@ -46,15 +50,18 @@ export function Live({ one, name, policy, compact, jaeger, navigate, onFollow })
   const { answer, version, error, running } = one;
   if (!answer) return null;
   const resume = error && answer.sessionId && !answer.finished
-    && html`<button type="button" onClick=${() => one.start({ attach: { session_id: answer.sessionId, resume_from: answer.start + answer.length, into: answer } })}>Go on with it</button>`;
+    && html`<button type="button"
+      onClick=${() => one.start({ attach: { session_id: answer.sessionId, resume_from: answer.start + answer.length, into: answer } })}>Go on with it</button>`;
   return html`<div class="live" aria-busy=${running}>
     ${name && html`<h2>${name}</h2>`}
     <${Problem} error=${error}>${resume}<//>
     <${AnswerView} answer=${answer} version=${version} policy=${policy} compact=${compact} />
     ${answer.sessionId && html`<p class="links">
       <a href=${`/t/${encodeURIComponent(answer.sessionId)}`} onClick=${navigate}>its own page</a>
-      ${jaeger && answer.traceId && html`<a href=${`${jaeger}/trace/${answer.traceId}`} target="_blank" rel="noopener noreferrer">trace in Jaeger</a>`}
-      ${onFollow && answer.finished && html`<button type="button" class="link" onClick=${() => onFollow(answer.sessionId)}>ask on in this conversation</button>`}
+      ${jaeger && answer.traceId && html`<a href=${`${jaeger}/trace/${answer.traceId}`} target="_blank"
+        rel="noopener noreferrer">trace in Jaeger</a>`}
+      ${onFollow && answer.finished && html`<button type="button" class="link"
+        onClick=${() => onFollow(answer.sessionId)}>ask on in this conversation</button>`}
       <code class="faint">${answer.sessionId}</code>
     </p>`}
   </div>`;
@@ -112,28 +119,44 @@ export function Ask({ settings, status, profiles, navigate }) {
       <textarea id="question" ref=${field} rows="3" placeholder="Ask the pair of models something" value=${question}
         onInput=${(event) => setQuestion(event.target.value)}
         onKeyDown=${(event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(event); }} />
-      ${!question && html`<p class="examples"><span class="faint">Try</span> ${settings.examples.map((each) => html`<button type="button" class="chip" onClick=${() => { setQuestion(each); field.current.focus(); }}>${each}</button>`)}</p>`}
-      ${session && html`<p><span class="chip on">goes on in <code>${session}</code></span> <button type="button" class="link" onClick=${() => setSession("")}>begin a new one</button></p>`}
+      ${!question && html`<p class="examples"><span
+        class="faint">Try</span> ${settings.examples.map((each) => html`<button type="button" class="chip"
+        onClick=${() => { setQuestion(each); field.current.focus(); }}>${each}</button>`)}</p>`}
+      ${session && html`<p><span class="chip on">goes on in <code>${session}</code></span> <button type="button"
+        class="link" onClick=${() => setSession("")}>begin a new one</button></p>`}
       <div class="controls">
         <span><label for="policy">Who writes</label>
           <select id="policy" value=${kind} onChange=${(event) => setKind(event.target.value)}>
             ${Object.entries(WORDS).map(([value, name]) => html`<option value=${value}>${name}</option>`)}
-            ${profiles.length > 0 && html`<optgroup label="profiles">${profiles.map((each) => html`<option value=${`profile:${each.name}`}>${each.name}</option>`)}</optgroup>`}
+            ${profiles.length > 0 && html`<optgroup label="profiles">${profiles.map((each) => html`<option
+              value=${`profile:${each.name}`}>${each.name}</option>`)}</optgroup>`}
           </select></span>
         ${kind === "threshold" && html`<${TauSlider} id="tau" label="tau" tau=${tau} onTau=${setTau} />`}
-        ${kind === "other" && html`<span><label for="word">Policy</label><input id="word" value=${word} placeholder="learned:tiny+budget:llm_tokens=20" onInput=${(event) => setWord(event.target.value)} /></span>`}
-        <span class="check"><input id="compare" type="checkbox" checked=${compare} disabled=${Boolean(session)} onChange=${(event) => setCompare(event.target.checked)} /><label for="compare">beside each model alone</label></span>
+        ${kind === "other" && html`<span><label for="word">Policy</label><input id="word" value=${word}
+          placeholder="learned:tiny+budget:llm_tokens=20" onInput=${(event) => setWord(event.target.value)} /></span>`}
+        <span class="check"><input id="compare" type="checkbox" checked=${compare} disabled=${Boolean(session)}
+          onChange=${(event) => setCompare(event.target.checked)} /><label for="compare">beside each model alone</label>
+          </span>
         <span class="end">
-          ${running && html`<button type="button" onClick=${() => [routed, slm, llm].forEach((each) => each.stop())}>Stop</button>`}
+          ${running && html`<button type="button"
+            onClick=${() => [routed, slm, llm].forEach((each) => each.stop())}>Stop</button>`}
           <button class="primary" disabled=${running || !question.trim()}>Ask</button>
         </span>
       </div>
       <details class="more"><summary>Sampling and limits</summary><div class="controls">
-        ${NUMBERS.map(([name, label, bounds]) => html`<span><label for=${name}>${label}</label><input id=${name} type="number" ...${bounds} placeholder="0" value=${numbers[name] ?? ""} onInput=${(event) => setNumbers({ ...numbers, [name]: event.target.value })} /></span>`)}
-        <span><label for="most">Tokens at most</label><input id="most" type="number" min="1" step="1" placeholder="the router's" value=${most} onInput=${(event) => setMost(event.target.value)} /></span>
-        <span><label for="others">Alternatives to each token</label><input id="others" type="number" min="0" max="20" step="1" value=${others} onInput=${(event) => setOthers(event.target.value)} /></span>
-        <span><label for="stops">Stop strings, one a line</label><textarea id="stops" rows="1" value=${stops} onInput=${(event) => setStops(event.target.value)} /></span>
-        <span class="check"><input id="raw" type="checkbox" checked=${raw} onChange=${(event) => setRaw(event.target.checked)} /><label for="raw">continue the text as it is, without a chat template</label></span>
+        ${NUMBERS.map(([name, label, bounds]) => html`<span><label for=${name}>${label}</label><input id=${name}
+          type="number" ...${bounds} placeholder="0" value=${numbers[name] ?? ""}
+          onInput=${(event) => setNumbers({ ...numbers, [name]: event.target.value })} /></span>`)}
+        <span><label for="most">Tokens at most</label><input id="most" type="number" min="1" step="1"
+          placeholder="the router's" value=${most} onInput=${(event) => setMost(event.target.value)} /></span>
+        <span><label for="others">Alternatives to each token</label><input id="others"
+          type="number" min="0" max="20" step="1" value=${others}
+          onInput=${(event) => setOthers(event.target.value)} /></span>
+        <span><label for="stops">Stop strings, one a line</label><textarea id="stops" rows="1" value=${stops}
+          onInput=${(event) => setStops(event.target.value)} /></span>
+        <span class="check"><input id="raw" type="checkbox" checked=${raw}
+          onChange=${(event) => setRaw(event.target.checked)} />
+          <label for="raw">continue the text as it is, without a chat template</label></span>
       </div></details>
     </form>
     ${asked && (asked.compare

@@ -23,7 +23,8 @@ const ms = (us) => (us >= 10_000_000 ? `${(us / 1e6).toFixed(1)} s` : us >= 1_00
 
 export function TokenCard({ answer, token, tau, onChoose }) {
   if (token === null || token >= answer.length) {
-    return html`<aside class="card" aria-label="Token"><p class="faint">Point at a token, in the text or in the strip. A click keeps it; arrow keys go on from there.</p></aside>`;
+    return html`<aside class="card" aria-label="Token"><p
+      class="faint">Point at a token, in the text or in the strip. A click keeps it; arrow keys go on from there.</p></aside>`;
   }
   const span = answer.spans[answer.spanOf(token)];
   const detail = answer.details[token];
@@ -36,7 +37,8 @@ export function TokenCard({ answer, token, tau, onChoose }) {
   const gone = answer.discarded().find((each) => each.at === token);
   return html`<aside class="card" aria-label="Token" aria-live="polite">
     <p class="token"><code class=${model === LLM ? "llm" : "slm"}>${shown(own)}</code>
-      ${!detail && !span?.exact && html`<span class="faint" title="Only the text of several tokens together is known.">about here</span>`}</p>
+      ${!detail && !span?.exact && html`<span class="faint"
+        title="Only the text of several tokens together is known.">about here</span>`}</p>
     <dl>
       <dt>written by</dt><dd><span class=${`key ${model === LLM ? "llm" : "slm"}`}>${NAMES[model]}</span></dd>
       <dt>token</dt><dd>${token + 1} of ${answer.length}</dd>
@@ -45,10 +47,12 @@ export function TokenCard({ answer, token, tau, onChoose }) {
       <dt>entropy</dt><dd>${figure(entropy)}</dd>
       ${signal !== null && html`<dt>signal</dt><dd>${figure(signal)}</dd>`}
       ${tau !== null && html`<dt>against tau</dt><dd>${figure(judged)} ${judged > tau ? ">" : "≤"} ${tau}</dd>`}
-      ${detail && detail.logprob !== null && html`<dt>probability</dt><dd>${percent(Math.exp(detail.logprob))} <span class="faint">logprob ${figure(detail.logprob)}</span></dd>`}
+      ${detail && detail.logprob !== null && html`<dt>probability</dt><dd>${percent(Math.exp(detail.logprob))} <span
+        class="faint">logprob ${figure(detail.logprob)}</span></dd>`}
       ${gone && html`<dt>discarded</dt><dd>an SLM token, unsure by ${figure(gone.value)}</dd>`}
     </dl>
-    ${change && html`<p class="why"><b>${NAMES[change.from]} → ${NAMES[change.to]}</b> ${REASONS[change.reason] || change.reason}.</p>`}
+    ${change && html`<p class="why">
+      <b>${NAMES[change.from]} → ${NAMES[change.to]}</b> ${REASONS[change.reason] || change.reason}.</p>`}
     ${detail?.alternatives?.length > 0 && html`<table class="alternatives"><caption>Most probable here</caption><tbody>
       ${detail.alternatives.map((each) => html`<tr class=${each.token === answer.ids[token] ? "taken" : ""}>
         <td><code>${shown(decoded(bytesOf(each)))}</code></td>
@@ -93,5 +97,6 @@ export function Usage({ finished, compact }) {
 }
 
 export function Problem({ error, children }) {
-  return error && html`<div class="problem" role="alert"><b>${error.code || "Failed"}</b> <span>${error.message}</span> ${children}</div>`;
+  return error && html`<div class="problem" role="alert">
+    <b>${error.code || "Failed"}</b> <span>${error.message}</span> ${children}</div>`;
 }

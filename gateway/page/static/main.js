@@ -29,7 +29,8 @@ function Key({ wanted, onKey }) {
   return html`<details class="pop" open=${wanted}><summary>${apiKey() ? "Key set" : "API key"}</summary>
     <form onSubmit=${save}>
       <label for="key">Key, kept in this tab until it is closed</label>
-      <input id="key" type="password" autocomplete="off" spellcheck=${false} value=${key} onInput=${(event) => setKey(event.target.value)} />
+      <input id="key" type="password" autocomplete="off" spellcheck=${false} value=${key}
+        onInput=${(event) => setKey(event.target.value)} />
       <button>Use it</button>
     </form></details>`;
 }
@@ -37,7 +38,12 @@ function Key({ wanted, onKey }) {
 function State({ status }) {
   if (!status) return null;
   const models = status.workers.map((each) => `${each.role.toUpperCase()} ${each.model.split("/").pop()} (${each.device})`).join(", ");
-  return html`<span class=${status.ready ? "ready" : "ready not"} title=${models}>${status.ready ? "ready" : status.detail || "not ready"}</span>`;
+  return html`<span class=${status.ready ? "ready" : "ready not"} title=${models}>
+    ${status.ready ? "ready" : status.detail || "not ready"}</span>`;
+}
+
+function nameIn(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
 }
 
 function App() {
@@ -73,23 +79,26 @@ function App() {
     load();
     addEventListener("popstate", () => setPath(location.pathname));
   }, []);
-  const [, first, id] = path.split("/");
-  useEffect(() => { document.title = id ? `${decodeURIComponent(id)} – rstitch` : first === "t" ? "Trajectories – rstitch" : "rstitch"; }, [path]);
+  const [, first, told] = path.split("/");
+  const id = told && nameIn(told);
+  useEffect(() => { document.title = id ? `${id} – rstitch` : first === "t" ? "Trajectories – rstitch" : "rstitch"; }, [path]);
   const shared = { settings, navigate };
   return html`
     <header>
-      <a class="brand" href="/" onClick=${navigate}><svg viewBox="0 0 34 14" aria-hidden="true"><path class="s" d="M2 11h8M23 11h9"/><path class="l" d="M12 3h9"/></svg>rstitch</a>
+      <a class="brand" href="/" onClick=${navigate}><svg viewBox="0 0 34 14" aria-hidden="true"><path
+        class="s" d="M2 11h8M23 11h9"/><path class="l" d="M12 3h9"/></svg>rstitch</a>
       <nav aria-label="Views"><a href="/" aria-current=${first === "" ? "page" : undefined} onClick=${navigate}>Ask</a>
         <a href="/t" aria-current=${first === "t" ? "page" : undefined} onClick=${navigate}>Trajectories</a></nav>
       <span class="end"><${State} status=${status} />
         <${Key} wanted=${error?.status === 401} onKey=${load} />
-        <button type="button" class="link" onClick=${nextTheme} aria-label=${`Colours: ${theme}. Change`}>${theme}</button></span>
+        <button type="button" class="link" onClick=${nextTheme} aria-label=${`Colours: ${theme}. Change`}>
+          ${theme}</button></span>
     </header>
     <${Problem} error=${error}><button type="button" onClick=${load}>Try again</button><//>
     ${settings && html`
       <div hidden=${first !== ""}><${Ask} ...${shared} status=${status} profiles=${profiles} /></div>
       ${first === "t" && !id && html`<${Trajectories} ...${shared} />`}
-      ${first === "t" && id && html`<${One} key=${id} id=${decodeURIComponent(id)} go=${go} ...${shared} />`}`}`;
+      ${first === "t" && id && html`<${One} key=${id} id=${id} go=${go} ...${shared} />`}`}`;
 }
 
 const page = document.getElementById("page");

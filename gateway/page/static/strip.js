@@ -1,7 +1,7 @@
 // The entropies of an answer as bars, one for each token or, of a long answer, the highest of each column. It draws and
 // says which token is pointed at; it keeps nothing.
 
-import { LLM, SLM } from "./answer.js";
+import { LLM } from "./answer.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./html.js";
 
 const TICKS = [0.001, 0.01, 0.1, 1];
@@ -48,30 +48,28 @@ function paint(canvas, answer, first, last, tau, guess) {
   const num = last - first;
   const step = width / Math.max(num, 40);
   const gap = step >= 4 ? 1 : 0;
-  const column = (from, to) => {
-    let high = 0;
-    let byLlm = false;
-    let guessed = false;
-    for (let token = from; token < to; token += 1) {
-      high = Math.max(high, answer.entropies[token]);
-      byLlm ||= answer.models[token] === LLM;
-      guessed ||= guess && guess.models[token] === LLM;
-    }
-    return { high, byLlm, guessed };
+  const share = (models, from, to) => {
+    let sum = 0;
+    for (let token = from; token < to; token += 1) sum += models[token] === LLM ? 1 : 0;
+    return sum / (to - from);
+  };
+  // A column of several tokens is as high as the highest, and the LLM's by its share of them.
+  const fill = (x, y, wide, high, byLlm) => {
+    context.fillStyle = color.slm;
+    if (byLlm < 1) context.fillRect(x, y, wide, high * (1 - byLlm));
+    context.fillStyle = color.llm;
+    if (byLlm > 0) context.fillRect(x, y + high * (1 - byLlm), wide, high * byLlm);
   };
   const columns = step >= 1 ? num : Math.floor(width);
   const wide = step >= 1 ? step : width / columns;
   for (let index = 0; index < columns; index += 1) {
     const from = first + (step >= 1 ? index : Math.floor((index * num) / columns));
     const to = step >= 1 ? from + 1 : Math.max(from + 1, first + Math.floor(((index + 1) * num) / columns));
-    const { high, byLlm, guessed } = column(from, to);
+    let high = 0;
+    for (let token = from; token < to; token += 1) high = Math.max(high, answer.entropies[token]);
     const y = Math.min(yOf(high), floor - 1.5);
-    context.fillStyle = byLlm ? color.llm : color.slm;
-    context.fillRect(index * wide, y, wide - gap, floor - y);
-    if (guess) {
-      context.fillStyle = guessed ? color.llm : color.slm;
-      context.fillRect(index * wide, height - BAND, wide - gap, BAND);
-    }
+    fill(index * wide, y, wide - gap, floor - y, share(answer.models, from, to));
+    if (guess) fill(index * wide, height - BAND, wide - gap, BAND, share(guess.models, from, to));
   }
   const xOf = (token) => (token - first) * (step >= 1 ? step : width / num);
   // What the SLM proposed in vain: how unsure it was, above the token that took its place.
@@ -189,14 +187,18 @@ export function Strip({ answer, version, tau, guess, hover, chosen, onPoint }) {
   const from = about === null ? 0 : Math.min(Math.max(about - LENS / 2, 0), Math.max(num - LENS, 0));
   const shared = { answer, version, tau, guess, hover, chosen, onPoint, keys };
   return html`<figure class="strip">
-    <${Bars} ...${shared} first=${0} last=${num} tall label="Entropy of each token. Arrows choose a token, with Shift a switch." />
+    <${Bars} ...${shared} first=${0} last=${num} tall
+      label="Entropy of each token. Arrows choose a token, with Shift a switch." />
     ${num > 3 * LENS && about !== null && html`
-      <${Bars} ...${shared} first=${Math.round(from)} last=${Math.min(Math.round(from) + LENS, num)} label="Entropy around the chosen token" />`}
+      <${Bars} ...${shared} first=${Math.round(from)} last=${Math.min(Math.round(from) + LENS, num)}
+        label="Entropy around the chosen token" />`}
     <figcaption>
       <span class="key slm">SLM</span> <span class="key llm">LLM</span>
-      <span><svg width="10" height="10" aria-hidden="true"><circle cx="5" cy="5" r="3.5" class="ring" /></svg> discarded proposal</span>
+      <span><svg width="10" height="10" aria-hidden="true"><circle cx="5" cy="5" r="3.5"
+        class="ring" /></svg> discarded proposal</span>
       <span><svg width="10" height="10" aria-hidden="true"><path d="M1 2h8l-4 6z" class="wedge" /></svg> switch</span>
-      ${tau !== null && html`<span><svg width="20" height="10" aria-hidden="true"><path d="M0 5h20" class="dash" /></svg> tau ${tau}</span>`}
+      ${tau !== null && html`<span><svg width="20" height="10" aria-hidden="true"><path d="M0 5h20"
+        class="dash" /></svg> tau ${tau}</span>`}
       ${guess && html`<span>lower band: the estimate</span>`}
     </figcaption>
   </figure>`;

@@ -55,19 +55,28 @@ export function Trajectories({ navigate }) {
     <div class="panel list">
       <h1>Trajectories</h1>
       <div class="controls">
-        <span class="wide"><label for="search">Search</label><input id="search" type="search" placeholder="id, policy or state" value=${search} onInput=${(event) => setSearch(event.target.value)} /></span>
-        <span class="check"><input id="labelled" type="checkbox" checked=${labelled} onChange=${(event) => setLabelled(event.target.checked)} /><label for="labelled">with a label only</label></span>
+        <span class="wide"><label for="search">Search</label><input id="search" type="search"
+          placeholder="id, policy or state" value=${search}
+          onInput=${(event) => setSearch(event.target.value)} /></span>
+        <span class="check"><input id="labelled" type="checkbox" checked=${labelled}
+          onChange=${(event) => setLabelled(event.target.checked)} /><label for="labelled">with a label only</label>
+          </span>
       </div>
       <${Problem} error=${error} />
       <div class="scroll" tabindex="0" role="region" aria-label="List of trajectories"><table>
-        <thead><tr><th>session</th><th>state</th><th class="num">tokens</th><th class="num">LLM</th><th>policy</th><th>updated</th><th>label</th></tr></thead>
+        <thead><tr><th>session</th><th>state</th><th class="num">tokens</th><th class="num">LLM</th><th>policy</th>
+          <th>updated</th><th>label</th></tr></thead>
         <tbody>${matching.map((each) => html`<tr key=${each.session_id}>
-          <td><a href=${`/t/${encodeURIComponent(each.session_id)}`} onClick=${navigate}><code>${each.session_id}</code></a></td>
-          <td><span class=${`state ${each.state}`}>${each.state}</span></td><td class="num">${each.length}</td><td class="num">${shareOf(each)}</td>
-          <td><code>${each.policy}</code></td><td>${when(each.updated)}</td><td>${each.label === "unspecified" ? "" : each.label}</td>
+          <td><a href=${`/t/${encodeURIComponent(each.session_id)}`} onClick=${navigate}>
+            <code>${each.session_id}</code></a></td>
+          <td><span class=${`state ${each.state}`}>${each.state}</span></td><td class="num">${each.length}</td><td
+            class="num">${shareOf(each)}</td>
+          <td><code>${each.policy}</code></td><td>${when(each.updated)}</td>
+            <td>${each.label === "unspecified" ? "" : each.label}</td>
         </tr>`)}</tbody>
       </table></div>
-      <p class="faint" role="status">${busy ? "Loading ..." : matching.length ? `${matching.length} shown, ${found.length} looked at${next ? "" : ", that is all"}` : found.length ? "None of them matches." : "None yet. Ask something first."}</p>
+      <p class="faint"
+        role="status">${busy ? "Loading ..." : matching.length ? `${matching.length} shown, ${found.length} looked at${next ? "" : ", that is all"}` : found.length ? "None of them matches." : "None yet. Ask something first."}</p>
       ${next && html`<button type="button" disabled=${busy} onClick=${() => load(next, found)}>Show more</button>`}
     </div>
   </main>`;
@@ -95,6 +104,9 @@ export function One({ id, settings, navigate, go }) {
     }
   };
   useEffect(() => { load(); }, [id]);
+  // Once nobody writes it any more it is what is kept.
+  const over = live.answer && !live.running && (live.answer.finished || live.error?.code === "CANCELLED");
+  useEffect(() => { if (over) load(); }, [over]);
   const doing = (action) => async () => {
     try {
       await action();
@@ -103,7 +115,8 @@ export function One({ id, settings, navigate, go }) {
     }
   };
   const { trajectory, answer, error } = state;
-  if (!trajectory) return html`<main><${Problem} error=${error} />${!error && html`<p class="faint">Loading ...</p>`}</main>`;
+  if (!trajectory) return html`<main><${Problem} error=${error} />${!error && html`<p
+    class="faint">Loading ...</p>`}</main>`;
   const label = (right) => doing(async () => { await post(`${trajectoryPath(id)}/label`, { right }); await load(); });
   const drop = doing(async () => {
     if (!confirm(`Forget ${id} for good?`)) return;
@@ -112,15 +125,19 @@ export function One({ id, settings, navigate, go }) {
   });
   const cancel = doing(async () => { await post(`${trajectoryPath(id)}/cancel`, {}); });
   const prompt = trajectory.segments.slice(0, trajectory.segments.map((each) => each.source).lastIndexOf("prompt") + 1);
-  const running = trajectory.state === "running" && !live.answer?.finished;
+  const running = trajectory.state === "running";
   return html`<main class="one">
     <div class="panel head">
       <h1><code>${id}</code></h1>
-      <p><span class=${`state ${trajectory.state}`}>${live.answer?.finished ? "finished" : trajectory.state}</span> ${trajectory.length} tokens, <code>${trajectory.policy || "unknown policy"}</code>, ${when(trajectory.updated)}</p>
+      <p><span class=${`state ${trajectory.state}`}>
+        ${trajectory.state}</span> ${trajectory.length} tokens, <code>${trajectory.policy || "unknown policy"}</code>, ${when(trajectory.updated)}</p>
       <p class="links">
         <button type="button" onClick=${() => saved(trajectory)}>Export JSON</button>
         ${running && html`<button type="button" onClick=${cancel}>Cancel the answer</button>`}
-        ${trajectory.state === "finished" && html`<span role="group" aria-label="Was it right?"><span class="faint">It was</span>${[["right", true], ["wrong", false]].map(([name, right]) => html`<button type="button" aria-pressed=${trajectory.label === name} onClick=${label(trajectory.label === name ? null : right)}>${name}</button>`)}</span>`}
+        ${trajectory.state === "finished" && html`<span role="group" aria-label="Was it right?"><span
+          class="faint">It was</span>${[["right", true], ["wrong", false]].map(([name, right]) => html`<button
+          type="button" aria-pressed=${trajectory.label === name}
+          onClick=${label(trajectory.label === name ? null : right)}>${name}</button>`)}</span>`}
         <button type="button" class="danger" onClick=${drop}>Forget</button>
       </p>
       <${Problem} error=${error} />

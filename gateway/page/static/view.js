@@ -26,7 +26,9 @@ function WhatIf({ answer, version, tau, onTau }) {
   const share = (num) => `${Math.round((100 * num) / Math.max(answer.length, 1))} %`;
   return html`<div class="whatif">
     <${TauSlider} id=${`whatif-${answer.sessionId}`} label="What if tau were" tau=${tau ?? 0.02} onTau=${onTau} />
-    ${guess ? html`<p aria-live="polite"><b>${share(guess.numSlm)} SLM</b>, ${guess.switches} switches, ${guess.discarded} discarded; ${" "}<span class="faint">as written: ${share(answer.length - written)} SLM, ${answer.switches.length} switches</span></p>
+    ${guess ? html`<p aria-live="polite">
+      <b>${share(guess.numSlm)} SLM</b>, ${guess.switches} switches, ${guess.discarded} discarded; ${" "}<span
+      class="faint">as written: ${share(answer.length - written)} SLM, ${answer.switches.length} switches</span></p>
       <p class="faint">An estimate from the entropies of this answer: another writer would have written another text. ${" "}<button type="button" class="link" onClick=${() => onTau(null)}>Put away</button></p>`
     : html`<p class="faint">Move it to see an estimate from the entropies of this answer.</p>`}
   </div>`;
@@ -66,11 +68,15 @@ export function AnswerView({ answer, version, policy, compact }) {
   return html`<section class=${compact ? "answer compact" : "answer"} aria-label="Answer">
     <div class="reading">
       <div class="column">
-        <div class="text ${answer.finished ? "" : "writing"}" ref=${element} tabindex="0" role="region" aria-label="Text of the answer" />
-        <${Strip} answer=${answer} version=${version} tau=${supposed ?? known} guess=${guess || null} hover=${hover} chosen=${chosen} onPoint=${inStrip} />
-        ${!compact && answer.length > 0 && html`<${WhatIf} answer=${answer} version=${version} tau=${supposed} onTau=${setSupposed} />`}
+        <div class="text ${answer.finished ? "" : "writing"}" ref=${element} tabindex="0" role="region"
+          aria-label="Text of the answer" />
+        <${Strip} answer=${answer} version=${version} tau=${supposed ?? known} guess=${guess || null}
+          hover=${hover} chosen=${chosen} onPoint=${inStrip} />
+        ${!compact && answer.length > 0 && html`<${WhatIf} answer=${answer} version=${version} tau=${supposed}
+          onTau=${setSupposed} />`}
       </div>
-      ${!compact && html`<${TokenCard} answer=${answer} token=${hover ?? chosen} tau=${known} onChoose=${(token) => inStrip(token, true)} />`}
+      ${!compact && html`<${TokenCard} answer=${answer} token=${hover ?? chosen} tau=${known}
+        onChoose=${(token) => inStrip(token, true)} />`}
     </div>
     ${answer.finished && html`<${Usage} finished=${answer.finished} compact=${compact} />`}
   </section>`;
