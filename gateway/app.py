@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _MIB = 1 << 20
 # By pydantic, to the place of a value that may be of several kinds.
-_ADDED = ("str", "int", "float", "bool")
+_ADDED = ("str", "int", "float", "bool", "[key]")
 
 
 def make_app(settings: GatewaySettings, client: AsyncClient, metrics: Metrics = NO_METRICS) -> FastAPI:

@@ -78,7 +78,17 @@ def _questions(
 
 def _choices(request: Request, question: Question) -> list[Question]:
     num, temperature, seed = request.n or 1, request.temperature or 0.0, request.seed or 0
-    sampling = Sampling(temperature, request.top_p or 0.0, max(request.top_k or 0, 0), seed % (1 << 64))
+    sampling = Sampling(
+        temperature,
+        request.top_p or 0.0,
+        max(request.top_k or 0, 0),
+        seed % (1 << 64),
+        request.min_p or 0.0,
+        {int(token): bias for token, bias in (request.logit_bias or {}).items()} or None,
+        request.presence_penalty or 0.0,
+        request.frequency_penalty or 0.0,
+        request.repetition_penalty or 0.0,
+    )
     if num == 1:
         return [question | {"sampling": sampling}]
     if not temperature:
@@ -153,11 +163,6 @@ def _refuse(param: str, what: str) -> ApiError:
 def _refuse_common(request: Request) -> None:
     if request.stream_options is not None and not request.stream:
         raise bad("stream_options", "nothing is streamed.", "Send stream=true with it.")
-    for name in ("presence_penalty", "frequency_penalty"):
-        if getattr(request, name):
-            raise _refuse(name, "penalties are not supported.")
-    if request.logit_bias:
-        raise _refuse("logit_bias", "it is not supported.")
 
 
 def _refuse_of_chat(request: ChatRequest) -> None:

@@ -15,6 +15,8 @@ _INT64 = 1 << 63
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Stop = str | list[str]
 
 
@@ -84,9 +86,13 @@ class Request(_Body):
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
     stop: Stop | None = None
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(max_length=64)] | None = None
+    min_p: Probability | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, float] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=300)] | None = Field(
+        default=None, description="By ids of the LLM."
+    )
     cache_salt: Annotated[str, Field(max_length=128)] | None = None
     rstitch: RstitchOptions | None = None
     # Hints.

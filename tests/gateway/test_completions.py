@@ -188,3 +188,13 @@ def test_unknown_fields_are_told_and_hints_taken(http: httpx2.Client) -> None:
     response = http.post("/v1/chat/completions", json=chat(max_tokens=2, colour="red", a=1, **hints))
     assert response.status_code == 200
     assert response.headers["x-rstitch-ignored"] == "a, colour"
+
+
+def test_sampling_is_the_routers(http: httpx2.Client, grpc: Client) -> None:
+    bias = {7: 5.0, 30: -100.0}
+    sampling = Sampling(0.8, top_p=0.95, top_k=20, seed=3, min_p=0.01, logit_bias=bias, presence_penalty=0.5)
+    answer = grpc.answer(QUESTION, sampling=sampling, max_new_tokens=30, guard=False)
+    body = {"model": "rstitch", "prompt": QUESTION, "temperature": 0.8, "top_p": 0.95, "top_k": 20, "seed": 3}
+    body |= {"min_p": 0.01, "logit_bias": {"7": 5, "30": -100}, "presence_penalty": 0.5, "max_tokens": 30}
+    made = http.post("/v1/completions", json=body | {"rstitch": {"guard": False}}).json()
+    assert made["choices"][0]["text"] == answer.text
