@@ -18,7 +18,7 @@ from rstitch.cli.access import ACCESS_OPTIONS
 from rstitch.cli.common import Json, Router, command, err, out, print_json
 from rstitch.cli.policies import HELP, spec_of
 from rstitch.cli.trajectory import FullStrip, cancelled_text
-from rstitch.cli.waiting import Waiting
+from rstitch.cli.waiting import heard
 from rstitch.client.plain import event_dict
 from rstitch.client.sync import Client
 from rstitch.client.types import Chunk, Details, Event, Finished, Message, Sampling, Started, Switch
@@ -109,7 +109,7 @@ def ask(
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
     spec = spec_of(policy, tau, tau_return)
     wish: Any = on_disconnect  # whether it is one of the two is checked where it is sent
-    with Client(router, timeout, credentials=access) as client, Waiting(client, err()) as waiting:
+    with Client(router, timeout, credentials=access) as client:
         events = (
             client.attach(resume)
             if resume
@@ -131,7 +131,7 @@ def ask(
                 on_disconnect=wish,
             )
         )
-        asked = _Asked(waiting.heard(events), resume or session)
+        asked = _Asked(heard(events, client, err()), resume or session)
         try:
             if json:
                 for event in asked:

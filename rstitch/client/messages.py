@@ -105,7 +105,7 @@ def _naming(field: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise invalid(field, f"cannot be sent: {error}.", "See protos/rstitch/v1/router.proto for its type.") from error
+        raise invalid(field, f"cannot be sent: {error}.", "Give what its type takes; a number is 0 or more.") from error
 
 
 def attach_request(session_id: str, resume_from: int) -> router_pb2.GenerateRequest:

@@ -16,7 +16,7 @@ from model_worker.engine.forward import runner
 from model_worker.engine.forward.capture import Repeat
 from model_worker.engine.forward.inversion import draw
 from model_worker.engine.forward.loader import adopt
-from model_worker.engine.types import Handoff, Limits, RunRequest, Sampling, Signal
+from model_worker.engine.types import GREEDY, Handoff, Limits, RunRequest, Sampling, Signal, TokenKept
 from tests.support.engines import run_all
 from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
 
@@ -152,3 +152,32 @@ def test_fused_measuring_equals_float64_on_the_device() -> None:
     entropy = torch.special.entr(exact.exp()).sum(-1)
     torch.testing.assert_close(entropies.double(), entropy, atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(probabilities.double(), exact.amax(-1).exp(), atol=0, rtol=2e-5)
+
+
+def test_alternatives_and_penalties_are_those_of_the_cpu() -> None:
+    """In float64, beside graphs, where rounding changes no token."""
+    how = Sampling(0.9, 0.95, 40, 7, 0, 0.01, ((9, 2.0),), 1.0, 0.5, 1.3)
+
+    def told(device: str, **sizes: int) -> dict[int, list[TokenKept]]:
+        model = make_model(CONFIGS["llama"], 0).to(device, torch.float64)
+        engine = Engine(adopt(model), Limits(VOCAB_SIZE, CONTEXT_LENGTH, **sizes))
+        for index, prompt in enumerate(PROMPTS):
+            sampling = replace(how, penalized_from=len(prompt)) if index % 2 else GREEDY
+            engine.submit(RunRequest(f"s{index}", 0, prompt, sampling, 30, top_logprobs=5))
+        found: dict[int, list[TokenKept]] = {}
+        while not engine.is_idle:
+            for event in engine.step():
+                if isinstance(event, TokenKept):
+                    found.setdefault(event.run_id, []).append(event)
+        return found
+
+    of_cpu, of_device = told("cpu", num_pages=128), told("cuda:0", num_pages=16, page_size=256)
+    assert of_cpu.keys() == of_device.keys()
+    for run_id, events in of_cpu.items():
+        assert [event.token for event in of_device[run_id]] == [event.token for event in events]
+        for one, other in zip(events, of_device[run_id], strict=True):
+            assert one.alternatives is not None
+            assert other.alternatives is not None
+            assert [token for token, _ in other.alternatives] == [token for token, _ in one.alternatives]
+            values = [value for _, value in one.alternatives]
+            assert [value for _, value in other.alternatives] == pytest.approx(values, abs=1e-6)
