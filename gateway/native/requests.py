@@ -17,6 +17,7 @@ from rstitch.errors import invalid
 Uint32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 Uint64 = Annotated[int, Field(ge=0, lt=1 << 64)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+TokenId = Annotated[str, Field(pattern=r"^\d{1,10}$")]
 Name = Annotated[str, Field(max_length=128)]
 
 
@@ -32,6 +33,16 @@ class SamplingBody(_Body):
     top_p: Finite = 0.0
     top_k: Uint32 = 0
     seed: Uint64 = 0
+    min_p: Finite = 0.0
+    logit_bias: dict[TokenId, Finite] = Field(default={}, description="By ids of the LLM, which are texts in JSON.")
+    presence_penalty: Finite = 0.0
+    frequency_penalty: Finite = 0.0
+    repetition_penalty: Finite = 0.0
+
+    def sampling(self) -> Sampling:
+        """Makes the client's value."""
+        bias = {int(token): value for token, value in self.logit_bias.items()}
+        return Sampling(**self.model_dump() | {"logit_bias": bias or None})
 
 
 class DetailsBody(_Body):
@@ -86,7 +97,7 @@ class GenerateBody(_Body):
             "policy": spec.policy,
             "early_exit": spec.early_exit,
             "budget": spec.budget,
-            "sampling": Sampling(**self.sampling.model_dump()) if self.sampling else None,
+            "sampling": self.sampling.sampling() if self.sampling else None,
             "details": Details(self.details.top_logprobs) if self.details else None,
             "max_new_tokens": self.max_new_tokens,
             "stop": self.stop,

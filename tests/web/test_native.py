@@ -51,7 +51,14 @@ def test_a_question_reaches_the_router_as_it_was_asked(router: FakeRouter, http:
     body = {
         "tokens": [7, 8, 9],
         "policy": "threshold:tau=0.25,tau_return=0.125+early_exit:threshold=0.5+budget:llm_tokens=20,stop=true",
-        "sampling": {"temperature": 0.5, "top_p": 0.75, "top_k": 4, "seed": 2**63},
+        "sampling": {
+            "temperature": 0.5,
+            "top_p": 0.75,
+            "top_k": 4,
+            "seed": 2**63,
+            "min_p": 0.125,
+            "logit_bias": {"7": -2},
+        },
         "details": {"top_logprobs": 3},
         "max_new_tokens": 9,
         "stop": ["x", "y"],
@@ -74,6 +81,7 @@ def test_a_question_reaches_the_router_as_it_was_asked(router: FakeRouter, http:
         4,
         2**63,
     )
+    assert (asked.sampling.min_p, dict(asked.sampling.logit_bias)) == (0.125, {7: -2})
     assert asked.details.top_logprobs == 3
     assert (asked.max_new_tokens, list(asked.stop), list(asked.stop_token_ids)) == (9, ["x", "y"], [3])
     assert (asked.session_id, asked.guard, asked.cache_salt) == ("mine", pb.GUARD_OFF, "salt")
@@ -91,6 +99,8 @@ def test_a_question_reaches_the_router_as_it_was_asked(router: FakeRouter, http:
         ({"text": "refuse"}, "policy.threshold.tau", "Give a number in"),
         ({"text": "a", "temperature": 1}, "temperature", "not permitted"),
         ({"text": "a", "sampling": {"temperature": "1"}}, "sampling.temperature", "number"),
+        ({"text": "a", "sampling": {"logit_bias": {"x": 1}}}, "sampling.logit_bias.x.[key]", "pattern"),
+        ({"text": "a", "sampling": {"logit_bias": {"9999999999": 1}}}, "sampling", "cannot be sent"),
         ({"text": "a", "max_new_tokens": -1}, "max_new_tokens", "greater than or equal to 0"),
         ({"text": "a", "tools": [{"name": "f"}]}, "tools", "Give chat"),
         ({"tokens": [2**32]}, "tokens[0]", "less than"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,36 @@ def test_the_key_of_a_tab_is_sent_and_kept_nowhere_else(router: FakeRouter, scri
     assert kept == [1, "{}", ""]
     page.reload()
     expect(page.get_by_text("Key set")).to_be_visible()
+
+
+def test_who_needs_a_key_is_asked_for_it(router: FakeRouter, scripted: str, visit: Visit) -> None:
+    page = visit(scripted, expects=("401",))
+    refusal = {"error": {"message": "A key is needed. Send one.", "type": "authentication_error", "code": "NO_KEY"}}
+    page.route("**/v1/rstitch/status", lambda route: route.fulfill(status=401, json=refusal))
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("A key is needed. Send one.")
+    page.unroute("**/v1/rstitch/status")
+    page.get_by_label("Key, kept in this tab").fill("rs_secret")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.get_by_text("ready", exact=True)).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert ("GetStatus", "Bearer rs_secret") in [(name, shown.get("authorization")) for name, shown in router.calls]
+
+
+def test_who_stops_an_answer_leaves_it(router: FakeRouter, scripted: str, visit: Visit) -> None:
+    stopped = threading.Event()
+    router._count = iter(range(10**6))  # type: ignore[assignment]
+    router.ended.clear()
+    router.before_event = lambda number: None if number < 12 else (stopped.wait(PATIENCE_MS / 1000), None)[1]
+    page = visit(scripted)
+    ask(page)
+    page.locator(".block > span").nth(3).wait_for()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("alert")).to_contain_text("What is written is kept.")
+    assert router.ended.wait(PATIENCE_MS / 1000)
+    stopped.set()
+    assert router.questions[-1].on_disconnect == pb.ON_DISCONNECT_STOP
+    expect(page.get_by_role("button", name="Go on with it")).to_be_visible()
 
 
 def test_trajectories_are_found_opened_labelled_exported_and_forgotten(

@@ -8,8 +8,10 @@ import { AnswerView, TauSlider } from "./view.js";
 
 const WORDS = {
   "": "the router's own", threshold: "threshold (R-Stitch)", llm_only: "LLM alone", slm_only: "SLM alone",
-  "speculative:draft_tokens=4": "speculative, 4 drafted", "random:slm_probability=0.5": "random, half and half", other: "another ...",
+  "speculative:draft_tokens=4": "speculative, 4 drafted", "random:slm_probability=0.5": "random, half and half",
+  other: "another ...",
 };
+const STOPPED = { code: "STOPPED", message: "You have stopped it. What is written is kept." };
 const SOON_MS = 40;
 const NUMBERS = [
   ["temperature", "Temperature", { min: 0, max: 2, step: 0.1 }], ["top_p", "Top-p", { min: 0, max: 1, step: 0.05 }],
@@ -39,7 +41,7 @@ export function useAnswer(marks) {
       show({ running: false, version: told.version + 1 });
     } catch (error) {
       const left = error.name === "AbortError";
-      show({ running: false, version: told.version + 1, error: left ? new Failure({ code: "STOPPED", message: "You have stopped it. What is written is kept." }) : error });
+      show({ running: false, version: told.version + 1, error: left ? new Failure(STOPPED) : error });
     }
   };
   useEffect(() => () => leaving.current?.abort(), []);
@@ -49,9 +51,9 @@ export function useAnswer(marks) {
 export function Live({ one, name, policy, compact, jaeger, navigate, onFollow }) {
   const { answer, version, error, running } = one;
   if (!answer) return null;
+  const next = { session_id: answer.sessionId, resume_from: answer.start + answer.length, into: answer };
   const resume = error && answer.sessionId && !answer.finished
-    && html`<button type="button"
-      onClick=${() => one.start({ attach: { session_id: answer.sessionId, resume_from: answer.start + answer.length, into: answer } })}>Go on with it</button>`;
+    && html`<button type="button" onClick=${() => one.start({ attach: next })}>Go on with it</button>`;
   return html`<div class="live" aria-busy=${running}>
     ${name && html`<h2>${name}</h2>`}
     <${Problem} error=${error}>${resume}<//>
@@ -91,7 +93,8 @@ export function Ask({ settings, status, profiles, navigate }) {
     event.preventDefault();
     if (!question.trim() || running) return;
     const body = raw ? { text: question } : { chat: [{ role: "user", content: question }] };
-    const sampling = Object.fromEntries(Object.entries(numbers).filter(([, value]) => value !== "").map(([name, value]) => [name, Number(value)]));
+    const given = Object.entries(numbers).filter(([, value]) => value !== "");
+    const sampling = Object.fromEntries(given.map(([name, value]) => [name, Number(value)]));
     if (Object.keys(sampling).length) body.sampling = sampling;
     if (most) body.max_new_tokens = Number(most);
     if (stops) body.stop = stops.split("\n").filter(Boolean);

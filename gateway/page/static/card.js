@@ -19,7 +19,7 @@ export const figure = (value) => (value === 0 ? "0" : Math.abs(value) >= 0.001 ?
 const shown = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/ /g, "␣") || "(no text)";
 const decoded = (bytes) => new TextDecoder().decode(bytes);
 const percent = (value) => (value > 0 && value < 0.001 ? "< 0.1 %" : `${(100 * value).toFixed(value < 0.1 && value > 0 ? 1 : 0)} %`);
-const ms = (us) => (us >= 10_000_000 ? `${(us / 1e6).toFixed(1)} s` : us >= 1_000_000 ? `${(us / 1e6).toFixed(2)} s` : `${Math.round(us / 1000)} ms`);
+const ms = (us) => (us >= 1_000_000 ? `${(us / 1e6).toFixed(us < 10_000_000 ? 2 : 1)} s` : `${Math.round(us / 1000)} ms`);
 
 export function TokenCard({ answer, token, tau, onChoose }) {
   if (token === null || token >= answer.length) {

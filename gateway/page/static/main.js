@@ -37,7 +37,8 @@ function Key({ wanted, onKey }) {
 
 function State({ status }) {
   if (!status) return null;
-  const models = status.workers.map((each) => `${each.role.toUpperCase()} ${each.model.split("/").pop()} (${each.device})`).join(", ");
+  const of = ({ role, model, device }) => `${role.toUpperCase()} ${model.split("/").pop()} (${device})`;
+  const models = status.workers.map(of).join(", ");
   return html`<span class=${status.ready ? "ready" : "ready not"} title=${models}>
     ${status.ready ? "ready" : status.detail || "not ready"}</span>`;
 }
@@ -81,7 +82,8 @@ function App() {
   }, []);
   const [, first, told] = path.split("/");
   const id = told && nameIn(told);
-  useEffect(() => { document.title = id ? `${id} – rstitch` : first === "t" ? "Trajectories – rstitch" : "rstitch"; }, [path]);
+  const title = id || (first === "t" ? "Trajectories" : "");
+  useEffect(() => { document.title = title ? `${title} – rstitch` : "rstitch"; }, [title]);
   const shared = { settings, navigate };
   return html`
     <header>

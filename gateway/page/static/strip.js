@@ -1,7 +1,7 @@
 // The entropies of an answer as bars, one for each token or, of a long answer, the highest of each column. It draws and
 // says which token is pointed at; it keeps nothing.
 
-import { LLM } from "./answer.js";
+import { LLM, NAMES } from "./answer.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./html.js";
 
 const TICKS = [0.001, 0.01, 0.1, 1];
@@ -126,6 +126,9 @@ function paintCursor(canvas, first, last, marked) {
   }
 }
 
+const spoken = (answer, token) =>
+  `token ${token + 1}, ${NAMES[answer.models[token]]}, entropy ${answer.entropies[token].toPrecision(3)}`;
+
 function Bars({ answer, version, first, last, tau, guess, hover, chosen, onPoint, label, keys, tall }) {
   const base = useRef();
   const over = useRef();
@@ -155,7 +158,7 @@ function Bars({ answer, version, first, last, tau, guess, hover, chosen, onPoint
     <canvas ref=${base} aria-hidden="true" />
     <canvas ref=${over} class="over" role="slider" tabindex="0" aria-label=${label}
       aria-valuemin=${first + 1} aria-valuemax=${Math.max(last, first + 1)} aria-valuenow=${(chosen ?? first) + 1}
-      aria-valuetext=${chosen === null ? "no token chosen" : `token ${chosen + 1}, ${answer.models[chosen] === LLM ? "LLM" : "SLM"}, entropy ${answer.entropies[chosen].toPrecision(3)}`}
+      aria-valuetext=${chosen === null ? "no token chosen" : spoken(answer, chosen)}
       onPointerDown=${(event) => {
         down.current = true;
         over.current.setPointerCapture(event.pointerId);

@@ -5,6 +5,7 @@ import { LLM } from "./answer.js";
 
 const BLOCK = 200; // spans, after which a block ends with its line
 const LONGEST = 2000; // and after which it ends anywhere
+const AT_ONCE = 4; // blocks that are laid out whether they are seen or not: most answers have no more
 
 export class TextView {
   // `element` is filled; `onPoint(token, chosen)` hears of pointer and clicks, null when the pointer leaves.
@@ -14,8 +15,8 @@ export class TextView {
     this._elements = [];
     this._block = null;
     this._inBlock = 0;
+    this._blocks = 0;
     this._thinking = null;
-    this._marked = [];
     // By its moves, not by what it is over: text that scrolls below a pointer at rest is not pointed at.
     let over = null;
     element.addEventListener("pointermove", (event) => {
@@ -75,7 +76,8 @@ export class TextView {
     }
     if (!this._block || this._blockThinking !== thinking) {
       this._block = document.createElement("div");
-      this._block.className = "block";
+      this._block.className = this._blocks < AT_ONCE ? "block" : "block later";
+      this._blocks += 1;
       this._blockThinking = thinking;
       this._inBlock = 0;
       (thinking ? this._thinking : this._element).append(this._block);

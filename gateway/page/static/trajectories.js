@@ -51,6 +51,9 @@ export function Trajectories({ navigate }) {
   useEffect(() => {
     if (words.length && next && !busy && !error && matching.length < ENOUGH) load(next, found);
   }, [search, next, busy]);
+  const told = busy ? "Loading ..."
+    : matching.length ? `${matching.length} shown, ${found.length} looked at${next ? "" : ", that is all"}`
+    : found.length ? "None of them matches." : "None yet. Ask something first.";
   return html`<main>
     <div class="panel list">
       <h1>Trajectories</h1>
@@ -76,7 +79,7 @@ export function Trajectories({ navigate }) {
         </tr>`)}</tbody>
       </table></div>
       <p class="faint"
-        role="status">${busy ? "Loading ..." : matching.length ? `${matching.length} shown, ${found.length} looked at${next ? "" : ", that is all"}` : found.length ? "None of them matches." : "None yet. Ask something first."}</p>
+        role="status">${told}</p>
       ${next && html`<button type="button" disabled=${busy} onClick=${() => load(next, found)}>Show more</button>`}
     </div>
   </main>`;
@@ -130,7 +133,8 @@ export function One({ id, settings, navigate, go }) {
     <div class="panel head">
       <h1><code>${id}</code></h1>
       <p><span class=${`state ${trajectory.state}`}>
-        ${trajectory.state}</span> ${trajectory.length} tokens, <code>${trajectory.policy || "unknown policy"}</code>, ${when(trajectory.updated)}</p>
+        ${trajectory.state}</span> ${trajectory.length} tokens, ${" "}
+        <code>${trajectory.policy || "unknown policy"}</code>, ${when(trajectory.updated)}</p>
       <p class="links">
         <button type="button" onClick=${() => saved(trajectory)}>Export JSON</button>
         ${running && html`<button type="button" onClick=${cancel}>Cancel the answer</button>`}

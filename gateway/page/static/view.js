@@ -29,7 +29,8 @@ function WhatIf({ answer, version, tau, onTau }) {
     ${guess ? html`<p aria-live="polite">
       <b>${share(guess.numSlm)} SLM</b>, ${guess.switches} switches, ${guess.discarded} discarded; ${" "}<span
       class="faint">as written: ${share(answer.length - written)} SLM, ${answer.switches.length} switches</span></p>
-      <p class="faint">An estimate from the entropies of this answer: another writer would have written another text. ${" "}<button type="button" class="link" onClick=${() => onTau(null)}>Put away</button></p>`
+      <p class="faint">An estimate from the entropies of this answer: another writer would have written another text. ${" "}
+        <button type="button" class="link" onClick=${() => onTau(null)}>Put away</button></p>`
     : html`<p class="faint">Move it to see an estimate from the entropies of this answer.</p>`}
   </div>`;
 }
