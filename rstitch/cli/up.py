@@ -176,4 +176,4 @@ def _saying(console: Console) -> Callable[[str, str, Sequence[str]], None]:
 
 
 def _metrics_args(first_port: int | None, offset: int) -> list[str]:
-    return [] if first_port is None else ["--metrics-listen", f"127.0.0.1:{first_port + offset}"]
+    return [] if first_port is None else [f"--metrics-listen=127.0.0.1:{first_port + offset}"]
