@@ -21,6 +21,9 @@ _LONG = 128 * 1024
 # Bytes of long ones that may wait or be worked on together. One is always taken.
 _MAX_WAITING = 32 * 1024 * 1024
 _SHORT_ONES = ThreadPoolExecutor(4, "prompts")
+# Of what is no question, so many at once, whatever is asked for: questions keep the other threads.
+_MAX_ASIDE = 2
+_MAX_ASIDE_WAITING = 64
 _LONG_ONES = ThreadPoolExecutor(1, "long-prompts")
 
 
@@ -29,6 +32,24 @@ class Apart:
 
     def __init__(self) -> None:
         self._waiting = 0  # bytes of long ones
+        self._aside = asyncio.Semaphore(_MAX_ASIDE)
+        self._num_aside = 0
+
+    async def make_aside(self, make: Callable[[], _T], num_bytes: int) -> _T:
+        """Calls `make` as the method `make` does, but never so that questions have to wait for it.
+
+        Raises RstitchError (RESOURCE_EXHAUSTED) if too many are waiting, too.
+        """
+        if self._num_aside >= _MAX_ASIDE + _MAX_ASIDE_WAITING:
+            code, remedy = grpc.StatusCode.RESOURCE_EXHAUSTED, "Try again later."
+            what = f"{self._num_aside} other texts are still being read."
+            raise RstitchError(code, "TOO_MUCH_TEXT", what, remedy=remedy, retry_after_s=1.0)
+        self._num_aside += 1
+        try:
+            async with self._aside:
+                return await self.make(make, num_bytes)
+        finally:
+            self._num_aside -= 1
 
     async def make(self, make: Callable[[], _T], num_bytes: int) -> _T:
         """Calls `make` off the loop, of a request with `num_bytes`.

@@ -1,6 +1,7 @@
 """Texts and chats into a model's token ids, and ids into text, for whoever wants to see or count them.
 
-It is bounded as a question is, and takes as long: texts are read off the event loop, long ones behind one another.
+A text is bounded as a question's is and read off the event loop; no key's quota counts it, but questions never wait
+for it: only so many are read at once, whoever sends them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ async def tokenize(preparation: Preparation, asked: Text | Chat, model: Model, n
         tokens = first_prompt_of(asked, model, vocabularies, most)
         return Tokenized(tokens, [*map(vocabularies.tokenizer(model).bytes_of, tokens)], most[model])
 
-    return await preparation.apart.make(make, num_bytes)
+    return await preparation.apart.make_aside(make, num_bytes)
 
 
 async def detokenize(preparation: Preparation, ids: array[int], model: Model) -> str:
@@ -50,4 +51,4 @@ async def detokenize(preparation: Preparation, ids: array[int], model: Model) ->
     check_size(len(ids), {model: preparation.pair.context_lengths()[model]})
     vocabularies.check_ids("tokens", ids, model)
     tokenizer = vocabularies.tokenizer(model)
-    return await preparation.apart.make(lambda: tokenizer.spelled(ids), _BYTES_OF_ID * len(ids))
+    return await preparation.apart.make_aside(lambda: tokenizer.spelled(ids), _BYTES_OF_ID * len(ids))

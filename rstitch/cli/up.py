@@ -18,6 +18,7 @@ from rstitch.errors import invalid
 from rstitch.limits import GATEWAY_ADDRESS, ROUTER_PORT, host_and_port
 from rstitch.local.checks import check_flags, check_worker
 from rstitch.local.gateway import can_be_started
+from rstitch.local.processes import free_port
 from rstitch.local.readiness import without_secrets
 from rstitch.local.stack import GatewayOptions, LocalStack, RouterOptions, StackError, WorkerOptions
 from rstitch.local.supervisor import Supervisor
@@ -131,7 +132,7 @@ def _gateway(listen: str, names: Sequence[str]) -> GatewayOptions:
         host, _, port = host_and_port(listen).rpartition(":")
     except ValueError as error:
         raise invalid("--http-listen", str(error), f"Write HOST:PORT, such as {GATEWAY_ADDRESS}.") from None
-    return GatewayOptions(f"{host}:{port}" if int(port) else "", names)
+    return GatewayOptions(f"{host}:{port if int(port) else free_port()}", names)
 
 
 def _introduce(stack: LocalStack, console: Console, *, secure: bool, is_usual: bool) -> None:
