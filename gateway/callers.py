@@ -16,6 +16,8 @@ def client_of(request: Request) -> AsyncClient:
     given: AsyncClient = request.app.state.client
     key = key_of(request)
     trace = [(name, value) for name in ("traceparent", "tracestate") if (value := request.headers.get(name))]
+    if not key and not trace:
+        return given
     return given.showing([*([("authorization", f"Bearer {key}")] if key else []), *trace])
 
 

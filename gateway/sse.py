@@ -21,23 +21,40 @@ def frame(json: bytes) -> bytes:
 
 
 async def kept_alive(frames: AsyncGenerator[bytes], silence_s: float) -> AsyncIterator[bytes]:
-    """Passes frames on, and a comment after each `silence_s` without one: proxies end what is silent."""
-    coming: asyncio.Task[bytes] | None = None
+    """Passes frames on, what has come meanwhile in one piece, and a comment after each `silence_s` without any.
+
+    Proxies end what is silent. The frames are read by a task of its own, which ends with whoever reads here.
+    """
+    arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
+    reading = asyncio.create_task(_read(frames, arrived))
     try:
         while True:
-            coming = coming or asyncio.ensure_future(anext(frames))
-            done, _ = await asyncio.wait([coming], timeout=silence_s)
-            if not done:
+            try:
+                pieces = [arrived.get_nowait() if not arrived.empty() else await _next(arrived, silence_s)]
+            except TimeoutError:
                 yield _KEEPALIVE
                 continue
-            try:
-                made, coming = coming.result(), None
-            except StopAsyncIteration:
+            while not arrived.empty():
+                pieces.append(arrived.get_nowait())
+            if made := b"".join(piece for piece in pieces if piece is not None):
+                yield made
+            if pieces[-1] is None:
+                await reading  # raises what it has met
                 return
-            yield made
     finally:
-        if coming is not None:
-            coming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                await coming
-        await frames.aclose()
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def _next(arrived: asyncio.Queue[bytes | None], silence_s: float) -> bytes | None:
+    async with asyncio.timeout(silence_s):
+        return await arrived.get()
+
+
+async def _read(frames: AsyncGenerator[bytes], arrived: asyncio.Queue[bytes | None]) -> None:
+    try:
+        async with contextlib.aclosing(frames):
+            async for made in frames:
+                arrived.put_nowait(made)
+    finally:
+        arrived.put_nowait(None)
