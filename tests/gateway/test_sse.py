@@ -34,9 +34,13 @@ async def test_a_fault_is_raised_behind_what_came_before() -> None:
         raise ValueError("no more")
 
     got = []
-    with pytest.raises(ValueError, match="no more"):
+
+    async def read() -> None:
         async for piece in kept_alive(frames(), 10):
             got.append(piece)
+
+    with pytest.raises(ValueError, match="no more"):
+        await read()
     assert got == [b"a"]
 
 
