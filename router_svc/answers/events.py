@@ -15,7 +15,7 @@ from router_svc.text.answer_text import AnswerText
 from router_svc.text.detokenizer import CONTEXT_TOKENS
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.trajectory.consultations import Consultation
-from router_svc.trajectory.details import Detail
+from router_svc.trajectory.details import cut_details
 from router_svc.trajectory.types import Chunk, Model, Source, SwitchReason, tokens_of
 
 
@@ -30,7 +30,7 @@ class Written:
     text: str
     uncertainties: array[float]
     consultations: tuple[Consultation, ...] = ()
-    details: tuple[Detail, ...] = ()
+    details: bytes = b""  # packed
 
     def cut(self, begin: int, end: int, text: str) -> Written:
         first, last = self.position + begin, self.position + end
@@ -42,7 +42,7 @@ class Written:
             text,
             self.uncertainties[begin:end],
             tuple(asked for asked in self.consultations if first <= asked.position < last),
-            self.details[begin:end],
+            cut_details(self.details, begin, end),
         )
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from router_svc.text.tokenizer import Tokenizer
-from router_svc.trajectory.details import Detail
+from router_svc.trajectory.details import unpack_details
 from rstitch.v1 import router_pb2
 
 
 def encode_details(
-    tokens: Sequence[int], details: Sequence[Detail], tokenizer: Tokenizer | None
+    tokens: Sequence[int], details: bytes, tokenizer: Tokenizer | None
 ) -> Iterable[router_pb2.TokenDetail]:
-    """The details of tokens, none if there are none; without a tokenizer they have no texts."""
+    """The packed details of tokens, none if there are none; without a tokenizer they have no texts."""
     if not details:
         return
-    for token, detail in zip(tokens, details, strict=True):
+    for token, detail in zip(tokens, unpack_details(details), strict=True):
         text = b"" if tokenizer is None or token in tokenizer.special else tokenizer.bytes_of(token)
         others = [_encode_alternative(*other, tokenizer) for other in detail.alternatives]
         yield router_pb2.TokenDetail(logprob=detail.logprob, text=text, alternatives=others)

@@ -17,7 +17,7 @@ from router_svc.policies.policy import History, Policy
 from router_svc.policies.whole_characters import WholeCharacters
 from router_svc.text.session_tokens import SessionTokens
 from router_svc.trajectory.consultations import Consultation
-from router_svc.trajectory.details import Detail, details_of
+from router_svc.trajectory.details import details_of, pack_details
 from router_svc.trajectory.journal import Journal
 from router_svc.trajectory.types import Chunk, FinishReason, Model, Source, SwitchReason, entropies_of, tokens_of
 from router_svc.workers.accounting import Accounting
@@ -189,13 +189,13 @@ class Answer:
         """Forgets what was asked for the next token: the answer does not follow it."""
         self._asked.clear()
 
-    def _details(self, reply: Reply, num_tokens: int) -> tuple[Detail, ...]:
-        """What is told of the next tokens, if that was asked for."""
+    def _details(self, reply: Reply, num_tokens: int) -> bytes:
+        """What is told of the next tokens, packed, if that was asked for."""
         top_logprobs = self._settings.top_logprobs
         if top_logprobs is None:
-            return ()
+            return b""
         index = len(self.tokens) - self._settings.start
-        return details_of(reply.logprobs[:num_tokens], reply.alternatives, index, top_logprobs)
+        return pack_details(details_of(reply.logprobs[:num_tokens], reply.alternatives, index, top_logprobs))
 
     def _take_asked(self, num_tokens: int) -> tuple[Consultation, ...]:
         """What was asked for the next tokens, which are about to be kept."""
@@ -232,7 +232,7 @@ class Answer:
         entropies: array[float],
         uncertainties: array[float],
         asked: tuple[Consultation, ...] = (),
-        details: tuple[Detail, ...] = (),
+        details: bytes = b"",
     ) -> Chunk:
         reason, value = self._opening
         self._opening = _NO_SWITCH

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from router_svc.trajectory.consultations import pack_consultations, unpack_consultations
-from router_svc.trajectory.details import pack_details, unpack_details
 from router_svc.trajectory.packing import pack, unpack
 from router_svc.trajectory.types import (
     Chunk,
@@ -50,7 +49,7 @@ def encode_chunks(chunks: Sequence[Chunk]) -> list[Any]:
             pack(chunk.uncertainties),
             _encode_notes(chunk.notes) if chunk.notes is not None else "",
             pack_consultations(chunk.consultations) if chunk.consultations else "",
-            pack_details(chunk.details) if chunk.details else "",
+            chunk.details,
         ]
     return made
 
@@ -89,7 +88,7 @@ def decode_chunk(entry: dict[bytes, bytes]) -> Chunk:
         uncertainties=unpack("f", entry.get(b"u", b"")),
         notes=_decode_notes(entry[b"n"]) if b"n" in entry else None,
         consultations=unpack_consultations(entry[b"c"]) if b"c" in entry else (),
-        details=unpack_details(entry[b"d"]) if b"d" in entry else (),
+        details=entry.get(b"d", b""),
     )
 
 

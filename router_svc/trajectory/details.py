@@ -70,3 +70,22 @@ def unpack_details(data: bytes) -> tuple[Detail, ...]:
         at = end
         made.append(Detail(logprob if flags & _HAS_LOGPROB else None, others))
     return tuple(made)
+
+
+def cut_details(data: bytes, begin: int, end: int | None = None) -> bytes:
+    """The packed details of tokens [begin, end) of those that `data` has, as of a slice; nothing is unpacked."""
+    first = _offset(data, begin)
+    return data[first:] if end is None else data[first : _offset(data, end - begin, first)]
+
+
+def unknown_details(num: int) -> bytes:
+    """Packed details of so many tokens of which nothing is known."""
+    return pack_details((UNKNOWN,)) * num
+
+
+def _offset(data: bytes, num: int, at: int = 0) -> int:
+    """Where the details end that are the first `num` from byte `at` on."""
+    while num > 0 and at < len(data):
+        at += _FIXED.size + 8 * (data[at] & _NUM)
+        num -= 1
+    return at

@@ -115,8 +115,8 @@ class TrajectoryStore:
         fields, entries = await self._link.call(read)
         if not fields:
             return None
-        # A long answer has thousands, and what heads were asked, or details of tokens, may be megabytes.
-        if len(entries) > _MANY_ENTRIES or any(b"c" in entry or b"d" in entry for _, entry in entries):
+        # A long answer has thousands, and what heads were asked may be megabytes. Details of tokens stay packed.
+        if len(entries) > _MANY_ENTRIES or any(b"c" in entry for _, entry in entries):
             chunks = await asyncio.to_thread(_decode_chunks, entries)
         else:
             chunks = _decode_chunks(entries)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from router_svc.trajectory.consultations import Consultation
-from router_svc.trajectory.details import UNKNOWN, Detail
+from router_svc.trajectory.details import cut_details, unknown_details
 from router_svc.trajectory.usage import Usage
 
 
@@ -155,7 +155,7 @@ class Chunk:
     uncertainties: array[float] = field(default_factory=lambda: entropies_of())  # the signal, where it is another
     notes: PromptNotes | None = None  # of a prompt that says more than its tokens
     consultations: tuple[Consultation, ...] = ()  # what the head was asked for these tokens, if that is kept
-    details: tuple[Detail, ...] = ()  # one for each token, if they are kept
+    details: bytes = b""  # one for each token, packed, if they are kept: only who shows them unpacks them
 
     @property
     def end(self) -> int:
@@ -174,7 +174,7 @@ class Chunk:
             self.entropies[skip:],
             uncertainties=self.uncertainties[skip:],
             consultations=tuple(asked for asked in self.consultations if asked.position >= position),
-            details=self.details[skip:],
+            details=cut_details(self.details, skip),
         )
 
 
@@ -205,34 +205,46 @@ def common_prefix(left: array[int], right: array[int]) -> int:
 
 def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
     """The same tokens in as few chunks as keep sources and switches apart: of whole answers these are the segments."""
-    made: list[Chunk] = []
+    segments: list[list[Chunk]] = []
     for chunk in chunks:
-        last = made[-1] if made else None
+        last = segments[-1][-1] if segments else None
         # A reason or a prompt begins a segment; a gap is kept for whoever gives chunks that do not follow each other.
         begins = chunk.reason or chunk.source is Source.PROMPT
         if last is not None and last.source is chunk.source and not begins and last.end == chunk.position:
-            made[-1] = Chunk(
-                last.source,
-                last.position,
-                last.tokens + chunk.tokens,
-                last.entropies + chunk.entropies,
-                last.reason,
-                last.switch_entropy,
-                last.uncertainties + chunk.uncertainties,
-                consultations=last.consultations + chunk.consultations,
-                details=_joined_details(last, chunk),
-            )
+            segments[-1].append(chunk)
         else:
-            made.append(chunk)
+            segments.append([chunk])
+    return [_merged(pieces) if len(pieces) > 1 else pieces[0] for pieces in segments]
+
+
+def _merged(pieces: Sequence[Chunk]) -> Chunk:
+    """The pieces as one chunk. Each is copied once, since an answer may be one segment of thousands."""
+    first = pieces[0]
+    return Chunk(
+        first.source,
+        first.position,
+        joined_tokens(pieces),
+        _joined_floats(piece.entropies for piece in pieces),
+        first.reason,
+        first.switch_entropy,
+        _joined_floats(piece.uncertainties for piece in pieces),
+        consultations=tuple(asked for piece in pieces for asked in piece.consultations),
+        details=_joined_details(pieces),
+    )
+
+
+def _joined_floats(rows: Iterable[array[float]]) -> array[float]:
+    made = entropies_of()
+    for row in rows:
+        made.extend(row)
     return made
 
 
-def _joined_details(first: Chunk, second: Chunk) -> tuple[Detail, ...]:
-    """Those of both; where a router that knows none of them has written one of the two, its tokens' are unknown."""
-    if not first.details and not second.details:
-        return ()
-    known = (chunk.details or (UNKNOWN,) * len(chunk.tokens) for chunk in (first, second))
-    return sum(known, ())
+def _joined_details(pieces: Sequence[Chunk]) -> bytes:
+    """Those of all; where a router that knows none of them has written a piece, its tokens' are unknown."""
+    if not any(piece.details for piece in pieces):
+        return b""
+    return b"".join(piece.details or unknown_details(len(piece.tokens)) for piece in pieces)
 
 
 def joined_tokens(chunks: Iterable[Chunk]) -> array[int]:

@@ -16,13 +16,13 @@ from rstitch.errors import RstitchError, invalid
 from rstitch.local.records import LogReader, Record, running_stacks
 
 _POLL_S = 0.2
-_STYLES = {"slm worker": "cyan", "llm worker": "magenta", "router": "green", "redis": "yellow"}
+_STYLES = {"slm worker": "cyan", "llm worker": "magenta", "router": "green", "gateway": "blue", "redis": "yellow"}
 
 
 @command
 def logs(
     part: Annotated[
-        str, typer.Argument(help="redis, slm, llm or router; all of them by default.", show_default=False)
+        str, typer.Argument(help="redis, slm, llm, router or gateway; all of them by default.", show_default=False)
     ] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="So many of each part's last lines.")] = 20,

@@ -1,7 +1,7 @@
-"""The port of the metrics: `GET /metrics` over HTTP, in threads of its own, secured as the service's port is.
+"""The port of the metrics: `GET /metrics` over HTTP, in threads of its own, with the service's certificates.
 
-Whoever may not reach the service may not read its figures either: in clear on this machine, beyond it by TLS to clients
-with a certificate. It does not know what is measured.
+In clear on this machine; beyond it by TLS, to any client with a certificate of the service's authorities, whatever its
+name (`--tls-client-name` is not asked). No keys are asked for. It does not know what is measured.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class MetricsSettings(TlsSettings):
     metrics_listen: Annotated[
         str,
         AfterValidator(_host_and_port_or_none),
-        Field(description="HOST:PORT where metrics can be scraped (/metrics), secured as --listen is. Empty: nowhere."),
+        Field(
+            description="HOST:PORT where metrics can be scraped (/metrics), by the same TLS; names and keys are not"
+            " asked. Empty: nowhere."
+        ),
     ] = ""
 
     def make_metrics(self, service_name: str, *, insecure: bool) -> Metrics:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rstitch.cli.logs import _STYLES
 from rstitch.local.records import LogReader, Record, running_stacks
 from tests.cli.conftest import Run
 
@@ -52,6 +53,13 @@ def test_the_last_lines_of_each_part_with_its_name_and_the_time(run: Run, tmp_pa
     assert run("logs", "redis", "-n", "0").stdout == ""
     assert json.loads(run("logs", "llm", "--raw").stdout.splitlines()[0]) == READY
     assert run("logs", "llm-worker").stdout == run("logs", "llm").stdout
+
+
+def test_the_gateway_is_a_part_as_the_others_are(run: Run, tmp_path: Path) -> None:
+    (stack(tmp_path, "rstitch-a", "127.0.0.1:5").folder / "gateway.log").write_text("here\n")
+    assert run("logs", "gateway").stdout == "gateway     here\n"
+    assert "router or gateway" in " ".join(run("logs", "--help").stdout.replace("│", " ").split())
+    assert "gateway" in _STYLES
 
 
 def test_one_of_several_stacks_is_named(run: Run, tmp_path: Path) -> None:

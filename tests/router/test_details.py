@@ -10,8 +10,16 @@ from typing import Any
 import grpc
 import pytest
 
+from router_svc.api import details as api_details
 from router_svc.trajectory import details as details_module
-from router_svc.trajectory.details import UNKNOWN, Detail, details_of, pack_details, unpack_details
+from router_svc.trajectory.details import (
+    UNKNOWN,
+    Detail,
+    cut_details,
+    details_of,
+    pack_details,
+    unpack_details,
+)
 from router_svc.trajectory.types import Chunk, Source, entropies_of, joined, tokens_of
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, Reading, ask_for, check_kept, refused, take
@@ -220,6 +228,33 @@ def test_they_are_kept_in_few_bytes() -> None:
     assert len(data) == 4 * 5 + 8 * 22
     assert unpack_details(data) == made
     assert unpack_details(b"") == ()
+    for begin in range(6):
+        assert unpack_details(cut_details(data, begin)) == made[begin:]
+        for end in range(begin, 6):
+            assert unpack_details(cut_details(data, begin, end)) == made[begin:end]
+
+
+async def test_they_are_unpacked_only_for_who_is_shown_them(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = await stack.stub(await stack.router())
+    first = await take(stub, asked(TRIED["llm"]))
+    second = await take(stub, asked(TRIED["slm"], session_id=first.session_id))
+    other = await stack.stub(await stack.router())
+    unpacked: list[Detail] = []
+
+    def counted(data: bytes) -> tuple[Detail, ...]:
+        made = unpack_details(data)
+        unpacked.extend(made)
+        return made
+
+    for module in (details_module, api_details):
+        monkeypatch.setattr(module, "unpack_details", counted)
+    assert await kept(other, second, details=False) == []
+    assert unpacked == []
+    assert await kept(other, second) == second.details
+    assert len(unpacked) == len(second.tokens), "those of the turn before stayed packed"
+    third = await take(other, asked(TRIED["llm"], None, session_id=first.session_id))
+    assert third.tokens
+    assert len(unpacked) == len(second.tokens)
 
 
 def test_how_many_have_alternatives_depends_on_the_position_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,9 +270,10 @@ def test_how_many_have_alternatives_depends_on_the_position_alone(monkeypatch: p
 
 def test_a_router_that_knows_none_leaves_no_gap() -> None:
     def chunk(position: int, *details: Detail) -> Chunk:
-        return Chunk(Source.LLM, position, tokens_of([5, 6]), entropies_of([0, 0]), details=details)
+        return Chunk(Source.LLM, position, tokens_of([5, 6]), entropies_of([0, 0]), details=pack_details(details))
 
     (segment,) = joined([chunk(0, Detail(-1.0), Detail(-2.0)), chunk(2), chunk(4, Detail(-3.0), Detail(-4.0))])
-    assert segment.details == (Detail(-1.0), Detail(-2.0), UNKNOWN, UNKNOWN, Detail(-3.0), Detail(-4.0))
+    found = unpack_details(segment.details)
+    assert found == (Detail(-1.0), Detail(-2.0), UNKNOWN, UNKNOWN, Detail(-3.0), Detail(-4.0))
     (plain,) = joined([chunk(0), chunk(2)])
-    assert plain.details == ()
+    assert plain.details == b""
