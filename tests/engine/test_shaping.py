@@ -12,7 +12,9 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import InvalidRun
 from model_worker.engine.forward import attention_varlen, sampling
 from model_worker.engine.forward.inversion import draw
+from model_worker.engine.forward.shaping import shaped
 from model_worker.engine.types import GREEDY, RunRequest, Sampling, TokenKept
+from rstitch.limits import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from tests.support.engines import make_engine
 from tests.support.pairs import VOCAB_SIZE
 from tests.support.shaped import choose
@@ -121,6 +123,26 @@ def test_min_p_is_the_same_however_few_are_sorted(min_p: float) -> None:
         assert logprobs == pytest.approx(whole[1])
     for row, token in enumerate(whole[0]):
         assert logits[row, token] >= logits[row].max() + 1.3 * torch.tensor(min_p).double().log() - 1e-9
+
+
+@pytest.mark.parametrize("penalty", [MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_at_its_bounds_a_repetition_penalty_writes_nothing_masked(penalty: float, temperature: float) -> None:
+    engine, _ = make_engine()
+    masked = tuple(range(0, VOCAB_SIZE, 2))
+    how = Sampling(temperature, seed=2, repetition_penalty=penalty)  # looks at the prompt, which has masked tokens
+    request = RunRequest("s", 0, [*range(40)], how, LENGTH, NO_STOP, masked_tokens=masked)
+    (events,) = kept(engine, [request])
+    assert len(events) == LENGTH
+    assert not {event.token for event in events} & {*masked}
+
+
+def test_logits_stay_finite_at_the_bounds_of_a_repetition_penalty() -> None:
+    logits = torch.tensor([[1e30, -1e30, 0.0, 3.0, -torch.inf]])
+    for penalty in (MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY):
+        made = shaped(logits, [0], [Sampling(repetition_penalty=penalty)], [range(5)])
+        assert made[0].isfinite().tolist() == [True] * 4 + [False]
+        assert made[0, 4] == -torch.inf
 
 
 def test_a_bias_of_no_token_is_refused() -> None:
