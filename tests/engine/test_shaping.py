@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from model_worker.engine.bookkeeping.signals import rounded
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import InvalidRun
 from model_worker.engine.forward import attention_varlen, sampling
-from model_worker.engine.forward.inversion import draw
+from model_worker.engine.forward.inversion import GROUP, draw
 from model_worker.engine.forward.shaping import shaped
 from model_worker.engine.types import GREEDY, RunRequest, Sampling, TokenKept
 from rstitch.limits import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
@@ -150,3 +151,28 @@ def test_a_bias_of_no_token_is_refused() -> None:
     with pytest.raises(InvalidRun) as refused:
         engine.submit(RunRequest("s", 0, [5], Sampling(logit_bias=((VOCAB_SIZE, 1.0),)), 1))
     assert refused.value.field == "sampling.logit_bias"
+
+
+def test_rows_are_reshaped_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def counted(logits: torch.Tensor, rows: Sequence[int], *others: Any) -> torch.Tensor:
+        sizes.append(len(rows))
+        return shaped(logits, rows, *others)
+
+    monkeypatch.setattr(sampling, "shaped", counted)
+    logits = torch.randn(40, 50, generator=torch.Generator().manual_seed(1))
+    hows = [Sampling(index % 2, seed=index, frequency_penalty=1.0) for index in range(35)]
+    rows, answers = [*range(39, 4, -1)], [[index, index, 7] for index in range(35)]
+    made = sampling.choose(
+        lambda: sampling.measure_on_host(logits), logits, rows, hows, range(35), answers.__getitem__
+    )()
+    assert made.tokens == [
+        choose(logits[row].tolist(), answer, index, how)
+        for index, (row, answer, how) in enumerate(zip(rows, answers, hows, strict=True))
+    ]
+    exact = logits.log_softmax(-1)
+    told = [float(exact[row, token]) for row, token in zip(rows, made.tokens, strict=True)]
+    assert made.logprobs == pytest.approx(told, abs=1e-6)
+    assert max(sizes) == GROUP
+    assert sum(sizes) == 35
