@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model_worker.engine.types import GREEDY, Sampling
 from rstitch.errors import invalid
-from rstitch.limits import MAX_BIAS, MAX_BIASES, MAX_PENALTY, MAX_REPETITION_PENALTY
+from rstitch.limits import MAX_BIAS, MAX_BIASES, MAX_PENALTY, MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from rstitch.v1 import common_pb2, worker_pb2
 
 MAX_TEMPERATURE = 100.0
@@ -28,8 +28,9 @@ def sampling_of(message: worker_pb2.StepRequest | worker_pb2.DecodeRequest) -> S
         if not -MAX_PENALTY <= (penalty := getattr(value, name)) <= MAX_PENALTY:
             told = f"{penalty} is not in [{-MAX_PENALTY:g}, {MAX_PENALTY:g}]."
             raise invalid(f"sampling.{name}", told, "Leave it unset for none.")
-    if not 0 <= value.repetition_penalty <= MAX_REPETITION_PENALTY:
-        told = f"{value.repetition_penalty} is not in (0, {MAX_REPETITION_PENALTY:g}]."
+    least, most = MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY
+    if value.repetition_penalty != 0 and not least <= value.repetition_penalty <= most:
+        told = f"{value.repetition_penalty} is not in [{least:g}, {most:g}]."
         raise invalid("sampling.repetition_penalty", told, "Leave it unset for none.")
     if len(value.logit_bias) > MAX_BIASES:
         told = f"{len(value.logit_bias)} entries are too many."

@@ -26,7 +26,8 @@ MAX_ALTERNATIVES = 1 << 19
 MAX_BIASES = 300
 MAX_BIAS = 100.0
 MAX_PENALTY = 2.0
-MAX_REPETITION_PENALTY = 10.0
+# Beyond these, logits of any model could leave what a float holds, and what is masked be written.
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
 
 ROUTER_PORT = 50050
 ROUTER_ADDRESS = f"127.0.0.1:{ROUTER_PORT}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from router_svc.api.checks import check_probability, require
 from router_svc.trajectory.types import Sampling
-from rstitch.limits import MAX_BIAS, MAX_BIASES, MAX_PENALTY, MAX_REPETITION_PENALTY
+from rstitch.limits import MAX_BIAS, MAX_BIASES, MAX_PENALTY, MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from rstitch.v1 import common_pb2
 
 _MAX_TEMPERATURE = 100.0
@@ -23,9 +23,9 @@ def parse_sampling(sampling: common_pb2.Sampling) -> Sampling:
         penalty, most = getattr(sampling, name), MAX_PENALTY
         what, remedy = f"{penalty} is no penalty.", f"Use a number in [{-most:g}, {most:g}]; 0: none."
         require(-most <= penalty <= most, f"sampling.{name}", what, remedy)
-    repetition, most = sampling.repetition_penalty, MAX_REPETITION_PENALTY
-    what, remedy = f"{repetition} is no penalty.", f"Use a number over 0, at most {most:g}; 1 or unset: none."
-    require(0 <= repetition <= most, "sampling.repetition_penalty", what, remedy)
+    repetition, least, most = sampling.repetition_penalty, MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY
+    what, remedy = f"{repetition} is no penalty.", f"Use a number in [{least:g}, {most:g}]; 1 or unset: none."
+    require(repetition == 0 or least <= repetition <= most, "sampling.repetition_penalty", what, remedy)
     return Sampling(
         value,
         top_p,

@@ -124,3 +124,13 @@ def test_equals_come_by_id_and_what_has_no_probability_not_at_all() -> None:
     own = logits[0].log_softmax(-1).tolist()
     assert whole[1] == tuple((token, own[token]) for token in (1, 2, 4, 0, 3))
     assert alternatives.most_probable(logits, [1], [1])() == [((0, pytest.approx(-1.791759)),)]
+
+
+def test_of_many_rows_each_has_its_own() -> None:
+    logits = torch.randn(30, 40, generator=torch.Generator().manual_seed(2))
+    rows, counts = [*range(29, 2, -1)], [1 + index % 5 for index in range(27)]
+    found = most_probable(logits, rows, counts)()
+    order = logits.sort(descending=True, stable=True).indices
+    assert [[token for token, _ in row] for row in found] == [
+        order[row, :num].tolist() for row, num in zip(rows, counts, strict=True)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from model_worker.engine.bookkeeping.signals import rounded
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import InvalidRun
 from model_worker.engine.forward import attention_varlen, sampling
-from model_worker.engine.forward.inversion import draw
+from model_worker.engine.forward.inversion import GROUP, draw
+from model_worker.engine.forward.shaping import shaped
 from model_worker.engine.types import GREEDY, RunRequest, Sampling, TokenKept
+from rstitch.limits import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from tests.support.engines import make_engine
 from tests.support.pairs import VOCAB_SIZE
 from tests.support.shaped import choose
@@ -123,8 +126,53 @@ def test_min_p_is_the_same_however_few_are_sorted(min_p: float) -> None:
         assert logits[row, token] >= logits[row].max() + 1.3 * torch.tensor(min_p).double().log() - 1e-9
 
 
+@pytest.mark.parametrize("penalty", [MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_at_its_bounds_a_repetition_penalty_writes_nothing_masked(penalty: float, temperature: float) -> None:
+    engine, _ = make_engine()
+    masked = tuple(range(0, VOCAB_SIZE, 2))
+    how = Sampling(temperature, seed=2, repetition_penalty=penalty)  # looks at the prompt, which has masked tokens
+    request = RunRequest("s", 0, [*range(40)], how, LENGTH, NO_STOP, masked_tokens=masked)
+    (events,) = kept(engine, [request])
+    assert len(events) == LENGTH
+    assert not {event.token for event in events} & {*masked}
+
+
+def test_logits_stay_finite_at_the_bounds_of_a_repetition_penalty() -> None:
+    logits = torch.tensor([[1e30, -1e30, 0.0, 3.0, -torch.inf]])
+    for penalty in (MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY):
+        made = shaped(logits, [0], [Sampling(repetition_penalty=penalty)], [range(5)])
+        assert made[0].isfinite().tolist() == [True] * 4 + [False]
+        assert made[0, 4] == -torch.inf
+
+
 def test_a_bias_of_no_token_is_refused() -> None:
     engine, _ = make_engine()
     with pytest.raises(InvalidRun) as refused:
         engine.submit(RunRequest("s", 0, [5], Sampling(logit_bias=((VOCAB_SIZE, 1.0),)), 1))
     assert refused.value.field == "sampling.logit_bias"
+
+
+def test_rows_are_reshaped_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def counted(logits: torch.Tensor, rows: Sequence[int], *others: Any) -> torch.Tensor:
+        sizes.append(len(rows))
+        return shaped(logits, rows, *others)
+
+    monkeypatch.setattr(sampling, "shaped", counted)
+    logits = torch.randn(40, 50, generator=torch.Generator().manual_seed(1))
+    hows = [Sampling(index % 2, seed=index, frequency_penalty=1.0) for index in range(35)]
+    rows, answers = [*range(39, 4, -1)], [[index, index, 7] for index in range(35)]
+    made = sampling.choose(
+        lambda: sampling.measure_on_host(logits), logits, rows, hows, range(35), answers.__getitem__
+    )()
+    assert made.tokens == [
+        choose(logits[row].tolist(), answer, index, how)
+        for index, (row, answer, how) in enumerate(zip(rows, answers, hows, strict=True))
+    ]
+    exact = logits.log_softmax(-1)
+    told = [float(exact[row, token]) for row, token in zip(rows, made.tokens, strict=True)]
+    assert made.logprobs == pytest.approx(told, abs=1e-6)
+    assert max(sizes) == GROUP
+    assert sum(sizes) == 35

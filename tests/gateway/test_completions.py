@@ -9,6 +9,7 @@ import pytest
 
 from rstitch.client import Answer, Client, LlmOnly, Message, Sampling, SlmOnly, Speculative, Threshold
 from rstitch.client.specs import Spec, text_of
+from rstitch.limits import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from rstitch.local.stack import LocalStack
 from tests.support.gateways import QUESTION, chat, events_of
 
@@ -198,3 +199,9 @@ def test_sampling_is_the_routers(http: httpx2.Client, grpc: Client) -> None:
     body |= {"min_p": 0.01, "logit_bias": {"7": 5, "30": -100}, "presence_penalty": 0.5, "max_tokens": 30}
     made = http.post("/v1/completions", json=body | {"rstitch": {"guard": False}}).json()
     assert made["choices"][0]["text"] == answer.text
+
+
+def test_the_bounds_of_a_repetition_penalty_are_the_routers(http: httpx2.Client) -> None:
+    for penalty in (MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY):
+        body = {"model": "rstitch", "prompt": QUESTION, "repetition_penalty": penalty, "max_tokens": 2}
+        assert http.post("/v1/completions", json=body).status_code == 200

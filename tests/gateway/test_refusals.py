@@ -57,6 +57,8 @@ def said(content: Any, role: str = "user", **more: Any) -> dict[str, Any]:
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-308}, "repetition_penalty"),
+        ({"repetition_penalty": 100.1}, "repetition_penalty"),
         ({"min_p": 1.5}, "min_p"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5"),
         ({"logit_bias": {"five": 1}}, "logit_bias.five"),

@@ -24,6 +24,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a large presence penalty": ({"presence_penalty": 2.1}, "presence_penalty"),
     "a frequency penalty that is none": ({"frequency_penalty": math.nan}, "frequency_penalty"),
     "a repetition penalty below 0": ({"repetition_penalty": -1}, "repetition_penalty"),
+    "a tiny repetition penalty": ({"repetition_penalty": 1e-308}, "repetition_penalty"),
+    "a repetition penalty just under the least": ({"repetition_penalty": 0.0099}, "repetition_penalty"),
+    "a repetition penalty just over the most": ({"repetition_penalty": 100.1}, "repetition_penalty"),
+    "a repetition penalty that is none": ({"repetition_penalty": math.nan}, "repetition_penalty"),
     "a repetition penalty without end": ({"repetition_penalty": math.inf}, "repetition_penalty"),
     "a large bias": ({"logit_bias": {3: 101}}, "logit_bias[3]"),
     "a bias that is none": ({"logit_bias": {3: math.nan}}, "logit_bias[3]"),
@@ -54,6 +58,14 @@ async def test_workers_are_told_where_the_answer_begins(stack: Stack) -> None:
     plain = len(stack.slm.requests)
     await take(stub, ask_for([7, 8, 9], policy=threshold(0.4), max_new_tokens=30))
     assert {run.sampling.ByteSize() for run in stack.slm.requests[plain:]} == {0}
+
+
+@pytest.mark.parametrize("penalty", [0.01, 100.0])
+async def test_the_bounds_of_a_repetition_penalty_are_taken(stack: Stack, penalty: float) -> None:
+    stub = await stack.stub(await stack.router())
+    how = common_pb2.Sampling(repetition_penalty=penalty)
+    await take(stub, ask_for([7, 8, 9], policy=threshold(0.4), sampling=how, max_new_tokens=30))
+    assert {run.sampling.repetition_penalty for run in stack.slm.requests if run.max_tokens} == {penalty}
 
 
 async def test_a_bias_is_in_each_models_own_ids(stack: Stack) -> None:

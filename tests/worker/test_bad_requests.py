@@ -41,6 +41,16 @@ BAD_STEPS = {
         "INVALID_ARGUMENT",
         "sampling.top_p",
     ),
+    "a tiny repetition penalty": (
+        pb.StepRequest(session_id="s", tokens=PROMPT, sampling=SAMPLING(repetition_penalty=1e-308)),
+        "INVALID_ARGUMENT",
+        "sampling.repetition_penalty",
+    ),
+    "a large repetition penalty": (
+        pb.StepRequest(session_id="s", tokens=PROMPT, sampling=SAMPLING(repetition_penalty=100.1)),
+        "INVALID_ARGUMENT",
+        "sampling.repetition_penalty",
+    ),
     "a masked token outside the vocabulary": (
         pb.StepRequest(session_id="s", tokens=PROMPT, masked_tokens=[5, VOCAB_SIZE]),
         "INVALID_ARGUMENT",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from model_worker.engine.forward.inversion import GROUP
 from model_worker.engine.forward.transfer import Later, to_device, to_host
 from model_worker.engine.types import Alternatives
 
@@ -20,18 +21,10 @@ def most_probable(logits: Tensor, rows: Sequence[int], counts: Sequence[int]) ->
     The most probable comes first, the lower id first among equals; a masked token is none of them. It is a function of
     the logits alone, on any device.
     """
-    size = logits.shape[-1]
-    most = min(max(counts), size)
-    own = logits.index_select(0, to_device(torch.tensor(rows), logits.device))
-    logprobs = own.log_softmax(-1, torch.promote_types(own.dtype, torch.float32))
-    # `topk` takes any of those that equal the last one it takes: here these are the ones with the lowest ids.
-    least = logprobs.topk(most).values[:, -1:]
-    is_above, is_least = logprobs > least, logprobs == least
-    is_found = is_above | (is_least & (is_least.cumsum(-1) <= most - is_above.sum(-1, keepdim=True)))
-    by_id = torch.arange(size, 0, -1, device=logits.device)
-    ids = torch.where(is_found, by_id, 0).topk(most).indices.sort(-1).values
-    found, order = logprobs.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
-    told = to_host(torch.stack([ids.gather(-1, order).double(), found.double()]))  # float64 holds every id
+    most = min(max(counts), logits.shape[-1])
+    on_device = to_device(torch.tensor(rows), logits.device)
+    parts = [_most_probable(logits.index_select(0, group), most) for group in on_device.split(GROUP)]
+    told = to_host(torch.cat(parts, 1))
 
     def read() -> list[Alternatives]:
         tokens, values = told.tolist()
@@ -41,3 +34,17 @@ def most_probable(logits: Tensor, rows: Sequence[int], counts: Sequence[int]) ->
         ]
 
     return read
+
+
+def _most_probable(own: Tensor, most: int) -> Tensor:
+    """Returns ids and logprobs of the `most` most probable tokens of each row, float64 [2, rows, most]."""
+    size = own.shape[-1]
+    logprobs = own.log_softmax(-1, torch.promote_types(own.dtype, torch.float32))
+    # `topk` takes any of those that equal the last one it takes: here these are the ones with the lowest ids.
+    least = logprobs.topk(most).values[:, -1:]
+    is_above, is_least = logprobs > least, logprobs == least
+    is_found = is_above | (is_least & (is_least.cumsum(-1) <= most - is_above.sum(-1, keepdim=True)))
+    by_id = torch.arange(size, 0, -1, device=own.device)
+    ids = torch.where(is_found, by_id, 0).topk(most).indices.sort(-1).values
+    found, order = logprobs.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+    return torch.stack([ids.gather(-1, order).double(), found.double()])  # float64 holds every id

@@ -16,7 +16,7 @@ from model_worker.engine.forward.transfer import Later, to_device, to_host
 from model_worker.engine.types import Sampling
 
 FIRST = 2048  # how many of the most probable tokens are sorted
-_GROUP = 8  # rows at once: each takes some ten numbers of 8 bytes for each token of the vocabulary
+GROUP = 8  # rows at once: each takes some ten numbers of 8 bytes for each token of the vocabulary
 # More than float64 can be wrong by in a sum of any vocabulary's probabilities (2^18 * 2^-53 = 3e-11).
 _ROUNDING = 1e-10
 
@@ -55,7 +55,7 @@ def draw_later(
     on_device = to_device(torch.tensor(numbers, dtype=torch.float64), logits.device)
     if first == 0:
         return lambda: _sorted_whole(logits, on_device)
-    parts = [_draw_group(logits[group[:, 0].long()], group, first) for group in on_device.split(_GROUP)]
+    parts = [_draw_group(logits[group[:, 0].long()], group, first) for group in on_device.split(GROUP)]
     drawn = to_host(torch.cat(parts, 1))
 
     def read() -> tuple[list[int], list[float]]:
@@ -70,7 +70,7 @@ def draw_later(
 
 
 def _sorted_whole(logits: Tensor, numbers: Tensor) -> tuple[list[int], list[float]]:
-    parts = [_sort_group(logits[group[:, 0].long()], group) for group in numbers.split(_GROUP)]
+    parts = [_sort_group(logits[group[:, 0].long()], group) for group in numbers.split(GROUP)]
     tokens, logprobs = torch.cat(parts, 1).tolist()
     return [int(token) for token in tokens], logprobs
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.bookkeeping.signals import rounded
-from model_worker.engine.forward.inversion import draw_later
+from model_worker.engine.forward.inversion import GROUP, draw_later
 from model_worker.engine.forward.kernels.availability import why_not
 from model_worker.engine.forward.shaping import shaped
 from model_worker.engine.forward.transfer import Later, to_device, to_host
@@ -96,22 +96,42 @@ def _choose_shaped(
     indices: Sequence[int],
     answer_of: Callable[[int], Sequence[int]],
 ) -> Later[tuple[list[int], list[float]]]:
-    """Chooses tokens where a bias or a penalty has a say: on a device, as each is read."""
+    """Chooses tokens where a bias or a penalty has a say: on a device, as each is read. A group of rows at a time."""
+    groups = [indices[first : first + GROUP] for first in range(0, len(indices), GROUP)]
+    later = [_choose_group(logits, rows, samplings, positions, group, answer_of) for group in groups]
+
+    def read() -> tuple[list[int], list[float]]:
+        made = [own() for own in later]
+        return [token for tokens, _ in made for token in tokens], [value for _, values in made for value in values]
+
+    return read
+
+
+def _choose_group(
+    logits: Tensor,
+    rows: Sequence[int],
+    samplings: Sequence[Sampling],
+    positions: Sequence[int],
+    indices: Sequence[int],
+    answer_of: Callable[[int], Sequence[int]],
+) -> Later[tuple[list[int], list[float]]]:
     own_rows, own = [rows[index] for index in indices], [samplings[index] for index in indices]
-    made = shaped(logits, own_rows, own, [answer_of(index) for index in indices])
-    greedy = to_host(made.argmax(-1))
     random = [place for place, sampling in enumerate(own) if sampling.temperature > 0]
     draws = [_number(own[place], positions[indices[place]]) for place in random]
+
+    made = shaped(logits, own_rows, own, [answer_of(index) for index in indices])
+    greedy = to_host(made.argmax(-1))
     drawn = draw_later(made, random, [own[place] for place in random], draws)
-    told = logits.index_select(0, to_device(torch.tensor(own_rows), logits.device))
-    logprobs = told.log_softmax(-1, torch.promote_types(told.dtype, torch.float32))
+    on_device = to_device(torch.tensor(own_rows), logits.device)
+    told = logits.index_select(0, on_device)
+    sums = told.to(torch.promote_types(told.dtype, torch.float32)).logsumexp(-1)
 
     def read() -> tuple[list[int], list[float]]:
         tokens: list[int] = greedy.tolist()
         for place, token in zip(random, drawn()[0], strict=True):
             tokens[place] = token
-        chosen = to_device(torch.tensor(tokens), logits.device)[:, None]
-        return tokens, logprobs.gather(-1, chosen)[:, 0].tolist()
+        chosen = to_device(torch.tensor(tokens), logits.device)
+        return tokens, (logits[on_device, chosen] - sums).tolist()
 
     return read
 
