@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 import rstitch
 from gateway.errors import ApiError, of_router
+from gateway.exposure import KeysAsked
 from gateway.figures import Figures
 from gateway.middleware import Bounds, Told
 from gateway.native import routes as native
@@ -29,7 +30,6 @@ from rstitch.limits import is_loopback
 from rstitch.service.metrics import NO_METRICS, Metrics
 
 _log = structlog.get_logger(__name__)
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 _MIB = 1 << 20
 # By pydantic, to the place of a value that may be of several kinds.
 _ADDED = ("str", "int", "float", "bool", "[key]")
@@ -46,12 +46,13 @@ def make_app(settings: GatewaySettings, client: AsyncClient, metrics: Metrics = 
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
-    local = is_loopback(settings.http_listen)
+    if not is_loopback(settings.http_listen) and not settings.insecure:
+        app.add_middleware(KeysAsked, client=client)
     app.add_middleware(
         Bounds,
         max_bytes=round(settings.max_body_mib * _MIB),
         timeout_s=settings.body_timeout_s,
-        hosts=_LOCAL if local else (),
+        hosts=settings.hosts(),
     )
     app.add_middleware(Told, figures=Figures(metrics))
     return app
@@ -71,6 +72,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if first["type"] in ("json_invalid", "json_type"):
         return _response(ApiError(400, "The body is no JSON. Send an object.", code="invalid_json"))
     param = _place(first["loc"])
+    if not param and first["type"] == "value_error":
+        return _response(ApiError(400, f"The body: {first['ctx']['error']}. Send less.", code="invalid_value"))
     if not param:
         return _response(ApiError(400, "The body is no object of JSON. Send one.", code="invalid_json"))
     missing = first["type"] == "missing"

@@ -13,12 +13,13 @@ _TIMEOUT_S = 5.0
 
 
 def main() -> None:
-    """Asks the port that the gateway was told to listen on; whose certificate that shows is not the question."""
-    port = os.environ.get("RSTITCH_HTTP_LISTEN", GATEWAY_ADDRESS).rpartition(":")[2]
+    """Asks where the gateway was told to listen on; whose certificate that shows is not the question."""
+    host, _, port = os.environ.get("RSTITCH_HTTP_LISTEN", GATEWAY_ADDRESS).rpartition(":")
+    host = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host
     scheme = "https" if os.environ.get("RSTITCH_HTTP_TLS_CERT") else "http"
     context = ssl._create_unverified_context() if scheme == "https" else None
     try:
-        urllib.request.urlopen(f"{scheme}://127.0.0.1:{port}/health", timeout=_TIMEOUT_S, context=context).close()
+        urllib.request.urlopen(f"{scheme}://{host}:{port}/health", timeout=_TIMEOUT_S, context=context).close()
     except OSError as error:
         sys.exit(str(error))
 

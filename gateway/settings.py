@@ -12,6 +12,7 @@ from rstitch.credentials import Credentials
 from rstitch.errors import invalid
 from rstitch.limits import GATEWAY_ADDRESS, ROUTER_ADDRESS, host_and_port, is_loopback
 
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 Address = Annotated[str, AfterValidator(host_and_port)]
 
 
@@ -37,9 +38,13 @@ class GatewaySettings(BaseSettings):
         str, Field(description="File of the certificate to serve with, in PEM, its chain behind it; empty: no TLS.")
     ] = ""
     http_tls_key: Annotated[str, Field(description="File of that certificate's key, in PEM.")] = ""
+    allowed_host: Annotated[
+        list[str],
+        Field(description="A name that may be asked for; may be repeated. None: this machine's own, beyond it any."),
+    ] = []
     insecure: Annotated[
         CliImplicitFlag[bool],
-        Field(description="Serve beyond this machine, or hand keys on beyond it, without TLS."),
+        Field(description="Serve beyond this machine without TLS or keys, or hand keys on beyond it without TLS."),
     ] = False
     served_model_name: Annotated[
         list[str], Field(description="A further name for the model `rstitch`; as often as wanted.")
@@ -67,6 +72,13 @@ class GatewaySettings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"
     )
+
+    def hosts(self) -> list[str]:
+        """Gives the names that requests may be for; none of them: any."""
+        if self.allowed_host or not is_loopback(self.http_listen):
+            return [name.lower() for name in self.allowed_host]
+        own = self.http_listen.rpartition(":")[0].strip("[]").lower()
+        return sorted({*_LOCAL, own})
 
     def marks(self) -> Marks:
         """Gives the marks of the thinking."""

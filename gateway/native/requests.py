@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from gateway.bodies import BoundedBody, Few, Ids, Objects, Texts, Uint32
 from rstitch.client import Details, Sampling
 from rstitch.client.question import Question
 from rstitch.client.specs import Spec, parse
 from rstitch.errors import invalid
 
-Uint32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 Uint64 = Annotated[int, Field(ge=0, lt=1 << 64)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 TokenId = Annotated[str, Field(pattern=r"^\d{1,10}$")]
 Name = Annotated[str, Field(max_length=128)]
 
 
-class _Body(BaseModel):
+class _Body(BoundedBody):
     # Strict: "1" is no number. A field that nobody knows is refused: who wrote it meant something by it.
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -34,7 +34,7 @@ class SamplingBody(_Body):
     top_k: Uint32 = 0
     seed: Uint64 = 0
     min_p: Finite = 0.0
-    logit_bias: dict[TokenId, Finite] = Field(default={}, description="By ids of the LLM, which are texts in JSON.")
+    logit_bias: Annotated[dict[TokenId, Finite], Few] = Field(default={}, description="By ids of the LLM, as texts.")
     presence_penalty: Finite = 0.0
     frequency_penalty: Finite = 0.0
     repetition_penalty: Finite = 0.0
@@ -62,17 +62,17 @@ class GenerateBody(_Body):
     """A question: one of text, chat and tokens. Or an answer to go on reading: attach, and nothing else."""
 
     text: str | None = None
-    chat: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
-    tokens: Annotated[list[Uint32], Field(min_length=1)] | None = None
-    tools: list[dict[str, Any]] = []
-    documents: list[dict[str, Any]] = []
+    chat: Annotated[Objects, Field(min_length=1)] | None = None
+    tokens: Annotated[Ids, Field(min_length=1)] | None = None
+    tools: Objects = Field(default=[])
+    documents: Objects = Field(default=[])
     chat_template_kwargs: dict[str, Any] | None = None
     policy: str | None = Field(default=None, description="One word, with early exit and budget: threshold:tau=0.02.")
     sampling: SamplingBody | None = None
     details: DetailsBody | None = None
     max_new_tokens: Uint32 = Field(default=0, description="0: the router's.")
-    stop: list[str] = []
-    stop_token_ids: list[Uint32] = []
+    stop: Texts = Field(default=[])
+    stop_token_ids: Ids = Field(default=[])
     session_id: Name = Field(default="", description="Continues a conversation, or names a new one.")
     guard: bool | None = Field(default=None, description="May the LLM write alone? Unset: the router's.")
     cache_salt: Name = ""

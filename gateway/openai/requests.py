@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from gateway.bodies import BoundedBody, Few, Ids, ListsOfIds, Objects, Texts
 from rstitch.limits import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 
 _INT64 = 1 << 63
@@ -20,10 +21,10 @@ Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Repetition = Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
-Stop = str | list[str]
+Stop = str | Texts
 
 
-class _Body(BaseModel):
+class _Body(BoundedBody):
     # Strict: "1" is no number. Extra: who sends more than we know hears of it, and gets an answer all the same.
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -40,7 +41,7 @@ class EarlyExitOptions(_Body):
     """Where the thinking may end early."""
 
     threshold: Probability
-    boundaries: list[str] = []
+    boundaries: Texts = Field(default=[])
     prompt: str = ""
     end: str = ""
     max_trial_tokens: Annotated[int, Field(ge=0, le=256)] = 0
@@ -64,7 +65,7 @@ class RstitchOptions(_Body):
         description="Of a conversation: the messages are its next turn.",
     )
     on_disconnect: Literal["continue", "stop"] | None = Field(default=None, description="Unset: the answer ends.")
-    stop: Annotated[list[str], Field(max_length=16)] | None = Field(default=None, description="Beside OpenAI's.")
+    stop: Annotated[Texts, Field(max_length=16)] | None = Field(default=None, description="Beside OpenAI's.")
 
 
 class StreamOptions(_Body):
@@ -88,14 +89,12 @@ class Request(_Body):
     top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = Field(default=None, description="0 and -1: all tokens.")
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
     stop: Stop | None = None
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[Ids, Field(max_length=64)] | None = None
     min_p: Probability | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Repetition | None = None
-    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=300)] | None = Field(
-        default=None, description="By ids of the LLM."
-    )
+    logit_bias: Annotated[dict[TokenId, Bias], Few] | None = Field(default=None, description="By ids of the LLM.")
     cache_salt: Annotated[str, Field(max_length=128)] | None = None
     rstitch: RstitchOptions | None = None
     # Hints.
@@ -110,24 +109,24 @@ class Request(_Body):
 class ChatRequest(Request):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[Objects, Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 32)] | None = Field(
         default=None, description="Goes first."
     )
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    documents: list[dict[str, Any]] | None = None
+    documents: Objects | None = None
     include_reasoning: bool | None = Field(default=None, description="false: the thinking is not sent.")
     separate_reasoning: bool | None = Field(default=None, description="false: it stays in the content.")
     reasoning: dict[str, Any] | None = Field(default=None, description="Only `exclude` is taken.")
     # What an answer would have to show: refused where it asks for anything.
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
-    functions: list[dict[str, Any]] | None = None
+    functions: Objects | None = None
     function_call: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
-    modalities: list[str] | None = None
+    modalities: Texts | None = None
     audio: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
@@ -145,7 +144,7 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """The body of POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Texts | Ids | ListsOfIds
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     suffix: str | None = None

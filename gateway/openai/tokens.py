@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from gateway.bodies import BoundedBody, Ids, Objects
 from gateway.callers import client_of
 from gateway.errors import bad, of_router
 from gateway.names import spec_of
@@ -18,25 +19,25 @@ router = APIRouter(tags=["tokens"])
 _SLM = "rstitch/slm"
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(BoundedBody):
     """The body of POST /tokenize: a prompt, or messages."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     model: str = "rstitch"
     prompt: str | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    messages: Annotated[Objects, Field(min_length=1)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool | None = None
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(BoundedBody):
     """The body of POST /detokenize."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     model: str = "rstitch"
-    tokens: list[Annotated[int, Field(ge=0, lt=1 << 32)]]
+    tokens: Ids
 
 
 @router.post("/tokenize")

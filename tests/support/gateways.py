@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import httpx2
 
 from rstitch.local.gateway import answers, command
+from rstitch.local.lock import Lock
 from rstitch.local.options import GatewayOptions
 from rstitch.local.processes import ChildProcess, free_port
 from rstitch.local.reaper import Reaper
@@ -20,20 +22,24 @@ QUESTION = "There are 12 boxes with 7 pens each. How many pens are there?"
 
 
 @contextmanager
-def started(router: str, folder: Path, *args: str) -> Iterator[httpx2.Client]:
-    """A client of a gateway with further flags; its log is gateway.log in the folder."""
+def started(router: str, folder: Path, *args: str, ca: str = "") -> Iterator[httpx2.Client]:
+    """A client of a gateway with further flags, which trusts `ca`; its log is gateway.log in the folder."""
     reaper = Reaper()
     listen = f"127.0.0.1:{free_port()}"
+    if "--http-listen" in args:
+        listen = f"127.0.0.1:{args[args.index('--http-listen') + 1].rpartition(':')[2]}"
     line = command(GatewayOptions(args=args), listen, router, None)
     process = ChildProcess("gateway", line, {"PYTHONUNBUFFERED": "1"}, folder / "gateway.log", reaper)
     process.start()
     try:
         ends = time.monotonic() + 60
-        while not answers(listen, None, 1.0):
+        while not answers(listen, Lock(Path(ca).parent) if ca else None, 1.0):
             assert process.exit_code is None, process.log_tail()
             assert time.monotonic() < ends, process.log_tail()
             time.sleep(0.05)
-        with httpx2.Client(base_url=f"http://{listen}", timeout=60) as client:
+        trusted = ssl.create_default_context(cafile=ca) if ca else True
+        scheme = "https" if ca else "http"
+        with httpx2.Client(base_url=f"{scheme}://{listen}", timeout=60, verify=trusted) as client:
             yield client
     finally:
         process.terminate()
