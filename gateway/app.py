@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 import rstitch
@@ -29,7 +28,6 @@ from rstitch.errors import RstitchError
 from rstitch.limits import is_loopback
 from rstitch.service.metrics import NO_METRICS, Metrics
 
-_log = structlog.get_logger(__name__)
 _MIB = 1 << 20
 # By pydantic, to the place of a value that may be of several kinds.
 _ADDED = ("str", "int", "float", "bool", "[key]")
@@ -45,7 +43,6 @@ def make_app(settings: GatewaySettings, client: AsyncClient, metrics: Metrics = 
     app.add_exception_handler(RstitchError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(Exception, _failed)
     if not is_loopback(settings.http_listen) and not settings.insecure:
         app.add_middleware(KeysAsked, client=client)
     app.add_middleware(
@@ -58,27 +55,25 @@ def make_app(settings: GatewaySettings, client: AsyncClient, metrics: Metrics = 
     return app
 
 
-def _response(error: ApiError) -> Response:
-    return JSONResponse(error.body(), error.status, error.headers())
-
-
 async def _told(request: Request, error: Exception) -> Response:
-    return _response(of_router(error) if isinstance(error, RstitchError) else error)  # type: ignore[arg-type]
+    made = of_router(error) if isinstance(error, RstitchError) else error
+    assert isinstance(made, ApiError)
+    return made.response()
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] in ("json_invalid", "json_type"):
-        return _response(ApiError(400, "The body is no JSON. Send an object.", code="invalid_json"))
+        return ApiError(400, "The body is no JSON. Send an object.", code="invalid_json").response()
     param = _place(first["loc"])
     if not param and first["type"] == "value_error":
-        return _response(ApiError(400, f"The body: {first['ctx']['error']}. Send less.", code="invalid_value"))
+        return ApiError(400, f"The body: {first['ctx']['error']}. Send less.", code="invalid_value").response()
     if not param:
-        return _response(ApiError(400, "The body is no object of JSON. Send one.", code="invalid_json"))
+        return ApiError(400, "The body is no object of JSON. Send one.", code="invalid_json").response()
     missing = first["type"] == "missing"
     what = "it is missing. Send it." if missing else f"{first['msg'][:1].lower()}{first['msg'][1:]}. Correct it."
-    return _response(ApiError(400, f"{param}: {what}", param, "missing_parameter" if missing else "invalid_value"))
+    return ApiError(400, f"{param}: {what}", param, "missing_parameter" if missing else "invalid_value").response()
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -90,12 +85,9 @@ async def _refused(request: Request, error: Exception) -> Response:
     else:
         what, code = str(error.detail), "invalid_request"
     made = ApiError(error.status_code, what, code=code)
-    return JSONResponse(made.body(), made.status, made.headers() | dict(error.headers or {}))
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    _log.error("request failed", exc_info=error)
-    return _response(ApiError(500, "The gateway failed; its log says why.", code="INTERNAL"))
+    response = made.response()
+    response.headers.update(error.headers or {})
+    return response
 
 
 def _place(location: Sequence[Any]) -> str:

@@ -5,6 +5,7 @@ The text and the remedy are the router's own; `code` is its reason, on which a p
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from starlette.responses import Response
 
 from rstitch.errors import RstitchError
 
@@ -74,6 +76,11 @@ class ApiError(Exception):
         kind = self.kind or _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         error: dict[str, Any] = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error | ({"rstitch": dict(self.facts)} if self.facts else {})}
+
+    def response(self) -> Response:
+        """Makes the answer. All of it is ASCII: what is echoed may be no text that can be encoded."""
+        body = json.dumps(self.body(), separators=(",", ":"))
+        return Response(body, self.status, {"content-type": "application/json", **self.headers()})
 
     def headers(self) -> dict[str, str]:
         """Makes the headers that go with it."""

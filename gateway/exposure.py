@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import ApiError, of_router
@@ -30,7 +29,7 @@ class KeysAsked:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] != "/health" and (error := await self._refusal()) is not None:
-            await JSONResponse(error.body(), error.status, error.headers())(scope, receive, send)
+            await error.response()(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ApiError
@@ -51,8 +50,9 @@ class Bounds:
             body = await self._body(scope, receive)
         except ApiError as error:
             # What else comes is not read: the connection ends with the answer.
-            headers = error.headers() | {"connection": "close"}
-            await JSONResponse(error.body(), error.status, headers)(scope, receive, send)
+            response = error.response()
+            response.headers["connection"] = "close"
+            await response(scope, receive, send)
             return
         replayed = False
 
@@ -129,6 +129,13 @@ class Told:
         with structlog.contextvars.bound_contextvars(request_id=request_id), self._figures.active():
             try:
                 await self._app(scope, receive, told)
+            except Exception:
+                _log.exception("request failed")
+                if status:  # it has begun: all that can be said is that it does not end well
+                    raise
+                await ApiError(500, "The gateway failed; its log says why.", code="INTERNAL").response()(
+                    scope, receive, told
+                )
             finally:
                 spent = time.perf_counter() - began
                 route = getattr(scope.get("route"), "path", "")

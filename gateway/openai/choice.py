@@ -60,7 +60,8 @@ class Choice:
             case Chunk():
                 was_thinking = self._parted is not None and self._parted.thinking
                 piece = self._parted.feed(event.text) if self._parted else Piece("", event.text)
-                self._count(event, thought=was_thinking or bool(piece.thinking))
+                is_thinking = self._parted is not None and self._parted.thinking
+                self._count(event, thought=was_thinking or is_thinking or bool(piece.thinking))
                 return self._added(piece)
             case Finished():
                 self.finished = event
@@ -75,7 +76,7 @@ class Choice:
     def _count(self, chunk: Chunk, *, thought: bool) -> None:
         self.num_tokens += len(chunk.tokens)
         self.num_thinking_tokens += len(chunk.tokens) if thought else 0
-        if self.asked.tokens:
+        if self.asked.tokens and (self.asked.include_thinking or not thought):
             self.tokens += told(chunk, self.asked.num_alternatives)
 
     def _added(self, piece: Piece) -> Piece:
@@ -130,7 +131,7 @@ def told(chunk: Chunk, num_alternatives: int) -> list[dict[str, Any]]:
 
 def usage_of(choices: list[Choice], num_prompts: int = 1) -> dict[str, Any]:
     """Sums up what some choices took; the choices of one prompt share its tokens."""
-    per_prompt = len(choices) // num_prompts
+    per_prompt = max(1, len(choices) // num_prompts)
     prompt = sum(choice.num_prompt_tokens for choice in choices[::per_prompt])
     completion = sum(choice.num_tokens for choice in choices)
     thinking = sum(choice.num_thinking_tokens for choice in choices)

@@ -37,6 +37,7 @@ class ChatShape:
     model: str
     tokens: bool = False  # whether logprobs were asked for
     created: int = field(default_factory=lambda: int(time.time()))
+    _id: str = ""  # of the whole: the session of the choice that is told first
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
         return [self._chunk(choice, {"role": "assistant", "content": ""})]
@@ -87,7 +88,8 @@ class ChatShape:
         return {"content": list(tokens), "refusal": None} if self.tokens else None
 
     def _frame(self, choice: Choice, kind: str) -> dict[str, Any]:
-        return {"id": choice.session_id, "object": kind, "created": self.created, "model": self.model}
+        self._id = self._id or choice.session_id
+        return {"id": self._id, "object": kind, "created": self.created, "model": self.model}
 
 
 @dataclass
@@ -99,6 +101,7 @@ class TextShape:
     tokens: bool = False
     echoed: Sequence[str] = ()  # the prompts, of which each choice shows its own
     created: int = field(default_factory=lambda: int(time.time()))
+    _id: str = ""  # of the whole: the session of the choice that is told first
     _told: dict[int, int] = field(default_factory=dict)  # characters of each choice's tokens so far
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
@@ -132,7 +135,8 @@ class TextShape:
         return {"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
     def _frame(self, choice: Choice, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        made = {"id": choice.session_id, "object": "text_completion", "created": self.created, "model": self.model}
+        self._id = self._id or choice.session_id
+        made = {"id": self._id, "object": "text_completion", "created": self.created, "model": self.model}
         return made | {"choices": choices}
 
     def _columns(self, choice: Choice, tokens: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from starlette.requests import Request as HTTPRequest
 
 from gateway.errors import ApiError, bad
 from gateway.names import spec_of
@@ -50,9 +53,10 @@ def completion_questions(
     return made
 
 
-def idempotent_session(key: str, body: bytes) -> str:
-    """Gives the session of a request that may come twice: the same key and body have the same."""
-    digest = hashlib.sha256(key.encode() + b"\0" + body).hexdigest()
+def idempotent_session(key: str, request: HTTPRequest, body: bytes) -> str:
+    """Gives the session of a request that may come twice: the same key, path, policy and body have the same."""
+    told = "\0".join((key, request.url.path, request.headers.get(POLICY_HEADER, "")))
+    digest = hashlib.sha256(told.encode() + b"\0" + body).hexdigest()
     return f"idem-{digest[:40]}"
 
 
@@ -78,6 +82,8 @@ def _questions(
 
 def _choices(request: Request, question: Question) -> list[Question]:
     num, temperature, seed = request.n or 1, request.temperature or 0.0, request.seed or 0
+    if temperature and request.seed is None:
+        seed = secrets.randbits(63)  # who asks again wants another answer
     sampling = Sampling(
         temperature,
         request.top_p or 0.0,

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from gateway import sse
 from gateway.callers import client_of
-from gateway.errors import ApiError, of_router
+from gateway.errors import ApiError, bad, of_router
 from gateway.names import names, spec_of
 from gateway.openai.answers import begun, streamed, whole
 from gateway.openai.choice import Asked, Choice
@@ -68,6 +68,8 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     questions = completion_questions(body, request.headers, _settings(request).served_model_name)
     if body.echo and any(text is None for text, _ in questions):
         raise ApiError(400, "echo: token ids are not echoed. Leave it out.", "echo", "unsupported_value")
+    if body.echo and body.logprobs is not None:
+        raise bad("logprobs", "those of a prompt are not known.", "Leave out echo or logprobs.", "unsupported_value")
     asked = Asked(tokens=body.logprobs is not None, num_alternatives=body.logprobs or 0)
     echoed = [text or "" for text, _ in questions] if body.echo else ()
     shape = TextShape(body.model, len(questions) // (body.n or 1), body.logprobs is not None, echoed)
@@ -85,17 +87,20 @@ async def _answered(
 ) -> Response:
     client = client_of(request)
     key = request.headers.get(IDEMPOTENCY_HEADER, "")
-    session = idempotent_session(key, await request.body()) if key else ""
+    if key and questions[0][1].get("session_id"):
+        raise bad("rstitch.session_id", "a request that may come twice makes a session of its own.", "Leave one out.")
+    session = idempotent_session(key, request, await request.body()) if key else ""
     answers: list[tuple[Choice, AsyncIterator[Event]]] = []
     for index, (text, question) in enumerate(questions):
         if details is not None:
             question["details"] = details
-        events = client.generate(text, **question)
         if session:
             own = f"{session}-{index}" if index else session
             events = _once(client, own, client.generate(text, **question | {"session_id": own}))
+        else:
+            events = client.generate(text, **question)
         answers.append((Choice(asked, index), events))
-    opened = await begun(answers)
+    opened = await _unless_left(request, begun(answers))
     headers = {"x-session-id": opened[0][0].session_id} | _ignored(body)
     if not body.stream:
         return JSONResponse(await _unless_left(request, whole(opened, shape)), headers=headers)

@@ -10,6 +10,8 @@ from google.protobuf import struct_pb2
 from rstitch.client import types as t
 from rstitch.v1 import router_pb2
 
+# The library writes no more than a hundred levels of messages, and each of JSON takes three.
+_MAX_DEPTH = 30
 # What templates know of a message beside its text; a mapping may name them directly.
 _FIELDS = ("tool_calls", "tool_call_id", "name", "reasoning_content")
 
@@ -41,9 +43,16 @@ def struct(given: Mapping[str, Any]) -> struct_pb2.Struct:
     """Writes an object of JSON. Raises: TypeError or ValueError where it is none."""
     if not isinstance(given, Mapping):
         raise TypeError(f"{given!r} is no object of JSON")
+    if _is_deep(given, _MAX_DEPTH):
+        raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
     made = struct_pb2.Struct()
     made.update(dict(given))
     return made
+
+
+def _is_deep(given: Any, left: int) -> bool:
+    inner = given.values() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else ()
+    return any(left == 0 or _is_deep(each, left - 1) for each in inner if isinstance(each, Mapping | list | tuple))
 
 
 def _texts(parts: Sequence[str | Mapping[str, Any]]) -> list[str]:

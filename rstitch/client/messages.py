@@ -104,7 +104,7 @@ def _naming(field: str) -> Iterator[None]:
     """Names the field whose value is of the wrong type, out of its number's range or not encodable as UTF-8."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise invalid(field, f"cannot be sent: {error}.", "Give what its type takes; a number is 0 or more.") from error
 
 
