@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import grpc
 import structlog
@@ -25,6 +26,8 @@ _RELEASE_PATIENCE_S = 2.0
 # Readers are told of the end at most so much later for the quota's Redis: whoever has read an answer may ask for the
 # next one of any router, unless Redis is slow.
 _SETTLE_PATIENCE_S = 0.1
+# The most to wait for a worker to drop what it wrote beyond the answer; the store has mostly taken longer than that.
+_TIDY_PATIENCE_S = 0.5
 # Whoever asked gets at least so long to begin reading.
 _MIN_ARRIVAL_S = 1.0
 
@@ -121,6 +124,9 @@ class RunningAnswer:
         await self._journal.close()
         self._accounting.end()
         await self._journal.finish(reason, self._accounting.usage)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TIDY_PATIENCE_S):
+                await asyncio.gather(*(worker.tidied() for worker in self._writing.workers.values()))
         return Finished(reason, self._accounting.usage.copy(), self._journal.length)
 
     async def _leave_workers(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
 from router_svc.text.views import View
@@ -88,6 +89,7 @@ class WorkerSession:
         self._stream: DecodeStream | None = None
         self._lost_stream = False  # a stream before this one broke off, and nobody has looked at the worker since
         self._catching_up: PendingRun | None = None
+        self._tidying: PendingRun | None = None  # the run with which the worker drops what is not the session's
         self._has_foreign_tokens = False
         self._next_background = 0.0
 
@@ -185,6 +187,12 @@ class WorkerSession:
         if self._has_foreign_tokens and self._stream is not None and not self._stream.broken and self.room >= 0:
             self._catching_up = self._start(RunSpec(max_tokens=0, traceparent=traceparent))
 
+    async def tidied(self) -> None:
+        """Waits until the worker has dropped what is not the session's: to close the stream would take that back."""
+        with suppress(RstitchError):  # the next turn finds out what the worker holds
+            while self._tidying is not None and self._tidying.finish is None:
+                await self._tidying.next()
+
     def read(self, reply: Reply) -> Reply:
         """What a run of this worker said, in the answer's ids."""
         if self._view.is_shared:
@@ -249,9 +257,11 @@ class WorkerSession:
         run = self._run(self._tokens[self._held :], spec)
         # Counted as held before the worker says so, since the next request may go out before its reply is here.
         self._held = len(self._tokens)
-        self._has_foreign_tokens = False
         self._accounting.count_sent(len(run.tokens))
-        return self._stream.start(run)
+        pending = self._stream.start(run)
+        if self._has_foreign_tokens:
+            self._has_foreign_tokens, self._tidying = False, pending
+        return pending
 
     def _run(self, tokens: array[int], spec: RunSpec, background: bool = False) -> Run:
         """Appends `tokens` to what the worker holds."""

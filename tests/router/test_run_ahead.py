@@ -192,7 +192,11 @@ async def test_a_stop_string_cuts_what_was_written_ahead(stack: Stack) -> None:
 
 
 async def test_the_next_turn_finds_the_sessions_tokens_on_the_worker(stack: Stack) -> None:
-    """The LLM ends the answer while the SLM is ahead: what that wrote is dropped before anybody asks again."""
+    """The LLM ends the answer while the SLM is ahead: what that wrote is dropped before anybody asks again.
+
+    However long the SLM takes over the token that it is at.
+    """
+    stack.slm.delay_s = 0.05
     script(stack, Scripted(1, unsure=at(6)), Scripted(2, own=at(6), unsure=at(6, 7), stop_at=8))
     stack.llm.pace = lambda: until(lambda: runs(stack.slm)[-1] == "6+1~" or runs(stack.slm)[-1].endswith("."))
     stub = await stack.stub(await stack.router(run_ahead="on"))
