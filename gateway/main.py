@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from gateway.app import make_app
+from gateway.connection import connections
 from gateway.settings import GatewaySettings
 from rstitch.client.aio import AsyncClient
 from rstitch.errors import RstitchError
@@ -56,7 +57,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[tuple[FastAPI, uvi
             proxy_headers=False,
             ws="none",
             loop="asyncio",
-            http="httptools",
+            http=connections(settings.head_timeout_s),
             limit_concurrency=settings.max_connections,
             timeout_graceful_shutdown=round(settings.drain_grace_s),
             ssl_certfile=settings.http_tls_cert or None,

@@ -65,6 +65,10 @@ class GatewaySettings(BaseSettings):
     body_timeout_s: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="A request must have come whole within so long.")
     ] = 30.0
+    head_timeout_s: Annotated[
+        float,
+        Field(gt=0, allow_inf_nan=False, description="A connection on which no whole head came for so long is closed."),
+    ] = 10.0
     max_connections: Annotated[int, Field(ge=1, description="Connections at once; more get 503.")] = 2048
     drain_grace_s: Annotated[
         float, Field(ge=0, allow_inf_nan=False, description="How long answers in flight get to end on SIGTERM.")
