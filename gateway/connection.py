@@ -18,7 +18,7 @@ from gateway.errors import ApiError
 _log = structlog.get_logger(__name__)
 _MAX_HEAD = 1 << 16
 # What a client was still sending is read for so long: a connection that ends over it would lose its answer.
-_LINGER_S = 1.0
+LINGER_S = 5.0
 
 
 def connections(head_timeout_s: float) -> type[asyncio.Protocol]:
@@ -109,4 +109,4 @@ class Connection(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + bytes(response.body))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._timer = self.loop.call_later(_LINGER_S, self.transport.close)
+        self._timer = self.loop.call_later(LINGER_S, self.transport.close)
