@@ -19,6 +19,7 @@ from gateway.openai.completions import ChatShape, Shape, TextShape
 from gateway.openai.question import IDEMPOTENCY_HEADER, chat_questions, completion_questions, idempotent_session
 from gateway.openai.requests import ChatRequest, CompletionRequest
 from gateway.openai.requests import Request as Body
+from gateway.openai.said import explained
 from gateway.settings import GatewaySettings
 from rstitch.client import Details, Event
 from rstitch.client.aio import AsyncClient
@@ -101,7 +102,11 @@ async def _answered(
         else:
             events = client.generate(text, **question)
         answers.append((Choice(asked, index), events))
-    opened = await _unless_left(request, begun(answers))
+    try:
+        opened = await _unless_left(request, begun(answers))
+    except RstitchError as error:
+        given = "messages" if isinstance(body, ChatRequest) else "prompt"
+        raise explained(error, body, request.headers, given) from None
     headers = {"x-session-id": opened[0][0].session_id} | _ignored(body)
     if not body.stream:
         return JSONResponse(await _unless_left(request, whole(opened, shape)), headers=headers)
