@@ -16,7 +16,8 @@ from google.protobuf.json_format import MessageToDict
 from rstitch.errors import RstitchError
 from rstitch.v1 import common_pb2, router_pb2
 from tests.cli.conftest import Run
-from tests.support.fake_router import FakeRouter, script
+from tests.support.fake_router import FakeRouter
+from tests.support.scripted_answer import script
 
 
 def lines(text: str) -> list[dict[str, object]]:

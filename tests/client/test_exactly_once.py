@@ -12,8 +12,9 @@ import pytest
 from rstitch import Chunk, Event, Finished, RstitchError, Started, Switch
 from rstitch.client import messages
 from tests.client.conftest import Ask
-from tests.support.fake_router import NUM_PROMPT_TOKENS, FakeRouter, script
+from tests.support.fake_router import FakeRouter
 from tests.support.flaky_proxy import FlakyProxy
+from tests.support.scripted_answer import NUM_PROMPT_TOKENS, script
 
 LOST = RstitchError(grpc.StatusCode.UNAVAILABLE, "ROUTER_DRAINING", "the router goes away", retry_after_s=0.01)
 CANCELLED = RstitchError(grpc.StatusCode.CANCELLED, "", "")

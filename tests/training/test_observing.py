@@ -15,8 +15,9 @@ from evals.tasks.data import Problem
 from rstitch.client.sync import Client
 from rstitch.errors import RstitchError, to_status
 from rstitch.v1 import router_pb2 as pb
-from tests.support.fake_router import LLM, SLM, FakeRouter
+from tests.support.fake_router import FakeRouter
 from tests.support.heads import random_head
+from tests.support.scripted_answer import LLM, SLM
 from training.head.progress import Screen
 from training.head.recipe import Recipe
 from training.head.rollouts.judging import Judge

@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from rstitch.local.stack import LocalStack
-from tests.support.fake_router import FakeRouter, script
+from tests.support.fake_router import FakeRouter
 from tests.support.gateway_thread import gateway
+from tests.support.scripted_answer import script
 from tests.support.visitor import Visit, Visitor
 
 

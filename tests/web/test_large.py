@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from rstitch.v1 import router_pb2 as pb
-from tests.support.fake_router import FakeRouter, script
+from tests.support.fake_router import FakeRouter
+from tests.support.scripted_answer import script
 from tests.support.visitor import Visit
 
 pytestmark = pytest.mark.soak

@@ -17,8 +17,9 @@ from rstitch.client import Client, LlmOnly, Sampling
 from rstitch.errors import RstitchError
 from rstitch.local.stack import LocalStack
 from rstitch.v1 import router_pb2 as pb
-from tests.support.fake_router import NUM_PROMPT_TOKENS, SLM, FakeRouter, script
+from tests.support.fake_router import FakeRouter
 from tests.support.gateways import QUESTION
+from tests.support.scripted_answer import NUM_PROMPT_TOKENS, SLM, script
 from tests.support.visitor import PATIENCE_MS, Visit
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script> &amp; </div>"
