@@ -18,6 +18,7 @@ COMMANDS = {
     "invariance": "what --batch-invariant keeps and what it costs, in an engine with it and one without",
     "checkouts": "the stack of another checkout beside this one, on the same problems in turn: what a change costs",
     "security": "what keys and quotas of the router cost, beside one without, on the same workers in turn",
+    "alike": "whether the LLM alone says what another OpenAI server says that has the same model",
     "http": "what the HTTP gateway costs, beside the router behind it, in turn",
     "overhead": "what a token and a switch cost outside the forwards, beside a bare loop",
 }
