@@ -21,6 +21,7 @@ from gateway.openai import routes as openai
 from gateway.openai.stored import router as stored
 from gateway.openai.tokens import router as tokens
 from gateway.page import routes as page
+from gateway.room import Room
 from gateway.settings import GatewaySettings
 from gateway.states import router as states
 from rstitch.client.aio import AsyncClient
@@ -50,6 +51,7 @@ def make_app(settings: GatewaySettings, client: AsyncClient, metrics: Metrics = 
         max_bytes=round(settings.max_body_mib * _MIB),
         timeout_s=settings.body_timeout_s,
         hosts=settings.hosts(),
+        room=Room(round(settings.max_bodies_mib * _MIB)),
     )
     app.add_middleware(Told, figures=Figures(metrics))
     return app

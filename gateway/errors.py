@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,12 +41,11 @@ _TYPES = dict(_BY_CODE.values()) | {
     415: "invalid_request_error",
     422: "invalid_request_error",
 }
-# How the router's fields are called over here, longest first.
+# How the router's fields are called over here, longest first; what has the question's text is called as it was sent.
 _PARAMS = (
     ("chat.chat_template_kwargs", "chat_template_kwargs"),
     ("chat.messages", "messages"),
     ("chat.tools", "tools"),
-    ("chat", "messages"),
     ("details.top_logprobs", "top_logprobs"),
     ("max_new_tokens", "max_completion_tokens"),
     ("policy", "rstitch.policy"),
@@ -54,9 +53,8 @@ _PARAMS = (
     ("budget", "rstitch.budget"),
     ("session_id", "rstitch.session_id"),
     ("sampling.", ""),
-    ("text", "prompt"),
-    ("tokens.ids", "prompt"),
 )
+_TEXTS = ("chat", "text", "tokens.ids", "tokens", "input")
 
 
 @dataclass(slots=True)
@@ -95,19 +93,20 @@ def bad(param: str, what: str, remedy: str, code: str = "invalid_value") -> ApiE
     return ApiError(400, f"{param}: {what} {remedy}", param, code)
 
 
-def of_router(error: RstitchError, *, renamed: bool = True) -> ApiError:
-    """Says what the router, or the way to it, has refused or failed with; fields as OpenAI names them if `renamed`."""
+def param_of(name: str, given: str = "prompt") -> str:
+    """Gives OpenAI's name for a field of the router's; `given` is the parameter that has the question's text."""
+    for theirs, ours in (*_PARAMS, *((text, given) for text in _TEXTS)):
+        if name.startswith(theirs) and (theirs.endswith(".") or re.match(r"$|[.\[]", name[len(theirs) :])):
+            return ours + name[len(theirs) :]
+    return name
+
+
+def of_router(error: RstitchError, called: Callable[[str], str] = param_of) -> ApiError:
+    """Says what the router, or the way to it, has refused or failed with; `called` gives its name of a field."""
     status, kind = _BY_CODE.get(error.code, _INTERNAL)
     too_large = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retry_after_s is None
     if too_large and error.reason in ("MESSAGE_TOO_LARGE", "TOO_MANY_PARTS"):
         status, kind = 413, "invalid_request_error"
-    param = _param(error.field) if error.field and renamed else error.field or None
+    param = called(error.field) if error.field else None
     message = f"{f'{param}: ' if param else ''}{error.message}{f' {error.remedy}' if error.remedy else ''}"
     return ApiError(status, message, param, error.reason, kind, error.retry_after_s, error.metadata)
-
-
-def _param(name: str) -> str:
-    for theirs, ours in _PARAMS:
-        if name.startswith(theirs) and (theirs.endswith(".") or re.match(r"$|[.\[]", name[len(theirs) :])):
-            return ours + name[len(theirs) :]
-    return name

@@ -14,9 +14,12 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from gateway.app import make_app
+from gateway.connection import connections
+from gateway.server import Server
 from gateway.settings import GatewaySettings
 from rstitch.client.aio import AsyncClient
 from rstitch.errors import RstitchError
+from rstitch.service.ending import Ending
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import setup_metrics
 from rstitch.service.settings import explain
@@ -40,7 +43,7 @@ def main() -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: GatewaySettings) -> AsyncIterator[tuple[FastAPI, uvicorn.Server]]:
+async def serving(settings: GatewaySettings, ending: Ending) -> AsyncIterator[tuple[FastAPI, Server]]:
     """Makes the application and its server, which is not started yet."""
     host, _, port = settings.http_listen.rpartition(":")
     async with AsyncClient(settings.router, credentials=settings.credentials()) as client:
@@ -56,16 +59,16 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[tuple[FastAPI, uvi
             proxy_headers=False,
             ws="none",
             loop="asyncio",
-            http="httptools",
+            http=connections(settings.head_timeout_s),
             limit_concurrency=settings.max_connections,
-            timeout_graceful_shutdown=round(settings.drain_grace_s),
             ssl_certfile=settings.http_tls_cert or None,
             ssl_keyfile=settings.http_tls_key or None,
         )
-        yield app, uvicorn.Server(config)
+        yield app, Server(config, ending, settings.drain_grace_s)
 
 
 async def _serve(settings: GatewaySettings) -> None:
-    async with serving(settings) as (_, server):
+    async with serving(settings, Ending(ends_process=True)) as (_, server):
         _log.info("gateway starts", listen=settings.http_listen, router=settings.router)
         await server.serve()
+    _log.info("stopped")

@@ -6,6 +6,7 @@ It knows no route.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
@@ -15,8 +16,10 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.connection import LINGER_S
 from gateway.errors import ApiError
 from gateway.figures import Figures
+from gateway.room import Room, Share
 
 _log = structlog.get_logger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -33,40 +36,31 @@ class Bounds:
     """Refuses bodies that are too large, too slow or no JSON, and requests for other hosts than this.
 
     Only a body that says it is JSON is taken: a page of somebody else can make a browser send any other kind to here.
-    With `hosts`, so is a page refused that made the browser believe this to be its own host.
+    With `hosts`, so is a page refused that made the browser believe this to be its own host. A body takes room until
+    its answer has ended: what is made of it lives as long.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float, hosts: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float, hosts: Iterable[str], room: Room) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._hosts = frozenset(hosts)
+        self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        try:
-            body = await self._body(scope, receive)
-        except ApiError as error:
-            # What else comes is not read: the connection ends with the answer.
-            response = error.response()
-            response.headers["connection"] = "close"
-            await response(scope, receive, send)
-            return
-        replayed = False
+        coming = _Body(receive)
+        with self._room.share() as share:
+            try:
+                body = await self._body(Headers(scope=scope), coming, share)
+            except ApiError as error:
+                await _refuse(error, coming, send)
+                return
+            await self._app(scope, _replayed(body, receive), send)
 
-        async def replay() -> Message:
-            nonlocal replayed
-            if not replayed:
-                replayed = True
-                return {"type": "http.request", "body": body, "more_body": False}
-            return await receive()
-
-        await self._app(scope, replay, send)
-
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        headers = Headers(scope=scope)
+    async def _body(self, headers: Headers, coming: _Body, share: Share) -> bytes:
         host = headers.get("host", "").rpartition("@")[2]
         name = re.sub(r":\d*$", "", host).strip("[]").lower()
         if self._hosts and name not in self._hosts:
@@ -79,16 +73,12 @@ class Bounds:
         pieces, size = [], 0
         try:
             async with asyncio.timeout(self._timeout_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ApiError(499, "The client has left.", code="CLIENT_LEFT")
-                    pieces.append(message.get("body", b""))
+                while not coming.is_whole:
+                    pieces.append(await coming.next())
                     size += len(pieces[-1])
                     if size > self._max_bytes:
                         raise self._too_large()
-                    if not message.get("more_body", False):
-                        break
+                    share.resize(size)
         except TimeoutError:
             what = f"The body did not come within {self._timeout_s:g} s. Send it faster."
             raise ApiError(408, what, code="SLOW_BODY") from None
@@ -99,6 +89,51 @@ class Bounds:
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"The body is larger than {self._max_bytes} bytes. Send less.", code="MESSAGE_TOO_LARGE")
+
+
+class _Body:
+    """A request's body as it comes."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.is_whole = False
+
+    async def next(self) -> bytes:
+        """Waits for the next piece. Raises: ApiError (499) if the client has left."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.is_whole = True
+            raise ApiError(499, "The client has left.", code="CLIENT_LEFT")
+        self.is_whole = not message.get("more_body", False)
+        piece: bytes = message.get("body", b"")
+        return piece
+
+
+async def _refuse(error: ApiError, coming: _Body, send: Send) -> None:
+    """Answers, drops for a moment what is still coming, and ends: a connection that ends over it loses its answer."""
+    response = error.response()
+    response.headers["connection"] = "close"
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    with contextlib.suppress(TimeoutError, ApiError):
+        async with asyncio.timeout(LINGER_S):
+            while not coming.is_whole:
+                await coming.next()
+    await send({"type": "http.response.body"})
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Gives the application a body that has come, and then whatever comes."""
+    is_given = False
+
+    async def replay() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
 
 
 class Told:

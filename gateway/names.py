@@ -16,6 +16,7 @@ from rstitch.client.specs import Spec, parse
 from rstitch.errors import RstitchError
 
 OURS = "rstitch"
+MODEL_NOT_FOUND = "model_not_found"  # OpenAI's own word
 _ALONE = {f"{OURS}/llm": Spec(LlmOnly()), f"{OURS}/slm": Spec(SlmOnly())}
 _WORD = f"{OURS}:"
 
@@ -44,4 +45,4 @@ def names(served: Sequence[str], profiles: Sequence[str]) -> list[str]:
 
 def _unknown(model: str, remedy: str) -> ApiError:
     what = f"The model {model[:200]!r} does not exist. {remedy}"
-    return ApiError(404, what, "model", "model_not_found", "not_found_error")
+    return ApiError(404, what, "model", MODEL_NOT_FOUND, "not_found_error")

@@ -62,9 +62,20 @@ class GatewaySettings(BaseSettings):
         float, Field(gt=0, allow_inf_nan=False, description="A stream that is silent for so long gets a comment.")
     ] = 10.0
     max_body_mib: Annotated[float, Field(gt=0, le=1024, description="Largest request, in MiB.")] = 16.0
+    # JSON takes up to twenty times as much once it is read, and a gateway may take 2 GB (compose.tls.yaml).
+    max_bodies_mib: Annotated[
+        float,
+        Field(
+            gt=0, allow_inf_nan=False, description="All requests at once, in MiB, beyond 64 KiB of each; 503 over it."
+        ),
+    ] = 64.0
     body_timeout_s: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="A request must have come whole within so long.")
     ] = 30.0
+    head_timeout_s: Annotated[
+        float,
+        Field(gt=0, allow_inf_nan=False, description="A connection on which no whole head came for so long is closed."),
+    ] = 10.0
     max_connections: Annotated[int, Field(ge=1, description="Connections at once; more get 503.")] = 2048
     drain_grace_s: Annotated[
         float, Field(ge=0, allow_inf_nan=False, description="How long answers in flight get to end on SIGTERM.")
@@ -99,7 +110,13 @@ class GatewaySettings(BaseSettings):
         return made
 
     def check(self) -> None:
-        """Refuses to serve beyond this machine in clear. Raises: RstitchError naming the flag at fault."""
+        """Refuses what goes not together, or serves beyond this machine in clear.
+
+        Raises: RstitchError naming the flag at fault.
+        """
+        if self.max_bodies_mib < self.max_body_mib:
+            what = f"{self.max_bodies_mib:g} MiB for all requests are less than {self.max_body_mib:g} for one."
+            raise invalid("--max-bodies-mib", what, "Allow at least as much as --max-body-mib.")
         if bool(self.http_tls_cert) != bool(self.http_tls_key):
             raise invalid("--http-tls-cert", "a certificate and its key go together.", "Name --http-tls-key, too.")
         if not is_loopback(self.http_listen) and not self.http_tls_cert and not self.insecure:

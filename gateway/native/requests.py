@@ -74,6 +74,7 @@ class GenerateBody(_Body):
     stop: Texts = Field(default=[])
     stop_token_ids: Ids = Field(default=[])
     session_id: Name = Field(default="", description="Continues a conversation, or names a new one.")
+    only_if_new: bool = Field(default=False, description="The session must not exist.")
     guard: bool | None = Field(default=None, description="May the LLM write alone? Unset: the router's.")
     cache_salt: Name = ""
     on_disconnect: Literal["continue", "stop"] = Field(default="stop", description="When nobody reads any more.")
@@ -103,6 +104,7 @@ class GenerateBody(_Body):
             "stop": self.stop,
             "stop_token_ids": self.stop_token_ids,
             "session_id": self.session_id,
+            "only_if_new": self.only_if_new,
             "guard": self.guard,
             "cache_salt": self.cache_salt,
             "on_disconnect": self.on_disconnect,

@@ -37,7 +37,7 @@ class _ByContract(APIRoute):
             try:
                 return await handler(request)
             except RstitchError as error:
-                raise of_router(error, renamed=False) from None
+                raise of_router(error, str) from None
 
         return told
 
@@ -124,7 +124,7 @@ async def _framed(first: Event, events: AsyncIterator[Event]) -> AsyncGenerator[
         async for event in events:
             yield sse.frame(to_json(event_dict(event)))
     except RstitchError as error:
-        yield sse.frame(to_json(of_router(error, renamed=False).body()))
+        yield sse.frame(to_json(of_router(error, str).body()))
     except Exception:  # noqa: BLE001 - the status is sent; clients find it in the stream
         _log.exception("a stream failed")
         yield sse.frame(to_json(ApiError(500, "The gateway failed; its log says why.", code="INTERNAL").body()))

@@ -27,16 +27,13 @@ Answers = Sequence[tuple[Choice, AsyncIterator[Event]]]
 async def begun(answers: Answers) -> Answers:
     """Waits until the router has taken all of them: what it refuses is refused before anything is sent.
 
-    Raises: ApiError; then none of them goes on.
+    Raises: RstitchError; then none of them goes on.
     """
     opened: list[tuple[Choice, AsyncIterator[Event]]] = []
     try:
         for choice, events in answers:
             choice.take(await anext(events))
             opened.append((choice, events))
-    except RstitchError as error:
-        await _left(answers)
-        raise of_router(error) from None
     except BaseException:
         await _left(answers)
         raise

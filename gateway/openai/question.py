@@ -179,6 +179,12 @@ def _refuse_of_chat(request: ChatRequest) -> None:
         raise _refuse("tools", "calls of tools are not supported.")
     if request.functions and request.function_call != "none":
         raise _refuse("functions", "calls of functions are not supported.")
+    for name, choice, things in (
+        ("tool_choice", request.tool_choice, request.tools),
+        ("function_call", request.function_call, request.functions),
+    ):
+        if choice not in (None, "none", "auto") and not things:
+            raise _refuse(name, "there is nothing to be called.")
     if request.response_format and request.response_format.get("type") != "text":
         raise _refuse("response_format", "only text can be answered.")
     if request.modalities and set(request.modalities) != {"text"}:

@@ -128,9 +128,9 @@ class ChatRequest(Request):
     response_format: dict[str, Any] | None = None
     modalities: Texts | None = None
     audio: dict[str, Any] | None = None
-    prediction: dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
     # Hints.
+    prediction: dict[str, Any] | None = Field(default=None, description="Of the answer's text: it is not looked at.")
     store: bool | None = None
     service_tier: str | None = None
     parallel_tool_calls: bool | None = None

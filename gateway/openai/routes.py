@@ -19,11 +19,12 @@ from gateway.openai.completions import ChatShape, Shape, TextShape
 from gateway.openai.question import IDEMPOTENCY_HEADER, chat_questions, completion_questions, idempotent_session
 from gateway.openai.requests import ChatRequest, CompletionRequest
 from gateway.openai.requests import Request as Body
+from gateway.openai.said import explained
 from gateway.settings import GatewaySettings
 from rstitch.client import Details, Event
 from rstitch.client.aio import AsyncClient
 from rstitch.client.question import Question
-from rstitch.errors import FailedPrecondition, NotFound, RstitchError
+from rstitch.errors import FailedPrecondition, RstitchError
 
 router = APIRouter(tags=["OpenAI"])
 T = TypeVar("T")
@@ -96,11 +97,16 @@ async def _answered(
             question["details"] = details
         if session:
             own = f"{session}-{index}" if index else session
-            events = _once(client, own, client.generate(text, **question | {"session_id": own}))
+            first = client.generate(text, **question | {"session_id": own, "only_if_new": True})
+            events = _once(client, own, first)
         else:
             events = client.generate(text, **question)
         answers.append((Choice(asked, index), events))
-    opened = await _unless_left(request, begun(answers))
+    try:
+        opened = await _unless_left(request, begun(answers))
+    except RstitchError as error:
+        given = "messages" if isinstance(body, ChatRequest) else "prompt"
+        raise explained(error, body, request.headers, given) from None
     headers = {"x-session-id": opened[0][0].session_id} | _ignored(body)
     if not body.stream:
         return JSONResponse(await _unless_left(request, whole(opened, shape)), headers=headers)
@@ -117,18 +123,16 @@ async def _answered(
 
 async def _once(client: AsyncClient, session: str, first: AsyncIterator[Event]) -> AsyncIterator[Event]:
     """The answer of a request that may have come before: that one's, if there is one."""
-    try:
-        async for event in client.attach(session):
-            yield event
-        return
-    except NotFound:
-        pass
-    try:
-        async for event in first:
-            yield event
-    except FailedPrecondition:  # the other one was faster
-        async for event in client.attach(session):
-            yield event
+    for events in (first, client.attach(session)):
+        try:
+            async for event in events:
+                yield event
+            return
+        except FailedPrecondition as error:
+            if error.reason != "SESSION_EXISTS":
+                raise
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
 
 
 async def _unless_left(request: Request, work: Awaitable[T]) -> T:

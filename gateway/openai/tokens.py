@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from gateway.bodies import BoundedBody, Ids, Objects
 from gateway.callers import client_of
-from gateway.errors import bad, of_router
+from gateway.errors import bad, of_router, param_of
 from gateway.names import spec_of
 from gateway.openai.messages import chat_of
 from rstitch.client import Model
@@ -52,7 +52,8 @@ async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
     try:
         made = await client_of(request).tokenize(body.prompt, **asked)
     except RstitchError as error:
-        raise of_router(error) from None
+        given = "prompt" if body.messages is None else "messages"
+        raise of_router(error, lambda field: param_of(field, given)) from None
     told = {"count": len(made.tokens), "max_model_len": made.context_length, "tokens": list(made.tokens)}
     if body.return_token_strs:
         told["token_strs"] = [text.decode("utf-8", "replace") for text in made.texts]
@@ -65,7 +66,7 @@ async def detokenize(request: Request, body: DetokenizeRequest) -> dict[str, Any
     try:
         text = await client_of(request).detokenize(body.tokens, model=_model_of(request, body.model))
     except RstitchError as error:
-        raise of_router(error) from None
+        raise of_router(error, lambda field: param_of(field, "tokens")) from None
     return {"prompt": text}
 
 

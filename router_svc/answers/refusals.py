@@ -32,6 +32,24 @@ def session_running(name: str) -> RstitchError:
     )
 
 
+def session_exists(name: str) -> RstitchError:
+    """ALREADY_EXISTS: it was to be new."""
+    session_id = id_in(name)
+    return RstitchError(
+        StatusCode.ALREADY_EXISTS,
+        "SESSION_EXISTS",
+        f"there is a session {session_id}.",
+        field="session_id",
+        remedy="Read its answer with resume_from, or leave out only_if_new to go on with it.",
+        metadata={"session_id": session_id},
+    )
+
+
+def taken(name: str, *, only_if_new: bool) -> RstitchError:
+    """Of a question in a session that is not to be had as it was read."""
+    return session_exists(name) if only_if_new else session_running(name)
+
+
 def not_finished(name: str, state: State) -> RstitchError:
     """FAILED_PRECONDITION: what was asked for needs a whole answer."""
     session_id = id_in(name)

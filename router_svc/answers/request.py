@@ -57,6 +57,7 @@ class Question:
     top_logprobs: int | None = None  # details of tokens are wanted, with so many alternatives each; None: no details
     stops_unread: bool | None = None  # whether it ends as soon as its last reader has left; None: the router's setting
     num_bytes: int = 0  # about how long the input is
+    only_if_new: bool = False  # the session must not exist
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,6 @@ from router_svc.observers.trace import GenerationTrace, Tracing
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET
 from router_svc.policies.heads import NamedHead
-from router_svc.policies.kinds import Learned
-from router_svc.policies.policy import Policy
 from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.errors import Fenced, deleted
@@ -99,6 +97,8 @@ class Sessions:
     async def begin(self, question: Question, started: float) -> AnswerLog:
         """Starts an answer to a request that came at `started`. Raises RstitchError for anything in the way."""
         self._check_open()
+        if question.only_if_new:  # before it takes anything: who comes twice is told so by a full router, too
+            await self._check_new(session_name(question.tenant, question.session_id))
         if self._load >= self._settings.max_running:
             raise refusals.too_many_answers(self._load, self._settings.max_running)
         self._num_beginning += 1
@@ -112,14 +112,14 @@ class Sessions:
         name = session_name(question.tenant, session_id)
         async with self._lock(name), self._quotas.admission(session_id) as admission:
             if name in self._running:
-                raise refusals.session_running(name)
+                raise refusals.taken(name, only_if_new=question.only_if_new)
             await admission.enter()
             # Whatever is refused from here on is in the trace, with the error.
             trace = self._tracing.begin()
             try:
                 policy, head = await self.preparation.settle_policy(question.policy, session_id)
                 is_bounded = question.budget != NO_BUDGET
-                guard = False if _explores(policy) else question.guard
+                guard = False if policy.explores else question.guard
                 policy, guard_reason = self.observer.choose_policy(
                     policy, guard, self._load, name, is_bounded=is_bounded
                 )
@@ -218,6 +218,10 @@ class Sessions:
             await asyncio.wait({answer.task for answer in running})
         await self._lease.resign()
 
+    async def _check_new(self, name: str) -> None:
+        if name in self._running or await self._store.header(name) is not None:
+            raise refusals.session_exists(name)
+
     def _check_open(self) -> None:
         if self._draining:
             raise refusals.router_draining()
@@ -241,10 +245,11 @@ class Sessions:
         started: float,
     ) -> AnswerLog | None:
         asked = self.clock()
-        before = await self._store.trajectory(name) if question.session_id else None
+        is_new = question.only_if_new or not question.session_id
+        before = None if is_new else await self._store.trajectory(name)
         read_s = self.clock() - asked
-        # Whatever changes in it meanwhile, another router wrote: that one is not gone, and refuses a question, too.
-        was_running = before is not None and self._is_written_elsewhere(before.header)
+        # Whatever changes meanwhile, another router wrote: that one is not gone, and refuses a question, too.
+        as_read = question.only_if_new or (before is not None and self._is_written_elsewhere(before.header))
         vocabularies = self._pair.vocabularies  # once: a worker may come back as another model meanwhile
         prompt = await self.preparation.prompt(question, vocabularies, before)
         length = before.header.length if before else 0
@@ -259,7 +264,7 @@ class Sessions:
         asked = self.clock()
         of = (before.header if before else None, name, self._lease.router_id)
         claim = partial(self._store.claim, *of, prepared.settings.to_json(), usage, [chunk])
-        owned = await own(name, claim, refusals.session_running(name), was_running=was_running)
+        owned = await own(name, claim, refusals.taken(name, only_if_new=question.only_if_new), as_read=as_read)
         if owned is None:
             return None
         claimed = ClaimedAnswer(name, prepared, chunks, session, owned, False, usage, trace, admission)
@@ -299,7 +304,7 @@ class Sessions:
         settings = claimed.prepared.settings
         # One that may end early, or may not take of the LLM what it would, or explores, is no measure of others.
         bounded = claimed.prepared.exit_rules is not None or settings.budget != NO_BUDGET
-        is_usual = not bounded and not _explores(settings.policy)
+        is_usual = not bounded and not settings.policy.explores
         whole = is_usual and writing.log.length == settings.start
         self.observer.answer_began(claimed.name, settings.policy, whole)
         self._running[claimed.name] = running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
@@ -313,8 +318,3 @@ class Sessions:
         self.observer.answer_ended(running.name, log.settings, outcome, log.chunks, running.trace.context)
         if stale:
             self._stale.append(running)
-
-
-def _explores(policy: Policy) -> bool:
-    """Whether decisions are drawn: such an answer is repeated by its seed, whatever the guard would choose."""
-    return isinstance(policy, Learned) and policy.explore_seed is not None

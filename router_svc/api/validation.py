@@ -53,6 +53,7 @@ _WITHOUT_PRESENCE = (
     "stop_token_ids",
     "keep_consultations",
     "on_disconnect",
+    "only_if_new",
 )
 
 
@@ -87,6 +88,7 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float, tena
         top_logprobs=_parse_details(request.details) if request.HasField("details") else None,
         stops_unread=_parse_on_disconnect(request.on_disconnect),
         num_bytes=_size(request),
+        only_if_new=request.only_if_new and bool(request.session_id),  # one of the router's is new
     )
 
 

@@ -120,6 +120,10 @@ class Learned(_ByUncertainty):
         """A worker that asks the head itself knows where the SLM would stop, unless that depends on the LLM's token."""
         return self.in_worker and not self.looks_back
 
+    @property
+    def explores(self) -> bool:
+        return self.explore_seed is not None
+
     def _rule(self) -> tuple[float, float, Signal, int]:
         assert self.tau is not None, "an answer's gate is settled"
         return self.tau, self.tau, Signal.ENTROPY, 0

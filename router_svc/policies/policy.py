@@ -76,6 +76,11 @@ class Policy(ABC):
         """Whether the SLM's worker alone can tell where the SLM would stop next."""
         return False
 
+    @property
+    def explores(self) -> bool:
+        """Whether decisions are drawn: such an answer is repeated by its seed, whatever the guard would choose."""
+        return False
+
     @abstractmethod
     def first_writer(self, history: History) -> Model:
         """Says who writes the answer's first token."""

@@ -37,6 +37,7 @@ def generate_request(
     stop_token_ids: Sequence[int] = (),
     guard: bool | None = None,
     session_id: str = "",
+    only_if_new: bool = False,
     cache_salt: str = "",
     keep_consultations: int = 0,
     details: t.Details | None = None,
@@ -58,6 +59,7 @@ def generate_request(
     request = router_pb2.GenerateRequest()
     with _naming("session_id"):
         request.session_id = session_id
+    request.only_if_new = only_if_new
     with _naming("cache_salt"):
         request.cache_salt = cache_salt
     if text is not None:

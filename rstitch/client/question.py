@@ -79,4 +79,5 @@ class Question(TemplateArguments, total=False):
     details: Details | None  # what is told of each token; None: nothing beside its entropy
     cache_salt: str  # what is computed of a prompt is used again only under the same one
     session_id: str  # continues a conversation or names a new one
+    only_if_new: bool  # it must name a new one: SESSION_EXISTS if there is one, whoever else asks at the same moment
     on_disconnect: Literal["continue", "stop"] | None  # when nobody reads any more; None: as the router is set

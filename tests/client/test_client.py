@@ -57,6 +57,7 @@ from rstitch import (
 )
 from rstitch.client import events, messages, policies, question, status
 from rstitch.client.specs import Spec, parse, text_of
+from rstitch.errors import FailedPrecondition
 from rstitch.service.telemetry import context_from_traceparent
 from rstitch.v1 import router_pb2 as pb
 from tests.client.conftest import Ask, Call
@@ -111,6 +112,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
         stop=["\n"],
         stop_token_ids=[7, 8],
         session_id="talk",
+        only_if_new=True,
         cache_salt="tenant",
         on_disconnect="stop",
         details=Details(4),
@@ -125,9 +127,18 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
     assert (s.temperature, s.top_p, s.top_k, s.seed) == (0.5, 0.9, 40, 7)
     assert (question.max_new_tokens, list(question.stop), question.session_id) == (64, ["\n"], "talk")
     assert question.cache_salt == "tenant"
+    assert question.only_if_new
     assert list(question.stop_token_ids) == [7, 8]
     assert question.on_disconnect == pb.ON_DISCONNECT_STOP
     assert question.details.top_logprobs == 4
+
+
+def test_a_session_that_is_not_new_is_refused_by_its_reason(router: FakeRouter, ask: Ask) -> None:
+    ask(router.address, "generate", "What?", session_id="talk", only_if_new=True)
+    with pytest.raises(FailedPrecondition, match="there is a session talk") as caught:
+        ask(router.address, "generate", "What?", session_id="talk", only_if_new=True)
+    assert caught.value.reason == "SESSION_EXISTS"
+    assert len(router.questions) == 1
 
 
 def test_what_goes_with_a_chat_arrives(router: FakeRouter, ask: Ask) -> None:

@@ -11,7 +11,12 @@ import pytest
 import typer
 from pydantic_settings import BaseSettings
 
+from gateway.native import routes as native
+from gateway.openai import routes as openai
+from gateway.openai.stored import router as stored
+from gateway.openai.tokens import router as tokens
 from gateway.settings import GatewaySettings
+from gateway.states import router as states
 from model_worker.settings import WorkerSettings
 from router_svc.settings import RouterSettings
 from rstitch.cli.app import app
@@ -19,6 +24,7 @@ from rstitch.credentials import Credentials, variable_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rstitch", "model_worker", "slm_worker", "llm_worker", "router_svc", "gateway", "evals", "training")
+ROUTES = [each for router in (states, openai.router, stored, tokens, native.router) for each in router.routes]
 COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml", "compose.one-gpu.yaml", "compose.tls.yaml")
 
 
@@ -183,3 +189,16 @@ def test_the_summary_of_results_says_what_the_tables_say() -> None:
     for system in systems:
         said = set(re.findall(r"[\d.]+", summary[system]))
         assert said <= set(re.findall(r"[\d.]+", frontier[system] + latency[system])), system
+
+
+def test_contributing_has_a_row_for_each_folder_of_tests() -> None:
+    rows = re.findall(r"^\| (`tests/.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(tests/\w+)`", row)}
+    assert named == {f"tests/{path.name}" for path in (ROOT / "tests").iterdir() if any(path.glob("*.py"))}
+
+
+def test_the_gateways_routes_are_named() -> None:
+    text = (ROOT / "docs/http.md").read_text()
+    paths = {re.sub(r"\{\w+(:path)?\}", "{id}", route.path) for route in ROUTES if route.include_in_schema}
+    assert {"/health", "/v1/models/{id}"} <= paths
+    assert {path for path in paths if not re.search(rf"[` ]{re.escape(path)}`", text)} == set()

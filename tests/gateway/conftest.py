@@ -1,4 +1,6 @@
-"""One gateway in front of the bundled stack, and one in front of a scripted router, for whoever only asks them."""
+"""One gateway in front of the bundled stack, and one in front of a scripted router, for whoever only asks them; and
+what the router's tests have, for those who set the workers' pace.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import httpx2
 import pytest
 
 from rstitch.local.stack import LocalStack
+from tests.router.conftest import redis_process, redis_url, stack  # noqa: F401 - fixtures, the same here
 from tests.support.fake_router import FakeRouter
 from tests.support.gateways import started
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
 import pytest
 
 from rstitch.client import Client
+from rstitch.errors import NotFound
 from rstitch.local.stack import LocalStack
-from tests.support.gateways import chat, until
+from tests.support.gateways import chat, events_of, until
 
 # It goes round in circles until its tokens are up.
 LONG = {"messages": [{"role": "user", "content": "How many?"}], "max_tokens": 1500}
@@ -60,32 +61,39 @@ def test_who_wants_it_lets_the_answer_go_on(http: httpx2.Client, grpc: Client) -
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_killed_worker_changes_nothing(stream: bool, tiny_stack: LocalStack, http: httpx2.Client) -> None:
-    def words(on_text: Callable[[], None]) -> str:
-        request = chat(stream=stream, separate_reasoning=False, max_tokens=60)
-        if not stream:
-            on_text()
-            return str(http.post("/v1/chat/completions", json=request).json()["choices"][0]["message"]["content"])
-        made = ""
-        with http.stream("POST", "/v1/chat/completions", json=request) as response:
-            for line in response.iter_lines():
-                if line.startswith("data: {"):
-                    made += json.loads(line[6:])["choices"][0]["delta"].get("content", "")
-                    if len(made) > 10:
-                        on_text()
-        return made
+def test_a_worker_killed_amid_an_answer_changes_nothing(
+    stream: bool, tiny_stack: LocalStack, http: httpx2.Client, grpc: Client
+) -> None:
+    """The LLM writes alone, so that nothing goes on without the worker that is killed."""
 
-    expected = words(lambda: None)
-    restarting: list[threading.Thread] = []
+    def asked(session: str) -> str:
+        request = body(session, stream=stream, separate_reasoning=False)
+        return text_of(http.post("/v1/chat/completions", json=request | {"model": "rstitch/llm", "max_tokens": 400}))
 
-    def kill() -> None:
-        if not restarting:
-            worker = tiny_stack.worker("llm")
-            worker.kill()
-            restarting.append(threading.Thread(target=worker.restart))
-            restarting[0].start()
+    session = f"killed-{stream}"
+    expected = asked(f"whole-{stream}")
+    worker = tiny_stack.worker("llm")
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(asked, session)
+        until(lambda: is_begun(grpc, session))
+        worker.kill()
+        try:
+            assert grpc.trajectory(session).state == "running"
+        finally:
+            worker.restart()
+        assert answer.result() == expected
 
+
+def is_begun(grpc: Client, session: str) -> bool:
+    """Whether some of the answer is kept."""
     try:
-        assert words(kill) == expected
-    finally:
-        restarting[0].join()
+        return any(segment.source == "llm" for segment in grpc.trajectory(session).segments)
+    except NotFound:
+        return False
+
+
+def text_of(response: httpx2.Response) -> str:
+    if response.headers["content-type"].startswith("text/event-stream"):
+        deltas = (event["choices"][0]["delta"] for event in events_of(response) if event != "[DONE]")
+        return "".join(delta.get("content", "") for delta in deltas)
+    return str(response.json()["choices"][0]["message"]["content"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 from typing import Any
@@ -66,6 +65,9 @@ def said(content: Any, role: str = "user", **more: Any) -> dict[str, Any]:
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tools": [{"type": "function"}], "tool_choice": "required"}, "tools"),
         ({"functions": [{}]}, "functions"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"function_call": {"name": "f"}}, "function_call"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
@@ -126,7 +128,8 @@ def test_what_is_no_object_of_json_is_refused(plain: httpx2.Client, body: str) -
 )
 def test_unknown_paths_and_methods_are_error_objects(plain: httpx2.Client, method: str, path: str, status: int) -> None:
     response = plain.request(method, path)
-    assert response.status_code in (status, 404)
+    assert response.status_code == status
+    assert ("allow" in response.headers) == (status == 405)
     assert set(response.json()["error"]) >= {"message", "type", "param", "code"}
 
 
@@ -149,15 +152,7 @@ def test_size_and_encoding_of_a_body_are_bounded(plain: httpx2.Client) -> None:
         lines += [f"{name}: {value}".encode() for name, value in large.items()]
         wire.sendall(b"\r\n".join([*lines, b"", b""]))
         assert b" 413 " in wire.recv(4096).partition(b"\r\n")[0]
-
-    def endless() -> Any:
-        for _ in range(17):
-            yield b" " * (1 << 20)
-
-    headers = {"content-type": "application/json"}
-    with contextlib.suppress(httpx2.WriteError):  # the connection had ended before all was sent
-        assert plain.post("/v1/chat/completions", content=endless(), headers=headers).status_code == 413
-    zipped = headers | {"content-encoding": "gzip"}
+    zipped = {"content-type": "application/json", "content-encoding": "gzip"}
     assert plain.post("/v1/chat/completions", content=b"x", headers=zipped).status_code == 415
 
 

@@ -369,6 +369,20 @@ async def test_a_question_in_a_running_session_counts_where_only_looking_shows_t
     await reading
 
 
+async def test_a_question_that_comes_again_takes_nothing(stack: Stack) -> None:
+    shown = await key(stack, requests_per_minute=100, max_running=1)
+    (router, stub), (_, other) = await routing(stack, shown), await routing(stack, shown)
+    asked = short(session_id="once", only_if_new=True)
+    assert (await take(stub, asked)).error is None
+    await until(lambda: router.sessions.num_running == 0)
+    for each in (stub, other):
+        again = await take(each, asked)
+        assert again.error is not None
+        assert again.error.reason == "SESSION_EXISTS"
+    now = await use(router, shown)
+    assert (now.requests_per_minute, now.max_running) == (1, 0)
+
+
 async def test_a_question_that_the_router_could_not_take_does_not_count(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,10 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         if not request.HasField("resume_from"):
             if request.text == "refuse":
                 raise invalid("policy.threshold.tau", "tau is 7.", "Give a number in [-1, 2].")
+            if request.only_if_new and session_id in self._sessions:
+                raise RstitchError(
+                    grpc.StatusCode.ALREADY_EXISTS, "SESSION_EXISTS", f"there is a session {session_id}."
+                )
             self.questions.append(request)
             asks = request.details.top_logprobs if request.HasField("details") else None
             self._sessions[session_id] = [_detailed(event, asks) for event in self.answer]

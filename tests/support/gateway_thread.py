@@ -13,6 +13,7 @@ import uvicorn
 from gateway.main import serving
 from gateway.settings import GatewaySettings
 from rstitch.local.processes import free_port
+from rstitch.service.ending import Ending
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def gateway(router: str, **settings: Any) -> Iterator[str]:
             started.set()
 
     async def serve() -> None:
-        async with serving(chosen) as (_, server):
+        async with serving(chosen, Ending()) as (_, server):
             made.append(Told(server.config))
             await made[0].serve()
 

@@ -24,26 +24,33 @@ QUESTION = "There are 12 boxes with 7 pens each. How many pens are there?"
 @contextmanager
 def started(router: str, folder: Path, *args: str, ca: str = "") -> Iterator[httpx2.Client]:
     """A client of a gateway with further flags, which trusts `ca`; its log is gateway.log in the folder."""
+    with process(router, folder, *args, ca=ca) as (_, client):
+        yield client
+
+
+@contextmanager
+def process(router: str, folder: Path, *args: str, ca: str = "") -> Iterator[tuple[ChildProcess, httpx2.Client]]:
+    """Likewise, with its process."""
     reaper = Reaper()
     listen = f"127.0.0.1:{free_port()}"
     if "--http-listen" in args:
         listen = f"127.0.0.1:{args[args.index('--http-listen') + 1].rpartition(':')[2]}"
     line = command(GatewayOptions(args=args), listen, router, None)
-    process = ChildProcess("gateway", line, {"PYTHONUNBUFFERED": "1"}, folder / "gateway.log", reaper)
-    process.start()
+    made = ChildProcess("gateway", line, {"PYTHONUNBUFFERED": "1"}, folder / "gateway.log", reaper)
+    made.start()
     try:
         ends = time.monotonic() + 60
         while not answers(listen, Lock(Path(ca).parent) if ca else None, 1.0):
-            assert process.exit_code is None, process.log_tail()
-            assert time.monotonic() < ends, process.log_tail()
+            assert made.exit_code is None, made.log_tail()
+            assert time.monotonic() < ends, made.log_tail()
             time.sleep(0.05)
         trusted = ssl.create_default_context(cafile=ca) if ca else True
         scheme = "https" if ca else "http"
         with httpx2.Client(base_url=f"{scheme}://{listen}", timeout=60, verify=trusted) as client:
-            yield client
+            yield made, client
     finally:
-        process.terminate()
-        process.wait_or_kill(10)
+        made.terminate()
+        made.wait_or_kill(10)
         reaper.close()
 
 

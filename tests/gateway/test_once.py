@@ -1,0 +1,79 @@
+"""A request with an Idempotency-Key is answered once, however often and however nearly at once it comes."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import httpx2
+import pytest
+
+from rstitch.client import Client, Source
+from rstitch.errors import RstitchError
+from rstitch.local.stack import LocalStack
+from tests.support.fake_router import FakeRouter
+from tests.support.gateway_thread import gateway
+from tests.support.gateways import chat
+
+PATH = "/v1/chat/completions"
+
+
+def headers(key: str) -> dict[str, str]:
+    return {"idempotency-key": key}
+
+
+def text_of(response: httpx2.Response) -> str:
+    assert response.status_code == 200, response.text
+    if not response.headers["content-type"].startswith("text/event-stream"):
+        return str(response.json()["choices"][0]["message"]["content"])
+    blocks = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+    return "".join(block["choices"][0]["delta"].get("content", "") for block in blocks)
+
+
+@pytest.mark.parametrize(
+    "more", [{"max_tokens": 1}, {"n": 2, "temperature": 0.9}], ids=["one", "sampled, of two choices"]
+)
+def test_twenty_at_once_are_one_answer(http: httpx2.Client, tiny_stack: LocalStack, more: dict[str, Any]) -> None:
+    """Without a seed, too, where every answer would be another: so they are one, and not twenty that are alike."""
+    body = chat(separate_reasoning=False, **{"max_tokens": 40, **more})
+    key = f"at-once-{len(more)}"
+    with ThreadPoolExecutor(20) as pool:
+        told = list(pool.map(lambda _: http.post(PATH, json=body, headers=headers(key)), range(20)))
+    assert {response.status_code for response in told} == {200}
+    answers = [{name: value for name, value in each.json().items() if name != "created"} for each in told]
+    assert all(answer == answers[0] for answer in answers)
+    with Client(tiny_stack.router_address) as client:
+        kept = [each.session_id for each in client.trajectories() if each.session_id.startswith(answers[0]["id"])]
+        assert len(kept) == more.get("n", 1)
+        for session_id in kept:
+            sources = [segment.source for segment in client.trajectory(session_id).segments]
+            assert sources.count(Source.PROMPT) == 1
+
+
+def test_one_that_was_left_is_gone_on_with(http: httpx2.Client) -> None:
+    body = chat(stream=True, separate_reasoning=False)
+    with http.stream("POST", PATH, json=body, headers=headers("left")) as response:
+        next(response.iter_lines())
+    again = http.post(PATH, json=body, headers=headers("left"))
+    whole = http.post(PATH, json=chat(separate_reasoning=False))
+    assert text_of(again) == text_of(whole)
+
+
+def test_without_its_router_it_is_refused_as_any_other(router: FakeRouter) -> None:
+    """It was waited for as an answer is that has begun: for half a minute."""
+    with gateway("127.0.0.1:1") as address:
+        for more in ({}, headers("away")):
+            response = httpx2.post(f"{address}{PATH}", json=chat(), headers=more, timeout=20)
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "UNREACHABLE")
+
+
+def test_what_the_router_refuses_otherwise_is_no_answer(plain: httpx2.Client, router: FakeRouter) -> None:
+    def refuse(number: int) -> None:
+        raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "OTHER_VOCABULARY", "it is so.")
+
+    router.before_event = refuse
+    response = plain.post(PATH, json=chat(), headers=headers("refused"))
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "OTHER_VOCABULARY")
+    assert not router.questions
