@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from model_worker.engine.bookkeeping.masks import Mask
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.signals import SignalMeter
+from model_worker.engine.bookkeeping.token_counts import Counted, TokenCounts
 from model_worker.engine.observing import MAX_OBSERVED, MIN_OBSERVED
 from model_worker.engine.types import RunRequest, Timing
 
@@ -34,6 +35,7 @@ class Run:
     num_consultations: int = 0
     timing: Timing = field(default_factory=Timing)
     arrived: float = field(default_factory=time.perf_counter)
+    _counts: TokenCounts | None = None  # of the answer; None: no penalty has asked yet
 
     @property
     def num_computed(self) -> int:
@@ -48,6 +50,12 @@ class Run:
     def computed(self, num_tokens: int) -> None:
         """Notes that a row of so many tokens is in the KV cache."""
         self.session.num_computed += num_tokens
+
+    def answer_until(self, position: int) -> Counted:
+        """Returns how often the answer has each token before `position`: what penalties look at."""
+        if self._counts is None:
+            self._counts = TokenCounts(self.request.sampling.penalized_from)
+        return self._counts.until(self.session.tokens, position)
 
     @property
     def is_background(self) -> bool:
