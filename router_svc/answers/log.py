@@ -46,6 +46,7 @@ class AnswerLog:
         self._num_readers = 0
         self.on_deserted: Callable[[], None] | None = None
         self.on_reader: Callable[[], None] | None = None
+        self.on_shown: Callable[[Sequence[Chunk]], None] | None = None  # told of chunks before readers are
 
     @property
     def length(self) -> int:
@@ -60,6 +61,8 @@ class AnswerLog:
     def show(self, chunks: list[Chunk]) -> None:
         """Makes chunks visible to readers. Call it only once Redis has them."""
         self._chunks += chunks
+        if self.on_shown is not None:
+            self.on_shown(chunks)
         self._wake()
 
     def end(self, outcome: Finished | RstitchError) -> None:
