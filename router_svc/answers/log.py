@@ -33,13 +33,11 @@ class AnswerLog:
         tokenizers: Mapping[Model, Tokenizer],
         chunks: list[Chunk],
         outcome: Finished | RstitchError | None = None,
-        trace_id: str = "",
     ) -> None:
         self.session_id = session_id
         self.settings = settings
         self.context = context
         self.tokenizers = tokenizers
-        self.trace_id = trace_id
         self.outcome = outcome
         self._chunks = chunks
         self._grown = asyncio.Event()
