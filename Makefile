@@ -39,7 +39,7 @@ INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | { n=0; 
 	Installing) printf '\r      installing %60s\n' "";; esac; done; } || { cat .cache/setup.log >&2; exit 1; }; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test audit soak gpu gpu-wheels test-newest lock lint format proto train-tiny train-router eval-tiny results bench bench-overhead latency-tiny calibrate-tiny up clean
+.PHONY: help setup demo test audit examples conformance soak gpu gpu-wheels test-newest lock lint format proto train-tiny train-router eval-tiny results bench bench-overhead latency-tiny calibrate-tiny up clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,12 @@ test: setup ## every test that needs no GPU, on up to four cores; one process: A
 
 audit: setup ## known faults in what we stand on, suspect code, and an SBOM in .run/audit; says what it cannot do offline
 	@bash .ci/audit
+
+examples: setup ## every program of examples/ before a stack of its own, in environments below .cache; some: ARGS="curl.sh"
+	@$(BIN)/python -m evals.clients examples $(ARGS)
+
+conformance: setup ## public suites before the gateway, in environments below .cache; some: ARGS="schemathesis"
+	@$(BIN)/python -m evals.clients conformance $(ARGS)
 
 soak: setup ## the tests that take a minute or more
 	@$(BIN)/python -m pytest -m soak $(ARGS)

@@ -13,19 +13,10 @@ import grpc
 
 from model_worker.engine import errors
 from model_worker.engine.bookkeeping.cost_model import CostModel
+from model_worker.engine.counters import Capacity, Counters
 from model_worker.engine.engine import Engine
 from model_worker.engine.observing import Observe, Observed
-from model_worker.engine.types import (
-    Alternatives,
-    Capacity,
-    Counters,
-    ForkRequest,
-    Proposal,
-    Returns,
-    RunFinished,
-    RunRequest,
-    Timing,
-)
+from model_worker.engine.types import Alternatives, ForkRequest, Proposal, Returns, RunFinished, RunRequest, Timing
 from model_worker.handoffs import handoff_of
 from model_worker.heads import HeadTable
 from model_worker.samplings import sampling_of

@@ -13,11 +13,13 @@ COMMANDS = {
     "switch": "what a switch costs by the length of the catch-up",
     "replay": "models of any size with random weights, routed by recorded traces",
     "drawing": "what sampling a token costs, beside sorting its whole distribution",
+    "penalties": "what a token costs with penalties, by the length of the answer that they look at",
     "cores": "what a step takes with a worker's share of the CPU threads, and with all of them",
     "products": "matrix products in bfloat16 on a CPU, by our own kernel and by torch",
     "invariance": "what --batch-invariant keeps and what it costs, in an engine with it and one without",
     "checkouts": "the stack of another checkout beside this one, on the same problems in turn: what a change costs",
     "security": "what keys and quotas of the router cost, beside one without, on the same workers in turn",
+    "alike": "whether the LLM alone says what another OpenAI server says that has the same model",
     "http": "what the HTTP gateway costs, beside the router behind it, in turn",
     "overhead": "what a token and a switch cost outside the forwards, beside a bare loop",
 }

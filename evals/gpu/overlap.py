@@ -17,7 +17,7 @@ import torch
 
 from evals.figures.report import Columns, Row
 from model_worker.driver import EngineDriver
-from model_worker.engine.bookkeeping.scheduler import Row as BatchRow
+from model_worker.engine.bookkeeping.runs import Row as BatchRow
 from model_worker.engine.engine import Engine
 from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.loader import LoadedModel

@@ -10,13 +10,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model_worker.engine.bookkeeping.scheduler import Row, Run, Scheduler
+from model_worker.engine.bookkeeping.runs import Row, Run
+from model_worker.engine.bookkeeping.scheduler import Scheduler
 from model_worker.engine.bookkeeping.table import SessionTable
+from model_worker.engine.counters import Counters
 from model_worker.engine.errors import ForwardFailed
 from model_worker.engine.forward.outcome import Outcome
 from model_worker.engine.observing import Observe, Observed
 from model_worker.engine.types import (
-    Counters,
     Event,
     FinishReason,
     Handoff,

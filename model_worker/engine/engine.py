@@ -18,11 +18,13 @@ from model_worker.engine.bookkeeping.batching import Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.bookkeeping.masks import MaskTable
 from model_worker.engine.bookkeeping.pages import PagePool
-from model_worker.engine.bookkeeping.scheduler import Run, Schedule, Scheduler
+from model_worker.engine.bookkeeping.runs import Run
+from model_worker.engine.bookkeeping.scheduler import Schedule, Scheduler
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.commit import Committer
+from model_worker.engine.counters import Capacity, Counters
 from model_worker.engine.errors import SessionClosed
 from model_worker.engine.flight import Flight, account
 from model_worker.engine.forward.invariant_check import check_invariance
@@ -35,17 +37,7 @@ from model_worker.engine.forward.parity import (
     reference_logits,
 )
 from model_worker.engine.forward.runner import Runner
-from model_worker.engine.types import (
-    Capacity,
-    Counters,
-    Event,
-    FinishReason,
-    ForkRequest,
-    Limits,
-    RunFailed,
-    RunRequest,
-    Signal,
-)
+from model_worker.engine.types import Event, FinishReason, ForkRequest, Limits, RunFailed, RunRequest, Signal
 
 
 class Engine:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model_worker.engine.bookkeeping.scheduler import Row
+from model_worker.engine.bookkeeping.runs import Row
+from model_worker.engine.counters import Counters
 from model_worker.engine.forward.runner import Launched
-from model_worker.engine.types import Counters, Event
+from model_worker.engine.types import Event
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol, TypeAlias
 
@@ -243,20 +243,6 @@ class RunFailed:
 Event = TokenKept | Observed | RunFinished | RunFailed
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """The KV cache's room and who is in it, at one moment."""
-
-    page_size: int
-    num_pages: int
-    num_free_pages: int  # that no session holds
-    num_cached_pages: int  # of these, those that are kept for whoever comes with their tokens
-    num_shared_pages: int  # that several sessions hold
-    num_sessions: int
-    num_runs: int
-    max_batch_tokens: int
-
-
 Attention = Literal["auto", "varlen", "triton", "native", "in-place", "gather"]
 
 
@@ -286,37 +272,3 @@ class Limits:
     # Fused kernels for norms, rotary embeddings and gated MLPs, where they give what the model's own code gives;
     # "auto": on CUDA where attention goes through block tables.
     fused: Literal["auto", "on", "off"] = "auto"
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the engine has done since it started. Delayed steps were held back for a fuller batch.
-
-    Cached tokens were taken over from other sessions, by runs that are the hits; a cache eviction is of a kept page.
-
-    `num_steps_by_rows[b]` counts the steps with 2^b to 2^(b+1) - 1 rows, `num_steps_by_us[b]` those that took more than
-    2^(b-1) and at most 2^b microseconds, from their scheduling to their last event; the last of these, all longer ones.
-    """
-
-    num_steps: int = 0
-    num_computed_tokens: int = 0
-    num_kept_tokens: int = 0
-    num_evictions: int = 0
-    num_refusals: int = 0
-    forward_us: int = 0
-    num_graph_steps: int = 0
-    num_graph_misses: int = 0
-    num_delayed_steps: int = 0
-    delayed_us: int = 0
-    num_cached_tokens: int = 0
-    num_cache_hits: int = 0
-    num_cache_evictions: int = 0
-    num_steps_by_rows: list[int] = field(default_factory=lambda: [0] * 16)
-    num_steps_by_us: list[int] = field(default_factory=lambda: [0] * 26)
-    step_us: int = 0
-
-    def reset(self) -> None:
-        """Sets every count to zero, in place: those who count and those who read hold the same object."""
-        fresh = Counters()
-        for name in self.__slots__:
-            setattr(self, name, getattr(fresh, name))

@@ -81,7 +81,7 @@ class Assembly:
         written = chunks_of_answer(claimed.chunks, settings.start)
         tokenizers = vocabularies.answer_tokenizers
         context = context_of(claimed.chunks, settings.start, tokenizers)
-        log = AnswerLog(id_in(claimed.name), settings, context, tokenizers, written, trace_id=trace.trace_id)
+        log = AnswerLog(id_in(claimed.name), settings, context, tokenizers, written)
         # Stop strings look at every token's text, which costs; without them readers alone detokenise.
         text = AnswerText(tokenizers, context, settings.stop) if settings.stop else None
         # The journal first: it copies the usage that the store has, and the accounting then adds the claim to it.

@@ -33,19 +33,18 @@ class AnswerLog:
         tokenizers: Mapping[Model, Tokenizer],
         chunks: list[Chunk],
         outcome: Finished | RstitchError | None = None,
-        trace_id: str = "",
     ) -> None:
         self.session_id = session_id
         self.settings = settings
         self.context = context
         self.tokenizers = tokenizers
-        self.trace_id = trace_id
         self.outcome = outcome
         self._chunks = chunks
         self._grown = asyncio.Event()
         self._num_readers = 0
         self.on_deserted: Callable[[], None] | None = None
         self.on_reader: Callable[[], None] | None = None
+        self.on_shown: Callable[[Sequence[Chunk]], None] | None = None  # told of chunks before readers are
 
     @property
     def length(self) -> int:
@@ -60,6 +59,8 @@ class AnswerLog:
     def show(self, chunks: list[Chunk]) -> None:
         """Makes chunks visible to readers. Call it only once Redis has them."""
         self._chunks += chunks
+        if self.on_shown is not None:
+            self.on_shown(chunks)
         self._wake()
 
     def end(self, outcome: Finished | RstitchError) -> None:

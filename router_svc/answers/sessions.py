@@ -306,7 +306,8 @@ class Sessions:
         bounded = claimed.prepared.exit_rules is not None or settings.budget != NO_BUDGET
         is_usual = not bounded and not settings.policy.explores
         whole = is_usual and writing.log.length == settings.start
-        self.observer.answer_began(claimed.name, settings.policy, whole)
+        self.observer.answer_began(claimed.name, settings.policy, whole, writing.log.chunks)
+        writing.log.on_shown = partial(self.observer.answer_grew, claimed.name)
         self._running[claimed.name] = running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
         if self._draining:  # since it was asked for
             running.interrupt(refusals.router_draining())
@@ -314,7 +315,6 @@ class Sessions:
 
     def _ended(self, running: RunningAnswer, outcome: Finished | RstitchError, stale: bool) -> None:
         del self._running[running.name]
-        log = running.log
-        self.observer.answer_ended(running.name, log.settings, outcome, log.chunks, running.trace.context)
+        self.observer.answer_ended(running.name, running.log.settings, outcome, running.trace.context)
         if stale:
             self._stale.append(running)

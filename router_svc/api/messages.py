@@ -106,6 +106,7 @@ def encode_trajectory(
         early_exit=encode_early_exit(settings.early_exit) if settings.early_exit is not None else None,
         budget=encode_budget(settings.budget) if settings.budget != NO_BUDGET else None,
         label=f"LABEL_{header.label.name}" if header.label is not None else None,
+        trace_id=settings.trace_id,
     )
 
 

@@ -100,7 +100,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             session_id=log.session_id,
             num_prompt_tokens=log.settings.start,
             position=position,
-            trace_id=log.trace_id,
+            trace_id=log.settings.trace_id,
             prompt_end=_end_of(log),
         )
         yield router_pb2.GenerateResponse(started=started)

@@ -6,16 +6,16 @@ routers wrote counts once, and whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram
 
 from router_svc.observers.guard import GuardState
-from router_svc.observers.stretches import StretchMetrics
+from router_svc.observers.stretches import Stretches, StretchMetrics
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.policy import Policy
-from router_svc.trajectory.types import Chunk, Finished, Model
+from router_svc.trajectory.types import Finished, Model
 from rstitch.errors import RstitchError
 from rstitch.service import semconv
 from rstitch.service.metrics import Metrics, Reading
@@ -68,7 +68,7 @@ class AnswerMetrics:
         self,
         settings: AnswerSettings,
         outcome: Finished | RstitchError,
-        chunks: Sequence[Chunk] = (),
+        stretches: Stretches | None = None,
         trace: Context | None = None,
     ) -> None:
         """Counts an answer that ended; what it took only if it is finished: else another may go on with it.
@@ -96,7 +96,8 @@ class AnswerMetrics:
         num_kept = int(usage.exit_position > 0)
         self._trials.add(num_kept, {**policy, semconv.RSTITCH_KEPT: True})
         self._trials.add(usage.num_trials - num_kept, {**policy, semconv.RSTITCH_KEPT: False})
-        self._stretches.count(chunks)
+        if stretches is not None:
+            self._stretches.count(stretches)
         timed = {**_COMMON, **policy}
         self._duration.record(usage.total_time_us / 1e6, timed, trace)
         self._first_token.record(usage.time_to_first_token_us / 1e6, timed, trace)

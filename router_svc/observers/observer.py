@@ -15,6 +15,7 @@ from router_svc.observers.guard import Guard, GuardState, Observation
 from router_svc.observers.load import Kind, LoadMeter
 from router_svc.observers.metrics import AnswerMetrics
 from router_svc.observers.pricing import LoadPrices
+from router_svc.observers.stretches import Stretches
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import LlmOnly
 from router_svc.policies.policy import Policy
@@ -51,6 +52,7 @@ class AnswerObserver:
         # The workers that each answer began with, for those that are written here from their first token on. They are
         # compared when it ends: a worker that was restarted meanwhile has another instance id.
         self._begun: dict[str, tuple[str, ...]] = {}
+        self._stretches: dict[str, Stretches] = {}  # of the answers that are being written, if anybody wants metrics
         self._chosen: set[str] = set()  # sessions whose next answer is of the kind that the guard chose
 
     def choose_policy(
@@ -76,21 +78,31 @@ class AnswerObserver:
         """A question's answer has begun, or never will."""
         self._chosen.discard(session_id)
 
-    def answer_began(self, session_id: str, policy: Policy, whole: bool) -> None:
-        """Counts an answer that begins here, `whole` if from its first token on and with nothing that bounds it."""
+    def answer_began(self, session_id: str, policy: Policy, whole: bool, written: Sequence[Chunk] = ()) -> None:
+        """Counts an answer that begins here, `whole` if from its first token on and with nothing that bounds it.
+
+        What was `written` of it before is another router's, and counts where the answer ends.
+        """
         self._load.enter(session_id, self._clock(), _kind(policy), chosen=session_id in self._chosen)
         if whole:
             self._begun[session_id] = self._workers()
+        if self._metrics.enabled:
+            self._stretches[session_id] = Stretches()
+            self.answer_grew(session_id, written)
+
+    def answer_grew(self, session_id: str, chunks: Sequence[Chunk]) -> None:
+        """Counts chunks of an answer that began here, in order."""
+        if (stretches := self._stretches.get(session_id)) is not None:
+            stretches.add(chunks)
 
     def answer_ended(
         self,
         session_id: str,
         settings: AnswerSettings,
         outcome: Finished | RstitchError,
-        chunks: Sequence[Chunk] = (),
         trace: Context | None = None,
     ) -> None:
-        """Counts an answer that ended here, with all its `chunks`, and lets the guard learn from it.
+        """Counts an answer that ended here and lets the guard learn from it.
 
         Not from one that was broken off, began elsewhere, or waited while a worker restarted: what those took says
         nothing about routing. Nor from one by the SLM alone, which is neither of the two kinds that are compared.
@@ -98,7 +110,7 @@ class AnswerObserver:
         beside = self._load.leave(session_id, self._clock())
         workers = self._workers()
         undisturbed = self._begun.pop(session_id, None) == workers
-        self._metrics.ended(settings, outcome, chunks, trace)
+        self._metrics.ended(settings, outcome, self._stretches.pop(session_id, None), trace)
         kind = _kind(settings.policy)
         if not undisturbed or isinstance(outcome, RstitchError) or kind is None:
             return

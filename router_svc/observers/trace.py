@@ -75,7 +75,6 @@ class GenerationTrace:
     prepared next one, whose place and reason are known only later. Beside them may be what the SLM writes ahead.
 
     Attributes:
-        trace_id: in hex, for the client; "" if it is not traced.
         traceparent: of the root span, "" if it is not traced. It is stored with the trajectory, so that a router which
             goes on with the answer goes on with its trace.
         context: with the root span as the current one; None if it is not traced.
@@ -85,7 +84,6 @@ class GenerationTrace:
         self._style = tracing
         self._tracer = tracing.telemetry.tracer
         self._enabled = tracing.telemetry.enabled
-        self.trace_id = ""
         self.traceparent = ""
         self.context: Context | None = None
         self._segment: trace.Span | None = None
@@ -108,7 +106,6 @@ class GenerationTrace:
         if self._enabled:
             self._root = self._tracer.start_span(name, parent)
             self.context = trace.set_span_in_context(self._root, parent)
-            self.trace_id = trace.format_trace_id(self._root.get_span_context().trace_id)
             self.traceparent = traceparent_of(self._root)
 
     def describe(self, name: str, epoch: int, settings: AnswerSettings, models: dict[Model, str]) -> None:

@@ -38,6 +38,11 @@ class AnswerSettings:
     stops_unread: bool = False  # whether it is interrupted as soon as its last reader has left
     vocabularies: str = ""  # key of those that the session is kept in; "" as an older router wrote it
 
+    @property
+    def trace_id(self) -> str:
+        """The id in the W3C traceparent, in hex; "" if the answer is not traced."""
+        return self.traceparent.split("-")[1] if self.traceparent else ""
+
     def to_json(self) -> str:
         """The settings as the text that the store keeps, and that `from_json` reads."""
         made = {**asdict(self), "policy": policy_fields(self.policy), "sampling": _sampling_fields(self.sampling)}

@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
 from router_svc.text.views import View
-from router_svc.trajectory.details import Alternatives
 from router_svc.trajectory.packing import PrefixChecksum
 from router_svc.trajectory.types import Sampling
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.client import DecodeStream, WorkerClient
 from router_svc.workers.run_ahead import RunAheadGate, RunAheadSlot
 from router_svc.workers.runs import PendingRun, Reply, Run, RunFinish, RunSpec, SessionKey
+from router_svc.workers.translating import in_answer_ids
 from rstitch.errors import RstitchError
 
 # After a failed run in the background the next one waits this long: it is a convenience, not worth a storm.
@@ -195,22 +195,7 @@ class WorkerSession:
 
     def read(self, reply: Reply) -> Reply:
         """What a run of this worker said, in the answer's ids."""
-        if self._view.is_shared:
-            return reply
-        reply.tokens = self._view.to_answer(reply.tokens)
-        reply.consultations = [
-            replace(asked, proposal=self._view.to_answer([asked.proposal])[0]) for asked in reply.consultations
-        ]
-        reply.alternatives = [self._to_answer(others) for others in reply.alternatives]
-        if reply.finish is not None and reply.finish.proposal is not None:
-            proposal = reply.finish.proposal
-            token, others = self._view.to_answer([proposal.token])[0], self._to_answer(proposal.alternatives)
-            reply.finish = replace(reply.finish, proposal=replace(proposal, token=token, alternatives=others))
-        return reply
-
-    def _to_answer(self, others: Alternatives) -> Alternatives:
-        tokens = self._view.to_answer([token for token, _ in others])
-        return tuple(zip(tokens, (logprob for _, logprob in others), strict=True))
+        return in_answer_ids(reply, self._view)
 
     def confirm_kept(self, num_tokens: int) -> int:
         """Tokens that this worker computed were kept; returns how many of them were written ahead."""

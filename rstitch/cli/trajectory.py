@@ -95,6 +95,8 @@ def show(
     if trajectory.finished:
         console.print()
         console.print(render.usage_table(trajectory.finished))
+    if trajectory.trace_id:
+        console.print(f"trace {trajectory.trace_id}", style="dim")
 
 
 @app.command("label")

@@ -86,6 +86,7 @@ class Trajectory:
     created: datetime
     updated: datetime
     label: Label = Label.UNSPECIFIED  # of the last answer
+    trace_id: str = ""  # of the last answer; empty if it is not traced
 
     @property
     def text(self) -> str:

@@ -496,7 +496,7 @@ class PromptOfModel(_message.Message):
     def __init__(self, tokens: _Optional[_Iterable[int]] = ..., num_read_before: _Optional[int] = ...) -> None: ...
 
 class Trajectory(_message.Message):
-    __slots__ = ("session_id", "state", "length", "epoch", "segments", "policy", "finished", "created", "updated", "early_exit", "budget", "label")
+    __slots__ = ("session_id", "state", "length", "epoch", "segments", "policy", "finished", "created", "updated", "early_exit", "budget", "label", "trace_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -509,6 +509,7 @@ class Trajectory(_message.Message):
     EARLY_EXIT_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     state: TrajectoryState
     length: int
@@ -521,7 +522,8 @@ class Trajectory(_message.Message):
     early_exit: EarlyExit
     budget: Budget
     label: Label
-    def __init__(self, session_id: _Optional[str] = ..., state: _Optional[_Union[TrajectoryState, str]] = ..., length: _Optional[int] = ..., epoch: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., label: _Optional[_Union[Label, str]] = ...) -> None: ...
+    trace_id: str
+    def __init__(self, session_id: _Optional[str] = ..., state: _Optional[_Union[TrajectoryState, str]] = ..., length: _Optional[int] = ..., epoch: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., label: _Optional[_Union[Label, str]] = ..., trace_id: _Optional[str] = ...) -> None: ...
 
 class LabelTrajectoryRequest(_message.Message):
     __slots__ = ("session_id", "label")

@@ -76,8 +76,10 @@ def test_trajectories_are_listed_shown_and_removed(run: Run) -> None:
     assert "What?" in shown.stdout
     assert "w5 w6" in shown.stdout
     assert "threshold:tau=0.02" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == f"trace {'ab' * 16}"
     whole = json.loads(run("trajectory", "show", "one", "--json").stdout)
     assert sum(len(segment["tokens"]) for segment in whole["segments"]) == whole["length"] == 65
+    assert whole["trace_id"] == "ab" * 16
     assert run("trajectory", "rm", "one", "two").exit_code == 0
     assert [t["session_id"] for t in lines(run("trajectory", "ls", "--json").stdout)] == ["three"]
 

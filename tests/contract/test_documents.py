@@ -79,6 +79,7 @@ def documents() -> list[Path]:
         ROOT,
         ROOT / "docs",
         ROOT / "docs/results",
+        ROOT / "examples",
         *(ROOT / "models").glob("*"),
         ROOT / "models/heads/tiny",
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_worker.engine.bookkeeping.scheduler import Row, Run
+from model_worker.engine.bookkeeping.runs import Row, Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward import native

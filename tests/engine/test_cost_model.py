@@ -7,8 +7,9 @@ import random
 import pytest
 
 from model_worker.engine.bookkeeping.cost_model import CostModel
+from model_worker.engine.counters import Counters
 from model_worker.engine.measure import measure_steps
-from model_worker.engine.types import Counters, RunRequest
+from model_worker.engine.types import RunRequest
 from tests.support.engines import generate, make_engine, run_all
 
 PROMPTS = [[7, 8, 9, 10, 11], list(range(30, 100)), [50]]

@@ -9,7 +9,8 @@ import pytest
 
 from model_worker.engine.bookkeeping.pages import PagePool
 from model_worker.engine.bookkeeping.prefixes import PrefixIndex, chained, root
-from model_worker.engine.bookkeeping.scheduler import Run, Schedule, Scheduler
+from model_worker.engine.bookkeeping.runs import Run
+from model_worker.engine.bookkeeping.scheduler import Schedule, Scheduler
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.types import Limits, PrefixCache, RunRequest

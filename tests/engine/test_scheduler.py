@@ -9,7 +9,8 @@ import pytest
 
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.bookkeeping.pages import PagePool
-from model_worker.engine.bookkeeping.scheduler import Run, Scheduler
+from model_worker.engine.bookkeeping.runs import Run
+from model_worker.engine.bookkeeping.scheduler import Scheduler
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.types import Limits, Returns, RunRequest
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from array import array
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
+from model_worker.engine.bookkeeping import token_counts
 from model_worker.engine.bookkeeping.signals import rounded
+from model_worker.engine.bookkeeping.token_counts import Counted, TokenCounts
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import InvalidRun
 from model_worker.engine.forward import attention_varlen, sampling
@@ -49,6 +55,10 @@ def kept(engine: Engine, requests: list[RunRequest]) -> list[list[TokenKept]]:
                 found[event.run_id].append(event)
     engine.check_integrity()
     return list(found.values())
+
+
+def counted(tokens: Sequence[int]) -> Counted:
+    return TokenCounts(0).until(array("I", tokens), len(tokens))
 
 
 def check(model: Any, prompt: list[int], events: list[TokenKept], how: Sampling) -> None:
@@ -141,7 +151,7 @@ def test_at_its_bounds_a_repetition_penalty_writes_nothing_masked(penalty: float
 def test_logits_stay_finite_at_the_bounds_of_a_repetition_penalty() -> None:
     logits = torch.tensor([[1e30, -1e30, 0.0, 3.0, -torch.inf]])
     for penalty in (MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY):
-        made = shaped(logits, [0], [Sampling(repetition_penalty=penalty)], [range(5)])
+        made = shaped(logits, [0], [Sampling(repetition_penalty=penalty)], [counted(range(5))])
         assert made[0].isfinite().tolist() == [True] * 4 + [False]
         assert made[0, 4] == -torch.inf
 
@@ -156,16 +166,16 @@ def test_a_bias_of_no_token_is_refused() -> None:
 def test_rows_are_reshaped_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def counted(logits: torch.Tensor, rows: Sequence[int], *others: Any) -> torch.Tensor:
+    def noted(logits: torch.Tensor, rows: Sequence[int], *others: Any) -> torch.Tensor:
         sizes.append(len(rows))
         return shaped(logits, rows, *others)
 
-    monkeypatch.setattr(sampling, "shaped", counted)
+    monkeypatch.setattr(sampling, "shaped", noted)
     logits = torch.randn(40, 50, generator=torch.Generator().manual_seed(1))
     hows = [Sampling(index % 2, seed=index, frequency_penalty=1.0) for index in range(35)]
     rows, answers = [*range(39, 4, -1)], [[index, index, 7] for index in range(35)]
     made = sampling.choose(
-        lambda: sampling.measure_on_host(logits), logits, rows, hows, range(35), answers.__getitem__
+        lambda: sampling.measure_on_host(logits), logits, rows, hows, range(35), lambda index: counted(answers[index])
     )()
     assert made.tokens == [
         choose(logits[row].tolist(), answer, index, how)
@@ -176,3 +186,59 @@ def test_rows_are_reshaped_a_group_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
     assert made.logprobs == pytest.approx(told, abs=1e-6)
     assert max(sizes) == GROUP
     assert sum(sizes) == 35
+
+
+def test_counts_are_those_of_the_answer_however_it_grew() -> None:
+    """Token by token, several at once, with drafts that are dropped, from within and behind what there is."""
+    generator = torch.Generator().manual_seed(2)
+    for start in (0, 5, 60):
+        counts, tokens = TokenCounts(start), array("I", [3, 4, 5, 3])
+        for step in range(60):
+            tokens.extend(torch.randint(0, 12, (1 + step % 3,), generator=generator).tolist())
+            held = len(tokens)
+            tokens.extend([7, 7, 3])  # a draft: each place of it is asked for, then it is dropped
+            for end in range(held, (held + 4) if step % 4 == 0 else held + 1):
+                found = counts.until(tokens, end)
+                assert dict(zip(*found, strict=True)) == Counter(tokens[start:end])
+            before = [*found.counts]
+            del tokens[held:]
+            counts.until(tokens, held)
+            assert [*found.counts] == before, "what was told does not change"
+
+
+def test_a_run_counts_its_answer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a token costs does not grow with the answer: no token is counted twice within a run, beside others."""
+    counted_tokens = 0
+
+    def count(tokens: Sequence[int]) -> Counter[int]:
+        nonlocal counted_tokens
+        counted_tokens += len(tokens)
+        return Counter(tokens)
+
+    monkeypatch.setattr(token_counts, "Counter", count)
+    engine, _ = make_engine()
+    how = Sampling(frequency_penalty=1.0, penalized_from=2)
+    requests = [RunRequest(f"s{index}", 0, PROMPTS[0], how, LENGTH, NO_STOP) for index in range(2)]
+    assert all(len(events) == LENGTH for events in kept(engine, requests))
+    assert counted_tokens == 2 * (len(PROMPTS[0]) - 2 + LENGTH - 1)
+
+
+def test_shaped_rows_are_kept_only_until_they_are_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a row has to be sorted after all: it is shaped once more, and gives the token of the naive choice."""
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def noted(*arguments: Any) -> torch.Tensor:
+        rows = shaped(*arguments)
+        made.append(weakref.ref(rows))
+        return rows
+
+    monkeypatch.setattr(sampling, "shaped", noted)
+    logits = torch.zeros(1, 5000)  # all alike: the first 2048 do not decide
+    how, answer = Sampling(1.0, seed=3, min_p=0.5, frequency_penalty=1.0), [4, 4, 9]
+    later = sampling.choose(
+        lambda: sampling.measure_on_host(logits), logits, [0], [how], [3], lambda index: counted(answer)
+    )
+    gc.collect()
+    assert [row() for row in made] == [None]
+    assert later().tokens == [choose(logits[0].tolist(), answer, 3, how)]
+    assert len(made) == 2

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 
 import pytest
 from prometheus_client.metrics_core import Metric
 
+from router_svc.observers.stretches import Stretches, StretchMetrics
+from router_svc.trajectory.types import Chunk, Source, SwitchReason, entropies_of, tokens_of
 from rstitch.service import semconv
 from rstitch.service.metrics import setup_metrics
 from rstitch.service.telemetry import setup_telemetry
@@ -101,6 +105,42 @@ async def test_segments_and_entropies_are_those_of_the_trajectories(stack: Stack
             bound, of = dict(key)["le"], dict(key)["rstitch_model"]
             if of == model and bound != "+Inf":
                 assert num == sum(entropy <= float(bound) for entropy in seen), bound
+
+
+def test_an_answer_counts_the_same_in_any_pieces() -> None:
+    """Chunk by chunk as it is written, or all at once; the end looks at none of them."""
+    draws = random.Random(4)
+    chunks: list[Chunk] = []
+    for _ in range(3000):
+        reason = draws.choice([SwitchReason.NONE, SwitchReason.NONE, SwitchReason.ENTROPY_ABOVE])
+        entropies = entropies_of(draws.random() for _ in range(draws.randrange(4)))
+        source = draws.choice([Source.SLM, Source.LLM]) if reason else (chunks[-1].source if chunks else Source.SLM)
+        value = draws.random() if reason else 0.0
+        chunks.append(Chunk(source, 0, tokens_of(range(len(entropies))), entropies, reason, value))
+    lengths: Counter[tuple[str, str]] = Counter()
+    sums: Counter[str] = Counter()
+    segment = ("slm", "start")
+    for chunk in chunks:
+        if chunk.reason:
+            segment = (chunk.source.model.label, "entropy_above")
+            sums[chunk.source.model.other.label] += chunk.switch_entropy
+        lengths[segment] += len(chunk.tokens)
+        sums[chunk.source.model.label] += sum(chunk.entropies)
+    for size in (1, 7, len(chunks)):
+        metrics = setup_metrics("router", None, scraped=True)
+        metrics.meter.create_counter("questions").add(1)  # where there is nothing else nothing is written
+        counted, stretches = StretchMetrics(metrics), Stretches()
+        for first in range(0, len(chunks), size):
+            stretches.add(chunks[first : first + size])
+        counted.count(stretches)
+        families = parsed(metrics.exposition(OPENMETRICS)[0].decode())
+        found = samples(families, "rstitch_segment_length_sum")
+        assert found == {(("rstitch_model", m), ("rstitch_reason", r)): n for (m, r), n in lengths.items()}
+        segments = sum(samples(families, "rstitch_segment_length_count").values())
+        assert segments == 1 + sum(bool(chunk.reason) for chunk in chunks)
+        assert samples(families, "rstitch_entropy_sum") == {
+            (("rstitch_model", m),): pytest.approx(total, rel=1e-5) for m, total in sums.items()
+        }
 
 
 async def test_an_exemplar_is_the_trace_of_the_question(stack: Stack) -> None:

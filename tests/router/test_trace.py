@@ -28,6 +28,7 @@ async def test_a_span_per_segment_below_one_root_in_the_callers_trace(stack: Sta
     assert answer.error is None
     assert answer.trace_id == TRACE_ID
     trajectory = await check_kept(stub, answer)
+    assert trajectory.trace_id == TRACE_ID
     await until(lambda: named(exporter, "rstitch.v1.RouterService/Generate"))
     (root,) = named(exporter, "rstitch.generate")
     (call,) = named(exporter, "rstitch.v1.RouterService/Generate")
@@ -160,3 +161,20 @@ async def test_without_telemetry_nothing_is_sent_along(stack: Stack) -> None:
     answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=20))
     assert answer.trace_id == ""
     assert {run.traceparent for run in [*stack.slm.requests, *stack.llm.requests]} == {""}
+
+
+async def test_what_is_kept_says_the_last_answers_trace(stack: Stack) -> None:
+    """Also whoever reads a finished answer again, and a listing; an answer that is not traced has none."""
+    telemetry, _ = recording()
+    traced, plain = await stack.router(telemetry=telemetry), await stack.router()
+    stub, other = await stack.stub(traced), await stack.stub(plain)
+    first = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=10, session_id="s"))
+    again = await take(other, router_pb2.GenerateRequest(session_id="s", resume_from=len(first.tokens)))
+    assert again.trace_id == first.trace_id != ""
+    second = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=10, session_id="s"))
+    assert second.trace_id not in ("", first.trace_id)
+    listed = await other.ListTrajectories(router_pb2.ListTrajectoriesRequest())
+    assert [each.trace_id for each in listed.trajectories] == [second.trace_id]
+    await take(other, ask_for(policy=threshold(0.5), max_new_tokens=10, session_id="s"))
+    kept = await stub.GetTrajectory(router_pb2.GetTrajectoryRequest(session_id="s"))
+    assert kept.trajectory.trace_id == ""

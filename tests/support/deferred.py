@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model_worker.engine.bookkeeping.scheduler import Row
+from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.engine import Engine
 from model_worker.engine.forward.runner import Launched, Runner
 from model_worker.engine.shared_layers.engine import SharedEngine

@@ -259,4 +259,5 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             policy=pb.Policy(threshold=pb.Threshold(tau=0.02)),
             finished=self.answer[-1].finished,
             label=self.labels.get(name, 0),  # type: ignore[arg-type]
+            trace_id="ab" * 16,
         )

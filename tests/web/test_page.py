@@ -104,6 +104,9 @@ def test_tokens_are_read_by_keys_and_by_pointer(router: FakeRouter, scripted: st
     assert strip(page).get_attribute("aria-valuetext") == "token 2, SLM, entropy 0.600"
     link = page.get_by_role("link", name="trace in Jaeger")
     assert link.get_attribute("href") == f"https://jaeger.example/ui/trace/{'ab' * 16}"
+    kept = visit(f"{scripted}/t/{page.locator('.live .links code').inner_text()}")
+    link = kept.get_by_role("link", name="trace in Jaeger")
+    expect(link).to_have_attribute("href", f"https://jaeger.example/ui/trace/{'ab' * 16}")
     first = next(event.switch for event in router.answer if event.HasField("switch"))
     page.keyboard.press("Home")
     page.keyboard.press("Shift+ArrowRight")

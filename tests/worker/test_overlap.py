@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model_worker.driver import EngineDriver
-from model_worker.engine.bookkeeping.scheduler import Row
+from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import ForwardFailed, SessionClosed
 from model_worker.engine.types import FinishReason, Handoff, RunFailed, RunRequest, Sampling

@@ -2,7 +2,7 @@
 
 import { Answer } from "./answer.js";
 import { Failure, generate } from "./api.js";
-import { Problem } from "./card.js";
+import { Problem, TraceLink } from "./card.js";
 import { html, useEffect, useRef, useState } from "./html.js";
 import { AnswerView, TauSlider } from "./view.js";
 
@@ -60,8 +60,7 @@ export function Live({ one, name, policy, compact, jaeger, navigate, onFollow })
     <${AnswerView} answer=${answer} version=${version} policy=${policy} compact=${compact} />
     ${answer.sessionId && html`<p class="links">
       <a href=${`/t/${encodeURIComponent(answer.sessionId)}`} onClick=${navigate}>its own page</a>
-      ${jaeger && answer.traceId && html`<a href=${`${jaeger}/trace/${answer.traceId}`} target="_blank"
-        rel="noopener noreferrer">trace in Jaeger</a>`}
+      <${TraceLink} jaeger=${jaeger} traceId=${answer.traceId} />
       ${onFollow && answer.finished && html`<button type="button" class="link"
         onClick=${() => onFollow(answer.sessionId)}>ask on in this conversation</button>`}
       <code class="faint">${answer.sessionId}</code>

@@ -100,3 +100,9 @@ export function Problem({ error, children }) {
   return error && html`<div class="problem" role="alert">
     <b>${error.code || "Failed"}</b> <span>${error.message}</span> ${children}</div>`;
 }
+
+// Where an answer's trace is shown; nothing where it has none, or nobody shows traces.
+export function TraceLink({ jaeger, traceId }) {
+  return jaeger && traceId && html`<a href=${`${jaeger}/trace/${traceId}`} target="_blank"
+    rel="noopener noreferrer">trace in Jaeger</a>`;
+}

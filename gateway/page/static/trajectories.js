@@ -3,7 +3,7 @@
 import { Answer } from "./answer.js";
 import { get, post, remove, trajectoryPath } from "./api.js";
 import { Live, useAnswer } from "./ask.js";
-import { Problem } from "./card.js";
+import { Problem, TraceLink } from "./card.js";
 import { html, useEffect, useRef, useState } from "./html.js";
 import { AnswerView } from "./view.js";
 
@@ -137,6 +137,7 @@ export function One({ id, settings, navigate, go }) {
         <code>${trajectory.policy || "unknown policy"}</code>, ${when(trajectory.updated)}</p>
       <p class="links">
         <button type="button" onClick=${() => saved(trajectory)}>Export JSON</button>
+        <${TraceLink} jaeger=${settings.jaeger_url} traceId=${trajectory.trace_id} />
         ${running && html`<button type="button" onClick=${cancel}>Cancel the answer</button>`}
         ${trajectory.state === "finished" && html`<span role="group" aria-label="Was it right?"><span
           class="faint">It was</span>${[["right", true], ["wrong", false]].map(([name, right]) => html`<button

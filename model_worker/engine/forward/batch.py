@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from model_worker.engine.bookkeeping.masks import Mask
-from model_worker.engine.bookkeeping.scheduler import Row
+from model_worker.engine.bookkeeping.runs import Row
 
 
 def batch_order(row: Row) -> tuple[bool, bool, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from model_worker.engine.bookkeeping.scheduler import Row, Run
+from model_worker.engine.bookkeeping.runs import Row, Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.types import Limits, Returns, RunRequest

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_worker.engine.bookkeeping.scheduler import Row
+from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.forward.attention import softcapped
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache

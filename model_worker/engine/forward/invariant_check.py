@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
-from model_worker.engine.bookkeeping.scheduler import Row, Run
+from model_worker.engine.bookkeeping.runs import Row, Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import UnsupportedModel

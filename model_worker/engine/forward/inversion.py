@@ -7,7 +7,7 @@ which token it is, the row is sorted after all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,9 +42,12 @@ def draw_later(
     samplings: Sequence[Sampling],
     draws: Sequence[float],
     first: int = FIRST,
+    again: Callable[[], Tensor] | None = None,
 ) -> Later[tuple[list[int], list[float]]]:
     """Does what `draw` does without waiting for the device, except that a row that has to be sorted is sorted when it
-    is read; until then `logits` must stay.
+    is read.
+
+    Until then `logits` must stay, or `again` makes them once more; then they are not kept here.
     """
     if not rows:
         return lambda: ([], [])
@@ -57,12 +60,13 @@ def draw_later(
         return lambda: _sorted_whole(logits, on_device)
     parts = [_draw_group(logits[group[:, 0].long()], group, first) for group in on_device.split(GROUP)]
     drawn = to_host(torch.cat(parts, 1))
+    source = again or (lambda: logits)
 
     def read() -> tuple[list[int], list[float]]:
         tokens, logprobs, decided = drawn.tolist()  # float64 holds every id
         found = [int(token) for token in tokens]
         if undecided := [index for index, is_decided in enumerate(decided) if not is_decided]:
-            for index, token, logprob in zip(undecided, *_sorted_whole(logits, on_device[undecided]), strict=True):
+            for index, token, logprob in zip(undecided, *_sorted_whole(source(), on_device[undecided]), strict=True):
                 found[index], logprobs[index] = token, logprob
         return found, logprobs
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model_worker.engine.bookkeeping.token_counts import Counted
 from model_worker.engine.forward.alternatives import most_probable
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.sampling import Choices, choose, margins
@@ -55,8 +56,8 @@ def choose_for(
     samplings = [row.run.request.sampling for row in batch.asked]
     positions = [batch.positions[place] + 1 for place in batch.wanted]
 
-    def answer_of(place: int) -> Sequence[int]:
-        return batch.asked[place].run.session.tokens[samplings[place].penalized_from : positions[place]]
+    def answer_of(place: int) -> Counted:
+        return batch.asked[place].run.answer_until(positions[place])
 
     choices = choose(measured, logits, index, samplings, positions, answer_of)
     handoffs = [row.run.request.handoff for row in batch.asked]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from model_worker.engine.bookkeeping.scheduler import Row, Run
+from model_worker.engine.bookkeeping.runs import Row, Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_choice import choose_attention

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.bookkeeping.signals import rounded
+from model_worker.engine.bookkeeping.token_counts import Counted
 from model_worker.engine.forward.inversion import GROUP, draw_later
 from model_worker.engine.forward.kernels.availability import why_not
 from model_worker.engine.forward.shaping import shaped
@@ -55,12 +56,12 @@ def choose(
     rows: Sequence[int],
     samplings: Sequence[Sampling],
     positions: Sequence[int],
-    answer_of: Callable[[int], Sequence[int]] = lambda index: (),
+    answer_of: Callable[[int], Counted | None] = lambda index: None,
 ) -> Later[Choices]:
     """Chooses a token for each of the `rows` of `logits` [n, vocab_size]; its position is the one it would take.
 
     Entropies and logprobs are of the model's own distribution (temperature 1, before all that a sampling does).
-    `answer_of` gives what the penalties of one of them look at.
+    `answer_of` gives what the penalties of one of them look at; it is called once each, in order.
     """
     reshaped = [index for index, sampling in enumerate(samplings) if sampling.shapes]
     random = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0 and not sampling.shapes]
@@ -94,7 +95,7 @@ def _choose_shaped(
     samplings: Sequence[Sampling],
     positions: Sequence[int],
     indices: Sequence[int],
-    answer_of: Callable[[int], Sequence[int]],
+    answer_of: Callable[[int], Counted | None],
 ) -> Later[tuple[list[int], list[float]]]:
     """Chooses tokens where a bias or a penalty has a say: on a device, as each is read. A group of rows at a time."""
     groups = [indices[first : first + GROUP] for first in range(0, len(indices), GROUP)]
@@ -113,15 +114,19 @@ def _choose_group(
     samplings: Sequence[Sampling],
     positions: Sequence[int],
     indices: Sequence[int],
-    answer_of: Callable[[int], Sequence[int]],
+    answer_of: Callable[[int], Counted | None],
 ) -> Later[tuple[list[int], list[float]]]:
     own_rows, own = [rows[index] for index in indices], [samplings[index] for index in indices]
     random = [place for place, sampling in enumerate(own) if sampling.temperature > 0]
     draws = [_number(own[place], positions[indices[place]]) for place in random]
 
-    made = shaped(logits, own_rows, own, [answer_of(index) for index in indices])
+    answers = [answer_of(index) if samplings[index].penalizes else None for index in indices]
+    made = shaped(logits, own_rows, own, answers)
     greedy = to_host(made.argmax(-1))
-    drawn = draw_later(made, random, [own[place] for place in random], draws)
+    # The shaped rows, eight bytes a logit, go now: for the few that are sorted after all they are made once more.
+    drawn = draw_later(
+        made, random, [own[place] for place in random], draws, again=lambda: shaped(logits, own_rows, own, answers)
+    )
     on_device = to_device(torch.tensor(own_rows), logits.device)
     told = logits.index_select(0, on_device)
     sums = told.to(torch.promote_types(told.dtype, torch.float32)).logsumexp(-1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from model_worker.engine.bookkeeping.scheduler import Row
+from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.transfer import Later, to_device, to_host

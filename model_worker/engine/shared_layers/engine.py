@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from model_worker.engine.bookkeeping.admission import check_held, check_idle, check_request
 from model_worker.engine.bookkeeping.cost_model import CostModel
-from model_worker.engine.bookkeeping.scheduler import Run
+from model_worker.engine.bookkeeping.runs import Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.commit import common_prefix
 from model_worker.engine.engine import Engine

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model_worker.engine.bookkeeping.scheduler import Row
+from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.forward.dispatch import use_attention
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.model import Model

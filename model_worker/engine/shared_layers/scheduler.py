@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from model_worker.engine.bookkeeping.scheduler import Run, Scheduler
+from model_worker.engine.bookkeeping.runs import Run
+from model_worker.engine.bookkeeping.scheduler import Scheduler
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.types import Limits
 
