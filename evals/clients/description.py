@@ -29,10 +29,12 @@ _KEPT = {
     for name, operation in (("read", "getChatCompletion"), ("forget", "deleteChatCompletion"))
 }
 # What docs/http.md says is refused by name.
-_REFUSED = frozenset(
-    "audio best_of function_call functions modalities prediction response_format suffix tool_call_id tool_calls"
-    " tool_choice tools web_search_options".split()
-)
+# fmt: off
+_REFUSED = frozenset([
+    "audio", "best_of", "function_call", "functions", "modalities", "prediction", "response_format", "suffix",
+    "tool_call_id", "tool_calls", "tool_choice", "tools", "web_search_options",
+])
+# fmt: on
 _REFUSED_KINDS = ("PartImage", "PartAudio", "PartFile", "PartRefusal", "ToolMessage", "FunctionMessage")
 # What the description leaves unsaid: bounds, and what goes only with something else (n with a temperature, logprobs of
 # which there are some only if asked for, options of streams).
@@ -100,7 +102,11 @@ def _operation(whole: dict[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = _without_prose(whole)
     made.pop("security", None)
     refused = {"description": "refused", "content": {"application/json": {"schema": {"$ref": _ERROR}}}}
-    made["responses"] = {"200": {"description": "answered"} | made["responses"]["200"], "4XX": refused}
+    answered = {"description": "answered"} | made["responses"]["200"]
+    if "requestBody" in made:
+        # It leaves out that completions stream, too, and describes the data of an event as if it were the event.
+        answered["content"]["text/event-stream"] = {}
+    made["responses"] = {"200": answered, "4XX": refused}
     return made
 
 
