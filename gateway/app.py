@@ -84,6 +84,8 @@ async def _refused(request: Request, error: Exception) -> Response:
         what, code = f"There is no {request.method} {request.url.path[:200]}.", "not_found"
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         what, code = f"{request.url.path[:200]} takes no {request.method}.", "method_not_allowed"
+    elif error.status_code == HTTPStatus.BAD_REQUEST:  # what json cannot read, such as a number of 5,000 digits
+        what, code = "The body is no JSON that can be read. Send an object.", "invalid_json"
     else:
         what, code = str(error.detail), "invalid_request"
     made = ApiError(error.status_code, what, code=code)

@@ -61,8 +61,8 @@ class ChatShape:
         return made | {"usage": usage_of(choices)}
 
     def partial(self, choice: Choice) -> dict[str, Any]:
-        """Makes what there is of an answer that has not ended: no reason why, no totals."""
-        told = self._message(choice) | {"finish_reason": None}
+        """Makes what there is of an answer that has not ended, without totals; OpenAI's description has no null reason."""
+        told = self._message(choice) | {"finish_reason": "length"}
         return self._frame(choice, "chat.completion") | {"choices": [told], "usage": usage_of([choice])}
 
     def _choice(self, choice: Choice) -> dict[str, Any]:

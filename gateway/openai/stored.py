@@ -40,8 +40,8 @@ async def list_completions(
     return {
         "object": "list",
         "data": found,
-        "first_id": shown[0] if shown else None,
-        "last_id": shown[-1] if shown else None,
+        "first_id": shown[0] if shown else "",  # a text in OpenAI's description, also of an empty page
+        "last_id": shown[-1] if shown else "",
         "has_more": len(ids) > limit,
     }
 

@@ -49,6 +49,14 @@ def test_values_that_cannot_be_sent_are_refused(plain: httpx2.Client, more: Any)
     assert "x-request-id" in response.headers
 
 
+@pytest.mark.parametrize("body", ['{"n": ' + "1" * 5000 + "}", "[" * 100_000], ids=["long number", "deep"])
+def test_json_that_python_cannot_read_is_refused_with_a_remedy(plain: httpx2.Client, body: str) -> None:
+    response = plain.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "invalid_json"
+    assert "Send an object" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "headers", [{"traceparent": "\u00e9"}, {"traceparent": "00-zz"}, {"tracestate": "a\tb"}, {"tracestate": "x" * 600}]
 )
