@@ -6,7 +6,6 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from rstitch.cli import render
 from rstitch.cli.access import ACCESS_OPTIONS
+from rstitch.cli.assignments import biases_of, template_args
 from rstitch.cli.common import Json, Router, command, err, out, print_json
 from rstitch.cli.policies import HELP, spec_of
 from rstitch.cli.trajectory import FullStrip, cancelled_text
@@ -57,7 +57,25 @@ def ask(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus; 0 is all tokens.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="The most probable only; 0 is all tokens.")] = 0,
+    min_p: Annotated[
+        float, typer.Option(help="Only tokens so many times as probable as the most probable one; 0 is all.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    logit_bias: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOKEN=BIAS", help="Added to a token's logit, in [-100, 100]; an id of the LLM; may be repeated."
+        ),
+    ] = None,
+    presence_penalty: Annotated[
+        float, typer.Option(help="Taken off the logits of tokens that the answer has, in [-2, 2].")
+    ] = 0.0,
+    frequency_penalty: Annotated[
+        float, typer.Option(help="Likewise, once for each time that the answer has the token, in [-2, 2].")
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Divides such logits where they are over 0, and multiplies them below; 0 is 1: none.")
+    ] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(help="At most so many.", show_default="the router's")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="String that ends the answer; may be repeated.")] = None,
     stop_token_id: Annotated[
@@ -108,6 +126,9 @@ def ask(
         question = sys.stdin.read()
     messages = [*([Message("system", system)] if system else []), Message("user", question)]
     spec = spec_of(policy, tau, tau_return)
+    biases = biases_of(logit_bias or ())
+    penalties = (presence_penalty, frequency_penalty, repetition_penalty)
+    sampling = Sampling(temperature, top_p, top_k, seed, min_p, biases, *penalties)
     wish: Any = on_disconnect  # whether it is one of the two is checked where it is sent
     with Client(router, timeout, credentials=access) as client:
         events = (
@@ -116,11 +137,11 @@ def ask(
             else client.generate(
                 question if raw else None,
                 chat=None if raw else messages,
-                chat_template_kwargs=_template_args(template_arg or ()),
+                chat_template_kwargs=template_args(template_arg or ()),
                 policy=spec.policy,
                 early_exit=spec.early_exit,
                 budget=spec.budget,
-                sampling=Sampling(temperature, top_p, top_k, seed),
+                sampling=sampling,
                 max_new_tokens=max_new_tokens,
                 stop=stop or (),
                 stop_token_ids=stop_token_id or (),
@@ -193,20 +214,6 @@ def _name_command(error: RstitchError, session_id: str, where: str) -> None:
         if found := re.search(pattern, remedy):
             remedy = remedy.replace(found[0], instead.format(named))
     error.remedy = remedy if named in remedy else f"{remedy} {named} goes on with it.".lstrip()
-
-
-def _template_args(words: Iterable[str]) -> dict[str, Any]:
-    """Reads NAME=VALUE; a value that is JSON is meant as such, and any other is a text."""
-    made: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise invalid("--template-arg", f"{word!r} has no name and value.", "Write NAME=VALUE.")
-        try:
-            made[name] = loads(value)
-        except ValueError:
-            made[name] = value
-    return made
 
 
 def _on_or_off(value: str | None) -> bool | None:

@@ -6,13 +6,17 @@ import json
 import shlex
 import signal
 import time
+from dataclasses import fields
 from pathlib import Path
 from xml.etree import ElementTree
 
 import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
+from typer.main import get_command
 
+from rstitch.cli.app import app
+from rstitch.client import Sampling
 from rstitch.errors import RstitchError
 from rstitch.v1 import common_pb2, router_pb2
 from tests.cli.conftest import Run
@@ -165,6 +169,8 @@ def test_every_flag_of_ask_arrives(run: Run, router: FakeRouter) -> None:
                  "--top-k", "5", "--seed", "3", "--max-new-tokens", "9", "--stop", "a", "--stop", "b",
                  "--session", "s1", "--system", "Be brief.", "--guard", "off",
                 "--stop-token-id", "7", "--stop-token-id", "8", "--template-arg", "enable_thinking=false",
+                "--min-p", "0.05", "--logit-bias", "17=-2.5", "--logit-bias", "4=100", "--presence-penalty", "0.5",
+                "--frequency-penalty", "-0.25", "--repetition-penalty", "1.5",
                 "--template-arg", "n=3", "--template-arg", "effort=low", "--template-arg", "empty=", input="How many?")
     # fmt: on
     assert result.exit_code == 0, result.stderr
@@ -172,12 +178,30 @@ def test_every_flag_of_ask_arrives(run: Run, router: FakeRouter) -> None:
     assert [(m.role, m.content) for m in question.chat.messages] == [("system", "Be brief."), ("user", "How many?")]
     assert (question.policy.threshold.tau, question.policy.threshold.tau_return) == (0.1, 0.05)
     s = question.sampling
-    assert (s.temperature, s.top_p, s.top_k, s.seed) == (0.7, 0.9, 5, 3)
+    assert (s.temperature, s.top_p, s.top_k, s.seed, s.min_p) == (0.7, 0.9, 5, 3, 0.05)
+    assert (s.presence_penalty, s.frequency_penalty, s.repetition_penalty) == (0.5, -0.25, 1.5)
+    assert dict(s.logit_bias) == {17: -2.5, 4: 100}
     assert (question.max_new_tokens, list(question.stop), question.session_id) == (9, ["a", "b"], "s1")
     assert question.guard == router_pb2.GUARD_OFF
     assert list(question.stop_token_ids) == [7, 8]
     kwargs = MessageToDict(question.chat.chat_template_kwargs)
     assert kwargs == {"enable_thinking": False, "n": 3, "effort": "low", "empty": ""}
+
+
+def test_ask_can_say_all_of_sampling() -> None:
+    """Each field that a client has is a flag of the same name."""
+    told = {option for parameter in get_command(app).commands["ask"].params for option in parameter.opts}  # type: ignore[attr-defined]
+    assert {f"--{field.name.replace('_', '-')}" for field in fields(Sampling)} <= told
+
+
+@pytest.mark.parametrize("word", ["17", "=2", "a=1", "17=b", "-1=2", "4294967296=1"])
+def test_a_bias_that_is_none_is_refused_by_its_flag(run: Run, router: FakeRouter, word: str) -> None:
+    result = run("ask", "What?", "--logit-bias", word)
+    assert result.exit_code == 2, result.stderr
+    assert "logit" in result.stderr
+    assert not router.questions
+    twice = run("ask", "What?", "--logit-bias", "17=1", "--logit-bias", "17=2")
+    assert "--logit-bias" in twice.stderr
 
 
 def test_an_answer_that_the_guard_took_says_why(run: Run, router: FakeRouter) -> None:

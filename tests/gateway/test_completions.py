@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
 import pytest
 
-from rstitch.client import Answer, Client, LlmOnly, Message, Sampling, SlmOnly, Speculative, Threshold
+from evals.tasks.tiny.domains import WORDS
+from rstitch.client import (
+    Answer,
+    Client,
+    Confidence,
+    Learned,
+    LlmOnly,
+    Message,
+    Random,
+    Sampling,
+    Signal,
+    SlmOnly,
+    Speculative,
+    Threshold,
+)
 from rstitch.client.specs import Spec, text_of
 from rstitch.limits import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY
 from rstitch.local.stack import LocalStack
@@ -15,6 +31,14 @@ from tests.support.gateways import QUESTION, chat, events_of
 
 QUESTIONS = (QUESTION, "Ida has 5 cards. And 6 more?")
 POLICIES = (Threshold(0.02), Threshold(0.2), LlmOnly(), SlmOnly(), Speculative(4))
+EVERY_POLICY = (
+    *POLICIES,
+    Threshold(0.1, 0.02, Signal.MARGIN),
+    Threshold(0.05, signal=Signal.ENTROPY_WINDOW, window=4),
+    Confidence(0.9),
+    Learned("tiny", 0.001),
+    Random(0.5, seed=3),
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,27 +53,55 @@ def asked(grpc: Client, question: str, policy: Any, temperature: float, seed: in
     return grpc.answer(chat=chat, policy=policy, sampling=sampling, max_new_tokens=40, guard=False)
 
 
+def check_words(http: httpx2.Client, grpc: Client, question: str, policy: Any, temperature: float, seed: int) -> Answer:
+    """A question by gRPC, by HTTP, and streamed by HTTP: each says the same."""
+    answer = asked(grpc, question, policy, temperature, seed)
+    own = {"policy": text_of(Spec(policy)), "guard": False}
+    body = chat(messages=[{"role": "user", "content": question}], temperature=temperature, seed=seed, rstitch=own)
+    body |= {"max_tokens": 40, "separate_reasoning": False}
+    whole = http.post("/v1/chat/completions", json=body).json()
+    (choice,) = whole["choices"]
+    assert choice["message"]["content"] == answer.text
+    assert choice["finish_reason"] == ("length" if answer.finished.reason == "length" else "stop")
+    usage = answer.finished.usage
+    assert whole["usage"]["completion_tokens"] == usage.num_tokens
+    assert whole["usage"]["prompt_tokens"] == usage.num_prompt_tokens
+    assert choice["rstitch"]["llm_tokens"] == usage.num_llm_tokens
+    streamed = events_of(http.post("/v1/chat/completions", json=body | {"stream": True}))
+    deltas = [event["choices"][0]["delta"] for event in streamed[:-1]]
+    assert "".join(delta.get("content", "") for delta in deltas) == answer.text
+    return answer
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: text_of(Spec(policy)))
 @pytest.mark.parametrize(("temperature", "seed"), [(0.0, 0), (1.0, 7)])
 def test_the_words_are_those_of_grpc(
     http: httpx2.Client, grpc: Client, policy: Any, temperature: float, seed: int
 ) -> None:
     for question in QUESTIONS:
-        answer = asked(grpc, question, policy, temperature, seed)
-        own = {"policy": text_of(Spec(policy)), "guard": False}
-        body = chat(messages=[{"role": "user", "content": question}], temperature=temperature, seed=seed, rstitch=own)
-        body |= {"max_tokens": 40, "separate_reasoning": False}
-        whole = http.post("/v1/chat/completions", json=body).json()
-        (choice,) = whole["choices"]
-        assert choice["message"]["content"] == answer.text
-        assert choice["finish_reason"] == ("length" if answer.finished.reason == "length" else "stop")
-        usage = answer.finished.usage
-        assert whole["usage"]["completion_tokens"] == usage.num_tokens
-        assert whole["usage"]["prompt_tokens"] == usage.num_prompt_tokens
-        assert choice["rstitch"]["llm_tokens"] == usage.num_llm_tokens
-        streamed = events_of(http.post("/v1/chat/completions", json=body | {"stream": True}))
-        deltas = [event["choices"][0]["delta"] for event in streamed[:-1]]
-        assert "".join(delta.get("content", "") for delta in deltas) == answer.text
+        check_words(http, grpc, question, policy, temperature, seed)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_the_words_of_many_questions_are_those_of_grpc(http: httpx2.Client, grpc: Client) -> None:
+    """Fifty questions under every policy, greedy and by two seeds, four of them at a time."""
+    questions = [problem.question for problem in WORDS.generator.problems("dev", 50)]
+    asks = list(itertools.product(questions, EVERY_POLICY, [(0.0, 0), (1.0, 7), (0.7, 8)]))
+
+    def check(ask: Any) -> Answer:
+        question, policy, (temperature, seed) = ask
+        return check_words(http, grpc, question, policy, temperature, seed)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = [*pool.map(check, asks)]
+    assert len(answers) == 50 * len(EVERY_POLICY) * 3
+    for policy in EVERY_POLICY:
+        own = [answer for answer, (_, of, _) in zip(answers, asks, strict=True) if of == policy]
+        # Forty tokens of it, at least one text for each question: the pair is too sure for every seed to have its own.
+        assert len({answer.text for answer in own}) >= 50, policy
+        by_llm = sum(answer.finished.usage.num_llm_tokens for answer in own)
+        assert (by_llm == 0) == isinstance(policy, SlmOnly), policy
 
 
 def test_a_stream_has_its_parts_in_order(http: httpx2.Client) -> None:
