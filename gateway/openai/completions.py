@@ -61,7 +61,8 @@ class ChatShape:
         return made | {"usage": usage_of(choices)}
 
     def partial(self, choice: Choice) -> dict[str, Any]:
-        """Makes what there is of an answer that has not ended, without totals; OpenAI's description has no null reason."""
+        """Makes what there is of an answer that has not ended, without totals."""
+        # A stored completion of OpenAI's has a reason; which state it is in is told beside it.
         told = self._message(choice) | {"finish_reason": "length"}
         return self._frame(choice, "chat.completion") | {"choices": [told], "usage": usage_of([choice])}
 

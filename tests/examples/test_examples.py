@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from evals.clients.examples import EXAMPLES, Bench, Example, markdown
 from evals.clients.outcomes import State
 from rstitch.local.stack import LocalStack
-from tests.support.gateways import started
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with started(tiny_stack.router_address, tmp_path_factory.mktemp("gateway")) as client:
-        yield Bench(str(client.base_url).rstrip("/"), tiny_stack.router_address)
+def bench(tiny_stack: LocalStack, http: httpx2.Client) -> Bench:
+    return Bench(str(http.base_url).rstrip("/"), tiny_stack.router_address)
 
 
 def named(*needs: str) -> list[object]:
