@@ -63,6 +63,9 @@ def ask(
     stop_token_id: Annotated[
         list[int] | None, typer.Option(help="Token that ends the answer, an id of the LLM; may be repeated.")
     ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="File with a JSON schema: the answer is JSON that it allows.")
+    ] = None,
     guard: Annotated[
         str | None,
         typer.Option(help="on | off: may the LLM write alone while routing loses?", show_default="the router's"),
@@ -124,6 +127,7 @@ def ask(
                 max_new_tokens=max_new_tokens,
                 stop=stop or (),
                 stop_token_ids=stop_token_id or (),
+                json_schema=_schema(json_schema),
                 guard=_on_or_off(guard),
                 session_id=session,
                 cache_salt=cache_salt,
@@ -207,6 +211,13 @@ def _template_args(words: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             made[name] = value
     return made
+
+
+def _schema(file: Path | None) -> str:
+    try:
+        return file.read_text() if file is not None else ""
+    except (OSError, ValueError) as error:
+        raise invalid("--json-schema", f"{file} cannot be read: {error}.", "Name a file with a JSON schema.") from error
 
 
 def _on_or_off(value: str | None) -> bool | None:

@@ -12,10 +12,14 @@ import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
 
+from evals.algorithm.reference import Proposal
+from evals.algorithm.uncached_model import UncachedModel
 from model_worker.engine.forward.inversion import draw
 from model_worker.engine.forward.sampling import uniform
 from model_worker.engine.types import GREEDY, Sampling
 from rstitch.service.json_schemas import grammar_of
+from tests.support.served import Pair
+from tests.support.shaped import choose
 
 # Bounded throughout, so that a random model comes to an end.
 PERSON = {
@@ -75,3 +79,26 @@ def hold(
         if tokens[-1] == stop:
             return Held(tokens, entropies, True)
     return Held(tokens, entropies)
+
+
+class Bound(UncachedModel):
+    """A model that writes an answer from `start` on that a schema allows, chosen as `sampling` says."""
+
+    def __init__(self, pair: Pair, role: str, start: int, schema: Any, sampling: Any) -> None:
+        super().__init__(pair.model(role), pair.vocab_size)
+        self._own, self._size, self._start, self._sampling = pair.model(role), pair.vocab_size, start, sampling
+        file = ((pair.slm_folder if role == "slm" else pair.llm_folder) / "tokenizer.json").read_text()
+        self._vocabulary = LLTokenizer(file, n_vocab=pair.vocab_size, eos_token=pair.stop_token)
+        self._grammar = grammar_of(json.dumps(schema), "schema")
+
+    @torch.inference_mode()
+    def next(self, tokens: Sequence[int]) -> Proposal:
+        matcher = LLMatcher(self._vocabulary, self._grammar)
+        assert matcher.consume_tokens(list(tokens[self._start :]))
+        bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        logits = self._own(torch.tensor([list(tokens)]), use_cache=False).logits[0, -1, : self._size]
+        logits[torch.from_numpy(bits[: self._size] == 0)] = -math.inf
+        token = choose(logits.tolist(), tokens[self._start :], len(tokens), self._sampling)
+        log_p = logits.log_softmax(-1)
+        entropy = float(torch.special.entr(log_p.exp()).sum()) / math.log(self._size)
+        return super().next(tokens)._replace(token=token, entropy=entropy)
