@@ -52,6 +52,9 @@ _PARAMS = (
     ("early_exit", "rstitch.early_exit"),
     ("budget", "rstitch.budget"),
     ("session_id", "rstitch.session_id"),
+    ("json_schema", "response_format"),
+    ("grammar.json_schema", "response_format"),
+    ("grammar", "response_format"),
     ("sampling.", ""),
 )
 _TEXTS = ("chat", "text", "tokens.ids", "tokens", "input")

@@ -27,10 +27,11 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.shared_layers.engine import SharedEngine
+from model_worker.grammars import Grammars
 from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
 from model_worker.role import Role
-from model_worker.service import WorkerService
+from model_worker.service import Card, WorkerService
 from model_worker.settings import WorkerSettings
 from model_worker.spare_cores import SpareCores
 from model_worker.tokenizer import TokenizerFiles, load_tokenizer
@@ -113,6 +114,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
         special_tokens=tokenizer.special_tokens,
         early_exit=worker_pb2.ExitStyle(**asdict(tokenizer.early_exit)),
     )
+    grammars = Grammars(tokenizer.data, engine.limits.vocab_size, loaded.stop_tokens)
     servers: list[Server] = []
 
     async def serve(name: str, address: str, info: worker_pb2.GetInfoResponse) -> int:
@@ -121,7 +123,7 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
             address, service_names=[_SERVICE], telemetry=telemetry, access=access, tls=tls, refused_calls=refused
         )
         heads, shallow = HeadTable(info.hidden_size, info.tokenizer_fingerprint), info.role != role.model
-        service = WorkerService(driver, info, files, heads, telemetry.tracer, measured, shallow)
+        service = WorkerService(driver, Card(info, files), heads, grammars, telemetry.tracer, measured, shallow)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
         servers.append(server)
         return await server.start()
@@ -189,6 +191,7 @@ def _info(
         instance_id=uuid.uuid4().hex,
         version=__version__,
         head_terms=True,
+        grammars=True,
         step_costs=messages.step_costs(engine.costs),
         batch_invariant=engine.limits.batch_invariant,
         path=engine.path,

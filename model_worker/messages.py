@@ -17,6 +17,7 @@ from model_worker.engine.counters import Capacity, Counters
 from model_worker.engine.engine import Engine
 from model_worker.engine.observing import Observe, Observed
 from model_worker.engine.types import Alternatives, ForkRequest, Proposal, Returns, RunFinished, RunRequest, Timing
+from model_worker.grammars import AskedGrammar
 from model_worker.handoffs import handoff_of
 from model_worker.heads import HeadTable
 from model_worker.samplings import sampling_of
@@ -26,6 +27,7 @@ from rstitch.service.failures import internal
 from rstitch.v1 import common_pb2, worker_pb2
 
 MAX_SESSION_ID_LENGTH = 256  # a router puts the tenant before its client's, which has at most 128
+_MAX_MARK_CHARS = 64  # of what begins or ends the thinking
 _RETRY_AFTER_S = 0.05
 _COUNTERS, _PROPOSAL, _STEP_COST, _TIMING = (
     tuple(name for name, field in message.DESCRIPTOR.fields_by_name.items() if field.message_type is None)
@@ -43,6 +45,7 @@ _CODES = {
     errors.SessionClosed: grpc.StatusCode.ABORTED,
     errors.NoCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ForwardFailed: grpc.StatusCode.INTERNAL,
+    errors.GrammarStuck: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 
@@ -87,6 +90,25 @@ def decode_request(message: worker_pb2.DecodeRequest, vocab_size: int, heads: He
         background=message.priority == worker_pb2.PRIORITY_BACKGROUND,
         top_logprobs=message.top_logprobs,
         draft=message.draft,
+    )
+
+
+def asked_grammar(message: worker_pb2.DecodeRequest) -> AskedGrammar | None:
+    """Reads what a run's answer must be, None if anything. Raises RstitchError INVALID_ARGUMENT, naming the field."""
+    if not message.HasField("grammar") or not message.max_tokens:
+        return None
+    asked = message.grammar
+    for name in ("thinking_begin", "thinking_end"):
+        if (length := len(getattr(asked, name))) > _MAX_MARK_CHARS:
+            told = f"it has {length} characters."
+            raise invalid(f"grammar.{name}", told, f"Send at most {_MAX_MARK_CHARS}.")
+    return AskedGrammar(
+        asked.json_schema,
+        asked.start,
+        asked.thinking_end,
+        asked.thinking_begin,
+        frozenset(message.stop_tokens),
+        frozenset(message.masked_tokens),
     )
 
 

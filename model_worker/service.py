@@ -18,6 +18,7 @@ from model_worker import messages
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import EngineError, ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
+from model_worker.grammars import Grammars
 from model_worker.handoffs import consultation, num_to_report
 from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
@@ -62,21 +63,29 @@ class _Stream:
         self.pieces.put_nowait((ticket, piece))
 
 
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a worker says of its model, once and for all."""
+
+    info: worker_pb2.GetInfoResponse  # the reply to GetInfo, without capacity and counters
+    tokenizer: worker_pb2.GetTokenizerResponse  # the reply to GetTokenizer in one piece
+
+
 @dataclass(frozen=True, eq=False)
 class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     """The contract of worker.proto over an engine."""
 
     _driver: EngineDriver
-    _info: worker_pb2.GetInfoResponse  # the reply to GetInfo, without capacity and counters
-    _tokenizer: worker_pb2.GetTokenizerResponse  # the reply to GetTokenizer in one piece
+    _card: Card
     _heads: HeadTable
+    _grammars: Grammars
     _tracer: trace.Tracer
     _metrics: WorkerMetrics
     _shallow: bool  # serves the SLM of a model with shared layers
 
     async def Step(self, request: worker_pb2.StepRequest, context: Any) -> worker_pb2.StepResponse:
         """Appends tokens and returns the distribution after them."""
-        run = self._of_role(messages.step_request(request, self._info.vocab_size))
+        run = self._of_role(messages.step_request(request, self._card.info.vocab_size))
         done: asyncio.Future[Piece] = asyncio.get_running_loop().create_future()
         ticket = self._driver.submit(run, lambda _, piece: None if done.done() else done.set_result(piece))
         try:
@@ -110,7 +119,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.ObserveRequest, context: Any
     ) -> AsyncIterator[worker_pb2.ObserveResponse]:
         """Tells what the model would have written along given tokens, several steps in a message."""
-        run = messages.observe_request(request, self._info.vocab_size, self._info.context_length)
+        run = messages.observe_request(request, self._card.info.vocab_size, self._card.info.context_length)
         response = worker_pb2.ObserveResponse()
         with ObserveSpan(self._tracer, run, self._metrics) as span:
             try:
@@ -140,6 +149,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.CloseSessionRequest, context: Any
     ) -> worker_pb2.CloseSessionResponse:
         """Forgets a session and frees its pages; a run of it that is going on fails."""
+        self._grammars.forget(request.session_id)
         return worker_pb2.CloseSessionResponse(held=await self._driver.close_session(request.session_id))
 
     async def PutHead(self, request: worker_pb2.PutHeadRequest, context: Any) -> worker_pb2.PutHeadResponse:
@@ -149,7 +159,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     async def GetInfo(self, request: worker_pb2.GetInfoRequest, context: Any) -> worker_pb2.GetInfoResponse:
         """Tells the model, and the engine's room and counters at this moment."""
         response = worker_pb2.GetInfoResponse()
-        response.CopyFrom(self._info)
+        response.CopyFrom(self._card.info)
         capacity, counters = await self._driver.ask(messages.state_of)
         response.capacity.CopyFrom(messages.capacity(capacity))
         response.counters.CopyFrom(messages.counters(counters))
@@ -159,13 +169,13 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.GetTokenizerRequest, context: Any
     ) -> AsyncIterator[worker_pb2.GetTokenizerResponse]:
         # The file goes in parts; all else is in the first.
-        data = self._tokenizer.data
+        data = self._card.tokenizer.data
         yield worker_pb2.GetTokenizerResponse(
             data=data[:_TOKENIZER_CHUNK_BYTES],
-            chat_template=self._tokenizer.chat_template,
-            special_tokens=dict(self._tokenizer.special_tokens),
-            early_exit=self._tokenizer.early_exit,
-            named_templates=dict(self._tokenizer.named_templates),
+            chat_template=self._card.tokenizer.chat_template,
+            special_tokens=dict(self._card.tokenizer.special_tokens),
+            early_exit=self._card.tokenizer.early_exit,
+            named_templates=dict(self._card.tokenizer.named_templates),
         )
         for start in range(_TOKENIZER_CHUNK_BYTES, len(data), _TOKENIZER_CHUNK_BYTES):
             yield worker_pb2.GetTokenizerResponse(data=data[start : start + _TOKENIZER_CHUNK_BYTES])
@@ -174,7 +184,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Submits the runs of a stream as they come; each supersedes the one before."""
         try:
             async for message in requests:
-                run = self._of_role(messages.decode_request(message, self._info.vocab_size, self._heads))
+                run = self._of_role(messages.decode_request(message, self._card.info.vocab_size, self._heads))
+                if (asked := messages.asked_grammar(message)) is not None:
+                    run = replace(run, grammar=await self._grammars.of(run.session_id, asked))
                 if stream.session_id not in ("", run.session_id):
                     told = f"this stream serves session {stream.session_id}, not {run.session_id}."
                     raise invalid("session_id", told, "Open one stream per session.")

@@ -29,6 +29,9 @@ MAX_PENALTY = 2.0
 # Beyond these, logits of any model could leave what a float holds, and what is masked be written.
 MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
 
+# Most bytes of a JSON schema that an answer is held to.
+MAX_SCHEMA_BYTES = 65536
+
 ROUTER_PORT = 50050
 ROUTER_ADDRESS = f"127.0.0.1:{ROUTER_PORT}"
 GATEWAY_PORT = 8000

@@ -56,7 +56,7 @@ class SleepingRunner(Runner):
         def read() -> Outcome:
             time.sleep(max(0.0, until - time.perf_counter()))
             nothing = torch.empty(0)
-            return Outcome(Choices([7] * num, [0.5] * num, [-1.0] * num), nothing, nothing, range(num), {}, {})
+            return Outcome(Choices([7] * num, [0.5] * num, [-1.0] * num), nothing, nothing, range(num), {}, {}, {})
 
         return Launched(read, None, None)
 

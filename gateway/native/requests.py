@@ -5,6 +5,7 @@ Types and bounds that the wire has are checked here, all else is the router's to
 
 from __future__ import annotations
 
+from json import dumps
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -73,6 +74,7 @@ class GenerateBody(_Body):
     max_new_tokens: Uint32 = Field(default=0, description="0: the router's.")
     stop: Texts = Field(default=[])
     stop_token_ids: Ids = Field(default=[])
+    json_schema: dict[str, Any] | None = Field(default=None, description="The answer is JSON that it allows.")
     session_id: Name = Field(default="", description="Continues a conversation, or names a new one.")
     only_if_new: bool = Field(default=False, description="The session must not exist.")
     guard: bool | None = Field(default=None, description="May the LLM write alone? Unset: the router's.")
@@ -103,6 +105,7 @@ class GenerateBody(_Body):
             "max_new_tokens": self.max_new_tokens,
             "stop": self.stop,
             "stop_token_ids": self.stop_token_ids,
+            "json_schema": dumps(self.json_schema) if self.json_schema is not None else "",
             "session_id": self.session_id,
             "only_if_new": self.only_if_new,
             "guard": self.guard,

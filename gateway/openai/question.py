@@ -12,6 +12,7 @@ from starlette.requests import Request as HTTPRequest
 
 from gateway.errors import ApiError, bad
 from gateway.names import spec_of
+from gateway.openai.formats import schema_of
 from gateway.openai.messages import chat_of
 from gateway.openai.requests import ChatRequest, CompletionRequest, Request, RstitchOptions
 from rstitch.client import Budget, EarlyExit, Profile, Sampling, Threshold
@@ -34,6 +35,8 @@ def chat_questions(request: ChatRequest, headers: Mapping[str, str], served: Seq
         question["chat_template_kwargs"] = request.chat_template_kwargs
     if request.documents:
         question["documents"] = request.documents
+    if (schema := schema_of(request.response_format)) is not None:
+        question["json_schema"] = schema
     limit = request.max_completion_tokens or request.max_tokens
     return _questions(request, question, limit, headers, served)
 
@@ -185,8 +188,6 @@ def _refuse_of_chat(request: ChatRequest) -> None:
     ):
         if choice not in (None, "none", "auto") and not things:
             raise _refuse(name, "there is nothing to be called.")
-    if request.response_format and request.response_format.get("type") != "text":
-        raise _refuse("response_format", "only text can be answered.")
     if request.modalities and set(request.modalities) != {"text"}:
         raise _refuse("modalities", "only text can be answered.")
     for name in ("audio", "web_search_options"):

@@ -168,6 +168,9 @@ class Committer:
         token, entropy, logprob = choices.tokens[index], choices.entropies[index], choices.logprobs[index]
         if math.isnan(entropy):  # no bound holds for it: the token would be kept as if the model were sure
             return self._fail_poisoned(run)
+        if (stuck := outcome.stuck.get(index)) is not None:
+            self._scheduler.remove(run)
+            return [RunFailed(run.run_id, stuck)]
         if request.returns is not None:
             return [self.finish(run, FinishReason.STEP, _proposal(run, outcome, index, request.returns))]
         handoff, meter = request.handoff, run.meter

@@ -78,5 +78,11 @@ class ForwardFailed(EngineError):
     reason = "FORWARD_FAILED"
 
 
+class GrammarStuck(EngineError):
+    """No token of the model's continues the answer, or finding that out takes more work than it may."""
+
+    reason = "GRAMMAR_STUCK"
+
+
 class UnsupportedModel(Exception):
     """The model needs something that the engine does not do exactly; it is refused at start."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol, TypeAlias
 
+from model_worker.engine.grammar import Grammar
 from model_worker.engine.observing import Observe, Observed
 
 
@@ -135,6 +136,7 @@ class RunRequest:
     cache_salt: str | None = ""
     masked_tokens: tuple[int, ...] = ()
     top_logprobs: int = 0  # how many alternatives come with each token; 0: none are looked for
+    grammar: Grammar | None = None  # what the answer must be; None: anything
 
     @property
     def wants_token(self) -> bool:

@@ -29,7 +29,7 @@ from router_svc.trajectory.types import Chunk, Model
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.pair import WorkerPair
-from router_svc.workers.runs import SessionKey
+from router_svc.workers.runs import Grammar, SessionKey
 from router_svc.workers.session import BackgroundWork, Manner, WorkerSession
 from rstitch.service.head import Head
 
@@ -143,6 +143,9 @@ class Assembly:
             penalized_from=view.start if sampling.penalizes else 0,
             top_logprobs=prepared.settings.top_logprobs or 0,
             stop_tokens=frozenset() if is_own else stops,
+            grammar=Grammar(own.json_schema, view.start, own.thinking_end, own.thinking_begin)
+            if (own := prepared.settings).json_schema
+            else None,
         )
 
     def _head_asked_here(self, prepared: Prepared) -> Head | None:

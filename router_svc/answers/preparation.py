@@ -17,6 +17,7 @@ from router_svc.answers.apart import Apart
 from router_svc.answers.plain import check_plain
 from router_svc.answers.prompts import Prompt, budget_for, check_size, make_prompt
 from router_svc.answers.request import Question, Tokens
+from router_svc.answers.schemas import check_pair, thinking_marks
 from router_svc.decoding.early_exit import ExitRules, settle
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.early_exit import EarlyExit, ExitStyle
@@ -34,6 +35,7 @@ from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_CONSULTATION_BYTES
 from rstitch.service.head_features import LOOKING_BACK, num_numbers
+from rstitch.service.json_schemas import grammar_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class Preparation:
         def make() -> Prompt:
             if self.settings.special_tokens_in_text == "refuse":
                 check_plain(question.input, vocabularies)
+            if question.json_schema:
+                grammar_of(question.json_schema, "json_schema")  # the workers make their own: here it is refused early
             return make_prompt(question.input, vocabularies, before, most, each_its_own=own)
 
         return await self.apart.make(make, question.num_bytes)
@@ -112,6 +116,11 @@ class Preparation:
         vocabularies.check_ids("stop_token_ids", question.stop_token_ids)
         check_policy(question.policy, vocabularies)
         check_bias(question.sampling, vocabularies)
+        marks = ("", "")
+        if question.json_schema:
+            check_pair(vocabularies, map(self.pair.info, Model))
+            default_end = self.settings.early_exit_thinking_end
+            marks = thinking_marks(vocabularies.tokenizer(Model.LLM), prompt.tokens, default_end)
         rules = await self._exit_rules(question.early_exit, vocabularies)
         wanted, default = question.max_new_tokens, self.settings.max_new_tokens
         context_lengths = self.pair.context_lengths()
@@ -131,6 +140,9 @@ class Preparation:
             keep_consultations=_num_kept(question.keep_consultations, head),
             top_logprobs=question.top_logprobs,
             stops_unread=self._stops_unread(question),
+            json_schema=question.json_schema,
+            thinking_begin=marks[0],
+            thinking_end=marks[1],
             vocabularies=vocabularies.key,
         )
         return Prepared(settings, vocabularies, context_lengths, head, rules)

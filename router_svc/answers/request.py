@@ -56,6 +56,7 @@ class Question:
     keep_consultations: int = 0  # so many of the head's are kept with the trajectory, the first ones
     top_logprobs: int | None = None  # details of tokens are wanted, with so many alternatives each; None: no details
     stops_unread: bool | None = None  # whether it ends as soon as its last reader has left; None: the router's setting
+    json_schema: str = ""  # what the answer must be; "": anything
     num_bytes: int = 0  # about how long the input is
     only_if_new: bool = False  # the session must not exist
 

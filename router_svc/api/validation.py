@@ -54,6 +54,7 @@ _WITHOUT_PRESENCE = (
     "keep_consultations",
     "on_disconnect",
     "only_if_new",
+    "json_schema",
 )
 
 
@@ -87,7 +88,8 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float, tena
         keep_consultations=num,
         top_logprobs=_parse_details(request.details) if request.HasField("details") else None,
         stops_unread=_parse_on_disconnect(request.on_disconnect),
-        num_bytes=_size(request),
+        num_bytes=_size(request) + len(request.json_schema),
+        json_schema=_parse_schema(request),
         only_if_new=request.only_if_new and bool(request.session_id),  # one of the router's is new
     )
 
@@ -192,6 +194,15 @@ def _parse_input(request: router_pb2.GenerateRequest) -> Text | Chat | Tokens:
             require(request.tokens.ids, "tokens.ids", "the prompt is empty.", "Send at least one token id.")
             return Tokens(tokens_of(request.tokens.ids))
     raise invalid("input", "there is no input.", "Send text, chat or tokens; or resume_from to go on with an answer.")
+
+
+def _parse_schema(request: router_pb2.GenerateRequest) -> str:
+    """The schema, which is read later. Raises RstitchError for what would end an answer before that is complete."""
+    schema: str = request.json_schema
+    for name in ("stop", "stop_token_ids", "early_exit") if schema else ():
+        given = request.HasField(name) if name == "early_exit" else getattr(request, name)
+        require(not given, name, "an answer by json_schema ends where that is complete.", f"Leave out {name}.")
+    return schema
 
 
 def _size(request: router_pb2.GenerateRequest) -> int:

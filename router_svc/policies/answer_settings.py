@@ -36,6 +36,9 @@ class AnswerSettings:
     keep_consultations: int = 0  # so many of the head's are kept with the trajectory, the first ones
     top_logprobs: int | None = None  # details of tokens are kept, with so many alternatives each; None: no details
     stops_unread: bool = False  # whether it is interrupted as soon as its last reader has left
+    json_schema: str = ""  # what the answer must be; "": anything
+    thinking_end: str = ""  # behind this text the schema binds, if the answer thinks; "": it does not think
+    thinking_begin: str = ""  # with which it may begin to think; "": it thinks at once, if there is an end of it
     vocabularies: str = ""  # key of those that the session is kept in; "" as an older router wrote it
 
     @property

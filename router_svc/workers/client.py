@@ -145,6 +145,7 @@ class WorkerClient:
             stop_tokens=frozenset(message.stop_tokens),
             hidden_size=message.hidden_size,
             head_terms=message.head_terms,
+            grammars=message.grammars,
             **{name: getattr(message, name) for name in _INFO_FIELDS},
         )
 
@@ -261,6 +262,7 @@ def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:
         cache_salt=run.cache_salt,
         masked_tokens=run.masked_tokens,
         top_logprobs=run.top_logprobs,
+        grammar=worker_pb2.Grammar(**asdict(run.grammar)) if run.grammar is not None else None,
     )
 
 

@@ -48,6 +48,17 @@ class WorkerInfo:
     instance_id: str
     hidden_size: int = 0
     head_terms: bool = False  # whether it asks heads on the terms of a run; one that is older would ignore them
+    grammars: bool = False  # whether it holds runs to grammars; likewise
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must be, as in the contract."""
+
+    json_schema: str
+    start: int  # the position on the worker where the answer begins
+    thinking_end: str = ""
+    thinking_begin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +88,7 @@ class Run(RunSpec):
     cache_salt: str = ""  # the worker takes over what it has computed under this one only
     background: bool = False  # decodes only in rows that the worker has to spare
     top_logprobs: int = 0  # how many alternatives are to come with each token
+    grammar: Grammar | None = None  # what the answer must be
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from router_svc.trajectory.types import Sampling
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.client import DecodeStream, WorkerClient
 from router_svc.workers.run_ahead import RunAheadGate, RunAheadSlot
-from router_svc.workers.runs import PendingRun, Reply, Run, RunFinish, RunSpec, SessionKey
+from router_svc.workers.runs import Grammar, PendingRun, Reply, Run, RunFinish, RunSpec, SessionKey
 from router_svc.workers.translating import in_answer_ids
 from rstitch.errors import RstitchError
 
@@ -48,6 +48,7 @@ class Manner:
     penalized_from: int = 0  # the position on the worker where the answer begins, if its tokens count
     top_logprobs: int = 0  # how many alternatives are to come with each token that may be kept
     stop_tokens: frozenset[int] = frozenset()  # of the answer, where a run names none; none: the model's own
+    grammar: Grammar | None = None  # what the answer must be
 
 
 class WorkerSession:
@@ -265,6 +266,7 @@ class WorkerSession:
             masked_tokens=manner.masked_tokens if decodes else (),
             top_logprobs=manner.top_logprobs if decodes and not spec.is_draft else 0,
             stop_tokens=stops if self._view.is_shared else self._view.own_ends(stops),
+            grammar=manner.grammar if decodes else None,
             draft=to_own(spec.draft),
             prompt=to_own(spec.prompt),
             **{name: getattr(spec, name) for name in _SPEC_FIELDS},

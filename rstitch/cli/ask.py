@@ -81,6 +81,9 @@ def ask(
     stop_token_id: Annotated[
         list[int] | None, typer.Option(help="Token that ends the answer, an id of the LLM; may be repeated.")
     ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="File with a JSON schema: the answer is JSON that it allows.")
+    ] = None,
     guard: Annotated[
         str | None,
         typer.Option(help="on | off: may the LLM write alone while routing loses?", show_default="the router's"),
@@ -145,6 +148,7 @@ def ask(
                 max_new_tokens=max_new_tokens,
                 stop=stop or (),
                 stop_token_ids=stop_token_id or (),
+                json_schema=_schema(json_schema),
                 guard=_on_or_off(guard),
                 session_id=session,
                 cache_salt=cache_salt,
@@ -214,6 +218,13 @@ def _name_command(error: RstitchError, session_id: str, where: str) -> None:
         if found := re.search(pattern, remedy):
             remedy = remedy.replace(found[0], instead.format(named))
     error.remedy = remedy if named in remedy else f"{remedy} {named} goes on with it.".lstrip()
+
+
+def _schema(file: Path | None) -> str:
+    try:
+        return file.read_text() if file is not None else ""
+    except (OSError, ValueError) as error:
+        raise invalid("--json-schema", f"{file} cannot be read: {error}.", "Name a file with a JSON schema.") from error
 
 
 def _on_or_off(value: str | None) -> bool | None:

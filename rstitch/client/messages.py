@@ -35,6 +35,7 @@ def generate_request(
     max_new_tokens: int = 0,
     stop: Sequence[str] = (),
     stop_token_ids: Sequence[int] = (),
+    json_schema: str = "",
     guard: bool | None = None,
     session_id: str = "",
     only_if_new: bool = False,
@@ -86,6 +87,8 @@ def generate_request(
         request.max_new_tokens = max_new_tokens
     with _naming("keep_consultations"):
         request.keep_consultations = keep_consultations
+    with _naming("json_schema"):
+        request.json_schema = json_schema
     with _naming("stop"):
         request.stop.extend(stop)
     with _naming("stop_token_ids"):

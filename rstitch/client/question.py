@@ -74,6 +74,7 @@ class Question(TemplateArguments, total=False):
     max_new_tokens: int
     stop: Sequence[str]
     stop_token_ids: Sequence[int]  # of the LLM; end the answer as the models' own stop tokens do
+    json_schema: str  # a JSON schema that the answer is held to; "": none
     guard: bool | None  # may the LLM write alone where routing is slower?
     keep_consultations: int  # keeps so many of the head's consultations with the trajectory; 0: none
     details: Details | None  # what is told of each token; None: nothing beside its entropy

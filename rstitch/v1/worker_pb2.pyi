@@ -147,7 +147,7 @@ class HeadTerms(_message.Message):
     def __init__(self, position: _Optional[int] = ..., explore_seed: _Optional[int] = ..., price: _Optional[float] = ..., report: bool = ..., recent_entropies: _Optional[_Iterable[float]] = ..., segment_length: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., llm_tokens_left: _Optional[int] = ..., max_reported: _Optional[int] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft", "cache_salt", "masked_tokens", "top_logprobs")
+    __slots__ = ("session_id", "position", "tokens", "sampling", "max_tokens", "stop_tokens", "handoff", "prefix_checksum", "traceparent", "priority", "draft", "cache_salt", "masked_tokens", "top_logprobs", "grammar")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +162,7 @@ class DecodeRequest(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     MASKED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -176,7 +177,20 @@ class DecodeRequest(_message.Message):
     cache_salt: str
     masked_tokens: _containers.RepeatedScalarFieldContainer[int]
     top_logprobs: int
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., draft: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ..., masked_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[int] = ...) -> None: ...
+    grammar: Grammar
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., prefix_checksum: _Optional[int] = ..., traceparent: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., draft: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ..., masked_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[int] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ...) -> None: ...
+
+class Grammar(_message.Message):
+    __slots__ = ("json_schema", "start", "thinking_end", "thinking_begin")
+    JSON_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    THINKING_END_FIELD_NUMBER: _ClassVar[int]
+    THINKING_BEGIN_FIELD_NUMBER: _ClassVar[int]
+    json_schema: str
+    start: int
+    thinking_end: str
+    thinking_begin: str
+    def __init__(self, json_schema: _Optional[str] = ..., start: _Optional[int] = ..., thinking_end: _Optional[str] = ..., thinking_begin: _Optional[str] = ...) -> None: ...
 
 class Alternatives(_message.Message):
     __slots__ = ("tokens", "logprobs")
@@ -299,7 +313,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("role", "model", "tokenizer_fingerprint", "vocab_size", "stop_tokens", "context_length", "hidden_size", "dtype", "device", "capacity", "architecture", "num_parameters", "instance_id", "version", "step_costs", "counters", "path", "batch_invariant", "head_terms")
+    __slots__ = ("role", "model", "tokenizer_fingerprint", "vocab_size", "stop_tokens", "context_length", "hidden_size", "dtype", "device", "capacity", "architecture", "num_parameters", "instance_id", "version", "step_costs", "counters", "path", "batch_invariant", "head_terms", "grammars")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -319,6 +333,7 @@ class GetInfoResponse(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     BATCH_INVARIANT_FIELD_NUMBER: _ClassVar[int]
     HEAD_TERMS_FIELD_NUMBER: _ClassVar[int]
+    GRAMMARS_FIELD_NUMBER: _ClassVar[int]
     role: _common_pb2.Model
     model: str
     tokenizer_fingerprint: str
@@ -338,7 +353,8 @@ class GetInfoResponse(_message.Message):
     path: str
     batch_invariant: bool
     head_terms: bool
-    def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., model: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., context_length: _Optional[int] = ..., hidden_size: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., architecture: _Optional[str] = ..., num_parameters: _Optional[int] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ..., step_costs: _Optional[_Iterable[_Union[StepCost, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., path: _Optional[str] = ..., batch_invariant: bool = ..., head_terms: bool = ...) -> None: ...
+    grammars: bool
+    def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., model: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., context_length: _Optional[int] = ..., hidden_size: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., architecture: _Optional[str] = ..., num_parameters: _Optional[int] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ..., step_costs: _Optional[_Iterable[_Union[StepCost, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., path: _Optional[str] = ..., batch_invariant: bool = ..., head_terms: bool = ..., grammars: bool = ...) -> None: ...
 
 class StepCost(_message.Message):
     __slots__ = ("num_rows", "num_tokens_per_row", "step_us")

@@ -37,6 +37,12 @@ def check_request(request: RunRequest, limits: Limits) -> None:
             field="sampling.position_offset",
             remedy=f"Send an offset of {-end} or more.",
         )
+    if request.grammar is not None and request.grammar.start > end:
+        raise InvalidRun(
+            f"the answer begins at {request.grammar.start}, behind what is held and sent: {end} tokens.",
+            field="grammar.start",
+            remedy="Send the position of the answer's first token.",
+        )
     decodes = request.max_tokens > 0  # then there must be room for a token more than it sends
     if end == 0:
         raise InvalidRun(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from model_worker.engine.bookkeeping.masks import Mask
 from model_worker.engine.bookkeeping.runs import Row
+from model_worker.engine.errors import EngineError
 
 
 def batch_order(row: Row) -> tuple[bool, bool, int]:
@@ -36,6 +37,8 @@ class Batch:
     placed: list[tuple[int, Row]] = field(default_factory=list)  # each row after the place of its first token
     unasked: list[tuple[int, Row]] = field(default_factory=list)  # of these those that ask for no distribution
     masked: dict[Mask, list[int]] = field(default_factory=dict)  # which of these distributions are masked
+    bound: list[tuple[range, Row]] = field(default_factory=list)  # likewise those of rows that are held to a grammar
+    stuck: dict[int, EngineError] = field(default_factory=dict)  # of these, after which no token may come, and why
 
     @classmethod
     def of(cls, rows: Sequence[Row], page_size: int) -> Batch:
@@ -49,9 +52,11 @@ class Batch:
                 batch.slots.append(session.pages[position // page_size] * page_size + position % page_size)
             batch.placed.append((len(batch.ids) - row.num_tokens, row))
             if num_asked := row.num_asked:
+                places = range(len(batch.asked), len(batch.asked) + num_asked)
                 if row.run.mask is not None:
-                    places = range(len(batch.asked), len(batch.asked) + num_asked)
                     batch.masked.setdefault(row.run.mask, []).extend(places)
+                if row.run.request.grammar is not None:
+                    batch.bound.append((places, row))
                 batch.asked.extend([row] * num_asked)
                 batch.wanted.extend(range(len(batch.ids) - num_asked, len(batch.ids)))
             else:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.bookkeeping.token_counts import Counted
+from model_worker.engine.errors import EngineError
 from model_worker.engine.forward.alternatives import most_probable
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.sampling import Choices, choose, margins
@@ -26,6 +27,7 @@ class Outcome:
     index: Sequence[int]  # which of the n rows each entry has; a captured graph computes all rows
     margins: Mapping[int, float]  # p1 - p2 by entry, where a hand-off compares it
     alternatives: Mapping[int, Alternatives]  # by entry, where they are asked for
+    stuck: Mapping[int, EngineError]  # by entry, where a grammar leaves no token
 
     def hidden_state(self, row: int) -> bytes:
         return _raw(self.hidden[self.index[row]])
@@ -72,6 +74,7 @@ def choose_for(
         index,
         dict(zip(by_margin, values(), strict=True)),
         dict(zip(counts, others(), strict=True)),
+        batch.stuck,
     )
 
 

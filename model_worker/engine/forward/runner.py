@@ -20,6 +20,7 @@ from model_worker.engine.forward.attention_choice import choose_attention
 from model_worker.engine.forward.attention_tables import BlockTableAttention
 from model_worker.engine.forward.backend import AttentionBackend
 from model_worker.engine.forward.batch import Batch, batch_order
+from model_worker.engine.forward.binding import bind
 from model_worker.engine.forward.capture import CudaCapture, Repeat
 from model_worker.engine.forward.compiled import Opaque, Step, compiled_step
 from model_worker.engine.forward.dispatch import use_attention
@@ -158,6 +159,8 @@ class Runner:
         if batch.masked:
             rows = {mask: [index[place] for place in places] for mask, places in batch.masked.items()}
             measured = self._masking.measured(logits, rows, len(batch.asked), measured, self._measure)
+        if batch.bound:
+            measured = bind(batch, logits, index, measured, self._measure)
         return choose_for(batch, measured or self._measure(logits), logits, hidden, index)
 
     def _measure(self, logits: Tensor) -> Later[Choices]:

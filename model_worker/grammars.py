@@ -1,0 +1,268 @@
+"""Grammars over the model's vocabulary, and the answers that are held to them. llguidance does the work.
+
+What may come next is a function of the answer's tokens: what is kept of an answer between two tokens, or two runs, only
+saves reading them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+
+from model_worker.engine.errors import EngineError, GrammarStuck
+from rstitch.errors import invalid
+from rstitch.service.json_schemas import LIMITS, grammar_of, refused
+
+_MAX_VOCABULARIES = 8  # that are kept: one for each set of masked tokens, of which a pair has one
+_MAX_GRAMMARS = 64
+_MAX_ANSWERS = 512
+_FIELD = "grammar.json_schema"
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class AskedGrammar:
+    """What a run asks for, as the contract says it."""
+
+    json_schema: str
+    start: int  # the position where the answer begins
+    thinking_end: str
+    thinking_begin: str
+    stop_tokens: frozenset[int]  # none: the model's own
+    masked_tokens: frozenset[int]
+
+
+class _Texts:
+    """What each token that may be written says, in the form that llguidance asks for it."""
+
+    bos_token_id = None
+    special_token_ids = ()
+    is_tokenizer_wrapper = True
+
+    def __init__(self, whole: LLTokenizer, spellings: Sequence[bytes], silent: Collection[int], eos: int) -> None:
+        self.eos_token_id = eos
+        self.tokens = [b"" if token in silent else text for token, text in enumerate(spellings)]
+        self.own: LLTokenizer | None = None  # that reads this
+        self._whole = whole
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """Returns the tokens that the model would write a text by, where the schema leaves no other."""
+        given = text.encode() if isinstance(text, str) else text
+        tokens = self._whole.tokenize_bytes(given)
+        if self.own is None or all(token < len(self.tokens) and self.tokens[token] for token in tokens):
+            return tokens
+        return self.own.greedy_tokenize(given.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens that a run may write; a bit for each is the lowest of its byte first."""
+
+    tokenizer: LLTokenizer
+    spellings: Sequence[bytes]  # of all tokens, also of those that no text has
+    stops: tuple[int, ...]
+    unbound: bytes  # bits of what may be written while nothing is bound: all but stop tokens
+
+
+@dataclass(eq=False)
+class AnswerGrammar:
+    """What the answer of one session must be: a `Grammar` of the engine, to be asked in its thread."""
+
+    vocabulary: Vocabulary
+    pristine: LLMatcher  # has read nothing
+    start: int
+    thinking_end: bytes = b""
+    thinking_begin: int | None = (
+        None  # the token by which the answer may begin to think; None: it thinks at once, or never
+    )
+    _seen: array[int] = field(default_factory=lambda: array("I"))  # the answer as it was read
+    _bound_from: int | None = None  # where in it the schema's text begins; None: it still thinks
+    _matcher: LLMatcher | None = None  # has read what follows from there
+
+    def allowed(self, answer: Sequence[int], num: int) -> list[bytes | EngineError]:
+        """As the engine's `Grammar` says."""
+        first = len(answer) - num + 1
+        found: list[bytes | EngineError] = []
+        for end in range(first, len(answer) + 1):
+            before = found[-1] if found else None
+            if before is not None and not (isinstance(before, bytes) and _has(before, answer[end - 1])):
+                # What was drafted will not be written there, so that nobody asks what would follow it.
+                anything = b"\xff" * len(self.vocabulary.unbound)
+                return found + [anything] * (num - len(found))
+            found.append(self._after(array("I", answer[:end])))
+        return found
+
+    def _after(self, answer: array[int]) -> bytes | EngineError:
+        if len(answer) and answer[-1] in self.vocabulary.stops:
+            return self._stuck("it ended before")
+        self._read(answer)
+        if self._bound_from is None:
+            return self.vocabulary.unbound
+        matcher = self._matcher
+        assert matcher is not None, "it is there once the schema binds"
+        bits = b"" if matcher.is_error() else matcher.compute_bitmask()
+        if matcher.is_error():
+            return self._stuck(matcher.get_error())
+        made, may_end = np.frombuffer(bits, dtype=np.uint8).copy(), matcher.is_accepting()
+        for stop in self.vocabulary.stops:
+            made[stop >> 3] &= 0xFF ^ (1 << (stop & 7))
+            made[stop >> 3] |= may_end << (stop & 7)
+        if self.thinking_begin is not None and not answer:
+            made[self.thinking_begin >> 3] |= 1 << (self.thinking_begin & 7)
+        return made.tobytes() if made.any() else self._stuck("the model has no token that continues it")
+
+    def _stuck(self, said: str) -> GrammarStuck:
+        self._forget()  # an error stays in a matcher for ever
+        told = f"the answer cannot go on as its schema says: {said.strip().splitlines()[0].rstrip('.')}."
+        return GrammarStuck(told, field=_FIELD, remedy="Ask with another schema, or anew.")
+
+    def _forget(self) -> None:
+        self._seen, self._bound_from, self._matcher = array("I"), None, None
+
+    def _read(self, answer: array[int]) -> None:
+        """Brings what is kept to these tokens: takes back what is no more, and reads what is new."""
+        num = len(self._seen)
+        if answer[:num] != self._seen:
+            num = _common_prefix(self._seen, answer)
+        matcher, bound_from = self._matcher, self._bound_from
+        if num < len(self._seen) or num == 0:
+            again = (
+                matcher is None
+                or bound_from is None
+                or num <= bound_from
+                or not matcher.rollback(len(self._seen) - num)
+            )
+            if again:
+                self._forget()
+                num, matcher, bound_from = 0, None, None
+        self._seen = answer
+        if bound_from is None:
+            self._bound_from = bound_from = self._where_bound(answer, num)
+            if bound_from is None:
+                return
+            num = bound_from
+            self._matcher = matcher = self.pristine.deep_copy()
+        if num < len(answer):
+            assert matcher is not None, "it is there once the schema binds"
+            matcher.consume_tokens(list(answer[num:]))
+
+    def _where_bound(self, answer: array[int], num_read: int) -> int | None:
+        """Returns where the thinking is over; it was not within the first `num_read` tokens."""
+        mark, begin = self.thinking_end, self.thinking_begin
+        if not mark or (begin is not None and answer[:1] != array("I", [begin])):
+            return 0
+        text = b""
+        # A token that is text has a byte at least, so that the mark begins no earlier.
+        for place in range(max(0, num_read - len(mark)), len(answer)):
+            text += self.vocabulary.spellings[answer[place]]
+            if place >= num_read and mark in text:
+                return place + 1
+        return None
+
+
+class Grammars:
+    """The grammars and answers of one model that were used last. They are compiled off the engine's thread."""
+
+    def __init__(self, tokenizer_file: bytes, vocab_size: int, stop_tokens: Collection[int]) -> None:
+        self._file = tokenizer_file
+        self._size = vocab_size
+        self._stops = frozenset(stop_tokens)
+        self._whole: tuple[LLTokenizer, list[bytes], frozenset[int]] | None = None
+        self._vocabularies: OrderedDict[object, Vocabulary] = OrderedDict()
+        self._compiled: OrderedDict[object, tuple[Vocabulary, LLMatcher]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[AskedGrammar, AnswerGrammar]] = OrderedDict()
+        self._compiling = asyncio.Lock()  # one at a time: what others send is not to take all cores
+
+    async def of(self, session_id: str, asked: AskedGrammar) -> AnswerGrammar:
+        """Returns what a session's answer is held to. Raises RstitchError INVALID_ARGUMENT with the field."""
+        known = self._answers.get(session_id)
+        if known is not None and known[0] == asked:
+            self._answers.move_to_end(session_id)
+            return known[1]
+        stops = (asked.stop_tokens or self._stops) - asked.masked_tokens
+        grammar = (asked.json_schema, stops, asked.masked_tokens)
+        if grammar not in self._compiled:
+            async with self._compiling:
+                if grammar not in self._compiled:
+                    made = await asyncio.to_thread(self._compile, *grammar)
+                    _keep(self._compiled, grammar, made, _MAX_GRAMMARS)
+        self._compiled.move_to_end(grammar)
+        answer = self._answer(asked, *self._compiled[grammar])
+        _keep(self._answers, session_id, (asked, answer), _MAX_ANSWERS)
+        return answer
+
+    def forget(self, session_id: str) -> None:
+        """Drops what is kept of a session that is closed."""
+        self._answers.pop(session_id, None)
+
+    def _answer(self, asked: AskedGrammar, vocabulary: Vocabulary, pristine: LLMatcher) -> AnswerGrammar:
+        begin, end = None, asked.thinking_end.encode()
+        if end and asked.thinking_begin:
+            text = asked.thinking_begin.encode()
+            begin = next((token for token, own in enumerate(vocabulary.spellings) if own == text), None)
+            if begin is None:
+                end = b""  # no such token: it cannot begin to think
+        return AnswerGrammar(vocabulary, pristine, asked.start, end, begin)
+
+    def _compile(self, schema: str, stops: frozenset[int], masked: frozenset[int]) -> tuple[Vocabulary, LLMatcher]:
+        """Runs in a thread of its own, while others are served."""
+        grammar = grammar_of(schema, _FIELD)
+        vocabulary = self._vocabularies.get((stops, masked))
+        if vocabulary is None:
+            vocabulary = self._vocabulary(stops, masked)
+            _keep(self._vocabularies, (stops, masked), vocabulary, _MAX_VOCABULARIES)
+        pristine = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=LIMITS)
+        if pristine.is_error():
+            raise refused(_FIELD, pristine.get_error())
+        first = AnswerGrammar(vocabulary, pristine, 0).allowed([], 1)[0]
+        if not isinstance(first, bytes):
+            raise refused(_FIELD, str(first))
+        return vocabulary, pristine
+
+    def _vocabulary(self, stops: frozenset[int], masked: frozenset[int]) -> Vocabulary:
+        if not stops:
+            remedy = "Leave one of the model's stop tokens unmasked."
+            raise invalid("grammar", "no stop token is left with which the answer could end.", remedy)
+        if self._whole is None:
+            self._whole = self._read_vocabulary()
+        whole, spellings, special = self._whole
+        texts = _Texts(whole, spellings, special | stops | masked, min(stops))
+        texts.own = LLTokenizer(texts, n_vocab=self._size)  # type: ignore[arg-type]
+        unbound = np.packbits(
+            [token not in stops and token not in masked for token in range(-(-self._size // 32) * 32)],
+            bitorder="little",
+        )
+        return Vocabulary(texts.own, spellings, tuple(sorted(stops)), unbound.tobytes())
+
+    def _read_vocabulary(self) -> tuple[LLTokenizer, list[bytes], frozenset[int]]:
+        try:
+            whole = LLTokenizer(self._file.decode())
+        except ValueError as error:
+            told = f"the model's tokenizer cannot be held to a schema: {error}."
+            raise invalid("grammar", told, "Ask a model with another tokenizer.") from error
+        spellings = [whole.decode_bytes([token]) for token in range(self._size)]
+        return whole, spellings, frozenset(token for token in range(self._size) if whole.is_special_token(token))
+
+
+def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    kept[key] = value
+    if len(kept) > most:
+        kept.popitem(last=False)
+
+
+def _has(bits: bytes, token: int) -> bool:
+    return bool(bits[token >> 3] >> (token & 7) & 1)
+
+
+def _common_prefix(left: array[int], right: array[int]) -> int:
+    pairs = zip(left, right, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
