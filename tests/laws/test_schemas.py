@@ -26,6 +26,7 @@ from rstitch.client.types import (
 )
 from rstitch.errors import RstitchError
 from rstitch.local.stack import LocalStack
+from tests.support.breaking import interrupted, runs_on
 from tests.support.grammars import MARKS, PERSON, Bound
 from tests.support.pairs import VOCAB_SIZE, make_tokenizer
 from tests.support.served import Pair, another_router, check_kept, expected, written
@@ -119,3 +120,15 @@ async def test_what_cannot_be_held_to_is_refused_at_the_edge(client: AsyncClient
         with pytest.raises(RstitchError) as caught:
             await client.answer("abc", **asks)
         assert (caught.value.code.name, caught.value.field) == ("INVALID_ARGUMENT", field), name
+
+
+@pytest.mark.slow
+async def test_a_killed_worker_changes_nothing(stack: LocalStack, random_pair: Pair) -> None:
+    schema = {"type": "array", "minItems": 60, "maxItems": 60, "items": {"enum": [1, 12, "ab"]}}
+    async with AsyncClient(stack.router_address, timeout_s=100) as client:
+        asks: dict[str, Any] = {"json_schema": json.dumps(schema), "sampling": DRAWN, "max_new_tokens": 400}
+        whole = await client.answer(tokens=PROMPTS[0], policy=Threshold(0.3), **asks)
+        check(whole, schema)
+        events = client.generate(tokens=PROMPTS[0], policy=Threshold(0.3), **asks)
+        answer = await interrupted(events, stack.worker("llm"), runs_on(client))
+        assert written(answer) == written(whole)
