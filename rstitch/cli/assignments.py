@@ -24,7 +24,7 @@ def template_args(words: Iterable[str]) -> dict[str, Any]:
 
 
 def biases_of(words: Iterable[str]) -> dict[int, float] | None:
-    """Reads TOKEN=BIAS; None where there is none. Which tokens there are, and how large a bias may be, the router knows."""
+    """Reads TOKEN=BIAS; None where there is none. How large a bias may be, the router knows."""
     made: dict[int, float] = {}
     for word in words:
         token, _, bias = word.partition("=")
