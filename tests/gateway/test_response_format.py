@@ -39,3 +39,13 @@ def test_any_object_is_one(http: httpx2.Client) -> None:
         assert isinstance(json.loads(whole["message"]["content"]), dict)
     text = http.post("/v1/chat/completions", json=chat(response_format={"type": "text"}, max_tokens=20)).json()
     assert not text["choices"][0]["message"]["content"].startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("schema", "more", "param"),
+    [({"not": {}}, {}, "response_format"), (SCHEMA, {"stop": ["x"]}, "stop")],
+)
+def test_what_no_router_can_hold_names_its_parameter(http: httpx2.Client, schema: Any, more: Any, param: str) -> None:
+    asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    response = http.post("/v1/chat/completions", json=chat(response_format=asked, **more))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)

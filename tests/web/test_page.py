@@ -191,6 +191,51 @@ def test_a_conversation_goes_on(router: FakeRouter, scripted: str, visit: Visit)
     expect(page.locator(".live .links code")).not_to_have_text(session)
 
 
+def test_an_answer_is_gone_on_with_from_any_of_its_tokens(real: str, visit: Visit) -> None:
+    """Greedily, by the same policy: the same rest; by the LLM alone, what it makes of it. Of a kept answer, too."""
+    page = visit(real)
+    ask(page)
+    page.locator(".usage").wait_for()
+    session = page.locator(".live .links code").inner_text()
+    kept = httpx2.get(f"{real}/v1/rstitch/trajectories/{session}").json()
+    tokens = [token for segment in kept["segments"] for token in segment["tokens"]]
+    start = len(kept["segments"][0]["tokens"])
+    card = page.get_by_label("Token", exact=True)
+    strip(page).focus()
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+    expect(card).to_contain_text("token12 of")
+    card.get_by_role("button", name="go on from here").click()
+    expect(page.locator(".chip.on")).to_have_text(f"goes on from token 12 of {session}")
+    expect(page.get_by_label("Question")).to_be_hidden()
+    expect(page.get_by_label("Who writes")).to_be_focused()
+    for policy in ("threshold", "llm_only"):
+        page.get_by_label("Who writes").select_option(policy)
+        before = page.locator(".live .links code").inner_text()
+        page.get_by_role("button", name="Go on", exact=True).click()
+        expect(page.locator(".live .links code")).not_to_have_text(before)
+        page.locator(".usage").wait_for()
+        other = page.locator(".live .links code").inner_text()
+        made = httpx2.get(f"{real}/v1/rstitch/trajectories/{other}").json()
+        prompt, *answer = made["segments"]
+        assert (prompt["source"], prompt["tokens"]) == ("prompt", tokens[: start + 12])
+        rest = [token for segment in answer for token in segment["tokens"]]
+        if policy == "threshold":
+            assert rest == tokens[start + 12 :]
+        else:
+            assert {segment["source"] for segment in answer} == {"llm"}
+        assert page.locator("details.thinking").count() == 1, "the thinking went on, and is folded as before"
+        assert "</think>" not in shown(page)
+    again = visit(f"{real}/t/{other}")
+    assert again.locator("details.thinking").count() == 1
+    strip(again).focus()
+    again.keyboard.press("Home")
+    again.get_by_role("button", name="go on from here").click()
+    expect(again.locator(".chip.on")).to_have_text(f"goes on from token 1 of {other}")
+    again.get_by_role("button", name="ask a question instead").click()
+    expect(again.get_by_label("Question")).to_be_visible()
+
+
 def test_an_answer_that_is_being_written_is_watched_and_cancelled(
     tiny_stack: LocalStack, real: str, visit: Visit
 ) -> None:

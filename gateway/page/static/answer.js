@@ -66,6 +66,7 @@ export class Answer {
     made.start = begins < segments.length ? segments[begins].position : trajectory.length;
     made.numPrompt = made.start;
     made._behind(segments[begins - 1]?.text);
+    if (made._endsThinking(segments.slice(0, begins), segments.slice(begins))) made.begin();
     let before = 0;
     for (const segment of segments.slice(begins)) {
       const model = MODELS[segment.source];
@@ -78,6 +79,19 @@ export class Answer {
     made._release();
     made.finished = trajectory.finished;
     return made;
+  }
+
+  // The thinking goes on: it was begun before the first token.
+  begin() {
+    this.thought = false;
+    this._atStart = false;
+    this._skipLines = true;
+  }
+
+  // Whether what follows a token is still the thinking.
+  thinksBehind(token) {
+    const next = this.spans.find((each) => each.to > token + 1);
+    return next ? next.thinking : this.thought === false;
   }
 
   // The span that a token's text is in, or -1.
@@ -102,10 +116,14 @@ export class Answer {
 
   // A chat template may have begun the thinking.
   _behind(prompt = "") {
-    if (!prompt.trimEnd().endsWith(this._marks.begin)) return;
-    this.thought = false;
-    this._atStart = false;
-    this._skipLines = true;
+    if (prompt.trimEnd().endsWith(this._marks.begin)) this.begin();
+  }
+
+  // One that goes on from amid another's thinking ends what it did not begin.
+  _endsThinking(before, own) {
+    const { begin, end } = this._marks;
+    const [told, text] = [before, own].map((segments) => segments.map((each) => each.text).join(""));
+    return told.lastIndexOf(begin) > told.lastIndexOf(end) && text.includes(end) && !text.trimStart().startsWith(begin);
   }
 
   _switch(from, to, position, value, reason) {

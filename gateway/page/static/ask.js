@@ -22,10 +22,11 @@ const NUMBERS = [
 export function useAnswer(marks) {
   const [state, setState] = useState({ answer: null, version: 0, error: null, running: false });
   const leaving = useRef(null);
-  const start = async (body) => {
+  const start = async (body, thinking = false) => {
     leaving.current?.abort();
     const mine = (leaving.current = new AbortController());
     const answer = body.attach?.into || new Answer(marks);
+    if (thinking) answer.begin();
     const told = { answer, version: 0, error: null, running: true };
     const show = (more) => { if (leaving.current === mine) setState({ ...Object.assign(told, more) }); };
     const { into, ...attach } = body.attach || {};
@@ -48,7 +49,7 @@ export function useAnswer(marks) {
   return { ...state, start, stop: () => leaving.current?.abort() };
 }
 
-export function Live({ one, name, policy, compact, jaeger, navigate, onFollow }) {
+export function Live({ one, name, policy, compact, jaeger, navigate, onFollow, onGoOn }) {
   const { answer, version, error, running } = one;
   if (!answer) return null;
   const next = { session_id: answer.sessionId, resume_from: answer.start + answer.length, into: answer };
@@ -57,7 +58,7 @@ export function Live({ one, name, policy, compact, jaeger, navigate, onFollow })
   return html`<div class="live" aria-busy=${running}>
     ${name && html`<h2>${name}</h2>`}
     <${Problem} error=${error}>${resume}<//>
-    <${AnswerView} answer=${answer} version=${version} policy=${policy} compact=${compact} />
+    <${AnswerView} answer=${answer} version=${version} policy=${policy} compact=${compact} onGoOn=${onGoOn} />
     ${answer.sessionId && html`<p class="links">
       <a href=${`/t/${encodeURIComponent(answer.sessionId)}`} onClick=${navigate}>its own page</a>
       <${TraceLink} jaeger=${jaeger} traceId=${answer.traceId} />
@@ -68,7 +69,7 @@ export function Live({ one, name, policy, compact, jaeger, navigate, onFollow })
   </div>`;
 }
 
-export function Ask({ settings, status, profiles, navigate }) {
+export function Ask({ settings, status, profiles, navigate, begun, onAnew, onGoOn }) {
   const marks = { begin: settings.think_begin, end: settings.think_end };
   const [question, setQuestion] = useState("");
   const [kind, setKind] = useState("");
@@ -83,29 +84,39 @@ export function Ask({ settings, status, profiles, navigate }) {
   const [session, setSession] = useState("");
   const [asked, setAsked] = useState(null);
   const field = useRef();
+  const writer = useRef();
   const [routed, slm, llm] = [useAnswer(marks), useAnswer(marks), useAnswer(marks)];
   const running = routed.running || slm.running || llm.running;
   const policy = kind === "threshold" ? `threshold:tau=${tau}` : kind === "other" ? word : kind;
+  const nothing = !begun && !question.trim();
+  useEffect(() => {
+    if (!begun) return;
+    setSession("");
+    writer.current.focus();
+  }, [begun]);
   useEffect(() => { if (status) setTau(status.default_tau); }, [status?.default_tau]);
 
   const ask = (event) => {
     event.preventDefault();
-    if (!question.trim() || running) return;
-    const body = raw ? { text: question } : { chat: [{ role: "user", content: question }] };
+    if (nothing || running) return;
+    const body = begun ? { tokens: begun.tokens }
+      : raw ? { text: question } : { chat: [{ role: "user", content: question }] };
+    const thinking = Boolean(begun?.thinking);
     const given = Object.entries(numbers).filter(([, value]) => value !== "");
     const sampling = Object.fromEntries(given.map(([name, value]) => [name, Number(value)]));
     if (Object.keys(sampling).length) body.sampling = sampling;
     if (most) body.max_new_tokens = Number(most);
     if (stops) body.stop = stops.split("\n").filter(Boolean);
     const own = { ...body, ...(policy && { policy }) };
-    setAsked({ compare, policy });
+    setAsked({ compare, policy, apart: raw || Boolean(begun) });
     // Side by side it is about time, of which the details cost some.
     if (compare) {
-      routed.start({ ...own, guard: false });
-      slm.start({ ...body, policy: "slm_only", guard: false });
-      llm.start({ ...body, policy: "llm_only", guard: false });
+      routed.start({ ...own, guard: false }, thinking);
+      slm.start({ ...body, policy: "slm_only", guard: false }, thinking);
+      llm.start({ ...body, policy: "llm_only", guard: false }, thinking);
     } else {
-      routed.start({ ...own, details: { top_logprobs: Number(others) }, ...(session && { session_id: session }) });
+      const details = { top_logprobs: Number(others) };
+      routed.start({ ...own, details, ...(session && { session_id: session }) }, thinking);
     }
   };
   const follow = (id) => {
@@ -117,18 +128,20 @@ export function Ask({ settings, status, profiles, navigate }) {
   const shared = { jaeger: settings.jaeger_url, navigate };
   return html`<main class="ask">
     <form class="panel" onSubmit=${ask}>
+      ${begun && html`<p><span class="chip on">goes on from token ${begun.token} of <code>${begun.session}</code></span> ${" "}
+        <button type="button" class="link" onClick=${onAnew}>ask a question instead</button></p>`}
       <label class="sr" for="question">Question</label>
-      <textarea id="question" ref=${field} rows="3" placeholder="Ask the pair of models something" value=${question}
+      <textarea id="question" hidden=${Boolean(begun)} ref=${field} rows="3" placeholder="Ask the pair of models something" value=${question}
         onInput=${(event) => setQuestion(event.target.value)}
         onKeyDown=${(event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(event); }} />
-      ${!question && html`<p class="examples"><span
+      ${!question && !begun && html`<p class="examples"><span
         class="faint">Try</span> ${settings.examples.map((each) => html`<button type="button" class="chip"
         onClick=${() => { setQuestion(each); field.current.focus(); }}>${each}</button>`)}</p>`}
       ${session && html`<p><span class="chip on">goes on in <code>${session}</code></span> <button type="button"
         class="link" onClick=${() => setSession("")}>begin a new one</button></p>`}
       <div class="controls">
         <span><label for="policy">Who writes</label>
-          <select id="policy" value=${kind} onChange=${(event) => setKind(event.target.value)}>
+          <select id="policy" ref=${writer} value=${kind} onChange=${(event) => setKind(event.target.value)}>
             ${Object.entries(WORDS).map(([value, name]) => html`<option value=${value}>${name}</option>`)}
             ${profiles.length > 0 && html`<optgroup label="profiles">${profiles.map((each) => html`<option
               value=${`profile:${each.name}`}>${each.name}</option>`)}</optgroup>`}
@@ -142,7 +155,7 @@ export function Ask({ settings, status, profiles, navigate }) {
         <span class="end">
           ${running && html`<button type="button"
             onClick=${() => [routed, slm, llm].forEach((each) => each.stop())}>Stop</button>`}
-          <button class="primary" disabled=${running || !question.trim()}>Ask</button>
+          <button class="primary" disabled=${running || nothing}>${begun ? "Go on" : "Ask"}</button>
         </span>
       </div>
       <details class="more"><summary>Sampling and limits</summary><div class="controls">
@@ -168,7 +181,8 @@ export function Ask({ settings, status, profiles, navigate }) {
         <${Live} one=${llm} name="LLM alone" compact ...${shared} />
       </div>
       <p class="faint">All three were written at once: where nothing else runs, each alone is faster.</p>`
-    : html`<${Live} one=${routed} policy=${asked.policy} onFollow=${raw ? null : follow} ...${shared} />`)}
+    : html`<${Live} one=${routed} policy=${asked.policy} onFollow=${asked.apart ? null : follow}
+        onGoOn=${onGoOn} ...${shared} />`)}
   </main>`;
 }
 

@@ -21,7 +21,7 @@ const decoded = (bytes) => new TextDecoder().decode(bytes);
 const percent = (value) => (value > 0 && value < 0.001 ? "< 0.1 %" : `${(100 * value).toFixed(value < 0.1 && value > 0 ? 1 : 0)} %`);
 const ms = (us) => (us >= 1_000_000 ? `${(us / 1e6).toFixed(us < 10_000_000 ? 2 : 1)} s` : `${Math.round(us / 1000)} ms`);
 
-export function TokenCard({ answer, token, tau, onChoose }) {
+export function TokenCard({ answer, token, tau, onChoose, onGoOn }) {
   if (token === null || token >= answer.length) {
     return html`<aside class="card" aria-label="Token"><p
       class="faint">Point at a token, in the text or in the strip. A click keeps it; arrow keys go on from there.</p></aside>`;
@@ -64,6 +64,8 @@ export function TokenCard({ answer, token, tau, onChoose }) {
       <button type="button" disabled=${token + 1 >= answer.length} onClick=${() => onChoose(token + 1)}>token →</button>
       <button type="button" disabled=${!answer.switches.some((each) => each.at > token && each.at < answer.length)}
         onClick=${() => onChoose(answer.switches.find((each) => each.at > token).at)}>next switch</button>
+      ${onGoOn && answer.sessionId && html`<button type="button" title="A new session begins with all tokens up to this one."
+        onClick=${() => onGoOn(answer, token)}>go on from here</button>`}
     </p>
   </aside>`;
 }

@@ -1,6 +1,6 @@
 // The page: its head, which view its address means, and what all views must know.
 
-import { apiKey, get, keep, kept, setApiKey } from "./api.js";
+import { apiKey, get, keep, kept, setApiKey, trajectoryPath } from "./api.js";
 import { Ask } from "./ask.js";
 import { Problem } from "./card.js";
 import { html, render, useEffect, useState } from "./html.js";
@@ -54,6 +54,7 @@ function App() {
   const [status, setStatus] = useState(null);
   const [profiles, setProfiles] = useState([]);
   const [error, setError] = useState(null);
+  const [begun, setBegun] = useState(null); // what an answer is to go on from
   const load = async () => {
     try {
       setSettings(await get("/v1/rstitch/ui-settings"));
@@ -71,6 +72,17 @@ function App() {
     setPath(location.pathname);
     scrollTo(0, 0);
   };
+  // The tokens of a conversation up to one of its last answer, from where the next answer is to be written anew.
+  const goOnFrom = async (answer, token) => {
+    try {
+      const { segments } = await get(trajectoryPath(answer.sessionId));
+      const tokens = segments.flatMap((each) => each.tokens).slice(0, answer.start + token + 1);
+      setBegun({ session: answer.sessionId, token: token + 1, tokens, thinking: answer.thinksBehind(token) });
+      go("/");
+    } catch (failed) {
+      setError(failed);
+    }
+  };
   const navigate = (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     event.preventDefault();
@@ -84,7 +96,7 @@ function App() {
   const id = told && nameIn(told);
   const title = id || (first === "t" ? "Trajectories" : "");
   useEffect(() => { document.title = title ? `${title} – rstitch` : "rstitch"; }, [title]);
-  const shared = { settings, navigate };
+  const shared = { settings, navigate, onGoOn: goOnFrom };
   return html`
     <header>
       <a class="brand" href="/" onClick=${navigate}><svg viewBox="0 0 34 14" aria-hidden="true"><path
@@ -98,7 +110,8 @@ function App() {
     </header>
     <${Problem} error=${error}><button type="button" onClick=${load}>Try again</button><//>
     ${settings && html`
-      <div hidden=${first !== ""}><${Ask} ...${shared} status=${status} profiles=${profiles} /></div>
+      <div hidden=${first !== ""}><${Ask} ...${shared} status=${status} profiles=${profiles}
+        begun=${begun} onAnew=${() => setBegun(null)} /></div>
       ${first === "t" && !id && html`<${Trajectories} ...${shared} />`}
       ${first === "t" && id && html`<${One} key=${id} id=${id} go=${go} ...${shared} />`}`}`;
 }

@@ -93,7 +93,7 @@ function saved(trajectory) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-export function One({ id, settings, navigate, go }) {
+export function One({ id, settings, navigate, go, onGoOn }) {
   const marks = { begin: settings.think_begin, end: settings.think_end };
   const [state, setState] = useState({ trajectory: null, answer: null, error: null });
   const live = useAnswer(marks);
@@ -150,7 +150,8 @@ export function One({ id, settings, navigate, go }) {
         ${prompt.map((segment) => html`<pre class=${segment.source}>${segment.text}</pre>`)}</details>
     </div>
     ${trajectory.state === "running"
-    ? html`<${Live} one=${live} policy=${trajectory.policy} jaeger=${settings.jaeger_url} navigate=${navigate} />`
-    : html`<${AnswerView} answer=${answer} version=${0} policy=${trajectory.policy} />`}
+    ? html`<${Live} one=${live} policy=${trajectory.policy} jaeger=${settings.jaeger_url} navigate=${navigate}
+        onGoOn=${onGoOn} />`
+    : html`<${AnswerView} answer=${answer} version=${0} policy=${trajectory.policy} onGoOn=${onGoOn} />`}
   </main>`;
 }

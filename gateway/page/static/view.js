@@ -36,9 +36,11 @@ function WhatIf({ answer, version, tau, onTau }) {
 }
 
 // `version` changes with what the answer has; `compact` is one of several side by side.
-export function AnswerView({ answer, version, policy, compact }) {
-  const [hover, setHover] = useState(null);
-  const [chosen, setChosen] = useState(null);
+export function AnswerView({ answer, version, policy, compact, onGoOn }) {
+  const [pointed, setHover] = useState(null);
+  const [picked, setChosen] = useState(null);
+  // Another answer is shown before those of the one before it are forgotten.
+  const [hover, chosen] = [pointed, picked].map((token) => (token !== null && token < answer.length ? token : null));
   const [supposed, setSupposed] = useState(null);
   const element = useRef();
   const view = useRef(null);
@@ -77,7 +79,7 @@ export function AnswerView({ answer, version, policy, compact }) {
           onTau=${setSupposed} />`}
       </div>
       ${!compact && html`<${TokenCard} answer=${answer} token=${hover ?? chosen} tau=${known}
-        onChoose=${(token) => inStrip(token, true)} />`}
+        onChoose=${(token) => inStrip(token, true)} onGoOn=${onGoOn} />`}
     </div>
     ${answer.finished && html`<${Usage} finished=${answer.finished} compact=${compact} />`}
   </section>`;
