@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 import rstitch
+from gateway.described import FAILURES
 from gateway.errors import ApiError, of_router
 from gateway.exposure import KeysAsked
 from gateway.figures import Figures
@@ -36,7 +37,14 @@ _ADDED = ("str", "int", "float", "bool", "[key]")
 
 def make_app(settings: GatewaySettings, client: AsyncClient, metrics: Metrics = NO_METRICS) -> FastAPI:
     """Makes the application, which asks the router by `client`."""
-    app = FastAPI(title="rstitch", version=rstitch.__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="rstitch",
+        version=rstitch.__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=FAILURES,
+    )
     app.state.settings, app.state.client, app.state.metrics = settings, client, metrics
     for router in (states, openai.router, stored, tokens, native.router, page.router):
         app.include_router(router)

@@ -39,7 +39,7 @@ async def ready(request: Request) -> Response:
     return JSONResponse({"status": "ready"})
 
 
-@router.get("/metrics")
+@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Tells what is counted, to whoever the router would tell its state; while it is away, to this machine alone."""
     try:

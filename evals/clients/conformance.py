@@ -9,7 +9,7 @@ from rich.console import Console
 
 from evals.asking.access import forget_access
 from evals.clients.outcomes import Outcome, State, Unavailable, show
-from evals.clients.suites.described import answered, whole
+from evals.clients.suites.described import answered, own, whole
 from evals.clients.suites.harnesses import inspect, lm_eval
 from evals.clients.suites.load import aiperf
 from evals.clients.suites.own_tests import NAMES, openai_tests
@@ -19,7 +19,7 @@ from rstitch.local.stack import LocalStack
 
 Suite = Callable[[str], Outcome]
 SUITES: Mapping[str, tuple[Suite, ...]] = {
-    "schemathesis": (whole, answered),
+    "schemathesis": (whole, answered, own),
     "lm-eval": (lm_eval,),
     "inspect-ai": (inspect,),
     "aiperf": (aiperf,),

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from gateway import sse
 from gateway.callers import client_of
+from gateway.described import STREAMED
 from gateway.errors import ApiError, of_router
 from gateway.native.requests import GenerateBody, LabelBody
 from gateway.settings import GatewaySettings
@@ -45,7 +46,7 @@ class _ByContract(APIRoute):
 router = APIRouter(prefix="/v1/rstitch", tags=["rstitch"], route_class=_ByContract)
 
 
-@router.post("/generate")
+@router.post("/generate", responses=STREAMED)
 async def generate(request: Request, body: GenerateBody) -> Response:
     """Writes an answer, or reads one that exists, as a stream of events: started, chunk, switch, finished."""
     body.check()

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from gateway import sse
 from gateway.callers import client_of
+from gateway.described import STREAMED
 from gateway.errors import ApiError, bad, of_router
 from gateway.names import names, spec_of
 from gateway.openai.answers import begun, streamed, whole
@@ -45,7 +46,7 @@ async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
     return _model(model)
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=STREAMED)
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
     """Answers a chat, whole or as a stream of events."""
     settings = _settings(request)
@@ -63,7 +64,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     )
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=STREAMED)
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Goes on with a text, or several, whole or as a stream of events."""
     questions = completion_questions(body, request.headers, _settings(request).served_model_name)

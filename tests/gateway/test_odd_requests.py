@@ -127,3 +127,14 @@ def test_without_a_seed_each_sampled_answer_is_another(http: httpx2.Client) -> N
 def test_log_probabilities_of_an_echo_are_refused(plain: httpx2.Client) -> None:
     body = {"model": "rstitch", "prompt": "a", "echo": True, "logprobs": 1}
     assert plain.post("/v1/completions", json=body).json()["error"]["param"] == "logprobs"
+
+
+def test_our_description_tells_failures_as_they_are(plain: httpx2.Client) -> None:
+    described = plain.get("/openapi.json").json()
+    for path, methods in described["paths"].items():
+        for method, told in methods.items():
+            assert "422" not in told["responses"], (method, path)
+            content = told["responses"]["4XX"]["content"]["application/json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/ErrorBody"}, (method, path)
+    failed = plain.post("/v1/chat/completions", json={}).json()["error"]
+    assert set(described["components"]["schemas"]["Failure"]["required"]) == set(failed)
