@@ -39,3 +39,13 @@ def test_any_object_is_one(http: httpx2.Client) -> None:
         assert isinstance(json.loads(whole["message"]["content"]), dict)
     text = http.post("/v1/chat/completions", json=chat(response_format={"type": "text"}, max_tokens=20)).json()
     assert not text["choices"][0]["message"]["content"].startswith("{")
+
+
+def test_what_cannot_be_held_to_names_the_parameter(http: httpx2.Client) -> None:
+    unknown = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
+    for more, param in (
+        ({"response_format": unknown}, "response_format"),
+        ({"response_format": FORMAT, "stop": ["x"]}, "stop"),
+    ):
+        response = http.post("/v1/chat/completions", json=chat(**more))
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
