@@ -95,7 +95,7 @@ async def test_a_question_goes_on_from_where_a_dead_router_left_its_session(stac
     reading = await Reading(stub, ask_for(session_id="s", policy=BY_SLM, max_new_tokens=30)).has(3)
     first.lease.renew = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
     asked = Reading(other, ask_for((4, 4), session_id="s", policy=BY_SLM, max_new_tokens=5))
-    await until(lambda: second.sessions.num_running)
+    await until(lambda: second.sessions.num_running or asked.is_over)
     go_on.set()
     answer = await asked
     assert (answer.error, answer.num_prompt_tokens) == (None, 3 + 8 + 2)
