@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.errors import ApiError
 
 _log = structlog.get_logger(__name__)
-_MAX_HEAD = 1 << 16
+_MAX_HEAD = 1 << 16  # and of whatever else of a request is no part of its body, such as trailers
 # What a client was still sending is read for so long: a connection that ends over it would lose its answer.
 LINGER_S = 5.0
 
@@ -39,7 +39,7 @@ class Connection(HttpToolsProtocol):
         self._head_timeout_s = head_timeout_s
         self._timer: asyncio.TimerHandle | None = None
         self._in_head = True
-        self._num_head = 0  # bytes of the head that is not whole yet
+        self._num_unheard = 0  # bytes since a head was whole or a piece of a body came
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -53,23 +53,31 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         # In pieces that end where a head must: what the parser holds of one is not seen.
         while data and not self._is_refused and not self.transport.is_closing():
-            piece, data = data[: _MAX_HEAD - self._num_head], data[_MAX_HEAD - self._num_head :]
-            if self._in_head:
-                self._num_head += len(piece)
+            left = _MAX_HEAD - self._num_unheard
+            piece, data = data[:left], data[left:]
+            self._num_unheard += len(piece)
             super().data_received(piece)
-            if self._num_head >= _MAX_HEAD:
+            if self._num_unheard >= _MAX_HEAD:
                 what = f"The head of the request has more than {_MAX_HEAD} bytes. Send shorter headers."
                 self._refuse(ApiError(431, what, code="HEAD_TOO_LARGE"))
         if not self._is_refused and not self._is_answering and not self.transport.is_closing():
             self._expect_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # trailers are read by nobody, and would be kept
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._forget_timer()
-        self._in_head, self._num_head = False, 0
+        self._in_head, self._num_unheard = False, 0
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._num_unheard = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._in_head = True
+        self._in_head, self._num_unheard = True, 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -89,7 +97,7 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
     def _came_too_late(self) -> None:
-        if self._num_head:
+        if self._in_head and self._num_unheard:
             what = f"The head of the request did not come within {self._head_timeout_s:g} s. Send it faster."
             self._refuse(ApiError(408, what, code="SLOW_HEAD"))
         else:
