@@ -155,6 +155,30 @@ def test_what_is_no_http_is_an_error_object(hasty: str) -> None:
     assert (status, body["error"]["code"]) == (400, "NO_HTTP")
 
 
+def test_few_requests_wait_on_a_connection(hasty: str, router: FakeRouter) -> None:
+    with wire(hasty) as asking:
+        held = Held(router, asking)
+        held.wait()
+        asking.sendall((HEAD + b"\r\n") * 100)
+        with contextlib.suppress(ConnectionResetError):  # an end, too
+            to_end(asking)
+        held.go_on()
+
+
+def test_a_few_requests_at_once_are_answered_in_turn(hasty: str, router: FakeRouter) -> None:
+    with wire(hasty) as asking:
+        held = Held(router, asking)
+        held.wait()
+        asking.sendall((HEAD + b"\r\n") * 10)
+        held.wait()
+        held.go_on()
+        told = held.told
+        while told.count(b"HTTP/1.1 200") < 11:
+            more = asking.recv(1 << 16)
+            assert more, told
+            told += more
+
+
 CHUNKED = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 CHUNKED += b"transfer-encoding: chunked\r\n\r\n"
 
