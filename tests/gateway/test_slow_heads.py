@@ -8,10 +8,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from rstitch.authority import make_certificates
 from tests.support.fake_router import FakeRouter
 from tests.support.gateway_thread import gateway
 from tests.support.gateways import chat, until
@@ -42,6 +44,15 @@ def dripped(to: socket.socket, data: bytes) -> bytes:
 
 def test_a_connection_that_says_nothing_is_closed(hasty: str) -> None:
     with wire(hasty) as silent:
+        assert to_end(silent) == b""
+
+
+def test_a_connection_that_does_not_shake_hands_is_closed(router: FakeRouter, tmp_path: Path) -> None:
+    """Before TLS stands there is no head that could come late."""
+    make_certificates(tmp_path, {}, 1)
+    tls = {"http_tls_cert": str(tmp_path / "gateway.pem"), "http_tls_key": str(tmp_path / "gateway.key")}
+    with gateway(router.address, head_timeout_s=0.3, **tls) as address, wire(address) as silent:
+        silent.settimeout(30)  # asyncio's own bound is a minute
         assert to_end(silent) == b""
 
 
