@@ -64,7 +64,7 @@ async def serving(settings: GatewaySettings, ending: Ending) -> AsyncIterator[tu
             ssl_certfile=settings.http_tls_cert or None,
             ssl_keyfile=settings.http_tls_key or None,
         )
-        yield app, Server(config, ending, settings.drain_grace_s)
+        yield app, Server(config, ending, grace_s=settings.drain_grace_s, handshake_s=settings.head_timeout_s)
 
 
 async def _serve(settings: GatewaySettings) -> None:

@@ -56,6 +56,8 @@ class Bounds:
             try:
                 body = await self._body(Headers(scope=scope), coming, share)
             except ApiError as error:
+                error.__traceback__ = error.__context__ = None  # their frames hold what came
+                share.resize(0)
                 await _refuse(error, coming, send)
                 return
             await self._app(scope, _replayed(body, receive), send)

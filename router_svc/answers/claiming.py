@@ -55,17 +55,17 @@ async def own(
     claim: Callable[[], Awaitable[Owned | OwnedElsewhere | None]],
     refusal: RstitchError,
     *,
-    as_read: bool,
+    must_be_as_read: bool,
 ) -> Owned | None:
     """Claims a session as it was read. None: it has changed since then, and is to be read again.
 
     Raises `refusal` if another router lives and writes it, or has added to it or ended it while we waited: what was
-    asked for was asked while an answer was being written. So for any change if it must be `as_read`.
+    asked for was asked while an answer was being written. So for any change if it `must_be_as_read`.
     """
     lease = OwnersLease(name, refusal)
     while isinstance(outcome := await claim(), OwnedElsewhere):
         await lease.wait(outcome)
-    if outcome is None and (lease.was_seen or as_read):
+    if outcome is None and (lease.was_seen or must_be_as_read):
         raise refusal
     return outcome
 

@@ -249,7 +249,7 @@ class Sessions:
         before = None if is_new else await self._store.trajectory(name)
         read_s = self.clock() - asked
         # Whatever changes meanwhile, another router wrote: that one is not gone, and refuses a question, too.
-        as_read = question.only_if_new or (before is not None and self._is_written_elsewhere(before.header))
+        must_be_as_read = question.only_if_new or (before is not None and self._is_written_elsewhere(before.header))
         vocabularies = self._pair.vocabularies  # once: a worker may come back as another model meanwhile
         prompt = await self.preparation.prompt(question, vocabularies, before)
         length = before.header.length if before else 0
@@ -264,7 +264,9 @@ class Sessions:
         asked = self.clock()
         of = (before.header if before else None, name, self._lease.router_id)
         claim = partial(self._store.claim, *of, prepared.settings.to_json(), usage, [chunk])
-        owned = await own(name, claim, refusals.taken(name, only_if_new=question.only_if_new), as_read=as_read)
+        owned = await own(
+            name, claim, refusals.taken(name, only_if_new=question.only_if_new), must_be_as_read=must_be_as_read
+        )
         if owned is None:
             return None
         claimed = ClaimedAnswer(name, prepared, chunks, session, owned, False, usage, trace, admission)

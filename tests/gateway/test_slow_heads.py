@@ -8,14 +8,16 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from rstitch.authority import make_certificates
 from tests.support.fake_router import FakeRouter
 from tests.support.gateway_thread import gateway
 from tests.support.gateways import chat, until
-from tests.support.raw_http import answer, to_end, wire
+from tests.support.raw_http import answer, next_answer, to_end, wire
 
 FEW = 4
 HEAD = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
@@ -42,6 +44,15 @@ def dripped(to: socket.socket, data: bytes) -> bytes:
 
 def test_a_connection_that_says_nothing_is_closed(hasty: str) -> None:
     with wire(hasty) as silent:
+        assert to_end(silent) == b""
+
+
+def test_a_connection_that_does_not_shake_hands_is_closed(router: FakeRouter, tmp_path: Path) -> None:
+    """Before TLS stands there is no head that could come late."""
+    make_certificates(tmp_path, {}, 1)
+    tls = {"http_tls_cert": str(tmp_path / "gateway.pem"), "http_tls_key": str(tmp_path / "gateway.key")}
+    with gateway(router.address, head_timeout_s=0.3, **tls) as address, wire(address) as silent:
+        silent.settimeout(30)  # asyncio's own bound is a minute
         assert to_end(silent) == b""
 
 
@@ -153,3 +164,64 @@ def test_what_is_no_http_is_an_error_object(hasty: str) -> None:
         other.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         status, _, body = answer(to_end(other))
     assert (status, body["error"]["code"]) == (400, "NO_HTTP")
+
+
+def test_few_requests_wait_on_a_connection(hasty: str, router: FakeRouter) -> None:
+    with wire(hasty) as asking:
+        held = Held(router, asking)
+        held.wait()
+        asking.sendall((HEAD + b"\r\n") * 100)
+        with contextlib.suppress(ConnectionResetError):  # an end, too
+            to_end(asking)
+        held.go_on()
+
+
+def test_a_few_requests_at_once_are_answered_in_turn(hasty: str, router: FakeRouter) -> None:
+    with wire(hasty) as asking:
+        held = Held(router, asking)
+        held.wait()
+        asking.sendall((HEAD + b"\r\n") * 10)
+        held.wait()
+        held.go_on()
+        told = held.told
+        while told.count(b"HTTP/1.1 200") < 11:
+            more = asking.recv(1 << 16)
+            assert more, told
+            told += more
+
+
+CHUNKED = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+CHUNKED += b"transfer-encoding: chunked\r\n\r\n"
+
+
+def flooded(to: socket.socket, piece: bytes) -> int:
+    """Sends the same until the other side ends it, but 16 MiB at most; gives how much was sent."""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < 16 << 20:
+            to.sendall(piece)
+            sent += len(piece)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("begun", "more"),
+    [(b"0\r\n", b"a: " + b"x" * 1000 + b"\r\n"), (b"0\r\na: ", b"x" * 4096), (b"1;a=", b"x" * 4096)],
+    ids=["many trailers", "one trailer", "an extension of a chunk"],
+)
+def test_what_is_no_body_behind_a_head_is_bounded(hasty: str, begun: bytes, more: bytes) -> None:
+    """It was kept, or copied again and again, for as long as it came."""
+    with wire(hasty) as large:
+        large.sendall(CHUNKED + b"1\r\n{\r\n" + begun)
+        assert flooded(large, more * 64) < 16 << 20
+
+
+def test_a_body_may_end_with_trailers_and_come_in_small_chunks(hasty: str) -> None:
+    """What stands between its pieces is many times what stands in a head."""
+    body = b'{"prompt": "' + b"x" * 30_000 + b'"}'
+    with wire(hasty) as asking:
+        asking.sendall(CHUNKED + b"".join(b"1;a=b\r\n%c\r\n" % byte for byte in body))
+        asking.sendall(b"0\r\na: b\r\n\r\n")
+        assert next_answer(asking)[0] == 200
+        asking.sendall(HEAD + b"\r\n")
+        assert asking.recv(1 << 16).startswith(b"HTTP/1.1 200")

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
-
 from gateway.main import serving
+from gateway.server import Server
 from gateway.settings import GatewaySettings
 from rstitch.local.processes import free_port
 from rstitch.service.ending import Ending
+from tests.support.gateways import until
 
 
 @contextmanager
@@ -21,23 +21,17 @@ def gateway(router: str, **settings: Any) -> Iterator[str]:
     """The address of a gateway in front of a router, as http://HOST:PORT."""
     listen = f"127.0.0.1:{free_port()}"
     chosen = GatewaySettings(http_listen=listen, router=router, **settings)
-    started = threading.Event()
-    made: list[uvicorn.Server] = []
-
-    class Told(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            started.set()
+    made: list[Server] = []
 
     async def serve() -> None:
         async with serving(chosen, Ending()) as (_, server):
-            made.append(Told(server.config))
-            await made[0].serve()
+            made.append(server)
+            await server.serve()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     try:
-        assert started.wait(30)
+        until(lambda: bool(made) and made[0].started)
         yield f"http://{listen}"
     finally:
         made[0].should_exit = True
