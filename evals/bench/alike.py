@@ -39,8 +39,12 @@ _COLUMNS: Columns = {
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One answer: its tokens as text, their log-probabilities, those of further tokens, and what it was charged."""
+    """One answer: its text and that of its thinking, its tokens as text, their log-probabilities, and its usage.
 
+    `others` are the log-probabilities of the most probable tokens in each place.
+    """
+
+    texts: tuple[str, str]
     tokens: list[str]
     logprobs: list[float]
     others: list[dict[str, float]]
@@ -100,20 +104,23 @@ def _pairs(
 
 def _ask(server: httpx2.Client, route: str, body: dict[str, Any]) -> Told:
     answer = server.post(route, json=body).raise_for_status().json()
-    found, usage = answer["choices"][0]["logprobs"], answer["usage"]
+    choice, usage = answer["choices"][0], answer["usage"]
+    found = choice["logprobs"]
     charged = usage["prompt_tokens"], usage["completion_tokens"]
     if "content" in found:
         told = found["content"]
+        message = choice["message"]
+        texts = message["content"] or "", message.get("reasoning") or message.get("reasoning_content") or ""
         others = [{each["token"]: each["logprob"] for each in token["top_logprobs"]} for token in told]
-        return Told([each["token"] for each in told], [each["logprob"] for each in told], others, charged)
-    return Told(found["tokens"], found["token_logprobs"], found["top_logprobs"], charged)
+        return Told(texts, [each["token"] for each in told], [each["logprob"] for each in told], others, charged)
+    return Told((choice["text"], ""), found["tokens"], found["token_logprobs"], found["top_logprobs"], charged)
 
 
 def _compared(route: str, answers: list[tuple[Told, Told]]) -> Row:
     num_same, differences, first = 0, [0.0], list[str]()
     for ours, theirs in answers:
-        same = _num_alike(ours.tokens, theirs.tokens)
-        if same == len(ours.tokens) == len(theirs.tokens):
+        same = num_alike(ours.tokens, theirs.tokens)
+        if "".join(ours.texts) == "".join(theirs.texts) and same == len(ours.tokens) == len(theirs.tokens):
             num_same += 1
         else:
             first.append(_difference(ours, theirs, same))
@@ -129,10 +136,13 @@ def _compared(route: str, answers: list[tuple[Told, Told]]) -> Row:
     }
 
 
-def _num_alike(ours: list[str], theirs: list[str]) -> int:
-    pairs = enumerate(zip(ours, theirs, strict=False))
-    # A token without a text is a special one, which servers name or don't.
-    return next((index for index, (one, other) in pairs if one and one != other), min(len(ours), len(theirs)))
+def num_alike(ours: list[str], theirs: list[str]) -> int:
+    """Counts the tokens from the beginning that are the same, by their texts."""
+    num = min(len(ours), len(theirs))
+    same = next((index for index in range(num) if ours[index] != theirs[index]), num)
+    # The token that ends an answer has no text here, and a name elsewhere.
+    ends = same == len(ours) - 1 == len(theirs) - 1 and not ours[same]
+    return len(ours) if ends else same
 
 
 def _difference(ours: Told, theirs: Told, at: int) -> str:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from evals.asking.record import Record
 from evals.asking.stacks import add_stack_arguments
-from evals.bench import checkouts, cores, engine, in_turn, page, security
+from evals.bench import alike, checkouts, cores, engine, in_turn, page, security
 from evals.bench.outside import fit
 from evals.bench.replay_stack import SYSTEMS, Replayed, cache_args, numbered, replay_stack
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
@@ -263,3 +263,20 @@ def test_the_ratio_of_pairs_forgives_what_hits_both() -> None:
     before = [1.0, 5.0, 2.0, 40.0, 3.0]
     found = in_turn.median_ratio([1.1 * ms for ms in before], before)
     assert (found.low, found.value, found.high) == pytest.approx((1.1, 1.1, 1.1))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "num"),
+    [
+        (["a", "b", ""], ["a", "b", "<|end|>"], 3),
+        (["a", "", "c"], ["a", "b", "c"], 1),
+        (["a", ""], ["a", "b", "c"], 1),
+        (["a", "b"], ["a", ""], 1),
+        (["a"], ["a"], 1),
+        ([], [], 0),
+    ],
+)
+def test_only_the_token_that_ends_an_answer_may_have_a_name_elsewhere(
+    ours: list[str], theirs: list[str], num: int
+) -> None:
+    assert alike.num_alike(ours, theirs) == num
