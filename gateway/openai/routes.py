@@ -130,7 +130,7 @@ async def _once(client: AsyncClient, session: str, first: AsyncIterator[Event]) 
                 yield event
             return
         except FailedPrecondition as error:
-            if error.reason != "SESSION_EXISTS":
+            if error.reason != "SESSION_EXISTS" or events is not first:
                 raise
         except Unavailable as error:
             if error.reason == "OWNED_ELSEWHERE":  # after all the time that the client tries to go on
