@@ -21,7 +21,7 @@ from rstitch.errors import invalid
 from rstitch.service.json_schemas import LIMITS, grammar_of, refused
 
 _MAX_VOCABULARIES = 8  # that are kept: one for each set of masked tokens, of which a pair has one
-_MAX_GRAMMARS = 64
+_MAX_GRAMMARS = 32
 _MAX_ANSWERS = 512
 _FIELD = "grammar.json_schema"
 
@@ -73,12 +73,20 @@ class Vocabulary:
     unbound: bytes  # bits of what may be written while nothing is bound: all but stop tokens
 
 
+@dataclass(slots=True)
+class Compiled:
+    """A grammar as nobody has read by it yet; its lexer is common to all answers by it."""
+
+    matcher: LLMatcher
+    is_spoilt: bool = False  # an answer took more work than it may: the lexer never forgets that
+
+
 @dataclass(eq=False)
 class AnswerGrammar:
     """What the answer of one session must be: a `Grammar` of the engine, to be asked in its thread."""
 
     vocabulary: Vocabulary
-    pristine: LLMatcher  # has read nothing
+    compiled: Compiled
     start: int
     thinking_end: bytes = b""
     thinking_begin: int | None = (
@@ -111,6 +119,7 @@ class AnswerGrammar:
         assert matcher is not None, "it is there once the schema binds"
         bits = b"" if matcher.is_error() else matcher.compute_bitmask()
         if matcher.is_error():
+            self.compiled.is_spoilt = True
             return self._stuck(matcher.get_error())
         made, may_end = np.frombuffer(bits, dtype=np.uint8).copy(), matcher.is_accepting()
         for stop in self.vocabulary.stops:
@@ -150,10 +159,14 @@ class AnswerGrammar:
             if bound_from is None:
                 return
             num = bound_from
-            self._matcher = matcher = self.pristine.deep_copy()
+            self._matcher = matcher = self.compiled.matcher.deep_copy()
         if num < len(answer):
             assert matcher is not None, "it is there once the schema binds"
-            matcher.consume_tokens(list(answer[num:]))
+            # Read as it was written, a mask before each token: what takes more work at once fails where that did not.
+            for place, token in enumerate(answer[num:]):
+                if place or num == bound_from:
+                    matcher.compute_bitmask()
+                matcher.consume_token(token)
 
     def _where_bound(self, answer: array[int], num_read: int) -> int | None:
         """Returns where the thinking is over; it was not within the first `num_read` tokens."""
@@ -178,21 +191,21 @@ class Grammars:
         self._stops = frozenset(stop_tokens)
         self._whole: tuple[LLTokenizer, list[bytes], frozenset[int]] | None = None
         self._vocabularies: OrderedDict[object, Vocabulary] = OrderedDict()
-        self._compiled: OrderedDict[object, tuple[Vocabulary, LLMatcher]] = OrderedDict()
+        self._compiled: OrderedDict[object, tuple[Vocabulary, Compiled]] = OrderedDict()
         self._answers: OrderedDict[str, tuple[AskedGrammar, AnswerGrammar]] = OrderedDict()
         self._compiling = asyncio.Lock()  # one at a time: what others send is not to take all cores
 
     async def of(self, session_id: str, asked: AskedGrammar) -> AnswerGrammar:
         """Returns what a session's answer is held to. Raises RstitchError INVALID_ARGUMENT with the field."""
         known = self._answers.get(session_id)
-        if known is not None and known[0] == asked:
+        if known is not None and known[0] == asked and not known[1].compiled.is_spoilt:
             self._answers.move_to_end(session_id)
             return known[1]
         stops = (asked.stop_tokens or self._stops) - asked.masked_tokens
         grammar = (asked.json_schema, stops, asked.masked_tokens)
-        if grammar not in self._compiled:
+        if not self._is_sound(grammar):
             async with self._compiling:
-                if grammar not in self._compiled:
+                if not self._is_sound(grammar):
                     made = await asyncio.to_thread(self._compile, *grammar)
                     _keep(self._compiled, grammar, made, _MAX_GRAMMARS)
         self._compiled.move_to_end(grammar)
@@ -200,33 +213,38 @@ class Grammars:
         _keep(self._answers, session_id, (asked, answer), _MAX_ANSWERS)
         return answer
 
+    def _is_sound(self, grammar: object) -> bool:
+        kept = self._compiled.get(grammar)
+        return kept is not None and not kept[1].is_spoilt
+
     def forget(self, session_id: str) -> None:
         """Drops what is kept of a session that is closed."""
         self._answers.pop(session_id, None)
 
-    def _answer(self, asked: AskedGrammar, vocabulary: Vocabulary, pristine: LLMatcher) -> AnswerGrammar:
+    def _answer(self, asked: AskedGrammar, vocabulary: Vocabulary, compiled: Compiled) -> AnswerGrammar:
         begin, end = None, asked.thinking_end.encode()
         if end and asked.thinking_begin:
             text = asked.thinking_begin.encode()
             begin = next((token for token, own in enumerate(vocabulary.spellings) if own == text), None)
             if begin is None:
                 end = b""  # no such token: it cannot begin to think
-        return AnswerGrammar(vocabulary, pristine, asked.start, end, begin)
+        return AnswerGrammar(vocabulary, compiled, asked.start, end, begin)
 
-    def _compile(self, schema: str, stops: frozenset[int], masked: frozenset[int]) -> tuple[Vocabulary, LLMatcher]:
+    def _compile(self, schema: str, stops: frozenset[int], masked: frozenset[int]) -> tuple[Vocabulary, Compiled]:
         """Runs in a thread of its own, while others are served."""
         grammar = grammar_of(schema, _FIELD)
         vocabulary = self._vocabularies.get((stops, masked))
         if vocabulary is None:
             vocabulary = self._vocabulary(stops, masked)
             _keep(self._vocabularies, (stops, masked), vocabulary, _MAX_VOCABULARIES)
-        pristine = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=LIMITS)
-        if pristine.is_error():
-            raise refused(_FIELD, pristine.get_error())
-        first = AnswerGrammar(vocabulary, pristine, 0).allowed([], 1)[0]
+        matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=LIMITS)
+        if matcher.is_error():
+            raise refused(_FIELD, matcher.get_error())
+        compiled = Compiled(matcher)
+        first = AnswerGrammar(vocabulary, compiled, 0).allowed([], 1)[0]
         if not isinstance(first, bytes):
             raise refused(_FIELD, str(first))
-        return vocabulary, pristine
+        return vocabulary, compiled
 
     def _vocabulary(self, stops: frozenset[int], masked: frozenset[int]) -> Vocabulary:
         if not stops:

@@ -25,6 +25,9 @@ _SHORT_ONES = ThreadPoolExecutor(4, "prompts")
 _MAX_ASIDE = 2
 _MAX_ASIDE_WAITING = 64
 _LONG_ONES = ThreadPoolExecutor(1, "long-prompts")
+# Schemas that wait to be tried, behind one another: nobody without one waits for them.
+_MAX_SCHEMAS = 32
+_SCHEMAS = ThreadPoolExecutor(1, "schemas")
 
 
 class Apart:
@@ -34,6 +37,7 @@ class Apart:
         self._waiting = 0  # bytes of long ones
         self._aside = asyncio.Semaphore(_MAX_ASIDE)
         self._num_aside = 0
+        self._num_schemas = 0
 
     async def make_aside(self, make: Callable[[], _T], num_bytes: int) -> _T:
         """Calls `make` as the method `make` does, but never so that questions have to wait for it.
@@ -50,6 +54,18 @@ class Apart:
                 return await self.make(make, num_bytes)
         finally:
             self._num_aside -= 1
+
+    async def make_schema(self, make: Callable[[], None]) -> None:
+        """Calls `make`, which tries a schema. Raises RstitchError (RESOURCE_EXHAUSTED) if too many are waiting."""
+        if self._num_schemas >= _MAX_SCHEMAS:
+            code, remedy = grpc.StatusCode.RESOURCE_EXHAUSTED, "Try again later."
+            what = f"{self._num_schemas} other schemas are still being read."
+            raise RstitchError(code, "TOO_MANY_SCHEMAS", what, remedy=remedy, retry_after_s=1.0)
+        self._num_schemas += 1
+        try:
+            await asyncio.get_running_loop().run_in_executor(_SCHEMAS, make)
+        finally:
+            self._num_schemas -= 1
 
     async def make(self, make: Callable[[], _T], num_bytes: int) -> _T:
         """Calls `make` off the loop, of a request with `num_bytes`.

@@ -35,7 +35,7 @@ from router_svc.workers.pair import WorkerPair
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_CONSULTATION_BYTES
 from rstitch.service.head_features import LOOKING_BACK, num_numbers
-from rstitch.service.json_schemas import grammar_of
+from rstitch.service.schema_trial import check_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,10 @@ class Preparation:
         def make() -> Prompt:
             if self.settings.special_tokens_in_text == "refuse":
                 check_plain(question.input, vocabularies)
-            if question.json_schema:
-                grammar_of(question.json_schema, "json_schema")  # the workers make their own: here it is refused early
             return make_prompt(question.input, vocabularies, before, most, each_its_own=own)
 
+        if question.json_schema:
+            await self.apart.make_schema(lambda: check_schema(question.json_schema, "json_schema"))
         return await self.apart.make(make, question.num_bytes)
 
     async def prepare(

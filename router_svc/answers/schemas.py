@@ -28,13 +28,16 @@ def thinking_marks(tokenizer: Tokenizer, prompt: Sequence[int], default_end: str
 
     The first is empty where the prompt has begun it, or it cannot begin; both are where the answer does not think. A
     model thinks if its folder or the router's settings say how that ends, or if its vocabulary has the usual end as a
-    token.
+    token. Raises RstitchError (INVALID_ARGUMENT) where it thinks and nothing tells how that begins.
     """
     end = default_end or tokenizer.exit_style.thinking_end
     if not end and len(tokenizer.encode(DEFAULT_STYLE.thinking_end, begins=False)) == 1:
         end = DEFAULT_STYLE.thinking_end
-    if not end.startswith("</"):
+    if not end:
         return "", ""
+    if not end.startswith("</"):
+        what = f"the model thinks until {end!r}, and how its thinking begins is not known."
+        raise invalid("json_schema", what, "Leave it out, or ask a model whose thinking is between <NAME> and </NAME>.")
     begin = f"<{end[2:]}"
     said = b"".join(tokenizer.bytes_of(token) for token in prompt[-_LAST_TOKENS:]).rstrip()
     if said.endswith(begin.encode()):

@@ -31,7 +31,7 @@ _REMEDY = "Send a JSON schema of keywords that can be held to; docs/http.md name
 def grammar_of(schema: str, field: str) -> str:
     """Returns what llguidance is told. Raises RstitchError INVALID_ARGUMENT with the field, if it cannot be held to.
 
-    It takes up to a tenth of a second.
+    It may take minutes and all memory: what comes from others is tried by `schema_trial` first.
     """
     size = len(schema.encode())
     if size > MAX_SCHEMA_BYTES:

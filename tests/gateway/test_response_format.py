@@ -43,7 +43,13 @@ def test_any_object_is_one(http: httpx2.Client) -> None:
 
 @pytest.mark.parametrize(
     ("schema", "more", "param"),
-    [({"not": {}}, {}, "response_format"), (SCHEMA, {"stop": ["x"]}, "stop")],
+    [
+        ({"not": {}}, {}, "response_format"),
+        # Each would take a service's time and memory for good: a few seconds of another process end it.
+        ({"type": "integer", "multipleOf": 9999991}, {}, "response_format"),
+        ({"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{i}}}"} for i in range(19)]}, {}, "response_format"),
+        (SCHEMA, {"stop": ["x"]}, "stop"),
+    ],
 )
 def test_what_no_router_can_hold_names_its_parameter(http: httpx2.Client, schema: Any, more: Any, param: str) -> None:
     asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
