@@ -46,6 +46,8 @@ OF_ROUTER: dict[str, tuple[Any, ...]] = {
     "stop": ("the", "\n"),
     "guard": (0, 1, 2),
     "then": (0, 1, 2),
+    "only_if_new": (False, True),
+    "json_schema": ("", "", '{"type": "integer"}'),
 }
 OF_WORKER: dict[str, tuple[Any, ...]] = {
     "session_id": SESSIONS,
@@ -107,6 +109,8 @@ async def test_a_router_answers_or_refuses_by_name(stack: Stack, count: int) -> 
     router = await stack.router(max_new_tokens=12, detach_grace_s=0.2)
     stub = await stack.stub(router)
     before = await take(stub, ask_for(max_new_tokens=30))
+    for session in SESSIONS:  # there is one to be told, whichever request comes first
+        await take(stub, ask_for(max_new_tokens=3, session_id=session))
     service, needed = router_pb2.DESCRIPTOR.services_by_name["RouterService"], {"Generate", "GetTrajectory"}
     wrong = await send_all(router.port, service, OF_ROUTER, count, needed)
     assert not wrong, "\n".join(wrong)
