@@ -224,10 +224,10 @@ def test_an_answer_is_gone_on_with_from_any_of_its_tokens(real: str, visit: Visi
             assert rest == tokens[start + 12 :]
         else:
             assert {segment["source"] for segment in answer} == {"llm"}
-        assert page.locator("details.thinking").count() == 1, "the thinking went on, and is folded as before"
+        expect(page.locator("details.thinking"), "the thinking goes on, folded as before").to_have_count(1)
         assert "</think>" not in shown(page)
     again = visit(f"{real}/t/{other}")
-    assert again.locator("details.thinking").count() == 1
+    expect(again.locator("details.thinking")).to_have_count(1)
     strip(again).focus()
     again.keyboard.press("Home")
     again.get_by_role("button", name="go on from here").click()
