@@ -39,12 +39,12 @@ _COLUMNS: Columns = {
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One answer: its text and that of its thinking, its tokens as text, their log-probabilities, and its usage.
+    """One answer: its text, thinking included, its tokens as text, their log-probabilities, and its usage.
 
     `others` are the log-probabilities of the most probable tokens in each place.
     """
 
-    texts: tuple[str, str]
+    text: str
     tokens: list[str]
     logprobs: list[float]
     others: list[dict[str, float]]
@@ -97,6 +97,7 @@ def _pairs(
         asked: dict[str, Any] = {"temperature": 0, "max_tokens": options.max_new_tokens}
         if route.endswith("chat/completions"):
             asked |= {"messages": [{"role": "user", "content": prompt}], "logprobs": True, "top_logprobs": 5}
+            asked["separate_reasoning"] = False  # the text as it was written, thinking and all
         else:
             asked |= {"prompt": prompt, "logprobs": 5}
         yield _ask(ours, route, asked | {"model": _OURS}), _ask(theirs, route, asked | {"model": options.name})
@@ -109,18 +110,22 @@ def _ask(server: httpx2.Client, route: str, body: dict[str, Any]) -> Told:
     charged = usage["prompt_tokens"], usage["completion_tokens"]
     if "content" in found:
         told = found["content"]
-        message = choice["message"]
-        texts = message["content"] or "", message.get("reasoning") or message.get("reasoning_content") or ""
         others = [{each["token"]: each["logprob"] for each in token["top_logprobs"]} for token in told]
-        return Told(texts, [each["token"] for each in told], [each["logprob"] for each in told], others, charged)
-    return Told((choice["text"], ""), found["tokens"], found["token_logprobs"], found["top_logprobs"], charged)
+        return Told(
+            choice["message"]["content"],
+            [each["token"] for each in told],
+            [each["logprob"] for each in told],
+            others,
+            charged,
+        )
+    return Told(choice["text"], found["tokens"], found["token_logprobs"], found["top_logprobs"], charged)
 
 
 def _compared(route: str, answers: list[tuple[Told, Told]]) -> Row:
     num_same, differences, first = 0, [0.0], list[str]()
     for ours, theirs in answers:
         same = num_alike(ours.tokens, theirs.tokens)
-        if "".join(ours.texts) == "".join(theirs.texts) and same == len(ours.tokens) == len(theirs.tokens):
+        if ours.text == theirs.text and same == len(ours.tokens) == len(theirs.tokens):
             num_same += 1
         else:
             first.append(_difference(ours, theirs, same))

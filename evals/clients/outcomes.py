@@ -15,7 +15,7 @@ from rich.text import Text
 
 
 class State(StrEnum):
-    """How it went."""
+    """How a program or a suite ended; left out is what this machine lacks something for."""
 
     PASSED = "passed"
     FAILED = "failed"

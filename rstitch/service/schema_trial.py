@@ -14,11 +14,13 @@ import subprocess
 import sys
 
 import grpc
+import structlog
 from llguidance import LLMatcher, LLTokenizer
 
 from rstitch.errors import RstitchError, invalid
 from rstitch.service.json_schemas import LIMITS, grammar_of, refused
 
+_log = structlog.get_logger(__name__)
 # Of one trial: seconds of CPU time, so that a busy machine refuses nothing that an idle one takes, and address space.
 _MAX_CPU_S = 2
 _MAX_BYTES = 512 << 20
@@ -46,13 +48,22 @@ def _tried(schema: str) -> dict[str, str] | None:
             [sys.executable, "-m", __name__], input=schema.encode(), capture_output=True, timeout=_MAX_WALL_S,
             start_new_session=True, check=False,
         )  # fmt: skip
-    except subprocess.TimeoutExpired as error:  # the machine's fault, and not kept as the schema's
-        code, what = grpc.StatusCode.RESOURCE_EXHAUSTED, "there was no time to read the schema."
-        raise RstitchError(code, "TOO_MANY_SCHEMAS", what, remedy="Try again later.", retry_after_s=1.0) from error
+    except subprocess.TimeoutExpired:
+        raise _busy() from None
+    if done.returncode in (-signal.SIGKILL, -signal.SIGTERM):
+        raise _busy()
     if done.returncode != 0:
+        last = done.stderr.decode(errors="replace").strip()[-500:]
+        _log.warning("the trial of a schema was ended", code=done.returncode, said=last, bytes=len(schema))
         return None
     said: dict[str, str] = json.loads(done.stdout)
     return said
+
+
+def _busy() -> RstitchError:
+    """Of a trial that the machine ended: that is not kept as the schema's fault."""
+    code, what = grpc.StatusCode.RESOURCE_EXHAUSTED, "there was no time to read the schema."
+    return RstitchError(code, "TOO_MANY_SCHEMAS", what, remedy="Try again later.", retry_after_s=1.0)
 
 
 def _try() -> None:

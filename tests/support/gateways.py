@@ -30,7 +30,7 @@ def started(router: str, folder: Path, *args: str, ca: str = "") -> Iterator[htt
 
 @contextmanager
 def process(router: str, folder: Path, *args: str, ca: str = "") -> Iterator[tuple[ChildProcess, httpx2.Client]]:
-    """Likewise, with its process."""
+    """A gateway as `started` has it, together with its process, for tests that end it."""
     reaper = Reaper()
     listen = f"127.0.0.1:{free_port()}"
     if "--http-listen" in args:

@@ -38,7 +38,7 @@ MARKS = {"type": "array", "minItems": 2, "maxItems": 3, "items": {"enum": [1, 12
 
 @dataclass(frozen=True)
 class Held:
-    """What the reference wrote."""
+    """What the reference wrote, each token with its entropy; it `ended` by a stop token, or else by its length."""
 
     tokens: list[int] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)

@@ -33,7 +33,7 @@ def answered(http: str) -> Outcome:
 
 
 def own(http: str) -> Outcome:
-    """Runs our own /openapi.json."""
+    """Holds every answer to the description that the gateway gives of itself."""
     with urllib.request.urlopen(f"{http}/openapi.json") as response:
         return _held_to("our own description", place(http, "schemathesis"), json.load(response), "")
 

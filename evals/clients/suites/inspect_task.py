@@ -8,6 +8,6 @@ from inspect_ai.solver import generate
 
 @task
 def tiny() -> Task:
-    """Makes the task."""
+    """Makes a task of the questions beside it; an answer is what stands in its box."""
     questions = json_dataset("questions.jsonl", FieldSpec(input="question", target="answer"))
     return Task(dataset=questions, solver=generate(), scorer=pattern(r"boxed\{([^}]*)\}"))
