@@ -68,6 +68,8 @@ def refuses(client: httpx2.Client) -> bool:
         httpx2.get(f"{client.base_url}/health")
     except httpx2.ConnectError:
         return True
+    except httpx2.RemoteProtocolError:  # it came just before nobody listened any more, and was let go
+        return False
     return False
 
 
