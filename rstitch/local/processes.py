@@ -11,6 +11,7 @@ import random
 import signal
 import socket
 import subprocess
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +22,19 @@ from rstitch.local.reaper import Reaper
 _LOCALHOST = "127.0.0.1"
 # What `free_port` draws from. Processes that start many services at once, as tests do, each take a part of it.
 PORTS = range(16384, 32768)
+_given: deque[int] = deque(maxlen=1024)  # by `free_port` of late: whoever asked may not listen yet
 
 
 def free_port() -> int:
-    """Finds a port of this machine that nobody listens on.
+    """Finds a port of this machine that nobody listens on, and that this process was not given lately.
 
     It is below those that systems hand out by themselves (from 32768 on, or higher): a part may need seconds until it
     listens, and meanwhile no connection and no server with port 0 may be given it.
     """
     draw = random.SystemRandom().choice
-    return next(port for port in iter(lambda: draw(PORTS), None) if is_free(port))
+    port = next(port for port in iter(lambda: draw(PORTS), None) if port not in _given and is_free(port))
+    _given.append(port)
+    return port
 
 
 def is_free(port: int) -> bool:

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from rstitch.local import processes
 from rstitch.local.part import Part, StackError
 from rstitch.local.processes import ChildProcess
 from rstitch.local.reaper import Reaper
@@ -141,3 +143,10 @@ def test_a_port_that_is_taken_is_said_before_anything_is_started() -> None:
         with pytest.raises(StackError, match="is in use"):
             stack.start()
     assert not stack.folder.exists()
+
+
+def test_two_that_do_not_listen_yet_have_two_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PORTS", processes.PORTS[:64])
+    monkeypatch.setattr(processes, "_given", deque(maxlen=32))
+    drawn = [processes.free_port() for _ in range(200)]
+    assert all(len({*drawn[begin : begin + 32]}) == 32 for begin in range(168))
