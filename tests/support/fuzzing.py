@@ -128,7 +128,8 @@ class Fuzzer:
             *NAMES,
         )
         for _ in range(dice.choice((0, 1, 2, 5))):
-            self._json(made.fields[dice.choice(names)], dice.choice((0, 1, 3, 30)))
+            # A level of JSON is up to three of a message's, of which the library itself takes a hundred.
+            self._json(made.fields[dice.choice(names)], dice.choice((0, 1, 3, 24)))
         return made
 
     def _json(self, value: struct_pb2.Value, depth: int) -> None:
