@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import ipaddress
 import os
 import ssl
 import sys
-import urllib.request
 
 from rstitch.limits import GATEWAY_ADDRESS
 
@@ -13,15 +14,36 @@ _TIMEOUT_S = 5.0
 
 
 def main() -> None:
-    """Asks where the gateway was told to listen on; whose certificate that shows is not the question."""
+    """Asks where the gateway was told to listen on; exits with why it does not live."""
     host, _, port = os.environ.get("RSTITCH_HTTP_LISTEN", GATEWAY_ADDRESS).rpartition(":")
-    host = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host
-    scheme = "https" if os.environ.get("RSTITCH_HTTP_TLS_CERT") else "http"
-    context = ssl._create_unverified_context() if scheme == "https" else None
+    connection = _connection(_reachable(host.strip("[]")), int(port))
     try:
-        urllib.request.urlopen(f"{scheme}://{host}:{port}/health", timeout=_TIMEOUT_S, context=context).close()
-    except OSError as error:
-        sys.exit(str(error))
+        connection.request("GET", "/health")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        sys.exit(f"the gateway does not answer: {error or type(error).__name__}")
+    if status != 200:
+        sys.exit(f"the gateway answers with {status}")
+
+
+def _reachable(host: str) -> str:
+    """Gives this machine's own address where the gateway listens on all of them."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # a name
+        return host
+    if not address.is_unspecified:
+        return host
+    return "127.0.0.1" if address.version == 4 else "::1"
+
+
+def _connection(host: str, port: int) -> http.client.HTTPConnection:
+    if not os.environ.get("RSTITCH_HTTP_TLS_CERT"):
+        return http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+    # Whether it lives is the question, and not whose certificate it shows: that is of a name which is not this host's.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
 
 
 if __name__ == "__main__":
