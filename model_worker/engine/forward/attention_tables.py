@@ -89,15 +89,16 @@ class BlockTableAttention(ABC):
         value: Tensor,
         attention_mask: Tensor | None,
         scaling: float | None = None,
+        s_aux: Tensor | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self.cache.write(layer, self.tables.slots, key, value)
-        return self.attend(layer, query[0].transpose(0, 1), scaling)[None], None
+        return self.attend(layer, query[0].transpose(0, 1), scaling, s_aux)[None], None
 
     @abstractmethod
-    def attend(self, layer: int, query: Tensor, scaling: float | None) -> Tensor:
+    def attend(self, layer: int, query: Tensor, scaling: float | None, sinks: Tensor | None = None) -> Tensor:
         """Lets the queries [tokens, heads, key_dim] attend to what the cache holds, the new tokens included.
 
-        Returns [tokens, heads, value_dim]; a `scaling` of None is key_dim ** -0.5.
+        Returns [tokens, heads, value_dim]; a `scaling` of None is key_dim ** -0.5; `sinks` are [heads].
         """

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model_worker.engine.forward.reach import EVERYTHING, Reach
 from model_worker.engine.forward.transfer import to_device
 
 _CACHE_LINE = 64  # bytes
@@ -22,6 +23,8 @@ class LayerShape:
     key_dim: int
     value_dim: int
     softcap: float | None
+    reach: Reach = EVERYTHING
+    has_sinks: bool = False  # a logit per head, given with each call, that takes of the softmax and adds nothing
 
 
 class KvCache:

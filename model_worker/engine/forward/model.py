@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.forward.loader import LoadedModel
+from model_worker.engine.forward.step_cache import StepCache, cache_keyword
 
 
 class Model:
@@ -17,6 +18,8 @@ class Model:
         self._module = loaded.module
         self._vocab_size = vocab_size
         self._num_layers = len(loaded.shapes)
+        self._counts_positions = loaded.counts_positions
+        self._cache_keyword = cache_keyword(loaded.module)
         # The LM head's input: the last hidden states of just the rows asked for. The hook holds the list and not this
         # object: the module, which holds the hook, would else be its own owner, and never be freed at once.
         seen = self._seen = [torch.empty(0)]
@@ -39,7 +42,7 @@ class Model:
 
         `keep`, int64 [kept], says after which tokens; 0: after all.
         """
-        module, inputs = self._part(ids)
+        module, inputs = self._part(ids, positions)
         logits = module(**inputs, position_ids=positions, use_cache=False, logits_to_keep=keep).logits[0]
         # An LM head may have more rows than the vocabulary, to fill its shape up. No token stands for these rows: they
         # are cut off here, before anything is measured or chosen.
@@ -50,10 +53,11 @@ class Model:
 
     def hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Returns the last hidden states, [tokens, hidden_size], without the LM head: all that catch-up needs."""
-        module, inputs = self._part(ids)
+        module, inputs = self._part(ids, positions)
         states: Tensor = module.base_model(**inputs, position_ids=positions, use_cache=False)[0][0]
         return states
 
-    def _part(self, ids: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    def _part(self, ids: Tensor, positions: Tensor) -> tuple[Any, dict[str, Any]]:
         """Returns the module that computes, and its inputs besides the positions."""
-        return self._module, {"input_ids": ids}
+        cache = {self._cache_keyword: StepCache(positions)} if self._counts_positions else {}
+        return self._module, {"input_ids": ids, **cache}

@@ -34,6 +34,7 @@ class Case:
     lengths: tuple[int, ...] = (40, 3, 100)  # keys by row, the new ones included
     softcap: float | None = None
     window: int | None = None
+    chunk: int | None = None  # not beside a window
     sinks: bool = False
     dtype: torch.dtype = torch.float32
     keys_per_split: int | None = None
@@ -98,6 +99,8 @@ def attend(case: Case, query: Tensor, keys: Tensor, values: Tensor, sinks: Tenso
     sees = key <= position
     if case.window is not None:
         sees &= key > position - case.window
+    if case.chunk is not None:
+        sees &= key >= position // case.chunk * case.chunk
     scores = scores.masked_fill(~sees, -math.inf)
     if sinks is not None:
         scores = torch.cat([scores, sinks.double()[:, None, None].expand(-1, n, 1)], -1)
@@ -109,7 +112,7 @@ def run(case: Case, call: Call) -> Tensor:
     sinks = None if call.sinks is None else call.sinks.to(call.query.device)
     return paged_attention(
         call.query, call.keys, call.values, call.tables, case.page_size,
-        softcap=case.softcap, window=case.window, sinks=sinks, keys_per_split=case.keys_per_split,
+        softcap=case.softcap, window=case.window, chunk=case.chunk, sinks=sinks, keys_per_split=case.keys_per_split,
     )  # fmt: skip
 
 
