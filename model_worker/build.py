@@ -69,6 +69,7 @@ def build(
         compile=settings.compile,
         prefix_cache=_prefix_cache(settings, device),
         fused=settings.fused,
+        check_tokens=settings.check_tokens,
     )
     if limits.compile == "on" and shared is None:
         _log.info("compiling steps unless that was done before: a minute, for large models several")

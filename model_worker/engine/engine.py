@@ -277,7 +277,7 @@ class Engine:
     def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
         """Returns a runner whose logits are the model's own."""
         name = type(loaded.module).__name__
-        tokens = parity_tokens(name, self.limits)
+        tokens = parity_tokens(loaded, self.limits)
         reference = reference_logits(loaded, tokens)
         runner = self._new_runner(loaded, on_progress)
         with parity_session(self._table, tokens) as session:

@@ -62,9 +62,7 @@ def _fill(cache: KvCache, rows: list[Row]) -> list[tuple[Tensor, Tensor]]:
     return held
 
 
-def _naive(
-    q: Tensor, k: Tensor, v: Tensor, start: int, shape: LayerShape, sinks: Tensor | None = None
-) -> Tensor:
+def _naive(q: Tensor, k: Tensor, v: Tensor, start: int, shape: LayerShape, sinks: Tensor | None = None) -> Tensor:
     """[tokens, heads, value_dim] in float64, by the formula; q [tokens, heads, dim], k and v [keys, kv_heads, dim]."""
     repeats = q.shape[1] // k.shape[1]
     k, v = (t.double().repeat_interleave(repeats, 1) for t in (k, v))
@@ -83,9 +81,7 @@ def _naive(
     return torch.einsum("hts,shd->thd", scores.softmax(-1)[..., : k.shape[0]], v)
 
 
-def _attend(
-    cache: KvCache, rows: list[Row], q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None
-) -> Tensor:
+def _attend(cache: KvCache, rows: list[Row], q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
     attention = NativeAttention(cache)
     batch = Batch.of(rows, cache.page_size)
     attention.begin(batch, torch.tensor(batch.slots))

@@ -1,8 +1,8 @@
 """From a folder or hub id to a model that the engine can run exactly, or a refusal that names what it cannot do.
 
 Nothing here is a list of model classes. The model is run once to see what each layer asks for (probe.py): what the
-engine does not do is refused. Then the engine's path is compared with the model's own (parity.py), so that a wrong model
-never starts.
+engine does not do is refused. Then the engine's path is compared with the model's own (parity.py), so that a wrong
+model never starts.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.kv_cache import LayerShape
 from model_worker.engine.forward.probe import probe
 from model_worker.engine.forward.replaced import restore_forwards
-
-# RoPE variants whose angles depend on the length of the *batch*: a session's tokens would depend on its neighbours.
-_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
+from model_worker.engine.forward.rope import longest_context, settle_rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +112,13 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
     restore_forwards(module)  # of an engine that had the model before
     config = module.config
     name = type(module).__name__
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = longest_context(config.get_text_config())
     longest = int(context_length or limit or 0)
     if longest <= 0:
         raise UnsupportedModel(f"{name}: the config names no max_position_embeddings; give --context-length")
     if limit is not None and longest > limit:
         raise UnsupportedModel(
-            f"{name}: --context-length {longest} is over the model's max_position_embeddings {limit}"
+            f"{name}: --context-length {longest} is over what the model is made for, {limit} by its config"
         )
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{name}: encoder-decoder models are not supported")
@@ -128,7 +126,7 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
         raise UnsupportedModel(f"{name}: its forward takes no logits_to_keep")
     if not getattr(module, "_supports_attention_backend", False):
         raise UnsupportedModel(f"{name}: its attention does not go through transformers' AttentionInterface")
-    _refuse_rope(name, config)
+    settle_rope(name, module, config.get_text_config(), longest)
     probed = probe(module, name, longest)
     parameter = next(module.parameters())
     return LoadedModel(
@@ -143,13 +141,6 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
         dtype=parameter.dtype,
         device=parameter.device,
     )
-
-
-def _refuse_rope(name: str, config: Any) -> None:
-    parameters = getattr(config, "rope_parameters", None) or {}
-    for part in [parameters, *(value for value in parameters.values() if isinstance(value, dict))]:
-        if part.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
-            raise UnsupportedModel(f"{name}: rope_type {part['rope_type']} depends on the longest sequence of a batch")
 
 
 def _stop_tokens(module: Any) -> frozenset[int]:

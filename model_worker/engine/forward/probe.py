@@ -101,9 +101,7 @@ class _Run:
         ids = torch.zeros_like(self._positions)
         with probed(self._module, self._attend, self._masks.make), torch.inference_mode():
             cache = {cache_keyword(self._module): self.cache}
-            logits: Tensor = self._module(
-                input_ids=ids, position_ids=self._positions, use_cache=False, **cache
-            ).logits
+            logits: Tensor = self._module(input_ids=ids, position_ids=self._positions, use_cache=False, **cache).logits
         return logits
 
     def _attend(
