@@ -96,8 +96,8 @@ def check_parity(name: str, runner: Runner, run: Run, reference: Reference) -> N
     before = max(0, count - _NUM_TOKENS)
     half = before + (count - before) // 2
     # What goes beyond a window first. Then two chunks, so that the second one also reads keys and values that a step
-    # before has written; the first asks for nothing, as catch-up does, the second for all that it can be asked for. Then
-    # the last token again, as decode.
+    # before has written; the first asks for nothing, as catch-up does, the second for all that it can be asked for.
+    # Then the last token again, as decode.
     for captured in (True, False) if runner.graphs is not None else (False,):
         path = "captured" if captured else "uncaptured"
         again = run.num_pending == 0

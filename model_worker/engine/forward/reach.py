@@ -37,7 +37,8 @@ class Reach:
         """Returns the same for many tokens, int64."""
         if self.window:
             return np.maximum(positions - (self.window - 1), 0)
-        return positions // self.chunk * self.chunk if self.chunk else np.zeros_like(positions)
+        begins: np.ndarray = positions // self.chunk * self.chunk if self.chunk else np.zeros_like(positions)
+        return begins
 
     def within(self, context_length: int) -> Reach:
         """Returns this, or a reach over everything if no token of a context so long is kept from any key."""
