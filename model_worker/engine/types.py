@@ -277,3 +277,6 @@ class Limits:
     # Tokens of the prompt by which the engine's logits are compared with the model's own; 0: enough to see a window
     # that is not too long.
     check_tokens: int = 0
+    # Pages that layers which see a window only have room for at once; 0: for all, and nothing is given back. Sessions
+    # of such a model share no pages.
+    num_window_pages: int = 0

@@ -44,8 +44,12 @@ class LoadedModel:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes that the keys and values of one token take in all layers."""
-        elements = sum(shape.num_kv_heads * (shape.key_dim + shape.value_dim) for shape in self.shapes)
-        return elements * self.dtype.itemsize
+        return sum(shape.elements for shape in self.shapes) * self.dtype.itemsize
+
+    @property
+    def window_bytes_per_token(self) -> int:
+        """Bytes of these in layers that see a window or a chunk only."""
+        return sum(shape.elements for shape in self.shapes if shape.reach.is_limited) * self.dtype.itemsize
 
 
 def load(
