@@ -17,6 +17,7 @@ from rich.console import Console
 
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
+from rstitch.service.head_features import Situation, numbers
 from training.commands import run
 
 _BUNDLED = ROOT / "models/heads/tiny/head.safetensors"
@@ -26,10 +27,11 @@ def cost_us(head: Head, num_calls: int) -> tuple[float, float]:
     """Median and 99th percentile of single calls on random states."""
     rng = np.random.default_rng(0)
     states = [rng.normal(size=head.facts.hidden_size).astype("<f4").tobytes() for _ in range(64)]
+    features = numbers(head.facts.features, Situation())
     times = np.empty(num_calls)
     for index in range(-num_calls // 10, num_calls):  # the first warm up, and are overwritten
         began = time.perf_counter()
-        head.wants_llm(states[index % len(states)], 100)
+        head.wants_llm(states[index % len(states)], 100, features)
         times[index] = time.perf_counter() - began
     return float(np.median(times) * 1e6), float(np.percentile(times, 99) * 1e6)
 
