@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import shlex
@@ -13,8 +12,9 @@ import grpc
 import pytest
 from rich.console import Console
 
-from evals.evaluation.run import add_arguments
+from evals.evaluation.run import Options
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
+from evals.options import parsed
 from rstitch.errors import InvalidArgument, RstitchError
 from rstitch.service.head import Head
 from training.head.__main__ import main, questions_of, recipe_of
@@ -73,19 +73,17 @@ def test_what_cannot_be_is_refused(flags: list[str], tmp_path: Path, capsys: pyt
 
 
 def test_the_command_for_the_test_split_asks_the_pair_of_the_training() -> None:
-    made = argparse.ArgumentParser()
-    add_arguments(made)
     common = ["--name", "mine", "--out", "heads/mine", "--max-new-tokens", "99"]
     for flags in (["--router", "there:1"], ["--slm", "small", "--llm", "large"]):
         options = parser().parse_args([*common, *flags])
         judged_by = "--check exact --prompt '{question} Short.'"
         said = command_for_test(options, reached_by(options), judged_by, Path("w/test.jsonl"), "learned:mine,price=2")
-        parsed = made.parse_args(shlex.split(said)[3:])
-        assert (parsed.router, parsed.slm_model, parsed.llm_model) == (
+        asked = parsed(Options, shlex.split(said)[3:])
+        assert (asked.router, asked.slm_model, asked.llm_model) == (
             options.router, options.slm_model, options.llm_model
         )  # fmt: skip
-        assert (parsed.data, parsed.max_new_tokens) == (Path("w/test.jsonl"), 99)
-        assert (parsed.prompt, parsed.systems[-1]) == ("{question} Short.", "learned:mine,price=2")
+        assert (asked.data, asked.max_new_tokens) == (Path("w/test.jsonl"), 99)
+        assert (asked.prompt, asked.systems[-1]) == ("{question} Short.", "learned:mine,price=2")
 
 
 @pytest.mark.parametrize(
