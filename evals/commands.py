@@ -28,13 +28,13 @@ def run_command(
 
     Returns: the exit code: 2 for bad input, 1 for other failures.
     """
-    app = _app(help=description, no_args_is_help=True)
+    app = _app(help=_unwrapped(description), no_args_is_help=True)
     app.callback()(_nothing)
     for name, summary in commands.items():
         if name in arguments[:1]:
             module = importlib.import_module(f"{package}.{name}")
             run = _told(module.run, module.Options)
-            app.command(name, cls=Command, help=module.__doc__, short_help=summary)(run)
+            app.command(name, cls=Command, help=_unwrapped(module.__doc__), short_help=summary)(run)
         else:
             app.command(name, help=summary)(_nothing)
     return _exit_code(app, prog, arguments)
@@ -57,13 +57,18 @@ def run_program(
     Returns: the exit code: 2 for bad input, 1 for other failures.
     """
     app = _app()
-    app.command(cls=Command, help=description)(_told(run, options, bad_input))
+    app.command(cls=Command, help=_unwrapped(description))(_told(run, options, bad_input))
     return _exit_code(app, prog, arguments)
 
 
 def _app(**settings: Any) -> typer.Typer:
     helped = {"help_option_names": ["-h", "--help"]}
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=helped, **settings)
+
+
+def _unwrapped(text: str | None) -> str:
+    """Joins the lines of each paragraph: the terminal has a width of its own."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
 def _nothing() -> None:

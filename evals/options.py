@@ -29,11 +29,12 @@ def many(*defaults: T) -> Any:
 def with_options(function: Callable[[Any], T], options: type) -> Callable[..., T]:
     """Gives a function of one value of the dataclass `options` the parameters that its fields are."""
     hints = get_type_hints(options, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    # Its own come first in --help, then those that it has from others.
+    names = dict.fromkeys(name for each in options.__mro__ for name in inspect.get_annotations(each) if name in fields)
     parameters = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field, hints), annotation=hints[field.name]
-        )
-        for field in dataclasses.fields(options)
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_default(fields[name]), annotation=hints[name])
+        for name in names
     ]
 
     def called(**given: Any) -> T:
@@ -87,7 +88,7 @@ def at_most_one(given: Mapping[str, object]) -> None:
         raise invalid(named[1], f"it stands beside {named[0]}.", "Give one or the other.")
 
 
-def _default(field: dataclasses.Field[Any], hints: Mapping[str, Any]) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
     """The default as typer takes and shows it: numbers that stand in one word with commas between them are that."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -26,6 +26,11 @@ def positives(text: str) -> list[int]:
     if not all(number > 0 for number in found):
         raise typer.BadParameter(f"{text!r}: each should be a whole number above 0")
     return found
+
+
+def counts(help: str) -> Any:
+    """Makes an option of whole numbers above 0 in one word, such as 1,4,16; `Sequence[int]` is its type."""
+    return typer.Option(parser=positives, metavar="N,...", help=help)
 
 
 def wholes(text: str) -> list[int]:
