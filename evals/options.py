@@ -83,7 +83,7 @@ def _spread(words: Iterable[str], flags: set[str]) -> list[str]:
 
 def at_most_one(given: Mapping[str, object]) -> None:
     """Checks that at most one of these flags has a value. Raises: RstitchError (INVALID_ARGUMENT) that names two."""
-    named = [flag for flag, value in given.items() if value]
+    named = [flag for flag, value in given.items() if value is not None and value is not False]
     if len(named) > 1:
         raise invalid(named[1], f"it stands beside {named[0]}.", "Give one or the other.")
 

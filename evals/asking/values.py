@@ -6,7 +6,7 @@ A reader is a `parser` of `typer.Option`, which puts the flag's name before what
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -68,6 +68,18 @@ def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
             if part not in names:
                 raise typer.BadParameter(f"{part!r} is none of {', '.join(names)}")
         return _parts(text)
+
+    return chosen
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """Makes a reader of one of these names; where they are few and known, a Literal is the better type."""
+    known = tuple(names)
+
+    def chosen(text: str) -> str:
+        if text not in known:
+            raise typer.BadParameter(f"{text!r} is none of {', '.join(known)}")
+        return text
 
     return chosen
 
