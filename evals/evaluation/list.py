@@ -16,7 +16,6 @@ from evals.tasks.task import load, names
 
 _CHECKS = {
     "math": "checked by math-verify",
-    "code": "checked by its tests",
     "boxed": "checked as text",
     "exact": "checked as text",
     "generator": "checked by its own rule",

@@ -23,7 +23,6 @@ from evals.asking.record import Question, Record
 from evals.asking.run_file import Run, RunFile
 from evals.asking.stacks import RouterOrStack, router_of
 from evals.asking.systems import Served, Terms, named_specs
-from evals.checking import sandbox
 from evals.checking.checker import Checker
 from evals.checking.checkers import checker_of
 from evals.figures import answers as figures
@@ -55,9 +54,7 @@ class Options(RouterOrStack):
     ] = None
     check: Annotated[
         str | None,
-        typer.Option(
-            metavar="CHECK", help="Of --data without a task: math, boxed, exact, code or python:module.function."
-        ),
+        typer.Option(metavar="CHECK", help="Of --data without a task: math, boxed, exact or python:module.function."),
     ] = None
     prompt: Annotated[str, typer.Option(help="Of --data without a task: {column} stands for a column.")] = "{question}"
     split: Annotated[
@@ -116,8 +113,6 @@ def run(options: Options) -> int:
     terms = Terms.of(task, options.max_new_tokens, sampling)
     data = load_data(task, options.data, options.split, options.seed, options.n)
     checker = checker_of(task)
-    if task.code is not None and (lacks := sandbox.isolation().lacks):
-        console.print(lacks, style="yellow")
     out = options.out or Path(f"eval-{task.name}.jsonl")
     with stopped_by_signals(), ExitStack() as held:
         router = router_of(options, held, console)
@@ -201,7 +196,6 @@ def _configuration(task: Task, data: Data, terms: Terms, status: Status, options
         "concurrency": options.concurrency,
         "order": options.order,
         "traces": not options.no_traces,
-        "code_runs_in": sandbox.isolation().value if task.code is not None else None,
         "threads": None if options.router else options.threads,
         **{role: Path(worker.model).name for role, worker in sorted(workers.items())},
         **{f"{role}_runs": f"{worker.device} {worker.dtype}" for role, worker in sorted(workers.items())},

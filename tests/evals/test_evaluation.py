@@ -146,11 +146,11 @@ def test_the_tasks_are_listed_at_any_width(
     monkeypatch.setenv("COLUMNS", columns)
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
-    assert {"gsm8k", "tiny", "mbpp"} <= set(shown.splitlines())
+    assert {"gsm8k", "tiny", "programs"} <= set(shown.splitlines())
     assert len(shown.splitlines()) < 8 * len(names())
     assert all(len(line) <= int(columns) for line in shown.splitlines())
 
 
 def test_the_tasks_are_listed_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
-    assert {task["name"] for task in json.loads(capsys.readouterr().out)} >= {"tiny", "aime25", "mbpp"}
+    assert {task["name"] for task in json.loads(capsys.readouterr().out)} >= {"tiny", "aime25", "programs"}
