@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
+from rich.markup import escape
 
 from evals.options import Command, with_options
 from rstitch.cli.common import BAD_INPUT, command, print_error
@@ -67,8 +68,8 @@ def _app(**settings: Any) -> typer.Typer:
 
 
 def _unwrapped(text: str | None) -> str:
-    """Joins the lines of each paragraph: the terminal has a width of its own."""
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
+    """Joins the lines of each paragraph, since the terminal has a width of its own; brackets stay what they are."""
+    return escape("\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n")))
 
 
 def _nothing() -> None:

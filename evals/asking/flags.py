@@ -1,4 +1,4 @@
-"""Values of flags: what cannot be right is refused with what would be."""
+"""Values of flags for argparse, as training reads them; everything else here reads those of `values`."""
 
 from __future__ import annotations
 
@@ -48,14 +48,6 @@ def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
         return _parts(text)
 
     return chosen
-
-
-def outside_server(text: str) -> tuple[str, str]:
-    """Reads what another server is to be called and where its API is, as NAME=URL."""
-    name, equals, url = text.partition("=")
-    if not (name and equals and url.startswith(("http://", "https://"))):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=URL, such as vllm=http://localhost:8000/v1")
-    return name, url
 
 
 def _parts(text: str) -> list[str]:

@@ -7,7 +7,7 @@ import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import typer
 from pydantic_settings import CliApp
@@ -178,9 +178,8 @@ def _add_flag_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{part}-arg", action="append", default=[], metavar="FLAG", help=told)
 
 
-def models(options: _Given) -> tuple[str, str]:
+def models(options: StackOptions | argparse.Namespace) -> tuple[str, str]:
     """Folders or hub ids of the SLM and the LLM."""
-    assert isinstance(options, StackOptions | argparse.Namespace), "what has no options of models names its pair"
     slm, llm = (
         getattr(options, f"{role}_model")
         or (str(options.models / f"tiny-{role}") if options.models else bundled_model(f"tiny-{role}"))
@@ -189,7 +188,7 @@ def models(options: _Given) -> tuple[str, str]:
     return slm, llm
 
 
-def device_and_dtype(options: _Given, role: str) -> tuple[str, str]:
+def device_and_dtype(options: PlaceOptions, role: str) -> tuple[str, str]:
     """Where a model runs and in what precision."""
     device: str = getattr(options, f"{role}_device") or options.device
     return device, options.dtype or ("float32" if device == "cpu" else "bfloat16")
@@ -204,13 +203,20 @@ def local_stack(
     router_module: str = ROUTER_MODULE,
     **arguments: Any,
 ) -> LocalStack:
-    """A stack of these options, not started. The options win over `defaults`, and `extra` wins over both."""
+    """A stack of these options, not started. The options win over `defaults`, and `extra` wins over both.
+
+    Args:
+        pair: folders or hub ids of SLM and LLM; without it the options have some.
+    """
     forget_access()
     flags = (defaults or Flags()) + Flags.of(options) + (extra or Flags())
     slm, llm = (
         WorkerOptions(model, device or options.device, options.dtype, options.threads, args=[*flags.worker, *own])
         for model, device, own in zip(
-            pair or models(options), (options.slm_device, options.llm_device), (flags.slm, flags.llm), strict=True
+            pair or models(cast(StackOptions, options)),
+            (options.slm_device, options.llm_device),
+            (flags.slm, flags.llm),
+            strict=True,
         )
     )
     return LocalStack(slm, llm, RouterOptions(module=router_module, args=flags.router), **arguments)
@@ -226,7 +232,7 @@ def router_of(options: RouterOrStack, held: ExitStack, console: Console) -> str:
     return stack.router_address
 
 
-def llm_engine(options: _Given, kv_tokens: int) -> Engine:
+def llm_engine(options: StackOptions, kv_tokens: int) -> Engine:
     """The engine that the LLM's worker would have, in this process, with a cache of so many tokens."""
     llm = models(options)[1]
     device, dtype = device_and_dtype(options, "llm")
