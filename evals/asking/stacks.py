@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from pydantic_settings import CliApp
 from rich.console import Console
 
 from evals.asking.access import forget_access
-from evals.asking.flags import positive
 from evals.options import many
 from model_worker.build import build
 from model_worker.engine.engine import Engine
@@ -98,10 +96,6 @@ class RouterOrStack(StackOptions):
     ] = None
 
 
-# Namespace: that of training, which adds the same flags by `add_stack_arguments`.
-_Given = PlaceOptions | argparse.Namespace
-
-
 @dataclass(frozen=True, slots=True)
 class Flags:
     """More flags of the parts of a stack."""
@@ -112,7 +106,7 @@ class Flags:
     llm: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, options: _Given) -> Flags:
+    def of(cls, options: PlaceOptions) -> Flags:
         """Takes those of the options."""
         return cls(options.router_arg, options.worker_arg, options.slm_arg, options.llm_arg)
 
@@ -147,38 +141,7 @@ def named_variant(text: str) -> Variant:
     return Variant(name.strip(), flags)
 
 
-def add_stack_arguments(parser: argparse.ArgumentParser, *, models: bool = True, router: bool = False) -> None:
-    """Adds the flags of a stack: which models (`models`), where they run, settings of the services.
-
-    With `router`, also the address of one that runs, which is then asked instead.
-    """
-    if router:
-        parser.add_argument("--router", metavar="HOST:PORT", help="a running router (default: start a stack)")
-    if models:
-        parser.add_argument("--models", type=Path, help="folder with tiny-slm and tiny-llm (default: the bundled ones)")
-        for role in ("slm", "llm"):
-            parser.add_argument(
-                f"--{role}-model", f"--{role}", dest=f"{role}_model", metavar="MODEL",
-                help=f"folder or hub id of the {role.upper()} (default: the bundled one)",
-            )  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="of both models: cpu or cuda:N (default cpu)")
-    parser.add_argument("--slm-device", help="of the SLM alone")
-    parser.add_argument("--llm-device", help="of the LLM alone")
-    parser.add_argument("--dtype", help="float32 or bfloat16 (default: float32 on CPU, bfloat16 on CUDA)")
-    parser.add_argument(
-        "--threads", type=positive, default=default_threads(),
-        help="CPU threads of each model, in all systems alike (default: half of the machine's)",
-    )  # fmt: skip
-    _add_flag_arguments(parser)
-
-
-def _add_flag_arguments(parser: argparse.ArgumentParser) -> None:
-    for part, whom in (("router", "the router"), ("worker", "both workers"), ("slm", "the SLM"), ("llm", "the LLM")):
-        told = f"a flag of {whom}, such as --{part}-arg=--some-setting=7; can be given again"
-        parser.add_argument(f"--{part}-arg", action="append", default=[], metavar="FLAG", help=told)
-
-
-def models(options: StackOptions | argparse.Namespace) -> tuple[str, str]:
+def models(options: StackOptions) -> tuple[str, str]:
     """Folders or hub ids of the SLM and the LLM."""
     slm, llm = (
         getattr(options, f"{role}_model")
@@ -195,7 +158,7 @@ def device_and_dtype(options: PlaceOptions, role: str) -> tuple[str, str]:
 
 
 def local_stack(
-    options: _Given,
+    options: PlaceOptions,
     extra: Flags | None = None,
     *,
     defaults: Flags | None = None,

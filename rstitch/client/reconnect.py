@@ -13,7 +13,7 @@ import uuid
 import grpc
 
 from rstitch.backoff import Backoff
-from rstitch.client import messages
+from rstitch.client import messages, requests
 from rstitch.client.common import UNREACHABLE
 from rstitch.client.events import Chunk, Event, Finished, Started, Switch
 from rstitch.errors import RstitchError
@@ -55,7 +55,7 @@ class Resumable:
     def request(self) -> router_pb2.GenerateRequest:
         """Gives the message to send now: the question, or the wish to go on where the last stream ended."""
         if self._attaching:
-            return messages.attach_request(self._question.session_id, self._next_position)
+            return requests.attach_request(self._question.session_id, self._next_position)
         return self._question
 
     def time_left_s(self) -> float | None:

@@ -49,6 +49,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.deadlines: list[float | None] = []
         self.ready = True
         self.workers_ready = True
+        self.workers_silent = False  # though they still count as ready
         # Set when a call of Generate has ended, however it did.
         self.ended = threading.Event()
         self._sessions: dict[str, list[pb.GenerateResponse]] = {}
@@ -214,7 +215,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
                 model="m",
                 device="cpu",
                 dtype="float32",
-                detail="" if self.ready and self.workers_ready else "no answer",
+                detail="" if self.ready and self.workers_ready and not self.workers_silent else "no answer",
             )
             for role in (SLM, LLM)
         ]
