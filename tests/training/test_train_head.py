@@ -7,14 +7,14 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from rich.console import Console
 
-from evals.evaluation.run import Options
+from evals.evaluation.__main__ import main as evaluate
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
-from evals.options import parsed
 from rstitch.errors import InvalidArgument, RstitchError
 from rstitch.service.head import Head
 from training.head.__main__ import main, questions_of, recipe_of
@@ -72,18 +72,21 @@ def test_what_cannot_be_is_refused(flags: list[str], tmp_path: Path, capsys: pyt
     assert f"{flags[0]}:" in capsys.readouterr().err
 
 
-def test_the_command_for_the_test_split_asks_the_pair_of_the_training() -> None:
+def test_the_command_for_the_test_split_asks_the_pair_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("evals.evaluation.run.run", lambda options: bool(asked.append(options)))
     common = ["--name", "mine", "--out", "heads/mine", "--max-new-tokens", "99"]
     for flags in (["--router", "there:1"], ["--slm", "small", "--llm", "large"]):
         options = parser().parse_args([*common, *flags])
         judged_by = "--check exact --prompt '{question} Short.'"
         said = command_for_test(options, reached_by(options), judged_by, Path("w/test.jsonl"), "learned:mine,price=2")
-        asked = parsed(Options, shlex.split(said)[3:])
-        assert (asked.router, asked.slm_model, asked.llm_model) == (
+        assert evaluate(shlex.split(said)[2:]) == 0
+        parsed = asked[-1]
+        assert (parsed.router, parsed.slm_model, parsed.llm_model) == (
             options.router, options.slm_model, options.llm_model
         )  # fmt: skip
-        assert (asked.data, asked.max_new_tokens) == (Path("w/test.jsonl"), 99)
-        assert (asked.prompt, asked.systems[-1]) == ("{question} Short.", "learned:mine,price=2")
+        assert (parsed.data, parsed.max_new_tokens) == (Path("w/test.jsonl"), 99)
+        assert (parsed.prompt, parsed.systems[-1]) == ("{question} Short.", "learned:mine,price=2")
 
 
 @pytest.mark.parametrize(
