@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, get_type_hints
 
-import typer
 from typer.core import TyperCommand
 
 from rstitch.errors import invalid
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -44,19 +42,6 @@ def with_options(function: Callable[[Any], T], options: type) -> Callable[..., T
     told.__signature__ = inspect.Signature(parameters)
     told.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
-
-
-def parsed(options: type[T], arguments: Sequence[str]) -> T:
-    """Reads the value that a command with these options would be given. Raises: SystemExit, having said why."""
-    found: list[T] = []
-    app = typer.Typer(add_completion=False)
-    app.command(cls=Command)(with_options(found.append, options))
-    try:
-        app(list(arguments))
-    except SystemExit:
-        if not found:
-            raise
-    return found[0]
 
 
 class Command(TyperCommand):

@@ -26,10 +26,10 @@ from evals.bench.in_process import EngineAlone
 from evals.figures import answers as figures
 from evals.figures import plots, tables
 from evals.figures.statistics import paired_ratio
-from evals.options import parsed
 from evals.tasks.data import Problem
 from rstitch.service.telemetry import setup_telemetry
 from tests.support.engines import make_engine
+from tests.support.options import parsed
 
 
 def record(problem: int, latency_ms: float, num_tokens: int = 10, **values: Any) -> Record:
