@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
 
 import httpx2
 from rich.console import Console
@@ -12,10 +12,11 @@ from rich.console import Console
 from evals.asking.blocks import Plan, measure
 from evals.asking.load import Load
 from evals.asking.posted import Posted
-from evals.asking.stacks import add_stack_arguments, local_stack
+from evals.asking.stacks import StackOptions, StackThreads, local_stack
 from evals.asking.systems import Served, Terms, named_specs
 from evals.bench import in_turn
 from evals.figures.report import Columns
+from evals.options import many
 from evals.tasks.data import load_data
 from evals.tasks.task import load
 from rstitch.cli.progress import start, stopped_by_signals
@@ -34,27 +35,28 @@ _COLUMNS: Columns = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `bench http` to its parser."""
-    in_turn.add_arguments(parser, ["threshold:tau=0.02"])
-    add_stack_arguments(parser)
-    parser.set_defaults(threads=1, concurrency=[1, 64])
+@dataclass(frozen=True, kw_only=True)
+class Options(StackOptions, in_turn.TurnOptions):
+    """The options of `bench http`."""
+
+    concurrency: in_turn.Sessions = many(1, 64)
+    threads: StackThreads = 1
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Starts a stack with a gateway, asks both doors, prints. Returns the exit code."""
     console = Console()
-    in_turn.note_begin(options)
+    begin = in_turn.Begin()
     with stopped_by_signals(), ExitStack() as held:
         stack = local_stack(options, gateway=GatewayOptions())
         start(stack, console)
         held.callback(stack.stop)
         records = asyncio.run(_ask(stack.router_address, stack.gateway.address, options, console))
-    in_turn.report(records, _BASE, _COLUMNS, "what the gateway costs", options, console)
+    in_turn.report(records, _BASE, _COLUMNS, "what the gateway costs", begin, options, console)
     return 0
 
 
-async def _ask(router: str, gateway: str, options: argparse.Namespace, console: Console) -> in_turn.Records:
+async def _ask(router: str, gateway: str, options: Options, console: Console) -> in_turn.Records:
     task, terms = load("tiny"), Terms(options.max_new_tokens)
     found: in_turn.Records = {}
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
