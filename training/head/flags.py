@@ -42,9 +42,7 @@ class QuestionFlags:
     data: Annotated[Path | None, _questions(metavar="FILE", help="Questions with answers, .jsonl or .json.")] = None
     check: Annotated[
         str | None,
-        _questions(
-            metavar="KIND", help="Of a file without a task: boxed | math | exact | code | python:module.function"
-        ),
+        _questions(metavar="KIND", help="Of a file without a task: boxed | math | exact | python:module.function"),
     ] = None
     split: Annotated[str, _questions(help="train, dev and test: shares, or numbers.")] = "70/10/20"
     prompt: Annotated[str, _questions(help="Of a file; {column} stands for a column.")] = "{question}"
