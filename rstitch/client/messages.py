@@ -14,7 +14,7 @@ import grpc
 
 from rstitch.client import chats
 from rstitch.client import types as t
-from rstitch.client.reading import enum, read
+from rstitch.client.reading import enum, plain_fields, read
 from rstitch.client.specs import KINDS, name_of
 from rstitch.errors import RstitchError, invalid
 from rstitch.v1 import common_pb2, router_pb2
@@ -72,13 +72,13 @@ def generate_request(
         "policy": (policy, policy_message),
         "early_exit": (early_exit, early_exit_message),
         "budget": (budget, budget_message),
-        "sampling": (sampling, lambda given: common_pb2.Sampling(**dataclasses.asdict(given))),
+        "sampling": (sampling, lambda given: common_pb2.Sampling(**plain_fields(given))),
         "details": (details, lambda given: router_pb2.Details(**dataclasses.asdict(given))),
     }
     for field, (given, message_of) in optional.items():
         if given is not None:
             with _naming(field):
-                request.MergeFrom(router_pb2.GenerateRequest(**{field: message_of(given)}))
+                getattr(request, field).CopyFrom(message_of(given))
     for field, (given, message_of) in beside.items():
         if given:
             with _naming(field):

@@ -28,8 +28,7 @@ def read(kind: type[V], m: Any, **given: Any) -> V:
 @cache
 def _readers(kind: type, descriptor: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     """How each field of a kind is read; a trajectory has thousands of segments."""
-    names = (field.name for field in dataclasses.fields(kind))
-    return tuple((name, _reader(name, descriptor.fields_by_name.get(name))) for name in names)
+    return tuple((name, _reader(name, descriptor.fields_by_name.get(name))) for name in _names(kind))
 
 
 def _reader(name: str, field: Any) -> Callable[[Any], Any]:
@@ -44,6 +43,17 @@ def _reader(name: str, field: Any) -> Callable[[Any], Any]:
     if field.has_presence:
         return lambda m: get(m) if m.HasField(name) else None
     return lambda m: value if isinstance(value := get(m), bool | int | float | str | bytes) else tuple(value)
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """Gives the fields of a value that has only plain ones, which `dataclasses.asdict` would look into for long."""
+    kind: Any = type(value)
+    return {name: getattr(value, name) for name in _names(kind)}
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def enum(name: str, number: int) -> Any:
