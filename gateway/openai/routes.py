@@ -30,6 +30,8 @@ from rstitch.errors import FailedPrecondition, RstitchError, Unavailable
 
 router = APIRouter(tags=["OpenAI"])
 _CREATED = 0  # of a model: nobody knows
+# Of an answer that is told as a whole, what has come is of use to nobody: this only shows that it goes on.
+_GATHER_MS = 5_000
 
 
 @router.get("/v1/models")
@@ -96,6 +98,8 @@ async def _answered(
     for index, (text, question) in enumerate(questions):
         if details is not None:
             question["details"] = details
+        if not body.stream:
+            question["gather_ms"] = _GATHER_MS
         if session:
             own = f"{session}-{index}" if index else session
             first = client.generate(text, **question | {"session_id": own, "only_if_new": True})

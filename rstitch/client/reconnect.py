@@ -58,7 +58,7 @@ class Resumable:
         """Gives the message to send now: the question, or the wish to go on where the last stream ended."""
         if self._attaching:
             request = messages.attach_request(self._question.session_id, self._next_position)
-            request.takes_more = True
+            request.takes_more, request.gather_ms = True, self._question.gather_ms
             return request
         return self._question
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rstitch.v1 import router_pb2
-from tests.support.asking import ask_for, threshold
+from tests.support.asking import Reading, ask_for, threshold
+from tests.support.endless import at_once, endless
 from tests.support.toy_stack import Stack
 
 
@@ -53,3 +54,25 @@ async def test_an_answer_that_is_being_written_is_gathered_too(stack: Stack) -> 
     together = [message async for message in stub.Generate(request)]
     assert any(message.more for message in together)
     assert events_of(together) == events_of(alone)
+
+
+async def test_what_is_gathered_comes_when_the_answer_ends(stack: Stack) -> None:
+    """The time for which events may be held back is one that the test does not have."""
+    stub = await stack.stub(await stack.router())
+    request = ask_for(policy=threshold(0.5), max_new_tokens=24)
+    alone = [message async for message in stub.Generate(request)]
+    request.takes_more, request.gather_ms = True, 3_600_000
+    whole = [message async for message in stub.Generate(request)]
+    kinds = [message.WhichOneof("event") for message in whole]
+    assert kinds in (["started", "chunk", "finished"], ["started", "switch", "finished"])
+    assert events_of(whole) == events_of(alone)
+
+
+async def test_what_is_held_back_comes_when_its_time_is_over(stack: Stack) -> None:
+    go_on = at_once(stack, 8)
+    endless(stack, delay_s=0)
+    stub = await stack.stub(await stack.router())
+    request = ask_for(policy=threshold(0.5), max_new_tokens=30, takes_more=True, gather_ms=50)
+    reading = await Reading(stub, request).has(3)
+    go_on.set()
+    assert (await reading).error is None
