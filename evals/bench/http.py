@@ -94,7 +94,8 @@ async def _ask(
     task, terms = load("tiny"), Terms(options.max_new_tokens)
     found: in_turn.Records = {}
     costs: list[Row] = []
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    # Less than the gateway's own 5 s, or a question may go out on a connection that is just being closed.
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0)
     others = {"client": os.getpid(), **{name: _pid(stack, name) for name in ("router", "slm worker", "llm worker")}}
     async with AsyncExitStack() as held:
         client = await held.enter_async_context(AsyncClient(stack.router_address))
