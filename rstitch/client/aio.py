@@ -201,11 +201,10 @@ class AsyncClient(common.Connection):
             call = self._begin("Generate", state.request(), state.time_left_s())
             try:
                 async for response in call:
-                    event = state.accept(response)
-                    if event is not None:
+                    for event in state.accept(response):
                         yield event
-                    if isinstance(event, Finished):
-                        return
+                        if isinstance(event, Finished):
+                            return
                 lost = ended_early()
             except grpc.RpcError as error:
                 lost = self._explained(error)

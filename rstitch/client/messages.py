@@ -21,8 +21,10 @@ def event(response: router_pb2.GenerateResponse) -> t.Event:
         return t.Started(m.session_id, m.num_prompt_tokens, m.position, m.trace_id, m.prompt_end)
     if kind == "chunk":
         c = response.chunk
-        beside = tuple(c.uncertainties), _consultations(c.consultations), _details(c.details)
-        return t.Chunk(enum("Model", c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text, *beside)
+        told = enum("Model", c.model), c.position, tuple(c.tokens), tuple(c.entropies), c.text
+        if not (c.uncertainties or c.consultations or c.details):  # as of most
+            return t.Chunk(*told)
+        return t.Chunk(*told, tuple(c.uncertainties), _consultations(c.consultations), _details(c.details))
     if kind == "switch":
         s = response.switch
         models = enum("Model", getattr(s, "from")), enum("Model", s.to)  # `from` is a keyword of Python

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Iterator
 
 import grpc
 
@@ -41,6 +42,7 @@ class Resumable:
     def __init__(self, request: router_pb2.GenerateRequest, *, reconnect_s: float, timeout_s: float | None) -> None:
         self._question = router_pb2.GenerateRequest()
         self._question.CopyFrom(request)
+        self._question.takes_more = True
         self._ours = not request.session_id
         if self._ours:
             self._question.session_id = uuid.uuid4().hex
@@ -55,15 +57,23 @@ class Resumable:
     def request(self) -> router_pb2.GenerateRequest:
         """Gives the message to send now: the question, or the wish to go on where the last stream ended."""
         if self._attaching:
-            return requests.attach_request(self._question.session_id, self._next_position)
+            request = requests.attach_request(self._question.session_id, self._next_position)
+            request.takes_more, request.gather_ms = True, self._question.gather_ms
+            return request
         return self._question
 
     def time_left_s(self) -> float | None:
         """Says how many seconds the next call may take; None means any."""
         return None if self._deadline == math.inf else max(0.0, self._deadline - time.monotonic())
 
-    def accept(self, response: router_pb2.GenerateResponse) -> Event | None:
-        """Gives the event to hand out, None if that was done before. Raises: RstitchError (DATA_LOSS) on a gap."""
+    def accept(self, response: router_pb2.GenerateResponse) -> Iterator[Event]:
+        """Gives the events to hand out, not those that were before. Raises: RstitchError (DATA_LOSS) on a gap."""
+        for each in (response, *response.more):
+            event = self._new(each)
+            if event is not None:
+                yield event
+
+    def _new(self, response: router_pb2.GenerateResponse) -> Event | None:
         event = messages.event(response)
         match event:
             case Started():

@@ -12,6 +12,7 @@ from typing import Any
 
 from rstitch.client import chats
 from rstitch.client import types as t
+from rstitch.client.reading import plain_fields
 from rstitch.client.specs import name_of
 from rstitch.errors import invalid
 from rstitch.v1 import common_pb2, router_pb2
@@ -40,6 +41,7 @@ def generate_request(
     keep_consultations: int = 0,
     details: t.Details | None = None,
     on_disconnect: str | None = None,
+    gather_ms: int = 0,
 ) -> router_pb2.GenerateRequest:
     """Writes a text and a `Question` as a message. Raises: InvalidArgument naming the argument."""
     if sum(given is not None for given in (text, chat, tokens)) != 1:
@@ -55,11 +57,12 @@ def generate_request(
     if isinstance(stop, str):
         raise invalid("stop", "stop is a list of strings, not one string.", f"Write stop=({stop!r},).")
     request = router_pb2.GenerateRequest()
-    with _naming("session_id"):
-        request.session_id = session_id
     request.only_if_new = only_if_new
-    with _naming("cache_salt"):
-        request.cache_salt = cache_salt
+    texts = {"session_id": session_id, "cache_salt": cache_salt, "json_schema": json_schema}
+    numbers = {"max_new_tokens": max_new_tokens, "keep_consultations": keep_consultations, "gather_ms": gather_ms}
+    for field, value in (texts | numbers).items():
+        with _naming(field):
+            setattr(request, field, value)
     if text is not None:
         with _naming("text"):
             request.text = text
@@ -69,23 +72,17 @@ def generate_request(
         "policy": (policy, policy_message),
         "early_exit": (early_exit, early_exit_message),
         "budget": (budget, budget_message),
-        "sampling": (sampling, lambda given: common_pb2.Sampling(**dataclasses.asdict(given))),
+        "sampling": (sampling, lambda given: common_pb2.Sampling(**plain_fields(given))),
         "details": (details, lambda given: router_pb2.Details(**dataclasses.asdict(given))),
     }
     for field, (given, message_of) in optional.items():
         if given is not None:
             with _naming(field):
-                request.MergeFrom(router_pb2.GenerateRequest(**{field: message_of(given)}))
+                getattr(request, field).CopyFrom(message_of(given))
     for field, (given, message_of) in beside.items():
         if given:
             with _naming(field):
                 request.chat.MergeFrom(router_pb2.Chat(**{field: message_of(given)}))
-    with _naming("max_new_tokens"):
-        request.max_new_tokens = max_new_tokens
-    with _naming("keep_consultations"):
-        request.keep_consultations = keep_consultations
-    with _naming("json_schema"):
-        request.json_schema = json_schema
     with _naming("stop"):
         request.stop.extend(stop)
     with _naming("stop_token_ids"):

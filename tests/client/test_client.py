@@ -115,6 +115,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
         only_if_new=True,
         cache_salt="tenant",
         on_disconnect="stop",
+        gather_ms=250,
         details=Details(4),
     )
     (question,) = router.questions
@@ -130,6 +131,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
     assert question.only_if_new
     assert list(question.stop_token_ids) == [7, 8]
     assert question.on_disconnect == pb.ON_DISCONNECT_STOP
+    assert (question.gather_ms, question.takes_more) == (250, True)
     assert question.details.top_logprobs == 4
 
 

@@ -62,6 +62,16 @@ def test_streams_ended_by_the_router(router: FakeRouter, ask: Ask, seed: int, er
     assert len(router.questions) == 1
 
 
+@pytest.mark.parametrize("at_once", [2, 5, 1000])
+def test_events_that_come_in_one_message(router: FakeRouter, ask: Ask, at_once: int) -> None:
+    lose = lose_sometimes(at_once, LOST)
+    router.at_once = at_once
+    router.before_event = lambda n: lose(n) if at_once < 1000 else None
+    events = ask(router.address, "generate", "What?")
+    assert told(events) == expected(router)
+    assert len(router.questions) == 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_connections_that_are_cut(router: FakeRouter, ask: Ask, seed: int) -> None:
     dice = random.Random(seed)

@@ -43,6 +43,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.tokenized: list[pb.TokenizeRequest | pb.DetokenizeRequest] = []
         self.cancelled: list[str] = []
         self.before_event: Callable[[int], None] = lambda n: None
+        # How many events come in one message, at most.
+        self.at_once = 1
         self.answer = script()
         self.questions: list[pb.GenerateRequest] = []
         self.metadata: list[dict[str, Any]] = []
@@ -75,8 +77,15 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.metadata.append(dict(context.invocation_metadata()))
         self.deadlines.append(context.time_remaining())
         context.add_callback(self.ended.set)
+        num = self.at_once if request.takes_more else 1
+        gathered: list[pb.GenerateResponse] = []
         try:
-            yield from self._generate(request)
+            for event in self._generate(request):
+                gathered.append(event)
+                if len(gathered) == num:
+                    yield _one(gathered)
+            if gathered:
+                yield _one(gathered)
         except RstitchError as error:
             if not error.reason:  # as the library itself ends a call
                 context.abort(error.code, error.message)
@@ -262,3 +271,12 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             label=self.labels.get(name, 0),  # type: ignore[arg-type]
             trace_id="ab" * 16,
         )
+
+
+def _one(gathered: list[pb.GenerateResponse]) -> pb.GenerateResponse:
+    """One message of what was gathered, which is none then."""
+    first = pb.GenerateResponse()
+    first.CopyFrom(gathered[0])
+    first.more.extend(gathered[1:])
+    gathered.clear()
+    return first
