@@ -19,10 +19,12 @@ from llguidance import LLMatcher, LLTokenizer
 from model_worker.engine.errors import EngineError, GrammarStuck
 from rstitch.errors import invalid
 from rstitch.service.json_schemas import LIMITS, grammar_of, refused
+from rstitch.service.schema_trial import check_schema, too_many
 
 _MAX_VOCABULARIES = 8  # that are kept: one for each set of masked tokens, of which a pair has one
 _MAX_GRAMMARS = 32
 _MAX_ANSWERS = 512
+_MAX_WAITING = 32  # schemas that wait to be read, behind one another
 _FIELD = "grammar.json_schema"
 
 K = TypeVar("K")
@@ -193,6 +195,7 @@ class Grammars:
         self._vocabularies: OrderedDict[object, Vocabulary] = OrderedDict()
         self._compiled: OrderedDict[object, tuple[Vocabulary, Compiled]] = OrderedDict()
         self._answers: OrderedDict[str, tuple[AskedGrammar, AnswerGrammar]] = OrderedDict()
+        self._num_waiting = 0
         self._compiling = asyncio.Lock()  # one at a time: what others send is not to take all cores
 
     async def of(self, session_id: str, asked: AskedGrammar) -> AnswerGrammar:
@@ -204,14 +207,25 @@ class Grammars:
         stops = (asked.stop_tokens or self._stops) - asked.masked_tokens
         grammar = (asked.json_schema, stops, asked.masked_tokens)
         if not self._is_sound(grammar):
-            async with self._compiling:
-                if not self._is_sound(grammar):
-                    made = await asyncio.to_thread(self._compile, *grammar)
-                    _keep(self._compiled, grammar, made, _MAX_GRAMMARS)
+            await self._make(grammar)
         self._compiled.move_to_end(grammar)
         answer = self._answer(asked, *self._compiled[grammar])
         _keep(self._answers, session_id, (asked, answer), _MAX_ANSWERS)
         return answer
+
+    async def _make(self, grammar: tuple[str, frozenset[int], frozenset[int]]) -> None:
+        if self._num_waiting >= _MAX_WAITING:
+            raise too_many(f"{self._num_waiting} other schemas are still being read.")
+        self._num_waiting += 1
+        try:
+            async with self._compiling:
+                if not self._is_sound(grammar):
+                    # Whoever asks may be no router, which would have tried it.
+                    await asyncio.to_thread(check_schema, grammar[0], _FIELD)
+                    made = await asyncio.to_thread(self._compile, *grammar)
+                    _keep(self._compiled, grammar, made, _MAX_GRAMMARS)
+        finally:
+            self._num_waiting -= 1
 
     def _is_sound(self, grammar: object) -> bool:
         kept = self._compiled.get(grammar)
