@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_worker.engine.types import Sampling
+from model_worker.grammars import AnswerGrammar
 from rstitch.errors import from_rpc_error
 from rstitch.service.json_schemas import grammar_of
 from rstitch.v1 import common_pb2
@@ -167,6 +168,30 @@ BAD = {
     "elsewhere": ('{"$ref": "http://example.org/schema"}', "grammar.json_schema"),
     "too large": (json.dumps({"description": "x" * 65536}), "grammar.json_schema"),
 }
+
+
+async def test_what_was_read_of_an_answer_is_not_read_again(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, inner = list[tuple[int, list[int]]](), AnswerGrammar.allowed
+
+    def allowed(self: AnswerGrammar, tokens: Any, num_same: int, num: int) -> Any:
+        looks.append((num_same, list(tokens)))
+        return inner(self, tokens, num_same, num)
+
+    monkeypatch.setattr(AnswerGrammar, "allowed", allowed)
+    _, stub = await start_worker(measure_ms=0)
+    looks.clear()
+    tokens, _ = await decode_once(stub, request("s", PROMPTS[0], PERSON, max_tokens=30))
+    await decode_once(
+        stub, request("s", [], PERSON, position=len(PROMPTS[0]) + 20, start=len(PROMPTS[0]), max_tokens=9)
+    )
+    before: list[int] = []
+    for num_same, seen in looks:
+        assert seen[:num_same] == before[:num_same]
+        assert len(seen) - num_same == 1 or not before or len(before) == len(PROMPTS[0]) + 29
+        before = seen
+    assert len(looks) >= len(tokens) + 9
 
 
 async def test_what_cannot_be_held_to_is_refused(start_worker: StartWorker) -> None:
