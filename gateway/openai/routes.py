@@ -26,7 +26,7 @@ from gateway.sse import EventStream
 from rstitch.client import Details, Event
 from rstitch.client.aio import AsyncClient
 from rstitch.client.question import Question
-from rstitch.errors import FailedPrecondition, RstitchError, Unavailable
+from rstitch.errors import FailedPrecondition, RstitchError
 
 router = APIRouter(tags=["OpenAI"])
 _CREATED = 0  # of a model: nobody knows
@@ -137,10 +137,6 @@ async def _once(client: AsyncClient, session: str, first: AsyncIterator[Event]) 
         except FailedPrecondition as error:
             if error.reason != "SESSION_EXISTS" or events is not first:
                 raise
-        except Unavailable as error:
-            if error.reason == "OWNED_ELSEWHERE":  # after all the time that the client tries to go on
-                error.field, error.remedy = None, "The same request is being answered: send it again later."
-            raise
         finally:
             await events.aclose()  # type: ignore[attr-defined]
 
