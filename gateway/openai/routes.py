@@ -25,7 +25,7 @@ from gateway.settings import GatewaySettings
 from rstitch.client import Details, Event
 from rstitch.client.aio import AsyncClient
 from rstitch.client.question import Question
-from rstitch.errors import FailedPrecondition, RstitchError, Unavailable
+from rstitch.errors import FailedPrecondition, RstitchError
 
 router = APIRouter(tags=["OpenAI"])
 T = TypeVar("T")
@@ -132,10 +132,6 @@ async def _once(client: AsyncClient, session: str, first: AsyncIterator[Event]) 
         except FailedPrecondition as error:
             if error.reason != "SESSION_EXISTS" or events is not first:
                 raise
-        except Unavailable as error:
-            if error.reason == "OWNED_ELSEWHERE":  # after all the time that the client tries to go on
-                error.field, error.remedy = None, "The same request is being answered: send it again later."
-            raise
         finally:
             await events.aclose()  # type: ignore[attr-defined]
 

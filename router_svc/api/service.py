@@ -119,7 +119,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def GetTrajectory(
         self, request: router_pb2.GetTrajectoryRequest, context: Any
     ) -> router_pb2.GetTrajectoryResponse:
-        trajectory = await self.sessions.trajectory(_name(request.session_id))
+        trajectory = await self.sessions.kept.trajectory(_name(request.session_id))
         vocabularies = self.pair.vocabularies
         is_same = is_kept_in(AnswerSettings.from_json(trajectory.header.settings), vocabularies)
         tokenizers = vocabularies.answer_tokenizers if is_same else None  # else these would read other words
@@ -139,7 +139,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> router_pb2.ListTrajectoriesResponse:
         tenant = _tenant()
         num, before = parse_page(request, self.settings.max_list, tenant)
-        headers, ended = await self.sessions.page(tenant, num, before, labelled=request.labelled)
+        headers, ended = await self.sessions.kept.page(tenant, num, before, labelled=request.labelled)
         return router_pb2.ListTrajectoriesResponse(
             trajectories=[messages.encode_trajectory(header) for header in headers],
             next_page_token=encode_page_token(ended, tenant, labelled=request.labelled),
@@ -148,7 +148,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def LabelTrajectory(
         self, request: router_pb2.LabelTrajectoryRequest, context: Any
     ) -> router_pb2.LabelTrajectoryResponse:
-        await self.sessions.label(_name(request.session_id), parse_label(request.label))
+        await self.sessions.kept.label(_name(request.session_id), parse_label(request.label))
         return router_pb2.LabelTrajectoryResponse()
 
     async def CancelGeneration(

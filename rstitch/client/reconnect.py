@@ -45,6 +45,7 @@ class Resumable:
         if self._ours:
             self._question.session_id = uuid.uuid4().hex
         self._attaching = request.HasField("resume_from")
+        self._was_put_off = False
         self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self._backoff = Backoff(first_s=_FIRST_WAIT_S, max_s=_LONGEST_WAIT_S, patience_s=reconnect_s)
         self._started = False
@@ -91,14 +92,15 @@ class Resumable:
         left_s = self._deadline - time.monotonic()
         if delay_s is None or left_s <= 0 or not self._may_retry(error):
             raise self._with_what_was_kept(error)
-        self._attaching = True
+        self._attaching = self._attaching or self._ours
+        self._was_put_off = True
         return min(left_s, delay_s)
 
     def _may_retry(self, error: RstitchError) -> bool:
         if not (self._started or self._ours or self._attaching):
             # The session existed before and the router may or may not have taken the question: to ask again could put
             # it there twice, to re-attach could give the answer to the question before.
-            return False
+            return self._question.only_if_new and self._is_put_off(error)
         if error.reason == UNREACHABLE:
             # Nobody there when asked for the first time: the caller should know now, not after a long wait.
             return self._attaching
@@ -110,6 +112,12 @@ class Resumable:
         if error.code is _Code.UNAVAILABLE:
             return True
         return error.code in _PASSING and (says_when or "resume_from" in error.metadata)
+
+    def _is_put_off(self, error: RstitchError) -> bool:
+        """Whether a question for a new session was surely not taken, and may be soon: it is asked again as it is."""
+        if error.reason == UNREACHABLE:  # the router that put it off is gone by now
+            return self._was_put_off
+        return error.code is _Code.UNAVAILABLE and error.retry_after_s is not None
 
     def _start(self, event: Started) -> Event | None:
         if self._started:

@@ -392,7 +392,7 @@ class EarlyExitTaken(_message.Message):
     def __init__(self, position: _Optional[int] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us", "num_run_ahead_tokens", "num_run_ahead_discarded", "breakdown", "num_draft_tokens", "num_accepted_draft_tokens", "num_trials", "num_trial_tokens", "trial_time_us", "num_consultations", "num_cached_tokens", "num_kept_consultations")
+    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us", "num_run_ahead_tokens", "num_run_ahead_discarded", "breakdown", "num_draft_tokens", "num_accepted_draft_tokens", "num_trials", "num_trial_tokens", "trial_time_us", "num_consultations", "num_cached_tokens", "num_kept_consultations", "num_reused_prompt_tokens")
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_SLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_LLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -416,6 +416,7 @@ class Usage(_message.Message):
     NUM_CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_KEPT_CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_REUSED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     num_prompt_tokens: int
     num_slm_tokens: int
     num_llm_tokens: int
@@ -439,7 +440,8 @@ class Usage(_message.Message):
     num_consultations: int
     num_cached_tokens: int
     num_kept_consultations: int
-    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., num_run_ahead_tokens: _Optional[int] = ..., num_run_ahead_discarded: _Optional[int] = ..., breakdown: _Optional[_Union[TimeBreakdown, _Mapping]] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., num_trials: _Optional[int] = ..., num_trial_tokens: _Optional[int] = ..., trial_time_us: _Optional[int] = ..., num_consultations: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., num_kept_consultations: _Optional[int] = ...) -> None: ...
+    num_reused_prompt_tokens: int
+    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., num_run_ahead_tokens: _Optional[int] = ..., num_run_ahead_discarded: _Optional[int] = ..., breakdown: _Optional[_Union[TimeBreakdown, _Mapping]] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., num_trials: _Optional[int] = ..., num_trial_tokens: _Optional[int] = ..., trial_time_us: _Optional[int] = ..., num_consultations: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., num_kept_consultations: _Optional[int] = ..., num_reused_prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class TimeBreakdown(_message.Message):
     __slots__ = ("slm_forward_us", "llm_forward_us", "background_us", "scheduling_us", "waiting_us", "transport_us", "store_us", "routing_us")
