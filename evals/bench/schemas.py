@@ -59,7 +59,7 @@ _COLUMNS: Columns = {
 class Options(page.PageOptions):
     """The options of `bench schemas`."""
 
-    vocab_sizes: Annotated[Sequence[int], counts("Sizes of vocabularies, at least 512.")] = (1024, 32_000, 150_000)
+    vocab_sizes: Annotated[Sequence[int], counts("Sizes of vocabularies, at least 512.")] = (1024, 150_000)
     threads: Threads = field(default_factory=default_threads)
     answers: Annotated[int, typer.Option(min=2, help="Of each vocabulary, with a schema and as many without.")] = 12
     tokens: Annotated[int, typer.Option(min=2, max=800, help="Of an answer; one that ends earlier counts as long.")] = (
