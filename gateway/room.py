@@ -13,7 +13,10 @@ from gateway.errors import ApiError
 # whoever sends a few large bodies would shut out everybody.
 _FREE = 1 << 16
 _RETRY_AFTER_S = 1.0
-_FROM = {"address": "from this address", "key": "with this key"}
+_REFUSALS = {
+    "address": ("TOO_MUCH_OF_ADDRESS", "from this address"),
+    "key": ("TOO_MUCH_OF_KEY", "with this key"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,9 @@ class Room:
             raise ApiError(503, what, code="TOO_MUCH_AT_ONCE", retry_after_s=_RETRY_AFTER_S)
         for holder in holders:
             if num_bytes > 0 and self._held[holder] + num_bytes > self._most[holder.what]:
-                what = f"Too much is being sent at once {_FROM[holder.what]}. Wait for answers, then send it again."
-                raise ApiError(429, what, code=f"TOO_MUCH_OF_{holder.what.upper()}", retry_after_s=_RETRY_AFTER_S)
+                code, where = _REFUSALS[holder.what]
+                what = f"Too much is being sent at once {where}. Wait for answers, then send it again."
+                raise ApiError(429, what, code=code, retry_after_s=_RETRY_AFTER_S)
         self._left -= num_bytes
         for holder in holders:
             self._held[holder] += num_bytes
