@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from rstitch import Chunk, Event, Finished, RstitchError, Started, Switch
-from rstitch.client import messages
+from rstitch.client import messages, requests
 from rstitch.client.common import UNREACHABLE
 from rstitch.client.reconnect import Resumable
 from tests.client.conftest import Ask
@@ -188,7 +188,7 @@ def test_nobody_there_is_waited_for_only_after_a_router_said_that_it_stops() -> 
     nobody = RstitchError(grpc.StatusCode.UNAVAILABLE, UNREACHABLE, "no router answers")
 
     def follower() -> Resumable:
-        request = messages.generate_request("What?", session_id="talk", only_if_new=True)
+        request = requests.generate_request("What?", session_id="talk", only_if_new=True)
         return Resumable(request, reconnect_s=30, timeout_s=None)
 
     with pytest.raises(RstitchError, match="no router answers"):

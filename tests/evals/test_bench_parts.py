@@ -256,3 +256,13 @@ def test_only_the_token_that_ends_an_answer_may_have_a_name_elsewhere(
     ours: list[str], theirs: list[str], num: int
 ) -> None:
     assert alike.num_alike(ours, theirs) == num
+
+
+def test_schemas_are_timed_beside_answers_that_are_held_to_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    asked = ["--vocab-sizes", "512", "--answers", "2", "--tokens", "12", "--threads", "1", "--json", str(file)]
+    assert main(["schemas", *asked]) == 0
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["vocab_size"] == 512
+    assert all(row[f"{name}_ms"] > 0 for name in ("free", "held", "mean", "median", "p99", "first", "another"))
+    assert row["mean_ms"] < row["held_ms"], "the grammar is asked within the token's time"
