@@ -32,6 +32,8 @@ class Session:
     num_left: int = 0  # of its first pages, how many have left the layers that see a window only
     num_offered: int = 0  # of its first pages, how many were offered to others
     last_used: int = 0  # the table's moment
+    _reader: object = None  # who looked at the tokens last
+    _num_read: int = 0  # so many of them are as it saw them
     _digests: list[bytes] = field(default_factory=list)  # of its first pages, as far as they were asked for
 
     @property
@@ -46,6 +48,17 @@ class Session:
     @property
     def num_pending(self) -> int:
         return len(self.tokens) - self.num_computed
+
+    def cut(self, position: int) -> None:
+        """Drops the tokens from `position` on. Nothing else takes any away."""
+        del self.tokens[position:]
+        self._num_read = min(self._num_read, position)
+
+    def num_same(self, reader: object) -> int:
+        """Returns how many of the tokens are as they were when this reader called last; 0 if another did since."""
+        same = self._num_read if self._reader is reader else 0
+        self._reader, self._num_read = reader, len(self.tokens)
+        return same
 
     def checksum(self, position: int) -> int:
         """Returns the CRC-32 of tokens [0, position) as little-endian uint32."""

@@ -73,7 +73,7 @@ class SessionTable:
 
     def truncate(self, session: Session, position: int) -> None:
         """Drops the session's tokens from `position` on, and the pages that become empty."""
-        del session.tokens[position:]
+        session.cut(position)
         self.uncompute(session, position)
 
     def restorable(self, session: Session, position: int) -> int:
