@@ -96,7 +96,7 @@ def _first_that_runs(module: Any, name: str, context_length: int) -> tuple[_Run,
 
 
 def _refuse_shorter_caches(config: Any, name: str, shapes: Mapping[int, LayerShape], context_length: int) -> None:
-    """Refuses a model that is at odds with itself: by its mask a layer sees all keys, and `generate` keeps the last ones."""
+    """Refuses a model at odds with itself: by its mask a layer sees all keys, and `generate` keeps the last ones."""
     for index, layer in enumerate(DynamicCache(config=config).layers):
         kept = getattr(layer, "sliding_window", None)
         if index in shapes and kept and kept < context_length and not shapes[index].reach.is_limited:
