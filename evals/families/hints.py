@@ -54,7 +54,11 @@ HINTS: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"]},
     "dots3_note_text": _HEADS,
-    "dots3_note": {"text_config": _HEADS},
+    "dots3_note": {
+        "text_config": _HEADS,
+        "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32},
+        "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32},
+    },
     "minimax_m3_vl_text": {"layer_types": ["full_attention", "minimax_m3_sparse"] * 2},
     "qwen4_exp_text": _INDEXER,
     "qwen4_exp": {"text_config": _INDEXER},
