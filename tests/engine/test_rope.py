@@ -86,3 +86,14 @@ def test_a_context_beyond_what_the_model_is_made_for_is_refused() -> None:
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, max_position_embeddings=80), dtype=torch.float32)
     with pytest.raises(UnsupportedModel, match=r"--context-length 81 is over .* 80"):
         adopt(model, 81)
+
+
+def test_dynamic_scaling_is_none_up_to_the_length_that_the_config_names() -> None:
+    dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    model = make_model(LlamaConfig(**SIZES, max_position_embeddings=80, rope_parameters=dynamic), 0)
+    prompts = [[index % 290 + 5 for index in range(50)], [7, 8, 9]]
+    requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=30) for i, prompt in enumerate(prompts)]
+    for prompt, result in zip(prompts, run_all(serve(model, 80), requests), strict=True):
+        assert result.tokens == generate(model, prompt, 30)
+    with pytest.raises(UnsupportedModel, match="--context-length 81"):
+        adopt(model, 81)

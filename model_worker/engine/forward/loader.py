@@ -7,7 +7,6 @@ model never starts.
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ class LoadedModel:
     num_logits: int  # rows of the LM head; the real vocabulary may be smaller
     num_embeddings: int  # rows of the embeddings; likewise
     counts_positions: bool  # whether layers count positions themselves, by the length of a cache
+    wants_mask: bool  # whether the model is to be given a mask of ones, [1, tokens]
     context_length: int  # the most tokens of a session
     stop_tokens: frozenset[int]
     dtype: torch.dtype
@@ -126,10 +126,6 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
         )
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{name}: encoder-decoder models are not supported")
-    if "logits_to_keep" not in inspect.signature(module.forward).parameters:
-        raise UnsupportedModel(f"{name}: its forward takes no logits_to_keep")
-    if not getattr(module, "_supports_attention_backend", False):
-        raise UnsupportedModel(f"{name}: its attention does not go through transformers' AttentionInterface")
     settle_rope(name, module, config.get_text_config(), longest)
     probed = probe(module, name, longest)
     parameter = next(module.parameters())
@@ -140,6 +136,7 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
         num_logits=probed.num_logits,
         num_embeddings=_num_embeddings(module, probed.num_logits),
         counts_positions=probed.counts_positions,
+        wants_mask=probed.wants_mask,
         context_length=longest,
         stop_tokens=_stop_tokens(module),
         dtype=parameter.dtype,

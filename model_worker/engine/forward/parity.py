@@ -16,6 +16,7 @@ from model_worker.engine.bookkeeping.runs import Row, Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.calling import keeps_logits
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.outcome import Outcome
 from model_worker.engine.forward.runner import Runner
@@ -120,8 +121,9 @@ def _own_logits(loaded: LoadedModel, tokens: Sequence[int], attention: str) -> T
     loaded.module.set_attn_implementation(attention)
     with torch.inference_mode():
         ids = torch.tensor([list(tokens)], device=loaded.device)
-        logits: Tensor = loaded.module(input_ids=ids, use_cache=False, logits_to_keep=_NUM_TOKENS).logits[0]
-    return logits
+        keep = {"logits_to_keep": _NUM_TOKENS} if keeps_logits(loaded.module) else {}
+        logits: Tensor = loaded.module(input_ids=ids, use_cache=False, **keep).logits[0]
+    return logits[-_NUM_TOKENS:]
 
 
 def _compare(name: str, path: str, outcome: Outcome | None, reference: Reference) -> None:

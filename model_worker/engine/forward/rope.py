@@ -3,7 +3,8 @@
 LongRoPE (arXiv 2402.13753) has two sets of angles, for sequences up to the length that the model was trained for and
 for longer ones; transformers takes a set by the longest sequence of a batch. Here the context length decides for all
 sessions: one that goes beyond the trained length has the long set from its first token on, as `generate` has once a
-sequence is that long. YaRN (arXiv 2309.00071) has one set and stretches the context by its factor.
+sequence is that long. YaRN (arXiv 2309.00071) has one set and stretches the context by its factor. Dynamic scaling
+changes its angles beyond the length that the config names alone, and no session is served beyond that.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from model_worker.engine.errors import UnsupportedModel
 
-_LONGROPE = "longrope"
+_LONGROPE, _DYNAMIC = "longrope", "dynamic"
 _SETTLED = "settled"  # a type that transformers knows no update for
 
 
 def longest_context(config: Any) -> int | None:
     """Returns the most tokens that a model is made for, stretched by YaRN where it is; None if its config is silent."""
     limit = getattr(config, "max_position_embeddings", None)
-    if limit is None:
+    if limit is None or limit <= 0:  # XLNet's is -1, for any
         return None
     stretched = [
         int(float(part["factor"]) * int(part["original_max_position_embeddings"]))
@@ -35,13 +36,15 @@ def longest_context(config: Any) -> int | None:
 
 def settle_rope(name: str, module: nn.Module, config: Any, context_length: int) -> None:
     """Settles angles that depend on a length by the context's. Raises UnsupportedModel if they depend on a batch."""
+    named = getattr(config, "max_position_embeddings", None)
     for part in _parts(config):
-        if part.get("rope_type") == "dynamic":
+        if part.get("rope_type") == _DYNAMIC and (named is None or context_length > named):
             raise UnsupportedModel(f"{name}: rope_type dynamic depends on the longest sequence of a batch")
     for rotary in module.modules():
         kind = getattr(rotary, "rope_type", None)
-        if kind == _LONGROPE:
-            _settle(rotary, "", config.rope_parameters, context_length, None)
+        if kind in (_LONGROPE, _DYNAMIC):
+            if kind == _LONGROPE:
+                _settle(rotary, "", config.rope_parameters, context_length, None)
             rotary.rope_type = _SETTLED  # type: ignore[assignment]
         elif isinstance(kind, dict):
             for layer_type in [key for key, value in kind.items() if value == _LONGROPE]:
