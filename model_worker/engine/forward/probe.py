@@ -116,23 +116,25 @@ class _KeepsMoreError(UnsupportedModel, AttributeError):
 class _NoLayers(list[Any]):
     """What a layer gets that asks for its part of a cache."""
 
-    name: str
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
 
     def __getitem__(self, index: Any) -> Any:
-        raise _KeepsMoreError(self.name)
+        raise _KeepsMoreError(self._name)
 
 
 class _NotingCache(StepCache):
     """Notes whether layers ask it for the number of tokens that it holds; what else it might hold it refuses."""
 
     def __init__(self, positions: Tensor, name: str) -> None:
+        self._name = name
         super().__init__(positions)
         self.was_asked = False
-        self.layers = _NoLayers()
-        self.layers.name = name
+        self.layers = _NoLayers(name)
 
     def __getattr__(self, attribute: str) -> Any:
-        raise _KeepsMoreError(self.layers.name)
+        raise _KeepsMoreError(self._name)
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:
         self.was_asked = True
