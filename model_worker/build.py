@@ -13,7 +13,7 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import LoadedModel, load
-from model_worker.engine.forward.memory import pages_that_fit, tokens_beside
+from model_worker.engine.forward.memory import pages_that_fit, tokens_beside, window_pages, window_share
 from model_worker.engine.measure import measure_steps
 from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.engine.shared_layers.model import load_shared
@@ -54,11 +54,13 @@ def build(
         device, loaded.dtype, loaded.shapes, settings.attention, batch_invariant=settings.batch_invariant
     )
     num_pages = _num_pages(settings, loaded, page_size, shared.bytes_per_token if shared is not None else 0)
+    rooms = 0 if shared is not None else window_pages(loaded, num_pages, page_size, settings.max_batch_tokens)
     limits = Limits(
         vocab_size=vocab_size,
         context_length=min(loaded.context_length, num_pages * page_size),
         num_pages=num_pages,
         page_size=page_size,
+        num_window_pages=rooms,
         max_batch_tokens=settings.max_batch_tokens,
         background_stretch=settings.background_stretch,
         background_us=round(settings.background_ms * 1000),
@@ -67,8 +69,9 @@ def build(
         batch_invariant=settings.batch_invariant,
         matmul=settings.matmul,
         compile=settings.compile,
-        prefix_cache=_prefix_cache(settings, device),
+        prefix_cache=_prefix_cache(settings, device, has_windows=rooms > 0),
         fused=settings.fused,
+        check_tokens=settings.check_tokens,
     )
     if limits.compile == "on" and shared is None:
         _log.info("compiling steps unless that was done before: a minute, for large models several")
@@ -79,6 +82,7 @@ def build(
             else SharedEngine(loaded, shared, limits)
         )
         sizes = {"page_size": page_size, "num_pages": num_pages, "prefix_cache": limits.prefix_cache}
+        sizes |= {"window_pages": rooms} if rooms else {}
         _log.info("engine made", steps=engine.path, **sizes, **engine.captured)
         engine.costs = measure_steps(engine, settings.measure_ms / 1000)
         if isinstance(engine, SharedEngine):
@@ -109,8 +113,18 @@ def _stop_tokens(loaded: LoadedModel, tokenizer: TokenizerFiles, vocab_size: int
     return frozenset(token for token in stops if 0 <= token < vocab_size)
 
 
-def _prefix_cache(settings: WorkerSettings, device: torch.device) -> PrefixCache:
-    """Returns how sessions have pages in common; on a CPU prompts are read in place, from pages that lie in a row."""
+def _prefix_cache(settings: WorkerSettings, device: torch.device, *, has_windows: bool) -> PrefixCache:
+    """Returns how sessions have pages in common; on a CPU prompts are read in place, from pages that lie in a row.
+
+    Raises UnsupportedModel where they cannot: layers that see a window only give back what others would look for.
+    """
+    if has_windows:
+        if settings.prefix_cache not in ("auto", "off"):
+            raise UnsupportedModel(
+                f"{settings.model}: its layers with a window give back pages, so sessions have none in common; "
+                "leave --prefix-cache at auto"
+            )
+        return "off"
     if settings.prefix_cache != "auto":
         return settings.prefix_cache
     return "copy" if device.type == "cpu" else "share"
@@ -120,7 +134,12 @@ def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int, mo
     if settings.num_pages:
         return settings.num_pages
     tokens = settings.kv_tokens or (tokens_beside(loaded, settings.beside) if settings.beside else 0)
-    return max(1, tokens // page_size) if tokens else pages_that_fit(loaded, page_size, more_bytes_per_token)
+    return max(1, tokens // page_size) if tokens else _fitting(settings, loaded, page_size, more_bytes_per_token)
+
+
+def _fitting(settings: WorkerSettings, loaded: LoadedModel, page_size: int, more_bytes_per_token: int) -> int:
+    share = 1.0 if settings.shared_listen else window_share(loaded, page_size, settings.max_batch_tokens)
+    return pages_that_fit(loaded, page_size, more_bytes_per_token, window_share=share)
 
 
 def make_batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:

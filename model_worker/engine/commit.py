@@ -91,6 +91,7 @@ class Committer:
         elif row.is_last:
             assert outcome is not None
             events = (self._verify if run.request.draft else self._advance)(run, outcome, index)
+        self._table.leave_windows(run.session)
         self._table.offer(run.session)  # now that nothing of it is on trial, and what is not finite is forgotten
         return events
 

@@ -12,12 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.bloom import BloomConfig
-from transformers.models.gemma3 import Gemma3TextConfig
-from transformers.models.gpt_oss import GptOssConfig
 from transformers.models.llama import LlamaConfig
-from transformers.models.llama4 import Llama4TextConfig
 from transformers.models.mamba import MambaConfig
-from transformers.models.mistral import MistralConfig
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
@@ -49,29 +45,8 @@ def test_weights_that_are_a_pickle_are_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (MistralConfig(**SIZES, sliding_window=64), ["MistralForCausalLM", "sliding-window", "--context-length 64"]),
-        (Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=32), ["sliding-window", "--context-length 32"]),
-        (
-            Llama4TextConfig(
-                **SIZES,
-                head_dim=16,
-                attention_chunk_size=64,
-                num_local_experts=2,
-                num_experts_per_tok=1,
-                pad_token_id=0,
-            ),
-            ["Llama4ForCausalLM", "chunked", "--context-length 64"],
-        ),
-        (
-            GptOssConfig(**SIZES, head_dim=16, sliding_window=256, num_local_experts=2, num_experts_per_tok=1),
-            ["GptOssForCausalLM", "s_aux"],
-        ),
-        (MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2), ["MambaForCausalLM"]),
-        (BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4), ["BloomForCausalLM"]),
-        (
-            LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
-            ["LlamaForCausalLM", "dynamic"],
-        ),
+        (MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2), ["MambaForCausalLM", "keep more than keys"]),
+        (BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4), ["BloomForCausalLM", "AttentionInterface"]),
     ],
 )
 def test_what_is_not_exact_is_refused_by_name(config: Any, words: list[str]) -> None:
@@ -80,12 +55,6 @@ def test_what_is_not_exact_is_refused_by_name(config: Any, words: list[str]) -> 
         adopt(model, 0 if hasattr(config, "max_position_embeddings") else 128)
     for word in words:
         assert word in str(caught.value)
-
-
-def test_a_sliding_window_as_long_as_the_context_is_exact() -> None:
-    model = AutoModelForCausalLM.from_config(MistralConfig(**SIZES, sliding_window=64), dtype=torch.float32)
-    loaded = adopt(model, context_length=64)
-    Engine(loaded, Limits(vocab_size=64, context_length=64, num_pages=8))
 
 
 def test_the_shortest_context_serves_and_a_shorter_one_is_refused() -> None:

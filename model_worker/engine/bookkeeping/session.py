@@ -29,6 +29,7 @@ class Session:
     contiguous: bool = True  # each page follows the one before
     running: bool = False
     salt: str | None = None  # only sessions of one salt have pages in common; None: its pages are its own
+    num_left: int = 0  # of its first pages, how many have left the layers that see a window only
     num_offered: int = 0  # of its first pages, how many were offered to others
     last_used: int = 0  # the table's moment
     _reader: object = None  # who looked at the tokens last
@@ -83,3 +84,8 @@ class Session:
         """Notes that the tokens of pages from number `place` on are others now, or their KV is gone."""
         del self._digests[place:]
         self.num_offered = min(self.num_offered, place)
+
+
+def is_contiguous(pages: list[int]) -> bool:
+    """Says whether each page follows the one before."""
+    return not pages or pages == list(range(pages[0], pages[0] + len(pages)))

@@ -6,7 +6,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
 from model_worker.engine.bookkeeping.pages import PagePool
-from model_worker.engine.bookkeeping.session import Session
+from model_worker.engine.bookkeeping.session import Session, is_contiguous
+from model_worker.engine.bookkeeping.table_checks import check_sessions
 from model_worker.engine.types import PrefixCache
 
 
@@ -75,15 +76,35 @@ class SessionTable:
         session.cut(position)
         self.uncompute(session, position)
 
+    def restorable(self, session: Session, position: int) -> int:
+        """Returns from where a session that is to go back to `position` goes on: from there, or from its beginning.
+
+        A layer that sees a window only may no longer have what a token there sees.
+        """
+        windows = self._pool.windows
+        return position if windows is None or windows.first_needed(position) >= session.num_left else 0
+
+    def leave_windows(self, session: Session) -> None:
+        """Gives back what the session no longer needs in layers that see a window only."""
+        if (windows := self._pool.windows) is None:
+            return
+        until = windows.first_kept(session.num_computed)
+        for page in session.pages[session.num_left : until]:
+            self._pool.leave_window(page)
+        session.num_left = max(session.num_left, until)
+
     def uncompute(self, session: Session, position: int) -> None:
-        """Forgets the KV from `position` on; the tokens stay."""
+        """Forgets the KV from `position` on, or more where it cannot be gone on from there; the tokens stay."""
+        if position < session.num_computed:
+            position = self.restorable(session, position)
         session.num_computed = min(session.num_computed, position)
         session.shallow_computed = min(session.shallow_computed, position)
         session.changed_from(position // self._pool.page_size)
         keep = self._pool.pages_for(session.num_shallow)
         self._pool.release(reversed(session.pages[keep:]), session.last_used)
         del session.pages[keep:]
-        session.contiguous = session.contiguous or _contiguous(session.pages)
+        session.num_left = min(session.num_left, keep)
+        session.contiguous = session.contiguous or is_contiguous(session.pages)
 
     def close(self, session: Session) -> None:
         self.truncate(session, 0)
@@ -101,7 +122,7 @@ class SessionTable:
             if not self._make_room(session, missing + 1):
                 return False
             self._copy(session, place, own)
-            session.contiguous = _contiguous(session.pages)
+            session.contiguous = is_contiguous(session.pages)
         elif own is not None and own in self._pool.prefixes:
             self._pool.prefixes.remove(own)
         if missing == 0:
@@ -109,7 +130,7 @@ class SessionTable:
         if not self._make_room(session, missing):
             return False
         session.pages.extend(self._pool.allocate(missing, session.pages[-1] if session.pages else None))
-        session.contiguous = _contiguous(session.pages)
+        session.contiguous = is_contiguous(session.pages)
         return True
 
     def adopt(self, session: Session, limit: int) -> None:
@@ -126,7 +147,7 @@ class SessionTable:
             session.num_computed, found = end, True
         if found:
             session.num_offered = max(session.num_offered, session.num_computed // size)
-            session.contiguous = _contiguous(session.pages)
+            session.contiguous = is_contiguous(session.pages)
 
     def wanted(self, session: Session, limit: int) -> bytes | None:
         """Returns the digest of the page that `adopt` did not find; None where it looks for none."""
@@ -165,6 +186,7 @@ class SessionTable:
         made = self.open(session_id, source.salt)
         made.tokens.extend(source.tokens[:position])
         size, computed = self._pool.page_size, min(position, source.num_computed)
+        computed = self.restorable(source, computed)
         for place in range(self._pool.pages_for(computed)):
             end = min(computed, (place + 1) * size)
             page = source.pages[place]
@@ -176,8 +198,11 @@ class SessionTable:
             else:
                 break
             made.num_computed = end
+        for page in made.pages[: source.num_left]:
+            self._pool.leave_window(page)
+        made.num_left = min(source.num_left, len(made.pages))
         made.num_offered = min(source.num_offered, made.num_computed // size)
-        made.contiguous = _contiguous(made.pages)
+        made.contiguous = is_contiguous(made.pages)
         source.running = was_running
         return made
 
@@ -219,17 +244,7 @@ class SessionTable:
 
     def check_integrity(self) -> None:
         """Raises AssertionError if a page is leaked or counted wrong, or a session's invariant is broken."""
-        size = self._pool.page_size
-        for session in self:
-            assert 0 <= session.num_shallow <= session.held, f"session {session.session_id}: computed beyond held"
-            assert len(session.pages) >= self._pool.pages_for(session.num_shallow), "computed tokens without pages"
-            assert session.contiguous == _contiguous(session.pages), "pages that are not where attention looks for them"
-            assert session.num_offered * size <= session.num_computed, "offered before it was computed"
-            for place, page in enumerate(session.pages):
-                if page in self._pool.prefixes:
-                    own = session.tokens[place * size : min(session.num_computed, (place + 1) * size)].tobytes()
-                    assert self._pool.prefixes.tokens_of(page).startswith(own), "a page that holds other tokens"
-        self._pool.check_integrity([page for session in self for page in session.pages])
+        check_sessions(self, self._pool)
 
     def _take(self, session: Session, place: int, page: int) -> bool:
         """Gives a session a page of the index, or a copy of it, as number `place`; returns whether there was room."""
@@ -308,7 +323,3 @@ class SessionTable:
         for session in victims:
             self.close(session)
             self.num_evictions += 1
-
-
-def _contiguous(pages: list[int]) -> bool:
-    return not pages or pages == list(range(pages[0], pages[0] + len(pages)))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache
+from model_worker.engine.forward.reach import EVERYTHING, Reach
 
 # Rows of up to so many tokens attend with the query heads that share a key head side by side. For longer rows the
 # mask, repeated for each of these heads, would be too big.
@@ -55,21 +56,23 @@ class PagedAttention:
     def __init__(self, cache: KvCache, *, in_place: bool = True) -> None:
         self._cache = cache
         self._in_place = in_place
-        self._softcapped = any(shape.softcap is not None for shape in cache.shapes)
+        # Layers whose scores are made by hand, which torch's kernel cannot make.
+        self._by_hand = [shape.softcap is not None or shape.has_sinks for shape in cache.shapes]
         self.name = "in-place" if in_place else "gather"
         self.reads_masked = in_place
-        self._groups: list[Group] = []
-        self._write_slots = torch.empty(0, dtype=torch.int64)
+        self._groups: dict[Reach, list[Group]] = {shape.reach: [] for shape in cache.shapes}
+        self._write_slots: dict[Reach, Tensor] = {}
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
         rows = batch.rows
-        self._write_slots = slots
+        self._write_slots = self._cache.slots_by_reach(batch.slots, slots)
         num_single = sum(row.num_tokens == 1 for row in rows)
-        self._groups = []
-        at = 0
-        while at < num_single:
-            count = self._add_single(rows, at, num_single)
-            at += count
+        for reach, groups in self._groups.items():
+            groups.clear()
+            at = 0
+            while at < num_single:
+                at += self._add_single(rows, at, num_single, reach)
+        at = num_single
         for row in rows[num_single:]:
             self.add_extend(row, at)
             at += row.num_tokens
@@ -82,30 +85,34 @@ class PagedAttention:
         value: Tensor,
         attention_mask: Tensor | None,
         scaling: float | None = None,
+        s_aux: Tensor | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
-        self._cache.write(layer, self._write_slots, key, value)
-        if query.shape[2] == 1 and not self._softcapped:
+        reach = self._cache.shapes[layer].reach
+        self._cache.write(layer, self._write_slots[reach], key, value)
+        if query.shape[2] == 1 and not self._by_hand[layer]:
             return self._attend_alone(query, scaling, layer), None
-        outputs = [self._attend(group, query[0], scaling, layer) for group in self._groups]
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
+        outputs = [self._attend(group, query[0], scaling, layer, s_aux) for group in self._groups[reach]]
+        return (outputs[0].contiguous() if len(outputs) == 1 else torch.cat(outputs))[None], None
 
-    def attend_into(self, out: Tensor, query: Tensor, scaling: float | None, layer: int) -> None:
+    def attend_into(
+        self, out: Tensor, query: Tensor, scaling: float | None, layer: int, sinks: Tensor | None = None
+    ) -> None:
         """Attends for the rows that were added, into their part of `out` [tokens, heads, value_dim]."""
-        for group in self._groups:
-            out[group.queries] = self._attend(group, query, scaling, layer)
+        for group in self._groups[self._cache.shapes[layer].reach]:
+            out[group.queries] = self._attend(group, query, scaling, layer, sinks)
 
     def _attend_alone(self, query: Tensor, scaling: float | None, layer: int) -> Tensor:
         """Attends for a batch of one token, [1, 1, heads, value_dim]: without other sessions every call counts."""
-        group, shape = self._groups[0], self._cache.shapes[layer]
-        num_heads = query.shape[1]
+        shape = self._cache.shapes[layer]
+        group, num_heads = self._groups[shape.reach][0], query.shape[1]
         k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
         q = query.view(1, shape.num_kv_heads, num_heads // shape.num_kv_heads, shape.key_dim)
         out = nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)
         return out.reshape(1, 1, num_heads, shape.value_dim)
 
-    def _attend(self, group: Group, query: Tensor, scaling: float | None, layer: int) -> Tensor:
+    def _attend(self, group: Group, query: Tensor, scaling: float | None, layer: int, sinks: Tensor | None) -> Tensor:
         """Returns the group's outputs, [tokens of the group, heads, value_dim]; query: [heads, tokens, key_dim]."""
         shape = self._cache.shapes[layer]
         k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
@@ -120,12 +127,15 @@ class PagedAttention:
             mask = mask.repeat(1, 1, repeated, 1) if mask is not None else None
         else:
             q = q[None]
-        if shape.softcap is None:
+        if not self._by_hand[layer]:
             out: Tensor = nn.functional.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=group.is_causal, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
         else:
-            out = softcapped(q, k, v, mask, scaling, shape.softcap)
+            if sinks is not None:  # as the query heads lie in `q`
+                own = sinks.view(q.shape[1], -1)
+                sinks = own.repeat_interleave(q.shape[2] // own.shape[1], dim=1)[:, :, None]
+            out = by_hand(q, k, v, mask, scaling, shape.softcap, sinks)
         if group.num_queries == 1:
             return out.flatten(1, 2)
         return out.reshape(num_heads, group.num_queries, -1).transpose(0, 1)
@@ -142,16 +152,22 @@ class PagedAttention:
             group.first * width,
         )
 
-    def _add_single(self, rows: Sequence[Row], at: int, end: int) -> int:
+    def _add_single(self, rows: Sequence[Row], at: int, end: int, reach: Reach) -> int:
         """Adds a group of rows of one token from `rows[at]` on; returns how many it has."""
         page_size = self._cache.page_size
         session = rows[at].run.session
+        if reach.is_limited:
+            # Rows see windows that begin anywhere: a lone one reads its own in place.
+            in_place = end == at + 1 and self._lies_in_place(rows[at], reach)
+            group = self._viewed(rows[at], at, reach) if in_place else self._gathered(rows[at:end], at, reach)
+            self._groups[reach].append(group)
+            return group.num_rows
         longest = rows[at].start + 1
         if not (session.contiguous and self._in_place):
             until = at + 1
             while until < end and not (rows[until].run.session.contiguous and self._in_place):
                 until += 1
-            self._groups.append(self._gathered(rows[at:until], at))
+            self._groups[reach].append(self._gathered(rows[at:until], at, reach))
             return until - at
         first = session.pages[0]
         distance = count = total = 0
@@ -177,14 +193,20 @@ class PagedAttention:
             longest, count, total = padded, count + 1, total + row.start + 1
         lengths = [row.start + 1 for row in rows[at : at + count]]
         mask = self._length_mask(np.array(lengths), longest) if count > 1 else None
-        self._groups.append(
+        self._groups[reach].append(
             Group(slice(at, at + count), count, 1, longest, first * page_size, distance * page_size, mask=mask)
         )
         return count
 
-    def _gathered(self, rows: Sequence[Row], at: int) -> Group:
-        """Returns the group of rows of one token whose pages are scattered."""
-        all_slots = [self._slots(row) for row in rows]
+    def _viewed(self, row: Row, at: int, reach: Reach) -> Group:
+        """Returns the group of one row of one token that reads what it sees in place."""
+        begin = reach.first(row.start)
+        first = row.run.session.pages[0] * self._cache.page_size + begin
+        return Group(slice(at, at + 1), 1, 1, row.start + 1 - begin, first)
+
+    def _gathered(self, rows: Sequence[Row], at: int, reach: Reach) -> Group:
+        """Returns the group of rows of one token that is copied: their pages are scattered, or windows of them read."""
+        all_slots = [self._slots(row, reach) for row in rows]
         lengths = np.array([len(slots) for slots in all_slots])
         padded = np.empty((len(rows), int(lengths.max())), dtype=np.int64)
         for index, slots in enumerate(all_slots):
@@ -197,29 +219,42 @@ class PagedAttention:
     def add_extend(self, row: Row, at: int) -> None:
         """Adds a row of several tokens, from `at` on: query i stands at start + i and sees the keys up to itself."""
         session, end = row.run.session, row.start + row.num_tokens
-        in_place = session.contiguous and self._in_place
-        is_causal = row.start == 0 and row.num_tokens > SHORT_EXTEND and not self._softcapped
-        mask = None
-        if not is_causal:
-            mask = self._additive(np.arange(end)[None, :] <= np.arange(row.start, end)[:, None])[None, None]
-        self._groups.append(
-            Group(
-                slice(at, at + row.num_tokens),
-                1,
-                row.num_tokens,
-                end,
-                first=session.pages[0] * self._cache.page_size,
-                slots=None if in_place else self._cache.to_device(self._slots(row)),
-                mask=mask,
-                is_causal=is_causal,
+        positions = np.arange(row.start, end)
+        for reach, groups in self._groups.items():
+            begin = reach.first(row.start)
+            is_whole = row.start == 0 and reach.within(end) == EVERYTHING
+            is_causal = is_whole and row.num_tokens > SHORT_EXTEND and not any(self._by_hand)
+            mask = None
+            if not is_causal:
+                keys = np.arange(begin, end)[None, :]
+                seen = keys <= positions[:, None]
+                if reach.is_limited:
+                    seen &= keys >= reach.firsts(positions)[:, None]
+                mask = self._additive(seen)[None, None]
+            groups.append(
+                Group(
+                    slice(at, at + row.num_tokens),
+                    1,
+                    row.num_tokens,
+                    end - begin,
+                    first=session.pages[0] * self._cache.page_size + begin,
+                    slots=None if self._lies_in_place(row, reach) else self._cache.to_device(self._slots(row, reach)),
+                    mask=mask,
+                    is_causal=is_causal,
+                )
             )
-        )
 
-    def _slots(self, row: Row) -> np.ndarray:
-        """Returns the slots of all tokens up to the row's end, int64."""
-        page_size = self._cache.page_size
-        pages = np.array(row.run.session.pages, dtype=np.int64)
-        return (pages[:, None] * page_size + np.arange(page_size)).ravel()[: row.start + row.num_tokens]
+    def _lies_in_place(self, row: Row, reach: Reach) -> bool:
+        """Says whether layers of that reach have a row's keys side by side."""
+        is_mapped = self._cache.windows is not None and reach.is_limited
+        return self._in_place and row.run.session.contiguous and not is_mapped
+
+    def _slots(self, row: Row, reach: Reach) -> np.ndarray:
+        """Returns the slots of the tokens that a row sees, up to its end, int64."""
+        page_size, begin = self._cache.page_size, reach.first(row.start)
+        pages = self._cache.pages_of(np.array(row.run.session.pages[begin // page_size :], dtype=np.int64), reach)
+        slots = (pages[:, None] * page_size + np.arange(page_size)).ravel()
+        return slots[begin % page_size :][: row.start + row.num_tokens - begin]
 
     def _length_mask(self, lengths: np.ndarray, longest: int) -> Tensor | None:
         if (lengths == longest).all():
@@ -233,12 +268,27 @@ class PagedAttention:
         return mask.to(self._cache.device, non_blocking=True)
 
 
-def softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None, cap: float) -> Tensor:
-    """Attention whose scores s become cap * tanh(s / cap) before the softmax (Gemma 2)."""
+def by_hand(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Attention whose scores s become softcap * tanh(s / softcap) (Gemma 2), or whose softmax has sinks (gpt-oss).
+
+    A sink is a score like that of a key whose value is zero; `sinks` [heads, queries or 1, 1] are those of q's heads.
+    """
     repeats = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
     scores = (q @ k.transpose(-1, -2)) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
-    scores = cap * torch.tanh(scores / cap)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         scores = scores + mask
-    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(torch.float32, q.dtype)).to(q.dtype) @ v
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.expand(*scores.shape[:-1], 1).to(scores.dtype)], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(torch.float32, q.dtype)).to(q.dtype)
+    return (weights if sinks is None else weights[..., :-1]) @ v

@@ -20,6 +20,7 @@ from model_worker.engine.forward.attention import SHORT_EXTEND, PagedAttention
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.native import REORDERED_SUMS, BuildFailed, load_native
+from model_worker.engine.forward.reach import Reach
 
 _SOURCE = Path(__file__).with_name("paged_attention.cpp")
 _ENTRIES = {
@@ -36,6 +37,7 @@ class _Step(ctypes.Structure):
         ("num_queries", ctypes.c_int64),
         ("tokens", ctypes.c_void_p),
         ("page_table", ctypes.c_void_p),
+        ("firsts", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
         ("pages", ctypes.c_void_p),
         ("width", ctypes.c_int64),
@@ -54,6 +56,7 @@ class _Layer(ctypes.Structure):
         ("value_dim", ctypes.c_int64),
         ("scale", ctypes.c_double),
         ("softcap", ctypes.c_double),
+        ("sinks", ctypes.c_void_p),
     ]
 
 
@@ -81,13 +84,13 @@ class NativeAttention:
         self._cache = cache
         self._long = PagedAttention(cache)  # for rows of many tokens
         self._layers: dict[int, _Layer] = {}
-        self._step = _Step()
-        self._held: tuple[Any, ...] = ()  # the arrays that `_step` points to
+        self._steps: dict[Reach, _Step] = {shape.reach: _Step() for shape in cache.shapes}
+        self._held: tuple[Any, ...] = ()  # the arrays that `_steps` point to
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
         tokens: list[int] = []
         page_table: list[int] = []
-        lengths: list[int] = []
+        positions: list[int] = []
         tables: list[list[int]] = []
         self._long.begin(Batch([]), slots)
         at = 0
@@ -98,29 +101,34 @@ class NativeAttention:
             else:
                 tokens.extend(range(at, end))
                 page_table.extend([len(tables)] * row.num_tokens)
-                lengths.extend(range(row.start + 1, row.start + row.num_tokens + 1))
+                positions.extend(range(row.start, row.start + row.num_tokens))
                 tables.append(row.run.session.pages)
             at = end
         width = max(map(len, tables), default=0)
         pages = np.zeros((len(tables), width), dtype=np.int64)
         for index, table in enumerate(tables):
             pages[index, : len(table)] = table
-        numbers = np.array((tokens, page_table, lengths), dtype=np.int64)
-        self._held = (slots, pages, numbers)
-        each = numbers.ctypes.data
-        row_bytes = len(tokens) * numbers.itemsize
-        self._step = _Step(
-            num_tokens=at,
-            slots=slots.data_ptr(),
-            num_queries=len(tokens),
-            tokens=each,
-            page_table=each + row_bytes,
-            lengths=each + 2 * row_bytes,
-            pages=pages.ctypes.data,
-            width=width,
-            page_size=self._cache.page_size,
-            num_threads=torch.get_num_threads(),
-        )
+        lengths = np.array(positions, dtype=np.int64) + 1
+        firsts = [reach.firsts(lengths - 1) for reach in self._steps]
+        numbers = np.array((tokens, page_table, lengths, *firsts), dtype=np.int64)
+        by_reach = self._cache.slots_by_reach(batch.slots, slots)
+        tables_by_reach = {reach: self._cache.pages_of(pages, reach) for reach in self._steps}
+        self._held = (by_reach, tables_by_reach, numbers)
+        each, row_bytes = numbers.ctypes.data, len(tokens) * numbers.itemsize
+        for index, reach in enumerate(self._steps):
+            self._steps[reach] = _Step(
+                num_tokens=at,
+                slots=by_reach[reach].data_ptr(),
+                num_queries=len(tokens),
+                tokens=each,
+                page_table=each + row_bytes,
+                firsts=each + (3 + index) * row_bytes,
+                lengths=each + 2 * row_bytes,
+                pages=tables_by_reach[reach].ctypes.data,
+                width=width,
+                page_size=self._cache.page_size,
+                num_threads=torch.get_num_threads(),
+            )
 
     def forward(
         self,
@@ -130,6 +138,7 @@ class NativeAttention:
         value: Tensor,
         attention_mask: Tensor | None,
         scaling: float | None = None,
+        s_aux: Tensor | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
         index = int(module.layer_idx)  # type: ignore[arg-type]
@@ -137,19 +146,21 @@ class NativeAttention:
         layer = self._layers.get(index)
         if layer is None:
             layer = self._layers[index] = self._layer(index, num_heads, scaling)
+        sinks = s_aux.to(self._cache.dtype).contiguous() if s_aux is not None else None
+        layer.sinks = sinks.data_ptr() if sinks is not None else None
         # Kept until the kernel is done: a view whose last dimension is not in one piece becomes a copy.
         views = [tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (query, key, value)]
         q, k, v = (_View(view.data_ptr(), view.stride(1), view.stride(2)) for view in views)
         out = query.new_empty((1, num_tokens, num_heads, value.shape[3]))
         self._kernel(
-            ctypes.byref(self._step),
+            ctypes.byref(self._steps[self._cache.shapes[index].reach]),
             ctypes.byref(layer),
             ctypes.byref(q),
             ctypes.byref(k),
             ctypes.byref(v),
             ctypes.c_void_p(out.data_ptr()),
         )
-        self._long.attend_into(out[0], query[0], scaling, index)
+        self._long.attend_into(out[0], query[0], scaling, index, s_aux)
         return out, None
 
     def _layer(self, index: int, num_heads: int, scaling: float | None) -> _Layer:

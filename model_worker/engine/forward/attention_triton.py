@@ -34,15 +34,18 @@ class TritonAttention(BlockTableAttention):
 
         self._attend = paged_attention
 
-    def attend(self, layer: int, query: Tensor, scaling: float | None) -> Tensor:
-        cache = self.cache
+    def attend(self, layer: int, query: Tensor, scaling: float | None, sinks: Tensor | None = None) -> Tensor:
+        cache, shape = self.cache, self.cache.shapes[layer]
         return self._attend(
             query,
             cache.keys[layer],
             cache.values[layer],
-            self.tables,
+            self.tables_of(layer),
             cache.page_size,
             scale=scaling,
-            softcap=cache.shapes[layer].softcap,
+            softcap=shape.softcap,
+            window=shape.reach.window or None,
+            chunk=shape.reach.chunk or None,
+            sinks=sinks,
             keys_per_split=self._keys_per_split,
         )

@@ -25,6 +25,8 @@ def why_not(shapes: Sequence[LayerShape]) -> str:
         return "varlen_attn caps no scores"
     if any(shape.key_dim != shape.value_dim for shape in shapes):
         return "varlen_attn wants keys and values of one size"
+    if any(shape.has_sinks or shape.reach.chunk for shape in shapes):
+        return "varlen_attn knows no sinks and no chunks"
     return ""
 
 
@@ -38,9 +40,10 @@ class VarlenAttention(BlockTableAttention):
         if reason := why_not(cache.shapes):
             raise UnsupportedModel(reason)
 
-    def attend(self, layer: int, query: Tensor, scaling: float | None) -> Tensor:
-        tables, cache = self.tables, self.cache
-        paged = (cache.num_pages, cache.page_size)
+    def attend(self, layer: int, query: Tensor, scaling: float | None, sinks: Tensor | None = None) -> Tensor:
+        tables, cache = self.tables_of(layer), self.cache
+        window = cache.shapes[layer].reach.window
+        paged = (-1, cache.page_size)
         out: Any = varlen_attn(
             query,
             cache.keys[layer].unflatten(0, paged),
@@ -52,7 +55,7 @@ class VarlenAttention(BlockTableAttention):
             scale=scaling,
             # Causal, aligned at the last query. A row's only query sees every key anyway, and without a window the
             # kernel splits the keys and packs the query heads that share a key head.
-            window_size=(-1, 0) if tables.max_queries > 1 else (-1, -1),
+            window_size=(window - 1, 0) if window else (-1, 0) if tables.max_queries > 1 else (-1, -1),
             enable_gqa=query.shape[1] != cache.shapes[layer].num_kv_heads,
             seqused_k=tables.lengths,
             block_table=tables.pages,

@@ -58,17 +58,21 @@ class Opaque:
 # What the opaque operations call in the step that runs. An operation is the process's own, an engine is its thread's.
 _running = threading.local()
 _operations = torch.library.Library("rstitch", "DEF")
-_operations.define("attend(Tensor query, Tensor key, Tensor value, int layer, float? scaling) -> Tensor")
+_operations.define("attend(Tensor query, Tensor key, Tensor value, int layer, float? scaling, Tensor? sinks) -> Tensor")
 _operations.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None, sinks: Tensor | None
+) -> Tensor:
     opaque: Opaque = _running.opaque  # which the step has put there
     module: Any = SimpleNamespace(layer_idx=layer)
-    return opaque.attention.forward(module, query, key, value, None, scaling)[0]
+    return opaque.attention.forward(module, query, key, value, None, scaling, s_aux=sinks)[0]
 
 
-def _shape_of(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
+def _shape_of(
+    query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None, sinks: Tensor | None
+) -> Tensor:
     return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
 
 
@@ -182,9 +186,17 @@ def _compile(body: _Body, attention: AttentionBackend, loaded: LoadedModel, file
     from torch.fx.experimental import _config as shapes
 
     def attend(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None = None, **_: Any
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Any,
+        scaling: float | None = None,
+        s_aux: Tensor | None = None,
+        **_: Any,
     ) -> tuple[Tensor, None]:
-        return torch.ops.rstitch.attend(query, key, value, int(module.layer_idx), scaling), None  # type: ignore[arg-type]
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        return torch.ops.rstitch.attend(query, key, value, layer, scaling, s_aux), None
 
     tokens, wanted = (torch.export.Dim(name, min=1, max=_MOST_TOKENS) for name in ("tokens", "wanted"))
     numbers = torch.arange(_TRACED, device=loaded.device)

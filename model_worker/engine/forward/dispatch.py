@@ -20,7 +20,7 @@ Attend = Callable[..., tuple[Tensor, None]]
 _NAME = "rstitch"  # no mask is registered under it: transformers then makes none
 _PROBE_NAME = "rstitch_probe"
 _HELD = "_rstitch_attend"
-_told_of_masks: ContextVar[Callable[..., None]] = ContextVar("told_of_masks")
+_makes_masks: ContextVar[Callable[..., Tensor]] = ContextVar("makes_masks")
 
 
 def use_attention(module: Any, attend: Attend) -> None:
@@ -30,17 +30,17 @@ def use_attention(module: Any, attend: Attend) -> None:
 
 
 @contextmanager
-def probed(module: Any, attend: Attend, told_of_masks: Callable[..., None]) -> Iterator[None]:
-    """Makes the model's layers call `attend` for a while; `told_of_masks` hears which masks it would make."""
+def probed(module: Any, attend: Attend, make_mask: Callable[..., Tensor]) -> Iterator[None]:
+    """Makes the model's layers call `attend` for a while, and transformers `make_mask` for each mask."""
     before = module.config._attn_implementation
     _hold(module, attend)
-    token = _told_of_masks.set(told_of_masks)
+    token = _makes_masks.set(make_mask)
     module.set_attn_implementation(_PROBE_NAME)
     try:
         yield
     finally:
         module.set_attn_implementation(before)
-        _told_of_masks.reset(token)
+        _makes_masks.reset(token)
         for part in module.modules():
             part.__dict__.pop(_HELD, None)
 
@@ -55,10 +55,10 @@ def _attend(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, None]
     return attend(module, *args, **kwargs)
 
 
-def _tell_of_mask(**kwargs: Any) -> None:
-    _told_of_masks.get()(**kwargs)
+def _make_mask(**kwargs: Any) -> Tensor:
+    return _makes_masks.get()(**kwargs)
 
 
 AttentionInterface.register(_NAME, _attend)
 AttentionInterface.register(_PROBE_NAME, _attend)
-AttentionMaskInterface.register(_PROBE_NAME, _tell_of_mask)
+AttentionMaskInterface.register(_PROBE_NAME, _make_mask)

@@ -94,12 +94,14 @@ class FusedAttention:
         attention: BlockTableAttention,
         scaling: float | None,
         norms: tuple[Norm, Norm] | None,
+        sinks: Tensor | None,
     ) -> None:
         self._part = part
         self._weights = weights
         self._attention = attention
         self._scaling = scaling
         self._norms = norms
+        self._sinks = sinks
         self._layer = int(part.layer_idx)  # type: ignore[arg-type]
         cache, shape = attention.cache, attention.cache.shapes[self._layer]
         self._cache = cache.keys[self._layer], cache.values[self._layer]
@@ -110,8 +112,10 @@ class FusedAttention:
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], *_: Any, **__: Any
     ) -> tuple[Tensor, None]:
         """Serves the layer's call, [1, tokens, hidden_size], by the tables of the present step."""
-        query = self._rotate(hidden_states, position_embeddings, self._cache, self._attention.tables.slots)
-        return self.leave(self._attention.attend(self._layer, query, self._scaling)[None]), None
+        query = self._rotate(
+            hidden_states, position_embeddings, self._cache, self._attention.tables_of(self._layer).slots
+        )
+        return self.leave(self._attention.attend(self._layer, query, self._scaling, self._sinks)[None]), None
 
     def project(
         self, hidden: Tensor, rotation: tuple[Tensor, Tensor], slots: Tensor | None

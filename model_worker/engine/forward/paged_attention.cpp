@@ -69,7 +69,8 @@ struct Step {
     int64_t num_queries;        // tokens that attend here; the others attend elsewhere
     const int64_t* tokens;      // [num_queries], their places in the batch
     const int64_t* page_table;  // [num_queries], the row of `pages` of each one's session
-    const int64_t* lengths;     // [num_queries], how many keys each sees
+    const int64_t* firsts;      // [num_queries], the first key that each sees in this layer
+    const int64_t* lengths;     // [num_queries], the end of the keys that each sees
     const int64_t* pages;       // [sessions, width]
     int64_t width;
     int64_t page_size;
@@ -82,7 +83,8 @@ struct Layer {
     void* values;  // [slots, num_kv_heads, value_dim]
     int64_t num_heads, num_kv_heads, key_dim, value_dim;
     double scale;
-    double softcap;  // 0: scores are not capped
+    double softcap;     // 0: scores are not capped
+    const void* sinks;  // [num_heads], scores of keys without a value; null: there are none
 };
 
 // A tensor [heads, tokens, dim] whose last dimension is in one piece; strides in elements.
@@ -152,7 +154,9 @@ template <class T, class A, int kDim>
 void attend(const Step& step, const Layer& layer, const View& query, T* out, int64_t index, int64_t first, int64_t last,
             A* room) {
     const int64_t group = layer.num_heads / layer.num_kv_heads, kd = layer.key_dim, vd = layer.value_dim;
-    const int64_t token = step.tokens[index], length = step.lengths[index], heads = (last - first) * group;
+    const int64_t token = step.tokens[index], heads = (last - first) * group;
+    const int64_t start = step.firsts[index], length = step.lengths[index];
+    const T* sinks = static_cast<const T*>(layer.sinks);
     const int64_t* pages = step.pages + step.page_table[index] * step.width;
     A *queries = room, *sums = queries + heads * kd, *largest = sums + heads * vd, *total = largest + heads;
     for (int64_t h = 0; h < heads; ++h) {
@@ -160,12 +164,13 @@ void attend(const Step& step, const Layer& layer, const View& query, T* out, int
                         token * query.token_stride;
         for (int64_t d = 0; d < kd; ++d) queries[h * kd + d] = load(from[d]);
         std::fill(sums + h * vd, sums + (h + 1) * vd, A(0));
-        largest[h] = -INFINITY, total[h] = 0;
+        largest[h] = sinks ? A(load(sinks[first * group + h])) : -INFINITY, total[h] = sinks ? 1 : 0;
     }
     const T *keys[kBlock], *values[kBlock], *head_keys[kBlock], *head_values[kBlock];
     A scores[kBlock];
-    int64_t page = 0, in_page = 0;
-    for (int64_t begin = 0; begin < length; begin += kBlock) {
+    int64_t page = start / step.page_size, in_page = start % step.page_size;
+    for (int64_t begin = start; begin < length; begin += kBlock) {
+        const bool goes_on = begin > start || sinks;
         const int count = int(std::min<int64_t>(kBlock, length - begin));
         for (int j = 0; j < count; ++j) {
             const int64_t slot = pages[page] * step.page_size + in_page;
@@ -185,14 +190,14 @@ void attend(const Step& step, const Layer& layer, const View& query, T* out, int
                     scores[j] = A(layer.softcap) * std::tanh(scores[j] / A(layer.softcap));
             A grown = largest[h];
             for (int j = 0; j < count; ++j) grown = scores[j] > grown ? scores[j] : grown;
-            const A keep = begin ? exponential(largest[h] - grown) : A(0);
+            const A keep = goes_on ? exponential(largest[h] - grown) : A(0);
             A added = 0;
             for (int j = 0; j < count; ++j) {
                 scores[j] = exponential(scores[j] - grown);
                 added += scores[j];
             }
             A* sum = sums + h * vd;
-            if (begin && keep != 1)
+            if (goes_on && keep != 1)
                 for (int64_t d = 0; d < vd; ++d) sum[d] *= keep;
             total[h] = total[h] * keep + added;
             largest[h] = grown;

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model_worker.engine.bookkeeping.runs import Row, Run
 from model_worker.engine.bookkeeping.session import Session
+from model_worker.engine.bookkeeping.windows import WindowMap
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_choice import choose_attention
 from model_worker.engine.forward.attention_tables import BlockTableAttention
@@ -56,7 +57,13 @@ class Runner:
     The constructor raises UnsupportedModel if `limits` ask for a path that model or device cannot take.
     """
 
-    def __init__(self, loaded: LoadedModel, limits: Limits, on_progress: OnProgress = lambda done, of: None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        limits: Limits,
+        on_progress: OnProgress = lambda done, of: None,
+        windows: WindowMap | None = None,
+    ) -> None:
         if limits.batch_invariant:
             limits = _without_other_sums(limits)
         self._loaded = loaded
@@ -65,7 +72,8 @@ class Runner:
         self._matmul = choose_matmul(loaded.module, limits.matmul, whole=limits.batch_invariant)
         self._replace_parts(loaded.module)
         # One page more than the sessions get: left-over rows of graphs write there.
-        self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
+        num_pages = limits.num_pages + 1
+        self._cache = KvCache(loaded.shapes, num_pages, limits.page_size, loaded.dtype, loaded.device, windows)
         self._masking = Masking(limits.vocab_size, loaded.device)
         self._model = self._make_model()
         self._attention: AttentionBackend

@@ -9,12 +9,13 @@ afterwards, every row's keys and values are looked at.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache
-from model_worker.engine.forward.transfer import Later, to_device, to_host
+from model_worker.engine.forward.transfer import Later, to_host
 
 
 def find_spoilt(cache: KvCache, layer: int, batch: Batch, *, everything: bool) -> Later[list[Row]]:
@@ -27,16 +28,22 @@ def find_spoilt(cache: KvCache, layer: int, batch: Batch, *, everything: bool) -
     if not looked_at:
         return list
     places = [place for first, row in looked_at for place in range(first, first + row.num_tokens)]
-    slots = to_device(torch.tensor([batch.slots[place] for place in places]), cache.device)
-    kept = [*cache.keys[: layer + 1], *cache.values[: layer + 1]] if everything else [cache.values[layer]]
+    numbers = np.array([batch.slots[place] for place in places], dtype=np.int64)
+    slots = {shape.reach: cache.to_device(cache.slots_of(numbers, shape.reach)) for shape in cache.shapes}
+    reaches = [shape.reach for shape in cache.shapes]
+    kept = [(reaches[layer], cache.values[layer])]
+    if everything:
+        kept = [(reaches[at], each[at]) for each in (cache.keys, cache.values) for at in range(layer + 1)]
     exact = torch.promote_types(cache.dtype, torch.float32)
-    total = to_host(torch.stack([tensor.index_select(0, slots).sum(dtype=exact) for tensor in kept]).sum())
+    total = to_host(
+        torch.stack([tensor.index_select(0, slots[reach]).sum(dtype=exact) for reach, tensor in kept]).sum()
+    )
 
     def read() -> list[Row]:
         if bool(total.isfinite()):
             return []
-        finite = torch.stack([tensor.index_select(0, slots).isfinite().flatten(1).all(1) for tensor in kept]).all(0)
-        parts = finite.split([row.num_tokens for _, row in looked_at])
+        each = [tensor.index_select(0, slots[reach]).isfinite().flatten(1).all(1) for reach, tensor in kept]
+        parts = torch.stack(each).all(0).split([row.num_tokens for _, row in looked_at])
         return [row for (_, row), part in zip(looked_at, parts, strict=True) if not bool(part.all())]
 
     return read

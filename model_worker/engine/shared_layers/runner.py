@@ -51,12 +51,12 @@ class SharedLayersModel(Model):
     def begin(self, slots: Tensor) -> None:
         self._below.slots = slots
 
-    def _part(self, ids: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    def _part(self, ids: Tensor, positions: Tensor) -> tuple[Any, dict[str, Any]]:
         if self.layers is Layers.SHARED:
             return self._shared.slm, {"input_ids": ids}
         if self.layers is Layers.UPPER:
             return self._shared.upper, {"inputs_embeds": self._below.hidden.index_select(0, self._below.slots)[None]}
-        return super()._part(ids)
+        return super()._part(ids, positions)
 
 
 class SharedRunner(Runner):

@@ -34,6 +34,7 @@ class Case:
     lengths: tuple[int, ...] = (40, 3, 100)  # keys by row, the new ones included
     softcap: float | None = None
     window: int | None = None
+    chunk: int | None = None  # not beside a window
     sinks: bool = False
     dtype: torch.dtype = torch.float32
     keys_per_split: int | None = None
@@ -98,6 +99,8 @@ def attend(case: Case, query: Tensor, keys: Tensor, values: Tensor, sinks: Tenso
     sees = key <= position
     if case.window is not None:
         sees &= key > position - case.window
+    if case.chunk is not None:
+        sees &= key >= position // case.chunk * case.chunk
     scores = scores.masked_fill(~sees, -math.inf)
     if sinks is not None:
         scores = torch.cat([scores, sinks.double()[:, None, None].expand(-1, n, 1)], -1)
@@ -109,7 +112,7 @@ def run(case: Case, call: Call) -> Tensor:
     sinks = None if call.sinks is None else call.sinks.to(call.query.device)
     return paged_attention(
         call.query, call.keys, call.values, call.tables, case.page_size,
-        softcap=case.softcap, window=case.window, sinks=sinks, keys_per_split=case.keys_per_split,
+        softcap=case.softcap, window=case.window, chunk=case.chunk, sinks=sinks, keys_per_split=case.keys_per_split,
     )  # fmt: skip
 
 
@@ -168,7 +171,7 @@ def test_it_is_attention_in_every_combination(page_size: int, dim: int, group: i
     for softcap, window, sinks in options:
         length = chance.choice([1, 2, 15, 16, 17, 255, 256, 257, 1000, 4095, 4096])
         shape = chance.choice([((1,), (length,)), ((1, 1), (length, 77)), ((min(length, 9), 1, 0), (length, 20, 1))])
-        case = Case(page_size, dim, None, group, 1, *shape, softcap, window, sinks)
+        case = Case(page_size, dim, None, group, 1, *shape, softcap, window, None, sinks)
         check(case, device)
 
 
@@ -177,6 +180,11 @@ def test_it_is_attention_in_every_combination(page_size: int, dim: int, group: i
 )
 def test_lengths_at_the_edges_of_blocks_and_splits(length: int, device: torch.device) -> None:
     check(Case(counts=(1,), lengths=(length,), kv_heads=1), device)
+
+
+@pytest.mark.parametrize("chunk", [24, 64])
+def test_chunks(chunk: int, device: torch.device) -> None:
+    check(Case(kv_heads=1, counts=(1, 3, 40), lengths=(71, 25, 100), chunk=chunk, sinks=True), device)
 
 
 def test_a_key_of_another_size_than_its_value(device: torch.device) -> None:

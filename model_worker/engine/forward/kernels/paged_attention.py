@@ -1,8 +1,9 @@
 """Paged attention in Triton: rows of any numbers of queries and keys in one call, keys read through page tables.
 
-Causal, aligned at the last query: query i of a row with n queries and k keys sees the first k - n + i + 1 keys, or with
-a window only the last `window` of these. The online softmax is that of FlashAttention-2 (arXiv 2307.08691), the sharing
-of keys among programs that of Flash-Decoding; a sink (gpt-oss) is a logit per head that joins the denominator alone.
+Causal, aligned at the last query: query i of a row with n queries and k keys sees the first k - n + i + 1 keys, with a
+window only the last `window` of these, with chunks only those from the last multiple of `chunk` on. The online softmax
+is that of FlashAttention-2 (arXiv 2307.08691), the sharing of keys among programs that of Flash-Decoding; a sink
+(gpt-oss) is a logit per head that joins the denominator alone.
 """
 
 # A program takes a tile of queries that share a key head: the query heads of a group side by side, so that keys are
@@ -36,17 +37,17 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit(  # type: ignore[untyped-decorator]
-    do_not_specialize=["num_rows", "pages_row", "window", "keys_per_split"],
+    do_not_specialize=["num_rows", "pages_row", "window", "chunk", "keys_per_split"],
     do_not_specialize_on_alignment=["ends", "lengths", "pages"],
 )
 def _attend_kernel(  # type: ignore[no-untyped-def]
     q, keys, values, out, parts, sums, sinks, ends, lengths, pages,
-    scale, softcap, window, keys_per_split, num_rows,
+    scale, softcap, window, chunk, keys_per_split, num_rows,
     q_token, q_head, key_slot, key_head, value_slot, value_head, out_token, out_head, pages_row,
     GROUP: tl.constexpr, KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, KEY_PAD: tl.constexpr, VALUE_PAD: tl.constexpr,
     PAGE: tl.constexpr, QUERIES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MIN_KEYS: tl.constexpr,
     SPLIT: tl.constexpr, FIXED: tl.constexpr, DECODE: tl.constexpr, CAPPED: tl.constexpr, WINDOWED: tl.constexpr,
-    SINKS: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    CHUNKED: tl.constexpr, SINKS: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     block, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if DECODE:  # each row is one token
@@ -70,6 +71,8 @@ def _attend_kernel(  # type: ignore[no-untyped-def]
         first = 0
         if WINDOWED:  # from the first key that the tile's first query sees
             first = tl.maximum(start + offset + 1 - window, 0) // BLOCK_N * BLOCK_N
+        if CHUNKED:
+            first = (start + offset) // chunk * chunk // BLOCK_N * BLOCK_N
         last = seen
         if SPLIT:
             if FIXED:
@@ -127,6 +130,8 @@ def _attend_kernel(  # type: ignore[no-untyped-def]
             sees = (key[None, :] <= position) & is_key[None, :]
             if WINDOWED:
                 sees = sees & (key[None, :] > position - window)
+            if CHUNKED:
+                sees = sees & (key[None, :] >= position // chunk * chunk)
             s = tl.where(sees, s, -float("inf"))
             grown = tl.maximum(largest, tl.max(s, axis=1))
             base = tl.where(grown == -float("inf"), 0.0, grown)  # -inf - -inf would be NaN
@@ -216,6 +221,7 @@ def paged_attention(
     scale: float | None = None,
     softcap: float | None = None,
     window: int | None = None,
+    chunk: int | None = None,
     sinks: Tensor | None = None,
     keys_per_split: int | None = None,
     out: Tensor | None = None,
@@ -241,7 +247,7 @@ def paged_attention(
             end = min(begin + at_once, num_tokens)
             paged_attention(
                 query[begin:end], keys, values, tables.among(begin, end), page_size,
-                scale=scale, softcap=softcap, window=window, sinks=sinks, keys_per_split=keys_per_split,
+                scale=scale, softcap=softcap, window=window, chunk=chunk, sinks=sinks, keys_per_split=keys_per_split,
                 out=out[begin:end],
             )  # fmt: skip
         return out
@@ -253,7 +259,7 @@ def paged_attention(
     _attend_kernel[(tiles.num_blocks, num_kv_heads, tiles.splits)](
         query, keys, values, out, parts, sums, out if sinks is None else sinks,
         tables.ends, tables.lengths, tables.pages,
-        key_dim**-0.5 if scale is None else scale, softcap or 0.0, window or 0, keys_per_split or 0,
+        key_dim**-0.5 if scale is None else scale, softcap or 0.0, window or 0, chunk or 0, keys_per_split or 0,
         tables.lengths.shape[0],
         query.stride(0), query.stride(1), keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
         out.stride(0), out.stride(1), tables.pages.stride(0),
@@ -261,7 +267,8 @@ def paged_attention(
         KEY_PAD=max(16, triton.next_power_of_2(key_dim)), VALUE_PAD=value_pad,
         PAGE=page_size, QUERIES=tiles.queries, BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, MIN_KEYS=_MIN_KEYS,
         SPLIT=tiles.splits > 1, FIXED=keys_per_split is not None, DECODE=tables.max_queries == 1,
-        CAPPED=softcap is not None, WINDOWED=window is not None, SINKS=sinks is not None,
+        CAPPED=softcap is not None, WINDOWED=window is not None,
+        CHUNKED=chunk is not None, SINKS=sinks is not None,
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
         WIDEN=query.dtype == torch.bfloat16 and interprets(),  # whose dots know no bfloat16
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
