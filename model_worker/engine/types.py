@@ -274,3 +274,4 @@ class Limits:
     # Fused kernels for norms, rotary embeddings and gated MLPs, where they give what the model's own code gives;
     # "auto": on CUDA where attention goes through block tables.
     fused: Literal["auto", "on", "off"] = "auto"
+    num_states: int = 64  # slots for the states of recurrent and convolution layers, where a model has any

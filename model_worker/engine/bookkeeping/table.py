@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 
 from model_worker.engine.bookkeeping.pages import PagePool
 from model_worker.engine.bookkeeping.session import Session
+from model_worker.engine.bookkeeping.states import NO_STATES, States
+from model_worker.engine.bookkeeping.victims import victims
 from model_worker.engine.types import PrefixCache
 
 
@@ -26,8 +28,10 @@ class SessionTable:
     # Nothing is ever written to a page that is shared or in the index. A session that goes back into one (a rollback, a
     # distribution asked for again) gets a page of its own, with a copy of what is kept, in `reserve`: before a write.
 
-    def __init__(self, pool: PagePool, mode: PrefixCache = "off") -> None:
+    def __init__(self, pool: PagePool, mode: PrefixCache = "off", states: States = NO_STATES) -> None:
+        assert states is NO_STATES or mode == "off", "a page is no prefix where it lacks states"
         self._pool = pool
+        self._states = states
         self._mode = mode
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._copies: dict[int, int] = {}  # pages to be copied before the next forward: to, from
@@ -75,9 +79,15 @@ class SessionTable:
         del session.tokens[position:]
         self.uncompute(session, position)
 
+    def restorable(self, session: Session, position: int) -> int:
+        """Returns the last position up to this one from which the session can go on."""
+        return self._states.restorable(session, position)
+
     def uncompute(self, session: Session, position: int) -> None:
-        """Forgets the KV from `position` on; the tokens stay."""
+        """Forgets what was computed from `position` on, or from the last restorable one before; the tokens stay."""
+        position = self.restorable(session, position)
         session.num_computed = min(session.num_computed, position)
+        self._states.forget(session, session.num_computed)
         session.shallow_computed = min(session.shallow_computed, position)
         session.changed_from(position // self._pool.page_size)
         keep = self._pool.pages_for(session.num_shallow)
@@ -89,11 +99,21 @@ class SessionTable:
         self.truncate(session, 0)
         del self._sessions[session.session_id]
 
-    def reserve(self, session: Session, num_tokens: int) -> bool:
+    def keep_state(self, session: Session) -> None:
+        """Makes sure that the session can come back to what it has computed now, once it has gone on."""
+        self._states.keep(session)
+
+    def reserve(self, session: Session, num_tokens: int, cuts: Sequence[int] = (), kept: int = 0) -> bool:
         """Gives the session pages of its own for what it lacks of its first `num_tokens` tokens.
 
-        Idle sessions are evicted if need be. Returns False, with nothing taken, when running sessions hold too many.
+        Where layers have states it gets slots for those of the positions `cuts`, too; that of `kept` stays. Idle
+        sessions are evicted if need be. Returns False, with no page taken, when running sessions hold too many.
         """
+        while not self._states.reserve(session, cuts or (num_tokens,), kept, self):
+            idle = [other for other in self if other.states and not other.running and other is not session]
+            if not idle:
+                return False
+            self._evict(idle[:1])
         missing = max(0, self._pool.pages_for(num_tokens) - len(session.pages))
         place = session.num_computed // self._pool.page_size  # what is written comes there first
         own = session.pages[place] if place < len(session.pages) else None
@@ -164,7 +184,7 @@ class SessionTable:
         was_running, source.running = source.running, True  # so that it is not evicted to make room for its own copy
         made = self.open(session_id, source.salt)
         made.tokens.extend(source.tokens[:position])
-        size, computed = self._pool.page_size, min(position, source.num_computed)
+        size, computed = self._pool.page_size, self.restorable(source, min(position, source.num_computed))
         for place in range(self._pool.pages_for(computed)):
             end = min(computed, (place + 1) * size)
             page = source.pages[place]
@@ -176,6 +196,8 @@ class SessionTable:
             else:
                 break
             made.num_computed = end
+        self._states.share(source, made)
+        self.uncompute(made, made.num_computed)  # there may be no state of just that many
         made.num_offered = min(source.num_offered, made.num_computed // size)
         made.contiguous = _contiguous(made.pages)
         source.running = was_running
@@ -230,6 +252,7 @@ class SessionTable:
                     own = session.tokens[place * size : min(session.num_computed, (place + 1) * size)].tobytes()
                     assert self._pool.prefixes.tokens_of(page).startswith(own), "a page that holds other tokens"
         self._pool.check_integrity([page for session in self for page in session.pages])
+        self._states.check_integrity(self)
 
     def _take(self, session: Session, place: int, page: int) -> bool:
         """Gives a session a page of the index, or a copy of it, as number `place`; returns whether there was room."""
@@ -272,37 +295,14 @@ class SessionTable:
         # What goes first: pages that nobody holds and one session had; then whichever was left alone for longer, the
         # idle sessions that have a page for themselves, or the page that nobody holds and several sessions had.
         while self._pool.num_spare < num_pages:
-            victims, since = self._victims(session), self._pool.oldest_valued
-            if since is not None and (not victims or since < victims[-1].last_used):
+            found, since = victims(self, session, self._pool), self._pool.oldest_valued
+            if since is not None and (not found or since < found[-1].last_used):
                 self._pool.drop_valued()
-            elif victims:
-                self._evict(victims)
+            elif found:
+                self._evict(found)
             else:
                 return False
         return True
-
-    def _victims(self, asking: Session) -> list[Session]:
-        """Returns the idle sessions to evict for a page that nobody else holds, the last used of them last.
-
-        That is one session as a rule, and several where they have a page in common. Of all such pages it is the one
-        whose holders were left alone for longest. Whose pages are all held by others that stay is never among them: it
-        would be gone, and no page gained. Empty if there is none.
-        """
-        holders = self._pool.num_holders
-        seen: list[Session] = []
-        found: Counter[int] = Counter()  # pages by how many of their holders were seen
-        for session in self:
-            if session.running or not session.pages or session is asking:
-                continue
-            if any(holders(page) == 1 for page in reversed(session.pages)):
-                return [session]
-            seen.append(session)
-            found.update(session.pages)
-            gained = [page for page in session.pages if found[page] == holders(page)]
-            if gained:
-                page = min(gained, key=holders)
-                return [each for each in seen if page in each.pages]
-        return []
 
     def _evict(self, victims: list[Session]) -> None:
         for session in victims:

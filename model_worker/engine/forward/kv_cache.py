@@ -27,6 +27,9 @@ class LayerShape:
     has_sinks: bool = False  # a logit per head, given with each call, that takes of the softmax and adds nothing
 
 
+NO_ATTENTION = LayerShape(0, 0, 0, None)  # of a layer that keeps nothing per token
+
+
 class KvCache:
     """Keys and values of all layers, [num_slots, num_kv_heads, dim] each.
 

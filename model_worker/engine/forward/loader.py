@@ -23,6 +23,7 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.kv_cache import LayerShape
 from model_worker.engine.forward.probe import probe
 from model_worker.engine.forward.replaced import restore_forwards
+from model_worker.engine.forward.state_layers import StateLayer
 
 # RoPE variants whose angles depend on the length of the *batch*: a session's tokens would depend on its neighbours.
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
@@ -34,6 +35,7 @@ class LoadedModel:
 
     module: Any  # the transformers model, in eval mode on its device
     shapes: list[LayerShape]  # by layer
+    states: list[StateLayer]  # parts that keep states from token to token
     hidden_size: int  # width of the LM head's input
     num_logits: int  # rows of the LM head; the real vocabulary may be smaller
     num_embeddings: int  # rows of the embeddings; likewise
@@ -48,6 +50,11 @@ class LoadedModel:
         """Bytes that the keys and values of one token take in all layers."""
         elements = sum(shape.num_kv_heads * (shape.key_dim + shape.value_dim) for shape in self.shapes)
         return elements * self.dtype.itemsize
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that the states after a token take in all layers."""
+        return sum(state.num_bytes for layer in self.states for state in layer.states)
 
 
 def load(
@@ -126,14 +133,13 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
         raise UnsupportedModel(f"{name}: encoder-decoder models are not supported")
     if "logits_to_keep" not in inspect.signature(module.forward).parameters:
         raise UnsupportedModel(f"{name}: its forward takes no logits_to_keep")
-    if not getattr(module, "_supports_attention_backend", False):
-        raise UnsupportedModel(f"{name}: its attention does not go through transformers' AttentionInterface")
     _refuse_rope(name, config)
     probed = probe(module, name, longest)
     parameter = next(module.parameters())
     return LoadedModel(
         module=module,
         shapes=probed.shapes,
+        states=probed.states,
         hidden_size=probed.hidden_size,
         num_logits=probed.num_logits,
         num_embeddings=_num_embeddings(module, probed.num_logits),

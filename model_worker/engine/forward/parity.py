@@ -55,10 +55,9 @@ def parity_request(tokens: Sequence[int], shallow: bool = False) -> RunRequest:
 
 @contextmanager
 def parity_session(table: SessionTable, tokens: Sequence[int]) -> Iterator[Session]:
-    """Opens a session that holds the prompt and its pages, and closes it at the end."""
+    """Opens a session that holds the prompt, and closes it at the end."""
     session = table.open("parity")
     session.tokens.extend(tokens)
-    assert table.reserve(session, len(tokens)), "the first session finds its pages"
     yield session
     table.close(session)
 
@@ -77,29 +76,35 @@ def reference_logits(loaded: LoadedModel, tokens: Sequence[int]) -> Reference:
     return Reference(eager, tolerance)
 
 
-def check_parity(name: str, runner: Runner, run: Run, reference: Reference) -> None:
+def check_parity(name: str, runner: Runner, table: SessionTable, run: Run, reference: Reference) -> None:
     """Computes a run by each path that steps take here. Raises UnsupportedModel if a logit is not the reference's.
 
     The paths are captured graphs, where there are any, and uncaptured steps, which whatever fits no graph takes.
     """
-    count = run.num_pending
+    session, count = run.session, run.num_pending
     half = count // 2
-    # Two chunks, so that the second one also reads keys and values that an earlier step has written; the first asks for
-    # nothing, as catch-up does, the second for all that it can be asked for. Then the last token again, as decode.
+
+    def compute(num_tokens: int, *, is_last: bool, captured: bool) -> Outcome | None:
+        start = run.num_computed
+        assert table.reserve(session, start + num_tokens, run.cuts(num_tokens)), "the first session finds its room"
+        outcome = runner.run([Row(run, start, num_tokens, is_last)], captured=captured)
+        run.computed(num_tokens)
+        return outcome
+
+    # Two chunks, so that the second one also reads keys, values and states that an earlier step has written; the first
+    # asks for nothing, as catch-up does, the second for all that it can be asked for. Then the last token again, as
+    # decode does: so the states of one token before are those of that token.
     for captured in (True, False) if runner.graphs is not None else (False,):
         path = "captured" if captured else "uncaptured"
-        again = run.num_pending == 0
-        if again:
-            runner.wipe(run.session.pages)  # what the path before has left must not be found
-        runner.run([Row(run, 0, half, is_last=False)], captured=captured)
-        if not again:
-            run.computed(half)
-        run.draft = run.session.tokens[half + 1 : count]
-        _compare(name, path, runner.run([Row(run, half, count - half, is_last=True)], captured=captured), reference)
+        if run.num_pending == 0:
+            runner.wipe(session.pages)  # what the path before has left must not be found
+            table.uncompute(session, 0)
+        compute(half, is_last=False, captured=captured)
+        run.draft = session.tokens[half + 1 : count]
+        _compare(name, path, compute(count - half, is_last=True, captured=captured), reference)
         run.draft = ()
-        if not again:
-            run.computed(count - half)
-        _compare(name, path, runner.run([Row(run, count - 1, 1, is_last=True)], captured=captured), reference)
+        table.uncompute(session, count - 1)
+        _compare(name, path, compute(1, is_last=True, captured=captured), reference)
 
 
 def _own_logits(loaded: LoadedModel, tokens: Sequence[int], attention: str) -> Tensor:

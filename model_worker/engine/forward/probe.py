@@ -1,7 +1,7 @@
-"""What each layer of a model asks of attention, found by running it once with a probe in place of its attention.
+"""What each layer of a model asks of attention and keeps as states, found by running it once with probes for both.
 
 What the engine does not do is refused by name: anything beyond causal attention, over everything or a window or a
-chunk, with a score cap or sinks.
+chunk, with a score cap or sinks, and states in transformers' cache.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.dispatch import probed
-from model_worker.engine.forward.kv_cache import LayerShape
+from model_worker.engine.forward.kv_cache import NO_ATTENTION, LayerShape
 from model_worker.engine.forward.masks_seen import SeenMasks
 from model_worker.engine.forward.reach import Reach
-from model_worker.engine.forward.step_cache import StepCache, cache_keyword
+from model_worker.engine.forward.state_layers import StateLayer, StateNotes
+from model_worker.engine.forward.step_cache import cache_keyword
 
 # Keywords that layers pass and that do not change the result of causal attention at inference. A window is told by the
 # mask, which the model's own attention goes by, too.
@@ -49,6 +50,7 @@ class Probed:
     hidden_size: int  # width of the LM head's input
     num_logits: int  # rows of the LM head
     counts_positions: bool  # whether layers count positions themselves, by the length of a cache
+    states: list[StateLayer]  # parts that keep states
 
 
 def probe(module: Any, name: str, context_length: int) -> Probed:
@@ -61,28 +63,23 @@ def probe(module: Any, name: str, context_length: int) -> Probed:
     hook = head.register_forward_pre_hook(lambda _, inputs: hidden_sizes.append(inputs[0].shape[-1]))
     try:
         logits = run.logits()
+        states = run.cache.found()
+        keeping = run.shapes.keys() | {state.layer for state in states}
+        layers = range(module.config.get_text_config().num_hidden_layers)
+        unknown = [layer for layer in layers if layer not in keeping and not run.cache.keeps_nothing(layer)]
     except UnsupportedModel:
         raise
     except Exception as error:  # whatever its code raises: it does not run here
         raise UnsupportedModel(f"{name}: a forward in {next(module.parameters()).dtype} failed: {error}") from error
     finally:
         hook.remove()
-    found, shapes = sorted(run.shapes), run.shapes
-    if found != list(range(module.config.get_text_config().num_hidden_layers)):
-        raise UnsupportedModel(f"{name}: only layers {found} have attention (state-space or linear layers?)")
-    return Probed([shapes[index] for index in found], hidden_sizes[0], logits.shape[-1], run.cache.was_asked)
-
-
-class _NotingCache(StepCache):
-    """Notes whether layers ask it for the number of tokens that it holds."""
-
-    def __init__(self, positions: Tensor) -> None:
-        super().__init__(positions)
-        self.was_asked = False
-
-    def get_seq_length(self, layer_idx: int = 0) -> Any:
-        self.was_asked = True
-        return super().get_seq_length(layer_idx)
+    if unknown or not run.shapes.keys() <= set(layers):
+        raise UnsupportedModel(
+            f"{name}: layers {unknown} have neither attention through transformers' AttentionInterface nor states in "
+            "transformers' cache"
+        )
+    shapes = [run.shapes.get(layer, NO_ATTENTION) for layer in layers]
+    return Probed(shapes, hidden_sizes[0], logits.shape[-1], run.cache.was_asked, states)
 
 
 class _Run:
@@ -94,21 +91,21 @@ class _Run:
         self._masks = SeenMasks()
         device = next(module.parameters()).device
         self._positions = torch.arange(2, device=device)[None]
-        self.cache = _NotingCache(self._positions)
+        self.cache = StateNotes(self._positions, module.config, name)
 
     def logits(self) -> Tensor:
         """Returns the logits of the two tokens."""
         ids = torch.zeros_like(self._positions)
-        with probed(self._module, self._attend, self._masks.make), torch.inference_mode():
+        probing = probed(self._module, self._attend, self._masks.make)
+        with probing, self.cache.noting(self._module), torch.inference_mode():
             cache = {cache_keyword(self._module): self.cache}
-            logits: Tensor = self._module(
-                input_ids=ids, position_ids=self._positions, use_cache=False, **cache
-            ).logits
+            logits: Tensor = self._module(input_ids=ids, position_ids=self._positions, use_cache=False, **cache).logits
         return logits
 
     def _attend(
         self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, None]:
+        self.cache.attends()
         scaling, softcap, sinks = (kwargs.pop(name, None) for name in ("scaling", "softcap", "s_aux"))
         reach = self._reach(layer, mask, kwargs)
         unknown = sorted(key for key, item in kwargs.items() if key not in _HARMLESS and item is not None)

@@ -35,7 +35,9 @@ from model_worker.engine.forward.matmul_choice import choose_matmul
 from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.outcome import Outcome, choose_for
 from model_worker.engine.forward.sampling import Choices, measure, measure_on_host, unpack
-from model_worker.engine.forward.spoilt import find_spoilt
+from model_worker.engine.forward.spoilt import either, find_spoilt, find_spoilt_states
+from model_worker.engine.forward.state_limits import WHY_NOT
+from model_worker.engine.forward.state_store import StateStore
 from model_worker.engine.forward.transfer import Later, to_device, to_host
 from model_worker.engine.types import Limits, Returns, RunRequest
 
@@ -66,6 +68,9 @@ class Runner:
         self._replace_parts(loaded.module)
         # One page more than the sessions get: left-over rows of graphs write there.
         self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
+        self._states: StateStore | None = None
+        if loaded.states:
+            self._states = StateStore(loaded.module, loaded.states, limits.num_states, loaded.device)
         self._masking = Masking(limits.vocab_size, loaded.device)
         self._model = self._make_model()
         self._attention: AttentionBackend
@@ -85,7 +90,8 @@ class Runner:
         fused = f", fused: {self._fused}" if self._fused else ""
         matmul = f", matmul: {said}" if (said := str(self._matmul)) else ""
         why = f", as {self._why}" if self._why else ""
-        return f"{self._attention.name}{graphs}{fused}{self._compiling}{why}{matmul}"
+        states = WHY_NOT if self._states is not None else ""
+        return f"{self._attention.name}{graphs}{fused}{self._compiling}{states}{why}{matmul}"
 
     @property
     def overlaps(self) -> bool:
@@ -111,6 +117,8 @@ class Runner:
                 read = self._choose(batch, output.measured, output.logits, output.hidden, output.index)
             last, everything = self._model.last_layer, self._attention.reads_masked
             spoilt = find_spoilt(self._cache, last, batch, everything=everything)
+            if self._states is not None:
+                spoilt = either(spoilt, find_spoilt_states(self._states, batch))
         except Exception:
             # Nobody will wait for what the device was told already, and the next step writes where that still reads.
             if device.type == "cuda":
@@ -198,6 +206,8 @@ class Runner:
         numbers = to_device(torch.tensor((batch.ids, batch.positions, batch.slots)), self._loaded.device)
         self._attention.begin(batch, numbers[2])
         self._model.begin(numbers[2])
+        if self._states is not None:
+            self._states.begin(batch)
         return numbers[0:1], numbers[1:2]
 
     def _replace_parts(self, module: nn.Module) -> None:
