@@ -7,6 +7,7 @@ import functools
 import gc
 import random
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +16,21 @@ import torch
 from model_worker.engine.bookkeeping.states import LEAST_STATES
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import ForwardFailed, NoCapacity, UnsupportedModel
-from model_worker.engine.forward.loader import adopt
+from model_worker.engine.forward.loader import adopt, load
+from model_worker.engine.forward.memory import (
+    has_states,
+    kv_bytes_per_token,
+    pages_that_fit,
+    states_beside,
+    states_that_fit,
+    tokens_beside,
+)
 from model_worker.engine.forward.state_plan import SHORT
 from model_worker.engine.observing import Observe
 from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.engine.types import ForkRequest, Returns, RunRequest
 from tests.support.engines import Result, collect, make_engine_of, run_all, run_one
-from tests.support.pairs import CONTEXT_LENGTH, VOCAB_SIZE, make_model
+from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model, save_model
 from tests.support.recurrent import RECURRENT
 
 PROMPTS = [[7, 8, 9], [20, 21, 22] * 9, [50], list(range(30, 100)), [5, 250, 17, 130] * 5, list(range(40, 40 + SHORT))]
@@ -273,13 +282,49 @@ def test_shared_layers_are_refused_by_name() -> None:
 @pytest.mark.parametrize("family", RECURRENT)
 def test_what_a_layer_keeps_is_found(family: str) -> None:
     loaded = adopt(copy.deepcopy(model_of(family)), CONTEXT_LENGTH)
-    keeps_both = family == "falcon_h1"
-    assert [shape.num_kv_heads > 0 for shape in loaded.shapes] == ([True] * 3 if keeps_both else [False, True, False])
-    assert [layer.layer for layer in loaded.states] == ([0, 1, 2] if keeps_both else [0, 2])
-    assert [layer.continues for layer in loaded.states] == [family != "jamba"] * len(loaded.states)
-    kinds = {state.kind for layer in loaded.states for state in layer.states}
-    assert kinds == ({"conv_states"} if family == "lfm2" else {"conv_states", "recurrent_states"})
+    kinds = loaded.module.config.layer_types
+    assert [shape.num_kv_heads > 0 for shape in loaded.shapes] == [k in ("full_attention", "hybrid") for k in kinds]
+    keeping = [number for number, kind in enumerate(kinds) if kind in ("linear_attention", "conv", "hybrid")]
+    assert [layer.layer for layer in loaded.states] == keeping
+    assert all(layer.continues for layer in loaded.states) == (family != "jamba")
+    found = {state.kind for layer in loaded.states for state in layer.states}
+    assert found == ({"conv_states"} if family == "lfm2" else {"conv_states", "recurrent_states"})
     assert loaded.state_bytes > 0
+    assert has_states(loaded.module.config)
+    assert kv_bytes_per_token(loaded.module.config, loaded.dtype) == loaded.kv_bytes_per_token or family == "kimi"
+
+
+def test_memory_is_divided_between_pages_and_states() -> None:
+    loaded = adopt(copy.deepcopy(model_of("qwen3_5")), CONTEXT_LENGTH)
+    room = 100 * loaded.state_bytes
+    assert states_that_fit(loaded, cpu_bytes=room) == 25
+    num_pages = pages_that_fit(loaded, 16, num_states=25, cpu_bytes=room)
+    assert num_pages == 75 * loaded.state_bytes // (16 * loaded.kv_bytes_per_token)
+    with pytest.raises(UnsupportedModel, match="--num-states"):
+        states_that_fit(loaded, cpu_bytes=3 * LEAST_STATES * loaded.state_bytes)
+    assert states_that_fit(adopt(make_model(CONFIGS["llama"], 0)), cpu_bytes=room) == 0
+
+
+def test_pages_without_keys_and_values_take_no_memory() -> None:
+    loaded = adopt(copy.deepcopy(model_of("mamba2")), CONTEXT_LENGTH)
+    assert loaded.kv_bytes_per_token == 0
+    assert pages_that_fit(loaded, 16, num_states=8) * 16 >= 2 * CONTEXT_LENGTH
+
+
+def test_beside_another_model_both_find_the_same_room(tmp_path: Path) -> None:
+    folders = {}
+    for family, model in (("qwen3_5", model_of("qwen3_5")), ("lfm2", model_of("lfm2"))):
+        model.save_pretrained(tmp_path / family)
+        folders[family] = str(tmp_path / family)
+    folders["llama"] = str(save_model(tmp_path / "llama", "llama", 0))
+    loaded = {name: load(folder, torch.float32, torch.device("cpu")) for name, folder in folders.items()}
+    for one, other in (("qwen3_5", "lfm2"), ("qwen3_5", "llama")):
+        tokens = tokens_beside(loaded[one], folders[other])
+        assert tokens == tokens_beside(loaded[other], folders[one])
+        kept = tokens * (loaded[one].kv_bytes_per_token + loaded[other].kv_bytes_per_token)
+        states = [states_beside(loaded[a], folders[b]) * loaded[a].state_bytes for a, b in ((one, other), (other, one))]
+        assert kept + sum(states) <= 1 << 30
+        assert states[0] > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,11 +8,14 @@ from transformers.models.bamba import BambaConfig
 from transformers.models.falcon_h1 import FalconH1Config
 from transformers.models.granitemoehybrid import GraniteMoeHybridConfig
 from transformers.models.jamba import JambaConfig
+from transformers.models.kimi_linear import KimiLinearConfig
 from transformers.models.lfm2 import Lfm2Config
+from transformers.models.mamba2 import Mamba2Config
 from transformers.models.nemotron_h import NemotronHConfig
 from transformers.models.olmo_hybrid import OlmoHybridConfig
 from transformers.models.qwen3_5 import Qwen3_5TextConfig
 from transformers.models.qwen3_next import Qwen3NextConfig
+from transformers.models.zaya import ZayaConfig
 
 from tests.support.pairs import CONTEXT_LENGTH, STOP_TOKEN
 
@@ -67,8 +70,8 @@ RECURRENT: dict[str, Any] = {
     ),
     "lfm2": Lfm2Config(**_SIZES, layer_types=["conv", "full_attention", "conv"]),
     "nemotron": NemotronHConfig(
-        **_SIZES,
-        layers_block_type=["mamba", "attention", "mamba"],
+        **{**_SIZES, "num_hidden_layers": 4},
+        layers_block_type=["mamba", "attention", "mlp", "mamba"],
         mamba_num_heads=8,
         mamba_head_dim=8,
         ssm_state_size=16,
@@ -86,6 +89,33 @@ RECURRENT: dict[str, Any] = {
         num_experts_per_tok=1,
         mamba_d_state=8,
         mamba_dt_rank=4,
-        use_mamba_kernels=False,
+    ),
+    "kimi": KimiLinearConfig(
+        **{**_SIZES, "num_key_value_heads": 4},
+        linear_head_dim=8,
+        linear_num_heads=4,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+        mlp_layer_types=["dense", "sparse", "dense"],
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        n_group=1,
+        topk_group=1,
+        experts_implementation="eager",
+    ),
+    # Convolutions of what attention is given, and states without attention.
+    "zaya": ZayaConfig(**_SIZES, experts_implementation="eager"),
+    "mamba2": Mamba2Config(
+        **{key: _SIZES[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers")},
+        **{key: _SIZES[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")},
+        num_heads=8,
+        head_dim=8,
+        state_size=16,
+        n_groups=2,
+        chunk_size=16,
     ),
 }

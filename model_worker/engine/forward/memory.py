@@ -107,9 +107,9 @@ def weight_bytes(module: nn.Module) -> int:
 def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
     """Returns the bytes that the keys and values of one token take in all layers, by a config of plain attention."""
     cache = DynamicCache(config=config)
-    num_layers = sum(
-        not (has_none or keeps_states) for has_none, keeps_states in zip(cache.is_dummy, cache.is_linear, strict=True)
-    )
+    num_layers = len(cache) - sum(cache.is_dummy) - sum(cache.is_linear)
+    if num_layers == 0:
+        return 0
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
