@@ -1,46 +1,96 @@
-"""A program of several commands, each a module of its name in one package; only the one that is asked for is loaded."""
+"""Programs of ours, as typer runs them: one command, or several of which only the one that is asked for is loaded.
+
+What a command takes is a dataclass (`evals.options`), what it does a function of one value of it that returns the exit
+code. Errors are said as `rstitch` says its own.
+"""
 
 from __future__ import annotations
 
-import argparse
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from rstitch.cli.common import FAILED, INTERRUPTED, exit_code, print_error
-from rstitch.errors import RstitchError
-from rstitch.local.part import StackError
+import typer
+from rich.markup import escape
+
+from evals.options import Command, with_options
+from rstitch.cli.common import BAD_INPUT, command, print_error
+
+BadInput = tuple[type[Exception], ...]
 
 
 def run_command(
-    prog: str, description: str | None, package: str, commands: Mapping[str, str], arguments: list[str]
+    prog: str, description: str | None, package: str, commands: Mapping[str, str], arguments: Sequence[str]
 ) -> int:
-    """Runs the command that comes first in `arguments`.
-
-    A module has `add_arguments(parser)` and `run(options) -> exit code`. Errors are said on stderr.
+    """Runs the command that comes first in `arguments`: a module of `package` that has `Options` and `run`.
 
     Args:
         commands: names, and what they do.
 
     Returns: the exit code: 2 for bad input, 1 for other failures.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=description)
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    app = _app(help=_unwrapped(description), no_args_is_help=True)
+    app.callback()(_nothing)
     for name, summary in commands.items():
-        command = subparsers.add_parser(name, help=summary)
-        if arguments and name == arguments[0]:
+        if name in arguments[:1]:
             module = importlib.import_module(f"{package}.{name}")
-            command.description, command.formatter_class = module.__doc__, argparse.RawDescriptionHelpFormatter
-            module.add_arguments(command)
-            command.set_defaults(run=module.run)
-    options = parser.parse_args(arguments)
+            run = _told(module.run, module.Options)
+            app.command(name, cls=Command, help=_unwrapped(module.__doc__), short_help=summary)(run)
+        else:
+            app.command(name, help=summary)(_nothing)
+    return _exit_code(app, prog, arguments)
+
+
+def run_program(
+    prog: str,
+    description: str | None,
+    run: Callable[[Any], int],
+    options: type,
+    arguments: Sequence[str] | None = None,
+    *,
+    bad_input: BadInput = (),
+) -> int:
+    """Runs a program of one command; without `arguments` on those of the process.
+
+    Args:
+        bad_input: errors that are the caller's fault, beside ours; each is said in one line.
+
+    Returns: the exit code: 2 for bad input, 1 for other failures.
+    """
+    app = _app()
+    app.command(cls=Command, help=_unwrapped(description))(_told(run, options, bad_input))
+    return _exit_code(app, prog, arguments)
+
+
+def _app(**settings: Any) -> typer.Typer:
+    helped = {"help_option_names": ["-h", "--help"]}
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=helped, **settings)
+
+
+def _unwrapped(text: str | None) -> str:
+    """Joins the lines of each paragraph, since the terminal has a width of its own; brackets stay what they are."""
+    return escape("\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n")))
+
+
+def _nothing() -> None:
+    """Stands for a command that is not asked for."""
+
+
+def _told(run: Callable[[Any], int], options: type, bad_input: BadInput = ()) -> Callable[..., None]:
+    def ended(chosen: Any) -> None:
+        try:
+            code = run(chosen)
+        except bad_input as error:
+            print_error(str(error))
+            code = BAD_INPUT
+        raise typer.Exit(code)
+
+    return command(with_options(ended, options))
+
+
+def _exit_code(app: typer.Typer, prog: str, arguments: Sequence[str] | None) -> int:
     try:
-        code: int = options.run(options)
-    except RstitchError as error:
-        print_error(str(error))
-        return exit_code(error)
-    except StackError as error:
-        print_error(str(error))
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return code
+        app(None if arguments is None else list(arguments), prog_name=prog)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0

@@ -59,7 +59,11 @@ def make_app(settings: GatewaySettings, client: AsyncClient, metrics: Metrics = 
         max_bytes=round(settings.max_body_mib * _MIB),
         timeout_s=settings.body_timeout_s,
         hosts=settings.hosts(),
-        room=Room(round(settings.max_bodies_mib * _MIB)),
+        room=Room(
+            round(settings.max_bodies_mib * _MIB),
+            of_address=round(settings.address_mib() * _MIB),
+            of_key=round(settings.key_mib() * _MIB),
+        ),
     )
     app.add_middleware(Told, figures=Figures(metrics))
     return app

@@ -13,6 +13,7 @@ from typing import Any, cast
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from gateway.corked import Corked
 from gateway.errors import ApiError
 
 _log = structlog.get_logger(__name__)
@@ -46,7 +47,7 @@ class Connection(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None  # the one being answered; `cycle` is the last that came
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Corked(transport))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

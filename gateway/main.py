@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sys
 from collections.abc import AsyncIterator
 
@@ -70,5 +71,6 @@ async def serving(settings: GatewaySettings, ending: Ending) -> AsyncIterator[tu
 async def _serve(settings: GatewaySettings) -> None:
     async with serving(settings, Ending(ends_process=True)) as (_, server):
         _log.info("gateway starts", listen=settings.http_listen, router=settings.router)
+        gc.freeze()  # what lives as long as the process is not looked through again and again
         await server.serve()
     _log.info("stopped")

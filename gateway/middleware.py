@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.connection import LINGER_S
 from gateway.errors import ApiError
 from gateway.figures import Figures
+from gateway.holders import holders_of
 from gateway.room import Room, Share
 
 _log = structlog.get_logger(__name__)
@@ -51,10 +52,10 @@ class Bounds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        coming = _Body(receive)
-        with self._room.share() as share:
+        coming, headers = _Body(receive), Headers(scope=scope)
+        with self._room.share(holders_of(scope, headers)) as share:
             try:
-                body = await self._body(Headers(scope=scope), coming, share)
+                body = await self._body(headers, coming, share)
             except ApiError as error:
                 error.__traceback__ = error.__context__ = None  # their frames hold what came
                 share.resize(0)

@@ -69,6 +69,14 @@ class GatewaySettings(BaseSettings):
             gt=0, allow_inf_nan=False, description="All requests at once, in MiB, beyond 64 KiB of each; 503 over it."
         ),
     ] = 64.0
+    max_address_mib: Annotated[
+        float,
+        Field(
+            ge=0,
+            allow_inf_nan=False,
+            description="Of these, those from one address; 429 over it. 0: a quarter, or all on this machine's own.",
+        ),
+    ] = 0.0
     body_timeout_s: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="A request must have come whole within so long.")
     ] = 30.0
@@ -90,6 +98,15 @@ class GatewaySettings(BaseSettings):
             return [name.lower() for name in self.allowed_host]
         own = self.http_listen.rpartition(":")[0].strip("[]").lower()
         return sorted({*_LOCAL, own})
+
+    def key_mib(self) -> float:
+        """Gives how much room the requests with one key may take: a quarter, and one of them at least."""
+        return max(self.max_bodies_mib / 4, self.max_body_mib)
+
+    def address_mib(self) -> float:
+        """Gives how much room the requests from one address may take; of this machine's own there are no others."""
+        chosen = self.max_bodies_mib if is_loopback(self.http_listen) else self.key_mib()
+        return self.max_address_mib or chosen
 
     def marks(self) -> Marks:
         """Gives the marks of the thinking."""
@@ -117,6 +134,9 @@ class GatewaySettings(BaseSettings):
         if self.max_bodies_mib < self.max_body_mib:
             what = f"{self.max_bodies_mib:g} MiB for all requests are less than {self.max_body_mib:g} for one."
             raise invalid("--max-bodies-mib", what, "Allow at least as much as --max-body-mib.")
+        if 0 < self.max_address_mib < self.max_body_mib:
+            what = f"{self.max_address_mib:g} MiB for one address are less than {self.max_body_mib:g} for one request."
+            raise invalid("--max-address-mib", what, "Allow at least as much as --max-body-mib.")
         if bool(self.http_tls_cert) != bool(self.http_tls_key):
             raise invalid("--http-tls-cert", "a certificate and its key go together.", "Name --http-tls-key, too.")
         if not is_loopback(self.http_listen) and not self.http_tls_cert and not self.insecure:

@@ -1,4 +1,4 @@
-"""Server-sent events: frames, comments where nothing came for long, and headers that keep proxies from holding them.
+"""Server-sent events: frames, and the answer that sends them as they are made until they end or nobody reads them.
 
 It does not know what is sent.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Mapping
 
-HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
-MEDIA_TYPE = "text/event-stream"
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from gateway.leaving import Left, WhileHere
+
+_HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}  # proxies hold no event back
 DONE = b"data: [DONE]\n\n"
 _KEEPALIVE = b": keepalive\n\n"
 
@@ -20,41 +24,64 @@ def frame(json: bytes) -> bytes:
     return b"data: " + json + b"\n\n"
 
 
-async def kept_alive(frames: AsyncGenerator[bytes], silence_s: float) -> AsyncIterator[bytes]:
-    """Passes frames on, what has come meanwhile in one piece, and a comment after each `silence_s` without any.
+class EventStream(StreamingResponse):
+    """Sends frames as they are made, and a comment after `silence_s` without any: proxies end what is silent.
 
-    Proxies end what is silent. The frames are read by a task of its own, which ends with whoever reads here.
+    Whoever leaves ends the frames. One task does all of it, and one timer, as a token must not cost a task of its own.
     """
-    arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
-    reading = asyncio.create_task(_read(frames, arrived))
-    try:
-        while True:
-            try:
-                pieces = [arrived.get_nowait() if not arrived.empty() else await _next(arrived, silence_s)]
-            except TimeoutError:
-                yield _KEEPALIVE
-                continue
-            while not arrived.empty():
-                pieces.append(arrived.get_nowait())
-            if made := b"".join(piece for piece in pieces if piece is not None):
-                yield made
-            if pieces[-1] is None:
-                await reading  # raises what it has met
-                return
-    finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncGenerator[bytes], silence_s: float, headers: Mapping[str, str]) -> None:
+        super().__init__(frames, headers={**headers, **_HEADERS})
+        self._frames = frames
+        self._silence_s = silence_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(self._frames):
+            with contextlib.suppress(Left):
+                async with WhileHere(receive):
+                    await self._send_all(send)
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        silence = _Silence(send, self._silence_s)
+        try:
+            async for made in self._frames:
+                silence.broken()
+                await send({"type": "http.response.body", "body": made, "more_body": True})
+        finally:
+            await silence.end()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _next(arrived: asyncio.Queue[bytes | None], silence_s: float) -> bytes | None:
-    async with asyncio.timeout(silence_s):
-        return await arrived.get()
+class _Silence:
+    """Fills the silence of a stream. A frame only notes when it came: the timer looks when it is due."""
 
+    def __init__(self, send: Send, most_s: float) -> None:
+        self._send = send
+        self._most_s = most_s
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._filling: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(most_s, self._look)
 
-async def _read(frames: AsyncGenerator[bytes], arrived: asyncio.Queue[bytes | None]) -> None:
-    try:
-        async with contextlib.aclosing(frames):
-            async for made in frames:
-                arrived.put_nowait(made)
-    finally:
-        arrived.put_nowait(None)
+    def broken(self) -> None:
+        """Notes that something is sent."""
+        self._since = self._loop.time()
+
+    async def end(self) -> None:
+        """Looks no more; a comment that is being sent goes out first."""
+        self._timer.cancel()
+        if self._filling is not None:
+            await self._filling
+
+    def _look(self) -> None:
+        left_s = self._since + self._most_s - self._loop.time()
+        if left_s <= 0:
+            left_s = self._most_s
+            self.broken()
+            if self._filling is None or self._filling.done():  # a client that reads slowly is not sent several
+                message = {"type": "http.response.body", "body": _KEEPALIVE, "more_body": True}
+                self._filling = asyncio.ensure_future(self._send(message))
+        self._timer = self._loop.call_later(left_s, self._look)

@@ -13,7 +13,14 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import LoadedModel, load
-from model_worker.engine.forward.memory import pages_that_fit, states_beside, states_that_fit, tokens_beside
+from model_worker.engine.forward.memory import (
+    pages_that_fit,
+    states_beside,
+    states_that_fit,
+    tokens_beside,
+    window_pages,
+    window_share,
+)
 from model_worker.engine.measure import measure_steps
 from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.engine.shared_layers.model import load_shared
@@ -56,11 +63,13 @@ def build(
     num_states = _num_states(settings, loaded)
     more_bytes = shared.bytes_per_token if shared is not None else 0
     num_pages = _num_pages(settings, loaded, page_size, more_bytes, num_states)
+    rooms = 0 if shared is not None else window_pages(loaded, num_pages, page_size, settings.max_batch_tokens)
     limits = Limits(
         vocab_size=vocab_size,
         context_length=min(loaded.context_length, num_pages * page_size),
         num_pages=num_pages,
         page_size=page_size,
+        num_window_pages=rooms,
         max_batch_tokens=settings.max_batch_tokens,
         background_stretch=settings.background_stretch,
         background_us=round(settings.background_ms * 1000),
@@ -69,8 +78,9 @@ def build(
         batch_invariant=settings.batch_invariant,
         matmul=settings.matmul,
         compile=settings.compile,
-        prefix_cache=_prefix_cache(settings, device, loaded),
+        prefix_cache=_prefix_cache(settings, device, has_windows=rooms > 0, has_states=bool(loaded.states)),
         fused=settings.fused,
+        check_tokens=settings.check_tokens,
         num_states=num_states,
     )
     if limits.compile == "on" and shared is None:
@@ -81,9 +91,9 @@ def build(
             if shared is None
             else SharedEngine(loaded, shared, limits)
         )
-        sizes: dict[str, object] = {"page_size": page_size, "num_pages": num_pages, "prefix_cache": limits.prefix_cache}
-        if loaded.states:
-            sizes["num_states"] = num_states
+        sizes = {"page_size": page_size, "num_pages": num_pages, "prefix_cache": limits.prefix_cache}
+        sizes |= {"window_pages": rooms} if rooms else {}
+        sizes |= {"num_states": num_states} if loaded.states else {}
         _log.info("engine made", steps=engine.path, **sizes, **engine.captured)
         engine.costs = measure_steps(engine, settings.measure_ms / 1000)
         if isinstance(engine, SharedEngine):
@@ -114,11 +124,23 @@ def _stop_tokens(loaded: LoadedModel, tokenizer: TokenizerFiles, vocab_size: int
     return frozenset(token for token in stops if 0 <= token < vocab_size)
 
 
-def _prefix_cache(settings: WorkerSettings, device: torch.device, loaded: LoadedModel) -> PrefixCache:
-    """Returns how sessions have pages in common; on a CPU prompts are read in place, from pages that lie in a row."""
+def _prefix_cache(
+    settings: WorkerSettings, device: torch.device, *, has_windows: bool, has_states: bool
+) -> PrefixCache:
+    """Returns how sessions have pages in common; on a CPU prompts are read in place, from pages that lie in a row.
+
+    Raises UnsupportedModel where they cannot: layers that see a window only give back what others would look for.
+    """
+    if has_windows:
+        if settings.prefix_cache not in ("auto", "off"):
+            raise UnsupportedModel(
+                f"{settings.model}: its layers with a window give back pages, so sessions have none in common; "
+                "leave --prefix-cache at auto"
+            )
+        return "off"
     if settings.prefix_cache != "auto":
         return settings.prefix_cache
-    if loaded.states:  # a page is no prefix without them
+    if has_states:  # a page is no prefix without them
         return "off"
     return "copy" if device.type == "cpu" else "share"
 
@@ -137,7 +159,8 @@ def _num_pages(
     tokens = settings.kv_tokens or (tokens_beside(loaded, settings.beside) if settings.beside else 0)
     if tokens:
         return max(1, tokens // page_size)
-    return pages_that_fit(loaded, page_size, more_bytes_per_token, num_states=num_states)
+    share = 1.0 if settings.shared_listen else window_share(loaded, page_size, settings.max_batch_tokens)
+    return pages_that_fit(loaded, page_size, more_bytes_per_token, window_share=share, num_states=num_states)
 
 
 def make_batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:

@@ -19,10 +19,12 @@ from llguidance import LLMatcher, LLTokenizer
 from model_worker.engine.errors import EngineError, GrammarStuck
 from rstitch.errors import invalid
 from rstitch.service.json_schemas import LIMITS, grammar_of, refused
+from rstitch.service.schema_trial import check_schema, too_many
 
 _MAX_VOCABULARIES = 8  # that are kept: one for each set of masked tokens, of which a pair has one
 _MAX_GRAMMARS = 32
 _MAX_ANSWERS = 512
+_MAX_WAITING = 32  # schemas that wait to be read, behind one another
 _FIELD = "grammar.json_schema"
 
 K = TypeVar("K")
@@ -96,23 +98,32 @@ class AnswerGrammar:
     _bound_from: int | None = None  # where in it the schema's text begins; None: it still thinks
     _matcher: LLMatcher | None = None  # has read what follows from there
 
-    def allowed(self, answer: Sequence[int], num: int) -> list[bytes | EngineError]:
+    def allowed(self, tokens: Sequence[int], num_same: int, num: int) -> list[bytes | EngineError]:
         """As the engine's `Grammar` says."""
-        first = len(answer) - num + 1
         found: list[bytes | EngineError] = []
-        for end in range(first, len(answer) + 1):
+        self._take_back(self._num_standing(tokens, max(0, num_same - self.start)))
+        for end in range(len(tokens) - num + 1, len(tokens) + 1):
             before = found[-1] if found else None
-            if before is not None and not (isinstance(before, bytes) and _has(before, answer[end - 1])):
+            if before is not None and not (isinstance(before, bytes) and _has(before, tokens[end - 1])):
                 # What was drafted will not be written there, so that nobody asks what would follow it.
                 anything = b"\xff" * len(self.vocabulary.unbound)
                 return found + [anything] * (num - len(found))
-            found.append(self._after(array("I", answer[:end])))
+            found.append(self._after(tokens, end))
         return found
 
-    def _after(self, answer: array[int]) -> bytes | EngineError:
-        if len(answer) and answer[-1] in self.vocabulary.stops:
+    def _num_standing(self, tokens: Sequence[int], num_same: int) -> int:
+        """How much of what is kept of the answer the session still has; its first `num_same` tokens surely."""
+        seen = self._seen
+        if num_same >= len(seen):
+            return len(seen)
+        theirs, ours = array("I", tokens[self.start + num_same : self.start + len(seen)]), seen[num_same:]
+        return len(seen) if theirs == ours else num_same + _common_prefix(theirs, ours)
+
+    def _after(self, tokens: Sequence[int], end: int) -> bytes | EngineError:
+        if end > self.start and tokens[end - 1] in self.vocabulary.stops:
             return self._stuck("it ended before")
-        self._read(answer)
+        self._take_back(end - self.start)
+        self._read(tokens, end)
         if self._bound_from is None:
             return self.vocabulary.unbound
         matcher = self._matcher
@@ -125,7 +136,7 @@ class AnswerGrammar:
         for stop in self.vocabulary.stops:
             made[stop >> 3] &= 0xFF ^ (1 << (stop & 7))
             made[stop >> 3] |= may_end << (stop & 7)
-        if self.thinking_begin is not None and not answer:
+        if self.thinking_begin is not None and end == self.start:
             made[self.thinking_begin >> 3] |= 1 << (self.thinking_begin & 7)
         return made.tobytes() if made.any() else self._stuck("the model has no token that continues it")
 
@@ -137,40 +148,39 @@ class AnswerGrammar:
     def _forget(self) -> None:
         self._seen, self._bound_from, self._matcher = array("I"), None, None
 
-    def _read(self, answer: array[int]) -> None:
-        """Brings what is kept to these tokens: takes back what is no more, and reads what is new."""
-        num = len(self._seen)
-        if answer[:num] != self._seen:
-            num = _common_prefix(self._seen, answer)
+    def _take_back(self, num: int) -> None:
+        """Keeps the first `num` tokens of the answer as read, at most."""
+        num_back = len(self._seen) - num
+        if num_back <= 0:
+            return
         matcher, bound_from = self._matcher, self._bound_from
-        if num < len(self._seen) or num == 0:
-            again = (
-                matcher is None
-                or bound_from is None
-                or num <= bound_from
-                or not matcher.rollback(len(self._seen) - num)
-            )
-            if again:
-                self._forget()
-                num, matcher, bound_from = 0, None, None
-        self._seen = answer
-        if bound_from is None:
-            self._bound_from = bound_from = self._where_bound(answer, num)
-            if bound_from is None:
-                return
-            num = bound_from
-            self._matcher = matcher = self.compiled.matcher.deep_copy()
-        if num < len(answer):
-            assert matcher is not None, "it is there once the schema binds"
-            # Read as it was written, a mask before each token: what takes more work at once fails where that did not.
-            for place, token in enumerate(answer[num:]):
-                if place or num == bound_from:
-                    matcher.compute_bitmask()
-                matcher.consume_token(token)
+        if bound_from is not None and (matcher is None or num <= bound_from or not matcher.rollback(num_back)):
+            self._forget()
+        else:
+            del self._seen[num:]
 
-    def _where_bound(self, answer: array[int], num_read: int) -> int | None:
+    def _read(self, tokens: Sequence[int], end: int) -> None:
+        """Reads what is new of the answer."""
+        num = len(self._seen)
+        if not num:
+            self._forget()  # where it begins to think shows by its first token
+        self._seen.extend(tokens[self.start + num : end])
+        if self._bound_from is None:
+            self._bound_from = self._where_bound(num)
+            if self._bound_from is None:
+                return
+            num = self._bound_from
+            self._matcher = self.compiled.matcher.deep_copy()
+        assert self._matcher is not None, "it is there once the schema binds"
+        # Read as it was written, a mask before each token: what takes more work at once fails where that did not.
+        for place, token in enumerate(self._seen[num:]):
+            if place or num == self._bound_from:
+                self._matcher.compute_bitmask()
+            self._matcher.consume_token(token)
+
+    def _where_bound(self, num_read: int) -> int | None:
         """Returns where the thinking is over; it was not within the first `num_read` tokens."""
-        mark, begin = self.thinking_end, self.thinking_begin
+        mark, begin, answer = self.thinking_end, self.thinking_begin, self._seen
         if not mark or (begin is not None and answer[:1] != array("I", [begin])):
             return 0
         text = b""
@@ -193,6 +203,7 @@ class Grammars:
         self._vocabularies: OrderedDict[object, Vocabulary] = OrderedDict()
         self._compiled: OrderedDict[object, tuple[Vocabulary, Compiled]] = OrderedDict()
         self._answers: OrderedDict[str, tuple[AskedGrammar, AnswerGrammar]] = OrderedDict()
+        self._num_waiting = 0
         self._compiling = asyncio.Lock()  # one at a time: what others send is not to take all cores
 
     async def of(self, session_id: str, asked: AskedGrammar) -> AnswerGrammar:
@@ -204,14 +215,25 @@ class Grammars:
         stops = (asked.stop_tokens or self._stops) - asked.masked_tokens
         grammar = (asked.json_schema, stops, asked.masked_tokens)
         if not self._is_sound(grammar):
-            async with self._compiling:
-                if not self._is_sound(grammar):
-                    made = await asyncio.to_thread(self._compile, *grammar)
-                    _keep(self._compiled, grammar, made, _MAX_GRAMMARS)
+            await self._make(grammar)
         self._compiled.move_to_end(grammar)
         answer = self._answer(asked, *self._compiled[grammar])
         _keep(self._answers, session_id, (asked, answer), _MAX_ANSWERS)
         return answer
+
+    async def _make(self, grammar: tuple[str, frozenset[int], frozenset[int]]) -> None:
+        if self._num_waiting >= _MAX_WAITING:
+            raise too_many(f"{self._num_waiting} other schemas are still being read.")
+        self._num_waiting += 1
+        try:
+            async with self._compiling:
+                if not self._is_sound(grammar):
+                    # Whoever asks may be no router, which would have tried it.
+                    await asyncio.to_thread(check_schema, grammar[0], _FIELD)
+                    made = await asyncio.to_thread(self._compile, *grammar)
+                    _keep(self._compiled, grammar, made, _MAX_GRAMMARS)
+        finally:
+            self._num_waiting -= 1
 
     def _is_sound(self, grammar: object) -> bool:
         kept = self._compiled.get(grammar)
@@ -241,7 +263,7 @@ class Grammars:
         if matcher.is_error():
             raise refused(_FIELD, matcher.get_error())
         compiled = Compiled(matcher)
-        first = AnswerGrammar(vocabulary, compiled, 0).allowed([], 1)[0]
+        first = AnswerGrammar(vocabulary, compiled, 0).allowed([], 0, 1)[0]
         if not isinstance(first, bytes):
             raise refused(_FIELD, str(first))
         return vocabulary, compiled

@@ -94,6 +94,14 @@ class WorkerSettings(MetricsSettings):
         Literal["auto", "on", "off"],
         Field(description="Fused kernels of norms, rotary embeddings and MLPs; auto: on CUDA where they are exact."),
     ] = "auto"
+    check_tokens: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Tokens by which the engine is compared with the model's own code at the start; 0: enough to "
+            "see a window of up to some 2000.",
+        ),
+    ] = 0
     max_batch_tokens: Annotated[int, Field(ge=1, description="Most tokens of one forward.")] = 512
     measure_ms: Annotated[
         int, Field(ge=0, description="Time to measure at the start what a step costs, in ms; 0: do not.")

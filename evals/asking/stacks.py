@@ -1,19 +1,19 @@
-"""The stack that is asked: a running one, or one that is started from flags, with variants of it beside it."""
+"""The stack that is asked: a running one, or one that is started from options, with variants of it beside it."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, cast
 
+import typer
 from pydantic_settings import CliApp
 from rich.console import Console
 
 from evals.asking.access import forget_access
-from evals.asking.flags import positive
+from evals.options import many
 from model_worker.build import build
 from model_worker.engine.engine import Engine
 from model_worker.settings import WorkerSettings
@@ -22,6 +22,78 @@ from rstitch.cli.progress import start
 from rstitch.local.options import ROUTER_MODULE
 from rstitch.local.part import bundled_model, default_threads
 from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
+
+_PANEL = "The stack"
+_PARTS = {"router": "the router", "worker": "both workers", "slm": "the SLM", "llm": "the LLM"}
+
+
+def _of_part(part: str) -> Any:
+    told = f"A flag of {_PARTS[part]}, such as --{part}-arg=--some-setting=7; may be repeated."
+    return typer.Option(metavar="FLAG", help=told, rich_help_panel=_PANEL)
+
+
+def _model(role: str) -> Any:
+    return typer.Option(
+        f"--{role}-model", f"--{role}", metavar="MODEL", help=f"Folder or hub id of the {role.upper()}.",
+        show_default="the bundled one", rich_help_panel=_PANEL,
+    )  # fmt: skip
+
+
+def _device_of(role: str) -> Any:
+    return typer.Option(help=f"Of the {role.upper()} alone.", show_default="--device", rich_help_panel=_PANEL)
+
+
+_Dtype = typer.Option(
+    help="float32 or bfloat16.", show_default="float32 on CPU, bfloat16 on CUDA", rich_help_panel=_PANEL
+)
+_Models = typer.Option(
+    help="Folder with tiny-slm and tiny-llm.", show_default="the bundled ones", rich_help_panel=_PANEL
+)
+StackThreads = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="CPU threads of each model, in all systems alike.",
+        show_default="half of the machine's",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceOptions:
+    """Where the models of a stack run, and settings of its services."""
+
+    device: Annotated[str, typer.Option(help="Of both models: cpu or cuda:N.", rich_help_panel=_PANEL)] = "cpu"
+    slm_device: Annotated[str | None, _device_of("slm")] = None
+    llm_device: Annotated[str | None, _device_of("llm")] = None
+    dtype: Annotated[str | None, _Dtype] = None
+    threads: StackThreads = field(default_factory=default_threads)
+    router_arg: Annotated[list[str], _of_part("router")] = many()
+    worker_arg: Annotated[list[str], _of_part("worker")] = many()
+    slm_arg: Annotated[list[str], _of_part("slm")] = many()
+    llm_arg: Annotated[list[str], _of_part("llm")] = many()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions(PlaceOptions):
+    """A stack that is started: its models, too."""
+
+    models: Annotated[Path | None, _Models] = None
+    slm_model: Annotated[str | None, _model("slm")] = None
+    llm_model: Annotated[str | None, _model("llm")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterOrStack(StackOptions):
+    """A running router, or without its address a stack that is started."""
+
+    router: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="A running router.", show_default="start a stack", rich_help_panel=_PANEL
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,62 +106,42 @@ class Flags:
     llm: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> Flags:
-        """Reads what `add_stack_arguments` had parsed."""
+    def of(cls, options: PlaceOptions) -> Flags:
+        """Takes those of the options."""
         return cls(options.router_arg, options.worker_arg, options.slm_arg, options.llm_arg)
 
     def __add__(self, other: Flags) -> Flags:
         return Flags(self.router + other.router, self.worker + other.worker, self.slm + other.slm, self.llm + other.llm)
 
 
-def add_stack_arguments(parser: argparse.ArgumentParser, *, models: bool = True, router: bool = False) -> None:
-    """Adds the flags of a stack: which models (`models`), where they run, settings of the services.
+class Variant(NamedTuple):
+    """A second stack: what it is called, and the flags that it has more than the first."""
 
-    With `router`, also the address of one that runs, which is then asked instead.
-    """
-    if router:
-        parser.add_argument("--router", metavar="HOST:PORT", help="a running router (default: start a stack)")
-    if models:
-        parser.add_argument("--models", type=Path, help="folder with tiny-slm and tiny-llm (default: the bundled ones)")
-        for role in ("slm", "llm"):
-            parser.add_argument(
-                f"--{role}-model", f"--{role}", dest=f"{role}_model", metavar="MODEL",
-                help=f"folder or hub id of the {role.upper()} (default: the bundled one)",
-            )  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="of both models: cpu or cuda:N (default cpu)")
-    parser.add_argument("--slm-device", help="of the SLM alone")
-    parser.add_argument("--llm-device", help="of the LLM alone")
-    parser.add_argument("--dtype", help="float32 or bfloat16 (default: float32 on CPU, bfloat16 on CUDA)")
-    parser.add_argument(
-        "--threads", type=positive, default=default_threads(),
-        help="CPU threads of each model, in all systems alike (default: half of the machine's)",
-    )  # fmt: skip
-    _add_flag_arguments(parser)
+    name: str
+    flags: Flags
 
 
-def _add_flag_arguments(parser: argparse.ArgumentParser) -> None:
-    for part, whom in (("router", "the router"), ("worker", "both workers"), ("slm", "the SLM"), ("llm", "the LLM")):
-        told = f"a flag of {whom}, such as --{part}-arg=--some-setting=7; can be given again"
-        parser.add_argument(f"--{part}-arg", action="append", default=[], metavar="FLAG", help=told)
-
-
-def named_variant(text: str) -> tuple[str, Flags]:
-    """Reads `NAME: FLAGS`, where FLAGS are `--router-arg` and its kin. Raises ArgumentTypeError."""
-    name, _, flags = text.partition(":")
-    parser = argparse.ArgumentParser(exit_on_error=False, add_help=False)
-    _add_flag_arguments(parser)
+def named_variant(text: str) -> Variant:
+    """Reads `NAME: FLAGS`, where FLAGS are --router-arg=FLAG and its kin. Raises: BadParameter."""
+    name, _, given = text.partition(":")
+    flags = Flags()
     try:
-        parsed, unknown = parser.parse_known_args(shlex.split(flags))
-    except (argparse.ArgumentError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
-    if not name.strip() or unknown or not flags.strip():
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not NAME: FLAGS with flags such as --router-arg=--catch-up-tokens=0"
-        )
-    return name.strip(), Flags.of(parsed)
+        words = shlex.split(given)
+        for word in words:
+            flag, _, value = word.partition("=")
+            part = flag.removeprefix("--").removesuffix("-arg")
+            if flag != f"--{part}-arg" or part not in _PARTS or not value:
+                raise ValueError(f"{word!r} is no such flag")
+            getattr(flags, part).append(value)
+        if not words or not name.strip():
+            raise ValueError("one of both is missing")
+    except ValueError as error:
+        what = f"{text!r} is not NAME: FLAGS with flags such as --router-arg=--catch-up-tokens=0: {error}"
+        raise typer.BadParameter(what) from None
+    return Variant(name.strip(), flags)
 
 
-def models(options: argparse.Namespace) -> tuple[str, str]:
+def models(options: StackOptions) -> tuple[str, str]:
     """Folders or hub ids of the SLM and the LLM."""
     slm, llm = (
         getattr(options, f"{role}_model")
@@ -99,14 +151,14 @@ def models(options: argparse.Namespace) -> tuple[str, str]:
     return slm, llm
 
 
-def device_and_dtype(options: argparse.Namespace, role: str) -> tuple[str, str]:
+def device_and_dtype(options: PlaceOptions, role: str) -> tuple[str, str]:
     """Where a model runs and in what precision."""
     device: str = getattr(options, f"{role}_device") or options.device
     return device, options.dtype or ("float32" if device == "cpu" else "bfloat16")
 
 
 def local_stack(
-    options: argparse.Namespace,
+    options: PlaceOptions,
     extra: Flags | None = None,
     *,
     defaults: Flags | None = None,
@@ -114,29 +166,36 @@ def local_stack(
     router_module: str = ROUTER_MODULE,
     **arguments: Any,
 ) -> LocalStack:
-    """A stack of these options, not started. The options win over `defaults`, and `extra` wins over both."""
+    """A stack of these options, not started. The options win over `defaults`, and `extra` wins over both.
+
+    Args:
+        pair: folders or hub ids of SLM and LLM; without it the options have some.
+    """
     forget_access()
     flags = (defaults or Flags()) + Flags.of(options) + (extra or Flags())
     slm, llm = (
         WorkerOptions(model, device or options.device, options.dtype, options.threads, args=[*flags.worker, *own])
         for model, device, own in zip(
-            pair or models(options), (options.slm_device, options.llm_device), (flags.slm, flags.llm), strict=True
+            pair or models(cast(StackOptions, options)),
+            (options.slm_device, options.llm_device),
+            (flags.slm, flags.llm),
+            strict=True,
         )
     )
     return LocalStack(slm, llm, RouterOptions(module=router_module, args=flags.router), **arguments)
 
 
-def router_of(options: argparse.Namespace, held: ExitStack, console: Console) -> str:
+def router_of(options: RouterOrStack, held: ExitStack, console: Console) -> str:
     """The address of the router to ask; a stack that is started for it ends with `held`. Raises StackError."""
     if options.router:
-        return str(options.router)
+        return options.router
     stack = local_stack(options)
     start(stack, console)
     held.callback(stack.stop)
     return stack.router_address
 
 
-def llm_engine(options: argparse.Namespace, kv_tokens: int) -> Engine:
+def llm_engine(options: StackOptions, kv_tokens: int) -> Engine:
     """The engine that the LLM's worker would have, in this process, with a cache of so many tokens."""
     llm = models(options)[1]
     device, dtype = device_and_dtype(options, "llm")

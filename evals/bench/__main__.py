@@ -14,6 +14,7 @@ COMMANDS = {
     "replay": "models of any size with random weights, routed by recorded traces",
     "drawing": "what sampling a token costs, beside sorting its whole distribution",
     "penalties": "what a token costs with penalties, by the length of the answer that they look at",
+    "schemas": "what a token of an answer by a JSON schema costs, beside one that is held to nothing",
     "cores": "what a step takes with a worker's share of the CPU threads, and with all of them",
     "products": "matrix products in bfloat16 on a CPU, by our own kernel and by torch",
     "invariance": "what --batch-invariant keeps and what it costs, in an engine with it and one without",

@@ -6,18 +6,17 @@ told with how far apart the other server held the two: where that is next to not
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
+import typer
 from rich.console import Console
 from rich.progress import track
 
-from evals.asking.flags import positive
-from evals.asking.stacks import add_stack_arguments, local_stack
+from evals.asking.stacks import StackOptions, local_stack
 from evals.figures.report import Columns, Row, terminal_table
 from evals.tasks.data import load_data
 from evals.tasks.task import load
@@ -51,16 +50,17 @@ class Told:
     usage: tuple[int, int]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `bench alike`."""
-    parser.add_argument("url", metavar="URL", help="of the other server, such as http://127.0.0.1:8123")
-    parser.add_argument("--name", default=_OURS, help=f"of the model there (default {_OURS})")
-    parser.add_argument("--n", type=positive, default=100, help="questions (default 100)")
-    parser.add_argument("--max-new-tokens", type=positive, default=200, help="tokens of an answer (default 200)")
-    add_stack_arguments(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(StackOptions):
+    """The options of `bench alike`."""
+
+    url: Annotated[str, typer.Argument(metavar="URL", help="Of the other server, such as http://127.0.0.1:8123.")]
+    name: Annotated[str, typer.Option(help="Of the model there.")] = _OURS
+    n: Annotated[int, typer.Option(min=1, help="Questions.")] = 100
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 200
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Starts a stack with a gateway, asks both, prints. Returns 0 if all texts are the same, else 1."""
     console = Console()
     problems = load_data(load("tiny"), split="dev", n=options.n).problems
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if all(row["same"] == row["answers"] for row in rows) else 1
 
 
-def _check(theirs: httpx2.Client, options: argparse.Namespace) -> None:
+def _check(theirs: httpx2.Client, options: Options) -> None:
     try:
         known = [each["id"] for each in theirs.get("/v1/models").raise_for_status().json()["data"]]
     except httpx2.HTTPError as error:
@@ -90,7 +90,7 @@ def _check(theirs: httpx2.Client, options: argparse.Namespace) -> None:
 
 
 def _pairs(
-    route: str, ours: httpx2.Client, theirs: httpx2.Client, prompts: list[str], options: argparse.Namespace,
+    route: str, ours: httpx2.Client, theirs: httpx2.Client, prompts: list[str], options: Options,
     console: Console,
 ) -> Iterator[tuple[Told, Told]]:  # fmt: skip
     for prompt in track(prompts, route, console=console):

@@ -6,20 +6,22 @@ checkout is a folder such as `git worktree add ../before COMMIT` makes; this env
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
-from evals.asking.flags import positive
 from evals.bench import in_turn
 from evals.figures.report import Columns
+from evals.options import many
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.credentials import Credentials
 from rstitch.local.part import ROOT, StackError
@@ -46,31 +48,31 @@ with LocalStack(*workers, RouterOptions()) as stack:
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `bench checkouts` to its parser."""
-    # fmt: off
-    parser.add_argument("before", type=Path, metavar="DIR", help="the other checkout")
-    in_turn.add_arguments(parser, ["llm_only", "slm_only", "threshold:tau=0.02"])
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads of each model (default 1)")
-    parser.add_argument("--slm", default=str(ROOT / "models" / "tiny-slm"), metavar="DIR", help="default: the tiny one")
-    parser.add_argument("--llm", default=str(ROOT / "models" / "tiny-llm"), metavar="DIR", help="default: the tiny one")
-    # fmt: on
+@dataclass(frozen=True, kw_only=True)
+class Options(in_turn.TurnOptions):
+    """The options of `bench checkouts`."""
+
+    before: Annotated[Path, typer.Argument(metavar="DIR", help="The other checkout.")]
+    systems: in_turn.Systems = many("llm_only", "slm_only", "threshold:tau=0.02")
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each model.")] = 1
+    slm: Annotated[str, typer.Option(metavar="DIR", show_default="the tiny one")] = str(ROOT / "models" / "tiny-slm")
+    llm: Annotated[str, typer.Option(metavar="DIR", show_default="the tiny one")] = str(ROOT / "models" / "tiny-llm")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Starts both stacks, asks, prints. Returns the exit code."""
     console = Console()
-    in_turn.note_begin(options)
+    begin = in_turn.Begin()
     with stopped_by_signals(), ExitStack() as held:
         folders = {_BEFORE: options.before, _NOW: ROOT}
         doors = {name: (held.enter_context(_held(folder, options)), Credentials()) for name, folder in folders.items()}
         records = asyncio.run(in_turn.ask(doors, options, console))
-    in_turn.report(records, _BEFORE, _COLUMNS, f"{options.before} before, {ROOT} now", options, console)
+    in_turn.report(records, _BEFORE, _COLUMNS, f"{options.before} before, {ROOT} now", begin, options, console)
     return 0
 
 
 @contextmanager
-def _held(folder: Path, options: argparse.Namespace) -> Iterator[str]:
+def _held(folder: Path, options: Options) -> Iterator[str]:
     """A stack of a checkout's own code, in a process of its own. Gives the router's address. Raises StackError."""
     if not (folder / "rstitch" / "local" / "stack.py").is_file():
         raise StackError(f"{folder} is no checkout of rstitch.")

@@ -6,20 +6,22 @@ its workers: threads that spin while they wait take the cores from those that co
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import torch
 import transformers
+import typer
 from rich.console import Console
 
-from evals.asking.flags import positive, positives
+from evals.asking.values import counts
 from evals.bench import page
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
 from evals.bench.stepping import BLOCK, Ours
@@ -40,21 +42,24 @@ _COLUMNS: Columns = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say which model steps, with how many threads and rows, and how often."""
-    # fmt: off
-    parser.add_argument("--shape", type=shape_or_folder, default="tiny-50m",
-                        help=f"of {', '.join(SHAPES)}, or a folder (default tiny-50m)")
-    parser.add_argument("--threads", type=positive, default=default_threads(), help="a worker's share of the threads")
-    parser.add_argument("--all-threads", type=positive, default=len(os.sched_getaffinity(0)),
-                        help="all threads (default: the cores)")
-    parser.add_argument("--rows", type=positives, default=[1, 4], help="sessions that decode in a step (default 1,4)")
-    parser.add_argument("--rounds", type=positive, default=20, help=f"of {BLOCK} steps with each (default 20)")
-    # fmt: on
-    page.add_arguments(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(page.PageOptions):
+    """The options of `bench cores`."""
+
+    shape: Annotated[
+        str, typer.Option(parser=shape_or_folder, metavar="NAME|DIR", help=f"Of {', '.join(SHAPES)}, or a folder.")
+    ] = "tiny-50m"
+    threads: Annotated[int, typer.Option(min=1, help="A worker's share of the threads.")] = field(
+        default_factory=default_threads
+    )
+    all_threads: Annotated[int, typer.Option(min=1, help="All threads.", show_default="the cores")] = field(
+        default_factory=lambda: len(os.sched_getaffinity(0))
+    )
+    rows: Annotated[Sequence[int], counts("Sessions that decode in a step.")] = (1, 4)
+    rounds: Annotated[int, typer.Option(min=1, help=f"Of {BLOCK} steps with each.")] = 20
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Times steps with either number of threads in turn, for each number of rows; returns the exit code."""
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
@@ -70,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def measure(ours: Ours, num_rows: int, options: argparse.Namespace) -> Row:
+def measure(ours: Ours, num_rows: int, options: Options) -> Row:
     """Times blocks of decode steps of so many sessions, one with each number of threads after the other."""
     seconds: dict[int, list[float]] = {options.threads: [], options.all_threads: []}
     cpu = dict.fromkeys(seconds, 0.0)

@@ -5,16 +5,17 @@ Both in this process, on the same logits, a draw of one after a draw of the othe
 
 from __future__ import annotations
 
-import argparse
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich.console import Console
 
-from evals.asking.flags import positive, positives
+from evals.asking.values import Device, Threads, counts
 from evals.bench import page
 from evals.figures.ratio import ratio
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
@@ -36,19 +37,18 @@ _COLUMNS: Columns = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say how many rows are drawn, of what vocabulary, and how often."""
-    # fmt: off
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
-    parser.add_argument("--threads", type=positive, default=default_threads(), help="CPU threads of torch")
-    parser.add_argument("--vocab-size", type=positive, default=151_936, help="default 151936, of Qwen2.5")
-    parser.add_argument("--rows", type=positives, default=[1, 16], help="sessions that sample in a step (default 1,16)")
-    parser.add_argument("--rounds", type=positive, default=20, help="of each number of rows (default 20)")
-    # fmt: on
-    page.add_arguments(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(page.PageOptions):
+    """The options of `bench drawing`."""
+
+    device: Device = "cpu"
+    threads: Threads = field(default_factory=default_threads)
+    vocab_size: Annotated[int, typer.Option(min=1, help="Of the logits; the default is Qwen2.5's.")] = 151_936
+    rows: Annotated[Sequence[int], counts("Sessions that sample in a step.")] = (1, 16)
+    rounds: Annotated[int, typer.Option(min=1, help="Of each number of rows.")] = 20
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Times both ways of drawing in turn, for each number of rows; returns the exit code."""
     torch.set_num_threads(options.threads)
     rows = [measure(name, count, options) for name in _SAMPLINGS for count in options.rows]
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def measure(name: str, num_rows: int, options: argparse.Namespace) -> Row:
+def measure(name: str, num_rows: int, options: Options) -> Row:
     """Times draws of logits of standard deviation 3: an entropy of some 4 nats, more than models mostly have."""
     device, generator = torch.device(options.device), torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(num_rows, options.vocab_size, generator=generator)).to(device)

@@ -7,58 +7,73 @@ forward computes the logits of the last position. Variants of the engine's limit
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import gc
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import torch
 import transformers
+import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from evals.asking.flags import positive, positives
+from evals.asking.values import Device, Dtype, Threads, counts
 from evals.bench import engine_tables, page
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
 from evals.bench.stepping import BLOCK, Contest, Ours
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import ROOT
+from evals.options import many
 from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import load
 from model_worker.engine.types import Limits
 from model_worker.tokenizer import load_tokenizer
+from rstitch.errors import invalid
 from rstitch.local.part import default_threads
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `bench engine`."""
-    # fmt: off
-    parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder with tiny-slm and tiny-llm")
-    parser.add_argument("--model", type=shape_or_folder, action="append", metavar="NAME_OR_DIR",
-                        help=f"instead: {', '.join(SHAPES)} (random weights), or a model folder")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
-    parser.add_argument("--dtype", help="default: float32 on CPU, bfloat16 on CUDA")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads of torch")
-    parser.add_argument("--steps", type=positive, default=64, help="of each batch and context (default 64)")
-    parser.add_argument("--batches", type=positives, default=[1, 2, 4, 8, 16, 32, 64], help="default 1,2,4,8,16,32,64")
-    parser.add_argument("--contexts", type=positives, default=[64, 256, 512], help="default 64,256,512")
-    parser.add_argument("--engine-option", action="append", default=[], metavar="KEY=VALUE",
-                        help="a limit of every engine (repeatable)")
-    parser.add_argument("--variant", action="append", default=[], metavar="KEY=VALUE[,KEY=VALUE]",
-                        help="one more engine with these limits, measured in the same turns (repeatable)")
-    parser.add_argument("--plot", type=Path, help="also draw step times to this file")
-    # fmt: on
-    page.add_arguments(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(page.PageOptions):
+    """The options of `bench engine`."""
+
+    models: Annotated[Path, typer.Option(help="Folder with tiny-slm and tiny-llm.", show_default="models")] = (
+        ROOT / "models"
+    )
+    model: Annotated[
+        list[str],
+        typer.Option(
+            parser=shape_or_folder,
+            metavar="NAME|DIR",
+            help=f"Instead: {', '.join(SHAPES)} (random weights), or a model folder; may be repeated.",
+        ),
+    ] = many()
+    device: Device = "cpu"
+    dtype: Dtype = None
+    threads: Threads = field(default_factory=default_threads)
+    steps: Annotated[int, typer.Option(min=1, help="Of each batch and context.")] = 64
+    batches: Annotated[Sequence[int], counts("Sessions of a step.")] = (1, 2, 4, 8, 16, 32, 64)
+    contexts: Annotated[Sequence[int], counts("Tokens of a session before.")] = (64, 256, 512)
+    engine_option: Annotated[
+        list[str], typer.Option(metavar="KEY=VALUE", help="A limit of every engine; may be repeated.")
+    ] = many()
+    variant: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE[,KEY=VALUE]",
+            help="One more engine with these limits, measured in the same turns; may be repeated.",
+        ),
+    ] = many()
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw step times to this file.")] = None
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Measures and prints."""
     console = Console()
     transformers.logging.disable_progress_bar()
@@ -83,9 +98,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def measure(
-    name: str, options: argparse.Namespace, progress: Progress, bandwidth: float | None = None
-) -> dict[str, Any]:
+def measure(name: str, options: Options, progress: Progress, bandwidth: float | None = None) -> dict[str, Any]:
     """Measures all figures of one model; `bandwidth` is that of the device's memory in bytes a second, if known."""
     device = torch.device(options.device)
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
@@ -143,7 +156,7 @@ def limits_for(
 
 
 def _with(limits: Limits, changes: Sequence[str]) -> Limits:
-    """With `key=value` changes. Raises SystemExit naming one that is none."""
+    """With `key=value` changes. Raises: RstitchError (INVALID_ARGUMENT) that names one that is none."""
     kinds = get_type_hints(Limits)
     values: dict[str, Any] = {}
     for text in changes:
@@ -155,7 +168,7 @@ def _with(limits: Limits, changes: Sequence[str]) -> Limits:
             values[key] = value if choices else kinds[key](value)
         except (KeyError, ValueError):
             known = ", ".join(choices or kinds)
-            raise SystemExit(f"bench engine: {text!r} should be KEY=VALUE, of {known}") from None
+            raise invalid("--engine-option", f"{text!r} is no limit.", f"Write KEY=VALUE, of {known}.") from None
     return dataclasses.replace(limits, **values)
 
 

@@ -6,26 +6,27 @@ one block of all sessions. It does not know in what the routers differ.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
 from evals.asking.blocks import Plan, measure
-from evals.asking.flags import positive
 from evals.asking.load import Load
 from evals.asking.record import Record
 from evals.asking.systems import Served, System, Terms, named_specs
 from evals.figures.provenance import provenance
 from evals.figures.ratio import Ratio
 from evals.figures.report import Columns, Row, terminal_table
+from evals.options import many
 from evals.tasks.data import load_data
 from evals.tasks.task import load
 from rstitch.client.aio import AsyncClient
@@ -37,23 +38,32 @@ _NOTE = """ms: milliseconds per token, median over pairs. The ratio: median over
 faster. Load average at begin and end: {begin:.2f}, {end:.2f}."""
 
 Records = dict[int, list[Record]]  # by number of sessions
+Systems = Annotated[list[str], typer.Option(metavar="POLICY...", help="Who is asked.")]
+Sessions = Annotated[list[int], typer.Option(min=1, metavar="N...", help="Sessions.")]
 
 
-def add_arguments(parser: argparse.ArgumentParser, systems: Sequence[str]) -> None:
-    """Adds the flags of who is asked, and how often."""
-    # fmt: off
-    parser.add_argument("--systems", nargs="+", default=list(systems), metavar="POLICY",
-                        help=f"who is asked (default {' '.join(systems)})")
-    parser.add_argument("--concurrency", type=positive, nargs="+", default=[1, 16], help="sessions (default 1 16)")
-    parser.add_argument("--n", type=positive, default=96, help="questions of one session (default 96)")
-    parser.add_argument("--blocks", type=positive, default=16, help="blocks of several sessions (default 16)")
-    parser.add_argument("--rounds", type=positive, default=2, help="questions of each session in a block (default 2)")
-    parser.add_argument("--max-new-tokens", type=positive, default=400, help="of an answer (default 400)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="records and rows")
-    # fmt: on
+@dataclass(frozen=True, kw_only=True)
+class TurnOptions:
+    """Who is asked, and how often."""
+
+    systems: Systems = many("threshold:tau=0.02")
+    concurrency: Sessions = many(1, 16)
+    n: Annotated[int, typer.Option(min=1, help="Questions of one session.")] = 96
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks of several sessions.")] = 16
+    rounds: Annotated[int, typer.Option(min=1, help="Questions of each session in a block.")] = 2
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 400
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Records and rows.")] = None
 
 
-async def ask(doors: Mapping[str, tuple[str, Credentials]], options: argparse.Namespace, console: Console) -> Records:
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """What the report says of the machine before anything was asked."""
+
+    provenance: dict[str, Any] = field(default_factory=provenance)
+    load_average: float = field(default_factory=lambda: os.getloadavg()[0])
+
+
+async def ask(doors: Mapping[str, tuple[str, Credentials]], options: TurnOptions, console: Console) -> Records:
     """Asks all routers, named by `doors`, for each policy before the next one is asked for."""
     task, terms = load("tiny"), Terms(options.max_new_tokens)
     found: Records = {}
@@ -78,22 +88,17 @@ async def ask(doors: Mapping[str, tuple[str, Credentials]], options: argparse.Na
 
 
 def report(
-    records: Records, base: str, columns: Columns, title: str, options: argparse.Namespace, console: Console
+    records: Records, base: str, columns: Columns, title: str, begin: Begin, options: TurnOptions, console: Console
 ) -> None:
     """Prints a row for each policy at each router but `base`, beside which it stands; writes `--json`."""
     rows = [row for sessions, found in records.items() for row in _rows(sessions, found, base)]
     console.print(terminal_table(title, columns, rows))
     end = os.getloadavg()[0]
-    console.print(_NOTE.format(begin=options.load_at_begin, end=end), style="dim")
+    console.print(_NOTE.format(begin=begin.load_average, end=end), style="dim")
     if options.json:
-        kept = {"provenance": options.provenance, "rows": [{**row, "ratio": asdict(row["ratio"])} for row in rows]}
+        kept = {"provenance": begin.provenance, "rows": [{**row, "ratio": asdict(row["ratio"])} for row in rows]}
         kept["records"] = [asdict(record) for found in records.values() for record in found]
         options.json.write_text(json.dumps(kept) + "\n")
-
-
-def note_begin(options: argparse.Namespace) -> None:
-    """Takes down what the report says of the machine before anything was asked."""
-    options.provenance, options.load_at_begin = provenance(), os.getloadavg()[0]
 
 
 def _rows(sessions: int, records: Sequence[Record], base: str) -> list[Row]:

@@ -6,19 +6,21 @@ many other entropies, which show differences that no token shows. Then sessions 
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Annotated, Literal
 
 import torch
 import transformers
+import typer
 from rich.console import Console
 
-from evals.asking.flags import positive
+from evals.asking.values import Device, Threads
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
+from evals.options import many
 from model_worker.engine.engine import Engine
 from model_worker.engine.forward.loader import load
 from model_worker.engine.types import Limits, RunFailed, RunRequest, TokenKept
@@ -46,19 +48,23 @@ class _Answer:
     entropies: list[float] = field(default_factory=list)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say which model answers, in what dtype, and how many sessions at once."""
-    parser.add_argument("--model", help="folder or hub id (default: the bundled LLM)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
-    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="default bfloat16")
-    parser.add_argument("--n", type=positive, default=36, help="answers (default 36)")
-    parser.add_argument("--max-new-tokens", type=positive, default=60, help="tokens of an answer (default 60)")
-    parser.add_argument("--sessions", type=positive, nargs="+", default=[1, 4, 16], help="default 1 4 16")
-    parser.add_argument("--rounds", type=positive, default=16, help="blocks of each variant (default 16)")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `bench invariance`."""
+
+    model: Annotated[str | None, typer.Option(help="Folder or hub id.", show_default="the bundled LLM")] = None
+    device: Device = "cpu"
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the model.")] = "bfloat16"
+    n: Annotated[int, typer.Option(min=1, help="Answers.")] = 36
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 60
+    sessions: Annotated[list[int], typer.Option(min=1, metavar="N...", help="Sessions that decode at once.")] = many(
+        1, 4, 16
+    )
+    rounds: Annotated[int, typer.Option(min=1, help="Blocks of each variant.")] = 16
+    threads: Threads = 1
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Counts answers that change in a batch and times decoding, with the flag and without; returns the exit code."""
     torch.set_num_threads(options.threads)
     transformers.logging.disable_progress_bar()
@@ -73,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(options: argparse.Namespace, batch_invariant: bool) -> Engine:
+def _engine(options: Options, batch_invariant: bool) -> Engine:
     model = options.model or bundled_model("tiny-llm")
     loaded = load(model, getattr(torch, options.dtype), torch.device(options.device))
     length = min(loaded.context_length, _PROMPT + 7 * max(options.sessions) + options.max_new_tokens + _BLOCK)
@@ -81,7 +87,7 @@ def _engine(options: argparse.Namespace, batch_invariant: bool) -> Engine:
     return Engine(loaded, Limits(loaded.num_logits, length, num_pages, batch_invariant=batch_invariant))
 
 
-def differences(engine: Engine, options: argparse.Namespace) -> Row:
+def differences(engine: Engine, options: Options) -> Row:
     """Counts the answers that are others among all than alone."""
     rng = random.Random(3)
     vocab_size = engine.limits.vocab_size
@@ -112,7 +118,7 @@ def _answers(engine: Engine, requests: list[RunRequest]) -> list[_Answer]:
     return list(made.values())
 
 
-def speeds(without: Engine, with_it: Engine, options: argparse.Namespace) -> list[Row]:
+def speeds(without: Engine, with_it: Engine, options: Options) -> list[Row]:
     """Measures decoding by number of sessions, both engines in turn."""
     engines = (without, with_it)
     for engine in engines:

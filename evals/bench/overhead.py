@@ -8,23 +8,22 @@ switch and an answer take of it.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 import transformers
+import typer
 from rich.console import Console
 from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals.algorithm import bare
 from evals.asking.ask import ask, jobs
-from evals.asking.flags import positive
 from evals.asking.record import Record
-from evals.asking.stacks import Flags, add_stack_arguments, local_stack, models
+from evals.asking.stacks import Flags, StackOptions, StackThreads, local_stack, models
 from evals.asking.systems import Served, System, Terms
 from evals.bench import outside, page
 from evals.figures.progress import progress_bar
@@ -81,15 +80,15 @@ class Bare(System):
         return Record(self.name, problem.index, problem.id, sample, 0, usage=usage)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `bench overhead`."""
-    parser.add_argument("--n", type=positive, default=30, help="problems (default 30)")
-    page.add_arguments(parser)
-    add_stack_arguments(parser)
-    parser.set_defaults(threads=1)
+@dataclass(frozen=True, kw_only=True)
+class Options(StackOptions, page.PageOptions):
+    """The options of `bench overhead`."""
+
+    n: Annotated[int, typer.Option(min=1, help="Problems.")] = 30
+    threads: StackThreads = 1
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Starts a stack, measures, prints."""
     console = Console()
     torch.set_num_threads(options.threads)
@@ -115,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def measure(address: str, options: argparse.Namespace, progress: Progress) -> list[Record]:
+async def measure(address: str, options: Options, progress: Progress) -> list[Record]:
     """Asks for each problem at each tau both ways, one after the other."""
     folders = models(options)
     pair: Any = tuple(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in folders)

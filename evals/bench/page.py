@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
+from evals.asking.values import JsonFile
 from evals.figures.provenance import ROOT, line, provenance
 from evals.figures.report import replace_section
 
 PAGE = ROOT / "docs" / "results" / "performance.md"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say where the figures go."""
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
-    parser.add_argument("--write", action="store_true", help="also write the tables into docs/results/performance.md")
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Where the figures go."""
+
+    json: JsonFile = None
+    write: Annotated[bool, typer.Option("--write", help="The tables go into docs/results/performance.md, too.")] = False
 
 
-def finish(options: argparse.Namespace, section: str, found: dict[str, Any], text: str, console: Console) -> None:
+def finish(options: PageOptions, section: str, found: dict[str, Any], text: str, console: Console) -> None:
     """Says where the figures come from, and puts them where they were wanted."""
     facts = provenance()
     console.print(line(facts), style="dim")

@@ -5,17 +5,19 @@ Both in this process, on the same logits, in turn; both give the same tokens.
 
 from __future__ import annotations
 
-import argparse
 import time
 from array import array
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Annotated
 
 import torch
+import typer
 from rich.console import Console
 from torch import Tensor
 
-from evals.asking.flags import positive, positives
+from evals.asking.values import Device, Threads, counts
 from evals.bench import page
 from evals.figures.ratio import ratio
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
@@ -34,19 +36,18 @@ _COLUMNS: Columns = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say how long answers are, of what vocabulary, and how often a token is chosen."""
-    # fmt: off
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
-    parser.add_argument("--threads", type=positive, default=default_threads(), help="CPU threads of torch")
-    parser.add_argument("--vocab-size", type=positive, default=151_936, help="default 151936, of Qwen2.5")
-    parser.add_argument("--lengths", type=positives, default=[1000, 8000, 32000], help="default 1000,8000,32000")
-    parser.add_argument("--rounds", type=positive, default=20, help="tokens chosen at each length (default 20)")
-    # fmt: on
-    page.add_arguments(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(page.PageOptions):
+    """The options of `bench penalties`."""
+
+    device: Device = "cpu"
+    threads: Threads = field(default_factory=default_threads)
+    vocab_size: Annotated[int, typer.Option(min=1, help="Of the logits; the default is Qwen2.5's.")] = 151_936
+    lengths: Annotated[Sequence[int], counts("Tokens of an answer so far.")] = (1000, 8000, 32000)
+    rounds: Annotated[int, typer.Option(min=1, help="Tokens chosen at each length.")] = 20
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Times both ways of counting in turn, at each length; returns the exit code."""
     torch.set_num_threads(options.threads)
     rows = [measure(length, options) for length in options.lengths]
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def measure(length: int, options: argparse.Namespace) -> Row:
+def measure(length: int, options: Options) -> Row:
     """Times the choice of tokens behind an answer that has each of its tokens about twice."""
     device, generator = torch.device(options.device), torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(1, options.vocab_size, generator=generator)).to(device)

@@ -7,20 +7,20 @@ an answer that differs between them ends the measuring.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import torch
 import transformers
+import typer
 from rich.console import Console
 
-from evals.asking.flags import positive, some_of
+from evals.asking.values import Device, Dtype, Threads, some_of
 from evals.bench import page
 from evals.bench.engine import limits_for
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
@@ -65,27 +65,36 @@ class Times:
     num_computed: int = 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say how long what is shared is, and which ways of sharing take part."""
-    # fmt: off
-    parser.add_argument("--model", type=shape_or_folder, default=str(ROOT / "models" / "tiny-llm"),
-                        metavar="NAME_OR_DIR", help=f"{', '.join(SHAPES)} (random weights), or a model folder "
-                                                    "(default: the tiny LLM)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
-    parser.add_argument("--dtype", help="default: float32 on CPU, bfloat16 on CUDA")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads of torch")
-    parser.add_argument("--modes", type=some_of(get_args(PrefixCache)), default=list(get_args(PrefixCache)),
-                        help="which ways take part; off always does (default off,share,copy)")
-    parser.add_argument("--samples", type=positive, default=8, help="of one question, and sessions (default 8)")
-    parser.add_argument("--question", type=positive, default=60, help="tokens of a question (default 60)")
-    parser.add_argument("--system", type=positive, default=1000, help="tokens of the system prompt (default 1000)")
-    parser.add_argument("--answer", type=positive, default=64, help="tokens of an answer (default 64)")
-    parser.add_argument("--rounds", type=positive, default=12, help="of each case (default 12)")
-    # fmt: on
-    page.add_arguments(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(page.PageOptions):
+    """The options of `bench prefix`."""
+
+    model: Annotated[
+        str,
+        typer.Option(
+            parser=shape_or_folder,
+            metavar="NAME|DIR",
+            help=f"{', '.join(SHAPES)} (random weights), or a model folder.",
+            show_default="the tiny LLM",
+        ),
+    ] = str(ROOT / "models" / "tiny-llm")
+    device: Device = "cpu"
+    dtype: Dtype = None
+    threads: Threads = field(default_factory=default_threads)
+    modes: Annotated[
+        Sequence[PrefixCache],
+        typer.Option(
+            parser=some_of(get_args(PrefixCache)), metavar="WAY,...", help="Which ways take part; off always does."
+        ),
+    ] = get_args(PrefixCache)
+    samples: Annotated[int, typer.Option(min=1, help="Of one question, and sessions.")] = 8
+    question: Annotated[int, typer.Option(min=1, help="Tokens of a question.")] = 60
+    system: Annotated[int, typer.Option(min=1, help="Tokens of the system prompt.")] = 1000
+    answer: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 64
+    rounds: Annotated[int, typer.Option(min=1, help="Of each case.")] = 12
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Times each case with and without shared pages, in turn; returns the exit code."""
     console = Console()
     transformers.logging.disable_progress_bar()
@@ -98,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def measure(options: argparse.Namespace, tick: Callable[[], None]) -> dict[str, Any]:
+def measure(options: Options, tick: Callable[[], None]) -> dict[str, Any]:
     """Measures all cases. Raises StackError if an answer differs."""
     device = torch.device(options.device)
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
@@ -123,7 +132,7 @@ def measure(options: argparse.Namespace, tick: Callable[[], None]) -> dict[str, 
     return {"title": title, "rows": rows}
 
 
-def _cases(options: argparse.Namespace, vocab_size: int) -> list[Case]:
+def _cases(options: Options, vocab_size: int) -> list[Case]:
     def tokens(count: int, shift: int) -> list[int]:
         return [(7 * index * (shift + 1) + 3 * shift + 5) % vocab_size for index in range(count)]
 
@@ -138,7 +147,7 @@ def _cases(options: argparse.Namespace, vocab_size: int) -> list[Case]:
 
 
 def _measured(
-    case: Case, engines: dict[Any, Engine], options: argparse.Namespace, tick: Callable[[], None]
+    case: Case, engines: dict[Any, Engine], options: Options, tick: Callable[[], None]
 ) -> list[dict[str, Any]]:
     times = {mode: Times() for mode in engines}
     for number in range(options.rounds + 1):  # the first is a warm-up

@@ -5,22 +5,25 @@ Both in this process, on the same rows and weights, one after the other; both gi
 
 from __future__ import annotations
 
-import argparse
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Annotated
 
 import torch
+import typer
 from rich.console import Console
 from torch import nn
 
-from evals.asking.flags import positive, positives
+from evals.asking.values import Threads, counts
 from evals.bench import page
 from evals.figures.ratio import ratio
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.matmul_native import NativeMatmul
-from rstitch.local.part import default_threads
+from rstitch.errors import invalid
+from rstitch.local.part import StackError, default_threads
 
 _COLUMNS: Columns = {
     "weight": "{outputs} x {inputs}",
@@ -31,28 +34,29 @@ _COLUMNS: Columns = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say which weights and how many rows are multiplied, and how often."""
-    # fmt: off
-    parser.add_argument("--threads", type=positive, default=default_threads(), help="CPU threads of torch")
-    parser.add_argument("--outputs", type=positives, default=[8960, 1536, 256],
-                        help="of the weights (default 8960,1536,256, of Qwen2.5-1.5B; its LM head has 151936)")
-    parser.add_argument("--inputs", type=positives, default=[1536, 8960, 1536], help="of each (default 1536,8960,1536)")
-    parser.add_argument("--rows", type=positives, default=[1, 2, 4, 8, 16, 64], help="default 1,2,4,8,16,64")
-    parser.add_argument("--rounds", type=positive, default=7, help="of each number of rows (default 7)")
-    # fmt: on
-    page.add_arguments(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(page.PageOptions):
+    """The options of `bench products`."""
+
+    threads: Threads = field(default_factory=default_threads)
+    outputs: Annotated[
+        Sequence[int],
+        counts("Of the weights; the default is Qwen2.5-1.5B's, whose LM head has 151936."),
+    ] = (8960, 1536, 256)
+    inputs: Annotated[Sequence[int], counts("Of each.")] = (1536, 8960, 1536)
+    rows: Annotated[Sequence[int], counts("Rows of a product.")] = (1, 2, 4, 8, 16, 64)
+    rounds: Annotated[int, typer.Option(min=1, help="Of each number of rows.")] = 7
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Times both products in turn, for each weight and number of rows; returns the exit code."""
     if len(options.outputs) != len(options.inputs):
-        raise SystemExit("bench products: --outputs and --inputs should have as many entries: one of each a weight")
+        raise invalid("--inputs", "there are not as many as --outputs.", "Give one of each for a weight.")
     torch.set_num_threads(options.threads)
     try:
         native = NativeMatmul()
     except UnsupportedModel as error:
-        raise SystemExit(f"bench products: {error}") from error
+        raise StackError(str(error)) from error
     shapes = zip(options.outputs, options.inputs, strict=True)
     rows = [row for outputs, inputs in shapes for row in measure(native, outputs, inputs, options)]
     console = Console()
@@ -63,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 @torch.inference_mode()
-def measure(native: NativeMatmul, outputs: int, inputs: int, options: argparse.Namespace) -> list[Row]:
+def measure(native: NativeMatmul, outputs: int, inputs: int, options: Options) -> list[Row]:
     """Times products with one weight, by number of rows."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(outputs, inputs, generator=generator).to(torch.bfloat16)

@@ -7,25 +7,25 @@ sessions.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import transformers
+import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from evals.asking.ask import Job, ask, without_trace
-from evals.asking.flags import positive, positives
 from evals.asking.load import Load
 from evals.asking.record import Record
-from evals.asking.stacks import add_stack_arguments
+from evals.asking.stacks import PlaceOptions
 from evals.asking.systems import Served, Terms
+from evals.asking.values import counts
 from evals.bench import page
 from evals.bench.outside import outside_ms
 from evals.bench.replay_stack import SYSTEMS, Replayed, numbered, replay_stack, shape_name
@@ -35,10 +35,12 @@ from evals.figures.answers import places
 from evals.figures.progress import progress_bar
 from evals.figures.ratio import ratio
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
+from evals.options import many
 from evals.tasks.data import load_data
 from evals.tasks.task import load
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Threshold
+from rstitch.errors import invalid
 from rstitch.local.stack import LocalStack
 
 _COLUMNS: Columns = {
@@ -66,31 +68,47 @@ WIDE: Columns = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `bench replay`."""
-    # fmt: off
-    parser.add_argument("--slm-shape", type=shape_or_folder, default="tiny-8m",
-                        help=f"{', '.join(SHAPES)}, or a model folder (default tiny-8m)")
-    parser.add_argument("--llm-shape", type=shape_or_folder, nargs="+", default=["tiny-50m"],
-                        help="the same for the LLM; each in turn (default tiny-50m)")
-    # fmt: on
-    parser.add_argument("--record", type=Path, metavar="FILE", help="record traces of the bundled pair into FILE, end")
-    parser.add_argument("--tau", type=float, default=0.02, help="for --record (default 0.02)")
-    parser.add_argument("--traces", type=_trace_file, metavar="FILE", help="follow these instead of drawn ones")
-    parser.add_argument("--num-traces", type=positive, default=16, help="to record or draw (default 16)")
-    parser.add_argument("--llm-share", type=float, default=0.15, help="of drawn traces (default 0.15)")
-    parser.add_argument("--segment-length", type=float, default=4, help="mean LLM segment of drawn traces (default 4)")
-    parser.add_argument("--tokens", type=positive, default=400, help="of drawn traces (default 400)")
-    parser.add_argument("--seed", type=int, default=0, help="of drawn traces")
-    parser.add_argument("--prompt-tokens", type=positive, default=64, help="default 64")
-    parser.add_argument("--concurrency", type=positives, default=[1, 4, 16], help="sessions (default 1,4,16)")
-    parser.add_argument("--rounds", type=positive, default=3, help="loops of each system and concurrency (default 3)")
-    parser.add_argument("--answers", type=positive, default=1, help="by each session in a loop (default 1)")
-    page.add_arguments(parser)
-    add_stack_arguments(parser, models=False)
+def _trace_file(text: str) -> Path:
+    path = Path(text)
+    try:
+        read(path)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    return path
 
 
-def run(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options(PlaceOptions, page.PageOptions):
+    """The options of `bench replay`."""
+
+    slm_shape: Annotated[
+        str,
+        typer.Option(parser=shape_or_folder, metavar="NAME|DIR", help=f"{', '.join(SHAPES)}, or a model folder."),
+    ] = "tiny-8m"
+    llm_shape: Annotated[
+        list[str],
+        typer.Option(parser=shape_or_folder, metavar="NAME|DIR...", help="The same for the LLM; each in turn."),
+    ] = many("tiny-50m")
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record traces of the bundled pair into FILE, end.")
+    ] = None
+    tau: Annotated[float, typer.Option(help="For --record.")] = 0.02
+    traces: Annotated[
+        Path | None,
+        typer.Option(parser=_trace_file, metavar="FILE", help="Follow these.", show_default="drawn ones"),
+    ] = None
+    num_traces: Annotated[int, typer.Option(min=1, help="To record or draw.")] = 16
+    llm_share: Annotated[float, typer.Option(help="Of drawn traces.")] = 0.15
+    segment_length: Annotated[float, typer.Option(help="Mean LLM segment of drawn traces.")] = 4
+    tokens: Annotated[int, typer.Option(min=1, help="Of drawn traces.")] = 400
+    seed: Annotated[int, typer.Option(help="Of drawn traces.")] = 0
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of a question.")] = 64
+    concurrency: Annotated[Sequence[int], counts("Sessions.")] = (1, 4, 16)
+    rounds: Annotated[int, typer.Option(min=1, help="Loops of each system and concurrency.")] = 3
+    answers: Annotated[int, typer.Option(min=1, help="By each session in a loop.")] = 1
+
+
+def run(options: Options) -> int:
     """Measures and prints, or records traces. Returns the exit code."""
     console = Console()
     transformers.logging.disable_progress_bar()
@@ -122,9 +140,7 @@ async def record(num: int, tau: float, console: Console) -> list[Trace]:
     return made
 
 
-def _measured_pair(
-    options: argparse.Namespace, llm_shape: str, traces: Sequence[Trace], console: Console
-) -> dict[str, Any]:
+def _measured_pair(options: Options, llm_shape: str, traces: Sequence[Trace], console: Console) -> dict[str, Any]:
     """Measures and prints one pair on a stack of its own."""
     shapes = (options.slm_shape, llm_shape)
     with (
@@ -151,9 +167,7 @@ def _measured_pair(
     return {"name": name, "rows": figures, "outside": spent, "notes": notes, "records": answers}
 
 
-async def measure(
-    address: str, traces: Sequence[Trace], options: argparse.Namespace, progress: Progress
-) -> list[Record]:
+async def measure(address: str, traces: Sequence[Trace], options: Options, progress: Progress) -> list[Record]:
     """Every system under every concurrency, in turn; the order turns around with every round."""
     made: list[Record] = []
     async with AsyncClient(address) as client:
@@ -220,14 +234,14 @@ def _loops(records: Sequence[Record]) -> pd.DataFrame:
     return loops
 
 
-def _source(options: argparse.Namespace) -> str:
+def _source(options: Options) -> str:
     if options.traces is not None:
         return f"Traces: {options.traces.name}."
     length, drawn = f"{options.segment_length:g}", f"{options.tokens} tokens, seed {options.seed}"
     return f"Traces drawn: {options.llm_share:.0%} LLM tokens in segments of {length}, {drawn}."
 
 
-def _traces(options: argparse.Namespace) -> list[Trace]:
+def _traces(options: Options) -> list[Trace]:
     if options.traces is not None:
         return read(options.traces)
     try:
@@ -236,13 +250,4 @@ def _traces(options: argparse.Namespace) -> list[Trace]:
             for index in range(options.num_traces)
         ]
     except ValueError as error:
-        raise SystemExit(f"bench replay: {error}") from None
-
-
-def _trace_file(text: str) -> Path:
-    path = Path(text)
-    try:
-        read(path)
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return path
+        raise invalid("--llm-share", f"{error}.", "Draw traces that an answer can have.") from None

@@ -9,7 +9,6 @@ Which trace a session follows is in its id; answers without a hand-off condition
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import sys
@@ -103,11 +102,10 @@ class _ReplayStream(DecodeStream):
 
 def main() -> None:
     """Runs the router with --traces."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--traces", type=Path, required=True)
-    options, rest = parser.parse_known_args()
-    sys.argv[1:] = rest
-    router.main(functools.partial(_ReplayStream, read(options.traces)))
+    at = sys.argv.index("--traces")
+    _, file = sys.argv[at : at + 2]
+    del sys.argv[at : at + 2]  # what is left is the router's own
+    router.main(functools.partial(_ReplayStream, read(Path(file))))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from evals.asking.stacks import Flags, local_stack
+from evals.asking.stacks import Flags, PlaceOptions, local_stack
 from evals.asking.systems import Served, Terms
 from evals.bench.replay_router import THRESHOLD, session_id
 from evals.bench.shapes import SHAPES, make_pair
@@ -63,7 +62,7 @@ def numbered(num: int, first: int = 0) -> list[Problem]:
 
 @contextmanager
 def replay_stack(
-    options: argparse.Namespace,
+    options: PlaceOptions,
     shapes: tuple[str, str],
     traces: Sequence[Trace],
     num_prompt_tokens: int,

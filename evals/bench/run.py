@@ -6,26 +6,28 @@ answers are those of the tiny pair's task; other pairs can be named, and say not
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+import typer
 from rich.console import Console
 from transformers import AutoTokenizer
 
 from evals.asking import stacks
 from evals.asking.blocks import Plan, measure, taking_part
-from evals.asking.flags import numbers, outside_server, positive, positives, rates, some_of
 from evals.asking.load import Load
 from evals.asking.openai_server import OpenAiServer
 from evals.asking.record import Record
 from evals.asking.systems import Served, System, Terms
+from evals.asking.values import OutsideServer, counts, numbers, outside_server, rates, some_of
 from evals.bench import page
 from evals.bench.collector import Collector
 from evals.bench.in_process import EngineAlone, Generate, load_model
@@ -34,6 +36,7 @@ from evals.figures import answers as figures
 from evals.figures import plots, tables
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import ROOT, line, provenance
+from evals.options import many
 from evals.tasks.data import Problem, load_data
 from evals.tasks.task import load
 from rstitch.cli.progress import start, stopped_by_signals
@@ -55,43 +58,78 @@ _ROOM_FOR_PROMPT = 512
 Found = dict[Load, list[Record]]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `rstitch bench run`."""
-    # fmt: off
-    parser.add_argument("--n", type=positive, default=64,
-                        help="problems of each system and load, rounded up to whole blocks, at least two where "
-                             "sessions are many (default 64; 500 for a claim about accuracy)")
-    parser.add_argument("--systems", type=some_of(KINDS), default=list(KINDS),
-                        help=f"who takes part (default {','.join(KINDS)})")
-    parser.add_argument("--taus", type=numbers, default=[0.005, 0.02, 0.05],
-                        help="of threshold (default 0.005,0.02,0.05)")
-    parser.add_argument("--concurrency", type=positives, default=[1, 4, 16, 64],
-                        help="sessions of the closed loops, each of which asks its next question when the one before "
-                             "is answered (default 1,4,16,64)")
-    parser.add_argument("--rate", type=rates, default=[],
-                        help="also Poisson arrivals of so many questions a second; latency counts from the arrival")
-    parser.add_argument("--rounds", type=positive, default=4, help="questions of each session in a block (default 4)")
-    parser.add_argument("--split", choices=("test", "dev", "calibration"), default="test",
-                        help="dev is for choosing, test for reporting (default test)")
-    parser.add_argument("--seed", type=int, default=0, help="of problems and arrivals (default 0)")
-    parser.add_argument("--max-new-tokens", type=positive, default=MAX_NEW_TOKENS,
-                        help=f"of an answer (default {MAX_NEW_TOKENS}: more than the tiny pair ever needs)")
-    parser.add_argument("--variant", action="append", default=[], type=stacks.named_variant, metavar="'NAME: FLAGS'",
-                        help="a second stack with further flags (as --router-arg and its kin), block by block beside "
-                             "the first; can be given again. On one GPU all that takes part must fit: "
-                             "--worker-arg=--kv-tokens=N")
-    parser.add_argument("--beside", action="append", default=[], type=outside_server, metavar="NAME=URL",
-                        help="another server with the LLM, such as vllm=http://localhost:8000/v1, asked by OpenAI's "
-                             "chat completions for whole answers; can be given again")
-    parser.add_argument("--telemetry", action="store_true", help="a variant that sends its traces to a collector")
-    parser.add_argument("--json", metavar="FILE", help="records and rows; - writes them to stdout, tables to stderr")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="accuracy over latency, throughput over sessions")
-    parser.add_argument("--write", action="store_true", help="into docs/results/performance.md, tables and plot")
-    # fmt: on
-    stacks.add_stack_arguments(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(stacks.StackOptions):
+    """The options of `rstitch bench run`."""
+
+    n: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Problems of each system and load, rounded up to whole blocks, at least two where sessions are many; "
+            "500 for a claim about accuracy.",
+        ),
+    ] = 64
+    systems: Annotated[
+        Sequence[str], typer.Option(parser=some_of(KINDS), metavar="NAME,...", help="Who takes part.")
+    ] = KINDS
+    taus: Annotated[
+        Sequence[float],
+        typer.Option(parser=numbers, metavar="TAU,...", help="Of threshold."),
+    ] = (0.005, 0.02, 0.05)
+    concurrency: Annotated[
+        Sequence[int],
+        counts("Sessions of the closed loops, each of which asks its next question when the one before is answered."),
+    ] = (1, 4, 16, 64)
+    rate: Annotated[
+        Sequence[float],
+        typer.Option(
+            parser=rates,
+            metavar="R,...",
+            help="Also Poisson arrivals of so many questions a second; latency counts from the arrival.",
+            show_default="none",
+        ),
+    ] = ()
+    rounds: Annotated[int, typer.Option(min=1, help="Questions of each session in a block.")] = 4
+    split: Annotated[
+        Literal["test", "dev", "calibration"], typer.Option(help="dev is for choosing, test for reporting.")
+    ] = "test"
+    seed: Annotated[int, typer.Option(help="Of problems and arrivals.")] = 0
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Of an answer; the default is more than the tiny pair ever needs.")
+    ] = MAX_NEW_TOKENS
+    variant: Annotated[
+        list[stacks.Variant],
+        typer.Option(
+            parser=stacks.named_variant,
+            metavar="'NAME: FLAGS'",
+            help="A second stack with further flags (as --router-arg and its kin), block by block beside the first; "
+            "may be repeated. On one GPU all that takes part must fit: --worker-arg=--kv-tokens=N.",
+        ),
+    ] = many()
+    beside: Annotated[
+        list[OutsideServer],
+        typer.Option(
+            parser=outside_server,
+            metavar="NAME=URL",
+            help="Another server with the LLM, such as vllm=http://localhost:8000/v1, asked by OpenAI's chat "
+            "completions for whole answers; may be repeated.",
+        ),
+    ] = many()
+    telemetry: Annotated[bool, typer.Option("--telemetry", help="A variant that sends its traces to a collector.")] = (
+        False
+    )
+    json: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Records and rows; - writes them to stdout, tables to stderr."),
+    ] = None
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Accuracy over latency, throughput over sessions.")
+    ] = None
+    write: Annotated[bool, typer.Option("--write", help="Into docs/results/performance.md, tables and plot.")] = False
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Starts what takes part, measures, prints and writes. Returns the exit code."""
     setup_logging("bench", "warning")
     console = Console(stderr=options.json == "-", highlight=False)
@@ -129,7 +167,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _start(options: argparse.Namespace, held: ExitStack, console: Console) -> dict[str, str]:
+def _start(options: Options, held: ExitStack, console: Console) -> dict[str, str]:
     """The addresses of the routers by the name of the variant; "" is the stack itself."""
     if not set(KINDS[3:]) & set(options.systems):
         return {}
@@ -145,7 +183,7 @@ def _start(options: argparse.Namespace, held: ExitStack, console: Console) -> di
 
 
 async def _measure(
-    options: argparse.Namespace,
+    options: Options,
     plan: Plan,
     in_process: list[System],
     routers: dict[str, str],
@@ -182,7 +220,7 @@ def _problems(split: str, n: int, seed: int) -> list[Problem]:
     return load_data(load(_TASK), split=split, seed=seed, n=n).problems
 
 
-def _in_process(options: argparse.Namespace, num_sessions: int) -> list[System]:
+def _in_process(options: Options, num_sessions: int) -> list[System]:
     """What runs in this process, with room for so many sessions. Loaded first: a worker alone on a GPU takes what is
     left of it. Two of them on one size their caches by the whole device: --worker-arg=--kv-tokens=N leaves room.
     """
@@ -204,7 +242,7 @@ def _in_process(options: argparse.Namespace, num_sessions: int) -> list[System]:
     return systems
 
 
-def _served(options: argparse.Namespace, clients: dict[str, AsyncClient]) -> list[System]:
+def _served(options: Options, clients: dict[str, AsyncClient]) -> list[System]:
     alone: dict[str, Policy] = {"llm_only": LlmOnly(), "slm_only": SlmOnly()}
     policies = {name: policy for name, policy in alone.items() if name in options.systems}
     if "threshold" in options.systems:

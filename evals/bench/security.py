@@ -5,14 +5,14 @@ The quotas are so large that they refuse nothing, and all of them are counted. T
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from rich.console import Console
 
-from evals.asking.stacks import add_stack_arguments, local_stack
+from evals.asking.stacks import StackOptions, StackThreads, local_stack
 from evals.bench import in_turn
 from evals.figures.report import Columns
 from router_svc.access.changes import made
@@ -39,17 +39,17 @@ _COLUMNS: Columns = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `bench security` to its parser."""
-    in_turn.add_arguments(parser, ["threshold:tau=0.02"])
-    add_stack_arguments(parser)
-    parser.set_defaults(threads=1)
+@dataclass(frozen=True, kw_only=True)
+class Options(StackOptions, in_turn.TurnOptions):
+    """The options of `bench security`."""
+
+    threads: StackThreads = 1
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Starts one stack with a router for each lock, asks, prints. Returns the exit code."""
     console = Console()
-    in_turn.note_begin(options)
+    begin = in_turn.Begin()
     with stopped_by_signals(), ExitStack() as held:
         stack = local_stack(options)
         start(stack, console)
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         doors = {_OPEN: (stack.router_address, Credentials())}
         doors |= {name: _router(stack, limits, with_tls=with_tls) for name, (limits, with_tls) in _LOCKS.items()}
         records = asyncio.run(in_turn.ask(doors, options, console))
-    in_turn.report(records, _OPEN, _COLUMNS, "what a lock on the router costs", options, console)
+    in_turn.report(records, _OPEN, _COLUMNS, "what a lock on the router costs", begin, options, console)
     return 0
 
 

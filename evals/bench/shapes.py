@@ -6,12 +6,12 @@ vocabulary, so that logits, sampling and text cost what they cost.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2 import Qwen2Config
@@ -98,9 +98,9 @@ def make_pair(slm: str, llm: str, folder: Path) -> tuple[Served, Served]:
 
 
 def shape_or_folder(text: str) -> str:
-    """Takes a known shape or a model folder as the value of a flag. Raises ArgumentTypeError."""
+    """Takes a known shape or a model folder as the value of a flag. Raises: BadParameter."""
     if text not in SHAPES and not (Path(text) / "config.json").is_file():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither of {', '.join(SHAPES)} nor a folder with a config.json")
+        raise typer.BadParameter(f"{text!r} is neither of {', '.join(SHAPES)} nor a folder with a config.json")
     return text
 
 

@@ -8,25 +8,26 @@ differ in their flags share the workers and take turns.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 import uuid
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import grpc
 import pandas as pd
 import transformers
+import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from evals.asking.ask import ask, jobs
-from evals.asking.flags import positive, positives
 from evals.asking.record import Record
-from evals.asking.stacks import add_stack_arguments
+from evals.asking.stacks import PlaceOptions
+from evals.asking.values import counts
 from evals.bench import page
 from evals.bench.outside import Clock, switch_ms
 from evals.bench.replay_stack import SYSTEMS, Replayed, numbered, replay_stack, shape_name
@@ -119,22 +120,26 @@ class Stream:
         self._call.cancel()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `bench switch`."""
-    for role in ("slm", "llm"):
-        parser.add_argument(
-            f"--{role}-shape", type=shape_or_folder, default=str(ROOT / "models" / f"tiny-{role}"),
-            help=f"of the {role.upper()}: {', '.join(SHAPES)}, or a model folder (default: the bundled one)",
-        )  # fmt: skip
-    parser.add_argument("--lengths", type=positives, default=[1, 4, 16, 64, 256], help="default 1,4,16,64,256")
-    parser.add_argument("--prompt-tokens", type=positive, default=64, help="tokens that both hold before (default 64)")
-    parser.add_argument("--rounds", type=positive, default=20, help="of every kind (default 20)")
-    parser.add_argument("--answers", type=positive, default=5, help="rounds of the whole stack (default 5)")
-    page.add_arguments(parser)
-    add_stack_arguments(parser, models=False)
+def _shape(role: str) -> Any:
+    return typer.Option(
+        parser=shape_or_folder, metavar="NAME|DIR", show_default="the bundled one",
+        help=f"Of the {role.upper()}: {', '.join(SHAPES)}, or a model folder.",
+    )  # fmt: skip
 
 
-def run(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options(PlaceOptions, page.PageOptions):
+    """The options of `bench switch`."""
+
+    slm_shape: Annotated[str, _shape("slm")] = str(ROOT / "models" / "tiny-slm")
+    llm_shape: Annotated[str, _shape("llm")] = str(ROOT / "models" / "tiny-llm")
+    lengths: Annotated[Sequence[int], counts("Tokens that the other has not seen.")] = (1, 4, 16, 64, 256)
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens that both hold before.")] = 64
+    rounds: Annotated[int, typer.Option(min=1, help="Of every kind.")] = 20
+    answers: Annotated[int, typer.Option(min=1, help="Rounds of the whole stack.")] = 5
+
+
+def run(options: Options) -> int:
     """Measures and prints."""
     console = Console()
     transformers.logging.disable_progress_bar()
@@ -170,7 +175,7 @@ async def _measure(
     workers: tuple[str, str],
     routers: dict[str, str],
     traces: Sequence[Trace],
-    options: argparse.Namespace,
+    options: Options,
     progress: Progress,
 ) -> tuple[list[Row], list[Record]]:
     fed: list[Row] = []

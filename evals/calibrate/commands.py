@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from evals.calibrate.calibration import calibrate
 from evals.calibrate.goals import Goal, LatencyGoal, ShareGoal
 from evals.calibrate.knobs import Knob, knob
 from evals.calibrate.loss import LossGoal
+from evals.calibrate.options import Options
 from evals.calibrate.outcomes import Outcomes, Sample
 from evals.calibrate.questions import Questions, load_questions
 from evals.calibrate.repeat import Pool, Wanted, repeat
@@ -45,7 +45,7 @@ class Result:
     good: bool = True
 
 
-async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Result:
+async def run(options: Options, held: ExitStack, progress: Progress) -> Result:
     """Calibrates, checks, and keeps the policy if the check allows it. Raises: RstitchError."""
     goal, turned = _goal(options), _knob(options)
     if not options.data:
@@ -79,7 +79,7 @@ async def run(options: argparse.Namespace, held: ExitStack, progress: Progress) 
     return Result(told, {"policy": policy, "profile": name if kept else "", **made.as_dict()}, made.landed)
 
 
-async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Progress) -> Result:
+async def repeat_many(options: Options, held: ExitStack, progress: Progress) -> Result:
     """Answers the pool, then calibrates on parts of it. Raises: RstitchError, StackError."""
     facts: dict[str, Any] = provenance()
     turned = _knob(options)
@@ -104,7 +104,7 @@ async def repeat_many(options: argparse.Namespace, held: ExitStack, progress: Pr
     return Result([terminal_table("calibrations", page.COLUMNS, rows), line(facts)], {"rows": rows, "facts": facts})
 
 
-def _wanted(options: argparse.Namespace, pool: Pool) -> list[Wanted]:
+def _wanted(options: Options, pool: Pool) -> list[Wanted]:
     """The goal that is asked for, or goals of each kind, drawn from what this pair can reach."""
     if any(wanted is not None for wanted in (options.llm_share, options.max_loss, options.latency)):
         return [Wanted.always(_goal(options))]
@@ -127,7 +127,7 @@ def _wanted(options: argparse.Namespace, pool: Pool) -> list[Wanted]:
     ]
 
 
-def _goal(options: argparse.Namespace) -> Goal:
+def _goal(options: Options) -> Goal:
     if options.llm_share is not None:
         return ShareGoal(options.llm_share)
     if options.max_loss is not None:
@@ -137,7 +137,7 @@ def _goal(options: argparse.Namespace) -> Goal:
     raise invalid("--llm-share", "there is no goal.", "Give --llm-share 0.15, --max-loss 1% or --latency 2x.")
 
 
-def _knob(options: argparse.Namespace) -> Knob:
+def _knob(options: Options) -> Knob:
     return knob(options.policy, options.signal, options.window)
 
 
@@ -161,9 +161,7 @@ async def _of_its_version(turned: Knob, client: AsyncClient, questions: Question
 
 
 @asynccontextmanager
-async def _asking(
-    options: argparse.Namespace, router: str, questions: Questions
-) -> AsyncIterator[tuple[AsyncClient, Outcomes]]:
+async def _asking(options: Options, router: str, questions: Questions) -> AsyncIterator[tuple[AsyncClient, Outcomes]]:
     model = LatencyModel.load(options.latency_model) if options.latency_model else None
     checker = questions.checker
     async with AsyncClient(router, credentials=access()) as client, checker or nullcontext():

@@ -1,1 +1,1 @@
-"""Is an answer right? Checkers, and the sandbox in which code runs."""
+"""Is an answer right? One checker for each way to tell."""

@@ -1,4 +1,4 @@
-"""Is an answer right? By the task's own check, by math-verify, or by running its tests in a sandbox."""
+"""Is an answer right? What tells it, and what it tells; by what is in the modules beside this one."""
 
 from __future__ import annotations
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from evals.asking.access import forget_access
@@ -13,6 +15,7 @@ from evals.clients.suites.described import answered, own, whole
 from evals.clients.suites.harnesses import inspect, lm_eval
 from evals.clients.suites.load import aiperf
 from evals.clients.suites.own_tests import NAMES, openai_tests
+from evals.options import many
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.local.options import GatewayOptions, RouterOptions
 from rstitch.local.stack import LocalStack
@@ -44,12 +47,16 @@ def run_suite(name: str, http: str) -> list[Outcome]:
     return outcomes
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of the command to its parser."""
-    parser.add_argument("only", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)} (default: all)")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `make conformance`."""
+
+    only: Annotated[list[str], typer.Argument(metavar="SUITE", help=f"{', '.join(SUITES)}.", show_default="all")] = (
+        many()
+    )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Runs the suites and prints the table. Returns the exit code."""
     console = Console()
     if unknown := set(options.only) - SUITES.keys():

@@ -5,19 +5,20 @@ A second table tells where our own fields come through in each client: examples/
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from evals.asking.access import forget_access
 from evals.clients.environments import copy_of, go_environment, node_environment, path_with, python_environment
 from evals.clients.outcomes import Outcome, State, Unavailable, run_program, show
+from evals.options import many
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.local.options import GatewayOptions
 from rstitch.local.stack import LocalStack
@@ -141,12 +142,16 @@ class Bench:
         return next((word for word in words if re.match(r"v?\d+\.\d+", word)), "?")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of the command to its parser."""
-    parser.add_argument("only", nargs="*", metavar="NAME", help="run these alone, such as curl.sh (default: all)")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `make examples`."""
+
+    only: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Run these alone, such as curl.sh.", show_default="all")
+    ] = many()
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Runs the examples and prints both tables. Returns the exit code."""
     console = Console()
     chosen = [example for example in EXAMPLES if not options.only or example.name in options.only]

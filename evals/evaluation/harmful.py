@@ -8,26 +8,25 @@ token from the first and finds the first.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
+import typer
 from rich.console import Console
 
 from evals.asking.access import access
-from evals.asking.flags import positive
 from evals.asking.load import closed_loop
 from evals.asking.record import Record
 from evals.asking.run_file import Run, read
-from evals.asking.stacks import add_stack_arguments, router_of
+from evals.asking.stacks import RouterOrStack, router_of
 from evals.checking.checkers import checker_of
 from evals.evaluation.harmful_token import Search, Turn, Verdict
 from evals.evaluation.report import beside_document, write
@@ -35,6 +34,7 @@ from evals.figures import plots
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import line, provenance
 from evals.figures.statistics import bootstrap_mean
+from evals.options import many
 from evals.tasks.data import Data, load_data
 from evals.tasks.task import Task, load
 from rstitch.cli.progress import stopped_by_signals
@@ -45,25 +45,25 @@ _AROUND = 10
 _OFFSETS = range(-_AROUND, _AROUND + 1)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `rstitch eval harmful`."""
-    # fmt: off
-    parser.add_argument("file", type=Path, metavar="FILE", help="of rstitch eval run, with traces")
-    parser.add_argument("--systems", nargs="+", default=["slm_only"], metavar="POLICY",
-                        help="whose wrong answers (default slm_only)")
-    parser.add_argument("--task", metavar="FILE.toml", help="the task of the run, if it was a file")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="the data of the run, if it was a file")
-    parser.add_argument("--n", type=positive, default=100, help="wrong answers of each system at most (default 100)")
-    parser.add_argument("--scan", action="store_true", help="try every token instead of bisecting")
-    parser.add_argument("--concurrency", type=positive, default=4, help="answers looked at at a time (default 4)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets harmful.json and harmful.png")
-    parser.add_argument("--name", default="", help="what the names of the files begin with")
-    parser.add_argument("--write", metavar="FILE.md:SECTION", help="also into a section of a document")
-    # fmt: on
-    add_stack_arguments(parser, router=True)
+@dataclass(frozen=True, kw_only=True)
+class Options(RouterOrStack):
+    """The options of `rstitch eval harmful`."""
+
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Of rstitch eval run, with traces.")]
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Gets harmful.json and harmful.png.")]
+    systems: Annotated[list[str], typer.Option(metavar="POLICY...", help="Whose wrong answers.")] = many("slm_only")
+    task: Annotated[str | None, typer.Option(metavar="FILE.toml", help="The task of the run, if it was a file.")] = None
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="The data of the run, if it was a file.")] = None
+    n: Annotated[int, typer.Option(min=1, help="Wrong answers of each system at most.")] = 100
+    scan: Annotated[bool, typer.Option("--scan", help="Try every token instead of bisecting.")] = False
+    concurrency: Annotated[int, typer.Option(min=1, help="Answers looked at at a time.")] = 4
+    name: Annotated[str, typer.Option(help="What the names of the files begin with.")] = ""
+    write: Annotated[str | None, typer.Option(metavar="FILE.md:SECTION", help="Also into a section of a document.")] = (
+        None
+    )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Finds the harmful tokens, draws and writes. Returns the exit code."""
     console = Console(highlight=False)
     found = read([options.file])
@@ -91,7 +91,7 @@ async def _look(
     data: Data,
     wrong: Sequence[Record],
     max_new_tokens: int,
-    options: argparse.Namespace,
+    options: Options,
     console: Console,
 ) -> list[Turn]:
     async with AsyncExitStack() as held:
@@ -124,9 +124,7 @@ def around(records: Sequence[Record], indices: Sequence[Sequence[int]]) -> plots
     return means, lows, highs
 
 
-def _write(
-    options: argparse.Namespace, run: Run, turns: Sequence[Turn], wrong: Sequence[Record], console: Console
-) -> None:
+def _write(options: Options, run: Run, turns: Sequence[Turn], wrong: Sequence[Record], console: Console) -> None:
     systems: dict[str, Any] = {}
     curves, told = {}, []
     for system in options.systems:

@@ -6,23 +6,24 @@ where the LLM was called and could not help, then those that most of the systems
 
 from __future__ import annotations
 
-import argparse
 import html
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from evals.asking.flags import positive
 from evals.asking.record import Question, Record
 from evals.asking.run_file import Run, read
-from evals.evaluation.report import write
+from evals.evaluation.report import RunFiles, write
 from evals.figures.answers import BASELINE
+from evals.options import many
 from rstitch.cli.render import STYLES, legend
 from rstitch.errors import invalid
 
@@ -58,16 +59,22 @@ class Case:
         )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `rstitch eval hurt`."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
-    parser.add_argument("--systems", nargs="+", metavar="POLICY", help="whose answers (default: all of both models)")
-    parser.add_argument("--n", type=positive, default=10, help="at most so many problems (default 10)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also as .html, .svg or .txt")
-    parser.add_argument("--write", metavar="FILE.md:SECTION", help="also into a section of a document")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `rstitch eval hurt`."""
+
+    files: RunFiles
+    systems: Annotated[
+        list[str], typer.Option(metavar="POLICY...", help="Whose answers.", show_default="all of both models")
+    ] = many()
+    n: Annotated[int, typer.Option(min=1, help="At most so many problems.")] = 10
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also as .html, .svg or .txt.")] = None
+    write: Annotated[str | None, typer.Option(metavar="FILE.md:SECTION", help="Also into a section of a document.")] = (
+        None
+    )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Shows the cases. Returns the exit code."""
     if options.out and options.out.suffix not in (".html", ".svg", ".txt"):
         raise invalid("--out", f"{options.out} is none of .html, .svg and .txt.", "Name such a file.")

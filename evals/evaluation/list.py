@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -14,19 +16,20 @@ from evals.tasks.task import load, names
 
 _CHECKS = {
     "math": "checked by math-verify",
-    "code": "checked by its tests",
     "boxed": "checked as text",
     "exact": "checked as text",
     "generator": "checked by its own rule",
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `rstitch eval list`."""
-    parser.add_argument("--json", action="store_true", help="as JSON, with all fields")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `rstitch eval list`."""
+
+    json: Annotated[bool, typer.Option("--json", help="As JSON, with all fields.")] = False
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Prints two lines and a name for each. Returns the exit code."""
     tasks = [load(name) for name in names()]
     if options.json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,10 +46,10 @@ class Latencies:
         return fmean(known) if known and len(known) == len(records) else None
 
 
-def rows_of(options: argparse.Namespace) -> tuple[Run, list[Row]]:
+def rows_of(files: Sequence[Path], latency_model: Path | None) -> tuple[Run, list[Row]]:
     """The files of a command as one run, and its figures, with --latency-model's. Raises: RstitchError."""
-    run = read(options.files)
-    latencies = Latencies.load(options.latency_model) if options.latency_model else None
+    run = read(files)
+    latencies = Latencies.load(latency_model) if latency_model else None
     return run, rows(run, latencies.mean_ms if latencies else None)
 
 

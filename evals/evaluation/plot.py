@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from evals.asking.run_file import Run
 from evals.evaluation.modelled import rows_of
+from evals.evaluation.report import RunFiles
 from evals.figures import plots
 from evals.figures.families import member_of
+from evals.options import at_most_one, many
 from rstitch.client.specs import parse
 from rstitch.client.types import Signal, Threshold
 
 _MAX_PANELS = 3
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `rstitch eval plot`."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets frontier.png and entropy.png")
-    latency = parser.add_mutually_exclusive_group()
-    latency.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch latency: its latencies instead")
-    latency.add_argument("--no-times", action="store_true", help="accuracy over the LLM's share alone")
-    parser.add_argument("--title", help="of the plots (default: task, pair and n)")
-    parser.add_argument("--name", default="", help="what the names of the files begin with")
-    parser.add_argument(
-        "--systems", nargs="+", metavar="POLICY", help="whose entropies (default: the models alone and a threshold)"
-    )
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `rstitch eval plot`."""
+
+    files: RunFiles
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Gets frontier.png and entropy.png.")]
+    latency_model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of rstitch latency: its latencies instead.")
+    ] = None
+    no_times: Annotated[bool, typer.Option("--no-times", help="Accuracy over the LLM's share alone.")] = False
+    title: Annotated[str | None, typer.Option(help="Of the plots.", show_default="task, pair and n")] = None
+    name: Annotated[str, typer.Option(help="What the names of the files begin with.")] = ""
+    systems: Annotated[
+        list[str],
+        typer.Option(metavar="POLICY...", help="Whose entropies.", show_default="the models alone and a threshold"),
+    ] = many()
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Draws the plots. Returns the exit code."""
-    found, rows = rows_of(options)
+    at_most_one({"--latency-model": options.latency_model, "--no-times": options.no_times})
+    found, rows = rows_of(options.files, options.latency_model)
     facts = found.configuration
     title = options.title or (
         f"{facts['task']}: SLM {facts.get('slm')}, LLM {facts.get('llm')}, n = {max(row['n'] for row in rows)}, "

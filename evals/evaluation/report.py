@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from evals.asking.run_file import Run
@@ -17,25 +19,36 @@ from evals.figures.provenance import line
 from evals.figures.report import Row, replace_section
 from rstitch.errors import invalid
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `rstitch eval report`."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of rstitch eval run")
-    parser.add_argument("--latency-model", type=Path, metavar="FILE", help="of rstitch latency: adds modelled latency")
-    parser.add_argument(
-        "--no-times", action="store_true", help="without measured latencies: of a run under a load of its own"
-    )
-    parser.add_argument("--json", action="store_true", help="rows, configuration and provenance as JSON")
-    parser.add_argument("--markdown", action="store_true", help="as a document has it")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="a picture for the markdown, such as a frontier")
-    parser.add_argument(
-        "--write", metavar="FILE.md:SECTION", help="puts the markdown between the marks <!-- SECTION:begin --> and :end"
-    )
+RunFiles = Annotated[list[Path], typer.Argument(metavar="FILE", help="Of rstitch eval run.")]
 
 
-def run(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `rstitch eval report`."""
+
+    files: RunFiles
+    latency_model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of rstitch latency: adds modelled latency.")
+    ] = None
+    no_times: Annotated[
+        bool, typer.Option("--no-times", help="Without measured latencies: of a run under a load of its own.")
+    ] = False
+    json: Annotated[bool, typer.Option("--json", help="Rows, configuration and provenance as JSON.")] = False
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a document has it.")] = False
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A picture for the markdown, such as a frontier.")
+    ] = None
+    write: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.md:SECTION", help="Puts the markdown between the marks <!-- SECTION:begin --> and :end."
+        ),
+    ] = None
+
+
+def run(options: Options) -> int:
     """Prints and writes. Returns the exit code."""
-    found, rows = rows_of(options)
+    found, rows = rows_of(options.files, options.latency_model)
     if options.no_times:
         rows = [without_times(row) for row in rows]
     if options.json:

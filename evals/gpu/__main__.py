@@ -6,32 +6,52 @@ random weights, of real sizes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
+from evals.commands import run_program
 from evals.figures.provenance import provenance
 from evals.gpu.card import card
 from evals.gpu.page import page
 from evals.gpu.parts import DRY, LARGE, SIZES, Part, parts
 from evals.gpu.running import Ended, run_part
+from evals.options import many
 
 _STYLES = {"passed": "green"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `make gpu`."""
+
+    device: Annotated[str, typer.Option(help="cuda:N, or cpu for a dry run.")] = "cuda:0"
+    large: Annotated[bool, typer.Option("--large", help="1.5B with 14B and 32B in place of 7B; needs 80 GB.")] = False
+    only: Annotated[
+        list[str],
+        typer.Option(metavar="PART...", help="kernels, engine, replay, tests, laws.", show_default="all"),
+    ] = many()
+    limit: Annotated[int, typer.Option(help="Seconds for all parts together.")] = 460
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Is made anew.")] = Path(".run/gpu")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the parts; returns the exit code: 1 if one did not pass."""
-    options = _parser().parse_args(arguments)
+    return run_program("make gpu", __doc__, run, Options, arguments)
+
+
+def run(options: Options) -> int:
+    """Runs the parts and writes figures and page; returns the exit code: 1 if one did not pass."""
     console = Console()
-    folder: Path = options.out
+    folder = options.out
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     on_gpu = options.device.startswith("cuda")
@@ -70,17 +90,6 @@ def run_parts(planned: Sequence[Part], folder: Path, limit_s: float, console: Co
 def figures(folder: Path, files: Mapping[str, str]) -> dict[str, Any]:
     """Reads what the parts left, by their names."""
     return {name: json.loads((folder / file).read_text()) for name, file in files.items() if (folder / file).exists()}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="make gpu", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu for a dry run (default cuda:0)")
-    parser.add_argument("--large", action="store_true", help="1.5B with 14B and 32B in place of 7B; needs 80 GB")
-    parser.add_argument("--only", nargs="+", metavar="PART", help="kernels, engine, replay, tests, laws")
-    parser.add_argument("--limit", type=int, default=460, help="seconds for all parts together (default 460)")
-    parser.add_argument("--out", type=Path, default=Path(".run/gpu"), help="folder, made anew (default .run/gpu)")
-    return parser
 
 
 def _tell(part: Ended, console: Console) -> None:

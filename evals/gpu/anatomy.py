@@ -8,21 +8,25 @@ On a CPU prompts are short and steps few: it shows then that all of it runs.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import torch
+import typer
 from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
+from evals.asking.values import Device, JsonFile, one_of
 from evals.bench.shapes import SHAPES, make_pair
+from evals.commands import run_program
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
 from evals.gpu import overlap
 from model_worker.engine.engine import Engine
@@ -54,13 +58,19 @@ class _Size:
 _WHOLE, _DRY = _Size((1, 8), 500, 40), _Size((1, 4), 40, 5)
 
 
-def main() -> None:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `python -m evals.gpu.anatomy`."""
+
+    device: Device = "cuda:0"
+    shape: Annotated[str, typer.Option(parser=one_of(SHAPES), metavar="NAME", help=f"{', '.join(SHAPES)}.")] = (
+        "qwen2.5-1.5b"
+    )
+    json: JsonFile = None
+
+
+def run(options: Options) -> int:
     """Times and profiles a decode step of one and of several sessions; `--json` keeps what the page needs."""
-    parser = argparse.ArgumentParser(prog="python -m evals.gpu.anatomy", description=__doc__)
-    parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--shape", default="qwen2.5-1.5b", choices=SHAPES)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
     device, console = torch.device(options.device), Console()
     torch.set_num_threads(default_threads())
     begin = time.monotonic()
@@ -81,6 +91,7 @@ def main() -> None:
         text = [f"{path}.", markdown_table(_STEPS_COLUMNS, steps), markdown_table(_KERNELS_COLUMNS, kernels[0])]
         text += [f"{told}:", markdown_table(overlap.COLUMNS, turns)]
         options.json.write_text(json.dumps({"steps": steps, "kernels": kernels, "overlap": turns, "text": text}))
+    return 0
 
 
 def _engine(shape: str, device: torch.device) -> overlap.TurnableEngine:
@@ -144,4 +155,4 @@ def _kept(engine: Engine) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("python -m evals.gpu.anatomy", __doc__, run, Options))

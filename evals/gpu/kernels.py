@@ -6,20 +6,23 @@ which shows errors and no times.
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
+from evals.asking.values import Device, JsonFile
+from evals.commands import run_program
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
 from evals.gpu.clock import copy_bandwidth, microseconds
 from model_worker.engine.forward.attention_tables import Tables
 from model_worker.engine.forward.kernels.availability import why_not
+from rstitch.errors import invalid
 
 # Query heads, key heads and head size of Qwen2.5 1.5B, 7B and 32B.
 _HEADS = ((12, 2, 128), (28, 4, 128), (40, 8, 128))
@@ -43,15 +46,19 @@ _COLUMNS: Columns = {
 }
 
 
-def main() -> None:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `python -m evals.gpu.kernels`."""
+
+    device: Device = "cuda:0"
+    json: JsonFile = None
+
+
+def run(options: Options) -> int:
     """Compares every kernel with float64 and with the bandwidth; `--json` keeps what the page needs."""
-    parser = argparse.ArgumentParser(prog="python -m evals.gpu.kernels", description=__doc__)
-    parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
     device, console = torch.device(options.device), Console()
     if why := why_not(device, torch.float32):
-        raise SystemExit(f"kernels: {why}; on a CPU set TRITON_INTERPRET=1, with Triton installed")
+        raise invalid("--device", f"{why}.", "On a CPU set TRITON_INTERPRET=1, with Triton installed.")
     dry = device.type != "cuda"
     if not dry:
         torch.cuda.set_device(device)
@@ -62,6 +69,7 @@ def main() -> None:
     if options.json is not None:
         text = [f"Copy bandwidth {bandwidth / 1e9:.0f} GB/s.", markdown_table(_COLUMNS, rows)]
         options.json.write_text(json.dumps({"copy_bandwidth_gb_s": bandwidth / 1e9, "rows": rows, "text": text}))
+    return 0
 
 
 def _attention(device: torch.device, bandwidth: float, dry: bool) -> Iterator[Row]:
@@ -153,4 +161,4 @@ def _measuring(device: torch.device, bandwidth: float, dry: bool) -> Iterator[Ro
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("python -m evals.gpu.kernels", __doc__, run, Options))

@@ -6,18 +6,22 @@ or reads a file, then compares modelled with measured latency of whole answers.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
+import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from evals.asking.access import access
-from evals.asking.flags import positive, positives
-from evals.asking.stacks import add_stack_arguments, local_stack
+from evals.asking.stacks import RouterOrStack, local_stack
+from evals.asking.values import counts, wholes
+from evals.commands import run_program
 from evals.figures.progress import progress_bar
 from evals.figures.report import terminal_table
 from evals.latency import page, plots
@@ -31,67 +35,74 @@ from evals.latency.profile import CACHED, INPUTS, TimedCall
 from evals.tasks.tiny.arithmetic import problems
 from rstitch.cli.progress import stopped_by_signals
 from rstitch.client.aio import AsyncClient
-from rstitch.errors import RstitchError, invalid
-from rstitch.local.part import StackError
+from rstitch.errors import invalid
 
 Calls = dict[str, list[TimedCall]]
-_COMMANDS = ("run", "check")
 
 
-def parser() -> argparse.ArgumentParser:
-    """Makes the parser, whose flags serve both commands."""
-    # fmt: off
-    made = argparse.ArgumentParser(prog="rstitch latency", description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("command", nargs="?", choices=_COMMANDS, default="run", help="default run")
-    made.add_argument("--router", metavar="HOST:PORT", help="a running stack (default: start one)")
-    made.add_argument("--workers", metavar="HOST:PORT,HOST:PORT",
-                      help="running workers of SLM and LLM, without a router: what serving adds is not measured")
-    made.add_argument("--inputs", type=positives, default=list(INPUTS), help="tokens put in, such as 2,16,128")
-    made.add_argument("--cached", type=_lengths, default=list(CACHED), help="tokens cached, such as 0,256,1024")
-    made.add_argument("--repeats", type=positive, default=9, help="of each cell, in turn (default 9)")
-    made.add_argument("--answers", type=positive, default=8,
-                      help="questions, each by every policy, that show what serving adds (default 8)")
-    made.add_argument("--n", type=positive, default=24, help="check: questions, each by every policy (default 24)")
-    made.add_argument("--split", choices=("test", "dev"), default="test", help="check: whose questions (default test)")
-    made.add_argument("--catch-up-tokens", type=int, default=32, help="of the router's setting (default 32)")
-    made.add_argument("--max-new-tokens", type=positive, default=400, help="of an answer (default 400)")
-    made.add_argument("--seed", type=int, default=0, help="of tokens and orders (default 0)")
-    made.add_argument("--latency-model", "--model", dest="model", type=Path, metavar="FILE",
-                      help="check: a latency.json of before, instead of profiling now")
-    made.add_argument("--json", type=Path, metavar="FILE", default=Path("latency.json"),
-                      help="where the model goes (default latency.json)")
-    made.add_argument("--plot", type=Path, metavar="FILE", help="residuals; of check beside it, as NAME_check")
-    made.add_argument("--write", action="store_true",
-                      help="the model and plots of docs/results, and the tables of docs/latency_model.md")
-    # fmt: on
-    add_stack_arguments(made)
-    return made
+@dataclass(frozen=True, kw_only=True)
+class Options(RouterOrStack):
+    """The options of `rstitch latency`."""
+
+    command: Annotated[Literal["run", "check"], typer.Argument(help="What to do.")] = "run"
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,HOST:PORT",
+            help="Running workers of SLM and LLM, without a router: what serving adds is not measured.",
+        ),
+    ] = None
+    inputs: Annotated[Sequence[int], counts("Tokens put in.")] = INPUTS
+    cached: Annotated[Sequence[int], typer.Option(parser=wholes, metavar="N,...", help="Tokens cached, 0 or more.")] = (
+        CACHED
+    )
+    repeats: Annotated[int, typer.Option(min=1, help="Of each cell, in turn.")] = 9
+    answers: Annotated[
+        int, typer.Option(min=1, help="Questions, each by every policy, that show what serving adds.")
+    ] = 8
+    n: Annotated[int, typer.Option(min=1, help="check: questions, each by every policy.")] = 24
+    split: Annotated[Literal["test", "dev"], typer.Option(help="check: whose questions.")] = "test"
+    catch_up_tokens: Annotated[int, typer.Option(help="Of the router's setting.")] = 32
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 400
+    seed: Annotated[int, typer.Option(help="Of tokens and orders.")] = 0
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--latency-model", "--model", metavar="FILE",
+            help="check: a latency.json of before, instead of profiling now.",
+        ),
+    ] = None  # fmt: skip
+    json: Annotated[Path, typer.Option(metavar="FILE", help="Where the model goes.")] = Path("latency.json")
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Residuals; of check beside it, as NAME_check.")] = (
+        None
+    )
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="The model and plots of docs/results, and the tables of docs/latency_model.md."),
+    ] = False
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs the program; returns the exit code."""
+    return run_program("rstitch latency", __doc__, run, Options, arguments, bad_input=(ValueError, OSError))
+
+
+def run(options: Options) -> int:
     """Runs a command; returns the exit code."""
-    options = parser().parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     if options.write:
-        options.json, options.plot = page.RESULTS / "latency.json", page.RESULTS / "latency.png"
-    try:
-        if options.command == "check" and options.workers:
-            raise invalid("--workers", "a check asks whole answers.", "Give --router, or neither.")
-        given = LatencyModel.load(options.model) if options.command == "check" and options.model else None
-        with stopped_by_signals(), ExitStack() as held, progress_bar(console) as progress:
-            slm_llm, router = _addresses(options, held, progress)
-            model, calls, checked = asyncio.run(_work(options, given, slm_llm, router, progress))
-        _tell(options, model, calls, checked, console)
-    except (StackError, RstitchError, ValueError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
-        return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        return 130
+        options = replace(options, json=page.RESULTS / "latency.json", plot=page.RESULTS / "latency.png")
+    if options.command == "check" and options.workers:
+        raise invalid("--workers", "a check asks whole answers.", "Give --router, or neither.")
+    given = LatencyModel.load(options.model) if options.command == "check" and options.model else None
+    with stopped_by_signals(), ExitStack() as held, progress_bar(console) as progress:
+        slm_llm, router = _addresses(options, held, progress)
+        model, calls, checked = asyncio.run(_work(options, given, slm_llm, router, progress))
+    _tell(options, model, calls, checked, console)
     return 0
 
 
-def _addresses(options: argparse.Namespace, held: ExitStack, progress: Progress) -> tuple[list[str], str]:
+def _addresses(options: Options, held: ExitStack, progress: Progress) -> tuple[list[str], str]:
     """Of the workers, and of the router ("": none); of a stack of our own if none are named."""
     if options.workers:
         workers = options.workers.split(",")
@@ -107,7 +118,7 @@ def _addresses(options: argparse.Namespace, held: ExitStack, progress: Progress)
 
 
 async def _work(
-    options: argparse.Namespace, given: LatencyModel | None, workers: list[str], router: str, progress: Progress
+    options: Options, given: LatencyModel | None, workers: list[str], router: str, progress: Progress
 ) -> tuple[LatencyModel, Calls, Checked | None]:
     service, checks = Service(options.catch_up_tokens), options.command == "check"
     async with AsyncExitStack() as held:
@@ -135,9 +146,7 @@ def _questions(split: str, num: int, seed: int) -> list[str]:
     return [problem.question for problem in problems(split, num, seed)]
 
 
-def _tell(
-    options: argparse.Namespace, model: LatencyModel, calls: Calls, checked: Checked | None, console: Console
-) -> None:
+def _tell(options: Options, model: LatencyModel, calls: Calls, checked: Checked | None, console: Console) -> None:
     console.print(terminal_table("formulas", page.FORMULAS, page.formula_rows(model)))
     if model.serving:
         console.print(page.serving_line(model))
@@ -153,14 +162,6 @@ def _tell(
             plots.plot_check(checked, options.plot.with_stem(f"{options.plot.stem}_check"))
     if options.write:
         page.write(model, checked)
-
-
-def _lengths(text: str) -> list[int]:
-    """Reads whole numbers from 0 on, with commas between them."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between them")
-    return [int(part) for part in parts]
 
 
 if __name__ == "__main__":

@@ -7,19 +7,21 @@ real stack, on other questions, and prints both side by side. docs/pairs.md says
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+import typer
 from rich.console import Console
 from rich.progress import Progress
 from transformers.utils import logging
 
-from evals.asking.flags import positive
+from evals.asking.values import Device
+from evals.commands import run_program
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import provenance
 from evals.figures.report import terminal_table
@@ -34,63 +36,73 @@ from evals.pairs.vocabularies import stitchable
 from model_worker.engine.errors import UnsupportedModel
 from router_svc.trajectory.types import Model
 from rstitch.cli.progress import stopped_by_signals
-from rstitch.errors import RstitchError, invalid
-from rstitch.local.part import StackError, default_threads
+from rstitch.errors import invalid
+from rstitch.local.part import default_threads
 from rstitch.local.stack import LocalStack, WorkerOptions
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Makes the parser."""
-    # fmt: off
-    made = argparse.ArgumentParser(prog="rstitch pairs", description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--llm-model", "--llm", dest="llm", required=True, metavar="DIR",
-                      help="folder or hub id of the LLM")
-    made.add_argument("--slm-model", "--slm", dest="slm", required=True, action="append", metavar="DIR",
-                      help="folder or hub id of a candidate; can be given again")
-    made.add_argument("--data", default="tiny:dev", metavar="FILE|NAME:SPLIT",
-                      help="JSONL with question (and answer), or tiny:dev, programs:dev (default tiny:dev)")
-    made.add_argument("--n", type=positive, default=32, help="questions to predict from (default 32)")
-    made.add_argument("--max-loss", type=float, default=1.0, metavar="POINTS",
-                      help="of accuracy that the proposed tau may cost (default 1)")
-    made.add_argument("--latency-model", "--latency", dest="latency", type=Path, metavar="FILE",
-                      help="of rstitch latency (default: time it here)")
-    made.add_argument("--max-new-tokens", type=positive, help="of an answer (default: what the task needs)")
-    made.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
-    made.add_argument("--dtype", choices=sorted(_DTYPES), default="float32")
-    made.add_argument("--threads", type=positive, default=default_threads(),
-                      help="CPU threads of each model, here and on the stack (default: half of the machine's)")
-    made.add_argument("--check", action="store_true", help="measure the ranking on the real stack too")
-    made.add_argument("--check-n", type=positive, default=100, help="questions of the check (default 100)")
-    made.add_argument("--json", type=Path, metavar="FILE", help="all figures for machines; - prints them")
-    made.add_argument("--write", action="store_true", help="the section of docs/pairs.md, its figures and its plot")
-    made.add_argument("--plot", type=Path, metavar="FILE", help="accuracy over speed-up")
-    # fmt: on
-    return made
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `rstitch pairs`."""
+
+    llm: Annotated[str, typer.Option("--llm-model", "--llm", metavar="DIR", help="Folder or hub id of the LLM.")]
+    slm: Annotated[
+        list[str],
+        typer.Option("--slm-model", "--slm", metavar="DIR", help="Folder or hub id of a candidate; may be repeated."),
+    ]
+    data: Annotated[
+        str,
+        typer.Option(metavar="FILE|NAME:SPLIT", help="JSONL with question (and answer), or tiny:dev, programs:dev."),
+    ] = "tiny:dev"
+    n: Annotated[int, typer.Option(min=1, help="Questions to predict from.")] = 32
+    max_loss: Annotated[float, typer.Option(metavar="POINTS", help="Of accuracy that the proposed tau may cost.")] = 1.0
+    latency: Annotated[
+        Path | None,
+        typer.Option(
+            "--latency-model", "--latency", metavar="FILE", help="Of rstitch latency.", show_default="time it here"
+        ),
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of an answer.", show_default="what the task needs")
+    ] = None
+    device: Device = "cpu"
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the models.")] = "float32"
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=1, help="CPU threads of each model, here and on the stack.", show_default="half of the machine's"
+        ),
+    ] = field(default_factory=default_threads)
+    check: Annotated[bool, typer.Option("--check", help="Measure the ranking on the real stack too.")] = False
+    check_n: Annotated[int, typer.Option(min=1, help="Questions of the check.")] = 100
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="All figures for machines; - prints them.")] = None
+    write: Annotated[bool, typer.Option("--write", help="The section of docs/pairs.md, its figures and its plot.")] = (
+        False
+    )
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Accuracy over speed-up.")] = None
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs the program; returns the exit code."""
+    bad_input = (UnsupportedModel, ValueError, OSError)
+    return run_program("rstitch pairs", __doc__, run, Options, arguments, bad_input=bad_input)
+
+
+def run(options: Options) -> int:
     """Predicts, measures if asked, tells; returns the exit code."""
-    options = parser().parse_args(arguments)
     logging.disable_progress_bar()
     torch.set_num_threads(options.threads)  # as a worker does: with all of the machine's small models crawl
     console = Console(stderr=options.json == Path("-"), highlight=False, width=None if sys.stdout.isatty() else 120)
-    try:
-        with stopped_by_signals(), progress_bar(console) as progress:
-            asked, candidates, how = _predicted(options, progress)
-            served = _served(options, asked, candidates, progress) if options.check else {}
-        _tell(options, candidates, served, how, console)
-    except (StackError, RstitchError, UnsupportedModel, ValueError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
-        return 2 if isinstance(error, ValueError | UnsupportedModel) else 1
-    except KeyboardInterrupt:
-        return 130
+    with stopped_by_signals(), progress_bar(console) as progress:
+        asked, candidates, how = _predicted(options, progress)
+        served = _served(options, asked, candidates, progress) if options.check else {}
+    _tell(options, candidates, served, how, console)
     return 0
 
 
-def _predicted(options: argparse.Namespace, progress: Progress) -> tuple[Asked, list[Candidate], str]:
+def _predicted(options: Options, progress: Progress) -> tuple[Asked, list[Candidate], str]:
     if not 0 <= options.max_loss <= 100:
         raise invalid("--max-loss", f"{options.max_loss} are no points of accuracy.", "Give 0 to 100.")
     asked = questions.load(options.data, options.n, options.check_n if options.check else 0)
@@ -120,9 +132,7 @@ def _predicted(options: argparse.Namespace, progress: Progress) -> tuple[Asked, 
     return asked, ranked(candidates), how
 
 
-def _served(
-    options: argparse.Namespace, asked: Asked, candidates: list[Candidate], progress: Progress
-) -> dict[str, Measured]:
+def _served(options: Options, asked: Asked, candidates: list[Candidate], progress: Progress) -> dict[str, Measured]:
     limit = options.max_new_tokens or asked.max_new_tokens
     worker = partial(WorkerOptions, device=options.device, dtype=options.dtype, threads=options.threads)
     found = {}
@@ -134,7 +144,7 @@ def _served(
 
 
 def _tell(
-    options: argparse.Namespace, candidates: list[Candidate], served: dict[str, Measured], how: str, console: Console
+    options: Options, candidates: list[Candidate], served: dict[str, Measured], how: str, console: Console
 ) -> None:
     pairs = [(candidate, served[candidate.name]) for candidate in candidates if served]
     plain: dict[str, Any] = {

@@ -8,57 +8,65 @@ what the plain pair writes: docs/pairs.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from transformers import AutoModelForCausalLM
 
+from evals.commands import run_program
 from evals.renumber import tokens
 from evals.renumber.weights import renumber_model
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import check_source
-from rstitch.cli.common import exit_code, print_error
-from rstitch.errors import RstitchError, invalid
+from rstitch.errors import invalid
 
 _CONFIG, _TOKENIZER, _TEMPLATE = "tokenizer_config.json", "tokenizer.json", "chat_template.jinja"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `python -m evals.renumber`."""
+
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.")]
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write, new or empty.")]
+    ids: Annotated[tokens.Ids, typer.Option(help="Which change places: those of added tokens, or all.")] = "special"
+    rename: Annotated[
+        tokens.Renamed,
+        typer.Option(
+            help="Which are spelled otherwise: markers of turns and the like, or all special tokens, stop tokens with "
+            "them."
+        ),
+    ] = "none"
+    template: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A chat template in Jinja in place of the model's own, which is otherwise kept but for the names.",
+        ),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Of the permutation.")] = 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program. Returns the exit code: 2 for bad input."""
-    # fmt: off
-    parser = argparse.ArgumentParser(prog="python -m evals.renumber", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
-    parser.add_argument("dest", type=Path, metavar="DEST", help="folder to write, new or empty")
-    parser.add_argument("--ids", choices=("none", "special", "all"), default="special",
-                        help="which change places: those of added tokens, or all (default special)")
-    parser.add_argument("--rename", choices=("none", "markers", "special"), default="none",
-                        help="which are spelled otherwise: markers of turns and the like, or all special tokens, stop "
-                             "tokens with them (default none)")
-    parser.add_argument("--template", type=Path, metavar="FILE",
-                        help="a chat template in Jinja in place of the model's own, which is otherwise kept but for "
-                             "the names")
-    parser.add_argument("--seed", type=int, default=0, help="of the permutation (default 0)")
-    # fmt: on
-    options = parser.parse_args(arguments)
-    try:
-        by = renumber(
-            options.model,
-            options.dest,
-            ids=options.ids,
-            renamed=options.rename,
-            template=options.template.read_text() if options.template else None,
-            seed=options.seed,
-        )
-    except RstitchError as error:
-        print_error(str(error))
-        return exit_code(error)
-    except (UnsupportedModel, OSError) as error:
-        print_error(str(error))
-        return 2
+    bad_input = (UnsupportedModel, OSError)
+    return run_program("python -m evals.renumber", __doc__, run, Options, arguments, bad_input=bad_input)
+
+
+def run(options: Options) -> int:
+    """Renumbers and says how much. Returns the exit code."""
+    by = renumber(
+        options.model,
+        options.dest,
+        ids=options.ids,
+        renamed=options.rename,
+        template=options.template.read_text() if options.template else None,
+        seed=options.seed,
+    )
     moved = sum(old != new for old, new in by.ids.items())
     sys.stdout.write(f"{options.dest}: {moved} ids changed, {len(by.names)} tokens renamed\n")
     return 0

@@ -6,28 +6,35 @@ same, and where each of the others parts.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from evals.asking.run_file import Run, read
-from rstitch.cli.common import exit_code, print_error
-from rstitch.errors import RstitchError
+from evals.commands import run_program
 
 _SHOWN = 40
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `python -m evals.renumber.compare`."""
+
+    plain: Annotated[Path, typer.Argument(metavar="PLAIN", help="Written by rstitch eval run.")]
+    renumbered: Annotated[Path, typer.Argument(metavar="RENUMBERED", help="Another, under other ids.")]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program. Returns the exit code: 1 where a text differs, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m evals.renumber.compare", description=__doc__)
-    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="written by rstitch eval run")
-    options = parser.parse_args(arguments)
-    try:
-        plain, other = (read([path]) for path in options.runs)
-    except RstitchError as error:
-        print_error(str(error))
-        return exit_code(error)
-    num, parted = compare(plain, other)
+    return run_program("python -m evals.renumber.compare", __doc__, run, Options, arguments)
+
+
+def run(options: Options) -> int:
+    """Compares and tells. Returns the exit code: 1 where a text differs."""
+    num, parted = compare(read([options.plain]), read([options.renumbered]))
     sys.stdout.write(f"{num} answers in both; {num - len(parted)} have the same text and the same writers\n")
     sys.stdout.write("".join(f"{line}\n" for line in parted))
     return 1 if parted or not num else 0

@@ -7,14 +7,16 @@ section of docs/shared_parameters.md.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import transformers
+import typer
 from rich.console import Console
 from rich.progress import Progress
 
@@ -23,7 +25,9 @@ from evals.asking.load import Load
 from evals.asking.record import Record
 from evals.asking.run_file import Run
 from evals.asking.systems import Served, Terms
+from evals.asking.values import JsonFile
 from evals.checking.checkers import checker_of
+from evals.commands import run_program
 from evals.figures import answers as figures
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import ROOT, line, provenance
@@ -42,7 +46,24 @@ _ALONE = Load(1)
 _MODELS = ROOT / "models"
 
 
-async def answers(options: argparse.Namespace, addresses: dict[str, str], progress: Progress) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `python -m evals.shared_layers`."""
+
+    n: Annotated[int, typer.Option(min=1, help="Problems of each system.")] = 150
+    split: Annotated[Literal["test", "dev"], typer.Option(help="dev is for choosing.")] = "test"
+    rounds: Annotated[int, typer.Option(min=1, help="Steps of each kind.")] = 100
+    model: Annotated[
+        str, typer.Option(metavar="FOLDER", help="With shared layers.", show_default="the bundled one")
+    ] = str(_MODELS / "tiny-shared-layers")
+    # The most accurate on dev, by the cards of tiny-slm and tiny-shared-layers.
+    pair_tau: Annotated[float, typer.Option(help="Of the pair.")] = 0.005
+    shared_tau: Annotated[float, typer.Option(help="Of the model with shared layers.")] = 0.005
+    json: JsonFile = None
+    no_write: Annotated[bool, typer.Option("--no-write", help="Print only.")] = False
+
+
+async def answers(options: Options, addresses: dict[str, str], progress: Progress) -> list[dict[str, Any]]:
     """One row per policy and way of serving: what was answered how fast, and shared beside the pair."""
     task = load("tiny")
     asked = load_data(task, split=options.split, n=options.n).problems
@@ -80,7 +101,7 @@ def compared(ours: list[Record], theirs: list[Record]) -> dict[str, Any]:
     return {"latency_ratio": ratio, "per_token_ratio": per_token[0] / per_token[1], "difference": accuracy}
 
 
-def steps(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, float], dict[str, dict[str, int]]]:
+def steps(options: Options, progress: Progress) -> tuple[dict[str, float], dict[str, dict[str, int]]]:
     """Microseconds of each step (median), and bytes of each model."""
     torch.set_num_threads(1)
     vocab_size = load_tokenizer(str(_MODELS / "tiny-llm")).vocab_size
@@ -90,19 +111,13 @@ def steps(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, fl
     return medians_us(kinds, options.rounds, lambda: progress.advance(task)), models.memory
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Parses the flags, measures, prints and writes."""
-    parser = argparse.ArgumentParser(prog="python -m evals.shared_layers", description=__doc__)
-    parser.add_argument("--n", type=int, default=150, help="problems of each system (default 150)")
-    parser.add_argument("--split", choices=("test", "dev"), default="test", help="dev is for choosing")
-    parser.add_argument("--rounds", type=int, default=100, help="steps of each kind (default 100)")
-    parser.add_argument("--model", default=str(_MODELS / "tiny-shared-layers"), help="with shared layers, its folder")
-    # The most accurate on dev, by the cards of tiny-slm and tiny-shared-layers.
-    parser.add_argument("--pair-tau", type=float, default=0.005, help="(default 0.005)")
-    parser.add_argument("--shared-tau", type=float, default=0.005, help="(default 0.005)")
-    parser.add_argument("--json", type=Path, help="the figures go there, too")
-    parser.add_argument("--no-write", action="store_true", help="print only")
-    options = parser.parse_args(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the options, measures, prints and writes; returns the exit code."""
+    return run_program("python -m evals.shared_layers", __doc__, run, Options, arguments)
+
+
+def run(options: Options) -> int:
+    """Measures, prints and writes; returns the exit code."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     console = Console()
@@ -121,7 +136,8 @@ def main(arguments: list[str] | None = None) -> None:
         (ROOT / "docs" / "results" / "shared.json").write_text(json.dumps(found, indent=1) + "\n")
         replace_section(ROOT / "docs" / "shared_parameters.md", "shared", text)
         console.print("written: docs/shared_parameters.md, docs/results/shared.json")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,7 +21,7 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 BY_ANSWER = ("math", "boxed", "exact")
 PYTHON = "python:"
 _PYTHON = re.compile(r"python:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
-_CHECKS = 'Choose "math", "boxed", "exact", "code" or "python:module.function".'
+_CHECKS = 'Choose "math", "boxed", "exact" or "python:module.function".'
 
 
 class _Strict(BaseModel):
@@ -58,14 +58,6 @@ class Generator(_Strict):
     solution: str = Field(default="", pattern=rf"(?:{_FUNCTION.pattern})?")
 
 
-class Code(_Strict):
-    """The program that checks an answer's code: `before`, the code, `after`; `{column}` stands for a column."""
-
-    before: str = ""
-    after: str
-    timeout_s: float = Field(default=10.0, gt=0)
-
-
 class Recommended(_Strict):
     """Sampling that the task's figures are usually given for."""
 
@@ -86,8 +78,8 @@ class Task(_Strict):
         input: through the models' chat template, or as plain text.
         reference: what is taken of the answer's column: all, a regular expression's first group, or, for "boxed",
             what is in its last \\boxed{}, if it has one.
-        check: "math" (math-verify), "boxed" (the last \\boxed{} as text), "exact" (that, or the last line), "code" (run
-            in a sandbox) or "python:module.function"; a generator has its own.
+        check: "math" (math-verify), "boxed" (the last \\boxed{} as text), "exact" (that, or the last line) or
+            "python:module.function"; a generator has its own.
     """
 
     name: str
@@ -102,7 +94,6 @@ class Task(_Strict):
     stop: tuple[str, ...] = ()
     reference: str = ""
     check: str = "generator"
-    code: Code | None = None
     max_new_tokens: int = Field(ge=1)
     sampling: Recommended = Recommended()
 
@@ -110,10 +101,9 @@ class Task(_Strict):
     def _is_complete(self) -> Task:
         if (self.generator is None) == (self.check == "generator"):
             raise ValueError(f"a generator brings its own check; other tasks need `check`. {_CHECKS}")
-        if self.check not in (*BY_ANSWER, "code", "generator") and not _PYTHON.fullmatch(self.check):
-            raise ValueError(f"there is no check {self.check!r}. {_CHECKS}")
-        if (self.code is None) == (self.check == "code"):
-            raise ValueError('check = "code" goes with a table [code]')
+        if self.check not in (*BY_ANSWER, "generator") and not _PYTHON.fullmatch(self.check):
+            elsewhere = " What runs code is Inspect (docs/evaluation.md)." if self.check == "code" else ""
+            raise ValueError(f"there is no check {self.check!r}.{elsewhere} {_CHECKS}")
         if self.generator is None and "question" not in self.columns:
             raise ValueError("columns.question is missing")
         if self.check in BY_ANSWER and "answer" not in self.columns:
@@ -174,16 +164,13 @@ def chosen(
 
 
 def of_file(data: Path, check: str, prompt: str = "{question}", max_new_tokens: int = 1024) -> Task:
-    """A task for a file of questions that has none: columns `question` and `answer`, or `question` and `test` for code.
+    """A task for a file of questions that has none: columns `question` and `answer`.
 
     Raises: RstitchError (INVALID_ARGUMENT) that names the flag.
     """
     fields: dict[str, Any] = {"prompt": prompt, "check": check, "max_new_tokens": max_new_tokens}
     columns: dict[str, tuple[str, ...]] = {name: (name,) for name in ("question", "id")}
-    if check == "code":
-        fields["code"] = {"after": "{test}"}
-        columns["test"] = ("test",)
-    elif check in BY_ANSWER:  # a function of the user's sees the row as it is
+    if check in BY_ANSWER:  # a function of the user's sees the row as it is
         columns["answer"] = ("answer",)
     if check == "boxed":
         fields["reference"] = "boxed"

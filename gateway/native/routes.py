@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic_core import to_json
 
@@ -57,9 +57,8 @@ async def generate(request: Request, body: GenerateBody) -> Response:
         events = client.generate(body.text, **body.question())
     first = await anext(events)
     settings: GatewaySettings = request.app.state.settings
-    kept = sse.kept_alive(_framed(first, events), settings.keepalive_s)
-    headers = {"x-session-id": getattr(first, "session_id", "")} | sse.HEADERS
-    return StreamingResponse(kept, media_type=sse.MEDIA_TYPE, headers=headers)
+    headers = {"x-session-id": getattr(first, "session_id", "")}
+    return sse.EventStream(_framed(first, events), settings.keepalive_s, headers)
 
 
 @router.get("/trajectories")

@@ -42,6 +42,14 @@ async def begun(answers: Answers) -> Answers:
 
 async def whole(answers: Answers, shape: Shape) -> dict[str, Any]:
     """Waits for all of them. Raises: ApiError for one that failed; then none of them goes on."""
+    if len(answers) == 1:
+        try:
+            await _read(*answers[0])
+        except RstitchError as error:
+            raise of_router(error) from None
+        finally:
+            await _left(answers)
+        return shape.whole([answers[0][0]])
     tasks = [asyncio.ensure_future(_read(*answer)) for answer in answers]
     try:
         await asyncio.gather(*tasks)
@@ -67,19 +75,16 @@ async def streamed(
         for choice in choices:
             for each in shape.opening(choice):
                 yield _framed(each)
-        async with contextlib.aclosing(_merged(answers)) as events:
-            async for choice, event in events:
-                seen = len(choice.tokens)
-                piece = choice.take(event)
-                tokens = choice.tokens[seen:]
-                if piece.thinking or piece.content or tokens:
-                    made = shape.chunk(choice, piece, tokens)
-                    choice.tokens.clear()
-                    if always_usage:
-                        made["usage"] = shape.usage([choice])["usage"]
-                    yield _framed(made)
-                if isinstance(event, Finished):
-                    yield _framed(shape.ending(choice))
+        if len(answers) == 1:  # nothing to merge: each event passes one generator less
+            ((choice, events),) = answers
+            async for event in events:
+                for made in _told(choice, event, shape, always_usage):
+                    yield made
+        else:
+            async with contextlib.aclosing(_merged(answers)) as merged:
+                async for choice, event in merged:
+                    for made in _told(choice, event, shape, always_usage):
+                        yield made
         if with_usage:
             yield _framed(shape.usage(choices))
     except RstitchError as error:
@@ -92,6 +97,23 @@ async def streamed(
     yield DONE
 
 
+def _told(choice: Choice, event: Event, shape: Shape, always_usage: bool) -> list[bytes]:
+    """The frames that an event becomes; a switch becomes none."""
+    seen = len(choice.tokens)
+    piece = choice.take(event)
+    tokens = choice.tokens[seen:]
+    frames = []
+    if piece.thinking or piece.content or tokens:
+        made = shape.chunk(choice, piece, tokens)
+        choice.tokens.clear()
+        if always_usage:
+            made["usage"] = shape.usage([choice])["usage"]
+        frames.append(_framed(made))
+    if isinstance(event, Finished):
+        frames.append(_framed(shape.ending(choice)))
+    return frames
+
+
 async def _read(choice: Choice, events: AsyncIterator[Event]) -> None:
     async for event in events:
         choice.take(event)
@@ -99,11 +121,6 @@ async def _read(choice: Choice, events: AsyncIterator[Event]) -> None:
 
 async def _merged(answers: Answers) -> AsyncGenerator[tuple[Choice, Event]]:
     """The events of all as they come. Raises what the first of them does that fails."""
-    if len(answers) == 1:
-        ((choice, events),) = answers
-        async for event in events:
-            yield choice, event
-        return
     coming = {asyncio.ensure_future(anext(events)): (choice, events) for choice, events in answers}
     try:
         while coming:

@@ -142,13 +142,24 @@ def usage_of(choices: list[Choice], num_prompts: int = 1) -> dict[str, Any]:
         "switches": sum(each.num_switches for each in usages),
         "discarded_proposals": sum(each.num_discarded_proposals for each in usages),
     }
+    reused = _reused(choices, per_prompt)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        **({"prompt_tokens_details": {"cached_tokens": reused}} if reused is not None else {}),
         "completion_tokens_details": {"reasoning_tokens": thinking},
         "rstitch": ours,
     }
+
+
+def _reused(choices: list[Choice], per_prompt: int) -> int | None:
+    """How many tokens of the prompts were not computed, not even for one of a prompt's choices; None: nobody knows."""
+    known = [choice.finished.usage.num_reused_prompt_tokens if choice.finished else None for choice in choices]
+    told = [each for each in known if each is not None]
+    if len(told) < len(known):
+        return None
+    return sum(min(told[begin : begin + per_prompt]) for begin in range(0, len(told), per_prompt))
 
 
 def _token(data: bytes, logprob: float | None) -> dict[str, Any]:

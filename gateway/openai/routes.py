@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
-from gateway import sse
 from gateway.callers import client_of
 from gateway.described import STREAMED
 from gateway.errors import ApiError, bad, of_router
+from gateway.leaving import Left, WhileHere
 from gateway.names import names, spec_of
 from gateway.openai.answers import begun, streamed, whole
 from gateway.openai.choice import Asked, Choice
@@ -22,14 +22,16 @@ from gateway.openai.requests import ChatRequest, CompletionRequest
 from gateway.openai.requests import Request as Body
 from gateway.openai.said import explained
 from gateway.settings import GatewaySettings
+from gateway.sse import EventStream
 from rstitch.client import Details, Event
 from rstitch.client.aio import AsyncClient
 from rstitch.client.question import Question
-from rstitch.errors import FailedPrecondition, RstitchError, Unavailable
+from rstitch.errors import FailedPrecondition, RstitchError
 
 router = APIRouter(tags=["OpenAI"])
-T = TypeVar("T")
 _CREATED = 0  # of a model: nobody knows
+# Of an answer that is told as a whole, what has come is of use to nobody: this only shows that it goes on.
+_GATHER_MS = 5_000
 
 
 @router.get("/v1/models")
@@ -96,6 +98,8 @@ async def _answered(
     for index, (text, question) in enumerate(questions):
         if details is not None:
             question["details"] = details
+        if not body.stream:
+            question["gather_ms"] = _GATHER_MS
         if session:
             own = f"{session}-{index}" if index else session
             first = client.generate(text, **question | {"session_id": own, "only_if_new": True})
@@ -104,13 +108,15 @@ async def _answered(
             events = client.generate(text, **question)
         answers.append((Choice(asked, index), events))
     try:
-        opened = await _unless_left(request, begun(answers))
+        async with _awaited(request):
+            opened = await begun(answers)
     except RstitchError as error:
         given = "messages" if isinstance(body, ChatRequest) else "prompt"
         raise explained(error, body, request.headers, given) from None
     headers = {"x-session-id": opened[0][0].session_id} | _ignored(body)
     if not body.stream:
-        return JSONResponse(await _unless_left(request, whole(opened, shape)), headers=headers)
+        async with _awaited(request):
+            return JSONResponse(await whole(opened, shape), headers=headers)
     options = body.stream_options
     frames = streamed(
         opened,
@@ -118,8 +124,7 @@ async def _answered(
         with_usage=bool(options and options.include_usage),
         always_usage=bool(options and options.continuous_usage_stats),
     )
-    kept = sse.kept_alive(frames, _settings(request).keepalive_s)
-    return StreamingResponse(kept, media_type=sse.MEDIA_TYPE, headers=headers | sse.HEADERS)
+    return EventStream(frames, _settings(request).keepalive_s, headers)
 
 
 async def _once(client: AsyncClient, session: str, first: AsyncIterator[Event]) -> AsyncIterator[Event]:
@@ -132,32 +137,18 @@ async def _once(client: AsyncClient, session: str, first: AsyncIterator[Event]) 
         except FailedPrecondition as error:
             if error.reason != "SESSION_EXISTS" or events is not first:
                 raise
-        except Unavailable as error:
-            if error.reason == "OWNED_ELSEWHERE":  # after all the time that the client tries to go on
-                error.field, error.remedy = None, "The same request is being answered: send it again later."
-            raise
         finally:
             await events.aclose()  # type: ignore[attr-defined]
 
 
-async def _unless_left(request: Request, work: Awaitable[T]) -> T:
-    """Waits for an answer, and ends it once nobody waits for it any more."""
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_has_left(request))
+@asynccontextmanager
+async def _awaited(request: Request) -> AsyncIterator[None]:
+    """Around work that ends once nobody waits for it any more. Raises: ApiError (499) then."""
     try:
-        await asyncio.wait([task, leaving], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ApiError(499, "The client has left.", code="CLIENT_LEFT")
-        return task.result()
-    finally:
-        for each in (task, leaving):
-            each.cancel()
-        await asyncio.gather(task, leaving, return_exceptions=True)
-
-
-async def _has_left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        async with WhileHere(request.receive):
+            yield
+    except Left:
+        raise ApiError(499, "The client has left.", code="CLIENT_LEFT") from None
 
 
 async def _names(request: Request) -> list[str]:

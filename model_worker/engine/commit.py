@@ -70,7 +70,7 @@ class Committer:
                 and (row in spoilt or math.isnan(outcome.choices.entropies[index]))
             ):
                 # Likewise within a row: a drafted token may be what the one before the draft has read, or what is left.
-                del row.run.session.tokens[row.run.request.end :]
+                row.run.session.cut(row.run.request.end)
                 row.run.draft = ()
                 self._compute_alone(row)
             else:
@@ -91,6 +91,7 @@ class Committer:
         elif row.is_last:
             assert outcome is not None
             events = (self._verify if run.request.draft else self._advance)(run, outcome, index)
+        self._table.leave_windows(run.session)
         self._table.offer(run.session)  # now that nothing of it is on trial, and what is not finite is forgotten
         return events
 
@@ -230,7 +231,7 @@ class Committer:
             self._table.poison(session)  # also where only what is rejected is not finite
         # The kept tokens come back one by one: each may be a stop token, or the last that fits.
         run.draft = ()
-        del session.tokens[end:]
+        session.cut(end)
         events: list[Event] = []
         for place in range(index, index + num_agreed + 1):
             events += self._advance(run, outcome, place)

@@ -24,11 +24,13 @@ from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.signals import SignalMeter
 from model_worker.engine.bookkeeping.states import NO_STATES, StateTable
 from model_worker.engine.bookkeeping.table import SessionTable
+from model_worker.engine.bookkeeping.windows import WindowMap
 from model_worker.engine.commit import Committer
 from model_worker.engine.counters import Capacity, Counters
 from model_worker.engine.errors import SessionClosed
 from model_worker.engine.flight import Flight, account
 from model_worker.engine.forward.invariant_check import check_invariance
+from model_worker.engine.forward.kv_cache import most_keys
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.parity import (
     check_parity,
@@ -62,7 +64,9 @@ class Engine:
             limits = limits_with_states(type(loaded.module).__name__, limits)
         self.limits = limits
         self.counters = Counters()
-        self._pool = PagePool(limits.num_pages, limits.page_size, side_by_side=limits.prefix_cache != "share")
+        self._windows = _windows(loaded, limits)
+        side_by_side = limits.prefix_cache != "share"
+        self._pool = PagePool(limits.num_pages, limits.page_size, side_by_side=side_by_side, windows=self._windows)
         states = StateTable(limits.num_states) if loaded.states else NO_STATES
         self._table = SessionTable(self._pool, limits.prefix_cache, states)
         self._scheduler = self._scheduler_type(self._table, limits)
@@ -272,18 +276,19 @@ class Engine:
 
     def _clean(self) -> None:
         """Zeroes what a forward left infinities or NaN in: a masked slot is read all the same, and must be finite."""
-        self._runner.wipe(self._pool.take_unclean())
+        self._runner.wipe(self._pool.unclean)
+        self._pool.cleaned()
 
     def _new_run(self, request: RunRequest, session: Session) -> Run:
         return self._run_type(0, request, session)
 
     def _new_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
-        return Runner(loaded, self.limits, on_progress)
+        return Runner(loaded, self.limits, on_progress, self._windows)
 
     def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
         """Returns a runner whose logits are the model's own."""
         name = type(loaded.module).__name__
-        tokens = parity_tokens(name, self.limits)
+        tokens = parity_tokens(loaded, self.limits)
         reference = reference_logits(loaded, tokens)
         runner = self._new_runner(loaded, on_progress)
         with parity_session(self._table, tokens) as session:
@@ -291,3 +296,10 @@ class Engine:
         if self.limits.batch_invariant:
             check_invariance(name, runner, self._table, self.limits, self._new_run)
         return runner
+
+
+def _windows(loaded: LoadedModel, limits: Limits) -> WindowMap | None:
+    """Returns the rooms of layers that see a window only; None if they have one for every page."""
+    if not limits.num_window_pages:
+        return None
+    return WindowMap(limits.num_pages, limits.num_window_pages, limits.page_size, most_keys(loaded.shapes))

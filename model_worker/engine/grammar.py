@@ -15,9 +15,10 @@ class Grammar(Protocol):
     def start(self) -> int:
         """The position where the answer begins."""
 
-    def allowed(self, answer: Sequence[int], num: int) -> list[bytes | EngineError]:
-        """Returns which tokens may come after each of the last `num` prefixes of the answer, the shortest first.
+    def allowed(self, tokens: Sequence[int], num_same: int, num: int) -> list[bytes | EngineError]:
+        """Returns which tokens may come after each of the last `num` prefixes of a session, the shortest first.
 
+        Of the session's `tokens` the first `num_same` are those of the call before: they need not be read again.
         Each has a bit for every token of the vocabulary, the lowest of a byte first, and at least one set; or it says
-        why none may come. It is a function of the prefix alone. All are set where the prefix could not be written.
+        why none may come. It is a function of the answer alone. All are set where the prefix could not be written.
         """

@@ -274,4 +274,10 @@ class Limits:
     # Fused kernels for norms, rotary embeddings and gated MLPs, where they give what the model's own code gives;
     # "auto": on CUDA where attention goes through block tables.
     fused: Literal["auto", "on", "off"] = "auto"
+    # Tokens of the prompt by which the engine's logits are compared with the model's own; 0: enough to see a window
+    # that is not too long.
+    check_tokens: int = 0
+    # Pages that layers which see a window only have room for at once; 0: for all, and nothing is given back. Sessions
+    # of such a model share no pages.
+    num_window_pages: int = 0
     num_states: int = 64  # slots for the states of recurrent and convolution layers, where a model has any

@@ -14,6 +14,7 @@ from typing import TypeVar
 import grpc
 
 from rstitch.errors import RstitchError
+from rstitch.service.schema_trial import too_many
 
 _T = TypeVar("_T")
 # Bytes of a request from which on it is a long one.
@@ -58,9 +59,7 @@ class Apart:
     async def make_schema(self, make: Callable[[], None]) -> None:
         """Calls `make`, which tries a schema. Raises RstitchError (RESOURCE_EXHAUSTED) if too many are waiting."""
         if self._num_schemas >= _MAX_SCHEMAS:
-            code, remedy = grpc.StatusCode.RESOURCE_EXHAUSTED, "Try again later."
-            what = f"{self._num_schemas} other schemas are still being read."
-            raise RstitchError(code, "TOO_MANY_SCHEMAS", what, remedy=remedy, retry_after_s=1.0)
+            raise too_many(f"{self._num_schemas} other schemas are still being read.")
         self._num_schemas += 1
         try:
             await asyncio.get_running_loop().run_in_executor(_SCHEMAS, make)

@@ -87,6 +87,7 @@ class Assembly:
         # The journal first: it copies the usage that the store has, and the accounting then adds the claim to it.
         journal = Journal(self.store, claimed.name, claimed.owned, len(tokens), claimed.usage, log.show)
         accounting = Accounting(claimed.usage, started, claim_s, self.clock)
+        accounting.counts_reuse = not (claimed.resumes or vocabularies.is_through_text)
         endings = Endings(vocabularies.ends(settings.stop_token_ids), text)
         for chunk in written:
             endings.read(chunk.tokens, chunk.source.model)

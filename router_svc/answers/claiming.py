@@ -33,21 +33,21 @@ _STORING_S = 3.0
 class OwnersLease:
     """The lease of the router that writes a session, as it is seen from another one."""
 
-    def __init__(self, name: str, refusal: RstitchError) -> None:
+    def __init__(self, name: str) -> None:
         self.was_seen = False
         self._name = name
-        self._refusal = refusal  # raised if that router lives
         self._left_ms = 0
 
-    async def wait(self, owned: OwnedElsewhere) -> None:
-        """Waits a moment before the next try. Raises the refusal if the lease was renewed since the last look."""
+    async def lives(self, owned: OwnedElsewhere) -> bool:
+        """Says whether the lease was renewed since the last look; if not, waits a moment before the next one."""
         if self.was_seen and owned.lease_ms > self._left_ms:
-            raise self._refusal
+            return True
         if not self.was_seen:
             facts = facts_of(self._name)
             _log.info("waiting for the lease of another router", lease_ms=owned.lease_ms, **facts)
         self.was_seen, self._left_ms = True, owned.lease_ms
         await asyncio.sleep(min(_OWNER_POLL_S, owned.lease_ms / 1000 + 0.001))
+        return False
 
 
 async def own(
@@ -62,9 +62,10 @@ async def own(
     Raises `refusal` if another router lives and writes it, or has added to it or ended it while we waited: what was
     asked for was asked while an answer was being written. So for any change if it `must_be_as_read`.
     """
-    lease = OwnersLease(name, refusal)
+    lease = OwnersLease(name)
     while isinstance(outcome := await claim(), OwnedElsewhere):
-        await lease.wait(outcome)
+        if await lease.lives(outcome):
+            raise refusal
     if outcome is None and (lease.was_seen or must_be_as_read):
         raise refusal
     return outcome

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.text.tokenizer import Tokenizer
@@ -67,12 +67,17 @@ class AnswerLog:
         self.outcome = outcome
         self._wake()
 
-    async def follow(self) -> AsyncIterator[list[Chunk]]:
-        """All chunks from the first one on, joined where a reader is behind, until there is an outcome."""
+    async def follow(self, gather_s: float = 0.0) -> AsyncIterator[list[Chunk]]:
+        """All chunks from the first one on, joined where a reader is behind, until there is an outcome.
+
+        They are held back for up to `gather_s`, so that more of them come at once.
+        """
         seen = 0
         while True:
             grown = self._grown
             if seen < len(self._chunks):
+                if gather_s:
+                    await self._gather(seen, gather_s)
                 fresh = self._chunks[seen : seen + _AT_ONCE]
                 seen += len(fresh)
                 yield joined(fresh)
@@ -82,6 +87,13 @@ class AnswerLog:
                 return
             else:
                 await grown.wait()
+
+    async def _gather(self, seen: int, seconds: float) -> None:
+        """Waits until a reader who has seen so many chunks has many before him, or the answer or the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.outcome is None and len(self._chunks) - seen < _AT_ONCE:
+                    await self._grown.wait()
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -65,17 +65,33 @@ def not_finished(name: str, state: State) -> RstitchError:
 
 
 def owned_elsewhere(name: str, lease_s: float) -> RstitchError:
-    """UNAVAILABLE here, while another router lives and writes."""
+    """UNAVAILABLE: another router lives, writes, and does not end what it writes."""
     session_id = id_in(name)
     return RstitchError(
         StatusCode.UNAVAILABLE,
         "OWNED_ELSEWHERE",
         f"another router is writing session {session_id}.",
         field="session_id",
-        remedy="Re-attach there; should it be gone, try again here.",
+        remedy="Try again; should that router be gone, the answer ends then.",
         metadata={"session_id": session_id},
         retry_after_s=lease_s,
     )
+
+
+def router_gone(name: str) -> RstitchError:
+    """ABORTED, for who reads another router's answer: it is not being written any more, and any router may go on."""
+    session_id = id_in(name)
+    what = f"the router that wrote session {session_id} is gone, or stopped before the answer was whole."
+    remedy, metadata = "Re-attach with resume_from; the answer goes on then.", {"session_id": session_id}
+    return RstitchError(StatusCode.ABORTED, "ROUTER_GONE", what, remedy=remedy, metadata=metadata)
+
+
+def answer_over(name: str) -> RstitchError:
+    """FAILED_PRECONDITION, for who reads another router's answer: the next one began before its end was seen."""
+    session_id = id_in(name)
+    what = f"session {session_id} went on to its next answer."
+    remedy, metadata = "GetTrajectory has all of it.", {"session_id": session_id}
+    return RstitchError(StatusCode.FAILED_PRECONDITION, "ANSWER_OVER", what, remedy=remedy, metadata=metadata)
 
 
 def router_draining() -> RstitchError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
@@ -17,10 +18,11 @@ from router_svc.access.quotas import Quotas
 from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.claiming import OwnersLease, cancel_elsewhere, own
-from router_svc.answers.events import context_of
-from router_svc.answers.log import AnswerLog, chunks_of_answer
+from router_svc.answers.following import Following, kept_answer
+from router_svc.answers.kept import Kept
+from router_svc.answers.log import AnswerLog
 from router_svc.answers.observing import Observing
-from router_svc.answers.preparation import Preparation, check_same, read_session
+from router_svc.answers.preparation import Preparation, read_session
 from router_svc.answers.request import Question, Reattach, check_within
 from router_svc.answers.running import RunningAnswer
 from router_svc.observers.observer import AnswerObserver, Observers
@@ -33,16 +35,14 @@ from router_svc.settings import RouterSettings
 from router_svc.trajectory.errors import Fenced, deleted
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.session_names import session_name
-from router_svc.trajectory.store import Cursor, Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.trajectory.types import (
     Chunk,
     Ended,
     Finished,
     Header,
-    Label,
     Source,
     State,
-    Trajectory,
     entropies_of,
 )
 from router_svc.trajectory.usage import Usage
@@ -81,6 +81,8 @@ class Sessions:
         self.observing = Observing(self.preparation, store, quotas, self._check_open, *seen_by)
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}  # by name
+        self.kept = Kept(store)
+        self._following = Following(store.tailing, settings.max_running)
         self._num_beginning = 0  # answers that will be running soon
         self._stale: list[RunningAnswer] = []  # the store may still think that they run
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -140,42 +142,27 @@ class Sessions:
         name = session_name(asked.tenant, asked.session_id)
         async with self._lock(name), self._quotas.admission(asked.session_id) as admission:
             running = self._running.get(name)
-            if running is not None:
-                check_within(asked, running.log.length)
-                return running.log
-            lease = OwnersLease(name, refusals.owned_elsewhere(name, self._lease.lease_s))
+            log = running.log if running is not None else self._following.find(name)
+            if log is not None:
+                check_within(asked, log.length)
+                return log
+            lease = OwnersLease(name)
             while True:
                 outcome = await self._try_attach(name, asked, admission, started)
                 if isinstance(outcome, AnswerLog):
                     return outcome
-                if outcome is not None:
-                    await lease.wait(outcome)
-
-    async def trajectory(self, name: str) -> Trajectory:
-        """The trajectory as it is stored. Raises RstitchError (NOT_FOUND)."""
-        trajectory = await self._store.trajectory(name)
-        if trajectory is None:
-            raise refusals.unknown_session(name)
-        return trajectory
-
-    async def page(
-        self, tenant: str, num: int, before: Cursor | None, *, labelled: bool
-    ) -> tuple[list[Header], Cursor | None]:
-        return await self._store.page(num, before, tenant=tenant, labelled=labelled)
-
-    async def label(self, name: str, label: Label | None) -> None:
-        """Says whether the last answer was right; None takes that back. Raises RstitchError unless it is finished."""
-        state = await self._store.label(name, label)
-        if state is None:
-            raise refusals.unknown_session(name)
-        if state is not State.FINISHED:
-            raise refusals.not_finished(name, state)
+                if outcome is not None and await lease.lives(outcome):
+                    trajectory = await self.kept.trajectory(name)
+                    check_within(asked, trajectory.header.length)
+                    return self._following.begin(name, trajectory, self._pair.vocabularies)
 
     async def cancel(self, name: str) -> Ended:
         """Ends the answer that is being written, here or on another router, and returns once nobody writes it."""
         async with self._lock(name):
             running = self._running.get(name)
             if running is not None:
+                with suppress(RstitchError):  # for those who read it by another router; it ends without, too
+                    await self._store.cancelling.mark(name, patience_s=0)
                 running.cancel()
                 await asyncio.wait({running.task})
                 if isinstance(outcome := running.log.outcome, Finished):
@@ -211,6 +198,7 @@ class Sessions:
 
     async def drain(self) -> None:
         self._draining = True
+        await self._following.drain()
         running = list(self._running.values())
         for answer in running:
             answer.interrupt(refusals.router_draining())
@@ -276,16 +264,15 @@ class Sessions:
         self, name: str, asked: Reattach, admission: Admission, started: float
     ) -> AnswerLog | OwnedElsewhere | None:
         since = self.clock()
-        trajectory = await self.trajectory(name)
+        trajectory = await self.kept.trajectory(name)
         header = trajectory.header
         check_within(asked, header.length)
+        # Before anything is taken or made for it: who only reads another router's answer needs none of that.
+        if self._is_written_elsewhere(header) and (left_ms := await self._store.tailing.lease_ms(header.owner)):
+            return OwnedElsewhere(left_ms)
         settings, vocabularies = AnswerSettings.from_json(header.settings), self._pair.vocabularies
         if header.state is State.FINISHED:
-            check_same(settings, vocabularies)
-            chunks = chunks_of_answer(trajectory.chunks, settings.start)
-            context = context_of(trajectory.chunks, settings.start, vocabularies.answer_tokenizers)
-            tokenizers = vocabularies.answer_tokenizers
-            return AnswerLog(asked.session_id, settings, context, tokenizers, chunks, header.finished)
+            return kept_answer(trajectory, vocabularies)
         await admission.enter(resumes=True)
         prepared = await self.preparation.prepare_again(settings, vocabularies, asked.session_id)
         chunks = list(trajectory.chunks)

@@ -54,6 +54,13 @@ def encode_event(value: Event, tokenizers: Mapping[Model, Tokenizer]) -> router_
     return router_pb2.GenerateResponse(chunk=chunk)
 
 
+def gathered(events: Sequence[router_pb2.GenerateResponse]) -> Sequence[router_pb2.GenerateResponse]:
+    """Some events as one message, none as none; only for clients that take it."""
+    if len(events) > 1:
+        events[0].more.extend(events[1:])
+    return events[:1]
+
+
 def encode_consultation(value: Consultation) -> common_pb2.Consultation:
     """What a head was asked; the contract's fields have the same names."""
     return common_pb2.Consultation(**{name: getattr(value, name) for name in Consultation.__slots__})

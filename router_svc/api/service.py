@@ -76,7 +76,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> AsyncIterator[router_pb2.GenerateResponse]:
         """Begins an answer, or joins the last one of a session, and streams it as it is stored."""
         came = self.sessions.clock()  # first of all: the time to the first token begins here
-        tenant = _tenant()
+        tenant, takes_more, gather_s = _tenant(), request.takes_more, request.gather_ms / 1000
         if request.HasField("resume_from"):
             asked = parse_reattach(request, tenant)
             structlog.contextvars.bind_contextvars(session_id=asked.session_id)
@@ -92,10 +92,14 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             structlog.contextvars.bind_contextvars(session_id=log.session_id)
             position = log.settings.start
         with log.reading():
-            async for response in self._events(log, position):
-                yield response
+            async for ready in self._events(log, position, gather_s):
+                for response in messages.gathered(ready) if takes_more else ready:
+                    yield response
 
-    async def _events(self, log: AnswerLog, position: int) -> AsyncIterator[router_pb2.GenerateResponse]:
+    async def _events(
+        self, log: AnswerLog, position: int, gather_s: float
+    ) -> AsyncIterator[list[router_pb2.GenerateResponse]]:
+        """The events of an answer, those together that are there at the same time."""
         started = router_pb2.Started(
             session_id=log.session_id,
             num_prompt_tokens=log.settings.start,
@@ -103,23 +107,21 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             trace_id=log.settings.trace_id,
             prompt_end=_end_of(log),
         )
-        yield router_pb2.GenerateResponse(started=started)
+        yield [router_pb2.GenerateResponse(started=started)]
         reader = Reader(log.tokenizers, log.context, log.settings.stop, position)
-        async for chunks in log.follow():
-            for event in reader.read(chunks):
-                yield messages.encode_event(event, log.tokenizers)
+        async for chunks in log.follow(gather_s):
+            yield [messages.encode_event(event, log.tokenizers) for event in reader.read(chunks)]
         outcome = log.outcome
         assert outcome is not None
         if isinstance(outcome, RstitchError):
             raise _with_resume_point(outcome, log, reader.position)
-        for event in reader.end():
-            yield messages.encode_event(event, log.tokenizers)
-        yield router_pb2.GenerateResponse(finished=messages.encode_finished(outcome, log.settings))
+        finished = router_pb2.GenerateResponse(finished=messages.encode_finished(outcome, log.settings))
+        yield [*(messages.encode_event(event, log.tokenizers) for event in reader.end()), finished]
 
     async def GetTrajectory(
         self, request: router_pb2.GetTrajectoryRequest, context: Any
     ) -> router_pb2.GetTrajectoryResponse:
-        trajectory = await self.sessions.trajectory(_name(request.session_id))
+        trajectory = await self.sessions.kept.trajectory(_name(request.session_id))
         vocabularies = self.pair.vocabularies
         is_same = is_kept_in(AnswerSettings.from_json(trajectory.header.settings), vocabularies)
         tokenizers = vocabularies.answer_tokenizers if is_same else None  # else these would read other words
@@ -139,7 +141,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> router_pb2.ListTrajectoriesResponse:
         tenant = _tenant()
         num, before = parse_page(request, self.settings.max_list, tenant)
-        headers, ended = await self.sessions.page(tenant, num, before, labelled=request.labelled)
+        headers, ended = await self.sessions.kept.page(tenant, num, before, labelled=request.labelled)
         return router_pb2.ListTrajectoriesResponse(
             trajectories=[messages.encode_trajectory(header) for header in headers],
             next_page_token=encode_page_token(ended, tenant, labelled=request.labelled),
@@ -148,7 +150,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def LabelTrajectory(
         self, request: router_pb2.LabelTrajectoryRequest, context: Any
     ) -> router_pb2.LabelTrajectoryResponse:
-        await self.sessions.label(_name(request.session_id), parse_label(request.label))
+        await self.sessions.kept.label(_name(request.session_id), parse_label(request.label))
         return router_pb2.LabelTrajectoryResponse()
 
     async def CancelGeneration(

@@ -18,14 +18,16 @@ class Cancelling:
         text = (resources.files("router_svc.trajectory") / "cancel.lua").read_text("utf-8")
         self._script = link.redis.register_script(text)
 
-    async def mark(self, session_id: str, epoch: int | None = None) -> Ended | int | None:
+    async def mark(
+        self, session_id: str, epoch: int | None = None, patience_s: float | None = None
+    ) -> Ended | int | None:
         """Marks the answer that is being written as one to end; its router finds the mark at its next append.
 
         Returns its epoch, with which the next call looks at the same answer again; how the session is, if nobody writes
         that answer; None if there is no such session. An answer whose router is gone is interrupted here.
         """
         args = ["" if epoch is None else epoch, keys.ROUTER_PREFIX, time.time_ns() // 1_000_000]
-        reply = await self._link.call(lambda: self._script(keys=[keys.trajectory(session_id)], args=args))
+        reply = await self._link.call(lambda: self._script(keys=[keys.trajectory(session_id)], args=args), patience_s)
         match reply[0]:
             case b"RUNNING":
                 return int(reply[1])

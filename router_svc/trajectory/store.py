@@ -17,7 +17,6 @@ nothing the second time, and shows what a Redis that crashed has forgotten.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from router_svc.trajectory import keys
-from router_svc.trajectory.answer_record import decode_chunk, decode_header, encode_chunks, encode_usage
+from router_svc.trajectory.answer_record import decode_header, encode_chunks, encode_usage
 from router_svc.trajectory.append_metrics import AppendMetrics
 from router_svc.trajectory.cancelling import Cancelling
 from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
@@ -36,6 +35,7 @@ from router_svc.trajectory.group_commit import GroupCommit
 from router_svc.trajectory.redis_address import RedisAddress
 from router_svc.trajectory.redis_link import RedisLink, script_error
 from router_svc.trajectory.session_names import id_in, session_name, tenant_in
+from router_svc.trajectory.tailing import Entries, Tailing, decoded
 from router_svc.trajectory.types import Chunk, FinishReason, Header, Label, State, Trajectory
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
@@ -46,7 +46,6 @@ _log = structlog.get_logger(__name__)
 Cursor = tuple[int, str]
 # Appends of one call: after an outage each may have thousands of arguments, of which Redis 6.2 takes 2**20, and while
 # the call runs Redis serves nobody else.
-_MANY_ENTRIES = 256  # decoded in a few milliseconds
 _MAX_APPENDS = 64
 
 
@@ -89,6 +88,7 @@ class TrajectoryStore:
         self._claim = self._link.redis.register_script(_script("entries.lua", "claim.lua"))
         self._label = self._link.redis.register_script(_script("label.lua"))
         self.cancelling = Cancelling(self._link)
+        self.tailing = Tailing(self._link)
 
     async def close(self) -> None:
         await self._append.close()
@@ -105,7 +105,7 @@ class TrajectoryStore:
         Raises RstitchError (DATA_LOSS) if its chunks hold fewer tokens than its header says.
         """
 
-        async def read() -> tuple[dict[bytes, bytes], list[tuple[bytes, dict[bytes, bytes]]]]:
+        async def read() -> tuple[dict[bytes, bytes], Entries]:
             async with self._link.redis.pipeline(transaction=True) as pipe:
                 pipe.hgetall(keys.trajectory(name))
                 pipe.xrange(keys.chunks(name))
@@ -115,11 +115,7 @@ class TrajectoryStore:
         fields, entries = await self._link.call(read)
         if not fields:
             return None
-        # A long answer has thousands, and what heads were asked may be megabytes. Details of tokens stay packed.
-        if len(entries) > _MANY_ENTRIES or any(b"c" in entry for _, entry in entries):
-            chunks = await asyncio.to_thread(_decode_chunks, entries)
-        else:
-            chunks = _decode_chunks(entries)
+        chunks = await decoded(entries)
         made = Trajectory(decode_header(id_in(name), fields), chunks)
         num = sum(len(chunk.tokens) for chunk in chunks)
         if num != made.header.length:
@@ -308,10 +304,6 @@ def _script(*names: str) -> str:
     """Joins files to one script, those first that define what the last one calls: Redis has no modules."""
     folder = resources.files("router_svc.trajectory")
     return "".join((folder / name).read_text("utf-8") for name in names)
-
-
-def _decode_chunks(entries: list[tuple[bytes, dict[bytes, bytes]]]) -> tuple[Chunk, ...]:
-    return tuple(decode_chunk(entry) for _, entry in entries)
 
 
 def _now_ms() -> int:

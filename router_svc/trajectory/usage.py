@@ -51,6 +51,7 @@ class Usage:
     num_consultations: int = 0
     num_cached_tokens: int = 0
     num_kept_consultations: int = 0
+    num_reused_prompt_tokens: int | None = None  # None until the answer has ended, and where it cannot be counted
     # Position of the first token of the exit's prompt; 0 if the thinking did not end early: an answer begins behind its
     # prompt, so no exit is at 0. Kept here because it must be stored with the token that it counts, as all of this is.
     exit_position: int = 0

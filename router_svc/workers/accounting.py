@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from router_svc.trajectory.types import Model
 from router_svc.trajectory.usage import Usage
+from router_svc.workers.reuse import PromptReuse
 from router_svc.workers.runs import RunFinish
 
 
@@ -16,12 +17,15 @@ class Accounting:
 
         claim (store) | routing | run: a model, or the store's room | routing | run ... | end (store)
 
-    The usage is not zero where another router began the answer.
+    The usage is not zero where another router began the answer. What was reused of the prompt is told if it can be
+    counted: see `counts_reuse`.
     """
 
     def __init__(self, usage: Usage, started: float, claim_s: float, clock: Callable[[], float]) -> None:
         self.usage = usage
         self.now = clock
+        self.reuse = PromptReuse()
+        self.counts_reuse = True  # False where models read other texts' tokens, or another router fed them
         self._started = started - usage.total_time_us / 1e6
         self._idle_since = started + claim_s  # no run that decodes has gone on since
         usage.breakdown.store_us += int(claim_s * 1e6)
@@ -133,5 +137,6 @@ class Accounting:
         """The end is being stored: since the last run only the store was waited for."""
         # Too few where a run broke off, which has not said how often it asked; but what is kept was asked.
         self.usage.num_consultations = max(self.usage.num_consultations, self.usage.num_kept_consultations)
+        self.usage.num_reused_prompt_tokens = self.reuse.num_tokens() if self.counts_reuse else None
         self.usage.breakdown.store_us += self.since_us(self._idle_since)
         self.usage.total_time_us = self.since_us(self._started)

@@ -30,7 +30,15 @@ _log = structlog.get_logger(__name__)
 _MAX_HEADS = 64
 # Fields that the contract's messages have under the same names.
 _INFO_FIELDS = ("model", "vocab_size", "context_length", "dtype", "device", "num_parameters", "instance_id")
-_TIMING_FIELDS = ("queue_us", "forward_us", "host_us", "wait_us", "total_us", "num_cached_tokens")
+_TIMING_FIELDS = (
+    "queue_us",
+    "forward_us",
+    "host_us",
+    "wait_us",
+    "total_us",
+    "num_cached_tokens",
+    "num_computed_tokens",
+)
 _TRANSPORT_CODES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
 
 

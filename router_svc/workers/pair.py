@@ -25,7 +25,10 @@ from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
-_LOOK_EVERY_S = 2.0
+_LOOK_EVERY_S = 1.0
+# A worker that takes longer to say what it is does not answer, as people are told; it may still do so in time.
+_SILENT_S = 0.5
+_NO_ANSWER = "no answer"
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class _Side:
     answers: bool = False
     detail: str = "not reached yet"
     look: asyncio.Event = field(default_factory=asyncio.Event)
+    asked_at: float | None = None  # by the loop's clock, while it is asked what it is
 
 
 class WorkerPair:
@@ -112,9 +116,12 @@ class WorkerPair:
         return {model: side.info.model if side.info else "" for model, side in self._sides.items()}
 
     def status(self, model: Model) -> tuple[bool, str]:
-        """Whether the worker answers, and what it waits for if not."""
+        """Whether the worker answers, and what it waits for if not; of one that answered last, whether it is silent."""
         side = self._sides[model]
-        return side.answers, "" if side.answers else side.detail
+        if not side.answers:
+            return False, side.detail
+        is_silent = side.asked_at is not None and asyncio.get_running_loop().time() - side.asked_at > _SILENT_S
+        return True, _NO_ANSWER if is_silent else ""
 
     async def wait_ready(self) -> None:
         async with self._changed:
@@ -170,7 +177,8 @@ class WorkerPair:
                 backoff.reset()
                 delay_s: float | None = _LOOK_EVERY_S
             except RstitchError as error:
-                detail = f"{error.code.name.lower()}: {error.message}"
+                is_silent = error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+                detail = _NO_ANSWER if is_silent else f"{error.code.name.lower()}: {error.message}"
                 if side.answers or side.detail != detail:
                     _log.warning("waiting for worker", role=model.label, address=side.client.address, error=detail)
                 side.answers, side.detail = False, detail
@@ -185,7 +193,11 @@ class WorkerPair:
                 continue
 
     async def _look(self, model: Model, side: _Side) -> None:
-        info = await side.client.info()
+        side.asked_at = asyncio.get_running_loop().time()
+        try:
+            info = await side.client.info()
+        finally:
+            side.asked_at = None
         if side.info is None or side.info.instance_id != info.instance_id:
             if info.role is not None and info.role is not model:
                 what = f"it says that it is the {info.role.name}"

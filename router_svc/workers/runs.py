@@ -118,6 +118,7 @@ class RunFinish:
     num_accepted: int = 0  # tokens of the draft that were kept
     num_consultations: int = 0  # how often the worker asked the hand-off's head
     num_cached_tokens: int = 0  # fed, and not computed: another session had them
+    num_computed_tokens: int = 0  # put through the model, fed or decoded
 
 
 @dataclass(slots=True)

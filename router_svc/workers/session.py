@@ -245,6 +245,7 @@ class WorkerSession:
         self._held = len(self._tokens)
         self._accounting.count_sent(len(run.tokens))
         pending = self._stream.start(run)
+        self._accounting.reuse.note(self._view.start, run, pending)
         if self._has_foreign_tokens:
             self._has_foreign_tokens, self._tidying = False, pending
         return pending

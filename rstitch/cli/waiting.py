@@ -18,8 +18,10 @@ from rstitch.client.sync import Client
 from rstitch.client.types import Event
 from rstitch.errors import RstitchError
 
+# Silence of that long is looked into, and said if something is away; if nothing is, only after a longer one.
+_AWAY_AFTER_S = 1.0
 _AFTER_S = 4.0
-_LOOK_S = 1.0
+_LOOK_S = 0.5
 _STATUS_TIMEOUT_S = 1.0
 
 # An event, the error that ended them, or None at their end.
@@ -36,7 +38,11 @@ def heard(events: Iterable[Event], client: Client, console: Console) -> Iterator
         try:
             item = arrived.get(timeout=_LOOK_S)
         except queue.Empty:
-            if time.monotonic() - last >= _AFTER_S and (why := _why(client)) != told:
+            silent_s = time.monotonic() - last
+            if silent_s < _AWAY_AFTER_S:
+                continue
+            why, is_away = _why(client)
+            if why != told and (is_away or silent_s >= _AFTER_S):
                 told = why
                 # Amid the text of the answer, which has no line end there.
                 console.print(Text(f"\n… {why}", style="yellow"), soft_wrap=True)
@@ -59,19 +65,20 @@ def _read(events: Iterable[Event], arrived: queue.SimpleQueue[_Item]) -> None:
         arrived.put(None)
 
 
-def _why(client: Client) -> str:
+def _why(client: Client) -> tuple[str, bool]:
+    """Says what is waited for, and whether that is a part which is away."""
     try:
         status = client.status(timeout_s=_STATUS_TIMEOUT_S)
     except RstitchError as error:
-        return f"waiting for the router: {error.message}"
+        return f"waiting for the router: {error.message}", True
     # What the wire says behind the first semicolon is for its makers.
     away = [
         f"the {worker.role.upper()} worker ({worker.detail.partition(';')[0]})"
         for worker in status.workers
-        if not worker.ready
+        if worker.detail or not worker.ready
     ]
     if away:
-        return f"waiting for {' and '.join(away)}; it goes on by itself once it is back"
+        return f"waiting for {' and '.join(away)}; it goes on by itself once it is back", True
     if not status.ready:
-        return f"waiting: {status.detail}"
-    return f"waiting for a token; router and workers are ready, {status.num_running} answers are being written"
+        return f"waiting: {status.detail}", True
+    return f"waiting for a token; router and workers are ready, {status.num_running} answers are being written", False

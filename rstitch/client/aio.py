@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 
-from rstitch.client import common, messages, pages
+from rstitch.client import common, messages, pages, requests
 from rstitch.client.events import Answer, Event, Finished, Model, Observation
 from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
@@ -43,7 +43,7 @@ class AsyncClient(common.Connection):
         self, text: str | None = None, *, timeout_s: float | None = None, **question: Unpack[Question]
     ) -> AsyncIterator[Event]:
         """Asks, and yields the answer as it is written; see `Client.generate`."""
-        return self._events(messages.generate_request(text, **question), timeout_s)
+        return self._events(requests.generate_request(text, **question), timeout_s)
 
     async def answer(
         self, text: str | None = None, *, timeout_s: float | None = None, **question: Unpack[Question]
@@ -53,11 +53,11 @@ class AsyncClient(common.Connection):
 
     def attach(self, session_id: str, resume_from: int = 0, *, timeout_s: float | None = None) -> AsyncIterator[Event]:
         """Goes on with an answer from the token at `resume_from`; 0 means from its first."""
-        return self._events(messages.attach_request(session_id, resume_from), timeout_s)
+        return self._events(requests.attach_request(session_id, resume_from), timeout_s)
 
     async def trajectory(self, session_id: str, *, consultations: bool = False, details: bool = False) -> Trajectory:
         """Fetches a trajectory whole, with what the head was asked and the tokens' details, if wanted and kept."""
-        request = messages.trajectory_request(session_id, consultations, details)
+        request = requests.trajectory_request(session_id, consultations, details)
         reply = await self._call("GetTrajectory", request)
         return messages.trajectory(reply.trajectory)
 
@@ -81,7 +81,7 @@ class AsyncClient(common.Connection):
 
     async def label_trajectory(self, session_id: str, right: bool | None) -> None:
         """Says whether a session's last answer, which must be finished, was right; None takes that back."""
-        await self._call("LabelTrajectory", messages.label_request(session_id, right))
+        await self._call("LabelTrajectory", requests.label_request(session_id, right))
 
     def observe_answer(
         self,
@@ -94,7 +94,7 @@ class AsyncClient(common.Connection):
         **template: Unpack[TemplateArguments],
     ) -> AsyncIterator[Observation]:
         """Yields what the SLM would have thought along an answer; see `Client.observe_answer`."""
-        request = messages.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
+        request = requests.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
         return self._observations(request, timeout_s)
 
     async def tokenize(
@@ -106,12 +106,12 @@ class AsyncClient(common.Connection):
         **template: Unpack[TemplateArguments],
     ) -> Tokenized:
         """Makes the token ids of a text or a chat; see `Client.tokenize`."""
-        request = messages.tokenize_request(text, chat, model, template)
+        request = requests.tokenize_request(text, chat, model, template)
         return read(Tokenized, await self._call("Tokenize", request))
 
     async def detokenize(self, tokens: Sequence[int], *, model: Model = Model.LLM) -> str:
         """Reads token ids of a model as text, special tokens spelled out."""
-        reply = await self._call("Detokenize", messages.detokenize_request(tokens, model))
+        reply = await self._call("Detokenize", requests.detokenize_request(tokens, model))
         text: str = reply.text
         return text
 
@@ -126,7 +126,7 @@ class AsyncClient(common.Connection):
 
     async def put_profile(self, profile: KeptProfile) -> KeptProfile:
         """Keeps a policy under a name, in place of one of that name; ask with `policy=Profile(name)`."""
-        return messages.profile((await self._call("PutProfile", messages.put_profile_request(profile))).profile)
+        return messages.profile((await self._call("PutProfile", requests.put_profile_request(profile))).profile)
 
     async def profiles(self) -> list[KeptProfile]:
         """Lists the profiles that the router keeps, sorted by name."""
@@ -145,7 +145,7 @@ class AsyncClient(common.Connection):
         `data` is the content of a head's file. An `active` one is what its name stands for from the next answer on. It
         is forgotten after `ttl_s` seconds; 0: never.
         """
-        request = messages.store_head_request(name, data, active, ttl_s, description)
+        request = requests.store_head_request(name, data, active, ttl_s, description)
         full_name: str = (await self._call("StoreHead", request)).full_name
         return full_name
 
@@ -201,11 +201,10 @@ class AsyncClient(common.Connection):
             call = self._begin("Generate", state.request(), state.time_left_s())
             try:
                 async for response in call:
-                    event = state.accept(response)
-                    if event is not None:
+                    for event in state.accept(response):
                         yield event
-                    if isinstance(event, Finished):
-                        return
+                        if isinstance(event, Finished):
+                            return
                 lost = ended_early()
             except grpc.RpcError as error:
                 lost = self._explained(error)

@@ -200,6 +200,7 @@ class Usage:
     num_consultations: int = 0
     num_cached_tokens: int = 0
     num_kept_consultations: int = 0
+    num_reused_prompt_tokens: int | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -82,3 +82,4 @@ class Question(TemplateArguments, total=False):
     session_id: str  # continues a conversation or names a new one
     only_if_new: bool  # it must name a new one: SESSION_EXISTS if there is one, whoever else asks at the same moment
     on_disconnect: Literal["continue", "stop"] | None  # when nobody reads any more; None: as the router is set
+    gather_ms: int  # events may be held back for so long to come together, which costs less; 0: none is

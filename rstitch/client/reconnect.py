@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Iterator
 
 import grpc
 
 from rstitch.backoff import Backoff
-from rstitch.client import messages
+from rstitch.client import messages, requests
 from rstitch.client.common import UNREACHABLE
 from rstitch.client.events import Chunk, Event, Finished, Started, Switch
 from rstitch.errors import RstitchError
@@ -41,10 +42,12 @@ class Resumable:
     def __init__(self, request: router_pb2.GenerateRequest, *, reconnect_s: float, timeout_s: float | None) -> None:
         self._question = router_pb2.GenerateRequest()
         self._question.CopyFrom(request)
+        self._question.takes_more = True
         self._ours = not request.session_id
         if self._ours:
             self._question.session_id = uuid.uuid4().hex
         self._attaching = request.HasField("resume_from")
+        self._was_put_off = False
         self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self._backoff = Backoff(first_s=_FIRST_WAIT_S, max_s=_LONGEST_WAIT_S, patience_s=reconnect_s)
         self._started = False
@@ -55,15 +58,23 @@ class Resumable:
     def request(self) -> router_pb2.GenerateRequest:
         """Gives the message to send now: the question, or the wish to go on where the last stream ended."""
         if self._attaching:
-            return messages.attach_request(self._question.session_id, self._next_position)
+            request = requests.attach_request(self._question.session_id, self._next_position)
+            request.takes_more, request.gather_ms = True, self._question.gather_ms
+            return request
         return self._question
 
     def time_left_s(self) -> float | None:
         """Says how many seconds the next call may take; None means any."""
         return None if self._deadline == math.inf else max(0.0, self._deadline - time.monotonic())
 
-    def accept(self, response: router_pb2.GenerateResponse) -> Event | None:
-        """Gives the event to hand out, None if that was done before. Raises: RstitchError (DATA_LOSS) on a gap."""
+    def accept(self, response: router_pb2.GenerateResponse) -> Iterator[Event]:
+        """Gives the events to hand out, not those that were before. Raises: RstitchError (DATA_LOSS) on a gap."""
+        for each in (response, *response.more):
+            event = self._new(each)
+            if event is not None:
+                yield event
+
+    def _new(self, response: router_pb2.GenerateResponse) -> Event | None:
         event = messages.event(response)
         match event:
             case Started():
@@ -91,14 +102,15 @@ class Resumable:
         left_s = self._deadline - time.monotonic()
         if delay_s is None or left_s <= 0 or not self._may_retry(error):
             raise self._with_what_was_kept(error)
-        self._attaching = True
+        self._attaching = self._attaching or self._ours
+        self._was_put_off = True
         return min(left_s, delay_s)
 
     def _may_retry(self, error: RstitchError) -> bool:
         if not (self._started or self._ours or self._attaching):
             # The session existed before and the router may or may not have taken the question: to ask again could put
             # it there twice, to re-attach could give the answer to the question before.
-            return False
+            return self._question.only_if_new and self._is_put_off(error)
         if error.reason == UNREACHABLE:
             # Nobody there when asked for the first time: the caller should know now, not after a long wait.
             return self._attaching
@@ -110,6 +122,12 @@ class Resumable:
         if error.code is _Code.UNAVAILABLE:
             return True
         return error.code in _PASSING and (says_when or "resume_from" in error.metadata)
+
+    def _is_put_off(self, error: RstitchError) -> bool:
+        """Whether a question for a new session was surely not taken, and may be soon: it is asked again as it is."""
+        if error.reason == UNREACHABLE:  # the router that put it off is gone by now
+            return self._was_put_off
+        return error.code is _Code.UNAVAILABLE and error.retry_after_s is not None
 
     def _start(self, event: Started) -> Event | None:
         if self._started:

@@ -14,6 +14,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
 from rstitch.client.types import Budget, EarlyExit, Policy
@@ -91,7 +92,7 @@ def _unescaped(text: str) -> str:
 
 
 def _made(name: str, kind: type, arguments: str) -> Any:
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     given: dict[str, Any] = {}
     for index, argument in enumerate(filter(None, arguments.split(","))):
@@ -107,6 +108,12 @@ def _made(name: str, kind: type, arguments: str) -> Any:
     if missing:
         raise invalid(f"policy {name}", f"{missing[0]} is missing.", f"Write {name}:{missing[0]}=VALUE.")
     return kind(**given)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a kind's fields; they are texts, and to read them takes longer than a request may."""
+    return get_type_hints(kind)
 
 
 def _value(field: str, hint: Any, text: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 
-from rstitch.client import common, messages, pages
+from rstitch.client import common, messages, pages, requests
 from rstitch.client.events import Answer, Event, Finished, Model, Observation
 from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
@@ -48,7 +48,7 @@ class Client(common.Connection):
         as it is; `chat` goes through the models' chat template. `timeout_s` is for the whole answer, reconnections
         included. The other arguments are those of `Question`.
         """
-        return self._events(messages.generate_request(text, **question), timeout_s)
+        return self._events(requests.generate_request(text, **question), timeout_s)
 
     def answer(
         self, text: str | None = None, *, timeout_s: float | None = None, **question: Unpack[Question]
@@ -58,11 +58,11 @@ class Client(common.Connection):
 
     def attach(self, session_id: str, resume_from: int = 0, *, timeout_s: float | None = None) -> Iterator[Event]:
         """Goes on with an answer from the token at `resume_from`; 0 means from its first."""
-        return self._events(messages.attach_request(session_id, resume_from), timeout_s)
+        return self._events(requests.attach_request(session_id, resume_from), timeout_s)
 
     def trajectory(self, session_id: str, *, consultations: bool = False, details: bool = False) -> Trajectory:
         """Fetches a trajectory whole, with what the head was asked and the tokens' details, if wanted and kept."""
-        request = messages.trajectory_request(session_id, consultations, details)
+        request = requests.trajectory_request(session_id, consultations, details)
         reply = self._call("GetTrajectory", request)
         return messages.trajectory(reply.trajectory)
 
@@ -83,7 +83,7 @@ class Client(common.Connection):
 
     def label_trajectory(self, session_id: str, right: bool | None) -> None:
         """Says whether a session's last answer, which must be finished, was right; None takes that back."""
-        self._call("LabelTrajectory", messages.label_request(session_id, right))
+        self._call("LabelTrajectory", requests.label_request(session_id, right))
 
     def observe_answer(
         self,
@@ -101,7 +101,7 @@ class Client(common.Connection):
         models' stop token behind it. Positions count the trajectory; of a given answer, and where the two models have
         no ids in common, they count the prompt and the answer in the SLM's ids.
         """
-        request = messages.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
+        request = requests.observe_request(tau, session_id=session_id, chat=chat, text=text, **template)
         return self._observations(request, timeout_s)
 
     def tokenize(
@@ -116,12 +116,12 @@ class Client(common.Connection):
 
         `model` says whose tokenizer and chat template; the ids of questions and answers are the LLM's.
         """
-        request = messages.tokenize_request(text, chat, model, template)
+        request = requests.tokenize_request(text, chat, model, template)
         return read(Tokenized, self._call("Tokenize", request))
 
     def detokenize(self, tokens: Sequence[int], *, model: Model = Model.LLM) -> str:
         """Reads token ids of a model as text, special tokens spelled out."""
-        reply = self._call("Detokenize", messages.detokenize_request(tokens, model))
+        reply = self._call("Detokenize", requests.detokenize_request(tokens, model))
         text: str = reply.text
         return text
 
@@ -140,7 +140,7 @@ class Client(common.Connection):
 
     def put_profile(self, profile: KeptProfile) -> KeptProfile:
         """Keeps a policy under a name, in place of one of that name; ask with `policy=Profile(name)`."""
-        return messages.profile((self._call("PutProfile", messages.put_profile_request(profile))).profile)
+        return messages.profile((self._call("PutProfile", requests.put_profile_request(profile))).profile)
 
     def profiles(self) -> list[KeptProfile]:
         """Lists the profiles that the router keeps, sorted by name."""
@@ -157,7 +157,7 @@ class Client(common.Connection):
         `data` is the content of a head's file. An `active` one is what its name stands for from the next answer on. It
         is forgotten after `ttl_s` seconds; 0: never.
         """
-        request = messages.store_head_request(name, data, active, ttl_s, description)
+        request = requests.store_head_request(name, data, active, ttl_s, description)
         full_name: str = self._call("StoreHead", request).full_name
         return full_name
 
@@ -211,11 +211,10 @@ class Client(common.Connection):
             call = self._begin("Generate", state.request(), state.time_left_s())
             try:
                 for response in call:
-                    event = state.accept(response)
-                    if event is not None:
+                    for event in state.accept(response):
                         yield event
-                    if isinstance(event, Finished):
-                        return
+                        if isinstance(event, Finished):
+                            return
                 lost = ended_early()
             except grpc.RpcError as error:
                 lost = self._explained(error)

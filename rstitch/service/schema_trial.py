@@ -1,4 +1,5 @@
-"""A JSON schema is tried in a process that can be ended, before anything that serves others takes it in.
+"""A JSON schema is tried in a process that can be ended, before anything that serves others takes it in: by the router,
+and by a worker, whoever asks that.
 
 What a schema costs to make cannot be seen by looking at it, and neither be stopped from within nor from another thread:
 one of forty bytes can take minutes and all memory. What is tried knows no vocabulary; the work is not in that.
@@ -49,9 +50,9 @@ def _tried(schema: str) -> dict[str, str] | None:
             start_new_session=True, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise _busy() from None
+        raise too_many("there was no time to read the schema.") from None
     if done.returncode in (-signal.SIGKILL, -signal.SIGTERM):
-        raise _busy()
+        raise too_many("there was no time to read the schema.")
     if done.returncode != 0:
         last = done.stderr.decode(errors="replace").strip()[-500:]
         _log.warning("the trial of a schema was ended", code=done.returncode, said=last, bytes=len(schema))
@@ -60,9 +61,9 @@ def _tried(schema: str) -> dict[str, str] | None:
     return said
 
 
-def _busy() -> RstitchError:
-    """Of a trial that the machine ended: that is not kept as the schema's fault."""
-    code, what = grpc.StatusCode.RESOURCE_EXHAUSTED, "there was no time to read the schema."
+def too_many(what: str) -> RstitchError:
+    """RESOURCE_EXHAUSTED of a schema that is not tried, or whose trial the machine ended: not the schema's fault."""
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
     return RstitchError(code, "TOO_MANY_SCHEMAS", what, remedy="Try again later.", retry_after_s=1.0)
 
 

@@ -107,7 +107,7 @@ LABEL_RIGHT: Label
 LABEL_WRONG: Label
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("session_id", "only_if_new", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard", "budget", "cache_salt", "stop_token_ids", "keep_consultations", "on_disconnect", "details", "json_schema")
+    __slots__ = ("session_id", "only_if_new", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard", "budget", "cache_salt", "stop_token_ids", "keep_consultations", "on_disconnect", "details", "json_schema", "takes_more", "gather_ms")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     ONLY_IF_NEW_FIELD_NUMBER: _ClassVar[int]
     RESUME_FROM_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +127,8 @@ class GenerateRequest(_message.Message):
     ON_DISCONNECT_FIELD_NUMBER: _ClassVar[int]
     DETAILS_FIELD_NUMBER: _ClassVar[int]
     JSON_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    TAKES_MORE_FIELD_NUMBER: _ClassVar[int]
+    GATHER_MS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     only_if_new: bool
     resume_from: int
@@ -146,7 +148,9 @@ class GenerateRequest(_message.Message):
     on_disconnect: OnDisconnect
     details: Details
     json_schema: str
-    def __init__(self, session_id: _Optional[str] = ..., only_if_new: bool = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., cache_salt: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., keep_consultations: _Optional[int] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., details: _Optional[_Union[Details, _Mapping]] = ..., json_schema: _Optional[str] = ...) -> None: ...
+    takes_more: bool
+    gather_ms: int
+    def __init__(self, session_id: _Optional[str] = ..., only_if_new: bool = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., cache_salt: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., keep_consultations: _Optional[int] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., details: _Optional[_Union[Details, _Mapping]] = ..., json_schema: _Optional[str] = ..., takes_more: bool = ..., gather_ms: _Optional[int] = ...) -> None: ...
 
 class Details(_message.Message):
     __slots__ = ("top_logprobs",)
@@ -305,16 +309,18 @@ class Budget(_message.Message):
     def __init__(self, llm_tokens: _Optional[int] = ..., max_switches: _Optional[int] = ..., then: _Optional[_Union[BudgetThen, str]] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("started", "chunk", "switch", "finished")
+    __slots__ = ("started", "chunk", "switch", "finished", "more")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     SWITCH_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     started: Started
     chunk: Chunk
     switch: Switch
     finished: Finished
-    def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., switch: _Optional[_Union[Switch, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
+    more: _containers.RepeatedCompositeFieldContainer[GenerateResponse]
+    def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., switch: _Optional[_Union[Switch, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., more: _Optional[_Iterable[_Union[GenerateResponse, _Mapping]]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("session_id", "num_prompt_tokens", "position", "trace_id", "prompt_end")
@@ -392,7 +398,7 @@ class EarlyExitTaken(_message.Message):
     def __init__(self, position: _Optional[int] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us", "num_run_ahead_tokens", "num_run_ahead_discarded", "breakdown", "num_draft_tokens", "num_accepted_draft_tokens", "num_trials", "num_trial_tokens", "trial_time_us", "num_consultations", "num_cached_tokens", "num_kept_consultations")
+    __slots__ = ("num_prompt_tokens", "num_slm_tokens", "num_llm_tokens", "num_discarded_proposals", "num_switches", "num_catch_up_tokens", "slm_time_us", "llm_time_us", "time_to_first_token_us", "total_time_us", "slm_forward_us", "llm_forward_us", "num_run_ahead_tokens", "num_run_ahead_discarded", "breakdown", "num_draft_tokens", "num_accepted_draft_tokens", "num_trials", "num_trial_tokens", "trial_time_us", "num_consultations", "num_cached_tokens", "num_kept_consultations", "num_reused_prompt_tokens")
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_SLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_LLM_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -416,6 +422,7 @@ class Usage(_message.Message):
     NUM_CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_KEPT_CONSULTATIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_REUSED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     num_prompt_tokens: int
     num_slm_tokens: int
     num_llm_tokens: int
@@ -439,7 +446,8 @@ class Usage(_message.Message):
     num_consultations: int
     num_cached_tokens: int
     num_kept_consultations: int
-    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., num_run_ahead_tokens: _Optional[int] = ..., num_run_ahead_discarded: _Optional[int] = ..., breakdown: _Optional[_Union[TimeBreakdown, _Mapping]] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., num_trials: _Optional[int] = ..., num_trial_tokens: _Optional[int] = ..., trial_time_us: _Optional[int] = ..., num_consultations: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., num_kept_consultations: _Optional[int] = ...) -> None: ...
+    num_reused_prompt_tokens: int
+    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_slm_tokens: _Optional[int] = ..., num_llm_tokens: _Optional[int] = ..., num_discarded_proposals: _Optional[int] = ..., num_switches: _Optional[int] = ..., num_catch_up_tokens: _Optional[int] = ..., slm_time_us: _Optional[int] = ..., llm_time_us: _Optional[int] = ..., time_to_first_token_us: _Optional[int] = ..., total_time_us: _Optional[int] = ..., slm_forward_us: _Optional[int] = ..., llm_forward_us: _Optional[int] = ..., num_run_ahead_tokens: _Optional[int] = ..., num_run_ahead_discarded: _Optional[int] = ..., breakdown: _Optional[_Union[TimeBreakdown, _Mapping]] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., num_trials: _Optional[int] = ..., num_trial_tokens: _Optional[int] = ..., trial_time_us: _Optional[int] = ..., num_consultations: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., num_kept_consultations: _Optional[int] = ..., num_reused_prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class TimeBreakdown(_message.Message):
     __slots__ = ("slm_forward_us", "llm_forward_us", "background_us", "scheduling_us", "waiting_us", "transport_us", "store_us", "routing_us")

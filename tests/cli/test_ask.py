@@ -125,19 +125,31 @@ def test_the_command_is_named_where_the_connection_is_lost_and_where_the_answer_
 
 
 @pytest.mark.parametrize(
-    ("workers", "ready", "told"),
+    ("workers", "ready", "silent", "told"),
     [
-        (False, True, "waiting for the SLM worker (no answer) and the LLM worker (no answer); it goes on by itself"),
-        (True, False, "waiting for the SLM worker (no answer)"),
-        (True, True, "waiting for a token; router and workers are ready, 0 answers"),
+        (
+            False,
+            True,
+            True,
+            "waiting for the SLM worker (no answer) and the LLM worker (no answer); it goes on by itself",
+        ),
+        (
+            True,
+            True,
+            True,
+            "waiting for the SLM worker (no answer) and the LLM worker (no answer); it goes on by itself",
+        ),
+        (True, False, True, "waiting for the SLM worker (no answer)"),
+        (True, True, False, "waiting for a token; router and workers are ready, 0 answers"),
     ],
 )
 def test_what_an_answer_waits_for_is_said(
-    run: Run, router: FakeRouter, monkeypatch: pytest.MonkeyPatch, workers: bool, ready: bool, told: str
+    run: Run, router: FakeRouter, monkeypatch: pytest.MonkeyPatch, workers: bool, ready: bool, silent: bool, told: str
 ) -> None:
-    monkeypatch.setattr("rstitch.cli.waiting._AFTER_S", 0.0)
+    for bound in ("_AFTER_S", "_AWAY_AFTER_S"):
+        monkeypatch.setattr(f"rstitch.cli.waiting.{bound}", 0.0)
     monkeypatch.setattr("rstitch.cli.waiting._LOOK_S", 0.01)
-    router.workers_ready, router.ready = workers, ready
+    router.workers_ready, router.ready, router.workers_silent = workers, ready, silent
 
     def wait(number: int) -> None:
         # What was found out first is said before it is found out again.

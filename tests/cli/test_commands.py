@@ -127,6 +127,13 @@ def test_health_with_a_worker_away_is_code_1(run: Run, router: FakeRouter) -> No
     assert result.exit_code == run("health", "--json").exit_code == 1
 
 
+def test_health_names_a_worker_that_is_silent_at_the_moment(run: Run, router: FakeRouter) -> None:
+    router.workers_silent = True
+    result = run("health")
+    assert "no answer" in result.stdout
+    assert result.exit_code == 0, "it may only be slow"
+
+
 @pytest.mark.parametrize(("serving", "code"), [(True, 0), (False, 1)])
 def test_health_of_an_address_is_its_grpc_health(run: Run, router: FakeRouter, serving: bool, code: int) -> None:
     router.set_health(serving)

@@ -55,7 +55,7 @@ from rstitch import (
     Unavailable,
     errors,
 )
-from rstitch.client import events, messages, policies, question, status
+from rstitch.client import events, messages, policies, question, requests, status
 from rstitch.client.specs import Spec, parse, text_of
 from rstitch.errors import FailedPrecondition
 from rstitch.service.telemetry import context_from_traceparent
@@ -97,7 +97,7 @@ def test_a_name_that_comes_first_need_not_be_named() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 def test_every_policy_survives_the_round_trip(policy: Any) -> None:
-    assert messages.trajectory(pb.Trajectory(policy=messages.policy_message(policy))).policy == policy
+    assert messages.trajectory(pb.Trajectory(policy=requests.policy_message(policy))).policy == policy
 
 
 def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
@@ -115,6 +115,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
         only_if_new=True,
         cache_salt="tenant",
         on_disconnect="stop",
+        gather_ms=250,
         details=Details(4),
     )
     (question,) = router.questions
@@ -130,6 +131,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
     assert question.only_if_new
     assert list(question.stop_token_ids) == [7, 8]
     assert question.on_disconnect == pb.ON_DISCONNECT_STOP
+    assert (question.gather_ms, question.takes_more) == (250, True)
     assert question.details.top_logprobs == 4
 
 
@@ -375,7 +377,7 @@ def test_whoever_leaves_an_observation_ends_its_call(router: FakeRouter) -> None
 )
 def test_what_is_no_answer_to_observe_is_refused(asked: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        messages.observe_request(**{"tau": 0.0, **asked})
+        requests.observe_request(**{"tau": 0.0, **asked})
     assert caught.value.field == field
     assert caught.value.remedy
 
@@ -493,7 +495,7 @@ def test_exported_members() -> None:
 
 def test_a_question_has_the_arguments_of_its_message() -> None:
     """`Question` types what `generate_request` takes; a name that neither knows is an error, not ignored."""
-    taken = inspect.signature(messages.generate_request).parameters
+    taken = inspect.signature(requests.generate_request).parameters
     assert set(Question.__annotations__) == set(taken) - {"text"}
     with Client("127.0.0.1:1") as client, pytest.raises(TypeError, match="max_tokens"):
         client.generate("What?", max_tokens=3)  # type: ignore[call-arg]

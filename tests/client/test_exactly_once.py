@@ -10,7 +10,9 @@ import grpc
 import pytest
 
 from rstitch import Chunk, Event, Finished, RstitchError, Started, Switch
-from rstitch.client import messages
+from rstitch.client import messages, requests
+from rstitch.client.common import UNREACHABLE
+from rstitch.client.reconnect import Resumable
 from tests.client.conftest import Ask
 from tests.support.fake_router import FakeRouter
 from tests.support.flaky_proxy import FlakyProxy
@@ -57,6 +59,16 @@ def lose_sometimes(seed: int, error: RstitchError, probability: float = 0.15) ->
 def test_streams_ended_by_the_router(router: FakeRouter, ask: Ask, seed: int, error: RstitchError) -> None:
     lose = lose_sometimes(seed, error)
     router.before_event = lambda n: lose(n) if error is not BUSY or n > 2 else None
+    events = ask(router.address, "generate", "What?")
+    assert told(events) == expected(router)
+    assert len(router.questions) == 1
+
+
+@pytest.mark.parametrize("at_once", [2, 5, 1000])
+def test_events_that_come_in_one_message(router: FakeRouter, ask: Ask, at_once: int) -> None:
+    lose = lose_sometimes(at_once, LOST)
+    router.at_once = at_once
+    router.before_event = lambda n: lose(n) if at_once < 1000 else None
     events = ask(router.address, "generate", "What?")
     assert told(events) == expected(router)
     assert len(router.questions) == 1
@@ -131,6 +143,60 @@ def test_a_follow_up_question_that_may_have_been_taken_is_not_repeated(router: F
     with pytest.raises(RstitchError, match="goes away"):
         ask(router.address, "generate", "And then?", session_id="talk")
     assert len(router.questions) == 1
+
+
+def test_a_question_for_a_new_session_waits_for_a_router_that_is_being_restarted(router: FakeRouter, ask: Ask) -> None:
+    def refuse(n: int) -> None:
+        if n < 3:
+            raise LOST
+
+    router.before_event = refuse
+    assert told(ask(router.address, "generate", "What?", session_id="talk", only_if_new=True)) == expected(router)
+    assert len(router.questions) == 1
+    assert [name for name, _ in router.calls] == ["Generate"] * 4
+
+
+def test_a_question_that_waited_in_vain_is_told_that_its_session_is_not_new(router: FakeRouter, ask: Ask) -> None:
+    """It never reads the answer of another as its own."""
+
+    def refuse(n: int) -> None:
+        if n == 0:
+            router.before_event = lambda n: None
+            ask(router.address, "generate", "What else?", session_id="talk", only_if_new=True)
+            raise LOST
+
+    router.before_event = refuse
+    with pytest.raises(RstitchError) as caught:
+        ask(router.address, "generate", "What?", session_id="talk", only_if_new=True)
+    assert caught.value.reason == "SESSION_EXISTS"
+    assert [question.text for question in router.questions] == ["What else?"]
+
+
+def test_a_question_for_a_new_session_that_may_have_been_taken_is_not_repeated(router: FakeRouter, ask: Ask) -> None:
+    def lose_the_start(n: int) -> None:
+        if n == 1:
+            raise CANCELLED
+
+    router.before_event = lose_the_start
+    with pytest.raises(RstitchError) as caught:
+        ask(router.address, "generate", "What?", session_id="talk", only_if_new=True)
+    assert caught.value.code is grpc.StatusCode.CANCELLED
+    assert len(router.calls) == 1
+
+
+def test_nobody_there_is_waited_for_only_after_a_router_said_that_it_stops() -> None:
+    nobody = RstitchError(grpc.StatusCode.UNAVAILABLE, UNREACHABLE, "no router answers")
+
+    def follower() -> Resumable:
+        request = requests.generate_request("What?", session_id="talk", only_if_new=True)
+        return Resumable(request, reconnect_s=30, timeout_s=None)
+
+    with pytest.raises(RstitchError, match="no router answers"):
+        follower().wait_after(nobody)
+    told_to_wait = follower()
+    for error in (LOST, nobody, nobody, LOST):
+        assert told_to_wait.wait_after(error) > 0
+        assert told_to_wait.request().text == "What?"
 
 
 @pytest.mark.parametrize("position", [0, NUM_PROMPT_TOKENS + 7, NUM_PROMPT_TOKENS + 60])

@@ -17,6 +17,7 @@ from model_worker.engine.forward import native
 from model_worker.engine.forward.attention_native import NativeAttention
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache, LayerShape
+from model_worker.engine.forward.reach import Reach
 from model_worker.engine.types import RunRequest
 from tests.support.engines import make_engine
 
@@ -61,47 +62,63 @@ def _fill(cache: KvCache, rows: list[Row]) -> list[tuple[Tensor, Tensor]]:
     return held
 
 
-def _naive(q: Tensor, k: Tensor, v: Tensor, start: int, softcap: float | None) -> Tensor:
+def _naive(q: Tensor, k: Tensor, v: Tensor, start: int, shape: LayerShape, sinks: Tensor | None = None) -> Tensor:
     """[tokens, heads, value_dim] in float64, by the formula; q [tokens, heads, dim], k and v [keys, kv_heads, dim]."""
     repeats = q.shape[1] // k.shape[1]
     k, v = (t.double().repeat_interleave(repeats, 1) for t in (k, v))
     scores = torch.einsum("thd,shd->hts", q.double(), k) * SCALE
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    unseen = torch.arange(k.shape[0])[None] > torch.arange(start, start + q.shape[0])[:, None]
-    return torch.einsum("hts,shd->thd", scores.masked_fill(unseen, float("-inf")).softmax(-1), v)
+    if shape.softcap is not None:
+        scores = shape.softcap * torch.tanh(scores / shape.softcap)
+    keys, positions = torch.arange(k.shape[0])[None], torch.arange(start, start + q.shape[0])[:, None]
+    unseen = keys > positions
+    if shape.reach.window:
+        unseen |= keys <= positions - shape.reach.window
+    if shape.reach.chunk:
+        unseen |= keys < positions // shape.reach.chunk * shape.reach.chunk
+    scores = scores.masked_fill(unseen, float("-inf"))
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.double()[:, None, None].expand(-1, q.shape[0], 1)], dim=-1)
+    return torch.einsum("hts,shd->thd", scores.softmax(-1)[..., : k.shape[0]], v)
 
 
-def _attend(cache: KvCache, rows: list[Row], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend(cache: KvCache, rows: list[Row], q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
     attention = NativeAttention(cache)
     batch = Batch.of(rows, cache.page_size)
     attention.begin(batch, torch.tensor(batch.slots))
     # As a layer passes them: [1, heads, tokens, dim], in the memory of [tokens, heads, dim].
-    out, _ = attention.forward(_Layer(), *(t[None].transpose(1, 2) for t in (q, k, v)), None, SCALE)
+    out, _ = attention.forward(_Layer(), *(t[None].transpose(1, 2) for t in (q, k, v)), None, SCALE, sinks)
     return out[0]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "key_dim", "value_dim", "softcap", "page_size"),
-    [(3, 3, 64, 64, None, 16), (8, 2, 128, 128, None, 16), (8, 1, 80, 48, 5.0, 7), (4, 4, 17, 17, None, 32)],
+    ("heads", "page_size", "shape"),
+    [
+        (3, 16, LayerShape(3, 64, 64, None)),
+        (8, 16, LayerShape(2, 128, 128, None)),
+        (8, 7, LayerShape(1, 80, 48, 5.0)),
+        (4, 32, LayerShape(4, 17, 17, None)),
+        (8, 16, LayerShape(2, 64, 64, None, Reach(window=1), has_sinks=True)),
+        (4, 7, LayerShape(2, 48, 48, 5.0, Reach(window=66))),
+        (4, 16, LayerShape(2, 128, 128, None, Reach(chunk=24), has_sinks=True)),
+        (4, 16, LayerShape(1, 17, 17, 5.0, has_sinks=True)),
+    ],
 )
-def test_it_equals_the_formula(
-    dtype: torch.dtype, heads: int, kv_heads: int, key_dim: int, value_dim: int, softcap: float | None, page_size: int
-) -> None:
+def test_it_equals_the_formula(dtype: torch.dtype, heads: int, page_size: int, shape: LayerShape) -> None:
     torch.manual_seed(0)
-    cache = _cache(LayerShape(kv_heads, key_dim, value_dim, softcap), page_size, dtype)
+    cache = _cache(shape, page_size, dtype)
     lengths = [(0, 1), (1, 1), (63, 1), (64, 1), (200, 1), (0, 3), (70, 16), (0, 40), (30, 20)]
     rows = _rows(lengths, page_size)
     held = _fill(cache, rows)
     num_tokens = sum(count for _, count in lengths)
-    sizes = ((heads, key_dim), (kv_heads, key_dim), (kv_heads, value_dim))
+    sizes = (heads, shape.key_dim), (shape.num_kv_heads, shape.key_dim), (shape.num_kv_heads, shape.value_dim)
     q, k, v = (torch.randn(num_tokens, *size).to(dtype) for size in sizes)
-    out = _attend(cache, rows, q, k, v)
+    sinks = 3 * torch.randn(heads).to(dtype) if shape.has_sinks else None
+    out = _attend(cache, rows, q, k, v, sinks)
     at = 0
     for row, (old_k, old_v) in zip(rows, held, strict=True):
         own = slice(at, at + row.num_tokens)
-        expected = _naive(q[own], torch.cat([old_k, k[own]]), torch.cat([old_v, v[own]]), row.start, softcap)
+        expected = _naive(q[own], torch.cat([old_k, k[own]]), torch.cat([old_v, v[own]]), row.start, shape, sinks)
         torch.testing.assert_close(out[own].double(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
         at += row.num_tokens
 

@@ -6,6 +6,7 @@ The kernel is a naive one with `varlen_attn`'s signature, a graph is its functio
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from model_worker.engine.forward.graph_shapes import shapes_for
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.measure import measure_steps
 from model_worker.engine.types import Limits, Returns, RunRequest, Sampling
-from tests.support.engines import generate, make_engine, run_all, run_one
+from tests.support.engines import generate, make_engine, make_engine_of, run_all, run_one
 from tests.support.pairs import CONFIGS, VOCAB_SIZE, make_model
 from tests.support.varlen import naive_varlen_attn
+from tests.support.windowed import WINDOWED
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +44,18 @@ def test_varlen_decoding_equals_transformers_generate(architecture: str, graphs:
     counters = engine.counters
     assert counters.num_graph_steps + counters.num_graph_misses == (counters.num_steps if graphs == "on" else 0)
     assert (counters.num_graph_steps > 0) is (graphs == "on")
+
+
+@pytest.mark.parametrize("graphs", ["off", "on"])
+@pytest.mark.parametrize("family", ["mistral", "gemma3"])
+def test_windows_hold_through_block_tables(family: str, graphs: str) -> None:
+    model = make_model(WINDOWED[family], 0)
+    engine = make_engine_of(copy.deepcopy(model), max_batch_tokens=24, attention="varlen", graphs=graphs)
+    prompts = PROMPTS[:2]
+    requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=24) for i, prompt in enumerate(prompts)]
+    for prompt, result in zip(prompts, run_all(engine, requests), strict=True):
+        assert result.tokens == generate(model, prompt, 24)
+    assert (engine.counters.num_graph_steps > 0) is (graphs == "on")
 
 
 def test_the_path_that_steps_take_is_told() -> None:

@@ -117,6 +117,7 @@ OTHERS: list[Callable[[], Callable[[], object]]] = [
     lambda: attention(512, 2, 256, softcap=50.0, window=4096),
     lambda: attention(1, 8, 64, torch.float16, **SINKS_AND_WINDOW),
     lambda: attention(512, 8, 192, torch.float16, page_size=48, **SINKS_AND_WINDOW),
+    lambda: attention(1, 5, 128, torch.bfloat16, chunk=8192),
     lambda: attention(1, 7, 128, keys_per_split=256),
     lambda: attention(300, 8, 96, keys_per_split=256),
     lambda: attention(1, 8, 256, torch.float32),

@@ -45,12 +45,11 @@ def test_weights_that_are_a_pickle_are_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (RecurrentGemmaConfig(**SIZES, head_dim=8, lru_width=32), ["RecurrentGemmaForCausalLM", "layers [0, 1]"]),
-        (BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4), ["BloomForCausalLM"]),
         (
-            LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
-            ["LlamaForCausalLM", "dynamic"],
+            RecurrentGemmaConfig(**{**SIZES, "num_hidden_layers": 3}, head_dim=8, lru_width=32),
+            ["RecurrentGemmaForCausalLM", "layers [0, 1] have neither attention"],
         ),
+        (BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4), ["BloomForCausalLM", "AttentionInterface"]),
     ],
 )
 def test_what_is_not_exact_is_refused_by_name(config: Any, words: list[str]) -> None:

@@ -41,9 +41,10 @@ class Books:
         return run
 
     def step(self, fails: bool = False) -> Schedule:
-        for page in self.pool.take_unclean():
+        for page in self.pool.unclean:
             for offset in range(SIZE):
                 self.slots[page * SIZE + offset] = "zero"
+        self.pool.cleaned()
         schedule = self.scheduler.schedule()
         self.copy()
         for row in schedule.rows:
@@ -214,7 +215,7 @@ def test_poison_is_found_by_nobody_and_zeroed_once_nobody_holds_it(mode: PrefixC
     books.finish(books.start("c", [*prompt, 70]))
     assert books.num_computed == before + 17, "nothing was taken over"
     books.table.close(books.table.get("a"))
-    unclean = set(books.pool.take_unclean())
+    unclean = set(books.pool.unclean)
     assert unclean <= pages
     assert set(books.table.get("c").pages).isdisjoint(unclean)
     books.table.check_integrity()
@@ -233,7 +234,7 @@ def test_copies_of_poisoned_pages_are_zeroed_too() -> None:
     assert copies.isdisjoint(a.session.pages)
     books.table.poison(a.session)
     books.table.close(b)
-    assert copies <= set(books.pool.take_unclean())
+    assert copies <= set(books.pool.unclean)
 
 
 def test_a_run_waits_for_pages_that_are_being_zeroed() -> None:
@@ -366,7 +367,7 @@ def test_any_mix_leaks_nothing_and_everybody_reads_his_own(
         if session.running:
             books.scheduler.remove(live.pop(session.session_id))
         books.table.close(session)
-    books.pool.take_unclean()
+    books.pool.cleaned()
     books.table.check_integrity()
     assert books.pool.num_free == books.pool.num_pages
     assert min(evictions, default=1) > 0

@@ -152,4 +152,4 @@ def test_no_slot_is_ever_leaked(num_slots: int) -> None:
                 until = rng.randint(session.num_computed + 1, session.held)
                 bench.compute(session, until, draft=rng.randint(0, min(4, until - session.num_computed - 1)))
         bench.table.check_integrity()
-        bench.table._pool.take_unclean()
+        bench.table._pool.cleaned()

@@ -8,11 +8,10 @@ import pytest
 
 from evals.checking.checker import OwnCheck
 from evals.checking.checkers import checker_of
-from evals.checking.code import CodeCheck, extract
 from evals.checking.math import MathCheck, judge
 from evals.checking.text import TextCheck
 from evals.tasks.data import Problem
-from evals.tasks.task import load, of_file
+from evals.tasks.task import of_file
 from rstitch.errors import RstitchError
 
 pytestmark = pytest.mark.timeout(120)
@@ -54,29 +53,6 @@ async def test_an_expression_without_end_costs_its_own_answer_only() -> None:
         assert not endless.correct
         verdict = await checker.check(problem("5"), "It is \\boxed{4}.")
         assert (verdict.correct, verdict.answer) == (False, "4")
-
-
-async def test_code_passes_with_its_tests() -> None:
-    human = problem(
-        question='import math\n\ndef area(r):\n    """The area."""\n',
-        test="def check(f):\n    assert abs(f(1) - 3.14159) < 1e-3",
-        entry_point="area",
-    )
-    code = load("humaneval").code
-    assert code is not None
-    async with CodeCheck(code) as checker:
-        whole = await checker.check(human, "Here:\n```python\ndef area(r):\n    return math.pi * r * r\n```\nDone.")
-        assert whole.correct, whole
-        assert (await checker.check(human, "    return math.pi * r ** 2\n")).correct  # goes on where the prompt ended
-        wrong = await checker.check(human, "```python\ndef area(r):\n    return r\n```")
-        assert (wrong.correct, wrong.detail) == (False, "AssertionError")
-
-
-def test_the_code_is_the_first_block_that_defines_something() -> None:
-    text = "First\n```\npip install x\n```\nthen\n```python\ndef f():\n    pass\n```\nso\n```python\nprint(f())\n```"
-    assert extract(text) == "def f():\n    pass\n"
-    assert extract("```python\ndef f():\n    retu") == "def f():\n    retu"
-    assert extract("    return 1") == "    return 1"
 
 
 async def test_a_generator_checks_its_own() -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 from pydantic_settings import CliApp
 from rich.console import Console
 from rich.progress import Progress
 
 from evals.asking.record import Record
-from evals.asking.stacks import add_stack_arguments
-from evals.bench import alike, checkouts, cores, engine, in_turn, page, security
+from evals.asking.stacks import PlaceOptions
+from evals.bench import alike, checkouts, engine, in_turn, page
+from evals.bench.__main__ import main
 from evals.bench.outside import fit
 from evals.bench.replay_stack import SYSTEMS, Replayed, cache_args, numbered, replay_stack
 from evals.bench.shapes import SHAPES, make_pair, shape_or_folder
@@ -28,6 +30,7 @@ from model_worker.engine.forward.loader import load
 from model_worker.settings import WorkerSettings
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Source, SwitchReason
+from rstitch.errors import InvalidArgument
 from rstitch.local.part import StackError
 
 TINY = [str(ROOT / "models" / name) for name in ("tiny-slm", "tiny-llm")]
@@ -64,12 +67,6 @@ def test_a_model_knows_from_the_trace_when_to_give_the_pen_back() -> None:
     assert trace.left("llm") == [1, 1, 3, 2, 1, 1, 1]
 
 
-def options(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_stack_arguments(parser, models=False)
-    return parser.parse_args(["--threads", "1", *arguments])
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(180)  # two models, Redis and two routers start as processes
 async def test_a_replay_yields_exactly_the_traces_segments() -> None:
@@ -78,7 +75,7 @@ async def test_a_replay_yields_exactly_the_traces_segments() -> None:
         trace_of([("slm", 3), ("llm", 2), ("slm", 0), ("llm", 1), ("slm", 9), ("llm", 4)]),
         trace_of([("llm", 1), ("slm", 20), ("llm", 1), ("slm", 2)]),
     ]
-    chosen = options("--worker-arg=--measure-ms=0")
+    chosen = PlaceOptions(threads=1, worker_arg=["--measure-ms=0"])
     with replay_stack(chosen, (TINY[0], TINY[1]), traces, 20, 2, Console(quiet=True)) as stack:
         other = stack.start_router("--run-ahead", "on", "--catch-up-tokens", "0")
         for address in (stack.router_address, other.address):
@@ -105,21 +102,7 @@ async def follow(replayed: Replayed, problem: Problem, trace: Trace) -> None:
 
 
 def test_the_engine_bench_times_two_ways_to_the_same_tokens(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    engine.add_arguments(parser)
-    arguments = [
-        "--threads",
-        "1",
-        "--steps",
-        "5",
-        "--batches",
-        "1,3",
-        "--contexts",
-        "3",
-        "--variant",
-        "attention=gather",
-    ]
-    chosen = parser.parse_args(arguments)
+    chosen = engine.Options(threads=1, steps=5, batches=[1, 3], contexts=[3], variant=["attention=gather"])
     made = engine.measure(TINY[0], chosen, Progress(disable=True))
     rows = made["rows"]
     assert [(row["variant"], row["batch"]) for row in rows] == [
@@ -133,18 +116,15 @@ def test_the_engine_bench_times_two_ways_to_the_same_tokens(tmp_path: Path) -> N
     assert [row["tokens"] for row in made["extends"] if not row["variant"]] == [1, 2, 4, 8, 16]
     json.dumps(made)
     for wrong in ("no_such=1", "attention=none", "page_size=many"):
-        chosen.engine_option = [wrong]
-        with pytest.raises(SystemExit, match=wrong):
-            engine.measure(TINY[0], chosen, Progress(disable=True))
+        with pytest.raises(InvalidArgument, match=wrong):
+            engine.measure(TINY[0], replace(chosen, engine_option=[wrong]), Progress(disable=True))
 
 
 def test_steps_with_a_share_of_the_threads_and_with_all_are_timed_in_turn(tmp_path: Path) -> None:
     before, told = torch.get_num_threads(), tmp_path / "cores.json"
-    parser = argparse.ArgumentParser()
-    cores.add_arguments(parser)
     given = ["--shape", TINY[0], "--threads", "1", "--all-threads", "2", "--rows", "1,3", "--rounds", "2"]
     try:
-        assert cores.run(parser.parse_args([*given, "--json", str(told)])) == 0
+        assert main(["cores", *given, "--json", str(told)]) == 0
         assert torch.get_num_threads() == 2, "all of them last"
     finally:
         torch.set_num_threads(before)
@@ -178,7 +158,7 @@ def test_a_shape_is_served_with_weights_drawn_from_a_seed(tmp_path: Path) -> Non
     assert torch.equal(head, same_head)
     assert not torch.equal(head, other_head)
     assert load(str(llm.folder), torch.float32, device).stop_tokens == frozenset()
-    with pytest.raises(argparse.ArgumentTypeError, match="'no-such' is neither"):
+    with pytest.raises(typer.BadParameter, match="'no-such' is neither"):
         shape_or_folder("no-such")
 
 
@@ -225,11 +205,9 @@ def test_a_section_is_added_once_and_then_replaced(tmp_path: Path, monkeypatch: 
 @pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_checkout_beside_itself_is_as_fast(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    checkouts.add_arguments(parser)
     small = ["--n", "2", "--blocks", "2", "--rounds", "1", "--concurrency", "1", "2", "--systems", "slm_only"]
     small += ["--max-new-tokens", "16", "--json", str(tmp_path / "found")]
-    assert checkouts.run(parser.parse_args([str(ROOT), *small])) == 0
+    assert main(["checkouts", str(ROOT), *small]) == 0
     found = json.loads((tmp_path / "found").read_text())
     assert [(row["sessions"], row["system"], row["pairs"]) for row in found["rows"]] == [
         (1, "slm_only", 2),
@@ -239,15 +217,13 @@ def test_a_checkout_beside_itself_is_as_fast(tmp_path: Path) -> None:
     for row in found["rows"]:
         assert 0 < row["ratio"]["low"] <= row["ratio"]["value"] <= row["ratio"]["high"]
     with pytest.raises(StackError, match="no checkout"):
-        checkouts.run(parser.parse_args([str(tmp_path)]))
+        checkouts.run(checkouts.Options(before=tmp_path))
 
 
 def test_a_lock_is_measured_beside_an_open_door(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    security.add_arguments(parser)
     small = ["--n", "2", "--blocks", "2", "--rounds", "1", "--concurrency", "1", "2", "--systems", "slm_only"]
     small += ["--max-new-tokens", "16", "--json", str(tmp_path / "found")]
-    assert security.run(parser.parse_args(small)) == 0
+    assert main(["security", *small]) == 0
     found = json.loads((tmp_path / "found").read_text())
     locks = ["keys", "keys, quotas", "keys, quotas, TLS"]
     assert [(row["sessions"], row["door"], row["pairs"]) for row in found["rows"]] == [
@@ -280,3 +256,13 @@ def test_only_the_token_that_ends_an_answer_may_have_a_name_elsewhere(
     ours: list[str], theirs: list[str], num: int
 ) -> None:
     assert alike.num_alike(ours, theirs) == num
+
+
+def test_schemas_are_timed_beside_answers_that_are_held_to_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    asked = ["--vocab-sizes", "512", "--answers", "2", "--tokens", "12", "--threads", "1", "--json", str(file)]
+    assert main(["schemas", *asked]) == 0
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["vocab_size"] == 512
+    assert all(row[f"{name}_ms"] > 0 for name in ("free", "held", "mean", "median", "p99", "first", "another"))
+    assert row["mean_ms"] < row["held_ms"], "the grammar is asked within the token's time"

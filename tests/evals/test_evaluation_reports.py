@@ -130,15 +130,17 @@ def test_plots_are_drawn(tmp_path: Path, times: list[str]) -> None:
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"tiny-frontier.png", "tiny-entropy.png"}
 
 
-def test_a_plot_without_times_shows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plot_without_times_shows_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     drawn: list[list[str]] = []
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append([a.get_xlabel() for a in figure.axes]))
     command = ["plot", str(pair_run(tmp_path)), "--out", str(tmp_path)]
     assert main(command) == main([*command, "--no-times"]) == 0
     of_latency = [any("latency" in label for label in labels) for labels in drawn]
     assert of_latency == [True, False, False, False]  # each time the frontier, then the entropies
-    with pytest.raises(SystemExit):
-        main([*command, "--no-times", "--latency-model", "model.json"])
+    assert main([*command, "--no-times", "--latency-model", "model.json"]) == 2
+    assert "--no-times: it stands beside --latency-model" in capsys.readouterr().err
 
 
 def hurt_run(folder: Path) -> Path:

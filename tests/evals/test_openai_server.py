@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import threading
 from collections.abc import Iterator
@@ -11,12 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import typer
 
 from evals.asking.ask import Job, ask
-from evals.asking.flags import outside_server
 from evals.asking.load import Load
 from evals.asking.openai_server import OpenAiServer
 from evals.asking.systems import Terms
+from evals.asking.values import outside_server
 from evals.figures.answers import under_load
 from evals.tasks.data import Problem, load_data
 from evals.tasks.task import load
@@ -124,5 +124,5 @@ async def test_a_server_that_refuses_or_is_not_there_is_named(url: str) -> None:
 def test_the_flag_wants_a_name_and_an_address() -> None:
     assert outside_server("vllm=http://localhost:8000/v1") == ("vllm", "http://localhost:8000/v1")
     for text in ("http://localhost:8000/v1", "vllm=localhost:8000", "=http://x"):
-        with pytest.raises(argparse.ArgumentTypeError, match="NAME=URL"):
+        with pytest.raises(typer.BadParameter, match="NAME=URL"):
             outside_server(text)

@@ -321,7 +321,7 @@ def test_a_candidate_that_shares_no_vocabulary_is_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stranger = save_model(tmp_path / "stranger", "llama", 1)
-    assert main(["--llm", str(LLM), "--slm", str(SLM), "--slm", str(stranger)]) == 1
+    assert main(["--llm", str(LLM), "--slm", str(SLM), "--slm", str(stranger)]) == 2
     told = capsys.readouterr().err.replace("\n", "")
     assert "stranger and" in told
     assert "share no vocabulary" in told

@@ -13,7 +13,9 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(240)]
 
 
 def test_all_that_the_page_shows_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--n", "1", "--split", "dev", "--rounds", "1", "--no-write", "--json", str(tmp_path / "found.json")])
+    assert (
+        main(["--n", "1", "--split", "dev", "--rounds", "1", "--no-write", "--json", str(tmp_path / "found.json")]) == 0
+    )
     found = json.loads((tmp_path / "found.json").read_text())
     assert set(found["memory"]) == {"SLM", "LLM", "shared"}
     assert all(bytes_ > 0 for figures in found["memory"].values() for bytes_ in figures.values())

@@ -66,10 +66,6 @@ def test_the_formats_of_the_known_sets(tmp_path: Path) -> None:
     )
     assert minerva.reference == "\\frac{1}{2}"
     assert only("olympiadbench", {"question": "n?", "final_answer": ["$2n$", "3"]}).reference == "$2n$, 3"
-    human = {"task_id": "HumanEval/0", "prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"}
-    assert only("humaneval", human).id == "HumanEval/0"
-    mbpp = {"text": "Write f.", "task_id": 2, "test_setup_code": "", "test_list": ["assert f() == 1", "assert f() > 0"]}
-    assert "assert f() == 1\nassert f() > 0\n```" in only("mbpp", mbpp).prompt
 
 
 def test_a_list_in_a_json_file_is_the_same_as_lines(tmp_path: Path) -> None:
@@ -114,7 +110,7 @@ def test_without_a_hub_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> No
         ("title = [", "it is no TOML: Invalid value"),
         (LOCAL.replace('check = "math"', 'check = "luck"'), "there is no check 'luck'. Choose"),
         (LOCAL.replace('check = "math"', ""), "a generator brings its own check"),
-        (LOCAL.replace('check = "math"', 'check = "code"'), r"table \[code\]"),
+        (LOCAL.replace('check = "math"', 'check = "code"'), "there is no check 'code'. What runs code is Inspect"),
         (LOCAL + '[generator]\nproblems = "nothing"\ncheck = "a:b"', "generator.problems"),
         (LOCAL.replace("max_new_tokens = 10", "max_new_tokens = 0"), "max_new_tokens"),
         (LOCAL.replace('title = "local"', 'title = "x"\ncolour = "red"'), "colour: Extra inputs"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,9 +14,13 @@ import pytest
 from rstitch.client import Client, Source
 from rstitch.errors import RstitchError
 from rstitch.local.stack import LocalStack
+from rstitch.v1 import router_pb2
+from tests.support.asking import until
+from tests.support.endless import at_once, endless
 from tests.support.fake_router import FakeRouter
 from tests.support.gateway_thread import gateway
 from tests.support.gateways import chat
+from tests.support.toy_stack import Stack
 
 PATH = "/v1/chat/completions"
 
@@ -59,6 +64,37 @@ def test_one_that_was_left_is_gone_on_with(http: httpx2.Client) -> None:
     again = http.post(PATH, json=body, headers=headers("left"))
     whole = http.post(PATH, json=chat(separate_reasoning=False))
     assert text_of(again) == text_of(whole)
+
+
+async def test_twins_before_two_routers_are_one_answer(stack: Stack) -> None:
+    """The second reads what the first one's router writes, while it is written."""
+    endless(stack, delay_s=0)
+    go_on = at_once(stack, 8)
+    routers = [await stack.router() for _ in range(2)]
+    stub = await stack.stub(routers[1])
+    body = {"model": "rstitch/slm", "prompt": "a", "max_tokens": 40, "temperature": 0.9}
+    with gateway(f"127.0.0.1:{routers[0].port}") as first, gateway(f"127.0.0.1:{routers[1].port}") as second:
+        async with httpx2.AsyncClient(timeout=60) as client:
+
+            def asking(address: str, **more: Any) -> asyncio.Task[httpx2.Response]:
+                sent = client.post(f"{address}/v1/completions", json=body | more, headers=headers("twins"))
+                return asyncio.create_task(sent)
+
+            one = asking(first)
+            await until(lambda: has_begun(stub))
+            other = asking(second)
+            await until(lambda: any(task.get_name().startswith("follow-") for task in asyncio.all_tasks()))
+            go_on.set()
+            told = [(await each).json() for each in (one, other)]
+    assert told[0]["usage"]["completion_tokens"] == 40
+    assert all(answer["id"] == told[0]["id"] for answer in told)
+    assert told[0]["choices"][0]["text"] == told[1]["choices"][0]["text"]
+    assert told[0]["usage"] == told[1]["usage"]
+
+
+async def has_begun(stub: Any) -> bool:
+    listed = await stub.ListTrajectories(router_pb2.ListTrajectoriesRequest())
+    return any(each.session_id.startswith("idem-") for each in listed.trajectories)
 
 
 def test_without_its_router_it_is_refused_as_any_other(router: FakeRouter) -> None:

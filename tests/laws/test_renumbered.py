@@ -8,8 +8,10 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from json import dumps, loads
 from typing import Any
 
+import jsonschema
 import pytest
 
 from evals.algorithm.reference import Threshold as Tau
@@ -22,6 +24,7 @@ from rstitch.client.types import (
     Chunk,
     EarlyExit,
     Event,
+    FinishReason,
     Learned,
     LlmOnly,
     Message,
@@ -35,6 +38,7 @@ from rstitch.client.types import (
 from rstitch.local.stack import LocalStack
 from tests.support.asking import until
 from tests.support.breaking import interrupted, runs_on
+from tests.support.grammars import MARKS, PERSON
 from tests.support.renumbered import MappedPair
 from tests.support.served import Pair, another_router, check_kept, expected, start_stack, written
 
@@ -53,6 +57,7 @@ ASKED: list[dict[str, Any]] = [
     {"policy": Speculative(4), "early_exit": EarlyExit(0.9)},
     {"policy": Threshold(0.002), "stop": ["oxed{"]},
 ]
+HELD = [Threshold(0.002), LlmOnly(), SlmOnly(), Speculative(4)]
 # Which ids of the LLM are changed.
 _SPECIAL = pytest.param("special", marks=pytest.mark.soak)  # whatever can go wrong with them does with all
 SPECIAL = pytest.mark.parametrize("ids", [_SPECIAL])
@@ -139,6 +144,30 @@ async def test_text_for_text_what_the_plain_pair_writes(
     stitched = ours[: len(TAUS)]
     assert {model for answer in stitched for _, model in written(answer)} == {"slm", "llm"}
     assert any(answer.finished.early_exit for answer in ours)
+
+
+@ALL
+async def test_a_schema_holds_both_models_in_their_own_ids(
+    renumbered: Renumbered, client: AsyncClient, plain: AsyncClient
+) -> None:
+    everything = [(schema, policy) for schema in (PERSON, MARKS) for policy in HELD]
+    ended = set[str]()
+    ours, theirs = [
+        await asyncio.gather(
+            *(
+                ask(one, "What is 3 + 4?", policy=policy, json_schema=dumps(schema), max_new_tokens=400)
+                for schema, policy in everything
+            )
+        )
+        for one in (client, plain)
+    ]
+    for (schema, _), answer, same in zip(everything, ours, theirs, strict=True):
+        renumbered.same(answer, same)
+        if answer.finished.reason is FinishReason.STOP:
+            jsonschema.validate(loads(answer.text.rpartition("</think>")[2]), schema)
+            ended.add(dumps(schema))
+    assert ended == {dumps(PERSON), dumps(MARKS)}, "no answer came to its end"
+    assert any({model for _, model in written(answer)} == {"slm", "llm"} for answer in ours)
 
 
 @ALL

@@ -78,6 +78,19 @@ async def test_waits_for_redis_and_says_so(stack: Stack, redis_process: RedisPro
     assert (await take(stub, ask_for())).error is None
 
 
+async def test_a_worker_that_is_there_and_keeps_silent_is_named(stack: Stack) -> None:
+    stub = await stack.stub(await stack.router())
+
+    async def told(*details: str) -> Any:
+        return [worker.detail for worker in (await status(stub)).workers] == [*details] or None
+
+    await until(lambda: told("", ""))
+    stack.slm.answering.clear()
+    await until(lambda: told("no answer", ""))
+    stack.slm.answering.set()
+    await until(lambda: told("", ""))
+
+
 async def test_two_models_that_cannot_be_stitched_are_refused_by_name(stack: Stack) -> None:
     stack.llm.files = unstitchable_files()
     router = await stack.router(ready=False)

@@ -7,24 +7,25 @@ prompt that is long (`--legal`), beside an answer that is being written: how lon
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import grpc
+import typer
 
 from rstitch.errors import from_rpc_error
 from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
 from rstitch.v1 import router_pb2, router_pb2_grpc
+from training.commands import SEVERAL, run
 
 _MIB = 1 << 20
 _MODULE = "tests.support.probed_router"
@@ -230,29 +231,31 @@ async def _main(stack: LocalStack, probe: Path, work: Callable[[Freeze], Awaitab
         await freeze.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mib", type=float, default=15, help="of each text")
-    parser.add_argument("--at-once", type=int, default=6)
-    parser.add_argument("--legal", type=int, default=0, help="tokens of a legal prompt; 0: only the attacks")
-    parser.add_argument("--only", nargs="*", help="names of attacks")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(_freeze, "python -m tests.security.freeze", __doc__, arguments)
 
+
+def _freeze(
+    mib: Annotated[float, typer.Option(help="Of each text.")] = 15,
+    at_once: Annotated[int, typer.Option(help="How many of them.")] = 6,
+    legal: Annotated[int, typer.Option(help="Tokens of a legal prompt; 0: only the attacks.")] = 0,
+    only: Annotated[list[str] | None, typer.Option(metavar=f"NAME{SEVERAL}", help="Names of attacks.")] = None,
+) -> None:
     async def attacks(freeze: Freeze) -> None:
-        for name, request in texts(int(options.mib * _MIB)).items():
-            if not options.only or name in options.only:
-                seen = await freeze.attack(name, [request] * options.at_once)
+        for name, request in texts(int(mib * _MIB)).items():
+            if not only or name in only:
+                seen = await freeze.attack(name, [request] * at_once)
                 print(seen.line(), f" load {os.getloadavg()[0]:.1f}", flush=True)
 
-    async def legal(freeze: Freeze) -> None:
-        print(await freeze.legal(options.legal), f" load {os.getloadavg()[0]:.1f}", flush=True)
+    async def ask(freeze: Freeze) -> None:
+        print(await freeze.legal(legal), f" load {os.getloadavg()[0]:.1f}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe"
-        workers = long_pair(Path(folder), options.legal + 2000) if options.legal else (WorkerOptions(), WorkerOptions())
+        workers = long_pair(Path(folder), legal + 2000) if legal else (WorkerOptions(), WorkerOptions())
         router = RouterOptions(module=_MODULE)
         with LocalStack(*workers, router, env={"RSTITCH_PROBE": str(probe)}) as stack:
-            asyncio.run(_main(stack, probe, legal if options.legal else attacks))
+            asyncio.run(_main(stack, probe, ask if legal else attacks))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from rstitch.service.caller import Limits
 from rstitch.service.metrics import setup_metrics
 from rstitch.v1 import router_pb2, router_pb2_grpc
 from tests.support.asking import Answer, Reading, ask_for, take, threshold, until
-from tests.support.endless import endless, expected, resume
+from tests.support.endless import at_once, endless, expected, resume
 from tests.support.keys import Shown, make, put
 from tests.support.otlp_receiver import MetricsReceiver
 from tests.support.toy_stack import Stack
@@ -124,6 +124,18 @@ async def test_an_answer_that_was_read_to_its_end_has_freed_its_slot(stack: Stac
     stubs = [(await routing(stack, shown))[1] for _ in range(2)]
     for num in range(20):
         assert (await take(stubs[num % 2], short())).error is None
+
+
+async def test_to_read_another_routers_answer_takes_nothing(stack: Stack) -> None:
+    endless(stack, delay_s=0)
+    go_on = at_once(stack, 20)
+    shown = await key(stack, max_running=1)
+    stubs = [(await routing(stack, shown, lease_s=0.6))[1] for _ in range(2)]
+    reading = await Reading(stubs[0], short(session_id="s", max_new_tokens=40)).has(5)
+    follower = await Reading(stubs[1], router_pb2.GenerateRequest(session_id="s", resume_from=0)).has(5)
+    exceeded(await take(stubs[1], short()))
+    go_on.set()
+    assert (await follower).tokens == (await reading).tokens
 
 
 async def test_readers_do_not_wait_for_the_quotas_redis(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

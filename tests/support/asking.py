@@ -65,7 +65,8 @@ async def take(
     stream = stub.Generate(request, **call)
     try:
         async for response in stream:
-            _add(answer, response)
+            for event in (response, *response.more):
+                _add(answer, event)
             if num_tokens is not None and len(answer.tokens) >= num_tokens:
                 stream.cancel()
                 return answer

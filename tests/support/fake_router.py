@@ -43,12 +43,15 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.tokenized: list[pb.TokenizeRequest | pb.DetokenizeRequest] = []
         self.cancelled: list[str] = []
         self.before_event: Callable[[int], None] = lambda n: None
+        # How many events come in one message, at most.
+        self.at_once = 1
         self.answer = script()
         self.questions: list[pb.GenerateRequest] = []
         self.metadata: list[dict[str, Any]] = []
         self.deadlines: list[float | None] = []
         self.ready = True
         self.workers_ready = True
+        self.workers_silent = False  # though they still count as ready
         # Set when a call of Generate has ended, however it did.
         self.ended = threading.Event()
         self._sessions: dict[str, list[pb.GenerateResponse]] = {}
@@ -74,8 +77,15 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.metadata.append(dict(context.invocation_metadata()))
         self.deadlines.append(context.time_remaining())
         context.add_callback(self.ended.set)
+        num = self.at_once if request.takes_more else 1
+        gathered: list[pb.GenerateResponse] = []
         try:
-            yield from self._generate(request)
+            for event in self._generate(request):
+                gathered.append(event)
+                if len(gathered) == num:
+                    yield _one(gathered)
+            if gathered:
+                yield _one(gathered)
         except RstitchError as error:
             if not error.reason:  # as the library itself ends a call
                 context.abort(error.code, error.message)
@@ -214,7 +224,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
                 model="m",
                 device="cpu",
                 dtype="float32",
-                detail="" if self.ready and self.workers_ready else "no answer",
+                detail="" if self.ready and self.workers_ready and not self.workers_silent else "no answer",
             )
             for role in (SLM, LLM)
         ]
@@ -261,3 +271,12 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             label=self.labels.get(name, 0),  # type: ignore[arg-type]
             trace_id="ab" * 16,
         )
+
+
+def _one(gathered: list[pb.GenerateResponse]) -> pb.GenerateResponse:
+    """One message of what was gathered, which is none then."""
+    first = pb.GenerateResponse()
+    first.CopyFrom(gathered[0])
+    first.more.extend(gathered[1:])
+    gathered.clear()
+    return first

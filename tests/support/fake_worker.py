@@ -62,6 +62,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.busy: set[str] = set()  # sessions in which a run is going on
         self.port = free_port()  # kept from start to start
         self._rng = random.Random(seed)
+        self.answering = asyncio.Event()  # while it is not set, nobody learns what this worker is
+        self.answering.set()
         self._server: Server | None = None
         self.instance_id = ""
 
@@ -87,6 +89,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     async def GetInfo(self, request: Any, context: Any) -> worker_pb2.GetInfoResponse:
         self.metadata.append({"call": "GetInfo", **dict(context.invocation_metadata())})
+        await self.answering.wait()
         return worker_pb2.GetInfoResponse(
             role=self.role,
             model=f"toy-{self.role}",

@@ -86,7 +86,12 @@ def make_model(config: Any, seed: int) -> Any:
 
 def save_model(folder: Path, architecture: str, seed: int) -> Path:
     """A model folder that plain transformers loads."""
+    return save_model_of(folder, CONFIGS[architecture], seed)
+
+
+def save_model_of(folder: Path, config: Any, seed: int) -> Path:
+    """Likewise, of any config."""
     if not (folder / "config.json").exists():
-        make_model(CONFIGS[architecture], seed).save_pretrained(folder)
+        make_model(config, seed).save_pretrained(folder)
         make_tokenizer().save_pretrained(folder)
     return folder

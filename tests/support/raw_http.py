@@ -10,10 +10,10 @@ from typing import Any
 
 
 @contextmanager
-def wire(address: str) -> Iterator[socket.socket]:
-    """A connection to http://HOST:PORT that gives up a test which waits for nothing."""
+def wire(address: str, source: str = "") -> Iterator[socket.socket]:
+    """A connection to http://HOST:PORT, from an address of ours, that gives up a test which waits for nothing."""
     host, _, port = address.removeprefix("http://").rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=60) as made:
+    with socket.create_connection((host, int(port)), timeout=60, source_address=(source, 0)) as made:
         yield made
 
 

@@ -21,7 +21,8 @@ def naive_varlen_attn(
     seqused_k: Tensor,
     block_table: Tensor,
 ) -> Tensor:
-    assert window_size == (-1, 0) if max_queries > 1 else (-1, -1)
+    left, right = window_size
+    assert right == (0 if max_queries > 1 or left >= 0 else -1)
     out = torch.full((*query.shape[:2], value.shape[-1]), float("nan"), dtype=query.dtype)
     for row in range(len(ends) - 1):
         begin, end, length = int(ends[row]), int(ends[row + 1]), int(seqused_k[row])
@@ -32,7 +33,10 @@ def naive_varlen_attn(
         pages = block_table[row, : -(-length // key.shape[1])].long()
         k, v = key[pages].flatten(0, 1)[:length], value[pages].flatten(0, 1)[:length]
         positions = torch.arange(length - (end - begin), length)
-        mask = torch.arange(length)[None] <= positions[:, None]
+        keys = torch.arange(length)[None]
+        mask = keys <= positions[:, None]
+        if left >= 0:
+            mask &= keys >= positions[:, None] - left
         out[begin:end] = torch.nn.functional.scaled_dot_product_attention(
             query[begin:end].transpose(0, 1)[None],
             k.transpose(0, 1)[None],

@@ -44,7 +44,12 @@ WINDOWED: dict[str, Any] = {
     "olmo3": Olmo3Config(**_SIZES, sliding_window=WINDOW, layer_types=_MIXED),
     "exaone4": Exaone4Config(**_SIZES, sliding_window=WINDOW, layer_types=_MIXED),
     "gpt_oss": GptOssConfig(
-        **_SIZES, head_dim=16, sliding_window=WINDOW, layer_types=_MIXED, num_local_experts=4, num_experts_per_tok=2,
+        **_SIZES,
+        head_dim=16,
+        sliding_window=WINDOW,
+        layer_types=_MIXED,
+        num_local_experts=4,
+        num_experts_per_tok=2,
         experts_implementation="eager",  # torch's grouped product knows no float64
     ),
     "llama4": Llama4TextConfig(

@@ -107,7 +107,7 @@ def test_what_was_left_alone_can_be_asked_later(tmp_path: Path) -> None:
         ([{"text": "a", "answer": 1}], {}, r"line 1: there is no column question, only text, answer\. Rename it"),
         ([{"question": " ", "answer": 1}], {}, r"line 1: the question is empty"),
         ([{"question": "a", "answer": ""}], {}, r"line 1: the answer is empty"),
-        ([{"question": "a", "answer": "1"}], {"check": "code"}, r"line 1: there is no column test"),
+        ([{"question": "a", "answer": "1"}], {"check": "code"}, r"'code'\. What runs code is Inspect"),
         ([{"question": "a", "answer": "1"}], {"check": "magic"}, r"--check: there is no check 'magic'\. Choose"),
         ([{"question": "a", "answer": "1"}], {"check": "python:no.such"}, r"--check: python:no.such: No module"),
         ([{"question": "a", "answer": "1"}], {"task": "gsm8k"}, r"--check: the task gsm8k has a check of its own"),

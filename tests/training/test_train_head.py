@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from rich.console import Console
 
-from evals.evaluation.run import add_arguments
+from evals.evaluation.__main__ import main as evaluate
 from evals.latency import Decode, LatencyModel, ModelLatency, Prefill
 from rstitch.errors import InvalidArgument, RstitchError
 from rstitch.service.head import Head
-from training.head.__main__ import main, questions_of, recipe_of
+from training.commands import run
+from training.head.__main__ import main
 from training.head.asking import reached_by
 from training.head.asking import test_command as command_for_test
-from training.head.flags import fill, parser
+from training.head.command import questions_of
+from training.head.flags import Flags
 from training.head.latency import another_pair, latency_of
+from training.head.options import Options, settled
 from training.head.pair import Pair
 from training.head.progress import Screen, left_in_words, sparkline
 from training.head.questions import load_questions
@@ -33,6 +36,17 @@ from training.head.warm_start.sources import NUM_ANSWERS
 LATENCY = LatencyModel(
     ModelLatency(Prefill(0, 0, 0.03, 1.0), Decode(0, 1.0)), ModelLatency(Prefill(0, 0, 0.1, 2.0), Decode(0, 3.0))
 )
+
+
+def told(*flags: str) -> tuple[Options, Recipe]:
+    """What a run is told by these flags."""
+    given: list[Flags] = []
+
+    def keep(flags: Flags) -> None:
+        given.append(flags)
+
+    assert run(keep, "rstitch train-head", None, flags) == 0
+    return settled(given[0])
 
 
 @pytest.mark.slow
@@ -72,17 +86,18 @@ def test_what_cannot_be_is_refused(flags: list[str], tmp_path: Path, capsys: pyt
     assert f"{flags[0]}:" in capsys.readouterr().err
 
 
-def test_the_command_for_the_test_split_asks_the_pair_of_the_training() -> None:
-    made = argparse.ArgumentParser()
-    add_arguments(made)
-    common = ["--name", "mine", "--out", "heads/mine", "--max-new-tokens", "99"]
+def test_the_command_for_the_test_split_asks_the_pair_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("evals.evaluation.run.run", lambda options: bool(asked.append(options)))
+    common = ["--name", "mine", "--task", "tiny", "--out", "heads/mine", "--max-new-tokens", "99"]
     for flags in (["--router", "there:1"], ["--slm", "small", "--llm", "large"]):
-        options = parser().parse_args([*common, *flags])
+        options, _ = told(*common, *flags)
         judged_by = "--check exact --prompt '{question} Short.'"
         said = command_for_test(options, reached_by(options), judged_by, Path("w/test.jsonl"), "learned:mine,price=2")
-        parsed = made.parse_args(shlex.split(said)[3:])
-        assert (parsed.router, parsed.slm_model, parsed.llm_model) == (
-            options.router, options.slm_model, options.llm_model
+        assert evaluate(shlex.split(said)[2:]) == 0
+        parsed = asked[-1]
+        assert (parsed.router or "", parsed.slm_model, parsed.llm_model) == (
+            options.run.router, options.stack.slm_model, options.stack.llm_model
         )  # fmt: skip
         assert (parsed.data, parsed.max_new_tokens) == (Path("w/test.jsonl"), 99)
         assert (parsed.prompt, parsed.systems[-1]) == ("{question} Short.", "learned:mine,price=2")
@@ -100,6 +115,15 @@ def test_the_command_for_the_test_split_asks_the_pair_of_the_training() -> None:
         (["--num-readout", "-1"], "--num-readout"),
         (["--warm-answers", "-1"], "--warm-answers"),
         (["--lr", "-1"], "--lr"),
+        (["--taus", "0.01;0.02"], "--taus"),
+        (["--prices", "1,0"], "--prices"),
+        (["--hidden", "64,0"], "--hidden"),
+        (["--features", "entropy,luck"], "--features"),
+        (["--warm-lines", "mine"], "--warm-lines"),
+        (["--warm-from", "dreams"], "--warm-from"),
+        (["--target-loss", "little"], "--target-loss"),
+        (["--price", "1e-6", "--target-latency", "2x"], "--target-latency"),
+        (["--num-dev", "0"], "--num-dev"),
         (["--warm-from", "answers"], "--in-process"),
     ],
 )
@@ -119,18 +143,17 @@ def test_the_data_is_looked_at_for_what_the_warm_start_needs(tmp_path: Path) -> 
     common = ["--name", "x", "--data", str(data), "--check", "math"]
 
     def refused(*flags: str) -> str:
-        options = parser().parse_args([*common, *flags])
-        recipe = recipe_of(options)
+        options, recipe = told(*common, *flags)
         with pytest.raises(InvalidArgument) as error:
             refuse(options, recipe, load_questions(None, data, "math"))
         return str(error.value)
 
     assert "column `solution`" in refused("--warm-from", "solutions")
     assert "has no reference chains" in refused("--warm-from", "chains")
-    options = parser().parse_args(common)
-    assert recipe_of(options).warm_answers == NUM_ANSWERS
+    options, recipe = told(*common)
+    assert recipe.warm_answers == NUM_ANSWERS
     assert options.warm_from == "answers", "a file of that name is not the task of that name"
-    refuse(options, recipe_of(options), load_questions(None, data, "math"))
+    refuse(options, recipe, load_questions(None, data, "math"))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +178,7 @@ def test_what_flags_and_file_show_is_refused_before_a_stack_is_started(
     def started(*_: object, **__: object) -> None:
         raise AssertionError("a stack is started")
 
-    monkeypatch.setattr("training.head.__main__.local_stack", started)
+    monkeypatch.setattr("training.head.command.local_stack", started)
     monkeypatch.setattr("training.head.baselines._NUM_CHECKED", 61)
     rows = [{"question": f"What is {number}?", "answer": str(number)} for number in range(60)]
     data = tmp_path / "data.jsonl"
@@ -182,8 +205,7 @@ def test_workers_that_cannot_be_timed_from_here_are_refused_with_the_remedy(
         raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "10.0.0.1:50051: no route")
 
     monkeypatch.setattr("training.head.latency.fit_pair", unreachable)
-    options = parser().parse_args(["--name", "x", "--router", "far:1", "--work", str(tmp_path)])
-    options.work = tmp_path
+    options, _ = told("--name", "x", "--task", "tiny", "--router", "far:1", "--work", str(tmp_path))
     places = dict.fromkeys(("slm", "llm"), "cuda:0 float16")
     pair = Pair({"slm": "small", "llm": "large"}, places)
     data = tmp_path / "data.jsonl"
@@ -208,7 +230,7 @@ def test_whose_latency_model_it_is_is_known_if_it_says_so() -> None:
 
 def test_the_recipe_is_the_defaults_but_for_what_is_given() -> None:
     def given(*flags: str) -> Recipe:
-        return recipe_of(parser().parse_args(["--name", "x", *flags]))
+        return told("--name", "x", *flags)[1]
 
     assert given("--task", "tiny") == Recipe()
     assert given("--task", "gsm8k").warm_answers == NUM_ANSWERS
@@ -217,12 +239,10 @@ def test_the_recipe_is_the_defaults_but_for_what_is_given() -> None:
 
 
 def test_fast_looks_at_little_unless_more_is_asked_for() -> None:
-    options = parser().parse_args(["--name", "x", "--fast", "--num-dev", "50"])
-    fill(options)
-    assert (options.num_alone, options.num_dev, options.prices) == (8, 50, [1.0])
-    options = parser().parse_args(["--name", "x"])
-    fill(options)
-    assert (options.num_alone, options.num_dev, len(options.prices)) == (200, None, 5)
+    looks = told("--name", "x", "--task", "tiny", "--fast", "--num-dev", "50")[0].looks
+    assert (looks.num_alone, looks.num_dev, looks.prices) == (8, 50, (1.0,))
+    looks = told("--name", "x", "--task", "tiny")[0].looks
+    assert (looks.num_alone, looks.num_dev, len(looks.prices)) == (200, None, 5)
 
 
 def test_a_trial_with_a_target_is_let_run_whatever_it_can_promise(tmp_path: Path) -> None:
@@ -230,13 +250,9 @@ def test_a_trial_with_a_target_is_let_run_whatever_it_can_promise(tmp_path: Path
     rows = [{"question": f"What is {number}?", "answer": str(number)} for number in range(60)]
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     common = ["--name", "x", "--data", str(data), "--check", "exact", "--target-loss", "3%", "--work", str(tmp_path)]
-    options = parser().parse_args([*common, "--fast"])
-    fill(options)
-    assert questions_of(options, recipe_of(options)).dev
-    options = parser().parse_args(common)
-    fill(options)
+    assert questions_of(*told(*common, "--fast")).dev
     with pytest.raises(InvalidArgument, match="--target-loss"):
-        questions_of(options, recipe_of(options))
+        questions_of(*told(*common))
 
 
 def test_machines_are_told_what_there_is_only_in_words(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import grpc
 import jsonschema
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_worker.engine.types import Sampling
+from model_worker.grammars import AnswerGrammar
+from rstitch.errors import from_rpc_error
+from rstitch.service.json_schemas import grammar_of
 from rstitch.v1 import common_pb2
 from rstitch.v1 import worker_pb2 as pb
 from tests.support.grammars import MARKS, PERSON, Held, hold
@@ -166,6 +170,30 @@ BAD = {
 }
 
 
+async def test_what_was_read_of_an_answer_is_not_read_again(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, inner = list[tuple[int, list[int]]](), AnswerGrammar.allowed
+
+    def allowed(self: AnswerGrammar, tokens: Any, num_same: int, num: int) -> Any:
+        looks.append((num_same, list(tokens)))
+        return inner(self, tokens, num_same, num)
+
+    monkeypatch.setattr(AnswerGrammar, "allowed", allowed)
+    _, stub = await start_worker(measure_ms=0)
+    looks.clear()
+    tokens, _ = await decode_once(stub, request("s", PROMPTS[0], PERSON, max_tokens=30))
+    await decode_once(
+        stub, request("s", [], PERSON, position=len(PROMPTS[0]) + 20, start=len(PROMPTS[0]), max_tokens=9)
+    )
+    before: list[int] = []
+    for num_same, seen in looks:
+        assert seen[:num_same] == before[:num_same]
+        assert len(seen) - num_same == 1 or not before or len(before) == len(PROMPTS[0]) + 29
+        before = seen
+    assert len(looks) >= len(tokens) + 9
+
+
 async def test_what_cannot_be_held_to_is_refused(start_worker: StartWorker) -> None:
     _, stub = await start_worker(measure_ms=0)
     for name, (schema, field) in BAD.items():
@@ -174,6 +202,37 @@ async def test_what_cannot_be_held_to_is_refused(start_worker: StartWorker) -> N
         error = await error_of(decode_once(stub, asked))
         assert (error.code.name, error.field) == ("INVALID_ARGUMENT", field), name
         assert error.remedy, name
+
+
+async def test_what_would_take_all_memory_is_refused_beside_other_answers(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty bytes; nobody tried them before, as a router does."""
+
+    def never(schema: str, field: str) -> str:
+        assert "9999991" not in schema, "read in the worker's own process"
+        return grammar_of(schema, field)
+
+    monkeypatch.setattr("model_worker.grammars.grammar_of", never)
+    _, stub = await start_worker(measure_ms=0)
+    hostile = request("s", [5], {"type": "integer", "multipleOf": 9999991})
+    trial = asyncio.create_task(error_of(decode_once(stub, hostile)))
+    beside = [decode_once(stub, pb.DecodeRequest(session_id="t", tokens=[5, index], max_tokens=20)) for index in (6, 7)]
+    assert all([len((await each)[0]) == 20 for each in beside])
+    error = await trial
+    assert (error.code.name, error.reason, error.field) == ("INVALID_ARGUMENT", "SCHEMA_REFUSED", "grammar.json_schema")
+    assert (await decode_once(stub, request("s", PROMPTS[0], MARKS)))[0][-1] == STOP_TOKEN
+
+
+async def test_only_so_many_schemas_wait(start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_worker.grammars._MAX_WAITING", 2)
+    _, stub = await start_worker(measure_ms=0)
+    asked = [request(f"s{num}", [5], {"enum": [num]}) for num in range(8)]
+    found = await asyncio.gather(*(decode_once(stub, each) for each in asked), return_exceptions=True)
+    refused = [from_rpc_error(each) for each in found if isinstance(each, grpc.aio.AioRpcError)]
+    assert {error.reason for error in refused} == {"TOO_MANY_SCHEMAS"}
+    assert all(error.retry_after_s for error in refused)
+    assert 2 <= len(found) - len(refused) < 8
 
 
 async def test_an_answer_that_is_not_of_the_schema_cannot_go_on_and_others_do(start_worker: StartWorker) -> None:

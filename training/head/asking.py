@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+
+from training.head.options import Options
 
 _STACK = ("models", "slm_model", "llm_model", "device", "slm_device", "llm_device", "dtype")
 
 
-def reached_by(options: argparse.Namespace) -> list[str]:
+def reached_by(options: Options) -> list[str]:
     """The flags by which `rstitch eval run` asks the same pair: the running router, or what a stack is started from."""
-    if options.router:
-        return ["--router", options.router]
-    given = {name: getattr(options, name) for name in _STACK}
+    if options.run.router:
+        return ["--router", options.run.router]
+    given = {name: getattr(options.stack, name) for name in _STACK}
     if given["device"] == "cpu":
         given["device"] = None  # the default
     flags = [part for name, value in given.items() if value for part in (f"--{name.replace('_', '-')}", str(value))]
-    if options.out.name == options.name and not options.out.as_posix().endswith(f"models/heads/{options.name}"):
-        flags.append(f"--router-arg=--heads={options.out.parent}")
+    if options.head.out.name == options.head.name and not options.head.out.as_posix().endswith(
+        f"models/heads/{options.head.name}"
+    ):
+        flags.append(f"--router-arg=--heads={options.head.out.parent}")
     return flags
 
 
-def test_command(options: argparse.Namespace, reached: list[str], judged_by: str, data: Path | None, head: str) -> str:
+def test_command(options: Options, reached: Sequence[str], judged_by: str, data: Path | None, head: str) -> str:
     """The command line, in words of the shell.
 
     Args:
@@ -34,7 +38,7 @@ def test_command(options: argparse.Namespace, reached: list[str], judged_by: str
     flags = [*reached]
     if data:
         flags += ["--data", str(data)]
-    if options.max_new_tokens:
-        flags += ["--max-new-tokens", str(options.max_new_tokens)]
+    if options.questions.max_new_tokens:
+        flags += ["--max-new-tokens", str(options.questions.max_new_tokens)]
     systems = ["--systems", "llm_only", "slm_only", "threshold:tau=0.02", head]
     return " ".join(("rstitch eval run", judged_by, shlex.join([*flags, *systems])))

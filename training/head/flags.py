@@ -1,124 +1,209 @@
-"""The flags of `rstitch train-head`."""
+"""The flags of `rstitch train-head`, as they are given. It reads no file, and loads neither models nor torch."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
-from evals.asking.flags import numbers, positive, positives, rates, some_of
-from evals.asking.stacks import add_stack_arguments
+import typer
+
 from rstitch.service.head_features import NAMES
-from training.head.frontier import PRICES, TAUS
-from training.head.recipe import Recipe
-from training.head.warm_start.chain_states import LINES
-from training.head.warm_start.sources import SOURCES
+from training.head.recipe import LINES, PRICES, SOURCES, TAUS, Recipe
+from training.head.stack_flags import StackFlags
 
-DESCRIPTION = """Trains the head of R-Stitch+ for a pair, on questions with answers.
-
-Stages, each of which goes on where it was after any kill: questions (split by their hash), the latency model, the LLM
-and the SLM alone, a warm start, DAPO with the price of a millisecond, a look at dev, the files: weights, card, curves.
-The test split is never looked at.
-"""
+_questions = partial(typer.Option, rich_help_panel="Questions")
+_goal = partial(typer.Option, rich_help_panel="What it is trained for, one of these")
+_dev = partial(typer.Option, rich_help_panel="What is looked at on dev")
+_run = partial(typer.Option, rich_help_panel="The run")
+_recipe = partial(typer.Option, rich_help_panel="The recipe")
+_DEFAULT = Recipe()
 
 
-def parser() -> argparse.ArgumentParser:
-    """Makes the parser; what of the recipe is not given is the recipe's."""
-    share = partial(_number, unit="%", example="0.01 or 1%")
-    times = partial(_number, unit="x", example="2x")
-    # fmt: off
-    made = argparse.ArgumentParser(prog="rstitch train-head", description=DESCRIPTION,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--name", required=True, help="of the head, under which it is asked for: --policy learned:NAME")
-    asked = made.add_argument_group("questions")
-    asked.add_argument("--task", metavar="NAME|FILE.toml", help="see rstitch eval list")
-    asked.add_argument("--data", type=Path, metavar="FILE", help="questions with answers, .jsonl or .json")
-    asked.add_argument("--check", metavar="KIND",
-                       help="of a file without a task: boxed | math | exact | code | python:module.function")
-    asked.add_argument("--split", default="70/10/20", help="train, dev and test: shares, or numbers (default 70/10/20)")
-    asked.add_argument("--prompt", default="{question}", help="of a file; {column} stands for a column")
-    asked.add_argument("--max-new-tokens", type=positive, help="of an answer (default: the task's)")
-    asked.add_argument("--num-dev", type=positive, help="at most so many of dev (default: all)")
-    asked.add_argument("--num-alone", type=positive,
-                       help="training questions that the LLM and the SLM answer alone, first (default 200)")
-    goal = made.add_argument_group("what it is trained for").add_mutually_exclusive_group()
-    goal.add_argument("--price", type=float, metavar="LAMBDA",
-                      help="reward of a millisecond (the paper: 5e-6; default: what takes a tenth of the LLM's reward)")
-    goal.add_argument("--target-loss", type=share, metavar="LOSS",
-                      help="as fast as can be, at most so much less accurate than the LLM alone: 0.01 or 1%%")
-    goal.add_argument("--target-latency", type=times, metavar="TIMES",
-                      help="as accurate as can be, so many times as fast as the LLM alone: 2x")
-    dev = made.add_argument_group("what is looked at on dev")
-    dev.add_argument("--taus", type=numbers, help=f"thresholds (default {_listed(TAUS)})")
-    dev.add_argument("--prices", type=rates,
-                     help=f"of an LLM token, in multiples of that of the training (default {_listed(PRICES)})")
-    run = made.add_argument_group("the run")
-    run.add_argument("--out", type=Path, help="folder of the files (default models/heads/NAME)")
-    run.add_argument("--work", type=Path, help="folder of the stages (default .cache/heads/NAME)")
-    run.add_argument("--latency-model", "--latency", dest="latency", type=Path, metavar="FILE",
-                     help="latency model of `rstitch latency` (default: the bundled one, or one that is fitted first)")
-    run.add_argument("--sessions", type=positive, default=64, help="answers at once (default 64)")
-    run.add_argument("--patience-s", type=float, default=600.0, help="wait for a lost service so long (default 600)")
-    run.add_argument("--in-process", action="store_true", help="both models in this process, on the CPU: no service")
-    run.add_argument("--max-hours", type=float, help="of the whole run: DAPO ends in time for what follows it")
-    run.add_argument("--price-per-hour", type=float, metavar="MONEY", help="of the machines, to say what the run costs")
-    run.add_argument("--activate", action="store_true",
-                     help="put the head into service in the end, where all routers of the store find it")
-    run.add_argument("--json", action="store_true", help="tell each thing as a line of JSON on stdout")
-    run.add_argument("--fast", action="store_true", help="seconds instead of minutes: to see that it runs")
-    _add_recipe(made.add_argument_group("the recipe"))
-    # fmt: on
-    add_stack_arguments(made, router=True)
-    return made
-
-
-def fill(options: argparse.Namespace) -> None:
-    """Sets how much is looked at where it was not given: little with `--fast`."""
-    little = {"num_alone": 8, "num_dev": 8, "taus": [0.01], "prices": [1.0]}
-    usual = {"num_alone": 200, "num_dev": None, "taus": list(TAUS), "prices": list(PRICES)}
-    for name, value in (little if options.fast else usual).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-
-
-def _add_recipe(group: argparse._ArgumentGroup) -> None:
-    """Each is a field of the recipe; None: as the recipe has it."""
-    default = Recipe()
-    # fmt: off
-    group.add_argument("--seed", type=int, help="of everything")
-    group.add_argument("--tau", type=float, help=f"gate: the head is asked above (default {default.tau:g})")
-    group.add_argument("--pure", action="store_true",
-                       help="DAPO alone, from near the threshold rule: no supervised warm start")
-    group.add_argument("--features", type=some_of(NAMES), metavar="NAME,...",
-                       help=f"what else the head sees: {', '.join(NAMES)} (default: none)")
-    group.add_argument("--num-readout", type=int,
-                       help="tokens whose logits the head sees, by the SLM's LM head; 0: the paper's inputs alone "
-                            f"(default {default.num_readout})")
-    group.add_argument("--hidden", type=positives, metavar="N,...", help="of the MLP's layers")
-    group.add_argument("--num-steps", type=int, help=f"of DAPO (default {default.num_steps}); more go on with a run")
-    group.add_argument("--num-questions", type=positive, help=f"of a step (default {default.num_questions})")
-    group.add_argument("--group-size", type=positive, help=f"answers to each (default {default.group_size})")
-    group.add_argument("--lr", type=float, help=f"of DAPO (default {default.lr:g})")
-    group.add_argument("--eval-every", type=positive, help=f"steps between looks at dev (default {default.eval_every})")
-    group.add_argument("--warm-from", choices=SOURCES,
-                       help="what the warm start learns from: reference chains (tiny tasks), right answers of the LLM, "
-                            "the data's solutions, labelled sessions of the router (default: the first that there is)")
-    group.add_argument("--warm-answers", type=int, help="how many of them")
-    group.add_argument("--warm-lines", choices=LINES,
-                       help="whose lines reference chains have: the SLM's, those with the LLM's among them, or the "
-                            "LLM's, of which a head learns to let it begin each (default: as the task needs)")
-    group.add_argument("--warm-epochs", type=positive, help=f"passes over them (default {default.warm_epochs})")
-    group.add_argument("--warm-error", type=float, help="the warm start calls the LLM above this P(SLM's token wrong)")
-    # fmt: on
-
-
-def _number(text: str, unit: str, example: str) -> float:
-    try:
-        return float(text.removesuffix(unit)) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number such as {example}") from None
-
-
-def _listed(values: Sequence[float]) -> str:
+def _listed(values: tuple[float, ...] | tuple[int, ...]) -> str:
     return ",".join(f"{value:g}" for value in values)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFlags:
+    """Says what the head is called, and where it and its stages are kept."""
+
+    name: Annotated[str, typer.Option(help="Of the head, under which it is asked for: --policy learned:NAME.")]
+    out: Annotated[Path | None, _run(help="Folder of the files.", show_default="models/heads/NAME")] = None
+    work: Annotated[Path | None, _run(help="Folder of the stages.", show_default=".cache/heads/NAME")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionFlags:
+    """Says what is asked, and of which questions how many."""
+
+    task: Annotated[str | None, _questions(metavar="NAME|FILE.toml", help="See rstitch eval list.")] = None
+    data: Annotated[Path | None, _questions(metavar="FILE", help="Questions with answers, .jsonl or .json.")] = None
+    check: Annotated[
+        str | None,
+        _questions(metavar="KIND", help="Of a file without a task: boxed | math | exact | python:module.function"),
+    ] = None
+    split: Annotated[str, _questions(help="train, dev and test: shares, or numbers.")] = "70/10/20"
+    prompt: Annotated[str, _questions(help="Of a file; {column} stands for a column.")] = "{question}"
+    max_new_tokens: Annotated[int | None, _questions(min=1, help="Of an answer.", show_default="the task's")] = None
+    num_dev: Annotated[int | None, _questions(min=1, help="At most so many of dev.", show_default="all")] = None
+    num_alone: Annotated[
+        int | None,
+        _questions(min=1, help="Training questions that the LLM and the SLM answer alone, first.", show_default="200"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class GoalFlags:
+    """Says what the head is trained for: at most one of these, in the words in which it is given."""
+
+    price: Annotated[
+        float | None,
+        _goal(
+            metavar="LAMBDA",
+            help="Reward of a millisecond; the paper's: 5e-6.",
+            show_default="what takes a tenth of the LLM's reward",
+        ),
+    ] = None
+    target_loss: Annotated[
+        str | None,
+        _goal(metavar="LOSS", help="As fast as can be, so much less accurate than the LLM alone at most: 0.01 or 1%."),
+    ] = None
+    target_latency: Annotated[
+        str | None,
+        _goal(metavar="TIMES", help="As accurate as can be, so many times as fast as the LLM alone: 2x."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class DevFlags:
+    """Says beside what the head is looked at: numbers with commas between them."""
+
+    taus: Annotated[
+        str | None, _dev(metavar="TAU,...", help="Thresholds; none if empty.", show_default=_listed(TAUS))
+    ] = None
+    prices: Annotated[
+        str | None,
+        _dev(
+            metavar="TIMES,...",
+            help="Of an LLM token, in multiples of that of the training.",
+            show_default=_listed(PRICES),
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFlags:
+    """Says who answers, and what the run may take."""
+
+    router: Annotated[str, _run(metavar="HOST:PORT", help="A running router.", show_default="a stack is started")] = ""
+    latency: Annotated[
+        Path | None,
+        _run(
+            "--latency-model",
+            "--latency",
+            metavar="FILE",
+            help="Latency model of `rstitch latency`.",
+            show_default="the bundled one, or one that is fitted first",
+        ),
+    ] = None
+    sessions: Annotated[int, _run(min=1, help="Answers at once.")] = 64
+    patience_s: Annotated[float, _run(help="Wait for a lost service so long.")] = 600.0
+    in_process: Annotated[bool, _run("--in-process", help="Both models in this process, on the CPU: no service.")] = (
+        False
+    )
+    max_hours: Annotated[
+        float | None, _run(help="Of the whole run: DAPO ends in time for what follows it.", show_default="no end")
+    ] = None
+    price_per_hour: Annotated[
+        float | None, _run(metavar="MONEY", help="Of the machines, to say what the run costs.")
+    ] = None
+    activate: Annotated[
+        bool,
+        _run("--activate", help="Put the head into service in the end, where all routers of the store find it."),
+    ] = False
+    json: Annotated[bool, _run("--json", help="Tell each thing as a line of JSON on stdout.")] = False
+    fast: Annotated[bool, _run("--fast", help="Seconds instead of minutes: to see that it runs.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeFlags:
+    """Says what of the recipe is to be otherwise; what is None is as the recipe has it."""
+
+    seed: Annotated[int | None, _recipe(help="Of everything.", show_default=f"{_DEFAULT.seed}")] = None
+    tau: Annotated[float | None, _recipe(help="Gate: the head is asked above.", show_default=f"{_DEFAULT.tau:g}")] = (
+        None
+    )
+    pure: Annotated[
+        bool, _recipe("--pure", help="DAPO alone, from near the threshold rule: no supervised warm start.")
+    ] = False
+    features: Annotated[
+        str | None,
+        _recipe(metavar="NAME,...", help=f"What else the head sees: {', '.join(NAMES)}.", show_default="none"),
+    ] = None
+    num_readout: Annotated[
+        int | None,
+        _recipe(
+            help="Tokens whose logits the head sees, by the SLM's LM head; 0: the paper's inputs alone.",
+            show_default=f"{_DEFAULT.num_readout}",
+        ),
+    ] = None
+    hidden: Annotated[
+        str | None, _recipe(metavar="N,...", help="Of the MLP's layers.", show_default=_listed(_DEFAULT.hidden))
+    ] = None
+    num_steps: Annotated[
+        int | None, _recipe(help="Of DAPO; more go on with a run.", show_default=f"{_DEFAULT.num_steps}")
+    ] = None
+    num_questions: Annotated[
+        int | None, _recipe(min=1, help="Of a step.", show_default=f"{_DEFAULT.num_questions}")
+    ] = None
+    group_size: Annotated[
+        int | None, _recipe(min=1, help="Answers to each.", show_default=f"{_DEFAULT.group_size}")
+    ] = None
+    lr: Annotated[float | None, _recipe(help="Of DAPO.", show_default=f"{_DEFAULT.lr:g}")] = None
+    eval_every: Annotated[
+        int | None, _recipe(min=1, help="Steps between looks at dev.", show_default=f"{_DEFAULT.eval_every}")
+    ] = None
+    warm_from: Annotated[
+        str | None,
+        _recipe(
+            metavar="|".join(SOURCES),
+            help="What the warm start learns from: reference chains (tiny tasks), right answers of the LLM, the data's "
+            "solutions, labelled sessions of the router.",
+            show_default="the first that there is",
+        ),
+    ] = None
+    warm_answers: Annotated[int | None, _recipe(help="How many of them.", show_default="by what it learns from")] = None
+    warm_lines: Annotated[
+        str | None,
+        _recipe(
+            metavar="|".join(LINES),
+            help="Whose lines reference chains have: the SLM's, those with the LLM's among them, or the LLM's, of "
+            "which a head learns to let it begin each.",
+            show_default="as the task needs",
+        ),
+    ] = None
+    warm_epochs: Annotated[
+        int | None, _recipe(min=1, help="Passes over them.", show_default=f"{_DEFAULT.warm_epochs}")
+    ] = None
+    warm_error: Annotated[
+        float | None,
+        _recipe(
+            help="The warm start calls the LLM above this P(SLM's token wrong).",
+            show_default=f"{_DEFAULT.warm_error:g}",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """All flags of the command."""
+
+    head: HeadFlags
+    questions: QuestionFlags
+    goal: GoalFlags
+    dev: DevFlags
+    run: RunFlags
+    recipe: RecipeFlags
+    stack: StackFlags

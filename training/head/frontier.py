@@ -21,10 +21,9 @@ from evals.tasks.data import Problem
 from rstitch.client.policies import Learned, LlmOnly, SlmOnly, Threshold
 from rstitch.client.specs import Spec, text_of
 from training.head.evaluate import Figures, figures_of
+from training.head.recipe import PRICES, TAUS
 from training.head.rollouts import Asked, Job, Rollout, Rollouts
 
-TAUS = (0.001, 0.01, 0.03, 0.1)
-PRICES = (0.25, 0.5, 1.0, 2.0, 4.0)
 LLM_ONLY = "llm_only"
 _Z = float(norm.ppf((1 + LEVEL) / 2))  # of the bootstrap's intervals
 

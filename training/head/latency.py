@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from evals.latency import LatencyModel
 from evals.latency.pair import ROLES, fit_pair
 from rstitch.errors import Unavailable, invalid
 from rstitch.local.part import ROOT
+from training.head.options import Options
 from training.head.pair import Pair
 from training.head.progress import Screen
 from training.head.questions import Questions
@@ -21,31 +21,31 @@ _REPEATS, _NUM_ASKED, _MAX_TOKENS = 5, 2, 128
 _MOST_S = 600.0  # after which no call is repeated: of real models on a CPU all of them would take half an hour
 
 
-def latency_of(options: argparse.Namespace, pair: Pair, questions: Questions, screen: Screen) -> LatencyModel:
+def latency_of(options: Options, pair: Pair, questions: Questions, screen: Screen) -> LatencyModel:
     """Finds the latency model, or times the workers' calls and fits one, which is then kept in the work folder.
 
     What serving adds is measured on answers to a few of the training questions.
 
     Raises: RstitchError if there is none and none can be made, or if the one that was given is of other models.
     """
-    if options.latency is not None:
-        model = load_latency(options.latency)
+    if options.run.latency is not None:
+        model = load_latency(options.run.latency)
         if whose := another_pair(model, pair):
-            screen.say("warning", f"{options.latency} is of {whose}, the pair is {_words(_wanted(pair))}")
+            screen.say("warning", f"{options.run.latency} is of {whose}, the pair is {_words(_wanted(pair))}")
         return model
-    path: Path = options.work / _FILE
+    path = options.head.work / _FILE
     if path.exists():
         return load_latency(path)
     if _BUNDLED.exists() and _told(bundled := load_latency(_BUNDLED)) == _wanted(pair):
         return bundled
-    if not options.router:
+    if not options.run.router:
         raise invalid("--latency-model", "there is no latency model of this pair.", "Make one: rstitch latency.")
     screen.say("latency", "there is no latency model of this pair: its calls and a few answers are timed first")
     asked = [problem.prompt for problem in questions.train[:_NUM_ASKED]]
     limit = min(_MAX_TOKENS, questions.task.max_new_tokens)
     try:
         model = asyncio.run(
-            fit_pair(options.router, asked, max_new_tokens=limit, repeats=_REPEATS, most_s=_MOST_S, bar=screen.bar)
+            fit_pair(options.run.router, asked, max_new_tokens=limit, repeats=_REPEATS, most_s=_MOST_S, bar=screen.bar)
         )
     except Unavailable as error:
         remedy = "Make a model beside the workers, by rstitch latency, and give it: --latency-model FILE."

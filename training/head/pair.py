@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.tokenizer import load_tokenizer
 from rstitch.client.sync import Client
 from rstitch.errors import invalid
+from training.head.options import Options
 from training.head.refusals import TRAINING
 from training.head.rollouts.engines import open_engines
 from training.head.rollouts.in_process import InProcessRollouts
@@ -68,11 +68,11 @@ class Pair:
             return ""
 
 
-def pair_of(options: argparse.Namespace) -> Pair:
+def pair_of(options: Options) -> Pair:
     """The models of a running router, or those of the flags. Raises RstitchError if the router is not ready."""
-    if options.in_process:
-        return Pair(dict(zip(ROLES, models(options), strict=True)), dict.fromkeys(ROLES, "cpu float32"))
-    with Client(options.router, credentials=access()) as client:
+    if options.run.in_process:
+        return Pair(dict(zip(ROLES, models(options.stack.options), strict=True)), dict.fromkeys(ROLES, "cpu float32"))
+    with Client(options.run.router, credentials=access()) as client:
         workers = {worker.role.value: worker for worker in client.wait_ready().workers}
     return Pair(
         {role: workers[role].model for role in ROLES},
@@ -88,11 +88,13 @@ def check_labels(router: str) -> None:
             raise invalid("--warm-from", "the router keeps no session with a label.", remedy)
 
 
-def rollouts_of(options: argparse.Namespace, pair: Pair, judge: Judge, held: ExitStack) -> Rollouts:
+def rollouts_of(options: Options, pair: Pair, judge: Judge, held: ExitStack) -> Rollouts:
     """Who writes the pair's answers; ends with `held`. Raises RstitchError, UnsupportedModel."""
-    if options.in_process:
+    if options.run.in_process:
         # After a kill other answers are written at once than would have been.
         engines = open_engines(pair.models["slm"], pair.models["llm"], batch_invariant=True)
-        return held.enter_context(InProcessRollouts(engines, judge, options.sessions))
-    served = ServedRollouts(options.router, judge, f"{options.name}{TRAINING}", options.sessions, options.patience_s)
+        return held.enter_context(InProcessRollouts(engines, judge, options.run.sessions))
+    served = ServedRollouts(
+        options.run.router, judge, f"{options.head.name}{TRAINING}", options.run.sessions, options.run.patience_s
+    )
     return held.enter_context(served)

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from evals.tasks.tiny.domain import Style
+
+# Thresholds and prices that are looked at on dev; a price in multiples of that of the training.
+TAUS = (0.001, 0.01, 0.03, 0.1)
+PRICES = (0.25, 0.5, 1.0, 2.0, 4.0)
+# What a warm start learns from (`warm_start.sources`).
+SOURCES = ("chains", "answers", "solutions", "logs")
+# Whose the lines of a chain are: the style that its writer begins lines in, and whether others are among them, of whose
+# first tokens nothing is said. `slm`: the SLM's alone. `mixed`: its own among the LLM's, as in answers that the LLM
+# wrote lines of. `llm`: the other way round, so that the LLM is called where it would begin a line.
+LINES: dict[str, tuple[Style, bool]] = {"slm": ("short", False), "mixed": ("short", True), "llm": ("verbose", True)}
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -16,7 +28,7 @@ class Recipe:
         features: what else it sees, by names of `rstitch.service.head_features` (ours).
         start_llm: without a warm start: P(LLM) at first, near the threshold rule, which is P(LLM) = 1.
         warm_answers: answers (or reference chains) of the warm start; 0: none, pure DAPO.
-        warm_lines: whose lines reference chains have, by names of `chain_states.LINES`; "": what the domain needs.
+        warm_lines: whose lines reference chains have, by names of `LINES`; "": what the domain needs.
         warm_epochs, warm_lr: passes over the states found in them, and the highest learning rate.
         warm_error: the warm start calls the LLM where the SLM's token is wrong with more than this probability.
         num_steps: of DAPO.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 
 from rstitch.errors import invalid
 from rstitch.service.head import NUM_TOP
+from training.head.options import Options
 from training.head.promise import check_promise
 from training.head.questions import Questions, solution_of
-from training.head.recipe import Recipe
+from training.head.recipe import SOURCES, Recipe
 from training.head.warm_start import sources
 
 _MAX_NAME = 64  # of a head in the store
@@ -18,13 +18,13 @@ TRAINING = ".training"  # follows the name, of heads of training steps
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-def refuse(options: argparse.Namespace, recipe: Recipe, questions: Questions) -> None:
+def refuse(options: Options, recipe: Recipe, questions: Questions) -> None:
     """Raises RstitchError (INVALID_ARGUMENT) for what no run could end well with."""
-    _refuse_name(options.name)
-    _refuse_goal(options, recipe, len(questions.dev[: options.num_dev]))
+    _refuse_name(options.head.name)
+    _refuse_goal(options, recipe, len(questions.dev[: options.looks.num_dev]))
     _refuse_numbers(options, recipe)
     _refuse_source(options, recipe, questions)
-    if options.activate and (options.in_process or not options.router):
+    if options.run.activate and (options.run.in_process or not options.run.router):
         what = "this run has no store that stays."
         remedy = "Give --router without --in-process, or leave it out and put the head later: rstitch heads put."
         raise invalid("--activate", what, remedy)
@@ -37,17 +37,17 @@ def _refuse_name(name: str) -> None:
         raise invalid("--name", f"{name[:80]!r} is no name of a head.", remedy)
 
 
-def _refuse_goal(options: argparse.Namespace, recipe: Recipe, num_dev: int) -> None:
-    price, speed_up = options.price, options.target_latency
+def _refuse_goal(options: Options, recipe: Recipe, num_dev: int) -> None:
+    price, speed_up = options.goal.price, options.goal.target_latency
     if price is not None and not 0 < price < math.inf:
         raise invalid("--price", f"{price:g} is no price of a millisecond.", "Give more than 0, such as 5e-6.")
     if speed_up is not None and not 1 < speed_up < math.inf:
         raise invalid("--target-latency", f"{speed_up:g}x is no speed-up.", "Give more than 1x, such as 2x.")
-    if options.target_loss is not None:
-        check_promise(options.target_loss, num_dev, 0.0, recipe.num_looks, is_trial=options.fast)
+    if options.goal.target_loss is not None:
+        check_promise(options.goal.target_loss, num_dev, 0.0, recipe.num_looks, is_trial=options.run.fast)
 
 
-def _refuse_numbers(options: argparse.Namespace, recipe: Recipe) -> None:
+def _refuse_numbers(options: Options, recipe: Recipe) -> None:
     if recipe.num_readout and recipe.num_readout < NUM_TOP:
         remedy = f"Give 0 (the paper's inputs alone), or at least {NUM_TOP}."
         raise invalid("--num-readout", f"a head cannot read {recipe.num_readout} tokens.", remedy)
@@ -58,13 +58,13 @@ def _refuse_numbers(options: argparse.Namespace, recipe: Recipe) -> None:
         raise invalid("--lr", f"{recipe.lr:g} is no learning rate.", "Give more than 0, such as 1e-4.")
     if recipe.num_steps < 0:
         raise invalid("--num-steps", f"{recipe.num_steps} are no steps.", "Give at least 0.")
-    if options.max_hours is not None and not options.max_hours > 0:
-        raise invalid("--max-hours", f"{options.max_hours:g} hours are none.", "Give more than 0.")
+    if options.run.max_hours is not None and not options.run.max_hours > 0:
+        raise invalid("--max-hours", f"{options.run.max_hours:g} hours are none.", "Give more than 0.")
 
 
-def _refuse_source(options: argparse.Namespace, recipe: Recipe, questions: Questions) -> None:
+def _refuse_source(options: Options, recipe: Recipe, questions: Questions) -> None:
     source, task = options.warm_from, questions.task
-    others = f"Choose of {', '.join(sources.SOURCES[1:])}."
+    others = f"Choose of {', '.join(SOURCES[1:])}."
     if source == "chains":
         if sources.domain_of(task) is None:
             raise invalid("--warm-from", f"{task.name} has no reference chains.", others)
@@ -72,10 +72,10 @@ def _refuse_source(options: argparse.Namespace, recipe: Recipe, questions: Quest
     if recipe.warm_lines:
         what = f"the warm start of {source} has the lines that it has."
         raise invalid("--warm-lines", what, "Leave it out: it is for --warm-from chains.")
-    if options.in_process:
+    if options.run.in_process:
         what = f"the warm start of {source} is observed by the service."
         raise invalid("--in-process", what, "Leave it out, or train for a tiny task: --warm-from chains.")
-    if source == "logs" and not options.router:
+    if source == "logs" and not options.run.router:
         what = "a stack that is started for this run has no sessions of anybody's."
         raise invalid("--warm-from", what, "Name the router that keeps the labelled ones: --router HOST:PORT.")
     if source in ("answers", "solutions") and task.input != "chat":

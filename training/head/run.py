@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from training.head.dual import Dual, dual_of
 from training.head.effort import minutes
 from training.head.evaluate import Figures, figures_of
 from training.head.latency import another_pair, latency_of
+from training.head.options import Options
 from training.head.pair import check_labels, pair_of, rollouts_of
 from training.head.progress import Screen, left_in_words, look_in_words
 from training.head.promise import Choice, check_promise, choose
@@ -45,26 +45,29 @@ class Run:
     """The stages of a run, in the order in which `all` goes through them.
 
     Args:
-        options: of `flags.parser`; `router` is set unless it is `in_process`.
+        options: with a router unless all is `in_process`.
         questions: that were not refused with these options.
+        reached: the flags by which another command asks the same pair (`asking.reached_by`).
         held: what ends with the run.
     """
 
     def __init__(
-        self, options: argparse.Namespace, recipe: Recipe, questions: Questions, screen: Screen, held: ExitStack
-    ) -> None:
+        self, options: Options, recipe: Recipe, questions: Questions, reached: Sequence[str], screen: Screen,
+        held: ExitStack,
+    ) -> None:  # fmt: skip
         self.options = options
+        self.reached = reached
         self.recipe = recipe
         self.screen = screen
         self.questions = questions
-        self.dev = questions.dev[: options.num_dev]
+        self.dev = questions.dev[: options.looks.num_dev]
         self.pair = pair_of(options)
         if options.warm_from == "logs":
-            check_labels(options.router)
-        check_files(options.work, recipe, self.pair, options.warm_from)
+            check_labels(options.run.router)
+        check_files(options.head.work, recipe, self.pair, options.warm_from)
         self.latency = latency_of(options, self.pair, self.questions, screen)
-        self.terms = Terms.of(self.questions.task, options.max_new_tokens)
-        self.work = Work(options.work, self._made_of())
+        self.terms = Terms.of(self.questions.task, options.questions.max_new_tokens)
+        self.work = Work(options.head.work, self._made_of())
         judge = Judge(self.terms, self.questions.checker, self.latency)
         self.writer = rollouts_of(options, self.pair, judge, held)
         self.rollouts = KeptRollouts(self.writer, self.work.folder, self.work.clock)
@@ -80,19 +83,20 @@ class Run:
             self.work.begin_anew("alone")
             self.rollouts.forget("alone")
             raise
-        dual = dual_of(options.price, options.target_loss, options.target_latency, llm.accuracy, llm.latency_ms, llm.n)
+        goal = options.goal
+        dual = dual_of(goal.price, goal.target_loss, goal.target_latency, llm.accuracy, llm.latency_ms, llm.n)
         trainer = self._trainer(dual, llm)
-        self.work.settle("goal", {name: getattr(options, name) for name in ("price", "target_loss", "target_latency")})
+        self.work.settle("goal", asdict(goal))
         self._dapo(trainer)
         return self._finish(trainer, dual)
 
     def _alone(self) -> Baselines:
         """The LLM and the SLM without one another, and whether what is asked for can be had."""
-        task, problems = self.questions.task, self.questions.train[: self.options.num_alone]
+        task, problems = self.questions.task, self.questions.train[: self.options.looks.num_alone]
         sides = {"train": len(self.questions.train), "dev": len(self.dev), "test": len(self.questions.test)}
         told = ", ".join(f"{number:,} for {side}" for side, number in sides.items() if number)
         self.screen.say("questions", f"{self.questions.origin.source}: {told}", **sides)
-        loss, looks, is_trial = self.options.target_loss, self.recipe.num_looks, self.options.fast
+        loss, looks, is_trial = self.options.goal.target_loss, self.recipe.num_looks, self.options.run.fast
 
         def measured() -> dict[str, Any]:
             with self.rollouts.stage("alone"), self.screen.bar("LLM and SLM alone", 2 * len(problems)) as advance:
@@ -172,11 +176,11 @@ class Run:
             llm = self._figures("llm_only", self.dev, LlmOnly())
             look = best_look(trainer.looks, dual, llm.accuracy, dual.start)
             head = Head.from_bytes(look.data)
-            asked = frontier.systems(self.rollouts.use(head), recipe.tau, options.taus, options.prices)
+            asked = frontier.systems(self.rollouts.use(head), recipe.tau, options.looks.taus, options.looks.prices)
             with self.screen.bar("dev frontier", len(self.dev) * len(asked)) as advance:
-                points = frontier.measure(self.rollouts, asked, self.dev, advance, options.name)
+                points = frontier.measure(self.rollouts, asked, self.dev, advance, options.head.name)
         choice = choose(
-            points, loss=options.target_loss, speed_up=options.target_latency, price_ms=look.price,
+            points, loss=options.goal.target_loss, speed_up=options.goal.target_latency, price_ms=look.price,
             num_heads=len({each.data for each in trainer.looks}),
         )  # fmt: skip
         training = Training(
@@ -189,24 +193,24 @@ class Run:
             look.step,
             self.work.clock.effort,
             calibration_of(self.work.folder),
-            options.name,
+            options.head.name,
             self._test_command(choice),
             another_pair(self.latency, self.pair),
         )
-        write_head(options.out, head, training, points, choice)
+        write_head(options.head.out, head, training, points, choice)
         if self.questions.save_test(self.work.folder / "test.jsonl"):
             self.screen.say("test", f"the test side, not looked at, is in {self.work.folder / 'test.jsonl'}")
         self.screen.say("promise", choice.statement, keeps=choice.keeps, price=choice.point.value)
-        full_name = f"{options.name}@{head.version}"
+        full_name = f"{options.head.name}@{head.version}"
         took = f"{minutes(self.work.clock.effort.seconds)} minutes"
-        words = f"{full_name} (step {look.step}) is in {options.out}, after {took}"
-        policy = f"learned:{options.name},price={choice.point.value:g}"
+        words = f"{full_name} (step {look.step}) is in {options.head.out}, after {took}"
+        policy = f"learned:{options.head.name},price={choice.point.value:g}"
         if not choice.keeps:
-            words = f"{words}; it is not in service, for no price keeps the target" if options.activate else words
-        elif options.activate and isinstance(self.writer, ServedRollouts):
-            self.writer.put_into_service(options.name, head, choice.statement)
+            words = f"{words}; it is not in service, for no price keeps the target" if options.run.activate else words
+        elif options.run.activate and isinstance(self.writer, ServedRollouts):
+            self.writer.put_into_service(options.head.name, head, choice.statement)
             words = f"{words}; it is in service: rstitch heads rollback takes that back; ask with --policy {policy}"
-        self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.out))
+        self.screen.say("head", words, name=full_name, step=look.step, folder=str(options.head.out))
         if isinstance(self.writer, ServedRollouts):
             self.writer.forget_heads()
         return head
@@ -214,8 +218,8 @@ class Run:
     def _test_command(self, choice: Choice) -> str:
         price = "" if choice.point.value == 1 else f",price={choice.point.value:g}"
         data = None if self.questions.task.generator else self.work.folder / "test.jsonl"
-        flags, head = self.questions.origin.flags, f"learned:{self.options.name}{price}"
-        return test_command(self.options, self.options.reached, flags, data, head)
+        flags, head = self.questions.origin.flags, f"learned:{self.options.head.name}{price}"
+        return test_command(self.options, self.reached, flags, data, head)
 
     def _figures(self, name: str, problems: Sequence[Problem], policy: Asked) -> Figures:
         with self.screen.bar(name, len(problems)) as advance:
@@ -230,7 +234,7 @@ class Run:
     @property
     def _looks_after(self) -> int:
         """Counts the systems that answer dev after DAPO."""
-        return len(frontier.systems("", self.recipe.tau, self.options.taus, self.options.prices))
+        return len(frontier.systems("", self.recipe.tau, self.options.looks.taus, self.options.looks.prices))
 
     def _tell_left(self, trainer: Trainer) -> None:
         """Says once, as soon as it can be known, how long the rest takes and what it costs."""
@@ -242,21 +246,21 @@ class Run:
         looks = (num_steps // recipe.eval_every + self._looks_after) * len(self.dev)
         num_left = num_steps * recipe.num_questions * recipe.group_size
         most = num_left * recipe.max_rounds + looks
-        words = left_in_words(num_left + looks, most, self._rate, self.options.price_per_hour)
+        words = left_in_words(num_left + looks, most, self._rate, self.options.run.price_per_hour)
         self.screen.say("left", words, per_second=self._rate, rollouts=num_left + looks, most_rollouts=most)
 
     def _has_time(self, trainer: Trainer) -> bool:
         """Whether another step, and what follows DAPO, fit the hours that are allowed."""
-        if self.options.max_hours is None:
+        if self.options.run.max_hours is None:
             return True
         recipe = self.recipe
         # As many groups as the last steps took, for a step may draw several rounds; and a look before the frontier.
         num_groups = max([recipe.num_questions, *(curve["num_groups_seen"] for curve in trainer.curves[-_LAST_STEPS:])])
         num_next = num_groups * recipe.group_size + (1 + self._looks_after) * len(self.dev)
         needed = self.work.clock.effort.seconds + self._learning_s + (num_next / self._rate if self._rate else 0.0)
-        if needed <= 3600 * self.options.max_hours:
+        if needed <= 3600 * self.options.run.max_hours:
             return True
-        self.screen.say("hours", f"{self.options.max_hours:g} hours allow no more steps")
+        self.screen.say("hours", f"{self.options.run.max_hours:g} hours allow no more steps")
         return False
 
     def _made_of(self) -> dict[str, Any]:
@@ -270,23 +274,23 @@ class Run:
         }  # fmt: skip
 
 
-def made_of(options: argparse.Namespace, recipe: Recipe, questions: Questions) -> dict[str, Any]:
+def made_of(options: Options, recipe: Recipe, questions: Questions) -> dict[str, Any]:
     """Tells what a head depends on as far as it is known without the pair, by words for people."""
     # A run of more steps goes on with one of fewer.
     numbers = {name: value for name, value in asdict(recipe).items() if name != "num_steps"}
     return {
         "recipe": numbers,
         "questions": questions.digest,
-        "terms": asdict(Terms.of(questions.task, options.max_new_tokens)),
+        "terms": asdict(Terms.of(questions.task, options.questions.max_new_tokens)),
         "warm start": options.warm_from,
-        "numbers": {"alone": options.num_alone, "dev": len(questions.dev[: options.num_dev])},
+        "numbers": {"alone": options.looks.num_alone, "dev": len(questions.dev[: options.looks.num_dev])},
     }
 
 
-def _goal(options: argparse.Namespace, dual: Dual) -> str:
+def _goal(options: Options, dual: Dual) -> str:
     """What the head is trained for, in words."""
-    if options.target_loss is not None:
-        return f"a loss of accuracy against the LLM alone of at most {options.target_loss:.1%}, at least latency"
-    if options.target_latency is not None:
-        return f"answers {options.target_latency:g}x as fast as the LLM alone's, at most accuracy"
+    if options.goal.target_loss is not None:
+        return f"a loss of accuracy against the LLM alone of at most {options.goal.target_loss:.1%}, at least latency"
+    if options.goal.target_latency is not None:
+        return f"answers {options.goal.target_latency:g}x as fast as the LLM alone's, at most accuracy"
     return f"the highest reward with lambda = {dual.start:.3g} per ms"

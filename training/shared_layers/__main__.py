@@ -6,80 +6,48 @@ again.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
-from dataclasses import asdict
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import torch
+import typer
 from rich.console import Console
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from evals.tasks.tiny.words import WORDS
-from model_worker.engine.shared_layers.model import CONFIG, SlmTail, load_shared, save_shared
-from training.shared_layers.card import card
-from training.shared_layers.train import Recipe, train
-from training.tiny.evaluate import Exam
+from training.commands import SEVERAL, run
 
 _TAUS = (0.002, 0.005, 0.02, 0.05, 0.1)
-_TOKENIZER = (
-    "chat_template.jinja",
-    "early_exit.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
+_SOURCE, _OUT = Path("models/tiny-llm"), Path("models/tiny-shared-layers")
 
 
-def export(source: Path, out: Path, recipe: Recipe, llm: Any, tail: SlmTail, facts: dict[str, float]) -> None:
-    """Writes the folder: bfloat16 weights, the source's tokenizer, how it was trained."""
-    llm.bfloat16().save_pretrained(out)
-    save_shared(out, recipe.num_layers, tail.bfloat16(), training={**asdict(recipe), **facts})
-    for name in _TOKENIZER:
-        shutil.copy(source / name, out / name)
-    for path in out.iterdir():
-        path.chmod(0o644)  # safetensors writes for its owner alone; a container runs as somebody else
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains, measures; returns the exit code."""
+    return run(_train_shared, "python -m training.shared_layers", __doc__, arguments)
 
 
-def measure(folder: Path, n: int, taus: tuple[float, ...]) -> list[dict[str, Any]]:
-    """Measures both writers alone and stitched, on dev, greedy, float32; writes the card."""
-    llm: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    shared = load_shared(str(folder), llm)
-    shared.slm.generation_config = llm.generation_config
-    exam = Exam(WORDS, PreTrainedTokenizerFast.from_pretrained(str(folder)), WORDS.generator.problems("dev", n))
-    tallies = [exam.alone("slm_only", shared.slm), exam.alone("llm_only", llm)]
-    tallies += [exam.stitched(shared.slm, llm, tau) for tau in taus]
-    figures = [tally.figures() for tally in tallies]
-    sizes = {
-        "total_layers": llm.config.num_hidden_layers,
-        "parameters": sum(parameter.numel() for parameter in llm.parameters()),
-        "slm_parameters": sum(parameter.numel() for parameter in shared.tail.parameters()),
-    }
-    recipe = json.loads((folder / CONFIG).read_text())["training"]
-    command = "python -m training.shared_layers --measure-only"
-    note = f"The first {n} problems of the dev split, greedy, float32, by `{command}`."
-    (folder / "README.md").write_text(card(recipe, sizes, figures, note))
-    return figures
+def _train_shared(
+    source: Annotated[Path, typer.Option(help="The LLM to start from.")] = _SOURCE,
+    out: Annotated[Path, typer.Option(help="Folder of the model.")] = _OUT,
+    n: Annotated[int, typer.Option(help="dev problems for the card.")] = 500,
+    taus: Annotated[
+        list[float] | None,
+        typer.Option(metavar=f"TAU{SEVERAL}", help="Thresholds.", show_default=" ".join(map(str, _TAUS))),
+    ] = None,
+    measure_only: Annotated[bool, typer.Option("--measure-only", help="Train nothing; measure --out again.")] = False,
+) -> None:
+    # With torch, which the help does not need.
+    import torch
 
+    from training.shared_layers.export import export, measure
+    from training.shared_layers.train import Recipe, train
 
-def main() -> None:
-    """Parses flags, trains, measures."""
-    parser = argparse.ArgumentParser(prog="python -m training.shared_layers", description=__doc__)
-    parser.add_argument("--source", type=Path, default=Path("models/tiny-llm"), help="the LLM to start from")
-    parser.add_argument("--out", type=Path, default=Path("models/tiny-shared-layers"), help="folder of the model")
-    parser.add_argument("--n", type=int, default=500, help="dev problems for the card (default 500)")
-    parser.add_argument("--taus", type=float, nargs="*", default=list(_TAUS))
-    parser.add_argument("--measure-only", action="store_true", help="train nothing; measure --out again")
-    args = parser.parse_args()
     torch.set_num_threads(1)
-    if not args.measure_only:
+    if not measure_only:
         recipe = Recipe()
-        export(args.source, args.out, recipe, *train(args.source, recipe))
-    for row in measure(args.out, args.n, tuple(args.taus)):
+        export(source, out, recipe, *train(source, recipe))
+    for row in measure(out, n, tuple(taus or _TAUS)):
         Console().print(row)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

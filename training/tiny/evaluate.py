@@ -6,14 +6,16 @@ time and only agrees with Algorithm 1. SLM and LLM are exported folders or check
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic
+from typing import Annotated, Generic
 
 import torch
+import typer
 from rich.progress import track
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -23,11 +25,14 @@ from evals.figures.statistics import wilson
 from evals.tasks.tiny.domain import Domain
 from evals.tasks.tiny.domains import DOMAINS
 from evals.tasks.tiny.splits import AnyProblem, P
+from training.commands import SEVERAL, run
 from training.tiny.recipe import RECIPES
 from training.tiny.tokenizer import train_tokenizer
 from training.tiny.train import new_model
+from training.values import one_of
 
 TAUS = (0.005, 0.02, 0.05)
+_SPLITS = ("dev", "calibration", "test")
 
 
 @dataclass(slots=True)
@@ -141,20 +146,28 @@ def evaluate(
     return tallies + [exam.stitched(*pair, tau) for tau in taus]
 
 
-def main() -> None:
-    """Command line: one JSON line for each way of decoding."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("slm", type=Path)
-    parser.add_argument("llm", type=Path)
-    parser.add_argument("--domain", default="words", choices=sorted(DOMAINS))
-    parser.add_argument("--split", default="dev", choices=("dev", "calibration", "test"))
-    parser.add_argument("--n", type=int, default=500)
-    parser.add_argument("--taus", type=float, nargs="*", default=list(TAUS))
-    args = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a line of JSON for each way of decoding; returns the exit code."""
+    return run(_evaluate, "python -m training.tiny.evaluate", __doc__, arguments)
+
+
+def _evaluate(
+    slm: Annotated[Path, typer.Argument(exists=True, help="Folder or checkpoint of the SLM.")],
+    llm: Annotated[Path, typer.Argument(exists=True, help="Folder or checkpoint of the LLM.")],
+    domain: Annotated[str, typer.Option(metavar="|".join(DOMAINS), help="What they were trained for.")] = "words",
+    split: Annotated[str, typer.Option(metavar="|".join(_SPLITS), help="Whose problems they answer.")] = "dev",
+    n: Annotated[int, typer.Option(help="Problems.")] = 500,
+    taus: Annotated[
+        list[float] | None,
+        typer.Option(metavar=f"TAU{SEVERAL}", help="Thresholds.", show_default=" ".join(map(str, TAUS))),
+    ] = None,
+) -> None:
+    one_of("--domain", domain, tuple(DOMAINS))
+    one_of("--split", split, _SPLITS)
     torch.set_num_threads(1)
-    for tally in evaluate(args.slm, args.llm, DOMAINS[args.domain], args.split, args.n, tuple(args.taus)):
+    for tally in evaluate(slm, llm, DOMAINS[domain], split, n, tuple(taus or TAUS)):
         print(json.dumps(tally.figures()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,21 +6,25 @@ figures it is given. Measures nothing itself.
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from transformers import GenerationConfig
 
 from evals.figures.report import Columns, markdown_table
 from evals.tasks.tiny.domains import DOMAINS
+from training.commands import run
 from training.tiny import tokenizer as tokens
 from training.tiny.chains import MIXTURES, chain, text
 from training.tiny.recipe import RECIPES
 from training.tiny.train import new_model
+from training.values import one_of
 
 _ABOUT = {
     "short": "It is the small half of a pair: it writes one short line for each step, fast, and makes mistakes.",
@@ -143,19 +147,24 @@ def export(name: str, checkpoint: Path, out: Path, figures: list[dict[str, Any]]
     return out
 
 
-def main() -> None:
-    """Exports a checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(RECIPES))
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--figures", type=Path, help="what evaluate printed: one JSON object a line")
-    parser.add_argument("--note", default="", help="a sentence above the figures")
-    args = parser.parse_args()
-    lines = args.figures.read_text().splitlines() if args.figures else []
-    figures = [json.loads(line) for line in lines if line.startswith("{")]
-    export(args.name, args.checkpoint, args.out, figures, args.note)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exports a checkpoint; returns the exit code."""
+    return run(_export, "python -m training.tiny.export", __doc__, arguments)
+
+
+def _export(
+    name: Annotated[str, typer.Argument(help=f"Of {', '.join(RECIPES)}.")],
+    checkpoint: Annotated[Path, typer.Option(exists=True, help="What train wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model.")],
+    figures: Annotated[
+        Path | None, typer.Option(exists=True, help="What evaluate printed: one JSON object a line.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="A sentence above the figures.")] = "",
+) -> None:
+    one_of("NAME", name, tuple(RECIPES))
+    lines = figures.read_text().splitlines() if figures else []
+    export(name, checkpoint, out, [json.loads(line) for line in lines if line.startswith("{")], note)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

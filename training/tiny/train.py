@@ -7,15 +7,17 @@ are joined.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from rich.console import Console
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -23,9 +25,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from evals.figures.progress import progress_bar
 from evals.tasks.tiny.domains import DOMAINS
 from rstitch.local.part import ROOT
+from training.commands import run
 from training.tiny.data import IGNORE, Batch, batches
 from training.tiny.recipe import RECIPES, Recipe
 from training.tiny.tokenizer import train_tokenizer
+from training.values import one_of
 
 CHECKPOINT = "checkpoint.pt"
 MODELS = ROOT / "models"
@@ -149,16 +153,19 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - decay)
 
 
-def main() -> None:
-    """Trains one model, from its checkpoint on if there is one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(RECIPES))
-    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, help="stop after this many steps; the schedule stays the recipe's")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    args = parser.parse_args()
-    train(RECIPES[args.name], args.out, args.steps, args.resume)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains one model, from its checkpoint on if there is one; returns the exit code."""
+    return run(_train, "python -m training.tiny.train", __doc__, arguments)
+
+
+def _train(
+    name: Annotated[str, typer.Argument(help=f"Of {', '.join(RECIPES)}.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
+    steps: Annotated[int | None, typer.Option(help="Stop after so many; the schedule stays the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+) -> None:
+    train(RECIPES[one_of("NAME", name, tuple(RECIPES))], out, steps, resume)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -26,6 +26,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
 from model_worker.engine.bookkeeping.prefixes import PrefixIndex
+from model_worker.engine.bookkeeping.windows import WindowMap
 
 _MAX_LANES = 256
 _MIN_LANE_PAGES = 16
@@ -43,7 +44,10 @@ class PagePool:
     #   kept and valued pages are in the index, blank and unclean ones are not
     #   `_blank` and `_spare` are maps for searching: blank pages, and blank or kept ones
 
-    def __init__(self, num_pages: int, page_size: int, *, side_by_side: bool = True) -> None:
+    def __init__(
+        self, num_pages: int, page_size: int, *, side_by_side: bool = True, windows: WindowMap | None = None
+    ) -> None:
+        self.windows = windows  # a page that is handed out has a room there; None: all layers see everything
         self.num_pages = num_pages
         self.page_size = page_size
         self.prefixes = PrefixIndex()
@@ -71,7 +75,7 @@ class PagePool:
     @property
     def num_spare(self) -> int:
         """Number of pages that `allocate` may give out."""
-        return self._num_spare
+        return self._num_spare if self.windows is None else min(self._num_spare, self.windows.num_spare)
 
     @property
     def num_unclean(self) -> int:
@@ -105,7 +109,7 @@ class PagePool:
 
     def allocate(self, count: int, after: int | None = None) -> list[int]:
         """Hands out `count` pages that follow page `after` and one another where those are spare."""
-        assert count <= self._num_spare, "allocate() without checking num_spare"
+        assert count <= self.num_spare, "allocate() without checking num_spare"
         pages: list[int] = []
         for _ in range(count):
             after = self._next(after)
@@ -114,6 +118,8 @@ class PagePool:
             self.prefixes.remove(after)
             self._was_shared[after] = self._last_used[after] = 0
             self._holders[after] = 1
+            if self.windows is not None:
+                self.windows.assign(after)
             pages.append(after)
         return pages
 
@@ -173,12 +179,21 @@ class PagePool:
                 self._take_spare(page)
             self._unclean.append(page)
 
-    def take_unclean(self) -> list[int]:
-        """Returns the unclean pages, which the caller zeroes: they are blank from now on."""
+    @property
+    def unclean(self) -> list[int]:
+        """The unclean pages, for the caller to zero before `cleaned`."""
+        return self._unclean
+
+    def cleaned(self) -> None:
+        """Makes the unclean pages blank ones."""
         unclean, self._unclean = self._unclean, []
         for page in unclean:
             self._give_blank(page)
-        return unclean
+
+    def leave_window(self, page: int) -> None:
+        """Takes back a page's room in windowed layers, unless something is there that is to be zeroed first."""
+        if self.windows is not None and page not in self._tainted:
+            self.windows.drop(page)
 
     def check_integrity(self, held: list[int]) -> None:
         """Raises AssertionError unless `held`, a page once for each holder, and the pages of nobody are all pages."""
@@ -197,6 +212,9 @@ class PagePool:
         assert list(self._valued.values()) == sorted(self._valued.values()), "what was used last does not go last"
         assert all(page in self.prefixes for page in kept | valued), "a page kept that nobody finds"
         assert not any(page in self.prefixes for page in blank | unclean | self._tainted), "found, and of no use"
+        if self.windows is not None:
+            self.windows.check_integrity()
+            assert not any(self.windows.has(page) for page in blank), "a room of a page that nobody holds"
 
     def _next(self, after: int | None) -> int:
         """Returns the spare page to give out after page `after`."""
@@ -226,6 +244,8 @@ class PagePool:
         self._num_spare -= 1
 
     def _give_blank(self, page: int) -> None:
+        if self.windows is not None:
+            self.windows.drop(page)
         self._was_shared[page] = 0
         self._blank[page] = self._spare[page] = 1
         self._num_spare += 1

@@ -39,8 +39,11 @@ class Session:
     contiguous: bool = True  # each page follows the one before
     running: bool = False
     salt: str | None = None  # only sessions of one salt have pages in common; None: its pages are its own
+    num_left: int = 0  # of its first pages, how many have left the layers that see a window only
     num_offered: int = 0  # of its first pages, how many were offered to others
     last_used: int = 0  # the table's moment
+    _reader: object = None  # who looked at the tokens last
+    _num_read: int = 0  # so many of them are as it saw them
     _digests: list[bytes] = field(default_factory=list)  # of its first pages, as far as they were asked for
 
     @property
@@ -55,6 +58,17 @@ class Session:
     @property
     def num_pending(self) -> int:
         return len(self.tokens) - self.num_computed
+
+    def cut(self, position: int) -> None:
+        """Drops the tokens from `position` on. Nothing else takes any away."""
+        del self.tokens[position:]
+        self._num_read = min(self._num_read, position)
+
+    def num_same(self, reader: object) -> int:
+        """Returns how many of the tokens are as they were when this reader called last; 0 if another did since."""
+        same = self._num_read if self._reader is reader else 0
+        self._reader, self._num_read = reader, len(self.tokens)
+        return same
 
     def checksum(self, position: int) -> int:
         """Returns the CRC-32 of tokens [0, position) as little-endian uint32."""
@@ -80,3 +94,8 @@ class Session:
         """Notes that the tokens of pages from number `place` on are others now, or their KV is gone."""
         del self._digests[place:]
         self.num_offered = min(self.num_offered, place)
+
+
+def is_contiguous(pages: list[int]) -> bool:
+    """Says whether each page follows the one before."""
+    return not pages or pages == list(range(pages[0], pages[0] + len(pages)))

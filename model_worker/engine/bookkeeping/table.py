@@ -6,8 +6,9 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from model_worker.engine.bookkeeping.pages import PagePool
-from model_worker.engine.bookkeeping.session import Session
+from model_worker.engine.bookkeeping.session import Session, is_contiguous
 from model_worker.engine.bookkeeping.states import NO_STATES, States
+from model_worker.engine.bookkeeping.table_checks import check_sessions
 from model_worker.engine.bookkeeping.victims import victims
 from model_worker.engine.types import PrefixCache
 
@@ -76,16 +77,34 @@ class SessionTable:
 
     def truncate(self, session: Session, position: int) -> None:
         """Drops the session's tokens from `position` on, and the pages that become empty."""
-        del session.tokens[position:]
+        session.cut(position)
         self.uncompute(session, position)
 
     def restorable(self, session: Session, position: int) -> int:
-        """Returns the last position up to this one from which the session can go on."""
-        return self._states.restorable(session, position)
+        """Returns from where a session that is to go back to `position` goes on: from there or before.
+
+        Windows may have lost what a token there sees, and there are states of some positions only.
+        """
+        windows, position = self._pool.windows, self._states.restorable(session, position)
+        return position if windows is None or windows.first_needed(position) >= session.num_left else 0
+
+    def keep_state(self, session: Session) -> None:
+        """Makes sure that the session can come back to what it has computed now, once it has gone on."""
+        self._states.keep(session)
+
+    def leave_windows(self, session: Session) -> None:
+        """Gives back what the session no longer needs in layers that see a window only."""
+        if (windows := self._pool.windows) is None:
+            return
+        until = windows.first_kept(session.num_computed)
+        for page in session.pages[session.num_left : until]:
+            self._pool.leave_window(page)
+        session.num_left = max(session.num_left, until)
 
     def uncompute(self, session: Session, position: int) -> None:
-        """Forgets what was computed from `position` on, or from the last restorable one before; the tokens stay."""
-        position = self.restorable(session, position)
+        """Forgets the KV from `position` on, or more where it cannot be gone on from there; the tokens stay."""
+        if position < session.num_computed:
+            position = self.restorable(session, position)
         session.num_computed = min(session.num_computed, position)
         self._states.forget(session, session.num_computed)
         session.shallow_computed = min(session.shallow_computed, position)
@@ -93,15 +112,12 @@ class SessionTable:
         keep = self._pool.pages_for(session.num_shallow)
         self._pool.release(reversed(session.pages[keep:]), session.last_used)
         del session.pages[keep:]
-        session.contiguous = session.contiguous or _contiguous(session.pages)
+        session.num_left = min(session.num_left, keep)
+        session.contiguous = session.contiguous or is_contiguous(session.pages)
 
     def close(self, session: Session) -> None:
         self.truncate(session, 0)
         del self._sessions[session.session_id]
-
-    def keep_state(self, session: Session) -> None:
-        """Makes sure that the session can come back to what it has computed now, once it has gone on."""
-        self._states.keep(session)
 
     def reserve(self, session: Session, num_tokens: int, cuts: Sequence[int] = (), kept: int = 0) -> bool:
         """Gives the session pages of its own for what it lacks of its first `num_tokens` tokens.
@@ -121,7 +137,7 @@ class SessionTable:
             if not self._make_room(session, missing + 1):
                 return False
             self._copy(session, place, own)
-            session.contiguous = _contiguous(session.pages)
+            session.contiguous = is_contiguous(session.pages)
         elif own is not None and own in self._pool.prefixes:
             self._pool.prefixes.remove(own)
         if missing == 0:
@@ -129,7 +145,7 @@ class SessionTable:
         if not self._make_room(session, missing):
             return False
         session.pages.extend(self._pool.allocate(missing, session.pages[-1] if session.pages else None))
-        session.contiguous = _contiguous(session.pages)
+        session.contiguous = is_contiguous(session.pages)
         return True
 
     def adopt(self, session: Session, limit: int) -> None:
@@ -146,7 +162,7 @@ class SessionTable:
             session.num_computed, found = end, True
         if found:
             session.num_offered = max(session.num_offered, session.num_computed // size)
-            session.contiguous = _contiguous(session.pages)
+            session.contiguous = is_contiguous(session.pages)
 
     def wanted(self, session: Session, limit: int) -> bytes | None:
         """Returns the digest of the page that `adopt` did not find; None where it looks for none."""
@@ -184,7 +200,8 @@ class SessionTable:
         was_running, source.running = source.running, True  # so that it is not evicted to make room for its own copy
         made = self.open(session_id, source.salt)
         made.tokens.extend(source.tokens[:position])
-        size, computed = self._pool.page_size, self.restorable(source, min(position, source.num_computed))
+        size, computed = self._pool.page_size, min(position, source.num_computed)
+        computed = self.restorable(source, computed)
         for place in range(self._pool.pages_for(computed)):
             end = min(computed, (place + 1) * size)
             page = source.pages[place]
@@ -196,10 +213,13 @@ class SessionTable:
             else:
                 break
             made.num_computed = end
+        for page in made.pages[: source.num_left]:
+            self._pool.leave_window(page)
+        made.num_left = min(source.num_left, len(made.pages))
         self._states.share(source, made)
-        self.uncompute(made, made.num_computed)  # there may be no state of just that many
+        self.uncompute(made, self.restorable(made, made.num_computed))  # there may be no state of just that many
         made.num_offered = min(source.num_offered, made.num_computed // size)
-        made.contiguous = _contiguous(made.pages)
+        made.contiguous = is_contiguous(made.pages)
         source.running = was_running
         return made
 
@@ -241,17 +261,7 @@ class SessionTable:
 
     def check_integrity(self) -> None:
         """Raises AssertionError if a page is leaked or counted wrong, or a session's invariant is broken."""
-        size = self._pool.page_size
-        for session in self:
-            assert 0 <= session.num_shallow <= session.held, f"session {session.session_id}: computed beyond held"
-            assert len(session.pages) >= self._pool.pages_for(session.num_shallow), "computed tokens without pages"
-            assert session.contiguous == _contiguous(session.pages), "pages that are not where attention looks for them"
-            assert session.num_offered * size <= session.num_computed, "offered before it was computed"
-            for place, page in enumerate(session.pages):
-                if page in self._pool.prefixes:
-                    own = session.tokens[place * size : min(session.num_computed, (place + 1) * size)].tobytes()
-                    assert self._pool.prefixes.tokens_of(page).startswith(own), "a page that holds other tokens"
-        self._pool.check_integrity([page for session in self for page in session.pages])
+        check_sessions(self, self._pool)
         self._states.check_integrity(self)
 
     def _take(self, session: Session, place: int, page: int) -> bool:
@@ -308,7 +318,3 @@ class SessionTable:
         for session in victims:
             self.close(session)
             self.num_evictions += 1
-
-
-def _contiguous(pages: list[int]) -> bool:
-    return not pages or pages == list(range(pages[0], pages[0] + len(pages)))

@@ -61,11 +61,11 @@ class PagedAttention:
         self.name = "in-place" if in_place else "gather"
         self.reads_masked = in_place
         self._groups: dict[Reach, list[Group]] = {shape.reach: [] for shape in cache.shapes}
-        self._write_slots = torch.empty(0, dtype=torch.int64)
+        self._write_slots: dict[Reach, Tensor] = {}
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
         rows = batch.rows
-        self._write_slots = slots
+        self._write_slots = self._cache.slots_by_reach(batch.slots, slots)
         num_single = sum(row.num_tokens == 1 for row in rows)
         for reach, groups in self._groups.items():
             groups.clear()
@@ -89,11 +89,11 @@ class PagedAttention:
         **kwargs: object,
     ) -> tuple[Tensor, None]:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
-        self._cache.write(layer, self._write_slots, key, value)
+        reach = self._cache.shapes[layer].reach
+        self._cache.write(layer, self._write_slots[reach], key, value)
         if query.shape[2] == 1 and not self._by_hand[layer]:
             return self._attend_alone(query, scaling, layer), None
-        groups = self._groups[self._cache.shapes[layer].reach]
-        outputs = [self._attend(group, query[0], scaling, layer, s_aux) for group in groups]
+        outputs = [self._attend(group, query[0], scaling, layer, s_aux) for group in self._groups[reach]]
         return (outputs[0].contiguous() if len(outputs) == 1 else torch.cat(outputs))[None], None
 
     def attend_into(
@@ -158,7 +158,7 @@ class PagedAttention:
         session = rows[at].run.session
         if reach.is_limited:
             # Rows see windows that begin anywhere: a lone one reads its own in place.
-            in_place = end == at + 1 and session.contiguous and self._in_place
+            in_place = end == at + 1 and self._lies_in_place(rows[at], reach)
             group = self._viewed(rows[at], at, reach) if in_place else self._gathered(rows[at:end], at, reach)
             self._groups[reach].append(group)
             return group.num_rows
@@ -206,7 +206,7 @@ class PagedAttention:
 
     def _gathered(self, rows: Sequence[Row], at: int, reach: Reach) -> Group:
         """Returns the group of rows of one token that is copied: their pages are scattered, or windows of them read."""
-        all_slots = [self._slots(row, reach.first(row.start)) for row in rows]
+        all_slots = [self._slots(row, reach) for row in rows]
         lengths = np.array([len(slots) for slots in all_slots])
         padded = np.empty((len(rows), int(lengths.max())), dtype=np.int64)
         for index, slots in enumerate(all_slots):
@@ -219,7 +219,6 @@ class PagedAttention:
     def add_extend(self, row: Row, at: int) -> None:
         """Adds a row of several tokens, from `at` on: query i stands at start + i and sees the keys up to itself."""
         session, end = row.run.session, row.start + row.num_tokens
-        in_place = session.contiguous and self._in_place
         positions = np.arange(row.start, end)
         for reach, groups in self._groups.items():
             begin = reach.first(row.start)
@@ -239,16 +238,21 @@ class PagedAttention:
                     row.num_tokens,
                     end - begin,
                     first=session.pages[0] * self._cache.page_size + begin,
-                    slots=None if in_place else self._cache.to_device(self._slots(row, begin)),
+                    slots=None if self._lies_in_place(row, reach) else self._cache.to_device(self._slots(row, reach)),
                     mask=mask,
                     is_causal=is_causal,
                 )
             )
 
-    def _slots(self, row: Row, begin: int) -> np.ndarray:
-        """Returns the slots of the tokens from `begin` up to the row's end, int64."""
-        page_size = self._cache.page_size
-        pages = np.array(row.run.session.pages[begin // page_size :], dtype=np.int64)
+    def _lies_in_place(self, row: Row, reach: Reach) -> bool:
+        """Says whether layers of that reach have a row's keys side by side."""
+        is_mapped = self._cache.windows is not None and reach.is_limited
+        return self._in_place and row.run.session.contiguous and not is_mapped
+
+    def _slots(self, row: Row, reach: Reach) -> np.ndarray:
+        """Returns the slots of the tokens that a row sees, up to its end, int64."""
+        page_size, begin = self._cache.page_size, reach.first(row.start)
+        pages = self._cache.pages_of(np.array(row.run.session.pages[begin // page_size :], dtype=np.int64), reach)
         slots = (pages[:, None] * page_size + np.arange(page_size)).ravel()
         return slots[begin % page_size :][: row.start + row.num_tokens - begin]
 

@@ -111,18 +111,20 @@ class NativeAttention:
         lengths = np.array(positions, dtype=np.int64) + 1
         firsts = [reach.firsts(lengths - 1) for reach in self._steps]
         numbers = np.array((tokens, page_table, lengths, *firsts), dtype=np.int64)
-        self._held = (slots, pages, numbers)
+        by_reach = self._cache.slots_by_reach(batch.slots, slots)
+        tables_by_reach = {reach: self._cache.pages_of(pages, reach) for reach in self._steps}
+        self._held = (by_reach, tables_by_reach, numbers)
         each, row_bytes = numbers.ctypes.data, len(tokens) * numbers.itemsize
         for index, reach in enumerate(self._steps):
             self._steps[reach] = _Step(
                 num_tokens=at,
-                slots=slots.data_ptr(),
+                slots=by_reach[reach].data_ptr(),
                 num_queries=len(tokens),
                 tokens=each,
                 page_table=each + row_bytes,
                 firsts=each + (3 + index) * row_bytes,
                 lengths=each + 2 * row_bytes,
-                pages=pages.ctypes.data,
+                pages=tables_by_reach[reach].ctypes.data,
                 width=width,
                 page_size=self._cache.page_size,
                 num_threads=torch.get_num_threads(),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache
+from model_worker.engine.forward.reach import Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,17 @@ class BlockTableAttention(ABC):
     def __init__(self, cache: KvCache, context_length: int) -> None:
         self.cache = cache
         self.max_pages = -(-context_length // cache.page_size)  # columns of a captured graph's page table
-        self._tables: Tables | None = None
+        self._mapped = [shape.reach for shape in cache.shapes if shape.reach.is_limited and cache.windows is not None]
+        self._tables: dict[Reach, Tables] = {}
 
     @property
-    def tables(self) -> Tables:
-        """Those of the present forward."""
-        assert self._tables is not None, "begin() before the forward"
-        return self._tables
+    def has_mapped(self) -> bool:
+        """Whether some layers have pages where only `KvCache.windows` says."""
+        return bool(self._mapped)
+
+    def tables_of(self, layer: int) -> Tables:
+        """Returns what the kernel is told of the present forward in a layer."""
+        return self._tables[self.cache.shapes[layer].reach]
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
         rows = batch.rows
@@ -66,20 +71,34 @@ class BlockTableAttention(ABC):
         for index, row in enumerate(rows):
             held = row.run.session.pages[:width]
             pages[index, : len(held)] = held
-        self.use(
-            Tables(
-                slots=slots,
-                ends=self.cache.to_device(np.cumsum([0, *counts], dtype=np.int32)),
-                lengths=self.cache.to_device(np.array(lengths, dtype=np.int32)),
-                pages=self.cache.to_device(pages),
-                max_queries=max(counts),
-                max_keys=max(lengths),
-            )
+        tables = Tables(
+            slots=slots,
+            ends=self.cache.to_device(np.cumsum([0, *counts], dtype=np.int32)),
+            lengths=self.cache.to_device(np.array(lengths, dtype=np.int32)),
+            pages=self.cache.to_device(pages),
+            max_queries=max(counts),
+            max_keys=max(lengths),
         )
+        if not self._mapped:
+            self.use(tables)
+            return
+        reach = self._mapped[0]  # all are mapped alike
+        own = self.cache.slots_by_reach(batch.slots, slots)[reach]
+        self.use(tables, replace(tables, slots=own, pages=self.cache.to_device(self.mapped_pages(pages))))
 
-    def use(self, tables: Tables) -> None:
-        """Makes the next forward one of a batch with these tables."""
-        self._tables = tables
+    def mapped_slots(self, slots: np.ndarray) -> np.ndarray:
+        """Returns where the layers that are mapped have these slots."""
+        return self.cache.slots_of(slots.astype(np.int64), self._mapped[0])
+
+    def mapped_pages(self, pages: np.ndarray) -> np.ndarray:
+        """Returns where the layers that are mapped have these pages, int32."""
+        return self.cache.pages_of(pages.astype(np.int64), self._mapped[0]).astype(np.int32)
+
+    def use(self, tables: Tables, mapped: Tables | None = None) -> None:
+        """Makes the next forward one of a batch with these tables; `mapped` are those of the layers that are mapped."""
+        self._tables = dict.fromkeys((shape.reach for shape in self.cache.shapes), tables)
+        if mapped is not None:
+            self._tables |= dict.fromkeys(self._mapped, mapped)
 
     def forward(
         self,
@@ -93,7 +112,7 @@ class BlockTableAttention(ABC):
         **kwargs: object,
     ) -> tuple[Tensor, None]:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
-        self.cache.write(layer, self.tables.slots, key, value)
+        self.cache.write(layer, self.tables_of(layer).slots, key, value)
         return self.attend(layer, query[0].transpose(0, 1), scaling, s_aux)[None], None
 
     @abstractmethod

@@ -40,7 +40,7 @@ class TritonAttention(BlockTableAttention):
             query,
             cache.keys[layer],
             cache.values[layer],
-            self.tables,
+            self.tables_of(layer),
             cache.page_size,
             scale=scaling,
             softcap=shape.softcap,

@@ -41,9 +41,9 @@ class VarlenAttention(BlockTableAttention):
             raise UnsupportedModel(reason)
 
     def attend(self, layer: int, query: Tensor, scaling: float | None, sinks: Tensor | None = None) -> Tensor:
-        tables, cache = self.tables, self.cache
+        tables, cache = self.tables_of(layer), self.cache
         window = cache.shapes[layer].reach.window
-        paged = (cache.num_pages, cache.page_size)
+        paged = (-1, cache.page_size)
         out: Any = varlen_attn(
             query,
             cache.keys[layer].unflatten(0, paged),

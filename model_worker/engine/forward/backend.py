@@ -30,9 +30,11 @@ class AttentionBackend(Protocol):
         value: Tensor,
         attention_mask: Tensor | None,
         scaling: float | None = None,
+        s_aux: Tensor | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
         """Serves a layer's call: query [1, heads, tokens, key_dim], key and value [1, kv_heads, tokens, dim].
 
-        Returns [1, tokens, heads, value_dim]. Keywords that would change the result were refused at start.
+        `s_aux`, as transformers calls them, are the layer's sinks [heads]. Returns [1, tokens, heads, value_dim], in
+        one piece, as the model's own attention gives it. Keywords that would change the result were refused at start.
         """

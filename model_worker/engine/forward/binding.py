@@ -34,7 +34,8 @@ def bind(
     for places, row in batch.bound:
         grammar = row.run.request.grammar
         assert grammar is not None, "only such rows are bound"
-        allowed = grammar.allowed(row.run.session.tokens[grammar.start :], len(places))
+        session = row.run.session
+        allowed = grammar.allowed(session.tokens, session.num_same(grammar), len(places))
         for place, found in zip(places, allowed, strict=True):
             bits.append(found if isinstance(found, bytes) else anything)
             if not isinstance(found, bytes):

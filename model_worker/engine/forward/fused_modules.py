@@ -112,7 +112,9 @@ class FusedAttention:
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], *_: Any, **__: Any
     ) -> tuple[Tensor, None]:
         """Serves the layer's call, [1, tokens, hidden_size], by the tables of the present step."""
-        query = self._rotate(hidden_states, position_embeddings, self._cache, self._attention.tables.slots)
+        query = self._rotate(
+            hidden_states, position_embeddings, self._cache, self._attention.tables_of(self._layer).slots
+        )
         return self.leave(self._attention.attend(self._layer, query, self._scaling, self._sinks)[None]), None
 
     def project(

@@ -140,9 +140,7 @@ def _fused_attention(
     if norms and (len(norms) != 2 or norms[0].weight.shape != (query.shape[3],) or _differ(norms)):
         return None
     heads_norms = (norms[0], norms[1]) if norms else None
-    own = FusedAttention(
-        part, merged(matrices), attention, options.get("scaling"), heads_norms, options.get("s_aux")
-    )
+    own = FusedAttention(part, merged(matrices), attention, options.get("scaling"), heads_norms, options.get("s_aux"))
     q, k, v = own.project(hidden, rotation, slots=None)
     same = (
         _equal(q.transpose(0, 1)[None], query)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,19 +68,26 @@ class Graph:
         num_rows, width = shape.num_table_rows(limits), attention.max_pages
         parts = [*[shape.num_tokens] * 3, num_rows + 1, num_rows, shape.num_asked if shape.gathers else 0]
         parts.append(num_rows * width)
+        self._attention = attention
+        if attention.has_mapped:  # slots and pages once more, as the layers that see a window only have them
+            parts += [shape.num_tokens, num_rows * width]
         pinned = device.type == "cuda"
         self._host = torch.zeros(sum(parts), dtype=torch.int32, pin_memory=pinned)
         self._device = torch.zeros(sum(parts), dtype=torch.int32, device=device)
         self._fill = [part.numpy() for part in self._host.split(parts)]
-        ids, positions, slots, ends, lengths, wanted, pages = self._device.split(parts)
-        self._fill[-1], pages = self._fill[-1].reshape(num_rows, width), pages.view(num_rows, width)
+        ids, positions, slots, ends, lengths, wanted, pages, *mapped = self._device.split(parts)
+        self._fill[6], pages = self._fill[6].reshape(num_rows, width), pages.view(num_rows, width)
         self._results = torch.zeros(3, shape.num_asked, dtype=torch.float32, pin_memory=pinned)
         empty = torch.empty(0, device=device)
         outputs = self._outputs = _Outputs(empty, empty, empty)
 
         def body() -> None:  # holds nothing that holds it: graphs, their memory and the model go as soon as an engine
             # The slots become int64 once here, not once a layer.
-            attention.use(Tables(slots.long(), ends, lengths, pages, shape.max_queries, limits.context_length))
+            tables = Tables(slots.long(), ends, lengths, pages, shape.max_queries, limits.context_length)
+            attention.use(
+                tables,
+                replace(tables, slots=mapped[0].long(), pages=mapped[1].view(num_rows, width)) if mapped else None,
+            )
             if shape.num_asked == 0:
                 outputs.hidden = model.hidden(ids.long()[None], positions.long()[None])
                 return
@@ -139,7 +146,7 @@ class Graph:
         """Fills the buffer that goes to the device; returns which of the results are those that the batch asks for."""
         num, num_rows, room = batch.num_tokens, len(batch.rows), self._shape.num_tokens
         scratch, page_size = self._limits.num_pages, self._limits.page_size  # the page after those of the sessions
-        ids, positions, slots, ends, lengths, wanted, pages = self._fill
+        ids, positions, slots, ends, lengths, wanted, pages, *mapped = self._fill
         # Room for 8 tokens and 4 rows, pages of 2 tokens, a batch of two rows with 3 and 1 tokens:
         #
         #   tokens   r0 r0 r0 r1  x  x  x  x      x: fillers, rows of their own of up to a page, all on the scratch page
@@ -160,6 +167,9 @@ class Graph:
             held = row.run.session.pages
             pages[index, : len(held)] = held
         pages[num_rows:, 0] = scratch
+        if mapped:
+            mapped[0][:] = self._attention.mapped_slots(slots)
+            mapped[1][:] = self._attention.mapped_pages(pages).ravel()
         if not self._shape.gathers:
             return batch.wanted
         wanted[: len(batch.wanted)], wanted[len(batch.wanted) :] = batch.wanted, 0

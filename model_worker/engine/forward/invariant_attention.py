@@ -68,10 +68,10 @@ class InvariantAttention:
         self.name = "batch-invariant" if in_place else "batch-invariant gather"
         self.reads_masked = True
         self._plans: dict[Reach, Plan] = {shape.reach: Plan([]) for shape in cache.shapes}
-        self._write_slots = torch.empty(0, dtype=torch.int64)
+        self._write_slots: dict[Reach, Tensor] = {}
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
-        self._write_slots = slots
+        self._write_slots = self._cache.slots_by_reach(batch.slots, slots)
         for reach in self._plans:
             self._plans[reach] = self._plan(batch, reach)
 
@@ -105,7 +105,7 @@ class InvariantAttention:
     ) -> tuple[Tensor, None]:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         shape = self._cache.shapes[layer]
-        self._cache.write(layer, self._write_slots, key, value)
+        self._cache.write(layer, self._write_slots[shape.reach], key, value)
         # One layout, whatever the model made it in: [tokens, kv_heads, query heads that share one, dim].
         q = query[0].transpose(0, 1).contiguous()
         plan = self._plans[shape.reach]
@@ -160,19 +160,21 @@ class InvariantAttention:
             while end < len(members) and members[end].row is first.row and members[end].begin == first.begin:
                 end += 1
             if end > at + 1:  # several tokens of one session: they read the same keys
-                place, slots = self._place(first, num_keys)
+                place, slots = self._place(first, num_keys, reach)
                 self._append(plan, begin, at, end, masked, place, 0, slots)
                 at = end
                 continue
             while end < len(members) and members[end].row.num_tokens == 1:
                 end += 1
-            self._add_single(plan, members[at:end], begin, at, masked)
+            self._add_single(plan, members[at:end], begin, at, masked, reach)
             at = end
 
-    def _add_single(self, plan: Plan, members: Sequence[_Member], begin: int, at: int, masked: np.ndarray) -> None:
+    def _add_single(
+        self, plan: Plan, members: Sequence[_Member], begin: int, at: int, masked: np.ndarray, reach: Reach
+    ) -> None:
         """Adds rows of one item each: as one view, as one copy, or one by one."""
-        num_keys, page_size = masked.shape[1], self._cache.page_size
-        places = [self._place(member, num_keys) for member in members]
+        num_keys = masked.shape[1]
+        places = [self._place(member, num_keys, reach) for member in members]
         if all(slots is None for _, slots in places):
             firsts = [first for first, _ in places]
             distances = {after - before for before, after in itertools.pairwise(firsts)}
@@ -182,7 +184,7 @@ class InvariantAttention:
                 self._append(plan, begin, at, at + len(members), masked, firsts[0], distance, None)
                 return
         if len(members) > 1 and num_keys <= _MAX_COPIED:
-            copied = np.concatenate([_slots(member, num_keys, page_size) for member in members])
+            copied = np.concatenate([self._slots(member, num_keys, reach) for member in members])
             self._append(plan, begin, at, at + len(members), masked, 0, num_keys, self._cache.to_device(copied))
             return
         for index, (first, slots) in enumerate(places, at):
@@ -204,13 +206,23 @@ class InvariantAttention:
         mask = mask[:, None, None].to(self._cache.device, non_blocking=True)
         plan.items.append(Items(begin + at, begin + end, masked.shape[1], mask, first, distance, slots))
 
-    def _place(self, member: _Member, num_keys: int) -> tuple[int, Tensor | None]:
+    def _place(self, member: _Member, num_keys: int, reach: Reach) -> tuple[int, Tensor | None]:
         """Returns where a token's keys begin in the cache, or in what its slots bring together."""
-        session = member.row.run.session
+        session, is_mapped = member.row.run.session, self._cache.windows is not None and reach.is_limited
         first = session.pages[0] * self._cache.page_size + member.begin
-        if self._in_place and session.contiguous and first + num_keys <= self._cache.num_slots:
+        if self._in_place and session.contiguous and not is_mapped and first + num_keys <= self._cache.num_slots:
             return first, None
-        return 0, self._cache.to_device(_slots(member, num_keys, self._cache.page_size))
+        return 0, self._cache.to_device(self._slots(member, num_keys, reach))
+
+    def _slots(self, member: _Member, num_keys: int, reach: Reach) -> np.ndarray:
+        """Returns the slots of `num_keys` positions from its first on, int64; those beyond its pages repeat one."""
+        page_size, end = self._cache.page_size, member.begin + num_keys
+        own = member.row.run.session.pages[member.begin // page_size : -(-end // page_size)]
+        pages = self._cache.pages_of(np.array(own, dtype=np.int64), reach)
+        held = (pages[:, None] * page_size + np.arange(page_size)).ravel()[member.begin % page_size :][:num_keys]
+        slots = np.full(num_keys, held[0])
+        slots[: len(held)] = held
+        return slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,16 +232,6 @@ class _Member:
     row: Row
     position: int
     begin: int  # the position of the first key that it reads
-
-
-def _slots(member: _Member, num_keys: int, page_size: int) -> np.ndarray:
-    """Returns the slots of `num_keys` positions from its first on, int64; those beyond its pages repeat the first."""
-    first_page, end = member.begin // page_size, member.begin + num_keys
-    pages = np.array(member.row.run.session.pages[first_page : -(-end // page_size)], dtype=np.int64)
-    held = (pages[:, None] * page_size + np.arange(page_size)).ravel()[member.begin % page_size :][:num_keys]
-    slots = np.full(num_keys, held[0])
-    slots[: len(held)] = held
-    return slots
 
 
 def _equal(numbers: np.ndarray) -> Iterator[tuple[int, int]]:

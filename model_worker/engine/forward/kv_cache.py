@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model_worker.engine.bookkeeping.windows import WindowMap
 from model_worker.engine.forward.reach import EVERYTHING, Reach
 from model_worker.engine.forward.transfer import to_device
 
@@ -25,6 +26,11 @@ class LayerShape:
     softcap: float | None
     reach: Reach = EVERYTHING
     has_sinks: bool = False  # a logit per head, given with each call, that takes of the softmax and adds nothing
+
+    @property
+    def elements(self) -> int:
+        """Numbers that a token's key and value are."""
+        return self.num_kv_heads * (self.key_dim + self.value_dim)
 
 
 NO_ATTENTION = LayerShape(0, 0, 0, None)  # of a layer that keeps nothing per token
@@ -44,31 +50,59 @@ class KvCache:
     # Where each page follows the one before (7, 8, 9) the slots are a range, and keys can be read in place.
 
     def __init__(
-        self, shapes: Sequence[LayerShape], num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        shapes: Sequence[LayerShape],
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        windows: WindowMap | None = None,
     ) -> None:
         self.shapes = shapes
+        self._rooms = None if windows is None else np.frombuffer(windows.rooms, dtype=np.int64)  # as they change
+        self.windows = windows  # where layers of limited reach have their pages; None: where all others have them
         self.num_pages = num_pages
         self.page_size = page_size
         self.num_slots = num_pages * page_size
         self.dtype = dtype
         self.device = device
 
-        def zeros(num_heads: int, dim: int) -> Tensor:
-            shape = (self.num_slots, num_heads, dim)
+        def zeros(num_slots: int, num_heads: int, dim: int) -> Tensor:
+            shape = (num_slots, num_heads, dim)
             if device.type != "cpu":
                 return torch.zeros(shape, dtype=dtype, device=device)
             # numpy leaves the zeroing to the system, page by page when they are first used; torch writes them all.
-            size = self.num_slots * num_heads * dim * dtype.itemsize
+            size = num_slots * num_heads * dim * dtype.itemsize
             raw = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
             begin = -raw.ctypes.data % _CACHE_LINE
             return torch.from_numpy(raw[begin : begin + size]).view(dtype).view(shape)
 
-        self.keys = [zeros(shape.num_kv_heads, shape.key_dim) for shape in shapes]
-        self.values = [zeros(shape.num_kv_heads, shape.value_dim) for shape in shapes]
+        rooms = num_pages if windows is None else windows.num_rooms + 1
+        sizes = [(rooms if shape.reach.is_limited else num_pages) * page_size for shape in shapes]
+        self.keys = [zeros(size, s.num_kv_heads, s.key_dim) for size, s in zip(sizes, shapes, strict=True)]
+        self.values = [zeros(size, s.num_kv_heads, s.value_dim) for size, s in zip(sizes, shapes, strict=True)]
 
     def to_device(self, numbers: np.ndarray) -> Tensor:
         """Returns an array on the cache's device; the host does not wait for the copy."""
         return to_device(torch.from_numpy(numbers), self.device)
+
+    def pages_of(self, pages: np.ndarray, reach: Reach) -> np.ndarray:
+        """Returns where layers of that reach have these pages, int64."""
+        return pages if self._rooms is None or not reach.is_limited else self._rooms[pages]
+
+    def slots_of(self, slots: np.ndarray, reach: Reach) -> np.ndarray:
+        """Returns where layers of that reach have these slots, int64."""
+        if self._rooms is None or not reach.is_limited:
+            return slots
+        return np.asarray(self._rooms[slots // self.page_size] * self.page_size + slots % self.page_size)
+
+    def slots_by_reach(self, slots: Sequence[int], on_device: Tensor) -> dict[Reach, Tensor]:
+        """Returns where the tokens of a batch go, whose slots are given twice, in the layers of each reach."""
+        limited = [shape.reach for shape in self.shapes if shape.reach.is_limited] if self.windows is not None else []
+        found = dict.fromkeys((shape.reach for shape in self.shapes), on_device)
+        if limited:
+            found |= dict.fromkeys(limited, self.to_device(self.slots_of(np.array(slots, dtype=np.int64), limited[0])))
+        return found
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Puts keys and values, [1, kv_heads, tokens, dim], into `slots`, int64 [tokens]."""
@@ -77,15 +111,24 @@ class KvCache:
 
     def wipe(self, pages: Sequence[int]) -> None:
         """Zeroes pages that may hold infinities or NaN."""
-        for page in pages:
-            for tensor in (*self.keys, *self.values):
-                tensor[page * self.page_size : (page + 1) * self.page_size] = 0
+        for shape, *tensors in zip(self.shapes, self.keys, self.values, strict=True):
+            for page in self.pages_of(np.array(pages, dtype=np.int64), shape.reach).tolist():
+                for tensor in tensors:
+                    tensor[page * self.page_size : (page + 1) * self.page_size] = 0
 
     def copy(self, pages: Mapping[int, int]) -> None:
         """Copies whole pages (to, from), all read before any is written."""
         if not pages:
             return
-        to, source = self.to_device(np.array([list(pages), list(pages.values())], dtype=np.int64))
-        for tensor in (*self.keys, *self.values):
-            paged = tensor.unflatten(0, (-1, self.page_size))
-            paged.index_copy_(0, to, paged.index_select(0, source))
+        numbers = np.array([list(pages), list(pages.values())], dtype=np.int64)
+        places = {shape.reach: self.to_device(self.pages_of(numbers, shape.reach)) for shape in self.shapes}
+        for shape, *tensors in zip(self.shapes, self.keys, self.values, strict=True):
+            to, source = places[shape.reach]
+            for tensor in tensors:
+                paged = tensor.unflatten(0, (-1, self.page_size))
+                paged.index_copy_(0, to, paged.index_select(0, source))
+
+
+def most_keys(shapes: Sequence[LayerShape]) -> int:
+    """Returns the most keys that a token sees in any layer of limited reach; 0 without such layers."""
+    return max((shape.reach.most_keys for shape in shapes), default=0)

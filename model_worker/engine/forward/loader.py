@@ -1,13 +1,12 @@
 """From a folder or hub id to a model that the engine can run exactly, or a refusal that names what it cannot do.
 
 Nothing here is a list of model classes. The model is run once to see what each layer asks for (probe.py): what the
-engine does not do is refused. Then the engine's path is compared with the model's own (parity.py), so that a wrong model
-never starts.
+engine does not do is refused. Then the engine's path is compared with the model's own (parity.py), so that a wrong
+model never starts.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +22,8 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.kv_cache import LayerShape
 from model_worker.engine.forward.probe import probe
 from model_worker.engine.forward.replaced import restore_forwards
+from model_worker.engine.forward.rope import longest_context, settle_rope
 from model_worker.engine.forward.state_layers import StateLayer
-
-# RoPE variants whose angles depend on the length of the *batch*: a session's tokens would depend on its neighbours.
-_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +37,7 @@ class LoadedModel:
     num_logits: int  # rows of the LM head; the real vocabulary may be smaller
     num_embeddings: int  # rows of the embeddings; likewise
     counts_positions: bool  # whether layers count positions themselves, by the length of a cache
+    wants_mask: bool  # whether the model is to be given a mask of ones, [1, tokens]
     context_length: int  # the most tokens of a session
     stop_tokens: frozenset[int]
     dtype: torch.dtype
@@ -48,13 +46,17 @@ class LoadedModel:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes that the keys and values of one token take in all layers."""
-        elements = sum(shape.num_kv_heads * (shape.key_dim + shape.value_dim) for shape in self.shapes)
-        return elements * self.dtype.itemsize
+        return sum(shape.elements for shape in self.shapes) * self.dtype.itemsize
 
     @property
     def state_bytes(self) -> int:
         """Bytes that the states after a token take in all layers."""
         return sum(state.num_bytes for layer in self.states for state in layer.states)
+
+    @property
+    def window_bytes_per_token(self) -> int:
+        """Bytes of these in layers that see a window or a chunk only."""
+        return sum(shape.elements for shape in self.shapes if shape.reach.is_limited) * self.dtype.itemsize
 
 
 def load(
@@ -121,19 +123,17 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
     restore_forwards(module)  # of an engine that had the model before
     config = module.config
     name = type(module).__name__
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = longest_context(config.get_text_config())
     longest = int(context_length or limit or 0)
     if longest <= 0:
         raise UnsupportedModel(f"{name}: the config names no max_position_embeddings; give --context-length")
     if limit is not None and longest > limit:
         raise UnsupportedModel(
-            f"{name}: --context-length {longest} is over the model's max_position_embeddings {limit}"
+            f"{name}: --context-length {longest} is over what the model is made for, {limit} by its config"
         )
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{name}: encoder-decoder models are not supported")
-    if "logits_to_keep" not in inspect.signature(module.forward).parameters:
-        raise UnsupportedModel(f"{name}: its forward takes no logits_to_keep")
-    _refuse_rope(name, config)
+    settle_rope(name, module, config.get_text_config(), longest)
     probed = probe(module, name, longest)
     parameter = next(module.parameters())
     return LoadedModel(
@@ -144,18 +144,12 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
         num_logits=probed.num_logits,
         num_embeddings=_num_embeddings(module, probed.num_logits),
         counts_positions=probed.counts_positions,
+        wants_mask=probed.wants_mask,
         context_length=longest,
         stop_tokens=_stop_tokens(module),
         dtype=parameter.dtype,
         device=parameter.device,
     )
-
-
-def _refuse_rope(name: str, config: Any) -> None:
-    parameters = getattr(config, "rope_parameters", None) or {}
-    for part in [parameters, *(value for value in parameters.values() if isinstance(value, dict))]:
-        if part.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
-            raise UnsupportedModel(f"{name}: rope_type {part['rope_type']} depends on the longest sequence of a batch")
 
 
 def _stop_tokens(module: Any) -> frozenset[int]:

@@ -53,13 +53,18 @@ class SeenMasks:
 
 
 def _is_that(function: Callable[..., Any], reach: Reach, size: int) -> bool:
-    """Says whether a mask function lets a token see just what the reach does, at all positions where they could differ."""
+    """Says whether a mask function lets a token see just what the reach does, wherever they could differ."""
     zero = torch.tensor(0)
     size = max(size, 3)
     positions = sorted({0, 1, 2, size - 1, size, size + 1, 2 * size - 1, 2 * size, 2 * size + 1, 3 * size + 5})
     try:
         for query in positions:
-            for key in {0, query, query + 1, *(p + d for p in (query, *positions) for d in (-size - 1, -size, 1 - size, 0))}:
+            for key in {
+                0,
+                query,
+                query + 1,
+                *(p + d for p in (query, *positions) for d in (-size - 1, -size, 1 - size, 0)),
+            }:
                 if key < 0:
                     continue
                 seen = bool(function(zero, zero, torch.tensor(query), torch.tensor(key)))

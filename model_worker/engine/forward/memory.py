@@ -14,7 +14,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from model_worker.engine.bookkeeping.states import LEAST_STATES
+from model_worker.engine.bookkeeping.windows import MARGIN
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.kv_cache import most_keys
 from model_worker.engine.forward.loader import LoadedModel, check_source
 from model_worker.engine.forward.state_layers import KINDS
 
@@ -24,6 +26,7 @@ _SHARE = 0.85
 # of what is free, and no less than they were estimated to take on a small device. (31 graphs of 28 to 64 layers: their
 # nodes 0.3 to 1 GB, their logits 0.4 GB for 152k tokens in 16 bits; a step of 512 tokens and sampling 0.5 GB.)
 _SPARE_SHARE, _SPARE_BYTES = 0.1, 2_500_000_000
+_EXPECTED_TOKENS = 8192  # of a session, where room for windows is shared out: a chain of thought
 _CPU_BYTES = 1 << 30  # on a CPU, where memory is shared with everything else, a fixed amount
 # What states get of a cache's memory, and the most of them that are of use: a session has a few.
 _STATE_SHARE, _MOST_STATES = 0.25, 1024
@@ -116,6 +119,25 @@ def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
     return int(num_layers * kv_heads * head_dim * 2 * dtype.itemsize)
 
 
+def window_share(loaded: LoadedModel, page_size: int, max_batch_tokens: int) -> float:
+    """Returns for which share of the pages layers that see a window only have room; 1: nothing is given back.
+
+    A session as long as is expected needs just that share. Sessions that are shorter run out of these rooms first.
+    """
+    kept = most_keys(loaded.shapes) + MARGIN + page_size
+    if kept == MARGIN + page_size or kept + max_batch_tokens >= loaded.context_length:
+        return 1.0
+    return min(1.0, kept / min(loaded.context_length, max(_EXPECTED_TOKENS, 2 * kept)))
+
+
+def window_pages(loaded: LoadedModel, num_pages: int, page_size: int, max_batch_tokens: int) -> int:
+    """Returns for how many pages such layers have room; 0 for all, where that is as good."""
+    share = window_share(loaded, page_size, max_batch_tokens)
+    kept = most_keys(loaded.shapes) + MARGIN + page_size
+    rooms = max(math.ceil(share * num_pages), math.ceil((kept + max_batch_tokens) / page_size))
+    return rooms if share < 1 and rooms < num_pages else 0
+
+
 def pages_that_fit(
     loaded: LoadedModel,
     page_size: int,
@@ -123,12 +145,15 @@ def pages_that_fit(
     *,
     num_states: int = 0,
     cpu_bytes: int = _CPU_BYTES,
+    window_share: float = 1.0,
 ) -> int:
     """Returns the number of pages to allocate beside so many states: on CUDA by what is free, on CPU by `cpu_bytes`.
 
-    Raises UnsupportedModel if a CUDA device has no room for a page.
+    Layers that see a window only have room for `window_share` of them. Raises UnsupportedModel if a CUDA device has no
+    room for a page.
     """
-    page_bytes = (loaded.kv_bytes_per_token + more_bytes_per_token) * page_size
+    saved = int((1 - window_share) * loaded.window_bytes_per_token)
+    page_bytes = (loaded.kv_bytes_per_token - saved + more_bytes_per_token) * page_size
     if page_bytes == 0:
         return _FREE_SESSIONS * math.ceil(loaded.context_length / page_size)
     state_bytes = num_states * loaded.state_bytes

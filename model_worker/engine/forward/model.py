@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model_worker.engine.forward.calling import keeps_logits
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.step_cache import StepCache, cache_keyword
 
@@ -19,7 +20,9 @@ class Model:
         self._vocab_size = vocab_size
         self._num_layers = len(loaded.shapes)
         self._counts_positions = loaded.counts_positions
+        self._wants_mask = loaded.wants_mask
         self._cache_keyword = cache_keyword(loaded.module)
+        self._keeps_logits = keeps_logits(loaded.module)
         # The LM head's input: the last hidden states of just the rows asked for. The hook holds the list and not this
         # object: the module, which holds the hook, would else be its own owner, and never be freed at once.
         seen = self._seen = [torch.empty(0)]
@@ -43,7 +46,10 @@ class Model:
         `keep`, int64 [kept], says after which tokens; 0: after all.
         """
         module, inputs = self._part(ids, positions)
-        logits = module(**inputs, position_ids=positions, use_cache=False, logits_to_keep=keep).logits[0]
+        kept = {"logits_to_keep": keep} if self._keeps_logits else {}
+        logits = module(**inputs, position_ids=positions, use_cache=False, **kept).logits[0]
+        if not self._keeps_logits and isinstance(keep, Tensor):
+            logits, self._seen[0] = logits[keep], self._seen[0][keep]
         # An LM head may have more rows than the vocabulary, to fill its shape up. No token stands for these rows: they
         # are cut off here, before anything is measured or chosen.
         #
@@ -59,5 +65,7 @@ class Model:
 
     def _part(self, ids: Tensor, positions: Tensor) -> tuple[Any, dict[str, Any]]:
         """Returns the module that computes, and its inputs besides the positions."""
-        cache = {self._cache_keyword: StepCache(positions)} if self._counts_positions else {}
-        return self._module, {"input_ids": ids, **cache}
+        more: dict[str, Any] = {self._cache_keyword: StepCache(positions)} if self._counts_positions else {}
+        if self._wants_mask:
+            more["attention_mask"] = torch.ones_like(ids)
+        return self._module, {"input_ids": ids, **more}

@@ -16,6 +16,7 @@ from model_worker.engine.bookkeeping.runs import Row, Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.calling import keeps_logits
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.outcome import Outcome
 from model_worker.engine.forward.runner import Runner
@@ -30,21 +31,31 @@ _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 _SIXTEEN_BIT_FACTOR, _SIXTEEN_BIT_LEAST, _SIXTEEN_BIT_MOST = 4.0, 1e-2, 0.25
 _SIXTEEN_BIT_UNMEASURED = 8e-2
 _NUM_TOKENS = 24
+# A prompt that goes beyond the shortest window shows that it is one; longer ones than this only if they are asked for.
+_MOST_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the model's own attention gives after each token of the prompt, [tokens, num_logits], and how near it is."""
+    """What the model's own attention gives after the last tokens of the prompt, [tokens, num_logits], and how near."""
 
     logits: Tensor
     tolerance: float
 
 
-def parity_tokens(name: str, limits: Limits) -> list[int]:
-    """Returns a prompt that fits the context. Raises UnsupportedModel if that has no room for two tokens."""
-    count = min(_NUM_TOKENS, limits.context_length)
+def parity_tokens(loaded: LoadedModel, limits: Limits) -> list[int]:
+    """Returns a prompt that fits the context. Raises UnsupportedModel if that has no room for two tokens.
+
+    It goes beyond the shortest window, where the model has any, if that takes at most `_MOST_TOKENS` tokens.
+    """
+    shortest = min((shape.reach.most_keys for shape in loaded.shapes if shape.reach.is_limited), default=0)
+    wanted = limits.check_tokens or (shortest + _NUM_TOKENS if shortest + _NUM_TOKENS <= _MOST_TOKENS else _NUM_TOKENS)
+    count = min(max(wanted, _NUM_TOKENS), limits.context_length)
     if count < 2:
-        raise UnsupportedModel(f"{name}: a context of {count} is too short; give more --context-length or --num-pages")
+        raise UnsupportedModel(
+            f"{type(loaded.module).__name__}: a context of {count} is too short; "
+            "give more --context-length or --num-pages"
+        )
     return [(7 * index + 3) % limits.vocab_size for index in range(count)]
 
 
@@ -85,37 +96,41 @@ def check_parity(name: str, runner: Runner, table: SessionTable, run: Run, refer
     The paths are captured graphs, where there are any, and uncaptured steps, which whatever fits no graph takes.
     """
     session, count = run.session, run.num_pending
-    half = count // 2
+    before = max(0, count - _NUM_TOKENS)
+    half = before + (count - before) // 2
 
-    def compute(num_tokens: int, *, is_last: bool, captured: bool) -> Outcome | None:
+    def compute(until: int, *, is_last: bool, captured: bool) -> Outcome | None:
         start = run.num_computed
-        assert table.reserve(session, start + num_tokens, run.cuts(num_tokens)), "the first session finds its room"
-        outcome = runner.run([Row(run, start, num_tokens, is_last)], captured=captured)
-        run.computed(num_tokens)
+        assert table.reserve(session, until, run.cuts(until - start)), "the first session finds its room"
+        outcome = runner.run([Row(run, start, until - start, is_last)], captured=captured)
+        run.computed(until - start)
         return outcome
 
-    # Two chunks, so that the second one also reads keys, values and states that an earlier step has written; the first
-    # asks for nothing, as catch-up does, the second for all that it can be asked for. Then the last token again, as
-    # decode does: so the states of one token before are those of that token.
+    # What goes beyond a window first. Then two chunks, so that the second one also reads keys, values and states that a
+    # step before has written; the first asks for nothing, as catch-up does, the second for all that it can be asked
+    # for. Then the last token again, as decode: the states before it are not those after it.
     for captured in (True, False) if runner.graphs is not None else (False,):
         path = "captured" if captured else "uncaptured"
         if run.num_pending == 0:
             runner.wipe(session.pages)  # what the path before has left must not be found
             table.uncompute(session, 0)
-        compute(half, is_last=False, captured=captured)
+        for until in (before, half):
+            if run.num_computed < until:
+                compute(until, is_last=False, captured=captured)
         run.draft = session.tokens[half + 1 : count]
-        _compare(name, path, compute(count - half, is_last=True, captured=captured), reference)
+        _compare(name, path, compute(count, is_last=True, captured=captured), reference)
         run.draft = ()
         table.uncompute(session, count - 1)
-        _compare(name, path, compute(1, is_last=True, captured=captured), reference)
+        _compare(name, path, compute(count, is_last=True, captured=captured), reference)
 
 
 def _own_logits(loaded: LoadedModel, tokens: Sequence[int], attention: str) -> Tensor:
     loaded.module.set_attn_implementation(attention)
     with torch.inference_mode():
         ids = torch.tensor([list(tokens)], device=loaded.device)
-        logits: Tensor = loaded.module(input_ids=ids, use_cache=False).logits[0]
-    return logits
+        keep = {"logits_to_keep": _NUM_TOKENS} if keeps_logits(loaded.module) else {}
+        logits: Tensor = loaded.module(input_ids=ids, use_cache=False, **keep).logits[0]
+    return logits[-_NUM_TOKENS:]
 
 
 def _compare(name: str, path: str, outcome: Outcome | None, reference: Reference) -> None:

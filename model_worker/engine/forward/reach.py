@@ -35,9 +35,12 @@ class Reach:
 
     def firsts(self, positions: np.ndarray) -> np.ndarray:
         """Returns the same for many tokens, int64."""
+        begins = np.zeros_like(positions)
         if self.window:
-            return np.maximum(positions - (self.window - 1), 0)
-        return positions // self.chunk * self.chunk if self.chunk else np.zeros_like(positions)
+            begins = np.maximum(positions - (self.window - 1), 0)
+        elif self.chunk:
+            begins = positions // self.chunk * self.chunk
+        return begins.astype(np.int64)
 
     def within(self, context_length: int) -> Reach:
         """Returns this, or a reach over everything if no token of a context so long is kept from any key."""

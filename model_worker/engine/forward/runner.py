@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model_worker.engine.bookkeeping.runs import Row, Run
 from model_worker.engine.bookkeeping.session import Session
+from model_worker.engine.bookkeeping.windows import WindowMap
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_choice import choose_attention
 from model_worker.engine.forward.attention_tables import BlockTableAttention
@@ -35,7 +36,7 @@ from model_worker.engine.forward.matmul_choice import choose_matmul
 from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.outcome import Outcome, choose_for
 from model_worker.engine.forward.sampling import Choices, measure, measure_on_host, unpack
-from model_worker.engine.forward.spoilt import either, find_spoilt, find_spoilt_states
+from model_worker.engine.forward.spoilt import find_spoilt
 from model_worker.engine.forward.state_limits import WHY_NOT
 from model_worker.engine.forward.state_store import StateStore
 from model_worker.engine.forward.transfer import Later, to_device, to_host
@@ -58,7 +59,13 @@ class Runner:
     The constructor raises UnsupportedModel if `limits` ask for a path that model or device cannot take.
     """
 
-    def __init__(self, loaded: LoadedModel, limits: Limits, on_progress: OnProgress = lambda done, of: None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        limits: Limits,
+        on_progress: OnProgress = lambda done, of: None,
+        windows: WindowMap | None = None,
+    ) -> None:
         if limits.batch_invariant:
             limits = _without_other_sums(limits)
         self._loaded = loaded
@@ -67,10 +74,9 @@ class Runner:
         self._matmul = choose_matmul(loaded.module, limits.matmul, whole=limits.batch_invariant)
         self._replace_parts(loaded.module)
         # One page more than the sessions get: left-over rows of graphs write there.
-        self._cache = KvCache(loaded.shapes, limits.num_pages + 1, limits.page_size, loaded.dtype, loaded.device)
-        self._states: StateStore | None = None
-        if loaded.states:
-            self._states = StateStore(loaded.module, loaded.states, limits.num_states, loaded.device)
+        num_pages = limits.num_pages + 1
+        self._cache = KvCache(loaded.shapes, num_pages, limits.page_size, loaded.dtype, loaded.device, windows)
+        self._states = StateStore(loaded, limits.num_states) if loaded.states else None
         self._masking = Masking(limits.vocab_size, loaded.device)
         self._model = self._make_model()
         self._attention: AttentionBackend
@@ -80,7 +86,7 @@ class Runner:
         self._fused = fuse_here(loaded.module, self._attention, limits.fused)
         self._why_no_graphs = ""  # likewise of a capture
         self.graphs = self._make_graphs(on_progress)
-        self._compiling = ""  # what `path` says of it
+        self._compiling = WHY_NOT if loaded.states else ""  # what `path` says of it
         self._compiled = self._make_compiled()
 
     @property
@@ -90,8 +96,7 @@ class Runner:
         fused = f", fused: {self._fused}" if self._fused else ""
         matmul = f", matmul: {said}" if (said := str(self._matmul)) else ""
         why = f", as {self._why}" if self._why else ""
-        states = WHY_NOT if self._states is not None else ""
-        return f"{self._attention.name}{graphs}{fused}{self._compiling}{states}{why}{matmul}"
+        return f"{self._attention.name}{graphs}{fused}{self._compiling}{why}{matmul}"
 
     @property
     def overlaps(self) -> bool:
@@ -116,9 +121,7 @@ class Runner:
             else:
                 read = self._choose(batch, output.measured, output.logits, output.hidden, output.index)
             last, everything = self._model.last_layer, self._attention.reads_masked
-            spoilt = find_spoilt(self._cache, last, batch, everything=everything)
-            if self._states is not None:
-                spoilt = either(spoilt, find_spoilt_states(self._states, batch))
+            spoilt = find_spoilt(self._cache, self._states, last, batch, everything=everything)
         except Exception:
             # Nobody will wait for what the device was told already, and the next step writes where that still reads.
             if device.type == "cuda":

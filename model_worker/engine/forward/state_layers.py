@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DummyLayer
 
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.step_cache import RowsCache, StepCache
@@ -72,19 +71,38 @@ def by_place_and_name(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[in
     return arguments
 
 
+class _KeepsMoreError(UnsupportedModel, AttributeError):
+    """A layer would keep something of its own, as keys of an index over tokens. `hasattr` may ask for that."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: layers that keep more than keys, values and states are not supported")
+
+
+class _NoLayers(list[Any]):
+    """What a layer gets that asks for its part of a cache."""
+
+    name: str
+
+    def __getitem__(self, index: Any) -> Any:
+        raise _KeepsMoreError(self.name)
+
+
 class StateNotes(StepCache):
     """The cache of a forward that notes which part asks for which states, and keeps them as transformers does."""
 
     def __init__(self, positions: Tensor, config: Any, name: str) -> None:
-        super().__init__(positions)
-        self.was_asked = False
         self._name = name
+        super().__init__(positions)
+        self.layers = _NoLayers()
+        self.layers.name = name
+        self.was_asked = False
         self._num_tokens = positions.shape[1]
         self._config = config
         self._names: dict[nn.Module, str] = {}
         self._calls: list[_Call] = []  # the forwards that are going on, the innermost last
         self._found: dict[nn.Module, _Call] = {}
-        self._fresh: list[Any] = []
+        self._kept: Any = None  # transformers' own cache, made when it is needed
+        self._fresh: list[Any] = []  # its layers, without states
         self._continues: dict[type[nn.Module], bool] = {}
 
     @contextmanager
@@ -110,46 +128,46 @@ class StateNotes(StepCache):
         for call in self._calls:
             call.attends = True
 
-    def keeps_nothing(self, layer: int) -> bool:
-        """Returns whether transformers, too, keeps nothing for a layer."""
-        self._make_layers()
-        return layer < len(self.layers) and isinstance(self.layers[layer], DummyLayer)
-
     def get_seq_length(self, layer_idx: int = 0) -> Any:
         self.was_asked = True
         return super().get_seq_length(layer_idx)
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Any:
-        self._note(layer_idx, state_idx)
-        return super().get_conv_state(layer_idx, state_idx)
+        return self._noted(layer_idx, state_idx).get_conv_state(layer_idx, state_idx)
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Any:
-        self._note(layer_idx, state_idx)
-        return super().get_recurrent_state(layer_idx, state_idx)
+        return self._noted(layer_idx, state_idx).get_recurrent_state(layer_idx, state_idx)
 
     def update_conv_state(self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Any:
-        self._note(layer_idx, state_idx)
-        return super().update_conv_state(conv_states, layer_idx, state_idx, **kwargs)
+        return self._noted(layer_idx, state_idx).update_conv_state(conv_states, layer_idx, state_idx, **kwargs)
 
     def update_recurrent_state(
         self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> Any:
-        self._note(layer_idx, state_idx)
-        return super().update_recurrent_state(recurrent_states, layer_idx, state_idx, **kwargs)
+        kept = self._noted(layer_idx, state_idx)
+        return kept.update_recurrent_state(recurrent_states, layer_idx, state_idx, **kwargs)
 
-    def _make_layers(self) -> None:
-        if not self.layers:
-            self.layers = DynamicCache(config=self._config).layers
-            self._fresh = copy.deepcopy(self.layers)
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        return False
 
-    def _note(self, layer: int, number: int) -> None:
-        self._make_layers()
-        if layer >= len(self.layers) or not all(hasattr(self.layers[layer], kind) for kind in KINDS):
+    def is_recording_past(self, layer_idx: int) -> bool:
+        return False
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise _KeepsMoreError(self._name)
+
+    def _noted(self, layer: int, number: int) -> Any:
+        """Notes that the part that is called now asks for a state; returns the cache that has it."""
+        if self._kept is None:
+            self._kept = DynamicCache(config=self._config)
+            self._fresh = copy.deepcopy(self._kept.layers)
+        if layer >= len(self._fresh) or not all(hasattr(self._fresh[layer], kind) for kind in KINDS):
             raise self._unsupported("keep states that transformers' cache has no place for")
         call = self._calls[-1]
         if self._found.setdefault(call.module, call) is not call or call.numbers.keys() - {layer}:
             raise self._unsupported("keep states of several layers")
         call.numbers.setdefault(layer, set()).add(number)
+        return self._kept
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._calls.append(_Call(module, by_place_and_name(args, kwargs)))
@@ -167,7 +185,7 @@ class StateNotes(StepCache):
         if not all(is_per_token(value, self._num_tokens) for value in _flat(call.output)):
             raise self._unsupported("keep states and return what is not one entry per token")
         ((layer, numbers),) = call.numbers.items()
-        used = self.layers[layer]
+        used = self._kept.layers[layer]
         states = tuple(
             StateShape(kind, number, tuple(value.shape[1:]), value.dtype)
             for kind in KINDS

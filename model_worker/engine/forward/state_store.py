@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.forward.batch import Batch
+from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.replaced import replace_forward
 from model_worker.engine.forward.state_layers import KINDS, StateLayer, by_place_and_name, is_per_token
 from model_worker.engine.forward.state_plan import Call, plan
@@ -36,19 +37,23 @@ class _DeviceCall:
 class StateStore:
     """Tensors [slots, ...] for each state of each layer; a slot more is written by rows that nobody will go on from."""
 
-    def __init__(self, module: nn.Module, layers: Sequence[StateLayer], num_slots: int, device: torch.device) -> None:
+    def __init__(self, loaded: LoadedModel, num_slots: int) -> None:
+        layers = loaded.states
         self.num_tokens = 0  # of the batch
         self._num_slots = num_slots
-        self._device = device
+        self._device = loaded.device
         self._tensors = [
-            [torch.empty((num_slots + 1, *shape.size), dtype=shape.dtype, device=device) for shape in layer.states]
+            [
+                torch.empty((num_slots + 1, *shape.size), dtype=shape.dtype, device=loaded.device)
+                for shape in layer.states
+            ]
             for layer in layers
         ]
         # What cannot go on from a state with several tokens at once does so with one.
         self._chunks = all(layer.continues for layer in layers)
         self._calls: list[_DeviceCall] = []
         for layer, tensors in zip(layers, self._tensors, strict=True):
-            part = module.get_submodule(layer.part)
+            part = loaded.module.get_submodule(layer.part)
             replace_forward(part, _Split(self, layer, tensors, _forward_of(part)))
 
     def begin(self, batch: Batch) -> None:

@@ -108,7 +108,7 @@ class SharedEngine(Engine):
     def _verified_runner(self, loaded: LoadedModel, on_progress: Callable[[int, int], None]) -> Runner:
         """Returns a runner all of whose parts give the model's own logits."""
         name = type(loaded.module).__name__
-        tokens = parity_tokens(name, self.limits)
+        tokens = parity_tokens(loaded, self.limits)
         llm = reference_logits(loaded, tokens)
         slm = reference_logits(replace(loaded, module=self.shared.slm), tokens)
         runner = super()._verified_runner(loaded, on_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from model_worker.engine.forward.loader import adopt
 from model_worker.engine.types import Limits, RunRequest
 from tests.support.engines import generate, run_all
 from tests.support.pairs import CONFIGS, VOCAB_SIZE, make_model
+from tests.support.windowed import WINDOW, WINDOWED
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 3, [50]]
 CONTEXT = 16  # tokens: the interpreter takes a millisecond for each program of a kernel
@@ -51,6 +53,27 @@ def test_decoding_equals_transformers_generate(
     for prompt, result in zip(PROMPTS, run_all(engine, requests), strict=True):
         assert result.tokens == generate(model, prompt, 3)
     assert (engine.counters.num_graph_steps > 0) is (graphs == "on")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("graphs", ["off", "on"])
+@pytest.mark.parametrize("family", ["gemma3", "gpt_oss", "llama4"])
+def test_windows_sinks_and_chunks_equal_transformers_generate(
+    family: str, graphs: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device.type == "cpu":
+        monkeypatch.setattr(graph_shapes, "DECODE_SIZES", (4,))
+        monkeypatch.setattr(graph_shapes, "EXTEND_SIZES", (8,))
+    model, context = make_model(WINDOWED[family], 0).to(torch.float32), 3 * WINDOW
+    limits = Limits(
+        VOCAB_SIZE, context, num_pages=12, page_size=16, max_batch_tokens=8, attention="triton", graphs=graphs
+    )
+    engine = Engine(adopt(copy.deepcopy(model).to(device), context), limits)
+    prompts = [[7, 8, 9], list(range(30, 30 + WINDOW + 10))]
+    requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=4) for i, prompt in enumerate(prompts)]
+    for prompt, result in zip(prompts, run_all(engine, requests), strict=True):
+        assert result.tokens == generate(model, prompt, 4)
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_it_is_attention_in_every_combination(page_size: int, dim: int, group: i
     for softcap, window, sinks in options:
         length = chance.choice([1, 2, 15, 16, 17, 255, 256, 257, 1000, 4095, 4096])
         shape = chance.choice([((1,), (length,)), ((1, 1), (length, 77)), ((min(length, 9), 1, 0), (length, 20, 1))])
-        case = Case(page_size, dim, None, group, 1, *shape, softcap, window, sinks)
+        case = Case(page_size, dim, None, group, 1, *shape, softcap, window, None, sinks)
         check(case, device)
 
 
@@ -180,6 +180,11 @@ def test_it_is_attention_in_every_combination(page_size: int, dim: int, group: i
 )
 def test_lengths_at_the_edges_of_blocks_and_splits(length: int, device: torch.device) -> None:
     check(Case(counts=(1,), lengths=(length,), kv_heads=1), device)
+
+
+@pytest.mark.parametrize("chunk", [24, 64])
+def test_chunks(chunk: int, device: torch.device) -> None:
+    check(Case(kv_heads=1, counts=(1, 3, 40), lengths=(71, 25, 100), chunk=chunk, sinks=True), device)
 
 
 def test_a_key_of_another_size_than_its_value(device: torch.device) -> None:

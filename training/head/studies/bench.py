@@ -7,26 +7,25 @@ sent and kept; in one process nothing is sent and one thread computes. The CPU t
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+import typer
 from rich.console import Console
 
-from evals.asking.flags import positive
-from evals.asking.stacks import Flags, add_stack_arguments, local_stack, models
+from evals.asking.stacks import Flags, local_stack, models
 from evals.asking.systems import Terms
 from evals.checking.checkers import checker_of
 from evals.figures.provenance import line, provenance
@@ -34,34 +33,59 @@ from evals.figures.ratio import ratio
 from evals.latency import LatencyModel
 from evals.tasks.data import Problem
 from evals.tasks.task import load
-from rstitch.cli.common import print_error
 from rstitch.cli.progress import start, stopped_by_signals
 from rstitch.client.policies import Learned
-from rstitch.errors import RstitchError
 from rstitch.local.part import ROOT, StackError
 from rstitch.local.stack import LocalStack
 from rstitch.service.head import Head
+from training.commands import run
 from training.head.questions import training_problems
 from training.head.rollouts.engines import open_engines
 from training.head.rollouts.in_process import InProcessRollouts
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.served import ServedRollouts
 from training.head.rollouts.types import Job, Rollout, Rollouts
+from training.head.stack_flags import StackFlags
 
 _SAME_BITS = Flags(worker=["--batch-invariant"])
 
 
-def main(arguments: list[str] | None = None) -> int:
+@dataclass(frozen=True, slots=True)
+class BenchFlags:
+    """Says what is asked, by which head, how much of it, and where the figures go."""
+
+    task: Annotated[str, typer.Option(help="One that writes its own problems.")] = "tiny"
+    head: Annotated[
+        Path, typer.Option(exists=True, metavar="FILE", help="A head, that explores.", show_default="the bundled one")
+    ] = ROOT / "models/heads/tiny/head.safetensors"
+    latency: Annotated[
+        Path,
+        typer.Option(
+            "--latency-model",
+            "--latency",
+            exists=True,
+            metavar="FILE",
+            help="Of the reward.",
+            show_default="the bundled one",
+        ),
+    ] = ROOT / "docs/results/latency.json"
+    sessions: Annotated[int, typer.Option(min=1, help="Answers at once.")] = 64
+    rounds: Annotated[int, typer.Option(min=1, help="Answers of each session in a block.")] = 4
+    blocks: Annotated[int, typer.Option(min=1, help="Of each way, in turn.")] = 8
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer.", show_default="the task's")] = None
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all figures to this file.")] = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    return run(_bench, "python -m training.head.studies.bench", __doc__, arguments)
+
+
+def _bench(options: BenchFlags, stack: StackFlags) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     torch.set_num_threads(1)
-    try:
-        with stopped_by_signals(), ExitStack() as held:
-            found = measure(options, console, held)
-    except (RstitchError, StackError) as error:
-        print_error(str(error))
-        return 1
+    with stopped_by_signals(), ExitStack() as held:
+        found = measure(options, stack, console, held)
     for row in found["rows"]:
         console.print("{name}: {per_second:.1f} answers a second; ms of CPU an answer: {cpu}".format(**row))
     console.print(
@@ -72,18 +96,17 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(line(facts), style="dim")
     if options.json is not None:
         options.json.write_text(json.dumps({"provenance": facts} | found, indent=1) + "\n")
-    return 0
 
 
-def measure(options: argparse.Namespace, console: Console, held: ExitStack) -> dict[str, Any]:
+def measure(options: BenchFlags, asked: StackFlags, console: Console, held: ExitStack) -> dict[str, Any]:
     """Both ways in turn. Raises RstitchError, StackError; also where the answers are not the same ones."""
     task = load(options.task)
     head = Head.from_bytes(options.head.read_bytes())
     judge = Judge(Terms.of(task, options.max_new_tokens), checker_of(task), LatencyModel.load(options.latency))
-    stack = local_stack(options, defaults=_SAME_BITS)
+    stack = local_stack(asked.options, defaults=_SAME_BITS)
     start(stack, console)
     held.callback(stack.stop)
-    engines = open_engines(*models(options), batch_invariant=True)
+    engines = open_engines(*models(asked.options), batch_invariant=True)
     ways: dict[str, Rollouts] = {
         "in process": held.enter_context(InProcessRollouts(engines, judge, options.sessions)),
         "served": held.enter_context(ServedRollouts(stack.router_address, judge, "bench", options.sessions)),
@@ -141,29 +164,6 @@ def _cpu_seconds(stack: LocalStack) -> dict[str, float]:
             fields = path.read_text().rpartition(")")[2].split()
             spent[part.name] = (int(fields[11]) + int(fields[12])) / tick
     return spent
-
-
-def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m training.head.studies.bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    # fmt: off
-    made.add_argument("--task", default="tiny", help="one that writes its own problems (default tiny)")
-    made.add_argument("--head", type=Path, default=ROOT / "models/heads/tiny/head.safetensors", metavar="FILE",
-                      help="that explores (default: the bundled one)")
-    made.add_argument("--latency-model", "--latency", dest="latency", type=Path, metavar="FILE",
-                      default=ROOT / "docs/results/latency.json",
-                      help="latency model, of the reward (default: the bundled one)")
-    made.add_argument("--sessions", type=positive, default=64, help="answers at once (default 64)")
-    made.add_argument("--rounds", type=positive, default=4, help="answers of each session in a block (default 4)")
-    made.add_argument("--blocks", type=positive, default=8, help="of each way, in turn (default 8)")
-    made.add_argument("--max-new-tokens", type=positive, help="of an answer (default: the task's)")
-    made.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
-    # fmt: on
-    add_stack_arguments(made)
-    return made
 
 
 if __name__ == "__main__":

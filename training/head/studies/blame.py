@@ -7,15 +7,15 @@ SLM's and it was asked, not where the LLM wrote it; but it can let the LLM begin
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich.console import Console
 
 from evals.asking.systems import Terms
@@ -31,13 +31,16 @@ from evals.tasks.tiny.domains import DOMAINS
 from rstitch.client.policies import Learned, LlmOnly, Threshold
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
+from training.commands import SEVERAL, run
 from training.head.rollouts.engines import Engines, open_engines
 from training.head.rollouts.in_process import InProcessRollouts
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.types import Asked, Job, Rollout
+from training.values import one_of
 
 PAGE = ROOT / "docs/head_limits.md"
 _TASKS = {"tiny": ("words", "tiny-slm", "tiny-llm"), "programs": ("programs", "tiny-programs-slm", "tiny-programs-llm")}
+_TAUS = (0.001, 0.02)
 _STYLES: tuple[Style, ...] = ("short", "verbose")
 _COLUMNS: Columns = {
     "decided by": "{name}",
@@ -115,24 +118,32 @@ def look(name: str, rollouts: Sequence[Rollout], engines: Engines, terms: Terms,
     }  # fmt: skip
 
 
-def main() -> int:
-    """Answers the questions under each policy, prints the table, and writes it if asked."""
-    parser = argparse.ArgumentParser(prog="python -m training.head.studies.blame", description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, help="heads (default: the bundled one of the task)")
-    parser.add_argument("--task", choices=_TASKS, default="programs", help="tiny | programs (default programs)")
-    parser.add_argument("--taus", type=float, nargs="*", default=[0.001, 0.02], help="thresholds (default 0.001 0.02)")
-    parser.add_argument("--n", type=int, default=500, help="questions of dev (default 500)")
-    parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answers the questions under each policy, prints the table, and writes it if asked; returns the exit code."""
+    return run(_blame, "python -m training.head.studies.blame", __doc__, arguments)
+
+
+def _blame(
+    files: Annotated[
+        list[Path] | None, typer.Argument(exists=True, help="Heads.", show_default="the bundled one of the task")
+    ] = None,
+    task: Annotated[str, typer.Option(metavar="|".join(_TASKS), help="What is asked.")] = "programs",
+    taus: Annotated[
+        list[float] | None,
+        typer.Option(metavar=f"TAU{SEVERAL}", help="Thresholds.", show_default=" ".join(map(str, _TAUS))),
+    ] = None,
+    n: Annotated[int, typer.Option(help="Questions of dev.")] = 500,
+    write: Annotated[bool, typer.Option("--write", help=f"Into {PAGE.relative_to(ROOT)}.")] = False,
+) -> None:
     torch.set_num_threads(1)
-    name, *models = _TASKS[options.task]
-    task, domain = tasks.load(options.task), DOMAINS[name]
-    terms = Terms.of(task, None)
-    problems = load_data(task, split="dev", n=options.n).problems
+    name, *models = _TASKS[one_of("--task", task, tuple(_TASKS))]
+    asked, domain = tasks.load(task), DOMAINS[name]
+    terms = Terms.of(asked, None)
+    problems = load_data(asked, split="dev", n=n).problems
     slm, llm = (str(ROOT / "models" / model) for model in models)
     engines = open_engines(slm, llm)
-    judge = Judge(terms, checker_of(task), LatencyModel.load(ROOT / "docs/results/latency.json"))
-    files = options.files or [ROOT / "models/heads" / options.task / "head.safetensors"]
+    judge = Judge(terms, checker_of(asked), LatencyModel.load(ROOT / "docs/results/latency.json"))
+    files = files or [ROOT / "models/heads" / task / "head.safetensors"]
     heads = {file.parent.name: Head.from_bytes(file.read_bytes()) for file in files}
     console = Console(width=None if sys.stdout.isatty() else 120)
     rows: list[Row] = []
@@ -144,19 +155,18 @@ def main() -> int:
             rows.append(look(label, made, engines, terms, domain))
 
         answered("LLM alone", LlmOnly())
-        for tau in options.taus:
+        for tau in taus or _TAUS:
             answered(f"threshold tau={tau:g}", Threshold(tau))
         for label, head in heads.items():
             answered(f"head {label} {head.version}, tau={head.facts.tau:g}", Learned(rollouts.use(head)))
     untold = sum(row["untold"] for row in rows)
-    title = f"{options.task}, dev, n = {len(problems)}: who wrote the first wrong token"
+    title = f"{task}, dev, n = {len(problems)}: who wrote the first wrong token"
     if untold:
         title += f" ({untold} wrong answers have none that could be told)"
     console.print(terminal_table(title, _COLUMNS, rows))
-    if options.write:
+    if write:
         told = f"{markdown_table(_COLUMNS, rows)}\n\n{title}. {line(provenance())}"
-        replace_section(PAGE, f"blame-{options.task}", told)
-    return 0
+        replace_section(PAGE, f"blame-{task}", told)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,16 @@ calls go where its P(wrong) is highest, and an answer with a wrong token that wa
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Annotated
 
 import torch
+import typer
 from rich.console import Console
 
 from evals.figures.progress import progress_bar
@@ -26,16 +27,19 @@ from evals.figures.statistics import wilson
 from evals.latency import LatencyModel
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
+from training.commands import SEVERAL, run
 from training.head.studies.hand_overs import Found, search
 from training.head.studies.hand_overs import Path as Answered
 from training.head.studies.recall import share_missed
 from training.head.studies.scripted import Scripted
 from training.head.warm_start.calibration import odds_of
 from training.head.warm_start.chain_states import Chains, chain_states
+from training.values import one_of
 
 PAGE = ROOT / "docs/head_limits.md"
 _TASKS = {"tiny": ("words", "tiny-slm", "tiny-llm"), "programs": ("programs", "tiny-programs-slm", "tiny-programs-llm")}
 _TAUS = {"tiny": (0.005, 0.01, 0.02, 0.03, 0.05), "programs": (0.001, 0.002, 0.005, 0.02)}
+_SPLITS = ("dev", "calibration")
 _HELD_OUT_SEED = 1_001
 _HALF_A_POINT = 0.005
 COLUMNS: Columns = {
@@ -113,35 +117,55 @@ def fastest_within(rows: Sequence[Figures], accuracy: float) -> Figures | None:
     return min((each for each in rows if each.accuracy >= accuracy - 1e-9), key=lambda r: r.latency_ms, default=None)
 
 
-def _parser() -> argparse.ArgumentParser:
-    # fmt: off
-    parser = argparse.ArgumentParser(prog="python -m training.head.studies.oracle", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=tuple(_TASKS), default="tiny")
-    parser.add_argument("--split", choices=("dev", "calibration"), default="dev", help="never the test split")
-    parser.add_argument("--n", type=int, default=500, help="questions (default 500)")
-    parser.add_argument("--tau", type=float, default=0.01, help="the oracle is asked where the entropy is above (0.01)")
-    parser.add_argument("--max-pairs", type=int, default=60, help="of hand-overs tried for a question (default 60)")
-    parser.add_argument("--heads", nargs="*", type=Path, help="files (default: models/heads/TASK/head.safetensors)")
-    parser.add_argument("--prices", nargs="*", type=float, default=[1.0], help="at which heads are asked (default 1)")
-    parser.add_argument("--latency-model", "--latency", dest="latency", type=Path, metavar="FILE",
-                        default=ROOT / "docs/results/latency.json")
-    parser.add_argument("--num-chains", type=int, default=10_000, help="for the bound (default 10,000)")
-    parser.add_argument("--work", type=Path, default=Path(".cache/sweep"), help="where their states are kept")
-    parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
-    # fmt: on
-    return parser
+@dataclass(frozen=True, slots=True)
+class OracleFlags:
+    """Says what is asked, how far the oracle looks, and which heads are beside it."""
+
+    task: Annotated[str, typer.Option(metavar="|".join(_TASKS), help="What is asked.")] = "tiny"
+    split: Annotated[str, typer.Option(metavar="|".join(_SPLITS), help="Never the test split.")] = "dev"
+    n: Annotated[int, typer.Option(help="Questions.")] = 500
+    tau: Annotated[float, typer.Option(help="The oracle is asked where the entropy is above.")] = 0.01
+    max_pairs: Annotated[int, typer.Option(help="Of hand-overs tried for a question.")] = 60
+    heads: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True, metavar=f"FILE{SEVERAL}", help="Heads.", show_default="models/heads/TASK/head.safetensors"
+        ),
+    ] = None
+    prices: Annotated[
+        list[float] | None,
+        typer.Option(metavar=f"PRICE{SEVERAL}", help="At which heads are asked.", show_default="1"),
+    ] = None
+    latency: Annotated[
+        Path,
+        typer.Option(
+            "--latency-model",
+            "--latency",
+            exists=True,
+            metavar="FILE",
+            help="Latency model.",
+            show_default="the bundled one",
+        ),
+    ] = ROOT / "docs/results/latency.json"
+    num_chains: Annotated[int, typer.Option(help="For the bound.")] = 10_000
+    work: Annotated[Path, typer.Option(help="Where their states are kept.")] = Path(".cache/sweep")
+    write: Annotated[bool, typer.Option("--write", help=f"Into {PAGE.relative_to(ROOT)}.")] = False
 
 
-def main() -> int:
-    """Searches, prints the table, and writes it if asked."""
-    options = _parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Searches, prints the table, and writes it if asked; returns the exit code."""
+    return run(_oracle, "python -m training.head.studies.oracle", __doc__, arguments)
+
+
+def _oracle(options: OracleFlags) -> None:
+    one_of("--task", options.task, tuple(_TASKS))
+    one_of("--split", options.split, _SPLITS)
     torch.set_num_threads(1)
     console = Console(width=None if sys.stdout.isatty() else 140)
     domain, slm, llm = _TASKS[options.task]
     folders = (str(ROOT / "models" / slm), str(ROOT / "models" / llm))
     files = options.heads
-    if files is None:
+    if not files:
         files = [file for file in [ROOT / f"models/heads/{options.task}/head.safetensors"] if file.exists()]
     heads = {file.parent.name: Head.from_bytes(file.read_bytes()) for file in files}
     with (
@@ -156,7 +180,7 @@ def main() -> int:
         learned = [
             Figures.of(f"head {name}, price {price:g}", asked.head(head, price))
             for name, head in heads.items()
-            for price in options.prices
+            for price in options.prices or (1.0,)
         ]
         task = progress.add_task("oracle", total=options.n)
         found = search(
@@ -194,10 +218,9 @@ def main() -> int:
     if options.write:
         text = f"{markdown_table(COLUMNS, rows)}\n\n{title[0].upper()}{title[1:]}. {told} {line(provenance())}"
         replace_section(PAGE, f"oracle-{options.task}", text)
-    return 0
 
 
-def _told(found: Sequence[Found], options: argparse.Namespace, best: Figures, within: Figures) -> str:
+def _told(found: Sequence[Found], options: OracleFlags, best: Figures, within: Figures) -> str:
     """What the search saw, in words."""
     n = len(found)
     wrong = [each for each in found if not each.alone.right]

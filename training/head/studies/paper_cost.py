@@ -10,16 +10,18 @@ system that serves R-Stitch, on two A100, went from 55.8 to 140.6 tokens a secon
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from evals.figures.provenance import ROOT
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
-from training.head.frontier import PRICES, TAUS
-from training.head.recipe import Recipe
+from training.commands import run
+from training.head.recipe import PRICES, TAUS, Recipe
 
 NUM_ALONE, NUM_DEV, LONG = 200, 100, 100
 GAIN = 140.6 / 55.8
@@ -98,16 +100,16 @@ def rows(recipe: Recipe) -> list[Row]:
     return made
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table, or writes it; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m training.head.studies.paper_cost", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="into docs/rstitch_plus.md")
-    options = parser.parse_args(arguments)
+    return run(_paper_cost, "python -m training.head.studies.paper_cost", __doc__, arguments)
+
+
+def _paper_cost(write: Annotated[bool, typer.Option("--write", help="Into docs/rstitch_plus.md.")] = False) -> None:
     made = rows(Recipe())
     Console().print(terminal_table("what the paper's pairs would cost", COLUMNS, made))
-    if options.write:
+    if write:
         replace_section(ROOT / "docs/rstitch_plus.md", "gpu-hours", markdown_table(COLUMNS, made))
-    return 0
 
 
 if __name__ == "__main__":

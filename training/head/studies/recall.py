@@ -8,13 +8,14 @@ The answer bounds what a policy can do: a call that finds nothing costs as much 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from rich.console import Console
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -24,11 +25,13 @@ from evals.figures.report import Columns, Row, markdown_table, replace_section, 
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
 from rstitch.service.head_features import NAMES
+from training.commands import run
 from training.head.warm_start.calibration import odds_of
 from training.head.warm_start.chain_states import Chains, chain_states
 from training.head.warm_start.states import States
 
 CALLS = (0.4, 0.6, 0.8, 1.0, 1.2)  # of the LLM, an answer
+_SLM = str(ROOT / "models/tiny-slm")
 _GATE = 0.01
 _SEED = 1_001  # of the problems; heads are trained with small ones
 
@@ -80,27 +83,31 @@ def rows(slm: str, states: States, features: Sequence[str], heads: dict[str, Hea
     return [{"name": name, "found": {f"{calls:g}": x for calls, x in found.items()}} for name, found in shares.items()]
 
 
-def main() -> int:
-    """Computes the table, prints it, and writes it if asked."""
-    parser = argparse.ArgumentParser(prog="python -m training.head.studies.recall", description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, help="heads (default models/heads/tiny/head.safetensors)")
-    parser.add_argument("--slm", default=str(ROOT / "models/tiny-slm"), help="folder or hub id (default tiny-slm)")
-    parser.add_argument("--num-chains", type=int, default=20_000, help="reference chains (default 20,000)")
-    parser.add_argument("--write", action="store_true", help="into docs/rstitch_plus.md")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Computes the table, prints it, and writes it if asked; returns the exit code."""
+    return run(_recall, "python -m training.head.studies.recall", __doc__, arguments)
+
+
+def _recall(
+    files: Annotated[
+        list[Path] | None, typer.Argument(exists=True, help="Heads.", show_default="models/heads/tiny/head.safetensors")
+    ] = None,
+    slm: Annotated[str, typer.Option(help="Folder or hub id.", show_default="tiny-slm")] = _SLM,
+    num_chains: Annotated[int, typer.Option(help="Reference chains.")] = 20_000,
+    write: Annotated[bool, typer.Option("--write", help="Into docs/rstitch_plus.md.")] = False,
+) -> None:
     torch.set_num_threads(1)
-    files = options.files or [ROOT / "models/heads/tiny/head.safetensors"]
+    files = files or [ROOT / "models/heads/tiny/head.safetensors"]
     heads = {f"head {file.parent.name}": Head.from_bytes(file.read_bytes()) for file in files}
     features = tuple(name for name in NAMES if any(name in head.facts.features for head in heads.values()))
-    states = chain_states(Chains(options.slm, "words", _GATE, options.num_chains, _SEED, features))
-    made = rows(options.slm, states, features, heads)
+    states = chain_states(Chains(slm, "words", _GATE, num_chains, _SEED, features))
+    made = rows(slm, states, features, heads)
     wrong = float(states.wrong.sum()) / states.num_answers
     title = f"% of the SLM's wrong tokens ({wrong:.2f} an answer) found with so many calls of the LLM an answer"
     Console(width=None if sys.stdout.isatty() else 120).print(terminal_table(title, _COLUMNS, made))
-    if options.write:
-        told = f"{title}; {options.num_chains:,} reference chains, seed {_SEED}. {line(provenance())}"
+    if write:
+        told = f"{title}; {num_chains:,} reference chains, seed {_SEED}. {line(provenance())}"
         replace_section(ROOT / "docs/rstitch_plus.md", "recall", f"{markdown_table(_COLUMNS, made)}\n\n{told}")
-    return 0
 
 
 if __name__ == "__main__":

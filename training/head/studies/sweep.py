@@ -7,15 +7,17 @@ its policy can reach. A sweep that was stopped goes on.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from rich.console import Console
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -23,6 +25,7 @@ from evals.figures.progress import progress_bar
 from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
 from rstitch.local.part import ROOT
+from training.commands import run
 from training.head.mlp import Policy
 from training.head.studies.recall import share_found
 from training.head.warm_start.calibration import expected_error, log_odds, platt, reliability
@@ -30,9 +33,11 @@ from training.head.warm_start.chain_states import Chains, chain_states
 from training.head.warm_start.fitting import fit
 from training.head.warm_start.readout import readout_of
 from training.head.warm_start.states import States
+from training.values import one_of
 
 FEATURES = ("entropy", "recent", "segment", "spent")
 PAGE = ROOT / "docs/head_limits.md"
+_WORK = Path(".cache/sweep")
 _HELD_OUT_SEED = 1_001
 _SEED = 1
 _LR = 2e-3
@@ -119,34 +124,37 @@ def _found(calls: str, row: Row) -> str:
     return f"{100 * row['found'][calls]:.1f}"
 
 
-def main() -> int:
-    """Fits what was not fitted before, prints the table, and writes it if asked."""
-    parser = argparse.ArgumentParser(prog="python -m training.head.studies.sweep", description=__doc__)
-    parser.add_argument("--domain", choices=tuple(_DOMAINS), default="words", help="reference chains (default words)")
-    parser.add_argument("--num-chains", type=int, default=20_000, help="at most to fit on (default 20,000)")
-    parser.add_argument("--num-held-out", type=int, default=10_000, help="to look with (default 10,000)")
-    parser.add_argument("--work", type=Path, default=Path(".cache/sweep"), help="states and results (.cache/sweep)")
-    parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fits what was not fitted before, prints the table, and writes it if asked; returns the exit code."""
+    return run(_sweep, "python -m training.head.studies.sweep", __doc__, arguments)
+
+
+def _sweep(
+    domain: Annotated[str, typer.Option(metavar="|".join(_DOMAINS), help="Reference chains.")] = "words",
+    num_chains: Annotated[int, typer.Option(help="At most to fit on.")] = 20_000,
+    num_held_out: Annotated[int, typer.Option(help="To look with.")] = 10_000,
+    work: Annotated[Path, typer.Option(help="States and results.")] = _WORK,
+    write: Annotated[bool, typer.Option("--write", help=f"Into {PAGE.relative_to(ROOT)}.")] = False,
+) -> None:
     torch.set_num_threads(1)
-    name, tau, calls = _DOMAINS[options.domain]
+    name, tau, calls = _DOMAINS[one_of("--domain", domain, tuple(_DOMAINS))]
     slm = str(ROOT / "models" / name)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    log = options.work / f"{options.domain}.jsonl"
+    log = work / f"{domain}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(each) for each in log.read_text().splitlines()] if log.exists() else []
     rows: list[Row] = []
     with progress_bar(console) as progress:
-        chains = Chains(slm, options.domain, tau, options.num_chains, _SEED, FEATURES)
-        held_out = replace(chains, num_chains=options.num_held_out, seed=_HELD_OUT_SEED)
+        chains = Chains(slm, domain, tau, num_chains, _SEED, FEATURES)
+        held_out = replace(chains, num_chains=num_held_out, seed=_HELD_OUT_SEED)
         fitted_on, looked_at = (
-            chain_states(each, options.work / f"{options.domain}-{each.seed}")
+            chain_states(each, work / f"{domain}-{each.seed}")
             for each in progress.track((chains, held_out), description="reference chains")
         )
         data = Data(slm, fitted_on, looked_at, calls)
-        for tried in progress.track(grid(options.num_chains), description="heads"):
+        for tried in progress.track(grid(num_chains), description="heads"):
             made_of = json.loads(
-                json.dumps(asdict(tried) | {"held_out": options.num_held_out, "tau": tau, "lines": chains.lines})
+                json.dumps(asdict(tried) | {"held_out": num_held_out, "tau": tau, "lines": chains.lines})
             )
             row = next((row for row in done if row["made_of"] == made_of), None)
             if row is None:
@@ -156,15 +164,14 @@ def main() -> int:
             width = " x ".join(map(str, tried.hidden))
             rows.append(row | made_of | {"width": width, "shown": ", ".join(tried.features) or "none"})
     wrong = float(data.held_out.wrong.sum()) / data.held_out.num_answers
-    title = f"{options.domain}: heads of a warm start on {options.num_held_out:,} chains that none has seen"
+    title = f"{domain}: heads of a warm start on {num_held_out:,} chains that none has seen"
     console.print(terminal_table(title, columns(calls), rows))
-    if options.write:
+    if write:
         told = (
             f"% of the SLM's wrong tokens ({wrong:.2f} an answer, entropy above {tau:g}) found with so many calls of "
             f"the LLM an answer. {title[0].upper()}{title[1:]}, 8 passes each. {line(provenance())}"
         )
-        replace_section(PAGE, f"sweep-{options.domain}", f"{markdown_table(columns(calls), rows)}\n\n{told}")
-    return 0
+        replace_section(PAGE, f"sweep-{domain}", f"{markdown_table(columns(calls), rows)}\n\n{told}")
 
 
 if __name__ == "__main__":

@@ -9,24 +9,29 @@ those of price 1.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from evals.figures.report import Columns, Row, terminal_table
+from evals.tasks.tiny.domains import DOMAINS
 from rstitch.local.part import ROOT
 from rstitch.service.head import Head
+from training.commands import run
 from training.head.mlp import Policy
 from training.head.warm_start.chain_states import Chains, chain_states
 from training.head.warm_start.states import States
+from training.values import one_of
 
 _COLUMNS: Columns = {
     "P(wrong) says": "{low:.1p} to {high:.1p}",
@@ -34,6 +39,7 @@ _COLUMNS: Columns = {
     "it says on average": "{said:.1p}",
     "wrong": "{wrong:.1p}",
 }
+_SLM = str(ROOT / "models/tiny-slm")
 _SEED = 1_002  # of the problems; heads are trained with small ones
 _MAX_STEPS = 100
 
@@ -134,19 +140,25 @@ def odds_of(head: Head, states: States) -> Tensor:
     )
 
 
-def main() -> int:
-    """Prints a table for each head."""
-    parser = argparse.ArgumentParser(prog="python -m training.head.warm_start.calibration", description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, help="heads (default models/heads/tiny/head.safetensors)")
-    parser.add_argument("--slm", default=str(ROOT / "models/tiny-slm"), help="folder or hub id (default tiny-slm)")
-    parser.add_argument("--domain", default="words", help="words | programs (default words)")
-    parser.add_argument("--num-chains", type=int, default=5_000, help="reference chains (default 5,000)")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a table for each head; returns the exit code."""
+    return run(_calibration, "python -m training.head.warm_start.calibration", __doc__, arguments)
+
+
+def _calibration(
+    files: Annotated[
+        list[Path] | None, typer.Argument(exists=True, help="Heads.", show_default="models/heads/tiny/head.safetensors")
+    ] = None,
+    slm: Annotated[str, typer.Option(help="Folder or hub id.", show_default="tiny-slm")] = _SLM,
+    domain: Annotated[str, typer.Option(metavar="|".join(DOMAINS), help="Of the chains.")] = "words",
+    num_chains: Annotated[int, typer.Option(help="Reference chains.")] = 5_000,
+) -> None:
+    one_of("--domain", domain, tuple(DOMAINS))
     torch.set_num_threads(1)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for file in options.files or [ROOT / "models/heads/tiny/head.safetensors"]:
+    for file in files or [ROOT / "models/heads/tiny/head.safetensors"]:
         facts = (head := Head.from_bytes(file.read_bytes())).facts
-        chains = Chains(options.slm, options.domain, facts.tau, options.num_chains, _SEED, facts.features)
+        chains = Chains(slm, domain, facts.tau, num_chains, _SEED, facts.features)
         states = chain_states(chains)
         odds = odds_of(head, states)
         scale, shift = platt(odds, states.wrong)
@@ -156,7 +168,6 @@ def main() -> int:
             f"{expected_error(bins):.2%} on average ({expected_error(raw):.2%} as is)"
         )
         console.print(terminal_table(title, _COLUMNS, [each.row for each in bins]))
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,17 +18,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from evals.tasks.tiny.domain import Style
 from evals.tasks.tiny.domains import DOMAINS
 from rstitch.service.head_features import numbers
+from training.head.recipe import LINES
 from training.head.warm_start.states import States, kept, situations
 from training.tiny.data import IGNORE, batches
 
-# Whose the lines of a chain are: the style that its writer begins lines in, and whether others are among them, of whose
-# first tokens nothing is said. `slm`: the SLM's alone. `mixed`: its own among the LLM's, as in answers that the LLM
-# wrote lines of. `llm`: the other way round, so that the LLM is called where it would begin a line.
-LINES: dict[str, tuple[Style, bool]] = {"slm": ("short", False), "mixed": ("short", True), "llm": ("verbose", True)}
-# Of these a label says that the SLM errs, and nothing else. Of programs the LLM writes whole lines among the SLM's.
+# Lines of which a label says that the SLM errs, and nothing else. Of programs the LLM writes whole lines among the
+# SLM's.
 _USUAL = {"words": "slm", "programs": "mixed"}
 BLOCK = 10_000  # chains that are kept in one file
 _MAX_BLOCKS = 1_000

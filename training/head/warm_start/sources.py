@@ -28,7 +28,6 @@ from training.head.warm_start.observed_states import states_from
 from training.head.warm_start.observing import Observed, labelled, observe_given, observe_logged
 from training.head.warm_start.states import States
 
-SOURCES = ("chains", "answers", "solutions", "logs")
 _DOMAINS = {  # generators whose reference chains are at hand; a user's task may have the name of one
     "evals.tasks.tiny.arithmetic:problems": "words",
     "evals.tasks.tiny.programs_task:problems": "programs",

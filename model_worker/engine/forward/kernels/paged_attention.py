@@ -1,8 +1,9 @@
 """Paged attention in Triton: rows of any numbers of queries and keys in one call, keys read through page tables.
 
-Causal, aligned at the last query: query i of a row with n queries and k keys sees the first k - n + i + 1 keys, or with
-a window only the last `window` of these, with chunks only those from the last multiple of `chunk` on. The online softmax is that of FlashAttention-2 (arXiv 2307.08691), the sharing
-of keys among programs that of Flash-Decoding; a sink (gpt-oss) is a logit per head that joins the denominator alone.
+Causal, aligned at the last query: query i of a row with n queries and k keys sees the first k - n + i + 1 keys, with a
+window only the last `window` of these, with chunks only those from the last multiple of `chunk` on. The online softmax
+is that of FlashAttention-2 (arXiv 2307.08691), the sharing of keys among programs that of Flash-Decoding; a sink
+(gpt-oss) is a logit per head that joins the denominator alone.
 """
 
 # A program takes a tile of queries that share a key head: the query heads of a group side by side, so that keys are

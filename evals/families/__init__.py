@@ -1,0 +1,1 @@
+"""Which decoder families of the installed transformers are served token for token, and why the others are refused."""
