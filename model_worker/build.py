@@ -13,7 +13,14 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import LoadedModel, load
-from model_worker.engine.forward.memory import pages_that_fit, tokens_beside, window_pages, window_share
+from model_worker.engine.forward.memory import (
+    pages_that_fit,
+    states_beside,
+    states_that_fit,
+    tokens_beside,
+    window_pages,
+    window_share,
+)
 from model_worker.engine.measure import measure_steps
 from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.engine.shared_layers.model import load_shared
@@ -53,7 +60,9 @@ def build(
     page_size = settings.page_size or default_page_size(
         device, loaded.dtype, loaded.shapes, settings.attention, batch_invariant=settings.batch_invariant
     )
-    num_pages = _num_pages(settings, loaded, page_size, shared.bytes_per_token if shared is not None else 0)
+    num_states = _num_states(settings, loaded)
+    more_bytes = shared.bytes_per_token if shared is not None else 0
+    num_pages = _num_pages(settings, loaded, page_size, more_bytes, num_states)
     rooms = 0 if shared is not None else window_pages(loaded, num_pages, page_size, settings.max_batch_tokens)
     limits = Limits(
         vocab_size=vocab_size,
@@ -69,9 +78,10 @@ def build(
         batch_invariant=settings.batch_invariant,
         matmul=settings.matmul,
         compile=settings.compile,
-        prefix_cache=_prefix_cache(settings, device, has_windows=rooms > 0),
+        prefix_cache=_prefix_cache(settings, device, has_windows=rooms > 0, has_states=bool(loaded.states)),
         fused=settings.fused,
         check_tokens=settings.check_tokens,
+        num_states=num_states,
     )
     if limits.compile == "on" and shared is None:
         _log.info("compiling steps unless that was done before: a minute, for large models several")
@@ -83,6 +93,7 @@ def build(
         )
         sizes = {"page_size": page_size, "num_pages": num_pages, "prefix_cache": limits.prefix_cache}
         sizes |= {"window_pages": rooms} if rooms else {}
+        sizes |= {"num_states": num_states} if loaded.states else {}
         _log.info("engine made", steps=engine.path, **sizes, **engine.captured)
         engine.costs = measure_steps(engine, settings.measure_ms / 1000)
         if isinstance(engine, SharedEngine):
@@ -113,7 +124,9 @@ def _stop_tokens(loaded: LoadedModel, tokenizer: TokenizerFiles, vocab_size: int
     return frozenset(token for token in stops if 0 <= token < vocab_size)
 
 
-def _prefix_cache(settings: WorkerSettings, device: torch.device, *, has_windows: bool) -> PrefixCache:
+def _prefix_cache(
+    settings: WorkerSettings, device: torch.device, *, has_windows: bool, has_states: bool
+) -> PrefixCache:
     """Returns how sessions have pages in common; on a CPU prompts are read in place, from pages that lie in a row.
 
     Raises UnsupportedModel where they cannot: layers that see a window only give back what others would look for.
@@ -127,19 +140,27 @@ def _prefix_cache(settings: WorkerSettings, device: torch.device, *, has_windows
         return "off"
     if settings.prefix_cache != "auto":
         return settings.prefix_cache
+    if has_states:  # a page is no prefix without them
+        return "off"
     return "copy" if device.type == "cpu" else "share"
 
 
-def _num_pages(settings: WorkerSettings, loaded: LoadedModel, page_size: int, more_bytes_per_token: int) -> int:
+def _num_states(settings: WorkerSettings, loaded: LoadedModel) -> int:
+    if settings.num_states and loaded.states:
+        return settings.num_states
+    return states_beside(loaded, settings.beside) if settings.beside and loaded.states else states_that_fit(loaded)
+
+
+def _num_pages(
+    settings: WorkerSettings, loaded: LoadedModel, page_size: int, more_bytes_per_token: int, num_states: int
+) -> int:
     if settings.num_pages:
         return settings.num_pages
     tokens = settings.kv_tokens or (tokens_beside(loaded, settings.beside) if settings.beside else 0)
-    return max(1, tokens // page_size) if tokens else _fitting(settings, loaded, page_size, more_bytes_per_token)
-
-
-def _fitting(settings: WorkerSettings, loaded: LoadedModel, page_size: int, more_bytes_per_token: int) -> int:
+    if tokens:
+        return max(1, tokens // page_size)
     share = 1.0 if settings.shared_listen else window_share(loaded, page_size, settings.max_batch_tokens)
-    return pages_that_fit(loaded, page_size, more_bytes_per_token, window_share=share)
+    return pages_that_fit(loaded, page_size, more_bytes_per_token, window_share=share, num_states=num_states)
 
 
 def make_batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:

@@ -53,6 +53,10 @@ class WorkerSettings(MetricsSettings):
     num_pages: Annotated[
         int, Field(ge=0, description="KV pages; 0: the free GPU memory less 10% and no less than 2.5 GB; on CPU 1 GiB.")
     ] = 0
+    num_states: Annotated[
+        int,
+        Field(ge=0, description="Slots for what recurrent layers keep, if there are any; 0: a quarter of that memory."),
+    ] = 0
     kv_tokens: Annotated[int, Field(ge=0, description="KV cache in tokens, instead of --num-pages; 0: not given.")] = 0
     beside: Annotated[
         str, Field(description="The other model on this device: both caches get as many tokens. Empty: there is none.")

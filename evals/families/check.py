@@ -47,7 +47,7 @@ class Outcome:
     why: str = ""  # in the engine's own words where it refuses
     model: str = ""  # the name of its class
     dtype: str = ""
-    sees: str = ""  # what its layers see, if not everything
+    sees: str = ""  # what its layers see, if not everything, and whether they keep states
     num_distinct: int = 0  # ids among the tokens that were compared
     num_ties: int = 0  # answers that were compared up to a tie
     seconds: float = 0.0
@@ -195,10 +195,11 @@ def _run(engine: Engine, requests: Sequence[RunRequest]) -> dict[str, list[int] 
 
 
 def _sees(loaded: LoadedModel) -> str:
-    """Says what layers see that do not see everything."""
+    """Says what layers see that do not see everything, or that they keep states."""
     reaches = [shape.reach for shape in loaded.shapes]
     kinds = {"a window": any(r.window for r in reaches), "chunks": any(r.chunk for r in reaches)}
     kinds["sinks"] = any(shape.has_sinks for shape in loaded.shapes)
+    kinds["states"] = bool(loaded.states)
     kinds["a score cap"] = any(shape.softcap is not None for shape in loaded.shapes)
     return ", ".join(name for name, is_there in kinds.items() if is_there)
 

@@ -97,7 +97,7 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     """Returns a row per family, the wrong ones first."""
     rows = [_row(outcome) for outcome in sorted(outcomes, key=lambda each: (_ORDER.index(each.verdict), each.family))]
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts(outcomes).items())
-    columns = {"family": "{family}", "": "{verdict}", "in": "{dtype}", "layers see": "{sees}", "why": "{why}"}
+    columns = {"family": "{family}", "": "{verdict}", "in": "{dtype}", "layers see or keep": "{sees}", "why": "{why}"}
     return terminal_table(said, columns, rows)
 
 
@@ -122,7 +122,7 @@ def text(outcomes: Sequence[Outcome]) -> str:
                 "family": "`{family}`",
                 "weights": lambda row: WELL_KNOWN[row["family"]],
                 "served": lambda row: "yes" if row["verdict"] == Verdict.EXACT else f"{row['verdict']}: {row['why']}",
-                "layers see": "{sees}",
+                "layers see or keep": "{sees}",
             },
             [_row(each) for each in known],
         ),

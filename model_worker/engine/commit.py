@@ -97,8 +97,9 @@ class Committer:
 
     def _compute_alone(self, row: Row) -> None:
         """Has a row that is not finite computed once more, in a step of its own."""
+        # In several, where a session can go back only farther than to where the row began.
         self._table.spoil(row.run.session, row.start)
-        self._scheduler.isolate(row.run)
+        self._scheduler.isolate(row.run, row.start + 1)
 
     def _end_spoilt(self, row: Row) -> list[Event]:
         """Ends a run that is not finite by itself where no distribution says so. Catch-up leaves the tokens held."""

@@ -22,6 +22,7 @@ from model_worker.engine.bookkeeping.runs import Run
 from model_worker.engine.bookkeeping.scheduler import Schedule, Scheduler
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.signals import SignalMeter
+from model_worker.engine.bookkeeping.states import NO_STATES, StateTable
 from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.bookkeeping.windows import WindowMap
 from model_worker.engine.commit import Committer
@@ -39,6 +40,7 @@ from model_worker.engine.forward.parity import (
     reference_logits,
 )
 from model_worker.engine.forward.runner import Runner
+from model_worker.engine.forward.state_limits import limits_with_states
 from model_worker.engine.types import Event, FinishReason, ForkRequest, Limits, RunFailed, RunRequest, Signal
 
 
@@ -58,12 +60,15 @@ class Engine:
     def __init__(
         self, loaded: LoadedModel, limits: Limits, on_progress: Callable[[int, int], None] = lambda done, of: None
     ) -> None:
+        if loaded.states:
+            limits = limits_with_states(type(loaded.module).__name__, limits)
         self.limits = limits
         self.counters = Counters()
         self._windows = _windows(loaded, limits)
         side_by_side = limits.prefix_cache != "share"
         self._pool = PagePool(limits.num_pages, limits.page_size, side_by_side=side_by_side, windows=self._windows)
-        self._table = SessionTable(self._pool, limits.prefix_cache)
+        states = StateTable(limits.num_states) if loaded.states else NO_STATES
+        self._table = SessionTable(self._pool, limits.prefix_cache, states)
         self._scheduler = self._scheduler_type(self._table, limits)
         self._run_ids = itertools.count(1)
         self._masks = MaskTable(limits.vocab_size)
@@ -147,6 +152,7 @@ class Engine:
             # Logits are not kept. Whoever asks for the distribution after a token that is computed already has that
             # token computed again: num_computed goes back to held - num_asked.
             self._table.uncompute(session, session.held - run.num_asked)
+        self._table.keep_state(session)
         if request.handoff is not None and request.handoff.signal is not Signal.ENTROPY:
             run.meter = SignalMeter(request.handoff)
         if request.masked_tokens and run.num_asked:
@@ -286,7 +292,7 @@ class Engine:
         reference = reference_logits(loaded, tokens)
         runner = self._new_runner(loaded, on_progress)
         with parity_session(self._table, tokens) as session:
-            check_parity(name, runner, self._run_type(0, parity_request(tokens), session), reference)
+            check_parity(name, runner, self._table, self._run_type(0, parity_request(tokens), session), reference)
         if self.limits.batch_invariant:
             check_invariance(name, runner, self._table, self.limits, self._new_run)
         return runner

@@ -280,3 +280,4 @@ class Limits:
     # Pages that layers which see a window only have room for at once; 0: for all, and nothing is given back. Sessions
     # of such a model share no pages.
     num_window_pages: int = 0
+    num_states: int = 64  # slots for the states of recurrent and convolution layers, where a model has any

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.bloom import BloomConfig
 from transformers.models.llama import LlamaConfig
-from transformers.models.mamba import MambaConfig
+from transformers.models.recurrent_gemma import RecurrentGemmaConfig
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
@@ -45,7 +45,10 @@ def test_weights_that_are_a_pickle_are_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2), ["MambaForCausalLM", "keep more than keys"]),
+        (
+            RecurrentGemmaConfig(**{**SIZES, "num_hidden_layers": 3}, head_dim=8, lru_width=32),
+            ["RecurrentGemmaForCausalLM", "layers [0, 1] have neither attention"],
+        ),
         (BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4), ["BloomForCausalLM", "AttentionInterface"]),
     ],
 )

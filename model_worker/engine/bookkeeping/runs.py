@@ -51,6 +51,15 @@ class Run:
         """Notes that a row of so many tokens is in the KV cache."""
         self.session.num_computed += num_tokens
 
+    def cuts(self, num_tokens: int) -> list[int]:
+        """Returns the positions in its next row of so many tokens, and at its end, to which one may come back.
+
+        What was drafted may be rejected, and the distribution after the last token may be asked for once more.
+        """
+        start, end, sent = self.num_computed, self.num_computed + num_tokens, self.request.end
+        before_last = end - 1 if end == self.session.held else end
+        return sorted({position for position in (sent, before_last, end) if start < position <= end})
+
     def answer_until(self, position: int) -> Counted:
         """Returns how often the answer has each token before `position`: what penalties look at."""
         if self._counts is None:

@@ -40,7 +40,7 @@ class Scheduler:
         self._table = table
         self._limits = limits
         self._runs: dict[int, Run] = {}
-        self._alone: list[Run] = []  # whose next row is to be in a step of its own, the first of them first
+        self._alone: dict[Run, int] = {}  # whose rows up to a position are to be in steps of their own, in order
         self.num_cached_tokens = 0  # taken over from other sessions
         self.num_cache_hits = 0  # runs that took some over
         self.costs: CostModel | None = None
@@ -75,21 +75,20 @@ class Scheduler:
     def remove(self, run: Run) -> None:
         """Ends a run; its session is idle from now on, without a draft that was not verified."""
         del self._runs[run.run_id]
-        self.reunite(run)
+        self._alone.pop(run, None)
         if run.draft:
             self._table.truncate(run.session, run.session.held - len(run.draft))
         run.session.running = False
         self._table.touch(run.session)
 
-    def isolate(self, run: Run) -> None:
-        """Gives a run's next row a step of its own."""
-        if run not in self._alone:
-            self._alone.append(run)
+    def isolate(self, run: Run, until: int) -> None:
+        """Gives a run's next rows steps of their own until it has computed so many of its tokens."""
+        self._alone[run] = until
 
     def reunite(self, run: Run) -> None:
-        """Lets a run's rows be in steps with others again."""
-        if self._alone and run in self._alone:
-            self._alone.remove(run)
+        """Lets a run's rows be in steps with others again, once those that were not to be are computed."""
+        if self._alone and run.num_computed >= self._alone.get(run, 0):
+            self._alone.pop(run, None)
 
     def schedule(self) -> Schedule:
         """Chooses the next batch and reserves its pages. Refused and yielded runs are removed."""
@@ -145,7 +144,7 @@ class Scheduler:
 
     def _in_order(self) -> list[Run]:
         if self._alone:
-            return self._alone[:1]
+            return [next(iter(self._alone))]
 
         def key(run: Run) -> tuple[bool, bool]:  # the sort is stable, and `_runs` is in order of arrival
             return run.is_background, not run.ends_next
@@ -177,11 +176,11 @@ class Scheduler:
         are refused, so the worker never stands still. A run may have to wait for younger ones that are in the batch
         already; it is never refused because of them.
         """
-        until = run.num_computed + num_tokens
-        if self._table.reserve(run.session, until):
+        until, cuts, sent = run.num_computed + num_tokens, run.cuts(num_tokens), run.request.end
+        if self._table.reserve(run.session, until, cuts, sent):
             return True
         in_batch = {row.run.run_id for row in schedule.rows}
-        while not self._table.reserve(run.session, until):
+        while not self._table.reserve(run.session, until, cuts, sent):
             if self._table.has_unclean:
                 return False  # they are zeroed before the next step, and free then
             if run.is_background:
@@ -199,7 +198,8 @@ class Scheduler:
             refused = victim or run
             full = NoCapacity(
                 "the KV cache is full and every session in it is running.",
-                remedy="Try again after the delay, or start the worker with more pages (--num-pages).",
+                remedy="Try again after the delay, or start the worker with more pages (--num-pages), or more states "
+                "(--num-states) where layers keep any.",
             )
             schedule.refused.append((refused, full))
             self.remove(refused)

@@ -10,6 +10,15 @@ from model_worker.engine.bookkeeping import prefixes
 
 
 @dataclass(slots=True, eq=False)
+class SavedState:
+    """The states of recurrent and convolution layers after a session's first `position` tokens, and where they are."""
+
+    position: int
+    slot: int
+    kept: bool = False  # also once the session has gone on
+
+
+@dataclass(slots=True, eq=False)
 class Session:
     """Tokens of one conversation on this worker.
 
@@ -26,6 +35,7 @@ class Session:
     num_computed: int = 0
     shallow_computed: int = 0
     pages: list[int] = field(default_factory=list)
+    states: list[SavedState] = field(default_factory=list)  # by position; empty where no layer has any
     contiguous: bool = True  # each page follows the one before
     running: bool = False
     salt: str | None = None  # only sessions of one salt have pages in common; None: its pages are its own

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 
 from model_worker.engine.bookkeeping.pages import PagePool
 from model_worker.engine.bookkeeping.session import Session, is_contiguous
+from model_worker.engine.bookkeeping.states import NO_STATES, States
 from model_worker.engine.bookkeeping.table_checks import check_sessions
+from model_worker.engine.bookkeeping.victims import victims
 from model_worker.engine.types import PrefixCache
 
 
@@ -27,8 +29,10 @@ class SessionTable:
     # Nothing is ever written to a page that is shared or in the index. A session that goes back into one (a rollback, a
     # distribution asked for again) gets a page of its own, with a copy of what is kept, in `reserve`: before a write.
 
-    def __init__(self, pool: PagePool, mode: PrefixCache = "off") -> None:
+    def __init__(self, pool: PagePool, mode: PrefixCache = "off", states: States = NO_STATES) -> None:
+        assert states is NO_STATES or mode == "off", "a page is no prefix where it lacks states"
         self._pool = pool
+        self._states = states
         self._mode = mode
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._copies: dict[int, int] = {}  # pages to be copied before the next forward: to, from
@@ -77,12 +81,16 @@ class SessionTable:
         self.uncompute(session, position)
 
     def restorable(self, session: Session, position: int) -> int:
-        """Returns from where a session that is to go back to `position` goes on: from there, or from its beginning.
+        """Returns from where a session that is to go back to `position` goes on: from there or before.
 
-        A layer that sees a window only may no longer have what a token there sees.
+        Windows may have lost what a token there sees, and there are states of some positions only.
         """
-        windows = self._pool.windows
+        windows, position = self._pool.windows, self._states.restorable(session, position)
         return position if windows is None or windows.first_needed(position) >= session.num_left else 0
+
+    def keep_state(self, session: Session) -> None:
+        """Makes sure that the session can come back to what it has computed now, once it has gone on."""
+        self._states.keep(session)
 
     def leave_windows(self, session: Session) -> None:
         """Gives back what the session no longer needs in layers that see a window only."""
@@ -98,6 +106,7 @@ class SessionTable:
         if position < session.num_computed:
             position = self.restorable(session, position)
         session.num_computed = min(session.num_computed, position)
+        self._states.forget(session, session.num_computed)
         session.shallow_computed = min(session.shallow_computed, position)
         session.changed_from(position // self._pool.page_size)
         keep = self._pool.pages_for(session.num_shallow)
@@ -110,11 +119,17 @@ class SessionTable:
         self.truncate(session, 0)
         del self._sessions[session.session_id]
 
-    def reserve(self, session: Session, num_tokens: int) -> bool:
+    def reserve(self, session: Session, num_tokens: int, cuts: Sequence[int] = (), kept: int = 0) -> bool:
         """Gives the session pages of its own for what it lacks of its first `num_tokens` tokens.
 
-        Idle sessions are evicted if need be. Returns False, with nothing taken, when running sessions hold too many.
+        Where layers have states it gets slots for those of the positions `cuts`, too; that of `kept` stays. Idle
+        sessions are evicted if need be. Returns False, with no page taken, when running sessions hold too many.
         """
+        while not self._states.reserve(session, cuts or (num_tokens,), kept, self):
+            idle = [other for other in self if other.states and not other.running and other is not session]
+            if not idle:
+                return False
+            self._evict(idle[:1])
         missing = max(0, self._pool.pages_for(num_tokens) - len(session.pages))
         place = session.num_computed // self._pool.page_size  # what is written comes there first
         own = session.pages[place] if place < len(session.pages) else None
@@ -201,6 +216,8 @@ class SessionTable:
         for page in made.pages[: source.num_left]:
             self._pool.leave_window(page)
         made.num_left = min(source.num_left, len(made.pages))
+        self._states.share(source, made)
+        self.uncompute(made, self.restorable(made, made.num_computed))  # there may be no state of just that many
         made.num_offered = min(source.num_offered, made.num_computed // size)
         made.contiguous = is_contiguous(made.pages)
         source.running = was_running
@@ -245,6 +262,7 @@ class SessionTable:
     def check_integrity(self) -> None:
         """Raises AssertionError if a page is leaked or counted wrong, or a session's invariant is broken."""
         check_sessions(self, self._pool)
+        self._states.check_integrity(self)
 
     def _take(self, session: Session, place: int, page: int) -> bool:
         """Gives a session a page of the index, or a copy of it, as number `place`; returns whether there was room."""
@@ -287,37 +305,14 @@ class SessionTable:
         # What goes first: pages that nobody holds and one session had; then whichever was left alone for longer, the
         # idle sessions that have a page for themselves, or the page that nobody holds and several sessions had.
         while self._pool.num_spare < num_pages:
-            victims, since = self._victims(session), self._pool.oldest_valued
-            if since is not None and (not victims or since < victims[-1].last_used):
+            found, since = victims(self, session, self._pool), self._pool.oldest_valued
+            if since is not None and (not found or since < found[-1].last_used):
                 self._pool.drop_valued()
-            elif victims:
-                self._evict(victims)
+            elif found:
+                self._evict(found)
             else:
                 return False
         return True
-
-    def _victims(self, asking: Session) -> list[Session]:
-        """Returns the idle sessions to evict for a page that nobody else holds, the last used of them last.
-
-        That is one session as a rule, and several where they have a page in common. Of all such pages it is the one
-        whose holders were left alone for longest. Whose pages are all held by others that stay is never among them: it
-        would be gone, and no page gained. Empty if there is none.
-        """
-        holders = self._pool.num_holders
-        seen: list[Session] = []
-        found: Counter[int] = Counter()  # pages by how many of their holders were seen
-        for session in self:
-            if session.running or not session.pages or session is asking:
-                continue
-            if any(holders(page) == 1 for page in reversed(session.pages)):
-                return [session]
-            seen.append(session)
-            found.update(session.pages)
-            gained = [page for page in session.pages if found[page] == holders(page)]
-            if gained:
-                page = min(gained, key=holders)
-                return [each for each in seen if page in each.pages]
-        return []
 
     def _evict(self, victims: list[Session]) -> None:
         for session in victims:

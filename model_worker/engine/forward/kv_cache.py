@@ -33,6 +33,9 @@ class LayerShape:
         return self.num_kv_heads * (self.key_dim + self.value_dim)
 
 
+NO_ATTENTION = LayerShape(0, 0, 0, None)  # of a layer that keeps nothing per token
+
+
 class KvCache:
     """Keys and values of all layers, [num_slots, num_kv_heads, dim] each.
 

@@ -23,6 +23,7 @@ from model_worker.engine.forward.kv_cache import LayerShape
 from model_worker.engine.forward.probe import probe
 from model_worker.engine.forward.replaced import restore_forwards
 from model_worker.engine.forward.rope import longest_context, settle_rope
+from model_worker.engine.forward.state_layers import StateLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class LoadedModel:
 
     module: Any  # the transformers model, in eval mode on its device
     shapes: list[LayerShape]  # by layer
+    states: list[StateLayer]  # parts that keep states from token to token
     hidden_size: int  # width of the LM head's input
     num_logits: int  # rows of the LM head; the real vocabulary may be smaller
     num_embeddings: int  # rows of the embeddings; likewise
@@ -45,6 +47,11 @@ class LoadedModel:
     def kv_bytes_per_token(self) -> int:
         """Bytes that the keys and values of one token take in all layers."""
         return sum(shape.elements for shape in self.shapes) * self.dtype.itemsize
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that the states after a token take in all layers."""
+        return sum(state.num_bytes for layer in self.states for state in layer.states)
 
     @property
     def window_bytes_per_token(self) -> int:
@@ -132,6 +139,7 @@ def adopt(module: Any, context_length: int = 0) -> LoadedModel:
     return LoadedModel(
         module=module,
         shapes=probed.shapes,
+        states=probed.states,
         hidden_size=probed.hidden_size,
         num_logits=probed.num_logits,
         num_embeddings=_num_embeddings(module, probed.num_logits),

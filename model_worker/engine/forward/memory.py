@@ -1,6 +1,7 @@
-"""How many tokens KV caches hold. Two models on one device get the same number: a session needs its tokens in both.
+"""How many tokens KV caches hold, and how many states of recurrent layers there is room for beside them.
 
-Each worker computes it for itself from the same figures, so neither has to ask the other, nor to start first.
+Two models on one device get the same number of tokens: a session needs its tokens in both. Each worker computes it for
+itself from the same figures, so neither has to ask the other, nor to start first.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
+from model_worker.engine.bookkeeping.states import LEAST_STATES
 from model_worker.engine.bookkeeping.windows import MARGIN
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.kv_cache import most_keys
 from model_worker.engine.forward.loader import LoadedModel, check_source
+from model_worker.engine.forward.state_layers import KINDS
 
 # The share of the device that is divided; the rest is for two CUDA contexts, activations and captured steps.
 _SHARE = 0.85
@@ -25,6 +28,10 @@ _SHARE = 0.85
 _SPARE_SHARE, _SPARE_BYTES = 0.1, 2_500_000_000
 _EXPECTED_TOKENS = 8192  # of a session, where room for windows is shared out: a chain of thought
 _CPU_BYTES = 1 << 30  # on a CPU, where memory is shared with everything else, a fixed amount
+# What states get of a cache's memory, and the most of them that are of use: a session has a few.
+_STATE_SHARE, _MOST_STATES = 0.25, 1024
+# Where no layer keeps anything per token, pages take no memory: so many sessions may be as long as the context.
+_FREE_SESSIONS = 256
 
 
 def split_memory(room_bytes: int, bytes_per_token: int, other_bytes_per_token: int) -> int:
@@ -37,6 +44,45 @@ def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
 
     Raises UnsupportedModel if that is no model, or there is no room for both.
     """
+    room, other = _room_beside(loaded, other_model)
+    if loaded.states or has_states(other):
+        room -= int(room * _STATE_SHARE)
+    tokens = split_memory(room, loaded.kv_bytes_per_token, kv_bytes_per_token(other, loaded.dtype))
+    if tokens == 0:
+        raise UnsupportedModel(f"beside {other_model} there is no memory left on {loaded.device}; use another device")
+    return tokens
+
+
+def states_beside(loaded: LoadedModel, other_model: str) -> int:
+    """Returns the number of states that fit beside another model of the same dtype and both KV caches."""
+    room, other = _room_beside(loaded, other_model)
+    return _num_states(loaded, room // 2 if has_states(other) else room)
+
+
+def states_that_fit(loaded: LoadedModel, *, cpu_bytes: int = _CPU_BYTES) -> int:
+    """Returns the number of states to allocate, 0 where no layer keeps any, as `pages_that_fit` does that of pages.
+
+    Raises UnsupportedModel if there is no room for those of one session.
+    """
+    if loaded.device.type != "cuda":
+        return _num_states(loaded, cpu_bytes)
+    return _num_states(loaded, room_for_cache(torch.cuda.mem_get_info(loaded.device)[0]))
+
+
+def _num_states(loaded: LoadedModel, room_bytes: int) -> int:
+    if not loaded.states:
+        return 0
+    num_states = min(_MOST_STATES, int(room_bytes * _STATE_SHARE) // loaded.state_bytes)
+    if num_states < LEAST_STATES:
+        raise UnsupportedModel(
+            f"a quarter of {room_bytes / 1e9:.1f} GB on {loaded.device} is too little for {LEAST_STATES} states of "
+            f"{loaded.state_bytes / 1e6:.0f} MB; use another device, or give --num-states"
+        )
+    return num_states
+
+
+def _room_beside(loaded: LoadedModel, other_model: str) -> tuple[int, Any]:
+    """Returns the bytes that two models leave on a device, and the other one's text config."""
     source = check_source(other_model)
     try:
         config = AutoConfig.from_pretrained(source)
@@ -48,10 +94,12 @@ def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
     if loaded.device.type == "cuda":
         total = torch.cuda.mem_get_info(loaded.device)[1]
         room = int(total * _SHARE) - weight_bytes(loaded.module) - weight_bytes(other)
-    tokens = split_memory(room, loaded.kv_bytes_per_token, kv_bytes_per_token(config.get_text_config(), loaded.dtype))
-    if tokens == 0:
-        raise UnsupportedModel(f"beside {other_model} there is no memory left on {loaded.device}; use another device")
-    return tokens
+    return max(0, room), config.get_text_config()
+
+
+def has_states(config: Any) -> bool:
+    """Returns whether transformers' cache of a model has places for states."""
+    return any(hasattr(layer, kind) for layer in DynamicCache(config=config).layers for kind in KINDS)
 
 
 def weight_bytes(module: nn.Module) -> int:
@@ -61,10 +109,14 @@ def weight_bytes(module: nn.Module) -> int:
 
 def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
     """Returns the bytes that the keys and values of one token take in all layers, by a config of plain attention."""
+    cache = DynamicCache(config=config)
+    num_layers = len(cache) - sum(cache.is_dummy) - sum(cache.is_linear)
+    if num_layers == 0:
+        return 0
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return int(config.num_hidden_layers * kv_heads * head_dim * 2 * dtype.itemsize)
+    return int(num_layers * kv_heads * head_dim * 2 * dtype.itemsize)
 
 
 def window_share(loaded: LoadedModel, page_size: int, max_batch_tokens: int) -> float:
@@ -91,20 +143,24 @@ def pages_that_fit(
     page_size: int,
     more_bytes_per_token: int = 0,
     *,
+    num_states: int = 0,
     cpu_bytes: int = _CPU_BYTES,
     window_share: float = 1.0,
 ) -> int:
-    """Returns the number of pages to allocate: on CUDA by what is free, on CPU by `cpu_bytes`.
+    """Returns the number of pages to allocate beside so many states: on CUDA by what is free, on CPU by `cpu_bytes`.
 
     Layers that see a window only have room for `window_share` of them. Raises UnsupportedModel if a CUDA device has no
     room for a page.
     """
     saved = int((1 - window_share) * loaded.window_bytes_per_token)
     page_bytes = (loaded.kv_bytes_per_token - saved + more_bytes_per_token) * page_size
+    if page_bytes == 0:
+        return _FREE_SESSIONS * math.ceil(loaded.context_length / page_size)
+    state_bytes = num_states * loaded.state_bytes
     if loaded.device.type != "cuda":
-        return max(1, cpu_bytes // page_bytes)
+        return max(1, (cpu_bytes - state_bytes) // page_bytes)
     free = torch.cuda.mem_get_info(loaded.device)[0]
-    num_pages = room_for_cache(free) // page_bytes
+    num_pages = max(0, room_for_cache(free) - state_bytes) // page_bytes
     if num_pages == 0:
         raise UnsupportedModel(
             f"{loaded.device} has {free / 1e9:.1f} GB free beside the weights, too few for a KV cache and the steps "

@@ -66,10 +66,9 @@ def parity_request(tokens: Sequence[int], shallow: bool = False) -> RunRequest:
 
 @contextmanager
 def parity_session(table: SessionTable, tokens: Sequence[int]) -> Iterator[Session]:
-    """Opens a session that holds the prompt and its pages, and closes it at the end."""
+    """Opens a session that holds the prompt, and closes it at the end."""
     session = table.open("parity")
     session.tokens.extend(tokens)
-    assert table.reserve(session, len(tokens)), "the first session finds its pages"
     yield session
     table.close(session)
 
@@ -78,6 +77,9 @@ def reference_logits(loaded: LoadedModel, tokens: Sequence[int]) -> Reference:
     """Returns the logits by the model's own eager attention; leaves that or `sdpa` in the model."""
     eager = _own_logits(loaded, tokens, "eager")
     tolerance = _TOLERANCE.get(loaded.dtype)
+    if tolerance is not None:  # states may be kept with fewer digits than the model has
+        kept = {state.dtype for layer in loaded.states for state in layer.states}
+        tolerance = max([tolerance, *(_TOLERANCE.get(dtype, tolerance) for dtype in kept)])
     if tolerance is None:
         try:
             noise = _difference(_own_logits(loaded, tokens, "sdpa"), eager)
@@ -88,33 +90,38 @@ def reference_logits(loaded: LoadedModel, tokens: Sequence[int]) -> Reference:
     return Reference(eager, tolerance)
 
 
-def check_parity(name: str, runner: Runner, run: Run, reference: Reference) -> None:
+def check_parity(name: str, runner: Runner, table: SessionTable, run: Run, reference: Reference) -> None:
     """Computes a run by each path that steps take here. Raises UnsupportedModel if a logit is not the reference's.
 
     The paths are captured graphs, where there are any, and uncaptured steps, which whatever fits no graph takes.
     """
-    count = run.num_pending
+    session, count = run.session, run.num_pending
     before = max(0, count - _NUM_TOKENS)
     half = before + (count - before) // 2
-    # What goes beyond a window first. Then two chunks, so that the second one also reads keys and values that a step
-    # before has written; the first asks for nothing, as catch-up does, the second for all that it can be asked for.
-    # Then the last token again, as decode.
+
+    def compute(until: int, *, is_last: bool, captured: bool) -> Outcome | None:
+        start = run.num_computed
+        assert table.reserve(session, until, run.cuts(until - start)), "the first session finds its room"
+        outcome = runner.run([Row(run, start, until - start, is_last)], captured=captured)
+        run.computed(until - start)
+        return outcome
+
+    # What goes beyond a window first. Then two chunks, so that the second one also reads keys, values and states that a
+    # step before has written; the first asks for nothing, as catch-up does, the second for all that it can be asked
+    # for. Then the last token again, as decode: the states before it are not those after it.
     for captured in (True, False) if runner.graphs is not None else (False,):
         path = "captured" if captured else "uncaptured"
-        again = run.num_pending == 0
-        if again:
-            runner.wipe(run.session.pages)  # what the path before has left must not be found
-        for start, end in ((0, before), (before, half)):
-            if start < end:
-                runner.run([Row(run, start, end - start, is_last=False)], captured=captured)
-        if not again:
-            run.computed(half)
-        run.draft = run.session.tokens[half + 1 : count]
-        _compare(name, path, runner.run([Row(run, half, count - half, is_last=True)], captured=captured), reference)
+        if run.num_pending == 0:
+            runner.wipe(session.pages)  # what the path before has left must not be found
+            table.uncompute(session, 0)
+        for until in (before, half):
+            if run.num_computed < until:
+                compute(until, is_last=False, captured=captured)
+        run.draft = session.tokens[half + 1 : count]
+        _compare(name, path, compute(count, is_last=True, captured=captured), reference)
         run.draft = ()
-        if not again:
-            run.computed(count - half)
-        _compare(name, path, runner.run([Row(run, count - 1, 1, is_last=True)], captured=captured), reference)
+        table.uncompute(session, count - 1)
+        _compare(name, path, compute(count, is_last=True, captured=captured), reference)
 
 
 def _own_logits(loaded: LoadedModel, tokens: Sequence[int], attention: str) -> Tensor:

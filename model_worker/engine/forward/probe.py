@@ -1,25 +1,28 @@
-"""What each layer of a model asks of attention, found by running it once with a probe in place of its attention.
+"""What each layer of a model asks of attention and keeps as states, found by running it once with probes for both.
 
 What the engine does not do is refused by name: anything beyond causal attention, over everything or a window or a
-chunk, with a score cap or sinks.
+chunk, with a score cap or sinks, and states in transformers' cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DummyLayer
 
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.dispatch import probed
-from model_worker.engine.forward.kv_cache import LayerShape
+from model_worker.engine.forward.kv_cache import NO_ATTENTION, LayerShape
 from model_worker.engine.forward.masks_seen import SeenMasks
 from model_worker.engine.forward.reach import Reach
-from model_worker.engine.forward.step_cache import StepCache, cache_keyword
+from model_worker.engine.forward.state_layers import StateLayer, StateNotes
+from model_worker.engine.forward.step_cache import cache_keyword
 
 # Keywords that layers pass and that do not change the result of causal attention at inference. A window is told by the
 # mask, which the model's own attention goes by, too.
@@ -53,6 +56,7 @@ class Probed:
     num_logits: int  # rows of the LM head
     counts_positions: bool  # whether layers count positions themselves, by the length of a cache
     wants_mask: bool  # whether it is to be given a mask of ones, [1, tokens], as it would make one of another size
+    states: list[StateLayer]  # parts that keep states
 
 
 def probe(module: Any, name: str, context_length: int) -> Probed:
@@ -66,14 +70,18 @@ def probe(module: Any, name: str, context_length: int) -> Probed:
         run, logits = _first_that_runs(module, name, context_length)
     finally:
         hook.remove()
-    found, shapes = sorted(run.shapes), run.shapes
-    if not found:
+    if not run.shapes and not run.states:
         raise UnsupportedModel(f"{name}: its attention does not go through transformers' AttentionInterface")
-    if found != list(range(module.config.get_text_config().num_hidden_layers)):
-        raise UnsupportedModel(f"{name}: only layers {found} have attention (state-space or linear layers?)")
+    layers = range(module.config.get_text_config().num_hidden_layers)
+    _refuse_unknown_layers(module.config, name, run, layers)
     _refuse_shorter_caches(module.config, name, run.shapes, context_length)
     return Probed(
-        [shapes[index] for index in found], hidden_sizes[0], logits.shape[-1], run.counts_positions, run.is_masked
+        [run.shapes.get(layer, NO_ATTENTION) for layer in layers],
+        hidden_sizes[0],
+        logits.shape[-1],
+        run.counts_positions,
+        run.is_masked,
+        run.states,
     )
 
 
@@ -95,6 +103,19 @@ def _first_that_runs(module: Any, name: str, context_length: int) -> tuple[_Run,
     raise UnsupportedModel(f"{name}: a forward in {next(module.parameters()).dtype} failed: {failure}") from failure
 
 
+def _refuse_unknown_layers(config: Any, name: str, run: _Run, layers: range) -> None:
+    """Refuses a model with layers that keep what was not seen: all but those for which `generate` keeps nothing."""
+    keeping = run.shapes.keys() | {state.layer for state in run.states}
+    missing = [layer for layer in layers if layer not in keeping]
+    kept = DynamicCache(config=config).layers if missing else []
+    unknown = [layer for layer in missing if layer >= len(kept) or not isinstance(kept[layer], DummyLayer)]
+    if unknown or not keeping <= set(layers):
+        raise UnsupportedModel(
+            f"{name}: layers {unknown} have neither attention through transformers' AttentionInterface nor states in "
+            "transformers' cache"
+        )
+
+
 def _refuse_shorter_caches(config: Any, name: str, shapes: Mapping[int, LayerShape], context_length: int) -> None:
     """Refuses a model at odds with itself: by its mask a layer sees all keys, and `generate` keeps the last ones."""
     for index, layer in enumerate(DynamicCache(config=config).layers):
@@ -106,41 +127,6 @@ def _refuse_shorter_caches(config: Any, name: str, shapes: Mapping[int, LayerSha
             )
 
 
-class _KeepsMoreError(UnsupportedModel, AttributeError):
-    """A layer would keep something of its own: a state, or keys of an index over tokens. `hasattr` may ask for that."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name}: layers that keep more than keys and values are not supported")
-
-
-class _NoLayers(list[Any]):
-    """What a layer gets that asks for its part of a cache."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
-    def __getitem__(self, index: Any) -> Any:
-        raise _KeepsMoreError(self._name)
-
-
-class _NotingCache(StepCache):
-    """Notes whether layers ask it for the number of tokens that it holds; what else it might hold it refuses."""
-
-    def __init__(self, positions: Tensor, name: str) -> None:
-        self._name = name
-        super().__init__(positions)
-        self.was_asked = False
-        self.layers = _NoLayers(name)
-
-    def __getattr__(self, attribute: str) -> Any:
-        raise _KeepsMoreError(self._name)
-
-    def get_seq_length(self, layer_idx: int = 0) -> Any:
-        self.was_asked = True
-        return super().get_seq_length(layer_idx)
-
-
 class _Run:
     """A forward of two tokens, because a mask of one token shows nothing."""
 
@@ -150,7 +136,8 @@ class _Run:
         self._masks = SeenMasks()
         device = next(module.parameters()).device
         self._positions = torch.arange(2, device=device)[None]
-        self._cache = _NotingCache(self._positions, name) if is_cached else None
+        self._cache = StateNotes(self._positions, module.config, name) if is_cached else None
+        self.states: list[StateLayer] = []
         self.is_masked = is_masked
 
     @property
@@ -160,11 +147,15 @@ class _Run:
     def logits(self) -> Tensor:
         """Returns the logits of the two tokens."""
         ids = torch.zeros_like(self._positions)
-        with probed(self._module, self._attend, self._masks.make), torch.inference_mode():
+        probing = probed(self._module, self._attend, self._masks.make)
+        noting = self._cache.noting(self._module) if self._cache is not None else nullcontext()
+        with probing, noting, torch.inference_mode():
             more: dict[str, Any] = {cache_keyword(self._module): self._cache} if self._cache is not None else {}
             if self.is_masked:
                 more["attention_mask"] = torch.ones_like(ids)
             logits: Tensor = self._module(input_ids=ids, position_ids=self._positions, use_cache=False, **more).logits
+        if self._cache is not None:
+            self.states = self._cache.found()
         return logits
 
     def _attend(
@@ -176,6 +167,8 @@ class _Run:
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
+        if self._cache is not None:
+            self._cache.attends()
         scaling, softcap, sinks = (kwargs.pop(name, None) for name in ("scaling", "softcap", "s_aux"))
         reach = self._reach(layer, attention_mask, kwargs)
         unknown = sorted(key for key, item in kwargs.items() if key not in _HARMLESS and item is not None)

@@ -12,7 +12,7 @@ _OWN = "_rstitch_own_forward"
 
 def replace_forward(part: nn.Module, forward: Callable[..., Any]) -> None:
     """Makes `forward` what the part does when it is called, until `restore_forwards`."""
-    part.__dict__.setdefault(_OWN, part.forward)
+    part.__dict__[_OWN] = True  # not the forward itself: a part that holds it would be its own owner
     part.forward = forward
 
 

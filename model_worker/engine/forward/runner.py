@@ -37,6 +37,8 @@ from model_worker.engine.forward.model import Model
 from model_worker.engine.forward.outcome import Outcome, choose_for
 from model_worker.engine.forward.sampling import Choices, measure, measure_on_host, unpack
 from model_worker.engine.forward.spoilt import find_spoilt
+from model_worker.engine.forward.state_limits import WHY_NOT
+from model_worker.engine.forward.state_store import StateStore
 from model_worker.engine.forward.transfer import Later, to_device, to_host
 from model_worker.engine.types import Limits, Returns, RunRequest
 
@@ -74,6 +76,7 @@ class Runner:
         # One page more than the sessions get: left-over rows of graphs write there.
         num_pages = limits.num_pages + 1
         self._cache = KvCache(loaded.shapes, num_pages, limits.page_size, loaded.dtype, loaded.device, windows)
+        self._states = StateStore(loaded, limits.num_states) if loaded.states else None
         self._masking = Masking(limits.vocab_size, loaded.device)
         self._model = self._make_model()
         self._attention: AttentionBackend
@@ -83,7 +86,7 @@ class Runner:
         self._fused = fuse_here(loaded.module, self._attention, limits.fused)
         self._why_no_graphs = ""  # likewise of a capture
         self.graphs = self._make_graphs(on_progress)
-        self._compiling = ""  # what `path` says of it
+        self._compiling = WHY_NOT if loaded.states else ""  # what `path` says of it
         self._compiled = self._make_compiled()
 
     @property
@@ -118,7 +121,7 @@ class Runner:
             else:
                 read = self._choose(batch, output.measured, output.logits, output.hidden, output.index)
             last, everything = self._model.last_layer, self._attention.reads_masked
-            spoilt = find_spoilt(self._cache, last, batch, everything=everything)
+            spoilt = find_spoilt(self._cache, self._states, last, batch, everything=everything)
         except Exception:
             # Nobody will wait for what the device was told already, and the next step writes where that still reads.
             if device.type == "cuda":
@@ -206,6 +209,8 @@ class Runner:
         numbers = to_device(torch.tensor((batch.ids, batch.positions, batch.slots)), self._loaded.device)
         self._attention.begin(batch, numbers[2])
         self._model.begin(numbers[2])
+        if self._states is not None:
+            self._states.begin(batch)
         return numbers[0:1], numbers[1:2]
 
     def _replace_parts(self, module: nn.Module) -> None:

@@ -4,10 +4,13 @@ A row that asks for a distribution shows by that whether all it has read and wri
 and chunks of prompts, the values of the last layer are looked at: what is not finite below stays so in the residual
 stream, and is found there. Keys alone may be not finite and show nowhere, in the last layer or where no score makes use
 of them. That harms nobody where a session's own slots alone are read. Where others are read, too, and masked
-afterwards, every row's keys and values are looked at.
+afterwards, every row's keys and values are looked at. States are read by their own session only: those that such rows
+leave are looked at.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -15,15 +18,32 @@ import torch
 from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache
+from model_worker.engine.forward.state_store import StateStore
 from model_worker.engine.forward.transfer import Later, to_host
 
 
-def find_spoilt(cache: KvCache, layer: int, batch: Batch, *, everything: bool) -> Later[list[Row]]:
+def find_spoilt(
+    cache: KvCache, states: StateStore | None, layer: int, batch: Batch, *, everything: bool
+) -> Later[list[Row]]:
     """Returns, once the device is done, the rows that left what is not finite, of those of which no distribution tells.
 
     `layer` is the last one; with `everything` all keys and values count, and else steps in which every row asks, as
     decode steps do, are not made longer.
     """
+    in_cache = _in_cache(cache, layer, batch, everything=everything)
+    if states is None or not batch.unasked:
+        return in_cache
+    in_states = _in_states(states, [row for _, row in batch.unasked])
+    return lambda: [*in_cache(), *in_states()]
+
+
+def _in_states(states: StateStore, rows: list[Row]) -> Later[list[Row]]:
+    sums = to_host(states.sums(rows))
+    return lambda: [row for row, total in zip(rows, sums.tolist(), strict=True) if not math.isfinite(total)]
+
+
+def _in_cache(cache: KvCache, layer: int, batch: Batch, *, everything: bool) -> Later[list[Row]]:
+    layer = max((number for number in range(layer + 1) if cache.shapes[number].num_kv_heads), default=layer)
     looked_at = batch.placed if everything else batch.unasked
     if not looked_at:
         return list

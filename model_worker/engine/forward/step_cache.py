@@ -1,4 +1,6 @@
-"""What a model is given as its cache: it says where tokens stand and keeps nothing, as attention writes to pages."""
+"""What a model and its layers are given as caches. The model's says where tokens stand and keeps nothing: attention
+writes to pages.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +44,12 @@ class StepCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         return key_states, value_states
+
+
+class RowsCache(Cache):
+    """A cache that has one layer only, number `layer_idx`, for sessions that a layer with states computes at once."""
+
+    is_compileable = False
+
+    def __init__(self, layer_idx: int, layer: Any) -> None:
+        self.layers: list[Any] = [None] * layer_idx + [layer]

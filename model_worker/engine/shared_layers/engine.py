@@ -19,6 +19,7 @@ from model_worker.engine.bookkeeping.runs import Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.commit import common_prefix
 from model_worker.engine.engine import Engine
+from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.flight import Flight
 from model_worker.engine.forward.invariant_check import check_invariance
 from model_worker.engine.forward.loader import LoadedModel
@@ -46,6 +47,11 @@ class SharedEngine(Engine):
     _scheduler_type = SharedScheduler
 
     def __init__(self, loaded: LoadedModel, shared: SharedModel, limits: Limits) -> None:
+        if loaded.states:
+            raise UnsupportedModel(
+                f"{type(loaded.module).__name__}: a model whose layers keep states cannot serve both roles; "
+                "start without --shared-listen"
+            )
         self.shared = shared
         self.shallow_costs: CostModel | None = None  # of a step of the SLM; `costs` are of the whole model
         self._put_off: list[Run] = []
@@ -109,7 +115,8 @@ class SharedEngine(Engine):
         with parity_session(self._table, tokens) as session:
             # In this order: the second run finds what the first one left, and goes on in the upper layers.
             for label, shallow, reference in ((f"the SLM in {name}", True, slm), (f"{name} above it", False, llm)):
-                check_parity(label, runner, SharedRun(0, parity_request(tokens, shallow), session), reference)
+                run = SharedRun(0, parity_request(tokens, shallow), session)
+                check_parity(label, runner, self._table, run, reference)
         if self.limits.batch_invariant:
             check_invariance(f"the SLM in {name}", runner, self._table, self.limits, self._new_run, shallow=True)
         return runner
