@@ -59,10 +59,11 @@ class _Rows:
         self._shallow = shallow
         self._num_steps = 0
         limits = engine.limits
-        fitting = min(_CONTEXT, limits.context_length // 2, limits.num_pages * limits.page_size // 4)
+        num_pages = limits.num_window_pages or limits.num_pages
+        fitting = min(_CONTEXT, limits.context_length // 2, num_pages * limits.page_size // 4)
         self._context = max(1, fitting)
-        self._most_rows = limits.num_pages // 2 // -(-(self._context + 1) // limits.page_size)
-        self._most_tokens = min(limits.context_length, limits.num_pages // 2 * limits.page_size) - self._context
+        self._most_rows = num_pages // 2 // -(-(self._context + 1) // limits.page_size)
+        self._most_tokens = min(limits.context_length, num_pages // 2 * limits.page_size) - self._context
         self._fed: set[str] = set()
 
     def shapes(self) -> list[Shape]:
@@ -78,6 +79,10 @@ class _Rows:
         lengths = {f"measure-{index}": 1 for index in range(rows)}
         if tokens:
             lengths["measure-long"] = tokens
+            if self._engine.limits.num_window_pages and "measure-long" in self._fed:
+                # A session does not come back from so far with a window's keys.
+                self._engine.close_session("measure-long")
+                self._fed.remove("measure-long")
         for name in lengths.keys() - self._fed:
             self._submit(name, 0, self._tokens(self._context))
             self._fed.add(name)

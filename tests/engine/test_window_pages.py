@@ -14,6 +14,7 @@ from model_worker.engine.engine import Engine
 from model_worker.engine.forward import attention_varlen
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.forward.memory import pages_that_fit, window_pages, window_share
+from model_worker.engine.measure import measure_steps
 from model_worker.engine.types import ForkRequest, RunRequest
 from tests.support.engines import generate, make_engine_of, run_all, run_one
 from tests.support.pairs import make_model
@@ -147,3 +148,12 @@ def test_a_rollback_of_half_the_margin_needs_nothing_that_was_left() -> None:
         back = max(0, computed - MARGIN // 2)
         assert windows.first_needed(back) >= left
         assert left * PAGE <= max(0, computed - WINDOW - MARGIN)
+
+
+def test_steps_are_measured_where_windows_have_little_room() -> None:
+    engine, (own, _) = engine_of("gemma3", max_batch_tokens=300, num_pages=200, num_rooms=50)
+    costs = measure_steps(engine, budget_s=0.5)
+    assert costs is not None
+    assert any(cost.num_tokens_per_row > MARGIN for cost in costs.step_costs), "no long row was measured"
+    engine.check_integrity()
+    assert run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=10)).tokens == own[:10]
