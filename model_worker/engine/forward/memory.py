@@ -16,6 +16,7 @@ from model_worker.engine.bookkeeping.windows import MARGIN
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.kv_cache import most_keys
 from model_worker.engine.forward.loader import LoadedModel, check_source
+from model_worker.engine.forward.quantizing import Format, expected_bytes, stored_bytes
 
 # The share of the device that is divided; the rest is for two CUDA contexts, activations and captured steps.
 _SHARE = 0.85
@@ -32,8 +33,9 @@ def split_memory(room_bytes: int, bytes_per_token: int, other_bytes_per_token: i
     return max(0, room_bytes) // (bytes_per_token + other_bytes_per_token)
 
 
-def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
-    """Returns the number of tokens of a KV cache beside that of another model of the same dtype, sized by its config.
+def tokens_beside(loaded: LoadedModel, other_model: str, other_quantized: Format = "none") -> int:
+    """Returns the number of tokens of a KV cache beside that of another model of the same dtype, sized by its config
+    and how that one's weights are quantized.
 
     Raises UnsupportedModel if that is no model, or there is no room for both.
     """
@@ -47,7 +49,7 @@ def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
     room = _CPU_BYTES
     if loaded.device.type == "cuda":
         total = torch.cuda.mem_get_info(loaded.device)[1]
-        room = int(total * _SHARE) - weight_bytes(loaded.module) - weight_bytes(other)
+        room = int(total * _SHARE) - weight_bytes(loaded.module) - expected_bytes(other, other_quantized)
     tokens = split_memory(room, loaded.kv_bytes_per_token, kv_bytes_per_token(config.get_text_config(), loaded.dtype))
     if tokens == 0:
         raise UnsupportedModel(f"beside {other_model} there is no memory left on {loaded.device}; use another device")
@@ -55,8 +57,8 @@ def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Returns the bytes of the parameters; shared ones count once."""
-    return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
+    """Returns the bytes of what a model holds, in as many bits as it is kept in; what is shared counts once."""
+    return sum(stored_bytes(tensor) for tensor in (*module.parameters(), *module.buffers()))
 
 
 def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
