@@ -4,7 +4,6 @@ once. It does not know what a worker does with them.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
@@ -24,9 +23,6 @@ def main(role: Role) -> None:
         settings = CliApp.run(role.settings, cli_args=arguments)
     except ValidationError as error:
         sys.exit(explain(f"{role.name}-worker", error))
-    # Where torchao is installed, transformers imports it, and what it says then is about neither us nor the model.
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     # Not before: torch and transformers take seconds, on a busy machine many.
     from model_worker.main import run
 

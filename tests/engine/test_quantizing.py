@@ -95,7 +95,7 @@ def test_sizes_are_told_as_they_are() -> None:
     rest = weight_bytes(plain.module) - 2 * linear
     scales = weight_bytes(eight.module) - linear - rest
     assert 0 < scales < 0.02 * linear, "a scale per output"
-    assert weight_bytes(four.module) == rest + linear // 2 + 2 * 2 * linear // 32, "4 bits, and two numbers per group"
+    assert weight_bytes(four.module) == rest + linear // 2 + 2 * 2 * linear // 64, "4 bits, and two numbers per group"
 
 
 def test_embeddings_and_head_stay() -> None:

@@ -49,7 +49,7 @@ def tokens_beside(loaded: LoadedModel, other_model: str, other_quantized: Format
     room = _CPU_BYTES
     if loaded.device.type == "cuda":
         total = torch.cuda.mem_get_info(loaded.device)[1]
-        room = int(total * _SHARE) - weight_bytes(loaded.module) - expected_bytes(other, other_quantized)
+        room = room_beside(total, weight_bytes(loaded.module), expected_bytes(other, other_quantized))
     tokens = split_memory(room, loaded.kv_bytes_per_token, kv_bytes_per_token(config.get_text_config(), loaded.dtype))
     if tokens == 0:
         raise UnsupportedModel(f"beside {other_model} there is no memory left on {loaded.device}; use another device")
@@ -113,6 +113,11 @@ def pages_that_fit(
             f"({_SPARE_BYTES / 1e9} GB are left to them); use another device, or give --num-pages"
         )
     return num_pages
+
+
+def room_beside(total_bytes: int, weights: int, other_weights: int) -> int:
+    """Returns the bytes that both caches may take of a device with two models; below 0 if these alone are too much."""
+    return int(total_bytes * _SHARE) - weights - other_weights
 
 
 def room_for_cache(free_bytes: int) -> int:

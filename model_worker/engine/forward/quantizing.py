@@ -8,7 +8,6 @@ stay as they are: the head decides tokens and entropies, and is often the embedd
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any, Literal, TypeGuard
 
@@ -26,10 +25,8 @@ from model_worker.engine.forward.quantized_linear import (
 
 Format = Literal["none", "int8", "int4", "fp8"]
 
-GROUP = 32  # inputs that share a scale and a zero in 4 bits
-# Bits that a weight takes, scales included: int8 and fp8 have one scale per output, not worth counting.
-BITS = {"int8": 8.0, "fp8": 8.0, "int4": 4 + 32 / GROUP}
-_LEAST_SHARE = 0.5  # of a model's weights beside embeddings and LM head
+_GROUPS = (64, 32)  # inputs that share a scale and a zero in 4 bits: the first that divides a weight
+LEAST_SHARE = 0.5  # of a model's weights beside embeddings and LM head
 _REMEDY = "install it into the worker's environment (pip install 'rstitch[worker,quantize]'), or leave --quantize out"
 
 
@@ -48,13 +45,13 @@ def quantize(module: Any, kind: Format, device: torch.device) -> str:
         raise UnsupportedModel(f"{name}: --quantize {kind} is for bfloat16 and float32, not for {dtype}; give --dtype")
     if kind == "int4" and device.type == "cuda" and dtype != torch.bfloat16:
         raise UnsupportedModel(f"{name}: --quantize int4 computes in bfloat16 on {device}; give --dtype bfloat16")
-    config = _config(kind, device)
+    _check_installed(kind)
     linears = list(_linears(module))
-    _check_share(name, module, linears, kind)
+    _check_share(name, module, kind)
     num_done = 0
     for parent, child, part in linears:
         try:
-            made = _quantized(part, kind, config, device)
+            made = _quantized(part, kind, device)
         except Exception as error:  # whatever torchao or a kernel says of this device or shape
             raise UnsupportedModel(
                 f"{name}: --quantize {kind} does not run on {device}: {type(error).__name__}: {error}; "
@@ -102,12 +99,22 @@ def expected_bytes(module: Any, kind: Format) -> int:
     saved = 0.0
     if kind != "none":
         saved = sum(
-            part.weight.numel() * (part.weight.itemsize - BITS[kind] / 8)
+            part.weight.numel() * (part.weight.itemsize - _bits(kind, part.weight.shape) / 8)
             for _, _, part in _linears(module)
-            if kind != "int4" or fits_int4(part.weight.shape, GROUP)
+            if kind != "int4" or _group(part.weight.shape)
         )
     held = sum(stored_bytes(tensor) for tensor in (*module.parameters(), *module.buffers()))
     return held - round(saved)
+
+
+def _group(shape: torch.Size) -> int:
+    """Returns how many inputs share a scale in 4 bits; 0 if a weight [outputs, inputs] is of no such shape."""
+    return next((size for size in _GROUPS if fits_int4(shape, size)), 0)
+
+
+def _bits(kind: Format, shape: torch.Size) -> float:
+    """Returns the bits of a weight, scales of groups included; one per output, in 8 bits, is not worth counting."""
+    return 4 + 32 / _group(shape) if kind == "int4" else 8
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -120,35 +127,35 @@ def _is_wrapped(tensor: Tensor) -> bool:
     return hasattr(tensor, "__tensor_flatten__")
 
 
-def _config(kind: Format, device: torch.device) -> Any:
-    for name in (
-        "torchao",
-        "torch.utils._pytree",
-    ):  # what they say as torchao is imported is about neither us nor the model
-        logging.getLogger(name).setLevel(logging.ERROR)
+def _check_installed(kind: Format) -> None:
     try:
-        from torchao.quantization import (
-            Float8WeightOnlyConfig,
-            Int4WeightOnlyConfig,
-            Int8WeightOnlyConfig,
-            IntxWeightOnlyConfig,
-            MappingType,
-            PerGroup,
-            PerRow,
-        )
+        import torchao.quantization  # noqa: F401
     except ImportError as error:
         raise UnsupportedModel(
             f"--quantize {kind} needs torchao, which is not installed ({error}); {_REMEDY}"
         ) from error
+
+
+def _config(kind: Format, device: torch.device, group: int) -> Any:
+    from torchao.quantization import (
+        Float8WeightOnlyConfig,
+        Int4WeightOnlyConfig,
+        Int8WeightOnlyConfig,
+        IntxWeightOnlyConfig,
+        MappingType,
+        PerGroup,
+        PerRow,
+    )
+
     if kind == "int8":
         return Int8WeightOnlyConfig()
     if kind == "fp8":
         return Float8WeightOnlyConfig(granularity=PerRow())
     if device.type == "cuda":
-        return Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format="tile_packed_to_4d")
+        return Int4WeightOnlyConfig(group_size=group, int4_packing_format="tile_packed_to_4d")
     return IntxWeightOnlyConfig(
         weight_dtype=torch.int4,  # type: ignore[attr-defined]
-        granularity=PerGroup(GROUP),
+        granularity=PerGroup(group),
         mapping_type=MappingType.ASYMMETRIC,
     )
 
@@ -162,32 +169,38 @@ def _linears(module: Any) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
                 yield parent, child, part
 
 
-def _check_share(name: str, module: Any, linears: list[tuple[nn.Module, str, nn.Linear]], kind: Format) -> None:
-    outside = {
-        id(weight)
-        for part in (module.get_input_embeddings(), module.get_output_embeddings())
-        for weight in part.parameters()
-    }
-    inside = {id(part.weight) for _, _, part in linears}
-    others = [(path, weight) for path, weight in module.named_parameters() if id(weight) not in outside | inside]
-    reached = sum(part.weight.numel() for _, _, part in linears)
-    rest = sum(weight.numel() for _, weight in others)
-    if reached < _LEAST_SHARE * (reached + rest):
-        largest = max(others, key=lambda item: item[1].numel())[0]
+def share_in_linears(module: Any) -> float:
+    """Returns the share of a model's weights beside embeddings and LM head that --quantize could reach."""
+    inside = {id(part.weight): part.weight.numel() for _, _, part in _linears(module)}
+    others = sum(weight.numel() for _, weight in _other_weights(module))
+    return sum(inside.values()) / max(1, sum(inside.values()) + others)
+
+
+def _other_weights(module: Any) -> list[tuple[str, Tensor]]:
+    ends = (module.get_input_embeddings(), module.get_output_embeddings())
+    known = {id(weight) for part in ends for weight in part.parameters()}
+    known |= {id(part.weight) for _, _, part in _linears(module)}
+    return [(path, weight) for path, weight in module.named_parameters() if id(weight) not in known]
+
+
+def _check_share(name: str, module: Any, kind: Format) -> None:
+    if (share := share_in_linears(module)) < LEAST_SHARE:
+        largest = max(_other_weights(module), key=lambda item: item[1].numel())[0]
         raise UnsupportedModel(
-            f"{name}: --quantize {kind} reaches {reached / max(1, reached + rest):.0%} of its weights; the others, "
-            f"such as {largest}, are in no linear layer; take a folder that is quantized already, or leave "
-            "--quantize out"
+            f"{name}: --quantize {kind} reaches {share:.0%} of its weights; the others, such as {largest}, are in no "
+            "linear layer; take a folder that is quantized already, or leave --quantize out"
         )
 
 
-def _quantized(part: nn.Linear, kind: Format, config: Any, device: torch.device) -> nn.Module | None:
+def _quantized(part: nn.Linear, kind: Format, device: torch.device) -> nn.Module | None:
     """Returns what stands for a linear layer, itself where its weight was swapped; None if its shape does not fit."""
     from torchao.quantization import quantize_
 
     shape, on_cpu = part.weight.shape, device.type == "cpu"
-    if kind == "int4" and not fits_int4(shape, GROUP):
+    group = _group(shape) if kind == "int4" else 0
+    if kind == "int4" and not group:
         return None
+    config = _config(kind, device, group)
     part.to(device)
     quantize_(part, config, filter_fn=lambda module, _: module is part)
     weight: Any = part.weight
