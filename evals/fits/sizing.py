@@ -20,6 +20,7 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.folder_checks import stored_format
 from model_worker.engine.forward.loader import check_source
 from model_worker.engine.forward.quantizing import LEAST_SHARE, expected_bytes, share_in_linears
+from model_worker.engine.forward.rope_names import read_config
 
 SESSION_TOKENS = 8192
 _PAGE = 256  # tokens, the largest that a GPU's attention takes by itself
@@ -94,7 +95,7 @@ def _config(name: str) -> Any:
     if name in CONFIGS:
         facts = dict(CONFIGS[name])
         return AutoConfig.for_model(facts.pop("model_type"), **facts)
-    return AutoConfig.from_pretrained(check_source(name))
+    return read_config(name, check_source(name))
 
 
 def _weights(module: Any, stored: str) -> Iterator[tuple[str, int]]:

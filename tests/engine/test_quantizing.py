@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from model_worker.engine.forward.loader import LoadedModel, load
 from model_worker.engine.forward.memory import tokens_beside, weight_bytes
 from model_worker.engine.forward.quantized_linear import PackedLinear
 from model_worker.engine.forward.quantizing import count_parameters, is_plain, quantize
+from model_worker.engine.shared_layers.engine import SharedEngine
+from model_worker.engine.shared_layers.model import load_shared
 from model_worker.engine.types import Limits, RunRequest
 from tests.support.engines import generate, run_all
 from tests.support.pairs import CONFIGS, make_model, save_model
@@ -128,6 +131,35 @@ def test_what_is_asked_for_beside_it_works_or_is_refused_by_name() -> None:
         engine_of(loaded_tiny("int8"), batch_invariant=True)
 
 
+@pytest.mark.parametrize("shallow", [True, False])
+def test_both_roles_of_shared_layers_have_the_same_quantized_layers(shallow: bool) -> None:
+    folder = str(MODELS / "tiny-shared-layers")
+    loaded = load(folder, torch.bfloat16, CPU, quantized="int8")
+    shared = load_shared(folder, loaded.module)
+    engine = SharedEngine(loaded, shared, Limits(loaded.num_logits, 256, num_pages=64))  # compared at the start
+    assert is_plain(shared.tail.gate), "the tail comes from a file of its own"
+    layer = shared.slm.model.layers[0].mlp.up_proj
+    assert layer is loaded.module.model.layers[0].mlp.up_proj
+    assert type(layer) is PackedLinear
+    assert len(run_all(engine, [RunRequest("s", 0, PROMPTS[0], max_tokens=6, shallow=shallow)])[0].tokens) == 6
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_compiled_steps_have_quantized_weights_too(kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever the number of rows: a prompt goes another way through an 8-bit product than a step of one row."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own, loaded = loaded_tiny(kind), loaded_tiny(kind)
+    engine = engine_of(loaded, compile="on")
+    assert "native, compiled" in engine.path
+    prompt = [(7 * index + 5) % 600 for index in range(40)]
+    expected = generate(own.module, prompt, 12, own.num_logits)
+    assert run_all(engine, [RunRequest("s", 0, prompt, max_tokens=12)])[0].tokens[: len(expected)] == expected
+    plain = engine_of(loaded_tiny("none"), compile="auto").path
+    assert "no compiled step is kept for it" in plain, "the code is for these weights alone"
+
+
 def test_a_dtype_or_a_model_that_it_is_not_for_is_refused(tmp_path: Path) -> None:
     folder = str(save_model(tmp_path / "llama", "llama", 0))
     with pytest.raises(UnsupportedModel, match=r"--quantize int8 is for bfloat16 and float32, not for torch.float64"):
@@ -160,7 +192,6 @@ def test_beside_a_quantized_model_there_is_more_room(monkeypatch: pytest.MonkeyP
     """On a device whose memory is known: what either worker finds is what the other does."""
     small, large = str(MODELS / "tiny-slm"), str(MODELS / "tiny-llm")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 12_000_000))
-    from dataclasses import replace
 
     def tokens(model: str, kind: Any, other: str, other_kind: Any) -> int:
         loaded = load(model, torch.bfloat16, CPU, quantized=kind)

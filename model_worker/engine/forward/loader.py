@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_accelerate_available
 
@@ -26,6 +26,7 @@ from model_worker.engine.forward.probe import probe
 from model_worker.engine.forward.quantizing import Format, quantize
 from model_worker.engine.forward.replaced import restore_forwards
 from model_worker.engine.forward.rope import longest_context, settle_rope
+from model_worker.engine.forward.rope_names import read_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def load(
     report: dict[str, Any] | None = None
     stored = ""
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = read_config(model, source)
         stored = _stored_format(model, config, quantized)
         if random_weights is not None:  # costs what a trained one costs and says nothing sensible
             torch.manual_seed(random_weights)

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from model_worker.engine.bookkeeping.windows import MARGIN
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.kv_cache import most_keys
 from model_worker.engine.forward.loader import LoadedModel, check_source
 from model_worker.engine.forward.quantizing import Format, expected_bytes, stored_bytes
+from model_worker.engine.forward.rope_names import read_config
 
 # The share of the device that is divided; the rest is for two CUDA contexts, activations and captured steps.
 _SHARE = 0.85
@@ -41,9 +42,11 @@ def tokens_beside(loaded: LoadedModel, other_model: str, other_quantized: Format
     """
     source = check_source(other_model)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = read_config(other_model, source)
         with torch.device("meta"):
             other = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype)
+    except UnsupportedModel:
+        raise
     except Exception as error:  # whatever its files may raise: each format has errors of its own
         raise UnsupportedModel(f"{other_model}: not loadable by transformers: {error}") from error
     room = _CPU_BYTES
