@@ -7,21 +7,23 @@ precision of the LLM's weights: the weights, what is left for KV, how many token
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
+from evals.commands import run_program
 from evals.figures.report import Columns, Row, terminal_table
 from evals.fits import document
 from evals.fits.placing import Placed, placed
 from evals.fits.presets import CONFIGS, PAIRS
 from evals.fits.sizing import SESSION_TOKENS, sized
 from model_worker.engine.errors import UnsupportedModel
-from rstitch.cli.common import exit_code, print_error
-from rstitch.errors import RstitchError, invalid
+from rstitch.errors import invalid
 
 _COLUMNS: Columns = {
     "LLM's weights": "{precision}",
@@ -40,42 +42,43 @@ def gpus(text: str) -> tuple[float, ...]:
     except ValueError:
         sizes = ()
     if not 1 <= len(sizes) <= 2 or not all(0 < size < float("inf") for size in sizes):
-        raise argparse.ArgumentTypeError(f"{text!r} should be the GB of one card, or of two such as 24,24")
+        raise typer.BadParameter(f"{text!r} should be the GB of one card, or of two such as 24,24")
     return sizes
 
 
-def parser() -> argparse.ArgumentParser:
-    """Makes the parser."""
-    # fmt: off
-    made = argparse.ArgumentParser(prog="rstitch fits", description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter,
-                                   epilog=f"known without a hub: {', '.join(CONFIGS)}")
-    made.add_argument("slm", nargs="?", metavar="SLM", help="a model of the list below, a folder, or a hub id")
-    made.add_argument("llm", nargs="?", metavar="LLM", help="likewise")
-    made.add_argument("--gpu", type=gpus, default=(24.0,), metavar="GB[,GB]",
-                      help="one card for both models, or the SLM's and the LLM's (default 24; 1 GB is 10^9 bytes)")
-    made.add_argument("--slm-precision", default="", metavar="NAME",
-                      help="bf16, int8 or int4 (default: bf16, or as its folder comes)")
-    made.add_argument("--json", action="store_true", help="the figures as JSON")
-    made.add_argument("--write", action="store_true", help="write the table of docs/pairs.md, and nothing else")
-    # fmt: on
-    return made
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `rstitch fits`."""
+
+    slm: Annotated[str | None, typer.Argument(metavar="[SLM]", help="One known here, a folder, or a hub id.")] = None
+    llm: Annotated[str | None, typer.Argument(metavar="[LLM]", help="Likewise.")] = None
+    gpu: Annotated[
+        Sequence[float],
+        typer.Option(
+            parser=gpus,
+            metavar="GB[,GB]",
+            help="One card for both models, or the SLM's and the LLM's.",
+        ),
+    ] = (24,)
+    slm_precision: Annotated[
+        str, typer.Option(metavar="NAME", help="bf16, int8 or int4; without it bf16, or as its folder comes.")
+    ] = ""
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False
+    write: Annotated[bool, typer.Option("--write", help="Write the table of docs/pairs.md, and nothing else.")] = False
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    options = parser().parse_args(arguments)
-    try:
-        if options.write:
-            document.write()
-            return 0
-        found = [list(_rows(slm, llm, options)) for slm, llm in _pairs(options)]
-    except RstitchError as error:
-        print_error(str(error))
-        return exit_code(error)
-    except UnsupportedModel as error:
-        print_error(str(error))
-        return 2
+    known = f"{__doc__}\n\nKnown without a hub: {', '.join(CONFIGS)}."
+    return run_program("rstitch fits", known, run, Options, arguments, bad_input=(UnsupportedModel,))
+
+
+def run(options: Options) -> int:
+    """Computes and prints. Returns the exit code."""
+    if options.write:
+        document.write()
+        return 0
+    found = [list(_rows(slm, llm, options)) for slm, llm in _pairs(options)]
     if options.json:
         json.dump([row for rows in found for row in rows], sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -89,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _pairs(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+def _pairs(options: Options) -> tuple[tuple[str, str], ...]:
     if options.slm is None:
         return PAIRS
     if options.llm is None:
@@ -97,13 +100,13 @@ def _pairs(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     return ((options.slm, options.llm),)
 
 
-def _rows(slm: str, llm: str, options: argparse.Namespace) -> list[Row]:
+def _rows(slm: str, llm: str, options: Options) -> list[Row]:
     small, large = sized(slm), sized(llm)
     if options.slm_precision and options.slm_precision not in small.weights:
         raise invalid(
             "--slm-precision", f"{slm} is not for {options.slm_precision}.", f"Choose of {', '.join(small.weights)}."
         )
-    return [_row(each) for each in placed(small, large, options.gpu, options.slm_precision)]
+    return [_row(each) for each in placed(small, large, tuple(options.gpu), options.slm_precision)]
 
 
 def _row(each: Placed) -> Row:

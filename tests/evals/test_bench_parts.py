@@ -133,6 +133,24 @@ def test_steps_with_a_share_of_the_threads_and_with_all_are_timed_in_turn(tmp_pa
     assert all(min(row["share_ms"], row["all_ms"], row["cpu_ratio"], row["ratio"]["value"]) > 0 for row in rows)
 
 
+def test_each_format_answers_and_is_timed_beside_16_bits(tmp_path: Path) -> None:
+    before, file = torch.get_num_threads(), tmp_path / "found.json"
+    sizes = ["--n", "3", "--shape", "tiny-8m", "--rows", "1,2", "--rounds", "1", "--threads", "1"]
+    try:
+        assert main(["quantized", *sizes, "--json", str(file)]) == 0
+    finally:
+        torch.set_num_threads(before)
+    found = json.loads(file.read_text())
+    assert [row["way"] for row in found["answers"]] == ["float32", "bfloat16", "int8", "int4"]
+    megabytes = [row["megabytes"] for row in found["answers"]]
+    assert megabytes == sorted(megabytes, reverse=True)
+    assert all(0 <= row["accuracy"] <= 1 and 0 <= row["same"] <= 1 for row in found["answers"])
+    assert [(row["way"], row["rows"]) for row in found["speed"]] == [
+        (way, rows) for rows in (1, 2) for way in ("bfloat16", "int8", "int4")
+    ]
+    assert all(row["ms"] > 0 for row in found["speed"])
+
+
 @pytest.mark.parametrize(("device", "page_size"), [("cpu", 16), ("cuda", 256)])
 def test_benchmarks_read_the_cache_as_a_worker_on_the_device_does(device: str, page_size: int) -> None:
     """A CUDA device reads pages through block tables only where they are of a size that its kernel takes."""
