@@ -36,15 +36,7 @@ from router_svc.trajectory.errors import Fenced, deleted
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.session_names import session_name
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory.types import (
-    Chunk,
-    Ended,
-    Finished,
-    Header,
-    Source,
-    State,
-    entropies_of,
-)
+from router_svc.trajectory.types import Chunk, Ended, Finished, Header, Source, State, entropies_of
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.run_ahead import RunAheadGate
@@ -141,10 +133,8 @@ class Sessions:
         self._check_open()
         name = session_name(asked.tenant, asked.session_id)
         async with self._lock(name), self._quotas.admission(asked.session_id) as admission:
-            running = self._running.get(name)
-            log = running.log if running is not None else self._following.find(name)
+            log = await self._log_here(name, asked)
             if log is not None:
-                check_within(asked, log.length)
                 return log
             lease = OwnersLease(name)
             while True:
@@ -154,6 +144,7 @@ class Sessions:
                 if outcome is not None and await lease.lives(outcome):
                     trajectory = await self.kept.trajectory(name)
                     check_within(asked, trajectory.header.length)
+                    self._check_open()  # it took its time
                     return self._following.begin(name, trajectory, self._pair.vocabularies)
 
     async def cancel(self, name: str) -> Ended:
@@ -259,6 +250,22 @@ class Sessions:
             return None
         claimed = ClaimedAnswer(name, prepared, chunks, session, owned, False, usage, trace, admission)
         return self._start(claimed, started, read_s + self.clock() - asked)
+
+    async def _log_here(self, name: str, asked: Reattach) -> AnswerLog | None:
+        """The last answer of a session if it is written or followed here.
+
+        More of it may be stored than is known here by now, and its reader may have got that through another router.
+        """
+        running = self._running.get(name)
+        if running is not None and asked.resume_from <= running.log.length:
+            return running.log
+        header = await self._store.header(name) if running is not None or name in self._following else None
+        if header is None:
+            return None
+        log = running.log if running is not None else self._following.find(name, header)
+        if log is not None:
+            check_within(asked, header.length)
+        return log
 
     async def _try_attach(
         self, name: str, asked: Reattach, admission: Admission, started: float
