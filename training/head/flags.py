@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from evals.asking.stack_options import StackOptions
 from rstitch.service.head_features import NAMES
 from training.head.recipe import LINES, PRICES, SOURCES, TAUS, Recipe
-from training.head.stack_flags import StackFlags
 
 _questions = partial(typer.Option, rich_help_panel="Questions")
 _goal = partial(typer.Option, rich_help_panel="What it is trained for, one of these")
@@ -206,4 +206,4 @@ class Flags:
     dev: DevFlags
     run: RunFlags
     recipe: RecipeFlags
-    stack: StackFlags
+    stack: StackOptions

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from evals.asking.stack_options import StackOptions
 from evals.tasks.task import chosen
 from rstitch.errors import invalid
 from rstitch.local.part import ROOT
 from rstitch.service.head_features import NAMES
 from training.head.flags import Flags, GoalFlags, QuestionFlags, RecipeFlags, RunFlags
 from training.head.recipe import FAST, LINES, PRICES, SOURCES, TAUS, Recipe
-from training.head.stack_flags import StackFlags
 from training.head.warm_start.sources import NUM_ANSWERS, default_source
 from training.values import numbers, one_of, positives, rates, share, some_of, times
 
@@ -63,7 +63,7 @@ class Options:
     goal: Goal
     looks: Looks
     run: RunFlags
-    stack: StackFlags
+    stack: StackOptions
     warm_from: str
 
 
