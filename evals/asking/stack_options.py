@@ -1,4 +1,4 @@
-"""The options of a stack: its models, where they run, settings of its services. It starts nothing and loads no torch."""
+"""The options of a stack: its models, where they run, settings of its services. It starts nothing, loads no torch."""
 
 from __future__ import annotations
 
