@@ -18,6 +18,7 @@ from router_svc.access.quotas import Quotas
 from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.claiming import OwnersLease, cancel_elsewhere, own
+from router_svc.answers.claims import Claims
 from router_svc.answers.following import Following, kept_answer
 from router_svc.answers.kept import Kept
 from router_svc.answers.log import AnswerLog
@@ -74,6 +75,7 @@ class Sessions:
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}  # by name
         self.kept = Kept(store)
+        self._claims = Claims(store, lease.router_id)
         self._following = Following(store.tailing, settings.max_running)
         self._num_beginning = 0  # answers that will be running soon
         self._stale: list[RunningAnswer] = []  # the store may still think that they run
@@ -186,6 +188,7 @@ class Sessions:
             if not await running.release():
                 return
             self._stale.remove(running)
+        await self._claims.tidy(lambda name: name in self._running or self._lock(name).locked())
 
     async def drain(self) -> None:
         self._draining = True
@@ -241,8 +244,8 @@ class Sessions:
         chunks = [*(before.chunks if before else ()), chunk]
         session = await read_session(chunks, vocabularies)
         asked = self.clock()
-        of = (before.header if before else None, name, self._lease.router_id)
-        claim = partial(self._store.claim, *of, prepared.settings.to_json(), usage, [chunk])
+        header = before.header if before else None
+        claim = partial(self._claims.claim, header, name, prepared.settings.to_json(), usage, [chunk])
         owned = await own(
             name, claim, refusals.taken(name, only_if_new=question.only_if_new), must_be_as_read=must_be_as_read
         )
@@ -286,8 +289,7 @@ class Sessions:
         session = await read_session(chunks, vocabularies)
         # Counted on: what the router before spent belongs to the same answer.
         usage = header.usage.copy()
-        router_id = self._lease.router_id
-        owned = await self._store.claim(header, name, router_id, header.settings, usage, [])
+        owned = await self._claims.claim(header, name, header.settings, usage, [])
         if not isinstance(owned, Owned):
             return owned
         trace = self._tracing.begin(settings.traceparent)

@@ -8,6 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
+from router_svc.trajectory.redis_link import unavailable
+from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.tailing import Tailing
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, Reading, ask_for, check_kept, refused, take, threshold, until
@@ -221,6 +223,29 @@ async def test_its_next_answer_is_found_before_its_end_was_seen(stack: Stack, mo
     go_on.set()
     assert same(await following, await follower_of_it)
     assert num_followed() == 0
+
+
+async def test_a_claim_whose_reply_was_lost_is_followed_by_nobody_for_ever(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its router lives and does not know that it has the session."""
+    first, second = await stack.router(), await stack.router()
+    stub, other = await stack.stub(first), await stack.stub(second)
+    inner = TrajectoryStore.claim
+
+    async def lost(self: TrajectoryStore, *arguments: Any) -> Any:
+        await inner(self, *arguments)
+        raise unavailable()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrajectoryStore, "claim", lost)
+        error = await refused(stub.Generate(ask_for(policy=threshold(0.9), max_new_tokens=8, session_id="s")))
+    assert error.reason == "REDIS_UNAVAILABLE"
+    followed = await take(other, ATTACH)
+    if followed.error is not None:  # it was read before its router had given it back
+        assert followed.error.reason == "ROUTER_GONE"
+        followed = await take(other, resume(followed))
+    assert (followed.tokens, followed.authors) == expected(stack, 8, 0.9)
 
 
 async def test_only_so_many_are_followed(stack: Stack) -> None:
