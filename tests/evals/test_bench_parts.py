@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from evals.asking.record import Record
-from evals.asking.stacks import PlaceOptions
+from evals.asking.stack_options import PlaceOptions
 from evals.bench import alike, checkouts, engine, in_turn, page
 from evals.bench.__main__ import main
 from evals.bench.outside import fit
