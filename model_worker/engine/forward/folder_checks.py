@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from model_worker.engine.errors import UnsupportedModel
@@ -44,6 +43,9 @@ def stored_format(model: str, config: Any) -> str:
     method = str(getattr(facts.get("quant_method"), "value", facts.get("quant_method")) or "")
     if not method and (facts.get("load_in_8bit") or facts.get("load_in_4bit")):
         method = "bitsandbytes"
+    # Imported here: it looks for every package that quantizes, and most folders need none.
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
     known = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZER_MAPPING}
     if method not in known:
         raise UnsupportedModel(
