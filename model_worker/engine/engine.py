@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -60,8 +61,8 @@ class Engine:
     def __init__(
         self, loaded: LoadedModel, limits: Limits, on_progress: Callable[[int, int], None] = lambda done, of: None
     ) -> None:
-        if loaded.states:
-            limits = limits_with_states(type(loaded.module).__name__, limits)
+        name = type(loaded.module).__name__
+        limits = limits_with_states(name, limits) if loaded.states else replace(limits, num_states=0)
         self.limits = limits
         self.counters = Counters()
         self._windows = _windows(loaded, limits)
