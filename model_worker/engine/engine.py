@@ -292,8 +292,9 @@ class Engine:
         tokens = parity_tokens(loaded, self.limits)
         reference = reference_logits(loaded, tokens)
         runner = self._new_runner(loaded, on_progress)
+        most = self.limits.max_batch_tokens
         with parity_session(self._table, tokens) as session:
-            check_parity(name, runner, self._table, self._run_type(0, parity_request(tokens), session), reference)
+            check_parity(name, runner, self._table, self._run_type(0, parity_request(tokens), session), reference, most)
         if self.limits.batch_invariant:
             check_invariance(name, runner, self._table, self.limits, self._new_run)
         return runner

@@ -30,7 +30,7 @@ class SessionTable:
     # distribution asked for again) gets a page of its own, with a copy of what is kept, in `reserve`: before a write.
 
     def __init__(self, pool: PagePool, mode: PrefixCache = "off", states: States = NO_STATES) -> None:
-        assert states is NO_STATES or mode == "off", "a page is no prefix where it lacks states"
+        assert mode == "off" or (states is NO_STATES and pool.windows is None), "a page is no prefix without the rest"
         self._pool = pool
         self._states = states
         self._mode = mode
@@ -194,8 +194,7 @@ class SessionTable:
 
         It has their KV as far as the source has computed it and there is room; `take_copies` says what is to be copied.
         """
-        known = self.get(session_id)
-        if known is not None:
+        if (known := self.get(session_id)) is not None:
             self.close(known)
         was_running, source.running = source.running, True  # so that it is not evicted to make room for its own copy
         made = self.open(session_id, source.salt)
@@ -212,9 +211,9 @@ class SessionTable:
                 self._copy(made, place, page)
             else:
                 break
+            if place < source.num_left:  # at once: what the source has no room for takes none of the others'
+                self._pool.leave_window(made.pages[-1])
             made.num_computed = end
-        for page in made.pages[: source.num_left]:
-            self._pool.leave_window(page)
         made.num_left = min(source.num_left, len(made.pages))
         self._states.share(source, made)
         self.uncompute(made, self.restorable(made, made.num_computed))  # there may be no state of just that many
