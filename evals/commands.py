@@ -35,7 +35,7 @@ def run_command(
         if name in arguments[:1]:
             module = importlib.import_module(f"{package}.{name}")
             run = _told(module.run, module.Options)
-            app.command(name, cls=Command, help=_unwrapped(module.__doc__), short_help=summary)(run)
+            app.command(name, cls=Command, help=_unwrapped(module.__doc__), short_help=summary)(command(run))
         else:
             app.command(name, help=summary)(_nothing)
     return _exit_code(app, prog, arguments)
@@ -57,8 +57,15 @@ def run_program(
 
     Returns: the exit code: 2 for bad input, 1 for other failures.
     """
+    return run_function(prog, description, _told(run, options, bad_input), arguments)
+
+
+def run_function(
+    prog: str, description: str | None, told: Callable[..., None], arguments: Sequence[str] | None = None
+) -> int:
+    """Runs a program of one command, whose options are the parameters of a function; returns as `run_program` does."""
     app = _app()
-    app.command(cls=Command, help=_unwrapped(description))(_told(run, options, bad_input))
+    app.command(cls=Command, help=_unwrapped(description))(command(told))
     return _exit_code(app, prog, arguments)
 
 
@@ -85,7 +92,7 @@ def _told(run: Callable[[Any], int], options: type, bad_input: BadInput = ()) ->
             code = BAD_INPUT
         raise typer.Exit(code)
 
-    return command(with_options(ended, options))
+    return with_options(ended, options)
 
 
 def _exit_code(app: typer.Typer, prog: str, arguments: Sequence[str] | None) -> int:

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from rstitch.errors import invalid
 
@@ -45,11 +45,12 @@ def with_options(function: Callable[[Any], T], options: type) -> Callable[..., T
 
 
 class Command(TyperCommand):
-    """A command whose options with a metavar such as POLICY... take all words up to the next flag: `--systems a b`."""
+    """A command whose lists with a metavar such as POLICY... take all words up to the next flag: `--systems a b`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the words after such a flag as if the flag stood before each."""
-        flags = {flag for each in self.params if (each.metavar or "").endswith("...") for flag in each.opts}
+        several = (each for each in self.params if isinstance(each, TyperOption) and each.multiple)
+        flags = {flag for each in several if (each.metavar or "").endswith("...") for flag in each.opts}
         return super().parse_args(ctx, _spread(args, flags))
 
 

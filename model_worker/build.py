@@ -49,11 +49,18 @@ def build(
             f"--device {settings.device}: torch sees {count} CUDA devices here; name one of them, or cpu"
         )
     name = settings.dtype
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
+    if name == "auto":  # products with packed weights are fast in bfloat16 alone
+        name = "bfloat16" if device.type == "cuda" or settings.quantize != "none" else "float32"
     if settings.random_weights is not None:
         _log.warning("random weights: for benchmarks only", model=settings.model, seed=settings.random_weights)
-    loaded = load(settings.model, getattr(torch, name), device, settings.context_length, settings.random_weights)
+    loaded = load(
+        settings.model,
+        getattr(torch, name),
+        device,
+        settings.context_length,
+        settings.random_weights,
+        settings.quantize,
+    )
     vocab_size = _vocab_size(settings.model, loaded, tokenizer)
     loaded = replace(loaded, stop_tokens=_stop_tokens(loaded, tokenizer, vocab_size))
     shared = load_shared(settings.model, loaded.module) if settings.shared_listen else None
@@ -148,7 +155,9 @@ def _prefix_cache(
 def _num_states(settings: WorkerSettings, loaded: LoadedModel) -> int:
     if settings.num_states and loaded.states:
         return settings.num_states
-    return states_beside(loaded, settings.beside) if settings.beside and loaded.states else states_that_fit(loaded)
+    if settings.beside and loaded.states:
+        return states_beside(loaded, settings.beside, settings.beside_quantize)
+    return states_that_fit(loaded)
 
 
 def _num_pages(
@@ -156,7 +165,9 @@ def _num_pages(
 ) -> int:
     if settings.num_pages:
         return settings.num_pages
-    tokens = settings.kv_tokens or (tokens_beside(loaded, settings.beside) if settings.beside else 0)
+    tokens = settings.kv_tokens or (
+        tokens_beside(loaded, settings.beside, settings.beside_quantize) if settings.beside else 0
+    )
     if tokens:
         return max(1, tokens // page_size)
     share = 1.0 if settings.shared_listen else window_share(loaded, page_size, settings.max_batch_tokens)

@@ -10,6 +10,7 @@ import asyncio
 from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -26,6 +27,9 @@ _MAX_GRAMMARS = 32
 _MAX_ANSWERS = 512
 _MAX_WAITING = 32  # schemas that wait to be read, behind one another
 _FIELD = "grammar.json_schema"
+# One at a time: what others send is not to take all cores. A thread goes on after its asker has left, which a lock does
+# not see.
+_COMPILING = ThreadPoolExecutor(1, "grammars")
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -204,7 +208,7 @@ class Grammars:
         self._compiled: OrderedDict[object, tuple[Vocabulary, Compiled]] = OrderedDict()
         self._answers: OrderedDict[str, tuple[AskedGrammar, AnswerGrammar]] = OrderedDict()
         self._num_waiting = 0
-        self._compiling = asyncio.Lock()  # one at a time: what others send is not to take all cores
+        self._compiling = asyncio.Lock()  # so that what many ask for is made once
 
     async def of(self, session_id: str, asked: AskedGrammar) -> AnswerGrammar:
         """Returns what a session's answer is held to. Raises RstitchError INVALID_ARGUMENT with the field."""
@@ -228,9 +232,7 @@ class Grammars:
         try:
             async with self._compiling:
                 if not self._is_sound(grammar):
-                    # Whoever asks may be no router, which would have tried it.
-                    await asyncio.to_thread(check_schema, grammar[0], _FIELD)
-                    made = await asyncio.to_thread(self._compile, *grammar)
+                    made = await asyncio.get_running_loop().run_in_executor(_COMPILING, self._compile, *grammar)
                     _keep(self._compiled, grammar, made, _MAX_GRAMMARS)
         finally:
             self._num_waiting -= 1
@@ -254,6 +256,7 @@ class Grammars:
 
     def _compile(self, schema: str, stops: frozenset[int], masked: frozenset[int]) -> tuple[Vocabulary, Compiled]:
         """Runs in a thread of its own, while others are served."""
+        check_schema(schema, _FIELD)  # whoever asks may be no router, which would have tried it
         grammar = grammar_of(schema, _FIELD)
         vocabulary = self._vocabularies.get((stops, masked))
         if vocabulary is None:

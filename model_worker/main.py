@@ -26,6 +26,8 @@ from model_worker.driver import EngineDriver
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import LoadedModel
+from model_worker.engine.forward.memory import weight_bytes
+from model_worker.engine.forward.quantizing import count_parameters
 from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.grammars import Grammars
 from model_worker.heads import HeadTable
@@ -187,7 +189,7 @@ def _info(
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
         architecture=type(loaded.module).__name__,
-        num_parameters=sum(parameter.numel() for parameter in loaded.module.parameters()),
+        num_parameters=count_parameters(loaded.module),
         instance_id=uuid.uuid4().hex,
         version=__version__,
         head_terms=True,
@@ -203,7 +205,7 @@ def _slm_info(info: worker_pb2.GetInfoResponse, engine: SharedEngine) -> worker_
     of_slm = worker_pb2.GetInfoResponse()
     of_slm.CopyFrom(info)
     of_slm.role = common_pb2.MODEL_SLM
-    of_slm.num_parameters = sum(parameter.numel() for parameter in engine.shared.slm.parameters())
+    of_slm.num_parameters = count_parameters(engine.shared.slm)
     del of_slm.step_costs[:]
     of_slm.step_costs.extend(messages.step_costs(engine.shallow_costs))
     return of_slm
@@ -219,7 +221,7 @@ def _turns(role: Role, settings: WorkerSettings) -> DeviceTurns | None:
 def _cores(role: Role, settings: WorkerSettings, loaded: LoadedModel) -> SpareCores | None:
     """Returns what finds spare cores, None where there are none, they would not pay, or sums must have one order."""
     share, everything = settings.threads or torch.get_num_threads(), len(os.sched_getaffinity(0))
-    num_bytes = sum(parameter.nbytes for parameter in loaded.module.parameters())
+    num_bytes = weight_bytes(loaded.module)
     is_wanted = settings.share_cores and settings.device == "cpu" and not settings.batch_invariant
     if not is_wanted or everything <= share or num_bytes < _LARGE_BYTES:
         return None

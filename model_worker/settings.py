@@ -11,6 +11,7 @@ from rstitch.limits import host_and_port
 from rstitch.service.scraping import MetricsSettings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
+Quantize = Literal["none", "int8", "int4", "fp8"]
 
 
 def _host_and_port_or_none(value: str) -> str:
@@ -48,7 +49,10 @@ class WorkerSettings(MetricsSettings):
         Field(description="Serve beyond this machine without TLS and keys or a client CA: to whoever reaches it."),
     ] = False
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu or cuda:N.")] = "cpu"
-    dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA, float32 on CPU.")] = "auto"
+    dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA or --quantize, else float32.")] = "auto"
+    quantize: Annotated[
+        Quantize, Field(description="Keep the weights of linear layers in 8 or 4 bits, by torchao; not the LM head's.")
+    ] = "none"
     context_length: Annotated[int, Field(ge=0, description="Most tokens of a session; 0: the model's own.")] = 0
     num_pages: Annotated[
         int, Field(ge=0, description="KV pages; 0: the free GPU memory less 10% and no less than 2.5 GB; on CPU 1 GiB.")
@@ -61,6 +65,9 @@ class WorkerSettings(MetricsSettings):
     beside: Annotated[
         str, Field(description="The other model on this device: both caches get as many tokens. Empty: there is none.")
     ] = ""
+    beside_quantize: Annotated[
+        Quantize, Field(description="How the model of --beside is quantized: its worker's --quantize.")
+    ] = "none"
     page_size: Annotated[
         int, Field(ge=0, le=1024, description="Tokens per KV page; 0: on CUDA 256 for varlen, 64 for triton; else 16.")
     ] = 0

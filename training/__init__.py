@@ -2,3 +2,5 @@
 
 Nothing imports this package; it may import anything.
 """
+
+import model_worker  # noqa: F401 - before transformers: it quiets what that imports

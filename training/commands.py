@@ -11,13 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_type_hints
 
-import typer
-from rich.markup import escape
-from typer.core import TyperCommand, TyperOption
+from evals.commands import run_function
 
-from rstitch.cli.common import command
-
-# The metavar of a flag whose values may stand side by side ends so: `--taus 0.1 0.2`.
+# The metavar of a flag whose values may stand side by side ends so, as `evals.options.Command` reads: `--taus 0.1 0.2`.
 SEVERAL = " ..."
 
 
@@ -28,16 +24,7 @@ def run(function: Callable[..., None], prog: str, about: str | None, arguments: 
         about: the help, below the usage.
         arguments: None: those of the process.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    settings = {"help_option_names": ["-h", "--help"]}
-    app.command(cls=_Command, help=escape(inspect.cleandoc(about or "")), context_settings=settings)(
-        command(_flat(function))
-    )
-    try:
-        app(args=None if arguments is None else list(arguments), prog_name=prog)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    raise AssertionError("typer ends a program itself")
+    return run_function(prog, about, _flat(function), arguments)
 
 
 def _flat(function: Callable[..., None]) -> Callable[..., None]:
@@ -75,26 +62,3 @@ def _value(name: str, kind: Any, given: dict[str, Any]) -> Any:
     hints = get_type_hints(kind, include_extras=True)
     made: Any = kind
     return made(**{field.name: _value(field.name, hints[field.name], given) for field in fields(kind)})
-
-
-class _Command(TyperCommand):
-    """A command that takes `--taus 0.1 0.2` for `--taus 0.1 --taus 0.2`, of flags with `SEVERAL` in their metavar."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        several = {
-            flag
-            for option in self.params
-            if isinstance(option, TyperOption) and (option.metavar or "").endswith(SEVERAL)
-            for flag in option.opts
-        }
-        spread: list[str] = []
-        flag, has_value = "", False
-        for word in args:
-            if word.startswith("-"):
-                flag, has_value = (word if word in several else ""), False
-            elif flag and has_value:
-                spread.append(flag)
-            else:
-                has_value = True
-            spread.append(word)
-        return super().parse_args(ctx, spread)

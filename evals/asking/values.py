@@ -6,7 +6,7 @@ A reader is a `parser` of `typer.Option`, which puts the flag's name before what
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -82,6 +82,11 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
         return text
 
     return chosen
+
+
+def choice(names: Collection[str], help: str) -> Any:
+    """Makes an option of one of these names; `str` is its type."""
+    return typer.Option(parser=one_of(names), metavar="|".join(names), help=help)
 
 
 def with_unit(unit: str, example: str) -> Callable[[str], float]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "schemas": "what a token of an answer by a JSON schema costs, beside one that is held to nothing",
     "cores": "what a step takes with a worker's share of the CPU threads, and with all of them",
     "products": "matrix products in bfloat16 on a CPU, by our own kernel and by torch",
+    "quantized": "what --quantize costs in answers, and gives in memory and speed",
     "invariance": "what --batch-invariant keeps and what it costs, in an engine with it and one without",
     "checkouts": "the stack of another checkout beside this one, on the same problems in turn: what a change costs",
     "security": "what keys and quotas of the router cost, beside one without, on the same workers in turn",

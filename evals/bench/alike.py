@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from evals.asking.stacks import StackOptions, local_stack
+from evals.asking.stack_options import StackOptions
+from evals.asking.stacks import local_stack
 from evals.figures.report import Columns, Row, terminal_table
 from evals.tasks.data import load_data
 from evals.tasks.task import load

@@ -23,7 +23,8 @@ from rich.console import Console
 from evals.asking.blocks import Plan, measure
 from evals.asking.load import Load
 from evals.asking.posted import Posted
-from evals.asking.stacks import StackOptions, StackThreads, local_stack
+from evals.asking.stack_options import StackOptions, StackThreads
+from evals.asking.stacks import local_stack
 from evals.asking.systems import Served, Terms, named_specs
 from evals.bench import in_turn
 from evals.bench.metered import Metered

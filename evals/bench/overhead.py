@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evals.algorithm import bare
 from evals.asking.ask import ask, jobs
 from evals.asking.record import Record
-from evals.asking.stacks import Flags, StackOptions, StackThreads, local_stack, models
+from evals.asking.stack_options import StackOptions, StackThreads
+from evals.asking.stacks import Flags, local_stack, models
 from evals.asking.systems import Served, System, Terms
 from evals.bench import outside, page
 from evals.figures.progress import progress_bar

@@ -23,7 +23,7 @@ from rich.progress import Progress
 from evals.asking.ask import Job, ask, without_trace
 from evals.asking.load import Load
 from evals.asking.record import Record
-from evals.asking.stacks import PlaceOptions
+from evals.asking.stack_options import PlaceOptions
 from evals.asking.systems import Served, Terms
 from evals.asking.values import counts
 from evals.bench import page

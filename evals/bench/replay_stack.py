@@ -13,7 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from evals.asking.stacks import Flags, PlaceOptions, local_stack
+from evals.asking.stack_options import PlaceOptions
+from evals.asking.stacks import Flags, local_stack
 from evals.asking.systems import Served, Terms
 from evals.bench.replay_router import THRESHOLD, session_id
 from evals.bench.shapes import SHAPES, make_pair

@@ -26,6 +26,7 @@ from evals.asking.blocks import Plan, measure, taking_part
 from evals.asking.load import Load
 from evals.asking.openai_server import OpenAiServer
 from evals.asking.record import Record
+from evals.asking.stack_options import StackOptions
 from evals.asking.systems import Served, System, Terms
 from evals.asking.values import OutsideServer, counts, numbers, outside_server, rates, some_of
 from evals.bench import page
@@ -59,7 +60,7 @@ Found = dict[Load, list[Record]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(stacks.StackOptions):
+class Options(StackOptions):
     """The options of `rstitch bench run`."""
 
     n: Annotated[

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from evals.asking.stacks import StackOptions, StackThreads, local_stack
+from evals.asking.stack_options import StackOptions, StackThreads
+from evals.asking.stacks import local_stack
 from evals.bench import in_turn
 from evals.figures.report import Columns
 from router_svc.access.changes import made

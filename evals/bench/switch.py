@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from evals.asking.ask import ask, jobs
 from evals.asking.record import Record
-from evals.asking.stacks import PlaceOptions
+from evals.asking.stack_options import PlaceOptions
 from evals.asking.values import counts
 from evals.bench import page
 from evals.bench.outside import Clock, switch_ms

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from evals.asking.stacks import StackOptions
+from evals.asking.stack_options import StackOptions
 from evals.calibrate import commands
 from evals.calibrate.options import Options
 from evals.commands import run_program

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from evals.asking.stacks import StackOptions
+from evals.asking.stack_options import StackOptions
 from evals.asking.values import one_of, with_unit
 from evals.calibrate.knobs import POLICIES, SIGNALS
 from rstitch.limits import ROUTER_ADDRESS

@@ -26,7 +26,8 @@ from evals.asking.access import access
 from evals.asking.load import closed_loop
 from evals.asking.record import Record
 from evals.asking.run_file import Run, read
-from evals.asking.stacks import RouterOrStack, router_of
+from evals.asking.stack_options import RouterOrStack
+from evals.asking.stacks import router_of
 from evals.checking.checkers import checker_of
 from evals.evaluation.harmful_token import Search, Turn, Verdict
 from evals.evaluation.report import beside_document, write

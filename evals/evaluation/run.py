@@ -21,7 +21,8 @@ from evals.asking.ask import ask, jobs, without_trace
 from evals.asking.load import Load
 from evals.asking.record import Question, Record
 from evals.asking.run_file import Run, RunFile
-from evals.asking.stacks import RouterOrStack, router_of
+from evals.asking.stack_options import RouterOrStack
+from evals.asking.stacks import router_of
 from evals.asking.systems import Served, Terms, named_specs
 from evals.checking.checker import Checker
 from evals.checking.checkers import checker_of

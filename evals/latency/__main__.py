@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from evals.asking.access import access
-from evals.asking.stacks import RouterOrStack, local_stack
+from evals.asking.stack_options import RouterOrStack
+from evals.asking.stacks import local_stack
 from evals.asking.values import counts, wholes
 from evals.commands import run_program
 from evals.figures.progress import progress_bar

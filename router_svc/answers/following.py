@@ -18,7 +18,7 @@ from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.errors import deleted, lost
 from router_svc.trajectory.session_names import facts_of
 from router_svc.trajectory.tailing import Tail, Tailing
-from router_svc.trajectory.types import Chunk, Finished, State, Trajectory
+from router_svc.trajectory.types import Chunk, Finished, Header, State, Trajectory
 from rstitch.errors import RstitchError
 from rstitch.service.failures import internal
 
@@ -35,44 +35,50 @@ class Following:
     def __init__(self, tailing: Tailing, max_answers: int) -> None:
         self._tailing = tailing
         self._max_answers = max_answers
-        self._followed: dict[str, tuple[AnswerLog, asyncio.Task[None]]] = {}  # by name
+        self._followed: dict[str, tuple[AnswerLog, asyncio.Task[None], Header]] = {}  # by name
 
-    def find(self, name: str) -> AnswerLog | None:
-        """Gives the answer of a session if it is being followed."""
-        return self._followed[name][0] if name in self._followed else None
+    def __contains__(self, name: str) -> bool:
+        return name in self._followed
+
+    def find(self, name: str, header: Header) -> AnswerLog | None:
+        """Gives the last answer of a session, by its header as it is now, if that is the one that is followed."""
+        log, _, followed = self._followed.get(name, (None, None, None))
+        return log if followed is not None and _why_another(followed, header, name) is None else None
 
     def begin(self, name: str, trajectory: Trajectory, vocabularies: Vocabularies) -> AnswerLog:
         """Follows the last answer of a session from what its trajectory had of it.
 
         Raises RstitchError if too many are followed, or it cannot be read by these models.
         """
+        if name in self._followed:  # the answer before it, whose end was not seen yet
+            self._stop(name, refusals.answer_over(name))
         if len(self._followed) >= self._max_answers:
             raise refusals.too_many_answers(len(self._followed), self._max_answers, "followed")
         _log.info("following another router's answer", **facts_of(name))
         log = kept_answer(trajectory, vocabularies)
-        task = asyncio.create_task(self._follow(name, log, trajectory.header.settings), name=f"follow-{name}")
-        self._followed[name] = log, task
+        task = asyncio.create_task(self._follow(name, log, trajectory.header), name=f"follow-{name}")
+        self._followed[name] = log, task, trajectory.header
         # Whoever came in the same moment is told to come again.
         log.on_deserted = lambda: self._stop(name, refusals.left())
         return log
 
     async def drain(self) -> None:
         """Ends all of them: this router is being stopped."""
-        tasks = {task for _, task in self._followed.values()}
+        tasks = {task for _, task, _ in self._followed.values()}
         for name in list(self._followed):
             self._stop(name, refusals.router_draining())
         if tasks:
             await asyncio.wait(tasks)
 
     def _stop(self, name: str, outcome: RstitchError) -> None:
-        log, task = self._followed.pop(name)
+        log, task, _ = self._followed.pop(name)
         log.on_deserted = None
         task.cancel()
         log.end(outcome)
 
-    async def _follow(self, name: str, log: AnswerLog, settings: str) -> None:
+    async def _follow(self, name: str, log: AnswerLog, header: Header) -> None:
         try:
-            outcome: Finished | RstitchError = await self._to_its_end(name, log, settings)
+            outcome: Finished | RstitchError = await self._to_its_end(name, log, header)
         except RstitchError as error:
             outcome = error
         except Exception as error:  # noqa: BLE001 - a bug of ours must end as the readers' error, not as silence
@@ -81,15 +87,14 @@ class Following:
         log.on_deserted = None
         log.end(outcome)
 
-    async def _to_its_end(self, name: str, log: AnswerLog, settings: str) -> Finished | RstitchError:
+    async def _to_its_end(self, name: str, log: AnswerLog, header: Header) -> Finished | RstitchError:
         cursor, wait_s = b"", _LOOK_S
         while True:
             tail = await self._tailing.look(name, cursor)
             if tail is None:
                 return deleted(name)
-            # The same router may have begun the next answer, under the same epoch.
-            if tail.header.settings != settings:
-                return refusals.answer_over(name)
+            if (another := _why_another(header, tail.header, name)) is not None:
+                return another
             cursor = tail.cursor
             if fresh := _fresh(tail, log, name):
                 log.show(fresh)
@@ -114,6 +119,16 @@ def kept_answer(trajectory: Trajectory, vocabularies: Vocabularies) -> AnswerLog
     chunks = chunks_of_answer(trajectory.chunks, settings.start)
     context = context_of(trajectory.chunks, settings.start, tokenizers)
     return AnswerLog(header.session_id, settings, context, tokenizers, chunks, header.finished)
+
+
+def _why_another(header: Header, now: Header, name: str) -> RstitchError | None:
+    """Why a session's last answer is now another one than it was; None if it is not.
+
+    Its epoch does not say: the same router may begin the next one under the same, and a deletion begins them anew.
+    """
+    if now.created_ms != header.created_ms:
+        return deleted(name)
+    return refusals.answer_over(name) if now.settings != header.settings else None
 
 
 def _fresh(tail: Tail, log: AnswerLog, name: str) -> list[Chunk]:

@@ -18,6 +18,7 @@ from router_svc.access.quotas import Quotas
 from router_svc.answers import refusals
 from router_svc.answers.assembly import Assembly, ClaimedAnswer
 from router_svc.answers.claiming import OwnersLease, cancel_elsewhere, own
+from router_svc.answers.claims import Claims
 from router_svc.answers.following import Following, kept_answer
 from router_svc.answers.kept import Kept
 from router_svc.answers.log import AnswerLog
@@ -36,15 +37,7 @@ from router_svc.trajectory.errors import Fenced, deleted
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.session_names import session_name
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory.types import (
-    Chunk,
-    Ended,
-    Finished,
-    Header,
-    Source,
-    State,
-    entropies_of,
-)
+from router_svc.trajectory.types import Chunk, Ended, Finished, Header, Source, State, entropies_of
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.pair import WorkerPair
 from router_svc.workers.run_ahead import RunAheadGate
@@ -82,6 +75,7 @@ class Sessions:
         self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}  # by name
         self.kept = Kept(store)
+        self._claims = Claims(store, lease.router_id)
         self._following = Following(store.tailing, settings.max_running)
         self._num_beginning = 0  # answers that will be running soon
         self._stale: list[RunningAnswer] = []  # the store may still think that they run
@@ -141,10 +135,8 @@ class Sessions:
         self._check_open()
         name = session_name(asked.tenant, asked.session_id)
         async with self._lock(name), self._quotas.admission(asked.session_id) as admission:
-            running = self._running.get(name)
-            log = running.log if running is not None else self._following.find(name)
+            log = await self._log_here(name, asked)
             if log is not None:
-                check_within(asked, log.length)
                 return log
             lease = OwnersLease(name)
             while True:
@@ -154,6 +146,7 @@ class Sessions:
                 if outcome is not None and await lease.lives(outcome):
                     trajectory = await self.kept.trajectory(name)
                     check_within(asked, trajectory.header.length)
+                    self._check_open()  # it took its time
                     return self._following.begin(name, trajectory, self._pair.vocabularies)
 
     async def cancel(self, name: str) -> Ended:
@@ -195,6 +188,7 @@ class Sessions:
             if not await running.release():
                 return
             self._stale.remove(running)
+        await self._claims.tidy(lambda name: name in self._running or self._lock(name).locked())
 
     async def drain(self) -> None:
         self._draining = True
@@ -250,8 +244,8 @@ class Sessions:
         chunks = [*(before.chunks if before else ()), chunk]
         session = await read_session(chunks, vocabularies)
         asked = self.clock()
-        of = (before.header if before else None, name, self._lease.router_id)
-        claim = partial(self._store.claim, *of, prepared.settings.to_json(), usage, [chunk])
+        header = before.header if before else None
+        claim = partial(self._claims.claim, header, name, prepared.settings.to_json(), usage, [chunk])
         owned = await own(
             name, claim, refusals.taken(name, only_if_new=question.only_if_new), must_be_as_read=must_be_as_read
         )
@@ -259,6 +253,22 @@ class Sessions:
             return None
         claimed = ClaimedAnswer(name, prepared, chunks, session, owned, False, usage, trace, admission)
         return self._start(claimed, started, read_s + self.clock() - asked)
+
+    async def _log_here(self, name: str, asked: Reattach) -> AnswerLog | None:
+        """The last answer of a session if it is written or followed here.
+
+        More of it may be stored than is known here by now, and its reader may have got that through another router.
+        """
+        running = self._running.get(name)
+        if running is not None and asked.resume_from <= running.log.length:
+            return running.log
+        header = await self._store.header(name) if running is not None or name in self._following else None
+        if header is None:
+            return None
+        log = running.log if running is not None else self._following.find(name, header)
+        if log is not None:
+            check_within(asked, header.length)
+        return log
 
     async def _try_attach(
         self, name: str, asked: Reattach, admission: Admission, started: float
@@ -279,8 +289,7 @@ class Sessions:
         session = await read_session(chunks, vocabularies)
         # Counted on: what the router before spent belongs to the same answer.
         usage = header.usage.copy()
-        router_id = self._lease.router_id
-        owned = await self._store.claim(header, name, router_id, header.settings, usage, [])
+        owned = await self._claims.claim(header, name, header.settings, usage, [])
         if not isinstance(owned, Owned):
             return owned
         trace = self._tracing.begin(settings.traceparent)

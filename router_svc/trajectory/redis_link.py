@@ -75,7 +75,7 @@ class RedisLink:
                 backoff = backoff or Backoff(first_s=0.05, max_s=1.0, patience_s=patience_s)
                 delay_s = backoff.next_s()
                 if delay_s is None:
-                    raise _error("REDIS_UNAVAILABLE", "does not answer") from error
+                    raise unavailable() from error
                 if not self._away:  # one line in the log for one outage, however many calls wait
                     _log.warning("waiting for redis", url=self.address, error=str(error))
                 self._away = True
@@ -136,6 +136,11 @@ class Script:
     async def _ask(self, *command: Any) -> Any:
         await self._connection.send_command(*command)
         return await self._connection.read_response()
+
+
+def unavailable() -> RstitchError:
+    """UNAVAILABLE: Redis has been away for the patience of a call, which it may have done."""
+    return _error("REDIS_UNAVAILABLE", "does not answer")
 
 
 def _error(reason: str, what: str) -> RstitchError:

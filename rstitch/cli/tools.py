@@ -46,6 +46,7 @@ TOOLS = (
     _LATENCY,
     Tool("profile", _LATENCY.module, _LATENCY.needed, _LATENCY.help, instead="latency"),
     Tool("pairs", "evals.pairs", (*_MODELS, "matplotlib", "redis"), "Predicts which SLM suits an LLM, and checks it."),
+    Tool("fits", "evals.fits", ("evals", "torch", "transformers", "pandas"), "Says which pair fits on which cards."),
     Tool(
         "train-head",
         "training.head",

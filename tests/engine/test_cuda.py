@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.llama import LlamaConfig
 
 from model_worker.engine.engine import Engine
 from model_worker.engine.errors import UnsupportedModel
@@ -16,6 +18,8 @@ from model_worker.engine.forward import runner
 from model_worker.engine.forward.capture import Repeat
 from model_worker.engine.forward.inversion import draw
 from model_worker.engine.forward.loader import adopt
+from model_worker.engine.forward.memory import weight_bytes
+from model_worker.engine.forward.quantizing import Format, quantize
 from model_worker.engine.types import GREEDY, Handoff, Limits, RunRequest, Sampling, Signal, TokenKept
 from tests.support.engines import run_all
 from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, VOCAB_SIZE, make_model
@@ -41,6 +45,19 @@ def test_the_device_decodes_what_the_cpu_decodes(architecture: str) -> None:
     requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=30) for i, prompt in enumerate(PROMPTS)]
     expected = [result.tokens for result in run_all(cpu, requests)]
     assert decode(architecture, torch.float64)[1] == expected
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
+@pytest.mark.parametrize("graphs", ["off", "on"])
+def test_quantized_weights_are_served_as_their_own_code_computes_them(kind: Format, graphs: str) -> None:
+    """What the check at the start compares, and that the device then holds fewer bytes."""
+    sizes = CONFIGS["llama"].to_dict() | {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes), dtype=torch.bfloat16)
+    before = weight_bytes(model)
+    quantize(model, kind, torch.device("cuda:0"))
+    assert weight_bytes(model) < 0.8 * before
+    engine = Engine(adopt(model), Limits(VOCAB_SIZE, CONTEXT_LENGTH, num_pages=16, page_size=256, graphs=graphs))  # type: ignore[arg-type]
+    assert len(run_all(engine, [RunRequest("s", 0, PROMPTS[0], max_tokens=8)])[0].tokens) == 8
 
 
 def test_a_step_that_only_catches_up_ends_when_the_device_is_done() -> None:

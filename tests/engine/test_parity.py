@@ -28,7 +28,7 @@ _right: Forward = PagedAttention.forward
 def with_a_key_too_few(self: PagedAttention, module: Any, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The first key of a session weighs next to nothing."""
     out = _right(self, module, query, key, *args, **kwargs)
-    self._cache.keys[module.layer_idx][next(iter(self._groups.values()))[0].first] = -100.0 * query[0, ::2, -1].sign()
+    self._cache.keys[module.layer_idx][self._groups[0][0].first] = -100.0 * query[0, ::2, -1].sign()
     return out
 
 

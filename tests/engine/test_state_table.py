@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 
 from model_worker.engine.bookkeeping.pages import PagePool
-from model_worker.engine.bookkeeping.runs import Run
+from model_worker.engine.bookkeeping.runs import Row, Run
 from model_worker.engine.bookkeeping.session import Session
 from model_worker.engine.bookkeeping.states import KEPT_EVERY, LEAST_STATES, MAX_KEPT, StateTable
 from model_worker.engine.bookkeeping.table import SessionTable
+from model_worker.engine.forward.state_plan import plan
 from model_worker.engine.types import RunRequest
 
 PAGES, PAGE_SIZE = 100, 64
@@ -114,6 +116,57 @@ def test_states_that_may_not_be_needed_go_before_sessions_do() -> None:
         each.running = True
     assert not bench.compute(bench.open("i", 10), 10) or len(bench.table) < 8
     bench.table.check_integrity()
+
+
+def test_rows_that_stop_at_their_last_token_do_so_together() -> None:
+    bench = Bench(32)
+    rows = []
+    for name, computed, until, draft in (("s", 9, 10, 0), ("t", 4, 5, 0), ("u", 6, 9, 2), ("v", 0, 30, 0)):
+        session = bench.open(name, until)
+        assert not computed or bench.compute(session, computed, sent=100)
+        run = Run(1, RunRequest(name, 0, range(until - draft), max_tokens=9), session, draft=range(draft))
+        assert bench.table.reserve(session, until, run.cuts(until - computed), until - draft)
+        rows.append(Row(run, computed, until - computed, is_last=True))
+    placed = list(zip((0, 1, 2, 5), rows, strict=True))
+    calls = plan(placed, scratch=99)
+    assert [(call.is_fresh, call.tokens) for call in calls] == [
+        (False, [2]),
+        (False, [3]),
+        (True, list(range(5, 34))),
+        (False, [0, 1, 4, 34]),
+    ]
+    slots = {
+        (row.run.session.session_id, state.position): state.slot for row in rows for state in row.run.session.states
+    }
+    assert [(each.source, each.target) for each in calls[-1].stretches] == [
+        (slots["s", 9], slots["s", 10]),
+        (slots["t", 4], slots["t", 5]),
+        (slots["u", 8], slots["u", 9]),
+        (slots["v", 29], slots["v", 30]),
+    ]
+
+
+def test_what_cannot_go_on_with_several_tokens_does_so_with_one() -> None:
+    bench = Bench(8)
+    session = bench.open("s", 40)
+    assert bench.compute(session, 20, sent=100)
+    run = Run(1, RunRequest("s", 0, range(40), max_tokens=9), session)
+    assert bench.table.reserve(session, 40, run.cuts(20), 40)
+    row = Row(run, 20, 20, is_last=True)
+    assert [call.num_tokens for call in plan([(0, row)], scratch=9)] == [19, 1]
+    calls = plan([(0, row)], scratch=9, chunks=False)
+    assert [call.tokens for call in calls] == [[place] for place in range(20)]
+    chain = [(call.stretches[0].source, call.stretches[0].target) for call in calls]
+    assert all(target == source for (_, target), (source, _) in itertools.pairwise(chain))
+    assert [state.slot for state in session.states] == [chain[0][0], chain[-2][1], chain[-1][1]]
+
+
+def test_a_row_of_a_session_without_slots_leaves_its_states_where_nobody_looks() -> None:
+    session = Session("trial")
+    session.tokens.extend(range(16))
+    row = Row(Run(1, RunRequest("trial", 0, range(16), max_tokens=1), session), 0, 16, is_last=True)
+    (call,) = plan([(0, row)], scratch=9)
+    assert (call.num_tokens, call.is_fresh, call.stretches[0].target) == (16, True, 9)
 
 
 def test_a_fork_has_the_states_of_its_source() -> None:

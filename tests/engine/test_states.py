@@ -96,6 +96,24 @@ def test_a_session_goes_back_anywhere_and_computes_little_again(family: str) -> 
         assert again.finished.timing.num_computed_tokens <= len(sent) + 3 + most
 
 
+def test_windows_that_give_pages_back_and_states_go_back_together() -> None:
+    engine = engine_of("lfm3", page_size=4, num_window_pages=60, max_batch_tokens=24)
+    prompt = PROMPTS[3]
+    all_tokens = [*prompt, *written("lfm3", tuple(prompt))]
+    assert run_one(engine, decode("s", 0, prompt)).tokens == all_tokens[len(prompt) :]
+    for position in (len(all_tokens) - 1, len(all_tokens) - 6, len(prompt), 30, 2):
+        run_one(engine, decode("s", position, [99, 98, 97], 2))
+        again = run_one(engine, decode("s", position, all_tokens[position:], 3))
+        assert again.tokens == written("lfm3", tuple(all_tokens), 3)
+
+
+@pytest.mark.parametrize("attention", ["in-place", "gather"])
+def test_any_attention_does_beside_layers_with_states(attention: str) -> None:
+    engine = engine_of("falcon_h1", attention=attention, max_batch_tokens=24)
+    for prompt, result in zip(PROMPTS, run_all(engine, [decode(str(p), 0, p, 9) for p in PROMPTS]), strict=True):
+        assert result.tokens == written("falcon_h1", tuple(prompt))[:9]
+
+
 @pytest.mark.parametrize("family", KINDS)
 def test_what_is_asked_for_again_costs_a_token(family: str) -> None:
     engine = engine_of(family)
@@ -174,7 +192,7 @@ def test_random_requests_beside_each_other_are_answered_as_alone() -> None:
     """Runs that are cancelled, superseded, rolled back, closed and forked, with states and pages for few sessions."""
     rng = random.Random(7)
     family = "qwen3_5"
-    engine = engine_of(family, num_pages=60, page_size=4, max_batch_tokens=20, num_states=14, context_length=128)
+    engine = engine_of(family, num_pages=60, page_size=4, max_batch_tokens=20, num_states=10, context_length=128)
     truth = [5, 6, 7, *written(family, (5, 6, 7), 90)]
     results: dict[int, Result] = {}
     expected: dict[int, int] = {}  # by run: where it begins to write
@@ -284,12 +302,14 @@ def test_shared_layers_are_refused_by_name() -> None:
 def test_what_a_layer_keeps_is_found(family: str) -> None:
     loaded = adopt(copy.deepcopy(model_of(family)), CONTEXT_LENGTH)
     kinds = loaded.module.config.layer_types
-    assert [shape.num_kv_heads > 0 for shape in loaded.shapes] == [k in ("full_attention", "hybrid") for k in kinds]
+    assert [shape.num_kv_heads > 0 for shape in loaded.shapes] == [
+        "attention" in k.replace("linear_attention", "") or k == "hybrid" for k in kinds
+    ]
     keeping = [number for number, kind in enumerate(kinds) if kind in ("linear_attention", "conv", "hybrid")]
     assert [layer.layer for layer in loaded.states] == keeping
     assert all(layer.continues for layer in loaded.states) == (family != "jamba")
     found = {state.kind for layer in loaded.states for state in layer.states}
-    assert found == ({"conv_states"} if family == "lfm2" else {"conv_states", "recurrent_states"})
+    assert found == ({"conv_states"} if family.startswith("lfm") else {"conv_states", "recurrent_states"})
     assert loaded.state_bytes > 0
     assert has_states(loaded.module.config)
     assert kv_bytes_per_token(loaded.module.config, loaded.dtype) == loaded.kv_bytes_per_token or family == "kimi"

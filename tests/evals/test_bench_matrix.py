@@ -19,6 +19,7 @@ from evals.asking.blocks import Plan, measure
 from evals.asking.load import Load, closed_loop, open_loop, poisson_arrivals
 from evals.asking.record import PLACES, Record
 from evals.asking.run_file import Run
+from evals.asking.stack_options import RouterOrStack
 from evals.asking.systems import System
 from evals.bench.__main__ import main
 from evals.bench.collector import Collector
@@ -233,12 +234,12 @@ def test_a_variant_is_a_name_and_flags() -> None:
 
 
 def test_flags_of_a_stack_have_both_of_their_names_and_what_comes_last_wins() -> None:
-    short = parsed(stacks.RouterOrStack, ["--slm", "a", "--llm", "b", "--worker-arg=--x=2"])
-    long = parsed(stacks.RouterOrStack, ["--slm-model", "a", "--llm-model", "b", "--worker-arg=--x=2"])
+    short = parsed(RouterOrStack, ["--slm", "a", "--llm", "b", "--worker-arg=--x=2"])
+    long = parsed(RouterOrStack, ["--slm-model", "a", "--llm-model", "b", "--worker-arg=--x=2"])
     assert stacks.models(short) == stacks.models(long) == ("a", "b")
     stack = stacks.local_stack(short, stacks.Flags(worker=["--x=3"]), defaults=stacks.Flags(worker=["--x=1"]))
     assert stack._workers["slm"].args == ["--x=1", "--x=2", "--x=3"]
-    assert parsed(stacks.RouterOrStack, ["--models", "folder"]).models == Path("folder")
+    assert parsed(RouterOrStack, ["--models", "folder"]).models == Path("folder")
 
 
 WRONG = [

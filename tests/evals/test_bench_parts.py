@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from evals.asking.record import Record
-from evals.asking.stacks import PlaceOptions
+from evals.asking.stack_options import PlaceOptions
 from evals.bench import alike, checkouts, engine, in_turn, page
 from evals.bench.__main__ import main
 from evals.bench.outside import fit
@@ -131,6 +131,24 @@ def test_steps_with_a_share_of_the_threads_and_with_all_are_timed_in_turn(tmp_pa
     rows = json.loads(told.read_text())["rows"]
     assert [row["rows"] for row in rows] == [1, 3]
     assert all(min(row["share_ms"], row["all_ms"], row["cpu_ratio"], row["ratio"]["value"]) > 0 for row in rows)
+
+
+def test_each_format_answers_and_is_timed_beside_16_bits(tmp_path: Path) -> None:
+    before, file = torch.get_num_threads(), tmp_path / "found.json"
+    sizes = ["--n", "3", "--shape", "tiny-8m", "--rows", "1,2", "--rounds", "1", "--threads", "1"]
+    try:
+        assert main(["quantized", *sizes, "--json", str(file)]) == 0
+    finally:
+        torch.set_num_threads(before)
+    found = json.loads(file.read_text())
+    assert [row["way"] for row in found["answers"]] == ["float32", "bfloat16", "int8", "int4"]
+    megabytes = [row["megabytes"] for row in found["answers"]]
+    assert megabytes == sorted(megabytes, reverse=True)
+    assert all(0 <= row["accuracy"] <= 1 and 0 <= row["same"] <= 1 for row in found["answers"])
+    assert [(row["way"], row["rows"]) for row in found["speed"]] == [
+        (way, rows) for rows in (1, 2) for way in ("bfloat16", "int8", "int4")
+    ]
+    assert all(row["ms"] > 0 for row in found["speed"])
 
 
 @pytest.mark.parametrize(("device", "page_size"), [("cpu", 16), ("cuda", 256)])

@@ -26,7 +26,7 @@ from model_worker.engine.types import Limits
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("family", "sees"), [("opt", ""), ("afmoe", "a window")])
+@pytest.mark.parametrize(("family", "sees"), [("opt", ""), ("afmoe", "a window"), ("mamba", "states")])
 def test_a_family_is_exact(family: str, sees: str) -> None:
     outcome = check(family)
     assert (outcome.verdict, outcome.why, outcome.sees) == (Verdict.EXACT, "", sees)
@@ -49,11 +49,10 @@ def test_a_familys_logits_are_its_own(family: str) -> None:
 @pytest.mark.parametrize(
     ("family", "words"),
     [
-        ("mamba", "keep more than keys and values"),
-        ("deepseek_v32", "keep more than keys and values"),
+        ("deepseek_v32", "keep more than keys, values and states"),
         ("bloom", "AttentionInterface"),
         ("moshi", "generate keeps its last 16 keys"),
-        ("mllama", "only layers"),
+        ("mllama", "layers [3] have neither attention"),
     ],
 )
 def test_a_family_is_refused_in_the_engines_words(family: str, words: str) -> None:

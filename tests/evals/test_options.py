@@ -58,6 +58,8 @@ def test_options_of_all_kinds_are_read() -> None:
         router_arg=["--tau=1", "--systems"],
     )
     assert parsed(Chosen, ["a", "--systems", "-1", "2"]).systems == ["-1", "2"]
+    # Numbers in one word are one word: what follows is none of them.
+    assert parsed(Chosen, ["--concurrency", "2,3", "a"]) == Chosen(files=[Path("a")], concurrency=[2, 3])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
+from router_svc.trajectory.redis_link import unavailable
+from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.tailing import Tailing
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, Reading, ask_for, check_kept, refused, take, threshold, until
@@ -89,8 +91,10 @@ async def test_a_router_that_dies_is_found_out(stack: Stack) -> None:
     followed = await follower
     assert followed.error is not None
     assert followed.error.reason == "ROUTER_GONE"
+    resumed = Reading(other, resume(followed))
+    await until(lambda: resumed.answer.session_id)  # before that the first may end it: nobody else has claimed it
     go_on.set()
-    assert glued(followed, await take(other, resume(followed))).tokens == expected(stack, NUM, 0.9)[0]
+    assert glued(followed, await resumed).tokens == expected(stack, NUM, 0.9)[0]
     assert (await reading).error is not None
 
 
@@ -145,16 +149,24 @@ async def test_a_router_that_is_stopped_follows_no_more(stack: Stack) -> None:
     assert not reading.is_over
 
 
-async def test_who_missed_its_end_is_told_so(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub, other, reading, go_on = await written(stack)
-    follower = await Reading(other, ATTACH).has(10)
-    looks, inner = asyncio.Event(), Tailing.look
+async def held_up(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Nothing more is seen of the answer that is followed, until what this gives is set."""
+    looks, waits, inner = asyncio.Event(), asyncio.Event(), Tailing.look
 
     async def late(self: Tailing, *arguments: Any) -> Any:
+        waits.set()
         await looks.wait()
         return await inner(self, *arguments)
 
     monkeypatch.setattr(Tailing, "look", late)
+    await waits.wait()
+    return looks
+
+
+async def test_who_missed_its_end_is_told_so(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, other, reading, go_on = await written(stack)
+    follower = await Reading(other, ATTACH).has(10)
+    looks = await held_up(monkeypatch)
     go_on.set()
     await reading
     await take(stub, ask_for(session_id="s", policy=threshold(0.9), max_new_tokens=2))
@@ -162,6 +174,78 @@ async def test_who_missed_its_end_is_told_so(stack: Stack, monkeypatch: pytest.M
     followed = await follower
     assert followed.error is not None
     assert (followed.error.code, followed.error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ANSWER_OVER")
+
+
+async def test_who_has_read_further_than_it_is_followed_goes_on(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader whose router is gone knows more than the looks of the next one have found."""
+    _, other, reading, go_on = await written(stack)
+    follower = await Reading(other, ATTACH).has(10)
+    looks = await held_up(monkeypatch)
+    go_on.set()
+    answer = await reading
+    ahead = router_pb2.GenerateRequest(session_id="s", resume_from=answer.next - 5)
+    further = Reading(other, ahead)
+    await until(lambda: further.is_over or further.answer.session_id)
+    looks.set()
+    for each in (await further, await follower):
+        assert same(answer, each)
+    assert (await further).tokens == answer.tokens[-5:]
+
+
+async def test_one_that_was_asked_anew_is_another(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, other, reading, go_on = await written(stack)
+    follower = await Reading(other, ATTACH).has(10)
+    looks = await held_up(monkeypatch)
+    await stub.DeleteTrajectory(router_pb2.DeleteTrajectoryRequest(session_id="s"))
+    go_on.set()
+    asked = ask_for(prompt=(3, 4, 5), policy=threshold(0.9), max_new_tokens=NUM, session_id="s")
+    await take(stub, asked)
+    looks.set()
+    followed = await follower
+    assert followed.error is not None
+    assert followed.error.reason == "DELETED"
+    assert (await reading).tokens[: len(followed.tokens)] == followed.tokens
+
+
+async def test_its_next_answer_is_found_before_its_end_was_seen(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, other, reading, go_on = await written(stack)
+    follower = await Reading(other, ATTACH).has(10)
+    looks = await held_up(monkeypatch)
+    go_on.set()
+    await reading
+    go_on.clear()
+    following = await Reading(stub, ask_for(session_id="s", policy=threshold(0.9), max_new_tokens=NUM)).has(10)
+    follower_of_it = Reading(other, ATTACH)
+    followed = await follower
+    assert followed.error is not None
+    assert followed.error.reason == "ANSWER_OVER"
+    looks.set()
+    go_on.set()
+    assert same(await following, await follower_of_it)
+    assert num_followed() == 0
+
+
+async def test_a_claim_whose_reply_was_lost_is_followed_by_nobody_for_ever(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its router lives and does not know that it has the session."""
+    first, second = await stack.router(), await stack.router()
+    stub, other = await stack.stub(first), await stack.stub(second)
+    inner = TrajectoryStore.claim
+
+    async def lost(self: TrajectoryStore, *arguments: Any) -> Any:
+        await inner(self, *arguments)
+        raise unavailable()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrajectoryStore, "claim", lost)
+        error = await refused(stub.Generate(ask_for(policy=threshold(0.9), max_new_tokens=8, session_id="s")))
+    assert error.reason == "REDIS_UNAVAILABLE"
+    followed = await take(other, ATTACH)
+    if followed.error is not None:  # it was read before its router had given it back
+        assert followed.error.reason == "ROUTER_GONE"
+        followed = await take(other, resume(followed))
+    assert (followed.tokens, followed.authors) == expected(stack, 8, 0.9)
 
 
 async def test_only_so_many_are_followed(stack: Stack) -> None:

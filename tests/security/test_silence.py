@@ -16,7 +16,8 @@ import structlog
 from structlog.testing import capture_logs
 
 from model_worker.messages import to_rstitch_error
-from router_svc.answers import sessions
+from router_svc.answers.assembly import Assembly
+from router_svc.answers.kept import Kept
 from router_svc.policies.heads import Heads
 from router_svc.text.render_process import RenderProcess, TemplateRefused
 from router_svc.trajectory.redis_address import RedisAddress, without_password
@@ -46,8 +47,8 @@ async def test_an_internal_error_has_an_id_that_is_in_the_log(
         raise ZeroDivisionError(f"{SECRET} at 0x7f00 in /srv/models/secret.py")
 
     stub = await stack.stub(await stack.router())
-    monkeypatch.setattr(sessions.Sessions, "page", broken)
-    monkeypatch.setattr(sessions.Assembly, "assemble", broken)
+    monkeypatch.setattr(Kept, "page", broken)
+    monkeypatch.setattr(Assembly, "assemble", broken)
     for call in (stub.ListTrajectories(router_pb2.ListTrajectoriesRequest()), stub.Generate(ask_for())):
         error = await refused(call)
         assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")

@@ -10,6 +10,7 @@ from transformers.models.granitemoehybrid import GraniteMoeHybridConfig
 from transformers.models.jamba import JambaConfig
 from transformers.models.kimi_linear import KimiLinearConfig
 from transformers.models.lfm2 import Lfm2Config
+from transformers.models.lfm3 import Lfm3Config
 from transformers.models.mamba2 import Mamba2Config
 from transformers.models.nemotron_h import NemotronHConfig
 from transformers.models.olmo_hybrid import OlmoHybridConfig
@@ -105,6 +106,12 @@ RECURRENT: dict[str, Any] = {
         moe_intermediate_size=16,
         n_group=1,
         topk_group=1,
+        experts_implementation="eager",
+    ),
+    "lfm3": Lfm3Config(
+        **_SIZES,
+        layer_types=["conv", "full_attention", "sliding_attention"],
+        sliding_window=16,
         experts_implementation="eager",
     ),
     # Convolutions of what attention is given, and states without attention.

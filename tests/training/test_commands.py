@@ -94,4 +94,4 @@ def test_a_model_without_a_recipe_is_refused(capsys: pytest.CaptureFixture[str])
     from training.tiny.__main__ import main
 
     assert main(["tiny-slm", "huge"]) == 2
-    assert "NAME: there is no 'huge'. Choose of tiny-slm" in capsys.readouterr().err
+    assert "'huge' is none of tiny-slm" in capsys.readouterr().err

@@ -28,4 +28,4 @@ def test_who_is_to_blame_is_told_for_each_threshold(capsys: pytest.CaptureFixtur
     assert "tau=0.005" in told
     assert "tau=0.02" in told
     assert blame.main(["--task", "huge"]) == 2
-    assert "--task: there is no 'huge'. Choose of tiny, programs." in capsys.readouterr().err
+    assert "'--task': 'huge' is none of tiny, programs" in capsys.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from rstitch.errors import from_rpc_error
 from rstitch.service.json_schemas import grammar_of
 from rstitch.v1 import common_pb2
 from rstitch.v1 import worker_pb2 as pb
+from tests.support.asking import until
 from tests.support.grammars import MARKS, PERSON, Held, hold
 from tests.support.pairs import STOP_TOKEN, VOCAB_SIZE, make_tokenizer
 from tests.support.worker_calls import decode_once, error_of
@@ -233,6 +236,35 @@ async def test_only_so_many_schemas_wait(start_worker: StartWorker, monkeypatch:
     assert {error.reason for error in refused} == {"TOO_MANY_SCHEMAS"}
     assert all(error.retry_after_s for error in refused)
     assert 2 <= len(found) - len(refused) < 8
+
+
+async def test_who_leaves_does_not_let_another_schema_be_tried_beside_his(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread cannot be ended: whoever asked and left, again and again, would have as many of them as there are."""
+    begun, ends, at_once, most = threading.Semaphore(0), threading.Event(), Counter[str](), 0
+
+    def tried(schema: str, field: str) -> None:
+        nonlocal most
+        at_once["now"] += 1
+        most = max(most, at_once["now"])
+        begun.release()
+        ends.wait(30)
+        at_once["now"] -= 1
+
+    monkeypatch.setattr("model_worker.grammars.check_schema", tried)
+    _, stub = await start_worker(measure_ms=0)
+    left = asyncio.create_task(decode_once(stub, request("s", [5], {"enum": [1]})))
+    await until(lambda: begun.acquire(blocking=False))
+    left.cancel()
+    asked = [asyncio.create_task(decode_once(stub, request(f"t{num}", [5], {"enum": [num]}))) for num in (2, 3)]
+    # Whoever could begin beside it has begun by then.
+    await decode_once(stub, pb.DecodeRequest(session_id="u", tokens=[5], max_tokens=20))
+    assert at_once["now"] == 1
+    ends.set()
+    for each in asked:
+        assert (await each)[0][-1] == STOP_TOKEN
+    assert most == 1
 
 
 async def test_an_answer_that_is_not_of_the_schema_cannot_go_on_and_others_do(start_worker: StartWorker) -> None:

@@ -40,7 +40,7 @@ def train(flags: Flags) -> None:
         with stopped_by_signals(), ExitStack() as held:
             reached = reached_by(options)  # before a stack of its own, which ends with the run
             if not (options.run.router or options.run.in_process):
-                stack = local_stack(options.stack.options, defaults=PartFlags(worker=["--batch-invariant"]))
+                stack = local_stack(options.stack, defaults=PartFlags(worker=["--batch-invariant"]))
                 start(stack, console)
                 held.callback(stack.stop)
                 options = replace(options, run=replace(options.run, router=stack.router_address))

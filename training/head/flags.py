@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from evals.asking.stack_options import StackOptions
+from evals.asking.values import numbers, one_of, positives, rates, some_of, with_unit
 from rstitch.service.head_features import NAMES
 from training.head.recipe import LINES, PRICES, SOURCES, TAUS, Recipe
-from training.head.stack_flags import StackFlags
 
 _questions = partial(typer.Option, rich_help_panel="Questions")
 _goal = partial(typer.Option, rich_help_panel="What it is trained for, one of these")
@@ -56,7 +58,10 @@ class QuestionFlags:
 
 @dataclass(frozen=True, slots=True)
 class GoalFlags:
-    """Says what the head is trained for: at most one of these, in the words in which it is given."""
+    """Says what the head is trained for: at most one of these is not None.
+
+    `target_loss` is of accuracy against the LLM alone, a share; `target_latency` how many times as fast.
+    """
 
     price: Annotated[
         float | None,
@@ -67,12 +72,20 @@ class GoalFlags:
         ),
     ] = None
     target_loss: Annotated[
-        str | None,
-        _goal(metavar="LOSS", help="As fast as can be, so much less accurate than the LLM alone at most: 0.01 or 1%."),
+        float | None,
+        _goal(
+            parser=with_unit("%", "0.01 or 1%"),
+            metavar="LOSS",
+            help="As fast as can be, so much less accurate than the LLM alone at most: 0.01 or 1%.",
+        ),
     ] = None
     target_latency: Annotated[
-        str | None,
-        _goal(metavar="TIMES", help="As accurate as can be, so many times as fast as the LLM alone: 2x."),
+        float | None,
+        _goal(
+            parser=with_unit("x", "2x"),
+            metavar="TIMES",
+            help="As accurate as can be, so many times as fast as the LLM alone: 2x.",
+        ),
     ] = None
 
 
@@ -81,11 +94,13 @@ class DevFlags:
     """Says beside what the head is looked at: numbers with commas between them."""
 
     taus: Annotated[
-        str | None, _dev(metavar="TAU,...", help="Thresholds; none if empty.", show_default=_listed(TAUS))
+        Sequence[float] | None,
+        _dev(parser=numbers, metavar="TAU,...", help="Thresholds; none if empty.", show_default=_listed(TAUS)),
     ] = None
     prices: Annotated[
-        str | None,
+        Sequence[float] | None,
         _dev(
+            parser=rates,
             metavar="TIMES,...",
             help="Of an LLM token, in multiples of that of the training.",
             show_default=_listed(PRICES),
@@ -139,8 +154,13 @@ class RecipeFlags:
         bool, _recipe("--pure", help="DAPO alone, from near the threshold rule: no supervised warm start.")
     ] = False
     features: Annotated[
-        str | None,
-        _recipe(metavar="NAME,...", help=f"What else the head sees: {', '.join(NAMES)}.", show_default="none"),
+        Sequence[str] | None,
+        _recipe(
+            parser=some_of(NAMES),
+            metavar="NAME,...",
+            help=f"What else the head sees: {', '.join(NAMES)}.",
+            show_default="none",
+        ),
     ] = None
     num_readout: Annotated[
         int | None,
@@ -150,7 +170,8 @@ class RecipeFlags:
         ),
     ] = None
     hidden: Annotated[
-        str | None, _recipe(metavar="N,...", help="Of the MLP's layers.", show_default=_listed(_DEFAULT.hidden))
+        Sequence[int] | None,
+        _recipe(parser=positives, metavar="N,...", help="Of the MLP's layers.", show_default=_listed(_DEFAULT.hidden)),
     ] = None
     num_steps: Annotated[
         int | None, _recipe(help="Of DAPO; more go on with a run.", show_default=f"{_DEFAULT.num_steps}")
@@ -168,6 +189,7 @@ class RecipeFlags:
     warm_from: Annotated[
         str | None,
         _recipe(
+            parser=one_of(SOURCES),
             metavar="|".join(SOURCES),
             help="What the warm start learns from: reference chains (tiny tasks), right answers of the LLM, the data's "
             "solutions, labelled sessions of the router.",
@@ -178,6 +200,7 @@ class RecipeFlags:
     warm_lines: Annotated[
         str | None,
         _recipe(
+            parser=one_of(LINES),
             metavar="|".join(LINES),
             help="Whose lines reference chains have: the SLM's, those with the LLM's among them, or the LLM's, of "
             "which a head learns to let it begin each.",
@@ -206,4 +229,4 @@ class Flags:
     dev: DevFlags
     run: RunFlags
     recipe: RecipeFlags
-    stack: StackFlags
+    stack: StackOptions

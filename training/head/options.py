@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from evals.asking.stack_options import StackOptions
 from evals.tasks.task import chosen
 from rstitch.errors import invalid
 from rstitch.local.part import ROOT
-from rstitch.service.head_features import NAMES
 from training.head.flags import Flags, GoalFlags, QuestionFlags, RecipeFlags, RunFlags
-from training.head.recipe import FAST, LINES, PRICES, SOURCES, TAUS, Recipe
-from training.head.stack_flags import StackFlags
+from training.head.recipe import FAST, PRICES, TAUS, Recipe
 from training.head.warm_start.sources import NUM_ANSWERS, default_source
-from training.values import numbers, one_of, positives, rates, share, some_of, times
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +21,6 @@ class Place:
     name: str
     out: Path
     work: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What the head is trained for: at most one of these is not None.
-
-    Attributes:
-        price: reward of a millisecond.
-        target_loss: of accuracy against the LLM alone, at most; a share.
-        target_latency: so many times as fast as the LLM alone, at least.
-    """
-
-    price: float | None
-    target_loss: float | None
-    target_latency: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +43,10 @@ class Options:
 
     head: Place
     questions: QuestionFlags
-    goal: Goal
+    goal: GoalFlags
     looks: Looks
     run: RunFlags
-    stack: StackFlags
+    stack: StackOptions
     warm_from: str
 
 
@@ -74,23 +57,21 @@ def settled(flags: Flags) -> tuple[Options, Recipe]:
     recipe, asked = _recipe(flags.recipe, is_fast=flags.run.fast), flags.questions
     # By what the task writes: a file of the user's may have any name.
     source = flags.recipe.warm_from or default_source(chosen(asked.task, asked.data, asked.check))
-    source = one_of("--warm-from", source, SOURCES)
     if source != "chains" and flags.recipe.warm_answers is None and not flags.run.fast:
         recipe = replace(recipe, warm_answers=NUM_ANSWERS)
     if flags.recipe.pure:
         recipe = replace(recipe, warm_answers=0)
-    options = Options(place, asked, _goal(flags.goal), _looks(flags), flags.run, flags.stack, source)
+    _check(flags.goal)
+    options = Options(place, asked, flags.goal, _looks(flags), flags.run, flags.stack, source)
     return options, recipe
 
 
 def _recipe(flags: RecipeFlags, *, is_fast: bool) -> Recipe:
     given = {field.name: getattr(flags, field.name, None) for field in fields(Recipe)}
     if flags.hidden is not None:
-        given["hidden"] = positives("--hidden", flags.hidden)
+        given["hidden"] = tuple(flags.hidden)
     if flags.features is not None:
-        given["features"] = some_of("--features", flags.features, NAMES)
-    if flags.warm_lines is not None:
-        one_of("--warm-lines", flags.warm_lines, tuple(LINES))
+        given["features"] = tuple(flags.features)
     said = {name: value for name, value in given.items() if value is not None}
     recipe = replace(FAST if is_fast else Recipe(), **said)
     if not 0 <= recipe.tau < 1:
@@ -102,16 +83,10 @@ def _recipe(flags: RecipeFlags, *, is_fast: bool) -> Recipe:
     return recipe
 
 
-def _goal(flags: GoalFlags) -> Goal:
-    if sum(getattr(flags, field.name) is not None for field in fields(flags)) > 1:
+def _check(goal: GoalFlags) -> None:
+    if sum(getattr(goal, field.name) is not None for field in fields(goal)) > 1:
         what = "--price, --target-loss and --target-latency say each what a head is trained for."
         raise invalid("--price", what, "Give one of them.")
-    loss, latency = flags.target_loss, flags.target_latency
-    return Goal(
-        flags.price,
-        None if loss is None else share("--target-loss", loss),
-        None if latency is None else times("--target-latency", latency),
-    )
 
 
 def _looks(flags: Flags) -> Looks:
@@ -120,6 +95,6 @@ def _looks(flags: Flags) -> Looks:
     return Looks(
         asked.num_alone or otherwise.num_alone,
         asked.num_dev or otherwise.num_dev,
-        otherwise.taus if dev.taus is None else numbers("--taus", dev.taus),
-        otherwise.prices if dev.prices is None else rates("--prices", dev.prices),
+        otherwise.taus if dev.taus is None else tuple(dev.taus),
+        otherwise.prices if dev.prices is None else tuple(dev.prices),
     )

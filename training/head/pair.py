@@ -71,7 +71,7 @@ class Pair:
 def pair_of(options: Options) -> Pair:
     """The models of a running router, or those of the flags. Raises RstitchError if the router is not ready."""
     if options.run.in_process:
-        return Pair(dict(zip(ROLES, models(options.stack.options), strict=True)), dict.fromkeys(ROLES, "cpu float32"))
+        return Pair(dict(zip(ROLES, models(options.stack), strict=True)), dict.fromkeys(ROLES, "cpu float32"))
     with Client(options.run.router, credentials=access()) as client:
         workers = {worker.role.value: worker for worker in client.wait_ready().workers}
     return Pair(

@@ -14,9 +14,9 @@ from typing import Annotated
 
 import typer
 
+from evals.asking.values import choice, one_of
 from training.commands import run
 from training.tiny.recipe import RECIPES
-from training.values import one_of
 
 _SPLITS = ("dev", "test")
 _WORK, _MODELS = Path(".cache/tiny"), Path("models")
@@ -28,15 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train_tiny(
-    names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(RECIPES)}.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(parser=one_of(RECIPES), metavar="NAME", help=f"Of {', '.join(RECIPES)}.")
+    ] = None,
     work: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = _WORK,
     models: Annotated[Path, typer.Option(help="Folder of the exported models.")] = _MODELS,
-    split: Annotated[str, typer.Option(metavar="|".join(_SPLITS), help="For the cards' figures.")] = "dev",
+    split: Annotated[str, choice(_SPLITS, "For the cards' figures.")] = "dev",
     n: Annotated[int, typer.Option(help="Problems for the cards' figures.")] = 500,
 ) -> None:
-    for name in names or ():
-        one_of("NAME", name, tuple(RECIPES))
-    one_of("--split", split, _SPLITS)
     from training.tiny.making import make  # with torch, which the help does not need
 
     make(names or ("tiny-slm", "tiny-llm"), work, models, split, n)

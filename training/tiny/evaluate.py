@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from evals.algorithm.cached_model import CachedModel
 from evals.algorithm.reference import Threshold, stitch
+from evals.asking.values import choice
 from evals.figures.statistics import wilson
 from evals.tasks.tiny.domain import Domain
 from evals.tasks.tiny.domains import DOMAINS
@@ -29,7 +30,6 @@ from training.commands import SEVERAL, run
 from training.tiny.recipe import RECIPES
 from training.tiny.tokenizer import train_tokenizer
 from training.tiny.train import new_model
-from training.values import one_of
 
 TAUS = (0.005, 0.02, 0.05)
 _SPLITS = ("dev", "calibration", "test")
@@ -154,16 +154,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(
     slm: Annotated[Path, typer.Argument(exists=True, help="Folder or checkpoint of the SLM.")],
     llm: Annotated[Path, typer.Argument(exists=True, help="Folder or checkpoint of the LLM.")],
-    domain: Annotated[str, typer.Option(metavar="|".join(DOMAINS), help="What they were trained for.")] = "words",
-    split: Annotated[str, typer.Option(metavar="|".join(_SPLITS), help="Whose problems they answer.")] = "dev",
+    domain: Annotated[str, choice(DOMAINS, "What they were trained for.")] = "words",
+    split: Annotated[str, choice(_SPLITS, "Whose problems they answer.")] = "dev",
     n: Annotated[int, typer.Option(help="Problems.")] = 500,
     taus: Annotated[
         list[float] | None,
         typer.Option(metavar=f"TAU{SEVERAL}", help="Thresholds.", show_default=" ".join(map(str, TAUS))),
     ] = None,
 ) -> None:
-    one_of("--domain", domain, tuple(DOMAINS))
-    one_of("--split", split, _SPLITS)
     torch.set_num_threads(1)
     for tally in evaluate(slm, llm, DOMAINS[domain], split, n, tuple(taus or TAUS)):
         print(json.dumps(tally.figures()))

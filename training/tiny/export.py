@@ -17,6 +17,7 @@ import torch
 import typer
 from transformers import GenerationConfig
 
+from evals.asking.values import one_of
 from evals.figures.report import Columns, markdown_table
 from evals.tasks.tiny.domains import DOMAINS
 from training.commands import run
@@ -24,7 +25,6 @@ from training.tiny import tokenizer as tokens
 from training.tiny.chains import MIXTURES, chain, text
 from training.tiny.recipe import RECIPES
 from training.tiny.train import new_model
-from training.values import one_of
 
 _ABOUT = {
     "short": "It is the small half of a pair: it writes one short line for each step, fast, and makes mistakes.",
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(
-    name: Annotated[str, typer.Argument(help=f"Of {', '.join(RECIPES)}.")],
+    name: Annotated[str, typer.Argument(parser=one_of(RECIPES), metavar="NAME", help=f"Of {', '.join(RECIPES)}.")],
     checkpoint: Annotated[Path, typer.Option(exists=True, help="What train wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the model.")],
     figures: Annotated[
@@ -161,7 +161,6 @@ def _export(
     ] = None,
     note: Annotated[str, typer.Option(help="A sentence above the figures.")] = "",
 ) -> None:
-    one_of("NAME", name, tuple(RECIPES))
     lines = figures.read_text().splitlines() if figures else []
     export(name, checkpoint, out, [json.loads(line) for line in lines if line.startswith("{")], note)
 

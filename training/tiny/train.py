@@ -22,6 +22,7 @@ from rich.console import Console
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from evals.asking.values import one_of
 from evals.figures.progress import progress_bar
 from evals.tasks.tiny.domains import DOMAINS
 from rstitch.local.part import ROOT
@@ -29,7 +30,6 @@ from training.commands import run
 from training.tiny.data import IGNORE, Batch, batches
 from training.tiny.recipe import RECIPES, Recipe
 from training.tiny.tokenizer import train_tokenizer
-from training.values import one_of
 
 CHECKPOINT = "checkpoint.pt"
 MODELS = ROOT / "models"
@@ -159,12 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(
-    name: Annotated[str, typer.Argument(help=f"Of {', '.join(RECIPES)}.")],
+    name: Annotated[str, typer.Argument(parser=one_of(RECIPES), metavar="NAME", help=f"Of {', '.join(RECIPES)}.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
     steps: Annotated[int | None, typer.Option(help="Stop after so many; the schedule stays the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
 ) -> None:
-    train(RECIPES[one_of("NAME", name, tuple(RECIPES))], out, steps, resume)
+    train(RECIPES[name], out, steps, resume)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,8 @@ class Scheduler:
         are refused, so the worker never stands still. A run may have to wait for younger ones that are in the batch
         already; it is never refused because of them.
         """
-        until, cuts, sent = run.num_computed + num_tokens, run.cuts(num_tokens), run.request.end
+        until, sent = run.num_computed + num_tokens, run.request.end
+        cuts = run.cuts(num_tokens) if self._table.has_states else ()
         if self._table.reserve(run.session, until, cuts, sent):
             return True
         in_batch = {row.run.run_id for row in schedule.rows}

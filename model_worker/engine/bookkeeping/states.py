@@ -133,11 +133,13 @@ class StateTable(States):
     def _drop_one(self, sessions: Iterable[Session], asking: Session) -> bool:
         """Gives back a state that a session may want to come back to; returns whether there was one.
 
-        None loses the state of what it has computed.
+        None loses the state of what it has computed, and that of one token before goes last: it is asked for most.
         """
-        found = [session for session in sessions if session is not asking and self._has_spare(session)]
-        found += [asking] if self._has_spare(asking) else []
-        chosen = min(found, key=lambda session: session.running, default=None)
+
+        def worth(session: Session) -> tuple[bool, bool, bool]:
+            return session.states[0].position == session.num_computed - 1, session is asking, session.running
+
+        chosen = min((session for session in sessions if self._has_spare(session)), key=worth, default=None)
         if chosen is None:
             return False
         self._release(chosen.states.pop(0))

@@ -32,7 +32,7 @@ class SessionTable:
     def __init__(self, pool: PagePool, mode: PrefixCache = "off", states: States = NO_STATES) -> None:
         assert mode == "off" or (states is NO_STATES and pool.windows is None), "a page is no prefix without the rest"
         self._pool = pool
-        self._states = states
+        self._states, self.has_states = states, states is not NO_STATES
         self._mode = mode
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._copies: dict[int, int] = {}  # pages to be copied before the next forward: to, from
@@ -56,8 +56,7 @@ class SessionTable:
     def open(self, session_id: str, salt: str | None = None) -> Session:
         """Returns the session, made if unknown, as the most recently used.
 
-        Under another salt than before it has to compute all of its tokens again. There are never many more sessions
-        than pages: one without pages costs little, but is not kept for ever.
+        Under another salt than before it computes all of its tokens again. There are hardly more sessions than pages.
         """
         session = self._sessions.get(session_id)
         if session is None:

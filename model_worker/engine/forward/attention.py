@@ -60,18 +60,19 @@ class PagedAttention:
         self._by_hand = [shape.softcap is not None or shape.has_sinks for shape in cache.shapes]
         self.name = "in-place" if in_place else "gather"
         self.reads_masked = in_place
-        self._groups: dict[Reach, list[Group]] = {shape.reach: [] for shape in cache.shapes}
-        self._write_slots: dict[Reach, Tensor] = {}
+        self._groups: list[list[Group]] = [[] for _ in cache.reaches]
+        self._write_slots: list[Tensor] = []
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
         rows = batch.rows
         self._write_slots = self._cache.slots_by_reach(batch.slots, slots)
         num_single = sum(row.num_tokens == 1 for row in rows)
-        for reach, groups in self._groups.items():
+        for reach, groups in zip(self._cache.reaches, self._groups, strict=True):
             groups.clear()
             at = 0
             while at < num_single:
-                at += self._add_single(rows, at, num_single, reach)
+                groups.append(self._single(rows, at, num_single, reach))
+                at += groups[-1].num_rows
         at = num_single
         for row in rows[num_single:]:
             self.add_extend(row, at)
@@ -89,24 +90,24 @@ class PagedAttention:
         **kwargs: object,
     ) -> tuple[Tensor, None]:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
-        reach = self._cache.shapes[layer].reach
-        self._cache.write(layer, self._write_slots[reach], key, value)
+        at = self._cache.reach_at[layer]
+        self._cache.write(layer, self._write_slots[at], key, value)
         if query.shape[2] == 1 and not self._by_hand[layer]:
             return self._attend_alone(query, scaling, layer), None
-        outputs = [self._attend(group, query[0], scaling, layer, s_aux) for group in self._groups[reach]]
+        outputs = [self._attend(group, query[0], scaling, layer, s_aux) for group in self._groups[at]]
         return (outputs[0].contiguous() if len(outputs) == 1 else torch.cat(outputs))[None], None
 
     def attend_into(
         self, out: Tensor, query: Tensor, scaling: float | None, layer: int, sinks: Tensor | None = None
     ) -> None:
         """Attends for the rows that were added, into their part of `out` [tokens, heads, value_dim]."""
-        for group in self._groups[self._cache.shapes[layer].reach]:
+        for group in self._groups[self._cache.reach_at[layer]]:
             out[group.queries] = self._attend(group, query, scaling, layer, sinks)
 
     def _attend_alone(self, query: Tensor, scaling: float | None, layer: int) -> Tensor:
         """Attends for a batch of one token, [1, 1, heads, value_dim]: without other sessions every call counts."""
         shape = self._cache.shapes[layer]
-        group, num_heads = self._groups[shape.reach][0], query.shape[1]
+        group, num_heads = self._groups[self._cache.reach_at[layer]][0], query.shape[1]
         k, v = self._read(group, self._cache.keys[layer]), self._read(group, self._cache.values[layer])
         q = query.view(1, shape.num_kv_heads, num_heads // shape.num_kv_heads, shape.key_dim)
         out = nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)
@@ -152,23 +153,20 @@ class PagedAttention:
             group.first * width,
         )
 
-    def _add_single(self, rows: Sequence[Row], at: int, end: int, reach: Reach) -> int:
-        """Adds a group of rows of one token from `rows[at]` on; returns how many it has."""
+    def _single(self, rows: Sequence[Row], at: int, end: int, reach: Reach) -> Group:
+        """Returns a group of rows of one token, from `rows[at]` on."""
         page_size = self._cache.page_size
         session = rows[at].run.session
         if reach.is_limited:
             # Rows see windows that begin anywhere: a lone one reads its own in place.
             in_place = end == at + 1 and self._lies_in_place(rows[at], reach)
-            group = self._viewed(rows[at], at, reach) if in_place else self._gathered(rows[at:end], at, reach)
-            self._groups[reach].append(group)
-            return group.num_rows
+            return self._viewed(rows[at], at, reach) if in_place else self._gathered(rows[at:end], at, reach)
         longest = rows[at].start + 1
         if not (session.contiguous and self._in_place):
             until = at + 1
             while until < end and not (rows[until].run.session.contiguous and self._in_place):
                 until += 1
-            self._groups[reach].append(self._gathered(rows[at:until], at, reach))
-            return until - at
+            return self._gathered(rows[at:until], at, reach)
         first = session.pages[0]
         distance = count = total = 0
         for row in rows[at:end]:
@@ -193,10 +191,8 @@ class PagedAttention:
             longest, count, total = padded, count + 1, total + row.start + 1
         lengths = [row.start + 1 for row in rows[at : at + count]]
         mask = self._length_mask(np.array(lengths), longest) if count > 1 else None
-        self._groups[reach].append(
-            Group(slice(at, at + count), count, 1, longest, first * page_size, distance * page_size, mask=mask)
-        )
-        return count
+        queries = slice(at, at + count)
+        return Group(queries, count, 1, longest, first * page_size, distance * page_size, mask=mask)
 
     def _viewed(self, row: Row, at: int, reach: Reach) -> Group:
         """Returns the group of one row of one token that reads what it sees in place."""
@@ -220,7 +216,7 @@ class PagedAttention:
         """Adds a row of several tokens, from `at` on: query i stands at start + i and sees the keys up to itself."""
         session, end = row.run.session, row.start + row.num_tokens
         positions = np.arange(row.start, end)
-        for reach, groups in self._groups.items():
+        for reach, groups in zip(self._cache.reaches, self._groups, strict=True):
             begin = reach.first(row.start)
             is_whole = row.start == 0 and reach.within(end) == EVERYTHING
             is_causal = is_whole and row.num_tokens > SHORT_EXTEND and not any(self._by_hand)

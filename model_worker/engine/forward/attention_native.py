@@ -20,7 +20,6 @@ from model_worker.engine.forward.attention import SHORT_EXTEND, PagedAttention
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.native import REORDERED_SUMS, BuildFailed, load_native
-from model_worker.engine.forward.reach import Reach
 
 _SOURCE = Path(__file__).with_name("paged_attention.cpp")
 _ENTRIES = {
@@ -84,7 +83,7 @@ class NativeAttention:
         self._cache = cache
         self._long = PagedAttention(cache)  # for rows of many tokens
         self._layers: dict[int, _Layer] = {}
-        self._steps: dict[Reach, _Step] = {shape.reach: _Step() for shape in cache.shapes}
+        self._steps: list[_Step] = []  # by the cache's reaches
         self._held: tuple[Any, ...] = ()  # the arrays that `_steps` point to
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
@@ -109,26 +108,29 @@ class NativeAttention:
         for index, table in enumerate(tables):
             pages[index, : len(table)] = table
         lengths = np.array(positions, dtype=np.int64) + 1
-        firsts = [reach.firsts(lengths - 1) for reach in self._steps]
+        reaches = self._cache.reaches
+        firsts = [reach.firsts(lengths - 1) for reach in reaches]
         numbers = np.array((tokens, page_table, lengths, *firsts), dtype=np.int64)
-        by_reach = self._cache.slots_by_reach(batch.slots, slots)
-        tables_by_reach = {reach: self._cache.pages_of(pages, reach) for reach in self._steps}
-        self._held = (by_reach, tables_by_reach, numbers)
-        each, row_bytes = numbers.ctypes.data, len(tokens) * numbers.itemsize
-        for index, reach in enumerate(self._steps):
-            self._steps[reach] = _Step(
+        all_slots = self._cache.slots_by_reach(batch.slots, slots)
+        all_pages = [self._cache.pages_of(pages, reach) for reach in reaches]
+        self._held = (all_slots, all_pages, numbers)
+        each, row_bytes, num_threads = numbers.ctypes.data, len(tokens) * numbers.itemsize, torch.get_num_threads()
+        self._steps = [
+            _Step(
                 num_tokens=at,
-                slots=by_reach[reach].data_ptr(),
+                slots=all_slots[index].data_ptr(),
                 num_queries=len(tokens),
                 tokens=each,
                 page_table=each + row_bytes,
                 firsts=each + (3 + index) * row_bytes,
                 lengths=each + 2 * row_bytes,
-                pages=tables_by_reach[reach].ctypes.data,
+                pages=all_pages[index].ctypes.data,
                 width=width,
                 page_size=self._cache.page_size,
-                num_threads=torch.get_num_threads(),
+                num_threads=num_threads,
             )
+            for index in range(len(reaches))
+        ]
 
     def forward(
         self,
@@ -146,14 +148,15 @@ class NativeAttention:
         layer = self._layers.get(index)
         if layer is None:
             layer = self._layers[index] = self._layer(index, num_heads, scaling)
-        sinks = s_aux.to(self._cache.dtype).contiguous() if s_aux is not None else None
-        layer.sinks = sinks.data_ptr() if sinks is not None else None
+        if s_aux is not None:
+            sinks = s_aux.to(self._cache.dtype).contiguous()  # kept, too, until the kernel is done
+            layer.sinks = sinks.data_ptr()
         # Kept until the kernel is done: a view whose last dimension is not in one piece becomes a copy.
         views = [tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (query, key, value)]
         q, k, v = (_View(view.data_ptr(), view.stride(1), view.stride(2)) for view in views)
         out = query.new_empty((1, num_tokens, num_heads, value.shape[3]))
         self._kernel(
-            ctypes.byref(self._steps[self._cache.shapes[index].reach]),
+            ctypes.byref(self._steps[self._cache.reach_at[index]]),
             ctypes.byref(layer),
             ctypes.byref(q),
             ctypes.byref(k),

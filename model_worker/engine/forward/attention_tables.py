@@ -50,17 +50,18 @@ class BlockTableAttention(ABC):
     def __init__(self, cache: KvCache, context_length: int) -> None:
         self.cache = cache
         self.max_pages = -(-context_length // cache.page_size)  # columns of a captured graph's page table
-        self._mapped = [shape.reach for shape in cache.shapes if shape.reach.is_limited and cache.windows is not None]
-        self._tables: dict[Reach, Tables] = {}
+        # Whether layers of each of the cache's reaches have pages where only `KvCache.windows` says; all such alike.
+        self._is_mapped = [reach.is_limited and cache.windows is not None for reach in cache.reaches]
+        self._tables: list[Tables] = []  # by the cache's reaches
 
     @property
     def has_mapped(self) -> bool:
-        """Whether some layers have pages where only `KvCache.windows` says."""
-        return bool(self._mapped)
+        """Whether some layers have pages elsewhere than the others."""
+        return any(self._is_mapped)
 
     def tables_of(self, layer: int) -> Tables:
         """Returns what the kernel is told of the present forward in a layer."""
-        return self._tables[self.cache.shapes[layer].reach]
+        return self._tables[self.cache.reach_at[layer]]
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
         rows = batch.rows
@@ -79,26 +80,27 @@ class BlockTableAttention(ABC):
             max_queries=max(counts),
             max_keys=max(lengths),
         )
-        if not self._mapped:
+        if not self.has_mapped:
             self.use(tables)
             return
-        reach = self._mapped[0]  # all are mapped alike
-        own = self.cache.slots_by_reach(batch.slots, slots)[reach]
+        own = self.cache.slots_by_reach(batch.slots, slots)[self._is_mapped.index(True)]
         self.use(tables, replace(tables, slots=own, pages=self.cache.to_device(self.mapped_pages(pages))))
 
     def mapped_slots(self, slots: np.ndarray) -> np.ndarray:
         """Returns where the layers that are mapped have these slots."""
-        return self.cache.slots_of(slots.astype(np.int64), self._mapped[0])
+        return self.cache.slots_of(slots.astype(np.int64), self._mapped_reach)
 
     def mapped_pages(self, pages: np.ndarray) -> np.ndarray:
         """Returns where the layers that are mapped have these pages, int32."""
-        return self.cache.pages_of(pages.astype(np.int64), self._mapped[0]).astype(np.int32)
+        return self.cache.pages_of(pages.astype(np.int64), self._mapped_reach).astype(np.int32)
 
     def use(self, tables: Tables, mapped: Tables | None = None) -> None:
         """Makes the next forward one of a batch with these tables; `mapped` are those of the layers that are mapped."""
-        self._tables = dict.fromkeys((shape.reach for shape in self.cache.shapes), tables)
-        if mapped is not None:
-            self._tables |= dict.fromkeys(self._mapped, mapped)
+        self._tables = [mapped if is_mapped and mapped else tables for is_mapped in self._is_mapped]
+
+    @property
+    def _mapped_reach(self) -> Reach:
+        return self.cache.reaches[self._is_mapped.index(True)]
 
     def forward(
         self,

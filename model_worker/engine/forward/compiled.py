@@ -155,6 +155,7 @@ def _key(loaded: LoadedModel, opaque: Opaque, vocab_size: int) -> str:
         type(loaded.module).__name__,
         config.to_json_string(use_diff=False),
         loaded.dtype,
+        loaded.quantized,
         loaded.shapes,
         opaque.attention.name,
         *(opaque.matmul.native is not None, opaque.matmul.least),

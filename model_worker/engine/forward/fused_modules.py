@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from model_worker.engine.forward.attention_tables import BlockTableAttention
 from model_worker.engine.forward.kernels.layers import Norm, gated, rms_norm, rope_and_write
+from model_worker.engine.forward.quantizing import is_plain
 
 # How far a norm may be from the module's own, entry by entry, in units of the last place.
 _ULPS = {torch.float32: 16.0, torch.bfloat16: 2.0, torch.float16: 2.0}
@@ -21,9 +22,7 @@ Weights = tuple[Tensor, Tensor | None]  # a matrix [outputs, inputs] and its bia
 def linears(part: nn.Module, names: Sequence[str]) -> list[nn.Linear] | None:
     """Returns the plain matrices of these names; None if one is none, is watched by a hook, or has other tensors."""
     found = [getattr(part, name, None) for name in names]
-    plain = [
-        each for each in found if type(each) is nn.Linear and not each._forward_hooks and not each._forward_pre_hooks
-    ]
+    plain = [each for each in found if is_plain(each) and not each._forward_hooks and not each._forward_pre_hooks]
     if len(plain) < len(names) or len({each.bias is None for each in plain}) > 1:
         return None
     return plain

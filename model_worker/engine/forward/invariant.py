@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.matmul_choice import Matmul
+from model_worker.engine.forward.quantizing import is_quantized
 from model_worker.engine.forward.replaced import is_replaced, replace_forward
 
 # Row counts of a matrix product that are tried. Padding costs at most a quarter of a product, and from 32 rows on a CPU
@@ -74,6 +75,11 @@ def make_invariant(module: Any, context_length: int, matmul: Matmul) -> None:
 
 def _refuse_other_products(module: Any, name: str) -> None:
     for path, part in module.named_modules():
+        if is_quantized(part):
+            raise UnsupportedModel(
+                f"{name}: {path} has quantized weights, whose products depend on the rest of a batch; {_REMEDY}, or "
+                "without quantized weights"
+            )
         if type(part) is nn.Linear or isinstance(part, nn.Embedding):
             continue
         own = dict(part.named_parameters(recurse=False))

@@ -67,13 +67,12 @@ class InvariantAttention:
         self._threaded = cache.device.type == "cpu" and torch.get_num_threads() > 1
         self.name = "batch-invariant" if in_place else "batch-invariant gather"
         self.reads_masked = True
-        self._plans: dict[Reach, Plan] = {shape.reach: Plan([]) for shape in cache.shapes}
-        self._write_slots: dict[Reach, Tensor] = {}
+        self._plans: list[Plan] = []  # by the cache's reaches
+        self._write_slots: list[Tensor] = []
 
     def begin(self, batch: Batch, slots: Tensor) -> None:
         self._write_slots = self._cache.slots_by_reach(batch.slots, slots)
-        for reach in self._plans:
-            self._plans[reach] = self._plan(batch, reach)
+        self._plans = [self._plan(batch, reach) for reach in self._cache.reaches]
 
     def _plan(self, batch: Batch, reach: Reach) -> Plan:
         positions = np.array(batch.positions)
@@ -104,11 +103,11 @@ class InvariantAttention:
         **kwargs: object,
     ) -> tuple[Tensor, None]:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
-        shape = self._cache.shapes[layer]
-        self._cache.write(layer, self._write_slots[shape.reach], key, value)
+        shape, at = self._cache.shapes[layer], self._cache.reach_at[layer]
+        self._cache.write(layer, self._write_slots[at], key, value)
         # One layout, whatever the model made it in: [tokens, kv_heads, query heads that share one, dim].
         q = query[0].transpose(0, 1).contiguous()
-        plan = self._plans[shape.reach]
+        plan = self._plans[at]
         if plan.order is not None:
             q = q.index_select(0, plan.order)
         q = q.view(q.shape[0], shape.num_kv_heads, -1, shape.key_dim)

@@ -59,6 +59,8 @@ class KvCache:
         windows: WindowMap | None = None,
     ) -> None:
         self.shapes = shapes
+        self.reaches = list(dict.fromkeys(shape.reach for shape in shapes))
+        self.reach_at = [self.reaches.index(shape.reach) for shape in shapes]  # by layer, its place in `reaches`
         self._rooms = None if windows is None else np.frombuffer(windows.rooms, dtype=np.int64)  # as they change
         self.windows = windows  # where layers of limited reach have their pages; None: where all others have them
         self.num_pages = num_pages
@@ -96,13 +98,14 @@ class KvCache:
             return slots
         return np.asarray(self._rooms[slots // self.page_size] * self.page_size + slots % self.page_size)
 
-    def slots_by_reach(self, slots: Sequence[int], on_device: Tensor) -> dict[Reach, Tensor]:
-        """Returns where the tokens of a batch go, whose slots are given twice, in the layers of each reach."""
-        limited = [shape.reach for shape in self.shapes if shape.reach.is_limited] if self.windows is not None else []
-        found = dict.fromkeys((shape.reach for shape in self.shapes), on_device)
-        if limited:
-            found |= dict.fromkeys(limited, self.to_device(self.slots_of(np.array(slots, dtype=np.int64), limited[0])))
-        return found
+    def slots_by_reach(self, slots: Sequence[int], on_device: Tensor) -> list[Tensor]:
+        """Returns where the tokens of a batch go, whose slots are given twice, in the layers of each of `reaches`."""
+        if self.windows is None:
+            return [on_device] * len(self.reaches)
+        numbers = np.array(slots, dtype=np.int64)
+        return [
+            self.to_device(self.slots_of(numbers, reach)) if reach.is_limited else on_device for reach in self.reaches
+        ]
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Puts keys and values, [1, kv_heads, tokens, dim], into `slots`, int64 [tokens]."""

@@ -14,15 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_accelerate_available
 
 from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.forward.folder_checks import check_report, not_loadable, refuse_adapter, stored_format
 from model_worker.engine.forward.kv_cache import LayerShape
 from model_worker.engine.forward.probe import probe
+from model_worker.engine.forward.quantizing import Format, quantize
 from model_worker.engine.forward.replaced import restore_forwards
 from model_worker.engine.forward.rope import longest_context, settle_rope
+from model_worker.engine.forward.rope_names import read_config
 from model_worker.engine.forward.state_layers import StateLayer
 
 
@@ -42,6 +45,8 @@ class LoadedModel:
     stop_tokens: frozenset[int]
     dtype: torch.dtype
     device: torch.device
+    quantized: str = ""  # into which format, and how much of it; empty: nothing is
+    rounds_activations: bool = False  # or may: its products are those of a format that its folder chose
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -60,20 +65,28 @@ class LoadedModel:
 
 
 def load(
-    model: str, dtype: torch.dtype, device: torch.device, context_length: int = 0, random_weights: int | None = None
+    model: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    context_length: int = 0,
+    random_weights: int | None = None,
+    quantized: Format = "none",
 ) -> LoadedModel:
     """Loads a causal LM from a folder or hub id and examines it.
 
     A `context_length` of 0 is what the model was made for. With `random_weights`, a seed, only the config is read.
+    What is to be `quantized` goes through the host's memory as a whole, and onto the device in the bits it is kept in.
     Raises UnsupportedModel if it is no model, or needs what the engine does not do.
     """
     source = check_source(model)
-    missing: list[str] = []
+    report: dict[str, Any] | None = None
+    stored = ""
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = read_config(model, source)
+        stored = _stored_format(model, config, quantized)
         if random_weights is not None:  # costs what a trained one costs and says nothing sensible
             torch.manual_seed(random_weights)
-            with torch.device(device):
+            with torch.device(device if quantized == "none" else "cpu"):
                 module: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
         else:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -82,16 +95,28 @@ def load(
                 dtype=dtype,
                 use_safetensors=True,  # other files are pickles
                 output_loading_info=True,
-                **_placement(device),
+                **(_placement(device) if quantized == "none" else {}),
             )
             module, report = loaded
-            missing = sorted(report["missing_keys"])
+    except UnsupportedModel:
+        raise
     except Exception as error:  # whatever its files may raise: each format has errors of its own
-        raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
-    if missing:  # transformers would go on with random numbers in their place
-        raise UnsupportedModel(f"{model}: {len(missing)} of its weights are missing, such as {missing[0]}")
-    adopted = adopt(module.to(device=device), context_length)
-    return replace(adopted, stop_tokens=adopted.stop_tokens | _named_stop_tokens(source))
+        raise not_loadable(model, stored, error) from error
+    if report is not None:
+        check_report(model, report)
+    said = quantize(module, quantized, device) or (stored and f"{stored}, as its folder has them")
+    adopted = adopt(module, context_length)
+    adopted = replace(adopted, stop_tokens=adopted.stop_tokens | _named_stop_tokens(source))
+    return replace(adopted, quantized=said, rounds_activations=bool(stored)) if said else adopted
+
+
+def _stored_format(model: str, config: Any, quantized: Format) -> str:
+    stored = stored_format(model, config)
+    if stored and quantized != "none":
+        raise UnsupportedModel(
+            f"{model}: its weights are quantized already ({stored}); leave --quantize {quantized} out"
+        )
+    return stored
 
 
 def _placement(device: torch.device) -> dict[str, Any]:
@@ -109,11 +134,13 @@ def check_source(model: str) -> str:
     """Returns what transformers can load from: a folder with a model in it, or a hub id. Raises UnsupportedModel."""
     folder = Path(model).expanduser()
     if folder.is_dir():
+        refuse_adapter(model, str(folder))
         if not (folder / "config.json").is_file():
             raise UnsupportedModel(f"{model}: the folder holds no model (no config.json)")
         return str(folder)
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise UnsupportedModel(f"{model}: no such folder, and not a hub id of the form owner/name")
+    refuse_adapter(model, model)
     return model
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.matmul_native import NativeMatmul
+from model_worker.engine.forward.quantizing import is_plain
 from model_worker.engine.forward.replaced import is_replaced, replace_forward
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -64,7 +65,7 @@ class Matmul:
         if self.native is None:
             return
         for part in module.modules():
-            if type(part) is nn.Linear and part.weight.dtype == torch.bfloat16 and not is_replaced(part):
+            if is_plain(part) and part.weight.dtype == torch.bfloat16 and not is_replaced(part):
                 replace_forward(part, functools.partial(_forward, self, part))
 
 
@@ -83,7 +84,7 @@ def choose_matmul(module: Any, wish: Literal["auto", "native", "torch"], *, whol
     With `whole`, it takes it for everything, since a row's result must depend neither on the number of rows nor on a
     trial. Raises UnsupportedModel if it is "native" and cannot be.
     """
-    weights = [part.weight for part in module.modules() if type(part) is nn.Linear]
+    weights = [part.weight for part in module.modules() if is_plain(part)]
     largest = max(weights, key=Tensor.numel, default=None)
     if wish == "torch":
         return Matmul()

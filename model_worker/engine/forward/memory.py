@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from model_worker.engine.bookkeeping.states import LEAST_STATES
 from model_worker.engine.bookkeeping.windows import MARGIN
@@ -20,6 +20,8 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.kv_cache import most_keys
 from model_worker.engine.forward.loader import LoadedModel, check_source
 from model_worker.engine.forward.probe import probe
+from model_worker.engine.forward.quantizing import Format, expected_bytes, stored_bytes
+from model_worker.engine.forward.rope_names import read_config
 from model_worker.engine.forward.state_layers import KINDS
 
 # The share of the device that is divided; the rest is for two CUDA contexts, activations and captured steps.
@@ -41,12 +43,13 @@ def split_memory(room_bytes: int, bytes_per_token: int, other_bytes_per_token: i
     return max(0, room_bytes) // (bytes_per_token + other_bytes_per_token)
 
 
-def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
-    """Returns the number of tokens of a KV cache beside that of another model of the same dtype, known by its config.
+def tokens_beside(loaded: LoadedModel, other_model: str, other_quantized: Format = "none") -> int:
+    """Returns the number of tokens of a KV cache beside that of another model of the same dtype, known by its config
+    and how that one's weights are quantized.
 
     Raises UnsupportedModel if that is no model, or there is no room for both.
     """
-    other = _beside(loaded, other_model)
+    other = _beside(loaded, other_model, other_quantized)
     room = other.room_bytes
     if loaded.states or other.has_states:
         room -= int(room * _STATE_SHARE)
@@ -58,9 +61,9 @@ def tokens_beside(loaded: LoadedModel, other_model: str) -> int:
     return tokens
 
 
-def states_beside(loaded: LoadedModel, other_model: str) -> int:
+def states_beside(loaded: LoadedModel, other_model: str, other_quantized: Format = "none") -> int:
     """Returns the number of states that fit beside another model of the same dtype and both KV caches."""
-    other = _beside(loaded, other_model)
+    other = _beside(loaded, other_model, other_quantized)
     return _num_states(loaded, other.room_bytes // 2 if other.has_states else other.room_bytes)
 
 
@@ -95,18 +98,20 @@ class _Beside:
     has_states: bool
 
 
-def _beside(loaded: LoadedModel, other_model: str) -> _Beside:
+def _beside(loaded: LoadedModel, other_model: str, other_quantized: Format) -> _Beside:
     source = check_source(other_model)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = read_config(other_model, source)
         with torch.device("meta"):
             other = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype)
+    except UnsupportedModel:
+        raise
     except Exception as error:  # whatever its files may raise: each format has errors of its own
         raise UnsupportedModel(f"{other_model}: not loadable by transformers: {error}") from error
     room = _CPU_BYTES
     if loaded.device.type == "cuda":
         total = torch.cuda.mem_get_info(loaded.device)[1]
-        room = int(total * _SHARE) - weight_bytes(loaded.module) - weight_bytes(other)
+        room = room_beside(total, weight_bytes(loaded.module), expected_bytes(other, other_quantized))
     return _Beside(max(0, room), *_kept_by(other.eval(), other_model, loaded.dtype))
 
 
@@ -138,8 +143,8 @@ def has_states(config: Any) -> bool:
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Returns the bytes of the parameters; shared ones count once."""
-    return sum(parameter.numel() * parameter.itemsize for parameter in module.parameters())
+    """Returns the bytes of what a model holds, in as many bits as it is kept in; what is shared counts once."""
+    return sum(stored_bytes(tensor) for tensor in (*module.parameters(), *module.buffers()))
 
 
 def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
@@ -202,6 +207,11 @@ def pages_that_fit(
             f"({_SPARE_BYTES / 1e9} GB are left to them); use another device, or give --num-pages"
         )
     return num_pages
+
+
+def room_beside(total_bytes: int, weights: int, other_weights: int) -> int:
+    """Returns the bytes that both caches may take of a device with two models; below 0 if these alone are too much."""
+    return int(total_bytes * _SHARE) - weights - other_weights
 
 
 def room_for_cache(free_bytes: int) -> int:

@@ -96,7 +96,8 @@ class Runner:
         fused = f", fused: {self._fused}" if self._fused else ""
         matmul = f", matmul: {said}" if (said := str(self._matmul)) else ""
         why = f", as {self._why}" if self._why else ""
-        return f"{self._attention.name}{graphs}{fused}{self._compiling}{why}{matmul}"
+        weights = f", weights: {self._loaded.quantized}" if self._loaded.quantized else ""
+        return f"{self._attention.name}{graphs}{fused}{self._compiling}{why}{matmul}{weights}"
 
     @property
     def overlaps(self) -> bool:

@@ -81,10 +81,12 @@ class _KeepsMoreError(UnsupportedModel, AttributeError):
 class _NoLayers(list[Any]):
     """What a layer gets that asks for its part of a cache."""
 
-    name: str
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
 
     def __getitem__(self, index: Any) -> Any:
-        raise _KeepsMoreError(self.name)
+        raise _KeepsMoreError(self._name)
 
 
 class StateNotes(StepCache):
@@ -93,8 +95,7 @@ class StateNotes(StepCache):
     def __init__(self, positions: Tensor, config: Any, name: str) -> None:
         self._name = name
         super().__init__(positions)
-        self.layers = _NoLayers()
-        self.layers.name = name
+        self.layers = _NoLayers(name)
         self.was_asked = False
         self._num_tokens = positions.shape[1]
         self._config = config

@@ -19,7 +19,7 @@ from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.forward.batch import Batch
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.replaced import replace_forward
-from model_worker.engine.forward.state_layers import KINDS, StateLayer, by_place_and_name, is_per_token
+from model_worker.engine.forward.state_layers import KINDS, StateLayer, StateShape, by_place_and_name, is_per_token
 from model_worker.engine.forward.state_plan import Call, plan
 from model_worker.engine.forward.transfer import to_device
 
@@ -42,13 +42,11 @@ class StateStore:
         self.num_tokens = 0  # of the batch
         self._num_slots = num_slots
         self._device = loaded.device
-        self._tensors = [
-            [
-                torch.empty((num_slots + 1, *shape.size), dtype=shape.dtype, device=loaded.device)
-                for shape in layer.states
-            ]
-            for layer in layers
-        ]
+
+        def slots(state: StateShape) -> Tensor:
+            return torch.empty((num_slots + 1, *state.size), dtype=state.dtype, device=loaded.device)
+
+        self._tensors = [[slots(state) for state in layer.states] for layer in layers]
         # What cannot go on from a state with several tokens at once does so with one.
         self._chunks = all(layer.continues for layer in layers)
         self._calls: list[_DeviceCall] = []
@@ -79,7 +77,7 @@ class StateStore:
             [state.slot for state in row.run.session.states if 0 < state.position - row.start <= row.num_tokens]
             for row in rows
         ]
-        index = to_device(torch.tensor([slot for each in slots for slot in each]), self._device)
+        index = to_device(torch.tensor([slot for each in slots for slot in each], dtype=torch.int64), self._device)
         total = torch.zeros(len(index), dtype=torch.float64, device=self._device)
         for tensor in (tensor for tensors in self._tensors for tensor in tensors):
             exact = torch.promote_types(tensor.dtype, torch.float32)

@@ -25,6 +25,7 @@ import torch
 import typer
 from rich.console import Console
 
+from evals.asking.stack_options import StackOptions
 from evals.asking.stacks import Flags, local_stack, models
 from evals.asking.systems import Terms
 from evals.checking.checkers import checker_of
@@ -45,7 +46,6 @@ from training.head.rollouts.in_process import InProcessRollouts
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.served import ServedRollouts
 from training.head.rollouts.types import Job, Rollout, Rollouts
-from training.head.stack_flags import StackFlags
 
 _SAME_BITS = Flags(worker=["--batch-invariant"])
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(_bench, "python -m training.head.studies.bench", __doc__, arguments)
 
 
-def _bench(options: BenchFlags, stack: StackFlags) -> None:
+def _bench(options: BenchFlags, stack: StackOptions) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     torch.set_num_threads(1)
     with stopped_by_signals(), ExitStack() as held:
@@ -98,15 +98,15 @@ def _bench(options: BenchFlags, stack: StackFlags) -> None:
         options.json.write_text(json.dumps({"provenance": facts} | found, indent=1) + "\n")
 
 
-def measure(options: BenchFlags, asked: StackFlags, console: Console, held: ExitStack) -> dict[str, Any]:
+def measure(options: BenchFlags, asked: StackOptions, console: Console, held: ExitStack) -> dict[str, Any]:
     """Both ways in turn. Raises RstitchError, StackError; also where the answers are not the same ones."""
     task = load(options.task)
     head = Head.from_bytes(options.head.read_bytes())
     judge = Judge(Terms.of(task, options.max_new_tokens), checker_of(task), LatencyModel.load(options.latency))
-    stack = local_stack(asked.options, defaults=_SAME_BITS)
+    stack = local_stack(asked, defaults=_SAME_BITS)
     start(stack, console)
     held.callback(stack.stop)
-    engines = open_engines(*models(asked.options), batch_invariant=True)
+    engines = open_engines(*models(asked), batch_invariant=True)
     ways: dict[str, Rollouts] = {
         "in process": held.enter_context(InProcessRollouts(engines, judge, options.sessions)),
         "served": held.enter_context(ServedRollouts(stack.router_address, judge, "bench", options.sessions)),

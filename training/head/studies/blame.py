@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 
 from evals.asking.systems import Terms
+from evals.asking.values import choice
 from evals.checking.checkers import checker_of
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import line, provenance
@@ -36,7 +37,6 @@ from training.head.rollouts.engines import Engines, open_engines
 from training.head.rollouts.in_process import InProcessRollouts
 from training.head.rollouts.judging import Judge
 from training.head.rollouts.types import Asked, Job, Rollout
-from training.values import one_of
 
 PAGE = ROOT / "docs/head_limits.md"
 _TASKS = {"tiny": ("words", "tiny-slm", "tiny-llm"), "programs": ("programs", "tiny-programs-slm", "tiny-programs-llm")}
@@ -127,7 +127,7 @@ def _blame(
     files: Annotated[
         list[Path] | None, typer.Argument(exists=True, help="Heads.", show_default="the bundled one of the task")
     ] = None,
-    task: Annotated[str, typer.Option(metavar="|".join(_TASKS), help="What is asked.")] = "programs",
+    task: Annotated[str, choice(_TASKS, "What is asked.")] = "programs",
     taus: Annotated[
         list[float] | None,
         typer.Option(metavar=f"TAU{SEVERAL}", help="Thresholds.", show_default=" ".join(map(str, _TAUS))),
@@ -136,7 +136,7 @@ def _blame(
     write: Annotated[bool, typer.Option("--write", help=f"Into {PAGE.relative_to(ROOT)}.")] = False,
 ) -> None:
     torch.set_num_threads(1)
-    name, *models = _TASKS[one_of("--task", task, tuple(_TASKS))]
+    name, *models = _TASKS[task]
     asked, domain = tasks.load(task), DOMAINS[name]
     terms = Terms.of(asked, None)
     problems = load_data(asked, split="dev", n=n).problems

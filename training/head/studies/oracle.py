@@ -20,6 +20,7 @@ import torch
 import typer
 from rich.console import Console
 
+from evals.asking.values import choice
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
@@ -34,7 +35,6 @@ from training.head.studies.recall import share_missed
 from training.head.studies.scripted import Scripted
 from training.head.warm_start.calibration import odds_of
 from training.head.warm_start.chain_states import Chains, chain_states
-from training.values import one_of
 
 PAGE = ROOT / "docs/head_limits.md"
 _TASKS = {"tiny": ("words", "tiny-slm", "tiny-llm"), "programs": ("programs", "tiny-programs-slm", "tiny-programs-llm")}
@@ -121,8 +121,8 @@ def fastest_within(rows: Sequence[Figures], accuracy: float) -> Figures | None:
 class OracleFlags:
     """Says what is asked, how far the oracle looks, and which heads are beside it."""
 
-    task: Annotated[str, typer.Option(metavar="|".join(_TASKS), help="What is asked.")] = "tiny"
-    split: Annotated[str, typer.Option(metavar="|".join(_SPLITS), help="Never the test split.")] = "dev"
+    task: Annotated[str, choice(_TASKS, "What is asked.")] = "tiny"
+    split: Annotated[str, choice(_SPLITS, "Never the test split.")] = "dev"
     n: Annotated[int, typer.Option(help="Questions.")] = 500
     tau: Annotated[float, typer.Option(help="The oracle is asked where the entropy is above.")] = 0.01
     max_pairs: Annotated[int, typer.Option(help="Of hand-overs tried for a question.")] = 60
@@ -158,8 +158,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _oracle(options: OracleFlags) -> None:
-    one_of("--task", options.task, tuple(_TASKS))
-    one_of("--split", options.split, _SPLITS)
     torch.set_num_threads(1)
     console = Console(width=None if sys.stdout.isatty() else 140)
     domain, slm, llm = _TASKS[options.task]

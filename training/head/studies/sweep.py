@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from evals.asking.values import choice
 from evals.figures.progress import progress_bar
 from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, markdown_table, replace_section, terminal_table
@@ -33,7 +34,6 @@ from training.head.warm_start.chain_states import Chains, chain_states
 from training.head.warm_start.fitting import fit
 from training.head.warm_start.readout import readout_of
 from training.head.warm_start.states import States
-from training.values import one_of
 
 FEATURES = ("entropy", "recent", "segment", "spent")
 PAGE = ROOT / "docs/head_limits.md"
@@ -130,14 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sweep(
-    domain: Annotated[str, typer.Option(metavar="|".join(_DOMAINS), help="Reference chains.")] = "words",
+    domain: Annotated[str, choice(_DOMAINS, "Reference chains.")] = "words",
     num_chains: Annotated[int, typer.Option(help="At most to fit on.")] = 20_000,
     num_held_out: Annotated[int, typer.Option(help="To look with.")] = 10_000,
     work: Annotated[Path, typer.Option(help="States and results.")] = _WORK,
     write: Annotated[bool, typer.Option("--write", help=f"Into {PAGE.relative_to(ROOT)}.")] = False,
 ) -> None:
     torch.set_num_threads(1)
-    name, tau, calls = _DOMAINS[one_of("--domain", domain, tuple(_DOMAINS))]
+    name, tau, calls = _DOMAINS[domain]
     slm = str(ROOT / "models" / name)
     console = Console(width=None if sys.stdout.isatty() else 160)
     log = work / f"{domain}.jsonl"

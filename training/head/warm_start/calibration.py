@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from evals.asking.values import choice
 from evals.figures.report import Columns, Row, terminal_table
 from evals.tasks.tiny.domains import DOMAINS
 from rstitch.local.part import ROOT
@@ -31,7 +32,6 @@ from training.commands import run
 from training.head.mlp import Policy
 from training.head.warm_start.chain_states import Chains, chain_states
 from training.head.warm_start.states import States
-from training.values import one_of
 
 _COLUMNS: Columns = {
     "P(wrong) says": "{low:.1p} to {high:.1p}",
@@ -150,10 +150,9 @@ def _calibration(
         list[Path] | None, typer.Argument(exists=True, help="Heads.", show_default="models/heads/tiny/head.safetensors")
     ] = None,
     slm: Annotated[str, typer.Option(help="Folder or hub id.", show_default="tiny-slm")] = _SLM,
-    domain: Annotated[str, typer.Option(metavar="|".join(DOMAINS), help="Of the chains.")] = "words",
+    domain: Annotated[str, choice(DOMAINS, "Of the chains.")] = "words",
     num_chains: Annotated[int, typer.Option(help="Reference chains.")] = 5_000,
 ) -> None:
-    one_of("--domain", domain, tuple(DOMAINS))
     torch.set_num_threads(1)
     console = Console(width=None if sys.stdout.isatty() else 120)
     for file in files or [ROOT / "models/heads/tiny/head.safetensors"]:
