@@ -58,7 +58,7 @@ def blow_states(family: str, seed: int, num_runs: int) -> Storm:
     return storm
 
 
-@pytest.mark.parametrize(("family", "seed"), [("gemma3", 1), ("mistral", 2)])
+@pytest.mark.parametrize(("family", "seed"), [("gemma3", 5), ("mistral", 2)])
 def test_layers_that_see_windows(family: str, seed: int) -> None:
     storm = blow_windows(family, seed, num_runs=50)
     assert storm.num_checked > 100, "hardly a token was looked at"

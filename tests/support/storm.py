@@ -17,6 +17,7 @@ from tests.support.pairs import CONTEXT_LENGTH, VOCAB_SIZE
 
 SPOILT = 299  # the token that stands for what is not finite, where a storm has one
 _MOST_STEPS = 3000  # of the runs that are there, until one of them ends
+_LONGEST = CONTEXT_LENGTH - 60  # tokens that are sent
 _NO_STOP = frozenset([VOCAB_SIZE - 1])
 
 
@@ -58,14 +59,15 @@ class Storm:
         known = self.engine._table.get(name)
         tokens = self.held.get(name, []) if known is not None else []
         assert known is None or list(known.tokens) == tokens, "a session holds other tokens than it was given"
-        back = rng.choice([0, 0, 0, 1, 2, 5, rng.randrange(0, 80), rng.randrange(0, 400)])
+        back = rng.choice([0, 0, 0, 1, 2, 5, rng.randrange(80), rng.randrange(300)])
         position = max(0, len(tokens) - back)
-        if len(tokens) > CONTEXT_LENGTH - 120:
-            position = rng.randrange(0, 100)
-        more = [rng.randrange(3, 290) for _ in range(rng.choice([0, 1, 1, 3, 17, rng.randrange(150)]))]
+        if len(tokens) > _LONGEST:
+            position = rng.randrange(_LONGEST)
+        num_more = rng.choice([0, 1, 1, 3, 17, 60, rng.randrange(250)]) if tokens else rng.randrange(1, 300)
+        more = [rng.randrange(3, 290) for _ in range(min(num_more, _LONGEST - position))]
         said = self.said.get(name, [])
         if rng.random() < 0.4 and said[:position] == tokens[:position]:  # what it has been before
-            more = said[position : position + rng.randrange(60)]
+            more = said[position : min(_LONGEST, position + rng.randrange(200))]
         if self.spoils and rng.random() < 0.1 and more:
             more[rng.randrange(len(more))] = SPOILT
         if position + len(more) == 0:
