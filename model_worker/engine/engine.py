@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -60,8 +61,8 @@ class Engine:
     def __init__(
         self, loaded: LoadedModel, limits: Limits, on_progress: Callable[[int, int], None] = lambda done, of: None
     ) -> None:
-        if loaded.states:
-            limits = limits_with_states(type(loaded.module).__name__, limits)
+        name = type(loaded.module).__name__
+        limits = limits_with_states(name, limits) if loaded.states else replace(limits, num_states=0)
         self.limits = limits
         self.counters = Counters()
         self._windows = _windows(loaded, limits)
@@ -291,8 +292,9 @@ class Engine:
         tokens = parity_tokens(loaded, self.limits)
         reference = reference_logits(loaded, tokens)
         runner = self._new_runner(loaded, on_progress)
+        most = self.limits.max_batch_tokens
         with parity_session(self._table, tokens) as session:
-            check_parity(name, runner, self._table, self._run_type(0, parity_request(tokens), session), reference)
+            check_parity(name, runner, self._table, self._run_type(0, parity_request(tokens), session), reference, most)
         if self.limits.batch_invariant:
             check_invariance(name, runner, self._table, self.limits, self._new_run)
         return runner

@@ -48,6 +48,12 @@ def measure_steps(engine: Engine, budget_s: float, shallow: bool = False) -> Cos
     )
 
 
+def _states_of(shape: Shape) -> int:
+    """Returns how many states the sessions of a shape have at most, with that of the context and those of the row."""
+    rows, tokens = shape
+    return 2 * rows + (4 if tokens else 1)
+
+
 class _Rows:
     """Sessions of `_CONTEXT` tokens that compute the tokens after them again and again.
 
@@ -71,18 +77,21 @@ class _Rows:
         shapes = [(rows, 0) for rows in _DECODE_ROWS if rows <= self._most_rows]
         shapes += [(rows, tokens) for tokens in _LONG_ROWS if tokens <= self._most_tokens for rows in (0, 1)]
         fitting = [shape for shape in shapes if sum(shape) <= self._engine.limits.max_batch_tokens]
+        if num_states := self._engine.limits.num_states:
+            fitting = [shape for shape in fitting if _states_of(shape) <= num_states]
         return sorted(fitting, key=lambda shape: shape not in _ESSENTIAL)
 
     def step_us(self, shape: Shape) -> float:
         """Runs one step of a shape; returns its time."""
         rows, tokens = shape
         lengths = {f"measure-{index}": 1 for index in range(rows)}
+        if self._engine.limits.num_states:  # of which others would lose those that they come back to
+            self._close(self._fed - lengths.keys() - ({"measure-long"} if tokens else set()))
         if tokens:
             lengths["measure-long"] = tokens
             if self._engine.limits.num_window_pages and "measure-long" in self._fed:
                 # A session does not come back from so far with a window's keys.
-                self._engine.close_session("measure-long")
-                self._fed.remove("measure-long")
+                self._close({"measure-long"})
         for name in lengths.keys() - self._fed:
             self._submit(name, 0, self._tokens(self._context))
             self._fed.add(name)
@@ -98,8 +107,12 @@ class _Rows:
         return (end - begin) * 1e6
 
     def close(self) -> None:
-        for name in self._fed:
+        self._close(set(self._fed))
+
+    def _close(self, names: set[str]) -> None:
+        for name in names:
             self._engine.close_session(name)
+        self._fed -= names
 
     def _submit(self, name: str, position: int, tokens: list[int]) -> None:
         self._engine.submit(

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from evals.families.tiny import tiny_config
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward import attention_varlen
 from model_worker.engine.forward.loader import adopt, load
@@ -20,11 +23,13 @@ from model_worker.engine.forward.memory import (
     pages_that_fit,
     room_for_cache,
     split_memory,
+    states_beside,
     tokens_beside,
 )
 from model_worker.engine.types import RunRequest
 from tests.support.engines import generate, make_engine_of, run_one
-from tests.support.pairs import CONFIGS, make_model, save_model
+from tests.support.pairs import CONFIGS, CONTEXT_LENGTH, make_model, save_model
+from tests.support.recurrent import RECURRENT
 from tests.support.varlen import naive_varlen_attn
 
 
@@ -65,6 +70,29 @@ def test_each_worker_finds_the_same_number_by_itself(tmp_path: Path) -> None:
 def test_a_config_tells_what_the_model_keeps_of_a_token(name: str) -> None:
     loaded = adopt(make_model(CONFIGS[name], seed=0))
     assert kv_bytes_per_token(loaded.module.config, loaded.dtype) == loaded.kv_bytes_per_token
+
+
+# Layers with other heads, and layers that take keys from one below: no field of a config says what each keeps.
+UNEVEN = ["gemma3n_text", "gemma4_text", "minicpm3", "kimi_linear"]
+
+
+@pytest.mark.parametrize("family", UNEVEN)
+def test_what_an_uneven_model_keeps_is_the_same_for_both(tmp_path: Path, family: str) -> None:
+    model = AutoModelForCausalLM.from_config(tiny_config(family, CONFIG_MAPPING[family]))
+    model.save_pretrained(tmp_path / family)
+    folders = [str(tmp_path / family), str(save_model(tmp_path / "llama", "llama", seed=0))]
+    uneven, plain = (load(folder, torch.float32, torch.device("cpu")) for folder in folders)
+    tokens = tokens_beside(plain, folders[0])
+    assert tokens == tokens_beside(uneven, folders[1])
+    assert tokens * (uneven.kv_bytes_per_token + plain.kv_bytes_per_token) <= 1 << 30
+
+
+def test_two_models_that_keep_nothing_per_token(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(RECURRENT["mamba2"])
+    model.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path), torch.float32, torch.device("cpu"), CONTEXT_LENGTH)
+    assert tokens_beside(loaded, str(tmp_path)) >= CONTEXT_LENGTH
+    assert states_beside(loaded, str(tmp_path)) * 2 * loaded.state_bytes <= 1 << 30
 
 
 @pytest.mark.parametrize("limits", [{}, {"attention": "varlen", "graphs": "on", "max_batch_tokens": 8}])

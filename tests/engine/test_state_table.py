@@ -206,3 +206,13 @@ def test_no_slot_is_ever_leaked(num_slots: int) -> None:
                 bench.compute(session, until, draft=rng.randint(0, min(4, until - session.num_computed - 1)))
         bench.table.check_integrity()
         bench.table._pool.cleaned()
+
+
+def test_who_waits_for_pages_has_no_states_meanwhile() -> None:
+    bench = Bench(12)
+    all_of_them = bench.open("s", PAGES * PAGE_SIZE)
+    assert bench.compute(all_of_them, PAGES * PAGE_SIZE)
+    all_of_them.running = True
+    waiting = bench.open("t", 10)
+    assert not bench.compute(waiting, 10)
+    assert positions(waiting) == []

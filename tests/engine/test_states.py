@@ -26,6 +26,7 @@ from model_worker.engine.forward.memory import (
     tokens_beside,
 )
 from model_worker.engine.forward.state_plan import SHORT
+from model_worker.engine.measure import measure_steps
 from model_worker.engine.observing import Observe
 from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.engine.types import ForkRequest, Returns, RunRequest
@@ -352,3 +353,12 @@ def test_beside_another_model_both_find_the_same_room(tmp_path: Path) -> None:
 def test_rounding_is_no_reason_to_refuse(family: str, dtype: torch.dtype) -> None:
     engine = make_engine_of(copy.deepcopy(model_of(family)).to(dtype))
     assert len(run_one(engine, decode("s", 0, PROMPTS[1], 4)).tokens) == 4
+
+
+@pytest.mark.parametrize("num_states", [LEAST_STATES, 9])
+def test_steps_are_measured_where_there_are_few_states(num_states: int) -> None:
+    engine = engine_of("qwen3_5", num_states=num_states)
+    costs = measure_steps(engine, budget_s=0.2)
+    assert costs is not None
+    assert engine.capacity.num_sessions == 0
+    assert run_one(engine, decode("s", 0, PROMPTS[0])).tokens == written("qwen3_5", tuple(PROMPTS[0]))

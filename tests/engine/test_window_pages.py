@@ -12,10 +12,11 @@ import torch
 from model_worker.engine.bookkeeping.windows import MARGIN, WindowMap
 from model_worker.engine.engine import Engine
 from model_worker.engine.forward import attention_varlen
+from model_worker.engine.forward.graph_shapes import shapes_for, trial_batch
 from model_worker.engine.forward.loader import adopt
 from model_worker.engine.forward.memory import pages_that_fit, window_pages, window_share
 from model_worker.engine.measure import measure_steps
-from model_worker.engine.types import ForkRequest, RunRequest
+from model_worker.engine.types import ForkRequest, Limits, RunRequest
 from tests.support.engines import generate, make_engine_of, run_all, run_one
 from tests.support.pairs import make_model
 from tests.support.varlen import naive_varlen_attn
@@ -157,3 +158,28 @@ def test_steps_are_measured_where_windows_have_little_room() -> None:
     assert any(cost.num_tokens_per_row > MARGIN for cost in costs.step_costs), "no long row was measured"
     engine.check_integrity()
     assert run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=10)).tokens == own[:10]
+
+
+def test_a_long_fork_takes_room_for_its_window_alone() -> None:
+    engine, (own, _) = engine_of("gemma3", num_rooms=2 * MOST_ROOMS + 4)
+    prompt = PROMPTS[0]
+    run_one(engine, RunRequest("idle", 0, [7, 8, 9], max_tokens=2))
+    run_one(engine, RunRequest("s", 0, prompt, max_tokens=170))
+    position = len(prompt) + 160
+    assert engine.fork_session(ForkRequest("s", "fork", position)) == (position, position)
+    assert {session.session_id for session in engine._table} == {"idle", "s", "fork"}, "evicted for nothing"
+    assert run_one(engine, RunRequest("fork", position, [], max_tokens=10)).tokens == own[160:170]
+
+
+def test_a_check_may_go_on_for_longer_than_windows_have_room() -> None:
+    engine, (own, _) = engine_of("gemma3", num_rooms=MOST_ROOMS + 2, check_tokens=400)
+    assert run_one(engine, RunRequest("s", 0, PROMPTS[0], max_tokens=10)).tokens == own[:10]
+
+
+def test_rows_of_a_trial_write_to_places_of_their_own() -> None:
+    limits = Limits(300, 512, num_pages=200, page_size=PAGE, max_batch_tokens=128, num_window_pages=20)
+    windows = WindowMap(limits.num_pages, limits.num_window_pages, PAGE, most_keys=WINDOW)
+    for shape in shapes_for(limits):
+        batch = trial_batch(shape, limits)
+        places = {(windows.rooms[slot // PAGE], slot % PAGE) for slot in batch.slots}
+        assert len(places) == batch.num_tokens, f"two tokens in one place: {shape}"

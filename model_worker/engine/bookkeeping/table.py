@@ -30,7 +30,7 @@ class SessionTable:
     # distribution asked for again) gets a page of its own, with a copy of what is kept, in `reserve`: before a write.
 
     def __init__(self, pool: PagePool, mode: PrefixCache = "off", states: States = NO_STATES) -> None:
-        assert states is NO_STATES or mode == "off", "a page is no prefix where it lacks states"
+        assert mode == "off" or (states is NO_STATES and pool.windows is None), "a page is no prefix without the rest"
         self._pool = pool
         self._states, self.has_states = states, states is not NO_STATES
         self._mode = mode
@@ -122,13 +122,18 @@ class SessionTable:
         """Gives the session pages of its own for what it lacks of its first `num_tokens` tokens.
 
         Where layers have states it gets slots for those of the positions `cuts`, too; that of `kept` stays. Idle
-        sessions are evicted if need be. Returns False, with no page taken, when running sessions hold too many.
+        sessions are evicted if need be. Returns False, with nothing taken, when running sessions hold too many.
         """
         while not self._states.reserve(session, cuts or (num_tokens,), kept, self):
             idle = [other for other in self if other.states and not other.running and other is not session]
             if not idle:
                 return False
             self._evict(idle[:1])
+        if not (has_pages := self._reserve_pages(session, num_tokens)):
+            self._states.forget(session, session.num_computed)  # others may have them while it waits
+        return has_pages
+
+    def _reserve_pages(self, session: Session, num_tokens: int) -> bool:
         missing = max(0, self._pool.pages_for(num_tokens) - len(session.pages))
         place = session.num_computed // self._pool.page_size  # what is written comes there first
         own = session.pages[place] if place < len(session.pages) else None
@@ -139,12 +144,11 @@ class SessionTable:
             session.contiguous = is_contiguous(session.pages)
         elif own is not None and own in self._pool.prefixes:
             self._pool.prefixes.remove(own)
-        if missing == 0:
-            return True
-        if not self._make_room(session, missing):
+        if missing and not self._make_room(session, missing):
             return False
-        session.pages.extend(self._pool.allocate(missing, session.pages[-1] if session.pages else None))
-        session.contiguous = is_contiguous(session.pages)
+        if missing:
+            session.pages.extend(self._pool.allocate(missing, session.pages[-1] if session.pages else None))
+            session.contiguous = is_contiguous(session.pages)
         return True
 
     def adopt(self, session: Session, limit: int) -> None:
@@ -152,21 +156,20 @@ class SessionTable:
         if self._mode == "off" or session.salt is None:
             return
         size = self._pool.page_size
-        found = False
+        before = session.num_computed
         while (end := (session.num_computed // size + 1) * size) <= limit:
             place = end // size - 1
             page = self._pool.prefixes.find(session.digest(place, size), session.page_tokens(place, size))
             if page is None or not self._take(session, place, page):
                 break
-            session.num_computed, found = end, True
-        if found:
+            session.num_computed = end
+        if session.num_computed > before:
             session.num_offered = max(session.num_offered, session.num_computed // size)
             session.contiguous = is_contiguous(session.pages)
 
     def wanted(self, session: Session, limit: int) -> bytes | None:
         """Returns the digest of the page that `adopt` did not find; None where it looks for none."""
-        size = self._pool.page_size
-        place = session.num_computed // size
+        place = session.num_computed // (size := self._pool.page_size)
         if self._mode == "off" or session.salt is None or (place + 1) * size > limit:
             return None
         return session.digest(place, size)
@@ -193,8 +196,7 @@ class SessionTable:
 
         It has their KV as far as the source has computed it and there is room; `take_copies` says what is to be copied.
         """
-        known = self.get(session_id)
-        if known is not None:
+        if (known := self.get(session_id)) is not None:
             self.close(known)
         was_running, source.running = source.running, True  # so that it is not evicted to make room for its own copy
         made = self.open(session_id, source.salt)
@@ -211,9 +213,9 @@ class SessionTable:
                 self._copy(made, place, page)
             else:
                 break
+            if place < source.num_left:  # at once: what the source has no room for takes none of the others'
+                self._pool.leave_window(made.pages[-1])
             made.num_computed = end
-        for page in made.pages[: source.num_left]:
-            self._pool.leave_window(page)
         made.num_left = min(source.num_left, len(made.pages))
         self._states.share(source, made)
         self.uncompute(made, self.restorable(made, made.num_computed))  # there may be no state of just that many
@@ -240,8 +242,7 @@ class SessionTable:
         """
         digests = session.known_digests()
         for digest in digests:
-            page = self._pool.prefixes.page_of(digest)
-            if page is not None:
+            if (page := self._pool.prefixes.page_of(digest)) is not None:
                 self._pool.taint(page)
         for other in self:
             # Chained digests: where one is equal, all before it are.
@@ -279,8 +280,7 @@ class SessionTable:
                 self._pool.release([own], session.last_used)
             return True
         # Held meanwhile, so that the page stays while room is made.
-        has_room = self._make_room(session, 1)
-        if has_room:
+        if has_room := self._make_room(session, 1):
             self._copy(session, place, page)
         self._pool.release([page], session.last_used)
         return has_room

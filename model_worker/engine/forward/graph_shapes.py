@@ -82,7 +82,8 @@ def trial_batch(shape: Shape, limits: Limits) -> Batch:
     wholly, so fillers are tried as well, except where the shape has one token.
     """
     longest = min(limits.page_size, limits.context_length)
-    most_rows = min(shape.num_rows, limits.num_pages)
+    # A page each, in layers that see a window only, too: no two rows may write to one place.
+    most_rows = min(shape.num_rows, limits.num_window_pages or limits.num_pages)
     if shape.max_queries == 1:
         num_rows, count, start = max(1, most_rows - 1), 1, min(5, longest - 1)
     else:

@@ -41,7 +41,8 @@ class SeenMasks:
 
     def reach_of(self, mask: Tensor | None) -> Reach | None:
         """Returns what a layer sees that is given `mask`; None if that is no mask of the ones that have names."""
-        if mask is None:  # the model has asked for none: attention as it is by itself, causal
+        # The model has asked for none: attention by itself is causal. Or it has no weights, and so no numbers.
+        if mask is None or (isinstance(mask, Tensor) and mask.is_meta):
             return EVERYTHING
         numbers = torch.unique(mask) if isinstance(mask, Tensor) else torch.empty(0)
         number = int(numbers[0]) if len(numbers) == 1 else 0

@@ -7,6 +7,7 @@ itself from the same figures, so neither has to ask the other, nor to start firs
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from model_worker.engine.bookkeeping.windows import MARGIN
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.kv_cache import most_keys
 from model_worker.engine.forward.loader import LoadedModel, check_source
+from model_worker.engine.forward.probe import probe
 from model_worker.engine.forward.quantizing import Format, expected_bytes, stored_bytes
 from model_worker.engine.forward.rope_names import read_config
 from model_worker.engine.forward.state_layers import KINDS
@@ -42,15 +44,18 @@ def split_memory(room_bytes: int, bytes_per_token: int, other_bytes_per_token: i
 
 
 def tokens_beside(loaded: LoadedModel, other_model: str, other_quantized: Format = "none") -> int:
-    """Returns the number of tokens of a KV cache beside that of another model of the same dtype, sized by its config
+    """Returns the number of tokens of a KV cache beside that of another model of the same dtype, known by its config
     and how that one's weights are quantized.
 
     Raises UnsupportedModel if that is no model, or there is no room for both.
     """
-    room, other = _room_beside(loaded, other_model, other_quantized)
-    if loaded.states or has_states(other):
+    other = _beside(loaded, other_model, other_quantized)
+    room = other.room_bytes
+    if loaded.states or other.has_states:
         room -= int(room * _STATE_SHARE)
-    tokens = split_memory(room, loaded.kv_bytes_per_token, kv_bytes_per_token(other, loaded.dtype))
+    if loaded.kv_bytes_per_token + other.bytes_per_token == 0:
+        return _FREE_SESSIONS * loaded.context_length
+    tokens = split_memory(room, loaded.kv_bytes_per_token, other.bytes_per_token)
     if tokens == 0:
         raise UnsupportedModel(f"beside {other_model} there is no memory left on {loaded.device}; use another device")
     return tokens
@@ -58,8 +63,8 @@ def tokens_beside(loaded: LoadedModel, other_model: str, other_quantized: Format
 
 def states_beside(loaded: LoadedModel, other_model: str, other_quantized: Format = "none") -> int:
     """Returns the number of states that fit beside another model of the same dtype and both KV caches."""
-    room, other = _room_beside(loaded, other_model, other_quantized)
-    return _num_states(loaded, room // 2 if has_states(other) else room)
+    other = _beside(loaded, other_model, other_quantized)
+    return _num_states(loaded, other.room_bytes // 2 if other.has_states else other.room_bytes)
 
 
 def states_that_fit(loaded: LoadedModel, *, cpu_bytes: int = _CPU_BYTES) -> int:
@@ -84,8 +89,16 @@ def _num_states(loaded: LoadedModel, room_bytes: int) -> int:
     return num_states
 
 
-def _room_beside(loaded: LoadedModel, other_model: str, other_quantized: Format) -> tuple[int, Any]:
-    """Returns the bytes that two models leave on a device, and the other one's text config."""
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """Another model on the device, of which only the config is read."""
+
+    room_bytes: int  # that both leave
+    bytes_per_token: int  # of its keys and values
+    has_states: bool
+
+
+def _beside(loaded: LoadedModel, other_model: str, other_quantized: Format) -> _Beside:
     source = check_source(other_model)
     try:
         config = read_config(other_model, source)
@@ -99,7 +112,29 @@ def _room_beside(loaded: LoadedModel, other_model: str, other_quantized: Format)
     if loaded.device.type == "cuda":
         total = torch.cuda.mem_get_info(loaded.device)[1]
         room = room_beside(total, weight_bytes(loaded.module), expected_bytes(other, other_quantized))
-    return max(0, room), config.get_text_config()
+    return _Beside(max(0, room), *_kept_by(other.eval(), other_model, loaded.dtype))
+
+
+def _kept_by(module: Any, name: str, dtype: torch.dtype) -> tuple[int, bool]:
+    """Returns the bytes that a model without weights keeps of a token, and whether any layer keeps states.
+
+    It is run as the other worker runs it, so that both count alike: configs do not tell which layers keep more heads
+    than others, or write down what they take from a layer below.
+    """
+    try:
+        # In 16 bits, as without a device some products of experts know no other.
+        probed = probe(module.to(torch.bfloat16), name, context_length=1)
+    except UnsupportedModel:  # as where code chooses by numbers, of which there are none here
+        pass
+    else:
+        return sum(shape.elements for shape in probed.shapes) * dtype.itemsize, bool(probed.states)
+    config = module.config.get_text_config()
+    try:
+        return kv_bytes_per_token(config, dtype), has_states(config)
+    except Exception as error:  # likewise: some refuse to name what differs by layer
+        raise UnsupportedModel(
+            f"{name}: its config does not say what it keeps of a token: {error}; give --kv-tokens"
+        ) from error
 
 
 def has_states(config: Any) -> bool:

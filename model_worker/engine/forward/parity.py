@@ -91,8 +91,10 @@ def reference_logits(loaded: LoadedModel, tokens: Sequence[int]) -> Reference:
     return Reference(eager, tolerance)
 
 
-def check_parity(name: str, runner: Runner, table: SessionTable, run: Run, reference: Reference) -> None:
-    """Computes a run by each path that steps take here. Raises UnsupportedModel if a logit is not the reference's.
+def check_parity(name: str, runner: Runner, table: SessionTable, run: Run, reference: Reference, most: int) -> None:
+    """Computes a run by each path that steps take here, in rows of `most` tokens at most.
+
+    Raises UnsupportedModel if a logit is not the reference's.
 
     The paths are captured graphs, where there are any, and uncaptured steps, which whatever fits no graph takes.
     """
@@ -115,9 +117,10 @@ def check_parity(name: str, runner: Runner, table: SessionTable, run: Run, refer
         if run.num_pending == 0:
             runner.wipe(session.pages)  # what the path before has left must not be found
             table.uncompute(session, 0)
-        for until in (before, half):
+        for until in (*range(most, before, most), before, half):
             if run.num_computed < until:
                 compute(until, is_last=False, captured=captured)
+                table.leave_windows(session)
         run.draft = session.tokens[half + 1 : count]
         _compare(name, path, compute(count, is_last=True, captured=captured), reference)
         run.draft = ()

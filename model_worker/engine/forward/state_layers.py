@@ -218,6 +218,8 @@ class _Call:
 
 def _continues(own: nn.Module, layer: StateLayer, arguments: Mapping[int | str, Any]) -> bool:
     """Tries whether a part, after some tokens, gives the same after the same ones again as it does for all at once."""
+    if any(parameter.is_meta for parameter in own.parameters()):  # without weights nothing can be tried
+        return True
     # In 16 bits rounding would hide what is left out.
     module = copy.deepcopy(own).float() if _is_half(own) else own
 

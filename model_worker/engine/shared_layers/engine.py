@@ -116,7 +116,7 @@ class SharedEngine(Engine):
             # In this order: the second run finds what the first one left, and goes on in the upper layers.
             for label, shallow, reference in ((f"the SLM in {name}", True, slm), (f"{name} above it", False, llm)):
                 run = SharedRun(0, parity_request(tokens, shallow), session)
-                check_parity(label, runner, self._table, run, reference)
+                check_parity(label, runner, self._table, run, reference, self.limits.max_batch_tokens)
         if self.limits.batch_invariant:
             check_invariance(f"the SLM in {name}", runner, self._table, self.limits, self._new_run, shallow=True)
         return runner
