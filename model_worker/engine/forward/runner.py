@@ -106,8 +106,7 @@ class Runner:
 
     @torch.inference_mode()
     def launch(self, rows: list[Row], *, captured: bool = True) -> Launched:
-        """Tells the device to compute the rows' KV and what they ask for, and waits for nothing; sorts `rows` into the
-        order of the batch.
+        """Tells the device to compute the rows' KV and what they ask for, and waits for nothing; sorts `rows`.
 
         The step before must have been waited for. No captured graph runs it where `captured` is False.
         """
