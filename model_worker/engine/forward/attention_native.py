@@ -107,9 +107,8 @@ class NativeAttention:
         pages = np.zeros((len(tables), width), dtype=np.int64)
         for index, table in enumerate(tables):
             pages[index, : len(table)] = table
-        lengths = np.array(positions, dtype=np.int64) + 1
-        reaches = self._cache.reaches
-        firsts = [reach.firsts(lengths - 1) for reach in reaches]
+        lengths, reaches = [position + 1 for position in positions], self._cache.reaches
+        firsts = [[reach.first(position) for position in positions] for reach in reaches]
         numbers = np.array((tokens, page_table, lengths, *firsts), dtype=np.int64)
         all_slots = self._cache.slots_by_reach(batch.slots, slots)
         all_pages = [self._cache.pages_of(pages, reach) for reach in reaches]
