@@ -10,7 +10,7 @@ from starlette.types import Receive
 
 
 class Left(Exception):
-    """The client has left."""
+    """Is raised where a request's client has left before its answer was told."""
 
 
 class WhileHere:

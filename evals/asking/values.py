@@ -102,7 +102,7 @@ def with_unit(unit: str, example: str) -> Callable[[str], float]:
 
 
 def outside_server(text: str) -> OutsideServer:
-    """Reads NAME=URL."""
+    """Reads what another server is called here and where its API is."""
     name, equals, url = text.partition("=")
     if not (name and equals and url.startswith(("http://", "https://"))):
         raise typer.BadParameter(f"{text!r} is not NAME=URL, such as vllm=http://localhost:8000/v1")

@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "results" / "performance.md"
 
 @dataclass(frozen=True, kw_only=True)
 class PageOptions:
-    """Where the figures go."""
+    """Says where a benchmark's figures go besides the terminal."""
 
     json: JsonFile = None
     write: Annotated[bool, typer.Option("--write", help="The tables go into docs/results/performance.md, too.")] = False

@@ -76,11 +76,11 @@ class Timed:
 
     @property
     def start(self) -> int:
-        """As the grammar's."""
+        """The position from which on tokens are bound."""
         return self._inner.start
 
     def allowed(self, tokens: Sequence[int], num_same: int, num: int) -> list[bytes | EngineError]:
-        """As the grammar's."""
+        """Asks the grammar which tokens may come next, and notes how long that took."""
         begin = time.perf_counter()
         found = self._inner.allowed(tokens, num_same, num)
         self.seconds.append(time.perf_counter() - begin)

@@ -113,17 +113,18 @@ async def test_a_fault_is_raised_behind_what_came_before() -> None:
     assert client.bodies == [b"a"]
 
 
+async def endless(ended: asyncio.Event) -> AsyncGenerator[bytes]:
+    """One frame, and then none for ever; `ended` tells that nobody waits for one any more."""
+    try:
+        yield b"a"
+        await asyncio.Event().wait()
+    finally:
+        ended.set()
+
+
 async def test_who_leaves_ends_the_frames() -> None:
     client, ended = Client(), asyncio.Event()
-
-    async def frames() -> AsyncGenerator[bytes]:
-        try:
-            yield b"a"
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
-    reading = asyncio.create_task(client.read(frames()))
+    reading = asyncio.create_task(client.read(endless(ended)))
     await client.got.wait()
     client.leaves.set()
     await reading
@@ -133,15 +134,7 @@ async def test_who_leaves_ends_the_frames() -> None:
 
 async def test_who_is_cancelled_from_without_ends_so() -> None:
     client, ended = Client(), asyncio.Event()
-
-    async def frames() -> AsyncGenerator[bytes]:
-        try:
-            yield b"a"
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
-    reading = asyncio.create_task(client.read(frames()))
+    reading = asyncio.create_task(client.read(endless(ended)))
     await client.got.wait()
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -90,7 +90,7 @@ def save_model(folder: Path, architecture: str, seed: int) -> Path:
 
 
 def save_model_of(folder: Path, config: Any, seed: int) -> Path:
-    """Likewise, of any config."""
+    """Saves a random model of any config, with the tokenizer that all of them have."""
     if not (folder / "config.json").exists():
         make_model(config, seed).save_pretrained(folder)
         make_tokenizer().save_pretrained(folder)

@@ -113,7 +113,9 @@ class KvCache:
         self.values[layer].index_copy_(0, slots, value[0].transpose(0, 1))
 
     def wipe(self, pages: Sequence[int]) -> None:
-        """Zeroes pages that may hold infinities or NaN."""
+        """Zeroes pages that may hold infinities or NaN; before each step, so it does nothing for none."""
+        if not pages:
+            return
         for shape, *tensors in zip(self.shapes, self.keys, self.values, strict=True):
             for page in self.pages_of(np.array(pages, dtype=np.int64), shape.reach).tolist():
                 for tensor in tensors:
@@ -124,7 +126,7 @@ class KvCache:
         if not pages:
             return
         numbers = np.array([list(pages), list(pages.values())], dtype=np.int64)
-        places = {shape.reach: self.to_device(self.pages_of(numbers, shape.reach)) for shape in self.shapes}
+        places = {reach: self.to_device(self.pages_of(numbers, reach)) for reach in self.reaches}
         for shape, *tensors in zip(self.shapes, self.keys, self.values, strict=True):
             to, source = places[shape.reach]
             for tensor in tensors:

@@ -34,7 +34,7 @@ class SeenMasks:
         device: Any = None,
         **_: Any,
     ) -> Tensor:
-        """Serves transformers' mask interface."""
+        """Notes the mask that is asked for; returns a tensor of its number, [1, 1, q_length, kv_length]."""
         self._asked.append((mask_function, local_size or 0))
         number = float(len(self._asked))
         return torch.full((1, 1, int(q_length), int(kv_length)), number, dtype=dtype, device=device)

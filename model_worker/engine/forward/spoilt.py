@@ -43,13 +43,13 @@ def _in_states(states: StateStore, rows: list[Row]) -> Later[list[Row]]:
 
 
 def _in_cache(cache: KvCache, layer: int, batch: Batch, *, everything: bool) -> Later[list[Row]]:
-    layer = max((number for number in range(layer + 1) if cache.shapes[number].num_kv_heads), default=layer)
     looked_at = batch.placed if everything else batch.unasked
     if not looked_at:
         return list
+    layer = max((number for number in range(layer + 1) if cache.shapes[number].num_kv_heads), default=layer)
     places = [place for first, row in looked_at for place in range(first, first + row.num_tokens)]
     numbers = np.array([batch.slots[place] for place in places], dtype=np.int64)
-    slots = {shape.reach: cache.to_device(cache.slots_of(numbers, shape.reach)) for shape in cache.shapes}
+    slots = {reach: cache.to_device(cache.slots_of(numbers, reach)) for reach in cache.reaches}
     reaches = [shape.reach for shape in cache.shapes]
     kept = [(reaches[layer], cache.values[layer])]
     if everything:
