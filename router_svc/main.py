@@ -25,8 +25,6 @@ from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.head_store import HeadStore
 from router_svc.trajectory.lease import Lease
-from router_svc.trajectory.redis_address import RedisAddress
-from router_svc.trajectory.redis_link import RedisLink
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
@@ -48,6 +46,8 @@ from rstitch.service.server import Server
 from rstitch.service.settings import explain
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2, router_pb2_grpc
+from storage.redis_address import RedisAddress
+from storage.redis_link import RedisLink
 
 _log = structlog.get_logger(__name__)
 _SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
@@ -82,7 +82,7 @@ class Router:
 
     def __init__(self, settings: RouterSettings, observers: Observers, stream: OpenStream = DecodeStream) -> None:
         self._settings = settings
-        redis = RedisAddress.of(settings)
+        redis = RedisAddress.of(settings.redis, settings)
         tls, credentials = settings.server_tls(), settings.worker_credentials()
         self.keys = key_source(settings.keys, redis)
         check_exposure(
@@ -147,7 +147,7 @@ class Router:
 
     async def start(self) -> None:
         """Binds the port. The server says NOT_SERVING until `attend` has found all that the router needs."""
-        self.service.detail = f"waiting for redis at {RedisAddress.of(self._settings).shown}"
+        self.service.detail = f"waiting for redis at {RedisAddress.of(self._settings.redis, self._settings).shown}"
         self.port = await self.server.start()
 
     async def attend(self) -> None:

@@ -10,12 +10,13 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 from rstitch.credentials import Credentials
 from rstitch.limits import LLM_ADDRESS, ROUTER_ADDRESS, SLM_ADDRESS, host_and_port
 from rstitch.service.scraping import MetricsSettings
+from storage.settings import URL_PATTERN, RedisLogin
 
 # gRPC itself would take a port over 65535 for another one.
 Address = Annotated[str, AfterValidator(host_and_port)]
 
 
-class RouterSettings(MetricsSettings, BaseSettings):
+class RouterSettings(RedisLogin, MetricsSettings, BaseSettings):
     """Settings of the router in front of two model workers.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
@@ -26,17 +27,7 @@ class RouterSettings(MetricsSettings, BaseSettings):
 
     slm: Annotated[Address, Field(description="HOST:PORT of the SLM's worker.")] = SLM_ADDRESS
     llm: Annotated[Address, Field(description="HOST:PORT of the LLM's worker.")] = LLM_ADDRESS
-    redis: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://", description="URL of Redis.")] = (
-        "redis://127.0.0.1:6379/0"
-    )
-    redis_ca: Annotated[
-        str, Field(description="File of the authorities that a rediss:// must come from; empty: the system's.")
-    ] = ""
-    redis_cert: Annotated[str, Field(description="File of the certificate that Redis is shown; empty: none.")] = ""
-    redis_key: Annotated[str, Field(description="File of that certificate's key.")] = ""
-    redis_password_file: Annotated[
-        str, Field(description="File with the password of --redis; new connections read it again when it changes.")
-    ] = ""
+    redis: Annotated[str, Field(pattern=URL_PATTERN, description="URL of Redis.")] = "redis://127.0.0.1:6379/0"
     listen: Annotated[Address, Field(description="HOST:PORT to serve on.")] = ROUTER_ADDRESS
     keys: Annotated[
         str,

@@ -26,7 +26,7 @@ from rstitch.service.keys import Key
 
 if TYPE_CHECKING:
     from router_svc.access.quotas import Use
-    from router_svc.trajectory.redis_address import RedisAddress
+    from storage.redis_address import RedisAddress
 
 _T = TypeVar("_T")
 _REDIS_VARIABLES = ("CA", "CERT", "KEY", "PASSWORD_FILE")
@@ -170,7 +170,7 @@ def usage(
 
 async def _uses(redis: str, ttl_s: float, found: list[Key]) -> list[Use]:
     from router_svc.access.quotas import Quotas
-    from router_svc.trajectory.redis_link import RedisLink
+    from storage.redis_link import RedisLink
 
     quotas = Quotas(RedisLink(_address(redis), _PATIENCE_S), "", lease_s=0, ttl_s=ttl_s)
     try:
@@ -210,7 +210,7 @@ async def _change_in_redis(url: str, edit: Callable[[Keys], _T]) -> _T:
 
 def _address(url: str) -> RedisAddress:
     """What lets the router in lets this in: the variables of its flags --redis-ca and so on."""
-    from router_svc.trajectory.redis_address import RedisAddress
+    from storage.redis_address import RedisAddress
 
     return RedisAddress(url, *(os.environ.get(f"RSTITCH_REDIS_{name}", "") for name in _REDIS_VARIABLES))
 

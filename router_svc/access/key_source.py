@@ -6,8 +6,8 @@ from pathlib import Path
 
 from router_svc.access.cached_keys import CachedKeys
 from router_svc.access.key_store import KeyStore
-from router_svc.trajectory.redis_address import RedisAddress
 from rstitch.service.key_file import KeyFile
+from storage.redis_address import RedisAddress
 
 OFF, REDIS = "off", "redis"
 

@@ -10,9 +10,9 @@ from typing import TypeVar
 import structlog
 
 from router_svc.trajectory import keys
-from router_svc.trajectory.redis_address import RedisAddress
-from router_svc.trajectory.redis_link import RedisLink
 from rstitch.service.keys import Key, from_json, to_json
+from storage.redis_address import RedisAddress
+from storage.redis_link import RedisLink
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")

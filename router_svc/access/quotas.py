@@ -23,11 +23,11 @@ import structlog
 from router_svc.access.account import Account, Admission
 from router_svc.access.refusals import quota_exceeded
 from router_svc.trajectory import keys
-from router_svc.trajectory.redis_link import RedisLink
 from rstitch.errors import Refused, RstitchError
 from rstitch.service import semconv
 from rstitch.service.caller import Caller, Limits, caller
 from rstitch.service.metrics import NO_METRICS, Metrics
+from storage.redis_link import RedisLink
 
 _log = structlog.get_logger(__name__)
 _WINDOW_MS = 60_000

@@ -21,10 +21,10 @@ from google.protobuf import json_format
 from router_svc.answers.request import Question
 from router_svc.api.validation import parse_question
 from router_svc.trajectory import keys
-from router_svc.trajectory.redis_address import RedisAddress
-from router_svc.trajectory.redis_link import RedisLink
 from rstitch.errors import RstitchError, invalid
 from rstitch.v1 import router_pb2
+from storage.redis_address import RedisAddress
+from storage.redis_link import RedisLink
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_DESCRIPTION = 2000

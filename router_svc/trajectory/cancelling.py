@@ -6,8 +6,8 @@ import time
 from importlib import resources
 
 from router_svc.trajectory import keys
-from router_svc.trajectory.redis_link import RedisLink
 from router_svc.trajectory.types import Ended, State
+from storage.redis_link import RedisLink
 
 
 class Cancelling:

@@ -12,8 +12,8 @@ from importlib import resources
 from typing import Any
 
 from router_svc.trajectory import keys
-from router_svc.trajectory.redis_address import RedisAddress
-from router_svc.trajectory.redis_link import RedisLink
+from storage.redis_address import RedisAddress
+from storage.redis_link import RedisLink
 
 
 @dataclass(frozen=True, slots=True)

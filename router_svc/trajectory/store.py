@@ -32,14 +32,14 @@ from router_svc.trajectory.append_metrics import AppendMetrics
 from router_svc.trajectory.cancelling import Cancelling
 from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
 from router_svc.trajectory.group_commit import GroupCommit
-from router_svc.trajectory.redis_address import RedisAddress
-from router_svc.trajectory.redis_link import RedisLink, script_error
 from router_svc.trajectory.session_names import id_in, session_name, tenant_in
 from router_svc.trajectory.tailing import Entries, Tailing, decoded
 from router_svc.trajectory.types import Chunk, FinishReason, Header, Label, State, Trajectory
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
 from rstitch.service.metrics import NO_METRICS, Metrics
+from storage.redis_address import RedisAddress
+from storage.redis_link import RedisLink, script_error
 
 _log = structlog.get_logger(__name__)
 # Where a page of the listing ended: when the last trajectory on it changed, in Unix ms, and its session id.

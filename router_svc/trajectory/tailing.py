@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from router_svc.trajectory import keys
 from router_svc.trajectory.answer_record import decode_chunk, decode_header
-from router_svc.trajectory.redis_link import RedisLink
 from router_svc.trajectory.session_names import id_in
 from router_svc.trajectory.types import Chunk, Header
+from storage.redis_link import RedisLink
 
 # Entries of a stream with their ids, as Redis gives them.
 Entries = list[tuple[bytes, dict[bytes, bytes]]]

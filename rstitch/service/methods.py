@@ -53,6 +53,7 @@ METHODS: Mapping[str, Rule] = {
     "/rstitch.v1.RouterService/DeleteHead": _for(Scope.ADMIN, changes=True),
     # Whether it is ready, what can be asked for. Addresses, folders and reasons are for `admin` (see GetStatus).
     "/rstitch.v1.RouterService/GetStatus": Rule(),
+    "/rstitch.v1.RouterService/DrainWorker": _for(Scope.ADMIN, changes=True),
     # A worker's sessions are the router's working memory: nothing of them outlives it, so they are no change to audit.
     "/rstitch.v1.WorkerService/Step": _for(Scope.WORKER),
     "/rstitch.v1.WorkerService/Decode": _for(Scope.WORKER),
@@ -60,6 +61,7 @@ METHODS: Mapping[str, Rule] = {
     "/rstitch.v1.WorkerService/ForkSession": _for(Scope.WORKER),
     "/rstitch.v1.WorkerService/CloseSession": _for(Scope.WORKER),
     "/rstitch.v1.WorkerService/PutHead": _for(Scope.WORKER, changes=True),
+    "/rstitch.v1.WorkerService/Drain": _for(Scope.WORKER, changes=True),
     "/rstitch.v1.WorkerService/GetInfo": _for(Scope.WORKER),
     "/rstitch.v1.WorkerService/GetTokenizer": _for(Scope.WORKER),
     # Liveness, for whoever starts and restarts the process; it says one word.

@@ -814,7 +814,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., address: _Optional[str] = ..., ready: bool = ..., detail: _Optional[str] = ..., model: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., num_parameters: _Optional[int] = ..., context_length: _Optional[int] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("ready", "detail", "workers", "policies", "default_tau", "num_running", "version", "guard", "heads", "vocabularies")
+    __slots__ = ("ready", "detail", "workers", "policies", "default_tau", "num_running", "version", "guard", "heads", "vocabularies", "members")
     READY_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
@@ -825,6 +825,7 @@ class GetStatusResponse(_message.Message):
     GUARD_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
     VOCABULARIES_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     ready: bool
     detail: str
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
@@ -835,7 +836,54 @@ class GetStatusResponse(_message.Message):
     guard: GuardStatus
     heads: _containers.RepeatedCompositeFieldContainer[HeadStatus]
     vocabularies: str
-    def __init__(self, ready: bool = ..., detail: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., policies: _Optional[_Iterable[str]] = ..., default_tau: _Optional[float] = ..., num_running: _Optional[int] = ..., version: _Optional[str] = ..., guard: _Optional[_Union[GuardStatus, _Mapping]] = ..., heads: _Optional[_Iterable[_Union[HeadStatus, _Mapping]]] = ..., vocabularies: _Optional[str] = ...) -> None: ...
+    members: _containers.RepeatedCompositeFieldContainer[WorkerMember]
+    def __init__(self, ready: bool = ..., detail: _Optional[str] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., policies: _Optional[_Iterable[str]] = ..., default_tau: _Optional[float] = ..., num_running: _Optional[int] = ..., version: _Optional[str] = ..., guard: _Optional[_Union[GuardStatus, _Mapping]] = ..., heads: _Optional[_Iterable[_Union[HeadStatus, _Mapping]]] = ..., vocabularies: _Optional[str] = ..., members: _Optional[_Iterable[_Union[WorkerMember, _Mapping]]] = ...) -> None: ...
+
+class WorkerMember(_message.Message):
+    __slots__ = ("id", "role", "address", "ready", "draining", "detail", "num_running", "num_sessions", "num_free_pages", "num_pages", "fingerprint", "num_cards")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    NUM_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_FREE_PAGES_FIELD_NUMBER: _ClassVar[int]
+    NUM_PAGES_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    NUM_CARDS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    role: _common_pb2.Model
+    address: str
+    ready: bool
+    draining: bool
+    detail: str
+    num_running: int
+    num_sessions: int
+    num_free_pages: int
+    num_pages: int
+    fingerprint: str
+    num_cards: int
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[_Union[_common_pb2.Model, str]] = ..., address: _Optional[str] = ..., ready: bool = ..., draining: bool = ..., detail: _Optional[str] = ..., num_running: _Optional[int] = ..., num_sessions: _Optional[int] = ..., num_free_pages: _Optional[int] = ..., num_pages: _Optional[int] = ..., fingerprint: _Optional[str] = ..., num_cards: _Optional[int] = ...) -> None: ...
+
+class DrainWorkerRequest(_message.Message):
+    __slots__ = ("worker_id", "undo")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    undo: bool
+    def __init__(self, worker_id: _Optional[str] = ..., undo: bool = ...) -> None: ...
+
+class DrainWorkerResponse(_message.Message):
+    __slots__ = ("num_running", "num_streams", "is_empty")
+    NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    NUM_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    IS_EMPTY_FIELD_NUMBER: _ClassVar[int]
+    num_running: int
+    num_streams: int
+    is_empty: bool
+    def __init__(self, num_running: _Optional[int] = ..., num_streams: _Optional[int] = ..., is_empty: bool = ...) -> None: ...
 
 class GuardStatus(_message.Message):
     __slots__ = ("llm_only", "reason", "routed_us", "llm_only_us", "num_routed", "num_llm_only", "default_guard")

@@ -124,6 +124,11 @@ class RouterServiceStub(object):
                 request_serializer=rstitch_dot_v1_dot_router__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_router__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.DrainWorker = channel.unary_stream(
+                '/rstitch.v1.RouterService/DrainWorker',
+                request_serializer=rstitch_dot_v1_dot_router__pb2.DrainWorkerRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_router__pb2.DrainWorkerResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer(object):
@@ -253,6 +258,14 @@ class RouterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainWorker(self, request, context):
+        """Lets a worker of the fleet run empty: no new sessions, and running ones end or move at their next switch. Tells how far
+        it is, until it is empty. Only for keys with the scope admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -335,6 +348,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=rstitch_dot_v1_dot_router__pb2.GetStatusRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_router__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'DrainWorker': grpc.unary_stream_rpc_method_handler(
+                    servicer.DrainWorker,
+                    request_deserializer=rstitch_dot_v1_dot_router__pb2.DrainWorkerRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_router__pb2.DrainWorkerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -779,6 +797,33 @@ class RouterService(object):
             '/rstitch.v1.RouterService/GetStatus',
             rstitch_dot_v1_dot_router__pb2.GetStatusRequest.SerializeToString,
             rstitch_dot_v1_dot_router__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rstitch.v1.RouterService/DrainWorker',
+            rstitch_dot_v1_dot_router__pb2.DrainWorkerRequest.SerializeToString,
+            rstitch_dot_v1_dot_router__pb2.DrainWorkerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -308,12 +308,26 @@ class CloseSessionResponse(_message.Message):
     held: int
     def __init__(self, held: _Optional[int] = ...) -> None: ...
 
+class DrainRequest(_message.Message):
+    __slots__ = ("undo",)
+    UNDO_FIELD_NUMBER: _ClassVar[int]
+    undo: bool
+    def __init__(self, undo: bool = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ("num_running", "num_streams")
+    NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    NUM_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    num_running: int
+    num_streams: int
+    def __init__(self, num_running: _Optional[int] = ..., num_streams: _Optional[int] = ...) -> None: ...
+
 class GetInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("role", "model", "tokenizer_fingerprint", "vocab_size", "stop_tokens", "context_length", "hidden_size", "dtype", "device", "capacity", "architecture", "num_parameters", "instance_id", "version", "step_costs", "counters", "path", "batch_invariant", "head_terms", "grammars")
+    __slots__ = ("role", "model", "tokenizer_fingerprint", "vocab_size", "stop_tokens", "context_length", "hidden_size", "dtype", "device", "capacity", "architecture", "num_parameters", "instance_id", "version", "step_costs", "counters", "path", "batch_invariant", "head_terms", "grammars", "weights_fingerprint", "worker_id", "draining", "num_cards")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -334,6 +348,10 @@ class GetInfoResponse(_message.Message):
     BATCH_INVARIANT_FIELD_NUMBER: _ClassVar[int]
     HEAD_TERMS_FIELD_NUMBER: _ClassVar[int]
     GRAMMARS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    NUM_CARDS_FIELD_NUMBER: _ClassVar[int]
     role: _common_pb2.Model
     model: str
     tokenizer_fingerprint: str
@@ -354,7 +372,11 @@ class GetInfoResponse(_message.Message):
     batch_invariant: bool
     head_terms: bool
     grammars: bool
-    def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., model: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., context_length: _Optional[int] = ..., hidden_size: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., architecture: _Optional[str] = ..., num_parameters: _Optional[int] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ..., step_costs: _Optional[_Iterable[_Union[StepCost, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., path: _Optional[str] = ..., batch_invariant: bool = ..., head_terms: bool = ..., grammars: bool = ...) -> None: ...
+    weights_fingerprint: str
+    worker_id: str
+    draining: bool
+    num_cards: int
+    def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., model: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., context_length: _Optional[int] = ..., hidden_size: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., architecture: _Optional[str] = ..., num_parameters: _Optional[int] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ..., step_costs: _Optional[_Iterable[_Union[StepCost, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., path: _Optional[str] = ..., batch_invariant: bool = ..., head_terms: bool = ..., grammars: bool = ..., weights_fingerprint: _Optional[str] = ..., worker_id: _Optional[str] = ..., draining: bool = ..., num_cards: _Optional[int] = ...) -> None: ...
 
 class StepCost(_message.Message):
     __slots__ = ("num_rows", "num_tokens_per_row", "step_us")

@@ -74,6 +74,11 @@ class WorkerServiceStub(object):
                 request_serializer=rstitch_dot_v1_dot_worker__pb2.PutHeadRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_worker__pb2.PutHeadResponse.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/rstitch.v1.WorkerService/Drain',
+                request_serializer=rstitch_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+                _registered_method=True)
         self.GetInfo = channel.unary_unary(
                 '/rstitch.v1.WorkerService/GetInfo',
                 request_serializer=rstitch_dot_v1_dot_worker__pb2.GetInfoRequest.SerializeToString,
@@ -144,6 +149,14 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """From now on no new session is to come, or again so: told in GetInfo and to the fleet. What is here goes on. Repeatable,
+        and so the way to ask how much is left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInfo(self, request, context):
         """What model this is and how much room it has.
         """
@@ -190,6 +203,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.PutHead,
                     request_deserializer=rstitch_dot_v1_dot_worker__pb2.PutHeadRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_worker__pb2.PutHeadResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=rstitch_dot_v1_dot_worker__pb2.DrainRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
             ),
             'GetInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInfo,
@@ -374,6 +392,33 @@ class WorkerService(object):
             '/rstitch.v1.WorkerService/PutHead',
             rstitch_dot_v1_dot_worker__pb2.PutHeadRequest.SerializeToString,
             rstitch_dot_v1_dot_worker__pb2.PutHeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rstitch.v1.WorkerService/Drain',
+            rstitch_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
+            rstitch_dot_v1_dot_worker__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,6 @@ def test_images_are_made_of_what_is_there() -> None:
     assert {"slm_worker", "llm_worker"} <= set(services)
     assert set(services) <= copied["worker"] | copied["router"] | copied["gateway"]
     # What each service imports of ours.
-    assert {"slm_worker", "llm_worker", "model_worker", "rstitch"} <= copied["worker"]
-    assert {"router_svc", "rstitch"} <= copied["router"]
+    assert {"slm_worker", "llm_worker", "model_worker", "fleet", "storage", "rstitch"} <= copied["worker"]
+    assert {"router_svc", "fleet", "storage", "rstitch"} <= copied["router"]
     assert {"gateway", "rstitch"} == copied["gateway"] & {"gateway", "rstitch", "router_svc", "model_worker"}

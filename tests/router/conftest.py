@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
-from router_svc.trajectory.redis_address import RedisAddress
 from router_svc.trajectory.store import TrajectoryStore
+from storage.redis_address import RedisAddress
 from tests.support.redis_process import RedisProcess
 from tests.support.toy_stack import Stack
 

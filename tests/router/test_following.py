@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 import pytest
 
-from router_svc.trajectory.redis_link import unavailable
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.tailing import Tailing
 from rstitch.v1 import router_pb2
+from storage.redis_link import unavailable
 from tests.support.asking import Answer, Reading, ask_for, check_kept, refused, take, threshold, until
 from tests.support.endless import FINISHED, at_once, endless, expected, glued, resume
 from tests.support.toy_stack import Stack

@@ -12,7 +12,6 @@ from redis.asyncio import Redis
 
 from router_svc.trajectory import keys
 from router_svc.trajectory.errors import Behind, Fenced
-from router_svc.trajectory.redis_address import RedisAddress, without_password
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.trajectory.types import (
     FinishReason,
@@ -23,6 +22,7 @@ from router_svc.trajectory.types import (
 )
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
+from storage.redis_address import RedisAddress, without_password
 from tests.support.asking import until
 from tests.support.flaky_proxy import FlakyProxy
 from tests.support.trajectories import PROMPT, begun, chunk

@@ -18,10 +18,10 @@ from redis.asyncio import Redis
 from evals.algorithm.reference import Answer, stitch
 from router_svc.trajectory import keys
 from router_svc.trajectory.head_store import Found, HeadStore
-from router_svc.trajectory.redis_address import RedisAddress
 from rstitch.client import AsyncClient, InvalidArgument, Learned, NotFound
 from rstitch.service.head import MAX_BYTES, Head
 from rstitch.v1 import router_pb2
+from storage.redis_address import RedisAddress
 from tests.support.asking import Reading, ask_for, refused, take, until
 from tests.support.heads import put, random_head
 from tests.support.naive import check, rule_of, told

@@ -14,12 +14,12 @@ from redis.asyncio import Redis
 from router_svc.access import changes
 from router_svc.access.cached_keys import CachedKeys
 from router_svc.access.key_store import KeyStore
-from router_svc.trajectory.redis_address import RedisAddress
 from rstitch.errors import RstitchError
 from rstitch.service import keys as keys_module
 from rstitch.service.caller import Limits, Scope
 from rstitch.service.key_file import KeyFile, load, save
 from rstitch.service.keys import Key, from_json, key_of, to_json
+from storage.redis_address import RedisAddress
 from tests.support.keys import Shown, bearer, make, put, refusal, write
 from tests.support.redis_process import RedisProcess
 from tests.support.toy_stack import Stack

@@ -15,13 +15,13 @@ from redis.exceptions import NoPermissionError
 
 from router_svc.access.key_store import KeyStore
 from router_svc.access.quotas import Quotas
-from router_svc.trajectory.redis_address import RedisAddress
-from router_svc.trajectory.redis_link import RedisLink
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import KeptProfile, Learned, Threshold
 from rstitch.credentials import Credentials
 from rstitch.errors import ResourceExhausted, RstitchError
 from rstitch.service.caller import Limits
+from storage.redis_address import RedisAddress
+from storage.redis_link import RedisLink
 from tests.support.certificates import Authority
 from tests.support.heads import random_head
 from tests.support.keys import make

@@ -20,12 +20,12 @@ from router_svc.answers.assembly import Assembly
 from router_svc.answers.kept import Kept
 from router_svc.policies.heads import Heads
 from router_svc.text.render_process import RenderProcess, TemplateRefused
-from router_svc.trajectory.redis_address import RedisAddress, without_password
 from rstitch.errors import RstitchError
 from rstitch.local.readiness import without_secrets
 from rstitch.service.metrics import setup_metrics
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import router_pb2
+from storage.redis_address import RedisAddress, without_password
 from tests.support.asking import ask_for, refused, take
 from tests.support.redis_process import RedisProcess
 from tests.support.toy_stack import Stack

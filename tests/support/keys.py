@@ -12,11 +12,11 @@ import grpc
 
 from router_svc.access import changes
 from router_svc.access.key_store import KeyStore
-from router_svc.trajectory.redis_address import RedisAddress
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.service.caller import Limits, Scope
 from rstitch.service.key_file import save
 from rstitch.service.keys import Key
+from storage.redis_address import RedisAddress
 
 
 @dataclass(frozen=True)

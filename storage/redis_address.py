@@ -15,10 +15,10 @@ from redis.asyncio import ConnectionPool, SSLConnection
 from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
 
-from router_svc.settings import RouterSettings
 from rstitch.certificates import CertificateFiles
 from rstitch.errors import RstitchError, invalid
 from rstitch.secret import Secret
+from storage.settings import RedisLogin
 
 _log = structlog.get_logger(__name__)
 _FLAGS = {"tls_ca": "--redis-ca", "tls_cert": "--redis-cert", "tls_key": "--redis-key"}
@@ -36,10 +36,9 @@ class RedisAddress:
     password_file: str = ""
 
     @classmethod
-    def of(cls, settings: RouterSettings) -> RedisAddress:
-        """Reads the flags of the router."""
-        files = (settings.redis_ca, settings.redis_cert, settings.redis_key, settings.redis_password_file)
-        return cls(settings.redis, *files)
+    def of(cls, url: str, login: RedisLogin) -> RedisAddress:
+        """The Redis at `url`, reached as a service's flags say."""
+        return cls(url, login.redis_ca, login.redis_cert, login.redis_key, login.redis_password_file)
 
     @property
     def shown(self) -> str:

@@ -23,9 +23,9 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from router_svc.trajectory.redis_address import RedisAddress
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
+from storage.redis_address import RedisAddress
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")

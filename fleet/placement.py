@@ -1,0 +1,49 @@
+"""Where a session is placed: a function of who is there. It knows no Redis, no wire and no time.
+
+Fewest sessions bound, then most free pages, then rendezvous hashing: routers that see the same then decide alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# A session leaves a worker that lives only if that has more than FACTOR x + SLACK times the sessions of the least: what
+# is moved is computed again.
+_FACTOR, _SLACK = 2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worker that lives and takes sessions."""
+
+    id: str
+    num_bound: int
+    num_free_pages: int
+
+
+def place(session: str, candidates: Iterable[Candidate]) -> Candidate | None:
+    """Whom a session is bound to that is bound to nobody; None where there is nobody."""
+    best: list[Candidate] = []
+    least: tuple[int, int] | None = None
+    for candidate in candidates:
+        rank = candidate.num_bound, -candidate.num_free_pages
+        if least is None or rank < least:
+            best, least = [candidate], rank
+        elif rank == least:
+            best.append(candidate)
+    if len(best) < 2:
+        return best[0] if best else None
+    return max(best, key=lambda candidate: (_weight(session, candidate.id), candidate.id))
+
+
+def is_overloaded(current: Candidate, candidates: Iterable[Candidate]) -> bool:
+    """Whether a conversation does better to leave its worker at its next turn, though what that holds is lost to it."""
+    least = min((candidate.num_bound for candidate in candidates), default=current.num_bound)
+    return current.num_bound > _FACTOR * least + _SLACK
+
+
+def _weight(session: str, worker_id: str) -> bytes:
+    """The rendezvous weight of a worker for a session (Thaler and Ravishankar, 1998): the largest one has it."""
+    return hashlib.blake2b(f"{session}\0{worker_id}".encode(), digest_size=8).digest()

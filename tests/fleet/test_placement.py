@@ -1,0 +1,47 @@
+"""Where sessions are placed: few each, the same by every router, and none moved without need."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fleet.placement import Candidate, is_overloaded, place
+
+_THREE = [Candidate(f"slm-{index}", 0, 100) for index in range(3)]
+
+
+def test_fewest_bound_go_first_then_most_free_pages() -> None:
+    busy, full, free = Candidate("a", 2, 100), Candidate("b", 1, 5), Candidate("c", 1, 6)
+    assert place("s", [busy, full, free]) is free
+    assert place("s", [busy, full]) is full
+    assert place("s", []) is None
+
+
+def test_ties_are_broken_alike_in_any_order_and_spread() -> None:
+    chosen = [place(f"session-{number}", _THREE) for number in range(300)]
+    assert chosen == [place(f"session-{number}", reversed(_THREE)) for number in range(300)]
+    counts = [chosen.count(candidate) for candidate in _THREE]
+    assert min(counts) > 60
+
+
+def test_of_a_tie_only_the_sessions_of_one_that_is_gone_go_elsewhere() -> None:
+    for number in range(100):
+        before, after = place(f"s{number}", _THREE), place(f"s{number}", _THREE[:2])
+        assert after == before or before == _THREE[2]
+
+
+def test_sessions_placed_one_after_another_are_spread_evenly() -> None:
+    workers = {candidate.id: candidate for candidate in _THREE}
+    for number in range(100):
+        chosen = place(f"s{number}", workers.values())
+        assert chosen is not None
+        workers[chosen.id] = replace(chosen, num_bound=chosen.num_bound + 1)
+    counts = [candidate.num_bound for candidate in workers.values()]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_conversation_leaves_only_a_worker_that_has_far_more() -> None:
+    least = Candidate("b", 3, 100)
+    assert not is_overloaded(Candidate("a", 10, 0), [least])
+    assert is_overloaded(Candidate("a", 11, 0), [least])
+    assert not is_overloaded(least, [least])
+    assert not is_overloaded(Candidate("a", 4, 0), [Candidate("new", 0, 100)])
