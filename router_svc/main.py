@@ -13,12 +13,14 @@ import structlog
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from fleet.registry import Registry
 from router_svc.access.cached_keys import CachedKeys
 from router_svc.access.key_source import key_source
 from router_svc.access.quotas import Quotas
 from router_svc.answers.sessions import Sessions
 from router_svc.api.profiles import Profiles
 from router_svc.api.service import RouterService
+from router_svc.observers.fleet_metrics import FleetMetrics
 from router_svc.observers.observer import Observers
 from router_svc.policies.heads import Heads
 from router_svc.policies.stored_heads import StoredHeads
@@ -27,9 +29,8 @@ from router_svc.trajectory.head_store import HeadStore
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
-from router_svc.workers.client import DecodeStream, OpenStream, WorkerClient
-from router_svc.workers.connection import Connection
-from router_svc.workers.pair import WorkerPair
+from router_svc.workers.client import DecodeStream, OpenStream
+from router_svc.workers.making import make_fleet
 from router_svc.workers.runs import WorkerInfo
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
@@ -92,20 +93,20 @@ class Router:
             has_client_ca=False,  # a certificate names no tenant
             insecure=settings.insecure,
         )
-        slm, llm = (
-            WorkerClient(model, Connection(address, credentials, observers.telemetry), stream)
-            for model, address in zip(Model, (settings.slm, settings.llm), strict=True)
-        )
-        self.pair = WorkerPair(slm, llm)
+        credentials.files().read()  # later there are only logs to say what is wrong with them
         patience_s, metrics = settings.redis_patience_s, observers.metrics
+        self._registry_link = RedisLink(redis, 0)
+        self.fleet = make_fleet(
+            settings, Registry(self._registry_link, settings.fleet), credentials, observers.telemetry, stream
+        )
         self.store = TrajectoryStore(redis, ttl_s=settings.ttl_s, patience_s=patience_s, metrics=metrics)
         self.lease = Lease(self.store, settings.lease_s)
         self.heads = self._make_heads(redis)
         times = {"lease_s": settings.lease_s, "ttl_s": settings.ttl_s}
         self.quotas = Quotas(RedisLink(redis, patience_s), self.lease.router_id, **times, metrics=metrics)
-        self.sessions = Sessions(settings, self.pair, self.store, self.lease, self.heads, observers, self.quotas)
+        self.sessions = Sessions(settings, self.fleet, self.store, self.lease, self.heads, observers, self.quotas)
         self.profiles = Profiles(redis, settings.redis_patience_s, settings.tau)
-        self.service = RouterService(settings, self.pair, self.sessions, self.lease, self.profiles, self.heads)
+        self.service = RouterService(settings, self.fleet, self.sessions, self.lease, self.profiles, self.heads)
         access = AccessInterceptor(self.keys, audited=settings.audit) if self.keys is not None else None
         self.server = Server(
             settings.listen,
@@ -123,6 +124,7 @@ class Router:
 
     def _measure(self, metrics: Metrics) -> None:
         """Adds what is known of this router whether it writes answers or not."""
+        FleetMetrics(metrics, self.fleet)
         settings, gauge = self._settings, metrics.gauge_of
         what = "Whether the router takes questions, as its health says: 1 or 0."
         gauge(semconv.METRIC_READY, "{router}", what, lambda: [(int(self.server.is_serving), {})])
@@ -131,7 +133,7 @@ class Router:
             semconv.METRIC_CONNECTED,
             "{worker}",
             what,
-            lambda: [(int(self.pair.status(model)[0]), {semconv.RSTITCH_MODEL: model.label}) for model in Model],
+            lambda: [(int(self.fleet.status(model)[0]), {semconv.RSTITCH_MODEL: model.label}) for model in Model],
         )
         gauge(semconv.METRIC_TAU, "{entropy}", "tau where a request names none.", lambda: [(settings.tau, {})])
         files = ("tls_cert", "tls_client_ca", "worker_tls_cert", "worker_tls_ca", "redis_cert", "redis_ca")
@@ -139,7 +141,7 @@ class Router:
 
     def _make_heads(self, redis: RedisAddress) -> StoredHeads:
         def slm() -> WorkerInfo | None:
-            return self.pair.info(Model.SLM)
+            return self.fleet.info(Model.SLM)
 
         settings = self._settings
         files = Heads(settings.heads, slm, settings.heads_from_hub)
@@ -153,7 +155,7 @@ class Router:
     async def attend(self) -> None:
         """Waits for Redis and the workers, then keeps health and lease as they should be until it is cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.pair.monitor())
+            group.create_task(self.fleet.monitor())
             # Workers are waited for meanwhile; what follows needs Redis.
             await self._wait_for_redis()
             if isinstance(self.keys, CachedKeys):
@@ -181,20 +183,21 @@ class Router:
     async def _tell_health(self) -> None:
         """Says SERVING while the pair is sound. An answer waits itself for a worker that is away for a while."""
         while True:
-            await self.pair.wait_ready()
+            await self.fleet.wait_ready()
             await self.server.set_serving(True)
             if not self.ready.is_set():
                 host = self._settings.listen.rpartition(":")[0]
                 _log.info("ready", address=f"{host}:{self.port}", slm=self._settings.slm, llm=self._settings.llm)
                 self.ready.set()
-            while self.pair.ready:
-                await self.pair.wait_change()
+            while self.fleet.ready:
+                await self.fleet.wait_change()
             await self.server.set_serving(False)
-            _log.error("not ready", detail=self.pair.detail)
+            _log.error("not ready", detail=self.fleet.detail)
 
     async def close(self) -> None:
         """Closes the connections to workers and Redis; nothing may be running any more."""
-        await self.pair.close()
+        await self.fleet.close()
+        await self._registry_link.close()
         await self.profiles.close()
         await self.heads.close()
         await self.quotas.close()

@@ -8,16 +8,17 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
 from rstitch.credentials import Credentials
-from rstitch.limits import LLM_ADDRESS, ROUTER_ADDRESS, SLM_ADDRESS, host_and_port
+from rstitch.limits import ROUTER_ADDRESS, host_and_port, workers_place
 from rstitch.service.scraping import MetricsSettings
 from storage.settings import URL_PATTERN, RedisLogin
 
 # gRPC itself would take a port over 65535 for another one.
 Address = Annotated[str, AfterValidator(host_and_port)]
+Workers = Annotated[str, AfterValidator(workers_place)]
 
 
 class RouterSettings(RedisLogin, MetricsSettings, BaseSettings):
-    """Settings of the router in front of two model workers.
+    """Settings of the router in front of the workers of two models.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
     """
@@ -25,8 +26,21 @@ class RouterSettings(RedisLogin, MetricsSettings, BaseSettings):
     # No implicit flags: a switch is written `--guard on`, so that each flag has a value as its variable has.
     model_config = SettingsConfigDict(env_prefix="RSTITCH_", cli_kebab_case=True, extra="ignore", frozen=True)
 
-    slm: Annotated[Address, Field(description="HOST:PORT of the SLM's worker.")] = SLM_ADDRESS
-    llm: Annotated[Address, Field(description="HOST:PORT of the LLM's worker.")] = LLM_ADDRESS
+    slm: Annotated[
+        Workers,
+        Field(
+            description="The SLM's workers: HOST:PORT[,HOST:PORT...], dns:///NAME:PORT for all addresses of a name, "
+            "or empty: those that announce themselves in --redis."
+        ),
+    ] = ""
+    llm: Annotated[Workers, Field(description="The LLM's workers, likewise.")] = ""
+    fleet: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9._-]{1,64}$",
+            description="Of those that announce themselves, whose --fleet is this: several fleets may share a Redis.",
+        ),
+    ] = "default"
     redis: Annotated[str, Field(pattern=URL_PATTERN, description="URL of Redis.")] = "redis://127.0.0.1:6379/0"
     listen: Annotated[Address, Field(description="HOST:PORT to serve on.")] = ROUTER_ADDRESS
     keys: Annotated[

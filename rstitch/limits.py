@@ -38,6 +38,8 @@ GATEWAY_PORT = 8000
 GATEWAY_ADDRESS = f"127.0.0.1:{GATEWAY_PORT}"
 SLM_ADDRESS = "127.0.0.1:50051"
 LLM_ADDRESS = "127.0.0.1:50052"
+# What the place of workers begins with that are behind a name.
+DNS_PREFIX = "dns:///"
 
 
 def host_and_port(value: str) -> str:
@@ -50,6 +52,29 @@ def host_and_port(value: str) -> str:
     if not valid:
         raise ValueError("it should be HOST:PORT with a port of at most 65535")
     return value
+
+
+def workers_place(value: str) -> str:
+    """Gives `value` back if it says where workers are: HOST:PORT[,HOST:PORT...], dns:///NAME:PORT, or nothing.
+
+    Raises: ValueError saying how to write it.
+    """
+    if not value.strip():
+        return ""
+    how = "it should be HOST:PORT[,HOST:PORT...], dns:///NAME:PORT, or empty for those that announce themselves"
+    addresses = [each.strip() for each in value.split(",")]
+    if value.startswith(DNS_PREFIX):
+        addresses = [value.removeprefix(DNS_PREFIX)]
+    elif "://" in value:
+        raise ValueError(f"{how}; {value.partition('://')[0]}:// is none of these")
+    for address in addresses:
+        try:
+            host_and_port(address)
+        except ValueError as error:
+            raise ValueError(f"{how}; of {address!r}: {error}") from None
+    if twice := next((each for each in addresses if addresses.count(each) > 1), ""):
+        raise ValueError(f"it names {twice} twice")
+    return ",".join(addresses) if not value.startswith(DNS_PREFIX) else value
 
 
 def is_loopback(listen: str) -> bool:

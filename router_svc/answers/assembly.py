@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from router_svc.access.account import Admission
 from router_svc.answers.events import context_of
@@ -28,7 +29,8 @@ from router_svc.trajectory.store import Owned, TrajectoryStore
 from router_svc.trajectory.types import Chunk, Model
 from router_svc.trajectory.usage import Usage
 from router_svc.workers.accounting import Accounting
-from router_svc.workers.pair import WorkerPair
+from router_svc.workers.bound import BoundSession
+from router_svc.workers.fleet import Fleet
 from router_svc.workers.runs import Grammar, SessionKey
 from router_svc.workers.session import BackgroundWork, Manner, WorkerSession
 from rstitch.service.head import Head
@@ -43,6 +45,7 @@ class ClaimedAnswer:
     chunks: list[Chunk]  # the trajectory so far, the new prompt included
     session: SessionTokens  # the same as the models read it
     owned: Owned
+    bound: BoundSession
     resumes: bool  # the workers presumably hold all of it; else what was there before the prompt
     usage: Usage
     trace: GenerationTrace
@@ -58,6 +61,7 @@ class Writing:
     loop: Decoding | Speculation
     journal: Journal
     workers: dict[Model, WorkerSession]
+    bound: BoundSession
     accounting: Accounting
     trace: GenerationTrace
     admission: Admission
@@ -65,10 +69,10 @@ class Writing:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """Assembles answers over one pair of workers and one store; `clock` is monotonic, in s."""
+    """Assembles answers over one fleet of workers and one store; `clock` is monotonic, in s."""
 
     settings: RouterSettings
-    pair: WorkerPair
+    fleet: Fleet
     store: TrajectoryStore
     background: BackgroundWork
     clock: Callable[[], float]
@@ -92,13 +96,15 @@ class Assembly:
         for chunk in written:
             endings.read(chunk.tokens, chunk.source.model)
         answer = Answer(settings, session, claimed.chunks, endings, journal, trace, accounting)
+        bound = claimed.bound
+        bound.begin(partial(self.store.rebinding.bind, claimed.name, claimed.owned.owner, claimed.owned.epoch))
         # Each reads its view of the session, which the answer alone makes grow.
         workers = {
             model: WorkerSession(
-                self.pair.client(model),
+                bound.client(model),
                 SessionKey(claimed.name, settings.cache_salt),
                 view,
-                len(view.tokens) if claimed.resumes else view.num_kept_before,
+                (len(view.tokens) if claimed.resumes else view.num_kept_before) if bound.holds(model) else 0,
                 self._manner(model, claimed.prepared, session, endings),
                 accounting,
                 self.background,
@@ -106,7 +112,7 @@ class Assembly:
             for model, view in session.views.items()
         }
         patience_s = (self.settings.worker_patience_s, self.settings.capacity_patience_s)
-        recovery = Recovery(self.pair, vocabularies, *patience_s)
+        recovery = Recovery(self.fleet, bound, vocabularies, *patience_s)
         follower = Follower(answer, workers, recovery, trace, accounting)
         rules, has_exited = claimed.prepared.exit_rules, claimed.usage.exit_position > 0
         exits = Exits(rules, session, settings.start, has_exited) if rules is not None else None
@@ -116,9 +122,9 @@ class Assembly:
             loop = Speculation(settings, answer, follower, trials, trace, accounting)
         else:
             loop = Decoding(answer, follower, trials, accounting, self._head_asked_here(claimed.prepared))
-        trace.describe(claimed.name, claimed.owned.epoch, settings, self.pair.names())
+        trace.describe(claimed.name, claimed.owned.epoch, settings, self.fleet.names())
         claimed.admission.begin(claimed.usage, 0 if claimed.resumes else len(claimed.chunks[-1].tokens))
-        return Writing(claimed.name, log, loop, journal, workers, accounting, trace, claimed.admission)
+        return Writing(claimed.name, log, loop, journal, workers, bound, accounting, trace, claimed.admission)
 
     def _manner(self, model: Model, prepared: Prepared, session: SessionTokens, endings: Endings) -> Manner:
         """How all runs of the answer on a worker are."""
@@ -156,5 +162,5 @@ class Assembly:
             return None
         if not policy.in_worker:
             return prepared.head.head
-        self.pair.client(Model.SLM).keep_head(prepared.head.full_name, prepared.head.head.data)
+        self.fleet.keep_head(Model.SLM, prepared.head.full_name, prepared.head.head.data)
         return None

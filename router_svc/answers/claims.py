@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from router_svc.trajectory.binding import Binding
 from router_svc.trajectory.errors import Behind, Fenced
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
 from router_svc.trajectory.types import Chunk, Header, State
@@ -39,15 +40,25 @@ class Claims:
         self._unsure: list[_Unsure] = []
 
     async def claim(
-        self, before: Header | None, name: str, settings: str, usage: Usage, chunks: Sequence[Chunk]
+        self,
+        before: Header | None,
+        name: str,
+        settings: str,
+        usage: Usage,
+        chunks: Sequence[Chunk],
+        binding: Binding,
     ) -> Owned | OwnedElsewhere | None:
         """Claims a session as `TrajectoryStore.claim` does."""
         try:
-            return await self._store.claim(before, name, self._router_id, settings, usage, chunks)
+            return await self._store.claim(before, name, self._router_id, settings, usage, chunks, binding)
         except RstitchError as error:
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 self._unsure.append(self._if_done(before, name, usage, chunks))
             raise
+
+    def is_written_elsewhere(self, header: Header | None) -> bool:
+        """Whether another router wrote there when the header was read, or died while it did."""
+        return header is not None and header.state is State.RUNNING and header.owner != self._router_id
 
     async def tidy(self, is_busy: Callable[[str], bool]) -> None:
         """Gives back what was claimed and is not used, once the store can be reached; what is busy, a later time."""

@@ -25,6 +25,8 @@ from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model, State
+from router_svc.workers.bound import BoundSession
+from router_svc.workers.client import WorkerClient
 from rstitch.errors import RstitchError
 from rstitch.service.metrics import Metrics
 from rstitch.service.telemetry import Telemetry
@@ -96,19 +98,23 @@ class Observing:
     async def _along(
         self, asked: str | GivenAnswer, tau: float, observation: Observation
     ) -> AsyncGenerator[Observed, None]:
-        vocabularies = self._preparation.pair.vocabularies
+        vocabularies = self._preparation.fleet.vocabularies
         if isinstance(asked, GivenAnswer):
             course = await self._given(asked, vocabularies)
         else:
             course = await self._kept(asked, vocabularies)
         settings = self._preparation.settings
         patience_s = (settings.worker_patience_s, settings.capacity_patience_s)
-        recovery = Recovery(self._preparation.pair, vocabularies, *patience_s)
+        fleet, name = self._preparation.fleet, asked if isinstance(asked, str) else ""
+        # It is led along by any worker: none has the session, and the least loaded has the time.
+        bound = BoundSession.bind(fleet, name, None, begins=True, models=(Model.SLM,))
+        recovery = Recovery(fleet, bound, vocabularies, *patience_s)
         at = course.start
         observation.begins_at(at)
         while at < len(course.tokens):
             try:
-                async with aclosing(self._led(course, at, tau, vocabularies)) as told:
+                led = self._led(recovery.client(Model.SLM), course, at, tau, vocabularies)
+                async with aclosing(led) as told:
                     async for consultations, num in told:
                         recovery.progress()
                         at += num
@@ -118,10 +124,10 @@ class Observing:
                 await _wait_after(error, recovery)
 
     async def _led(
-        self, course: Course, at: int, tau: float, vocabularies: Vocabularies
+        self, client: WorkerClient, course: Course, at: int, tau: float, vocabularies: Vocabularies
     ) -> AsyncGenerator[tuple[list[Consultation], int], None]:
         """One call of the worker, from a position of the course to its end. Raises RstitchError."""
-        client, end = self._preparation.pair.client(Model.SLM), len(course.tokens)
+        end = len(course.tokens)
         masked, salt = vocabularies.matching.masked[Model.SLM], course.cache_salt
         call = client.observe(course.tokens, at, above=tau, masked_tokens=masked, cache_salt=salt)
         async with aclosing(call) as told:
@@ -160,7 +166,7 @@ class Observing:
         return course
 
     def _context_length(self) -> int:
-        return self._preparation.pair.context_lengths()[Model.SLM]
+        return self._preparation.fleet.context_lengths()[Model.SLM]
 
     def _check_fits(self, course: Course, field: str, remedy: str) -> None:
         num, most = len(course.tokens), self._context_length()

@@ -31,7 +31,7 @@ from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.consultations import num_bytes
 from router_svc.trajectory.session_names import salt_of
 from router_svc.trajectory.types import Chunk, Model, Sampling, Trajectory
-from router_svc.workers.pair import WorkerPair
+from router_svc.workers.fleet import Fleet
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_CONSULTATION_BYTES
 from rstitch.service.head_features import LOOKING_BACK, num_numbers
@@ -58,7 +58,7 @@ class Preparation:
     """
 
     settings: RouterSettings
-    pair: WorkerPair
+    fleet: Fleet
     heads: StoredHeads
     load_price: Callable[[], float]
     apart: Apart = field(default_factory=Apart)
@@ -73,7 +73,7 @@ class Preparation:
         facts = head.head.facts
         price = self.load_price() if policy.price_by_load else policy.price
         # A worker that is too old for terms would ask the head without them: then it is asked here.
-        slm = self.pair.info(Model.SLM)
+        slm = self.fleet.info(Model.SLM)
         knows_terms = slm is None or slm.head_terms
         return replace(
             policy,
@@ -89,7 +89,7 @@ class Preparation:
         """Makes the prompt of each model."""
         if before is not None:
             check_same(AnswerSettings.from_json(before.header.settings), vocabularies)
-        own, most = self.settings.prompt == "own", self.pair.context_lengths()
+        own, most = self.settings.prompt == "own", self.fleet.context_lengths()
         if isinstance(question.input, Tokens):
             check_size(len(question.input.ids), most)
 
@@ -118,12 +118,12 @@ class Preparation:
         check_bias(question.sampling, vocabularies)
         marks = ("", "")
         if question.json_schema:
-            check_pair(vocabularies, map(self.pair.info, Model))
+            check_pair(vocabularies, map(self.fleet.info, Model))
             default_end = self.settings.early_exit_thinking_end
             marks = thinking_marks(vocabularies.tokenizer(Model.LLM), prompt.tokens, default_end)
         rules = await self._exit_rules(question.early_exit, vocabularies)
         wanted, default = question.max_new_tokens, self.settings.max_new_tokens
-        context_lengths = self.pair.context_lengths()
+        context_lengths = self.fleet.context_lengths()
         settings = AnswerSettings(
             policy=question.policy,
             sampling=question.sampling,
@@ -157,7 +157,7 @@ class Preparation:
         rules = await self._exit_rules(settings.early_exit, vocabularies)
         kept = _num_kept(settings.keep_consultations, head)
         settings = replace(settings, policy=policy, keep_consultations=kept)
-        return Prepared(settings, vocabularies, self.pair.context_lengths(), head, rules)
+        return Prepared(settings, vocabularies, self.fleet.context_lengths(), head, rules)
 
     async def _exit_rules(
         self, asked: EarlyExit | None, vocabularies: Vocabularies

@@ -49,6 +49,7 @@ class RunningAnswer:
     ) -> None:
         self.name = writing.name
         self.trace = writing.trace
+        self.bound = writing.bound
         self.log = log = writing.log
         self._writing = writing
         self._journal = writing.journal
@@ -131,6 +132,7 @@ class RunningAnswer:
 
     async def _leave_workers(self) -> None:
         await asyncio.gather(*(worker.close() for worker in self._writing.workers.values()))
+        await self.bound.settle()
 
     async def release(self) -> bool:
         """Stores what is left and marks the trajectory as interrupted; False if that is worth another try later."""

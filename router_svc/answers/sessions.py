@@ -37,9 +37,10 @@ from router_svc.trajectory.errors import Fenced, deleted
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.session_names import session_name
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory.types import Chunk, Ended, Finished, Header, Source, State, entropies_of
+from router_svc.trajectory.types import Chunk, Ended, Finished, Source, State, entropies_of
 from router_svc.trajectory.usage import Usage
-from router_svc.workers.pair import WorkerPair
+from router_svc.workers.bound import BoundSession
+from router_svc.workers.fleet import Fleet
 from router_svc.workers.run_ahead import RunAheadGate
 from router_svc.workers.session import BackgroundWork
 from rstitch.errors import RstitchError
@@ -51,7 +52,7 @@ class Sessions:
     def __init__(
         self,
         settings: RouterSettings,
-        pair: WorkerPair,
+        fleet: Fleet,
         store: TrajectoryStore,
         lease: Lease,
         heads: StoredHeads,
@@ -59,20 +60,20 @@ class Sessions:
         quotas: Quotas,
     ) -> None:
         self._settings = settings
-        self._pair = pair
+        self._fleet = fleet
         self._store = store
         self._lease = lease
         self._quotas = quotas
         self._tracing = Tracing(observers.telemetry, settings.trace_names == "exact", settings.trace_group)
         self.clock = observers.clock
-        self.observer = AnswerObserver(pair, settings.guard, observers.clock, observers.metrics)
+        self.observer = AnswerObserver(fleet, settings.guard, observers.clock, observers.metrics)
         gate = RunAheadGate(
             settings.run_ahead, settings.run_ahead_tokens, settings.run_ahead_max_running, lambda: self.num_running
         )
-        self.preparation = Preparation(settings, pair, heads, lambda: self.observer.price(self._load))
+        self.preparation = Preparation(settings, fleet, heads, lambda: self.observer.price(self._load))
         seen_by = (observers.telemetry, observers.metrics)
         self.observing = Observing(self.preparation, store, quotas, self._check_open, *seen_by)
-        self._assembly = Assembly(settings, pair, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
+        self._assembly = Assembly(settings, fleet, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}  # by name
         self.kept = Kept(store)
         self._claims = Claims(store, lease.router_id)
@@ -147,7 +148,7 @@ class Sessions:
                     trajectory = await self.kept.trajectory(name)
                     check_within(asked, trajectory.header.length)
                     self._check_open()  # it took its time
-                    return self._following.begin(name, trajectory, self._pair.vocabularies)
+                    return self._following.begin(name, trajectory, self._fleet.vocabularies)
 
     async def cancel(self, name: str) -> Ended:
         """Ends the answer that is being written, here or on another router, and returns once nobody writes it."""
@@ -171,10 +172,10 @@ class Sessions:
             if running is not None:
                 running.interrupt(deleted(name))
                 await asyncio.wait({running.task})
-            if not await self._store.delete(name):
+            if (binding := await self._store.delete(name)) is None:
                 raise refusals.unknown_session(name)
             # Below the lock: a question that begins the session anew must not lose its run to this.
-            await self._pair.forget(name)
+            await self._fleet.forget(name, binding)
 
     async def tidy(self) -> None:
         """Tells a store that can be reached of answers that were interrupted while it could not.
@@ -207,14 +208,10 @@ class Sessions:
     def _check_open(self) -> None:
         if self._draining:
             raise refusals.router_draining()
-        self._pair.check_ready()
+        self._fleet.check_ready()
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
-
-    def _is_written_elsewhere(self, header: Header) -> bool:
-        """Whether another router wrote there when the header was read, or died while it did."""
-        return header.state is State.RUNNING and header.owner != self._lease.router_id
 
     async def _try_begin(
         self,
@@ -231,10 +228,11 @@ class Sessions:
         before = None if is_new else await self._store.trajectory(name)
         read_s = self.clock() - asked
         # Whatever changes meanwhile, another router wrote: that one is not gone, and refuses a question, too.
-        must_be_as_read = question.only_if_new or (before is not None and self._is_written_elsewhere(before.header))
-        vocabularies = self._pair.vocabularies  # once: a worker may come back as another model meanwhile
+        header = before.header if before else None
+        must_be_as_read = question.only_if_new or self._claims.is_written_elsewhere(header)
+        vocabularies = self._fleet.vocabularies  # once: a worker may come back as another model meanwhile
         prompt = await self.preparation.prompt(question, vocabularies, before)
-        length = before.header.length if before else 0
+        length = header.length if header else 0
         start = length + len(prompt.tokens)
         prepared = await self.preparation.prepare(
             question, vocabularies, prompt, start, head, guard_reason, trace.traceparent
@@ -244,14 +242,15 @@ class Sessions:
         chunks = [*(before.chunks if before else ()), chunk]
         session = await read_session(chunks, vocabularies)
         asked = self.clock()
-        header = before.header if before else None
-        claim = partial(self._claims.claim, header, name, prepared.settings.to_json(), usage, [chunk])
+        bound = BoundSession.bind(self._fleet, name, header, begins=True)
+        wanted = (header, name, prepared.settings.to_json(), usage, [chunk], bound.binding)
+        claim = partial(self._claims.claim, *wanted)
         owned = await own(
             name, claim, refusals.taken(name, only_if_new=question.only_if_new), must_be_as_read=must_be_as_read
         )
         if owned is None:
             return None
-        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, False, usage, trace, admission)
+        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, bound, False, usage, trace, admission)
         return self._start(claimed, started, read_s + self.clock() - asked)
 
     async def _log_here(self, name: str, asked: Reattach) -> AnswerLog | None:
@@ -278,9 +277,9 @@ class Sessions:
         header = trajectory.header
         check_within(asked, header.length)
         # Before anything is taken or made for it: who only reads another router's answer needs none of that.
-        if self._is_written_elsewhere(header) and (left_ms := await self._store.tailing.lease_ms(header.owner)):
+        if self._claims.is_written_elsewhere(header) and (left_ms := await self._store.tailing.lease_ms(header.owner)):
             return OwnedElsewhere(left_ms)
-        settings, vocabularies = AnswerSettings.from_json(header.settings), self._pair.vocabularies
+        settings, vocabularies = AnswerSettings.from_json(header.settings), self._fleet.vocabularies
         if header.state is State.FINISHED:
             return kept_answer(trajectory, vocabularies)
         await admission.enter(resumes=True)
@@ -289,11 +288,12 @@ class Sessions:
         session = await read_session(chunks, vocabularies)
         # Counted on: what the router before spent belongs to the same answer.
         usage = header.usage.copy()
-        owned = await self._claims.claim(header, name, header.settings, usage, [])
+        bound = BoundSession.bind(self._fleet, name, header, begins=False)
+        owned = await self._claims.claim(header, name, header.settings, usage, [], bound.binding)
         if not isinstance(owned, Owned):
             return owned
         trace = self._tracing.begin(settings.traceparent)
-        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, True, usage, trace, admission)
+        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, bound, True, usage, trace, admission)
         return self._start(claimed, started, self.clock() - since)
 
     def _start(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> AnswerLog:
@@ -304,7 +304,7 @@ class Sessions:
         bounded = claimed.prepared.exit_rules is not None or settings.budget != NO_BUDGET
         is_usual = not bounded and not settings.policy.explores
         whole = is_usual and writing.log.length == settings.start
-        self.observer.answer_began(claimed.name, settings.policy, whole, writing.log.chunks)
+        self.observer.answer_began(claimed.name, settings.policy, whole, claimed.bound, writing.log.chunks)
         writing.log.on_shown = partial(self.observer.answer_grew, claimed.name)
         self._running[claimed.name] = running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
         if self._draining:  # since it was asked for
@@ -313,6 +313,7 @@ class Sessions:
 
     def _ended(self, running: RunningAnswer, outcome: Finished | RstitchError, stale: bool) -> None:
         del self._running[running.name]
-        self.observer.answer_ended(running.name, running.log.settings, outcome, running.trace.context)
+        log = running.log
+        self.observer.answer_ended(running.name, log.settings, outcome, running.bound, running.trace.context)
         if stale:
             self._stale.append(running)

@@ -32,8 +32,8 @@ async def tokenize(preparation: Preparation, asked: Text | Chat, model: Model, n
 
     `num_bytes` says about how long the text is.
     """
-    preparation.pair.check_ready()
-    vocabularies, most = preparation.pair.vocabularies, preparation.pair.context_lengths()
+    preparation.fleet.check_ready()
+    vocabularies, most = preparation.fleet.vocabularies, preparation.fleet.context_lengths()
 
     def make() -> Tokenized:
         if preparation.settings.special_tokens_in_text == "refuse":
@@ -46,9 +46,9 @@ async def tokenize(preparation: Preparation, asked: Text | Chat, model: Model, n
 
 async def detokenize(preparation: Preparation, ids: array[int], model: Model) -> str:
     """Returns the text of a model's ids, special tokens spelled out. Raises RstitchError."""
-    preparation.pair.check_ready()
-    vocabularies = preparation.pair.vocabularies
-    check_size(len(ids), {model: preparation.pair.context_lengths()[model]})
+    preparation.fleet.check_ready()
+    vocabularies = preparation.fleet.vocabularies
+    check_size(len(ids), {model: preparation.fleet.context_lengths()[model]})
     vocabularies.check_ids("tokens", ids, model)
     tokenizer = vocabularies.tokenizer(model)
     return await preparation.apart.make_aside(lambda: tokenizer.spelled(ids), _BYTES_OF_ID * len(ids))

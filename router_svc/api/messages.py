@@ -26,6 +26,7 @@ from router_svc.text.answer_text import AnswerText
 from router_svc.text.tokenizer import Tokenizer
 from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.types import Chunk, Finished, Header, Model, PromptNotes, Source, SwitchReason, joined
+from router_svc.workers.member import Member
 from rstitch.v1 import common_pb2, router_pb2
 
 
@@ -255,10 +256,29 @@ def _encode_timestamp(unix_ms: int) -> timestamp_pb2.Timestamp:
     return made
 
 
+def encode_member(member: Member, ready: bool, detail: str, num_sessions: int) -> router_pb2.WorkerMember:
+    """A worker of the fleet, with what it waits for or why it is refused."""
+    return router_pb2.WorkerMember(
+        id=member.id,
+        role=encode_model(member.model),
+        address=member.address,
+        ready=ready,
+        draining=member.draining,
+        detail=detail,
+        num_running=member.num_running,
+        num_sessions=num_sessions,
+        num_free_pages=member.num_free_pages,
+        num_pages=member.num_pages,
+        fingerprint=member.fingerprint,
+        num_cards=member.num_cards,
+    )
+
+
 def without_places(status: router_pb2.GetStatusResponse) -> router_pb2.GetStatusResponse:
     """Takes out of a status what tells an operator's network and folders: addresses, devices, models, reasons."""
     why = "a key with the scope admin is told why"
     status.detail = "" if status.ready else f"not ready; {why}"
+    del status.members[:]
     for worker in status.workers:
         for name in ("address", "detail", "model", "device"):
             worker.ClearField(name)

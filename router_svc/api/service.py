@@ -6,6 +6,7 @@ An answer belongs to its session and not to the call that asked for it: a call t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ from router_svc.settings import RouterSettings
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.session_names import session_name
 from router_svc.trajectory.types import Model, tokens_of
-from router_svc.workers.pair import WorkerPair
+from router_svc.workers.fleet import Fleet
+from router_svc.workers.member import Member
 from rstitch import __version__
 from rstitch.errors import RstitchError
 from rstitch.service.caller import Scope, caller
@@ -64,7 +66,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     """
 
     settings: RouterSettings
-    pair: WorkerPair
+    fleet: Fleet
     sessions: Sessions
     lease: Lease
     profiles: Profiles
@@ -85,7 +87,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             position = max(asked.resume_from, log.settings.start)
         else:
             if len(request.tokens.ids) > _MANY_IDS:  # not even copied if they cannot fit
-                check_size(len(request.tokens.ids), self.pair.context_lengths())
+                check_size(len(request.tokens.ids), self.fleet.context_lengths())
             question = await self.profiles.question(request, tenant)
             del request  # it may be megabytes
             log = await _run_to_end(self.sessions.begin(question, came), AnswerLog.was_left)
@@ -122,7 +124,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.GetTrajectoryRequest, context: Any
     ) -> router_pb2.GetTrajectoryResponse:
         trajectory = await self.sessions.kept.trajectory(_name(request.session_id))
-        vocabularies = self.pair.vocabularies
+        vocabularies = self.fleet.vocabularies
         is_same = is_kept_in(AnswerSettings.from_json(trajectory.header.settings), vocabularies)
         tokenizers = vocabularies.answer_tokenizers if is_same else None  # else these would read other words
         # Off the event loop: the text of a long session takes longer than the answers being written may wait.
@@ -219,8 +221,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def GetStatus(self, request: router_pb2.GetStatusRequest, context: Any) -> router_pb2.GetStatusResponse:
         """Says whether the router is ready, and why not. It answers at any time, also while nothing else does."""
         status = router_pb2.GetStatusResponse(
-            ready=self.pair.ready and not self.detail and not self.lease.trouble,
-            detail="; ".join(filter(None, (self.detail, self.lease.trouble, self.pair.detail))),
+            ready=self.fleet.ready and not self.detail and not self.lease.trouble,
+            detail="; ".join(filter(None, (self.detail, self.lease.trouble, self.fleet.detail))),
             workers=[self._worker(model) for model in Model],
             policies=[*KINDS, "profile"],
             default_tau=self.settings.tau,
@@ -228,16 +230,22 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             version=__version__,
             guard=messages.encode_guard(self.sessions.observer.guard_state(), self.sessions.observer.is_on),
             heads=messages.encode_heads(await self.heads.states()),
-            vocabularies=self.pair.told,
+            vocabularies=self.fleet.told,
+            members=[self._member(member) for member in self.fleet.members()],
         )
         return status if Scope.ADMIN in caller().scopes else messages.without_places(status)
 
+    def _member(self, member: Member) -> router_pb2.WorkerMember:
+        now = time.monotonic()
+        ready, detail = member.status(now)
+        return messages.encode_member(member, ready, detail, member.load.num_bound(now))
+
     def _worker(self, model: Model) -> router_pb2.WorkerStatus:
-        ready, detail = self.pair.status(model)
+        ready, detail = self.fleet.status(model)
         status = router_pb2.WorkerStatus(
-            role=messages.encode_model(model), address=self.pair.client(model).address, ready=ready, detail=detail
+            role=messages.encode_model(model), address=self.fleet.address(model), ready=ready, detail=detail
         )
-        info = self.pair.info(model)
+        info = self.fleet.info(model)
         if info is not None:
             for name in ("model", "device", "dtype", "num_parameters", "context_length"):
                 setattr(status, name, getattr(info, name))

@@ -44,9 +44,13 @@ class Follower:
         # A worker that came back may be another process with an empty cache, or another model.
         if worker.is_lost:
             await self.recovery.before(writer)
-            await worker.mark_found()
+            await self._go_on(writer)
+        elif self.recovery.bound.moved_away(writer):
+            await self._go_on(writer)
         run = await start(worker)
         self.trace.add_catch_up(run.num_sent)
+        if worker_id := self.recovery.bound.worker_id(writer):
+            self.trace.set_worker(worker_id)
         began = since = self.accounting.run_begins()
         try:
             while True:
@@ -67,7 +71,7 @@ class Follower:
             # What the run kept is part of the answer already, so the next round simply begins after it.
             worker.account_failure(run, error)
             await self.recovery.after(writer, error)
-            await worker.mark_found()
+            await self._go_on(writer)
             self.accounting.waited_for_model(writer, since)
             self.accounting.run_is_over()
             return None
@@ -82,7 +86,15 @@ class Follower:
     async def catch_up(self, model: Model) -> None:
         """Feeds the model that waits, in the background, so that a switch costs a decode step and not a prefill."""
         if self.answer.policy.may_still_write(model, self.answer.history):
-            await self.workers[model].catch_up(self.answer.traceparent)
+            worker = self.workers[model]
+            if self.recovery.bound.moved_away(model, is_doubted=worker.is_lost):
+                await self._go_on(model)
+            await worker.catch_up(self.answer.traceparent)
+
+    async def _go_on(self, model: Model) -> None:
+        """The worker was looked at, or the session went to another one, which knows nothing of it."""
+        await self.workers[model].mark_found(self.recovery.client(model))
+        self.recovery.bound.close_left()
 
     def finish(self) -> None:
         """The answer is complete: both workers drop what is not part of it."""

@@ -1,4 +1,4 @@
-"""What to do when a run fails: correct, wait, or give up. It keeps every token; it starts no run itself."""
+"""What to do when a run fails: correct, wait, go elsewhere, give up. It keeps every token; it starts no run itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import structlog
 
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.types import Model
-from router_svc.workers.client import is_lost
-from router_svc.workers.pair import WorkerPair, worker_unavailable
+from router_svc.workers.bound import BoundSession
+from router_svc.workers.client import WorkerClient, is_lost
+from router_svc.workers.fleet import Fleet, worker_unavailable
+from router_svc.workers.member import Member
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 
@@ -31,19 +33,32 @@ class Recovery:
     """
 
     def __init__(
-        self, pair: WorkerPair, vocabularies: Vocabularies, worker_patience_s: float, capacity_patience_s: float
+        self,
+        fleet: Fleet,
+        bound: BoundSession,
+        vocabularies: Vocabularies,
+        worker_patience_s: float,
+        capacity_patience_s: float,
     ) -> None:
-        self._pair = pair
+        self._fleet = fleet
+        self.bound = bound
         self._vocabularies = vocabularies  # that the answer is written in
         self._worker_patience_s = worker_patience_s
         self._lost = Backoff(first_s=0.05, max_s=1.0, patience_s=worker_patience_s)
         self._full = Backoff(first_s=0.05, max_s=1.0, patience_s=capacity_patience_s)
         self._num_corrections = 0
+        self._tried: set[Member] = set()  # workers that failed, or were full, since the last progress
 
     def progress(self) -> None:
         self._lost.reset()
         self._full.reset()
         self._num_corrections = 0
+        if self._tried:
+            self._tried.clear()
+
+    def client(self, model: Model) -> WorkerClient:
+        """The worker that the next run goes to."""
+        return self.bound.client(model)
 
     async def before(self, model: Model) -> None:
         """The worker was lost while nobody waited for it: it is looked at before anything is trusted to it.
@@ -62,12 +77,17 @@ class Recovery:
                 await self._put_head(model, error)
             return
         if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.reason != "MESSAGE_TOO_LARGE":
-            await self._pause(self._full, model, error)
+            if not self._went_elsewhere(model, "full", needs_room=True):
+                await self._pause(self._full, model, error)
             return
         if error.reason == "SESSION_BUSY":
             await self._pause(self._lost, model, error)
             return
         if is_lost(error):
+            # It answers when it is looked at, and fails all the same: another may not.
+            if self.bound.member(model) in self._tried and self._went_elsewhere(model, "lost"):
+                return
+            self._tried.add(self.bound.member(model))
             if not await self._paused(self._lost, model, error):
                 raise worker_unavailable(model)
             await self._wait_usable(model)
@@ -78,19 +98,24 @@ class Recovery:
         raise error
 
     async def _wait_usable(self, model: Model) -> None:
-        await self._pair.wait_usable(model, self._worker_patience_s, suspect=True)
+        await self.bound.find(model, self._worker_patience_s)
         self.check_vocabularies()
+
+    def _went_elsewhere(self, model: Model, reason: str, *, needs_room: bool = False) -> bool:
+        """Leaves a worker for one that was not tried since the last progress, if there is one."""
+        self._tried.add(self.bound.member(model))
+        return self.bound.move(model, reason, self._tried, needs_room=needs_room)
 
     def check_vocabularies(self) -> None:
         """Raises RstitchError (UNAVAILABLE) if a worker has come back as another model."""
-        if not self._pair.is_current(self._vocabularies):
+        if not self._fleet.is_current(self._vocabularies):
             what = "a worker came back with another vocabulary than the answer was begun in."
             remedy = "Serve the model that it was begun with, then re-attach with resume_from; or begin a new session."
             raise RstitchError(grpc.StatusCode.UNAVAILABLE, "TOKENIZER_CHANGED", what, remedy=remedy)
 
     async def _put_head(self, model: Model, error: RstitchError) -> None:
         try:
-            await self._pair.client(model).put_head(error.metadata["head"])
+            await self.client(model).put_head(error.metadata["head"])
         except RstitchError as failed:
             if failed.code is not grpc.StatusCode.DEADLINE_EXCEEDED:  # else it is busy: the next run says what it lacks
                 await self.after(model, failed)

@@ -20,7 +20,8 @@ from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.kinds import LlmOnly
 from router_svc.policies.policy import Policy
 from router_svc.trajectory.types import Chunk, Finished, Model
-from router_svc.workers.pair import WorkerPair
+from router_svc.workers.bound import BoundSession
+from router_svc.workers.fleet import Fleet
 from rstitch.errors import RstitchError
 from rstitch.service.metrics import NO_METRICS, Metrics
 from rstitch.service.telemetry import Telemetry
@@ -41,8 +42,8 @@ class AnswerObserver:
     `is_on` says whether the guard may step in where a question does not say.
     """
 
-    def __init__(self, pair: WorkerPair, is_on: bool, clock: Callable[[], float], metrics: Metrics) -> None:
-        self._pair = pair
+    def __init__(self, fleet: Fleet, is_on: bool, clock: Callable[[], float], metrics: Metrics) -> None:
+        self._fleet = fleet
         self.is_on = is_on
         self._clock = clock
         self._guard = Guard()
@@ -66,7 +67,7 @@ class AnswerObserver:
         # The LLM alone would spend a budget at once.
         if is_bounded or not (self.is_on if guard is None else guard) or not _is_routed(policy):
             return policy, ""
-        self._see(self._workers())
+        self._see()
         choice = self._guard.choose(load)
         self._chosen.add(session_id)
         chosen = LlmOnly() if choice.kind is Kind.LLM_ONLY else policy
@@ -78,14 +79,16 @@ class AnswerObserver:
         """A question's answer has begun, or never will."""
         self._chosen.discard(session_id)
 
-    def answer_began(self, session_id: str, policy: Policy, whole: bool, written: Sequence[Chunk] = ()) -> None:
+    def answer_began(
+        self, session_id: str, policy: Policy, whole: bool, bound: BoundSession, written: Sequence[Chunk] = ()
+    ) -> None:
         """Counts an answer that begins here, `whole` if from its first token on and with nothing that bounds it.
 
         What was `written` of it before is another router's, and counts where the answer ends.
         """
         self._load.enter(session_id, self._clock(), _kind(policy), chosen=session_id in self._chosen)
         if whole:
-            self._begun[session_id] = self._workers()
+            self._begun[session_id] = bound.instances()
         if self._metrics.enabled:
             self._stretches[session_id] = Stretches()
             self.answer_grew(session_id, written)
@@ -100,22 +103,22 @@ class AnswerObserver:
         session_id: str,
         settings: AnswerSettings,
         outcome: Finished | RstitchError,
+        bound: BoundSession,
         trace: Context | None = None,
     ) -> None:
         """Counts an answer that ended here and lets the guard learn from it.
 
-        Not from one that was broken off, began elsewhere, or waited while a worker restarted: what those took says
+        Not from one that was broken off, began elsewhere, or whose workers were restarted or left: what those took says
         nothing about routing. Nor from one by the SLM alone, which is neither of the two kinds that are compared.
         """
         beside = self._load.leave(session_id, self._clock())
-        workers = self._workers()
-        undisturbed = self._begun.pop(session_id, None) == workers
+        undisturbed = self._begun.pop(session_id, None) == bound.instances()
         self._metrics.ended(settings, outcome, self._stretches.pop(session_id, None), trace)
         kind = _kind(settings.policy)
         if not undisturbed or isinstance(outcome, RstitchError) or kind is None:
             return
         usage = outcome.usage
-        self._see(workers)
+        self._see()
         if kind is Kind.ROUTED:
             self._prices.observe(beside.load, usage)
         self._guard.observe(
@@ -132,21 +135,18 @@ class AnswerObserver:
 
     def guard_state(self) -> GuardState:
         """What the guard knows at the load that a new answer would make."""
-        self._see(self._workers())
+        self._see()
         return self._guard.state(self._load.num + 1)
 
     def price(self, load: int) -> float:
         """What a token of the LLM costs an answer that begins now, one of `load`, over what it costs one alone."""
-        self._see(self._workers())
+        self._see()
         return self._prices.price(load)
 
-    def _see(self, workers: tuple[str, ...]) -> None:
+    def _see(self) -> None:
         """What others cost says nothing of the workers that are there now."""
-        self._guard.set_pair(workers)
-        self._prices.set_pair(workers)
-
-    def _workers(self) -> tuple[str, ...]:
-        return tuple(info.instance_id if (info := self._pair.info(model)) else "" for model in Model)
+        self._guard.set_pair(self._fleet.identity)
+        self._prices.set_pair(self._fleet.identity)
 
 
 def _kind(policy: Policy) -> Kind | None:

@@ -237,6 +237,11 @@ class GenerationTrace:
         else:
             self._next_num_catch_up_tokens += num_tokens
 
+    def set_worker(self, worker_id: str) -> None:
+        """Says which of several workers a run went to."""
+        if (segment := self._next or self._segment) is not None:
+            segment.set_attribute(semconv.RSTITCH_SEGMENT_WORKER, worker_id)
+
     def add_kept(self, num_tokens: int, num_ahead_tokens: int) -> None:
         self._num_tokens += num_tokens
         self._num_ahead_tokens += num_ahead_tokens

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from router_svc.trajectory.binding import FIELDS, binding_of
 from router_svc.trajectory.consultations import pack_consultations, unpack_consultations
 from router_svc.trajectory.packing import pack, unpack
 from router_svc.trajectory.types import (
@@ -107,6 +108,7 @@ def decode_header(session_id: str, fields: dict[bytes, bytes]) -> Header:
         created_ms=int(fields[b"created"]),
         updated_ms=int(fields[b"updated"]),
         label=_decode_label(fields),
+        binding=binding_of([fields.get(name.encode()) for name in FIELDS]),
     )
 
 

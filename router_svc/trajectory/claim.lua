@@ -2,7 +2,8 @@
 -- Follows entries.lua.
 -- KEYS: trajectory hash, chunk stream, index of its tenant, own router key, tenant's index of those with a label.
 -- ARGV: 1 expected epoch ("0": must not exist), 2 expected length, 3 new length, 4 settings, 5 usage, 6 router id,
---       7 now ms, 8 ttl ms, 9 session id, 10 router key prefix, 11 expected state or "", 12... entries.
+--       7 now ms, 8 ttl ms, 9 session id, 10 router key prefix, 11 expected state or "", 12 and 13 the workers that hold
+--       the session, SLM's and LLM's, 14 how many such bindings there were, 15... entries.
 -- Returns {"OK", epoch}, {"CHANGED"} if it is not as expected, {"OWNED", ms of its owner's lease left} if it is being
 -- written by a router that lives.
 local header = redis.call("HMGET", KEYS[1], "epoch", "length", "state", "owner", "settings")
@@ -31,9 +32,10 @@ if not header[1] then
   redis.call("DEL", KEYS[2])
   redis.call("HSET", KEYS[1], "created", ARGV[7])
 end
-add_entries(KEYS[2], 12, #ARGV)
+add_entries(KEYS[2], 15, #ARGV)
 redis.call("HSET", KEYS[1], "epoch", epoch, "length", ARGV[3], "state", "running", "finish", "", "owner", ARGV[6],
-  "settings", ARGV[4], "usage", ARGV[5], "updated", ARGV[7])
+  "settings", ARGV[4], "usage", ARGV[5], "updated", ARGV[7], "slm_worker", ARGV[12], "llm_worker", ARGV[13],
+  "binding_epoch", ARGV[14])
 -- A label is of the answer before, which was finished, and so is a wish to cancel.
 redis.call("HDEL", KEYS[1], "label", "label_length", "cancelled")
 redis.call("ZREM", KEYS[5], ARGV[9])

@@ -1,12 +1,13 @@
 """Trajectories in Redis, which are the truth: what is not stored was not written. It knows neither models nor wire.
 
-A trajectory changes only through one of four Lua scripts. Redis runs nothing else while it runs a script, so that
+A trajectory changes only through one of five Lua scripts. Redis runs nothing else while it runs a script, so that
 between reading the header and writing the chunks nobody can come, and a reader finds both as they were at one moment.
 
     claim.lua    who writes from now on   expects all as it was read                   sets owner, epoch and RUNNING
     append.lua   what was written         expects its own epoch and its last length    adds chunks, sets length, state
     label.lua    whether it was right     expects a finished answer                    sets label, for that length
     cancel.lua   that it is to end        expects an answer that is being written      sets a mark, for that epoch
+    bind.lua     who holds the session    expects its own epoch                        sets the ids of two workers
 
 Epoch and length are the fence. The epoch shuts out a router that lost the session and does not know it yet: the
 claim by another has raised it. The length makes a call that comes twice, because the reply to the first was lost, do
@@ -29,9 +30,11 @@ from redis.exceptions import RedisError
 from router_svc.trajectory import keys
 from router_svc.trajectory.answer_record import decode_header, encode_chunks, encode_usage
 from router_svc.trajectory.append_metrics import AppendMetrics
+from router_svc.trajectory.binding import FIELDS, UNBOUND, Binding, binding_of
 from router_svc.trajectory.cancelling import Cancelling
 from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
 from router_svc.trajectory.group_commit import GroupCommit
+from router_svc.trajectory.rebinding import Rebinding
 from router_svc.trajectory.session_names import id_in, session_name, tenant_in
 from router_svc.trajectory.tailing import Entries, Tailing, decoded
 from router_svc.trajectory.types import Chunk, FinishReason, Header, Label, State, Trajectory
@@ -89,6 +92,7 @@ class TrajectoryStore:
         self._label = self._link.redis.register_script(_script("label.lua"))
         self.cancelling = Cancelling(self._link)
         self.tailing = Tailing(self._link)
+        self.rebinding = Rebinding(self._link)
 
     async def close(self) -> None:
         await self._append.close()
@@ -131,6 +135,7 @@ class TrajectoryStore:
         settings: str,
         usage: Usage,
         chunks: Sequence[Chunk],
+        binding: Binding = UNBOUND,
     ) -> Owned | OwnedElsewhere | None:
         """Makes `router_id` the owner and appends `chunks` (a prompt) in one step; the state is RUNNING then.
 
@@ -154,6 +159,7 @@ class TrajectoryStore:
                     id_in(name),
                     keys.ROUTER_PREFIX,
                     before.state.value if before else "",
+                    *binding.values,
                     *encode_chunks(chunks),
                 ],
             )
@@ -235,18 +241,20 @@ class TrajectoryStore:
                 return State(reply[1].decode())
         return None
 
-    async def delete(self, name: str) -> bool:
-        """Forgets a trajectory and says whether there was one. A router that writes it finds out at its next append."""
+    async def delete(self, name: str) -> Binding | None:
+        """Forgets a trajectory; its router finds out at its next append. Returns who has its session; None: nobody."""
 
-        async def drop() -> list[int]:
+        async def drop() -> list[Any]:
             async with self._link.redis.pipeline(transaction=True) as pipe:
+                pipe.hmget(keys.trajectory(name), FIELDS)
                 pipe.delete(keys.trajectory(name), keys.chunks(name))
                 for index in (keys.index(tenant_in(name)), keys.labelled(tenant_in(name))):
                     pipe.zrem(index, id_in(name))
-                counts: list[int] = await pipe.execute()
-                return counts
+                replies: list[Any] = await pipe.execute()
+                return replies
 
-        return any(await self._link.call(drop))
+        held, *counts = await self._link.call(drop)
+        return binding_of(held) if any(counts) else None
 
     async def page(
         self, num: int, before: Cursor | None, *, tenant: str = "", labelled: bool = False

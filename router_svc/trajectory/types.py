@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from router_svc.trajectory.binding import UNBOUND, Binding
 from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.details import cut_details, unknown_details
 from router_svc.trajectory.usage import Usage
@@ -299,6 +300,7 @@ class Header:
     created_ms: int  # Unix time
     updated_ms: int  # Unix time
     label: Label | None = None  # of the last answer
+    binding: Binding = UNBOUND  # the workers that hold the session
 
     @property
     def finished(self) -> Finished | None:

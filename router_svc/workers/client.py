@@ -1,4 +1,4 @@
-"""The two model workers as the router sees them; the edge where the messages of worker.proto stop.
+"""A model worker as the router sees it; the edge where the messages of worker.proto stop.
 
 It sends runs and hands back replies. It does not know who writes, nor what to do about an error.
 """
@@ -11,25 +11,25 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
+from weakref import WeakSet
 
 import grpc
 import structlog
 
-from router_svc.policies.early_exit import ExitStyle
 from router_svc.policies.policy import Handoff
 from router_svc.text.tokenizer import TokenizerFiles
 from router_svc.trajectory.consultations import Consultation
 from router_svc.trajectory.details import Alternatives
 from router_svc.trajectory.types import Model, Signal
 from router_svc.workers.connection import Connection
+from router_svc.workers.informing import files_of, info_of
+from router_svc.workers.kept_heads import KeptHeads
 from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd, RunFinish, WorkerInfo
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
 _log = structlog.get_logger(__name__)
-_MAX_HEADS = 64
 # Fields that the contract's messages have under the same names.
-_INFO_FIELDS = ("model", "vocab_size", "context_length", "dtype", "device", "num_parameters", "instance_id")
 _TIMING_FIELDS = (
     "queue_us",
     "forward_us",
@@ -77,6 +77,11 @@ class DecodeStream:
         self._runs.append(pending)
         self._outgoing.put_nowait(_decode_request(self._session_id, run))
         return pending
+
+    def lose(self, error: RstitchError) -> None:
+        """Ends it because the worker is known to be gone: its runs fail with `error`."""
+        self._unsent = error
+        self._call.cancel()
 
     async def close(self) -> None:
         """Stops the work at once; the session stays on the worker, evictable."""
@@ -127,13 +132,20 @@ OpenStream = Callable[[worker_pb2_grpc.WorkerServiceStub, str], DecodeStream]
 class WorkerClient:
     """The connection to the worker that should be `model`. Every method raises RstitchError; none retries."""
 
-    def __init__(self, model: Model, connection: Connection, stream: OpenStream = DecodeStream) -> None:
+    def __init__(
+        self,
+        model: Model,
+        connection: Connection,
+        stream: OpenStream = DecodeStream,
+        heads: KeptHeads | None = None,
+    ) -> None:
         self.model = model
         self.address = connection.address
+        self._streams: WeakSet[DecodeStream] = WeakSet()
         self._open_stream = stream
         self._connection = connection
         self._channel: Any = None  # that of the stub
-        self._heads: dict[str, bytes] = {}  # the one kept last at the end
+        self._heads = KeptHeads() if heads is None else heads
 
     @property
     def _stub(self) -> worker_pb2_grpc.WorkerServiceStub:
@@ -147,15 +159,15 @@ class WorkerClient:
             message = await self._stub.GetInfo(worker_pb2.GetInfoRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
-        return WorkerInfo(
-            role=_role(message.role),
-            fingerprint=message.tokenizer_fingerprint,
-            stop_tokens=frozenset(message.stop_tokens),
-            hidden_size=message.hidden_size,
-            head_terms=message.head_terms,
-            grammars=message.grammars,
-            **{name: getattr(message, name) for name in _INFO_FIELDS},
-        )
+        return info_of(message)
+
+    async def drain(self, *, undo: bool, timeout_s: float = 5.0) -> tuple[int, int]:
+        """Lets the worker take no new sessions, or again some. Returns how many runs and streams it has yet."""
+        try:
+            left = await self._stub.Drain(worker_pb2.DrainRequest(undo=undo), timeout=timeout_s)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+        return left.num_running, left.num_streams
 
     async def tokenizer(self, timeout_s: float = 60.0) -> TokenizerFiles:
         call = self._stub.GetTokenizer(worker_pb2.GetTokenizerRequest(), timeout=timeout_s)
@@ -163,20 +175,13 @@ class WorkerClient:
             messages = [message async for message in call]
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
-        # The first one says all but the rest of the data.
-        first = messages[0] if messages else worker_pb2.GetTokenizerResponse()
-        style = first.early_exit
-        return TokenizerFiles(
-            data=b"".join(message.data for message in messages),
-            chat_template=first.chat_template,
-            special_tokens=dict(first.special_tokens),
-            named_templates=dict(first.named_templates),
-            early_exit=ExitStyle(tuple(style.boundaries), style.prompt, style.end, style.thinking_end),
-        )
+        return files_of(messages or [worker_pb2.GetTokenizerResponse()])
 
     def open(self, session_id: str) -> DecodeStream:
         """A stream of runs for one session; a worker that is not there fails its first run."""
-        return self._open_stream(self._stub, session_id)
+        stream = self._open_stream(self._stub, session_id)
+        self._streams.add(stream)
+        return stream
 
     async def observe(
         self, tokens: array[int], start: int, *, above: float, masked_tokens: Sequence[int], cache_salt: str
@@ -198,15 +203,9 @@ class WorkerClient:
         finally:
             call.cancel()
 
-    def keep_head(self, name: str, data: bytes) -> None:
-        """Remembers a head that runs will name; the worker is sent it once it says that it does not know it."""
-        self._heads.pop(name, None)
-        self._heads[name] = data
-        if len(self._heads) > _MAX_HEADS:
-            del self._heads[next(iter(self._heads))]
-
     async def put_head(self, name: str, timeout_s: float = 5.0) -> None:
-        request = worker_pb2.PutHeadRequest(name=name, data=self._heads.get(name, b""))
+        """Sends a head that is kept, once the worker says that it does not know it."""
+        request = worker_pb2.PutHeadRequest(name=name, data=self._heads.get(name))
         try:
             await self._stub.PutHead(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
@@ -218,8 +217,15 @@ class WorkerClient:
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 
-    async def close(self) -> None:
-        await self._connection.close()
+    def lose(self) -> None:
+        """The worker is gone, and nothing that it may still say is to be heard."""
+        error = RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the worker is not in the fleet any more.")
+        for stream in list(self._streams):
+            stream.lose(error)
+
+    async def close(self, grace_s: float | None = None) -> None:
+        """Closes the connection; calls in flight are cancelled, after `grace_s` if that is given."""
+        await self._connection.close(grace_s)
 
 
 def _broken(what: str, error: Exception) -> RstitchError:
@@ -231,14 +237,6 @@ def _broken(what: str, error: Exception) -> RstitchError:
 def is_lost(error: RstitchError) -> bool:
     """Whether the worker went away, and not only refused."""
     return error.code is grpc.StatusCode.UNAVAILABLE or (error.reason == "TRANSPORT" and error.code in _TRANSPORT_CODES)
-
-
-def _role(number: int) -> Model | None:
-    try:
-        return Model(number) if number else None
-    except ValueError:
-        what = f"it says that its role is {number}, which is none"
-        raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "WRONG_ROLE", what) from None
 
 
 def _decode_request(session_id: str, run: Run) -> worker_pb2.DecodeRequest:

@@ -45,12 +45,13 @@ class Connection:
             leaving.add_done_callback(lambda task: self._leaving.pop(task, None))
         return self._channel
 
-    async def close(self) -> None:
-        """Closes all of it; calls in flight are cancelled."""
+    async def close(self, grace_s: float | None = None) -> None:
+        """Closes all of it; calls in flight are cancelled, those on the newest channel after `grace_s`."""
         leaving = dict(self._leaving)
         for task in leaving:
             task.cancel()
         if leaving:
             await asyncio.wait(leaving)
-        for channel in (*leaving.values(), self._channel):
+        for channel in leaving.values():
             await channel.close()
+        await self._channel.close(grace_s)

@@ -33,8 +33,18 @@ class SessionKey:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerRoom:
+    """How full a worker is. Pages that no session holds are free; idle sessions give theirs away when it must be."""
+
+    num_pages: int = 0
+    num_free_pages: int = 0
+    num_running: int = 0  # runs, waiting ones included
+    num_sessions: int = 0  # held, idle ones included
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker says of itself; sizes are in tokens."""
+    """What a worker says of itself; sizes are in tokens. Of one instance all but the last two stay as they are."""
 
     role: Model | None
     model: str
@@ -49,6 +59,11 @@ class WorkerInfo:
     hidden_size: int = 0
     head_terms: bool = False  # whether it asks heads on the terms of a run; one that is older would ignore them
     grammars: bool = False  # whether it holds runs to grammars; likewise
+    weights_fingerprint: str = ""  # "": of one that is older
+    worker_id: str = ""  # its name in the fleet
+    num_cards: int = 1
+    draining: bool = field(default=False, compare=False)
+    room: WorkerRoom = field(default_factory=WorkerRoom, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,11 +110,14 @@ class WorkerSession:
         """Whether the worker went away since `mark_found`; it may have come back as another."""
         return self._lost_stream or (self._stream is not None and self._stream.lost)
 
-    async def mark_found(self) -> None:
-        """Call it once the worker was looked at; a stream that was opened after its return stays."""
-        if self._stream is not None and self._stream.lost:
-            await self.close()
+    async def mark_found(self, worker: WorkerClient) -> None:
+        """The worker was looked at: a stream opened since it came back stays. Another one is fed everything."""
+        is_same = worker is self._worker
+        if not is_same or (self._stream is not None and self._stream.lost):
+            await self.close()  # nothing is heard any more of what went on there
         self._lost_stream = False
+        if not is_same:
+            self._worker, self._held, self._next_background, self._has_foreign_tokens = worker, 0, 0.0, False
 
     async def decode(self, spec: RunSpec) -> PendingRun:
         """Starts a run at the end of the tokens, or goes on with the one that ran ahead if it was right.

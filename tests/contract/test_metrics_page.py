@@ -87,7 +87,7 @@ def test_a_running_stack_has_the_labels_that_the_page_says_and_no_others(scraped
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         assert labels <= {name_of(label) for label in by_name[name].labels}, name
     # Those that a running stack has no reason to count.
-    rare = {"rstitch.quota_refusals", "rstitch.certificate.expiry", "rstitch.guard.looks"}
+    rare = {"rstitch.quota_refusals", "rstitch.certificate.expiry", "rstitch.guard.looks", "rstitch.fleet.moves"}
     rare |= {name for name in rows() if name.startswith("http.")}  # the gateway's: tests/gateway
     assert {name_of(name) for name in rows().keys() - rare} <= seen
 

@@ -179,12 +179,12 @@ async def test_an_answer_that_saw_a_worker_restart_says_nothing_of_costs(stack: 
     stub = await stack.stub(router)
     await ask(stub)
     assert (await status(stub)).num_routed == 1
-    before = router.pair.info(Model.SLM)
+    before = router.fleet.info(Model.SLM)
     llm_has_the_pen = asyncio.Event()
 
     async def pace() -> None:
         llm_has_the_pen.set()
-        await until(lambda: router.pair.info(Model.SLM) != before)
+        await until(lambda: router.fleet.info(Model.SLM) != before)
 
     stack.llm.pace = pace
     asked = asyncio.create_task(ask(stub))
@@ -202,10 +202,10 @@ async def test_figures_of_a_worker_before_its_restart_are_not_told(stack: Stack)
     stub = await stack.stub(router)
     await ask(stub)
     assert (await status(stub)).num_routed == 1
-    before = router.pair.info(Model.SLM)
+    before = router.fleet.info(Model.SLM)
     await stack.slm.stop()
     await stack.slm.start()
-    await until(lambda: router.pair.info(Model.SLM) != before)
+    await until(lambda: router.fleet.info(Model.SLM) != before)
     assert (await status(stub)).num_routed == 0
 
 

@@ -246,7 +246,7 @@ async def test_a_worker_that_is_away_is_waited_for(stack: Stack) -> None:
     impatient = await stack.router(ready=False, worker_patience_s=0.3)
     await stack.slm.start()
     assert await waiting == whole
-    await until(lambda: impatient.pair.ready)
+    await until(lambda: impatient.fleet.ready)
     stub = await stack.stub(impatient)
     await stack.slm.stop()
     error = await refused(stub.ObserveAnswer(_request(session_id=answer.session_id)))
@@ -367,7 +367,7 @@ async def test_a_worker_that_tells_of_other_positions_is_no_help(stack: Stack, m
         async def too_few(*args: Any, num: int = num, **kwargs: Any) -> AsyncIterator[tuple[list[Any], int]]:
             yield [], num
 
-        monkeypatch.setattr(router.pair.client(Model.SLM), "observe", too_few)
+        monkeypatch.setattr(router.fleet.client(Model.SLM), "observe", too_few)
         error = await refused(stub.ObserveAnswer(_request(session_id=answer.session_id)))
         assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "PROTOCOL")
 

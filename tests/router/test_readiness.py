@@ -165,15 +165,15 @@ async def test_a_role_that_nobody_knows_is_refused_and_the_watch_goes_on(stack: 
 async def test_a_restarted_worker_does_not_cost_the_tokenizer_again(stack: Stack) -> None:
     router = await stack.router()
     stub = await stack.stub(router)
-    before = router.pair.vocabularies
+    before = router.fleet.vocabularies
     await stack.slm.stop()
     await stack.slm.start()
     known = stack.slm.instance_id
 
     def seen() -> bool:
-        info = router.pair.info(Model.SLM)
+        info = router.fleet.info(Model.SLM)
         return info is not None and info.instance_id == known
 
     await until(seen)
-    assert router.pair.vocabularies is before
+    assert router.fleet.vocabularies is before
     assert (await take(stub, ask_for())).error is None

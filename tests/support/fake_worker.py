@@ -44,6 +44,11 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.max_message_tokens = 4
         self.errors: list[RstitchError] = []  # raised by the next runs that decode
         self.background_errors: list[RstitchError] = []  # raised by the next of them in the background
+        self.worker_id = ""  # its name in the fleet
+        self.weights_fingerprint = ""
+        self.draining = False
+        self.num_pages = 1000
+        self.num_free_pages = 1000
         self.head_terms = True  # False: as a worker that is too old for them
         self.max_reported = True  # False: likewise for a bound of what is reported
         self.num_reported = 0  # consultations
@@ -56,6 +61,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.sessions: dict[str, list[int]] = {}
         self.heads: dict[str, Head] = {}
         self.num_streams = 0
+        self.num_tokenizers = 0  # that were given away
         self.tls: ServerTls | None = None
         self.metadata: list[dict[str, str]] = []  # of each call that asks or decodes
         self.num_observing = 0
@@ -103,9 +109,23 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             instance_id=self.instance_id,
             hidden_size=1,
             head_terms=self.head_terms,
+            worker_id=self.worker_id,
+            weights_fingerprint=self.weights_fingerprint,
+            draining=self.draining,
+            capacity=worker_pb2.Capacity(
+                num_pages=self.num_pages,
+                num_free_pages=self.num_free_pages,
+                num_sessions=len(self.sessions),
+                num_runs=len(self.busy),
+            ),
         )
 
+    async def Drain(self, request: worker_pb2.DrainRequest, context: Any) -> worker_pb2.DrainResponse:
+        self.draining = not request.undo
+        return worker_pb2.DrainResponse(num_running=len(self.busy), num_streams=self.num_streams)
+
     async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[worker_pb2.GetTokenizerResponse]:
+        self.num_tokenizers += 1
         half = len(self.files.data) // 2
         yield worker_pb2.GetTokenizerResponse(
             data=self.files.data[:half],

@@ -21,18 +21,32 @@ from tests.support.toy import Scripted, ToyModel
 
 
 class Stack:
-    """Two toy workers and as many routers as a test wants."""
+    """Two toy workers, more of a role if a test wants them, and as many routers."""
 
     def __init__(self, redis_url: str) -> None:
         self.redis_url = redis_url
         self.slm = FakeWorker(1, ToyModel(seed=1))
         self.llm = FakeWorker(2, ToyModel(seed=2))
+        self.slms, self.llms = [self.slm], [self.llm]
         self._exits = AsyncExitStack()
+
+    async def grow(self, slms: int = 1, llms: int = 1) -> None:
+        """Starts further workers, that there are so many, as the first of their role is now; called slm-0, slm-1 ..."""
+        for role, name, workers, num in ((1, "slm", self.slms, slms), (2, "llm", self.llms, llms)):
+            first = workers[0]
+            while len(workers) < num:
+                worker = FakeWorker(role, first.model, seed=len(workers))
+                worker.delay_s, worker.evict_share, worker.files = first.delay_s, first.evict_share, first.files
+                worker.weights_fingerprint = first.weights_fingerprint
+                workers.append(worker)
+                await worker.start()
+            for index, worker in enumerate(workers):
+                worker.worker_id = f"{name}-{index}"
 
     def settings(self, **changes: Any) -> RouterSettings:
         values: dict[str, Any] = {
-            "slm": self.slm.address,
-            "llm": self.llm.address,
+            "slm": ",".join(worker.address for worker in self.slms),
+            "llm": ",".join(worker.address for worker in self.llms),
             "redis": self.redis_url,
             "listen": "127.0.0.1:0",
             "lease_s": 0.6,
@@ -83,8 +97,8 @@ class Stack:
 
     async def close(self) -> None:
         await self._exits.aclose()
-        await self.slm.stop()
-        await self.llm.stop()
+        for worker in (*self.slms, *self.llms):
+            await worker.stop()
 
 
 def script(stack: Stack, slm: Scripted, llm: Scripted) -> None:

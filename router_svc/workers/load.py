@@ -1,0 +1,41 @@
+"""How many sessions a worker has, as one router sees it: what the worker said last, and what was placed there since.
+
+It knows no clock: times are those of whoever calls, in s, and never run backwards.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+# A session that was placed so long ago is counted by the worker itself, or never came there.
+_ARRIVED_S = 3.0
+
+
+class Load:
+    """The sessions of one worker.
+
+    said 12 as of t1      placed   placed   placed      now: 12 + 3
+    ---------|---------------|--------|--------|---------|
+    """
+
+    def __init__(self) -> None:
+        self._num_said = 0
+        self._placed: deque[float] = deque()
+
+    def said(self, num_sessions: int, as_of: float) -> None:
+        """Takes what the worker said of itself, which counts all that was placed there before `as_of`."""
+        self._num_said = num_sessions
+        self._forget(as_of)
+
+    def place(self, now: float) -> None:
+        """A session is placed there."""
+        self._placed.append(now)
+
+    def num_bound(self, now: float) -> int:
+        """How many sessions it has by now."""
+        self._forget(now - _ARRIVED_S)
+        return self._num_said + len(self._placed)
+
+    def _forget(self, before: float) -> None:
+        while self._placed and self._placed[0] < before:
+            self._placed.popleft()
