@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 import torch
@@ -14,6 +14,7 @@ from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_choice import default_page_size
 from model_worker.engine.forward.loader import LoadedModel, load
 from model_worker.engine.forward.memory import (
+    CPU_BYTES,
     pages_that_fit,
     states_beside,
     states_that_fit,
@@ -22,8 +23,11 @@ from model_worker.engine.forward.memory import (
     window_share,
 )
 from model_worker.engine.measure import measure_steps
+from model_worker.engine.ranks.dividing import Division
+from model_worker.engine.ranks.engine import RankedEngine
+from model_worker.engine.ranks.group import Ranks
 from model_worker.engine.shared_layers.engine import SharedEngine
-from model_worker.engine.shared_layers.model import load_shared
+from model_worker.engine.shared_layers.model import SharedModel, load_shared
 from model_worker.engine.types import Limits, PrefixCache
 from model_worker.settings import WorkerSettings
 from model_worker.tokenizer import TokenizerFiles
@@ -33,16 +37,64 @@ _log = structlog.get_logger(__name__)
 _NOBODY_ELSE: AbstractContextManager[None] = nullcontext()
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What an engine is made of: a model in memory, and how much it may take of everything."""
+
+    loaded: LoadedModel
+    limits: Limits
+    shared: SharedModel | None  # where the first layers are the SLM
+
+
 def build(
-    settings: WorkerSettings, tokenizer: TokenizerFiles, alone: AbstractContextManager[None] = _NOBODY_ELSE
+    settings: WorkerSettings,
+    tokenizer: TokenizerFiles,
+    alone: AbstractContextManager[None] = _NOBODY_ELSE,
+    ranks: Ranks | None = None,
 ) -> tuple[LoadedModel, Engine]:
     """Loads the model and makes its engine, with its step costs measured. Raises UnsupportedModel.
 
     While it is in `alone`, nobody else uses the device: steps captured or measured beside another's would be slow, and
-    what they cost would be wrong for as long as the worker lives.
+    what they cost would be wrong for as long as the worker lives. With `ranks` this is rank 0, and the others `prepare`
+    meanwhile, then follow.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    made = prepare(settings, tokenizer, ranks)
+    loaded, limits = made.loaded, made.limits
+    if limits.compile == "on" and made.shared is None:
+        _log.info("compiling steps unless that was done before: a minute, for large models several")
+    with alone:
+        engine = _engine(made, ranks)
+        sizes = {"page_size": limits.page_size, "num_pages": limits.num_pages, "prefix_cache": limits.prefix_cache}
+        sizes |= {"window_pages": limits.num_window_pages} if limits.num_window_pages else {}
+        sizes |= {"num_states": limits.num_states} if loaded.states else {}
+        _log.info("engine made", steps=engine.path, **sizes, **engine.captured)
+        engine.costs = measure_steps(engine, settings.measure_ms / 1000)
+        if isinstance(engine, SharedEngine):
+            engine.shallow_costs = measure_steps(engine, settings.measure_ms / 1000, shallow=True)
+    if engine.costs is not None:
+        points = {f"rows_{c.num_rows}_tokens_{c.num_tokens_per_row}_us": c.step_us for c in engine.costs.step_costs}
+        _log.info("steps measured", **points)
+    return loaded, engine
+
+
+def _engine(made: Prepared, ranks: Ranks | None) -> Engine:
+    def on_progress(done: int, of: int) -> None:
+        _log.debug("capturing steps", done=done, of=of)
+
+    if ranks is not None:
+        return RankedEngine(made.loaded, made.limits, ranks, on_progress)
+    if made.shared is not None:
+        return SharedEngine(made.loaded, made.shared, made.limits)
+    return Engine(made.loaded, made.limits, on_progress)
+
+
+def prepare(settings: WorkerSettings, tokenizer: TokenizerFiles, ranks: Ranks | None = None) -> Prepared:
+    """Loads the model, or a rank's part of it, and says what it has room for. Raises UnsupportedModel."""
+    threads = settings.threads
+    if settings.tp > 1 and settings.device == "cpu":  # ranks on a CPU share its cores
+        threads = max(1, (threads or torch.get_num_threads()) // settings.tp)
+    if threads:
+        torch.set_num_threads(threads)
     device = torch.device(settings.device)
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise UnsupportedModel(
@@ -60,6 +112,7 @@ def build(
         settings.context_length,
         settings.random_weights,
         settings.quantize,
+        Division(ranks) if ranks is not None else None,
     )
     vocab_size = _vocab_size(settings.model, loaded, tokenizer)
     loaded = replace(loaded, stop_tokens=_stop_tokens(loaded, tokenizer, vocab_size))
@@ -70,7 +123,11 @@ def build(
     num_states = _num_states(settings, loaded)
     more_bytes = shared.bytes_per_token if shared is not None else 0
     num_pages = _num_pages(settings, loaded, page_size, more_bytes, num_states)
-    rooms = 0 if shared is not None else window_pages(loaded, num_pages, page_size, settings.max_batch_tokens)
+    if ranks is not None:  # pages are rank 0's to give away, and every rank has each of them
+        num_pages = ranks.least(num_pages)
+    # What windows leave is not told to other ranks: such layers keep everything there.
+    has_rooms = shared is None and ranks is None
+    rooms = window_pages(loaded, num_pages, page_size, settings.max_batch_tokens) if has_rooms else 0
     limits = Limits(
         vocab_size=vocab_size,
         context_length=min(loaded.context_length, num_pages * page_size),
@@ -90,25 +147,7 @@ def build(
         check_tokens=settings.check_tokens,
         num_states=num_states,
     )
-    if limits.compile == "on" and shared is None:
-        _log.info("compiling steps unless that was done before: a minute, for large models several")
-    with alone:
-        engine = (
-            Engine(loaded, limits, lambda done, of: _log.debug("capturing steps", done=done, of=of))
-            if shared is None
-            else SharedEngine(loaded, shared, limits)
-        )
-        sizes = {"page_size": page_size, "num_pages": num_pages, "prefix_cache": limits.prefix_cache}
-        sizes |= {"window_pages": rooms} if rooms else {}
-        sizes |= {"num_states": num_states} if loaded.states else {}
-        _log.info("engine made", steps=engine.path, **sizes, **engine.captured)
-        engine.costs = measure_steps(engine, settings.measure_ms / 1000)
-        if isinstance(engine, SharedEngine):
-            engine.shallow_costs = measure_steps(engine, settings.measure_ms / 1000, shallow=True)
-    if engine.costs is not None:
-        points = {f"rows_{c.num_rows}_tokens_{c.num_tokens_per_row}_us": c.step_us for c in engine.costs.step_costs}
-        _log.info("steps measured", **points)
-    return loaded, engine
+    return Prepared(loaded, limits, shared)
 
 
 def _vocab_size(model: str, loaded: LoadedModel, tokenizer: TokenizerFiles) -> int:
@@ -170,8 +209,16 @@ def _num_pages(
     )
     if tokens:
         return max(1, tokens // page_size)
-    share = 1.0 if settings.shared_listen else window_share(loaded, page_size, settings.max_batch_tokens)
-    return pages_that_fit(loaded, page_size, more_bytes_per_token, window_share=share, num_states=num_states)
+    keeps_all = settings.shared_listen or settings.tp > 1
+    share = 1.0 if keeps_all else window_share(loaded, page_size, settings.max_batch_tokens)
+    return pages_that_fit(
+        loaded,
+        page_size,
+        more_bytes_per_token,
+        num_states=num_states,
+        cpu_bytes=CPU_BYTES // settings.tp,  # ranks on a CPU share its memory
+        window_share=share,
+    )
 
 
 def make_batching(settings: WorkerSettings, engine: Engine) -> BatchingRule | None:

@@ -22,9 +22,10 @@ import transformers
 from model_worker import messages
 from model_worker.build import build, make_batching
 from model_worker.device_turns import DeviceTurns
+from model_worker.dividing import check_division
 from model_worker.driver import EngineDriver
 from model_worker.engine.engine import Engine
-from model_worker.engine.errors import UnsupportedModel
+from model_worker.engine.errors import RanksLost, UnsupportedModel
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.memory import weight_bytes
 from model_worker.engine.forward.quantizing import count_parameters
@@ -32,6 +33,7 @@ from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.grammars import Grammars
 from model_worker.heads import HeadTable
 from model_worker.metrics import WorkerMetrics
+from model_worker.rank_processes import RankProcesses, start_ranks
 from model_worker.role import Role
 from model_worker.service import Card, WorkerService
 from model_worker.settings import WorkerSettings
@@ -67,7 +69,7 @@ def run(role: Role, settings: WorkerSettings, told: Sequence[str]) -> None:
     ending = Ending(ends_process=True)
     try:
         asyncio.run(_serve(role, settings, ending))
-    except (UnsupportedModel, RstitchError) as error:
+    except (UnsupportedModel, RanksLost, RstitchError) as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)
     ending.leave()
@@ -81,6 +83,7 @@ class Worker:
     port: int
     driver: EngineDriver
     metrics: Metrics
+    ranks: RankProcesses | None = None  # the other ranks of a divided model
 
     async def stop(self) -> None:
         """Ends calls in flight at once, then the engine's thread."""
@@ -91,6 +94,8 @@ class Worker:
     async def end(self, ending: Ending) -> None:
         """Ends the engine's thread, and sends the last spans and metrics."""
         await self.driver.stop()
+        if self.ranks is not None:
+            await asyncio.to_thread(self.ranks.end)
         await ending.send(*(server.telemetry for server in self.servers), self.metrics)
 
 
@@ -99,13 +104,18 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     if settings.shared_listen:
         _refuse_with_shared_layers(role, settings)
     # What is wrong with these is said before a model is loaded.
+    if settings.tp > 1:
+        check_division(settings)
     tls = settings.server_tls()
     access = _access(settings)
     metrics = settings.make_metrics(f"rstitch-{role.name}-worker", insecure=settings.insecure)
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
-    loaded, engine = build(settings, tokenizer, turns.alone() if turns is not None else nullcontext())
+    ranks = start_ranks(role.name, settings, on_fatal) if settings.tp > 1 else None
+    alone = turns.alone() if turns is not None else nullcontext()
+    loaded, engine = build(settings, tokenizer, alone, ranks.group if ranks is not None else None)
     batching, cores = make_batching(settings, engine), _cores(role, settings, loaded)
+    on_fatal = on_fatal if ranks is None else ranks.explained(on_fatal)
     driver = EngineDriver(engine, on_fatal, settings.flush_ms / 1000, batching, turns, cores)
     measured, refused = WorkerMetrics(metrics, engine), RefusedCalls(metrics)
     measure_expiry(metrics, {"tls_cert": settings.tls_cert, "tls_client_ca": settings.tls_client_ca})
@@ -137,7 +147,9 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     driver.start()
     for server in reversed(servers):
         await server.set_serving(True)
-    return Worker(servers, port, driver, metrics)
+    if ranks is not None:
+        ranks.serve()
+    return Worker(servers, port, driver, metrics, ranks)
 
 
 async def _serve(role: Role, settings: WorkerSettings, ending: Ending) -> None:
@@ -189,7 +201,7 @@ def _info(
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
         architecture=type(loaded.module).__name__,
-        num_parameters=count_parameters(loaded.module),
+        num_parameters=loaded.num_parameters or count_parameters(loaded.module),
         instance_id=uuid.uuid4().hex,
         version=__version__,
         head_terms=True,
@@ -222,7 +234,7 @@ def _cores(role: Role, settings: WorkerSettings, loaded: LoadedModel) -> SpareCo
     """Returns what finds spare cores, None where there are none, they would not pay, or sums must have one order."""
     share, everything = settings.threads or torch.get_num_threads(), len(os.sched_getaffinity(0))
     num_bytes = weight_bytes(loaded.module)
-    is_wanted = settings.share_cores and settings.device == "cpu" and not settings.batch_invariant
+    is_wanted = settings.share_cores and settings.device == "cpu" and not settings.batch_invariant and settings.tp == 1
     if not is_wanted or everything <= share or num_bytes < _LARGE_BYTES:
         return None
     with _shared_file("--share-cores"):

@@ -49,6 +49,10 @@ class WorkerSettings(MetricsSettings):
         Field(description="Serve beyond this machine without TLS and keys or a client CA: to whoever reaches it."),
     ] = False
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu or cuda:N.")] = "cpu"
+    tp: Annotated[
+        int,
+        Field(ge=1, le=64, description="Divides the model among so many cards, from --device on, a process for each."),
+    ] = 1
     dtype: Annotated[Dtype, Field(description="auto: bfloat16 on CUDA or --quantize, else float32.")] = "auto"
     quantize: Annotated[
         Quantize, Field(description="Keep the weights of linear layers in 8 or 4 bits, by torchao; not the LM head's.")

@@ -28,7 +28,7 @@ from model_worker.engine.bookkeeping.table import SessionTable
 from model_worker.engine.bookkeeping.windows import WindowMap
 from model_worker.engine.commit import Committer
 from model_worker.engine.counters import Capacity, Counters
-from model_worker.engine.errors import SessionClosed
+from model_worker.engine.errors import RanksLost, SessionClosed
 from model_worker.engine.flight import Flight, account
 from model_worker.engine.forward.invariant_check import check_invariance
 from model_worker.engine.forward.kv_cache import most_keys
@@ -85,6 +85,11 @@ class Engine:
     def overlaps(self) -> bool:
         """Whether the device computes by itself between `launch` and `wait`; else `launch` returns when it is over."""
         return self._runner.overlaps
+
+    @property
+    def num_cards(self) -> int:
+        """Among how many cards, each with a process of its own, the model is divided."""
+        return 1
 
     @property
     def capacity(self) -> Capacity:
@@ -226,7 +231,7 @@ class Engine:
         flight.rows, flight.launched_at = schedule.rows, time.perf_counter()
         try:
             flight.launched = self._runner.launch(schedule.rows)
-        except torch.AcceleratorError:  # the device is lost to this process: no later step could be right
+        except (torch.AcceleratorError, RanksLost):  # the device is lost to this process: no later step could be right
             raise
         except Exception as error:  # noqa: BLE001 - whatever a model may raise: these runs fail, others go on
             flight.events += self._committer.fail(schedule.rows, error)
@@ -243,7 +248,7 @@ class Engine:
         try:
             outcome = self._runner.wait(flight.launched)
             spoilt = flight.launched.spoilt()
-        except torch.AcceleratorError:  # as in `launch`: a device reports some of its errors only now
+        except (torch.AcceleratorError, RanksLost):  # as in `launch`: a device reports some of its errors only now
             raise
         except Exception as error:  # noqa: BLE001 - likewise
             return flight.events + self._committer.fail(flight.rows, error)

@@ -84,5 +84,9 @@ class GrammarStuck(EngineError):
     reason = "GRAMMAR_STUCK"
 
 
+class RanksLost(Exception):
+    """The ranks of a divided model are no longer in step, as when one of them is gone: no later step could be right."""
+
+
 class UnsupportedModel(Exception):
     """The model needs something that the engine does not do exactly; it is refused at start."""

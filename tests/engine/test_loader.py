@@ -101,7 +101,7 @@ def test_weights_go_straight_to_a_device_where_accelerate_is_there(
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
     # Which runs the model: nothing runs on meta.
     monkeypatch.setattr(loader, "adopt", lambda module, context_length: module)
-    monkeypatch.setattr(loader, "replace", lambda module, stop_tokens: module)
+    monkeypatch.setattr(loader, "replace", lambda module, **changes: module)
     monkeypatch.setattr(torch.nn.Module, "stop_tokens", frozenset(), raising=False)
     found: Any = load(str(folder), torch.float32, torch.device("meta"))
     assert asked == [{"": torch.device("meta")} if there else None]

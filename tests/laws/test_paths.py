@@ -129,3 +129,10 @@ async def test_kernels_change_nothing(
 @pytest.mark.soak  # tests/laws/test_invariant.py has the same engine under all laws but these
 async def test_sums_in_one_order_change_nothing(kindred_pair: Pair) -> None:
     await check_laws(kindred_pair, ".*batch-invariant", ["--batch-invariant"])
+
+
+@pytest.mark.soak  # tests/engine/test_ranks.py has the same of one engine
+@pytest.mark.timeout(600)
+async def test_ranks_change_nothing(kindred_pair: Pair) -> None:
+    """Both models are divided among two processes each; one of the workers is killed, and its rank with it."""
+    await check_laws(kindred_pair, r".*, tp: 2", ["--tp", "2"])

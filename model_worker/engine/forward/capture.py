@@ -49,6 +49,7 @@ class CudaCapture:
 
     def record(self, body: Body) -> Body:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # What other threads ask a device is no part of the capture, and must not end it: NCCL's asks for its events.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             body()
         return graph.replay

@@ -125,7 +125,7 @@ def _fused_attention(
     inputs = calls.inputs.get(part, {})
     hidden, rotation = inputs.get("hidden_states"), inputs.get("position_embeddings")
     matrices, output = linears(part, ("q_proj", "k_proj", "v_proj")), calls.outputs.get(part)
-    if matrices is None or linears(part, ("o_proj",)) is None:
+    if matrices is None or not isinstance(getattr(part, "o_proj", None), nn.Module):
         return None
     if not (isinstance(hidden, Tensor) and isinstance(rotation, tuple) and isinstance(output, tuple)):
         return None
@@ -142,11 +142,13 @@ def _fused_attention(
     heads_norms = (norms[0], norms[1]) if norms else None
     own = FusedAttention(part, merged(matrices), attention, options.get("scaling"), heads_norms, options.get("s_aux"))
     q, k, v = own.project(hidden, rotation, slots=None)
+    # Called whatever the rest is like: where it adds up what all ranks give, all of them call it.
+    left = own.leave(calls.attended[part])
     same = (
         _equal(q.transpose(0, 1)[None], query)
         and _equal(k.transpose(0, 1)[None], key)
         and _equal(v.transpose(0, 1)[None], value)
-        and _equal(own.leave(calls.attended[part]), output[0])
+        and _equal(left, output[0])
     )
     return own if same else None
 
@@ -158,7 +160,9 @@ def _differ(norms: list[Any]) -> bool:
 
 def _fused_mlp(part: nn.Module, given: Tensor, output: Any) -> FusedMlp | None:
     matrices = linears(part, ("gate_proj", "up_proj"))
-    if matrices is None or linears(part, ("down_proj",)) is None or not isinstance(output, Tensor):
+    if matrices is None or not isinstance(getattr(part, "down_proj", None), nn.Module):
+        return None
+    if not isinstance(output, Tensor):
         return None
     is_gelu = _is_gelu(getattr(part, "act_fn", None), given.device)
     if is_gelu is None:

@@ -8,9 +8,10 @@ model never starts.
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class LoadedModel:
     device: torch.device
     quantized: str = ""  # into which format, and how much of it; empty: nothing is
     rounds_activations: bool = False  # or may: its products are those of a format that its folder chose
+    num_parameters: int = 0  # of the whole model, where this is a part of one; 0: it is the whole
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -64,6 +66,24 @@ class LoadedModel:
         return sum(shape.elements for shape in self.shapes if shape.reach.is_limited) * self.dtype.itemsize
 
 
+class Division(Protocol):
+    """Leaves a part of a model, where others have the rest."""
+
+    num_parameters: int  # of the whole, once it was divided
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Is entered while the whole model is in the host's memory."""
+        ...
+
+    def divide(self, module: Any) -> None:
+        """Leaves the part."""
+        ...
+
+    def check(self, module: Any) -> None:
+        """Raises UnsupportedModel if the parts are not the whole; all who have one are there."""
+        ...
+
+
 def load(
     model: str,
     dtype: torch.dtype,
@@ -71,14 +91,37 @@ def load(
     context_length: int = 0,
     random_weights: int | None = None,
     quantized: Format = "none",
+    division: Division | None = None,
 ) -> LoadedModel:
     """Loads a causal LM from a folder or hub id and examines it.
 
     A `context_length` of 0 is what the model was made for. With `random_weights`, a seed, only the config is read.
     What is to be `quantized` goes through the host's memory as a whole, and onto the device in the bits it is kept in.
+    So does what is left of a model by its `division`.
     Raises UnsupportedModel if it is no model, or needs what the engine does not do.
     """
     source = check_source(model)
+    first = device if quantized == "none" and division is None else torch.device("cpu")
+    with division.turn() if division is not None else nullcontext():
+        module, stored = _whole(model, source, dtype, first, random_weights, quantized)
+        if division is not None:
+            division.divide(module.eval())
+    if division is not None:
+        division.check(module)
+    said = quantize(module, quantized, device) or (stored and f"{stored}, as its folder has them")
+    adopted = adopt(module, context_length)
+    adopted = replace(
+        adopted,
+        stop_tokens=adopted.stop_tokens | _named_stop_tokens(source),
+        num_parameters=division.num_parameters if division is not None else 0,
+    )
+    return replace(adopted, quantized=said, rounds_activations=bool(stored)) if said else adopted
+
+
+def _whole(
+    model: str, source: str, dtype: torch.dtype, device: torch.device, random_weights: int | None, quantized: Format
+) -> tuple[Any, str]:
+    """Returns transformers' model, on `device` where it can be loaded there, and the format that its folder has."""
     report: dict[str, Any] | None = None
     stored = ""
     try:
@@ -86,7 +129,7 @@ def load(
         stored = _stored_format(model, config, quantized)
         if random_weights is not None:  # costs what a trained one costs and says nothing sensible
             torch.manual_seed(random_weights)
-            with torch.device(device if quantized == "none" else "cpu"):
+            with torch.device(device):
                 module: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
         else:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -95,7 +138,7 @@ def load(
                 dtype=dtype,
                 use_safetensors=True,  # other files are pickles
                 output_loading_info=True,
-                **(_placement(device) if quantized == "none" else {}),
+                **_placement(device),
             )
             module, report = loaded
     except UnsupportedModel:
@@ -104,10 +147,7 @@ def load(
         raise not_loadable(model, stored, error) from error
     if report is not None:
         check_report(model, report)
-    said = quantize(module, quantized, device) or (stored and f"{stored}, as its folder has them")
-    adopted = adopt(module, context_length)
-    adopted = replace(adopted, stop_tokens=adopted.stop_tokens | _named_stop_tokens(source))
-    return replace(adopted, quantized=said, rounds_activations=bool(stored)) if said else adopted
+    return module, stored
 
 
 def _stored_format(model: str, config: Any, quantized: Format) -> str:

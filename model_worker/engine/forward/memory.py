@@ -31,7 +31,7 @@ _SHARE = 0.85
 # nodes 0.3 to 1 GB, their logits 0.4 GB for 152k tokens in 16 bits; a step of 512 tokens and sampling 0.5 GB.)
 _SPARE_SHARE, _SPARE_BYTES = 0.1, 2_500_000_000
 _EXPECTED_TOKENS = 8192  # of a session, where room for windows is shared out: a chain of thought
-_CPU_BYTES = 1 << 30  # on a CPU, where memory is shared with everything else, a fixed amount
+CPU_BYTES = 1 << 30  # on a CPU, where memory is shared with everything else, a fixed amount
 # What states get of a cache's memory, and the most of them that are of use: a session has a few.
 _STATE_SHARE, _MOST_STATES = 0.25, 1024
 # Where no layer keeps anything per token, pages take no memory: so many sessions may be as long as the context.
@@ -67,7 +67,7 @@ def states_beside(loaded: LoadedModel, other_model: str, other_quantized: Format
     return _num_states(loaded, other.room_bytes // 2 if other.has_states else other.room_bytes)
 
 
-def states_that_fit(loaded: LoadedModel, *, cpu_bytes: int = _CPU_BYTES) -> int:
+def states_that_fit(loaded: LoadedModel, *, cpu_bytes: int = CPU_BYTES) -> int:
     """Returns the number of states to allocate, 0 where no layer keeps any, as `pages_that_fit` does that of pages.
 
     Raises UnsupportedModel if there is no room for those of one session.
@@ -108,7 +108,7 @@ def _beside(loaded: LoadedModel, other_model: str, other_quantized: Format) -> _
         raise
     except Exception as error:  # whatever its files may raise: each format has errors of its own
         raise UnsupportedModel(f"{other_model}: not loadable by transformers: {error}") from error
-    room = _CPU_BYTES
+    room = CPU_BYTES
     if loaded.device.type == "cuda":
         total = torch.cuda.mem_get_info(loaded.device)[1]
         room = room_beside(total, weight_bytes(loaded.module), expected_bytes(other, other_quantized))
@@ -184,7 +184,7 @@ def pages_that_fit(
     more_bytes_per_token: int = 0,
     *,
     num_states: int = 0,
-    cpu_bytes: int = _CPU_BYTES,
+    cpu_bytes: int = CPU_BYTES,
     window_share: float = 1.0,
 ) -> int:
     """Returns the number of pages to allocate beside so many states: on CUDA by what is free, on CPU by `cpu_bytes`.

@@ -78,5 +78,9 @@ def choose_for(
     )
 
 
+def nothing() -> None:
+    """Reads what a step leaves that nobody asked for anything."""
+
+
 def _raw(values: Tensor) -> bytes:
     return values.float().cpu().numpy().astype("<f4").tobytes()

@@ -34,9 +34,9 @@ from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.masking import Masking
 from model_worker.engine.forward.matmul_choice import choose_matmul
 from model_worker.engine.forward.model import Model
-from model_worker.engine.forward.outcome import Outcome, choose_for
+from model_worker.engine.forward.outcome import Outcome, choose_for, nothing
 from model_worker.engine.forward.sampling import Choices, measure, measure_on_host, unpack
-from model_worker.engine.forward.spoilt import find_spoilt
+from model_worker.engine.forward.spoilt import Agree, find_spoilt
 from model_worker.engine.forward.state_limits import WHY_NOT
 from model_worker.engine.forward.state_store import StateStore
 from model_worker.engine.forward.transfer import Later, to_device, to_host
@@ -58,6 +58,8 @@ class Runner:
 
     The constructor raises UnsupportedModel if `limits` ask for a path that model or device cannot take.
     """
+
+    _agree: Agree | None = None  # as in `find_spoilt`
 
     def __init__(
         self,
@@ -121,7 +123,7 @@ class Runner:
             else:
                 read = self._choose(batch, output.measured, output.logits, output.hidden, output.index)
             last, everything = self._model.last_layer, self._attention.reads_masked
-            spoilt = find_spoilt(self._cache, self._states, last, batch, everything=everything)
+            spoilt = find_spoilt(self._cache, self._states, last, batch, self._agree, everything=everything)
         except Exception:
             # Nobody will wait for what the device was told already, and the next step writes where that still reads.
             if device.type == "cuda":
@@ -152,11 +154,11 @@ class Runner:
             # Where nothing is wanted, one distribution is computed in vain.
             logits, hidden, found = self._compiled(ids, positions, torch.tensor(batch.wanted or [0]))
             if not batch.asked:
-                return _nothing
+                return nothing
             return self._choose(batch, lambda: found, logits, hidden, range(len(batch.asked)))
         if not batch.asked:
             self._model.hidden(ids, positions)
-            return _nothing
+            return nothing
         wanted: int | Tensor = 0  # all
         if len(batch.wanted) < batch.num_tokens:
             wanted = to_device(torch.tensor(batch.wanted), self._loaded.device)
@@ -165,7 +167,7 @@ class Runner:
 
     def _choose(
         self, batch: Batch, measured: Later[Choices] | None, logits: Tensor, hidden: Tensor, index: Sequence[int]
-    ) -> Later[Outcome]:
+    ) -> Later[Outcome | None]:
         """Tells the device to choose tokens, and before that to measure what was not `measured` in the forward."""
         if batch.masked:
             rows = {mask: [index[place] for place in places] for mask, places in batch.masked.items()}
@@ -314,7 +316,3 @@ def _without_other_sums(limits: Limits) -> Limits:
         if value == "on":
             raise UnsupportedModel(f"--{name} on is not batch-invariant; leave it at auto, or start without that")
     return replace(limits, fused="off", compile="off")
-
-
-def _nothing() -> None:
-    """Reads what a step leaves that nobody asked for anything."""

@@ -11,9 +11,11 @@ leave are looked at.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model_worker.engine.bookkeeping.runs import Row
 from model_worker.engine.forward.batch import Batch
@@ -21,16 +23,25 @@ from model_worker.engine.forward.kv_cache import KvCache
 from model_worker.engine.forward.state_store import StateStore
 from model_worker.engine.forward.transfer import Later, to_host
 
+Agree = Callable[[Tensor], Tensor]  # on a sum: that of all who have a part of the cache, the same to each of them
+
 
 def find_spoilt(
-    cache: KvCache, states: StateStore | None, layer: int, batch: Batch, *, everything: bool
+    cache: KvCache,
+    states: StateStore | None,
+    layer: int,
+    batch: Batch,
+    agree: Agree | None = None,
+    *,
+    everything: bool,
 ) -> Later[list[Row]]:
     """Returns, once the device is done, the rows that left what is not finite, of those of which no distribution tells.
 
     `layer` is the last one; with `everything` all keys and values count, and else steps in which every row asks, as
-    decode steps do, are not made longer.
+    decode steps do, are not made longer. Where others have a part of the cache, which rows spoilt theirs is not seen
+    here: then it may be any.
     """
-    in_cache = _in_cache(cache, layer, batch, everything=everything)
+    in_cache = _in_cache(cache, layer, batch, agree, everything=everything)
     if states is None or not batch.unasked:
         return in_cache
     in_states = _in_states(states, [row for _, row in batch.unasked])
@@ -42,7 +53,7 @@ def _in_states(states: StateStore, rows: list[Row]) -> Later[list[Row]]:
     return lambda: [row for row, total in zip(rows, sums.tolist(), strict=True) if not math.isfinite(total)]
 
 
-def _in_cache(cache: KvCache, layer: int, batch: Batch, *, everything: bool) -> Later[list[Row]]:
+def _in_cache(cache: KvCache, layer: int, batch: Batch, agree: Agree | None, *, everything: bool) -> Later[list[Row]]:
     looked_at = batch.placed if everything else batch.unasked
     if not looked_at:
         return list
@@ -55,15 +66,15 @@ def _in_cache(cache: KvCache, layer: int, batch: Batch, *, everything: bool) -> 
     if everything:
         kept = [(reaches[at], each[at]) for each in (cache.keys, cache.values) for at in range(layer + 1)]
     exact = torch.promote_types(cache.dtype, torch.float32)
-    total = to_host(
-        torch.stack([tensor.index_select(0, slots[reach]).sum(dtype=exact) for reach, tensor in kept]).sum()
-    )
+    own = torch.stack([tensor.index_select(0, slots[reach]).sum(dtype=exact) for reach, tensor in kept]).sum()
+    total = to_host(own if agree is None else agree(own))
 
     def read() -> list[Row]:
         if bool(total.isfinite()):
             return []
         each = [tensor.index_select(0, slots[reach]).isfinite().flatten(1).all(1) for reach, tensor in kept]
         parts = torch.stack(each).all(0).split([row.num_tokens for _, row in looked_at])
-        return [row for (_, row), part in zip(looked_at, parts, strict=True) if not bool(part.all())]
+        found = [row for (_, row), part in zip(looked_at, parts, strict=True) if not bool(part.all())]
+        return found if found or agree is None else [row for _, row in looked_at]
 
     return read
