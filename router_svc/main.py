@@ -45,6 +45,7 @@ from rstitch.service.refused_calls import RefusedCalls
 from rstitch.service.server import Server
 from rstitch.service.settings import explain
 from rstitch.service.telemetry import Telemetry, setup_telemetry
+from rstitch.service.wakeups import GrpcLoop
 from rstitch.v1 import router_pb2, router_pb2_grpc
 from storage.redis_address import RedisAddress
 from storage.redis_link import RedisLink
@@ -63,7 +64,8 @@ def main(stream: OpenStream = DecodeStream) -> None:
     ending = Ending(ends_process=True)
     return_large_blocks()
     try:
-        asyncio.run(_serve(settings, stream, ending))
+        with asyncio.Runner(loop_factory=GrpcLoop) as runner:
+            runner.run(_serve(settings, stream, ending))
     except RstitchError as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)
