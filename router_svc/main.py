@@ -39,7 +39,7 @@ from rstitch.service.ending import Ending
 from rstitch.service.expiry import measure_expiry
 from rstitch.service.exposure import check_exposure
 from rstitch.service.logs import setup_logging
-from rstitch.service.memory import return_large_blocks
+from rstitch.service.memory import return_large_blocks, settle_collector
 from rstitch.service.metrics import NO_METRICS, Metrics
 from rstitch.service.refused_calls import RefusedCalls
 from rstitch.service.server import Server
@@ -63,6 +63,7 @@ def main(stream: OpenStream = DecodeStream) -> None:
     setup_logging("router", settings.log_level)
     ending = Ending(ends_process=True)
     return_large_blocks()
+    settle_collector()
     try:
         with asyncio.Runner(loop_factory=GrpcLoop) as runner:
             runner.run(_serve(settings, stream, ending))

@@ -12,19 +12,22 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
 
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 _MOST = 1024  # bytes read at once; the rest wakes it again
 # What reads that socket, in the library's releases so far. In one that has none the loop is asyncio's as it is.
 _POLLER: type | None = getattr(cygrpc, "PollerCompletionQueue", None)
 
 
+_Ts = TypeVarTuple("_Ts")
+
+
 class GrpcLoop(asyncio.SelectorEventLoop):
     """The loop of a process whose work is calls of `grpc.aio`; make it before the first of them."""
 
-    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[[Unpack[_Ts]], Any], *args: Unpack[_Ts]) -> None:
         """Watches a socket; one of gRPC's poller is read as this module says."""
         if isinstance(fd, socket.socket) and _is_pollers(callback):
             wakes, seen = fd, bytearray(_MOST)
