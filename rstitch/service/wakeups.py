@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any, TypeVarTuple
 
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
@@ -27,7 +27,7 @@ _Ts = TypeVarTuple("_Ts")
 class GrpcLoop(asyncio.SelectorEventLoop):
     """The loop of a process whose work is calls of `grpc.aio`; make it before the first of them."""
 
-    def add_reader(self, fd: Any, callback: Callable[[Unpack[_Ts]], Any], *args: Unpack[_Ts]) -> None:
+    def add_reader(self, fd: Any, callback: Callable[[*_Ts], Any], *args: *_Ts) -> None:
         """Watches a socket; one of gRPC's poller is read as this module says."""
         if isinstance(fd, socket.socket) and _is_pollers(callback):
             wakes, seen = fd, bytearray(_MOST)

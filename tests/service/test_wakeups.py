@@ -58,7 +58,7 @@ def num_turns(kind: type[asyncio.SelectorEventLoop], address: str) -> int:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, Counting)
         async with grpc.aio.insecure_channel(address) as channel:
-            say = channel.unary_unary("/Echo/Say")
+            say: Any = channel.unary_unary("/Echo/Say")
             await say(b"first")
             said = [asyncio.ensure_future(say(b"%d" % index)) for index in range(_CALLS)]
             await asyncio.sleep(0)
