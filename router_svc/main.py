@@ -40,12 +40,13 @@ from rstitch.service.ending import Ending
 from rstitch.service.expiry import measure_expiry
 from rstitch.service.exposure import check_exposure
 from rstitch.service.logs import setup_logging
-from rstitch.service.memory import return_large_blocks
+from rstitch.service.memory import return_large_blocks, settle_collector
 from rstitch.service.metrics import NO_METRICS, Metrics
 from rstitch.service.refused_calls import RefusedCalls
 from rstitch.service.server import Server
 from rstitch.service.settings import explain
 from rstitch.service.telemetry import Telemetry, setup_telemetry
+from rstitch.service.wakeups import GrpcLoop
 from rstitch.v1 import router_pb2, router_pb2_grpc
 from storage.redis_address import RedisAddress
 from storage.redis_link import RedisLink
@@ -63,8 +64,10 @@ def main(stream: OpenStream = DecodeStream) -> None:
     setup_logging("router", settings.log_level)
     ending = Ending(ends_process=True)
     return_large_blocks()
+    settle_collector()
     try:
-        asyncio.run(_serve(settings, stream, ending))
+        with asyncio.Runner(loop_factory=GrpcLoop) as runner:
+            runner.run(_serve(settings, stream, ending))
     except RstitchError as error:
         _log.error("cannot start", error=str(error))
         sys.exit(1)

@@ -25,6 +25,7 @@ from redis.exceptions import (
 
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
+from storage.packed import packed
 from storage.redis_address import RedisAddress
 
 _log = structlog.get_logger(__name__)
@@ -134,7 +135,7 @@ class Script:
             return await self._ask("EVAL", self._text, len(keys), *keys, *args)
 
     async def _ask(self, *command: Any) -> Any:
-        await self._connection.send_command(*command)
+        await self._connection.send_packed_command(packed(command))
         return await self._connection.read_response()
 
 

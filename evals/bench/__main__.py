@@ -23,6 +23,7 @@ COMMANDS = {
     "security": "what keys and quotas of the router cost, beside one without, on the same workers in turn",
     "alike": "whether the LLM alone says what another OpenAI server says that has the same model",
     "http": "what the HTTP gateway costs, beside the router behind it, in turn",
+    "routers": "what a token costs a router, and how much more two routers carry, with workers that cost nothing",
     "overhead": "what a token and a switch cost outside the forwards, beside a bare loop",
 }
 

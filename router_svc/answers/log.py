@@ -40,7 +40,7 @@ class AnswerLog:
         self.tokenizers = tokenizers
         self.outcome = outcome
         self._chunks = chunks
-        self._grown = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []  # readers, until there is more
         self._num_readers = 0
         self.on_deserted: Callable[[], None] | None = None
         self.on_reader: Callable[[], None] | None = None
@@ -74,7 +74,6 @@ class AnswerLog:
         """
         seen = 0
         while True:
-            grown = self._grown
             if seen < len(self._chunks):
                 if gather_s:
                     await self._gather(seen, gather_s)
@@ -86,14 +85,20 @@ class AnswerLog:
             elif self.outcome is not None:
                 return
             else:
-                await grown.wait()
+                await self._more()
 
     async def _gather(self, seen: int, seconds: float) -> None:
         """Waits until a reader who has seen so many chunks has many before him, or the answer or the time is over."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.outcome is None and len(self._chunks) - seen < _AT_ONCE:
-                    await self._grown.wait()
+                    await self._more()
+
+    async def _more(self) -> None:
+        """Waits until there are more chunks, or the outcome."""
+        grown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(grown)
+        await grown
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -114,8 +119,10 @@ class AnswerLog:
             pass
 
     def _wake(self) -> None:
-        grown, self._grown = self._grown, asyncio.Event()
-        grown.set()
+        waiting, self._waiting = self._waiting, []
+        for grown in waiting:
+            if not grown.done():  # who was cancelled waits no more
+                grown.set_result(None)
 
 
 def chunks_of_answer(chunks: Iterable[Chunk], start: int) -> list[Chunk]:

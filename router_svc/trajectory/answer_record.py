@@ -33,7 +33,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 def encode_usage(usage: Usage) -> str:
     """The usage as the JSON that one field of the hash holds: it is written whole with every append."""
-    return _encode(usage.as_dict())
+    return usage.as_json()
 
 
 def encode_chunks(chunks: Sequence[Chunk]) -> list[Any]:

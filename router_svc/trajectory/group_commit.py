@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -24,32 +25,46 @@ class GroupCommit(Generic[T, R]):
     def __init__(self, send: Callable[[list[T]], Awaitable[Sequence[R | Exception]]], max_group: int) -> None:
         self._send = send  # returns a result for each item, or an exception for one that was refused
         self._max_group = max_group
-        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._waiting: list[tuple[T, Callable[[R | Exception], None]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def __call__(self, item: T) -> R:
-        """Returns the result for `item`. Raises what the call raised, or the exception that it returned for `item`."""
-        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+    def submit(self, item: T, done: Callable[[R | Exception], None]) -> None:
+        """Takes an item for the next call; `done`, which must not raise, gets its result or what went wrong.
+
+        So nobody need wait in a task of its own, which costs more than the item.
+        """
         self._waiting.append((item, done))
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="group commit")
-        return await done
+
+    async def __call__(self, item: T) -> R:
+        """Returns the result for `item`. Raises what the call raised, or the exception that it returned for `item`."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+
+        def done(result: R | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        self.submit(item, done)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # It is no longer wanted; if it is already in a call, that cannot be stopped.
+            with suppress(ValueError):
+                self._waiting.remove((item, done))
+            raise
 
     async def _run(self) -> None:
         while self._waiting:
-            # A caller that was cancelled no longer wants its item written; one that is already in a call cannot be
-            # stopped.
-            waiting = [(item, done) for item, done in self._waiting if not done.done()]
-            group, self._waiting = waiting[: self._max_group], waiting[self._max_group :]
+            group, self._waiting = self._waiting[: self._max_group], self._waiting[self._max_group :]
             try:
-                results = await self._send([item for item, _ in group]) if group else []
+                results = await self._send([item for item, _ in group])
             except Exception as error:  # noqa: BLE001 - each of those who wait is told
                 results = [error] * len(group)
             for (_, done), result in zip(group, results, strict=True):
-                if done.done():
-                    continue
-                if isinstance(result, Exception):
-                    done.set_exception(result)
-                else:
-                    done.set_result(result)
+                done(result)
         self._task = None

@@ -1,7 +1,8 @@
 """Writes an answer into the store, in order and beside the decode loop; only what is stored is shown.
 
-The loop adds and goes on; a task appends all that has come meanwhile in one go. So Redis costs no decoding time, and a
-reader never sees a token that a crash could take back. It knows neither models nor readers.
+The loop adds and goes on; one append at a time is under way, with all that has come since the one before. So Redis
+costs no decoding time, and a reader never sees a token that a crash could take back. An append that went well needs no
+task: whoever hears of it begins the next. Errors and waiting are the task's. It knows neither models nor readers.
 
     |--- self._stored ---|--- chunks of the append under way ---|--- self._pending ---|
     start                self.length                                                  where the loop is
@@ -49,6 +50,9 @@ class Journal:
         # Stored with the chunks that it counts, never ahead of them: whoever goes on after a crash adds to it.
         self._usage = usage.copy()
         self._pending: list[tuple[Chunk, Usage]] = []
+        self._is_under_way = False  # an append
+        self._ended: asyncio.Future[None] | None = None  # of whoever waits until none is
+        self._bug: Exception | None = None  # what `show` raised, for the task to raise
         self._closing = False
         self._is_quiet = True  # nothing was appended since `look`
         self.on_cancelled: Callable[[], None] | None = None  # called when the store says that the answer is to end
@@ -65,7 +69,7 @@ class Journal:
         """
         self._pending.append((chunk, usage.copy()))
         if chunk.tokens:
-            self._work.set()
+            self._begin()
         if len(self._pending) >= _MAX_PENDING_CHUNKS:
             self._room.clear()
 
@@ -108,10 +112,54 @@ class Journal:
     async def _write(self) -> None:
         while True:
             await self._work.wait()
+            await self._no_append()
+            if self._bug is not None:
+                raise self._bug
             if self._closing:
                 return
             self._work.clear()
             await self._flush(State.RUNNING)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Appends what is pending, if there are tokens, and nothing else is to be done first; returns at once."""
+        if self._is_under_way or self._work.is_set() or self._closing or self.task.done():
+            return
+        num = self._num_ready()
+        if not num:
+            return
+        usage, chunks = self._pending[num - 1][1], joined([chunk for chunk, _ in self._pending[:num]])
+        self._is_under_way, self._is_quiet = True, False
+        told = partial(self._told, num, chunks, usage)
+        self._store.append_once(self._name, self._owned, self.length, chunks, usage, told)
+
+    def _told(self, num: int, chunks: list[Chunk], usage: Usage, is_cancelled: bool | None) -> None:
+        """An append is over; None: the task is to find out what became of it."""
+        self._is_under_way = False
+        try:
+            if is_cancelled is None:
+                self._work.set()
+            else:
+                self._take_stored(num, chunks, usage, is_cancelled)
+        except Exception as error:  # noqa: BLE001 - a reader's fault is this answer's, and not of those beside it
+            self._bug = error
+            self._work.set()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+        self._begin()
+
+    async def _no_append(self) -> None:
+        """Waits until no append is under way that nobody waits for."""
+        if self._is_under_way:
+            self._ended = asyncio.get_running_loop().create_future()
+            await self._ended
+
+    def _num_ready(self) -> int:
+        """How many of the pending chunks are to be stored: those up to the last that has tokens."""
+        num = len(self._pending)
+        while num and not self._pending[num - 1][0].tokens:
+            num -= 1
+        return num
 
     async def _flush(
         self,
@@ -121,22 +169,28 @@ class Journal:
         keep_usage: bool = False,
         patience_s: float | None = None,
     ) -> None:
-        # Up to the last that has tokens; if that fails, they stay pending.
-        num = max((index + 1 for index, (chunk, _) in enumerate(self._pending) if chunk.tokens), default=0)
+        num = self._num_ready()  # if the append fails, they stay pending
         ready = self._pending[:num]
         usage = ready[-1][1] if ready and not keep_usage else self._usage
         chunks = joined(chunk for chunk, _ in ready)
         append, told = partial(self._store.append, self._name, self._owned), (usage, state, finish, patience_s)
-        self._is_quiet = not chunks
+        self._is_under_way, self._is_quiet = True, not chunks
         try:
             is_cancelled = await append(self.length, chunks, *told)
         except Behind as error:
             # Not the same append again: what the store lost goes first. A second loss meanwhile is the caller's to see.
             is_cancelled = await append(error.length, self._since(error.length, chunks), *told)
+        finally:
+            self._is_under_way = False
+        self._take_stored(num, chunks, usage, is_cancelled)
+
+    def _take_stored(self, num: int, chunks: list[Chunk], usage: Usage, is_cancelled: bool) -> None:
+        """So many of the pending chunks are stored, as `chunks`: they are shown."""
         del self._pending[:num]
         self._usage = usage
         self._stored += chunks
-        self.length += sum(len(chunk.tokens) for chunk in chunks)
+        if chunks:
+            self.length = chunks[-1].end
         self._room.set()
         if chunks:
             self._show(chunks)

@@ -19,7 +19,7 @@ nothing the second time, and shows what a Redis that crashed has forgotten.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -188,19 +188,7 @@ class TrajectoryStore:
 
         Raises: Fenced (ABORTED, TAKEN_OVER or DELETED); Behind; RstitchError (UNAVAILABLE) after the patience.
         """
-        entries = encode_chunks(chunks)
-        arguments = [
-            id_in(name),
-            owned.owner,
-            owned.epoch,
-            length,
-            length + sum(len(chunk.tokens) for chunk in chunks),
-            state.value,
-            finish.value if finish else "",
-            encode_usage(usage),
-            len(entries),
-            *entries,
-        ]
+        arguments = _append_arguments(name, owned, length, chunks, usage, state, finish)
         reply = await self._link.call(lambda: self._commit((name, arguments)), patience_s)
         match reply[0]:
             case b"OK":
@@ -213,6 +201,27 @@ class TrajectoryStore:
                 raise deleted(name, Fenced)
             case _:
                 raise Behind(int(reply[1]))
+
+    def append_once(
+        self,
+        name: str,
+        owned: Owned,
+        length: int,
+        chunks: Sequence[Chunk],
+        usage: Usage,
+        done: Callable[[bool | None], None],
+    ) -> None:
+        """Appends as `append` does, of an answer that goes on, and returns at once.
+
+        `done`, which must not raise, is told what `append` would return; None: it is not known to be stored, for
+        whatever reason. The same append by `append` then does what is to be done, or says why it cannot.
+        """
+
+        def told(reply: list[bytes] | Exception) -> None:
+            word = b"" if isinstance(reply, Exception) else reply[0]
+            done(False if word == b"OK" else True if word == b"CANCELLED" else None)
+
+        self._commit.submit((name, _append_arguments(name, owned, length, chunks, usage, State.RUNNING, None)), told)
 
     async def _append_all(self, appends: list[tuple[str, list[Any]]]) -> list[list[bytes] | RedisError]:
         """Sends the appends of several sessions in one call; returns a reply or an error for each, in their order."""
@@ -306,6 +315,31 @@ class TrajectoryStore:
             await self._link.call(lambda: self._link.redis.delete(keys.router(router_id)), patience_s=0)
         except RstitchError as error:
             _log.warning("lease not given back", error=str(error))
+
+
+def _append_arguments(
+    name: str,
+    owned: Owned,
+    length: int,
+    chunks: Sequence[Chunk],
+    usage: Usage,
+    state: State,
+    finish: FinishReason | None,
+) -> list[Any]:
+    """What append.lua takes of one session."""
+    entries = encode_chunks(chunks)
+    return [
+        id_in(name),
+        owned.owner,
+        owned.epoch,
+        length,
+        length + sum([len(chunk.tokens) for chunk in chunks]),
+        state.value,
+        finish.value if finish else "",
+        encode_usage(usage),
+        len(entries),
+        *entries,
+    ]
 
 
 def _script(*names: str) -> str:

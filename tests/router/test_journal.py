@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError
 
 from router_svc.trajectory import keys
 from router_svc.trajectory.journal import Journal
@@ -23,6 +24,7 @@ from router_svc.trajectory.types import (
 )
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
+from storage.redis_link import Script
 from tests.support.asking import until
 from tests.support.trajectories import PROMPT, Recorder, begun, chunk
 
@@ -95,15 +97,19 @@ async def test_what_was_stored_without_a_reply_is_not_lost(
     """The append is done, but Redis stays away for longer than the patience; meanwhile more tokens come."""
     owned = await begun(store)
     seen = Recorder()
-    inner = store.append
-    replies = [RstitchError(grpc.StatusCode.UNAVAILABLE, "REDIS_UNAVAILABLE", "away"), None, None]
+    inner = Script._call
+    num_lost = 0
 
-    async def lossy(*arguments: Any) -> None:
-        await inner(*arguments)
-        if (error := replies.pop(0)) is not None:
-            raise error
+    async def lossy(script: Script, *arguments: Any) -> Any:
+        nonlocal num_lost
+        reply = await inner(script, *arguments)
+        if not is_back:
+            num_lost += 1
+            raise ConnectionError("away")
+        return reply
 
-    monkeypatch.setattr(store, "append", lossy)
+    is_back = False
+    monkeypatch.setattr(Script, "_call", lossy)
     journal = Journal(store, "s", owned, 3, Usage(), seen.show)
     written = [
         chunk(Source.SLM, 3, 4, 5),
@@ -112,6 +118,9 @@ async def test_what_was_stored_without_a_reply_is_not_lost(
     ]
     journal.add(written[0], Usage())
     await asyncio.wait({journal.task})
+    assert isinstance(journal.task.exception(), RstitchError)
+    assert num_lost > 1, "it was tried again"
+    is_back = True
     for piece in written[1:]:
         journal.add(piece, Usage())
     await journal.interrupt(1.0)
