@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 # What an address begins with.
-URL_PATTERN = r"^(redis|rediss|unix)://"
+URL_PATTERN = r"^(rediss?(\+cluster|\+sentinel)?|unix)://"
 
 
 class RedisLogin(BaseSettings):
@@ -21,4 +21,7 @@ class RedisLogin(BaseSettings):
     redis_key: Annotated[str, Field(description="File of that certificate's key.")] = ""
     redis_password_file: Annotated[
         str, Field(description="File with the password of --redis; new connections read it again when it changes.")
+    ] = ""
+    redis_sentinel_password_file: Annotated[
+        str, Field(description="File with the password of the Sentinels in --redis; empty: they ask for none.")
     ] = ""

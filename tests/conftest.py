@@ -16,6 +16,9 @@ import pytest
 import structlog
 
 if TYPE_CHECKING:
+    from tests.support.redis_cluster import ClusterProcesses
+    from tests.support.redis_process import RedisProcess
+    from tests.support.redis_sentinel import SentinelProcesses
     from tests.support.scraped import ScrapedStack
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -103,3 +106,32 @@ def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_folder(kept := folder / "rstitch" / library.name)
         shutil.copy2(library, kept)
     return folder
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """One server, for a folder whose conftest has none of its own."""
+    from tests.support.redis_process import RedisProcess
+
+    process = RedisProcess(tmp_path_factory.mktemp("redis"))
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def sentinel_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelProcesses]:
+    """A primary and its replica, under a Sentinel; whoever kills one brings it back."""
+    from tests.support.redis_sentinel import SentinelProcesses
+
+    with SentinelProcesses(tmp_path_factory.mktemp("sentinel")) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="session")
+def cluster_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcesses]:
+    """A cluster of three primaries; nobody kills one."""
+    from tests.support.redis_cluster import ClusterProcesses
+
+    with ClusterProcesses(tmp_path_factory.mktemp("cluster")) as processes:
+        yield processes

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from storage.redis_address import RedisAddress
 
 _T = TypeVar("_T")
-_REDIS_VARIABLES = ("CA", "CERT", "KEY", "PASSWORD_FILE")
+_REDIS_VARIABLES = ("CA", "CERT", "KEY", "PASSWORD_FILE", "SENTINEL_PASSWORD_FILE")
 _PATIENCE_S = 2.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

