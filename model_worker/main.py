@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -19,27 +19,27 @@ import structlog
 import torch
 import transformers
 
-from model_worker import messages
+from model_worker.addresses import Advertised, worker_id
+from model_worker.announcing import Announcer
 from model_worker.build import build, make_batching
 from model_worker.device_turns import DeviceTurns
 from model_worker.dividing import check_division
+from model_worker.draining import Draining
 from model_worker.driver import EngineDriver
-from model_worker.engine.engine import Engine
 from model_worker.engine.errors import RanksLost, UnsupportedModel
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.memory import weight_bytes
-from model_worker.engine.forward.quantizing import count_parameters
 from model_worker.engine.shared_layers.engine import SharedEngine
 from model_worker.grammars import Grammars
 from model_worker.heads import HeadTable
+from model_worker.infos import announcement, model_info, slm_info
 from model_worker.metrics import WorkerMetrics
 from model_worker.rank_processes import RankProcesses, start_ranks
 from model_worker.role import Role
 from model_worker.service import Card, WorkerService
 from model_worker.settings import WorkerSettings
 from model_worker.spare_cores import SpareCores
-from model_worker.tokenizer import TokenizerFiles, load_tokenizer
-from rstitch import __version__
+from model_worker.tokenizer import load_tokenizer
 from rstitch.errors import RstitchError, invalid
 from rstitch.service.access import AccessInterceptor
 from rstitch.service.ending import Ending
@@ -52,6 +52,8 @@ from rstitch.service.refused_calls import RefusedCalls
 from rstitch.service.server import Server
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
+from storage.redis_address import RedisAddress
+from storage.redis_link import RedisLink
 
 _log = structlog.get_logger(__name__)
 _SERVICE = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
@@ -83,7 +85,16 @@ class Worker:
     port: int
     driver: EngineDriver
     metrics: Metrics
+    drainings: list[Draining]  # one for each server
+    announcer: Announcer | None  # None: no fleet hears of it
     ranks: RankProcesses | None = None  # the other ranks of a divided model
+
+    async def drain(self) -> None:
+        """Says that it takes no more sessions, for good, and returns once no call is open."""
+        for draining in self.drainings:
+            draining.begin(final=True)
+        for draining in self.drainings:
+            await draining.emptied()
 
     async def stop(self) -> None:
         """Ends calls in flight at once, then the engine's thread."""
@@ -92,7 +103,9 @@ class Worker:
         await self.end(Ending())
 
     async def end(self, ending: Ending) -> None:
-        """Ends the engine's thread, and sends the last spans and metrics."""
+        """Withdraws from the fleet, ends the engine's thread, and sends the last spans and metrics."""
+        if self.announcer is not None:
+            await self.announcer.stop()
         await self.driver.stop()
         if self.ranks is not None:
             await asyncio.to_thread(self.ranks.end)
@@ -108,6 +121,9 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
         check_division(settings)
     tls = settings.server_tls()
     access = _access(settings)
+    redis = RedisAddress.of(settings.redis, settings) if settings.redis else None
+    reached = Advertised.of(settings.listen, settings.advertise, redis)
+    link = RedisLink(redis, 0) if redis is not None else None
     metrics = settings.make_metrics(f"rstitch-{role.name}-worker", insecure=settings.insecure)
     turns = _turns(role, settings)
     tokenizer = load_tokenizer(settings.model)
@@ -128,6 +144,8 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
     )
     grammars = Grammars(tokenizer.data, engine.limits.vocab_size, loaded.stop_tokens)
     servers: list[Server] = []
+    announcer = Announcer(link, settings.fleet, lambda: engine.capacity) if link is not None else None
+    drainings: list[Draining] = []
 
     async def serve(name: str, address: str, info: worker_pb2.GetInfoResponse) -> int:
         telemetry = setup_telemetry(f"rstitch-{name}-worker", settings.otlp_endpoint)
@@ -135,21 +153,31 @@ async def start(role: Role, settings: WorkerSettings, on_fatal: Callable[[BaseEx
             address, service_names=[_SERVICE], telemetry=telemetry, access=access, tls=tls, refused_calls=refused
         )
         heads, shallow = HeadTable(info.hidden_size, info.tokenizer_fingerprint), info.role != role.model
-        service = WorkerService(driver, Card(info, files), heads, grammars, telemetry.tracer, measured, shallow)
+        draining = Draining(announcer.hurry) if announcer is not None else Draining()
+        tracer = telemetry.tracer
+        service = WorkerService(driver, Card(info, files), heads, grammars, tracer, measured, draining, shallow)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server.grpc)
         servers.append(server)
-        return await server.start()
+        drainings.append(draining)
+        port = await server.start()
+        reached_at = reached.beside(port) if shallow else reached.at(port)
+        info.worker_id = worker_id(name, settings.worker_id, reached_at, is_other=shallow)
+        if announcer is not None:
+            announcer.add(announcement(name, info, reached_at), draining)
+        return port
 
-    info = _info(role, settings, loaded, engine, tokenizer)
+    info = model_info(role, settings, loaded, engine, tokenizer)
     port = await serve(role.name, settings.listen, info)
     if isinstance(engine, SharedEngine):
-        await serve("slm", settings.shared_listen, _slm_info(info, engine))
+        await serve("slm", settings.shared_listen, slm_info(settings, info, engine))
     driver.start()
     for server in reversed(servers):
         await server.set_serving(True)
     if ranks is not None:
         ranks.serve()
-    return Worker(servers, port, driver, metrics, ranks)
+    if announcer is not None:
+        announcer.start()
+    return Worker(servers, port, driver, metrics, drainings, announcer, ranks)
 
 
 async def _serve(role: Role, settings: WorkerSettings, ending: Ending) -> None:
@@ -162,15 +190,27 @@ async def _serve(role: Role, settings: WorkerSettings, ending: Ending) -> None:
     address = f"{settings.listen.rpartition(':')[0]}:{worker.port}"
     _log.info("ready", address=address, model=settings.model, device=settings.device)
     server, *others = worker.servers
-    async with asyncio.TaskGroup() as draining:
+    time, deadline = asyncio.get_running_loop().time, 0.0
+    async with asyncio.TaskGroup() as stopping:
 
-        async def drain_others() -> None:
+        async def leave() -> None:
+            nonlocal deadline
             ending.begin(settings.drain_grace_s)
-            for other in others:
-                draining.create_task(other.stop(settings.drain_grace_s))
+            deadline = time() + settings.drain_grace_s
+            await worker.drain()
 
-        await server.serve_until_signal(settings.drain_grace_s, drain_others)
+        async def stop_others() -> None:
+            for other in others:
+                stopping.create_task(other.stop(max(0.0, deadline - time())))
+
+        serving = stopping.create_task(server.serve_until_signal(settings.drain_grace_s, stop_others, leave))
+        beating = worker.announcer.beating if worker.announcer is not None else None
+        await asyncio.wait({serving, beating or serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():  # the fleet will not have it; the reason is raised below
+            signal.raise_signal(signal.SIGTERM)
     await worker.end(ending)
+    if beating is not None and not beating.cancelled():
+        beating.result()
 
 
 def _access(settings: WorkerSettings) -> AccessInterceptor | None:
@@ -185,42 +225,6 @@ def _access(settings: WorkerSettings) -> AccessInterceptor | None:
             insecure=settings.insecure,
         )
     return AccessInterceptor(keys, audited=settings.audit) if keys is not None else None
-
-
-def _info(
-    role: Role, settings: WorkerSettings, loaded: LoadedModel, engine: Engine, tokenizer: TokenizerFiles
-) -> worker_pb2.GetInfoResponse:
-    return worker_pb2.GetInfoResponse(
-        role=role.model,
-        model=settings.model,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        vocab_size=engine.limits.vocab_size,
-        stop_tokens=sorted(loaded.stop_tokens),
-        context_length=engine.limits.context_length,
-        hidden_size=loaded.hidden_size,
-        dtype=str(loaded.dtype).removeprefix("torch."),
-        device=str(loaded.device),
-        architecture=type(loaded.module).__name__,
-        num_parameters=loaded.num_parameters or count_parameters(loaded.module),
-        instance_id=uuid.uuid4().hex,
-        version=__version__,
-        head_terms=True,
-        grammars=True,
-        step_costs=messages.step_costs(engine.costs),
-        batch_invariant=engine.limits.batch_invariant,
-        path=engine.path,
-    )
-
-
-def _slm_info(info: worker_pb2.GetInfoResponse, engine: SharedEngine) -> worker_pb2.GetInfoResponse:
-    """Returns what GetInfo says of the SLM: the LLM's hidden size and stop tokens, its own parameters and costs."""
-    of_slm = worker_pb2.GetInfoResponse()
-    of_slm.CopyFrom(info)
-    of_slm.role = common_pb2.MODEL_SLM
-    of_slm.num_parameters = count_parameters(engine.shared.slm)
-    del of_slm.step_costs[:]
-    of_slm.step_costs.extend(messages.step_costs(engine.shallow_costs))
-    return of_slm
 
 
 def _turns(role: Role, settings: WorkerSettings) -> DeviceTurns | None:

@@ -1,6 +1,6 @@
 """Messages to engine types and back, and what a request may not hold.
 
-Generated messages stop here, in `handoffs.py`, in `service.py` and in `main.py`.
+Generated messages stop here, in `handoffs.py`, `infos.py`, `service.py` and `main.py`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import structlog
 from opentelemetry import trace
 
 from model_worker import messages
+from model_worker.draining import Call, Draining
 from model_worker.driver import EngineDriver
 from model_worker.engine.errors import EngineError, ForwardFailed
 from model_worker.engine.types import RunFailed, RunFinished, RunRequest
@@ -42,7 +43,7 @@ class _Run:
     num_to_report: int  # consultations that its responses may still carry
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Stream:
     """One Decode call: the pieces of its runs in order, and the run that goes on (ticket 0: none does).
 
@@ -56,6 +57,10 @@ class _Stream:
     failure: Exception | None = None
     runs: dict[int, _Run] = field(default_factory=dict)  # by ticket, until they have finished
 
+    @property
+    def is_running(self) -> bool:
+        return self.ticket != 0
+
     def put(self, ticket: int, piece: Piece) -> None:
         """Takes a piece from the driver, as the sink of this stream's runs."""
         if ticket == self.ticket and piece.end is not None:
@@ -67,7 +72,7 @@ class _Stream:
 class Card:
     """What a worker says of its model, once and for all."""
 
-    info: worker_pb2.GetInfoResponse  # the reply to GetInfo, without capacity and counters
+    info: worker_pb2.GetInfoResponse  # the reply to GetInfo, without what changes
     tokenizer: worker_pb2.GetTokenizerResponse  # the reply to GetTokenizer in one piece
 
 
@@ -81,6 +86,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     _grammars: Grammars
     _tracer: trace.Tracer
     _metrics: WorkerMetrics
+    _draining: Draining
     _shallow: bool  # serves the SLM of a model with shared layers
 
     async def Step(self, request: worker_pb2.StepRequest, context: Any) -> worker_pb2.StepResponse:
@@ -89,7 +95,8 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         done: asyncio.Future[Piece] = asyncio.get_running_loop().create_future()
         ticket = self._driver.submit(run, lambda _, piece: None if done.done() else done.set_result(piece))
         try:
-            end = (await done).end
+            with self._draining.visit(Call()):
+                end = (await done).end
         except asyncio.CancelledError:
             self._driver.cancel(ticket)
             raise
@@ -105,8 +112,9 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         stream = _Stream()
         reader = asyncio.create_task(self._read(stream, request_iterator))
         try:
-            async for response in self._responses(stream):
-                yield response
+            with self._draining.visit(stream):
+                async for response in self._responses(stream):
+                    yield response
         finally:
             reader.cancel()
             if stream.ticket:
@@ -121,7 +129,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         """Tells what the model would have written along given tokens, several steps in a message."""
         run = messages.observe_request(request, self._card.info.vocab_size, self._card.info.context_length)
         response = worker_pb2.ObserveResponse()
-        with ObserveSpan(self._tracer, run, self._metrics) as span:
+        with ObserveSpan(self._tracer, run, self._metrics) as span, self._draining.visit(Call()):
             try:
                 async with aclosing(observed(self._driver, self._of_role(run), span.add_slice)) as events:
                     async for event in events:
@@ -156,11 +164,20 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         self._heads.put(request.name, request.data)
         return worker_pb2.PutHeadResponse()
 
+    async def Drain(self, request: worker_pb2.DrainRequest, context: Any) -> worker_pb2.DrainResponse:
+        """Asks to get no new sessions, or takes that back; says what is left of those that are here."""
+        if request.undo:
+            self._draining.undo()
+        else:
+            self._draining.begin()
+        return worker_pb2.DrainResponse(num_running=self._draining.num_running, num_streams=self._draining.num_streams)
+
     async def GetInfo(self, request: worker_pb2.GetInfoRequest, context: Any) -> worker_pb2.GetInfoResponse:
         """Tells the model, and the engine's room and counters at this moment."""
+        capacity, counters = await self._driver.ask(messages.state_of)
         response = worker_pb2.GetInfoResponse()
         response.CopyFrom(self._card.info)
-        capacity, counters = await self._driver.ask(messages.state_of)
+        response.draining = self._draining.is_on
         response.capacity.CopyFrom(messages.capacity(capacity))
         response.counters.CopyFrom(messages.counters(counters))
         return response

@@ -9,9 +9,14 @@ from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from rstitch.limits import host_and_port
 from rstitch.service.scraping import MetricsSettings
+from storage.settings import URL_PATTERN, RedisLogin
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 Quantize = Literal["none", "int8", "int4", "fp8"]
+
+
+# Of a worker and of a fleet: such a name can stand in a key of Redis, and alone on a command line.
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 
 def _host_and_port_or_none(value: str) -> str:
@@ -21,7 +26,7 @@ def _host_and_port_or_none(value: str) -> str:
 Listen = Annotated[str, AfterValidator(host_and_port), Field(description="HOST:PORT to serve on.")]
 
 
-class WorkerSettings(MetricsSettings):
+class WorkerSettings(MetricsSettings, RedisLogin):
     """Serves one language model behind gRPC.
 
     Every flag `--some-name` can be given as the environment variable `RSTITCH_SOME_NAME`.
@@ -36,6 +41,31 @@ class WorkerSettings(MetricsSettings):
         AfterValidator(_host_and_port_or_none),
         Field(
             description="LLM only: HOST:PORT where the first layers of --model serve as the SLM. Empty: they do not."
+        ),
+    ] = ""
+    redis: Annotated[
+        str,
+        Field(
+            pattern=rf"^$|{URL_PATTERN}",
+            description="URL of the Redis where it tells routers of its --fleet that it is there. Empty: it does not.",
+        ),
+    ] = ""
+    fleet: Annotated[
+        str, Field(pattern=f"^{_NAME}$", description="Workers and routers of one name in one Redis belong together.")
+    ] = "default"
+    worker_id: Annotated[
+        str,
+        Field(
+            pattern=f"^({_NAME})?$",
+            description="Its name in the fleet; one that is restarted keeps it. Empty: made of role and address.",
+        ),
+    ] = ""
+    advertise: Annotated[
+        str,
+        AfterValidator(_host_and_port_or_none),
+        Field(
+            description="HOST:PORT by which routers reach it. Empty: --listen; if that is any interface, the one"
+            " towards Redis."
         ),
     ] = ""
     keys_file: Annotated[
@@ -156,6 +186,9 @@ class WorkerSettings(MetricsSettings):
         ),
     ] = 50.0
     threads: Annotated[int, Field(ge=0, description="CPU threads of torch; 0: torch's own choice.")] = 0
-    drain_grace_s: Annotated[float, Field(ge=0, description="Time that calls in flight get on SIGTERM, in s.")] = 10.0
+    drain_grace_s: Annotated[
+        float,
+        Field(ge=0, description="On SIGTERM it serves on until no call is open, so long at most, in s."),
+    ] = 10.0
     otlp_endpoint: Annotated[str, Field(description="OTLP gRPC endpoint for traces; empty: tracing is off.")] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Log level.")] = "info"

@@ -105,13 +105,13 @@ class RedisLink:
                 patience_s = self._patience_s if patience_s is None else patience_s
                 backoff = backoff or Backoff(first_s=0.05, max_s=1.0, patience_s=patience_s)
                 delay_s = backoff.next_s()
+                if is_demoted(error):
+                    await self._leave_replica()
                 if delay_s is None:
                     raise unavailable() from error
                 if not self._away:  # one line in the log for one outage, however many calls wait
                     _log.warning("waiting for redis", url=self.address, error=str(error))
                 self._away = True
-                if is_demoted(error):
-                    await self._leave_replica()
                 await asyncio.sleep(delay_s)
             else:
                 if self._away:

@@ -51,3 +51,9 @@ class Capacity:
     num_sessions: int
     num_runs: int
     max_batch_tokens: int
+    num_window_pages: int  # pages with room in layers that see a window only; 0: all of them
+    num_free_window_pages: int
+    num_states: int  # slots for states of recurrent layers; 0: there are none
+    num_free_states: int
+    num_available_pages: int  # what somebody new could get of all that, in pages
+    num_waiting_runs: int  # that were not in the last step

@@ -19,6 +19,7 @@ from model_worker.engine.bookkeeping.batching import Load
 from model_worker.engine.bookkeeping.cost_model import CostModel
 from model_worker.engine.bookkeeping.masks import MaskTable
 from model_worker.engine.bookkeeping.pages import PagePool
+from model_worker.engine.bookkeeping.room import available_pages
 from model_worker.engine.bookkeeping.runs import Run
 from model_worker.engine.bookkeeping.scheduler import Schedule, Scheduler
 from model_worker.engine.bookkeeping.session import Session
@@ -68,8 +69,8 @@ class Engine:
         self._windows = _windows(loaded, limits)
         side_by_side = limits.prefix_cache != "share"
         self._pool = PagePool(limits.num_pages, limits.page_size, side_by_side=side_by_side, windows=self._windows)
-        states = StateTable(limits.num_states) if loaded.states else NO_STATES
-        self._table = SessionTable(self._pool, limits.prefix_cache, states)
+        self._states = StateTable(limits.num_states) if loaded.states else NO_STATES
+        self._table = SessionTable(self._pool, limits.prefix_cache, self._states)
         self._scheduler = self._scheduler_type(self._table, limits)
         self._run_ids = itertools.count(1)
         self._masks = MaskTable(limits.vocab_size)
@@ -93,6 +94,7 @@ class Engine:
 
     @property
     def capacity(self) -> Capacity:
+        """Says what room there is and who is in it. Any thread may ask: a step may lie between two of the figures."""
         return Capacity(
             page_size=self.limits.page_size,
             num_pages=self.limits.num_pages,
@@ -102,6 +104,12 @@ class Engine:
             num_sessions=len(self._table),
             num_runs=len(self._scheduler),
             max_batch_tokens=self.limits.max_batch_tokens,
+            num_window_pages=self._windows.num_rooms if self._windows is not None else 0,
+            num_free_window_pages=self._windows.num_spare if self._windows is not None else 0,
+            num_states=self._states.num_slots,
+            num_free_states=self._states.num_free,
+            num_available_pages=available_pages(self._table, self._pool, self._states),
+            num_waiting_runs=self._scheduler.num_waiting,
         )
 
     @property

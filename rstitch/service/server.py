@@ -90,27 +90,41 @@ class Server:
         for name in ("", *self._service_names):
             await self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
 
-    async def serve_until_signal(self, grace_s: float, on_drain: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def serve_until_signal(
+        self,
+        grace_s: float,
+        on_drain: Callable[[], Awaitable[None]] | None = None,
+        on_signal: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Serves until SIGTERM or SIGINT, then drains: NOT_SERVING, `on_drain`, calls in flight get `grace_s` to end.
 
-        A second signal cuts them off. `on_drain` runs before the server refuses new calls and should return soon.
+        A second signal cuts them off. `on_drain` runs before the server refuses new calls and should return soon. Until
+        `on_signal` returns, which comes first, everything is served as before; that is part of the grace, too.
         """
         loop = asyncio.get_running_loop()
         drain, stop_now = asyncio.Event(), asyncio.Event()
 
-        def on_signal() -> None:
+        def told() -> None:
             (stop_now if drain.is_set() else drain).set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, told)
         try:
             await drain.wait()
             _log.info("draining", grace_s=grace_s)
+            deadline = loop.time() + grace_s
+            hurry = asyncio.create_task(stop_now.wait())
+            if on_signal is not None:
+                leaving = asyncio.ensure_future(on_signal())
+                await asyncio.wait({leaving, hurry}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+                leaving.cancel()
+                await asyncio.wait({leaving})
+                if not leaving.cancelled():
+                    leaving.result()
             await self._end_serving()
             if on_drain is not None:
                 await on_drain()
-            stopping = asyncio.create_task(self.grpc.stop(grace_s))
-            hurry = asyncio.create_task(stop_now.wait())
+            stopping = asyncio.create_task(self.grpc.stop(max(0.0, deadline - loop.time())))
             await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
             if not stopping.done():
                 await self.grpc.stop(None)

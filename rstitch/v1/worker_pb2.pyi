@@ -419,7 +419,7 @@ class Counters(_message.Message):
     def __init__(self, num_steps: _Optional[int] = ..., num_computed_tokens: _Optional[int] = ..., num_kept_tokens: _Optional[int] = ..., num_evictions: _Optional[int] = ..., num_refusals: _Optional[int] = ..., forward_us: _Optional[int] = ..., num_graph_steps: _Optional[int] = ..., num_graph_misses: _Optional[int] = ..., num_delayed_steps: _Optional[int] = ..., delayed_us: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., num_cache_hits: _Optional[int] = ..., num_cache_evictions: _Optional[int] = ...) -> None: ...
 
 class Capacity(_message.Message):
-    __slots__ = ("page_size", "num_pages", "num_free_pages", "num_sessions", "num_runs", "max_batch_tokens", "num_cached_pages", "num_shared_pages")
+    __slots__ = ("page_size", "num_pages", "num_free_pages", "num_sessions", "num_runs", "max_batch_tokens", "num_cached_pages", "num_shared_pages", "num_window_pages", "num_free_window_pages", "num_states", "num_free_states", "num_available_pages", "num_waiting_runs")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     NUM_PAGES_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_PAGES_FIELD_NUMBER: _ClassVar[int]
@@ -428,6 +428,12 @@ class Capacity(_message.Message):
     MAX_BATCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_CACHED_PAGES_FIELD_NUMBER: _ClassVar[int]
     NUM_SHARED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    NUM_WINDOW_PAGES_FIELD_NUMBER: _ClassVar[int]
+    NUM_FREE_WINDOW_PAGES_FIELD_NUMBER: _ClassVar[int]
+    NUM_STATES_FIELD_NUMBER: _ClassVar[int]
+    NUM_FREE_STATES_FIELD_NUMBER: _ClassVar[int]
+    NUM_AVAILABLE_PAGES_FIELD_NUMBER: _ClassVar[int]
+    NUM_WAITING_RUNS_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     num_pages: int
     num_free_pages: int
@@ -436,7 +442,13 @@ class Capacity(_message.Message):
     max_batch_tokens: int
     num_cached_pages: int
     num_shared_pages: int
-    def __init__(self, page_size: _Optional[int] = ..., num_pages: _Optional[int] = ..., num_free_pages: _Optional[int] = ..., num_sessions: _Optional[int] = ..., num_runs: _Optional[int] = ..., max_batch_tokens: _Optional[int] = ..., num_cached_pages: _Optional[int] = ..., num_shared_pages: _Optional[int] = ...) -> None: ...
+    num_window_pages: int
+    num_free_window_pages: int
+    num_states: int
+    num_free_states: int
+    num_available_pages: int
+    num_waiting_runs: int
+    def __init__(self, page_size: _Optional[int] = ..., num_pages: _Optional[int] = ..., num_free_pages: _Optional[int] = ..., num_sessions: _Optional[int] = ..., num_runs: _Optional[int] = ..., max_batch_tokens: _Optional[int] = ..., num_cached_pages: _Optional[int] = ..., num_shared_pages: _Optional[int] = ..., num_window_pages: _Optional[int] = ..., num_free_window_pages: _Optional[int] = ..., num_states: _Optional[int] = ..., num_free_states: _Optional[int] = ..., num_available_pages: _Optional[int] = ..., num_waiting_runs: _Optional[int] = ...) -> None: ...
 
 class GetTokenizerRequest(_message.Message):
     __slots__ = ()

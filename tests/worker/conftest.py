@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from model_worker.main import Worker, start
 from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.v1 import common_pb2, worker_pb2_grpc
+from storage.redis_address import RedisAddress
+from storage.redis_link import RedisLink
 from tests.support.pairs import save_model
+from tests.support.redis_process import RedisProcess
 
 ROLE = Role("slm", common_pb2.MODEL_SLM, WorkerSettings)
 
@@ -22,6 +25,23 @@ ROLE = Role("slm", common_pb2.MODEL_SLM, WorkerSettings)
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model") / "llama", "llama", seed=0)
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    process = RedisProcess(tmp_path_factory.mktemp("redis"))
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+async def link(redis_process: RedisProcess) -> AsyncIterator[RedisLink]:
+    redis_process.start()
+    made = RedisLink(RedisAddress(redis_process.url), patience_s=0)
+    await made.redis.flushall()
+    yield made
+    await made.close()
 
 
 StartWorker = Callable[..., Awaitable[tuple[Worker, worker_pb2_grpc.WorkerServiceStub]]]

@@ -3,63 +3,115 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fleet.registry import Registry
 from model_worker.entry import main
 from model_worker.main import start
 from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.errors import RstitchError
+from rstitch.local.processes import Process, free_port
 from rstitch.v1 import common_pb2, worker_pb2_grpc
 from rstitch.v1 import worker_pb2 as pb
 from slm_worker.__main__ import Settings
+from storage.redis_link import RedisLink
+from tests.support.forked import spawn_forked
+from tests.support.redis_process import RedisProcess
 from tests.worker.conftest import ROLE
 
 ROOT = Path(__file__).parents[2]
 PROMPT = [7, 8, 9, 10, 11]
 
 
-async def test_sigterm_lets_a_run_end(model_folder: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "slm_worker", "--model", str(model_folder), "--dtype", "float64"),
-        *("--listen", "127.0.0.1:0", "--threads", "1"),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    assert process.stdout is not None
+@contextlib.asynccontextmanager
+async def worker_process(model_folder: Path, log: Path, *flags: str) -> AsyncIterator[tuple[Process, grpc.aio.Channel]]:
+    """A worker's process that is ready, and a channel to it."""
+    port = free_port()
+    # fmt: off
+    command = [sys.executable, "-m", "slm_worker", "--model", str(model_folder), "--dtype", "float64",
+               "--listen", f"127.0.0.1:{port}", "--threads", "1", "--measure-ms", "0", *flags]
+    # fmt: on
+    with log.open("wb") as file:
+        process = spawn_forked(command, os.environ | {"PYTHONUNBUFFERED": "1"}, file)
     try:
-        port = None
-        async for line in process.stdout:
-            if b'"ready"' in line:
-                port = json.loads(line)["address"].rpartition(":")[2]
-                break
+        await asyncio.to_thread(wait_until_ready, process, log)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call: Any = worker_pb2_grpc.WorkerServiceStub(channel).Decode()
-            request = pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=400, stop_tokens=[299])
-            await call.write(request)
-            await call.read()
-            process.send_signal(signal.SIGTERM)
-            await call.done_writing()
-            response = None
-            while not (response is not None and response.HasField("finish")):
-                response = await call.read()
-                assert response is not grpc.aio.EOF, "the run was cut off"
-        assert response.finish.reason in (pb.Finish.REASON_LENGTH, pb.Finish.REASON_STOP)
-        assert await process.wait() == 0
+            yield process, channel
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_until_ready(process: Process, log: Path) -> None:
+    while b'"ready"' not in log.read_bytes():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.02)
+
+
+async def finish_of(call: Any) -> pb.Finish:
+    """Reads a run to its end."""
+    while True:
+        response = await call.read()
+        assert response is not grpc.aio.EOF, "the run was cut off"
+        if response.HasField("finish"):
+            finish: pb.Finish = response.finish
+            return finish
+
+
+async def test_after_sigterm_it_serves_who_is_there_and_leaves_the_fleet(
+    model_folder: Path, redis_process: RedisProcess, link: RedisLink, tmp_path: Path
+) -> None:
+    flags = ("--redis", redis_process.url, "--worker-id", "slm-0", "--drain-grace-s", "60")
+    async with worker_process(model_folder, tmp_path / "log", *flags) as (process, channel):
+        stub: Any = worker_pb2_grpc.WorkerServiceStub(channel)
+        call = stub.Decode()
+        await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=400, stop_tokens=[299]))
+        await call.read()
+        process.terminate()
+        finish = await finish_of(call)
+        assert finish.reason in (pb.Finish.REASON_LENGTH, pb.Finish.REASON_STOP)
+        registry = Registry(link, "default")
+        while not any(worker.draining for worker in await registry.read("slm")):  # noqa: ASYNC110 - only Redis knows
+            await asyncio.sleep(0.02)
+        assert (await stub.GetInfo(pb.GetInfoRequest())).draining
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Drain(pb.DrainRequest(undo=True))
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        # A further run of a session that is there: a router moves it when it can.
+        await call.write(pb.DecodeRequest(session_id="s", position=finish.held, tokens=[7], max_tokens=2))
+        assert (await finish_of(call)).held > finish.held
+        await call.done_writing()
+        assert await asyncio.to_thread(process.wait, 30) == 0
+        assert await registry.read("slm") == []
+
+
+async def test_after_its_grace_it_cuts_off_what_is_left(model_folder: Path, tmp_path: Path) -> None:
+    async with worker_process(model_folder, tmp_path / "log", "--drain-grace-s", "0.2") as (process, channel):
+        stub: Any = worker_pb2_grpc.WorkerServiceStub(channel)
+        call = stub.Decode()
+        await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=1, stop_tokens=[299]))
+        await finish_of(call)
+        process.terminate()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call.read()
+        assert await asyncio.to_thread(process.wait, 30) == 0
 
 
 @pytest.mark.parametrize(

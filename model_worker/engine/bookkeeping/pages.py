@@ -66,6 +66,7 @@ class PagePool:
         self._lane_pages = num_pages >> bits
         self._lane_starts = [_reversed(lane, bits) * self._lane_pages for lane in range(1 << bits)]
         self._num_spare = num_pages
+        self.num_shared = 0  # pages that more than one session holds
 
     @property
     def num_free(self) -> int:
@@ -81,11 +82,6 @@ class PagePool:
     def num_unclean(self) -> int:
         """Number of pages that nobody holds and that are to be zeroed first."""
         return len(self._unclean)
-
-    @property
-    def num_shared(self) -> int:
-        """Number of pages that more than one session holds."""
-        return sum(holders > 1 for holders in self._holders)
 
     @property
     def num_kept(self) -> int:
@@ -134,6 +130,7 @@ class PagePool:
             self._take_spare(page)
         self._was_shared[page] = 1
         self._holders[page] += 1
+        self.num_shared += self._holders[page] == 2
 
     def release(self, pages: Iterable[int], last_used: int = 0) -> None:
         """Takes back pages from one holder each, who last used them at a moment; the session's last page comes first.
@@ -145,6 +142,7 @@ class PagePool:
             assert self._holders[page], f"page {page} given back twice"
             self._last_used[page] = max(self._last_used[page], last_used)
             self._holders[page] -= 1
+            self.num_shared -= self._holders[page] == 1
             if self._holders[page]:
                 continue
             if page in self._tainted:
@@ -200,6 +198,7 @@ class PagePool:
         assert self._holders == [Counter(held)[page] for page in range(self.num_pages)], (
             f"pages leaked or counted wrong: {len(held)} held, {self.num_free} free, {self.num_pages} in all"
         )
+        assert self.num_shared == sum(holders > 1 for holders in self._holders), "shared pages counted wrong"
         kept, valued, unclean = set(self._kept), set(self._valued), set(self._unclean)
         blank = {page for page in range(self.num_pages) if self._blank[page]}
         nobodys = {page for page in range(self.num_pages) if not self._holders[page]}

@@ -44,9 +44,15 @@ class Scheduler:
         self.num_cached_tokens = 0  # taken over from other sessions
         self.num_cache_hits = 0  # runs that took some over
         self.costs: CostModel | None = None
+        self._num_left_out = 0  # runs that were not in the last batch
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    @property
+    def num_waiting(self) -> int:
+        """Number of runs that were not in the last batch: they wait for room, or for their turn."""
+        return min(self._num_left_out, len(self._runs))
 
     def get(self, run_id: int) -> Run | None:
         return self._runs.get(run_id)
@@ -128,6 +134,7 @@ class Scheduler:
                 observable -= row.num_asked
             if run.fills_pages:
                 coming.update(self._table.coming(run.session))
+        self._num_left_out = len(self._runs) - len(schedule.rows)
         return schedule
 
     def _adopt(self, run: Run) -> None:

@@ -22,6 +22,13 @@ LEAST_STATES = 4
 class States:
     """What the table of sessions asks about states. This is the answer where no layer has any."""
 
+    num_slots = 0
+
+    @property
+    def num_free(self) -> int:
+        """Number of slots that no session has."""
+        return 0
+
     def restorable(self, session: Session, position: int) -> int:
         """Returns the last position up to this one that the session can go on from without computing it."""
         return position

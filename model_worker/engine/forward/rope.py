@@ -52,6 +52,14 @@ def settle_rope(name: str, module: nn.Module, config: Any, context_length: int) 
                 kind[layer_type] = _SETTLED
 
 
+def has_long_angles(config: Any, context_length: int) -> bool:
+    """Says whether a context of so many tokens has other angles than a shorter one: LongRoPE's long set."""
+    return any(
+        part.get("rope_type") == _LONGROPE and context_length > int(part["original_max_position_embeddings"])
+        for part in _parts(config)
+    )
+
+
 def _settle(rotary: Any, prefix: str, parameters: Any, context_length: int, layer_type: str | None) -> None:
     trained = int(parameters["original_max_position_embeddings"])
     angles: torch.Tensor = getattr(rotary, f"{prefix}inv_freq")

@@ -70,17 +70,11 @@ def load_shared(folder: str, module: Any) -> SharedModel:
 
     Raises UnsupportedModel if the folder has no shared layers, or some that do not fit the model.
     """
-    root = Path(folder).expanduser()
-    files = {name: root / (name if (root / name).is_file() else old) for name, old in _OLD_NAMES.items()}
-    missing = [name for name, file in files.items() if not file.is_file()]
-    if missing:
-        raise UnsupportedModel(
-            f"{folder}: no model with shared layers (no {missing[0]}); serve it without --shared-listen"
-        )
+    config_file, weights_file = shared_files(folder)
     try:
-        config = json.loads(files[CONFIG].read_text())
+        config = json.loads(config_file.read_text())
         num_layers, adapter_size = int(config["num_layers"]), int(config["adapter_size"])
-        weights: Mapping[str, Tensor] = load_file(files[WEIGHTS])
+        weights: Mapping[str, Tensor] = load_file(weights_file)
     except Exception as error:  # whatever a broken file may raise: each format has errors of its own
         raise UnsupportedModel(
             f"{folder}: its shared layers are not readable: {type(error).__name__}: {error}"
@@ -92,6 +86,18 @@ def load_shared(folder: str, module: Any) -> SharedModel:
     except RuntimeError as error:
         raise UnsupportedModel(f"{folder}: the weights of {WEIGHTS} do not fit the model: {error}") from error
     return share_layers(module, num_layers, tail.eval())
+
+
+def shared_files(folder: str) -> tuple[Path, Path]:
+    """Finds the two files beside a model's own, config and weights. Raises UnsupportedModel if one is not there."""
+    root = Path(folder).expanduser()
+    files = {name: root / (name if (root / name).is_file() else old) for name, old in _OLD_NAMES.items()}
+    missing = [name for name, file in files.items() if not file.is_file()]
+    if missing:
+        raise UnsupportedModel(
+            f"{folder}: no model with shared layers (no {missing[0]}); serve it without --shared-listen"
+        )
+    return files[CONFIG], files[WEIGHTS]
 
 
 def share_layers(module: Any, num_layers: int, tail: SlmTail) -> SharedModel:
