@@ -64,8 +64,9 @@ def _follow(told: dict[str, object]) -> None:
         log.error("cannot go on", error=str(error))
     except Exception:
         log.exception("a step failed")
-        raise
-    sys.exit(1)
+    sys.stderr.flush()
+    # Not by the interpreter's end: there gloo looks for the file by which all have met, which may be gone.
+    os._exit(1)
 
 
 if __name__ == "__main__":

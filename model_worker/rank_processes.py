@@ -7,6 +7,7 @@ it. If one of them ends by itself, the worker is of no use any more, and is told
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import subprocess
@@ -62,6 +63,9 @@ class RankProcesses:
         for rank, child in enumerate(self._children, start=1):
             threading.Thread(target=self._watch, args=(rank, child), name=f"rank {rank}", daemon=True).start()
         _log.info("ranks started", count=settings.tp)
+        # Also where the start is refused; gloo looks for the folder's file at the interpreter's end, for ten seconds.
+        atexit.register(self.end)
+        self.group: TorchRanks | None = None  # until all have met
         self.group = TorchRanks(0, settings.tp, torch.device(settings.device), meeting)
 
     def serve(self) -> None:
@@ -79,8 +83,11 @@ class RankProcesses:
         return call
 
     def end(self) -> None:
-        """Ends all ranks; rank 0 must not compute any more."""
+        """Ends all ranks, if that is not done; rank 0 must not compute any more."""
+        if self._is_ending:
+            return
         self._is_ending = True
+        atexit.unregister(self.end)
         for child in self._children:
             assert child.stdin is not None
             child.stdin.close()
@@ -90,7 +97,8 @@ class RankProcesses:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-        self.group.leave()
+        if self.group is not None:
+            self.group.leave()
         self._folder.cleanup()
 
     def _watch(self, rank: int, child: subprocess.Popen[str]) -> None:

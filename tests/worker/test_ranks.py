@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,12 +19,16 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
+from model_worker import rank_processes
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.main import start
+from model_worker.rank_processes import RankProcesses
 from model_worker.settings import WorkerSettings
 from rstitch.errors import RstitchError
+from rstitch.local.processes import Process, spawn
 from rstitch.v1 import common_pb2, worker_pb2_grpc
 from rstitch.v1 import worker_pb2 as pb
+from tests.support.forked import spawn_forked
 from tests.support.worker_calls import decode_once, read_run
 from tests.worker.conftest import ROLE, StartWorker
 
@@ -34,32 +40,44 @@ SAMPLED = common_pb2.Sampling(temperature=1.0, top_p=0.9, seed=5)
 FULL = pb.Returns(logits=pb.LOGITS_FULL)
 
 
+class Started:
+    """A worker of three ranks that has begun to start."""
+
+    def __init__(self, process: Process, log: asyncio.StreamReader) -> None:
+        self.process, self.pid, self._log = process, process.pid, log
+
+    async def line_with(self, event: str) -> dict[str, Any]:
+        seen = []
+        async for line in self._log:
+            seen.append(line)
+            if event.encode() in line:  # which a thread's traceback may be in front of
+                return dict(json.loads(line[line.index(b'{"') :]))
+        raise AssertionError(f"no {event}: " + b"".join(seen).decode())
+
+    async def ended(self) -> int:
+        return await asyncio.to_thread(self.process.wait)
+
+
 @asynccontextmanager
-async def three_ranks(*flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A worker that has begun to start."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "llm_worker", "--model", MODEL, "--tp", "3", "--listen", "127.0.0.1:0"),
-        *("--threads", "3", "--measure-ms", "0", *flags),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+async def three_ranks(folder: Path, *flags: str, fork: bool = True) -> AsyncIterator[Started]:
+    """Forked, or started as a user starts it, which takes three imports of torch."""
+    log = folder / "log"
+    os.mkfifo(log)
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=1 << 20)
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.open(log, os.O_RDONLY | os.O_NONBLOCK), "rb")
     )
+    command = [sys.executable, "-m", *(["tests.support.forked_ranks"] if fork else []), "llm_worker", "--model", MODEL]
+    command += ["--tp", "3", "--listen", "127.0.0.1:0", "--threads", "3", "--measure-ms", "0", *flags]
+    with log.open("wb") as file:
+        process = (spawn_forked if fork else spawn)(command, dict(os.environ), file)
     try:
-        yield process
+        yield Started(process, reader)
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def line_with(process: asyncio.subprocess.Process, event: str) -> dict[str, Any]:
-    assert process.stdout is not None
-    seen = []
-    async for line in process.stdout:
-        seen.append(line)
-        if line.startswith(b"{") and (told := json.loads(line))["event"] == event:
-            return dict(told)
-    raise AssertionError(f"no {event}: {seen}")
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        await asyncio.to_thread(process.wait)
+        transport.close()
 
 
 def children(pid: int) -> list[int]:
@@ -79,7 +97,7 @@ async def gone(pid: int) -> None:
     os.close(process)
 
 
-async def test_three_ranks_say_what_one_says_and_end_with_each_other(start_worker: StartWorker) -> None:
+async def test_three_ranks_say_what_one_says_and_end_with_each_other(start_worker: StartWorker, tmp_path: Path) -> None:
     _, one = await start_worker(model=MODEL, dtype="float32", measure_ms=0)
     requests = [
         pb.DecodeRequest(session_id=f"{name}{sampling is None}", tokens=tokens, max_tokens=12, sampling=sampling)
@@ -87,8 +105,8 @@ async def test_three_ranks_say_what_one_says_and_end_with_each_other(start_worke
         for sampling in (None, SAMPLED)
     ]
     step = pb.StepRequest(session_id="step", tokens=LONG, returns=FULL)
-    async with three_ranks("--max-batch-tokens", "48") as process:
-        address = (await line_with(process, "ready"))["address"]
+    async with three_ranks(tmp_path, "--max-batch-tokens", "48") as process:
+        address = (await process.line_with("ready"))["address"]
         async with grpc.aio.insecure_channel(address) as channel:
             three: Any = worker_pb2_grpc.WorkerServiceStub(channel)
             theirs, ours = [await stub.GetInfo(pb.GetInfoRequest()) for stub in (one, three)]
@@ -116,41 +134,41 @@ async def test_three_ranks_say_what_one_says_and_end_with_each_other(start_worke
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await read_run(call)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        lost = await line_with(process, "a rank ended, so this worker ends")
+        lost = await process.line_with("a rank ended, so this worker ends")
         assert (lost["rank"], lost["exit_code"]) == (2, -signal.SIGKILL)
-        assert await process.wait() == 70
+        assert await process.ended() == 70
         await gone(ranks[0])
 
 
-async def test_ranks_end_with_a_worker_that_is_killed() -> None:
-    async with three_ranks() as process:
-        assert (await line_with(process, "ranks started"))["count"] == 3
+async def test_ranks_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    async with three_ranks(tmp_path) as process:
+        assert (await process.line_with("ranks started"))["count"] == 3
         ranks = children(process.pid)
-        process.kill()
-        await process.wait()
+        os.kill(process.pid, signal.SIGKILL)
+        await process.ended()
         for rank in ranks:
             await gone(rank)
 
 
 @pytest.mark.soak
-async def test_ranks_end_with_a_worker_that_serves() -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_ranks_end_with_a_worker_that_serves(number: signal.Signals, tmp_path: Path) -> None:
     """Killed, they find out by themselves; told to end, it lets its answers end with them."""
-    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
-        async with three_ranks() as process:
-            address = (await line_with(process, "ready"))["address"]
-            ranks = children(process.pid)
-            async with grpc.aio.insecure_channel(address) as channel:
-                call: Any = worker_pb2_grpc.WorkerServiceStub(channel).Decode()
-                await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=60, stop_tokens=[633]))
-                await call.read()
-                for pid in (process.pid, *(ranks if number is signal.SIGTERM else ())):  # as a terminal sends it to all
-                    os.kill(pid, number)
-                await call.done_writing()
-                if number is signal.SIGTERM:
-                    assert (await read_run(call))[1].reason is not pb.Finish.REASON_UNSPECIFIED
-            assert await process.wait() == code
-            for rank in ranks:
-                await gone(rank)
+    async with three_ranks(tmp_path, fork=False) as process:
+        address = (await process.line_with("ready"))["address"]
+        ranks = children(process.pid)
+        async with grpc.aio.insecure_channel(address) as channel:
+            call: Any = worker_pb2_grpc.WorkerServiceStub(channel).Decode()
+            await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=60, stop_tokens=[633]))
+            await call.read()
+            for pid in (process.pid, *(ranks if number is signal.SIGTERM else ())):  # as a terminal sends it to all
+                os.kill(pid, number)
+            await call.done_writing()
+            if number is signal.SIGTERM:
+                assert (await read_run(call))[1].reason is not pb.Finish.REASON_UNSPECIFIED
+        assert await process.ended() == (0 if number is signal.SIGTERM else -number)
+        for rank in ranks:
+            await gone(rank)
 
 
 async def refusal(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Exception:
@@ -180,3 +198,32 @@ async def test_what_is_not_for_ranks_is_refused_by_name(
     assert isinstance(error, RstitchError)
     assert error.field == "--" + flag.replace("_", "-")
     assert "--tp" in str(error)
+
+
+def test_a_rank_that_ends_before_all_have_met_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 waits for it where nothing else would end the wait."""
+    over, codes, told = threading.Event(), [], []
+
+    class Group:
+        def __init__(self, *_: object) -> None:
+            assert over.wait(30)
+
+        def leave(self) -> None: ...
+
+    def end(code: int) -> None:
+        codes.append(code)
+        over.set()
+
+    def child(settings: WorkerSettings, facts: dict[str, object]) -> subprocess.Popen[str]:
+        told.append((facts["rank"], settings.device))
+        return subprocess.Popen(["false"], stdin=subprocess.PIPE, text=True)
+
+    monkeypatch.setattr(rank_processes, "TorchRanks", Group)
+    monkeypatch.setattr(rank_processes, "_start", child)
+    monkeypatch.setattr(rank_processes, "_TO_SAY_WHY_S", 0)
+    monkeypatch.setattr(rank_processes.os, "_exit", end)
+    settings = WorkerSettings(model=MODEL, listen="127.0.0.1:0", tp=2, device="cuda:3")
+    ranks = RankProcesses("llm", settings, lambda error: None)
+    ranks.end()
+    assert codes == [1]
+    assert told == [(1, "cuda:4")], "the card after that of rank 0"

@@ -83,6 +83,12 @@ class FusedMlp:
         return out
 
 
+def leave(part: nn.Module, attended: Tensor) -> Tensor:
+    """Returns a layer's output, [1, tokens, hidden_size], of its attention's, [1, tokens, heads, value_dim]."""
+    out: Tensor = part.o_proj(attended.flatten(2))  # type: ignore[operator]
+    return out
+
+
 class FusedAttention:
     """From hidden states to attention's output: one matrix, one kernel up to the cache, the backend, one matrix."""
 
@@ -114,7 +120,7 @@ class FusedAttention:
         query = self._rotate(
             hidden_states, position_embeddings, self._cache, self._attention.tables_of(self._layer).slots
         )
-        return self.leave(self._attention.attend(self._layer, query, self._scaling, self._sinks)[None]), None
+        return leave(self._part, self._attention.attend(self._layer, query, self._scaling, self._sinks)[None]), None
 
     def project(
         self, hidden: Tensor, rotation: tuple[Tensor, Tensor], slots: Tensor | None
@@ -124,11 +130,6 @@ class FusedAttention:
         keys, values = (each[:num_tokens].clone() for each in self._cache)
         at = torch.arange(num_tokens, device=hidden.device) if slots is None else slots
         return self._rotate(hidden, rotation, (keys, values), at), keys, values
-
-    def leave(self, attended: Tensor) -> Tensor:
-        """Returns the part's output, [1, tokens, hidden_size], of attention's, [1, tokens, heads, value_dim]."""
-        out: Tensor = self._part.o_proj(attended.flatten(2))  # type: ignore[operator]
-        return out
 
     def _rotate(
         self, hidden: Tensor, rotation: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor], slots: Tensor

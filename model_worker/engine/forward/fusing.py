@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.attention_tables import BlockTableAttention
 from model_worker.engine.forward.dispatch import use_attention
-from model_worker.engine.forward.fused_modules import FusedAttention, FusedMlp, linears, matching_norm, merged
+from model_worker.engine.forward.fused_modules import FusedAttention, FusedMlp, leave, linears, matching_norm, merged
 from model_worker.engine.forward.replaced import replace_forward
 
 _TOKENS = (1, 5, 2, 7)
@@ -130,6 +130,8 @@ def _fused_attention(
     if not (isinstance(hidden, Tensor) and isinstance(rotation, tuple) and isinstance(output, tuple)):
         return None
     query, key, value, _ = calls.asked[part]
+    # Before anything is decided by numbers, which differ from rank to rank of a divided model: this adds up all ranks'.
+    left = leave(part, calls.attended[part])
     norms = []
     for name in ("q_norm", "k_norm"):
         if (child := getattr(part, name, None)) is not None:
@@ -142,8 +144,6 @@ def _fused_attention(
     heads_norms = (norms[0], norms[1]) if norms else None
     own = FusedAttention(part, merged(matrices), attention, options.get("scaling"), heads_norms, options.get("s_aux"))
     q, k, v = own.project(hidden, rotation, slots=None)
-    # Called whatever the rest is like: where it adds up what all ranks give, all of them call it.
-    left = own.leave(calls.attended[part])
     same = (
         _equal(q.transpose(0, 1)[None], query)
         and _equal(k.transpose(0, 1)[None], key)

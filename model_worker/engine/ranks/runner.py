@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from model_worker.engine.bookkeeping.runs import Row
-from model_worker.engine.errors import RanksLost
+from model_worker.engine.errors import RanksLost, UnsupportedModel
 from model_worker.engine.forward.batch import Batch, batch_order
 from model_worker.engine.forward.compiled import Step as CompiledStep
-from model_worker.engine.forward.graphs import OnProgress
+from model_worker.engine.forward.graphs import Graphs, OnProgress
 from model_worker.engine.forward.loader import LoadedModel
 from model_worker.engine.forward.outcome import Outcome, nothing
 from model_worker.engine.forward.runner import Launched, Runner
@@ -41,6 +41,15 @@ class RankRunner(Runner):
     def path(self) -> str:
         """Says, too, among how many ranks the model is divided."""
         return f"{super().path}, tp: {self._ranks.size}"
+
+    def _make_graphs(self, on_progress: OnProgress) -> Graphs | None:
+        graphs = super()._make_graphs(on_progress)
+        if self._why_no_graphs:  # another rank may have captured its own, and cannot be asked: it is in another step
+            name = type(self._loaded.module).__name__
+            raise UnsupportedModel(
+                f"{name}: a model that is divided goes{self._why_no_graphs}; start with --graphs off"
+            )
+        return graphs
 
     def _make_compiled(self) -> CompiledStep | None:
         # Compiled code cannot wait for other ranks between its layers.
