@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from evals.latency.formulas import ModelLatency
 from evals.latency.model import LatencyModel
-from evals.plan.cards import card
+from evals.plan.cards import Card, card
 from evals.plan.fleet import Beside, Model
 from evals.plan.load import ROLES, Role
 from evals.plan.options import PlanOptions
@@ -22,7 +22,8 @@ def models_of(options: PlanOptions) -> dict[Role, Model]:
     """Both models of the options. Raises RstitchError that names the flag."""
     found = _loaded(options)
     if found is None:
-        return {role: _by_config(role, options) for role in ROLES}
+        cards = {role: card(getattr(options, f"{role}_card") or options.card, f"--{role}-card") for role in ROLES}
+        return {role: _by_config(role, cards[role], options) for role in ROLES}
     latencies: Mapping[Role, ModelLatency] = {"slm": found.slm, "llm": found.llm}
     return {role: measured(latencies[role], options.max_rows, options.kv_tokens) for role in ROLES}
 
@@ -67,7 +68,7 @@ def _loaded(options: PlanOptions) -> LatencyModel | None:
         raise invalid("--latency-model", f"{error}.", "Or name --slm and --llm with their cards.") from None
 
 
-def _by_config(role: Role, options: PlanOptions) -> Model:
+def _by_config(role: Role, on: Card, options: PlanOptions) -> Model:
     # These load torch and transformers, which whoever has a file does not need.
     from evals.fits.presets import CONFIGS
     from evals.fits.sizing import SESSION_TOKENS, sized
@@ -87,10 +88,7 @@ def _by_config(role: Role, options: PlanOptions) -> Model:
     if precision not in model.weights:
         what, remedy = f"{name} is not for {precision!r}.", f"Choose of {', '.join(model.weights)}."
         raise invalid(f"--{role}-precision", what, remedy)
-    on, count = (
-        card(getattr(options, f"{role}_card") or options.card, f"--{role}-card"),
-        getattr(options, f"{role}_cards"),
-    )
+    count = getattr(options, f"{role}_cards")
     weights, total = model.weights[precision], round(on.memory_gb * 1e9) * count
     kv_tokens = room_for_cache(total - weights) * SESSION_TOKENS // model.session_bytes() if total > weights else 0
     if kv_tokens < options.answers.kept_tokens:

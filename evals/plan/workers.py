@@ -76,7 +76,8 @@ class Options(PlanOptions):
 def run(options: Options) -> int:
     """Computes, prints and draws. Returns the exit code."""
     _check(options)
-    models, beside, answers = models_of(options), beside_of(options), options.answers
+    answers = options.answers
+    models, beside = models_of(options), beside_of(options)
     fleet = Fleet(models, {"slm": 1, "llm": 1}, answers, beside)
     chosen = _chosen(fleet, options)
     rate, fleet = chosen.state.rate, chosen.fleet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,22 +17,11 @@ from evals.plan.numbers import Goal, least, least_among, room_used
 from evals.plan.queue import Station
 from evals.plan.steps import Measured
 from rstitch.errors import RstitchError
+from tests.support.planned import Linear, latency_file
 
 ONE = Demand(1, 0, 1)  # a row, a run, nothing beside
 PAIR = ["--slm", "l3lab/L1-1.5B-Short", "--llm", "Qwen/QwQ-32B", "--llm-cards", "2"]
 PRESETS = [*PAIR, "--rate", "20"]
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Steps that take so much, more by the row and more by each other token."""
-
-    base_s: float
-    row_s: float = 0.0
-    other_s: float = 0.0
-
-    def step_s(self, rows: int, other_tokens: float, context: float) -> float:
-        return self.base_s + self.row_s * rows + self.other_s * other_tokens
 
 
 SMALL = Model(Linear(0.001, 0.0001, 0.00001), 128, 300_000)
@@ -193,20 +182,10 @@ def test_the_command_plans_a_known_pair(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["routers"] == math.ceil(20 * 1000 * 235e-6 / 0.7)
     assert [row["p95_s"] for row in found["loads"]] == sorted(row["p95_s"] for row in found["loads"])
     assert plot.stat().st_size > 0
-    assert main(PRESETS) == 0
-    told = capsys.readouterr().out
-    assert "It saturates at" in told
-    assert "the chosen fleet by load" in told
 
 
 def test_a_measured_pair_is_planned_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = {
-        "prefill": {"a": 0, "b": 0, "c": 0.01, "d": 1}, "decode": {"c": 0.0001, "d": 1.0},
-        "step_costs": [[1, 1, 1000], [8, 1, 2000], [1, 64, 3000]], "kv_tokens": 50_000, "max_batch_tokens": 64,
-    }  # fmt: skip
-    path = tmp_path / "latency.json"
-    path.write_text(json.dumps({"slm": model, "llm": model, "serving": None}))
-    flags = ["--latency-model", str(path), "--slm-workers", "1", "--llm-workers", "1", "--json"]
+    flags = ["--latency-model", str(latency_file(tmp_path)), "--slm-workers", "1", "--llm-workers", "1", "--json"]
     assert main([*flags, "--concurrency", "4"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["workers"] == {"slm": 1, "llm": 1}
@@ -214,6 +193,10 @@ def test_a_measured_pair_is_planned_from_its_file(tmp_path: Path, capsys: pytest
     assert found["chosen"][0]["fit"] == 50_000 // 1300
     assert main([*flags, "--concurrency", "4", "--cores", "2"]) == 0
     assert json.loads(capsys.readouterr().out)["rate"] < found["rate"]
+    assert main([*flags[:-1], "--concurrency", "4", "--cores", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "the chosen fleet by load" in told
+    assert "times as long as alone, waiting for a core" in told
 
 
 @pytest.mark.parametrize(
@@ -255,8 +238,5 @@ def test_a_model_that_nobody_knows_is_refused_with_those_that_are(
 
 
 def test_a_file_without_steps_of_several_rows_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = {"prefill": {"a": 0, "b": 0, "c": 0.01, "d": 1}, "decode": {"c": 0.0001, "d": 1.0}}
-    path = tmp_path / "latency.json"
-    path.write_text(json.dumps({"slm": model, "llm": model, "serving": None}))
-    assert main(["--rate", "1", "--latency-model", str(path)]) == 2
+    assert main(["--rate", "1", "--latency-model", str(latency_file(tmp_path, step_costs=[]))]) == 2
     assert "--latency-model: the latency model says nothing of steps with several rows" in capsys.readouterr().err

@@ -105,6 +105,7 @@ class Simulation:
             {role: Roster(workers, plan.way, ways) for role, workers in self.workers.items()}
             for _ in range(plan.routers)
         ]
+        self.asked: dict[Session, float] = {}  # of answers under way, when they were asked for
         self.held: dict[Worker, set[Session]] = {worker: set() for worker in self._all()}
 
     def run(self) -> Seen:
@@ -202,14 +203,13 @@ class Session:
         self._behind = {role: CatchUp() for role in ROLES}
         self._length = 0
         self._left = 0
-        self._asked_at = 0.0
         self._router = simulation.router()
 
     def ask(self, now: float) -> None:
         """The next turn: a prompt comes."""
         answers, rng = self._of.plan.fleet.answers, self._of.rng
         self._router = self._of.router()
-        self._asked_at = now
+        self._of.asked[self] = now
         self._length += round(answers.prompt_tokens) + (0 if self._bound else round(answers.held_tokens))
         sigma = math.sqrt(math.log1p(answers.cv**2))
         self._left = max(1, round(answers.tokens * math.exp(rng.gauss(0, sigma) - sigma**2 / 2)))
@@ -217,7 +217,7 @@ class Session:
             worker = self._bound.get(role)
             if worker is None:
                 self._place(role, now)
-            elif self._router[role].is_overloaded(worker):
+            elif self._router[role].is_overloaded(worker, self.name):
                 self._move(role, now, "overloaded")
         self._write(self._of.plan.fleet.taking_part[0], now + self._of.plan.fleet.beside.answer_ms / 1000)
 
@@ -310,8 +310,9 @@ class Session:
     def _answered(self, now: float) -> None:
         plan, seen, rng = self._of.plan, self._of.seen, self._of.rng
         seen.num_answers += 1
-        if self._asked_at >= plan.begin_s:
-            seen.latencies.append(now - self._asked_at)
+        asked_at = self._of.asked.pop(self)
+        if asked_at >= plan.begin_s:
+            seen.latencies.append(now - asked_at)
         if rng.random() * plan.turns < 1:
             for role in tuple(self._bound):
                 self._leave(role)

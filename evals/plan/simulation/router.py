@@ -1,6 +1,7 @@
 """A router as placement sees it: what workers announced, what it placed since, and whom it suspects.
 
-Placed is by `fleet.placement`, as routers do; or, to compare with, at random or in turn, which move no conversation.
+Placed is by `fleet.placement`, as routers do. To compare with: on the worker that has least of all that a router sees,
+at random, and in turn; the last two move no conversation.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Iterable
 from typing import Literal
 
 from evals.plan.simulation.worker import Worker
-from fleet.placement import Candidate, is_overloaded, place
+from fleet.placement import Candidate, few, is_overloaded, place
 
-Way = Literal["fleet", "random", "in turn"]
-WAYS: tuple[Way, ...] = ("fleet", "random", "in turn")
+Way = Literal["fleet", "least", "random", "turns"]
+WAYS: tuple[Way, ...] = ("fleet", "least", "random", "turns")
 TTL_S = 3.0  # of an announcement
 
 
@@ -66,19 +67,25 @@ class Roster:
         if self._way == "fleet":
             chosen = place(session, candidates.values())
             assert chosen is not None
+        elif self._way == "least":
+            chosen = min(candidates.values(), key=_rank)
         else:
             names = list(candidates)
             self._turn += 1
-            index = self._turn if self._way == "in turn" else self._rng.randrange(len(names))
+            index = self._turn if self._way == "turns" else self._rng.randrange(len(names))
             chosen = candidates[names[index % len(names)]]
         seen = self._seen[chosen.id]
         seen.placed.append(now)
         candidates[chosen.id] = Candidate(chosen.id, chosen.num_bound + 1, chosen.num_free_pages)
         return seen.worker
 
-    def is_overloaded(self, worker: Worker) -> bool:
+    def is_overloaded(self, worker: Worker, session: str) -> bool:
         """Whether a conversation is to leave its worker at its next turn."""
         current = self._candidates.get(worker.id)
-        if self._way != "fleet" or current is None:
+        if self._way in ("random", "turns") or current is None:
             return False
-        return is_overloaded(current, self._candidates.values())
+        return is_overloaded(current, few(session, tuple(self._candidates.values())))
+
+
+def _rank(candidate: Candidate) -> tuple[int, int]:
+    return candidate.num_bound, -candidate.num_free_pages

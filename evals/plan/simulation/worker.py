@@ -234,7 +234,7 @@ class Worker:
             room = _STRETCH * alone if rows else max(_ALONE_S, alone)
             self._rode = min(max(1.0, room / each) if each else _BUDGET, _BUDGET, self._background)
             self._step_s = steps_of.step_s(max(rows, 1), self._rode, context)
-            needed = math.ceil(self._background / self._rode)
+            needed = max(1, int(self._background / self._rode))  # what is left then is less than a step's
             self._schedule(min(needed, self._rows[0][0] - self._step) if rows else needed)
         elif rows:
             self._step_s = steps_of.step_s(rows, 0, context)
