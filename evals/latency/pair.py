@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 from evals.asking.access import access
 from evals.figures.provenance import provenance
@@ -17,6 +18,7 @@ from evals.latency.measure import Measurement, Plan, measure
 from evals.latency.model import LatencyModel
 from evals.latency.profile import CACHED, INPUTS, Prober
 from rstitch.client.aio import AsyncClient
+from rstitch.v1 import worker_pb2
 
 ROLES = ("slm", "llm")
 
@@ -73,13 +75,20 @@ async def probers_of(workers: Sequence[str], seed: int, held: AsyncExitStack) ->
 def fitted(made: Measurement, probers: Mapping[str, Prober], plan: Plan, service: Service) -> LatencyModel:
     """Fits the formulas on what was measured, and what serving adds if answers were."""
     infos = {role: probers[role].info for role in ROLES}
-    slm, llm = (
-        fit_model(made.calls[role], {"model": Path(info.model).name, "device": info.device, "dtype": info.dtype})
-        for role, info in infos.items()
-    )
+    slm, llm = (fit_model(made.calls[role], _facts(info)) for role, info in infos.items())
     grid = {"inputs": plan.inputs, "cached": plan.cached, "repeats": made.num_rounds, "seed": plan.seed}
     model = LatencyModel(slm, llm, None, provenance() | grid)
     return dataclasses.replace(model, serving=serving_of(model, made.seen, service)) if made.seen else model
+
+
+def _facts(info: worker_pb2.GetInfoResponse) -> dict[str, Any]:
+    """What a worker says of itself: what runs, what steps of several rows took at its start, what its cache holds."""
+    shapes = [[cost.num_rows, cost.num_tokens_per_row, cost.step_us] for cost in info.step_costs]
+    room = info.capacity
+    return {
+        "model": Path(info.model).name, "device": info.device, "dtype": info.dtype, "step_costs": shapes,
+        "kv_tokens": room.num_pages * room.page_size, "max_batch_tokens": room.max_batch_tokens,
+    }  # fmt: skip
 
 
 def _no_tick() -> None:

@@ -48,6 +48,12 @@ TOOLS = (
     Tool("pairs", "evals.pairs", (*_MODELS, "matplotlib", "redis"), "Predicts which SLM suits an LLM, and checks it."),
     Tool("fits", "evals.fits", ("evals", "torch", "transformers", "pandas"), "Says which pair fits on which cards."),
     Tool(
+        "plan",
+        "evals.plan",
+        (*_MODELS, "pandas", "matplotlib"),
+        "Says how many workers a load takes, and how fast it is.",
+    ),
+    Tool(
         "train-head",
         "training.head",
         ("training", *_MODELS, "matplotlib", "math_verify"),

@@ -11,12 +11,13 @@ from evals.calibrate.__main__ import main as calibrate
 from evals.clients.__main__ import COMMANDS as CLIENTS
 from evals.commands import run_program
 from evals.evaluation.__main__ import COMMANDS as EVALUATIONS
+from evals.plan.__main__ import COMMANDS as PLANS
 
 PROGRAMS = (
     "calibrate.__main__", "gpu.__main__", "gpu.anatomy", "gpu.kernels", "latency.__main__", "pairs.__main__",
     "renumber.__main__", "renumber.compare", "shared_layers.__main__",
     *(f"bench.{name}" for name in BENCHES), *(f"clients.{name}" for name in CLIENTS),
-    *(f"evaluation.{name}" for name in EVALUATIONS),
+    *(f"evaluation.{name}" for name in EVALUATIONS), *(f"plan.{name}" for name in PLANS),
 )  # fmt: skip
 
 

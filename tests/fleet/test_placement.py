@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
-from fleet.placement import Candidate, is_overloaded, place
+from fleet.placement import Candidate, few, is_overloaded, place
 
 _THREE = [Candidate(f"slm-{index}", 0, 100) for index in range(3)]
 
@@ -37,6 +38,33 @@ def test_sessions_placed_one_after_another_are_spread_evenly() -> None:
         workers[chosen.id] = replace(chosen, num_bound=chosen.num_bound + 1)
     counts = [candidate.num_bound for candidate in workers.values()]
     assert max(counts) - min(counts) <= 1
+
+
+def test_of_many_workers_a_session_chooses_among_a_few_of_its_own() -> None:
+    many = [Candidate(f"slm-{index:03}", index, 100) for index in range(100)]
+    assert few("s", many[:6]) == many[:6]
+    chosen = {session: few(session, many) for session in (f"s{number}" for number in range(300))}
+    for session, its in chosen.items():
+        assert 1 < len(set(its)) <= 6
+        assert few(session, its) == its, "who asked before need not ask again"
+        assert place(session, many) == place(session, its) == min(its, key=lambda candidate: candidate.num_bound)
+    counts = Counter(candidate.id for its in chosen.values() for candidate in its)
+    assert len(counts) == 100
+    assert max(counts.values()) < 45, "each is among those of 18 sessions on average"
+
+
+def test_routers_that_do_not_know_of_each_other_do_not_choose_the_same_workers() -> None:
+    workers = [Candidate(f"slm-{index:03}", 10 * (index > 4), 100) for index in range(100)]
+    placed = Counter[str]()
+    for router in range(12):
+        seen = {worker.id: worker for worker in workers}  # all of them see five that are empty
+        for number in range(50):
+            chosen = place(f"router-{router}-{number}", seen.values())
+            assert chosen is not None
+            seen[chosen.id] = replace(chosen, num_bound=chosen.num_bound + 1)
+            placed[chosen.id] += 1
+    # Who chooses among all that it sees puts its 50 on these five: 120 on each of them.
+    assert max(placed.values()) < 60
 
 
 def test_a_conversation_leaves_only_a_worker_that_has_far_more() -> None:
