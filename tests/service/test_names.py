@@ -58,7 +58,7 @@ def test_an_address_of_one_server_is_asked_as_ever(given: str) -> None:
 async def test_calls_go_to_every_server_of_a_name_and_find_one_that_is_added() -> None:
     port = free_port()
     async with AsyncExitStack() as held:
-        names = await held.enter_async_context(NameServer(["127.0.0.1", "127.0.0.2"]))
+        names = held.enter_context(NameServer(["127.0.0.1", "127.0.0.2"]))
         first = await held.enter_async_context(serving("127.0.0.1", port, max_age_s=0.5))
         await held.enter_async_context(serving("127.0.0.2", port, max_age_s=0.5))
         client = await held.enter_async_context(AsyncClient(names.target("router", port)))
