@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import re
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
@@ -103,6 +104,17 @@ def test_a_cluster_takes_every_object(version: str, monkeypatch: pytest.MonkeyPa
     for each in distinct.values():
         kubernetes_validate.validate(each, version, strict=True)
     assert len(distinct) > 50
+
+
+@needs_kubectl
+def test_kubectl_reads_every_workload(tmp_path: Path) -> None:
+    """With its own types, which know more than schemas: what a quantity is."""
+    distinct = {json.dumps(part.object): part.object for way in ALL for part in workloads(rendered(*way)).values()}
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(distinct.values()))
+    command = ["kubectl", "set", "image", "--local", "-f", str(tmp_path / "all.yaml"), "*=any", "-o", "name"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(distinct)
 
 
 @needs_kubectl
