@@ -24,7 +24,10 @@ from gateway.settings import GatewaySettings
 from model_worker.settings import WorkerSettings
 from router_svc.settings import RouterSettings
 from rstitch.credentials import Credentials, variable_of
+from rstitch.service.exposure import check_exposure
 from rstitch.service.server import LIVE
+from storage.redis_address import RedisAddress
+from tests.support.certificates import Authority
 from tests.support.compose import compose
 from tests.support.kustomized import (
     KUBERNETES,
@@ -150,6 +153,40 @@ def test_variables_are_read_by_whom_they_are_given(way: tuple[str, ...], monkeyp
             "insecure": not has("tls", way),
             "log_level": "info",
         }
+
+
+@needs_kubectl
+def test_with_certificates_nothing_is_open_and_nobody_is_told_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is given is as good as the files in it: each service takes a real certificate of its own."""
+    ours = Authority.make(tmp_path / "certs")
+    (tmp_path / "password").write_text("of-redis")
+    parts = workloads(rendered(*SECURE))
+    for name, settings in SETTINGS.items():
+        own = name.removesuffix("-worker")
+        files = {"tls/ca.crt": ours.ca, "tls/tls.crt": ours.file(f"{own}.pem"), "tls/tls.key": ours.file(f"{own}.key")}
+        files["redis/password"] = str(tmp_path / "password")
+        for variable, value in parts[name].environment().items():
+            if variable.startswith("RSTITCH_"):
+                monkeypatch.setenv(variable, files.get(value.removeprefix("/run/secrets/"), value))
+        made = settings()
+        match made:
+            case GatewaySettings():
+                made.check()
+                assert made.credentials().secure
+            case RouterSettings() | WorkerSettings():
+                tls = made.server_tls()
+                assert tls is not None
+                keys = made.keys != "off" if isinstance(made, RouterSettings) else False
+                client_ca = bool(made.tls_client_ca) and isinstance(made, WorkerSettings)
+                check_exposure(
+                    made.listen, has_keys=keys, has_tls=True, has_client_ca=client_ca, insecure=made.insecure
+                )
+                assert RedisAddress.of(made).url.startswith("rediss://")
+                RedisAddress.of(made).pool()
+        if isinstance(made, RouterSettings):
+            assert made.worker_credentials().files().read().ca
 
 
 def _config_map(part: Workload, name: str) -> str:
