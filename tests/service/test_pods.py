@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
+import grpc
 import pytest
 
-from rstitch.client import Client
+from rstitch.v1 import router_pb2, router_pb2_grpc
 from tests.support.kustomized import needs_kubectl, rendered
 from tests.support.pods import Cluster
+from tests.support.redis_process import wait_for
 
 pytestmark = [pytest.mark.soak, needs_kubectl, pytest.mark.timeout(400)]
 QUESTION = "There are 12 boxes with 7 pens each. How many pens are there?"
@@ -49,13 +51,19 @@ def ask(cluster: Cluster) -> str:
     return str(told["choices"][0]["message"]["content"])
 
 
+def members_of(cluster: Cluster, router: str) -> dict[str, router_pb2.WorkerMember]:
+    """The workers that a router knows, by their names."""
+    with grpc.insecure_channel(f"{cluster.pods[router].ip}:50050") as channel:
+        status = router_pb2_grpc.RouterServiceStub(channel).GetStatus(router_pb2.GetStatusRequest(), timeout=10)
+    return {member.id: member for member in status.members}
+
+
 def test_every_pod_lives_and_routers_found_every_worker(cluster: Cluster) -> None:
     for pod in cluster.pods.values():
         assert pod.probe("liveness"), pod.name
     for name in ("router-0", "router-1"):
-        with Client(f"{cluster.pods[name].ip}:50050") as client:
-            members = {member.id: member for member in client.status().members}
-        assert set(members) == set(WORKERS)
+        wait_for(lambda: set(members_of(cluster, name)) == set(WORKERS), f"{name} finds all")  # noqa: B023 - at once
+        members = members_of(cluster, name)
         for id, member in members.items():
             assert member.address == f"{cluster.pods[id].ip}:50051"
             assert (member.ready, member.draining) == (True, False)
@@ -80,6 +88,5 @@ def test_pods_go_under_load_and_no_answer_is_lost_or_changed(cluster: Cluster) -
     cluster.start("slm-worker", 2)
     cluster.ready("slm-worker-2")
     assert ask(cluster) == wanted
-    with Client(f"{cluster.pods['router-1'].ip}:50050") as client:
-        client.wait_ready(timeout_s=30)
-        assert {member.id for member in client.status().members} == {"slm-worker-1", "slm-worker-2", "llm-worker-0"}
+    left = {"slm-worker-1", "slm-worker-2", "llm-worker-0"}
+    wait_for(lambda: set(members_of(cluster, "router-1")) == left, "the router knows who is there")
