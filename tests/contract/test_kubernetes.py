@@ -183,8 +183,9 @@ def test_with_certificates_nothing_is_open_and_nobody_is_told_to_be(
                 check_exposure(
                     made.listen, has_keys=keys, has_tls=True, has_client_ca=client_ca, insecure=made.insecure
                 )
-                assert RedisAddress.of(made).url.startswith("rediss://")
-                RedisAddress.of(made).pool()
+                address = RedisAddress.of(made.redis, made)
+                address.check()
+                assert address.is_secure
         if isinstance(made, RouterSettings):
             assert made.worker_credentials().files().read().ca
 
