@@ -12,6 +12,9 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.stamp-setup
 NEWEST := .cache/newest
+CHECKOV_VENV := .cache/checkov
+CHECKOV_STAMP := $(CHECKOV_VENV)/.stamp-3.3.30
+OVERLAYS := $(notdir $(wildcard deploy/kubernetes/overlays/*))
 GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
 GPU_VERSION ?= 3.12
 SITE := .run/site
@@ -39,7 +42,7 @@ INSTALL = mkdir -p .cache && { $(PIP) install $(1) 2> .cache/setup.log | { n=0; 
 	Installing) printf '\r      installing %60s\n' "";; esac; done; } || { cat .cache/setup.log >&2; exit 1; }; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test audit examples conformance soak gpu gpu-wheels test-newest lock lint format proto train-tiny train-router eval-tiny results bench bench-overhead latency-tiny calibrate-tiny up clean
+.PHONY: help setup demo test audit examples conformance soak gpu gpu-wheels test-newest lock lint lint-kubernetes manifests format proto train-tiny train-router eval-tiny results bench bench-overhead latency-tiny calibrate-tiny up clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -112,6 +115,27 @@ lint: setup $(PROTO_STAMP) ## ruff, mypy, import rules, buf, stubs up to date
 	@echo "buf";          cd protos && ../$(BIN)/buf lint
 	@echo "stubs";        rm -rf .cache/stubs && mkdir -p .cache/stubs && $(call PROTOC,.cache/stubs)
 	@diff -r -x __pycache__ -x __init__.py .cache/stubs/rstitch/v1 rstitch/v1 || { echo "lint: the stubs are not those of protos/: make proto" >&2; exit 1; }
+
+lint-kubernetes: $(CHECKOV_STAMP) ## checkov on every overlay of deploy/kubernetes, in an environment of its own; needs kubectl
+	@mkdir -p .cache/kubernetes && for each in $(OVERLAYS); do \
+		echo "checkov $$each"; kubectl kustomize deploy/kubernetes/overlays/$$each > .cache/kubernetes/$$each.yaml && \
+		$(CHECKOV_VENV)/bin/checkov --config-file deploy/kubernetes/.checkov.yaml --skip-download \
+			--file .cache/kubernetes/$$each.yaml || exit 1; done
+
+# checkov wants releases of its own of much that we have.
+$(CHECKOV_STAMP):
+	@mkdir -p .cache
+	@$(PYTHON) -m venv --clear $(CHECKOV_VENV)
+	@$(CHECKOV_VENV)/bin/python -m pip --disable-pip-version-check install --quiet "checkov==3.3.30" \
+		2> .cache/checkov.log || { cat .cache/checkov.log >&2; exit 1; }
+	@touch $@
+
+# kustomize reads nothing above its folders, and the operator's rules have a head: these are copies, which a test holds equal.
+manifests: ## write what deploy/kubernetes has of other files of deploy/: the alerts, and Redis's users
+	@{ printf '%s\n' "# deploy/prometheus/alerts.yml for the Prometheus operator; \`make manifests\` writes it." \
+		"apiVersion: monitoring.coreos.com/v1" "kind: PrometheusRule" "metadata:" "  name: rstitch" "spec:"; \
+		sed '/^#/d; s/^./  &/' deploy/prometheus/alerts.yml; } > deploy/kubernetes/components/prometheus-operator/alerts.yaml
+	@cp deploy/redis-users.acl deploy/kubernetes/components/tls/users.acl
 
 format: setup ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .

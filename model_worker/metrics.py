@@ -47,6 +47,12 @@ class WorkerMetrics:
             metrics.sum_of(name, unit, description, partial(self._sum, field, 1e6 if unit == "s" else 1))
         metrics.gauge_of(semconv.METRIC_WORKER_PAGES, "{page}", "Pages of the KV cache.", self._pages)
         metrics.gauge_of(
+            semconv.METRIC_WORKER_AVAILABLE_PAGES,
+            "{page}",
+            "Pages that a new session could get.",
+            lambda: [(engine.capacity.num_available_pages, {})],
+        )
+        metrics.gauge_of(
             semconv.METRIC_WORKER_SESSIONS,
             "{session}",
             "Sessions held, idle ones included.",
@@ -54,6 +60,12 @@ class WorkerMetrics:
         )
         metrics.gauge_of(
             semconv.METRIC_WORKER_RUNS, "{run}", "Runs waiting or going on.", lambda: [(engine.capacity.num_runs, {})]
+        )
+        metrics.gauge_of(
+            semconv.METRIC_WORKER_WAITING,
+            "{run}",
+            "Of these, those that were not in the last step.",
+            lambda: [(engine.capacity.num_waiting_runs, {})],
         )
         bounds = [2**bits / 1e6 for bits in range(len(engine.counters.num_steps_by_us) - 1)]
         what = "A step: its scheduling, its forward and what follows from it."

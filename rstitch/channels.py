@@ -5,6 +5,9 @@ from __future__ import annotations
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 # Calls of one connection at once: a router has two streams to a worker for each of its answers at most.
 MAX_STREAMS = 4096
+# A server tells its clients after so long to connect anew; calls in flight go on. So whoever asks by a name of several
+# servers hears of those that were added.
+MAX_AGE_S = 300.0
 
 ChannelOptions = list[tuple[str, int]]
 
@@ -26,7 +29,19 @@ def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES, ping_s: float = 2
     ]
 
 
-def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES, min_ping_s: float = 5.0) -> ChannelOptions:
+def name_options(address: str) -> list[tuple[str, int | str]]:
+    """Makes calls to `dns:///NAME:PORT` go to all addresses of the name in turn; nothing for any other address."""
+    if not address.startswith("dns:"):
+        return []
+    return [
+        ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    ]
+
+
+def server_options(
+    max_message_bytes: int = MAX_MESSAGE_BYTES, min_ping_s: float = 5.0, max_age_s: float = MAX_AGE_S
+) -> ChannelOptions:
     """Makes a server notice dead peers and refuse what is too large in words.
 
     It takes messages of twice the limit in, which is also the limit of what a compressed one becomes: one between the
@@ -40,6 +55,7 @@ def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES, min_ping_s: float
         ("grpc.max_send_message_length", 4 * max_message_bytes),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.so_reuseport", 0),
+        ("grpc.max_connection_age_ms", int(max_age_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", int(min_ping_s * 1000)),
         ("grpc.http2.max_pings_without_data", 0),

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from rstitch.certificates import CertificateFiles, Pem, system_roots
-from rstitch.channels import client_options
+from rstitch.channels import client_options, name_options
 from rstitch.errors import invalid
 from rstitch.keyed import KeyedChannel
 from rstitch.limits import is_loopback
@@ -92,7 +92,7 @@ class Credentials:
         return self._keyed(address, self._made(grpc.aio, address, pem, interceptors=list(interceptors)))
 
     def _made(self, wire: Any, address: str, pem: Pem | None, **more: Any) -> Any:
-        options: list[tuple[str, Any]] = list(client_options())
+        options: list[tuple[str, Any]] = [*client_options(), *name_options(address)]
         if not self.secure:
             return wire.insecure_channel(address, options, **more)
         if self.tls_name:

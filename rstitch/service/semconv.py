@@ -138,8 +138,10 @@ METRIC_WORKER_GRAPH_MISSES: Final = "rstitch.worker.graph_misses"
 METRIC_WORKER_DELAYED_STEPS: Final = "rstitch.worker.delayed_steps"
 METRIC_WORKER_DELAYED_TIME: Final = "rstitch.worker.delayed_time"
 METRIC_WORKER_PAGES: Final = "rstitch.worker.pages"
+METRIC_WORKER_AVAILABLE_PAGES: Final = "rstitch.worker.available_pages"
 METRIC_WORKER_SESSIONS: Final = "rstitch.worker.sessions"
 METRIC_WORKER_RUNS: Final = "rstitch.worker.runs"
+METRIC_WORKER_WAITING: Final = "rstitch.worker.waiting"
 METRIC_WORKER_STEP_DURATION: Final = "rstitch.worker.step.duration"
 
 # Attributes of metrics.

@@ -24,6 +24,8 @@ from rstitch.service.telemetry import Telemetry
 from rstitch.service.tls import ServerTls
 
 _log = structlog.get_logger(__name__)
+# The service of which health says SERVING as long as this process answers at all, whether it takes work or not.
+LIVE = "live"
 
 
 class Server:
@@ -65,6 +67,7 @@ class Server:
         Returns: the port. Raises: RstitchError (UNAVAILABLE, CANNOT_LISTEN) if the address cannot be had.
         """
         await self.set_serving(False)
+        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
         try:
             port = self._bind()
         except RuntimeError as error:

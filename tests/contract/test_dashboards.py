@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from prometheus_client.metrics_core import Metric
 
-from tests.support.queries import PROMETHEUS, ROOT, Query, alert_queries, alerts, dashboards, panel_queries
+from tests.support.queries import (
+    PROMETHEUS,
+    ROOT,
+    Query,
+    alert_queries,
+    alerts,
+    dashboards,
+    panel_queries,
+    scaling_queries,
+)
 from tests.support.scraped import ScrapedStack, get, tls_context
 
 # What Prometheus itself adds to what it scrapes.
@@ -19,8 +29,8 @@ OF_PROMETHEUS = {"up"}
 LABELS_OF_PROMETHEUS = {"job", "instance", "le"}
 # With TLS alone: tests/security/test_mtls_everywhere.py scrapes it, and the soak test below asks for it.
 WITH_TLS = {"rstitch_certificate_expiry_seconds"}
-# On a stack that has been asked much already the guard may have no reason to look.
-RARE = {"rstitch_guard_looks_total"}
+# On a stack that has been asked much already the guard may have no reason to look; no session moves where nobody goes.
+RARE = {"rstitch_guard_looks_total", "rstitch_fleet_moves_total"}
 
 promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="there is no promtool on PATH: Debian has it in `prometheus`"
@@ -30,7 +40,8 @@ promtool = pytest.mark.skipif(
 def test_queries_name_metrics_and_labels_that_a_running_stack_has(scraped: list[Metric]) -> None:
     names = {sample.name for family in scraped for sample in family.samples}
     labels = {label for family in scraped for sample in family.samples for label in sample.labels}
-    queries = [*panel_queries(), *alert_queries()]
+    assert len(scaling_queries()) == 6
+    queries = [*panel_queries(), *alert_queries(), *scaling_queries()]
     assert len(queries) > 60
     for query in queries:
         assert query.metrics, query
@@ -144,6 +155,13 @@ def test_prometheus_takes_its_files(config: str) -> None:
 def test_alerts_fire_when_they_should() -> None:
     ran("check", "rules", "alerts.yml")
     ran("test", "rules", "alerts_test.yml")
+
+
+@promtool
+def test_prometheus_takes_what_a_cluster_scales_by(tmp_path: Path) -> None:
+    rules = [{"record": f"scaling:{number}", "expr": query.expr} for number, query in enumerate(scaling_queries())]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "scaling", "rules": rules}]}))
+    assert "6 rules found" in ran("check", "rules", str(tmp_path / "rules.yml"))
 
 
 @promtool

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from rstitch.errors import RstitchError
-from rstitch.service.server import Server
+from rstitch.service.server import LIVE, Server
 from rstitch.service.telemetry import setup_telemetry
 from tests.service.conftest import SERVICE, Wire, soon
 
@@ -37,6 +37,11 @@ async def test_a_server_is_not_serving_until_told() -> None:
         reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
     await server.stop(0)
+
+
+async def test_a_server_that_takes_no_work_lives(wire: Wire) -> None:
+    await wire.server.set_serving(False)
+    assert (await health(wire), await health(wire, LIVE)) == ("NOT_SERVING", "SERVING")
 
 
 async def test_reflection_lists_the_services(wire: Wire) -> None:

@@ -13,7 +13,20 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 PROMETHEUS = ROOT / "deploy/prometheus"
-_FUNCTIONS = {"sum", "min", "max", "avg", "abs", "rate", "increase", "histogram_quantile", "vector", "time"}
+SCALERS = sorted((ROOT / "deploy/kubernetes/components/keda").glob("*-worker.yaml"))
+_FUNCTIONS = {
+    "sum",
+    "min",
+    "max",
+    "avg",
+    "abs",
+    "avg_over_time",
+    "rate",
+    "increase",
+    "histogram_quantile",
+    "vector",
+    "time",
+}
 _WORDS = {"by", "on", "group_left", "ignoring", "or", "and", "offset", "bool"}
 
 
@@ -66,3 +79,12 @@ def panel_queries() -> list[Query]:
 def alert_queries() -> list[Query]:
     """The expression of every alert."""
     return [Query(rule["alert"], rule["expr"]) for rule in alerts()]
+
+
+def scaling_queries() -> list[Query]:
+    """What workers are scaled by in a cluster."""
+    return [
+        Query(f"{path.stem}: {trigger['name']}", trigger["metadata"]["query"])
+        for path in SCALERS
+        for trigger in yaml.safe_load(path.read_text())["spec"]["triggers"]
+    ]
