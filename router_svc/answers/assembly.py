@@ -31,8 +31,9 @@ from router_svc.trajectory.usage import Usage
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.bound import BoundSession
 from router_svc.workers.fleet import Fleet
+from router_svc.workers.manner import Manner
 from router_svc.workers.runs import Grammar, SessionKey
-from router_svc.workers.session import BackgroundWork, Manner, WorkerSession
+from router_svc.workers.session import BackgroundWork, WorkerSession
 from rstitch.service.head import Head
 
 

@@ -208,6 +208,11 @@ class Answer:
         self._accounting.count_kept_consultations(len(taken))
         return taken
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `wait_for_room` would not wait."""
+        return self._journal.has_room
+
     async def wait_for_room(self) -> float:
         """Waits until the journal can take more. Returns for how long, in s."""
         if self._journal.has_room:

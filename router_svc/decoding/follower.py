@@ -51,14 +51,17 @@ class Follower:
         self.trace.add_catch_up(run.num_sent)
         if worker_id := self.recovery.bound.worker_id(writer):
             self.trace.set_worker(worker_id)
-        began = since = self.accounting.run_begins()
+        began = self.accounting.run_begins()
+        taking = _Taking(self, writer, worker, take, began)
+        run.early = taking.early
         try:
             while True:
-                reply = worker.read(await run.next())
-                since = self.accounting.waited_for_model(writer, since)
-                self.answer.note_consultations(reply.consultations)
                 # Taken before anything is awaited: a token that came is part of the answer or was refused.
-                if reply.tokens and take(reply):
+                reply = await run.next()
+                if not taking.is_cut:
+                    reply = taking.take(reply)
+                if taking.is_cut:
+                    run.early = None
                     self._end_run(worker, await worker.cut_short(run, self.answer.traceparent), began)
                     return None
                 if reply.finish is not None:
@@ -72,9 +75,11 @@ class Follower:
             worker.account_failure(run, error)
             await self.recovery.after(writer, error)
             await self._go_on(writer)
-            self.accounting.waited_for_model(writer, since)
+            self.accounting.waited_for_model(writer, taking.since)
             self.accounting.run_is_over()
             return None
+        finally:
+            run.early = None
 
     def keep(self, writer: Model, reply: Reply, *, is_proposal: bool = False) -> bool:
         """Keeps tokens that `writer` wrote. Returns whether a stop string is complete."""
@@ -90,6 +95,12 @@ class Follower:
             if self.recovery.bound.moved_away(model, is_doubted=worker.is_lost):
                 await self._go_on(model)
             await worker.catch_up(self.answer.traceparent)
+
+    def rests(self, model: Model) -> bool:
+        """Whether `catch_up` has nothing to do now."""
+        if not self.answer.policy.may_still_write(model, self.answer.history):
+            return True
+        return self.recovery.bound.is_sound(model) and self.workers[model].rests
 
     async def _go_on(self, model: Model) -> None:
         """The worker was looked at, or the session went to another one, which knows nothing of it."""
@@ -107,3 +118,31 @@ class Follower:
         if finish is not None:
             self.accounting.count_run(worker.model, finish, self.accounting.since_us(began))
             self.trace.add_run(finish)
+
+
+@dataclass(slots=True, eq=False)
+class _Taking:
+    """Takes what a run says: at once, as its worker's stream is read, unless something is to be awaited after it."""
+
+    follower: Follower
+    writer: Model
+    worker: WorkerSession
+    keep: Callable[[Reply], bool]
+    since: float  # when the model was last waited for
+    is_cut: bool = False  # whether the rest is not wanted
+
+    def take(self, reply: Reply) -> Reply:
+        """Takes the tokens of a reply, and gives it back in the answer's ids."""
+        reply = self.worker.read(reply)
+        self.since = self.follower.accounting.waited_for_model(self.writer, self.since)
+        self.follower.answer.note_consultations(reply.consultations)
+        if reply.tokens and self.keep(reply):
+            self.is_cut = True
+        return reply
+
+    def early(self, reply: Reply) -> Reply | None:
+        """Takes a reply; returns one without tokens where the task that follows the run has something to do."""
+        self.take(reply)
+        if not self.is_cut and self.follower.answer.has_room and self.follower.rests(self.writer.other):
+            return None
+        return Reply([], [], None)

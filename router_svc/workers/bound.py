@@ -102,6 +102,11 @@ class BoundSession:
             return self.move(model, "lost")
         return member.draining and self.move(model, "draining")
 
+    def is_sound(self, model: Model) -> bool:
+        """Whether `moved_away` would find nothing, of a worker that is not doubted."""
+        member = self._members[model]
+        return not (member.is_lost or member.draining)
+
     def move(self, model: Model, reason: str, besides: Collection[Member] = (), *, needs_room: bool = False) -> bool:
         """Goes to another worker of the role, if one takes the session; says whether it did."""
         other = self._fleet.place(model, self._name, {*besides, self._members[model]}, needs_room=needs_room)

@@ -132,6 +132,11 @@ class RunAheadSlot:
         return self._ahead is not None
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is written ahead, and nothing is still to come of what was."""
+        return self._ahead is None and self.unwanted is None
+
+    @property
     def max_tokens(self) -> int:
         """The most tokens to write ahead of the switch that is being made; 0: it is not worth it now."""
         return self._gate.num_tokens()

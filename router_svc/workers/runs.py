@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -177,7 +178,7 @@ class Reply:
 class PendingRun:
     """A run whose replies come. Made by `DecodeStream.start`."""
 
-    __slots__ = ("_replies", "_wake", "accepted", "failure", "finish", "num_sent")
+    __slots__ = ("_bug", "_replies", "_wake", "accepted", "early", "failure", "finish", "num_sent")
 
     def __init__(self, num_sent: int) -> None:
         self.num_sent = num_sent
@@ -186,15 +187,20 @@ class PendingRun:
         self._replies: list[Reply] = []
         self.failure: RstitchError | None = None  # why no more will come, if it failed
         self._wake: asyncio.Future[None] | None = None
+        # Called with a reply that is not the last one, if somebody awaits `next`, who is told what it returns, if
+        # anything. So a token need not wait until the task of whoever takes it has its turn.
+        self.early: Callable[[Reply], Reply | None] | None = None
+        self._bug: Exception | None = None  # what it raised, to be raised by `next`
 
     async def next(self) -> Reply:
         """All that has come since the last call, at least something. Raises RstitchError when the run failed."""
-        if not self._replies:
+        while not self._replies:
+            if self._bug is not None:
+                raise self._bug
             if self.failure is not None:
                 raise self.failure
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
-            return await self.next()
         return self._taken()
 
     def poll(self) -> Reply | None:
@@ -216,8 +222,22 @@ class PendingRun:
         """Hands a reply from the wire to whoever awaits `next`."""
         self.accepted = True
         self.finish = reply.finish
+        if self.early is not None and reply.finish is None and self._is_awaited:
+            try:
+                rest = self.early(reply)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is for whoever awaits the run
+                self._bug = error
+                self._awake()
+                return
+            if rest is None:
+                return
+            reply = rest
         self._replies.append(reply)
         self._awake()
+
+    @property
+    def _is_awaited(self) -> bool:
+        return self._wake is not None and not self._wake.done()
 
     def fail(self, error: RstitchError) -> None:
         self.failure = error

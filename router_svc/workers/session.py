@@ -13,11 +13,11 @@ from dataclasses import dataclass, fields, replace
 
 from router_svc.text.views import View
 from router_svc.trajectory.packing import PrefixChecksum
-from router_svc.trajectory.types import Sampling
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.client import DecodeStream, WorkerClient
+from router_svc.workers.manner import Manner
 from router_svc.workers.run_ahead import RunAheadGate, RunAheadSlot
-from router_svc.workers.runs import Grammar, PendingRun, Reply, Run, RunFinish, RunSpec, SessionKey
+from router_svc.workers.runs import PendingRun, Reply, Run, RunFinish, RunSpec, SessionKey
 from router_svc.workers.translating import in_answer_ids
 from rstitch.errors import RstitchError
 
@@ -35,20 +35,6 @@ class BackgroundWork:
 
     catch_up_tokens: int  # a worker that lags by fewer is not fed; 0: it is never fed before its turn
     gate: RunAheadGate
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How all runs of one session on one worker are: how tokens are drawn, and which can be none."""
-
-    sampling: Sampling
-    context_length: int
-    position_offset: int = 0  # added to a position on the worker before its token is drawn
-    masked_tokens: tuple[int, ...] = ()  # own ids of the model
-    penalized_from: int = 0  # the position on the worker where the answer begins, if its tokens count
-    top_logprobs: int = 0  # how many alternatives are to come with each token that may be kept
-    stop_tokens: frozenset[int] = frozenset()  # of the answer, where a run names none; none: the model's own
-    grammar: Grammar | None = None  # what the answer must be
 
 
 class WorkerSession:
@@ -110,6 +96,20 @@ class WorkerSession:
         """Whether the worker went away since `mark_found`; it may have come back as another."""
         return self._lost_stream or (self._stream is not None and self._stream.lost)
 
+    @property
+    def rests(self) -> bool:
+        """Whether `catch_up` has nothing to do now."""
+        run = self._catching_up
+        if self.is_lost or not self._ahead.is_idle:
+            return False
+        if run is not None:
+            return run.finish is None and run.failure is None
+        return not self._catch_up_tokens or self._lag < self._catch_up_tokens
+
+    @property
+    def _lag(self) -> int:
+        return len(self._tokens) - self._held + self._view.num_unread
+
     async def mark_found(self, worker: WorkerClient) -> None:
         """The worker was looked at: a stream opened since it came back stays. Another one is fed everything."""
         is_same = worker is self._worker
@@ -159,8 +159,8 @@ class WorkerSession:
         if self._catching_up is not None:
             return
         if self._ahead.unwanted is None:  # else a run now ends that one, however short the lag
-            lag = len(self._tokens) - self._held + self._view.num_unread
-            if not self._catch_up_tokens or lag < self._catch_up_tokens or time.monotonic() < self._next_background:
+            is_due = self._catch_up_tokens and self._lag >= self._catch_up_tokens
+            if not is_due or time.monotonic() < self._next_background:
                 return
         self._refresh()  # not before: to read an answer as text takes its time
         if self.room < 0:
