@@ -64,6 +64,8 @@ def workers_place(value: str) -> str:
     how = "it should be HOST:PORT[,HOST:PORT...], dns:///NAME:PORT, or empty for those that announce themselves"
     addresses = [each.strip() for each in value.split(",")]
     if value.startswith(DNS_PREFIX):
+        if len(addresses) > 1:
+            raise ValueError(f"{how}; {value.removeprefix(DNS_PREFIX)!r} is more than one name")
         addresses = [value.removeprefix(DNS_PREFIX)]
     elif "://" in value:
         raise ValueError(f"{how}; {value.partition('://')[0]}:// is none of these")

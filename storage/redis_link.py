@@ -95,6 +95,8 @@ class RedisLink:
         """
         # Most calls succeed at once, and there is one for each chunk: what only a retry needs is made for a retry.
         backoff: Backoff | None = None
+        task = asyncio.current_task()
+        num_cancelled = task.cancelling() if task is not None else 0
         while True:
             try:
                 result = await call()
@@ -117,6 +119,10 @@ class RedisLink:
                 if self._away:
                     _log.info("redis is back", url=self.address)
                 self._away = False
+                # The library sends in `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes just as it
+                # ends: a task that calls again and again would go on for ever.
+                if task is not None and task.cancelling() > num_cancelled:
+                    raise asyncio.CancelledError
                 return result
 
     async def _leave_replica(self) -> None:

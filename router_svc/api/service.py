@@ -38,6 +38,7 @@ from router_svc.settings import RouterSettings
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.session_names import session_name
 from router_svc.trajectory.types import Model, tokens_of
+from router_svc.workers.draining import drain
 from router_svc.workers.fleet import Fleet
 from router_svc.workers.member import Member
 from rstitch import __version__
@@ -234,6 +235,16 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             members=[self._member(member) for member in self.fleet.members()],
         )
         return status if Scope.ADMIN in caller().scopes else messages.without_places(status)
+
+    async def DrainWorker(
+        self, request: router_pb2.DrainWorkerRequest, context: Any
+    ) -> AsyncIterator[router_pb2.DrainWorkerResponse]:
+        """Lets a worker run empty and tells how far it is; a caller that leaves takes nothing back."""
+        async with aclosing(drain(self.fleet, request.worker_id, undo=request.undo)) as told:
+            async for left in told:
+                yield router_pb2.DrainWorkerResponse(
+                    num_running=left.num_running, num_streams=left.num_streams, is_empty=left.is_empty
+                )
 
     def _member(self, member: Member) -> router_pb2.WorkerMember:
         now = time.monotonic()

@@ -96,3 +96,20 @@ def test_a_newer_announcement_is_read_and_one_that_says_too_little_is_not() -> N
     assert Announcement.from_json(text.replace("{", '{"of_later":1,', 1)) == _SLM_0
     with pytest.raises(ValueError, match="too little"):
         Announcement.from_json('{"id":"slm-0"}')
+
+
+async def test_a_cancellation_that_the_library_forgets_ends_the_call(link: RedisLink) -> None:
+    """As `asyncio.wait_for` of Python 3.11 does, in which the library sends: whoever beats would beat for ever."""
+    began = asyncio.Event()
+
+    async def forgets() -> int:
+        with suppress(asyncio.CancelledError):
+            began.set()
+            await asyncio.sleep(60)
+        return 1
+
+    calling = asyncio.create_task(link.call(forgets))
+    await began.wait()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling

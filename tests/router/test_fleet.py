@@ -4,70 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import grpc
 import pytest
 
-from router_svc.main import Router
-from router_svc.trajectory.binding import Binding
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
-from tests.support.asking import Answer, Reading, ask_for, check_kept, take, threshold, until
-from tests.support.endless import at_once, endless, expected, glued, resume
-from tests.support.fake_worker import FakeWorker
+from tests.support.asking import Reading, ask_for, check_kept, take, threshold, until
+from tests.support.endless import at_once, expected, glued, resume
+from tests.support.fleets import all_ready, ask_turns, begins, binding, fleet, homes, workers
 from tests.support.toy import Scripted, at
 from tests.support.toy_stack import Stack, script
 
 ROLES = pytest.mark.parametrize("role", ["slm", "llm"])
-
-
-async def fleet(stack: Stack, slms: int = 2, llms: int = 2, delay_s: float = 0.002) -> None:
-    """Toy workers that forget nothing by themselves: whatever is computed twice was moved."""
-    endless(stack, delay_s)
-    for worker in (stack.slm, stack.llm):
-        worker.evict_share = 0
-    await stack.grow(slms, llms)
-
-
-def workers(stack: Stack, role: str) -> list[FakeWorker]:
-    return stack.slms if role == "slm" else stack.llms
-
-
-def homes(members: Sequence[FakeWorker], session_id: str) -> list[FakeWorker]:
-    """Those that were asked for runs of a session."""
-    return [each for each in members if any(request.session_id == session_id for request in each.requests)]
-
-
-def begins(worker: FakeWorker, session_id: str) -> int:
-    """How often a worker was fed a session from its first token on."""
-    return sum(request.session_id == session_id and request.position == 0 for request in worker.requests)
-
-
-async def binding(router: Router, session_id: str) -> Binding:
-    header = await router.store.header(session_id)
-    assert header is not None
-    return header.binding
-
-
-async def all_ready(stub: Any, num: int) -> Any:
-    """Waits until so many workers take sessions, and returns the status."""
-
-    async def ready() -> Any:
-        status = await stub.GetStatus(router_pb2.GetStatusRequest())
-        return status if sum(each.ready and not each.draining for each in status.members) == num else None
-
-    return await until(ready)
-
-
-async def ask_three_turns(stubs: Sequence[Any], session_id: str) -> list[Answer]:
-    answers = []
-    for turn in range(3):
-        request = ask_for((5 + turn, 6, 7), session_id=session_id, policy=threshold(0.5), max_new_tokens=20)
-        answers.append(await take(stubs[turn % len(stubs)], request))
-        assert answers[-1].error is None, answers[-1].error
-    return answers
 
 
 async def test_sessions_are_spread_evenly_and_stay_over_turns_and_routers(stack: Stack) -> None:
@@ -78,7 +28,7 @@ async def test_sessions_are_spread_evenly_and_stay_over_turns_and_routers(stack:
         await all_ready(stub, 5)
     names = [f"s{number}" for number in range(12)]
     await asyncio.gather(
-        *(ask_three_turns(stubs[index % 2 :] + stubs[: index % 2], name) for index, name in enumerate(names))
+        *(ask_turns(stubs[index % 2 :] + stubs[: index % 2], name) for index, name in enumerate(names))
     )
     for role in ("slm", "llm"):
         members = workers(stack, role)

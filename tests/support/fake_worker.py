@@ -66,6 +66,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.metadata: list[dict[str, str]] = []  # of each call that asks or decodes
         self.num_observing = 0
         self.busy: set[str] = set()  # sessions in which a run is going on
+        self.host = "127.0.0.1"
         self.port = free_port()  # kept from start to start
         self._rng = random.Random(seed)
         self.answering = asyncio.Event()  # while it is not set, nobody learns what this worker is
@@ -75,15 +76,13 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     async def start(self) -> None:
         self.sessions.clear()
         self.heads.clear()
         self.instance_id = uuid.uuid4().hex
-        self._server = Server(
-            f"127.0.0.1:{self.port}", service_names=[], telemetry=setup_telemetry("fake", None), tls=self.tls
-        )
+        self._server = Server(self.address, service_names=[], telemetry=setup_telemetry("fake", None), tls=self.tls)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server.grpc)
         self.port = await self._server.start()
         await self._server.set_serving(True)

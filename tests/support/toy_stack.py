@@ -30,14 +30,19 @@ class Stack:
         self.slms, self.llms = [self.slm], [self.llm]
         self._exits = AsyncExitStack()
 
-    async def grow(self, slms: int = 1, llms: int = 1) -> None:
-        """Starts further workers, that there are so many, as the first of their role is now; called slm-0, slm-1 ..."""
+    async def grow(self, slms: int = 1, llms: int = 1, host: str = "") -> None:
+        """Starts further workers, that there are so many, as the first of their role is now; called slm-0, slm-1 ...
+
+        With a host they have the first one's port there.
+        """
         for role, name, workers, num in ((1, "slm", self.slms, slms), (2, "llm", self.llms, llms)):
             first = workers[0]
             while len(workers) < num:
                 worker = FakeWorker(role, first.model, seed=len(workers))
                 worker.delay_s, worker.evict_share, worker.files = first.delay_s, first.evict_share, first.files
                 worker.weights_fingerprint = first.weights_fingerprint
+                if host:
+                    worker.host, worker.port = host, first.port
                 workers.append(worker)
                 await worker.start()
             for index, worker in enumerate(workers):
