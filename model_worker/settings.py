@@ -15,7 +15,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 Quantize = Literal["none", "int8", "int4", "fp8"]
 
 
-# Of a worker and of a fleet: such a name can stand in a key of Redis, and alone on a command line.
+# Of a worker: it can stand alone on a command line.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 
@@ -51,7 +51,11 @@ class WorkerSettings(MetricsSettings, RedisLogin):
         ),
     ] = ""
     fleet: Annotated[
-        str, Field(pattern=f"^{_NAME}$", description="Workers and routers of one name in one Redis belong together.")
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9._-]{1,64}$",
+            description="Workers and routers of one name in one Redis belong together.",
+        ),
     ] = "default"
     worker_id: Annotated[
         str,

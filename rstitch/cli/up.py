@@ -45,7 +45,12 @@ def up(
         str | None,
         typer.Option(metavar="FOLDER", help="A model with shared layers, which is both.", show_default="two models"),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda:N, for both models.")] = "cpu",
+    slm_workers: Annotated[int, typer.Option(min=1, max=64, help="How many workers the SLM has.")] = 1,
+    llm_workers: Annotated[int, typer.Option(min=1, max=64, help="How many workers the LLM has.")] = 1,
+    routers: Annotated[int, typer.Option(min=1, max=16, help="How many routers there are.")] = 1,
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda:N, for both models; several with commas, for workers in turn.")
+    ] = "cpu",
     slm_device: Annotated[str | None, typer.Option(help="For the SLM alone.", show_default="--device")] = None,
     llm_device: Annotated[str | None, typer.Option(help="For the LLM alone.", show_default="--device")] = None,
     dtype: Annotated[
@@ -76,7 +81,8 @@ def up(
         typer.Option(
             min=1,
             max=65533,
-            help="Where the router's metrics are scraped; the SLM's at the next, the LLM's at the one after it.",
+            help="Where the router's metrics are scraped; the SLM's at the next, the LLM's at the one after it, further"
+            " workers' and routers' from there on.",
             show_default="nowhere",
         ),
     ] = None,
@@ -88,24 +94,28 @@ def up(
     ] = False,
     timeout: Annotated[float, typer.Option(min=1, help="How long a part may take to start, in s.")] = 600.0,
 ) -> None:
-    """Starts Redis, both workers and the router, and stops them on Ctrl-C."""
+    """Starts Redis, both models' workers and the router, and stops them on Ctrl-C."""
     console = err()
     if http and not can_be_started():
         raise invalid("--http", "the gateway's packages are missing.", "Install rstitch[http], or say --no-http.")
+    if shared is not None and slm_workers > 1:
+        raise invalid("--slm-workers", "a shared model's workers are both models'.", "Say --llm-workers alone.")
     if shared is not None and (slm_model or llm_model):
         raise invalid("--shared", "a shared model is both models.", "Name it alone, or name two models.")
-    of_router, of_slm, of_llm = (_metrics_args(metrics_port, offset) for offset in range(3))
-    slm = WorkerOptions(slm_model, slm_device or device, dtype, None, batch_invariant, [*of_slm, *(slm_arg or ())])
-    llm_args = [*of_llm, *(llm_arg or ())]
-    llm = WorkerOptions(shared or llm_model, llm_device or device, dtype, None, batch_invariant, llm_args)
+    slm = WorkerOptions(slm_model, slm_device or device, dtype, None, batch_invariant, slm_arg or ())
+    llm = WorkerOptions(shared or llm_model, llm_device or device, dtype, None, batch_invariant, llm_arg or ())
     check_worker("slm", slm)
     check_worker("llm", llm)
     check_flags("--router-arg", router_arg or ())
     stack = LocalStack(
         slm,
         llm,
-        RouterOptions(port, args=[*of_router, *(router_arg or ())]),
+        RouterOptions(port, args=router_arg or ()),
         _gateway(http_listen, served_model_name or ()) if http else None,
+        num_slm=slm_workers,
+        num_llm=llm_workers,
+        num_routers=routers,
+        metrics_port=metrics_port,
         shared_layers=shared is not None,
         redis_url=redis,
         env={"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint} if otlp_endpoint else None,
@@ -143,6 +153,10 @@ def _introduce(stack: LocalStack, console: Console, *, secure: bool, is_usual: b
         f"router [bold]{stack.router_address}[/], SLM {slm}, LLM {llm}, {without_secrets(stack.redis_url)}",
         soft_wrap=True,
     )
+    others = [part for part in stack.parts if part.name[-1].isdigit()]
+    if others:
+        console.print(", ".join(f"{part.name} {part.address}" for part in others), soft_wrap=True)
+        console.print(f"all workers: [bold]rstitch workers{where}[/]", soft_wrap=True)
     if secure:
         shown = stack.credentials.as_environment()
         told = " ".join(f"{name}={value}" for name, value in shown.items())
@@ -174,7 +188,3 @@ def _saying(console: Console) -> Callable[[str, str, Sequence[str]], None]:
         console.print(Text(f"{part} {told}", style="yellow" if log else "green"), soft_wrap=True)
 
     return say
-
-
-def _metrics_args(first_port: int | None, offset: int) -> list[str]:
-    return [] if first_port is None else [f"--metrics-listen=127.0.0.1:{first_port + offset}"]

@@ -28,6 +28,6 @@ __all__ = [
     "Policy", "Profile", "Question", "Random", "Refused", "ResourceExhausted", "RstitchError", "Sampling", "Segment",
     "Signal", "SlmOnly", "Source", "Speculative", "Started", "Status", "Switch", "SwitchReason", "TemplateArguments",
     "Threshold", "TimeBreakdown", "TokenDetail", "Tokenized", "Trajectory", "TrajectoryPage", "TrajectoryState",
-    "Unavailable", "Usage", "WorkerStatus",
+    "Unavailable", "Usage", "WorkerDrain", "WorkerMember", "WorkerStatus",
 ]
 # fmt: on

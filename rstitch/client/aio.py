@@ -17,7 +17,7 @@ from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reading import read
 from rstitch.client.reconnect import Resumable, ended_early
-from rstitch.client.status import Cancelled, Status, Tokenized, Trajectory, TrajectoryPage
+from rstitch.client.status import Cancelled, Status, Tokenized, Trajectory, TrajectoryPage, WorkerDrain
 from rstitch.credentials import Credentials
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
 from rstitch.v1 import router_pb2
@@ -161,6 +161,20 @@ class AsyncClient(common.Connection):
 
     async def status(self, *, timeout_s: float | None = None) -> Status:
         return messages.status(await self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
+
+    async def drain_worker(
+        self, worker_id: str, *, undo: bool = False, timeout_s: float | None = None
+    ) -> AsyncIterator[WorkerDrain]:
+        """Asks a worker to get no new sessions, and yields how far it is; see `Client.drain_worker`."""
+        request = router_pb2.DrainWorkerRequest(worker_id=worker_id, undo=undo)
+        call = self._begin("DrainWorker", request, timeout_s)
+        try:
+            async for response in call:
+                yield messages.worker_drain(response)
+        except grpc.RpcError as error:
+            raise self._explained(error) from None
+        finally:
+            call.cancel()
 
     async def wait_ready(self, timeout_s: float = 60.0) -> Status:
         """Waits until the router takes questions. Raises: DeadlineExceeded (NOT_READY) saying why not."""

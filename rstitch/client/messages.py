@@ -64,7 +64,14 @@ def status(m: router_pb2.GetStatusResponse) -> t.Status:
     """Reads the state of a router and its workers."""
     guard = read(t.GuardStatus, m.guard, on=m.guard.default_guard == router_pb2.GUARD_ON)
     workers = tuple(read(t.WorkerStatus, worker) for worker in m.workers)
-    return read(t.Status, m, workers=workers, guard=guard, heads=tuple(_head(head) for head in m.heads))
+    members = tuple(read(t.WorkerMember, member) for member in m.members)
+    heads = tuple(_head(head) for head in m.heads)
+    return read(t.Status, m, workers=workers, guard=guard, heads=heads, members=members)
+
+
+def worker_drain(m: router_pb2.DrainWorkerResponse) -> t.WorkerDrain:
+    """Reads how far a worker is that drains."""
+    return read(t.WorkerDrain, m)
 
 
 def _head(m: router_pb2.HeadStatus) -> t.HeadStatus:

@@ -16,7 +16,7 @@ from rstitch.client.policies import Policy
 __all__ = [
     "Cancelled", "GuardStatus", "HeadStatus", "Label", "Segment", "Source", "Status", "Tokenized", "Trajectory",
     "TrajectoryPage",
-    "TrajectoryState", "WorkerStatus",
+    "TrajectoryState", "WorkerDrain", "WorkerMember", "WorkerStatus",
 ]
 # fmt: on
 
@@ -132,6 +132,33 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerMember:
+    """A worker of the fleet, as the router sees it; figures are those that it said last."""
+
+    id: str
+    role: Model
+    address: str
+    ready: bool
+    draining: bool
+    detail: str  # why it is not ready, if it is not
+    num_running: int
+    num_sessions: int
+    num_free_pages: int
+    num_pages: int
+    fingerprint: str  # of its weights and of its tokenizer
+    num_cards: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDrain:
+    """Says how far a worker is that is to get no new sessions: its runs, and the answers that have a stream there."""
+
+    num_running: int
+    num_streams: int
+    is_empty: bool
+
+
+@dataclass(frozen=True, slots=True)
 class HeadStatus:
     """A head of the policy `learned`; `detail` says why it cannot be asked for, if it cannot.
 
@@ -182,3 +209,4 @@ class Status:
     guard: GuardStatus = GuardStatus()
     vocabularies: str = ""  # how the two models' were matched, and which ids neither may write
     heads: tuple[HeadStatus, ...] = ()  # that `Learned` can name
+    members: tuple[WorkerMember, ...] = ()  # all workers of both roles

@@ -16,7 +16,7 @@ from rstitch.client.policies import KeptProfile
 from rstitch.client.question import ChatInput, Question, TemplateArguments
 from rstitch.client.reading import read
 from rstitch.client.reconnect import Resumable, ended_early
-from rstitch.client.status import Cancelled, Status, Tokenized, Trajectory, TrajectoryPage
+from rstitch.client.status import Cancelled, Status, Tokenized, Trajectory, TrajectoryPage, WorkerDrain
 from rstitch.credentials import Credentials
 from rstitch.errors import DeadlineExceeded, RstitchError, Unavailable
 from rstitch.v1 import router_pb2
@@ -174,6 +174,24 @@ class Client(common.Connection):
     def status(self, *, timeout_s: float | None = None) -> Status:
         """Asks whether the router takes questions, what it waits for, and what it can do."""
         return messages.status(self._call("GetStatus", router_pb2.GetStatusRequest(), timeout_s))
+
+    def drain_worker(
+        self, worker_id: str, *, undo: bool = False, timeout_s: float | None = None
+    ) -> Iterator[WorkerDrain]:
+        """Asks a worker, named by id or address, to get no new sessions, and yields how far it is until it is empty.
+
+        It goes on to drain where nobody looks any more; `undo` lets it take sessions again. Raises: NotFound
+        (WORKER_UNKNOWN) naming those that there are; DeadlineExceeded if it is not empty within `timeout_s`.
+        """
+        request = router_pb2.DrainWorkerRequest(worker_id=worker_id, undo=undo)
+        call = self._begin("DrainWorker", request, timeout_s)
+        try:
+            for response in call:
+                yield messages.worker_drain(response)
+        except grpc.RpcError as error:
+            raise self._explained(error) from None
+        finally:
+            call.cancel()
 
     def wait_ready(self, timeout_s: float = 60.0) -> Status:
         """Waits until the router takes questions. Raises: DeadlineExceeded (NOT_READY) saying why not."""

@@ -14,8 +14,8 @@ from rstitch.local.readiness import is_url, refuses_connections, without_secrets
 
 # What a stack tells its parts itself, by which it finds them afterwards.
 _OWN = {
-    "router": ("--listen", "--slm", "--llm", "--redis"),
-    "worker": ("--listen", "--shared-listen", "--model", "--device", "--dtype"),
+    "router": ("--listen", "--slm", "--llm", "--redis", "--fleet"),
+    "worker": ("--listen", "--shared-listen", "--model", "--device", "--dtype", "--redis", "--fleet", "--worker-id"),
 }
 _DTYPES = ("auto", "float32", "bfloat16", "float64")
 
@@ -35,7 +35,7 @@ def check_flags(flag: str, given: Sequence[str]) -> None:
 
 def check_worker(role: str, options: WorkerOptions) -> None:
     """Refuses what a worker of `role` (slm or llm) could say only once its libraries are loaded."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
+    if not all(re.fullmatch(r"cpu|cuda(:\d+)?", device.strip()) for device in options.device.split(",")):
         raise invalid("--device", f"{options.device!r} is no device.", "Write cpu, or cuda:N.")
     if options.dtype is not None and options.dtype not in _DTYPES:
         raise invalid("--dtype", f"{options.dtype!r} is none.", f"Choose one of {', '.join(_DTYPES)}.")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 ROUTER_MODULE = "router_svc"
+Role = Literal["slm", "llm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +15,7 @@ class WorkerOptions:
     """How a worker is started."""
 
     model: str | None = None  # folder or hub id; None: the bundled tiny model of the role
-    device: str = "cpu"  # or `cuda:N`
+    device: str = "cpu"  # or `cuda:N`; several with commas, for workers that take turns
     dtype: str | None = None  # None: float32 on CPU, auto on CUDA
     # Of the CPU; None: RSTITCH_THREADS, else half of the machine's, and all while the other worker rests.
     threads: int | None = None

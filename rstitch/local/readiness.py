@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections import Counter
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -42,6 +43,14 @@ def stuck_because(router: str, timeout_s: float = 1.0, credentials: Credentials 
         if not status.ready and all(worker.ready for worker in status.workers):
             return status.detail
     return ""
+
+
+def ready_members(router: str, timeout_s: float = 1.0, credentials: Credentials = Credentials()) -> dict[str, int]:
+    """Counts the workers of each role that a router can bind sessions to; none where it does not answer."""
+    with contextlib.suppress(RstitchError), Client(router, credentials=credentials) as client:
+        members = client.status(timeout_s=timeout_s).members
+        return dict(Counter(member.role.value for member in members if member.ready))
+    return {}
 
 
 def is_url(url: str) -> bool:

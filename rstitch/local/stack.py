@@ -22,25 +22,23 @@ from rstitch.credentials import Credentials
 from rstitch.local import gateway as http
 from rstitch.local.checks import check_port, check_redis
 from rstitch.local.lock import Lock
-from rstitch.local.options import GatewayOptions, RouterOptions, WorkerOptions
+from rstitch.local.options import GatewayOptions, Role, RouterOptions, WorkerOptions
 from rstitch.local.part import (
     POLL_S,
     ROOT,
     Part,
     StackError,
     bundled_heads,
-    bundled_model,
-    default_threads,
     redis_server,
 )
 from rstitch.local.processes import ChildProcess, free_port
-from rstitch.local.readiness import is_serving, redis_answers, stuck_because
+from rstitch.local.readiness import is_serving, ready_members, redis_answers, stuck_because
 from rstitch.local.reaper import Reaper
 from rstitch.local.records import PREFIX, Record
+from rstitch.local.workers import Crew, numbered
 
 __all__ = ["GatewayOptions", "LocalStack", "Part", "RouterOptions", "StackError", "WorkerOptions"]
 
-Role = Literal["slm", "llm"]
 State = Literal["starting", "ready"]
 # Called with a part's name, its state and the seconds since it was started; often.
 OnProgress = Callable[[str, State, float], None]
@@ -55,7 +53,8 @@ _LOOK_S = 0.5
 # Variables that are for the clients on this machine, or for others' stacks: a part's TLS is in its flags, and so is the
 # port of its metrics, of which each has its own.
 _IN_CLEAR = {
-    f"RSTITCH_{name}": "" for name in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_NAME", "METRICS_LISTEN")
+    f"RSTITCH_{name}": ""
+    for name in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_NAME", "METRICS_LISTEN", "REDIS", "ADVERTISE")
 }
 
 
@@ -73,6 +72,10 @@ class LocalStack:
         router: RouterOptions = RouterOptions(),
         gateway: GatewayOptions | None = None,
         *,
+        num_slm: int = 1,  # workers of the role; of several, routers learn in Redis
+        num_llm: int = 1,
+        num_routers: int = 1,
+        metrics_port: int | None = None,  # the router's is scraped there, the others' at the ports after it
         shared_layers: bool = False,
         redis_url: str | None = None,  # of an existing one; None: one of its own
         env: Mapping[str, str] | None = None,  # for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT
@@ -82,7 +85,10 @@ class LocalStack:
         durable: bool = False,  # its own Redis can be restarted: it writes all it is told below `folder`
     ) -> None:
         self._shared = shared_layers
-        self._workers = {"slm": llm if shared_layers else slm, "llm": llm}
+        counts = {"slm": num_llm if shared_layers else num_slm, "llm": num_llm}
+        self._crew = Crew({"slm": llm if shared_layers else slm, "llm": llm}, counts, shared_layers)
+        self._num_routers = num_routers
+        self._metrics_ports = self._crew.metrics_ports(metrics_port, num_routers)
         self._router_options = router
         self._gateway = gateway
         self._given_redis_url = redis_url
@@ -133,6 +139,8 @@ class LocalStack:
                 if waiting == [self.router]:
                     self._check_router()
                 time.sleep(POLL_S)
+            if not self._crew.is_pair:
+                self._wait_for_members()
         except BaseException:
             self.stop()
             raise
@@ -140,7 +148,7 @@ class LocalStack:
     def stop(self, on_progress: Callable[[str], None] = lambda part: None) -> None:
         """Stops all parts, the last started first, and removes the folder."""
         routers = [part for part in self.parts if part.name.startswith(("gateway", "router"))]
-        workers = [part for part in self.parts if part.name.endswith("worker")]
+        workers = [part for part in self.parts if " worker" in part.name]
         rest = [part for part in self.parts if part not in routers + workers]
         for group in (routers, workers, rest):
             for part in group:
@@ -160,12 +168,17 @@ class LocalStack:
 
     @property
     def router(self) -> Part:
-        """Gives the router that the stack was started with; `start_router` returns the others."""
+        """Gives the first router that the stack was started with; `start_router` returns one that is added."""
         return self._part("router")
 
-    def worker(self, role: Role) -> Part:
-        """Gives the worker of a role; with shared layers one worker has both."""
-        return self._part("llm worker" if self._shared else f"{role} worker")
+    @property
+    def routers(self) -> list[Part]:
+        """Gives all routers, the first one first."""
+        return [part for part in self.parts if part.name.partition(" ")[0] == "router"]
+
+    def worker(self, role: Role, index: int = 0) -> Part:
+        """Gives a worker of a role, counted from 0; with shared layers one worker has both roles."""
+        return self._part(numbered("llm worker" if self._shared else f"{role} worker", index))
 
     @property
     def router_address(self) -> str:
@@ -182,7 +195,7 @@ class LocalStack:
 
     @property
     def worker_addresses(self) -> tuple[str, str]:
-        """Gives HOST:PORT of the SLM's and of the LLM's worker."""
+        """Gives HOST:PORT of the SLM's and of the LLM's worker, the first of each."""
         return self._shared_address or self.worker("slm").address, self.worker("llm").address
 
     def log_tail(self, name: str, num_lines: int = 20) -> list[str]:
@@ -194,8 +207,7 @@ class LocalStack:
 
         It is asked with `credentials` whether it is (None: those of the stack).
         """
-        number = sum(part.name.startswith("router") for part in self.parts) + 1
-        part = self._new_router(f"router {number}", free_port(), args, credentials)
+        part = self._new_router(numbered("router", len(self.routers)), free_port(), args, credentials)
         part.start()
         part.wait_ready()
         return part
@@ -216,10 +228,13 @@ class LocalStack:
             self._add("redis", command, f"{_LOCALHOST}:{port}", lambda: redis_answers(url), {"LC_ALL": "C"})
         else:
             self.redis_url = self._given_redis_url
-        self._shared_address = f"{_LOCALHOST}:{free_port()}" if self._shared else ""
-        for role in ("llm",) if self._shared else ("slm", "llm"):
-            self._add_worker(role)
-        self._new_router("router", self._router_options.port or free_port())
+        self._shared_address = ""
+        for role, index in self._crew.members:
+            self._add_worker(role, index)
+        for index in range(self._num_routers):
+            port = 0 if index else self._router_options.port
+            name = numbered("router", index)
+            self._new_router(name, port or free_port(), self._metrics_args(name))
         if self._gateway is not None:
             self._add_gateway(self._gateway)
 
@@ -238,49 +253,43 @@ class LocalStack:
             log = self.router.process.log_tail()
             raise StackError(f"the router takes no questions: {why}", part="router", log=log)
 
-    def _add_worker(self, role: str) -> None:
-        address = f"{_LOCALHOST}:{free_port()}"
-        options = self._workers[role]
-        dtype = options.dtype or ("float32" if options.device == "cpu" else "auto")
-        threads = str(default_threads() if options.threads is None else options.threads)
+    def _wait_for_members(self) -> None:
+        """Waits until each router knows all workers: one is ready as soon as it has a pair."""
+        deadline = time.monotonic() + self._timeout_s
+        for part in self.routers:
+            while ready_members(part.address, credentials=self.credentials) != self._crew.counts:
+                self.check()
+                if time.monotonic() > deadline:
+                    raise StackError(f"the {part.name} does not know all workers.", part=part.name)
+                time.sleep(POLL_S)
+
+    def _add_worker(self, role: Role, index: int) -> None:
+        name = numbered(f"{role} worker", index)
+        address, shared_address = (f"{_LOCALHOST}:{free_port()}" for _ in range(2))
+        self._shared_address = self._shared_address or (shared_address if self._shared else "")
         # fmt: off
-        command = [sys.executable, "-m", f"{role}_worker", "--model", self._model(role), "--listen", address,
-                   "--device", options.device, "--dtype", dtype, "--threads", threads,
-                   *(["--shared-listen", self._shared_address] if self._shared else []),
-                   *(["--batch-invariant"] if options.batch_invariant else []),
-                   *self._sharing_args(role), *self._cores_args(role),
-                   *(self.lock.of_worker(role) if self.lock else []), *options.args]
+        command = [*self._crew.command(role, index, address, shared_address, self.folder),
+                   *self._crew.joining_args(role, index, self.redis_url, self.folder.name),
+                   *(self.lock.of_worker(role) if self.lock else []),
+                   *self._metrics_args(name), *self._crew.options[role].args]
         # fmt: on
         # Threads that wait spin by default: beside another worker's, router's or Redis's they would take the core away.
-        env = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+        env = {"OMP_NUM_THREADS": self._crew.threads(role), "OMP_WAIT_POLICY": "PASSIVE"}
         known = self.lock.prober if self.lock else self.credentials
-        self._add(f"{role} worker", command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
+        self._add(name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
 
-    def _model(self, role: str) -> str:
-        return self._workers[role].model or bundled_model(f"tiny-{role}")
-
-    def _sharing_args(self, role: str) -> list[str]:
-        """Lets two models on one GPU know of each other: caches of as many tokens, steps in turns."""
-        devices = {"cuda:0" if worker.device == "cuda" else worker.device for worker in self._workers.values()}
-        if self._shared or len(devices) > 1 or "cpu" in devices:
-            return []
-        other = self._model("llm" if role == "slm" else "slm")
-        return ["--beside", other, "--share-device", str(self.folder / "device")]
-
-    def _cores_args(self, role: str) -> list[str]:
-        """Lets a worker on the CPU take the cores that the other leaves idle, unless somebody chose its threads."""
-        options = self._workers[role]
-        chosen = options.threads is not None or "RSTITCH_THREADS" in os.environ
-        return [] if chosen or options.device != "cpu" else ["--share-cores", str(self.folder / "cores")]
+    def _metrics_args(self, name: str) -> list[str]:
+        return [f"--metrics-listen={_LOCALHOST}:{port}"] if (port := self._metrics_ports.get(name)) else []
 
     def _new_router(
         self, name: str, port: int, args: Sequence[str] = (), credentials: Credentials | None = None
     ) -> Part:
         address = f"{_LOCALHOST}:{port}"
-        slm, llm = self.worker_addresses
         options = self._router_options
+        slm, llm = self.worker_addresses if self._crew.is_pair else ("", "")
+        fleet = [] if self._crew.is_pair else ["--fleet", self.folder.name]
         # fmt: off
-        command = [sys.executable, "-m", options.module, "--slm", slm, "--llm", llm,
+        command = [sys.executable, "-m", options.module, "--slm", slm, "--llm", llm, *fleet,
                    "--redis", self.redis_url, "--listen", address,
                    *(self.lock.of_router() if self.lock else []), *options.args, *args]
         # fmt: on
@@ -290,7 +299,7 @@ class LocalStack:
 
     def _add_gateway(self, options: GatewayOptions) -> None:
         listen = options.listen or f"{_LOCALHOST}:{free_port()}"
-        command = http.command(options, listen, self.router_address, self.lock)
+        command = http.command(options, listen, ",".join(part.address for part in self.routers), self.lock)
         self._add("gateway", command, listen, lambda: http.answers(listen, self.lock, _CHECK_TIMEOUT_S))
 
     def _add(

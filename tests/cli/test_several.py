@@ -1,0 +1,52 @@
+"""A local stack with several workers of a role and several routers: their names, and that all of it is one fleet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from rstitch.client import Client, Finished
+from rstitch.local.stack import LocalStack
+from rstitch.local.supervisor import Supervisor
+
+
+@pytest.fixture(scope="module")
+def several() -> Iterator[LocalStack]:
+    with LocalStack(num_slm=2, num_llm=1, num_routers=2) as running:
+        yield running
+
+
+def members(address: str) -> dict[str, str]:
+    with Client(address) as client:
+        return {member.id: member.address for member in client.status().members if member.ready}
+
+
+def test_all_routers_know_all_workers_by_name(several: LocalStack) -> None:
+    assert [part.name for part in several.parts] == [
+        *("redis", "slm worker", "slm worker 2", "llm worker", "router", "router 2")
+    ]
+    assert [part.name for part in several.routers] == ["router", "router 2"]
+    there = {
+        "slm-0": several.worker("slm").address,
+        "slm-1": several.worker("slm", 1).address,
+        "llm-0": several.worker("llm").address,
+    }
+    for router in several.routers:
+        assert members(router.address) == there
+        with Client(router.address) as client:
+            assert isinstance(list(client.generate("2+2=", max_new_tokens=4))[-1], Finished)
+
+
+def test_one_of_several_is_started_again_and_is_one_of_them_again(several: LocalStack) -> None:
+    told: list[str] = []
+    supervisor = Supervisor(several.parts, lambda part, what, log: told.append(f"{part} {what}"))
+    supervisor.look()
+    several.worker("slm", 1).kill()
+    while not any("ready again" in each for each in told):
+        supervisor.look()
+        time.sleep(0.05)
+    assert all(each.startswith("slm worker 2 ") for each in told)
+    while "slm-1" not in members(several.routers[1].address):
+        time.sleep(0.05)
