@@ -8,7 +8,7 @@ also to one who has seen them. It knows no wire.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router_svc.text.answer_text import AnswerText
@@ -74,42 +74,49 @@ class Reader:
         self.position = position  # of the first token that the reader has not got
         self._waiting: Written | None = None
 
-    def read(self, chunks: Iterable[Chunk]) -> Iterator[Event]:
+    def read(self, chunks: Iterable[Chunk]) -> list[Event]:
+        """The events of chunks that come next in the answer."""
+        events: list[Event] = []
         for chunk in chunks:
-            yield from self._read(chunk)
+            self._read(chunk, events)
+        return events
 
-    def _read(self, chunk: Chunk) -> Iterator[Event]:
-        model = chunk.source.model
-        if chunk.reason and chunk.position >= self.position:
-            yield from self._release("")
-            yield Switched(model, chunk.position, chunk.switch_entropy, chunk.reason)
-        if not chunk.tokens:
+    def end(self) -> list[Event]:
+        """The events that are left, as the answer is over."""
+        events: list[Event] = []
+        self._release(self._text.flush(), events)
+        return events
+
+    def _read(self, chunk: Chunk, events: list[Event]) -> None:
+        model, position, num = chunk.source.model, chunk.position, len(chunk.tokens)
+        if chunk.reason and position >= self.position:
+            self._release("", events)
+            events.append(Switched(model, position, chunk.switch_entropy, chunk.reason))
+        if not num:
             return
         texts = [self._text.push(token, model) for token in chunk.tokens]
-        if chunk.end <= self.position:
+        if position + num <= self.position:
             return
-        yield from self._release("")
-        skip = max(0, self.position - chunk.position)
-        beside = chunk.uncertainties, chunk.consultations, chunk.details
-        whole = Written(model, chunk.position, chunk.tokens, chunk.entropies, "", *beside)
-        num = len(texts)
+        self._release("", events)
+        skip = max(0, self.position - position)
         certain = num - 1 if self._text.holds else num
+        text = "".join(texts[skip:certain])
+        beside = chunk.uncertainties, chunk.consultations, chunk.details
+        whole = Written(model, position, chunk.tokens, chunk.entropies, text, *beside)
         if certain > skip:
-            yield from self._give(whole.cut(skip, certain, "".join(texts[skip:certain])))
+            # Mostly all of it: what is cut is copied.
+            self._give(whole if certain - skip == num else whole.cut(skip, certain, text), events)
         if certain < num:
             self._waiting = whole.cut(certain, num, texts[-1])
 
-    def end(self) -> Iterator[Event]:
-        yield from self._release(self._text.flush())
-
-    def _release(self, text: str) -> Iterator[Event]:
+    def _release(self, text: str, events: list[Event]) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            yield from self._give(replace(waiting, text=waiting.text + text))
+            self._give(replace(waiting, text=waiting.text + text), events)
 
-    def _give(self, written: Written) -> Iterator[Event]:
+    def _give(self, written: Written, events: list[Event]) -> None:
         self.position = written.position + len(written.tokens)
-        yield written
+        events.append(written)
 
 
 def context_of(chunks: Sequence[Chunk], position: int, tokenizers: Mapping[Model, Tokenizer]) -> array[int]:

@@ -49,9 +49,12 @@ def encode_event(value: Event, tokenizers: Mapping[Model, Tokenizer]) -> router_
         entropies=value.entropies,
         text=value.text,
         uncertainties=value.uncertainties,
-        consultations=map(encode_consultation, value.consultations),
-        details=encode_details(value.tokens, value.details, tokenizers[value.model]),
     )
+    # Most have neither: an event is made for each token, and each field takes its time.
+    if value.consultations:
+        chunk.consultations.extend(map(encode_consultation, value.consultations))
+    if value.details:
+        chunk.details.extend(encode_details(value.tokens, value.details, tokenizers[value.model]))
     return router_pb2.GenerateResponse(chunk=chunk)
 
 

@@ -95,31 +95,21 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             structlog.contextvars.bind_contextvars(session_id=log.session_id)
             position = log.settings.start
         with log.reading():
-            async for ready in self._events(log, position, gather_s):
+            yield router_pb2.GenerateResponse(started=_started(log, position))
+            reader = Reader(log.tokenizers, log.context, log.settings.stop, position)
+            async for chunks in log.follow(gather_s):
+                # Those together that are there at the same time.
+                ready = [messages.encode_event(event, log.tokenizers) for event in reader.read(chunks)]
                 for response in messages.gathered(ready) if takes_more else ready:
                     yield response
-
-    async def _events(
-        self, log: AnswerLog, position: int, gather_s: float
-    ) -> AsyncIterator[list[router_pb2.GenerateResponse]]:
-        """The events of an answer, those together that are there at the same time."""
-        started = router_pb2.Started(
-            session_id=log.session_id,
-            num_prompt_tokens=log.settings.start,
-            position=position,
-            trace_id=log.settings.trace_id,
-            prompt_end=_end_of(log),
-        )
-        yield [router_pb2.GenerateResponse(started=started)]
-        reader = Reader(log.tokenizers, log.context, log.settings.stop, position)
-        async for chunks in log.follow(gather_s):
-            yield [messages.encode_event(event, log.tokenizers) for event in reader.read(chunks)]
-        outcome = log.outcome
-        assert outcome is not None
-        if isinstance(outcome, RstitchError):
-            raise _with_resume_point(outcome, log, reader.position)
-        finished = router_pb2.GenerateResponse(finished=messages.encode_finished(outcome, log.settings))
-        yield [*(messages.encode_event(event, log.tokenizers) for event in reader.end()), finished]
+            outcome = log.outcome
+            assert outcome is not None
+            if isinstance(outcome, RstitchError):
+                raise _with_resume_point(outcome, log, reader.position)
+            ready = [messages.encode_event(event, log.tokenizers) for event in reader.end()]
+            ready.append(router_pb2.GenerateResponse(finished=messages.encode_finished(outcome, log.settings)))
+            for response in messages.gathered(ready) if takes_more else ready:
+                yield response
 
     async def GetTrajectory(
         self, request: router_pb2.GetTrajectoryRequest, context: Any
@@ -293,6 +283,16 @@ async def _run_to_end(work: Awaitable[_T], unwanted: Callable[[_T], None] = lamb
 
         task.add_done_callback(settle)
         raise
+
+
+def _started(log: AnswerLog, position: int) -> router_pb2.Started:
+    return router_pb2.Started(
+        session_id=log.session_id,
+        num_prompt_tokens=log.settings.start,
+        position=position,
+        trace_id=log.settings.trace_id,
+        prompt_end=_end_of(log),
+    )
 
 
 def _end_of(log: AnswerLog) -> str:

@@ -135,8 +135,10 @@ class Answer:
         """
         # Tokens behind a stop string are nobody's: the worker that holds them drops them at its next run.
         num = self._endings.read(reply.tokens, writer)
-        tokens, entropies = tokens_of(reply.tokens[:num]), entropies_of(reply.entropies[:num])
-        uncertainties = entropies_of(reply.uncertainties[:num])
+        if num < len(reply.tokens):
+            reply = reply.part(0, num)
+        tokens, entropies = tokens_of(reply.tokens), entropies_of(reply.entropies)
+        uncertainties = entropies_of(reply.uncertainties)
         beside = self._take_asked(num), self._details(reply, num)
         chunk = self._next_chunk(writer, tokens, entropies, uncertainties, *beside)
         self._session.keep(writer, tokens)

@@ -206,6 +206,9 @@ def common_prefix(left: array[int], right: array[int]) -> int:
 
 def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
     """The same tokens in as few chunks as keep sources and switches apart: of whole answers these are the segments."""
+    chunks = list(chunks)
+    if len(chunks) < 2:
+        return chunks
     segments: list[list[Chunk]] = []
     for chunk in chunks:
         last = segments[-1][-1] if segments else None

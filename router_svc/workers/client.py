@@ -297,10 +297,17 @@ def _reply(message: worker_pb2.DecodeResponse) -> Reply:
             num_consultations=ended.num_consultations,
             **{name: getattr(ended.timing, name) for name in _TIMING_FIELDS},
         )
-    tokens, entropies, uncertainties = list(message.tokens), list(message.entropies), list(message.uncertainties)
-    asked = [_consultation(each) for each in message.consultations]
-    others = [_alternatives(each) for each in message.alternatives]
-    return Reply(tokens, entropies, finish, uncertainties, list(message.logprobs), asked, others)
+    # Slices, not lists of them, and no loop over what most replies have none of: there is a reply for each token.
+    logprobs: Any = message.logprobs[:]
+    return Reply(
+        message.tokens[:],
+        message.entropies[:],
+        finish,
+        message.uncertainties[:],
+        logprobs,
+        [_consultation(each) for each in message.consultations] if message.consultations else [],
+        [_alternatives(each) for each in message.alternatives] if message.alternatives else [],
+    )
 
 
 def _alternatives(message: worker_pb2.Alternatives) -> Alternatives:
