@@ -63,7 +63,11 @@ def place(session: str, candidates: Iterable[Candidate]) -> Candidate | None:
 
 
 def is_overloaded(current: Candidate, candidates: Iterable[Candidate]) -> bool:
-    """Whether a conversation does better to leave its worker at its next turn, though what that holds is lost to it."""
+    """Whether a conversation does better to leave its worker at its next turn, though what that holds is lost to it.
+
+    Candidates are those among which it would choose (`few`): if one empty worker had all conversations leave theirs, it
+    would be full at once, and all that they held be computed anew.
+    """
     least = min((candidate.num_bound for candidate in candidates), default=current.num_bound)
     return current.num_bound > _FACTOR * least + _SLACK
 

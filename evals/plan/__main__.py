@@ -9,6 +9,7 @@ from evals.commands import run_command
 COMMANDS = {
     "workers": "how many workers, routers and gateways a load takes, and how long answers then take (default)",
     "simulate": "a fleet of a thousand workers and some routers, event by event, placed by the routers' own code",
+    "check": "what is predicted beside what is measured, of the pair that runs here at three loads",
 }
 
 

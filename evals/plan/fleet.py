@@ -44,7 +44,7 @@ class Beside:
     """What an answer takes beside the models' steps.
 
     Attributes:
-        answer_ms, switch_ms: that it waits for wire, store and router, once and at each switch.
+        answer_ms, switch_ms, token_ms: that it waits for wire, store and router, once, at each switch, by a token.
         router_us, gateway_ms: of one core, by a token and by an answer.
         worker_us: of a core by a token, of workers, Redis and clients outside of steps, if all share a machine.
         cores: of the machine that all of it shares; 0: each worker has what it needs.
@@ -55,6 +55,7 @@ class Beside:
     router_us: float = 235.0
     gateway_ms: float = 4.0
     worker_us: float = 0.0
+    token_ms: float = 0.0
     cores: float = 0.0
 
 
@@ -143,6 +144,11 @@ class Fleet:
         workers = {role: self.station(role, stretch).at(rate / self.numbers[role]) for role in self.taking_part}
         return State(rate, workers, self._latency(workers, rate, stretch), stretch)
 
+    def cores_used(self, state: State) -> float:
+        """Cores that steps, routers and what else a token takes keep busy on average, with one core to a worker."""
+        outside = state.rate * self.answers.tokens * (self.beside.router_us + self.beside.worker_us) / 1e6
+        return outside + sum(self.numbers[role] * each.busy / state.stretch for role, each in state.workers.items())
+
     def among(self, sessions: int) -> State:
         """The fleet when so many sessions ask their next question as soon as the one before is answered."""
         low, high = 0.0, self.saturation_of_all
@@ -163,7 +169,8 @@ class Fleet:
             demand = answers.demand(role)
             with_length += demand.steps * each.token_s + demand.runs * (each.begin_s + each.wait_s)
             variance += (demand.steps * each.token_sd_s) ** 2 * _LEFT + demand.runs * each.wait_s**2
-        with_length += answers.num_switches * beside.switch_ms / 1000 * stretch
+        waits_ms = answers.num_switches * beside.switch_ms + answers.tokens * beside.token_ms
+        with_length += waits_ms / 1000 * stretch
         mean = first - workers[first_role].token_s - workers[first_role].begin_s - workers[first_role].wait_s
         mean += with_length
         variance += (answers.cv * with_length) ** 2

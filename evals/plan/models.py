@@ -32,7 +32,8 @@ def beside_of(options: PlanOptions) -> Beside:
     """What answers take beside steps: of the options, else as it was measured, else as docs/performance.md has it."""
     answer_ms, switch_ms = options.answer_ms, options.switch_ms
     found = _loaded(options)
-    if found is not None and (serving := found.serving) is not None:
+    serving = found.serving if found is not None else None
+    if serving is not None:
         answer_ms = serving.answer_ms if answer_ms is None else answer_ms
         switch_ms = serving.call_ms if switch_ms is None else switch_ms
     default = Beside()
@@ -42,6 +43,7 @@ def beside_of(options: PlanOptions) -> Beside:
         options.router_us,
         options.gateway_ms,
         options.worker_us,
+        serving.token_ms + serving.beside_ms if serving is not None else 0.0,
         options.cores,
     )
 

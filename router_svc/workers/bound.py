@@ -158,7 +158,7 @@ class BoundSession:
         else:
             self._members[model] = member
             self._held.add(model)
-            if begins and not member.is_lost and not member.draining and roster.is_overloaded(member):
+            if begins and not member.is_lost and not member.draining and roster.is_overloaded(self._name, member):
                 self.move(model, "rebalanced")
             else:
                 self.moved_away(model)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import grpc
 import structlog
 
-from fleet.placement import is_overloaded, place
+from fleet.placement import few, is_overloaded, place
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import WorkerClient
 from router_svc.workers.discovery import Found, Listed, Source
@@ -114,17 +114,17 @@ class Roster:
         now, takers = self._now(), self._takers(besides)
         if needs_room:
             takers = [each for each in takers if each.num_free_pages or each.is_polled]
-        by_id = {each.id: each for each in takers}
+        by_id = {each.id: each for each in few(name, takers)}
         chosen = place(name, [each.candidate(now) for each in by_id.values()])
         if chosen is None:
             return None
         by_id[chosen.id].load.place(now)
         return by_id[chosen.id]
 
-    def is_overloaded(self, member: Member) -> bool:
+    def is_overloaded(self, name: str, member: Member) -> bool:
         """Whether a conversation does better to leave it, though what it holds would be computed again."""
-        now = self._now()
-        return is_overloaded(member.candidate(now), [each.candidate(now) for each in self._takers((member,))])
+        now, others = self._now(), few(name, self._takers((member,)))
+        return is_overloaded(member.candidate(now), [each.candidate(now) for each in others])
 
     def suspect(self, member: Member) -> None:
         """Something went wrong with it: until the next look nobody trusts it, as that may be older than this."""

@@ -217,7 +217,7 @@ class Session:
             worker = self._bound.get(role)
             if worker is None:
                 self._place(role, now)
-            elif self._router[role].is_overloaded(worker, self.name):
+            elif self._router[role].is_overloaded(self.name, worker, now):
                 self._move(role, now, "overloaded")
         self._write(self._of.plan.fleet.taking_part[0], now + self._of.plan.fleet.beside.answer_ms / 1000)
 
@@ -227,9 +227,10 @@ class Session:
             if bound is worker:
                 self._held[role] = -1
 
-    def _place(self, role: Role, now: float) -> None:
-        while (worker := self._router[role].place(self.name, now)) is not None and not worker.is_alive:
-            self._router[role].suspect(worker.id)  # it does not answer
+    def _place(self, role: Role, now: float, besides: Worker | None = None) -> None:
+        roster = self._router[role]
+        while (worker := roster.place(self.name, now, besides)) is not None and not worker.is_alive:
+            roster.suspect(worker.id)  # it does not answer
         # Where nobody is known it waits for whoever comes first.
         worker = worker or min(self._of.workers[role], key=lambda each: (not each.is_alive, each.num_sessions, each.id))
         self._bound[role], self._held[role] = worker, 0
@@ -247,8 +248,9 @@ class Session:
     def _move(self, role: Role, now: float, why: str) -> None:
         self._of.seen.moved[why] += 1
         self._of.seen.recomputed += max(0, self._length if self._held[role] < 0 else self._held[role])
+        before = self._bound[role]
         self._leave(role)
-        self._place(role, now)
+        self._place(role, now, before)
 
     def _write(self, role: Role, begin: float) -> None:
         self._of.clock.at(begin, lambda now: self._run(role, now))

@@ -7,11 +7,12 @@ at random, and in turn; the last two move no conversation.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from evals.plan.simulation.worker import Worker
 from fleet.placement import Candidate, few, is_overloaded, place
+from router_svc.workers.load import Load
 
 Way = Literal["fleet", "least", "random", "turns"]
 WAYS: tuple[Way, ...] = ("fleet", "least", "random", "turns")
@@ -19,73 +20,81 @@ TTL_S = 3.0  # of an announcement
 
 
 class _Seen:
-    """A worker as one router sees it: bound = announced + placed since."""
+    """A worker as one router sees it."""
 
-    __slots__ = ("as_of", "placed", "worker")
+    __slots__ = ("as_of", "load", "pages", "worker")
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.as_of = -1.0
-        self.placed: list[float] = []
+        self.load = Load()
+        self.pages = 0
+
+    def candidate(self, now: float) -> Candidate:
+        return Candidate(self.worker.id, self.load.num_bound(now), self.pages)
 
 
 class Roster:
     """The workers of one role as one router knows them."""
 
     def __init__(self, workers: Iterable[Worker], way: Way, rng: random.Random) -> None:
-        self._seen = {worker.id: _Seen(worker) for worker in workers}
+        self._seen = {worker.id: _Seen(worker) for worker in sorted(workers, key=lambda each: each.id)}
         self._way = way
         self._rng = rng
         self._read_at = -1.0
         self._turn = 0
-        self._candidates: dict[str, Candidate] = {}  # living, not draining, not suspect
+        self._suspects: set[str] = set()
+        self._takers: list[_Seen] = []  # living, not draining, not suspect
         self.num_decisions = 0
 
     def read(self, now: float) -> None:
         """Reads the registry: who is there, and what was announced since it was read before."""
+        takers = []
         for name, seen in self._seen.items():
             said_at, sessions, pages, is_draining = seen.worker.said
-            if now - said_at > TTL_S or is_draining:
-                self._candidates.pop(name, None)
-            elif said_at > seen.as_of:
-                # What was placed before the last reading had arrived when this was said.
-                seen.placed = [time for time in seen.placed if time >= self._read_at]
-                self._candidates[name] = Candidate(name, sessions + len(seen.placed), pages)
-            seen.as_of = max(seen.as_of, said_at)
-        self._read_at = now
+            if said_at > seen.as_of:
+                seen.load.said(sessions, self._read_at)
+                seen.as_of, seen.pages = said_at, pages
+                self._suspects.discard(name)
+            if now - said_at <= TTL_S and not is_draining and name not in self._suspects:
+                takers.append(seen)
+        self._takers, self._read_at = takers, now
 
     def suspect(self, name: str) -> None:
         """A stream to it broke: nothing is placed there until it announces itself again."""
-        self._candidates.pop(name, None)
+        if name not in self._suspects:
+            self._suspects.add(name)
+            self._takers = [seen for seen in self._takers if seen.worker.id != name]
 
-    def place(self, session: str, now: float) -> Worker | None:
-        """Places a session on a worker, of which it is not known that it is dead; None where there is none."""
+    def place(self, session: str, now: float, besides: Worker | None = None) -> Worker | None:
+        """Places a session on another worker, of which it is not known that it is dead; None where there is none."""
         self.num_decisions += 1
-        candidates = self._candidates
-        if not candidates:
+        takers = self._others(besides)
+        if not takers:
             return None
+        chosen = self._choose(session, now, takers)
+        chosen.load.place(now)
+        return chosen.worker
+
+    def _choose(self, session: str, now: float, takers: Sequence[_Seen]) -> _Seen:
         if self._way == "fleet":
-            chosen = place(session, candidates.values())
-            assert chosen is not None
-        elif self._way == "least":
-            chosen = min(candidates.values(), key=_rank)
-        else:
-            names = list(candidates)
-            self._turn += 1
-            index = self._turn if self._way == "turns" else self._rng.randrange(len(names))
-            chosen = candidates[names[index % len(names)]]
-        seen = self._seen[chosen.id]
-        seen.placed.append(now)
-        candidates[chosen.id] = Candidate(chosen.id, chosen.num_bound + 1, chosen.num_free_pages)
-        return seen.worker
+            found = place(session, [seen.candidate(now) for seen in few(session, takers)])
+            assert found is not None
+            return self._seen[found.id]
+        if self._way == "least":
+            return min(takers, key=lambda seen: (seen.load.num_bound(now), -seen.pages))
+        self._turn += 1
+        index = self._turn if self._way == "turns" else self._rng.randrange(len(takers))
+        return takers[index % len(takers)]
 
-    def is_overloaded(self, worker: Worker, session: str) -> bool:
+    def _others(self, besides: Worker | None) -> Sequence[_Seen]:
+        return [seen for seen in self._takers if seen.worker is not besides] if besides is not None else self._takers
+
+    def is_overloaded(self, session: str, worker: Worker, now: float) -> bool:
         """Whether a conversation is to leave its worker at its next turn."""
-        current = self._candidates.get(worker.id)
-        if self._way in ("random", "turns") or current is None:
+        if self._way in ("random", "turns"):
             return False
-        return is_overloaded(current, few(session, tuple(self._candidates.values())))
-
-
-def _rank(candidate: Candidate) -> tuple[int, int]:
-    return candidate.num_bound, -candidate.num_free_pages
+        others = self._others(worker)
+        if self._way == "fleet":
+            others = few(session, others)
+        return is_overloaded(self._seen[worker.id].candidate(now), [seen.candidate(now) for seen in others])
