@@ -46,6 +46,7 @@ from rstitch.service.server import Server
 from rstitch.service.settings import explain
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.v1 import router_pb2, router_pb2_grpc
+from storage.confirming import Confirming
 from storage.redis_address import RedisAddress
 from storage.redis_link import RedisLink
 
@@ -98,7 +99,9 @@ class Router:
         )
         self.pair = WorkerPair(slm, llm)
         patience_s, metrics = settings.redis_patience_s, observers.metrics
-        self.store = TrajectoryStore(redis, ttl_s=settings.ttl_s, patience_s=patience_s, metrics=metrics)
+        confirming = Confirming.parse(settings.redis_wait)
+        keeps = {"ttl_s": settings.ttl_s, "patience_s": patience_s}
+        self.store = TrajectoryStore(redis, **keeps, metrics=metrics, confirming=confirming)
         self.lease = Lease(self.store, settings.lease_s)
         self.heads = self._make_heads(redis)
         times = {"lease_s": settings.lease_s, "ttl_s": settings.ttl_s}

@@ -36,6 +36,7 @@ class RedisLink:
     def __init__(self, address: RedisAddress, patience_s: float) -> None:
         self._patience_s = patience_s
         self._away = False
+        self._num_waiting = 0
         self._redis_address = address
         self.redis: Any = client_of(address)
         self.address = address.shown
@@ -110,19 +111,28 @@ class RedisLink:
                 if not self._away:  # one line in the log for one outage, however many calls wait
                     _log.warning("waiting for redis", url=self.address, error=str(error))
                 self._away = True
-                if is_demoted(error):
-                    await self._leave_replica()
-                await asyncio.sleep(delay_s)
+                await self._wait(error, delay_s)
             else:
-                if self._away:
+                # In a cluster others may be asked well meanwhile: it is back for those who waited.
+                if self._away and (backoff is not None or not self._num_waiting):
                     _log.info("redis is back", url=self.address)
-                self._away = False
+                    self._away = False
                 return result
 
-    async def _leave_replica(self) -> None:
-        """Lets connections ask the Sentinels anew: a script that meets a replica says so in words of its own."""
-        if self.cluster is None and isinstance(self.redis.connection_pool, SentinelConnectionPool):
-            await self.redis.connection_pool.disconnect(inuse_connections=False)
+    async def _wait(self, error: BaseException, delay_s: float) -> None:
+        self._num_waiting += 1
+        try:
+            # A script that meets a replica says so in words of its own, and its connection stays: the Sentinels know
+            # another.
+            if (
+                is_demoted(error)
+                and self.cluster is None
+                and isinstance(self.redis.connection_pool, SentinelConnectionPool)
+            ):
+                await self.redis.connection_pool.disconnect(inuse_connections=False)
+            await asyncio.sleep(delay_s)
+        finally:
+            self._num_waiting -= 1
 
 
 def unavailable() -> RstitchError:
