@@ -48,6 +48,7 @@ from rstitch.service.settings import explain
 from rstitch.service.telemetry import Telemetry, setup_telemetry
 from rstitch.service.wakeups import GrpcLoop
 from rstitch.v1 import router_pb2, router_pb2_grpc
+from storage.confirming import Confirming
 from storage.redis_address import RedisAddress
 from storage.redis_link import RedisLink
 
@@ -102,7 +103,9 @@ class Router:
         self.fleet = make_fleet(
             settings, Registry(self._registry_link, settings.fleet), credentials, observers.telemetry, stream
         )
-        self.store = TrajectoryStore(redis, ttl_s=settings.ttl_s, patience_s=patience_s, metrics=metrics)
+        confirming = Confirming.parse(settings.redis_wait)
+        keeps = {"ttl_s": settings.ttl_s, "patience_s": patience_s}
+        self.store = TrajectoryStore(redis, **keeps, metrics=metrics, confirming=confirming)
         self.lease = Lease(self.store, settings.lease_s)
         self.heads = self._make_heads(redis)
         times = {"lease_s": settings.lease_s, "ttl_s": settings.ttl_s}

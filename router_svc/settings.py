@@ -42,6 +42,10 @@ class RouterSettings(RedisLogin, MetricsSettings, BaseSettings):
         ),
     ] = "default"
     redis: Annotated[str, Field(pattern=URL_PATTERN, description="URL of Redis.")] = "redis://127.0.0.1:6379/0"
+    redis_wait: Annotated[
+        str,
+        Field(description="Tokens go out once N replicas of Redis have them, or after MS ms, as N:MS; 0: at once."),
+    ] = "0"
     listen: Annotated[Address, Field(description="HOST:PORT to serve on.")] = ROUTER_ADDRESS
     keys: Annotated[
         str,

@@ -36,6 +36,7 @@ class RedisLink:
     def __init__(self, address: RedisAddress, patience_s: float) -> None:
         self._patience_s = patience_s
         self._away = False
+        self._num_waiting = 0
         self._redis_address = address
         self.redis: Any = client_of(address)
         self.address = address.shown
@@ -114,16 +115,24 @@ class RedisLink:
                 if not self._away:  # one line in the log for one outage, however many calls wait
                     _log.warning("waiting for redis", url=self.address, error=str(error))
                 self._away = True
-                await asyncio.sleep(delay_s)
+                await self._wait(delay_s)
             else:
-                if self._away:
+                # In a cluster others may be asked well meanwhile: it is back for those who waited.
+                if self._away and (backoff is not None or not self._num_waiting):
                     _log.info("redis is back", url=self.address)
-                self._away = False
-                # The library sends in `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes just as it
-                # ends: a task that calls again and again would go on for ever.
+                    self._away = False
+                # The library sends in `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes just
+                # as it ends: a task that calls again and again would go on for ever.
                 if task is not None and task.cancelling() > num_cancelled:
                     raise asyncio.CancelledError
                 return result
+
+    async def _wait(self, delay_s: float) -> None:
+        self._num_waiting += 1
+        try:
+            await asyncio.sleep(delay_s)
+        finally:
+            self._num_waiting -= 1
 
     async def _leave_replica(self) -> None:
         """Lets connections ask the Sentinels anew: a script that meets a replica says so in words of its own."""

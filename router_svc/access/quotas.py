@@ -1,6 +1,7 @@
 """What each key may take, counted in Redis for all routers at once. It knows neither wire nor answers.
 
-    admit.lua    one round trip before any work: all of a key's limits at one moment
+    admit.lua    one round trip before any work: all of a key's limits at one moment (two more where trajectories are
+                 limited, which lie elsewhere in a cluster and are counted first)
     settle.lua   three times in a router's lease, and when an answer ends: charges what was written, renews the slots
                  of the answers that are being written, frees those of others
 
@@ -16,11 +17,13 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 
 import structlog
 
 from router_svc.access.account import Account, Admission
+from router_svc.access.kept import Kept, KeptTrajectories
 from router_svc.access.refusals import quota_exceeded
 from router_svc.trajectory import keys
 from rstitch.errors import Refused, RstitchError
@@ -33,6 +36,8 @@ _log = structlog.get_logger(__name__)
 _WINDOW_MS = 60_000
 # For so long Redis knows the number of a charge, so that one which comes again is not charged twice.
 _KNOWN_MS = 3_600_000
+# So often trajectories are counted again while slots come and go; then what was counted last holds.
+_MAX_COUNTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,8 @@ class Quotas:
         self.now_ms: Callable[[], int] | None = None
         self._link = link
         self._router_id = router_id
-        self._lease_ms, self._ttl_ms = int(lease_s * 1000), int(ttl_s * 1000)
+        self._lease_ms = int(lease_s * 1000)
+        self._kept = KeptTrajectories(link, int(ttl_s * 1000), self._now)
         self._admit, self._settle, self._use = (
             link.redis.register_script(_text(name)) for name in ("admit.lua", "settle.lua", "use.lua")
         )
@@ -103,14 +109,21 @@ class Quotas:
         Raises RstitchError (UNAVAILABLE) while Redis is away: it may have been counted then.
         """
         args: list[int | str] = [
-            *(self._now(), _WINDOW_MS, self._lease_ms, self._ttl_ms, request_id, session_id),
+            *(self._now(), _WINDOW_MS, self._lease_ms, request_id, session_id),
             *(limits.requests_per_minute, limits.tokens_per_minute, limits.llm_tokens_per_minute),
             *(limits.max_running, limits.max_trajectories),
         ]
-        names = [*_counters(who), _index(who)]
-        reply = await self._link.call(lambda: self._admit(keys=names, args=args))
-        if reply[0] == b"OK":
-            return None
+        names = _counters(who)
+        # A key without that limit costs one round trip.
+        asks_for_room = bool(limits.max_trajectories and session_id)
+        for num_left in range(_MAX_COUNTS, -1, -1):
+            kept = await self._kept.count(who, session_id, limits.max_trajectories) if asks_for_room else Kept()
+            counted = kept.as_arguments(is_last=not num_left)
+            reply = await self._link.call(partial(self._admit, keys=names, args=[*args, *counted]))
+            if reply[0] == b"OK":
+                return None
+            if reply[0] != b"AGAIN":
+                break
         quota = reply[0].decode()
         self._refusals.add(1, {semconv.RSTITCH_QUOTA: quota})
         return quota_exceeded(quota, *map(int, reply[1:]))
@@ -149,20 +162,16 @@ class Quotas:
 
     async def use(self, who: Caller) -> Use:
         """What a key takes at the moment. Raises RstitchError (UNAVAILABLE)."""
-        names, args = [*_counters(who), _index(who)], (self._now(), _WINDOW_MS, self._ttl_ms)
-        return Use(*await self._link.call(lambda: self._use(keys=names, args=args)))
+        names, args = _counters(who), (self._now(), _WINDOW_MS)
+        counted: list[int] = await self._link.call(lambda: self._use(keys=names, args=args))
+        return Use(*(*counted, await self._kept.number(who.tenant)))
 
     def _now(self) -> int | str:
         return self.now_ms() if self.now_ms is not None else ""
 
 
 def _counters(who: Caller) -> list[str]:
-    return [keys.quota(who.key_id, what) for what in ("requests", "running", "tokens")]
-
-
-def _index(who: Caller) -> str:
-    """Where the trajectories stand that count as the key's: those of its tenant."""
-    return keys.index(who.tenant)
+    return [keys.quota(who.key_id, what) for what in ("requests", "running", "tokens", "changes")]
 
 
 def _text(name: str) -> str:

@@ -1,9 +1,8 @@
 -- Says what a key takes at the moment, and changes nothing.
 -- Follows window.lua.
--- KEYS: requests by when they were admitted, slots by when their lease ends, tokens by bucket, index of the tenant's
---       trajectories.
--- ARGV: 1 now ms or "", 2 window ms, 3 ttl ms of a trajectory.
--- Returns the numbers of requests, tokens, tokens of the LLM, answers at once, trajectories.
+-- KEYS, all of one slot: requests by when they were admitted, slots by when their lease ends, tokens by bucket.
+-- ARGV: 1 now ms or "", 2 window ms.
+-- Returns the numbers of requests, tokens, tokens of the LLM, answers at once.
 local now, window = time_ms(ARGV[1]), tonumber(ARGV[2])
 local _, num_tokens = counted(KEYS[3], "t", now, window)
 local _, num_llm_tokens = counted(KEYS[3], "l", now, window)
@@ -12,5 +11,4 @@ return {
   num_tokens,
   num_llm_tokens,
   redis.call("ZCOUNT", KEYS[2], "(" .. now, "+inf"),
-  redis.call("ZCOUNT", KEYS[4], "(" .. (now - ARGV[3]), "+inf"),
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from router_svc.answers import refusals
-from router_svc.trajectory.store import Cursor, TrajectoryStore
+from router_svc.trajectory.listing import Cursor
+from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Header, Label, State, Trajectory
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from router_svc.api.validation import check_session_id
-from router_svc.trajectory.store import Cursor
+from router_svc.trajectory.listing import Cursor
 from rstitch.errors import RstitchError, invalid
 from rstitch.v1 import router_pb2
 

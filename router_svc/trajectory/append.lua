@@ -1,6 +1,7 @@
 -- Appends chunks to trajectories that this router owns, or only changes their states: many sessions in one call, each
 -- as if it were alone. Follows entries.lua.
--- KEYS: of each session, which may be of several tenants: trajectory hash, chunk stream, its tenant's index.
+-- KEYS: of each session, which may be of several tenants: trajectory hash, chunk stream, its index. In a cluster all are
+--       of one slot.
 -- ARGV: 1 now ms, 2 ttl ms, then of each session: session id, router id, epoch, expected length, new length, state,
 --       finish reason or "", usage, number of arguments that its entries take, entries.
 -- Returns of each session {"OK"}, {"CANCELLED"} if that was done, too, and somebody wants its answer to end, {"LOST", epoch}

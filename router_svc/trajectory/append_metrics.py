@@ -12,6 +12,7 @@ from typing import TypeVar
 from rstitch.service import semconv
 from rstitch.service.metrics import Metrics, Reading
 from rstitch.service.tally import Tally
+from storage.confirming import Confirming
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,12 +23,15 @@ _DURATIONS = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1
 class AppendMetrics:
     """The instruments of one store. A failed round trip has the exception's class as its `error.type`."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, confirming: Confirming | None = None) -> None:
         self._durations = Tally(_DURATIONS)
         self._done = self._durations.row({})
         self._num_appends = 0
         what = "A round trip to Redis that stores what answers have written."
         metrics.histogram_of(semconv.METRIC_REDIS_APPEND_DURATION, "s", what, _DURATIONS, self._durations.read)
+        what_else = "Of these round trips those that too few replicas had in time."
+        metrics.sum_of(semconv.METRIC_REDIS_UNCONFIRMED, "{round_trip}", what_else, self._unconfirmed)
+        self._confirming = confirming
         metrics.sum_of(semconv.METRIC_REDIS_APPENDS, "{append}", "Appends in these round trips.", self._appends)
 
     def timed(self, send: Callable[[list[T]], Awaitable[Sequence[R]]]) -> Callable[[list[T]], Awaitable[Sequence[R]]]:
@@ -46,6 +50,9 @@ class AppendMetrics:
                 self._num_appends += len(appends)
 
         return timed_send
+
+    def _unconfirmed(self) -> Iterator[Reading]:
+        yield (self._confirming.num_unconfirmed if self._confirming is not None else 0), {}
 
     def _appends(self) -> Iterator[Reading]:
         yield self._num_appends, {}

@@ -1,8 +1,9 @@
 -- Says that the answer being written in a trajectory is to end, or looks what has become of that.
 -- KEYS: trajectory hash.
--- ARGV: 1 epoch as this script returned it; "": the answer that is being written now, 2 router key prefix, 3 now ms.
--- Returns {"GONE"} if there is no such trajectory, {"RUNNING", epoch} if its router will find the mark at its next append,
--- {"ENDED", state, length, 1 if this call ended it} if nobody writes the answer any more.
+-- ARGV: 1 epoch as this script returned it; "": the answer that is being written now, 2 owner whose lease is over; "": of
+--       none is known that, 3 now ms.
+-- Returns {"GONE"} if there is no such trajectory, {"RUNNING", epoch, owner} if its owner will find the mark at its next
+-- append, {"ENDED", state, length, 1 if this call ended it} if nobody writes the answer any more.
 local header = redis.call("HMGET", KEYS[1], "epoch", "state", "owner", "length", "cancelled")
 if not header[1] then
   return {"GONE"}
@@ -12,9 +13,10 @@ local is_meant = ARGV[1] == "" or (ARGV[1] == header[1] and header[5] == header[
 if header[2] ~= "running" or not is_meant then
   return {"ENDED", header[2], header[4], 0}
 end
-if redis.call("EXISTS", ARGV[2] .. header[3]) == 1 then
+-- A lease lies in another slot of a cluster, so that who calls looks at it once it is known whose.
+if header[3] ~= ARGV[2] then
   redis.call("HSET", KEYS[1], "cancelled", header[1])
-  return {"RUNNING", header[1]}
+  return {"RUNNING", header[1], header[3]}
 end
 -- Its router is gone. Should it only be slow, the epoch fences it off.
 redis.call("HSET", KEYS[1], "state", "interrupted", "epoch", header[1] + 1, "updated", ARGV[3])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib import resources
 
 from router_svc.trajectory import keys
+from router_svc.trajectory.leases import lease_ms
 from router_svc.trajectory.types import Ended, State
 from storage.redis_link import RedisLink
 
@@ -26,11 +28,17 @@ class Cancelling:
         Returns its epoch, with which the next call looks at the same answer again; how the session is, if nobody writes
         that answer; None if there is no such session. An answer whose router is gone is interrupted here.
         """
-        args = ["" if epoch is None else epoch, keys.ROUTER_PREFIX, time.time_ns() // 1_000_000]
-        reply = await self._link.call(lambda: self._script(keys=[keys.trajectory(session_id)], args=args), patience_s)
-        match reply[0]:
-            case b"RUNNING":
-                return int(reply[1])
-            case b"ENDED":
-                return Ended(State(reply[1].decode()), int(reply[2]), bool(reply[3]))
-        return None
+        owner = ""
+        while True:
+            args = ["" if epoch is None else epoch, owner, time.time_ns() // 1_000_000]
+            call = partial(self._script, keys=[keys.trajectory(session_id)], args=args)
+            reply = await self._link.call(call, patience_s)
+            match reply[0]:
+                case b"RUNNING":
+                    epoch, owner = int(reply[1]), reply[2].decode()
+                    if await lease_ms(self._link, owner, patience_s) > 0:
+                        return epoch
+                case b"ENDED":
+                    return Ended(State(reply[1].decode()), int(reply[2]), bool(reply[3]))
+                case _:
+                    return None

@@ -29,6 +29,10 @@ local function touch(trajectory, chunks, index, session_id, now_ms, ttl_ms)
   redis.call("PEXPIRE", trajectory, ttl_ms)
   redis.call("PEXPIRE", chunks, ttl_ms)
   redis.call("ZADD", index, now_ms, session_id)
+  -- The index of sessions of whom nobody is left goes, too. It is not renewed each time, as it lasts twice as long.
+  if redis.call("PTTL", index) < tonumber(ttl_ms) then
+    redis.call("PEXPIRE", index, 2 * ttl_ms)
+  end
 end
 
 -- What has expired leaves the index. Once a claim is often enough: until then readers skip names without a hash.

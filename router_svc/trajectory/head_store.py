@@ -46,9 +46,11 @@ class HeadStore:
 
     def __init__(self, address: RedisAddress, patience_s: float) -> None:
         self._link = RedisLink(address, patience_s)
-        self._script = self._link.redis.register_script(
-            resources.files(__package__).joinpath("heads.lua").read_text("utf-8")
+        self._script, self._adopt = (
+            self._link.redis.register_script(resources.files(__package__).joinpath(name).read_text("utf-8"))
+            for name in ("heads.lua", "adopt.lua")
         )
+        self._has_adopted = self._link.cluster is not None  # which no earlier release could use
 
     async def close(self) -> None:
         await self._link.close()
@@ -100,5 +102,9 @@ class HeadStore:
     async def _run(
         self, what: str, name: str = "", version: str = "", *more: Any, patience_s: float | None = None
     ) -> Any:
+        if not self._has_adopted:
+            names, prefixes = [keys.OLD_HEADS, keys.HEADS], [keys.OLD_HEAD_PREFIX, keys.HEAD_PREFIX]
+            await self._link.call(lambda: self._adopt(keys=names, args=prefixes), patience_s)
+            self._has_adopted = True
         args = [what, keys.HEAD_PREFIX, name, version, *more]
         return await self._link.call(lambda: self._script(keys=[keys.HEADS], args=args), patience_s)

@@ -1,5 +1,5 @@
 -- Says whether a trajectory's last answer was right, or takes that back.
--- KEYS: trajectory hash, its tenant's index of those with a label.
+-- KEYS, both of one slot: trajectory hash, index of those with a label.
 -- ARGV: 1 session id, 2 label or "".
 -- Returns {"OK"}, {"GONE"} if there is no such trajectory, {"STATE", state} if its last answer is not finished.
 -- The label is kept with the answer's length: a router of before labels drops none when it claims the next answer.
@@ -17,5 +17,10 @@ if ARGV[2] == "" then
 else
   redis.call("HSET", KEYS[1], "label", ARGV[2], "label_length", header[3])
   redis.call("ZADD", KEYS[2], header[2], ARGV[1])
+  -- It lasts as long as the last one that it names.
+  local left = redis.call("PTTL", KEYS[1])
+  if redis.call("PTTL", KEYS[2]) < left then
+    redis.call("PEXPIRE", KEYS[2], left)
+  end
 end
 return {"OK"}

@@ -21,33 +21,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
-from router_svc.trajectory import keys
+from router_svc.trajectory import keys, leases
 from router_svc.trajectory.answer_record import decode_header, encode_chunks, encode_usage
 from router_svc.trajectory.append_metrics import AppendMetrics
 from router_svc.trajectory.binding import FIELDS, UNBOUND, Binding, binding_of
+from router_svc.trajectory.by_node import Append, CommitsByNode, Outcome, append_by_slot
 from router_svc.trajectory.cancelling import Cancelling
 from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
 from router_svc.trajectory.group_commit import GroupCommit
+from router_svc.trajectory.listing import Listing
 from router_svc.trajectory.rebinding import Rebinding
-from router_svc.trajectory.session_names import id_in, session_name, tenant_in
+from router_svc.trajectory.session_names import id_in
 from router_svc.trajectory.tailing import Entries, Tailing, decoded
 from router_svc.trajectory.types import Chunk, FinishReason, Header, Label, State, Trajectory
 from router_svc.trajectory.usage import Usage
-from rstitch.errors import RstitchError
 from rstitch.service.metrics import NO_METRICS, Metrics
+from storage.confirming import Confirming
 from storage.passing import script_error
 from storage.redis_address import RedisAddress
 from storage.redis_link import RedisLink
+from storage.scripts import Call
 
 _log = structlog.get_logger(__name__)
-# Where a page of the listing ended: when the last trajectory on it changed, in Unix ms, and its session id.
-Cursor = tuple[int, str]
 # Appends of one call: after an outage each may have thousands of arguments, of which Redis 6.2 takes 2**20, and while
 # the call runs Redis serves nobody else.
 _MAX_APPENDS = 64
@@ -77,23 +78,32 @@ class TrajectoryStore:
     """Reads, claims, extends, lists and deletes trajectories, and keeps the routers' leases beside them.
 
     Sessions go by their names here (`session_names`), but in headers and pages by their ids. A trajectory is forgotten
-    `ttl_s` after its last change; a call is retried for `patience_s` while Redis is away.
+    `ttl_s` after its last change; a call is retried for `patience_s` while Redis is away. With `confirming` an append
+    is done when replicas have it, and with it all that was written before.
     """
 
     def __init__(
-        self, address: RedisAddress, *, ttl_s: float, patience_s: float, metrics: Metrics = NO_METRICS
+        self,
+        address: RedisAddress,
+        *,
+        ttl_s: float,
+        patience_s: float,
+        metrics: Metrics = NO_METRICS,
+        confirming: Confirming | None = None,
     ) -> None:
         self._ttl_ms = int(ttl_s * 1000)
         self._link = RedisLink(address, patience_s)
         # Appends come with every chunk of every answer: they have a connection of their own and share round trips.
         # Claims come once an answer and are sent like any command.
-        self._append = self._link.script(_script("entries.lua", "append.lua"))
-        self._commit = GroupCommit(AppendMetrics(metrics).timed(self._append_all), _MAX_APPENDS)
+        self._append = self._link.script(_script("entries.lua", "append.lua"), confirming)
+        commits = partial(CommitsByNode, self._append) if self._link.cluster is not None else GroupCommit
+        self._commit = commits(AppendMetrics(metrics, confirming).timed(self._append_all), _MAX_APPENDS)
         self._claim = self._link.redis.register_script(_script("entries.lua", "claim.lua"))
         self._label = self._link.redis.register_script(_script("label.lua"))
         self.cancelling = Cancelling(self._link)
         self.tailing = Tailing(self._link)
         self.rebinding = Rebinding(self._link)
+        self.page = Listing(self._link).page
 
     async def close(self) -> None:
         await self._append.close()
@@ -109,15 +119,11 @@ class TrajectoryStore:
 
         Raises RstitchError (DATA_LOSS) if its chunks hold fewer tokens than its header says.
         """
-
-        async def read() -> tuple[dict[bytes, bytes], Entries]:
-            async with self._link.redis.pipeline(transaction=True) as pipe:
-                pipe.hgetall(keys.trajectory(name))
-                pipe.xrange(keys.chunks(name))
-                header, entries = await pipe.execute()
-                return header, entries
-
-        fields, entries = await self._link.call(read)
+        its = keys.of_session(name)
+        both = ("HGETALL", its.trajectory), ("XRANGE", its.chunks, "-", "+")
+        fields: dict[bytes, bytes]
+        entries: Entries
+        fields, entries = await self._link.at_once(its.trajectory, *both)
         if not fields:
             return None
         chunks = await decoded(entries)
@@ -142,12 +148,12 @@ class TrajectoryStore:
 
         Returns None if the trajectory is not as in `before` any more (without it: if there is one): read it again.
         """
-        length, tenant = before.length if before else 0, tenant_in(name)
-        own = (keys.trajectory(name), keys.chunks(name), keys.index(tenant))
-        names = [*own, keys.router(router_id), keys.labelled(tenant)]
+        length = before.length if before else 0
+        is_anothers = before is not None and before.state is State.RUNNING and before.owner != router_id
+        left_ms = await leases.lease_ms(self._link, before.owner) if before is not None and is_anothers else 0
         reply = await self._link.call(
             lambda: self._claim(
-                keys=names,
+                keys=keys.of_session(name),
                 args=[
                     before.epoch if before else 0,
                     length,
@@ -158,7 +164,7 @@ class TrajectoryStore:
                     _now_ms(),
                     self._ttl_ms,
                     id_in(name),
-                    keys.ROUTER_PREFIX,
+                    left_ms,
                     before.state.value if before else "",
                     *binding.values,
                     *encode_chunks(chunks),
@@ -224,24 +230,27 @@ class TrajectoryStore:
 
         self._commit.submit((name, _append_arguments(name, owned, length, chunks, usage, State.RUNNING, None)), told)
 
-    async def _append_all(self, appends: list[tuple[str, list[Any]]]) -> list[list[bytes] | RedisError]:
+    async def _append_all(self, appends: list[Append]) -> Sequence[Outcome]:
         """Sends the appends of several sessions in one call; returns a reply or an error for each, in their order."""
+        if self._link.cluster is not None:
+            return await append_by_slot(self._append, appends, self._call_of, _outcomes_of)
+        return _outcomes_of(await self._append(*self._call_of(appends)), len(appends))
+
+    def _call_of(self, appends: Sequence[Append]) -> Call:
         names: list[str] = []
-        arguments = [_now_ms(), self._ttl_ms]
+        arguments: list[Any] = [_now_ms(), self._ttl_ms]
         for name, of_session in appends:
-            names += (keys.trajectory(name), keys.chunks(name), keys.index(tenant_in(name)))
+            names += keys.of_session(name)[:3]
             arguments += of_session
-        replies = await self._append(keys=names, args=arguments)
-        if replies == b"OK":  # the common case, told in one word: parsing a reply for each costs time
-            return [[b"OK"]] * len(appends)
-        return [script_error(reply[1].decode()) if reply[0] == b"ERROR" else reply for reply in replies]
+        return names, arguments
 
     async def label(self, name: str, label: Label | None) -> State | None:
         """Labels the last answer if it is finished, or takes its label back; its time of change and expiry stay.
 
         Returns the state that it found: any but FINISHED, or None where there is no such trajectory, changed nothing.
         """
-        names = [keys.trajectory(name), keys.labelled(tenant_in(name))]
+        its = keys.of_session(name)
+        names = [its.trajectory, its.labelled]
         args = [id_in(name), label.value if label else ""]
         reply = await self._link.call(lambda: self._label(keys=names, args=args))
         match reply[0]:
@@ -253,69 +262,25 @@ class TrajectoryStore:
 
     async def delete(self, name: str) -> Binding | None:
         """Forgets a trajectory; its router finds out at its next append. Returns who has its session; None: nobody."""
-
-        async def drop() -> list[Any]:
-            async with self._link.redis.pipeline(transaction=True) as pipe:
-                pipe.hmget(keys.trajectory(name), FIELDS)
-                pipe.delete(keys.trajectory(name), keys.chunks(name))
-                for index in (keys.index(tenant_in(name)), keys.labelled(tenant_in(name))):
-                    pipe.zrem(index, id_in(name))
-                replies: list[Any] = await pipe.execute()
-                return replies
-
-        held, *counts = await self._link.call(drop)
+        its = keys.of_session(name)
+        listed = [("ZREM", index, id_in(name)) for index in (its.listing, its.labelled)]
+        forget = ("HMGET", its.trajectory, *FIELDS), ("DEL", its.trajectory, its.chunks), *listed
+        held, *counts = await self._link.at_once(its.trajectory, *forget)
         return binding_of(held) if any(counts) else None
-
-    async def page(
-        self, num: int, before: Cursor | None, *, tenant: str = "", labelled: bool = False
-    ) -> tuple[list[Header], Cursor | None]:
-        """One page of up to `num` headers of a tenant, the trajectories that changed last first, and where it ended.
-
-        The next page begins there; None: there is none. With `labelled` there are only those that have a label.
-        """
-        found: list[Header] = []
-        index = keys.labelled(tenant) if labelled else keys.index(tenant)
-        while True:
-            # One more than there is room for tells whether another page follows.
-            entries = await self._entries_after(index, before, num - len(found) + 1)
-            for entry in entries:
-                if len(found) == num:
-                    return found, before
-                before = entry
-                header = await self.header(session_name(tenant, entry[1]))
-                # Redis drops expired hashes by itself, but their names stay in the index until the next claim tidies
-                # it. A label may have been taken back since the entry was read, or be of an answer before.
-                if header is not None and (header.label is not None or not labelled):
-                    found.append(header)
-            if not entries:
-                return found, None
-
-    async def _entries_after(self, index: str, before: Cursor | None, num: int) -> list[Cursor]:
-        """Up to `num` of the index's entries that follow `before`, in order; none at its end."""
-        top = before[0] if before else "+inf"
-        skip = 0
-        while True:
-            args = (index, top, "-inf", "WITHSCORES", "LIMIT", skip, num)
-            flat: list[bytes] = await self._link.command("ZREVRANGEBYSCORE", *args)
-            entries = [(int(score), name.decode()) for name, score in zip(flat[::2], flat[1::2], strict=True)]
-            # Redis can begin at a score, not at an entry. Of equal scores the greater id comes first, so tuples compare
-            # as the index is sorted; those of `top` that were on the page before are skipped.
-            fresh = [entry for entry in entries if before is None or entry < before]
-            if fresh or not entries:
-                return fresh
-            skip += len(entries)
 
     async def renew(self, router_id: str, lease_s: float) -> None:
         """Says that a router lives, for `lease_s` from now. Raises RstitchError (UNAVAILABLE) after one try."""
-        redis = self._link.redis
-        await self._link.call(lambda: redis.set(keys.router(router_id), 1, px=int(lease_s * 1000)), patience_s=0)
+        await leases.renew(self._link, router_id, lease_s)
 
     async def resign(self, router_id: str) -> None:
         """Ends a router's lease, so that others need not wait for it. Tries once: it also runs out by itself."""
-        try:
-            await self._link.call(lambda: self._link.redis.delete(keys.router(router_id)), patience_s=0)
-        except RstitchError as error:
-            _log.warning("lease not given back", error=str(error))
+        await leases.resign(self._link, router_id)
+
+
+def _outcomes_of(replies: Any, num: int) -> Sequence[Outcome]:
+    if replies == b"OK":  # the common case, told in one word: parsing a reply for each costs time
+        return [[b"OK"]] * num
+    return [script_error(reply[1].decode()) if reply[0] == b"ERROR" else reply for reply in replies]
 
 
 def _append_arguments(

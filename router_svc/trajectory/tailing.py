@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from router_svc.trajectory import keys
 from router_svc.trajectory.answer_record import decode_chunk, decode_header
+from router_svc.trajectory.leases import lease_ms
 from router_svc.trajectory.session_names import id_in
 from router_svc.trajectory.types import Chunk, Header
 from storage.redis_link import RedisLink
@@ -44,15 +45,12 @@ class Tailing:
 
     async def look(self, name: str, cursor: bytes = b"") -> Tail | None:
         """Gives what follows `cursor` (b"": all of it), as of one moment; None if there is no such trajectory."""
-
-        async def read() -> tuple[dict[bytes, bytes], Entries]:
-            async with self._link.redis.pipeline(transaction=True) as pipe:
-                pipe.hgetall(keys.trajectory(name))
-                pipe.xrange(keys.chunks(name), b"(" + cursor if cursor else "-", count=MANY_ENTRIES)
-                fields, entries = await pipe.execute()
-                return fields, entries
-
-        fields, entries = await self._link.call(read)
+        header, chunks_key = keys.trajectory(name), keys.chunks(name)
+        since = b"(" + cursor if cursor else "-"
+        look = ("XRANGE", chunks_key, since, "+", "COUNT", MANY_ENTRIES)
+        fields: dict[bytes, bytes]
+        entries: Entries
+        fields, entries = await self._link.at_once(header, ("HGETALL", header), look)
         if not fields:
             return None
         is_cancelled = fields.get(b"cancelled") == fields[b"epoch"]
@@ -61,8 +59,7 @@ class Tailing:
 
     async def lease_ms(self, router_id: str) -> int:
         """Gives how long a router's lease still lasts; 0: it is gone, or was never there."""
-        left: int = await self._link.command("PTTL", keys.router(router_id))
-        return max(0, left)
+        return await lease_ms(self._link, router_id)
 
 
 async def decoded(entries: Entries) -> tuple[Chunk, ...]:

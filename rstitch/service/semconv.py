@@ -108,6 +108,7 @@ METRIC_TAU: Final = "rstitch.tau"
 METRIC_ENTROPY: Final = "rstitch.entropy"
 METRIC_SEGMENT_LENGTH: Final = "rstitch.segment.length"
 METRIC_REDIS_APPENDS: Final = "rstitch.redis.appends"
+METRIC_REDIS_UNCONFIRMED: Final = "rstitch.redis.unconfirmed"
 METRIC_REDIS_APPEND_DURATION: Final = "rstitch.redis.append.duration"
 
 # Metrics of router and workers.

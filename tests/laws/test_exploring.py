@@ -18,6 +18,7 @@ import redis
 
 from evals.algorithm.reference import Budget as Bound
 from evals.algorithm.reference import Token, stitch
+from router_svc.trajectory import keys
 from router_svc.trajectory.consultations import unpack_consultations
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, Budget, Chunk, Consultation, Event, Learned, Started, TrajectoryState
@@ -150,7 +151,7 @@ async def check_told_everywhere(
     replayed = Answer.of([event async for event in client.attach(answer.session_id, 0)])
     assert told(replayed) == got
     with redis.Redis.from_url(stack.redis_url) as connection:
-        entries = connection.xrange(f"rstitch:chunks:{session_name(answer.session_id)}")
+        entries = connection.xrange(keys.chunks(session_name(answer.session_id)))
     packed = [entry[b"c"] for _, entry in entries if b"c" in entry]
     assert [c.position for each in packed for c in unpack_consultations(each)] == [c.position for c in got]
     assert answer.finished.usage.num_kept_consultations == len(got)

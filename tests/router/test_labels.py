@@ -11,13 +11,14 @@ import pytest
 from redis.asyncio import Redis
 
 from router_svc.trajectory import keys
-from router_svc.trajectory.store import Cursor, Owned, TrajectoryStore
+from router_svc.trajectory.listing import Cursor
+from router_svc.trajectory.store import Owned, TrajectoryStore
 from router_svc.trajectory.types import Chunk, FinishReason, Label, Source, State
 from router_svc.trajectory.usage import Usage
 from rstitch.v1 import router_pb2 as pb
 from tests.support.asking import Reading, ask_for, refused, stored, take, threshold, until
 from tests.support.toy_stack import Stack
-from tests.support.trajectories import begun, chunk
+from tests.support.trajectories import begun, beside, chunk
 
 
 async def finished(store: TrajectoryStore, session: str) -> None:
@@ -85,7 +86,7 @@ async def test_beside_a_router_that_knows_no_labels_the_next_answer_begins_witho
         assert await labels_of(client) == {}
         # As an older router's claim would have left it.
         await client.hset(keys.trajectory("s"), mapping=label)
-        await client.zadd(keys.LABELLED, {"s": 2000000000000})
+        await client.zadd(keys.of_session("s").labelled, {"s": 2000000000000})
     length = 4 + len(prompt)
     for state in (State.RUNNING, State.FINISHED):
         header = await store.header("s")
@@ -158,11 +159,28 @@ async def test_what_has_expired_leaves_the_index(store: TrajectoryStore, redis_u
 
         await until(forgotten)
         assert await listed(store, 1) == []
-        for index in (keys.INDEX, keys.LABELLED):
+        its, new = keys.of_session("old"), beside("old")
+        for index in (its.listing, its.labelled):
             await client.zadd(index, {"old": 1}, xx=True)  # it ended long ago
-        await begun(store, session="new")
-        assert await client.zrange(keys.LABELLED, 0, -1) == []
-        assert await client.zrange(keys.INDEX, 0, -1) == [b"new"]
+        await begun(store, session=new)
+        assert await client.zrange(its.labelled, 0, -1) == []
+        assert await client.zrange(its.listing, 0, -1) == [new.encode()]
+
+
+async def test_an_index_ends_behind_the_last_that_it_names(store: TrajectoryStore, redis_url: str) -> None:
+    """Nobody may come any more whose claim would tidy it."""
+    its = keys.of_session("s")
+    async with Redis.from_url(redis_url) as client:
+        await finished(store, "s")
+        assert 50_000 < await client.pttl(its.listing) <= 100_000
+        await store.label("s", Label.RIGHT)
+        left = await client.pttl(its.trajectory)
+        assert left - 1000 < await client.pttl(its.labelled) <= left
+        await client.pexpire(its.trajectory, 10_000)  # as if it were older than the next one
+        await finished(store, other := beside("s"))
+        for name in (other, "s"):
+            await store.label(name, Label.WRONG)
+            assert 40_000 < await client.pttl(its.labelled) <= 50_000
 
 
 async def test_labels_through_the_wire(stack: Stack) -> None:

@@ -11,13 +11,10 @@ import pytest
 from redis.asyncio import Redis
 
 from router_svc.trajectory import keys
-from router_svc.trajectory.errors import Behind, Fenced
-from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
+from router_svc.trajectory.errors import Behind
+from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import (
-    FinishReason,
     Source,
-    State,
-    SwitchReason,
     joined_tokens,
 )
 from router_svc.trajectory.usage import Usage
@@ -25,97 +22,7 @@ from rstitch.errors import RstitchError
 from storage.redis_address import RedisAddress, without_password
 from tests.support.asking import until
 from tests.support.flaky_proxy import FlakyProxy
-from tests.support.trajectories import PROMPT, begun, chunk
-
-
-async def test_what_goes_in_comes_out(store: TrajectoryStore) -> None:
-    owned = await begun(store)
-    written = [chunk(Source.SLM, 3, 4, 5), chunk(Source.LLM, 5, 6, reason=SwitchReason.ENTROPY_ABOVE)]
-    usage = Usage(num_prompt_tokens=3, num_slm_tokens=2, num_llm_tokens=1, num_switches=1)
-    await store.append("s", owned, 3, written, usage, State.FINISHED, FinishReason.STOP)
-    trajectory = await store.trajectory("s")
-    assert trajectory is not None
-    assert list(trajectory.chunks) == [PROMPT, *written]
-    header = trajectory.header
-    assert (header.state, header.length, header.epoch, header.owner) == (State.FINISHED, 6, 1, "a")
-    assert header.finished is not None
-    assert (header.finished.reason, header.finished.usage) == (FinishReason.STOP, usage)
-    assert await store.trajectory("other") is None
-
-
-async def test_an_append_that_comes_twice_is_done_once(store: TrajectoryStore) -> None:
-    owned = await begun(store)
-    for _ in range(3):
-        await store.append("s", owned, 3, [chunk(Source.SLM, 3, 4, 5)], Usage())
-    trajectory = await store.trajectory("s")
-    assert trajectory is not None
-    assert list(joined_tokens(trajectory.chunks)) == [1, 2, 2**32 - 1, 4, 5]
-
-
-async def test_a_claim_that_comes_twice_is_done_once(store: TrajectoryStore) -> None:
-    assert await begun(store) == await begun(store) == Owned(1, "a")
-    trajectory = await store.trajectory("s")
-    assert trajectory is not None
-    assert trajectory.header.length == 3
-
-
-async def test_whoever_lost_the_session_writes_nothing(store: TrajectoryStore) -> None:
-    owned = await begun(store, "a")
-    await store.renew("a", 0.1)
-    header = await store.header("s")
-    other = await store.claim(header, "s", "b", "settings", Usage(), [])
-    assert isinstance(other, OwnedElsewhere)
-    assert 0 < other.lease_ms <= 100
-    await store.resign("a")
-    assert await store.claim(header, "s", "b", "settings", Usage(), []) == Owned(2, "b")
-    with pytest.raises(Fenced) as caught:
-        await store.append("s", owned, 3, [chunk(Source.SLM, 3, 4)], Usage())
-    assert caught.value.reason == "TAKEN_OVER"
-    await store.append("s", Owned(2, "b"), 3, [chunk(Source.SLM, 3, 9)], Usage())
-    await store.delete("s")
-    with pytest.raises(Fenced) as caught:
-        await store.append("s", Owned(2, "b"), 4, [chunk(Source.SLM, 4, 4)], Usage())
-    assert caught.value.reason == "DELETED"
-
-
-async def test_a_session_begun_anew_after_its_deletion_is_none_of_its_last_writer(store: TrajectoryStore) -> None:
-    """The same id, epoch and length, but another trajectory."""
-    last = await begun(store, "a")
-    await store.delete("s")
-    await begun(store, "b")
-    with pytest.raises(Fenced) as caught:
-        await store.append("s", last, 3, [chunk(Source.SLM, 3, 4)], Usage())
-    assert caught.value.reason == "DELETED"
-    trajectory = await store.trajectory("s")
-    assert trajectory is not None
-    assert list(trajectory.chunks) == [PROMPT]
-
-
-async def test_an_answer_that_was_interrupted_here_is_fenced_off_when_it_is_gone_on_with_here(
-    store: TrajectoryStore,
-) -> None:
-    """The reply to its last word may have been lost; when that comes again, the answer is being written anew."""
-    first = await begun(store)
-    last_word = ("s", first, 3, [chunk(Source.SLM, 3, 4)], Usage(), State.INTERRUPTED)
-    await store.append(*last_word)
-    second = await store.claim(await store.header("s"), "s", "a", "settings", Usage(), [])
-    assert second == Owned(2, "a")
-    with pytest.raises(Fenced):
-        await store.append(*last_word)
-    header = await store.header("s")
-    assert header is not None
-    assert header.state is State.RUNNING
-
-
-async def test_of_many_who_claim_at_once_one_wins(store: TrajectoryStore) -> None:
-    await begun(store, "dead")
-    header = await store.header("s")
-    routers = [f"r{number}" for number in range(8)]
-    await asyncio.gather(*(store.renew(router, 5) for router in routers))
-    claims = [store.claim(header, "s", router, "settings", Usage(), []) for router in routers]
-    outcomes = await asyncio.gather(*claims)
-    assert sum(isinstance(outcome, Owned) for outcome in outcomes) == 1
-    assert outcomes.count(None) == 7
+from tests.support.trajectories import begun, beside, chunk
 
 
 async def test_value_and_expiry_are_written_together_and_the_index_is_tidied(
@@ -133,9 +40,10 @@ async def test_value_and_expiry_are_written_together_and_the_index_is_tidied(
         await until(forgotten)
         assert await store.trajectory("old") is None
         assert await store.page(10, None) == ([], None)
-        await client.zadd(keys.INDEX, {"old": 1}, xx=True)  # it ended long ago
-        await begun(store, session="new")
-        assert await client.zrange(keys.INDEX, 0, -1) == [b"new"]
+        listing, new = keys.of_session("old").listing, beside("old")
+        await client.zadd(listing, {"old": 1}, xx=True)  # it ended long ago
+        await begun(store, session=new)
+        assert await client.zrange(listing, 0, -1) == [new.encode()]
 
 
 async def test_pages_do_not_repeat_or_skip_equal_times(store: TrajectoryStore, redis_url: str) -> None:
@@ -143,7 +51,8 @@ async def test_pages_do_not_repeat_or_skip_equal_times(store: TrajectoryStore, r
     for name in names:
         await begun(store, session=name)
     async with Redis.from_url(redis_url) as client:
-        await client.zadd(keys.INDEX, dict.fromkeys(names, 2000000000000))
+        for name in names:
+            await client.zadd(keys.of_session(name).listing, {name: 2000000000000})
     await store.delete("s05")
     found, before = [], None
     while True:

@@ -52,7 +52,7 @@ def test_no_two_tenants_have_a_salt_in_common() -> None:
     assert not any(salt_of("", salt) in salts for _, salt in asked)
 
 
-async def test_without_a_tenant_all_keys_are_as_they_were_and_else_all_are_its_own(
+async def test_a_tenants_keys_have_its_name_and_those_of_a_session_lie_in_one_slot(
     stack: Stack, as_tenant: AsTenant, redis: Any
 ) -> None:
     router = await stack.router()
@@ -64,25 +64,25 @@ async def test_without_a_tenant_all_keys_are_as_they_were_and_else_all_are_its_o
         await stub.LabelTrajectory(pb.LabelTrajectoryRequest(session_id="s", label=pb.LABEL_RIGHT))
         await stub.PutProfile(pb.PutProfileRequest(profile=pb.Profile(name="p", policy=threshold(0.1))))
         found[tenant] = {key.decode() for key in await redis.keys()} - {keys.router(router.lease.router_id)}
-        for index in ("trajectories", "labelled"):
-            key = f"rstitch:{index}:{tenant}" if tenant else f"rstitch:{index}"
-            assert await redis.zrange(key, 0, -1) == [b"s"]
+        its = keys.of_session(session_name(tenant, "s"))
+        for index in (its.listing, its.labelled):
+            assert await redis.zrange(index, 0, -1) == [b"s"]
         # Nothing is left of what is forgotten.
         await stub.DeleteTrajectory(pb.DeleteTrajectoryRequest(session_id="s"))
         await stub.DeleteProfile(pb.DeleteProfileRequest(name="p"))
         assert {key.decode() for key in await redis.keys()} <= {keys.router(router.lease.router_id)}
     assert found[""] == {
-        "rstitch:trajectory:s",
-        "rstitch:chunks:s",
-        "rstitch:trajectories",
-        "rstitch:labelled",
+        "rstitch:{:51}:trajectory:s",
+        "rstitch:{:51}:chunks:s",
+        "rstitch:{:51}:trajectories",
+        "rstitch:{:51}:labelled",
         "rstitch:profiles",
     }
     assert found["acme"] == {
-        "rstitch:trajectory:acme:s",
-        "rstitch:chunks:acme:s",
-        "rstitch:trajectories:acme",
-        "rstitch:labelled:acme",
+        "rstitch:{acme:51}:trajectory:s",
+        "rstitch:{acme:51}:chunks:s",
+        "rstitch:{acme:51}:trajectories",
+        "rstitch:{acme:51}:labelled",
         "rstitch:profiles:acme",
     }
 
@@ -91,7 +91,7 @@ async def test_appends_of_several_tenants_share_a_call_and_no_index(store: Traje
     names = [session_name(tenant, session_id) for tenant in TENANTS for session_id in ("s", "t")]
     owned = {name: await begun(store, session=name) for name in names}
     for tenant in TENANTS:
-        await redis.delete(keys.index(tenant))
+        await redis.delete(*keys.indexes(tenant))
     await redis.config_resetstat()
     await asyncio.gather(
         *(
@@ -102,7 +102,8 @@ async def test_appends_of_several_tenants_share_a_call_and_no_index(store: Traje
     commands = await redis.info("commandstats")
     assert commands.get("cmdstat_eval", commands.get("cmdstat_evalsha"))["calls"] == 1
     for tenant in TENANTS:
-        assert await redis.zrange(keys.index(tenant), 0, -1) == [b"s", b"t"]
+        found = [await redis.zrange(index, 0, -1) for index in keys.indexes(tenant)]
+        assert sorted(name for names in found for name in names) == [b"s", b"t"]
     for index, name in enumerate(names):
         trajectory = await store.trajectory(name)
         assert trajectory is not None
@@ -113,13 +114,16 @@ async def test_appends_of_several_tenants_share_a_call_and_no_index(store: Traje
 
 async def test_a_claim_tidies_the_indexes_of_its_tenant(store: TrajectoryStore, redis: Any) -> None:
     for tenant in TENANTS:
-        for key in (keys.index(tenant), keys.labelled(tenant)):
+        its = keys.of_session(session_name(tenant, "new"))
+        for key in (its.listing, its.labelled):
             await redis.zadd(key, {"ended-long-ago": 1})
     await begun(store, session=session_name("acme", "new"))
-    assert await redis.zrange(keys.index("acme"), 0, -1) == [b"new"]
-    assert await redis.exists(keys.labelled("acme")) == 0
+    its = keys.of_session(session_name("acme", "new"))
+    assert await redis.zrange(its.listing, 0, -1) == [b"new"]
+    assert await redis.exists(its.labelled) == 0
     for tenant in ("", "umbrella"):
-        assert await redis.zrange(keys.index(tenant), 0, -1) == [b"ended-long-ago"]
+        its = keys.of_session(session_name(tenant, "new"))
+        assert await redis.zrange(its.listing, 0, -1) == [b"ended-long-ago"]
 
 
 async def test_workers_hear_of_a_tenants_sessions_and_salts_and_of_no_other_ones(

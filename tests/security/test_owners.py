@@ -155,7 +155,7 @@ async def test_a_list_is_of_its_tenant_and_so_is_its_page_token(stack: Stack, as
     )
     for tenant, name in (("acme", "a"), ("acme", "c"), ("acme", "e"), ("umbrella", "x")):
         await METHODS["label"](stubs[tenant], name)
-    for key in [*await redis.keys("rstitch:trajectories*"), *await redis.keys("rstitch:labelled*")]:
+    for key in [*await redis.keys("rstitch:{*}:trajectories"), *await redis.keys("rstitch:{*}:labelled")]:
         await redis.zadd(key, dict.fromkeys(await redis.zrange(key, 0, -1), 2000000000000))  # all at one moment
 
     assert await listed(stubs["newcomer"]) == ([[]], [])

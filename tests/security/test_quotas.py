@@ -456,7 +456,7 @@ async def test_a_key_without_limits_is_not_counted(stack: Stack) -> None:
     _, stub = await routing(stack, await key(stack))
     assert (await take(stub, short())).error is None
     async with Redis.from_url(stack.redis_url) as client:
-        assert await client.keys("rstitch:quota:*") == []
+        assert await client.keys("rstitch:{quota:*") == []
 
 
 async def test_lost_connections_to_redis_neither_count_twice_nor_keep_slots(stack: Stack) -> None:

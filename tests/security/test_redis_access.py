@@ -15,16 +15,18 @@ from redis.exceptions import NoPermissionError
 
 from router_svc.access.key_store import KeyStore
 from router_svc.access.quotas import Quotas
+from router_svc.trajectory import keys
+from router_svc.trajectory.head_store import HeadStore
 from rstitch.client.aio import AsyncClient
-from rstitch.client.types import KeptProfile, Learned, Threshold
 from rstitch.credentials import Credentials
 from rstitch.errors import ResourceExhausted, RstitchError
 from rstitch.service.caller import Limits
 from storage.redis_address import RedisAddress
 from storage.redis_link import RedisLink
+from tests.support.all_calls import all_that_a_router_does
 from tests.support.certificates import Authority
-from tests.support.heads import random_head
 from tests.support.keys import make
+from tests.support.redis_cluster import ClusterProcesses
 from tests.support.redis_process import RedisProcess
 from tests.support.tls_proxy import TlsProxy
 from tests.support.toy_stack import Stack
@@ -34,6 +36,8 @@ ACL = Path(__file__).parents[2] / "deploy/redis-users.acl"
 NOT_ASKED = {"auth", "ping"}
 # What Redis 6 does not know; where it is refused, the client goes on.
 NOT_HERE = {"client"}
+# Asked of a cluster only: where slots are and what commands there are, and of one that moves a slot.
+OF_A_CLUSTER = {"cluster", "command", "asking"}
 
 
 @dataclass
@@ -99,27 +103,6 @@ async def stack(guarded: Guarded) -> AsyncIterator[Stack]:
     await made.close()
 
 
-async def _all_that_a_router_does(client: AsyncClient) -> None:
-    """Touches every part of what is kept."""
-    first = await client.answer(text="7 8", policy=Threshold(0.5), max_new_tokens=12)
-    await client.answer(session_id=first.session_id, text="9", max_new_tokens=4)
-    await client.label_trajectory(first.session_id, True)
-    assert [each.session_id async for each in client.trajectories(labelled=True)] == [first.session_id]
-    await client.label_trajectory(first.session_id, None)
-    assert (await client.trajectory(first.session_id)).length > 8
-    await client.put_profile(KeptProfile("mine", Threshold(0.3)))
-    assert [each.name for each in await client.profiles()] == ["mine"]
-    await client.delete_profile("mine")
-    heads = [random_head(1, seed=seed) for seed in (4, 5)]
-    for ttl_s, head in enumerate(heads):
-        await client.store_head("mine", head.data, ttl_s=100 * ttl_s)
-    await client.answer(text="7", policy=Learned("mine"), max_new_tokens=4)
-    await client.activate_head("mine", heads[0].version)
-    assert len((await client.status()).heads) == 2
-    await client.delete_head("mine")
-    await client.delete_trajectory(first.session_id)
-
-
 def _allowed() -> set[str]:
     return {name.partition("|")[0] for name in re.findall(r" \+([a-z|]+)", ACL.read_text())}
 
@@ -127,12 +110,18 @@ def _allowed() -> set[str]:
 async def test_the_whole_router_works_as_that_user_and_needs_all_of_it(guarded: Guarded, stack: Stack) -> None:
     shown, spent = make(limits=Limits(1000, 100_000, 100_000, 100, 1000)), make(limits=Limits(1))
     store, link = KeyStore(guarded.address(), patience_s=1), guarded.link()
-    await store.change(lambda keys: keys.update({each.key.id: each.key for each in (shown, spent)}))
+    await store.change(lambda kept: kept.update({each.key.id: each.key for each in (shown, spent)}))
     await store.close()
-    router = await stack.router(**guarded.settings(), keys="redis")
+    async with guarded.admin() as admin:  # a head as an earlier release put it
+        await admin.zadd(keys.OLD_HEADS, {"old@1": 1})
+        await admin.hset(f"{keys.OLD_HEAD_PREFIX}old@1", "data", "x")
+    heads = HeadStore(guarded.address(), patience_s=1)
+    assert await heads.delete("old") == "OK"
+    await heads.close()
+    router = await stack.router(**guarded.settings(), keys="redis", redis_wait="1:1")
     async with AsyncClient(f"127.0.0.1:{router.port}", credentials=Credentials(api_key=shown.secret)) as client:
         await client.wait_ready(10)
-        await _all_that_a_router_does(client)
+        await all_that_a_router_does(client)
     async with AsyncClient(f"127.0.0.1:{router.port}", credentials=Credentials(api_key=spent.secret)) as client:
         await client.answer(text="7", max_new_tokens=2)
         with pytest.raises(ResourceExhausted):
@@ -143,7 +132,36 @@ async def test_the_whole_router_works_as_that_user_and_needs_all_of_it(guarded: 
         used = {name.removeprefix("cmdstat_") for name in await admin.info("commandstats")}
         told = await admin.acl_log()
     assert used - _allowed() <= {"info", "config", "flushall", "acl", "hello", "select"}, "the admin's"
-    assert _allowed() - used <= NOT_ASKED | NOT_HERE
+    assert _allowed() - used <= NOT_ASKED | NOT_HERE | OF_A_CLUSTER
+    assert [entry for entry in told if entry["username"] == "rstitch"] == []
+
+
+async def test_the_whole_router_works_as_that_user_on_a_cluster(
+    ours: Authority, stack: Stack, running: Guarded, tmp_path: Path
+) -> None:
+    """Its one node says that it is where TLS is spoken."""
+    acl = ACL.read_text().replace("PASSWORD_SHA256", hashlib.sha256(b"s3cret-of-redis").hexdigest())
+    (tmp_path / "users.acl").write_text(acl + "user admin on >admin ~* &* +@all\n")
+    guarded_by = ("--aclfile", str(tmp_path / "users.acl"))
+    cluster = ClusterProcesses(tmp_path, num_primaries=1, arguments=guarded_by, login=("admin", "admin"))
+    (node,) = cluster.primaries
+    with TlsProxy(f"127.0.0.1:{node.port}", ours) as proxy:
+        node.add_arguments("--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", str(proxy.port))
+        with cluster:
+            url = f"rediss+cluster://rstitch@localhost:{proxy.port}"
+            shown = make(limits=Limits(1000, 100_000, 100_000, 100, 1000))
+            store = KeyStore(running.address(redis=url), patience_s=1)
+            await store.change(lambda kept: kept.update({shown.key.id: shown.key}))
+            await store.close()
+            router = await stack.router(**running.settings(redis=url), keys="redis", redis_wait="1:1")
+            credentials = Credentials(api_key=shown.secret)
+            async with AsyncClient(f"127.0.0.1:{router.port}", credentials=credentials) as client:
+                await client.wait_ready(10)
+                await all_that_a_router_does(client)
+            async with Redis(port=node.port, username="admin", password="admin") as admin:
+                told = await admin.acl_log()
+            await stack.close()
+    assert proxy.num_connections > 3
     assert [entry for entry in told if entry["username"] == "rstitch"] == []
 
 

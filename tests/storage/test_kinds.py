@@ -129,6 +129,25 @@ def whole_again(sentinel_redis: SentinelProcesses) -> Iterator[SentinelProcesses
         sentinel_redis.bring_back(server)
 
 
+async def test_a_primary_that_was_demoted_is_left(whole_again: SentinelProcesses) -> None:
+    """It still answers, as a replica: a script meets that in the midst of its work."""
+    processes = whole_again
+    link = RedisLink(RedisAddress(processes.url), patience_s=20)
+    own, pooled = link.script(COUNT), link.redis.register_script(COUNT)
+    before = processes.primary
+    await counted(link, own, "list", 0)
+    await link.call(lambda: pooled(keys=["other"], args=[1]))
+    processes.fail_over()
+    assert processes.primary is not before
+    await counted(link, own, "list", 1)
+    await link.call(lambda: pooled(keys=["other"], args=[2]))
+    with redis.Redis(port=processes.primary.port) as client:
+        assert client.lrange("other", 0, -1)[-1] == b"2"
+        assert client.lrange("list", 0, -1)[-1] == b"1"
+    await own.close()
+    await link.close()
+
+
 async def test_when_the_primary_dies_calls_wait_for_the_next_one(whole_again: SentinelProcesses) -> None:
     """With every kind of connection at once, in use and idle; and all is there that the replica had confirmed."""
     processes = whole_again
@@ -152,24 +171,5 @@ async def test_when_the_primary_dies_calls_wait_for_the_next_one(whole_again: Se
     events = [line["event"] for line in logs]
     assert events.count("waiting for redis") == events.count("redis is back") == 1
     assert events.count("replicas do not confirm what is written") == 1
-    await own.close()
-    await link.close()
-
-
-async def test_a_primary_that_was_demoted_is_left(whole_again: SentinelProcesses) -> None:
-    """It still answers, as a replica: a script meets that in the midst of its work."""
-    processes = whole_again
-    link = RedisLink(RedisAddress(processes.url), patience_s=20)
-    own, pooled = link.script(COUNT), link.redis.register_script(COUNT)
-    before = processes.primary
-    await counted(link, own, "list", 0)
-    await link.call(lambda: pooled(keys=["other"], args=[1]))
-    processes.fail_over()
-    assert processes.primary is not before
-    await counted(link, own, "list", 1)
-    await link.call(lambda: pooled(keys=["other"], args=[2]))
-    with redis.Redis(port=processes.primary.port) as client:
-        assert client.lrange("other", 0, -1)[-1] == b"2"
-        assert client.lrange("list", 0, -1)[-1] == b"1"
     await own.close()
     await link.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -24,11 +25,18 @@ class ClusterProcesses:
         url: that a router is given; it names one node, and the client finds the others.
     """
 
-    def __init__(self, folder: Path, num_primaries: int = 3, num_replicas: int = 0) -> None:
-        self._primaries, self._replicas = (
-            [self._node(folder / f"{what}-{number}") for number in range(num)]
-            for what, num in (("primary", num_primaries), ("replica", num_replicas))
-        )
+    def __init__(
+        self,
+        folder: Path,
+        num_primaries: int = 3,
+        num_replicas: int = 0,
+        *,
+        arguments: Sequence[str] = (),
+        login: tuple[str | None, str | None] = (None, None),
+    ) -> None:
+        self._login = login
+        self._primaries = [self._node(folder / f"primary-{number}", arguments) for number in range(num_primaries)]
+        self._replicas = [self._node(folder / f"replica-{number}", arguments) for number in range(num_replicas)]
         self.url = f"redis+cluster://{_HOST}:{self._primaries[0].port}"
 
     def __enter__(self) -> ClusterProcesses:
@@ -53,17 +61,17 @@ class ClusterProcesses:
         bounds = [_NUM_SLOTS * place // num for place in range(num + 1)]
         first = self._primaries[0]
         for place, node in enumerate(self._primaries):
-            with redis.Redis(port=node.port) as client:
+            with self._client(node) as client:
                 client.execute_command("CLUSTER", "ADDSLOTS", *range(bounds[place], bounds[place + 1]))
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
         for node in (*self._primaries[1:], *self._replicas):
-            with redis.Redis(port=node.port) as client:
+            with self._client(node) as client:
                 client.execute_command("CLUSTER", "MEET", _HOST, first.port)
         wait_for(self.is_whole, "the cluster does not come together", 30)
         for primary, replica in zip(self._primaries, self._replicas, strict=False):
-            with redis.Redis(port=primary.port) as client:
+            with self._client(primary) as client:
                 node_id = client.execute_command("CLUSTER", "MYID")
-            with redis.Redis(port=replica.port) as client:
+            with self._client(replica) as client:
                 client.execute_command("CLUSTER", "REPLICATE", node_id)
         wait_for(self._replicas_follow, "the replicas do not follow", 30)
 
@@ -75,14 +83,14 @@ class ClusterProcesses:
     def flush(self) -> None:
         """Forgets all that is kept."""
         for node in self._primaries:
-            with redis.Redis(port=node.port) as client:
+            with self._client(node) as client:
                 client.flushall()
 
     def keys(self) -> dict[int, list[str]]:
         """All keys by the port of the primary that has them."""
         found = {}
         for node in self._primaries:
-            with redis.Redis(port=node.port, decode_responses=True) as client:
+            with self._client(node) as client:
                 found[node.port] = sorted(client.scan_iter(count=1000))
         return found
 
@@ -92,7 +100,7 @@ class ClusterProcesses:
         for node in (*self._primaries, *self._replicas):
             if not node.runs:
                 continue
-            with redis.Redis(port=node.port, decode_responses=True) as client:
+            with self._client(node) as client:
                 info = client.execute_command("CLUSTER", "INFO")
             if not {"cluster_state:ok", f"cluster_known_nodes:{num}"} <= set(info.split()):
                 return False
@@ -100,14 +108,20 @@ class ClusterProcesses:
 
     def _replicas_follow(self) -> bool:
         for node in self._replicas:
-            with redis.Redis(port=node.port) as client:
+            with self._client(node) as client:
                 if client.info("replication").get("master_link_status") != "up":
                     return False
         return True
 
-    def _node(self, folder: Path) -> RedisProcess:
+    def _client(self, node: RedisProcess) -> redis.Redis:
+        user, password = self._login
+        return redis.Redis(port=node.port, username=user, password=password, decode_responses=True)
+
+    def _node(self, folder: Path, more: Sequence[str]) -> RedisProcess:
         folder.mkdir(parents=True)
-        arguments = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0")
+        arguments = [*more, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
+        # Slots whose primary is gone keep those of others from nothing.
+        arguments += ["--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"]
         return RedisProcess(folder, *arguments, port=_port_with_a_bus())
 
 

@@ -45,6 +45,10 @@ class RedisProcess:
     def runs(self) -> bool:
         return self._process is not None
 
+    def add_arguments(self, *arguments: str) -> None:
+        """Gives it more arguments when it is started the next time."""
+        self._arguments += arguments
+
     def start(self) -> None:
         if self._process is not None:
             return

@@ -120,6 +120,11 @@ class SentinelProcesses:
         self.wait_for_replica()
         wait_for(self._is_whole, "the Sentinels do not find the server that is back")
 
+    def cut_replica(self) -> None:
+        """Lets the replica hear no more of the primary, for some seconds in which no Sentinel mends that."""
+        with redis.Redis(port=self.replica.port) as client:
+            client.replicaof(_HOST, free_port())
+
     def wait_for_replica(self) -> None:
         """Waits until the replica has all that the primary has."""
 

@@ -19,6 +19,7 @@ from evals.algorithm.reference import EarlyExit, Rule, Signal, Threshold, Token,
 from evals.algorithm.uncached_model import UncachedModel
 from router_svc.main import running
 from router_svc.settings import RouterSettings
+from router_svc.trajectory import keys
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer
 from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
@@ -123,7 +124,7 @@ def stored_in_redis(url: str, session_id: str) -> list[tuple[str, int]]:
     """What Redis itself holds: (source, token) in order, read with nothing of ours."""
     names = {1: "prompt", 2: "slm", 3: "llm"}
     with redis.Redis.from_url(url) as connection:
-        entries = connection.xrange(f"rstitch:chunks:{session_name(session_id)}")
+        entries = connection.xrange(keys.chunks(session_name(session_id)))
     return [
         (names[int(entry[b"s"])], token) for _, entry in entries for (token,) in struct.iter_unpack("<I", entry[b"t"])
     ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+from router_svc.trajectory import keys
 from router_svc.trajectory.store import Owned, TrajectoryStore
 from router_svc.trajectory.types import (
     Chunk,
@@ -25,6 +28,12 @@ async def begun(store: TrajectoryStore, router: str = "a", session: str = "s") -
     claimed = await store.claim(None, session, router, "settings", Usage(num_prompt_tokens=3), [PROMPT])
     assert isinstance(claimed, Owned)
     return claimed
+
+
+def beside(name: str) -> str:
+    """The name of another session of the same tenant and shard."""
+    names = (f"{name}-{number}" for number in itertools.count())
+    return next(other for other in names if keys.of_session(other).listing == keys.of_session(name).listing)
 
 
 class Recorder:
