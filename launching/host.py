@@ -32,6 +32,8 @@ from rstitch.local.supervisor import Supervisor
 _LOOK_S = 0.2
 _CONNECT_S = 0.5
 _NUM_LOG_LINES = 3
+# How lines begin that Ray writes into an actor's log for its own use.
+_OF_RAY = (":job_id:", ":actor_name:", ":task_name:")
 
 
 class _Running(Part):
@@ -139,7 +141,8 @@ class Host:
     def _say(self, program: str, told: str, log: Sequence[str]) -> None:
         print(f"{self._unit.id}: {program} {told}", flush=True)  # noqa: T201 - what an actor prints is its log
         if log:
-            self._why[program] = " | ".join([told, *last_lines(log, _NUM_LOG_LINES)])
+            theirs = (line for line in log if not line.startswith(_OF_RAY))
+            self._why[program] = " | ".join([told, *last_lines(theirs, _NUM_LOG_LINES)])
 
 
 def _environment(program: Program, folder: Path) -> dict[str, str]:

@@ -68,9 +68,9 @@ def made(plan: Plan) -> Any:
             field="--fleet",
             remedy="`rstitch ray scale` changes its size, `rstitch ray down` ends it; or name another.",
         )
-    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": _CALLS, **placing.LASTING}
     where = placing.namespace(plan.fleet)
-    return ray.remote(Keeper).options(name=KEEPER, namespace=where, **options).remote(plan)
+    options: dict[str, Any] = {"name": KEEPER, "namespace": where, "max_concurrency": _CALLS, **placing.ON_HEAD}
+    return ray.remote(Keeper).options(**options).remote(plan)
 
 
 def keeper(fleet: str) -> Any:
@@ -101,8 +101,8 @@ def set_scaler(fleet: str, scaling: Scaling | None, within_s: float) -> None:
             ray.wait([ray.put(None)], timeout=0.1)
     if scaling is not None and scaling.bounds:
         where = placing.namespace(fleet)
-        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 2, **placing.LASTING}
-        ray.remote(Scaler).options(name=SCALER, namespace=where, **options).remote(fleet, scaling, within_s)
+        options: dict[str, Any] = {"name": SCALER, "namespace": where, "max_concurrency": 2, **placing.ON_HEAD}
+        ray.remote(Scaler).options(**options).remote(fleet, scaling, within_s)
 
 
 def end(fleet: str, within_s: float) -> list[str]:

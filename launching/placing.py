@@ -25,7 +25,9 @@ _HEAD = "node:__internal_head__"  # a resource that the head's node has one of
 _CALLS = 4  # at once to an actor: one may drain while others look
 _PLACING_S = 1  # one for which there is room is placed in milliseconds
 # Detached: they outlive the program that made them. -1: Ray starts them anew without end.
-LASTING: dict[str, Any] = {"lifetime": "detached", "max_restarts": -1}
+_LASTING: dict[str, Any] = {"lifetime": "detached", "max_restarts": -1}
+# For an actor that is asked by people: it is lost with the cluster only.
+ON_HEAD: dict[str, Any] = {**_LASTING, "num_cpus": 0, "resources": {_HEAD: 0.001}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def place(fleet: str, unit: Unit) -> None:
         num_gpus=unit.num_cards,
         max_concurrency=_CALLS,
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, 0),
-        **LASTING,
+        **_LASTING,
     ).remote(unit)
 
 
