@@ -23,6 +23,7 @@ from rstitch.errors import invalid
 from rstitch.local.checks import check_redis
 
 _WATCH_S = 1.0
+_FAR = "ray://"
 
 app = typer.Typer(
     name="rstitch ray",
@@ -100,18 +101,20 @@ def up(
     timeout: Timeout = 600.0,
 ) -> None:
     """Starts a fleet and returns once it works; with --address local it runs until Ctrl-C."""
+    check_fleet(fleet)
     bounds = parse_bounds(autoscale, "--autoscale")
-    host = listen_host or ("127.0.0.1" if address == joining.LOCAL else "")
-    locked = ["--insecure"] if insecure else []
-    check_redis(redis or None)
     if cpu and tp > 1:
         raise invalid("--tp", "there are no cards to spread over.", "Leave out --cpu, or --tp.")
+    models = {"slm": model_of("slm", slm_model) or BUNDLED["slm"], "llm": model_of("llm", llm_model) or BUNDLED["llm"]}
+    if not address.startswith(_FAR):  # from here the nodes' Redis may be out of reach
+        check_redis(redis or None)
+    host = listen_host or ("127.0.0.1" if address == joining.LOCAL else "")
+    locked = ["--insecure"] if insecure else []
     given = {"slm": slm_arg or [], "llm": llm_arg or [], "router": router_arg or [], "gateway": gateway_arg or []}
     flags = {part: (*args_of(part, given[part]), *locked) for part in given}
     check_exposed(host, flags, has_redis=bool(redis), has_gateway=http)
     cards = {"slm": 0 if cpu else 1, "llm": 0 if cpu else tp}
     device = ["--device", "cpu", "--threads", str(cpus)] if cpu else ["--device", "cuda"]
-    models = {"slm": model_of("slm", slm_model) or BUNDLED["slm"], "llm": model_of("llm", llm_model) or BUNDLED["llm"]}
     made = {}
     for role in ROLES:
         spread = ["--tp", str(tp)] if role == "llm" and tp > 1 else []
@@ -119,7 +122,7 @@ def up(
         args = ("--model", models[role], *device, *typed, *spread, *flags[role])
         made[role] = Workers(role, args, num_cards=cards[role], num_cpus=cpus)
     plan = Plan(
-        check_fleet(fleet),
+        fleet,
         made["slm"],
         made["llm"],
         Routers(flags["router"], flags["gateway"] if http else None),

@@ -60,6 +60,7 @@ class Host:
         self._host = unit.listen_host or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
         self._stopping = False
+        self._ended = False
         self._why: dict[str, str] = {}
         self._reaper = Reaper()
         self._folder = Path(tempfile.mkdtemp(prefix="rstitch-"))
@@ -103,8 +104,14 @@ class Host:
         deadline = time.monotonic() + within_s
         for part in reversed(self._parts):
             part.process.terminate()
-        for part in reversed(self._parts):
-            part.process.wait_or_kill(max(0.0, deadline - time.monotonic()))
+        while any(part.process.exit_code is None for part in self._parts) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+        with self._lock:
+            if not self._ended:  # another call may have had less time
+                self._ended = True
+                for part in self._parts:
+                    part.process.kill()
+                self._reaper.close()
         return all(part.process.exit_code != -signal.SIGKILL for part in self._parts)
 
     def _begun(self, program: Program) -> _Running:
@@ -140,7 +147,7 @@ class Host:
 
     def _say(self, program: str, told: str, log: Sequence[str]) -> None:
         print(f"{self._unit.id}: {program} {told}", flush=True)  # noqa: T201 - what an actor prints is its log
-        if log:
+        if any(part.name == program and part.process.exit_code is not None for part in self._parts):
             theirs = (line for line in log if not line.startswith(_OF_RAY))
             self._why[program] = " | ".join([told, *last_lines(theirs, _NUM_LOG_LINES)])
 

@@ -13,8 +13,8 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ async def _serve(options: argparse.Namespace) -> None:
         if now.draining and not now.num_running:
             await registry.withdraw(now)
             return
-        await registry.beat(now)
+        with suppress(RstitchError):  # one before it may have been killed a moment ago
+            await registry.beat(now)
         await asyncio.sleep(_BEAT_S)
 
 
@@ -73,10 +74,7 @@ def main() -> None:
     parser.add_argument("--drain-grace-s", type=float)
     parser.add_argument("--role", required=True)
     parser.add_argument("--load", type=Path)
-    try:
-        asyncio.run(_serve(parser.parse_args()))
-    except RstitchError as error:
-        sys.exit(f"cannot start: {error}")
+    asyncio.run(_serve(parser.parse_args()))
 
 
 if __name__ == "__main__":
