@@ -15,6 +15,8 @@ from launching.states import FleetState
 from rstitch.local.part import StackError
 
 _LOOK_S = 0.3
+# A unit that was never ready and was started again so often will not become so by itself.
+_MAX_RESTARTS = 3
 
 
 def start(
@@ -51,6 +53,10 @@ def wait(keeper: Any, timeout_s: float, console: Console, ids: Sequence[str] | N
         told |= ready
         if len(ready) == len(units if ids is None else ids):
             return state
+        for unit in units:
+            if unit.id not in told and unit.num_restarts >= _MAX_RESTARTS:
+                remedy = "Correct its flags (`rstitch ray down`, then up again)."
+                raise StackError(f"{unit.id} ends each time it is started.", remedy=remedy, log=showing.amiss(state))
         if took_s > timeout_s:
             late = ", ".join(unit.id for unit in units if unit.id not in ready)
             raise StackError(f"not ready within {timeout_s:g} s: {late}.", log=showing.amiss(state))

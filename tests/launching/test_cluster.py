@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_the_roles_are_scaled_apart_by_what_their_workers_announce(
         keeper, _ = _start(scripted_plan("loaded", redis_process.url, tmp_path), {"slm": 1, "llm": 1}, scaling)
         set_load(tmp_path, "slm", num_running=1, num_waiting=3)
         set_load(tmp_path, "llm", num_running=1, num_waiting=3)  # at its bound
-        state = look_until(keeper, lambda state: ids(state) == ["slm-0", "slm-1", "llm-0"] and _all_ready(state))
+        look_until(keeper, lambda state: ids(state) == ["slm-0", "slm-1", "llm-0"] and _all_ready(state))
         assert ray.get(joining.scaler("loaded").last_change.remote()) == "slm: one more than 1"
         set_load(tmp_path, "slm")
         look_until(keeper, lambda state: [_role(each) for each in ids(state)] == ["slm", "llm"])
@@ -159,6 +160,13 @@ def test_what_a_worker_waits_for_is_said(cluster: Any, redis_process: RedisProce
             commands.start(plan, {"llm": 1}, Scaling({}), _DRAIN_S, 2, _QUIET)
         assert raised.value.log == ["llm-0 waits for 4 cards and 1 CPU on one node, which none has."]
         assert joining.end("large", _DRAIN_S) == []
+    with joining.joined(cluster.address, "wrong"):
+        plan = scripted_plan("wrong", redis_process.url, tmp_path)
+        plan = replace(plan, slm=replace(plan.slm, module="no_such_worker"))
+        with pytest.raises(StackError, match="slm-0 ends each time") as raised:
+            commands.start(plan, {"slm": 1}, Scaling({}), _DRAIN_S, _START_S, _QUIET)
+        assert "No module named no_such_worker" in raised.value.log[0]
+        assert joining.end("wrong", _DRAIN_S) == []
 
 
 def _role(unit_id: str) -> str:
