@@ -22,7 +22,8 @@ BUNDLED = {"slm": "{tiny-slm}", "llm": "{tiny-llm}"}  # folders of the bundled m
 HEADS = "{heads}"
 
 ROLES = ("slm", "llm")
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+# As routers and workers take it both.
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 # The bound of a drain is its caller's, who kills what is left.
 _DRAIN = ("--drain-grace-s", "86400")
 
