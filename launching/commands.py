@@ -53,6 +53,10 @@ def wait(keeper: Any, timeout_s: float, console: Console, ids: Sequence[str] | N
         told |= ready
         if len(ready) == len(units if ids is None else ids):
             return state
+        for each in units:
+            if each.waits_for and each.waits_for not in told:
+                told.add(each.waits_for)
+                console.print(f"{each.id} waits for {each.waits_for}", style="yellow", soft_wrap=True)
         for unit in units:
             if unit.id not in told and unit.num_restarts >= _MAX_RESTARTS:
                 remedy = "Correct its flags (`rstitch ray down`, then up again)."

@@ -60,7 +60,8 @@ def handle(fleet: str, name: str) -> ActorHandle[Any] | None:
 
 def place(fleet: str, unit: Unit) -> None:
     """Has Ray place a unit and returns at once. Raises ValueError if there is one of its id."""
-    resources = {"CPU": float(unit.num_cpus), **({"GPU": float(unit.num_cards)} if unit.num_cards else {})}
+    wanted = {"CPU": float(unit.num_cpus), "GPU": float(unit.num_cards)}
+    resources = {name: amount for name, amount in wanted.items() if amount}
     bundle = {**resources, **({_HEAD: 0.001} if unit.on_head else {})}
     if handle(fleet, unit.id) is not None:
         raise ValueError(f"there is an actor {unit.id}")

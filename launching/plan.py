@@ -111,7 +111,7 @@ class Plan:
         # A password in the command would be everybody's on that machine.
         config = "bind {host}\nport {port}\nsave ''\nappendonly no\n" + f"requirepass {self.redis_password}\n"
         program = Program("redis", (REDIS_SERVER, CONFIG), env={"LC_ALL": "C"}, config=config)
-        return Unit(f"redis-{number}", "redis", (program,), on_head=True, num_cpus=0.1, listen_host=self.listen_host)
+        return Unit(f"redis-{number}", "redis", (program,), on_head=True, num_cpus=0, listen_host=self.listen_host)
 
     def redis_at(self, address: str) -> str:
         """URL of the Redis of its own, once it is known where that serves."""
