@@ -41,6 +41,7 @@ _LATENCY = Tool(
 )
 TOOLS = (
     Tool("keys", "router_svc.access", ("router_svc",), "Makes, rotates and revokes the keys that callers show."),
+    Tool("ray", "launching", ("launching", "ray", "redis"), "Puts a fleet on a Ray cluster; restarts and scales it."),
     Tool("bench", "evals.bench", (*_MODELS, "matplotlib", "redis"), "Measures speed beside what else there is."),
     Tool("calibrate", "evals.calibrate", _MODELS, "Finds the policy's parameter for a share, a loss or a speed-up."),
     _LATENCY,

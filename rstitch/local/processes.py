@@ -22,6 +22,8 @@ from rstitch.local.reaper import Reaper
 _LOCALHOST = "127.0.0.1"
 # What `free_port` draws from. Processes that start many services at once, as tests do, each take a part of it.
 PORTS = range(16384, 32768)
+# Of a log, in which its last lines are looked for: it may have grown for months.
+_TAIL_BYTES = 1 << 18
 _given: deque[int] = deque(maxlen=1024)  # by `free_port` of late: whoever asked may not listen yet
 
 
@@ -124,4 +126,6 @@ class ChildProcess:
         """Reads the last lines of its log; none before its first start."""
         if not self.log_path.exists():
             return []
-        return self.log_path.read_text(errors="replace").splitlines()[-num_lines:]
+        with self.log_path.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            return log.read().decode(errors="replace").splitlines()[-num_lines:]

@@ -24,7 +24,7 @@ from rstitch.credentials import Credentials, variable_of
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ("rstitch", "storage", "fleet", "model_worker")
-PACKAGES = (*LIBRARIES, "slm_worker", "llm_worker", "router_svc", "gateway", "evals", "training")
+PACKAGES = (*LIBRARIES, "slm_worker", "llm_worker", "router_svc", "gateway", "launching", "evals", "training")
 ROUTES = [each for router in (states, openai.router, stored, tokens, native.router) for each in router.routes]
 COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml", "compose.one-gpu.yaml", "compose.tls.yaml")
 
