@@ -52,7 +52,8 @@ def weights_fingerprint(model: str, loaded: LoadedModel, served: Served) -> str:
         "long_angles": has_long_angles(config, loaded.context_length),
     }
     if served.random_weights is not None:  # a seed is for one kind of device
-        told |= {"seed": served.random_weights, "device": loaded.device.type}
+        drawn_on = "cpu" if loaded.num_parameters else loaded.device.type  # a part's whole is drawn on the host
+        told |= {"seed": served.random_weights, "device": drawn_on}
     digest.update(_json(told))
     if served.random_weights is None:
         files = _files(source)

@@ -60,6 +60,9 @@ class Options:
             help="One card for both models, or the SLM's and the LLM's.",
         ),
     ] = (24,)
+    tp: Annotated[
+        int, typer.Option(min=1, help="Divides the LLM among so many cards of its size: that needs --gpu GB,GB.")
+    ] = 1
     slm_precision: Annotated[
         str, typer.Option(metavar="NAME", help="bf16, int8 or int4; without it bf16, or as its folder comes.")
     ] = ""
@@ -86,7 +89,7 @@ def run(options: Options) -> int:
     console = Console()
     for rows in found:
         first = rows[0]
-        cards = " + ".join(f"{gpu:g}" for gpu in options.gpu)
+        cards = f" + {options.tp} x ".replace(" 1 x ", " ").join(f"{gpu:g}" for gpu in options.gpu)
         title = f"{first['slm']} ({first['slm_precision']}) and {first['llm']} on {cards} GB"
         console.print(terminal_table(title, _COLUMNS, rows))
     return 0
@@ -101,7 +104,9 @@ def _pairs(options: Options) -> tuple[tuple[str, str], ...]:
 
 
 def _rows(slm: str, llm: str, options: Options) -> list[Row]:
-    small, large = sized(slm), sized(llm)
+    if options.tp > 1 and len(options.gpu) < 2:
+        raise invalid("--tp", "an LLM over several cards has no SLM on one of them.", "Give --gpu two sizes.")
+    small, large = sized(slm), sized(llm, options.tp)
     if options.slm_precision and options.slm_precision not in small.weights:
         raise invalid(
             "--slm-precision", f"{slm} is not for {options.slm_precision}.", f"Choose of {', '.join(small.weights)}."

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -19,8 +20,11 @@ from model_worker.engine.bookkeeping.windows import MARGIN
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.folder_checks import stored_format
 from model_worker.engine.forward.loader import check_source
-from model_worker.engine.forward.quantizing import LEAST_SHARE, expected_bytes, share_in_linears
+from model_worker.engine.forward.quantizing import LEAST_SHARE, count_parameters, expected_bytes, share_in_linears
 from model_worker.engine.forward.rope_names import read_config
+from model_worker.engine.ranks.dividing import divide
+from model_worker.engine.ranks.group import Ranks
+from model_worker.engine.ranks.plan import fitting_sizes, ways_to_divide
 
 SESSION_TOKENS = 8192
 _PAGE = 256  # tokens, the largest that a GPU's attention takes by itself
@@ -59,8 +63,11 @@ class Sized:
         return self.kv_per_token * tokens + self.window_per_token * kept + self.state
 
 
-def sized(name: str) -> Sized:
-    """Sizes a preset, a folder or a hub id. Raises UnsupportedModel if it is no causal LM that transformers knows."""
+def sized(name: str, tp: int = 1) -> Sized:
+    """Sizes a preset, a folder or a hub id; divided among `tp` cards, what each of them has of it.
+
+    Raises UnsupportedModel if it is no causal LM that transformers knows, or cannot be divided so.
+    """
     logging.set_verbosity_error()
     try:
         config = _config(name)
@@ -79,11 +86,19 @@ def sized(name: str) -> Sized:
         raise UnsupportedModel(f"{name}: what its layers keep of a token is not known here: {what}")
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     per_layer = (getattr(text, "num_key_value_heads", None) or heads) * head_dim * 2 * _DTYPE.itemsize
+    parameters, weights = count_parameters(module), dict(_weights(module, stored))
+    if tp > 1:
+        ways = ways_to_divide(name, module, stored, tp)
+        per_layer //= tp if fitting_sizes(module, ways) is not None else 1
+        # The first rank has no less than any other. Who they are makes no difference to what it has.
+        divide(module, cast(Ranks, SimpleNamespace(rank=0, size=tp)))
+        weights = {"bf16": expected_bytes(module, "none")}
+        layers = [("full", 0)] * len(layers)  # windows keep everything there
     limited = [kept for _, kept in layers if kept]
     return Sized(
         name,
-        sum(parameter.numel() for parameter in module.parameters()),
-        dict(_weights(module, stored)),
+        parameters,
+        weights,
         per_layer * sum(kind == "full" for kind, _ in layers),
         per_layer * len(limited),
         max(limited, default=0) + MARGIN + _PAGE if limited else 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -22,7 +23,9 @@ from model_worker.engine.bookkeeping.windows import MARGIN
 from model_worker.engine.errors import UnsupportedModel
 from model_worker.engine.forward.loader import load
 from model_worker.engine.forward.memory import room_for_cache, tokens_beside, weight_bytes, window_share
-from tests.support.pairs import save_model, save_model_of
+from tests.support.pairs import CONFIGS as SMALL_CONFIGS
+from tests.support.pairs import make_model, save_model, save_model_of
+from tests.support.ranks import ranked_engine
 from tests.support.windowed import WINDOWED
 
 ROOT = Path(__file__).parents[2]
@@ -158,3 +161,29 @@ def test_a_window_keeps_what_the_pages_of_a_worker_keep() -> None:
     found = sized("google/gemma-3-27b-it")
     assert found.window_kept == 1024 + MARGIN + 256
     assert found.session_bytes() == 8192 * found.kv_per_token + found.window_kept * found.window_per_token
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma2"])  # the latter's LM head is its embeddings
+def test_a_card_of_several_has_what_a_rank_has(architecture: str, tmp_path: Path) -> None:
+    config = copy.deepcopy(SMALL_CONFIGS[architecture])
+    config.tie_word_embeddings = architecture == "gemma2"
+    config.save_pretrained(tmp_path)
+    found, whole = sized(str(tmp_path), 2), sized(str(tmp_path))
+    with ranked_engine(make_model(config, 0).bfloat16(), 2) as engine:
+        loaded = engine._runner._loaded
+        # Tables of angles are kept in float32, whatever the weights are in.
+        assert found.weights == {"bf16": pytest.approx(weight_bytes(loaded.module), abs=1024)}
+        assert found.kv_per_token == loaded.kv_bytes_per_token
+    assert found.parameters == whole.parameters
+    assert found.session_bytes() == SESSION_TOKENS * (whole.kv_per_token + whole.window_per_token) // 2
+
+
+def test_an_llm_over_two_cards(capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ["l3lab/L1-1.5B-Short", "Qwen/QwQ-32B"]
+    assert main([*pair, "--gpu", "24,48", "--tp", "2", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["precision"], round(row["llm_gb"], 1), row["sessions"]) == ("bf16", 33.5, 11)
+    assert main([*pair, "--gpu", "24,48", "--tp", "3"]) != 0
+    assert "1, 2, 4 and 8 do" in capsys.readouterr().err
+    assert main([*pair, "--gpu", "48", "--tp", "2"]) != 0
+    assert "--gpu two sizes" in capsys.readouterr().err

@@ -111,6 +111,7 @@ async def test_three_ranks_say_what_one_says_and_end_with_each_other(start_worke
             three: Any = worker_pb2_grpc.WorkerServiceStub(channel)
             theirs, ours = [await stub.GetInfo(pb.GetInfoRequest()) for stub in (one, three)]
             assert "tp: 3" in ours.path
+            assert (ours.num_cards, ours.weights_fingerprint) == (3, theirs.weights_fingerprint)
             assert ours.num_parameters == theirs.num_parameters
             assert ours.capacity.num_pages == theirs.capacity.num_pages
             logits = [np.frombuffer((await stub.Step(step)).logits, "<f4") for stub in (one, three)]

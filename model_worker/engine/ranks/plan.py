@@ -56,16 +56,25 @@ def check_divisible(model: str, size: int) -> None:
         raise
     except Exception as error:  # whatever its files may raise: each format has errors of its own
         raise UnsupportedModel(f"{model}: not loadable by transformers: {error}") from error
+    ways_to_divide(model, module, stored, size)
+
+
+def ways_to_divide(name: str, module: Any, stored: str, size: int) -> dict[str, Way]:
+    """Returns what `planned` does, of a model whose folder has weights in the format `stored`, empty for none.
+
+    Raises UnsupportedModel by `name` if it cannot be divided among so many ranks.
+    """
     if stored:
-        raise UnsupportedModel(f"{model}: its weights are quantized ({stored}); these are not divided, leave --tp out")
-    if has_states(config.get_text_config()):
-        raise UnsupportedModel(f"{model}: it has layers that keep states; these are not divided, leave --tp out")
-    ways = planned(model, module)
+        raise UnsupportedModel(f"{name}: its weights are quantized ({stored}); these are not divided, leave --tp out")
+    if has_states(module.config.get_text_config()):
+        raise UnsupportedModel(f"{name}: it has layers that keep states; these are not divided, leave --tp out")
+    ways = planned(name, module)
     sizes = fitting_sizes(module, ways)
     if sizes is not None and size not in sizes:
         names = [str(fitting) for fitting in sizes]
         said = f"{', '.join(names[:-1])} and {names[-1]} do" if len(names) > 1 else f"only {names[0]} does"
-        raise UnsupportedModel(f"{model}: --tp {size} does not divide its {_heads_of(module)}; {said}")
+        raise UnsupportedModel(f"{name}: --tp {size} does not divide its {_heads_of(module)}; {said}")
+    return ways
 
 
 def planned(name: str, module: Any) -> dict[str, Way]:
