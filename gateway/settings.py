@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 from gateway.openai.thinking import Marks
 from rstitch.credentials import Credentials
 from rstitch.errors import invalid
-from rstitch.limits import GATEWAY_ADDRESS, ROUTER_ADDRESS, host_and_port, is_loopback
+from rstitch.limits import GATEWAY_ADDRESS, ROUTER_ADDRESS, host_and_port, is_loopback, routers_place
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 Address = Annotated[str, AfterValidator(host_and_port)]
@@ -25,7 +25,11 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RSTITCH_", cli_kebab_case=True, extra="ignore", frozen=True)
 
     http_listen: Annotated[Address, Field(description="HOST:PORT to serve on.")] = GATEWAY_ADDRESS
-    router: Annotated[Address, Field(description="HOST:PORT of the router.")] = ROUTER_ADDRESS
+    router: Annotated[
+        str,
+        AfterValidator(routers_place),
+        Field(description="HOST:PORT of the router; of several IP:PORT,IP:PORT... or dns:///NAME:PORT, asked in turn."),
+    ] = ROUTER_ADDRESS
     router_tls_ca: Annotated[
         str, Field(description="File of the authorities that the router's certificate must come from; empty: no TLS.")
     ] = ""

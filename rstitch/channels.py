@@ -8,6 +8,7 @@ MAX_STREAMS = 4096
 # A server tells its clients after so long to connect anew; calls in flight go on. So whoever asks by a name of several
 # servers hears of those that were added.
 MAX_AGE_S = 300.0
+_IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 
 ChannelOptions = list[tuple[str, int]]
 
@@ -30,13 +31,17 @@ def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES, ping_s: float = 2
 
 
 def name_options(address: str) -> list[tuple[str, int | str]]:
-    """Makes calls to `dns:///NAME:PORT` go to all addresses of the name in turn; nothing for any other address."""
+    """Makes calls to `dns:///NAME:PORT` or IP:PORT,IP:PORT... go to all of them in turn; nothing for one address."""
+    if "," in address:  # certificates are compared with the first one's host, unless another name is given
+        return [_IN_TURN, ("grpc.default_authority", address.partition(",")[0])]
     if not address.startswith("dns:"):
         return []
-    return [
-        ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
-        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    ]
+    return [_IN_TURN, ("grpc.dns_min_time_between_resolutions_ms", 1_000)]
+
+
+def target_of(address: str) -> str:
+    """Gives what the library calls an address: IP:PORT,IP:PORT... has a word for it."""
+    return f"ipv{6 if '[' in address else 4}:{address}" if "," in address else address
 
 
 def server_options(

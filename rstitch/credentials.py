@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from rstitch.certificates import CertificateFiles, Pem, system_roots
-from rstitch.channels import client_options, name_options
+from rstitch.channels import client_options, name_options, target_of
 from rstitch.errors import invalid
 from rstitch.keyed import KeyedChannel
 from rstitch.limits import is_loopback
@@ -93,13 +93,14 @@ class Credentials:
 
     def _made(self, wire: Any, address: str, pem: Pem | None, **more: Any) -> Any:
         options: list[tuple[str, Any]] = [*client_options(), *name_options(address)]
+        target = target_of(address)
         if not self.secure:
-            return wire.insecure_channel(address, options, **more)
+            return wire.insecure_channel(target, options, **more)
         if self.tls_name:
             options.append(("grpc.ssl_target_name_override", self.tls_name))
         pem = pem or self.files().read()
         secured = grpc.ssl_channel_credentials(pem.ca or system_roots(), pem.key, pem.cert)
-        return wire.secure_channel(address, secured, options, **more)
+        return wire.secure_channel(target, secured, options, **more)
 
     def _keyed(self, address: str, channel: Any) -> Any:
         secret = Secret(self.api_key, self.api_key_file, self.called("api_key"), self.called("api_key_file"))

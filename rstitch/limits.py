@@ -79,8 +79,34 @@ def workers_place(value: str) -> str:
     return ",".join(addresses) if not value.startswith(DNS_PREFIX) else value
 
 
+def routers_place(value: str) -> str:
+    """Gives `value` back if it says where routers are: HOST:PORT, IP:PORT,IP:PORT..., or dns:///NAME:PORT.
+
+    Raises: ValueError saying how to write it.
+    """
+    addresses = value.split(",")
+    for address in addresses:
+        host_and_port(address)
+    if len(addresses) > 1:
+        kinds = {_kind(address) for address in addresses}
+        if 0 in kinds or len(kinds) > 1:
+            raise ValueError("several are IP:PORT,IP:PORT...; of those behind a name, it should be dns:///NAME:PORT")
+    return value
+
+
+def _kind(address: str) -> int:
+    """Says of which version the IP before a port is; 0 if it is a name."""
+    host = address.rpartition(":")[0]
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).version
+    except ValueError:
+        return 0
+
+
 def is_loopback(listen: str) -> bool:
-    """Says whether only this machine reaches HOST:PORT. A name other than localhost may be anywhere."""
+    """Says whether only this machine reaches HOST:PORT, or all of several. A name but localhost may be anywhere."""
+    if "," in listen:
+        return all(is_loopback(each) for each in listen.split(","))
     host = listen.rpartition(":")[0]
     try:
         return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback

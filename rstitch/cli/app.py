@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from rstitch.cli import ask, certs, demo, heads, health, logs, profiles, trajectory, up, version
+from rstitch.cli import ask, certs, demo, drain, heads, health, logs, profiles, status, trajectory, up, version
 from rstitch.cli.tools import add_tools
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.add_typer(trajectory.app, name="trajectory")
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(heads.app, name="heads")
 app.command("health")(health.health)
+app.command("status")(status.status)
+app.command("drain")(drain.drain)
 app.command("demo")(demo.demo)
 add_tools(app)
 app.command("certs")(certs.certs)

@@ -156,7 +156,7 @@ def _introduce(stack: LocalStack, console: Console, *, secure: bool, is_usual: b
     others = [part for part in stack.parts if part.name[-1].isdigit()]
     if others:
         console.print(", ".join(f"{part.name} {part.address}" for part in others), soft_wrap=True)
-        console.print(f"all workers: [bold]rstitch workers{where}[/]", soft_wrap=True)
+        console.print(f"all workers: [bold]rstitch status{where}[/]", soft_wrap=True)
     if secure:
         shown = stack.credentials.as_environment()
         told = " ".join(f"{name}={value}" for name, value in shown.items())

@@ -12,7 +12,7 @@ from rstitch.client.tracing import trace_metadata
 from rstitch.credentials import Credentials
 from rstitch.errors import RstitchError, from_rpc_error, invalid
 from rstitch.keyed import KeyedChannel, Metadata
-from rstitch.limits import ROUTER_ADDRESS, host_and_port
+from rstitch.limits import ROUTER_ADDRESS, routers_place
 from rstitch.v1 import router_pb2_grpc
 
 # A router answers everything but Generate at once.
@@ -62,11 +62,14 @@ class Connection:
 
 
 def checked_address(address: str) -> str:
-    """Gives `address` back if it is HOST:PORT, or a URI as gRPC has them. Raises: InvalidArgument."""
+    """Gives `address` back if it is HOST:PORT, IP:PORT,IP:PORT..., or a URI as gRPC has them. Raises: InvalidArgument.
+
+    Of several routers those that answer are asked in turn; an answer whose router is gone goes on at another.
+    """
     try:
-        return address if "/" in address and not any(c.isspace() for c in address) else host_and_port(address)
+        return address if "/" in address and not any(c.isspace() for c in address) else routers_place(address)
     except ValueError:
-        remedy = f"Write HOST:PORT, such as {ROUTER_ADDRESS}."
+        remedy = f"Write HOST:PORT, such as {ROUTER_ADDRESS}; IP:PORT,IP:PORT; or dns:///NAME:PORT."
         raise invalid("address", f"{address!r} is no address.", remedy) from None
 
 

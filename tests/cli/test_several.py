@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
 from rstitch.client import Client, Finished
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import GatewayOptions, LocalStack
 from rstitch.local.supervisor import Supervisor
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def several() -> Iterator[LocalStack]:
-    with LocalStack(num_slm=2, num_llm=1, num_routers=2) as running:
+    with LocalStack(gateway=GatewayOptions(), num_slm=2, num_llm=1, num_routers=2) as running:
         yield running
 
 
@@ -25,7 +29,7 @@ def members(address: str) -> dict[str, str]:
 
 def test_all_routers_know_all_workers_by_name(several: LocalStack) -> None:
     assert [part.name for part in several.parts] == [
-        *("redis", "slm worker", "slm worker 2", "llm worker", "router", "router 2")
+        *("redis", "slm worker", "slm worker 2", "llm worker", "router", "router 2", "gateway")
     ]
     assert [part.name for part in several.routers] == ["router", "router 2"]
     there = {
@@ -50,3 +54,20 @@ def test_one_of_several_is_started_again_and_is_one_of_them_again(several: Local
     assert all(each.startswith("slm worker 2 ") for each in told)
     while "slm-1" not in members(several.routers[1].address):
         time.sleep(0.05)
+
+
+def test_a_gateway_asks_the_routers_that_there_are(several: LocalStack) -> None:
+    body = json.dumps({"model": "rstitch", "prompt": "2+2=", "max_tokens": 4}).encode()
+    url = f"http://{several.gateway.address}/v1/completions"
+
+    def ask() -> int:
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return int(reply.status)
+
+    for killed in (None, *several.routers):
+        if killed is not None:
+            killed.kill()
+        assert [ask() for _ in range(4)] == [200] * 4
+        if killed is not None:
+            killed.restart()

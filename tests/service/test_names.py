@@ -12,6 +12,7 @@ import pytest
 from rstitch.channels import name_options, server_options
 from rstitch.client import AsyncClient
 from rstitch.errors import RstitchError
+from rstitch.limits import routers_place
 from rstitch.local.processes import free_port
 from rstitch.v1 import router_pb2 as pb
 from rstitch.v1 import router_pb2_grpc
@@ -71,3 +72,25 @@ async def test_calls_go_to_every_server_of_a_name_and_find_one_that_is_added() -
         names.addresses = ["127.0.0.2", "127.0.0.3"]
         await first.stop(None)
         await answering(client, {"127.0.0.2", "127.0.0.3"})
+
+
+async def test_calls_go_to_every_address_of_a_list_that_answers() -> None:
+    ports = [free_port(), free_port()]
+    async with AsyncExitStack() as held:
+        first, _ = [
+            await held.enter_async_context(serving(host, port))
+            for host, port in zip(("127.0.0.1", "127.0.0.2"), ports, strict=True)
+        ]
+        client = await held.enter_async_context(AsyncClient(f"127.0.0.1:{ports[0]},127.0.0.2:{ports[1]}"))
+        await answering(client, {"127.0.0.1", "127.0.0.2"})
+        await first.stop(None)
+        await answering(client, {"127.0.0.2"})
+        await held.enter_async_context(serving("127.0.0.1", ports[0]))
+        await answering(client, {"127.0.0.1", "127.0.0.2"})
+
+
+@pytest.mark.parametrize("wrong", ["a:1,b:2", "127.0.0.1:1,localhost:2", "127.0.0.1:1,[::1]:2", "127.0.0.1:1,"])
+def test_a_list_is_of_addresses_of_one_kind(wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"HOST:PORT|dns:///"):
+        routers_place(wrong)
+    assert routers_place("127.0.0.1:1,10.0.0.2:2") == "127.0.0.1:1,10.0.0.2:2"

@@ -52,6 +52,10 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.ready = True
         self.workers_ready = True
         self.workers_silent = False  # though they still count as ready
+        self.members: list[pb.WorkerMember] = []
+        # What `DrainWorker` tells, call by call; without an end the stream stays open. An error ends it.
+        self.drains: list[list[pb.DrainWorkerResponse | RstitchError]] = []
+        self.drained: list[pb.DrainWorkerRequest] = []
         # Set when a call of Generate has ended, however it did.
         self.ended = threading.Event()
         self._sessions: dict[str, list[pb.GenerateResponse]] = {}
@@ -237,8 +241,22 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             version="9",
             heads=self.heads,
             guard=pb.GuardStatus(reason="routed answers took 0.40x as long.", default_guard=pb.GUARD_OFF),
+            members=self.members,
             vocabularies="3 text tokens under the same spelling; masked: SLM 2 [user]",
         )
+
+    def DrainWorker(self, request: pb.DrainWorkerRequest, context: Any) -> Iterator[pb.DrainWorkerResponse]:
+        self.drained.append(request)
+        left = threading.Event()
+        context.add_callback(left.set)
+        for told in self.drains.pop(0):
+            if isinstance(told, RstitchError):
+                context.abort_with_status(to_status(told))
+            else:
+                yield told
+                if told.is_empty or request.undo:
+                    return
+        left.wait()
 
     def set_health(self, serving: bool) -> None:
         kinds = health_pb2.HealthCheckResponse
