@@ -119,7 +119,7 @@ class RedisLink:
                 if self._away:
                     _log.info("redis is back", url=self.address)
                 self._away = False
-                # The library sends in `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes just as it
+                # The library sends in `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes as it
                 # ends: a task that calls again and again would go on for ever.
                 if task is not None and task.cancelling() > num_cancelled:
                     raise asyncio.CancelledError
