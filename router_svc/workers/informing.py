@@ -28,7 +28,10 @@ def info_of(message: Any) -> WorkerInfo:
         fingerprint=message.tokenizer_fingerprint,
         stop_tokens=frozenset(message.stop_tokens),
         num_cards=max(1, message.num_cards),
-        room=WorkerRoom(room.num_pages, room.num_free_pages, room.num_runs, room.num_sessions),
+        # An older worker does not say what idle sessions would give away.
+        room=WorkerRoom(
+            room.num_pages, room.num_available_pages or room.num_free_pages, room.num_runs, room.num_sessions
+        ),
         **{name: getattr(message, name) for name in _FIELDS},
     )
 

@@ -35,7 +35,7 @@ class SessionKey:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRoom:
-    """How full a worker is. Pages that no session holds are free; idle sessions give theirs away when it must be."""
+    """How full a worker is. Free are the pages that somebody new could get: those of idle sessions, too."""
 
     num_pages: int = 0
     num_free_pages: int = 0
