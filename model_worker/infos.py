@@ -40,6 +40,7 @@ def model_info(
         version=__version__,
         head_terms=True,
         grammars=True,
+        decode_many=True,
         step_costs=messages.step_costs(engine.costs),
         batch_invariant=engine.limits.batch_invariant,
         path=engine.path,

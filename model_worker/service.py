@@ -22,6 +22,7 @@ from model_worker.engine.types import RunFailed, RunFinished, RunRequest
 from model_worker.grammars import Grammars
 from model_worker.handoffs import consultation, num_to_report
 from model_worker.heads import HeadTable
+from model_worker.many import Many
 from model_worker.metrics import WorkerMetrics
 from model_worker.observing import observed
 from model_worker.outbox import Piece
@@ -122,6 +123,14 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             self._driver.leave(stream.session_id)
             for run in stream.runs.values():
                 run.span.end()
+
+    async def DecodeMany(
+        self, request_iterator: AsyncIterator[worker_pb2.DecodeManyRequest], context: Any
+    ) -> AsyncIterator[worker_pb2.DecodeManyResponse]:
+        """Serves the streams of many sessions as one call."""
+        async with aclosing(Many(lambda runs: self.Decode(runs, context)).serve(request_iterator)) as responses:
+            async for response in responses:
+                yield response
 
     async def Observe(
         self, request: worker_pb2.ObserveRequest, context: Any

@@ -29,9 +29,9 @@ from router_svc.trajectory.head_store import HeadStore
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.store import TrajectoryStore
 from router_svc.trajectory.types import Model
-from router_svc.workers.client import DecodeStream, OpenStream
 from router_svc.workers.making import make_fleet
 from router_svc.workers.runs import WorkerInfo
+from router_svc.workers.streams import DecodeStream, OpenStream
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 from rstitch.service import semconv

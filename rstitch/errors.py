@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import grpc
 from google.protobuf import duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -120,6 +121,9 @@ _CLASSES: dict[grpc.StatusCode, type[RstitchError]] = {
 }
 
 
+_CODES = {code.value[0]: code for code in _CLASSES}
+
+
 def invalid(field: str, message: str, remedy: str, reason: str = "INVALID_FIELD") -> RstitchError:
     """Makes the error of a request whose `field` holds what it may not."""
     return RstitchError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, field=field, remedy=remedy)
@@ -127,6 +131,12 @@ def invalid(field: str, message: str, remedy: str, reason: str = "INVALID_FIELD"
 
 def to_status(error: RstitchError) -> grpc.Status:
     """Makes the gRPC status that carries `error` over the wire, for `context.abort_with_status`."""
+    made: grpc.Status = rpc_status.to_status(to_proto(error))
+    return made
+
+
+def to_proto(error: RstitchError) -> status_pb2.Status:
+    """Makes the message that carries `error`, in a call's status or inside a message."""
     ours = {key: value for key, value in (("field", error.field), ("remedy", error.remedy)) if value}
     metadata = {**error.metadata, **ours}
     status = status_pb2.Status(code=error.code.value[0], message=error.message)
@@ -135,8 +145,7 @@ def to_status(error: RstitchError) -> grpc.Status:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(round(error.retry_after_s * 1000))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    made: grpc.Status = rpc_status.to_status(status)
-    return made
+    return status
 
 
 def from_rpc_error(exc: grpc.RpcError) -> RstitchError:
@@ -148,7 +157,20 @@ def from_rpc_error(exc: grpc.RpcError) -> RstitchError:
     code: grpc.StatusCode = exc.code()
     message: str = exc.details() or code.name
     call: Any = exc  # each error that grpc raises is also its call
-    status = rpc_status.from_call(call)
+    return _read(code, message, rpc_status.from_call(call))
+
+
+def from_proto(data: bytes) -> RstitchError:
+    """Reads the error that a serialized `google.rpc.Status` carries. Raises ValueError if it is none."""
+    try:
+        status = status_pb2.Status.FromString(data)
+        code = _CODES[status.code]
+    except (DecodeError, KeyError) as error:
+        raise ValueError("this is no status of an error") from error
+    return _read(code, status.message or code.name, status)
+
+
+def _read(code: grpc.StatusCode, message: str, status: status_pb2.Status | None) -> RstitchError:
     info = error_details_pb2.ErrorInfo()
     retry = error_details_pb2.RetryInfo()
     retry_after_s = None

@@ -18,8 +18,8 @@ from typing import Any
 
 from evals.bench.traces import Trace, read
 from router_svc import main as router
-from router_svc.workers.client import DecodeStream
 from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd
+from router_svc.workers.streams import DecodeStream
 
 _PREFIX = "replay"
 _SURE, _UNSURE = 0.0, 1.0  # entropies as the trace has them; THRESHOLD lies between

@@ -13,6 +13,7 @@ import hashlib
 import signal
 import uuid
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ _ROLES = {"slm": common_pb2.MODEL_SLM, "llm": common_pb2.MODEL_LLM}
 _CONTEXT = 1 << 20
 # The bound that answers are asked with, and what is told of tokens on either side of it; exact in float32.
 TAU = 0.5
+_Part = worker_pb2.DecodeManyResponse.Part
+Send = Callable[[worker_pb2.DecodeResponse], None]
 _SURE, _UNSURE = 0.03125, 0.75
 _TEXT = "To find the total we add what each of them has: 12 apples and 30 pears are 42 pieces of fruit, so far. "
 
@@ -36,7 +39,7 @@ class _Run:
 
     __slots__ = ("_left", "_num", "_reply", "_request", "_toy", "position", "send")
 
-    def __init__(self, toy: Toy, request: worker_pb2.DecodeRequest, send: Callable[[bytes], None]) -> None:
+    def __init__(self, toy: Toy, request: worker_pb2.DecodeRequest, send: Send) -> None:
         self._toy, self._request = toy, request
         self.send = send
         self.position = request.position + len(request.tokens)
@@ -64,7 +67,7 @@ class _Run:
         if not self._left:
             return self._end(worker_pb2.Finish.REASON_LENGTH)
         if self._num == 1 or len(reply.tokens) >= self._toy.tokens_per_reply:
-            self.send(reply.SerializeToString())
+            self.send(reply)
             self._reply = worker_pb2.DecodeResponse()
         return True
 
@@ -78,7 +81,7 @@ class _Run:
         took = worker_pb2.Timing(queue_us=20, forward_us=900, host_us=60, wait_us=10, total_us=1000)
         took.num_computed_tokens = self._num + fed
         finish.timing.CopyFrom(took)
-        self.send(self._reply.SerializeToString())
+        self.send(self._reply)
         return False
 
 
@@ -105,7 +108,7 @@ class Toy:
         switches = int.from_bytes(draw, "little") < self._switch_share * 2**32
         return _UNSURE if switches == self._is_slm else _SURE
 
-    def begin(self, request: worker_pb2.DecodeRequest, send: Callable[[bytes], None]) -> _Run:
+    def begin(self, request: worker_pb2.DecodeRequest, send: Send) -> _Run:
         """Takes a run; its tokens come with the next steps."""
         run = _Run(self, request, send)
         self._runs[run] = None
@@ -150,11 +153,50 @@ class Toy:
             async for data in requests:
                 if run is not None:
                     self.leave(run, superseded=True)
-                run = self.begin(worker_pb2.DecodeRequest.FromString(data), replies.put_nowait)
+                run = self.begin(
+                    worker_pb2.DecodeRequest.FromString(data),
+                    lambda reply: replies.put_nowait(reply.SerializeToString()),
+                )
         finally:
             if run is not None:
                 self.leave(run)
             replies.put_nowait(None)
+
+    async def decode_many(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        """Serves the streams of a call; what they say while a message goes out is the next one."""
+        parts: list[_Part] = []
+        wake = asyncio.Event()
+        reading = asyncio.create_task(self._read_many(requests, parts, wake))
+        reading.add_done_callback(lambda _: wake.set())
+        try:
+            while parts or not reading.done():
+                await wake.wait()
+                wake.clear()
+                if parts:
+                    data = worker_pb2.DecodeManyResponse(parts=parts).SerializeToString()
+                    parts.clear()
+                    await context.write(data)
+        finally:
+            reading.cancel()
+
+    async def _read_many(self, requests: AsyncIterator[bytes], parts: list[_Part], wake: asyncio.Event) -> None:
+        runs: dict[int, _Run] = {}
+
+        def say(number: int, reply: worker_pb2.DecodeResponse) -> None:
+            parts.append(_Part(stream=number, response=reply))
+            wake.set()
+
+        try:
+            async for data in requests:
+                message = worker_pb2.DecodeManyRequest.FromString(data)
+                goes_on = message.HasField("run")
+                if message.stream in runs:
+                    self.leave(runs.pop(message.stream), superseded=goes_on)
+                if goes_on:
+                    runs[message.stream] = self.begin(message.run, partial(say, message.stream))
+        finally:
+            for run in runs.values():
+                self.leave(run)
 
 
 async def serve(role: str, listen: str, files: Path, toy: Toy) -> None:
@@ -172,6 +214,7 @@ async def serve(role: str, listen: str, files: Path, toy: Toy) -> None:
         num_parameters=1,
         instance_id=uuid.uuid4().hex,
         hidden_size=1,
+        decode_many=True,
     ).SerializeToString()
     template = (files / "chat_template.jinja").read_text()
     files_message = worker_pb2.GetTokenizerResponse(data=tokenizer, chat_template=template).SerializeToString()
@@ -192,6 +235,7 @@ async def serve(role: str, listen: str, files: Path, toy: Toy) -> None:
         "CloseSession": grpc.unary_unary_rpc_method_handler(close),
         "GetTokenizer": grpc.unary_stream_rpc_method_handler(tell_files),
         "Decode": grpc.stream_stream_rpc_method_handler(toy.decode),
+        "DecodeMany": grpc.stream_stream_rpc_method_handler(toy.decode_many),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
     server.add_insecure_port(listen)

@@ -98,9 +98,9 @@ class Follower:
 
     def rests(self, model: Model) -> bool:
         """Whether `catch_up` has nothing to do now."""
-        if not self.answer.policy.may_still_write(model, self.answer.history):
+        if self.recovery.bound.is_sound(model) and self.workers[model].rests:
             return True
-        return self.recovery.bound.is_sound(model) and self.workers[model].rests
+        return not self.answer.policy.may_still_write(model, self.answer.history)
 
     async def _go_on(self, model: Model) -> None:
         """The worker was looked at, or the session went to another one, which knows nothing of it."""

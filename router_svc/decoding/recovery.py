@@ -10,9 +10,10 @@ import structlog
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.types import Model
 from router_svc.workers.bound import BoundSession
-from router_svc.workers.client import WorkerClient, is_lost
+from router_svc.workers.client import WorkerClient
 from router_svc.workers.fleet import Fleet, worker_unavailable
 from router_svc.workers.member import Member
+from router_svc.workers.streams import is_lost
 from rstitch.backoff import Backoff
 from rstitch.errors import RstitchError
 

@@ -28,6 +28,11 @@ class Connection:
         self._leaving: dict[asyncio.Task[None], Any] = {}
 
     @property
+    def is_traced(self) -> bool:
+        """Whether its calls become spans."""
+        return self._telemetry.enabled
+
+    @property
     def channel(self) -> Any:
         """Gives the channel with the newest certificates; calls in flight go on over the one before."""
         try:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from fleet.registry import Registry
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.types import Model
-from router_svc.workers.client import OpenStream, WorkerClient
+from router_svc.workers.client import WorkerClient
 from router_svc.workers.connection import Connection
 from router_svc.workers.discovery import Found, source_of
 from router_svc.workers.fleet import Fleet
 from router_svc.workers.kept_heads import KeptHeads
+from router_svc.workers.streams import OpenStream
 from rstitch.credentials import Credentials
 from rstitch.service.telemetry import Telemetry
 

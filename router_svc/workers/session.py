@@ -14,10 +14,11 @@ from dataclasses import dataclass, fields, replace
 from router_svc.text.views import View
 from router_svc.trajectory.packing import PrefixChecksum
 from router_svc.workers.accounting import Accounting
-from router_svc.workers.client import DecodeStream, WorkerClient
+from router_svc.workers.client import WorkerClient
 from router_svc.workers.manner import Manner
 from router_svc.workers.run_ahead import RunAheadGate, RunAheadSlot
 from router_svc.workers.runs import PendingRun, Reply, Run, RunFinish, RunSpec, SessionKey
+from router_svc.workers.streams import DecodeStream
 from router_svc.workers.translating import in_answer_ids
 from rstitch.errors import RstitchError
 

@@ -57,6 +57,7 @@ METHODS: Mapping[str, Rule] = {
     # A worker's sessions are the router's working memory: nothing of them outlives it, so they are no change to audit.
     "/rstitch.v1.WorkerService/Step": _for(Scope.WORKER),
     "/rstitch.v1.WorkerService/Decode": _for(Scope.WORKER),
+    "/rstitch.v1.WorkerService/DecodeMany": _for(Scope.WORKER),
     "/rstitch.v1.WorkerService/Observe": _for(Scope.WORKER),
     "/rstitch.v1.WorkerService/ForkSession": _for(Scope.WORKER),
     "/rstitch.v1.WorkerService/CloseSession": _for(Scope.WORKER),

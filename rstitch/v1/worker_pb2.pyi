@@ -218,6 +218,29 @@ class DecodeResponse(_message.Message):
     alternatives: _containers.RepeatedCompositeFieldContainer[Alternatives]
     def __init__(self, tokens: _Optional[_Iterable[int]] = ..., entropies: _Optional[_Iterable[float]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., uncertainties: _Optional[_Iterable[float]] = ..., consultations: _Optional[_Iterable[_Union[_common_pb2.Consultation, _Mapping]]] = ..., alternatives: _Optional[_Iterable[_Union[Alternatives, _Mapping]]] = ...) -> None: ...
 
+class DecodeManyRequest(_message.Message):
+    __slots__ = ("stream", "run")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    run: DecodeRequest
+    def __init__(self, stream: _Optional[int] = ..., run: _Optional[_Union[DecodeRequest, _Mapping]] = ...) -> None: ...
+
+class DecodeManyResponse(_message.Message):
+    __slots__ = ("parts",)
+    class Part(_message.Message):
+        __slots__ = ("stream", "response", "status")
+        STREAM_FIELD_NUMBER: _ClassVar[int]
+        RESPONSE_FIELD_NUMBER: _ClassVar[int]
+        STATUS_FIELD_NUMBER: _ClassVar[int]
+        stream: int
+        response: DecodeResponse
+        status: bytes
+        def __init__(self, stream: _Optional[int] = ..., response: _Optional[_Union[DecodeResponse, _Mapping]] = ..., status: _Optional[bytes] = ...) -> None: ...
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.RepeatedCompositeFieldContainer[DecodeManyResponse.Part]
+    def __init__(self, parts: _Optional[_Iterable[_Union[DecodeManyResponse.Part, _Mapping]]] = ...) -> None: ...
+
 class Finish(_message.Message):
     __slots__ = ("reason", "held", "proposal", "timing", "num_accepted", "num_consultations")
     class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -327,7 +350,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("role", "model", "tokenizer_fingerprint", "vocab_size", "stop_tokens", "context_length", "hidden_size", "dtype", "device", "capacity", "architecture", "num_parameters", "instance_id", "version", "step_costs", "counters", "path", "batch_invariant", "head_terms", "grammars", "weights_fingerprint", "worker_id", "draining", "num_cards")
+    __slots__ = ("role", "model", "tokenizer_fingerprint", "vocab_size", "stop_tokens", "context_length", "hidden_size", "dtype", "device", "capacity", "architecture", "num_parameters", "instance_id", "version", "step_costs", "counters", "path", "batch_invariant", "head_terms", "grammars", "weights_fingerprint", "worker_id", "draining", "num_cards", "decode_many")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -352,6 +375,7 @@ class GetInfoResponse(_message.Message):
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     NUM_CARDS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_MANY_FIELD_NUMBER: _ClassVar[int]
     role: _common_pb2.Model
     model: str
     tokenizer_fingerprint: str
@@ -376,7 +400,8 @@ class GetInfoResponse(_message.Message):
     worker_id: str
     draining: bool
     num_cards: int
-    def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., model: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., context_length: _Optional[int] = ..., hidden_size: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., architecture: _Optional[str] = ..., num_parameters: _Optional[int] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ..., step_costs: _Optional[_Iterable[_Union[StepCost, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., path: _Optional[str] = ..., batch_invariant: bool = ..., head_terms: bool = ..., grammars: bool = ..., weights_fingerprint: _Optional[str] = ..., worker_id: _Optional[str] = ..., draining: bool = ..., num_cards: _Optional[int] = ...) -> None: ...
+    decode_many: bool
+    def __init__(self, role: _Optional[_Union[_common_pb2.Model, str]] = ..., model: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., context_length: _Optional[int] = ..., hidden_size: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., architecture: _Optional[str] = ..., num_parameters: _Optional[int] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ..., step_costs: _Optional[_Iterable[_Union[StepCost, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., path: _Optional[str] = ..., batch_invariant: bool = ..., head_terms: bool = ..., grammars: bool = ..., weights_fingerprint: _Optional[str] = ..., worker_id: _Optional[str] = ..., draining: bool = ..., num_cards: _Optional[int] = ..., decode_many: bool = ...) -> None: ...
 
 class StepCost(_message.Message):
     __slots__ = ("num_rows", "num_tokens_per_row", "step_us")

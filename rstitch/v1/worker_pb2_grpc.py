@@ -54,6 +54,11 @@ class WorkerServiceStub(object):
                 request_serializer=rstitch_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=rstitch_dot_v1_dot_worker__pb2.DecodeResponse.FromString,
                 _registered_method=True)
+        self.DecodeMany = channel.stream_stream(
+                '/rstitch.v1.WorkerService/DecodeMany',
+                request_serializer=rstitch_dot_v1_dot_worker__pb2.DecodeManyRequest.SerializeToString,
+                response_deserializer=rstitch_dot_v1_dot_worker__pb2.DecodeManyResponse.FromString,
+                _registered_method=True)
         self.Observe = channel.unary_stream(
                 '/rstitch.v1.WorkerService/Observe',
                 request_serializer=rstitch_dot_v1_dot_worker__pb2.ObserveRequest.SerializeToString,
@@ -115,6 +120,14 @@ class WorkerServiceServicer(object):
         """The fast path: one stream per generation and worker; each request is a run that appends, then decodes by itself.
         Runs of a stream follow one another: a request that comes while a run is going on ends that run first
         (REASON_SUPERSEDED). Cancelling the stream stops the work at once, half-closing it lets the run end; the session stays, evictable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecodeMany(self, request_iterator, context):
+        """Many Decode calls as one, so that what many sessions write in one step is one message. The caller numbers its streams;
+        each is as a call of Decode, and ends alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +196,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Decode,
                     request_deserializer=rstitch_dot_v1_dot_worker__pb2.DecodeRequest.FromString,
                     response_serializer=rstitch_dot_v1_dot_worker__pb2.DecodeResponse.SerializeToString,
+            ),
+            'DecodeMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.DecodeMany,
+                    request_deserializer=rstitch_dot_v1_dot_worker__pb2.DecodeManyRequest.FromString,
+                    response_serializer=rstitch_dot_v1_dot_worker__pb2.DecodeManyResponse.SerializeToString,
             ),
             'Observe': grpc.unary_stream_rpc_method_handler(
                     servicer.Observe,
@@ -284,6 +302,33 @@ class WorkerService(object):
             '/rstitch.v1.WorkerService/Decode',
             rstitch_dot_v1_dot_worker__pb2.DecodeRequest.SerializeToString,
             rstitch_dot_v1_dot_worker__pb2.DecodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecodeMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/rstitch.v1.WorkerService/DecodeMany',
+            rstitch_dot_v1_dot_worker__pb2.DecodeManyRequest.SerializeToString,
+            rstitch_dot_v1_dot_worker__pb2.DecodeManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from router_svc.trajectory.types import Sampling
-from router_svc.workers.client import DecodeStream
 from router_svc.workers.runs import Run
+from router_svc.workers.streams import DecodeStream
 from rstitch.errors import RstitchError
 
 

@@ -91,6 +91,7 @@ async def test_answers_that_redis_could_not_be_told_of_are_free_once_it_is_back(
         raise RstitchError(grpc.StatusCode.UNAVAILABLE, "REDIS_UNAVAILABLE", "away")
 
     monkeypatch.setattr(first.store, "append", without_reply)
+    monkeypatch.setattr(first.store, "append_once", lambda *arguments: arguments[-1](None))
     answers = [await reading for reading in readings]
     monkeypatch.undo()
     assert {answer.error.reason for answer in answers if answer.error} == {"REDIS_UNAVAILABLE"}

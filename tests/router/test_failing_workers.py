@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from router_svc.workers import client as workers
+from router_svc.workers import streams
 from rstitch.errors import RstitchError
 from tests.support.asking import Reading, ask_for, check_kept, take, threshold, until
 from tests.support.endless import FINISHED, INTERRUPTED, endless, expected, glued, resume, state_of
@@ -49,7 +49,7 @@ async def test_a_reply_that_cannot_be_read_ends_the_answer(stack: Stack, monkeyp
     def unreadable(message: Any) -> Any:
         raise AttributeError("what the library makes of bytes that do not parse is None")
 
-    monkeypatch.setattr(workers, "_reply", unreadable)
+    monkeypatch.setattr(streams, "_reply", unreadable)
     stub = await stack.stub(await stack.router())
     async with asyncio.timeout(10):
         answer = await take(stub, ask_for())

@@ -15,7 +15,7 @@ import pytest
 
 from router_svc.main import _serve
 from router_svc.trajectory.lease import Lease
-from router_svc.workers.client import DecodeStream
+from router_svc.workers.streams import DecodeStream
 from rstitch.channels import client_options
 from rstitch.service.ending import Ending
 from rstitch.v1 import router_pb2_grpc

@@ -8,12 +8,14 @@ import struct
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
 import grpc
 
 from model_worker.handoffs import consultation, terms_of
+from model_worker.many import Many
 from rstitch.errors import RstitchError
 from rstitch.local.processes import free_port
 from rstitch.service.consulting import Consultant, in_half_precision
@@ -49,6 +51,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.draining = False
         self.num_pages = 1000
         self.num_free_pages = 1000
+        self.decode_many = True  # False: as a worker that is too old for it
         self.head_terms = True  # False: as a worker that is too old for them
         self.max_reported = True  # False: likewise for a bound of what is reported
         self.num_reported = 0  # consultations
@@ -108,6 +111,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             instance_id=self.instance_id,
             hidden_size=1,
             head_terms=self.head_terms,
+            decode_many=self.decode_many,
             worker_id=self.worker_id,
             weights_fingerprint=self.weights_fingerprint,
             draining=self.draining,
@@ -171,6 +175,13 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         finally:
             reader.cancel()
             self.num_streams -= 1
+
+    async def DecodeMany(
+        self, request_iterator: AsyncIterator[worker_pb2.DecodeManyRequest], context: Any
+    ) -> AsyncIterator[worker_pb2.DecodeManyResponse]:
+        async with aclosing(Many(lambda runs: self.Decode(runs, context)).serve(request_iterator)) as responses:
+            async for response in responses:
+                yield response
 
     async def Observe(
         self, request: worker_pb2.ObserveRequest, context: Any
