@@ -48,8 +48,8 @@ def wait(keeper: Any, timeout_s: float, console: Console, ids: Sequence[str] | N
         units = [unit for unit in state.units if ids is None or unit.id in ids]
         ready = {unit.id for unit in units if state.is_ready(unit)}
         took_s = time.monotonic() - began
-        for each in sorted(ready - told):
-            console.print(f"{each} ready after {took_s:.1f} s", style="green", soft_wrap=True)
+        for name in sorted(ready - told):
+            console.print(f"{name} ready after {took_s:.1f} s", style="green", soft_wrap=True)
         told |= ready
         if len(ready) == len(units if ids is None else ids):
             return state
