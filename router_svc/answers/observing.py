@@ -107,7 +107,7 @@ class Observing:
         patience_s = (settings.worker_patience_s, settings.capacity_patience_s)
         fleet, name = self._preparation.fleet, asked if isinstance(asked, str) else ""
         # It is led along by any worker: none has the session, and the least loaded has the time.
-        bound = BoundSession.bind(fleet, name, None, begins=True, models=(Model.SLM,))
+        bound = BoundSession.bind(fleet, name, None, {Model.SLM: len(course.tokens)}, begins=True)
         recovery = Recovery(fleet, bound, vocabularies, *patience_s)
         at = course.start
         observation.begins_at(at)

@@ -242,7 +242,7 @@ class Sessions:
         chunks = [*(before.chunks if before else ()), chunk]
         session = await read_session(chunks, vocabularies)
         asked = self.clock()
-        bound = BoundSession.bind(self._fleet, name, header, begins=True)
+        bound = BoundSession.bind(self._fleet, name, header, prepared.context_lengths, begins=True)
         wanted = (header, name, prepared.settings.to_json(), usage, [chunk], bound.binding)
         claim = partial(self._claims.claim, *wanted)
         owned = await own(
@@ -288,7 +288,7 @@ class Sessions:
         session = await read_session(chunks, vocabularies)
         # Counted on: what the router before spent belongs to the same answer.
         usage = header.usage.copy()
-        bound = BoundSession.bind(self._fleet, name, header, begins=False)
+        bound = BoundSession.bind(self._fleet, name, header, prepared.context_lengths, begins=False)
         owned = await self._claims.claim(header, name, header.settings, usage, [], bound.binding)
         if not isinstance(owned, Owned):
             return owned

@@ -105,7 +105,7 @@ class Follower:
     async def _go_on(self, model: Model) -> None:
         """The worker was looked at, or the session went to another one, which knows nothing of it."""
         await self.workers[model].mark_found(self.recovery.client(model))
-        self.recovery.bound.close_left()
+        await self.recovery.bound.arrive(model)
 
     def finish(self) -> None:
         """The answer is complete: both workers drop what is not part of it."""

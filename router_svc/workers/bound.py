@@ -11,7 +11,7 @@ token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,10 +37,11 @@ class BoundSession:
         binding: as it is to be kept with the trajectory.
     """
 
-    def __init__(self, fleet: Fleet, name: str, binding: Binding) -> None:
+    def __init__(self, fleet: Fleet, name: str, binding: Binding, lengths: Mapping[Model, int]) -> None:
         self.binding = binding
         self._fleet = fleet
         self._name = name
+        self._lengths = lengths
         self._members: dict[Model, Member] = {}
         self._held: set[Model] = set()  # roles whose worker presumably has the session
         self._doubted: set[Member] = set()  # of whom a look was asked for
@@ -51,25 +52,26 @@ class BoundSession:
 
     @classmethod
     def bind(
-        cls, fleet: Fleet, name: str, before: Header | None, *, begins: bool, models: Iterable[Model] = Model
+        cls, fleet: Fleet, name: str, before: Header | None, lengths: Mapping[Model, int], *, begins: bool
     ) -> BoundSession:
         """Keeps the workers that a session is bound to, or chooses others.
 
         Args:
             before: of the session's trajectory; None: it is new.
+            lengths: the most tokens that each model may read; of a role without one no worker is chosen.
             begins: an answer begins, and a worker that has far more sessions than others may be left.
 
         Raises RstitchError (UNAVAILABLE) if no worker of a role is known.
         """
-        made = cls(fleet, name, before.binding if before is not None else UNBOUND)
-        for model in models:
+        made = cls(fleet, name, before.binding if before is not None else UNBOUND, lengths)
+        for model in lengths:
             made._bind(model, begins=begins)
         return made
 
     def begin(self, keep: Callable[[Binding], Awaitable[bool]]) -> None:
         """The session is ours: other workers have it from now on, and `keep` takes down what changes later."""
         self._keep = keep
-        self.close_left()
+        self._close_left()
 
     def client(self, model: Model) -> WorkerClient:
         """The worker that runs of a model go to now."""
@@ -109,7 +111,8 @@ class BoundSession:
 
     def move(self, model: Model, reason: str, besides: Collection[Member] = (), *, needs_room: bool = False) -> bool:
         """Goes to another worker of the role, if one takes the session; says whether it did."""
-        other = self._fleet.place(model, self._name, {*besides, self._members[model]}, needs_room=needs_room)
+        besides = {*besides, self._members[model]}
+        other = self._fleet.place(model, self._name, self._lengths[model], besides, needs_room=needs_room)
         if other is None:
             return False
         self._take(model, other, reason)
@@ -124,15 +127,18 @@ class BoundSession:
         Raises RstitchError (UNAVAILABLE) after the timeout.
         """
         member = self._members[model]
-        found = await self._fleet.wait_usable(member, self._name, timeout_s)
+        found = await self._fleet.wait_usable(member, self._name, self._lengths[model], timeout_s)
         if found is not member:
             self._take(model, found, "lost")
-        closing = self._closing.get(found)
+
+    async def arrive(self, model: Model) -> None:
+        """Nothing of the session is going on any more where it was: what is held of it there may go."""
+        self._close_left()
+        closing = self._closing.get(self._members[model])
         if closing is not None:  # it was left a moment ago, and must not close what begins there now
             await asyncio.wait({closing})
 
-    def close_left(self) -> None:
-        """Nothing of the session is going on any more on workers that it has left: what they hold of it may go."""
+    def _close_left(self) -> None:
         left, self._left = self._left, []
         for model, member, reason in left:
             self._fleet.on_move(model, reason)
@@ -154,7 +160,7 @@ class BoundSession:
         if member is None and len(roster.members) == 1:
             member = roster.first  # no choice, and no move: an older router kept no id, or another one
         if member is None:
-            self._members[model] = member = self._fleet.any_member(model, self._name)
+            self._members[model] = member = self._fleet.any_member(model, self._name, self._lengths[model])
         else:
             self._members[model] = member
             self._held.add(model)

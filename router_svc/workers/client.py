@@ -5,6 +5,7 @@ It sends runs and hands back replies. It does not know who writes, nor what to d
 
 from __future__ import annotations
 
+import asyncio
 from array import array
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ class WorkerClient:
         self.model = model
         self.address = connection.address
         self._streams: WeakSet[DecodeStream] = WeakSet()
+        self._observing: set[Any] = set()  # calls
         self._open_stream = stream
         self._connection = connection
         self._channel: Any = None  # that of the stub
@@ -108,12 +110,18 @@ class WorkerClient:
                 tokens=tokens, start=start, above=above, masked_tokens=masked_tokens, cache_salt=cache_salt
             )
         )
+        self._observing.add(call)
         try:
             async for message in call:
                 yield [consultation_of(each) for each in message.consultations], message.num_positions
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
+        except asyncio.CancelledError:
+            if call in self._observing:  # else it is not whoever observes that was cancelled
+                raise
+            raise _not_there() from None
         finally:
+            self._observing.discard(call)
             call.cancel()
 
     async def put_head(self, name: str, timeout_s: float = 5.0) -> None:
@@ -132,10 +140,16 @@ class WorkerClient:
 
     def lose(self) -> None:
         """The worker is gone, and nothing that it may still say is to be heard."""
-        error = RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the worker is not in the fleet any more.")
         for stream in list(self._streams):
-            stream.lose(error)
+            stream.lose(_not_there())
+        observing, self._observing = self._observing, set()
+        for call in observing:
+            call.cancel()
 
     async def close(self, grace_s: float | None = None) -> None:
         """Closes the connection; calls in flight are cancelled, after `grace_s` if that is given."""
         await self._connection.close(grace_s)
+
+
+def _not_there() -> RstitchError:
+    return RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the worker is not in the fleet any more.")

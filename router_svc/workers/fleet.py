@@ -156,14 +156,14 @@ class Fleet:
         self.rosters[member.model].suspect(member)
 
     def place(
-        self, model: Model, name: str, besides: Collection[Member] = (), *, needs_room: bool = False
+        self, model: Model, name: str, length: int, besides: Collection[Member] = (), *, needs_room: bool = False
     ) -> Member | None:
-        """Chooses a worker that takes sessions, and counts one there; None: no other does, or has room."""
-        return self.rosters[model].place(name, besides, needs_room=needs_room)
+        """Chooses a worker for a session of up to so many tokens, and counts it there; None: no other has room."""
+        return self.rosters[model].place(name, length, besides, needs_room=needs_room)
 
-    def any_member(self, model: Model, name: str) -> Member:
+    def any_member(self, model: Model, name: str, length: int) -> Member:
         """Chooses a worker for a session whatever state they are in. Raises RstitchError if none is known."""
-        member = self.place(model, name) or self.rosters[model].first
+        member = self.place(model, name, length) or self.rosters[model].first
         if member is None:
             raise worker_unavailable(model)
         return member
@@ -180,7 +180,7 @@ class Fleet:
         async with self._changed:
             await self._changed.wait()
 
-    async def wait_usable(self, member: Member, name: str, timeout_s: float) -> Member:
+    async def wait_usable(self, member: Member, name: str, length: int, timeout_s: float) -> Member:
         """Has a worker looked at, and returns it if it answers, or another one for a session as soon as there is one.
 
         Raises RstitchError (UNAVAILABLE) after the timeout, at once if what it came back as cannot be stitched.
@@ -194,7 +194,8 @@ class Fleet:
                 return True
             if member.is_suspect:
                 return False
-            found = roster.place(name, (member,)) or next((m for m in roster.members.values() if m.answers), member)
+            last = (each for each in roster.members.values() if each.answers and each.reads(length))
+            found = roster.place(name, length, (member,)) or next(last, member)
             return found is not member
 
         try:

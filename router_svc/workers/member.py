@@ -107,6 +107,10 @@ class Member:
             return "draining" if self.draining else "ready"
         return "refused" if self.refusal is not None else "lost"
 
+    def reads(self, length: int) -> bool:
+        """Whether its context is as long; it may have come after the session had begun, and be smaller than others."""
+        return self.info is not None and self.info.context_length >= length
+
     def status(self, now: float) -> tuple[bool, str]:
         """Whether it answers, and what it waits for if not; of one that answered last, whether it is silent."""
         if not self.answers:

@@ -109,9 +109,11 @@ class Roster:
         """Whether another worker takes sessions."""
         return any(each.takes_sessions and each not in besides for each in self.members.values())
 
-    def place(self, name: str, besides: Collection[Member] = (), *, needs_room: bool = False) -> Member | None:
-        """Places a session, and counts it; None where no other takes it, or has room for it."""
-        now, takers = self._now(), self._takers(besides)
+    def place(
+        self, name: str, length: int, besides: Collection[Member] = (), *, needs_room: bool = False
+    ) -> Member | None:
+        """Places a session of up to so many tokens, and counts it; None where no other takes it, or has room now."""
+        now, takers = self._now(), [each for each in self._takers(besides) if each.reads(length)]
         if needs_room:
             takers = [each for each in takers if each.num_free_pages or each.is_polled]
         by_id = {each.id: each for each in few(name, takers)}
