@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,11 +17,16 @@ import pytest
 from router_svc.main import Router
 from router_svc.trajectory.types import Model
 from rstitch.errors import RstitchError
+from rstitch.service.metrics import setup_metrics
+from rstitch.v1 import router_pb2
 from tests.support.asking import Reading, ask_for, check_kept, take, threshold, until
 from tests.support.endless import expected
 from tests.support.fake_worker import FakeWorker
 from tests.support.fleets import all_ready, begins, fleet, workers
+from tests.support.heads import put, random_head
 from tests.support.naive import EXITS, NUM_TOKENS, POLICIES, PROMPT, check, naive, told
+from tests.support.scraped import OPENMETRICS, parsed, samples
+from tests.support.spans import recording, segments_of
 from tests.support.toy import ToyModel
 from tests.support.toy_stack import Stack
 
@@ -178,3 +184,75 @@ async def test_whichever_comes_back_first_goes_on(stack: Stack) -> None:
     answer = await reading
     assert (answer.tokens, answer.authors) == expected(stack, 200)
     assert begins(other, answer.session_id) == 1
+
+
+async def test_what_is_observed_leaves_a_worker_that_is_lost(stack: Stack) -> None:
+    """Nothing is told twice, and nobody waits: the other goes on behind what the first has told."""
+    await fleet(stack, 2, 1, delay_s=0)
+    stub = await stack.stub(await stack.router(worker_patience_s=0.5))
+    await all_ready(stub, 3)
+    answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=60))
+    request = router_pb2.ObserveAnswerRequest(session_id=answer.session_id, tau=-1)
+    whole = [each async for each in stub.ObserveAnswer(request)]
+    for worker in stack.slms:
+        worker.observed.clear()
+        worker.delay_s = 0.01
+    call = aiter(stub.ObserveAnswer(request))
+    told = [await anext(call)]
+    first = next(each for each in stack.slms if each.observed)
+    other = next(each for each in stack.slms if each is not first)
+    await first.stop()
+    told += [each async for each in call]
+    (again,) = other.observed
+    assert again.start > answer.position
+
+    def asked_of(messages: Any) -> list[Any]:
+        return [asked for message in messages for asked in message.consultations]
+
+    assert asked_of(told) == asked_of(whole)
+    assert sum(each.num_positions for each in told) == len(answer.tokens)
+
+
+async def test_a_head_reaches_whichever_worker_is_asked(stack: Stack, tmp_path: Path) -> None:
+    head = random_head(1, seed=4, tau=0.2)
+    put(tmp_path, "toy", head)
+    models = {"slm": ToyModel(31, stop_every=0), "llm": ToyModel(32, stop_every=0)}
+    stack.slm.model, stack.llm.model = models["slm"], models["llm"]
+    stack.slm.delay_s = 0.004
+    await stack.grow(2, 1)
+    stub = await stack.stub(await stack.router(heads=str(tmp_path)))
+    await all_ready(stub, 3)
+    policy: dict[str, Any] = {"learned": {"name": "toy", "tau": 0.2}}
+    reading = await Reading(stub, ask_for(PROMPT, policy=policy, max_new_tokens=NUM_TOKENS)).has(10)
+    first = next(each for each in stack.slms if each.num_streams)
+    other = next(each for each in stack.slms if each is not first)
+    await first.stop()
+    check(await reading, naive(models, PROMPT, policy, {}, head=head))
+    assert list(other.heads) == [f"toy@{head.version}"]
+
+
+async def test_moves_and_members_are_counted_and_a_segments_worker_is_in_its_span(stack: Stack) -> None:
+    await fleet(stack, 2, 1)
+    telemetry, exporter = recording()
+    metrics = setup_metrics("router", None, scraped=True)
+    stub = await stack.stub(await stack.router(metrics=metrics, telemetry=telemetry))
+    await all_ready(stub, 3)
+    reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=200)).has(20)
+    first = next(each for each in stack.slms if each.num_streams)
+    await first.stop()
+    assert (await reading).error is None
+    told = parsed(metrics.exposition(OPENMETRICS)[0].decode())
+    states = samples(told, "rstitch_fleet_members")
+    assert {labels: value for labels, value in states.items() if value} == {
+        (("rstitch_model", "slm"), ("rstitch_state", "ready")): 1,
+        (("rstitch_model", "slm"), ("rstitch_state", "lost")): 1,
+        (("rstitch_model", "llm"), ("rstitch_state", "ready")): 1,
+    }
+    moves = samples(told, "rstitch_fleet_moves_total")
+    assert moves == {(("rstitch_model", "slm"), ("rstitch_reason", "lost")): 1}
+    by_model: dict[Any, set[Any]] = {"slm": set(), "llm": set()}
+    for span in segments_of(exporter):
+        assert span.attributes is not None
+        by_model[span.attributes["rstitch.segment.model"]].add(span.attributes.get("rstitch.segment.worker"))
+    assert by_model["slm"] == {"slm-0", "slm-1"}
+    assert by_model["llm"] == {None}, "of one alone there is nothing to say"
