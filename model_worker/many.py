@@ -11,9 +11,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+import grpc
+
+from rstitch.channels import MAX_STREAMS
 from rstitch.errors import RstitchError, to_proto
 from rstitch.service.failures import internal
 from rstitch.v1 import worker_pb2
+
+# Bytes of parts from which on a message takes no more: a part may have the hidden states of a whole piece.
+_FULL = 1 << 20
 
 Runs = AsyncIterator[worker_pb2.DecodeRequest]
 # Serves one stream.
@@ -55,20 +61,30 @@ class Many:
                 self._wake.clear()
                 if self._failure is not None:
                     raise self._failure
-                if self._parts:
-                    parts, self._parts = self._parts, []
-                    yield worker_pb2.DecodeManyResponse(parts=parts)
+                while self._parts:
+                    yield worker_pb2.DecodeManyResponse(parts=self._next_parts())
         finally:
             tasks = {reading, *(stream.task for stream in self._streams.values() if stream.task is not None)}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
 
+    def _next_parts(self) -> list[worker_pb2.DecodeManyResponse.Part]:
+        num = size = 0
+        while num < len(self._parts) and size < _FULL:
+            size += self._parts[num].ByteSize()
+            num += 1
+        parts, self._parts = self._parts[:num], self._parts[num:]
+        return parts
+
     async def _read(self, requests: AsyncIterator[worker_pb2.DecodeManyRequest]) -> None:
         try:
             async for message in requests:
                 stream = self._streams.get(message.stream)
                 if message.HasField("run"):
+                    if stream is None and len(self._streams) >= MAX_STREAMS:
+                        self._fail(message.stream, _too_many())
+                        continue
                     if stream is None:
                         stream = self._streams[message.stream] = _Stream()
                         stream.task = asyncio.create_task(self._serve(message.stream, stream))
@@ -102,3 +118,8 @@ class Many:
     def _say(self, part: worker_pb2.DecodeManyResponse.Part) -> None:
         self._parts.append(part)
         self._wake.set()
+
+
+def _too_many() -> RstitchError:
+    told, remedy = f"the call has {MAX_STREAMS} streams.", "Cancel some, or open another call."
+    return RstitchError(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS", told, remedy=remedy, retry_after_s=1.0)

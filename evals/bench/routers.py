@@ -5,7 +5,8 @@ segments of some twenty tokens, a switch after each. Routers take turns on the s
 neighbours in time. What a router costs is its process's CPU time over the tokens that its clients got, which says more
 than time does on a busy machine; tokens a second say nothing where workers, clients and Redis have no cores to spare.
 
-With `--before` a router of another checkout takes its turn, too: what a change makes of the cost. On Linux only.
+With `--before` a router of another checkout takes its turn, too: what a change makes of the cost. With `--together` it
+is asked at the same time as this one's, so that whatever else the machine does is done to both. On Linux only.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Options(page.PageOptions):
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 6
     seconds: Annotated[float, typer.Option(min=0.5, help="Of a turn.")] = 5.0
     warm: Annotated[float, typer.Option(min=0, help="Seconds that clients have to come before a turn counts.")] = 3.0
+    together: Annotated[bool, typer.Option(help="Ask one router and the other checkout's at once.")] = False
     two: Annotated[bool, typer.Option(help="Whether two routers take their turn.")] = True
     router_arg: Annotated[list[str], typer.Option(metavar="FLAG", help="More flags of each router.")] = many()
 
@@ -198,31 +200,41 @@ def _listens(port: int) -> bool:
 def _measure(stack: _Stack, options: Options) -> dict[str, list[_Turn]]:
     """Lets each have its turn in each round, the first one last in the next."""
     found: dict[str, list[_Turn]] = {name: [] for name in stack.systems}
+    turns = [[name] for name in stack.systems]
+    if options.together and _BEFORE in stack.systems:
+        turns = [[name for name in stack.systems if name != _TWO], *([_TWO] for _ in range(_TWO in stack.systems))]
     for index in range(options.rounds):
-        names = list(stack.systems)
-        for name in reversed(names) if index % 2 else names:
-            found[name].append(_turn(stack, stack.systems[name], options))
+        for names in reversed(turns) if index % 2 else turns:
+            for name, turn in _turn(stack, names, options).items():
+                found[name].append(turn)
     return found
 
 
-def _turn(stack: _Stack, routers: Sequence[str], options: Options) -> _Turn:
+def _turn(stack: _Stack, systems: Sequence[str], options: Options) -> dict[str, _Turn]:
     """Asks for a while, and reads what the processes took meanwhile. Raises: StackError if a part or a client ends."""
     begin = time.monotonic() + options.warm
     end = begin + options.seconds
-    clients = [
-        _readers(stack.parts[name].address, streams, options.max_new_tokens, begin, end)
-        for name, streams in zip(routers, _shares(options.streams, len(routers)), strict=True)
-    ]
-    names = {"routers": routers, "redis": ["redis"]}
+    clients = {
+        system: [
+            _readers(stack.parts[name].address, streams, options.max_new_tokens, begin, end)
+            for name, streams in zip(routers, _shares(options.streams, len(routers)), strict=True)
+        ]
+        for system in systems
+        for routers in (stack.systems[system],)
+    }
+    names = {"redis": ["redis"], **{system: stack.systems[system] for system in systems}}
     time.sleep(begin - time.monotonic())
     before, began = {name: stack.cpu_s(*its) for name, its in names.items()}, time.monotonic()
     time.sleep(end - time.monotonic())
     took, seconds = {name: stack.cpu_s(*its) - before[name] for name, its in names.items()}, time.monotonic() - began
-    counted = [_counted(client) for client in clients]
+    counted = {system: [_counted(client) for client in its] for system, its in clients.items()}
     for part in stack.parts.values():
         part.check()
-    tokens, chunks, switches = (sum(count[name] for count in counted) for name in ("tokens", "chunks", "switches"))
-    return _Turn(seconds, tokens, chunks, switches, took["routers"], took["redis"])
+    found = {}
+    for system, its in counted.items():
+        tokens, chunks, switches = (sum(count[name] for count in its) for name in ("tokens", "chunks", "switches"))
+        found[system] = _Turn(seconds, tokens, chunks, switches, took[system], took["redis"] / len(systems))
+    return found
 
 
 def _shares(num: int, parts: int) -> list[int]:

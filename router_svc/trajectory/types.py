@@ -52,8 +52,11 @@ class Source(IntEnum):
     @property
     def model(self) -> Model:
         """The model that wrote them. Raises ValueError for a prompt, which no model wrote."""
-        # Sources are numbered as models are, behind the prompt.
-        return Model(self - 1)
+        if self is Source.SLM:
+            return Model.SLM
+        if self is Source.LLM:
+            return Model.LLM
+        raise ValueError("no model wrote a prompt")
 
 
 class SwitchReason(IntEnum):

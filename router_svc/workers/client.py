@@ -92,9 +92,9 @@ class WorkerClient:
         return stream
 
     def _current_many(self) -> DecodeMany:
-        """The call that new streams are of: on the newest channel, and not over."""
+        """The call that new streams are of, on the newest channel."""
         stub = self._stub
-        if self._many is None or self._many.is_over or self._many.stub is not stub:
+        if self._many is None or not self._many.takes_streams or self._many.stub is not stub:
             self._many = DecodeMany(stub)
         return self._many
 

@@ -6,6 +6,7 @@ It knows the messages' parts and whose they are, and nothing of what is in them.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -17,6 +18,10 @@ import structlog
 from rstitch.errors import RstitchError, from_proto, from_rpc_error
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
 
+# Parts that are taken before others have a turn.
+_AT_ONCE = 64
+# So long a call takes new streams: who lets a router in is asked again and again, as with a call for each.
+_FRESH_S = 30.0
 _log = structlog.get_logger(__name__)
 
 
@@ -31,12 +36,12 @@ class DecodeMany:
 
     Attributes:
         stub: what the call was made by.
-        is_over: whether no more streams can be opened.
     """
 
     def __init__(self, stub: worker_pb2_grpc.WorkerServiceStub) -> None:
         self.stub = stub
-        self.is_over = False
+        self._since = time.monotonic()
+        self._is_over = False
         self._numbers = count(1)
         self._streams: dict[int, _Stream] = {}
         self._outgoing: asyncio.Queue[worker_pb2.DecodeManyRequest | None] = asyncio.Queue()
@@ -46,6 +51,11 @@ class DecodeMany:
             asyncio.create_task(self._read(), name="decode-many"),
             asyncio.create_task(self._write(), name="decode-many-requests"),
         ]
+
+    @property
+    def takes_streams(self) -> bool:
+        """Whether streams can be opened, and are to be."""
+        return not self._is_over and time.monotonic() - self._since < _FRESH_S
 
     def open(self, take: Callable[[worker_pb2.DecodeResponse], None], fail: Callable[[RstitchError], None]) -> int:
         """Opens a stream, and returns its number; `take`, which must not raise, gets what comes of it."""
@@ -65,8 +75,8 @@ class DecodeMany:
             self._end_if_empty()
 
     def _end_if_empty(self) -> None:
-        if not self._streams and not self.is_over:
-            self.is_over = True
+        if not self._streams and not self._is_over:
+            self._is_over = True
             self._outgoing.put_nowait(None)
 
     async def _write(self) -> None:
@@ -83,8 +93,10 @@ class DecodeMany:
     async def _read(self) -> None:
         try:
             async for message in self._call:
-                for part in message.parts:
+                for index, part in enumerate(message.parts, 1):
                     self._take(part)
+                    if index % _AT_ONCE == 0:
+                        await asyncio.sleep(0)  # what was taken is stored and sent meanwhile
             error = RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the worker ended the stream.")
         except grpc.aio.AioRpcError as exc:
             error = from_rpc_error(exc)
@@ -96,7 +108,7 @@ class DecodeMany:
             self._call.cancel()
         except asyncio.CancelledError:
             error = RstitchError(grpc.StatusCode.CANCELLED, "CLOSED", "the stream was closed.")
-        self.is_over = True
+        self._is_over = True
         self._outgoing.put_nowait(None)
         streams, self._streams = self._streams, {}
         for stream in streams.values():

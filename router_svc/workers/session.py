@@ -100,10 +100,9 @@ class WorkerSession:
     @property
     def rests(self) -> bool:
         """Whether `catch_up` has nothing to do now."""
-        run = self._catching_up
         if self.is_lost or not self._ahead.is_idle:
             return False
-        if run is not None:
+        if (run := self._catching_up) is not None:
             return run.finish is None and run.failure is None
         return not self._catch_up_tokens or self._lag < self._catch_up_tokens
 

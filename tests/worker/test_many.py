@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from model_worker import many
 from rstitch.errors import RstitchError, from_proto, invalid, to_proto
 from rstitch.v1 import worker_pb2 as pb
 from tests.support.asking import until
@@ -96,6 +97,19 @@ async def test_a_stream_fails_and_is_cancelled_alone(start_worker: StartWorker) 
     assert not heard.finishes[3]
     await call.write(run(4))
     await heard.ended(4)
+    call.cancel()
+
+
+async def test_no_call_has_streams_without_end(start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "MAX_STREAMS", 2)
+    monkeypatch.setattr(many, "_FULL", 1)
+    _, stub = await start_worker()
+    call = stub.DecodeMany()
+    heard = Heard(call)
+    for number in (1, 2, 3):
+        await call.write(run(number))
+    await heard.ended(1, 2, 3)
+    assert (heard.errors[3].reason, heard.most) == ("TOO_MANY_STREAMS", 1)
     call.cancel()
 
 
