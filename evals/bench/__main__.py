@@ -15,6 +15,7 @@ COMMANDS = {
     "drawing": "what sampling a token costs, beside sorting its whole distribution",
     "penalties": "what a token costs with penalties, by the length of the answer that they look at",
     "schemas": "what a token of an answer by a JSON schema costs, beside one that is held to nothing",
+    "store": "whether pages, reading, claims and appends stay as fast with 100,000 stored trajectories as with 100",
     "cores": "what a step takes with a worker's share of the CPU threads, and with all of them",
     "products": "matrix products in bfloat16 on a CPU, by our own kernel and by torch",
     "quantized": "what --quantize costs in answers, and gives in memory and speed",

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from rstitch.cli import ask, certs, demo, drain, heads, health, logs, profiles, status, trajectory, up, version
+from rstitch.cli import ask, certs, demo, drain, export, heads, health, logs, profiles, status, trajectory, up, version
 from rstitch.cli.tools import add_tools
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("ask")(ask.ask)
 app.add_typer(trajectory.app, name="trajectory")
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(heads.app, name="heads")
+app.command("export")(export.export)
 app.command("health")(health.health)
 app.command("status")(status.status)
 app.command("drain")(drain.drain)

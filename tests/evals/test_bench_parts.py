@@ -284,3 +284,12 @@ def test_schemas_are_timed_beside_answers_that_are_held_to_nothing(tmp_path: Pat
     assert row["vocab_size"] == 512
     assert all(row[f"{name}_ms"] > 0 for name in ("free", "held", "mean", "median", "p99", "first", "another"))
     assert row["mean_ms"] < row["held_ms"], "the grammar is asked within the token's time"
+
+
+def test_the_store_is_asked_in_turn_with_few_and_with_many_trajectories(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    assert main(["store", "--sizes", "90,300", "--rounds", "10", "--json", str(file)]) == 0
+    rows = {row["operation"]: row for row in json.loads(file.read_text())["rows"]}
+    assert {"claim", "append", "get", "first page", "page in the midst", "tenant's page", "labelled page"} <= set(rows)
+    for row in rows.values():
+        assert all(0 < row[f"{side}_p50_ms"] <= row[f"{side}_p99_ms"] for side in ("few", "many"))
