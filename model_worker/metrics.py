@@ -52,6 +52,10 @@ class WorkerMetrics:
             "Pages that a new session could get.",
             lambda: [(engine.capacity.num_available_pages, {})],
         )
+        what = "Pages with room in layers that see a window only; none where all pages have."
+        metrics.gauge_of(semconv.METRIC_WORKER_WINDOW_PAGES, "{page}", what, self._window_pages)
+        what = "Slots for the states of recurrent layers."
+        metrics.gauge_of(semconv.METRIC_WORKER_STATES, "{slot}", what, self._states)
         metrics.gauge_of(
             semconv.METRIC_WORKER_SESSIONS,
             "{session}",
@@ -116,3 +120,16 @@ class WorkerMetrics:
         yield capacity.num_free_pages - capacity.num_cached_pages, {semconv.RSTITCH_STATE: "free"}
         yield capacity.num_cached_pages, {semconv.RSTITCH_STATE: "cached"}
         yield capacity.num_pages - capacity.num_free_pages, {semconv.RSTITCH_STATE: "used"}
+
+    def _window_pages(self) -> Iterator[Reading]:
+        capacity = self._engine.capacity
+        return _free_and_used(capacity.num_free_window_pages, capacity.num_window_pages)
+
+    def _states(self) -> Iterator[Reading]:
+        capacity = self._engine.capacity
+        return _free_and_used(capacity.num_free_states, capacity.num_states)
+
+
+def _free_and_used(num_free: int, num_all: int) -> Iterator[Reading]:
+    yield num_free, {semconv.RSTITCH_STATE: "free"}
+    yield num_all - num_free, {semconv.RSTITCH_STATE: "used"}

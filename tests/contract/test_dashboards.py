@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client.metrics_core import Metric
 
+from rstitch.authority import PARTS
 from tests.support.queries import (
     PROMETHEUS,
     ROOT,
@@ -135,11 +136,18 @@ def test_prometheus_looks_where_compose_has_the_services_and_calls_them_as_they_
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     for name, scheme in (("prometheus.yml", "http"), ("prometheus.tls.yml", "https")):
         jobs = yaml.safe_load((PROMETHEUS / name).read_text())["scrape_configs"]
-        targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in jobs}
-        wanted = {f"rstitch-{each}": [f"{each}:9464"] for each in ("router", "slm-worker", "llm-worker")}
+        # Of these there may be several containers, and each is scraped.
+        found = {job["job_name"]: job["dns_sd_configs"][0] for job in jobs if "dns_sd_configs" in job}
+        targets = {name: [(told["names"], told["type"], told["port"])] for name, told in found.items()}
+        assert targets == {f"rstitch-{each}": [([each], "A", 9464)] for each in ("router", "slm-worker", "llm-worker")}
+        given = {job["job_name"]: job["static_configs"][0]["targets"] for job in jobs if "static_configs" in job}
         # Where keys are asked for it wants one, which nobody has made yet.
-        assert targets == wanted | ({"rstitch-gateway": ["gateway:8000"]} if scheme == "http" else {})
-        assert {target.partition(":")[0] for (target,) in targets.values()} <= set(services)
+        assert given == ({"rstitch-gateway": ["gateway:8000"]} if scheme == "http" else {})
+        assert {each for told in found.values() for each in told["names"]} | {"gateway"} <= set(services)
+        if scheme == "https":  # who is found by an address is known by a name of its certificate
+            names = {job["job_name"]: job["tls_config"]["server_name"] for job in jobs}
+            parts = {"rstitch-router": "router", "rstitch-slm-worker": "slm", "rstitch-llm-worker": "llm"}
+            assert all(names[job] in PARTS[part] for job, part in parts.items())
         assert {job.get("scheme", "http") for job in jobs} == {scheme}
 
 

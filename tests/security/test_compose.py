@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from rstitch import authority
 from tests.support.compose import ROOT, compose
 from tests.support.redis_process import RedisProcess
 
@@ -53,6 +54,21 @@ def test_on_one_gpu_each_worker_knows_the_other(more: tuple[str, ...]) -> None:
         # Both see one file, on the one volume that both may write to.
         assert worker["environment"]["RSTITCH_SHARE_DEVICE"].startswith("/cache/")
         assert "hub-cache:/cache" in worker["volumes"]
+
+
+@pytest.mark.parametrize("more", [("compose.cpu.yaml",), ("compose.cpu.yaml", "compose.tls.yaml")])
+def test_workers_and_routers_are_found_however_many_there_are(more: tuple[str, ...]) -> None:
+    """By `--scale`: nothing of them may be one container's alone, and certificates are for a name that all have."""
+    services = compose("compose.yaml", *more)["services"]
+    told = services["router"]["environment"]
+    for role, port in (("slm", 50051), ("llm", 50052)):
+        worker = services[f"{role}-worker"]
+        assert told[f"RSTITCH_{role.upper()}"] == f"dns:///{role}-worker:{port}"
+        assert worker["environment"]["RSTITCH_LISTEN"] == f"0.0.0.0:{port}"
+        assert not {"ports", "container_name", "hostname"} & set(worker)
+    assert services["gateway"]["environment"]["RSTITCH_ROUTER"] == "dns:///router:50050"
+    if len(more) > 1:
+        assert all(told["RSTITCH_WORKER_TLS_NAME"] in authority.PARTS[role] for role in ("slm", "llm"))
 
 
 def test_without_a_gpu_the_image_is_another_with_torchs_cpu_build() -> None:

@@ -87,7 +87,7 @@ def composed(folder: Path, ours: Authority, pair: Pair) -> Iterator[Composed]:
             if name == "router":
                 told["RSTITCH_REDIS"] = told["RSTITCH_REDIS"].replace("@redis:6379", f"@localhost:{proxy.port}")
                 for role in ("SLM", "LLM"):
-                    assert told[f"RSTITCH_{role}"].startswith(f"{role.lower()}-worker:")
+                    assert told[f"RSTITCH_{role}"].startswith(f"dns:///{role.lower()}-worker:")
                     told[f"RSTITCH_{role}"] = addresses[f"{role.lower()}-worker"]
             environments[name] = {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), **told}
             if name == "router":
