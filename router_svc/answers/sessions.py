@@ -242,7 +242,8 @@ class Sessions:
         chunks = [*(before.chunks if before else ()), chunk]
         session = await read_session(chunks, vocabularies)
         asked = self.clock()
-        bound = BoundSession.bind(self._fleet, name, header, prepared.context_lengths, begins=True)
+        told, asks = (self._fleet, name, header, prepared.context_lengths), prepared.settings.policy.may_write
+        bound = BoundSession.bind(*told, begins=True, may_write=asks)
         wanted = (header, name, prepared.settings.to_json(), usage, [chunk], bound.binding)
         claim = partial(self._claims.claim, *wanted)
         owned = await own(
