@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from model_worker.engine.forward.loader import adopt
 from model_worker.engine.types import Limits, RunRequest
 from tests.support.engines import generate, run_all
 from tests.support.pairs import CONFIGS, VOCAB_SIZE, make_model
+from tests.support.ranks import ranked_engine
 from tests.support.windowed import WINDOW, WINDOWED
 
 PROMPTS = [[7, 8, 9, 10, 11], [20, 21, 22] * 3, [50]]
@@ -175,3 +177,33 @@ def test_a_part_that_does_otherwise_keeps_its_forward(device: torch.device) -> N
     loaded = adopt(model, 32)
     cache = KvCache(loaded.shapes, 2, 16, loaded.dtype, loaded.device)
     assert str(fuse(model, TritonAttention(cache, 32))) == "4 norms, 2 attentions, 1 MLPs"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_a_rank_is_fused_like_a_whole_model(
+    architecture: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers whose outputs are added up among ranks are called by the fused parts as by the model's own."""
+    if device.type != "cpu":
+        pytest.skip("ranks that are threads add up on the CPU")
+    from triton.runtime.interpreter import GridExecutor
+
+    monkeypatch.setattr(graph_shapes, "DECODE_SIZES", (4,))
+    monkeypatch.setattr(graph_shapes, "EXTEND_SIZES", (8,))
+    one_at_a_time, run = threading.Lock(), GridExecutor.__call__  # the interpreter changes its language while it runs
+
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with one_at_a_time:
+            return run(*args, **kwargs)
+
+    monkeypatch.setattr(GridExecutor, "__call__", locked)
+    model = make_model(CONFIGS[architecture], 0).to(torch.float32)
+    limits: dict[str, Any] = {"num_pages": 6, "page_size": 16, "max_batch_tokens": 8, "context_length": CONTEXT}
+    requests = [RunRequest(f"s{i}", 0, prompt, max_tokens=3) for i, prompt in enumerate(PROMPTS)]
+    with ranked_engine(model, 2, attention="triton", graphs="on", fused="on", **limits) as engine:
+        assert engine.path == "triton with graphs, fused: 5 norms, 2 attentions, 2 MLPs, tp: 2"
+        results = run_all(engine, requests)
+    for prompt, result in zip(PROMPTS, results, strict=True):
+        assert result.tokens == generate(model, prompt, 3)
