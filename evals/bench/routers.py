@@ -135,7 +135,7 @@ def run(options: Options) -> int:
                 with _stack(options, step_ms, per_reply) as stack:
                     found = _measure(stack, options)
                 case = {"step_ms": step_ms, "per_reply": per_reply}
-                rows += [{**case, **row} for row in _rows(found)]
+                rows += [{**case, **row} for row in _rows(found, is_alone=not options.together)]
                 turns += [{**case, "system": name, **asdict(turn)} for name, its in found.items() for turn in its]
                 console.print(f"{step_ms:g} ms a step, {per_reply} tokens a reply: done")
     console.print(terminal_table("routers", _COLUMNS, rows))
@@ -262,7 +262,8 @@ def _counted(client: subprocess.Popen[str]) -> dict[str, int]:
     return counts
 
 
-def _rows(found: dict[str, list[_Turn]]) -> Iterator[Row]:
+def _rows(found: dict[str, list[_Turn]], *, is_alone: bool) -> Iterator[Row]:
+    """A row of each; how much more two routers carry can be told only if one was asked alone."""
     for name, turns in found.items():
         tokens = max(1, sum(turn.tokens for turn in turns))
         row: Row = {
@@ -276,7 +277,7 @@ def _rows(found: dict[str, list[_Turn]]) -> Iterator[Row]:
         if _BEFORE in found and name != _BEFORE:
             costs, base = [turn.router_us for turn in turns], [turn.router_us for turn in found[_BEFORE]]
             row["cpu"] = asdict(median_ratio(costs, base))
-        if name == _TWO:
+        if name == _TWO and is_alone:
             rates, base = [turn.tokens_per_s for turn in turns], [turn.tokens_per_s for turn in found[_ONE]]
             row["rate"] = asdict(median_ratio(rates, base))
         yield row

@@ -16,6 +16,7 @@ from typing import Any, TypeVarTuple
 
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _MOST = 1024  # bytes read at once; the rest wakes it again
 # What reads that socket, in the library's releases so far. In one that has none the loop is asyncio's as it is.
 _POLLER: type | None = getattr(cygrpc, "PollerCompletionQueue", None)
@@ -33,7 +34,7 @@ class GrpcLoop(asyncio.SelectorEventLoop):
             wakes, seen = fd, bytearray(_MOST)
 
             def taken() -> None:
-                num = wakes.recv_into(seen, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                num = wakes.recv_into(seen, 0, _PEEK)
                 if num > 1:
                     wakes.recv_into(seen, num - 1)
                 callback(*args)
